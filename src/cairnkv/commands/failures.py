@@ -1,0 +1,121 @@
+"""The failure codes: every way in which a command can fail, in one table.
+
+A failure's message on the article's wire begins with its code, except for a key that is not there, which
+is no failure of anything and whose message the article's published code has fixed. From this table draw
+the session (does the connection survive?), the wire (which header bit?), the clients (which error class,
+and may the call be repeated?) and docs/protocol.md.
+"""
+
+import dataclasses
+import enum
+
+
+class Fault(enum.Enum):
+    """Who has to change something so that it does not happen again."""
+
+    CALLER = "caller"
+    PEER = "peer"
+    SERVER = "server"
+    US = "us"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Code:
+    """One failure code.
+
+    name: what the message begins with.
+    fault: who is at fault.
+    executed: False when the command certainly changed nothing, None when nobody can tell.
+    closes: True when the connection ends behind this failure, its input discarded.
+    passing: True when the same command may succeed later, unchanged.
+    meaning: one sentence for the protocol page.
+    """
+
+    name: str
+    fault: Fault
+    meaning: str
+    executed: bool | None = False
+    closes: bool = False
+    passing: bool = False
+
+
+BADFRAME = Code(
+    "BADFRAME",
+    Fault.PEER,
+    "The frame cannot be delimited: a command number from 4 to 15, which nobody has assigned.",
+    closes=True,
+)
+TOOBIG = Code(
+    "TOOBIG",
+    Fault.PEER,
+    "A declared length or argument count is over its limit; refused from the declaration alone.",
+    closes=True,
+)
+NOCOMMAND = Code("NOCOMMAND", Fault.CALLER, "A command number of 16 or above that this server does not know.")
+BADFLAG = Code("BADFLAG", Fault.CALLER, "The header has a flag that this server does not know.")
+BADARGS = Code("BADARGS", Fault.CALLER, "The arguments do not fit the command's grammar.")
+BADKEY = Code("BADKEY", Fault.CALLER, "A key is empty or longer than 65,535 bytes.")
+NOTINT = Code("NOTINT", Fault.CALLER, "INCR of a value that is not a decimal integer of 64 signed bits.")
+OVERFLOW = Code("OVERFLOW", Fault.CALLER, "INCR beyond 64 signed bits.")
+BIGREPLY = Code("BIGREPLY", Fault.CALLER, "The reply would be over the frame limit.")
+FULL = Code(
+    "FULL",
+    Fault.SERVER,
+    "The memory limit is reached and this server refuses writes rather than evict. Reads and CLEAR go on.",
+    passing=True,
+)
+BUSY = Code(
+    "BUSY",
+    Fault.SERVER,
+    "Too many connections, or too many bytes of unfinished frames over all connections.",
+    closes=True,
+    passing=True,
+)
+TIMEOUT = Code(
+    "TIMEOUT",
+    Fault.PEER,
+    "A frame that was begun was not finished in time, or the connection said nothing for too long.",
+    closes=True,
+    passing=True,
+)
+UNDONE = Code(
+    "UNDONE",
+    Fault.SERVER,
+    "The log refused the write, or one that this reply would have shown; all of it was taken back.",
+    passing=True,
+)
+UNKNOWN = Code(
+    "UNKNOWN",
+    Fault.SERVER,
+    "The log failed in a way that does not tell whether the write will be there afterwards.",
+    executed=None,
+)
+INTERNAL = Code(
+    "INTERNAL",
+    Fault.US,
+    "A fault of cairnkv itself; its log has the details.",
+    executed=None,
+    closes=True,
+)
+
+CODES = {
+    code.name: code
+    for code in (
+        BADFRAME,
+        TOOBIG,
+        NOCOMMAND,
+        BADFLAG,
+        BADARGS,
+        BADKEY,
+        NOTINT,
+        OVERFLOW,
+        BIGREPLY,
+        FULL,
+        BUSY,
+        TIMEOUT,
+        UNDONE,
+        UNKNOWN,
+        INTERNAL,
+    )
+}
+"""Every code by its name. LOADING and NOQUORUM come with the sizes that need them."""

@@ -1,0 +1,53 @@
+"""What a command answers, before any wire has touched it.
+
+A reply is one of: `OK`, `MISSING`, bytes, an int, `Items`, or a `Failure`. The store makes them, a wire
+turns them into bytes, a client turns them into Python values. Nothing here knows how either looks.
+"""
+
+import dataclasses
+import enum
+from typing import Final, TypeAlias
+
+from cairnkv.commands.failures import Code
+
+
+class Mark(enum.Enum):
+    """The two replies that carry nothing."""
+
+    OK = "OK"
+    MISSING = "Key not found"
+
+
+OK: Final = Mark.OK
+"""Done; there is nothing to give back."""
+
+MISSING: Final = Mark.MISSING
+"""The key is not there. An answer, not a fault."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Items:
+    """Several strings in an order that the command defines; None stands for a key that is not there."""
+
+    values: tuple[bytes | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a command was not carried out: a code of the table, and a sentence for people."""
+
+    code: Code
+    text: str
+
+    @property
+    def message(self) -> str:
+        """The code and the sentence, as they stand on a wire and in an error.
+
+        >>> from cairnkv.commands.failures import FULL
+        >>> Failure(FULL, "no room").message
+        'FULL no room'
+        """
+        return f"{self.code.name} {self.text}"
+
+
+Reply: TypeAlias = Mark | bytes | int | Items | Failure

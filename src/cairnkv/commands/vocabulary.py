@@ -1,0 +1,254 @@
+"""The vocabulary: every command there is, with its number, its arguments, what it touches and answers.
+
+Parser, server, clients, command line and docs/protocol.md draw from here. To add a command: declare it
+here, say what it does in `cairnkv.keyspace.operations`, and test it in the conformance suite.
+
+Numbers 0 to 3 are the article's, with the article's frames; 4 to 15 stay unassigned, since their frames
+could not be delimited by a server that does not know them; from 16 on the frame counts its arguments.
+"""
+
+from typing import Final
+
+from cairnkv.commands.grammar import (
+    Answer,
+    Command,
+    KeyKind,
+    Kind,
+    NumberKind,
+    Scope,
+    Word,
+    argument,
+    option,
+    rest,
+    switch,
+    word,
+)
+from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, TTL_MAX
+
+COUNTED_FROM: Final = 16
+"""The first command number whose frame counts its arguments."""
+
+KEY: Final = KeyKind("key")
+VALUE: Final = Kind("value")
+PREFIX: Final = Kind("prefix")
+TEXT: Final = Kind("text")
+MILLISECONDS: Final = NumberKind("milliseconds", 1, TTL_MAX)
+NO_TTL: Final = 0
+MILLISECONDS_OR_NONE: Final = NumberKind("milliseconds-or-0", NO_TTL, TTL_MAX)
+AMOUNT: Final = NumberKind("n", INTEGER_MIN, INTEGER_MAX)
+CURSOR: Final = NumberKind("cursor", 0, 2**32 - 1)
+COUNT: Final = NumberKind("count", 1, SCAN_COUNT_MAX)
+
+
+@word(0, scope=Scope.KEYS, answer=Answer.BYTES)
+class Get(Command):
+    """The value of a key.
+
+    A key that is not there is answered with `MISSING`.
+    """
+
+    key: bytes = argument(KEY)
+
+
+@word(1, scope=Scope.KEYS, writes=True, answer=Answer.OK)
+class Set(Command):
+    """Store a value under a key, whatever was there; it does not expire."""
+
+    key: bytes = argument(KEY)
+    value: bytes = argument(VALUE)
+
+
+@word(2, scope=Scope.KEYS, writes=True, answer=Answer.OK)
+class Clear(Command):
+    """Take a key and its value out of the store; of no effect when it is not there."""
+
+    key: bytes = argument(KEY)
+
+
+@word(3, scope=Scope.NOTHING, answer=Answer.BYTES)
+class Ping(Command):
+    """Answer the text, or PONG when it is empty."""
+
+    text: bytes = argument(TEXT)
+
+
+_CONDITIONS: Final = (("if_absent", "if_present", "if_equals"), ("ttl", "keep_ttl"))
+
+
+@word(16, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
+class SetWith(Command):
+    """Store a value under conditions; answers 1 when it was stored and 0 when it was not.
+
+    ttl: milliseconds until the key expires; without it the key does not expire.
+    keep_ttl: keep the time to live that the key has.
+    if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
+    """
+
+    key: bytes = argument(KEY)
+    value: bytes = argument(VALUE)
+    ttl: int | None = option("TTL", MILLISECONDS, default=None)
+    keep_ttl: bool = switch("KEEPTTL", default=False)
+    if_absent: bool = switch("IFABSENT", default=False)
+    if_present: bool = switch("IFPRESENT", default=False)
+    if_equals: bytes | None = option("IFEQUALS", VALUE, default=None)
+
+
+@word(17, scope=Scope.KEYS, writes=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
+class Swap(SetWith):
+    """As SET_WITH, but answers the value that was there before, whether or not the new one was stored.
+
+    A key that was not there is answered with `MISSING`.
+    """
+
+
+@word(18, scope=Scope.KEYS, writes=True, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist"),))
+class GetWith(Command):
+    """The value of a key, which is also cleared, given a new time to live, or made to stay.
+
+    A key that is not there is answered with `MISSING`, and stays so.
+    """
+
+    key: bytes = argument(KEY)
+    clear: bool = switch("CLEAR", default=False)
+    ttl: int | None = option("TTL", MILLISECONDS, default=None)
+    persist: bool = switch("PERSIST", default=False)
+
+
+@word(19, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+class ClearIfEquals(Command):
+    """Clear a key if it has this value; answers 1 when it was cleared and 0 when it was not."""
+
+    key: bytes = argument(KEY)
+    value: bytes = argument(VALUE)
+
+
+@word(20, scope=Scope.KEYS, answer=Answer.NUMBER)
+class Exists(Command):
+    """How many of these keys are there; a key that is named twice counts twice."""
+
+    names: tuple[bytes, ...] = rest(KEY)
+
+
+@word(21, scope=Scope.KEYS, answer=Answer.ITEMS)
+class GetMany(Command):
+    """The values of several keys, in their order, of one moment."""
+
+    names: tuple[bytes, ...] = rest(KEY)
+
+
+@word(22, scope=Scope.KEYS, writes=True, answer=Answer.OK)
+class SetMany(Command):
+    """Store several values at once, all or none; with milliseconds 0 they do not expire."""
+
+    ttl: int = argument(MILLISECONDS_OR_NONE)
+    pairs: tuple[tuple[bytes, bytes], ...] = rest(KEY, VALUE)
+
+
+@word(23, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+class ClearMany(Command):
+    """Clear several keys at once; answers how many were there."""
+
+    names: tuple[bytes, ...] = rest(KEY)
+
+
+@word(24, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+class Incr(Command):
+    """Add n to a number, kept as decimal text; a key that is not there counts as 0. Answers the sum.
+
+    The time to live stays as it is.
+    """
+
+    key: bytes = argument(KEY)
+    n: int = argument(AMOUNT)
+
+
+@word(25, scope=Scope.KEYS, answer=Answer.NUMBER)
+class Ttl(Command):
+    """The milliseconds until a key expires, or -1 when it does not.
+
+    A key that is not there is answered with `MISSING`.
+    """
+
+    key: bytes = argument(KEY)
+
+
+@word(26, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+class Expire(Command):
+    """Give a key a new time to live; answers 1, or 0 when the key is not there."""
+
+    key: bytes = argument(KEY)
+    ttl: int = argument(MILLISECONDS)
+
+
+@word(27, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+class Persist(Command):
+    """Take a key's time to live away; answers 1, or 0 when it had none or is not there."""
+
+    key: bytes = argument(KEY)
+
+
+@word(28, scope=Scope.TABLE, answer=Answer.ITEMS)
+class Scan(Command):
+    """One slice of the keys that begin with a prefix: the next cursor, then the keys.
+
+    The first cursor is 0; a next cursor of 0 means the end. A key that was there from the first slice to
+    the last is returned, at least once; others may be. `count` is how many keys a slice looks at, so it may
+    return fewer, or none, before the end.
+    """
+
+    cursor: int = argument(CURSOR)
+    count: int = argument(COUNT)
+    prefix: bytes = argument(PREFIX)
+
+
+@word(29, scope=Scope.TABLE, answer=Answer.NUMBER)
+class Count(Command):
+    """How many keys there are, exactly; what has expired is not counted."""
+
+
+@word(30, scope=Scope.TABLE, writes=True, answer=Answer.OK)
+class ClearAll(Command):
+    """Clear every key at once."""
+
+
+@word(31, scope=Scope.TABLE, writes=True, answer=Answer.ITEMS)
+class ClearPrefix(Command):
+    """Clear one slice of the keys that begin with a prefix: the next cursor, then how many were cleared.
+
+    Cursors are those of SCAN. Each slice is atomic, the whole is not.
+    """
+
+    prefix: bytes = argument(PREFIX)
+    cursor: int = argument(CURSOR)
+
+
+@word(32, scope=Scope.NOTHING, answer=Answer.ITEMS, by_store=True)
+class Info(Command):
+    """What the store says of itself: names and values, alternating."""
+
+
+COMMANDS: Final[tuple[type[Command], ...]] = (
+    Get,
+    Set,
+    Clear,
+    Ping,
+    SetWith,
+    Swap,
+    GetWith,
+    ClearIfEquals,
+    Exists,
+    GetMany,
+    SetMany,
+    ClearMany,
+    Incr,
+    Ttl,
+    Expire,
+    Persist,
+    Scan,
+    Count,
+    ClearAll,
+    ClearPrefix,
+    Info,
+)
+BY_NUMBER: Final[dict[int, Word]] = {command.word.number: command.word for command in COMMANDS}
+BY_NAME: Final[dict[str, Word]] = {command.word.name: command.word for command in COMMANDS}

@@ -1,0 +1,96 @@
+"""The limits of cairnkv: every bound that a peer, a caller or a config file can run into.
+
+Each is a named constant with its unit and its reason. Those that an operator may change are the
+defaults of an option of the same name (`cairnkv.server.options`); the rest are part of the protocol
+or of a guarantee. Tests stand on both sides of each: at N and at N + 1.
+
+Not for tuning that nobody outside can notice: such constants live beside the code they tune.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+KEY_MAX: Final = 65_535
+"""Bytes in a key; at least one. The two widths of the article's command number can only be told apart
+while a key's length fits two bytes, so this is part of the protocol and no option."""
+
+VALUE_MAX: Final = 64 * MIB
+"""Bytes in a value, by default. Redis allows 512 MiB and memcached 1 MiB; one value should not hold the
+loop for much longer than it takes to copy it."""
+
+FRAME_MAX: Final = VALUE_MAX + MIB
+"""Bytes in one whole frame, in either direction, by default: the largest value, its key, and room for a
+command that carries several."""
+
+ARGUMENTS_MAX: Final = 65_536
+"""Arguments in one command numbered 16 or above. Part of the protocol."""
+
+UNFINISHED_MAX: Final = 256 * MIB
+"""Bytes of unfinished frames that all connections together may hold, by default. Four of the largest
+values can be on their way at once; beyond that the largest unfinished frame is failed."""
+
+UNSENT_MAX: Final = 256 * MIB
+"""Bytes of replies not yet taken by their clients that all connections together may hold, by default;
+beyond it the connection that holds most of them is closed."""
+
+UNSENT_PAUSE: Final = MIB
+"""Bytes of unsent replies at which a session stops executing its client's commands until the client has
+read some. One reply may exceed it, so a connection holds at most this and one frame."""
+
+HELD_REPLIES_MAX: Final = 4_096
+"""Replies of one connection that may wait for the log; a session stops executing at this many."""
+
+COMMANDS_PER_TURN: Final = 512
+"""Commands of one connection that run before the others get their turn of the loop."""
+
+CONNECTIONS_MAX: Final = 10_000
+"""Clients connected at once, by default; the next one is told so and closed."""
+
+IDLE_TIMEOUT: Final = 3_600.0
+"""Seconds that a connection may say nothing between two frames, by default. Zero: for ever."""
+
+FRAME_TIMEOUT: Final = 30.0
+"""Seconds from a frame's first byte to its last, by default. Slow enough for 64 MiB at 20 Mbit/s."""
+
+STALL_TIMEOUT: Final = 60.0
+"""Seconds that a client may take none of the replies that wait for it, by default."""
+
+DRAIN_TIMEOUT: Final = 5.0
+"""Seconds that a server which was told to stop gives its clients to take their last replies."""
+
+DISCARD_BYTES: Final = MIB
+"""Bytes of input thrown away after a failure that ends a connection, so that its reply arrives: closing
+with unread input would reset the connection and take the reply with it (RFC 9293, 3.10.4)."""
+
+DISCARD_TIMEOUT: Final = 1.0
+"""Seconds that such input is awaited."""
+
+TTL_MAX: Final = 2**53
+"""Milliseconds in the longest time to live: about 285,000 years, and exact in every language's numbers."""
+
+SCAN_COUNT: Final = 1_000
+"""Keys that one slice of a scan looks at, unless the client asks for another number."""
+
+SCAN_COUNT_MAX: Final = 10_000
+"""Keys that one slice of a scan looks at, at most: some milliseconds of work."""
+
+CLEAR_PREFIX_SLICE: Final = 1_000
+"""Keys that one slice of CLEAR_PREFIX looks at."""
+
+INTEGER_MIN: Final = -(2**63)
+INTEGER_MAX: Final = 2**63 - 1
+"""What INCR counts with: 64 signed bits, as Redis does."""
+
+CLIENT_TIMEOUT: Final = 5.0
+"""Seconds that a client waits for one reply, by default."""
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds that a client waits for one address to accept it, by default."""
+
+CLIENT_ATTEMPTS: Final = 4
+"""Times that a client tries a call which is safe to repeat, by default, the first one included."""
+
+CLIENT_IN_FLIGHT_MAX: Final = 10_000
+"""Calls of one asyncio connection that may await their replies; further callers wait their turn."""
