@@ -83,6 +83,12 @@ INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 """What INCR counts with: 64 signed bits, as Redis does."""
 
+PORT: Final = 6555
+"""Where the article's published server listens, and so does this one."""
+
+DEFAULT_URL: Final = f"cairn://127.0.0.1:{PORT}"
+"""Where clients look for a server that nobody named."""
+
 CLIENT_TIMEOUT: Final = 5.0
 """Seconds that a client waits for one reply, by default."""
 

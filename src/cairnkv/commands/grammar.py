@@ -146,6 +146,8 @@ class Answer(enum.Enum):
 class Word:
     """One entry of the vocabulary.
 
+    writes: whether it may change the keyspace.
+    grows: whether it may make the keyspace larger; refused when memory is full.
     exclusive: groups of fields; of each group at most one may be given.
     key_field: the field that holds the key, the keys, or the pairs of key and value, if there is one.
     by_store: answered by the store about itself; never applied to a keyspace and never logged.
@@ -156,6 +158,7 @@ class Word:
     command: type["Command"]
     scope: Scope
     writes: bool
+    grows: bool
     answer: Answer
     exclusive: tuple[tuple[str, ...], ...]
     by_store: bool
@@ -204,9 +207,7 @@ class Command:
                         strings.extend(map(slot.kinds[0].write, value))
                     else:
                         strings.extend(
-                            kind.write(part)
-                            for group in value
-                            for kind, part in zip(slot.kinds, group, strict=True)
+                            kind.write(part) for group in value for kind, part in zip(slot.kinds, group, strict=True)
                         )
                 case Place.OPTION:
                     if value is not None:
@@ -236,14 +237,12 @@ class Command:
                 raise reader.misfit(f"the option {given.decode()} stands there twice")
             values[name] = slot.kinds[0].read(reader.take()) if slot.kinds else True
         for group in cls.word.exclusive:
-            given_together = [
-                slot.word.decode() for name, slot in cls.word.fields if name in group and name in values
-            ]
+            given_together = [slot.word.decode() for name, slot in cls.word.fields if name in group and name in values]
             if len(given_together) > 1:
                 raise reader.misfit(f"{' and '.join(given_together)} exclude each other")
         return cls(**values)
 
-    def keys(self) -> tuple[bytes, ...]:
+    def named_keys(self) -> tuple[bytes, ...]:
         """The keys that the command names, in its order; empty unless its scope is `Scope.KEYS`."""
         if self.word.key_field is None:
             return ()
@@ -294,6 +293,7 @@ def word(
     scope: Scope,
     answer: Answer,
     writes: bool = False,
+    grows: bool = False,
     exclusive: tuple[tuple[str, ...], ...] = (),
     by_store: bool = False,
 ) -> Callable[[type[_C]], type[_C]]:
@@ -307,11 +307,19 @@ def word(
         declared: Any = command
         fields = tuple((field.name, field.metadata[_SLOT]) for field in dataclasses.fields(declared))
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", command.__name__).upper()
-        key_field = next(
-            (name for name, slot in fields if slot.kinds and isinstance(slot.kinds[0], KeyKind)), None
-        )
+        of_keys = [name for name, slot in fields if slot.kinds and isinstance(slot.kinds[0], KeyKind)]
         command.word = Word(
-            name, number, command, scope, writes, answer, exclusive, by_store, fields, key_field
+            name=name,
+            number=number,
+            command=command,
+            scope=scope,
+            writes=writes,
+            grows=grows,
+            answer=answer,
+            exclusive=exclusive,
+            by_store=by_store,
+            fields=fields,
+            key_field=of_keys[0] if of_keys else None,
         )
         return command
 

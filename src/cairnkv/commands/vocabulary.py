@@ -50,7 +50,7 @@ class Get(Command):
     key: bytes = argument(KEY)
 
 
-@word(1, scope=Scope.KEYS, writes=True, answer=Answer.OK)
+@word(1, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.OK)
 class Set(Command):
     """Store a value under a key, whatever was there; it does not expire."""
 
@@ -75,7 +75,7 @@ class Ping(Command):
 _CONDITIONS: Final = (("if_absent", "if_present", "if_equals"), ("ttl", "keep_ttl"))
 
 
-@word(16, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
+@word(16, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
 class SetWith(Command):
     """Store a value under conditions; answers 1 when it was stored and 0 when it was not.
 
@@ -93,7 +93,7 @@ class SetWith(Command):
     if_equals: bytes | None = option("IFEQUALS", VALUE, default=None)
 
 
-@word(17, scope=Scope.KEYS, writes=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
+@word(17, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
 class Swap(SetWith):
     """As SET_WITH, but answers the value that was there before, whether or not the new one was stored.
 
@@ -136,7 +136,7 @@ class GetMany(Command):
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@word(22, scope=Scope.KEYS, writes=True, answer=Answer.OK)
+@word(22, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.OK)
 class SetMany(Command):
     """Store several values at once, all or none; with milliseconds 0 they do not expire."""
 
@@ -151,7 +151,7 @@ class ClearMany(Command):
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@word(24, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+@word(24, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
 class Incr(Command):
     """Add n to a number, kept as decimal text; a key that is not there counts as 0. Answers the sum.
 

@@ -1,0 +1,1 @@
+"""The command line: `cairn`, `cairnkv`, `python -m cairnkv`."""

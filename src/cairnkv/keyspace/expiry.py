@@ -1,0 +1,86 @@
+"""Which keys expire when: an index of deadlines by the second.
+
+What always holds: the index has exactly the (key, deadline) pairs of its table's entries that have a
+deadline. That makes COUNT exact without a look at every key, and lets the background removal go straight to
+what is due.
+
+Not for deciding what is visible: that is a comparison of one deadline with log time, in the keyspace.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+TICK_BITS: Final = 10
+"""Deadlines are grouped by this many low bits: 1,024 ms. Finer groups would cost a set per key where
+deadlines are spread out; coarser ones a longer look at the one group that is partly due."""
+
+SPARE_TICKS: Final = 64
+"""Ticks without keys that the heap may hold beyond the number of those that have some."""
+
+
+class DeadlineIndex:
+    """Keys by deadline, in milliseconds of log time."""
+
+    __slots__ = ("_heap", "_ticks")
+
+    def __init__(self) -> None:
+        self._ticks: dict[int, dict[bytes, int]] = {}
+        self._heap: list[int] = []  # every tick that has keys, and a bounded number that no longer do
+
+    def add(self, key: bytes, deadline: int) -> None:
+        """Remember a key's deadline. The key has none in the index."""
+        tick = deadline >> TICK_BITS
+        keys = self._ticks.get(tick)
+        if keys is None:
+            keys = self._ticks[tick] = {}
+            heapq.heappush(self._heap, tick)
+        keys[key] = deadline
+
+    def remove(self, key: bytes, deadline: int) -> None:
+        """Forget a key's deadline."""
+        tick = deadline >> TICK_BITS
+        keys = self._ticks[tick]
+        del keys[key]
+        if not keys:
+            del self._ticks[tick]
+            if len(self._heap) > 2 * len(self._ticks) + SPARE_TICKS:
+                self._heap = sorted(self._ticks)
+
+    def due(self, now: int) -> int:
+        """How many keys have a deadline that is over: the seconds gone by whole, and a look at this one."""
+        this = now >> TICK_BITS
+        gone = sum(len(self._ticks.get(tick, ())) for tick in self._ticks_before(this))
+        return gone + sum(deadline <= now for deadline in self._ticks.get(this, {}).values())
+
+    def some_due(self, now: int, limit: int) -> list[bytes]:
+        """Up to `limit` keys of seconds that have gone by whole, the earliest second first."""
+        while self._heap and self._heap[0] not in self._ticks:
+            heapq.heappop(self._heap)
+        if not self._heap or self._heap[0] >= now >> TICK_BITS:
+            return []
+        return list(itertools.islice(self._ticks[self._heap[0]], limit))
+
+    def free_some(self, count: int) -> bool:
+        """Free at least `count` keys of an index that is no longer in use; whether it has more."""
+        while self._ticks and count > 0:
+            count -= len(self._ticks.popitem()[1])
+        return bool(self._ticks)
+
+    def _ticks_before(self, this: int) -> set[int]:
+        """The heap's ticks before this one. A heap is a tree whose children are no smaller than their
+        parent, so the walk ends where it meets a later tick, and costs as much as it finds."""
+        found: set[int] = set()
+        ahead = [0]
+        while ahead:
+            at = ahead.pop()
+            if at < len(self._heap) and self._heap[at] < this:
+                found.add(self._heap[at])
+                ahead += (2 * at + 1, 2 * at + 2)
+        return found
+
+    def pairs(self) -> Iterator[tuple[bytes, int]]:
+        """All keys with their deadlines, for checks and tests."""
+        for keys in self._ticks.values():
+            yield from keys.items()

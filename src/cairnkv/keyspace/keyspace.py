@@ -1,0 +1,183 @@
+"""The keyspace: the table, what is visible in it at a time, and how changes are taken back.
+
+What always holds:
+- It is deterministic: what it holds and answers depends on the commands applied and the times they were
+  applied with, and on nothing else. No clock, no randomness, no look at memory use or at who asked.
+- `now` is log time in milliseconds and never decreases, so an expired key never comes back.
+- Every change goes through `put`, `drop` or `clear_all`, which tell the journal, if there is one, what was
+  there before. Undoing a journal, newest entry first, restores exactly that.
+- An expired key is invisible from its deadline on, whether or not it was removed.
+
+Not for what each command does (`operations`), and not for when a reply may leave (the store).
+"""
+
+import dataclasses
+from typing import Final, TypeAlias
+
+from cairnkv.keyspace.expiry import DeadlineIndex
+from cairnkv.keyspace.table import Table
+
+FREE_BUCKETS: Final = 64
+"""Buckets of a cleared table that are freed in one slice: some 11,000 entries, about a millisecond."""
+
+FREE_DEADLINES: Final = 10_000
+"""Deadlines of a cleared table that are freed in one slice."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Before:
+    """What stood under a key before a change: value and deadline, or None."""
+
+    key: bytes
+    entry: tuple[bytes, int | None] | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cleared:
+    """A whole table, with its deadlines, that another took the place of."""
+
+    table: Table
+    deadlines: DeadlineIndex
+
+
+Journal: TypeAlias = list[Before | Cleared]
+
+
+class Keyspace:
+    """A table in log time. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._table = Table()
+        self._deadlines = DeadlineIndex()
+        self._cleared: list[Cleared] = []  # what nobody can see any more, being freed in slices
+        self.now = 0
+        """Log time in milliseconds: the greatest that `advance` was told."""
+        self.journal: Journal | None = None
+        """Where changes leave what they replaced; None when nothing will be undone."""
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def advance(self, now: int) -> None:
+        """Let log time go on to `now`, if that is later than it is."""
+        if now > self.now:
+            self.now = now
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """The visible value of a key."""
+        bucket = self._table.bucket(key)
+        value = bucket.values.get(key)
+        if value is not None and bucket.deadlines:
+            deadline = bucket.deadlines.get(key)
+            if deadline is not None and deadline <= self.now:
+                return None
+        return value
+
+    def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
+        """The visible value of a key and its deadline (None: never)."""
+        entry = self._table.get(key)
+        if entry is not None and entry[1] is not None and entry[1] <= self.now:
+            return None
+        return entry
+
+    def count(self) -> int:
+        """How many keys are visible, exactly."""
+        return self._table.keys - self._deadlines.due(self.now)
+
+    def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
+        """The visible keys with a prefix in one slice of the table, and the next cursor (0: the end)."""
+        following, keys = self._table.slice(cursor, count)
+        return following, [key for key in keys if key.startswith(prefix) and self.get(key) is not None]
+
+    @property
+    def used_bytes(self) -> int:
+        """An estimate of the memory that the entries take, the expired ones included."""
+        return self._table.used_bytes
+
+    @property
+    def garbage_bytes(self) -> int:
+        """An estimate of the memory of cleared tables that are not freed yet."""
+        return sum(cleared.table.used_bytes for cleared in self._cleared)
+
+    # -- changing -----------------------------------------------------------------------------------------
+
+    def put(self, key: bytes, value: bytes, deadline: int | None) -> None:
+        """Store a value under a key, to expire at a deadline (None: never)."""
+        old = self._table.get(key)
+        if self.journal is not None:
+            self.journal.append(Before(key, old))
+        self._replace(key, old, (value, deadline))
+
+    def drop(self, key: bytes) -> bool:
+        """Take a key out; whether it was visible."""
+        old = self._table.get(key)
+        if old is None:
+            return False
+        if self.journal is not None:
+            self.journal.append(Before(key, old))
+        self._replace(key, old, None)
+        return old[1] is None or old[1] > self.now
+
+    def clear_all(self) -> None:
+        """Take every key out, by putting an empty table in the place of this one."""
+        cleared = Cleared(self._table, self._deadlines)
+        self._table, self._deadlines = Table(), DeadlineIndex()
+        if self.journal is not None:
+            self.journal.append(cleared)
+        else:
+            self._cleared.append(cleared)
+
+    def _replace(self, key: bytes, old: tuple[bytes, int | None] | None, new: tuple[bytes, int | None] | None) -> None:
+        if old is not None and old[1] is not None:
+            self._deadlines.remove(key, old[1])
+        if new is None:
+            self._table.drop(key)
+        else:
+            self._table.put(key, *new)
+            if new[1] is not None:
+                self._deadlines.add(key, new[1])
+
+    # -- undoing ------------------------------------------------------------------------------------------
+
+    def undo(self, journal: Journal) -> None:
+        """Restore what stood there before the changes of a journal."""
+        for change in reversed(journal):
+            if isinstance(change, Cleared):
+                self._cleared.append(Cleared(self._table, self._deadlines))
+                self._table, self._deadlines = change.table, change.deadlines
+            else:
+                self._replace(change.key, self._table.get(change.key), change.entry)
+
+    def forget(self, journal: Journal) -> None:
+        """Let go of a journal that will not be undone."""
+        self._cleared += [change for change in journal if isinstance(change, Cleared)]
+
+    # -- in the background --------------------------------------------------------------------------------
+
+    def expired(self, limit: int) -> list[bytes]:
+        """Up to `limit` keys that are expired and still take memory; the latest second is left for later."""
+        return self._deadlines.some_due(self.now, limit)
+
+    def free_slice(self) -> bool:
+        """Free a bounded part of what CLEAR_ALL left behind; whether there is more."""
+        if not self._cleared:
+            return False
+        cleared = self._cleared[-1]
+        if not cleared.deadlines.free_some(FREE_DEADLINES) and not cleared.table.free_buckets(FREE_BUCKETS):
+            self._cleared.pop()
+        return True
+
+    # -- checking -----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise AssertionError unless table, index and counters agree; for tests and `cairn check`."""
+        entries = list(self._table)
+        assert len(entries) == self._table.keys == len({key for key, _, _ in entries})
+        with_deadline = {(key, deadline) for key, _, deadline in entries if deadline is not None}
+        assert with_deadline == set(self._deadlines.pairs())
+        rebuilt = Table()
+        for key, value, deadline in entries:
+            assert self._table.get(key) == (value, deadline)
+            rebuilt.put(key, value, deadline)
+        assert rebuilt.used_bytes == self._table.used_bytes

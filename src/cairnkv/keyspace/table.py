@@ -1,0 +1,191 @@
+"""The table: keys to values and deadlines, in many small dicts.
+
+One large dict stops everything while it grows: doubling it moves every entry. So the keys are spread over
+buckets by the leading bits of the CRC-32 of the key, and a bucket that gets too large is split in two by one
+bit more (extendible hashing: Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3), 1979). Each step moves one
+bucket, or doubles the directory, a plain array of references.
+
+What always holds: a key's position (its CRC-32) depends on the key alone, and buckets stand in the order of
+positions. So a scan's cursor is a position, and means the same after any change, a restart, or elsewhere.
+
+Not for: time (whether a deadline is over is the keyspace's business), undoing, or expiry in the background.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+POSITION_BITS: Final = 32
+POSITIONS: Final = 1 << POSITION_BITS
+
+BUCKET_KEYS: Final = 170
+"""Keys in a bucket before it is split: what a dict of 256 slots holds, whose index takes a byte a slot."""
+
+HOPELESS_KEYS: Final = 8 * BUCKET_KEYS
+"""Keys in a bucket that is no longer split: only keys made to share leading bits get it there, and splitting
+would cost more the longer they go on. Such a bucket works as a plain dict does."""
+
+KEYS_PER_DIRECTORY_ENTRY: Final = 16
+"""Keys that the table must hold per entry of the directory before it doubles, so that such keys cannot
+make it large. Keys that are not made on purpose need one entry for some forty keys."""
+
+ENTRY_BYTES: Final = 134
+"""Bytes of memory that an entry takes besides the bytes of its key and its value: the headers of two bytes
+objects (33 each), a dict's share for it, and what the allocator rounds up. Measured with a million keys of
+16 bytes and values of 100: 249 bytes of resident memory each, 250 by this estimate."""
+
+DEADLINE_BYTES: Final = 150
+"""Bytes of memory that a deadline takes: an int, a dict's share, a set's share."""
+
+
+def position(key: bytes) -> int:
+    """Where a key stands in the order of scans: its CRC-32, from 0 to 2**32 - 1."""
+    return zlib.crc32(key)
+
+
+class Bucket:
+    """The keys whose position begins with the same `depth` bits."""
+
+    __slots__ = ("deadlines", "depth", "values")
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.values: dict[bytes, bytes] = {}
+        self.deadlines: dict[bytes, int] | None = None
+
+
+class Table:
+    """Keys with their values and deadlines (milliseconds of log time; None: never)."""
+
+    __slots__ = ("_depth", "_directory", "_shift", "keys", "used_bytes")
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._shift = POSITION_BITS
+        self._directory = [Bucket(0)]
+        self.keys = 0
+        """How many keys there are, those whose deadline is over included."""
+        self.used_bytes = 0
+        """An estimate of the memory that the entries take."""
+
+    def bucket(self, key: bytes) -> Bucket:
+        """The bucket that holds the key if the table does."""
+        return self._directory[zlib.crc32(key) >> self._shift]
+
+    def get(self, key: bytes) -> tuple[bytes, int | None] | None:
+        """The value and deadline of a key, or None."""
+        bucket = self._directory[zlib.crc32(key) >> self._shift]
+        value = bucket.values.get(key)
+        if value is None:
+            return None
+        return value, bucket.deadlines.get(key) if bucket.deadlines else None
+
+    def put(self, key: bytes, value: bytes, deadline: int | None) -> None:
+        """Store an entry, whatever was there."""
+        bucket = self._directory[zlib.crc32(key) >> self._shift]
+        old = bucket.values.get(key)
+        if old is None:
+            self.keys += 1
+            self.used_bytes += ENTRY_BYTES + len(key) + len(value)
+        else:
+            self.used_bytes += len(value) - len(old)
+        bucket.values[key] = value
+        if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
+            self.used_bytes -= DEADLINE_BYTES
+        if deadline is not None:
+            if bucket.deadlines is None:
+                bucket.deadlines = {}
+            bucket.deadlines[key] = deadline
+            self.used_bytes += DEADLINE_BYTES
+        if len(bucket.values) > BUCKET_KEYS and old is None:
+            self._split(bucket, zlib.crc32(key))
+
+    def drop(self, key: bytes) -> bool:
+        """Take an entry out; whether there was one."""
+        bucket = self._directory[zlib.crc32(key) >> self._shift]
+        value = bucket.values.pop(key, None)
+        if value is None:
+            return False
+        self.keys -= 1
+        self.used_bytes -= ENTRY_BYTES + len(key) + len(value)
+        if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
+            self.used_bytes -= DEADLINE_BYTES
+        if not bucket.values:
+            # A dict keeps the room it once had; an emptied one gives it back.
+            bucket.values = {}
+            bucket.deadlines = None
+        return True
+
+    def _split(self, bucket: Bucket, at: int) -> None:
+        """Split the bucket that holds a position, and its half again if all its keys fell into one."""
+        while BUCKET_KEYS < len(bucket.values) <= HOPELESS_KEYS:
+            if bucket.depth == self._depth and not self._double():
+                return
+            depth = bucket.depth + 1
+            bit = 1 << (POSITION_BITS - depth)
+            low, high = Bucket(depth), Bucket(depth)
+            for key, value in bucket.values.items():
+                (high if zlib.crc32(key) & bit else low).values[key] = value
+            for key, deadline in (bucket.deadlines or {}).items():
+                half = high if zlib.crc32(key) & bit else low
+                if half.deadlines is None:
+                    half.deadlines = {}
+                half.deadlines[key] = deadline
+            entries = 1 << (self._depth - depth)  # of the directory, for each half
+            first = (at >> (POSITION_BITS - bucket.depth) if bucket.depth else 0) * 2 * entries
+            self._directory[first : first + 2 * entries] = [low] * entries + [high] * entries
+            bucket = high if at & bit else low
+
+    def _double(self) -> bool:
+        """Give the directory one bit more; False when there are too few keys to deserve it."""
+        if self._depth == POSITION_BITS or self.keys < KEYS_PER_DIRECTORY_ENTRY << (self._depth + 1):
+            return False
+        doubled = self._directory * 2
+        doubled[0::2] = self._directory
+        doubled[1::2] = self._directory
+        self._directory = doubled
+        self._depth += 1
+        self._shift = POSITION_BITS - self._depth
+        return True
+
+    def slice(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """Some keys from a position on, in no particular order, and the position behind them (0: the end).
+
+        Looks at `count` keys or a few more: those of one position are never parted. A bucket counts as one
+        key at least, so that a slice is bounded over empty buckets too.
+        """
+        found: list[bytes] = []
+        looked = 0
+        while looked < count:
+            bucket = self._directory[cursor >> self._shift if self._depth else 0]
+            width = POSITION_BITS - bucket.depth
+            begin = (cursor >> width) << width
+            end = begin + (1 << width)
+            keys = list(bucket.values)
+            if begin < cursor or len(keys) > count - looked:
+                placed = sorted((zlib.crc32(key), key) for key in keys)
+                placed = [item for item in placed if item[0] >= cursor]
+                if len(placed) > (room := count - looked):
+                    end = placed[room - 1][0] + 1
+                    placed = [item for item in placed if item[0] < end]
+                keys = [key for _, key in placed]
+            found += keys
+            looked += max(1, len(keys))
+            if end >= POSITIONS:
+                return 0, found
+            cursor = end
+        return cursor, found
+
+    def free_buckets(self, count: int) -> bool:
+        """Free some buckets of a table that is no longer in use; whether it has more."""
+        entries = len(self._directory)
+        del self._directory[-count:]
+        self.used_bytes = self.used_bytes * len(self._directory) // entries
+        return bool(self._directory)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes, int | None]]:
+        """All entries; for checks and tests. The table must not change meanwhile."""
+        for at, bucket in enumerate(self._directory):
+            if at == 0 or bucket is not self._directory[at - 1]:
+                for key, value in bucket.values.items():
+                    yield key, value, bucket.deadlines.get(key) if bucket.deadlines else None

@@ -1,0 +1,47 @@
+"""The log's contract: where a write becomes safe before it is acknowledged.
+
+What always holds: positions count up from 1 without gaps; commits are in order, so that position n committed
+means all before n are; an appended entry either commits or fails, and with it all appended behind it.
+
+Not for the state: a log knows nothing of keyspaces, and the store nothing of how a log keeps its word.
+"""
+
+from typing import Protocol
+
+from cairnkv.commands import Command
+
+
+class LogListener(Protocol):
+    """What a log tells its store. Called in the thread that uses the store."""
+
+    def committed(self, position: int) -> None:
+        """Everything up to this position is safe."""
+
+    def failed(self, reason: str, *, unknown: bool) -> None:
+        """Everything appended and not committed is off.
+
+        unknown: False when none of it can appear later, True when nobody can tell.
+        """
+
+
+class Log(Protocol):
+    """Where writes go before they are acknowledged."""
+
+    commits_at_once: bool
+    """Whether an entry is committed when `append` returns; such a log never calls its listener."""
+
+    def listen(self, listener: LogListener) -> None:
+        """Tell this listener from now on. Called once, before the first append."""
+
+    def append(self, command: Command, now: int) -> int:
+        """Take a write, applied at log time `now` (ms), and return its position.
+
+        Raises `LogRefused` when it takes none at present; nothing has happened then.
+        """
+
+    def close(self) -> None:
+        """Commit or fail what is under way, and take no more."""
+
+
+class LogRefused(Exception):
+    """The log takes no entries at present; the text says why."""

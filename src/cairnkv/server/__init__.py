@@ -1,0 +1,1 @@
+"""The server: sockets and time around sessions and a store."""

@@ -1,0 +1,218 @@
+"""A connection: a socket and its session.
+
+What always holds: reading stops while the session is blocked; one write for each batch of replies; a failure
+that ends the connection is sent before its sending side is closed, and what the client still sends is thrown
+away for a bounded time, so that the failure arrives.
+
+Not for what the bytes mean (the session), and not for what concerns all connections together (the server).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from cairnkv.commands import Failure, failures
+from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, UNSENT_PAUSE
+from cairnkv.server.settings import Settings
+from cairnkv.session import Session, State
+
+_log: Final = logging.getLogger("cairnkv.server")
+
+JOIN_BYTES: Final = 64 * 1024
+"""Batches of replies up to this size are joined and sent by one call; longer ones are handed over in pieces,
+since copying them would cost more than the calls."""
+
+
+class Host(Protocol):
+    """What a connection asks of, and tells, whoever looks after all connections together."""
+
+    settings: Settings
+
+    def new_session(self, wake: Callable[[], None]) -> Session:
+        """A session for a client."""
+
+    def connected(self, connection: "Connection") -> Failure | None:
+        """A client has come; a failure when there is no room for it."""
+
+    def disconnected(self, connection: "Connection") -> None:
+        """A client has gone."""
+
+    def buffered(self, connection: "Connection", size: int) -> None:
+        """So many bytes of the client were read and not executed."""
+
+    def check_unsent(self) -> None:
+        """Some client takes its replies more slowly than they come."""
+
+
+class Connection(asyncio.Protocol):
+    """One client. Times are those of the loop's clock, in seconds."""
+
+    def __init__(self, server: Host) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._turn_is_due = False  # whether another turn is scheduled
+        self._reading = True
+        self._discarded: int | None = None  # bytes thrown away since the sending side was closed
+        self._close_by: float | None = None  # when to close, come what may
+        self._heard = self._loop.time()  # when the client last sent or took something
+        self._frame_since: tuple[int, float] | None = None  # an unfinished frame: which, and since when
+        self.name = "?"
+        self.session = server.new_session(self._wake)
+
+    # -- what the loop says -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
+        self.name = _peer_name(self._transport)
+        self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
+        refusal = self._server.connected(self)
+        if refusal is not None:
+            self.fail(refusal)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        if self._discarded is not None or self.session.state is not State.OPEN:
+            self._discard(len(data))
+            return
+        self.session.receive(data)
+        self._turn()
+
+    def eof_received(self) -> bool:
+        if self._discarded is not None:
+            return False  # the client has seen the end, or gone: the transport closes
+        self.session.end_of_input()
+        self._turn()
+        return True  # keep sending: replies may be due
+
+    def pause_writing(self) -> None:
+        self.session.paused = True
+        self._server.check_unsent()
+
+    def resume_writing(self) -> None:
+        self.session.paused = False
+        self._heard = self._loop.time()
+        self._turn()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.session.paused = True  # nobody is there to take anything
+        self._server.disconnected(self)
+        if exc is not None:
+            _log.debug("%s: %s", self.name, exc)
+
+    # -- what the server says ---------------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of replies that the client's system has not taken."""
+        return self._transport.get_write_buffer_size()
+
+    def fail(self, failure: Failure) -> None:
+        """Send a failure that ends the connection, behind the replies that are due."""
+        self.session.fail(failure)
+        self._turn()
+
+    def drain(self) -> None:
+        """Answer what was read, then close."""
+        self.session.drain()
+        self._turn()
+
+    def abort(self, reason: str) -> None:
+        """Close at once, with a logged reason; replies that were not taken are lost."""
+        _log.warning("%s: closed: %s", self.name, reason)
+        self._transport.abort()
+
+    def check_times(self, now: float) -> None:
+        """Close what has been silent, unfinished or stalled for too long. Called every now and then."""
+        settings = self._server.settings
+        quiet = now - self._heard
+        if self._close_by is not None:
+            if now >= self._close_by:
+                self._transport.abort() if self.unsent else self._transport.close()
+        elif self.session.paused:
+            if quiet >= settings.stall_timeout:
+                self.abort(f"took none of its {self.unsent:,} bytes of replies in {settings.stall_timeout:g} s")
+        elif self._frame_since is not None and now - self._frame_since[1] >= settings.frame_timeout:
+            self._time_out(f"a frame was not finished in {settings.frame_timeout:g} s")
+        elif settings.idle_timeout and quiet >= settings.idle_timeout and not self.session.waiting:
+            self._time_out(f"nothing was said for {settings.idle_timeout:g} s")
+
+    def _time_out(self, text: str) -> None:
+        _log.info("%s: %s", self.name, text)
+        self.fail(Failure(failures.TIMEOUT, text))
+
+    # -- turns ------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """Replies that were held may leave. Many can be woken at once, so the turn is the loop's."""
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self._loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn_is_due = False
+        if not self._transport.is_closing():
+            self._turn()
+
+    def _turn(self) -> None:
+        """Execute some commands, send their replies in one write, and decide how to go on."""
+        session = self.session
+        session.advance()
+        self._send(session.output())
+        if session.runnable:
+            self._wake()
+        self._read_on(not session.runnable and not session.blocked)
+        self._watch_frame()
+        self._server.buffered(self, session.buffered)
+        if session.state is State.DONE and self._discarded is None:
+            self._end()
+
+    def _send(self, pieces: list[bytes]) -> None:
+        if not pieces:
+            return
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        elif sum(map(len, pieces)) <= JOIN_BYTES:
+            self._transport.write(b"".join(pieces))
+        else:
+            self._transport.writelines(pieces)
+
+    def _read_on(self, wanted: bool) -> None:
+        if wanted != self._reading and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _watch_frame(self) -> None:
+        """Remember since when the frame that is unfinished now has been so."""
+        if not self.session.unfinished:
+            self._frame_since = None
+        elif self._frame_since is None or self._frame_since[0] != self.session.consumed:
+            self._frame_since = self.session.consumed, self._heard
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Everything is said: close the sending side, and wait a little for the client to see it."""
+        self._discarded = 0
+        self._frame_since = None
+        self._close_by = self._loop.time() + DISCARD_TIMEOUT
+        if self._transport.is_closing():
+            return
+        self._read_on(True)
+        self._transport.write_eof()
+
+    def _discard(self, size: int) -> None:
+        """Throw away what came behind the end."""
+        if self._discarded is not None:
+            self._discarded += size
+            if self._discarded > DISCARD_BYTES:
+                self._transport.close()
+
+
+def _peer_name(transport: asyncio.Transport) -> str:
+    peer = transport.get_extra_info("peername")
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix client"

@@ -1,0 +1,106 @@
+"""A server as a process: the event loop, signals, the readiness line, the end.
+
+Not for what a server does while it runs (`server`).
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cairnkv.features import features, uvloop_is_there
+from cairnkv.limits import DEFAULT_URL
+from cairnkv.server.server import Server
+from cairnkv.server.settings import Settings
+from cairnkv.version import VERSION
+
+_log: Final = logging.getLogger("cairnkv.server")
+
+REPEATED_SIGNAL_SECONDS: Final = 1.0
+"""A terminal's Ctrl-C and a supervisor's SIGTERM may both come, and more than once: within this time they are
+one. A signal that comes later means that whoever sends it will not wait for the drain."""
+
+SPARE_DESCRIPTORS: Final = 64
+"""File descriptors besides those of clients."""
+
+
+def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then drain and return.
+
+    ready: told the readiness line once connections are accepted.
+    Raises `OptionError` when it cannot listen.
+    """
+    logging.basicConfig(
+        level=settings.log_level.value, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    _allow_descriptors(settings.max_connections + SPARE_DESCRIPTORS)
+    loop_factory = None
+    if uvloop_is_there():
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_serve(settings, ready))
+
+
+async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    loop = asyncio.get_running_loop()
+    server = Server(settings)
+    told_to_stop = asyncio.Event()
+    first_signal: list[float] = []
+    stopping: asyncio.Task[None] | None = None
+
+    def on_signal(number: signal.Signals) -> None:
+        if not first_signal:
+            first_signal.append(loop.time())
+            _log.info("%s: draining", number.name)
+            told_to_stop.set()
+        elif loop.time() - first_signal[0] > REPEATED_SIGNAL_SECONDS and stopping is not None:
+            _log.warning("%s again: closing without waiting for clients", number.name)
+            stopping.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    await server.start()
+    ready(readiness(server))
+    await told_to_stop.wait()
+    stopping = loop.create_task(server.stop())
+    with contextlib.suppress(asyncio.CancelledError):
+        await stopping
+
+
+def readiness(server: Server) -> str:
+    """One line: where, who, which size, what it runs on, and a command to try."""
+    addresses = server.addresses
+    runs_on = " on ".join(features().values())
+    elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
+    return (
+        f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, size process (in memory), "
+        f"{runs_on}; try: {_command()} set greeting hello{elsewhere}"
+    )
+
+
+def _command() -> str:
+    """How to call `cairn` from another terminal: by its name where that would find this one."""
+    here = Path(sys.executable).parent
+    if str(here) in os.environ.get("PATH", "").split(os.pathsep):
+        return "cairn"
+    script = here / "cairn"
+    if not script.exists():
+        return f"{sys.executable} -m cairnkv"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+
+
+def _allow_descriptors(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            _log.warning("this system allows %d open files; max-connections would need %d", allowed, wanted)

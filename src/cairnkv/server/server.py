@@ -1,0 +1,268 @@
+"""The server: listens, looks after its connections together, keeps house, and stops in good order.
+
+What always holds: connections, unfinished frames and untaken replies are bounded over all clients together;
+what runs in the background runs in bounded slices; a server that is told to stop answers what it has read.
+
+Not for one client's affairs (the connection and its session), nor for signals and processes (`run`).
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import cairnkv.features
+from cairnkv.commands import Failure, failures
+from cairnkv.errors import OptionError
+from cairnkv.limits import DISCARD_TIMEOUT
+from cairnkv.server.connection import Connection
+from cairnkv.server.settings import Settings
+from cairnkv.session import Session
+from cairnkv.store import Store
+from cairnkv.version import VERSION
+from cairnkv.wire.article import Limits
+
+_log: Final = logging.getLogger("cairnkv.server")
+
+BACKLOG: Final = 1_024
+"""Connections that the system may hold before the server has accepted them."""
+
+SWEEP_SECONDS: Final = 0.5
+"""How often times are checked, at most; a timeout may come this much later than it is set to. Short timeouts
+make it more often: four times within the shortest."""
+
+HOUSEKEEPING_SECONDS: Final = 0.1
+"""How often the store's housekeeping is asked for when it had nothing to do."""
+
+HOUSEKEEPING_PAUSE: Final = 0.002
+"""How long clients have the loop between two slices of housekeeping, in seconds."""
+
+REFUSED_MAX: Final = 256
+"""Connections over the limit that are told so at once; beyond these they are just closed."""
+
+
+class Server:
+    """A store behind sockets. Use within one event loop.
+
+    `start`, then `stop`; in between `addresses` says where it can be reached.
+    """
+
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        """store: the store to serve; None makes one as the settings say."""
+        self.settings = settings
+        self.store = store or Store(memory_limit=settings.memory_limit, when_full=settings.when_full)
+        self.store.add_info(self._info)
+        self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
+        self._connections: set[Connection] = set()
+        self._buffered: dict[Connection, int] = {}  # those that hold some
+        self._buffered_total = 0
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._unix_path: Path | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._started = time.monotonic()
+        self._accepted = 0
+        self._stopping = False
+        self._all_gone = asyncio.Event()
+
+    # -- starting and stopping --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen. Raises `OptionError` when an address cannot be listened on."""
+        loop = asyncio.get_running_loop()
+        if not self.settings.no_tcp:
+            try:
+                listener = await loop.create_server(
+                    self._new_connection,
+                    self.settings.host,
+                    self.settings.port,
+                    backlog=BACKLOG,
+                    reuse_address=True,
+                )
+            except OSError as error:
+                raise OptionError(_cannot_listen(self.settings, error)) from None
+            self._listeners.append(listener)
+        if self.settings.unix is not None:
+            path = Path(self.settings.unix)
+            unix = _bind_unix(path)
+            self._unix_path = path
+            self._listeners.append(await loop.create_unix_server(self._new_connection, sock=unix, backlog=BACKLOG))
+        self._sweep()
+        self._keep_house()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the server can be reached, as clients write it: `cairn://HOST:PORT`, `cairn+unix:///PATH`."""
+        found = []
+        for listener in self._listeners:
+            for listening in getattr(listener, "sockets", ()):
+                if listening.family == socket.AF_UNIX:
+                    found.append(f"cairn+unix://{Path(listening.getsockname()).absolute()}")
+                else:
+                    host, port = listening.getsockname()[:2]
+                    found.append(f"cairn://[{host}]:{port}" if ":" in host else f"cairn://{host}:{port}")
+        return found
+
+    async def stop(self) -> None:
+        """Stop accepting, answer what was read, close; bounded by the drain timeout."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
+        self._remove_unix_socket()
+        for connection in list(self._connections):
+            connection.drain()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.drain_timeout):
+                    await self._all_gone.wait()
+        for connection in list(self._connections):
+            connection.abort(f"it did not take its last replies in {self.settings.drain_timeout:g} s")
+        for timer in self._timers.values():
+            timer.cancel()
+        self.store.close()
+
+    def _remove_unix_socket(self) -> None:
+        if self._unix_path is not None:
+            self._unix_path.unlink(missing_ok=True)
+
+    # -- what connections say (`Host`) ------------------------------------------------------------------------
+
+    def _new_connection(self) -> Connection:
+        return Connection(self)
+
+    def new_session(self, wake: Callable[[], None]) -> Session:
+        """A session for a client."""
+        width = self.settings.command_width
+        return Session(
+            self.store,
+            wake=wake,
+            dialect=self.settings.dialect,
+            width=None if width is None else 2 if width == 2 else 4,
+            limits=self._limits,
+        )
+
+    def connected(self, connection: Connection) -> Failure | None:
+        """A client has come; a failure when there is no room for it."""
+        self._connections.add(connection)
+        self._accepted += 1
+        over = len(self._connections) - self.settings.max_connections
+        if over > REFUSED_MAX or self._stopping:
+            connection.abort("too many connections")
+            return None
+        if over > 0:
+            _log.warning("%s: refused: %d clients are connected", connection.name, self.settings.max_connections)
+            return Failure(failures.BUSY, f"{self.settings.max_connections:,} clients are connected; that is the limit")
+        return None
+
+    def disconnected(self, connection: Connection) -> None:
+        """A client has gone."""
+        self._connections.discard(connection)
+        self.buffered(connection, 0)
+        if self._stopping and not self._connections:
+            self._all_gone.set()
+
+    def buffered(self, connection: Connection, size: int) -> None:
+        """So many bytes of the client were read and not executed: fail the largest when all are too many."""
+        before = self._buffered.get(connection, 0)
+        if size == before:
+            return
+        self._buffered_total += size - before
+        if size:
+            self._buffered[connection] = size
+        else:
+            del self._buffered[connection]
+        if size > before and self._buffered_total > self.settings.max_unfinished:
+            largest = max(self._buffered, key=self._buffered.__getitem__)
+            text = (
+                f"all unfinished frames together have {self._buffered_total:,} bytes, and this is the largest of them; "
+                f"the limit is {self.settings.max_unfinished:,}"
+            )
+            _log.warning("%s: %s", largest.name, text)
+            largest.fail(Failure(failures.BUSY, text))
+
+    def check_unsent(self) -> None:
+        """Some client takes its replies more slowly than they come: close the worst when all are too many."""
+        unsent = {connection: connection.unsent for connection in self._connections if connection.session.paused}
+        if sum(unsent.values()) > self.settings.max_unsent:
+            worst = max(unsent, key=unsent.__getitem__)
+            worst.abort(
+                f"all replies not taken together have over {self.settings.max_unsent:,} bytes, "
+                f"and it holds the most of them: {unsent[worst]:,}"
+            )
+
+    # -- in the background --------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Check every connection's times, some times a second."""
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._connections):
+            connection.check_times(now)
+        settings = self.settings
+        timeouts = (settings.idle_timeout, settings.frame_timeout, settings.stall_timeout, DISCARD_TIMEOUT)
+        self._later("sweep", min(SWEEP_SECONDS, *(timeout / 4 for timeout in timeouts if timeout)), self._sweep)
+
+    def _keep_house(self) -> None:
+        """Give the store a slice of its housekeeping, soon again if it has more to do."""
+        more = self.store.housekeep()
+        self._later("house", HOUSEKEEPING_PAUSE if more else HOUSEKEEPING_SECONDS, self._keep_house)
+
+    def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
+        if not (self._stopping and not self._connections):
+            self._timers[name] = asyncio.get_running_loop().call_later(delay, what)
+
+    # -- about itself -------------------------------------------------------------------------------------------
+
+    def _info(self) -> Iterable[tuple[str, str | int]]:
+        return (
+            ("cairnkv_version", VERSION),
+            ("size", "process"),
+            ("features", " ".join(cairnkv.features.features().values())),
+            ("pid", os.getpid()),
+            ("uptime_seconds", int(time.monotonic() - self._started)),
+            ("addresses", " ".join(self.addresses)),
+            ("connections", len(self._connections)),
+            ("connections_accepted", self._accepted),
+            ("commands", sum(connection.session.commands for connection in self._connections)),
+            ("unfinished_bytes", self._buffered_total),
+        )
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen on {where}: something else does already; stop it, or take another --port (0: a free one)"
+    return f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """A Unix socket bound to a path, for its owner only; in the place of one that nobody listens on any more."""
+    if path.exists() or path.is_symlink():
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OptionError(f"cannot listen on {path}: it is there and is no socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            with contextlib.suppress(ConnectionRefusedError):
+                try:
+                    probe.connect(str(path))
+                except OSError as error:
+                    if not isinstance(error, ConnectionRefusedError):
+                        raise OptionError(f"cannot listen on {path}: {error.strerror or error}") from None
+                    raise
+                raise OptionError(f"cannot listen on {path}: a server listens there already")
+        path.unlink()
+    unix = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        unix.bind(str(path))
+    except OSError as error:
+        unix.close()
+        raise OptionError(f"cannot listen on {path}: {error.strerror or error}") from None
+    finally:
+        os.umask(before)
+    return unix

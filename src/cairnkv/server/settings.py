@@ -1,0 +1,283 @@
+"""The server's options: one list, from which the command line, the environment and the file draw.
+
+What wins: a flag, then the environment, then the file, then the default. An option `max_value` is the flag
+`--max-value`, the variable `CAIRNKV_MAX_VALUE` and the key `max-value` of the TOML file. An option that does
+not exist is an error wherever it stands.
+
+Not for clients: their options stand in their address (`cairnkv.client.address`).
+"""
+
+import dataclasses
+import difflib
+import enum
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from cairnkv import limits
+from cairnkv.errors import OptionError
+from cairnkv.store import WhenFull
+from cairnkv.wire.article import Dialect
+
+ENVIRONMENT_PREFIX: Final = "CAIRNKV_"
+NOT_OPTIONS: Final = frozenset({"CAIRNKV_URL", "CAIRNKV_PURE", "CAIRNKV_CONFIG"})
+"""Variables with the prefix that are no options of the server; the last one names the file."""
+
+# -- kinds of values: text to value --------------------------------------------------------------------
+
+_SIZES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_SIZE: Final = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_TIMES: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+
+
+def size(text: str) -> int:
+    """Bytes, from text such as `64MiB`, `64m` or `67108864`; units are powers of 1,024.
+
+    >>> size("64MiB") == size("64m") == 67108864
+    True
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"a size such as 64MiB, 512k or 1048576, not {text!r}")
+    return int(match[1]) * _SIZES[match[2].lower()]
+
+
+def seconds(text: str) -> float:
+    """Seconds, from text such as `30s`, `500ms`, `5m`, `1h` or `30`."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"a time such as 30s, 500ms, 5m or 1h, not {text!r}")
+    return float(match[1]) * _TIMES[match[2].lower()]
+
+
+def number(lowest: int, highest: int) -> Callable[[str], int]:
+    """A parser of integers in a range."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", text.strip()) or not lowest <= int(text) <= highest:
+            raise ValueError(f"a number from {lowest:,} to {highest:,}, not {text!r}")
+        return int(text)
+
+    return parse
+
+
+def switch(text: str) -> bool:
+    """A yes or no."""
+    if (lowered := text.strip().lower()) in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"yes or no, not {text!r}")
+
+
+def choice(kinds: type[enum.Enum]) -> Callable[[str], Any]:
+    """A parser of an enum's names in small letters."""
+    names = {str(member.name).lower(): member for member in kinds}
+
+    def parse(text: str) -> Any:
+        if text not in names:
+            raise ValueError(f"{' or '.join(names)}, not {text!r}")
+        return names[text]
+
+    return parse
+
+
+def command_width(text: str) -> int | None:
+    """`auto`, 2 or 4."""
+    widths = {"auto": None, "2": 2, "4": 4}
+    if text not in widths:
+        raise ValueError(f"auto, 2 or 4, not {text!r}")
+    return widths[text]
+
+
+class LogLevel(enum.Enum):
+    """How much the server says about itself."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+# -- the list ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Option:
+    """What is known of an option besides its name, its type and its default."""
+
+    parse: Callable[[str], Any]
+    help: str
+    shown: str
+    metavar: str
+
+
+_OPTION: Final = "cairnkv option"
+
+
+def _option(parse: Callable[[str], Any], default: Any, help: str, *, shown: str, metavar: str) -> Any:
+    return dataclasses.field(default=default, metadata={_OPTION: Option(parse, help, shown=shown, metavar=metavar)})
+
+
+def _size(default: int, help: str) -> Any:
+    return _option(size, default, help, shown=f"{default // limits.MIB}MiB", metavar="SIZE")
+
+
+def _seconds(default: float, help: str) -> Any:
+    return _option(seconds, default, help, shown=f"{default:g}s", metavar="TIME")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server is told. The fields, in this order, are the options."""
+
+    host: str = _option(str, "127.0.0.1", "address to listen on", shown="127.0.0.1", metavar="HOST")
+    port: int = _option(
+        number(0, 65_535), limits.PORT, "port to listen on; 0 takes a free one", shown=str(limits.PORT), metavar="PORT"
+    )
+    unix: str | None = _option(
+        str, None, "listen on this Unix socket as well, for its owner only", shown="none", metavar="PATH"
+    )
+    no_tcp: bool = _option(switch, False, "listen on the Unix socket only", shown="no", metavar="")
+    insecure: bool = _option(
+        switch,
+        False,
+        "listen beyond this machine although nobody has to authenticate",
+        shown="no",
+        metavar="",
+    )
+    dialect: Dialect = _option(
+        choice(Dialect),
+        Dialect.ARTICLE,
+        "the status byte of responses: article ('0' and '1') or published (0x00 and 0x01)",
+        shown="article",
+        metavar="NAME",
+    )
+    command_width: int | None = _option(
+        command_width,
+        None,
+        "bytes in a command number: 2, 4, or auto, told from a connection's first frame",
+        shown="auto",
+        metavar="WIDTH",
+    )
+    max_connections: int = _option(
+        number(1, 1_000_000),
+        limits.CONNECTIONS_MAX,
+        "clients at once; the next one is told so and closed",
+        shown=str(limits.CONNECTIONS_MAX),
+        metavar="N",
+    )
+    max_value: int = _size(limits.VALUE_MAX, "longest value")
+    max_frame: int = _size(limits.FRAME_MAX, "longest frame, in either direction")
+    max_unfinished: int = _size(
+        limits.UNFINISHED_MAX, "unfinished frames of all clients together; beyond it the largest is failed"
+    )
+    max_unsent: int = _size(
+        limits.UNSENT_MAX, "replies not taken by all clients together; beyond it the worst client is closed"
+    )
+    memory_limit: int | None = _option(
+        size, None, "memory for keys and values, by estimate", shown="none", metavar="SIZE"
+    )
+    when_full: WhenFull = _option(
+        choice(WhenFull),
+        WhenFull.REFUSE,
+        "at the memory limit: refuse writes, or evict the least recently used keys",
+        shown="refuse",
+        metavar="NAME",
+    )
+    idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time a client may say nothing; 0 is for ever")
+    frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
+    stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time a client may take none of its replies")
+    drain_timeout: float = _seconds(limits.DRAIN_TIMEOUT, "time for clients to take their last replies at the end")
+    log_level: LogLevel = _option(
+        choice(LogLevel),
+        LogLevel.INFO,
+        "what to log: debug, info, warning or error",
+        shown="info",
+        metavar="NAME",
+    )
+
+    def __post_init__(self) -> None:
+        room = limits.KEY_MAX + limits.KIB
+        if self.max_frame < self.max_value + room:
+            raise OptionError(
+                f"max-frame is {self.max_frame:,}: too small for a value of max-value ({self.max_value:,}) and "
+                f"its key; it has to be at least {self.max_value + room:,}"
+            )
+        if self.max_frame >= 2**32 - 1:
+            raise OptionError("max-frame has to be below 4 GiB, which is all that a frame's length can say")
+        if self.max_unfinished < self.max_frame:
+            raise OptionError(
+                f"max-unfinished is {self.max_unfinished:,}: a single frame may have {self.max_frame:,} bytes"
+            )
+        if self.no_tcp and self.unix is None:
+            raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")
+        if not self.no_tcp and not self.insecure and not is_loopback(self.host):
+            raise OptionError(
+                f"{self.host} is beyond this machine, and nobody has to authenticate: whoever reaches the port "
+                "can read and clear everything. Listen on 127.0.0.1, or say --insecure if you mean it"
+            )
+
+
+OPTIONS: Final[dict[str, Option]] = {field.name: field.metadata[_OPTION] for field in dataclasses.fields(Settings)}
+"""Every option by its name."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# -- where they come from --------------------------------------------------------------------------------
+
+
+def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str | Path | None = None) -> Settings:
+    """The settings that flags, environment and file make together.
+
+    flags: option names to text, of those that were given.
+    file: a TOML file; None takes the one that CAIRNKV_CONFIG names, if it names one.
+    Raises `OptionError` for an unknown option, a value that it cannot have, or a file that cannot be read.
+    """
+    file = file or environment.get("CAIRNKV_CONFIG")
+    values = _from_file(Path(file)) if file else {}
+    for name, text in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_OPTIONS:
+            option = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+            values[option] = _parsed(option, text, f"the variable {name}")
+    for option, text in flags.items():
+        values[option] = _parsed(option, text, f"--{option.replace('_', '-')}")
+    return Settings(**values)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"cannot read the options in {path}: {error}") from None
+    values = {}
+    for key, value in table.items():
+        if not isinstance(value, str | int | float):
+            raise OptionError(f"{path}: {key} is a string, a number or a boolean, not {value!r}")
+        option = key.replace("-", "_")
+        values[option] = _parsed(option, str(value), f"{path}: {key}")
+    return values
+
+
+def _parsed(option: str, text: str, where: str) -> Any:
+    if option not in OPTIONS:
+        close = difflib.get_close_matches(option, OPTIONS, 1)
+        hint = f"; did you mean {close[0].replace('_', '-')}?" if close else ""
+        raise OptionError(f"{where}: there is no such option{hint}")
+    try:
+        return OPTIONS[option].parse(text)
+    except ValueError as error:
+        raise OptionError(f"{where} is {error}") from None

@@ -1,0 +1,206 @@
+"""A session: one client's conversation. Bytes in, bytes out. Sans-IO.
+
+What always holds: replies leave in the order of their commands, whatever each of them waits for. What a
+client may have pending is bounded, in replies that wait and in bytes of replies; at a bound the session
+executes no further until `advance` finds room. Behind a failure that ends the conversation nothing is executed
+and nothing more is said.
+
+Not for sockets, clocks or the event loop: a connection owns a session, brings it bytes, and is told through
+`wake` that there is something to send or to go on with.
+"""
+
+import enum
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from cairnkv.commands import Failure, Reply, failures
+from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
+from cairnkv.store import Held, Store
+from cairnkv.wire.article import DEFAULT_LIMITS, CommandDecoder, Dialect, Limits, Request, Width, reply_parts
+
+_log: Final = logging.getLogger("cairnkv.session")
+
+
+class State(enum.Enum):
+    """Where a conversation is. `TRANSITIONS` says how it gets from one to another."""
+
+    OPEN = "commands are read and answered"
+    HALF_CLOSED = "the client will say no more; it still gets its replies"
+    FAILED = "a failure that ends the conversation is said; the client's bytes are thrown away"
+    DRAINING = "the server is stopping: what was read is answered, the rest is thrown away"
+    DONE = "everything is said"
+
+
+class Event(enum.Enum):
+    """What moves a conversation on."""
+
+    END_OF_INPUT = "the client closed its sending side"
+    FAILURE = "a failure whose code closes"
+    DRAIN = "the server is told to stop"
+    ALL_SAID = "no reply is due any more"
+
+
+TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
+    (State.OPEN, Event.END_OF_INPUT): State.HALF_CLOSED,
+    (State.OPEN, Event.FAILURE): State.FAILED,
+    (State.OPEN, Event.DRAIN): State.DRAINING,
+    (State.HALF_CLOSED, Event.FAILURE): State.FAILED,
+    (State.HALF_CLOSED, Event.ALL_SAID): State.DONE,
+    (State.DRAINING, Event.FAILURE): State.FAILED,
+    (State.DRAINING, Event.ALL_SAID): State.DONE,
+    (State.FAILED, Event.ALL_SAID): State.DONE,
+}
+"""Every transition there is; an event that is not here leaves the state as it is."""
+
+
+class Session:
+    """One client's conversation with a store."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        wake: Callable[[], None],
+        dialect: Dialect = Dialect.ARTICLE,
+        width: Width | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """wake: called when replies that were held may leave; call `advance` then, or soon."""
+        self._store = store
+        self._wake = wake
+        self._dialect = dialect
+        self._limits = limits
+        self._decoder = CommandDecoder(width=width, limits=limits)
+        self._held: deque[Reply | Held] = deque()  # replies in order; the first one is not ready
+        self._output: list[bytes] = []
+        self._output_size = 0
+        self._more = False  # whole commands may be waiting in the decoder
+        self.state = State.OPEN
+        self.paused = False
+        """Set by the connection while its client does not take what was sent."""
+        self.commands = 0
+        """Commands executed so far."""
+
+    # -- what the connection brings -------------------------------------------------------------------------
+
+    def receive(self, data: bytes | memoryview) -> None:
+        """Take bytes from the client. Call `advance` behind it."""
+        if self.state is State.OPEN:
+            self._decoder.feed(data)
+            self._more = True
+
+    def end_of_input(self) -> None:
+        """The client closed its sending side; whatever it said is still answered."""
+        self._on(Event.END_OF_INPUT)
+
+    def drain(self) -> None:
+        """The server is told to stop: answer what was read, and take no more."""
+        self._on(Event.DRAIN)
+
+    def fail(self, failure: Failure) -> None:
+        """End the conversation with a failure, behind the replies that are due."""
+        if self.state in (State.OPEN, State.HALF_CLOSED, State.DRAINING):
+            self._say(failure)
+
+    # -- what the connection takes --------------------------------------------------------------------------
+
+    def output(self) -> list[bytes]:
+        """The bytes to send, in pieces; each is given once."""
+        output, self._output = self._output, []
+        self._output_size = 0
+        return output
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the session executes nothing before replies are taken or released: read no more for it."""
+        return self.paused or self._output_size >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX
+
+    @property
+    def runnable(self) -> bool:
+        """Whether `advance` could execute another command that has been read."""
+        return self._more and not self.blocked
+
+    @property
+    def waiting(self) -> bool:
+        """Whether replies wait for the log."""
+        return bool(self._held)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were read and not yet executed."""
+        return self._decoder.pending
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a frame was begun and is not finished, through no delay of ours."""
+        return not self._more and self._decoder.pending > 0
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of all frames that were finished: tells whether an unfinished frame is still the same one."""
+        return self._decoder.consumed
+
+    # -- what happens in between ----------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Execute what was read, up to a turn's number of commands or until the session is blocked."""
+        self._release()
+        for _ in range(COMMANDS_PER_TURN):
+            if not self.runnable:
+                break
+            request = self._decoder.next()
+            if request is None:
+                self._more = False
+            elif isinstance(request, Failure):
+                self._say(request)
+            else:
+                self._say(self._execute(request))
+        if not self._more and not self._held:
+            self._on(Event.ALL_SAID)
+
+    def _execute(self, request: Request) -> Reply | Held:
+        self.commands += 1
+        try:
+            return self._store.execute(request.command)
+        except Exception:
+            _log.exception("%s failed", request.command.word.name)
+            return Failure(failures.INTERNAL, "the server's log has the details")
+
+    def _say(self, reply: Reply | Held) -> None:
+        """Put a reply behind those that are due."""
+        if isinstance(reply, Held):
+            reply.on_ready = self._wake
+            self._held.append(reply)
+        elif self._held:
+            self._held.append(reply)
+        else:
+            self._write(reply)
+        if isinstance(reply, Failure) and reply.code.closes:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        self._more = False
+        self._decoder = CommandDecoder(limits=self._limits)  # frees what was read
+        self._on(Event.FAILURE)
+
+    def _release(self) -> None:
+        """Write the replies that are ready, up to the first that is not, as far as there is room."""
+        while self._held and not self.paused and self._output_size < UNSENT_PAUSE:
+            first = self._held[0]
+            reply = first.reply if isinstance(first, Held) else first
+            if reply is None:
+                break
+            self._held.popleft()
+            self._write(reply)
+
+    def _write(self, reply: Reply) -> None:
+        head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
+        self._output.append(head)
+        if payload:
+            self._output.append(payload)
+        self._output_size += len(head) + len(payload)
+
+    def _on(self, event: Event) -> None:
+        self.state = TRANSITIONS.get((self.state, event), self.state)

@@ -1,0 +1,315 @@
+"""The store: executes commands against the keyspace, and decides when each reply may leave.
+
+What always holds (the promises, for any log that keeps its contract):
+- A reply that says a write succeeded leaves when the log has committed it.
+- A reply shows nothing that could still be taken back: it waits for the newest pending commit among the keys
+  it touched, or of all where it touched the whole table.
+- When commits fail, what they changed is undone, newest first, and the replies that waited for them fail,
+  before another command runs.
+- Memory is checked before the log; an eviction is a CLEAR in the log.
+
+Not for sessions, wires or sockets; and it has no lock: one thread at a time.
+"""
+
+import enum
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
+
+from cairnkv.commands import Clear, Command, Failure, Items, Reply, Scope, failures
+from cairnkv.keyspace import Journal, Keyspace, apply
+from cairnkv.keyspace.keyspace import Before
+from cairnkv.keyspace.table import ENTRY_BYTES
+from cairnkv.log import Log, LogRefused, ProcessLog
+from cairnkv.store.clock import Clock, wall_clock
+from cairnkv.store.memory import UseOrder
+
+EXPIRED_PER_SLICE: Final = 200
+"""Expired keys that one slice of housekeeping removes: about a millisecond."""
+
+EVICTIONS_PER_WRITE: Final = 1_000
+"""Keys that one write may push out. A value that needs more room is refused, and may be repeated."""
+
+SLICES_PER_WRITE: Final = 8
+"""Slices of housekeeping that a write may wait for when memory is short."""
+
+
+class WhenFull(enum.Enum):
+    """What happens to a write that the memory limit has no room for."""
+
+    REFUSE = "refuse"
+    EVICT = "evict"
+
+
+class Held:
+    """A reply that may not leave yet.
+
+    reply: None until it may leave; then what to send, which is a failure if its commit failed.
+    on_ready: called once, when it may.
+    """
+
+    __slots__ = ("_outcome", "on_ready", "reply")
+
+    def __init__(self, outcome: Reply) -> None:
+        self._outcome = outcome
+        self.reply: Reply | None = None
+        self.on_ready: Callable[[], None] = _nobody_waits
+
+    def release(self) -> None:
+        """The commit that it waited for is safe."""
+        self.reply = self._outcome
+
+    def fail(self, failure: Failure) -> None:
+        """The commit that it waited for has failed."""
+        self.reply = failure
+
+
+def _nobody_waits() -> None:
+    pass
+
+
+class _Uncommitted:
+    """A write that the log has not committed yet, and the replies that wait for it."""
+
+    __slots__ = ("held", "journal", "own")
+
+    def __init__(self, journal: Journal, own: Held) -> None:
+        self.journal = journal
+        self.own = own
+        self.held: list[Held] = []
+
+
+InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
+
+
+class Store:
+    """A keyspace behind a log."""
+
+    def __init__(
+        self,
+        *,
+        log: Log | None = None,
+        clock: Clock = wall_clock,
+        memory_limit: int | None = None,
+        when_full: WhenFull = WhenFull.REFUSE,
+    ) -> None:
+        """memory_limit: bytes that the entries may take, by estimate; None: no limit."""
+        self.keyspace: Final = Keyspace()
+        self._log: Log = log if log is not None else ProcessLog()
+        self._log.listen(self)
+        self._clock = clock
+        self._memory_limit = memory_limit
+        self._use_order = UseOrder() if memory_limit is not None and when_full is WhenFull.EVICT else None
+        self._evict_cursor = 0
+        self._last = 0  # position of the newest entry of the log
+        self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
+        self._pending_keys: dict[bytes, int] = {}  # the newest uncommitted position that changed a key
+        self._pending_table = 0  # ... and that changed them all
+        self._expired = 0
+        self._evicted = 0
+        self._info_sources: list[InfoSource] = [self._info]
+
+    # -- commands -----------------------------------------------------------------------------------------
+
+    def execute(self, command: Command) -> Reply | Held:
+        """Carry a command out: its reply, or where the reply will be once it may leave."""
+        word = command.word
+        if word.by_store:
+            return Items(tuple(str(text).encode() for pair in self.info() for text in pair))
+        now = self._clock()
+        if not word.writes:
+            reply = apply(self.keyspace, command, now)
+            if self._use_order is not None:
+                self._note_use(command.named_keys())
+            return self._when_safe(reply, self._newest_commit_for(command)) if self._uncommitted else reply
+        self.keyspace.advance(now)
+        if self._memory_limit is not None and (refusal := self._admit(command, self._memory_limit)):
+            return refusal
+        outcome = self._write(command, now)
+        if self._use_order is not None:
+            self._note_use(command.named_keys())
+        return outcome
+
+    def _write(self, command: Command, now: int) -> Reply | Held:
+        if self._log.commits_at_once:
+            reply = apply(self.keyspace, command, now)
+            if not isinstance(reply, Failure):
+                self._last = self._log.append(command, self.keyspace.now)
+            return reply
+        journal: Journal = []
+        self.keyspace.journal = journal
+        try:
+            reply = apply(self.keyspace, command, now)
+        finally:
+            self.keyspace.journal = None
+        if not journal:  # nothing changed, so there is nothing to make safe
+            return self._when_safe(reply, self._newest_commit_for(command))
+        try:
+            position = self._log.append(command, self.keyspace.now)
+        except LogRefused as refused:
+            self.keyspace.undo(journal)
+            return Failure(failures.UNDONE, str(refused))
+        self._last = position
+        for change in journal:
+            if isinstance(change, Before):
+                self._pending_keys[change.key] = position
+            else:
+                self._pending_table = position
+        held = Held(reply)
+        self._uncommitted[position] = _Uncommitted(journal, held)
+        return held
+
+    def _newest_commit_for(self, command: Command) -> int:
+        """The newest uncommitted position that a reply to this command could show; 0 if there is none."""
+        match command.word.scope:
+            case Scope.NOTHING:
+                return 0
+            case Scope.TABLE:
+                return self._last
+            case Scope.KEYS:
+                of_keys = map(self._pending_keys.get, command.named_keys())
+                return max(self._pending_table, *(position or 0 for position in of_keys))
+
+    def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
+        uncommitted = self._uncommitted.get(position)
+        if uncommitted is None:
+            return reply
+        held = Held(reply)
+        uncommitted.held.append(held)
+        return held
+
+    # -- what the log says ----------------------------------------------------------------------------------
+
+    def committed(self, position: int) -> None:
+        """Everything up to this position is safe: the replies that waited for it may leave."""
+        released: list[Held] = []
+        while self._uncommitted and (first := next(iter(self._uncommitted))) <= position:
+            uncommitted = self._uncommitted.pop(first)
+            self._no_longer_pending(first, uncommitted.journal)
+            self.keyspace.forget(uncommitted.journal)
+            released += (uncommitted.own, *uncommitted.held)
+        for held in released:
+            held.release()
+        for held in released:
+            held.on_ready()
+
+    def failed(self, reason: str, *, unknown: bool) -> None:
+        """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it."""
+        failed: list[Held] = []
+        write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
+        read_failure = Failure(failures.UNDONE, reason)
+        while self._uncommitted:
+            position, uncommitted = self._uncommitted.popitem()
+            self._no_longer_pending(position, uncommitted.journal)
+            self.keyspace.undo(uncommitted.journal)
+            uncommitted.own.fail(write_failure)
+            for held in uncommitted.held:
+                held.fail(read_failure)
+            failed += (uncommitted.own, *uncommitted.held)
+        for held in failed:
+            held.on_ready()
+
+    def _no_longer_pending(self, position: int, journal: Journal) -> None:
+        if self._pending_table <= position:
+            self._pending_table = 0
+        for change in journal:
+            if isinstance(change, Before) and self._pending_keys.get(change.key) == position:
+                del self._pending_keys[change.key]
+
+    # -- memory ---------------------------------------------------------------------------------------------
+
+    def _admit(self, command: Command, limit: int) -> Failure | None:
+        """Make room for a command that may make the keyspace grow, or say why there is none."""
+        growth = self._growth(command)
+        if growth <= 0:
+            return None
+        keyspace = self.keyspace
+        for _ in range(SLICES_PER_WRITE):
+            if keyspace.used_bytes + keyspace.garbage_bytes + growth <= limit or not self.housekeep():
+                break
+        if self._use_order is not None and growth <= limit:
+            spared = set(command.named_keys())
+            for _ in range(EVICTIONS_PER_WRITE):
+                if keyspace.used_bytes + growth <= limit or not self._evict(spared):
+                    break
+        if keyspace.used_bytes + growth <= limit:
+            return None
+        return Failure(failures.FULL, f"the memory limit of {limit:,} bytes has no room for {growth:,} more")
+
+    def _growth(self, command: Command) -> int:
+        """By how many bytes a command could make the entries grow, at most."""
+        if not command.word.grows:
+            return 0
+        keys = set(command.named_keys())
+        growth = sum(map(len, command.arguments())) + ENTRY_BYTES * len(keys)
+        for key in keys:
+            entry = self.keyspace.entry(key)
+            if entry is not None:
+                growth -= ENTRY_BYTES + len(key) + len(entry[0])
+        return growth
+
+    def _evict(self, spared: set[bytes]) -> bool:
+        """Clear one of the least recently used keys, through the log; False when there is none to clear."""
+        assert self._use_order is not None
+        key = self._use_order.oldest() or self._any_key()
+        if key is None or key in spared:
+            return False
+        self._use_order.forget(key)
+        self._write(Clear(key), self.keyspace.now)
+        self._evicted += 1
+        return True
+
+    def _any_key(self) -> bytes | None:
+        """A key that nobody has used since it came back through an undo."""
+        self._evict_cursor, keys = self.keyspace.slice(self._evict_cursor, 1, b"")
+        return keys[0] if keys else None
+
+    def _note_use(self, keys: tuple[bytes, ...]) -> None:
+        assert self._use_order is not None
+        for key in keys:
+            if self.keyspace.get(key) is None:
+                self._use_order.forget(key)
+            else:
+                self._use_order.used(key)
+
+    # -- in the background ----------------------------------------------------------------------------------
+
+    def housekeep(self) -> bool:
+        """Do one bounded slice of what nobody waits for: remove expired keys, free what was cleared.
+
+        Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
+        """
+        self.keyspace.advance(self._clock())
+        expired = self.keyspace.expired(EXPIRED_PER_SLICE)
+        for key in expired:
+            self.keyspace.drop(key)
+            if self._use_order is not None:
+                self._use_order.forget(key)
+        self._expired += len(expired)
+        return self.keyspace.free_slice() or len(expired) == EXPIRED_PER_SLICE
+
+    def close(self) -> None:
+        """Let the log finish; the store takes no commands after that."""
+        self._log.close()
+
+    # -- about itself ---------------------------------------------------------------------------------------
+
+    def add_info(self, source: InfoSource) -> None:
+        """Let INFO tell what this source tells as well."""
+        self._info_sources.append(source)
+
+    def info(self) -> list[tuple[str, str | int]]:
+        """What INFO tells: names and values."""
+        return [pair for source in self._info_sources for pair in source()]
+
+    def _info(self) -> Iterable[tuple[str, str | int]]:
+        self.keyspace.advance(self._clock())
+        return (
+            ("keys", self.keyspace.count()),
+            ("used_bytes", self.keyspace.used_bytes),
+            ("garbage_bytes", self.keyspace.garbage_bytes),
+            ("memory_limit_bytes", self._memory_limit or 0),
+            ("expired_keys", self._expired),
+            ("evicted_keys", self._evicted),
+            ("log_position", self._last),
+            ("log_time_ms", self.keyspace.now),
+        )
