@@ -1,7 +1,88 @@
-"""cairnkv: a key-value store that one person can read and a team can run."""
+"""cairnkv: a key-value store that one person can read and a team can run.
 
+    import cairnkv
+
+    kv = cairnkv.open()                              # a table in this process
+    kv = cairnkv.connect("cairn://127.0.0.1:6555")   # the same, at a server
+    kv["greeting"] = "hello"
+
+`cairnkv.aio` has both for asyncio. `cairnkv.errors` says what can go wrong, and whether to try again.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cairnkv.errors import (
+    AddressError,
+    BadCommand,
+    CairnError,
+    CallerError,
+    CodecError,
+    IncompleteFrame,
+    InternalError,
+    OptionError,
+    OutcomeUnknown,
+    PeerError,
+    Refused,
+    TimedOut,
+    Unavailable,
+)
+from cairnkv.installation import features
 from cairnkv.version import VERSION
+
+if TYPE_CHECKING:
+    from cairnkv import aio
+    from cairnkv.client.embedded import Embedded
+    from cairnkv.client.entry import connect, open
+    from cairnkv.client.keyvalue import KeyValue
+    from cairnkv.client.pipeline import Pending, Pipeline
+    from cairnkv.client.sync import Client
 
 __version__ = VERSION
 
-__all__ = ["__version__"]
+__all__ = [
+    "AddressError",
+    "BadCommand",
+    "CairnError",
+    "CallerError",
+    "Client",
+    "CodecError",
+    "Embedded",
+    "IncompleteFrame",
+    "InternalError",
+    "KeyValue",
+    "OptionError",
+    "OutcomeUnknown",
+    "PeerError",
+    "Pending",
+    "Pipeline",
+    "Refused",
+    "TimedOut",
+    "Unavailable",
+    "__version__",
+    "aio",
+    "connect",
+    "features",
+    "open",
+]
+
+_LATER = {
+    "aio": "cairnkv.aio",
+    "Client": "cairnkv.client.sync",
+    "Embedded": "cairnkv.client.embedded",
+    "KeyValue": "cairnkv.client.keyvalue",
+    "Pending": "cairnkv.client.pipeline",
+    "Pipeline": "cairnkv.client.pipeline",
+    "connect": "cairnkv.client.entry",
+    "open": "cairnkv.client.entry",
+}
+"""What is imported when it is first asked for, so that `import cairnkv` costs a program only what it uses."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'cairnkv' has no attribute {name!r}")
+    module = importlib.import_module(_LATER[name])
+    found = module if name == "aio" else getattr(module, name)
+    globals()[name] = found
+    return found

@@ -1,7 +1,8 @@
 """The entry of the command line: finds the subcommand, and only then imports what it needs.
 
 What always holds: exit code 0 for success and found, 1 for not found, 2 for any error, with one line on
-standard error that says what was wrong. Importing this module imports nothing slow.
+standard error that says what was wrong. Importing this module imports nothing slow, and nothing of the
+vocabulary: a process that runs one `get` is mostly imports.
 """
 
 import importlib
@@ -18,6 +19,22 @@ ERROR: Final = 2
 
 SUBCOMMANDS: Final = {
     "serve": ("serve", "run a server"),
+    "get": ("get", "print the value of a key"),
+    "set": ("keys", "store a value under a key"),
+    "clear": ("keys", "clear keys, or all that begin with a prefix, or all"),
+    "exists": ("keys", "say whether a key is there"),
+    "incr": ("keys", "add to a number and print the sum"),
+    "ttl": ("keys", "print the seconds until a key expires"),
+    "expire": ("keys", "give a key a new time to live"),
+    "persist": ("keys", "take a key's time to live away"),
+    "scan": ("table", "print the keys, or those that begin with a prefix"),
+    "count": ("table", "print how many keys there are"),
+    "ping": ("table", "ask a server for a sign of life"),
+    "info": ("table", "print what a server says of itself"),
+    "import": ("transfer", "store what a file holds"),
+    "export": ("transfer", "write keys and values to a file"),
+    "shell": ("shell", "talk to a store command by command"),
+    "trace": ("trace", "pass a connection through and show every frame of it"),
 }
 """Each subcommand: the module of `cairnkv.cli` that has it, and what it does."""
 
@@ -43,30 +60,47 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return complain("interrupted")
+    except BrokenPipeError:
+        # Whoever read our output has enough. Nothing more can be said there, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FOUND
+    except Exception as error:
+        from cairnkv.errors import CairnError  # costs more than a whole `get`, and is needed only now
+
+        if isinstance(error, CairnError):
+            return complain(str(error))
+        if isinstance(error, OSError):  # a file, a terminal, a full disk: nothing that a traceback explains
+            return complain(str(error))
+        raise
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        if len(arguments) > 1 and arguments[0] == "help" and arguments[1] in SUBCOMMANDS:
+            return _dispatch([arguments[1], "--help"])
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
         return FOUND if arguments else ERROR
     if arguments[0] in ("-V", "--version", "version"):
         print(f"cairnkv {VERSION}")
         return FOUND
     name = arguments[0]
     if name not in SUBCOMMANDS:
-        print(f"cairn: there is no command {name!r}; it has {', '.join(SUBCOMMANDS)}", file=sys.stderr)
-        return ERROR
+        return complain(f"there is no command {name!r}; there are {', '.join(SUBCOMMANDS)}")
     module = importlib.import_module(f"cairnkv.cli.{SUBCOMMANDS[name][0]}")
-    from cairnkv.errors import CairnError
-
     try:
         code: int = module.run(name, arguments[1:])
-        sys.stdout.flush()
-        return code
-    except CairnError as error:
-        print(f"cairn: {error}", file=sys.stderr)
-        return ERROR
-    except KeyboardInterrupt:
-        print("cairn: interrupted", file=sys.stderr)
-        return ERROR
-    except BrokenPipeError:
-        # Whoever read our output has enough. Nothing more can be said there, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FOUND
+    except SystemExit as leaving:  # argparse, behind --help or wrong arguments
+        return leaving.code if isinstance(leaving.code, int) else ERROR
+    return code
+
+
+def complain(text: str) -> int:
+    """Say on standard error what is wrong, in one line, and give the exit code of errors."""
+    print(f"cairn: {' '.join(text.split())}", file=sys.stderr)
+    return ERROR

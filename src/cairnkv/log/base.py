@@ -27,6 +27,8 @@ class LogListener(Protocol):
 class Log(Protocol):
     """Where writes go before they are acknowledged."""
 
+    size: str
+    """What a store with this log is called: process, disk or quorum."""
     commits_at_once: bool
     """Whether an entry is committed when `append` returns; such a log never calls its listener."""
 

@@ -7,6 +7,7 @@ from cairnkv.log.base import LogListener
 class ProcessLog:
     """Commits each entry as it is appended, and keeps none."""
 
+    size = "process"
     commits_at_once = True
 
     def __init__(self) -> None:

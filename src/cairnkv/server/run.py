@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cairnkv.features import features, uvloop_is_there
+from cairnkv.installation import features, uvloop_is_there
 from cairnkv.limits import DEFAULT_URL
 from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings

@@ -18,15 +18,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-import cairnkv.features
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError
+from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT
 from cairnkv.server.connection import Connection
 from cairnkv.server.settings import Settings
 from cairnkv.session import Session
 from cairnkv.store import Store
-from cairnkv.version import VERSION
 from cairnkv.wire.article import Limits
 
 _log: Final = logging.getLogger("cairnkv.server")
@@ -220,15 +219,12 @@ class Server:
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
         return (
-            ("cairnkv_version", VERSION),
-            ("size", "process"),
-            ("features", " ".join(cairnkv.features.features().values())),
+            ("loop", features()["loop"]),
             ("pid", os.getpid()),
             ("uptime_seconds", int(time.monotonic() - self._started)),
             ("addresses", " ".join(self.addresses)),
             ("connections", len(self._connections)),
             ("connections_accepted", self._accepted),
-            ("commands", sum(connection.session.commands for connection in self._connections)),
             ("unfinished_bytes", self._buffered_total),
         )
 

@@ -80,8 +80,6 @@ class Session:
         self.state = State.OPEN
         self.paused = False
         """Set by the connection while its client does not take what was sent."""
-        self.commands = 0
-        """Commands executed so far."""
 
     # -- what the connection brings -------------------------------------------------------------------------
 
@@ -161,7 +159,6 @@ class Session:
             self._on(Event.ALL_SAID)
 
     def _execute(self, request: Request) -> Reply | Held:
-        self.commands += 1
         try:
             return self._store.execute(request.command)
         except Exception:

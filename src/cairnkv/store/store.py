@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from cairnkv.commands import Clear, Command, Failure, Items, Reply, Scope, failures
+from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, apply
 from cairnkv.keyspace.keyspace import Before
 from cairnkv.keyspace.table import ENTRY_BYTES
 from cairnkv.log import Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.memory import UseOrder
+from cairnkv.version import VERSION
 
 EXPIRED_PER_SLICE: Final = 200
 """Expired keys that one slice of housekeeping removes: about a millisecond."""
@@ -104,6 +106,7 @@ class Store:
         self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
         self._pending_keys: dict[bytes, int] = {}  # the newest uncommitted position that changed a key
         self._pending_table = 0  # ... and that changed them all
+        self._commands = 0
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
@@ -112,6 +115,7 @@ class Store:
 
     def execute(self, command: Command) -> Reply | Held:
         """Carry a command out: its reply, or where the reply will be once it may leave."""
+        self._commands += 1
         word = command.word
         if word.by_store:
             return Items(tuple(str(text).encode() for pair in self.info() for text in pair))
@@ -304,6 +308,10 @@ class Store:
     def _info(self) -> Iterable[tuple[str, str | int]]:
         self.keyspace.advance(self._clock())
         return (
+            ("cairnkv_version", VERSION),
+            ("size", self._log.size),
+            ("hot_path", features()["hot path"]),
+            ("commands", self._commands),
             ("keys", self.keyspace.count()),
             ("used_bytes", self.keyspace.used_bytes),
             ("garbage_bytes", self.keyspace.garbage_bytes),

@@ -1,0 +1,114 @@
+"""cairnkv for asyncio: `connect` to a server, or `open` a store in this process; the same methods, awaited.
+
+async with cairnkv.aio.connect("cairn://127.0.0.1:6555") as kv:
+    await kv.set("greeting", "hello", ttl=60)
+    print(await kv.get("greeting"))
+"""
+
+from typing import Any, Literal, overload
+
+from cairnkv.client.address import parse
+from cairnkv.client.aio.client import Client
+from cairnkv.client.aio.embedded import AsyncEmbedded as Embedded
+from cairnkv.client.aio.keyvalue import AsyncKeyValue
+from cairnkv.client.calls import V
+from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
+from cairnkv.store import Clock, Store, WhenFull, wall_clock
+
+__all__ = ["AsyncKeyValue", "Client", "Embedded", "connect", "open"]
+
+
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    codec: Literal["text"] = "text",
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+    attempts: int | None = None,
+) -> Client[str, str]: ...
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    codec: Literal["bytes"],
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+    attempts: int | None = None,
+) -> Client[bytes, bytes]: ...
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    codec: Literal["json", "msgpack"],
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+    attempts: int | None = None,
+) -> Client[str, Any]: ...
+@overload
+def connect(
+    url: str | None = None,
+    *,
+    codec: Codec[V],
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+    attempts: int | None = None,
+) -> Client[str, V]: ...
+def connect(
+    url: str | None = None,
+    *,
+    codec: CodecName | Codec[Any] = "text",
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+    attempts: int | None = None,
+) -> Client[Any, Any]:
+    """A client of the store at a URL (default: CAIRNKV_URL, else this machine). It connects when first used.
+
+    Arguments and errors are those of `cairnkv.connect`.
+    """
+    address = parse(url, timeout=timeout, connect_timeout=connect_timeout, attempts=attempts)
+    return Client(address, key_codec(codec), value_codec(codec))
+
+
+@overload
+def open(
+    *,
+    codec: Literal["text"] = "text",
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, str]: ...
+@overload
+def open(
+    *,
+    codec: Literal["bytes"],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[bytes, bytes]: ...
+@overload
+def open(
+    *,
+    codec: Literal["json", "msgpack"],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, Any]: ...
+@overload
+def open(
+    *,
+    codec: Codec[V],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, V]: ...
+def open(
+    *,
+    codec: CodecName | Codec[Any] = "text",
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[Any, Any]:
+    """A store in this process. Arguments are those of `cairnkv.open`."""
+    store = Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
+    return Embedded(store, key_codec(codec), value_codec(codec))

@@ -1,0 +1,193 @@
+"""A connection of the asyncio client: commands out in batches, replies back to the calls that asked for them.
+
+What always holds: replies come in the order of commands, and each has a slot; a call that is cancelled or timed
+out leaves its slot behind, and its reply is dropped when it comes, so that no other call is disturbed. Commands
+issued in one turn of the loop leave in one write. Calls that await replies are bounded in number.
+"""
+
+import asyncio
+from collections import deque
+from typing import Final, cast
+
+from cairnkv.client.address import Endpoint, shown
+from cairnkv.client.retry import lost
+from cairnkv.commands import Command, Failure, Reply
+from cairnkv.errors import PeerError, Unavailable
+from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
+from cairnkv.wire.article import ResponseDecoder, command_parts, reply_in
+
+JOIN_BYTES: Final = 64 * 1024
+"""Commands up to this size together are joined and sent by one call; longer ones go in pieces, uncopied."""
+
+UNSENT_PAUSE: Final = 1024 * 1024
+"""Bytes of commands that the server has not taken at which further callers wait their turn."""
+
+CHECKS_PER_TIMEOUT: Final = 10
+"""How often within one timeout the slots are looked at: a call may time out a tenth late."""
+
+
+class _Slot:
+    """The place of one reply among those that are due."""
+
+    __slots__ = ("command", "deadline", "future", "since")
+
+    def __init__(self, command: Command, future: "asyncio.Future[Reply]", since: float, deadline: float) -> None:
+        self.command = command
+        self.future = future
+        self.since = since
+        self.deadline = deadline
+
+
+class Connection(asyncio.Protocol):
+    """One connection: commands out in batches, replies back into their slots."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, timeout: float) -> None:
+        self.name = name
+        self.usable = True
+        self._loop = loop
+        self._timeout = timeout
+        self._transport: asyncio.Transport
+        self._decoder = ResponseDecoder(frame_limit=2**32 + 6)
+        self._slots: deque[_Slot] = deque()
+        self._outbox: list[bytes] = []
+        self._heard = 0.0  # when bytes last came
+        self._checking: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._waiting_for_room: deque[asyncio.Future[None]] = deque()
+
+    # -- calls ----------------------------------------------------------------------------------------------
+
+    @property
+    def crowded(self) -> bool:
+        """Whether callers have to wait for `room`."""
+        return self.usable and (self._paused or len(self._slots) >= CLIENT_IN_FLIGHT_MAX)
+
+    async def room(self, deadline: float) -> None:
+        """Wait until there may be room. Raises `Unavailable` when that takes too long: nothing was sent."""
+        waiting = self._loop.create_future()
+        self._waiting_for_room.append(waiting)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await waiting
+        except TimeoutError:
+            raise Unavailable(f"{self.name} takes no more commands: {len(self._slots):,} await replies") from None
+
+    def submit(self, command: Command, deadline: float) -> "asyncio.Future[Reply]":
+        """Send a command with the others of this turn; its reply will be in the future."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        if not self.usable:
+            future.set_exception(Unavailable(f"the connection to {self.name} was lost"))
+            return future
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox += command_parts(command)
+        self._slots.append(_Slot(command, future, self._loop.time(), deadline))
+        if self._checking is None:
+            self._check_later()
+        return future
+
+    def close(self, why: str) -> None:
+        """Close the connection; whoever awaits a reply is told why none will come."""
+        self._lose(why)
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        parts, self._outbox = self._outbox, []
+        if not parts or not self.usable:
+            return
+        if sum(map(len, parts)) <= JOIN_BYTES:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
+
+    # -- what the loop says ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
+        self._transport.set_write_buffer_limits(high=UNSENT_PAUSE)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        decoder, slots = self._decoder, self._slots
+        decoder.feed(data)
+        try:
+            while (response := decoder.next()) is not None:
+                if not slots:
+                    # The server ends a quiet connection with a failure that no command of ours asked for.
+                    self.close(response.payload.decode("utf-8", "replace") if not response.ok else "a reply too many")
+                    return
+                slot = slots[0]
+                reply = reply_in(response, slot.command.word)
+                slots.popleft()
+                if not slot.future.done():
+                    slot.future.set_result(reply)
+                if isinstance(reply, Failure) and reply.code.closes:
+                    self.close(reply.message)
+                    return
+        except PeerError as error:
+            self.close(str(error))
+            return
+        self._let_in()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._let_in()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(f"connection lost ({exc or 'the server closed it'})")
+
+    # -- ends -----------------------------------------------------------------------------------------------
+
+    def _lose(self, why: str, *, timed_out: bool = False) -> None:
+        """Be of no more use: fail every slot, and let those who wait for room go elsewhere."""
+        self.usable = False
+        self._outbox.clear()
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
+        for slot in self._slots:
+            if not slot.future.done():
+                slot.future.set_exception(lost(slot.command, self.name, why, timed_out=timed_out))
+        self._slots.clear()
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting_for_room and not self.crowded:
+            waiting = self._waiting_for_room.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                if self.usable:
+                    break  # one at a time: it will take the room that there is
+
+    def _check_later(self) -> None:
+        self._checking = self._loop.call_later(self._timeout / CHECKS_PER_TIMEOUT, self._check)
+
+    def _check(self) -> None:
+        """Time out the slots whose time is up; a connection that has been silent for one's whole time is dead."""
+        self._checking = None
+        now = self._loop.time()
+        why = f"no reply in {self._timeout:g} s"
+        if self._slots and self._heard < self._slots[0].since <= now - self._timeout:
+            self._lose(why, timed_out=True)
+            self._transport.abort()
+            return
+        for slot in self._slots:
+            if slot.deadline <= now and not slot.future.done():
+                slot.future.set_exception(lost(slot.command, self.name, why, timed_out=True))
+        if self._slots:
+            self._check_later()
+
+
+async def open_connection(endpoint: Endpoint, patience: float) -> Connection:
+    """A connection to an endpoint, whose calls may take so many seconds. Raises OSError."""
+    loop = asyncio.get_running_loop()
+
+    def connection() -> Connection:
+        return Connection(loop, shown(endpoint), patience)
+
+    if isinstance(endpoint, str):
+        return (await loop.create_unix_connection(connection, endpoint))[1]
+    return (await loop.create_connection(connection, *endpoint))[1]

@@ -1,0 +1,40 @@
+"""The embedded store for asyncio code: the methods are awaited, and in this size none of them waits."""
+
+import asyncio
+
+from cairnkv.client.aio.keyvalue import AsyncKeyValue
+from cairnkv.client.calls import Call, K, T, V
+from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.embedded import Shared
+from cairnkv.store import Held, Store
+
+
+class AsyncEmbedded(AsyncKeyValue[K, V]):
+    """A store in this process, for asyncio code."""
+
+    def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
+        super().__init__(keys, values)
+        self._shared = Shared(store)
+
+    def __repr__(self) -> str:
+        return "<cairnkv.aio.Embedded>"
+
+    async def close(self) -> None:
+        """Let the store go. Using it afterwards is an error."""
+        self._shared.close()
+
+    async def _do(self, call: Call[T]) -> T:
+        outcome = self._shared.execute(call.command)
+        if isinstance(outcome, Held):
+            loop = asyncio.get_running_loop()
+            ready = asyncio.Event()
+
+            def on_ready() -> None:
+                loop.call_soon_threadsafe(ready.set)
+
+            outcome.on_ready = on_ready
+            if outcome.reply is None:
+                await ready.wait()
+            assert outcome.reply is not None
+            outcome = outcome.reply
+        return call.result(outcome)

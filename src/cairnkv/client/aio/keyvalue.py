@@ -1,0 +1,203 @@
+"""A store as asyncio code sees it: the methods of the sync `KeyValue`, to be awaited.
+
+There is no mapping syntax here: `kv[k]` cannot be awaited.
+"""
+
+import abc
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import Generic, Self, overload
+
+from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V
+from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.limits import SCAN_COUNT
+
+
+class AsyncKeyValue(abc.ABC, Generic[K, V]):
+    """A store as asyncio code sees it: the methods of `KeyValue`, to be awaited.
+
+    Keys go in as text or bytes, and come back as K; values are V, as the codec makes them.
+    """
+
+    def __init__(self, keys: KeyCodec[K], values: Codec[V]) -> None:
+        self._calls = Calls(keys, values)
+
+    @abc.abstractmethod
+    async def _do(self, call: Call[T]) -> T:
+        """Carry a call out and give its result."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Give back what the store holds. Using it afterwards is an error."""
+
+    # -- one key --------------------------------------------------------------------------------------------
+
+    @overload
+    async def get(
+        self, key: Key, default: None = None, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> V | None: ...
+    @overload
+    async def get(
+        self, key: Key, default: D, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> V | D: ...
+    async def get(
+        self,
+        key: Key,
+        default: D | None = None,
+        *,
+        clear: bool = False,
+        ttl: Seconds | None = None,
+        persist: bool = False,
+    ) -> V | D | None:
+        """The value of a key, or the default when it is not there.
+
+        clear: take it out as well. ttl: give it a new time to live, in seconds. persist: let it stay for good.
+        """
+        return await self._do(self._calls.get(key, default, clear=clear, ttl=ttl, persist=persist))
+
+    async def set(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> bool:
+        """Store a value; whether it was stored, which only the three conditions can prevent.
+
+        ttl: seconds until it expires; without it, or `keep_ttl`, it does not expire.
+        if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
+        """
+        return await self._do(
+            self._calls.set(
+                key,
+                value,
+                ttl=ttl,
+                keep_ttl=keep_ttl,
+                if_absent=if_absent,
+                if_present=if_present,
+                if_equals=if_equals,
+            )
+        )
+
+    async def swap(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> V | None:
+        """As `set`, but gives the value that was there before, or None, whether or not the new one was stored."""
+        return await self._do(
+            self._calls.swap(
+                key,
+                value,
+                ttl=ttl,
+                keep_ttl=keep_ttl,
+                if_absent=if_absent,
+                if_present=if_present,
+                if_equals=if_equals,
+            )
+        )
+
+    async def clear(self, key: Key) -> None:
+        """Take a key out; of no effect when it is not there."""
+        await self._do(self._calls.clear(key))
+
+    async def clear_if_equals(self, key: Key, value: V) -> bool:
+        """Take a key out if it has this value; whether it had."""
+        return await self._do(self._calls.clear_if_equals(key, value))
+
+    async def exists(self, key: Key) -> bool:
+        """Whether a key is there."""
+        return await self._do(self._calls.exists(key))
+
+    async def incr(self, key: Key, n: int = 1) -> int:
+        """Add n to a number kept as decimal text, and give the sum; a key that is not there counts as 0."""
+        return await self._do(self._calls.incr(key, n))
+
+    async def ttl(self, key: Key) -> float | None:
+        """Seconds until a key expires; `math.inf` when it does not, None when it is not there."""
+        return await self._do(self._calls.ttl(key))
+
+    async def expire(self, key: Key, ttl: Seconds) -> bool:
+        """Give a key a new time to live, in seconds; whether it is there."""
+        return await self._do(self._calls.expire(key, ttl))
+
+    async def persist(self, key: Key) -> bool:
+        """Take a key's time to live away; whether it had one."""
+        return await self._do(self._calls.persist(key))
+
+    # -- several keys ---------------------------------------------------------------------------------------
+
+    async def get_many(self, keys: Iterable[Key]) -> dict[K, V]:
+        """The values of those keys that are there, all of one moment."""
+        names = list(keys)
+        return await self._do(self._calls.get_many(names)) if names else {}
+
+    async def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> None:
+        """Store several values at once: all or none."""
+        if values:
+            await self._do(self._calls.set_many(values, ttl=ttl))
+
+    async def clear_many(self, keys: Iterable[Key]) -> int:
+        """Take several keys out at once; how many were there."""
+        names = list(keys)
+        return await self._do(self._calls.clear_many(names)) if names else 0
+
+    # -- the whole store ------------------------------------------------------------------------------------
+
+    async def scan(self, prefix: Key = "", *, count: int = SCAN_COUNT) -> AsyncIterator[K]:
+        """The keys that begin with a prefix, slice by slice, `count` looked at in each.
+
+        What is there from beginning to end is given; what comes or goes meanwhile may be.
+        """
+        cursor = 0
+        while True:
+            cursor, keys = await self._do(self._calls.scan_slice(cursor, prefix, count))
+            for key in keys:
+                yield key
+            if cursor == 0:
+                return
+
+    async def count(self) -> int:
+        """How many keys there are, exactly."""
+        return await self._do(self._calls.count())
+
+    async def clear_all(self) -> None:
+        """Take every key out at once."""
+        await self._do(self._calls.clear_all())
+
+    async def clear_prefix(self, prefix: Key) -> int:
+        """Take out the keys that begin with a prefix, slice by slice; how many were there."""
+        cursor, total = 0, 0
+        while True:
+            cursor, cleared = await self._do(self._calls.clear_prefix_slice(cursor, prefix))
+            total += cleared
+            if cursor == 0:
+                return total
+
+    async def ping(self, text: str = "") -> str:
+        """PONG, or the text, from whoever answers."""
+        return await self._do(self._calls.ping(text))
+
+    async def info(self) -> dict[str, str | int]:
+        """What the store says of itself."""
+        return await self._do(self._calls.info())
+
+    # -- in a with statement --------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,304 @@
+"""Calls: what a Python method says to a store, and what it makes of the reply.
+
+The one place where keywords become commands and replies become Python values. The sync and the async client,
+the pipeline and the embedded store have the same methods because all of them take their calls from here.
+
+Not for how a command gets anywhere, or how often it is tried.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from cairnkv.client.codec import Codec, KeyCodec, key_bytes
+from cairnkv.commands import (
+    MISSING,
+    ArgumentFault,
+    Clear,
+    ClearAll,
+    ClearIfEquals,
+    ClearMany,
+    ClearPrefix,
+    Command,
+    Count,
+    Exists,
+    Expire,
+    Failure,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Info,
+    Items,
+    Persist,
+    Ping,
+    Reply,
+    Scan,
+    Set,
+    SetMany,
+    SetWith,
+    Swap,
+    Ttl,
+    failures,
+)
+from cairnkv.commands.vocabulary import NO_TTL
+from cairnkv.errors import BadCommand, OptionError, PeerError, error_of
+from cairnkv.limits import KEY_MAX, TTL_MAX
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+T = TypeVar("T")
+
+Key: TypeAlias = str | bytes
+Seconds: TypeAlias = float | timedelta
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""Stands for an option that was not given, where None is a value that could be."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A command, and what to make of the reply to it."""
+
+    command: Command
+    decode: Callable[[Reply], T]
+
+    def result(self, reply: Reply) -> T:
+        """The Python value of a reply; raises what stands for a failure."""
+        if isinstance(reply, Failure):
+            raise error_of(reply, writes=self.command.word.writes)
+        return self.decode(reply)
+
+
+class Calls(Generic[K, V]):
+    """The calls of a store whose keys come back as K and whose values are V."""
+
+    def __init__(self, keys: KeyCodec[K], values: Codec[V]) -> None:
+        self._keys = keys
+        self._values = values
+
+    # -- one key --------------------------------------------------------------------------------------------
+
+    def get(
+        self, key: Key, default: D, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> Call[V | D]:
+        name = _key(key)
+        if clear or ttl is not None or persist:
+            milliseconds = _milliseconds(ttl)
+            return Call(_valid(GetWith(name, clear, milliseconds, persist)), self._value_or(default))
+        return Call(Get(name), self._value_or(default))
+
+    def set(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> Call[bool]:
+        name, data = _key(key), self._values.encode(value)
+        if ttl is None and not (keep_ttl or if_absent or if_present) and if_equals is UNSET:
+            return Call(Set(name, data), _yes)
+        return Call(
+            _valid(SetWith(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
+            _bool,
+        )
+
+    def swap(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> Call[V | None]:
+        name, data = _key(key), self._values.encode(value)
+        return Call(
+            _valid(Swap(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
+            self._value_or(None),
+        )
+
+    def clear(self, key: Key) -> Call[None]:
+        return Call(Clear(_key(key)), _nothing)
+
+    def clear_if_equals(self, key: Key, value: V) -> Call[bool]:
+        return Call(ClearIfEquals(_key(key), self._values.encode(value)), _bool)
+
+    def exists(self, key: Key) -> Call[bool]:
+        return Call(Exists((_key(key),)), _bool)
+
+    def incr(self, key: Key, n: int = 1) -> Call[int]:
+        return Call(_valid(Incr(_key(key), n)), _number)
+
+    def ttl(self, key: Key) -> Call[float | None]:
+        return Call(Ttl(_key(key)), _seconds)
+
+    def expire(self, key: Key, ttl: Seconds) -> Call[bool]:
+        return Call(Expire(_key(key), _some_milliseconds(ttl)), _bool)
+
+    def persist(self, key: Key) -> Call[bool]:
+        return Call(Persist(_key(key)), _bool)
+
+    # -- several keys ---------------------------------------------------------------------------------------
+
+    def get_many(self, keys: Iterable[Key]) -> Call[dict[K, V]]:
+        names = tuple(map(_key, keys))
+
+        def decode(reply: Reply) -> dict[K, V]:
+            values = _items(reply, len(names))
+            return {
+                self._keys.decode(name): self._values.decode(value)
+                for name, value in zip(names, values, strict=True)
+                if value is not None
+            }
+
+        return Call(_valid(GetMany(names)), decode)
+
+    def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> Call[None]:
+        pairs = tuple((_key(key), self._values.encode(value)) for key, value in values.items())
+        return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
+
+    def clear_many(self, keys: Iterable[Key]) -> Call[int]:
+        return Call(_valid(ClearMany(tuple(map(_key, keys)))), _number)
+
+    # -- the whole store ------------------------------------------------------------------------------------
+
+    def scan_slice(self, cursor: int, prefix: Key, count: int) -> Call[tuple[int, list[K]]]:
+        def decode(reply: Reply) -> tuple[int, list[K]]:
+            following, *keys = _items(reply)
+            return int(following or 0), [self._keys.decode(key) for key in keys if key is not None]
+
+        return Call(_valid(Scan(cursor, count, _prefix(prefix))), decode)
+
+    def clear_prefix_slice(self, cursor: int, prefix: Key) -> Call[tuple[int, int]]:
+        def decode(reply: Reply) -> tuple[int, int]:
+            following, cleared = _items(reply, 2)
+            return int(following or 0), int(cleared or 0)
+
+        return Call(ClearPrefix(_prefix(prefix), cursor), decode)
+
+    def count(self) -> Call[int]:
+        return Call(Count(), _number)
+
+    def clear_all(self) -> Call[None]:
+        return Call(ClearAll(), _nothing)
+
+    def ping(self, text: str = "") -> Call[str]:
+        return Call(Ping(text.encode()), _text)
+
+    def info(self) -> Call[dict[str, str | int]]:
+        def decode(reply: Reply) -> dict[str, str | int]:
+            texts = [(item or b"").decode() for item in _items(reply)]
+            return {name: int(text) if text.isdigit() else text for name, text in zip(*[iter(texts)] * 2, strict=True)}
+
+        return Call(Info(), decode)
+
+    # -- values -----------------------------------------------------------------------------------------------
+
+    def _value_or(self, default: D) -> Callable[[Reply], V | D]:
+        def decode(reply: Reply) -> V | D:
+            if reply is MISSING:
+                return default
+            if isinstance(reply, bytes):
+                return self._values.decode(reply)
+            raise _unexpected(reply)
+
+        return decode
+
+    def _equals(self, value: V | Unset) -> bytes | None:
+        return None if isinstance(value, Unset) else self._values.encode(value)
+
+
+def _key(key: Key) -> bytes:
+    data = key_bytes(key)
+    if 1 <= len(data) <= KEY_MAX:
+        return data
+    raise BadCommand(f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}", code=failures.BADKEY)
+
+
+def _prefix(prefix: Key) -> bytes:
+    return key_bytes(prefix)
+
+
+def _milliseconds(ttl: Seconds | None) -> int | None:
+    return None if ttl is None else _some_milliseconds(ttl)
+
+
+def _some_milliseconds(ttl: Seconds) -> int:
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if not 0 < seconds <= TTL_MAX / 1000:
+        raise OptionError(f"a ttl is above 0 seconds and at most {TTL_MAX // 1000:,}, not {ttl}")
+    return max(1, round(seconds * 1000))
+
+
+def _valid(command: Command) -> Command:
+    """The command, if its own grammar would read it; so bad options fail here as they would at a server."""
+    try:
+        type(command).from_arguments(command.arguments())
+    except ArgumentFault as fault:
+        raise BadCommand(fault.text, code=fault.code) from None
+    return command
+
+
+# -- replies ---------------------------------------------------------------------------------------------
+
+
+def _unexpected(reply: Reply) -> PeerError:
+    return PeerError(f"a reply of an unexpected kind: {reply!r:.80}")
+
+
+def _nothing(reply: Reply) -> None:
+    pass
+
+
+def _yes(reply: Reply) -> bool:
+    return True
+
+
+def _number(reply: Reply) -> int:
+    if isinstance(reply, int):
+        return reply
+    raise _unexpected(reply)
+
+
+def _bool(reply: Reply) -> bool:
+    return _number(reply) > 0
+
+
+def _seconds(reply: Reply) -> float | None:
+    if reply is MISSING:
+        return None
+    milliseconds = _number(reply)
+    return math.inf if milliseconds < 0 else milliseconds / 1000
+
+
+def _text(reply: Reply) -> str:
+    if isinstance(reply, bytes):
+        return reply.decode("utf-8", "replace")
+    raise _unexpected(reply)
+
+
+def _items(reply: Reply, expected: int | None = None) -> tuple[bytes | None, ...]:
+    if isinstance(reply, Items) and (expected is None or len(reply.values) == expected):
+        return reply.values
+    raise _unexpected(reply)

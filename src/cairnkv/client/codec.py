@@ -1,0 +1,139 @@
+"""Codecs: Python keys and values to bytes, and back.
+
+Text is the default, since that is what the article's store holds; JSON and MessagePack carry structured
+values; bytes are passed on as they are. There is no pickle: reading it runs code that whoever wrote the value
+has chosen. What does not decode raises an error that says so; it is never returned as something else.
+"""
+
+import importlib
+import json
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
+
+from cairnkv.errors import CodecError, OptionError
+
+V = TypeVar("V")
+K_co = TypeVar("K_co", covariant=True)
+
+
+class Codec(Protocol[V]):
+    """Turns values into bytes and back. Write your own by giving an object these two methods."""
+
+    def encode(self, value: V, /) -> bytes:
+        """The bytes that stand for a value."""
+
+    def decode(self, data: bytes, /) -> V:
+        """The value that bytes stand for."""
+
+
+CodecName: TypeAlias = Literal["text", "bytes", "json", "msgpack"]
+
+
+class Text:
+    """Strings, as UTF-8."""
+
+    def encode(self, value: str) -> bytes:
+        if isinstance(value, str):
+            return value.encode()
+        raise CodecError(
+            f"the text codec takes a string, not {type(value).__name__}; codec='json' takes numbers, lists and dicts, "
+            "codec='bytes' takes bytes"
+        )
+
+    def decode(self, data: bytes) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise CodecError(f"{_shown(data)} is not UTF-8 text; codec='bytes' gives it as it is") from None
+
+
+class Bytes:
+    """Bytes, as they are."""
+
+    def encode(self, value: bytes) -> bytes:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value)
+        raise CodecError(f"the bytes codec takes bytes, not {type(value).__name__}; codec='text' takes strings")
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
+class Json:
+    """What JSON can say, in its shortest form."""
+
+    def encode(self, value: Any) -> bytes:
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:
+            raise CodecError(f"JSON cannot say this value: {error}") from None
+
+    def decode(self, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise CodecError(f"{_shown(data)} is not JSON: {error}") from None
+
+
+class MessagePack:
+    """What MessagePack can say. Needs the package msgpack: `pip install 'cairnkv[msgpack]'`."""
+
+    def __init__(self) -> None:
+        try:
+            msgpack = importlib.import_module("msgpack")
+        except ImportError:
+            raise OptionError("codec='msgpack' needs a package: pip install 'cairnkv[msgpack]'") from None
+        self._pack: Any = msgpack.packb
+        self._unpack: Any = msgpack.unpackb
+
+    def encode(self, value: Any) -> bytes:
+        try:
+            packed: bytes = self._pack(value)
+            return packed
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CodecError(f"MessagePack cannot say this value: {error}") from None
+
+    def decode(self, data: bytes) -> Any:
+        try:
+            return self._unpack(data)
+        except Exception as error:  # msgpack raises its own, ValueError, and what lies below
+            raise CodecError(f"{_shown(data)} is not MessagePack: {error}") from None
+
+
+class KeyCodec(Protocol[K_co]):
+    """How keys come back. They go in as text or bytes with every codec."""
+
+    def decode(self, data: bytes, /) -> K_co:
+        """The key that bytes stand for."""
+
+
+_NAMED: Final[dict[str, type[Any]]] = {"text": Text, "bytes": Bytes, "json": Json, "msgpack": MessagePack}
+
+
+def value_codec(codec: CodecName | Codec[Any]) -> Codec[Any]:
+    """The codec of a name, or the codec itself; `OptionError` when it is neither."""
+    if isinstance(codec, str):
+        if codec not in _NAMED:
+            raise OptionError(f"codec is {', '.join(_NAMED)}, or an object with encode and decode, not {codec!r}")
+        named: Codec[Any] = _NAMED[codec]()
+        return named
+    if callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None)):
+        return codec
+    raise OptionError(f"a codec has the methods encode and decode; {type(codec).__name__} has not")
+
+
+def key_codec(codec: CodecName | Codec[Any]) -> KeyCodec[Any]:
+    """How keys come back beside a codec of values: as bytes with codec='bytes', else as text."""
+    return Bytes() if codec == "bytes" else Text()
+
+
+def key_bytes(key: str | bytes) -> bytes:
+    """The bytes of a key; `CodecError` when it is neither text nor bytes."""
+    if isinstance(key, str):
+        return key.encode()
+    if isinstance(key, bytes):
+        return key
+    raise CodecError(f"a key is text or bytes, not {type(key).__name__}")
+
+
+def _shown(data: bytes) -> str:
+    return f"{data[:24]!r}{'…' if len(data) > 24 else ''}"

@@ -1,0 +1,75 @@
+"""Embedded stores: the engine that a server runs, in this process, behind the clients' methods.
+
+What always holds: threads may share it; each call is atomic, as a command is. Nothing runs in the background:
+what a server does between commands, calls do a slice of here. A process that was forked has a copy of its own,
+as of any object of Python's.
+"""
+
+import itertools
+import os
+import threading
+from typing import Final
+
+from cairnkv.client.calls import Call, K, T, V
+from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.keyvalue import KeyValue
+from cairnkv.commands import Command, Reply
+from cairnkv.errors import CallerError
+from cairnkv.store import Held, Store
+
+CALLS_PER_SLICE: Final = 64
+"""Calls between two slices of housekeeping, so that it costs a call little."""
+
+
+class Shared:
+    """A store that several threads use, one at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._calls = itertools.count(1)
+        self._closed = False
+
+    def execute(self, command: Command) -> Reply | Held:
+        if self._pid != os.getpid():
+            # Another thread may have had the lock when this process was forked; here nobody would release it.
+            self._pid, self._lock = os.getpid(), threading.Lock()
+        with self._lock:
+            if self._closed:
+                raise CallerError("this store is closed")
+            if next(self._calls) % CALLS_PER_SLICE == 0:
+                self._store.housekeep()
+            return self._store.execute(command)
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._store.close()
+
+
+class Embedded(KeyValue[K, V]):
+    """A store in this process."""
+
+    def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
+        super().__init__(keys, values)
+        self._shared = Shared(store)
+
+    def __repr__(self) -> str:
+        return "<cairnkv.Embedded>"
+
+    def close(self) -> None:
+        """Let the store go. Using it afterwards is an error."""
+        self._shared.close()
+
+    def _do(self, call: Call[T]) -> T:
+        outcome = self._shared.execute(call.command)
+        if isinstance(outcome, Held):
+            ready = threading.Event()
+            outcome.on_ready = ready.set
+            if outcome.reply is None:
+                ready.wait()
+            assert outcome.reply is not None
+            outcome = outcome.reply
+        return call.result(outcome)

@@ -1,0 +1,230 @@
+"""A store as sync code sees it: the methods, and the syntax of a mapping.
+
+One vocabulary for the embedded store and the client over a network, so that moving from one to the other is a
+change of one line. Not for how a call gets anywhere: that is what the two make of `_do`.
+"""
+
+import abc
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Generic, Self, overload
+
+from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V
+from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.limits import SCAN_COUNT
+
+
+class KeyValue(abc.ABC, Generic[K, V]):
+    """A store as sync code sees it: the methods, and the syntax of a mapping.
+
+    Keys go in as text or bytes, and come back as K; values are V, as the codec makes them.
+    """
+
+    def __init__(self, keys: KeyCodec[K], values: Codec[V]) -> None:
+        self._calls = Calls(keys, values)
+
+    @abc.abstractmethod
+    def _do(self, call: Call[T]) -> T:
+        """Carry a call out and give its result."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what the store holds. Using it afterwards is an error."""
+
+    # -- one key --------------------------------------------------------------------------------------------
+
+    @overload
+    def get(
+        self, key: Key, default: None = None, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> V | None: ...
+    @overload
+    def get(
+        self, key: Key, default: D, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> V | D: ...
+    def get(
+        self,
+        key: Key,
+        default: D | None = None,
+        *,
+        clear: bool = False,
+        ttl: Seconds | None = None,
+        persist: bool = False,
+    ) -> V | D | None:
+        """The value of a key, or the default when it is not there.
+
+        clear: take it out as well. ttl: give it a new time to live, in seconds. persist: let it stay for good.
+        """
+        return self._do(self._calls.get(key, default, clear=clear, ttl=ttl, persist=persist))
+
+    def set(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> bool:
+        """Store a value; whether it was stored, which only the three conditions can prevent.
+
+        ttl: seconds until it expires; without it, or `keep_ttl`, it does not expire.
+        if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
+        """
+        return self._do(
+            self._calls.set(
+                key,
+                value,
+                ttl=ttl,
+                keep_ttl=keep_ttl,
+                if_absent=if_absent,
+                if_present=if_present,
+                if_equals=if_equals,
+            )
+        )
+
+    def swap(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> V | None:
+        """As `set`, but gives the value that was there before, or None, whether or not the new one was stored."""
+        return self._do(
+            self._calls.swap(
+                key,
+                value,
+                ttl=ttl,
+                keep_ttl=keep_ttl,
+                if_absent=if_absent,
+                if_present=if_present,
+                if_equals=if_equals,
+            )
+        )
+
+    def clear(self, key: Key) -> None:
+        """Take a key out; of no effect when it is not there."""
+        self._do(self._calls.clear(key))
+
+    def clear_if_equals(self, key: Key, value: V) -> bool:
+        """Take a key out if it has this value; whether it had."""
+        return self._do(self._calls.clear_if_equals(key, value))
+
+    def exists(self, key: Key) -> bool:
+        """Whether a key is there."""
+        return self._do(self._calls.exists(key))
+
+    def incr(self, key: Key, n: int = 1) -> int:
+        """Add n to a number kept as decimal text, and give the sum; a key that is not there counts as 0."""
+        return self._do(self._calls.incr(key, n))
+
+    def ttl(self, key: Key) -> float | None:
+        """Seconds until a key expires; `math.inf` when it does not, None when it is not there."""
+        return self._do(self._calls.ttl(key))
+
+    def expire(self, key: Key, ttl: Seconds) -> bool:
+        """Give a key a new time to live, in seconds; whether it is there."""
+        return self._do(self._calls.expire(key, ttl))
+
+    def persist(self, key: Key) -> bool:
+        """Take a key's time to live away; whether it had one."""
+        return self._do(self._calls.persist(key))
+
+    # -- several keys ---------------------------------------------------------------------------------------
+
+    def get_many(self, keys: Iterable[Key]) -> dict[K, V]:
+        """The values of those keys that are there, all of one moment."""
+        names = list(keys)
+        return self._do(self._calls.get_many(names)) if names else {}
+
+    def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> None:
+        """Store several values at once: all or none."""
+        if values:
+            self._do(self._calls.set_many(values, ttl=ttl))
+
+    def clear_many(self, keys: Iterable[Key]) -> int:
+        """Take several keys out at once; how many were there."""
+        names = list(keys)
+        return self._do(self._calls.clear_many(names)) if names else 0
+
+    # -- the whole store ------------------------------------------------------------------------------------
+
+    def scan(self, prefix: Key = "", *, count: int = SCAN_COUNT) -> Iterator[K]:
+        """The keys that begin with a prefix, slice by slice, `count` looked at in each.
+
+        What is there from beginning to end is given; what comes or goes meanwhile may be.
+        """
+        cursor = 0
+        while True:
+            cursor, keys = self._do(self._calls.scan_slice(cursor, prefix, count))
+            yield from keys
+            if cursor == 0:
+                return
+
+    def count(self) -> int:
+        """How many keys there are, exactly."""
+        return self._do(self._calls.count())
+
+    def clear_all(self) -> None:
+        """Take every key out at once."""
+        self._do(self._calls.clear_all())
+
+    def clear_prefix(self, prefix: Key) -> int:
+        """Take out the keys that begin with a prefix, slice by slice; how many were there."""
+        cursor, total = 0, 0
+        while True:
+            cursor, cleared = self._do(self._calls.clear_prefix_slice(cursor, prefix))
+            total += cleared
+            if cursor == 0:
+                return total
+
+    def ping(self, text: str = "") -> str:
+        """PONG, or the text, from whoever answers."""
+        return self._do(self._calls.ping(text))
+
+    def info(self) -> dict[str, str | int]:
+        """What the store says of itself."""
+        return self._do(self._calls.info())
+
+    # -- as a mapping ---------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Key) -> V:
+        value = self._do(self._calls.get(key, UNSET))
+        if isinstance(value, Unset):
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Key, value: V) -> None:
+        self._do(self._calls.set(key, value))
+
+    def __delitem__(self, key: Key) -> None:
+        if not self._do(self._calls.clear_many((key,))):
+            raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str | bytes) and self.exists(key)
+
+    def __iter__(self) -> Iterator[K]:
+        return self.scan()
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __bool__(self) -> bool:
+        return True  # an empty store is a store; asking for its length would cost a round trip
+
+    # -- in a with statement --------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

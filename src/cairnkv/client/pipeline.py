@@ -1,0 +1,190 @@
+"""Pipelines of the sync client: commands that leave together.
+
+Not for async code: there, calls that are issued in one turn of the loop leave together by themselves.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Generic, Self, TypeAlias, overload
+
+from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V
+from cairnkv.commands import Failure, Reply
+from cairnkv.errors import CairnError, CallerError, error_of
+
+
+class Pending(Generic[T]):
+    """A result of a pipeline, to be had once the pipeline was carried out."""
+
+    def __init__(self, call: Call[T]) -> None:
+        self.call = call
+        self._reply: Reply | None = None
+        self._error: CairnError | None = None
+
+    def settle(self, reply: Reply) -> None:
+        """The reply has come."""
+        self._reply = reply
+
+    def fail(self, error: CairnError) -> None:
+        """No reply will come."""
+        self._error = error
+
+    @property
+    def error(self) -> CairnError | None:
+        """What `result` would raise because the command failed."""
+        if isinstance(self._reply, Failure):
+            return error_of(self._reply, writes=self.call.command.word.writes)
+        return self._error
+
+    def result(self) -> T:
+        """The result; raises what went wrong with this command."""
+        if (error := self.error) is not None:
+            raise error
+        if self._reply is None:
+            raise CallerError("the pipeline was not carried out yet: leave its with statement, or call execute()")
+        return self.call.result(self._reply)
+
+
+AnyPending: TypeAlias = Pending[Any]
+
+
+class Pipeline(Generic[K, V]):
+    """Commands that leave together. Each method gives a `Pending`, and nothing happens before `execute`.
+
+    The commands are carried out in order, one by one: others may come in between. Nothing is repeated.
+    """
+
+    def __init__(self, calls: Calls[K, V], carry_out: Callable[[list[AnyPending]], None]) -> None:
+        self._calls = calls
+        self._carry_out = carry_out
+        self._pending: list[AnyPending] = []
+
+    def _add(self, call: Call[T]) -> Pending[T]:
+        pending = Pending(call)
+        self._pending.append(pending)
+        return pending
+
+    def execute(self) -> None:
+        """Carry the commands out. Raises the first error when all are settled; each result has its own."""
+        pending, self._pending = self._pending, []
+        self._carry_out(pending)
+        for error in filter(None, (result.error for result in pending)):
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.execute()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @overload
+    def get(
+        self, key: Key, default: None = None, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> Pending[V | None]: ...
+    @overload
+    def get(
+        self, key: Key, default: D, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> Pending[V | D]: ...
+    def get(
+        self,
+        key: Key,
+        default: D | None = None,
+        *,
+        clear: bool = False,
+        ttl: Seconds | None = None,
+        persist: bool = False,
+    ) -> Pending[Any]:
+        return self._add(self._calls.get(key, default, clear=clear, ttl=ttl, persist=persist))
+
+    def set(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> Pending[bool]:
+        return self._add(
+            self._calls.set(
+                key,
+                value,
+                ttl=ttl,
+                keep_ttl=keep_ttl,
+                if_absent=if_absent,
+                if_present=if_present,
+                if_equals=if_equals,
+            )
+        )
+
+    def swap(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> Pending[V | None]:
+        return self._add(
+            self._calls.swap(
+                key,
+                value,
+                ttl=ttl,
+                keep_ttl=keep_ttl,
+                if_absent=if_absent,
+                if_present=if_present,
+                if_equals=if_equals,
+            )
+        )
+
+    def clear(self, key: Key) -> Pending[None]:
+        return self._add(self._calls.clear(key))
+
+    def clear_if_equals(self, key: Key, value: V) -> Pending[bool]:
+        return self._add(self._calls.clear_if_equals(key, value))
+
+    def exists(self, key: Key) -> Pending[bool]:
+        return self._add(self._calls.exists(key))
+
+    def incr(self, key: Key, n: int = 1) -> Pending[int]:
+        return self._add(self._calls.incr(key, n))
+
+    def ttl(self, key: Key) -> Pending[float | None]:
+        return self._add(self._calls.ttl(key))
+
+    def expire(self, key: Key, ttl: Seconds) -> Pending[bool]:
+        return self._add(self._calls.expire(key, ttl))
+
+    def persist(self, key: Key) -> Pending[bool]:
+        return self._add(self._calls.persist(key))
+
+    def get_many(self, keys: Iterable[Key]) -> Pending[dict[K, V]]:
+        return self._add(self._calls.get_many(keys))
+
+    def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> Pending[None]:
+        return self._add(self._calls.set_many(values, ttl=ttl))
+
+    def clear_many(self, keys: Iterable[Key]) -> Pending[int]:
+        return self._add(self._calls.clear_many(keys))
+
+    def count(self) -> Pending[int]:
+        return self._add(self._calls.count())
+
+    def clear_all(self) -> Pending[None]:
+        return self._add(self._calls.clear_all())
+
+    def ping(self, text: str = "") -> Pending[str]:
+        return self._add(self._calls.ping(text))
+
+    def info(self) -> Pending[dict[str, str | int]]:
+        return self._add(self._calls.info())

@@ -1,0 +1,38 @@
+"""When a client tries again, and how long it waits before that.
+
+Once a command's bytes may have left, only what reads is repeated, and what failed as not executed; any other
+write raises `OutcomeUnknown`. What never left may always be repeated.
+"""
+
+import random
+from typing import Final
+
+from cairnkv.commands import Command, Failure, Reply, failures
+from cairnkv.errors import CairnError, OutcomeUnknown, TimedOut, Unavailable
+
+FIRST_PAUSE: Final = 0.02
+"""Seconds before the first repetition, at most; doubled each time."""
+
+LONGEST_PAUSE: Final = 1.0
+"""Seconds before any repetition, at most."""
+
+
+def pause_before(attempt: int) -> float:
+    """Seconds to wait before attempt 1, 2, ...: random, so that clients that lost one server do not come at once."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+
+
+def worth_repeating(reply: Reply) -> bool:
+    """Whether a reply says that the command was not executed, for a reason that passes by itself.
+
+    A full memory does not: somebody has to clear something first.
+    """
+    return isinstance(reply, Failure) and reply.code.passing and reply.code is not failures.FULL
+
+
+def lost(command: Command, where: str, why: str, *, timed_out: bool) -> CairnError:
+    """The error for a command whose bytes may have left and whose reply did not come."""
+    name = command.word.name
+    if command.word.writes:
+        return OutcomeUnknown(f"{name} to {where}: {why}; it was executed, or it was not")
+    return (TimedOut if timed_out else Unavailable)(f"{name} to {where}: {why}")

@@ -1,0 +1,283 @@
+"""The sync client: a store at an address, over one connection that threads share.
+
+What always holds: a reply goes to the call that asked for it: when a call ends in any way before its reply was
+read, its connection is dropped. Nothing waits longer than the timeout. A process that was forked makes a
+connection of its own.
+
+Not for what a call means (`calls`) and when it may be repeated (`retry`).
+"""
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from cairnkv.client.address import Address, Endpoint, shown
+from cairnkv.client.calls import Call, K, T, V
+from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.keyvalue import KeyValue
+from cairnkv.client.pipeline import AnyPending, Pipeline
+from cairnkv.client.retry import lost, pause_before, worth_repeating
+from cairnkv.commands import Command, Failure, Reply
+from cairnkv.errors import CairnError, CallerError, PeerError, Unavailable
+from cairnkv.wire.article import ResponseDecoder, command_parts, reply_in
+
+RECEIVE_BYTES: Final = 64 * 1024
+"""Bytes asked of the socket at once."""
+
+LOOK_AFTER_SECONDS: Final = 0.05
+"""Quiet time after which a connection is looked at before it is used: a server that has closed it meanwhile is
+then noticed before anything is sent, so that the call can be made on another one."""
+
+WINDOW_BYTES: Final = 32 * 1024
+WINDOW_COMMANDS: Final = 512
+"""What a pipeline sends before it reads the replies to it, unless a single command is larger. Socket buffers
+hold that much, so that client and server can never both wait for the other to read."""
+
+
+class Client(KeyValue[K, V]):
+    """A store at an address. Threads may share it; they take turns on its one connection.
+
+    It connects when it is first used, and again when the connection is lost.
+    """
+
+    def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
+        super().__init__(keys, values)
+        self._address = address
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._connection: _Connection | None = None
+        self._endpoint = 0  # the one that was last good
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<cairnkv.Client {self._address}>"
+
+    def close(self) -> None:
+        """Close the connection. Using the client afterwards is an error."""
+        self._closed = True
+        self._after_fork()
+        with self._lock:
+            self._drop()
+
+    def pipeline(self) -> Pipeline[K, V]:
+        """Commands that leave together: use it in a `with` statement, at whose end they are carried out.
+
+        >>> import cairnkv
+        >>> def both(kv: cairnkv.Client[str, str]) -> int:
+        ...     with kv.pipeline() as pipeline:
+        ...         pipeline.set("a", "1")
+        ...         total = pipeline.incr("hits")
+        ...     return total.result()
+        """
+        return Pipeline(self._calls, self._carry_out)
+
+    def _do(self, call: Call[T]) -> T:
+        self._after_fork()
+        deadline = time.monotonic() + self._address.timeout
+        attempt = 0
+        while True:
+            attempt += 1
+            last = attempt >= self._address.attempts
+            try:
+                with self._lock:
+                    reply = self._exchange(call.command, deadline)
+            except Unavailable:
+                if last or not self._pause(attempt, deadline):
+                    raise
+                continue
+            if last or not worth_repeating(reply) or not self._pause(attempt, deadline):
+                return call.result(reply)
+
+    def _pause(self, attempt: int, deadline: float) -> bool:
+        """Wait before another attempt; False when there is no time for one."""
+        pause = pause_before(attempt)
+        if time.monotonic() + pause >= deadline:
+            return False
+        time.sleep(pause)
+        return True
+
+    def _exchange(self, command: Command, deadline: float) -> Reply:
+        """Send a command and read its reply. Raises `Unavailable` when trying again is safe."""
+        connection = self._connected(deadline)
+        try:
+            connection.wait_at_most(min(self._address.timeout, max(deadline - time.monotonic(), 0.001)))
+            connection.send(command_parts(command))
+            reply = connection.receive(command, deadline)
+        except PeerError:
+            self._drop()
+            raise
+        except OSError as error:
+            reply_before_the_end = connection.last_words(command)
+            self._drop()
+            if reply_before_the_end is not None:
+                return reply_before_the_end
+            timed_out = isinstance(error, BlockingIOError | TimeoutError)
+            why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
+            raise lost(command, connection.name, why, timed_out=timed_out) from None
+        except BaseException:
+            self._drop()  # the reply is still to come, and would be taken for the next call's
+            raise
+        if isinstance(reply, Failure) and reply.code.closes:
+            self._drop()
+        return reply
+
+    def _connected(self, deadline: float) -> "_Connection":
+        """The connection, made anew when there is none that is of use."""
+        if self._closed:
+            raise CallerError("this client is closed")
+        if self._connection is not None and self._connection.is_good():
+            return self._connection
+        self._drop()
+        problems = []
+        endpoints = self._address.endpoints
+        for turn in range(len(endpoints)):
+            at = (self._endpoint + turn) % len(endpoints)
+            patience = min(self._address.connect_timeout, deadline - time.monotonic())
+            if patience <= 0:
+                break
+            try:
+                self._connection = _Connection(endpoints[at], patience)
+            except OSError as error:
+                problems.append(f"{shown(endpoints[at])}: {_why(error)}")
+            else:
+                self._endpoint = at
+                return self._connection
+        raise Unavailable(f"cannot connect to {'; '.join(problems) or self._address}")
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _after_fork(self) -> None:
+        """In a forked process, let go of the parent's connection and of a lock that nobody here will release."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            self._drop()
+
+    def _carry_out(self, pending: list[AnyPending]) -> None:
+        """Carry out the commands of a pipeline; each result is settled or failed."""
+        self._after_fork()
+        deadline = time.monotonic() + self._address.timeout
+        with self._lock:
+            for window in _windows(pending):
+                self._run_window(window, deadline)
+
+    def _run_window(self, window: list[AnyPending], deadline: float) -> None:
+        """Send some commands together and read their replies; each pending result is settled."""
+        try:
+            connection = self._connected(deadline)
+        except CairnError as error:
+            for pending in window:
+                pending.fail(error)
+            return
+        unanswered = list(window)
+        try:
+            connection.wait_at_most(max(deadline - time.monotonic(), 0.001))
+            connection.send([part for pending in window for part in command_parts(pending.call.command)])
+            while unanswered:
+                pending = unanswered[0]
+                reply = connection.receive(pending.call.command, deadline)
+                if isinstance(reply, Failure) and reply.code.closes:
+                    raise ConnectionResetError(f"{reply.message}, and what came behind it was not executed")
+                unanswered.pop(0).settle(reply)
+        except (OSError, PeerError) as error:
+            self._drop()
+            timed_out = isinstance(error, BlockingIOError | TimeoutError)
+            why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
+            for pending in unanswered:
+                pending.fail(lost(pending.call.command, connection.name, why, timed_out=timed_out))
+        except BaseException:
+            self._drop()
+            raise
+
+
+class _Connection:
+    """A socket and what has come through it. Its timeouts are the system's, which cost nothing per call."""
+
+    def __init__(self, endpoint: Endpoint, connect_timeout: float) -> None:
+        self.name = shown(endpoint)
+        if isinstance(endpoint, str):
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(connect_timeout)
+            try:
+                self._socket.connect(endpoint)
+            except BaseException:
+                self._socket.close()
+                raise
+        else:
+            self._socket = socket.create_connection(endpoint, connect_timeout)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._socket.settimeout(None)
+        self._patience = 0.0
+        self._decoder = ResponseDecoder(frame_limit=2**32 + 6)
+        self._used = time.monotonic()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+
+    def is_good(self) -> bool:
+        """Whether nothing speaks against using it: after some quiet, look whether the other side has ended it."""
+        return time.monotonic() - self._used < LOOK_AFTER_SECONDS or not self._poll.poll(0)
+
+    def wait_at_most(self, patience: float) -> None:
+        """Let the system wait so many seconds to send or receive; told again only when it matters."""
+        if not 0.9 * self._patience <= patience <= self._patience:
+            self._patience = patience
+            limit = struct.pack("ll", int(patience), max(1, int(patience % 1 * 1_000_000)))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    def send(self, parts: list[bytes]) -> None:
+        """Send bytes. Raises OSError, BlockingIOError when it takes too long."""
+        self._socket.sendall(b"".join(parts))
+
+    def receive(self, command: Command, deadline: float) -> Reply:
+        """The next reply. Raises OSError, BlockingIOError or TimeoutError when it takes too long."""
+        while (response := self._decoder.next()) is None:
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                raise ConnectionResetError("the server closed it")
+            self._decoder.feed(data)
+            self._used = time.monotonic()
+            if self._used > deadline and self._decoder.pending:
+                raise TimeoutError
+        return reply_in(response, command.word)
+
+    def last_words(self, command: Command) -> Reply | None:
+        """After sending has failed: the failure with which the server ended the connection, if it came."""
+        with contextlib.suppress(OSError, PeerError):
+            self._decoder.feed(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
+            response = self._decoder.next()
+            if response is not None and isinstance(reply := reply_in(response, command.word), Failure):
+                return reply
+        return None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _windows(pending: list[AnyPending]) -> Iterator[list[AnyPending]]:
+    """Cut a pipeline into parts that are sent together."""
+    window: list[AnyPending] = []
+    size = 0
+    for result in pending:
+        length = sum(map(len, command_parts(result.call.command)))
+        if window and (size + length > WINDOW_BYTES or len(window) == WINDOW_COMMANDS):
+            yield window
+            window, size = [], 0
+        window.append(result)
+        size += length
+    if window:
+        yield window

@@ -1,0 +1,285 @@
+"""For tests of what uses cairnkv: isolated stores and real servers, with a clock that tests advance.
+
+Pytest finds the fixtures by itself wherever cairnkv is installed:
+
+    def test_remembers(cairn):
+        cairn.set("greeting", "hello")
+        assert cairn.get("greeting") == "hello"
+
+    def test_forgets_in_time(cairn, cairn_clock):
+        cairn.set("session", "42", ttl=60)
+        cairn_clock.advance(60)
+        assert cairn.get("session") is None
+
+    def test_over_the_network(cairn_server):
+        with cairnkv.connect(cairn_server.url) as kv: ...
+
+What always holds: whatever a fixture gives is new for each test and gone behind it; every wait is bounded;
+what goes wrong in a server's thread fails the test that used it.
+
+Pytest imports this module in every run, also of projects that never ask for a fixture, so it imports nothing
+slow before somebody does. Not for benchmarks: a server here shares its interpreter with the test.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+
+    from cairnkv.client.embedded import Embedded
+    from cairnkv.server.server import Server
+    from cairnkv.server.settings import Settings
+    from cairnkv.store import Clock
+
+_T = TypeVar("_T")
+
+EPOCH_MS: Final = 1_000_000_000_000
+"""What a `ManualClock` says at first: 2001-09-09, 01:46:40 UTC. Any fixed moment would do."""
+
+START_SECONDS: Final = 30.0
+"""How long a server may take to listen."""
+
+STOP_SECONDS: Final = 30.0
+"""How long a server may take to end, beyond its drain timeout."""
+
+CALL_SECONDS: Final = 30.0
+"""How long `RunningServer.call` waits for its answer."""
+
+
+class ManualClock:
+    """A clock that stands still until a test advances it. Safe to share between threads.
+
+    >>> clock = ManualClock()
+    >>> before = clock()
+    >>> clock.advance(1.5)
+    >>> clock() - before
+    1500
+    """
+
+    def __init__(self, now_ms: int = EPOCH_MS) -> None:
+        self._lock = threading.Lock()
+        self._now = now_ms
+
+    def __call__(self) -> int:
+        """The time, in milliseconds since 1970."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass. A negative amount sets the clock back, as operators do."""
+        with self._lock:
+            self._now += round(seconds * 1000)
+
+
+class RunningServer:
+    """A server in a thread of its own; what `running_server` gives.
+
+    url: where clients connect.
+    address: the same as (host, port); None for a server that listens on a Unix socket only.
+    clock: what it takes its time from.
+    server: the server itself. It belongs to its thread: ask it things through `call`.
+    """
+
+    def __init__(self, server: "Server", clock: "Clock", loop: "asyncio.AbstractEventLoop") -> None:
+        self.server = server
+        self.clock = clock
+        self.url = server.addresses[0]
+        self.address: tuple[str, int] | None = None
+        if not server.settings.no_tcp:
+            host, _, port = self.url.removeprefix("cairn://").rpartition(":")
+            self.address = host.strip("[]"), int(port)
+        self._loop = loop
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """What a function returns, or raises, when it is called in the server's thread.
+
+        >>> with running_server() as running:
+        ...     running.call(lambda: running.server.store.keyspace.count())
+        0
+        """
+        from concurrent.futures import Future
+
+        answer: Future[_T] = Future()
+        self._loop.call_soon_threadsafe(_answer, answer, function)
+        return answer.result(CALL_SECONDS)
+
+
+def _answer(answer: "Future[_T]", function: Callable[[], _T]) -> None:
+    try:
+        answer.set_result(function())
+    except BaseException as error:  # it is the caller's, whatever it is
+        answer.set_exception(error)
+
+
+@contextlib.contextmanager
+def running_server(
+    *,
+    clock: "Clock | None" = None,
+    new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
+    **settings: Any,
+) -> Iterator[RunningServer]:
+    """Run a server on a free port of 127.0.0.1 in a thread of its own; stop it in good order at the end.
+
+    clock: what the server takes its time from; None makes a `ManualClock`.
+    new_event_loop: makes the server's loop; None takes uvloop where it exists.
+    settings: options of `cairn serve`, with underscores; text is understood as it is there.
+    Raises `OptionError` for an option that does not exist or a value that it cannot have, and, at the end, what
+    went wrong in the thread.
+
+    >>> import socket
+    >>> from cairnkv.commands import Ping
+    >>> from cairnkv.wire import write_command
+    >>> with running_server(max_value="1MiB") as running, socket.create_connection(running.address, 10) as client:
+    ...     client.sendall(write_command(Ping(b"")))
+    ...     client.recv(100)
+    b'\\x000\\x00\\x00\\x00\\x04PONG'
+    """
+    thread = _ServerThread(_settings(settings), clock or ManualClock(), new_event_loop)
+    running = thread.start()
+    try:
+        yield running
+    finally:
+        thread.stop()
+
+
+def _settings(given: dict[str, Any]) -> "Settings":
+    from cairnkv.server.settings import OPTIONS, Settings, load
+
+    texts = {name: value for name, value in given.items() if isinstance(value, str) or name not in OPTIONS}
+    load(texts, environment={})  # complains of what does not exist, or cannot be understood
+    values = {name: OPTIONS[name].parse(value) if name in texts else value for name, value in given.items()}
+    return Settings(**{"port": 0, **values})
+
+
+class _ServerThread:
+    """A thread with an event loop with a server."""
+
+    def __init__(
+        self,
+        settings: "Settings",
+        clock: "Clock",
+        new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None",
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._new_event_loop = new_event_loop
+        self._started = threading.Event()
+        self._running: RunningServer | None = None
+        self._stop: Callable[[], object] = _nothing
+        self._wrong: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, name="cairnkv server", daemon=True)
+
+    def start(self) -> RunningServer:
+        self._thread.start()
+        if not self._started.wait(START_SECONDS):
+            raise TimeoutError(f"the server did not start within {START_SECONDS:g} s")
+        if self._running is None:
+            self._thread.join(STOP_SECONDS)
+            self._complain()
+        assert self._running is not None
+        return self._running
+
+    def stop(self) -> None:
+        self._stop()
+        seconds = self._settings.drain_timeout + STOP_SECONDS
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the server did not stop within {seconds:g} s")
+        self._complain()
+
+    def _complain(self) -> None:
+        if len(self._wrong) == 1:
+            raise self._wrong[0]
+        if self._wrong:
+            raise BaseExceptionGroup("several things went wrong in the server's thread", self._wrong)
+
+    def _run(self) -> None:
+        import asyncio
+
+        from cairnkv.installation import uvloop_is_there
+
+        new_event_loop = self._new_event_loop
+        if new_event_loop is None and uvloop_is_there():
+            import uvloop
+
+            new_event_loop = uvloop.new_event_loop
+        try:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:  # it is raised in the test's thread
+            self._wrong.append(error)
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        import asyncio
+
+        from cairnkv.server.server import Server
+        from cairnkv.store import Store
+
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._loop_complains)
+        settings = self._settings
+        store = Store(clock=self._clock, memory_limit=settings.memory_limit, when_full=settings.when_full)
+        server = Server(settings, store)
+        await server.start()
+        told_to_stop = asyncio.Event()
+        self._stop = lambda: loop.call_soon_threadsafe(told_to_stop.set)
+        self._running = RunningServer(server, self._clock, loop)
+        self._started.set()
+        await told_to_stop.wait()
+        self._stop = _nothing
+        await server.stop()
+
+    def _loop_complains(self, _loop: "asyncio.AbstractEventLoop", context: dict[str, Any]) -> None:
+        self._wrong.append(context.get("exception") or RuntimeError(str(context.get("message"))))
+
+
+def _nothing() -> None:
+    pass
+
+
+# -- fixtures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cairn_clock() -> ManualClock:
+    """The clock of the fixtures `cairn` and `cairn_server`: it stands still until the test advances it.
+
+    def test_forgets(cairn, cairn_clock):
+        cairn.set("k", "v", ttl=1)
+        cairn_clock.advance(1)
+        assert "k" not in cairn
+    """
+    return ManualClock()
+
+
+@pytest.fixture
+def cairn(cairn_clock: ManualClock) -> "Iterator[Embedded]":
+    """An empty store in this process, of this test only.
+
+    def test_remembers(cairn):
+        cairn["greeting"] = "hello"
+        assert cairn["greeting"] == "hello"
+    """
+    import cairnkv
+
+    with cairnkv.open(clock=cairn_clock) as store:
+        yield store
+
+
+@pytest.fixture
+def cairn_server(cairn_clock: ManualClock) -> Iterator[RunningServer]:
+    """A real server with an empty store on a free port, of this test only.
+
+    def test_over_the_network(cairn_server):
+        with cairnkv.connect(cairn_server.url) as kv:
+            kv.set("greeting", "hello")
+    """
+    with running_server(clock=cairn_clock) as running:
+        yield running
