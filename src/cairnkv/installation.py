@@ -1,10 +1,12 @@
 """Which optional parts this installation has, and so what it runs on."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import sys
 
 
+@functools.cache
 def features() -> dict[str, str]:
     """What is in use: the form of the hot path, and the event loop that a server here takes.
 

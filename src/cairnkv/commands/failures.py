@@ -47,7 +47,7 @@ BADFRAME = Code(
 )
 TOOBIG = Code(
     "TOOBIG",
-    Fault.PEER,
+    Fault.CALLER,
     "A declared length or argument count is over its limit; refused from the declaration alone.",
     closes=True,
 )

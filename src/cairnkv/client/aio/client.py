@@ -37,15 +37,17 @@ class Client(AsyncKeyValue[K, V]):
     async def close(self) -> None:
         """Close the connection. Calls that await replies fail, and using the client afterwards is an error."""
         self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._connection is not None:
-            self._connection.close("this client was closed")
-            self._connection = None
+        connection, connecting = self._connection, self._connecting
+        self._connection = self._connecting = None
+        if self._home == (os.getpid(), asyncio.get_running_loop()):
+            if connecting is not None:
+                connecting.cancel()
+            if connection is not None:
+                connection.close("this client was closed")
 
     async def _do(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
-        if self._home is None or self._home[1] is not loop or self._home[0] != os.getpid():
+        if self._home != (os.getpid(), loop):
             self._move_in(loop)
         deadline = loop.time() + self._address.timeout
         attempt = 0

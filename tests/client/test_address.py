@@ -1,0 +1,70 @@
+"""Addresses: what they can say, and what is said of those that cannot be understood."""
+
+import pytest
+
+import cairnkv
+from cairnkv.client.address import parse
+from cairnkv.errors import AddressError
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoints"),
+    [
+        ("cairn://example.org", [("example.org", 6555)]),
+        ("cairn://example.org:7000/", [("example.org", 7000)]),
+        ("cairn://a,b:7000,c", [("a", 6555), ("b", 7000), ("c", 6555)]),
+        ("cairn://[::1]", [("::1", 6555)]),
+        ("cairn://[::1]:7000,[fe80::1%eth0],127.0.0.1:1", [("::1", 7000), ("fe80::1%eth0", 6555), ("127.0.0.1", 1)]),
+        ("cairn+unix:///run/cairn.sock", ["/run/cairn.sock"]),
+        ("cairn+unix:///tmp/with%20space", ["/tmp/with space"]),
+    ],
+)
+def test_where(url: str, endpoints: list[object]) -> None:
+    assert list(parse(url).endpoints) == endpoints
+
+
+def test_options_and_keywords() -> None:
+    address = parse("cairn://a/?timeout=1.5&connect_timeout=2&attempts=7")
+    assert (address.timeout, address.connect_timeout, address.attempts) == (1.5, 2.0, 7)
+    assert parse("cairn://a?timeout=1.5").timeout == 1.5
+    assert parse("cairn+unix:///run/s?timeout=1.5").timeout == 1.5
+    assert parse("cairn://a/?timeout=1.5", timeout=9).timeout == 9
+
+
+def test_the_default_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAIRNKV_URL", raising=False)
+    assert parse().endpoints == (("127.0.0.1", 6555),)
+    monkeypatch.setenv("CAIRNKV_URL", "cairn://elsewhere:7000")
+    assert parse().endpoints == (("elsewhere", 7000),)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("example.org:6555", "try cairn://example.org:6555"),
+        ("redis://a", "begins with cairn://"),
+        ("cairn://", "no HOST"),
+        ("cairn://a,", "no HOST"),
+        ("cairn://a:0", "no HOST"),
+        ("cairn://a:70000", "no HOST"),
+        ("cairn://a:b", "no HOST"),
+        ("cairn://::1", "no HOST"),
+        ("cairn://a b", "no HOST"),
+        ("cairn://a/path", "has no path"),
+        ("cairn://user:secret@a", "authentication"),
+        ("cairns://a", "TLS"),
+        ("cairn://a/?colour=red", "there is no 'colour'"),
+        ("cairn://a/?timeout=soon", "timeout is a number"),
+        ("cairn://a/?timeout=0", "above 0"),
+        ("cairn://a/?timeout=nan", "above 0"),
+        ("cairn://a/?attempts=0", "from 1 to 100"),
+        ("cairn://a/?attempts=1.5", "attempts is a number"),
+        ("cairn+unix://run/cairn.sock", "three slashes"),
+        ("cairn+unix:///", "three slashes"),
+    ],
+)
+def test_what_cannot_be_understood(url: str, says: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        cairnkv.connect(url)
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)

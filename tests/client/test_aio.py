@@ -1,0 +1,306 @@
+"""The asyncio client: whose reply is whose whatever is cancelled, what leaves together, and what is bounded."""
+
+import asyncio
+import gc
+import threading
+import time
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+import cairnkv
+from cairnkv import aio
+from cairnkv.client.aio import connection as aio_connection
+from cairnkv.client.aio.connection import Connection
+from cairnkv.commands import OK, Failure, Get, failures
+from cairnkv.testing import running_server
+from tests.client.test_sync import answer_everything, hang_up_after_a_command, say_nothing
+from tests.support.scripted import Conversation, scripted
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so that happens in another thread."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0.01)
+
+
+# -- cancelling --------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_call_disturbs_no_other_wherever_it_was() -> None:
+    """Cancels after 0, 1, 2, ... turns of the loop, and so at every await point, connecting included."""
+    with scripted(answer_everything) as server:
+        for turns in range(40):
+            async with aio.connect(server.url) as kv:
+                if turns % 2:
+                    await kv.ping()
+                cancelled = asyncio.ensure_future(kv.get("cancelled"))
+                others = [asyncio.ensure_future(kv.get(f"other {n}")) for n in range(5)]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                cancelled.cancel()
+                more = [asyncio.ensure_future(kv.get(f"more {n}")) for n in range(5)]
+                assert await asyncio.gather(*others) == [f"other {n}" for n in range(5)]
+                assert await asyncio.gather(*more) == [f"more {n}" for n in range(5)]
+                outcome = (await asyncio.gather(cancelled, return_exceptions=True))[0]
+                assert outcome == "cancelled" or isinstance(outcome, asyncio.CancelledError)
+
+
+async def test_a_reply_that_comes_after_its_call_was_cancelled_is_dropped() -> None:
+    go_on = threading.Event()
+
+    def late(conversation: Conversation) -> None:
+        first = conversation.command()
+        assert first is not None
+        go_on.wait(10)
+        conversation.say(b"of the cancelled call")
+        answer_everything(conversation)
+
+    with scripted(late) as server:
+        async with aio.connect(server.url) as kv:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await kv.get("first")
+            go_on.set()
+            assert await kv.get("second") == "second"
+        assert len(server.conversations) == 1
+
+
+async def test_cancelling_one_of_those_who_wait_for_the_connection_leaves_the_others() -> None:
+    with running_server() as server:
+        async with aio.connect(server.url) as kv:
+            calls = [asyncio.ensure_future(kv.ping(f"{n}")) for n in range(50)]
+            await asyncio.sleep(0)
+            for call in calls[::2]:
+                call.cancel()
+            assert await asyncio.gather(*calls[1::2]) == [f"{n}" for n in range(1, 50, 2)]
+            assert (await kv.info())["connections_accepted"] == 1
+
+
+# -- timeouts ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_silent_server_times_calls_out() -> None:
+    with scripted(say_nothing) as server:
+        async with aio.connect(server.url, timeout=0.3) as kv:
+            began = time.monotonic()
+            with pytest.raises(cairnkv.TimedOut):
+                await kv.get("k")
+            with pytest.raises(cairnkv.OutcomeUnknown):
+                await kv.set("k", "v")
+            assert time.monotonic() - began < 5
+
+
+async def test_a_slow_reply_times_its_own_call_out_and_no_other() -> None:
+    """The server answers one call late while it goes on answering on the same connection: the slot is skipped."""
+    asked = threading.Event()
+
+    def slow_in_between(conversation: Conversation) -> None:
+        conversation.say(_key(conversation))
+        late = _key(conversation)
+        asked.wait(10)
+        conversation.say(late)
+        answer_everything(conversation)
+
+    with scripted(slow_in_between) as server:
+        async with aio.connect(server.url, timeout=5, attempts=1) as kv:
+            assert await kv.get("quick") == "quick"
+            hurried = asyncio.ensure_future(asyncio.wait_for(kv.get("slow"), 0.05))
+            with pytest.raises(TimeoutError):
+                await hurried
+            asked.set()
+            assert await kv.get("behind it") == "behind it"
+        assert len(server.conversations) == 1
+
+
+def _key(conversation: Conversation) -> bytes:
+    request = conversation.command()
+    assert request is not None
+    assert isinstance(request.command, Get)
+    return request.command.key
+
+
+# -- what is repeated --------------------------------------------------------------------------------------------
+
+
+async def test_reads_are_repeated_and_writes_are_not_when_the_connection_is_lost() -> None:
+    with scripted(hang_up_after_a_command, hang_up_after_a_command, answer_everything) as server:
+        async with aio.connect(server.url) as kv:
+            with pytest.raises(cairnkv.OutcomeUnknown):
+                await kv.set("k", "v")
+            assert len(server.conversations) == 1
+            assert await kv.get("k") == "k"
+    assert len(server.conversations) == 3
+
+
+async def test_what_failed_as_not_executed_is_repeated() -> None:
+    def undone_once(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.say(Failure(failures.UNDONE, "the log was busy"))
+        answer_everything(conversation)
+
+    with scripted(undone_once) as server:
+        async with aio.connect(server.url) as kv:
+            assert await kv.set("k", "v") is True
+
+
+async def test_a_failure_nobody_asked_for_ends_the_connection_and_not_the_client() -> None:
+    said = threading.Event()
+
+    def end_when_quiet(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.say(OK)
+        conversation.fail(Failure(failures.TIMEOUT, "nothing was said for a while"))
+        said.set()
+
+    with scripted(end_when_quiet, answer_everything) as server:
+        async with aio.connect(server.url) as kv:
+            await kv.set("k", "1")
+            await asyncio.to_thread(said.wait, 10)
+            await asyncio.sleep(0.05)
+            assert await kv.set("k", "2") is True
+        assert len(server.conversations) == 2
+
+
+async def test_several_addresses_are_tried_in_turn_and_nobody_is_said_to_listen() -> None:
+    with scripted(answer_everything) as gone:
+        dead = gone.port
+    with scripted(answer_everything) as server:
+        async with aio.connect(f"cairn://127.0.0.1:{dead},127.0.0.1:{server.port}") as kv:
+            assert await kv.get("k") == "k"
+    async with aio.connect(f"cairn://127.0.0.1:{dead}", attempts=2) as kv:
+        with pytest.raises(cairnkv.Unavailable, match="cannot connect"):
+            await kv.set("k", "v")
+
+
+async def test_garbage_is_an_error_and_the_next_call_is_well() -> None:
+    def babble(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with scripted(babble, answer_everything) as server:
+        async with aio.connect(server.url) as kv:
+            with pytest.raises(cairnkv.OutcomeUnknown):
+                await kv.set("k", "v")
+            assert await kv.get("k") == "k"
+
+
+async def test_closing_fails_the_calls_that_wait() -> None:
+    with scripted(say_nothing) as server:
+        kv = aio.connect(server.url)
+        waiting = [asyncio.ensure_future(kv.get("k")) for _ in range(3)]
+        await until(lambda: bool(server.conversations))
+        await asyncio.sleep(0.05)
+        await kv.close()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(outcome, cairnkv.CairnError) for outcome in outcomes)
+        with pytest.raises(cairnkv.CallerError, match="closed"):
+            await kv.get("k")
+
+
+# -- what leaves together, and what is bounded -------------------------------------------------------------------
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what is written, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        self.writes.append(bytes(data))
+
+    def writelines(self, list_of_data: object) -> None:
+        self.writes.append(b"".join(list_of_data))  # type: ignore[call-overload]
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+async def test_commands_of_one_turn_leave_in_one_write() -> None:
+    loop = asyncio.get_running_loop()
+    connection = Connection(loop, "nowhere", 5)
+    connection.connection_made(wire := Wire())
+    futures = [connection.submit(Get(b"%d" % n), loop.time() + 5) for n in range(100)]
+    assert wire.writes == []
+    await asyncio.sleep(0)
+    assert len(wire.writes) == 1
+    for n in range(100):
+        connection.data_received(b"\x000\0\0\0\x04%04d" % n)
+    assert [await future for future in futures] == [b"%04d" % n for n in range(100)]
+    connection.close("the test is over")
+
+
+async def test_calls_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio_connection, "CLIENT_IN_FLIGHT_MAX", 4)
+    go_on = threading.Event()
+    heard = []
+
+    def slow(conversation: Conversation) -> None:
+        while (request := conversation.command()) is not None:
+            heard.append(request)
+            go_on.wait(10)
+            assert isinstance(request.command, Get)
+            conversation.say(request.command.key)
+
+    with scripted(slow) as server:
+        async with aio.connect(server.url) as kv:
+            calls = [asyncio.ensure_future(kv.get(f"{n}")) for n in range(20)]
+            await until(lambda: bool(heard))
+            await asyncio.sleep(0.05)
+            assert kv._connection is not None
+            assert len(kv._connection._slots) == 4
+            go_on.set()
+            assert await asyncio.gather(*calls) == [f"{n}" for n in range(20)]
+
+
+async def test_many_tasks_and_long_values() -> None:
+    with running_server() as server:
+        async with aio.connect(server.url, codec="bytes", timeout=30) as kv:
+
+            async def use(n: int) -> None:
+                key, value = b"%d" % n, bytes([n]) * (n * 20_000)
+                for _ in range(5):
+                    await kv.set(key, value)
+                    assert await kv.get(key) == value
+
+            await asyncio.gather(*(use(n) for n in range(1, 40)))
+            assert (await kv.info())["connections_accepted"] == 1
+
+
+# -- loops -------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_can_be_used_in_one_loop_after_another() -> None:
+    with running_server() as server:
+        kv = aio.connect(server.url)
+
+        async def use(n: int) -> str | None:
+            await kv.set("k", f"{n}")
+            return await kv.get("k")
+
+        with warnings.catch_warnings():
+            # asyncio complains of connections that were open when their loop ended. So they were, on purpose.
+            warnings.simplefilter("ignore", ResourceWarning)
+            assert [asyncio.run(use(n)) for n in range(3)] == ["0", "1", "2"]
+            asyncio.run(kv.close())
+            gc.collect()
+
+
+async def test_a_client_is_not_for_two_loops_that_run() -> None:
+    with running_server() as server:
+        async with aio.connect(server.url) as kv:
+            await kv.ping()
+
+            def elsewhere() -> None:
+                with pytest.raises(cairnkv.CallerError, match="another event loop"):
+                    asyncio.run(kv.ping())  # type: ignore[arg-type]
+
+            await asyncio.to_thread(elsewhere)
+            assert await kv.ping() == "PONG"

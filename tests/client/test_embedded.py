@@ -1,0 +1,163 @@
+"""The embedded store: a mapping, safe with threads and in forked processes, bounded in memory, patient with a log."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import cairnkv
+from cairnkv.client.aio.embedded import AsyncEmbedded
+from cairnkv.client.codec import Text
+from cairnkv.client.embedded import Embedded
+from cairnkv.store import Store
+from cairnkv.testing import ManualClock
+from tests.support.late_log import LateLog
+
+
+def test_it_is_a_mapping() -> None:
+    with cairnkv.open() as kv:
+        kv["b"] = "2"
+        kv["a"] = "1"
+        assert kv["a"] == "1"
+        assert "a" in kv
+        assert "c" not in kv
+        assert 1 not in kv
+        assert len(kv) == 2
+        assert sorted(kv) == ["a", "b"]
+        del kv["a"]
+        assert list(kv) == ["b"]
+        for missing in (lambda: kv["a"], lambda: kv.__delitem__("a")):
+            with pytest.raises(KeyError, match="a"):
+                missing()
+        kv.clear("b")
+        assert bool(kv) is True
+
+
+def test_threads_share_it() -> None:
+    with cairnkv.open() as kv:
+
+        def count() -> None:
+            for _ in range(2_000):
+                kv.incr("hits")
+
+        threads = [threading.Thread(target=count) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert kv["hits"] == "16000"
+
+
+FORK = """
+import os, threading, time
+import cairnkv
+kv = cairnkv.open()
+kv["k"] = "parent"
+going = True
+def work():
+    while going:
+        kv.incr("n")
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        kv["k"] = "child"
+        os._exit(0 if kv["k"] == "child" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+going = False
+thread.join()
+assert kv["k"] == "parent"
+print("well")
+"""
+
+
+def test_a_forked_process_has_a_copy_and_no_lock_that_nobody_releases() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("well\n", "")
+
+
+def test_a_closed_store_says_so() -> None:
+    kv = cairnkv.open()
+    kv.close()
+    kv.close()
+    with pytest.raises(cairnkv.CallerError, match="closed"):
+        kv.get("k")
+
+
+def test_a_memory_limit_refuses_or_evicts() -> None:
+    with cairnkv.open(memory_limit=100_000) as kv:
+
+        def fill() -> None:
+            for n in range(1_000):
+                kv[f"{n}"] = "x" * 200
+
+        with pytest.raises(cairnkv.Refused, match="FULL"):
+            fill()
+        there = len(kv)
+        assert 0 < there < 1_000
+        kv.clear("0")
+        kv["0"] = "again"
+    with cairnkv.open(memory_limit=100_000, when_full="evict") as cache:
+        for n in range(1_000):
+            cache[f"{n}"] = "x" * 200
+            cache.get("0")
+        assert len(cache) <= there + 1
+        assert "0" in cache
+        assert "999" in cache
+        assert "1" not in cache
+
+
+def test_what_expired_is_removed_as_calls_go_by() -> None:
+    clock = ManualClock()
+    with cairnkv.open(clock=clock) as kv:
+        kv.set_many({f"{n}": "x" for n in range(500)}, ttl=1)
+        clock.advance(5)
+        for _ in range(300):
+            kv.get("nobody")
+        assert kv.info()["expired_keys"] == 500
+        assert kv.info()["used_bytes"] == 0
+
+
+def test_a_write_returns_when_its_log_has_it() -> None:
+    log = LateLog()
+    store = Store(log=log)
+    kv = Embedded(store, Text(), Text())
+    done = threading.Event()
+
+    def write() -> None:
+        kv["k"] = "v"
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not log.pending:
+        pass
+    assert not done.wait(0.05)
+    log.commit()
+    assert done.wait(10)
+    thread.join(10)
+    assert kv["k"] == "v"
+
+
+async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
+    import asyncio
+
+    log = LateLog()
+    kv = AsyncEmbedded(Store(log=log), Text(), Text())
+    write = asyncio.ensure_future(kv.set("k", "v"))
+    read = asyncio.ensure_future(kv.get("k"))
+    await asyncio.sleep(0.02)
+    assert not write.done()
+    assert not read.done()
+    log.commit()
+    assert (await write, await read) == (True, "v")
+    failing = asyncio.ensure_future(kv.set("k", "w"))
+    await asyncio.sleep(0)
+    log.fail("the disk is gone", unknown=True)
+    with pytest.raises(cairnkv.OutcomeUnknown):
+        await failing
+    assert await kv.get("k") == "v"

@@ -1,0 +1,395 @@
+"""The sync client when things go wrong: whose reply is whose, what is repeated, and what is said of the rest."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import cairnkv
+from cairnkv.commands import OK, Failure, Get, Ping, failures
+from cairnkv.testing import running_server
+from tests.support.scripted import Conversation, scripted
+
+
+def answer_everything(conversation: Conversation) -> None:
+    """Answer GET with the key, so that a reply tells which call it belongs to, and all else with OK."""
+    while (request := conversation.command()) is not None:
+        command = request.command
+        conversation.say(command.key if isinstance(command, Get) else b"PONG" if isinstance(command, Ping) else OK)
+
+
+def hang_up_after_a_command(conversation: Conversation) -> None:
+    conversation.command()
+
+
+def say_nothing(conversation: Conversation) -> None:
+    while conversation.command() is not None:
+        pass
+
+
+# -- timeouts ----------------------------------------------------------------------------------------------------
+
+
+def test_a_read_without_a_reply_times_out_and_may_be_repeated() -> None:
+    with scripted(say_nothing) as server, cairnkv.connect(server.url, timeout=0.2) as kv:
+        began = time.monotonic()
+        with pytest.raises(cairnkv.TimedOut) as caught:
+            kv.get("k")
+        assert caught.value.retry is True
+        assert isinstance(caught.value, TimeoutError | ConnectionError)
+        assert time.monotonic() - began < 5
+
+
+def test_a_write_without_a_reply_is_of_unknown_outcome() -> None:
+    with scripted(say_nothing) as server, cairnkv.connect(server.url, timeout=0.2) as kv:
+        with pytest.raises(cairnkv.OutcomeUnknown, match=r"SET .* it was executed, or it was not") as caught:
+            kv.set("k", "v")
+        assert caught.value.retry is False
+    assert len(server.conversations) == 1
+
+
+def test_a_late_reply_is_not_taken_for_the_next_calls() -> None:
+    asked_again = threading.Event()
+
+    def late(conversation: Conversation) -> None:
+        conversation.command()
+        asked_again.wait(10)
+        conversation.say(b"too late")
+
+    with scripted(late, answer_everything) as server, cairnkv.connect(server.url, timeout=0.3, attempts=1) as kv:
+        with pytest.raises(cairnkv.TimedOut):
+            kv.get("first")
+        asked_again.set()
+        assert kv.get("second") == "second"
+
+
+def test_a_reply_that_trickles_in_is_bounded_by_the_timeout() -> None:
+    def trickle(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.raw(bytes.fromhex("00 30 00 10 00 00"))
+        for _ in range(40):
+            conversation.raw(b"x")
+            time.sleep(0.05)
+
+    with scripted(trickle) as server, cairnkv.connect(server.url, timeout=0.3, attempts=1) as kv:
+        began = time.monotonic()
+        with pytest.raises(cairnkv.TimedOut):
+            kv.get("k")
+        assert time.monotonic() - began < 1.5
+
+
+def test_an_interrupted_call_does_not_disturb_the_next_one() -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def slow_once(conversation: Conversation) -> None:
+        conversation.command()
+        time.sleep(0.3)
+        conversation.say(b"of the interrupted call")
+        answer_everything(conversation)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with scripted(slow_once, answer_everything) as server, cairnkv.connect(server.url) as kv:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Interrupted):
+                kv.get("first")
+            assert kv.get("second") == "second"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# -- what is repeated --------------------------------------------------------------------------------------------
+
+
+def test_a_read_is_repeated_when_the_connection_is_lost() -> None:
+    with scripted(hang_up_after_a_command, answer_everything) as server, cairnkv.connect(server.url) as kv:
+        assert kv.get("k") == "k"
+    assert len(server.conversations) == 2
+
+
+def test_a_write_is_not_repeated_when_the_connection_is_lost() -> None:
+    with scripted(hang_up_after_a_command, answer_everything) as server, cairnkv.connect(server.url) as kv:
+        with pytest.raises(cairnkv.OutcomeUnknown):
+            kv.incr("k")
+        assert len(server.conversations) == 1
+        assert kv.get("k") == "k"
+
+
+def test_repetitions_are_bounded() -> None:
+    with scripted(hang_up_after_a_command) as server, cairnkv.connect(server.url, attempts=3) as kv:
+        with pytest.raises(cairnkv.Unavailable):
+            kv.get("k")
+        assert len(server.conversations) == 3
+
+
+def test_what_failed_as_not_executed_is_repeated() -> None:
+    def undone_once(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.say(Failure(failures.UNDONE, "the log was busy"))
+        answer_everything(conversation)
+
+    with scripted(undone_once) as server, cairnkv.connect(server.url) as kv:
+        assert kv.set("k", "v") is True
+
+
+def test_what_the_server_has_no_room_for_is_not_repeated() -> None:
+    asked = []
+
+    def full(conversation: Conversation) -> None:
+        while conversation.command() is not None:
+            asked.append(1)
+            conversation.say(Failure(failures.FULL, "no room"))
+
+    with scripted(full) as server, cairnkv.connect(server.url) as kv:
+        with pytest.raises(cairnkv.Refused, match="FULL no room") as caught:
+            kv.set("k", "v")
+        assert caught.value.code == "FULL"
+        assert caught.value.retry is True
+    assert len(asked) == 1
+
+
+def test_a_busy_server_is_tried_again_on_a_new_connection() -> None:
+    def busy(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.fail(Failure(failures.BUSY, "too many clients"))
+
+    with scripted(busy, answer_everything) as server, cairnkv.connect(server.url) as kv:
+        assert kv.set("k", "v") is True
+    assert len(server.conversations) == 2
+
+
+def test_a_server_that_says_unknown_is_believed() -> None:
+    def unknown(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.say(Failure(failures.UNKNOWN, "the disk failed"))
+
+    with scripted(unknown) as server, cairnkv.connect(server.url) as kv, pytest.raises(cairnkv.OutcomeUnknown):
+        kv.set("k", "v")
+    assert len(server.conversations) == 1
+
+
+def test_a_server_that_ended_a_quiet_connection_is_noticed_before_a_write_leaves() -> None:
+    ended = threading.Event()
+
+    def end_when_quiet(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.say(OK)
+        conversation.hang_up()
+        ended.set()
+
+    with scripted(end_when_quiet, answer_everything) as server, cairnkv.connect(server.url) as kv:
+        kv.set("k", "1")
+        assert ended.wait(10)
+        time.sleep(0.1)  # longer than a connection is used unlooked at
+        assert kv.set("k", "2") is True
+    assert len(server.conversations) == 2
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------
+
+
+def test_several_addresses_are_tried_in_turn() -> None:
+    with scripted(answer_everything) as gone:
+        dead = gone.port
+    with (
+        scripted(answer_everything) as server,
+        cairnkv.connect(f"cairn://127.0.0.1:{dead},127.0.0.1:{server.port}") as kv,
+    ):
+        assert kv.set("k", "v") is True
+
+
+def test_nobody_listens() -> None:
+    with scripted(answer_everything) as gone:
+        url = gone.url
+    with cairnkv.connect(url, attempts=2) as kv, pytest.raises(cairnkv.Unavailable, match="cannot connect to 127") as e:
+        kv.set("k", "v")
+    assert e.value.retry is True
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "cairn.sock"
+    with running_server(unix=str(path)), cairnkv.connect(f"cairn+unix://{path}") as kv:
+        kv["k"] = "v"
+        assert kv["k"] == "v"
+
+
+def test_a_closed_client_says_so() -> None:
+    with running_server() as server:
+        kv = cairnkv.connect(server.url)
+        kv.ping()
+        kv.close()
+        with pytest.raises(cairnkv.CallerError, match="closed"):
+            kv.ping()
+
+
+# -- what a server may answer ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes.fromhex("00 32 00 00 00 00")],
+    ids=["another protocol", "another status"],
+)
+def test_what_is_no_reply_is_an_error_of_the_peer(garbage: bytes) -> None:
+    def babble(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.raw(garbage)
+
+    with scripted(babble, answer_everything) as server, cairnkv.connect(server.url) as kv:
+        with pytest.raises(cairnkv.PeerError):
+            kv.get("k")
+        assert kv.get("k") == "k"
+
+
+def test_both_dialects_are_understood() -> None:
+    with running_server(dialect="published") as server, cairnkv.connect(server.url) as kv:
+        kv["k"] = "v"
+        assert kv["k"] == "v"
+        assert kv.get("nobody") is None
+        with pytest.raises(cairnkv.BadCommand):
+            kv.incr("k")
+
+
+def test_a_value_that_is_too_big_for_the_server_says_so() -> None:
+    with running_server(max_value="1MiB", max_frame="2MiB") as server, cairnkv.connect(server.url) as kv:
+        with pytest.raises(cairnkv.BadCommand, match="TOOBIG") as caught:
+            kv.set("k", "x" * (1024 * 1024 + 1))
+        assert caught.value.code == "TOOBIG"
+        assert kv.set("k", "x" * 1024 * 1024) is True
+
+
+def test_long_values_both_ways() -> None:
+    value = os.urandom(1024) * 20_000
+    with running_server() as server, cairnkv.connect(server.url, codec="bytes") as kv:
+        kv.set("k", value)
+        assert kv.get("k") == value
+
+
+# -- threads and processes ---------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_client() -> None:
+    wrong: list[object] = []
+
+    def use(name: str) -> None:
+        try:
+            for n in range(200):
+                kv.set(name, f"{name} {n}")
+                if (got := kv.get(name)) != f"{name} {n}":
+                    wrong.append((name, n, got))
+        except BaseException as error:
+            wrong.append(error)
+
+    with running_server() as server, cairnkv.connect(server.url) as kv:
+        threads = [threading.Thread(target=use, args=(f"thread {n}",)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert kv.count() == 8
+    assert wrong == []
+
+
+FORK = """
+import os, sys
+import cairnkv
+kv = cairnkv.connect(sys.argv[1])
+kv.set("k", "parent")
+assert kv.info()["connections"] == 1
+child = os.fork()
+for n in range(100):
+    name = f"{os.getpid()} {n}"
+    kv.set(name, name)
+    assert kv.get(name) == name
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert kv.count() == 201
+print("both were right")
+"""
+
+
+def test_a_forked_process_makes_a_connection_of_its_own() -> None:
+    with running_server() as server:
+        ran = subprocess.run(
+            [sys.executable, "-c", FORK, server.url], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (ran.stdout, ran.stderr) == ("both were right\n", "")
+
+
+# -- pipelines ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_gives_each_its_own_result() -> None:
+    with running_server() as server, cairnkv.connect(server.url) as kv:
+        with kv.pipeline() as pipeline:
+            stored = [pipeline.set(f"key {n}", "x" * n) for n in range(2_000)]
+            got = [pipeline.get(f"key {n}") for n in range(2_000)]
+            missing = pipeline.get("nobody", "default")
+        assert all(result.result() for result in stored)
+        assert [result.result() for result in got] == ["x" * n for n in range(2_000)]
+        assert missing.result() == "default"
+
+
+def test_a_pipeline_whose_replies_are_larger_than_every_buffer() -> None:
+    with running_server() as server, cairnkv.connect(server.url, codec="bytes", timeout=30) as kv:
+        kv.set("k", bytes(1_000_000))
+        with kv.pipeline() as pipeline:
+            got = [pipeline.get("k") for _ in range(60)]
+            stored = [pipeline.set("k", bytes(900_000)) for _ in range(20)]
+        assert {len(result.result() or b"") for result in got} == {1_000_000}
+        assert all(result.result() for result in stored)
+
+
+def test_a_pipeline_raises_its_first_error_and_keeps_the_rest() -> None:
+    with running_server() as server, cairnkv.connect(server.url) as kv:
+        kv.set("k", "no number")
+        pipeline = kv.pipeline()
+        before = pipeline.set("a", "1")
+        bad = pipeline.incr("k")
+        behind = pipeline.incr("a")
+        with pytest.raises(cairnkv.BadCommand, match="NOTINT"):
+            pipeline.execute()
+        assert before.result() is True
+        assert behind.result() == 2
+        with pytest.raises(cairnkv.BadCommand):
+            bad.result()
+
+
+def test_a_pipeline_that_is_cut_off_says_what_is_known_of_each() -> None:
+    def two_then_gone(conversation: Conversation) -> None:
+        for _ in range(2):
+            conversation.command()
+            conversation.say(OK)
+
+    with scripted(two_then_gone) as server, cairnkv.connect(server.url) as kv:
+        pipeline = kv.pipeline()
+        known = [pipeline.set("a", "1"), pipeline.set("b", "2")]
+        written, read = pipeline.set("c", "3"), pipeline.get("a")
+        with pytest.raises(cairnkv.OutcomeUnknown):
+            pipeline.execute()
+        assert [result.result() for result in known] == [True, True]
+        assert isinstance(written.error, cairnkv.OutcomeUnknown)
+        assert isinstance(read.error, cairnkv.Unavailable)
+
+
+def test_a_pipeline_that_was_not_carried_out_has_no_results() -> None:
+    kv = cairnkv.connect("cairn://127.0.0.1:1")
+    pipeline = kv.pipeline()
+    pending = pipeline.get("k")
+    with pytest.raises(cairnkv.CallerError, match="was not carried out yet"):
+        pending.result()
+    with pytest.raises(ZeroDivisionError), pipeline:
+        _ = 1 / 0
+    with pytest.raises(cairnkv.CallerError):
+        pending.result()

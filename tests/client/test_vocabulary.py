@@ -1,0 +1,56 @@
+"""The methods: sync, async and pipeline have the same, with the same options and defaults."""
+
+import inspect
+import subprocess
+import sys
+
+import cairnkv
+from cairnkv import aio
+
+NOT_IN_PIPELINES = {"scan", "clear_prefix", "close"}
+
+
+def methods(kind: type) -> dict[str, inspect.Signature]:
+    return {
+        name: inspect.signature(method)
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def parameters(signature: inspect.Signature) -> list[tuple[str, object, object]]:
+    return [(name, parameter.kind, parameter.default) for name, parameter in signature.parameters.items()]
+
+
+def test_what_there_is() -> None:
+    one_key = {"set", "get", "swap", "clear", "clear_if_equals", "exists", "incr", "ttl", "expire", "persist"}
+    several = {"get_many", "set_many", "clear_many"}
+    whole_store = {"scan", "count", "clear_all", "clear_prefix", "ping", "info", "close"}
+    assert set(methods(cairnkv.KeyValue)) == one_key | several | whole_store
+
+
+def test_async_has_the_same_methods() -> None:
+    sync, asynchronous = methods(cairnkv.KeyValue), methods(aio.AsyncKeyValue)
+    assert set(sync) == set(asynchronous)
+    for name in sync:
+        assert parameters(sync[name]) == parameters(asynchronous[name]), name
+
+
+def test_pipelines_have_the_same_methods() -> None:
+    sync, pipeline = methods(cairnkv.KeyValue), methods(cairnkv.Pipeline)
+    assert set(pipeline) - {"execute"} == set(sync) - NOT_IN_PIPELINES
+    for name in set(pipeline) - {"execute"}:
+        assert parameters(sync[name]) == parameters(pipeline[name]), name
+
+
+def test_every_method_says_what_it_does() -> None:
+    for kind in (cairnkv.KeyValue, aio.AsyncKeyValue):
+        for name in methods(kind):
+            assert (getattr(kind, name).__doc__ or "").strip(), f"{kind.__name__}.{name}"
+
+
+def test_importing_the_package_imports_no_event_loop_and_nothing_for_terminals() -> None:
+    code = "import sys, cairnkv; cairnkv.connect; cairnkv.open; print([m for m in sys.modules if m in %r])"
+    heavy = {"asyncio", "uvloop", "rich", "prompt_toolkit", "pytest", "argparse", "tomllib", "msgpack", "ssl"}
+    ran = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == "[]\n"

@@ -1,0 +1,192 @@
+"""The ways in: each gives the same methods, so that one set of tests proves the contract for all of them.
+
+A later size or wire joins by adding a way to `WAYS`. Each way is a context manager that takes a clock, and gives
+an empty store of bytes whose time is that clock's.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import cairnkv
+from cairnkv import aio
+from cairnkv.client.calls import Call
+from cairnkv.client.codec import Bytes
+from cairnkv.client.keyvalue import KeyValue
+from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Command, Failure, Items, Reply, failures
+from cairnkv.testing import ManualClock, running_server
+
+PATIENCE = 30.0
+"""Seconds that anything here may take."""
+
+
+class ByHand(KeyValue[bytes, bytes]):
+    """The methods over frames that are packed and unpacked here, from the protocol page alone."""
+
+    def __init__(self, address: tuple[str, int], width: int) -> None:
+        super().__init__(Bytes(), Bytes())
+        self._socket = socket.create_connection(address, PATIENCE)
+        self._number = ">xH" if width == 2 else ">xI"
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _do(self, call: Call[Any]) -> Any:
+        self._socket.sendall(self._frame(call.command))
+        header, status, length = struct.unpack(">BBI", self._exactly(6))
+        payload = self._exactly(length)
+        return call.result(_reply(header, status, payload, call.command.word.answer))
+
+    def _frame(self, command: Command) -> bytes:
+        strings = command.arguments()
+        frame = struct.pack(self._number, command.word.number)
+        if command.word.number >= COUNTED_FROM:
+            frame += struct.pack(">I", len(strings))
+        return frame + b"".join(struct.pack(">I", len(string)) + string for string in strings)
+
+    def _exactly(self, length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            piece = self._socket.recv(length - len(data))
+            assert piece, "the server closed the connection"
+            data += piece
+        return data
+
+
+def _reply(header: int, status: int, payload: bytes, answer: Answer) -> Reply:
+    if status == ord("1"):
+        if header & 1:
+            assert payload == b"Key not found"
+            return MISSING
+        code, _, text = payload.decode().partition(" ")
+        return Failure(failures.CODES[code], text)
+    assert (header, status) == (0, ord("0"))
+    if answer is Answer.OK:
+        assert payload == b"OK"
+        return OK
+    if answer is Answer.NUMBER:
+        return int(payload)
+    if answer is Answer.BYTES:
+        return payload
+    strings: list[bytes | None] = []
+    while payload:
+        (length,) = struct.unpack_from(">I", payload)
+        strings.append(None if length == 0xFFFFFFFF else payload[4 : 4 + length])
+        payload = payload[4:] if length == 0xFFFFFFFF else payload[4 + length :]
+    return Items(tuple(strings))
+
+
+class Awaited:
+    """An asyncio store whose methods are called from sync code: each runs in a loop of another thread."""
+
+    def __init__(self, store: aio.AsyncKeyValue[bytes, bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            outcome = method(*arguments, **options)
+            if inspect.isasyncgen(outcome):
+                outcome = _all_of(outcome)
+            return asyncio.run_coroutine_threadsafe(outcome, self._loop).result(PATIENCE)
+
+        return call
+
+
+async def _all_of(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+@contextlib.contextmanager
+def _loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.close()
+
+
+@contextlib.contextmanager
+def embedded(clock: ManualClock) -> Iterator[Any]:
+    with cairnkv.open(codec="bytes", clock=clock) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def embedded_async(clock: ManualClock) -> Iterator[Any]:
+    with _loop_in_a_thread() as loop:
+        store = Awaited(aio.open(codec="bytes", clock=clock), loop)
+        yield store
+        store.close()
+
+
+@contextlib.contextmanager
+def sync(clock: ManualClock) -> Iterator[Any]:
+    with running_server(clock=clock) as server, cairnkv.connect(server.url, codec="bytes", timeout=PATIENCE) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def pipelined(clock: ManualClock) -> Iterator[Any]:
+    """The sync client, each of whose calls goes through a pipeline where there is such a method."""
+    with sync(clock) as client:
+        yield Pipelined(client)
+
+
+class Pipelined:
+    def __init__(self, client: cairnkv.Client[bytes, bytes]) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if not hasattr(cairnkv.Pipeline, name):
+            method: Callable[..., Any] = getattr(self._client, name)
+            return method
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            with self._client.pipeline() as pipeline:
+                pending = getattr(pipeline, name)(*arguments, **options)
+            return pending.result()
+
+        return call
+
+
+@contextlib.contextmanager
+def asynchronous(clock: ManualClock) -> Iterator[Any]:
+    with running_server(clock=clock) as server, _loop_in_a_thread() as loop:
+        store = Awaited(aio.connect(server.url, codec="bytes", timeout=PATIENCE), loop)
+        yield store
+        store.close()
+
+
+def by_hand(width: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
+    @contextlib.contextmanager
+    def way(clock: ManualClock) -> Iterator[Any]:
+        with running_server(clock=clock) as server:
+            assert server.address is not None
+            with ByHand(server.address, width) as store:
+                yield store
+
+    return way
+
+
+WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
+    "embedded": embedded,
+    "embedded-async": embedded_async,
+    "sync": sync,
+    "pipeline": pipelined,
+    "async": asynchronous,
+    "two-byte frames": by_hand(2),
+    "four-byte frames": by_hand(4),
+}

@@ -1,0 +1,113 @@
+"""A server that does as a test says: for what a real one does only when something goes wrong."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from cairnkv.commands import Failure
+from cairnkv.wire.article import CommandDecoder, Dialect, Request, reply_parts
+
+PATIENCE = 20.0
+"""Seconds that anything here may take."""
+
+
+class Conversation:
+    """One client that came, as a script sees it."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self._decoder = CommandDecoder()
+
+    def command(self) -> Request | None:
+        """The client's next command; None when it has gone."""
+        while (request := self._decoder.next()) is None:
+            try:
+                data = self.socket.recv(65_536)
+            except OSError:
+                return None
+            if not data:
+                return None
+            self._decoder.feed(data)
+        assert isinstance(request, Request), request
+        return request
+
+    def say(self, reply: object) -> None:
+        """Answer with a reply."""
+        self.raw(b"".join(reply_parts(reply, Dialect.ARTICLE)))  # type: ignore[arg-type]
+
+    def raw(self, data: bytes) -> None:
+        """Answer with bytes, if the client is still there."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(data)
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with a failure and close."""
+        self.say(failure)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+class Scripted:
+    """What a test knows of the server: its address, and how many clients came."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.url = "cairn://{}:{}".format(*listener.getsockname())
+        self.port: int = listener.getsockname()[1]
+        self.conversations: list[Conversation] = []
+
+
+Script = Callable[[Conversation], None]
+
+
+@contextlib.contextmanager
+def scripted(*scripts: Script) -> Iterator[Scripted]:
+    """Listen on a free port; the first client gets the first script, and so on, the last one all that follow.
+
+    A script that raises fails the test.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        server = Scripted(listener)
+        wrong: list[BaseException] = []
+        threads: list[threading.Thread] = []
+
+        def serve(script: Script, conversation: Conversation) -> None:
+            try:
+                script(conversation)
+            except BaseException as error:
+                wrong.append(error)
+            finally:
+                conversation.hang_up()
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connected, _ = listener.accept()
+                    connected.settimeout(PATIENCE)
+                    conversation = Conversation(connected)
+                    script = scripts[min(len(server.conversations), len(scripts) - 1)]
+                    server.conversations.append(conversation)
+                    threads.append(threading.Thread(target=serve, args=(script, conversation), daemon=True))
+                    threads[-1].start()
+
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            accepting.join(PATIENCE)
+            for conversation in server.conversations:
+                with contextlib.suppress(OSError):
+                    conversation.socket.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(PATIENCE)
+        if wrong:
+            raise wrong[0]
