@@ -1,0 +1,157 @@
+"""The documents say what is so: their tables, names, files, conversations and examples are checked or run."""
+
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairnkv.session import Session, State
+from cairnkv.store import Store
+from cairnkv.testing import running_server
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+ROOMS = ROOT / "src" / "cairnkv"
+
+
+def tables() -> Any:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_tables_are_those_of_the_code(document: Path) -> None:
+    text = (ROOT / document).read_text()
+    assert tables().renewed(text) == text, "run: python docs/tables.py"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (ROOT / document.parent / target).exists(), target
+
+
+# -- the architecture page -------------------------------------------------------------------------------------------
+
+
+def named_by_module() -> dict[str, object]:
+    """Everything that a module of the package defines, by its name; and by Class.name what a class has."""
+    found: dict[str, object] = {}
+    for path in ROOMS.rglob("*.py"):
+        parts = path.relative_to(ROOMS.parent).with_suffix("").parts
+        if parts[-1] == "__main__":
+            continue
+        module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+        for name, thing in vars(module).items():
+            found.setdefault(name, thing)
+            if isinstance(thing, type):
+                for inner in vars(thing):
+                    found.setdefault(f"{name}.{inner}", getattr(thing, inner))
+    return found
+
+
+def test_names_on_the_architecture_page_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    known = named_by_module()
+    checked = 0
+    for span in re.findall(r"`([^`\n]+)`", text):
+        if re.fullmatch(r"cairnkv(\.\w+)+", span):
+            module, _, name = span.rpartition(".")
+            assert hasattr(importlib.import_module(module), name), span
+        elif re.fullmatch(r"[\w/]+/(?:[\w.]+\.(?:py|md))?", span):
+            assert (ROOMS / span).exists() or (ROOT / span).exists(), span
+        elif re.fullmatch(r"[A-Z]\w+(\.\w+)?|apply|reply_parts", span):
+            if span.isupper() and "." not in span:
+                continue  # a state, an event or a reply, all of which come from the tables
+            assert span in known, span
+        else:
+            continue
+        checked += 1
+    assert checked > 40
+
+
+def test_every_room_stands_on_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = {path.name for path in ROOMS.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {room for room in rooms if f"| `{room}/` |" in text} == rooms
+
+
+# -- the protocol page -----------------------------------------------------------------------------------------------
+
+
+def conversation() -> list[tuple[bytes, bytes]]:
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    (block,) = re.findall(r"```conversation\n(.*?)```", text, re.DOTALL)
+    turns: list[list[bytes]] = []
+    for line in block.splitlines():
+        if line.startswith(">"):
+            turns.append([bytes.fromhex(line[1:]), b""])
+        elif line.startswith("<"):
+            turns[-1][1] += bytes.fromhex(line[1:])
+    return [(said, answered) for said, answered in turns]
+
+
+def test_the_conversation_on_the_protocol_page() -> None:
+    turns = conversation()
+    assert len(turns) >= 8
+    session = Session(Store(), wake=lambda: None)
+    for said, answered in turns:
+        session.receive(said)
+        session.advance()
+        assert b"".join(session.output()).hex(" ") == answered.hex(" ")
+    assert session.state is State.DONE
+
+
+# -- the README ------------------------------------------------------------------------------------------------------
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_readme_python_runs(tmp_path: Path) -> None:
+    blocks = code_blocks("python")
+    assert blocks
+    with running_server() as server:
+        for block in blocks:
+            program = tmp_path / "example.py"
+            program.write_text(block.replace("cairn://127.0.0.1:6555", server.url))
+            ran = subprocess.run(
+                [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+            )
+            assert ran.returncode == 0, ran.stderr
+            said = [line.removeprefix("#").strip() for line in re.findall(r"#\s*prints: (.*)", block)]
+            assert ran.stdout.split("\n")[:-1] == said
+
+
+def test_the_readme_transcript_is_what_the_command_line_says() -> None:
+    (block,) = code_blocks("console")
+    steps: list[tuple[str, list[str]]] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            steps.append((line[2:], []))
+        elif steps:
+            steps[-1][1].append(line)
+    assert len(steps) >= 5
+    with running_server() as server:
+        for command, says in steps:
+            ran = subprocess.run(
+                ["bash", "-c", command],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "CAIRNKV_URL": server.url},
+            )
+            assert (ran.stdout + ran.stderr).splitlines() == [line for line in says if line], command
