@@ -1,0 +1,72 @@
+"""make where something is missing: it says what, and which Debian package has it; what is half made is made anew."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+    )
+
+
+def fake_python(path: Path, script: str) -> str:
+    interpreter = path / "python"
+    interpreter.write_text(f"#!/bin/sh\n{script}\n")
+    interpreter.chmod(interpreter.stat().st_mode | stat.S_IXUSR)
+    return str(interpreter)
+
+
+def test_without_an_interpreter(tmp_path: Path) -> None:
+    ran = make(f"PYTHON={tmp_path}/nothing", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.made")
+    assert ran.returncode != 0
+    assert "apt-get install python3 python3-venv" in ran.stderr
+
+
+def test_with_an_interpreter_that_is_too_old(tmp_path: Path) -> None:
+    old = fake_python(tmp_path, '[ "$1" = --version ] && echo "Python 3.9.2" && exit 0; exit 1')
+    ran = make(f"PYTHON={old}", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.made")
+    assert ran.returncode != 0
+    assert "needs Python 3.11 or newer; this is Python 3.9.2" in ran.stderr
+
+
+def test_with_an_interpreter_that_cannot_make_environments(tmp_path: Path) -> None:
+    bare = fake_python(tmp_path, f'case "$2" in *ensurepip*) exit 1;; esac; exec {sys.executable} "$@"')
+    ran = make(f"PYTHON={bare}", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.made")
+    assert ran.returncode != 0
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"apt-get install python{version}-venv" in ran.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("stamp", [False, True], ids=["without its stamp", "with an interpreter that is gone"])
+def test_a_half_made_environment_is_made_anew(tmp_path: Path, stamp: bool) -> None:
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(tmp_path / "gone")
+    (venv / "rest of another").touch()
+    if stamp:
+        (venv / ".made").touch()
+    ran = make(f"PYTHON={sys.executable}", f"VENV={venv}", f"{venv}/.made")
+    assert ran.returncode == 0, ran.stderr
+    assert (venv / ".made").exists()
+    assert not (venv / "rest of another").exists()
+    assert subprocess.run([venv / "bin" / "python", "-m", "pip", "--version"], capture_output=True, check=False).stdout
+
+
+def test_help_names_what_can_be_made() -> None:
+    said = make("help").stdout
+    assert all(f"make {target}" in said for target in ("serve", "test", "check", "demo", "bench"))
