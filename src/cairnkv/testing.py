@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from cairnkv.client.embedded import Embedded
+    from cairnkv.log import Log
     from cairnkv.server.server import Server
     from cairnkv.server.settings import Settings
     from cairnkv.store import Clock
@@ -120,12 +121,14 @@ def _answer(answer: "Future[_T]", function: Callable[[], _T]) -> None:
 def running_server(
     *,
     clock: "Clock | None" = None,
+    log: "Log | None" = None,
     new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
     **settings: Any,
 ) -> Iterator[RunningServer]:
     """Run a server on a free port of 127.0.0.1 in a thread of its own; stop it in good order at the end.
 
     clock: what the server takes its time from; None makes a `ManualClock`.
+    log: where writes become safe before they are acknowledged; None is the one that commits at once.
     new_event_loop: makes the server's loop; None takes uvloop where it exists.
     settings: options of `cairn serve`, with underscores; text is understood as it is there.
     Raises `OptionError` for an option that does not exist or a value that it cannot have, and, at the end, what
@@ -139,7 +142,7 @@ def running_server(
     ...     client.recv(100)
     b'\\x000\\x00\\x00\\x00\\x04PONG'
     """
-    thread = _ServerThread(_settings(settings), clock or ManualClock(), new_event_loop)
+    thread = _ServerThread(_settings(settings), clock or ManualClock(), log, new_event_loop)
     running = thread.start()
     try:
         yield running
@@ -163,10 +166,12 @@ class _ServerThread:
         self,
         settings: "Settings",
         clock: "Clock",
+        log: "Log | None",
         new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None",
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._log = log
         self._new_event_loop = new_event_loop
         self._started = threading.Event()
         self._running: RunningServer | None = None
@@ -225,7 +230,9 @@ class _ServerThread:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_complains)
         settings = self._settings
-        store = Store(clock=self._clock, memory_limit=settings.memory_limit, when_full=settings.when_full)
+        store = Store(
+            log=self._log, clock=self._clock, memory_limit=settings.memory_limit, when_full=settings.when_full
+        )
         server = Server(settings, store)
         await server.start()
         told_to_stop = asyncio.Event()
@@ -260,7 +267,7 @@ def cairn_clock() -> ManualClock:
 
 
 @pytest.fixture
-def cairn(cairn_clock: ManualClock) -> "Iterator[Embedded]":
+def cairn(cairn_clock: ManualClock) -> "Iterator[Embedded[str, str]]":
     """An empty store in this process, of this test only.
 
     def test_remembers(cairn):

@@ -5,7 +5,7 @@ Not for the options of a server (`cairnkv.server.settings`). Imports only argpar
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cairnkv.cli.main import SUBCOMMANDS, complain
 
@@ -20,14 +20,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"cairn {name}",
             description=description,
-            epilog=f"example:\n{_indented(example)}" if example else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=f"examples:\n{_indented(example)}" if example else None,
+            formatter_class=_formatter,
             allow_abbrev=False,
         )
         self._name = name
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(complain(f"{self._name}: {message}; `cairn {self._name} --help` explains it"))
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """A formatter as wide as the terminal. argparse makes one for every argument, and left to itself imports
+    shutil to learn the width, which alone costs a tenth of a `get`."""
+    try:
+        width = os.get_terminal_size().columns - 2
+    except OSError:
+        width = 100
+    return argparse.RawDescriptionHelpFormatter(prog, width=max(width, 40))
 
 
 def client_parser(name: str, *, example: str, description: str = "", json: bool = True) -> Parser:
@@ -63,21 +73,10 @@ def duration(text: str) -> float:
     """Seconds, from text such as `30s`, `500ms` or `30`."""
     from cairnkv.server.settings import seconds  # costs more than the commands that have no times
 
-    return _argument(seconds, text)
-
-
-def size(text: str) -> int:
-    """Bytes, from text such as `64MiB`."""
-    from cairnkv.server.settings import size as bytes_in
-
-    return _argument(bytes_in, text)
-
-
-def _argument(parse: Any, text: str) -> Any:
     try:
-        return parse(text)
+        return seconds(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not {error}" if False else str(error)) from None
+        raise argparse.ArgumentTypeError(f"it takes {error}") from None
 
 
 def _indented(text: str) -> str:

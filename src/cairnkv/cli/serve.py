@@ -1,9 +1,9 @@
 """`cairn serve`: a server in the foreground. Its flags are the server's options, all of them."""
 
-import argparse
 import os
 from collections.abc import Sequence
 
+from cairnkv.cli.arguments import Parser
 from cairnkv.cli.main import FOUND
 from cairnkv.server.run import run as serve
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS, load
@@ -11,12 +11,13 @@ from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS, load
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Serve until told to stop."""
-    parser = argparse.ArgumentParser(
-        prog=f"cairn {name}",
-        description="Run a server in the foreground until SIGINT or SIGTERM; then answer what was read, and stop.",
-        epilog=f"Every option also stands in the environment ({ENVIRONMENT_PREFIX}MAX_VALUE=16MiB) and in a TOML file "
-        '(max-value = "16MiB"). A flag wins over the environment, that over the file, that over the default.',
-        allow_abbrev=False,
+    parser = Parser(
+        name,
+        description="Run a server in the foreground until SIGINT or SIGTERM; then answer what was read, and stop.\n\n"
+        f"Every option also stands in the environment ({ENVIRONMENT_PREFIX}MAX_VALUE=16MiB) and in a TOML file "
+        '(max-value = "16MiB").\nA flag wins over the environment, that over the file, that over the default.',
+        example="cairn serve\ncairn serve --port 7000 --memory-limit 1GiB --when-full evict\n"
+        "cairn serve --no-tcp --unix /run/cairn.sock",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with options (default: $CAIRNKV_CONFIG)")
     for option, known in OPTIONS.items():

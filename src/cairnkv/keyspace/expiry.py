@@ -56,16 +56,26 @@ class DeadlineIndex:
 
     def some_due(self, now: int, limit: int) -> list[bytes]:
         """Up to `limit` keys of seconds that have gone by whole, the earliest second first."""
-        while self._heap and self._heap[0] not in self._ticks:
-            heapq.heappop(self._heap)
-        if not self._heap or self._heap[0] >= now >> TICK_BITS:
-            return []
-        return list(itertools.islice(self._ticks[self._heap[0]], limit))
+        found: list[bytes] = []
+        looked_at: list[int] = []
+        while len(found) < limit and self._heap and self._heap[0] < now >> TICK_BITS:
+            tick = heapq.heappop(self._heap)
+            if tick in self._ticks and tick not in looked_at[-1:]:
+                found += itertools.islice(self._ticks[tick], limit - len(found))
+                looked_at.append(tick)
+        for tick in looked_at:
+            heapq.heappush(self._heap, tick)
+        return found
 
     def free_some(self, count: int) -> bool:
-        """Free at least `count` keys of an index that is no longer in use; whether it has more."""
+        """Free `count` keys of an index that is no longer in use; whether it has more."""
         while self._ticks and count > 0:
-            count -= len(self._ticks.popitem()[1])
+            tick, keys = self._ticks.popitem()
+            if len(keys) > count:
+                self._ticks[tick] = keys
+                for _ in range(count):
+                    keys.popitem()
+            count -= len(keys)
         return bool(self._ticks)
 
     def _ticks_before(self, this: int) -> set[int]:

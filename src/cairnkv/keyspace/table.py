@@ -22,8 +22,9 @@ BUCKET_KEYS: Final = 170
 """Keys in a bucket before it is split: what a dict of 256 slots holds, whose index takes a byte a slot."""
 
 HOPELESS_KEYS: Final = 8 * BUCKET_KEYS
-"""Keys in a bucket that is no longer split: only keys made to share leading bits get it there, and splitting
-would cost more the longer they go on. Such a bucket works as a plain dict does."""
+"""Keys in a bucket that is no longer split at each new key: only keys made to share leading bits get it there,
+and splitting would cost more the longer they go on. Such a bucket works as a plain dict does, and is split once
+whenever its keys have doubled, so that other keys which come to it get away from them."""
 
 KEYS_PER_DIRECTORY_ENTRY: Final = 16
 """Keys that the table must hold per entry of the directory before it doubles, so that such keys cannot
@@ -118,7 +119,10 @@ class Table:
 
     def _split(self, bucket: Bucket, at: int) -> None:
         """Split the bucket that holds a position, and its half again if all its keys fell into one."""
-        while BUCKET_KEYS < len(bucket.values) <= HOPELESS_KEYS:
+        keys = len(bucket.values)
+        again = keys > HOPELESS_KEYS and keys & (keys - 1) == 0
+        while again or BUCKET_KEYS < len(bucket.values) <= HOPELESS_KEYS:
+            again = False
             if bucket.depth == self._depth and not self._double():
                 return
             depth = bucket.depth + 1

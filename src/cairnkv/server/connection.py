@@ -54,9 +54,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._turn_is_due = False  # whether another turn is scheduled
         self._reading = True
-        self._discarded: int | None = None  # bytes thrown away since the sending side was closed
-        self._close_by: float | None = None  # when to close, come what may
+        self._input_ended = False  # whether the client closed its sending side
+        self._discarded: int | None = None  # bytes thrown away since everything was said
+        self._close_by = 0.0  # when to close, once everything was said
+        self._aborted = False
         self._heard = self._loop.time()  # when the client last sent or took something
+        self._unsent_before = 0  # at the last check of times
         self._frame_since: tuple[int, float] | None = None  # an unfinished frame: which, and since when
         self.name = "?"
         self.session = server.new_session(self._wake)
@@ -80,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._turn()
 
     def eof_received(self) -> bool:
+        self._input_ended = True
         if self._discarded is not None:
             return False  # the client has seen the end, or gone: the transport closes
         self.session.end_of_input()
@@ -106,7 +110,7 @@ class Connection(asyncio.Protocol):
     @property
     def unsent(self) -> int:
         """Bytes of replies that the client's system has not taken."""
-        return self._transport.get_write_buffer_size()
+        return 0 if self._aborted else self._transport.get_write_buffer_size()
 
     def fail(self, failure: Failure) -> None:
         """Send a failure that ends the connection, behind the replies that are due."""
@@ -118,21 +122,27 @@ class Connection(asyncio.Protocol):
         self.session.drain()
         self._turn()
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, *, level: int = logging.WARNING) -> None:
         """Close at once, with a logged reason; replies that were not taken are lost."""
-        _log.warning("%s: closed: %s", self.name, reason)
+        _log.log(level, "%s: closed: %s", self.name, reason)
+        self._aborted = True
         self._transport.abort()
 
     def check_times(self, now: float) -> None:
         """Close what has been silent, unfinished or stalled for too long. Called every now and then."""
         settings = self._server.settings
+        unsent = self.unsent
+        if unsent < self._unsent_before:
+            self._heard = now  # the client takes its replies, however slowly
+        self._unsent_before = unsent
         quiet = now - self._heard
-        if self._close_by is not None:
-            if now >= self._close_by:
-                self._transport.abort() if self.unsent else self._transport.close()
-        elif self.session.paused:
+        if unsent:
+            self._close_by = now + DISCARD_TIMEOUT
             if quiet >= settings.stall_timeout:
-                self.abort(f"took none of its {self.unsent:,} bytes of replies in {settings.stall_timeout:g} s")
+                self.abort(f"took none of its {unsent:,} bytes of replies in {settings.stall_timeout:g} s")
+        elif self._discarded is not None:
+            if now >= self._close_by:
+                self._transport.close()
         elif self._frame_since is not None and now - self._frame_since[1] >= settings.frame_timeout:
             self._time_out(f"a frame was not finished in {settings.frame_timeout:g} s")
         elif settings.idle_timeout and quiet >= settings.idle_timeout and not self.session.waiting:
@@ -196,14 +206,20 @@ class Connection(asyncio.Protocol):
     # -- the end ----------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """Everything is said: close the sending side, and wait a little for the client to see it."""
+        """Everything is said: close, or only the sending side while input may come that has to be thrown away."""
         self._discarded = 0
         self._frame_since = None
         self._close_by = self._loop.time() + DISCARD_TIMEOUT
         if self._transport.is_closing():
             return
+        if self._input_ended:
+            self._transport.close()  # once the client has taken the rest
+            return
         self._read_on(True)
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError as error:  # asyncio's own transports raise when the client has gone and they do not know yet
+            self.abort(str(error), level=logging.DEBUG)
 
     def _discard(self, size: int) -> None:
         """Throw away what came behind the end."""

@@ -56,14 +56,18 @@ class Server:
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
         """store: the store to serve; None makes one as the settings say."""
         self.settings = settings
-        self.store = store or Store(memory_limit=settings.memory_limit, when_full=settings.when_full)
+        if store is None:
+            store = Store(memory_limit=settings.memory_limit, when_full=settings.when_full)
+        self.store = store
         self.store.add_info(self._info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
         self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()  # those of them that are over the limit, and are told so
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
         self._listeners: list[asyncio.AbstractServer] = []
         self._unix_path: Path | None = None
+        self._unix_identity = (0, 0)  # its device and inode
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._started = time.monotonic()
         self._accepted = 0
@@ -73,7 +77,17 @@ class Server:
     # -- starting and stopping --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listen. Raises `OptionError` when an address cannot be listened on."""
+        """Listen. Raises `OptionError` when an address cannot be listened on; then it listens on none."""
+        try:
+            await self._listen()
+        except BaseException:
+            for listener in self._listeners:
+                listener.close()
+            raise
+        self._sweep()
+        self._keep_house()
+
+    async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         if not self.settings.no_tcp:
             try:
@@ -90,10 +104,8 @@ class Server:
         if self.settings.unix is not None:
             path = Path(self.settings.unix)
             unix = _bind_unix(path)
-            self._unix_path = path
+            self._unix_path, self._unix_identity = path, _identity(path)
             self._listeners.append(await loop.create_unix_server(self._new_connection, sock=unix, backlog=BACKLOG))
-        self._sweep()
-        self._keep_house()
 
     @property
     def addresses(self) -> list[str]:
@@ -127,8 +139,11 @@ class Server:
         self.store.close()
 
     def _remove_unix_socket(self) -> None:
+        """Remove the file, unless another server's socket has taken its place."""
         if self._unix_path is not None:
-            self._unix_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if _identity(self._unix_path) == self._unix_identity:
+                    self._unix_path.unlink()
 
     # -- what connections say (`Host`) ------------------------------------------------------------------------
 
@@ -150,18 +165,25 @@ class Server:
         """A client has come; a failure when there is no room for it."""
         self._connections.add(connection)
         self._accepted += 1
-        over = len(self._connections) - self.settings.max_connections
-        if over > REFUSED_MAX or self._stopping:
-            connection.abort("too many connections")
+        if self._stopping:
+            connection.abort("the server is stopping", level=logging.INFO)
             return None
-        if over > 0:
-            _log.warning("%s: refused: %d clients are connected", connection.name, self.settings.max_connections)
-            return Failure(failures.BUSY, f"{self.settings.max_connections:,} clients are connected; that is the limit")
-        return None
+        if len(self._connections) - len(self._refused) <= self.settings.max_connections:
+            return None
+        self._refused.add(connection)
+        # Whoever comes again and again should not fill the log: one line for all that are here at a time.
+        level = logging.WARNING if len(self._refused) == 1 else logging.DEBUG
+        text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
+        if len(self._refused) > REFUSED_MAX:
+            connection.abort(text, level=level)
+            return None
+        _log.log(level, "%s: refused: %s", connection.name, text)
+        return Failure(failures.BUSY, text)
 
     def disconnected(self, connection: Connection) -> None:
         """A client has gone."""
         self._connections.discard(connection)
+        self._refused.discard(connection)
         self.buffered(connection, 0)
         if self._stopping and not self._connections:
             self._all_gone.set()
@@ -186,30 +208,37 @@ class Server:
             largest.fail(Failure(failures.BUSY, text))
 
     def check_unsent(self) -> None:
-        """Some client takes its replies more slowly than they come: close the worst when all are too many."""
-        unsent = {connection: connection.unsent for connection in self._connections if connection.session.paused}
-        if sum(unsent.values()) > self.settings.max_unsent:
+        """Some client may take its replies more slowly than they come: close the worst while all are too many."""
+        unsent = {connection: size for connection in self._connections if (size := connection.unsent)}
+        total = sum(unsent.values())
+        while total > self.settings.max_unsent:
             worst = max(unsent, key=unsent.__getitem__)
+            size = unsent.pop(worst)
             worst.abort(
-                f"all replies not taken together have over {self.settings.max_unsent:,} bytes, "
-                f"and it holds the most of them: {unsent[worst]:,}"
+                f"all replies not taken together have {total:,} bytes, and it holds the most of them: {size:,}; "
+                f"the limit is {self.settings.max_unsent:,}"
             )
+            total -= size
 
     # -- in the background --------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        """Check every connection's times, some times a second."""
-        now = asyncio.get_running_loop().time()
-        for connection in list(self._connections):
-            connection.check_times(now)
+        """Check every connection's times, and what all of them have not taken, some times a second."""
         settings = self.settings
         timeouts = (settings.idle_timeout, settings.frame_timeout, settings.stall_timeout, DISCARD_TIMEOUT)
         self._later("sweep", min(SWEEP_SECONDS, *(timeout / 4 for timeout in timeouts if timeout)), self._sweep)
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._connections):
+            connection.check_times(now)
+        self.check_unsent()
 
     def _keep_house(self) -> None:
         """Give the store a slice of its housekeeping, soon again if it has more to do."""
-        more = self.store.housekeep()
-        self._later("house", HOUSEKEEPING_PAUSE if more else HOUSEKEEPING_SECONDS, self._keep_house)
+        more = False
+        try:
+            more = self.store.housekeep()
+        finally:
+            self._later("house", HOUSEKEEPING_PAUSE if more else HOUSEKEEPING_SECONDS, self._keep_house)
 
     def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
         if not (self._stopping and not self._connections):
@@ -233,7 +262,14 @@ def _cannot_listen(settings: Settings, error: OSError) -> str:
     where = f"{settings.host}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
         return f"cannot listen on {where}: something else does already; stop it, or take another --port (0: a free one)"
+    if isinstance(error, socket.gaierror):  # its numbers are not those of the system's errors
+        return f"cannot listen on {where}: {error.strerror}"
     return f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
 
 
 def _bind_unix(path: Path) -> socket.socket:

@@ -214,6 +214,9 @@ class Settings:
             raise OptionError(
                 f"max-unfinished is {self.max_unfinished:,}: a single frame may have {self.max_frame:,} bytes"
             )
+        for name in ("frame_timeout", "stall_timeout"):
+            if getattr(self, name) <= 0:
+                raise OptionError(f"{name.replace('_', '-')} has to be more than 0: nothing can be done in no time")
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")
         if not self.no_tcp and not self.insecure and not is_loopback(self.host):

@@ -15,12 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from cairnkv.commands import Failure, Reply, failures
+from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
 from cairnkv.store import Held, Store
 from cairnkv.wire.article import DEFAULT_LIMITS, CommandDecoder, Dialect, Limits, Request, Width, reply_parts
 
 _log: Final = logging.getLogger("cairnkv.session")
+
+WHOLE_TABLE_COST: Final = 64
+"""Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
+milliseconds of work in a frame of 40 bytes: a turn of nothing else would hold the loop for seconds."""
 
 
 class State(enum.Enum):
@@ -117,8 +121,8 @@ class Session:
 
     @property
     def runnable(self) -> bool:
-        """Whether `advance` could execute another command that has been read."""
-        return self._more and not self.blocked
+        """Whether `advance` could go on now: with a command that has been read, or a reply that was held."""
+        return self._can_execute or self._can_release
 
     @property
     def waiting(self) -> bool:
@@ -145,18 +149,36 @@ class Session:
     def advance(self) -> None:
         """Execute what was read, up to a turn's number of commands or until the session is blocked."""
         self._release()
-        for _ in range(COMMANDS_PER_TURN):
-            if not self.runnable:
-                break
+        left = COMMANDS_PER_TURN
+        while left > 0 and self._can_execute:
             request = self._decoder.next()
+            left -= 1
             if request is None:
                 self._more = False
             elif isinstance(request, Failure):
                 self._say(request)
             else:
                 self._say(self._execute(request))
+                word = request.command.word
+                if word.scope is Scope.TABLE or word.by_store:
+                    left -= WHOLE_TABLE_COST - 1
         if not self._more and not self._held:
             self._on(Event.ALL_SAID)
+        if self.state is State.DONE:
+            self._forget_input()  # nobody will finish the frame that was begun, if one was
+        else:
+            self._decoder.feed(b"")  # lets go of the frames it has given: a large one would stay until more comes
+
+    @property
+    def _can_execute(self) -> bool:
+        return self._more and not self.blocked
+
+    @property
+    def _can_release(self) -> bool:
+        if not self._held or self.paused or self._output_size >= UNSENT_PAUSE:
+            return False
+        first = self._held[0]
+        return not isinstance(first, Held) or first.reply is not None
 
     def _execute(self, request: Request) -> Reply | Held:
         try:
@@ -179,17 +201,18 @@ class Session:
 
     def _stop_reading(self) -> None:
         self._more = False
-        self._decoder = CommandDecoder(limits=self._limits)  # frees what was read
+        self._forget_input()
         self._on(Event.FAILURE)
+
+    def _forget_input(self) -> None:
+        self._decoder = CommandDecoder(limits=self._limits)  # frees what was read
 
     def _release(self) -> None:
         """Write the replies that are ready, up to the first that is not, as far as there is room."""
-        while self._held and not self.paused and self._output_size < UNSENT_PAUSE:
-            first = self._held[0]
+        while self._can_release:
+            first = self._held.popleft()
             reply = first.reply if isinstance(first, Held) else first
-            if reply is None:
-                break
-            self._held.popleft()
+            assert reply is not None
             self._write(reply)
 
     def _write(self, reply: Reply) -> None:

@@ -5,6 +5,7 @@ the log: a write that is refused never gets there, and an eviction gets there as
 """
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Final
 
 from cairnkv.keyspace import position
@@ -22,6 +23,7 @@ class UseOrder:
 
     def __init__(self) -> None:
         self._shards: list[OrderedDict[bytes, int]] = [OrderedDict() for _ in range(1 << SHARD_BITS)]
+        self._gone: list[OrderedDict[bytes, int]] = []  # what `forget_all` left
         self._uses = 0
         self._sampled = 0
 
@@ -36,15 +38,27 @@ class UseOrder:
         """This key is not there any more."""
         self._shard(key).pop(key, None)
 
-    def oldest(self) -> bytes | None:
-        """One of the least recently used keys; None when none is known."""
+    def forget_all(self) -> None:
+        """No key is there any more. What was known of them is freed by `free_some`."""
+        self._gone += self._shards
+        self._shards = [OrderedDict() for _ in self._shards]
+
+    def free_some(self) -> bool:
+        """Free a shard of what `forget_all` left; whether there is more."""
+        if self._gone:
+            self._gone.pop()
+        return bool(self._gone)
+
+    def oldest(self, spared: Container[bytes]) -> bytes | None:
+        """One of the least recently used keys, none of those that are spared; None when none is known."""
         oldest: tuple[int, bytes] | None = None
         looked = 0
         for _ in self._shards:
             shard = self._shards[self._sampled]
             self._sampled = (self._sampled + 1) % len(self._shards)
-            if shard:
-                key, use = next(iter(shard.items()))
+            found = next((item for item in shard.items() if item[0] not in spared), None)
+            if found is not None:
+                key, use = found
                 oldest = min(oldest or (use, key), (use, key))
                 looked += 1
                 if looked == SAMPLED_SHARDS:

@@ -15,11 +15,11 @@ import enum
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
-from cairnkv.commands import Clear, Command, Failure, Items, Reply, Scope, failures
+from cairnkv.commands import Clear, Command, Failure, Incr, Items, Reply, Scope, failures
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, apply
 from cairnkv.keyspace.keyspace import Before
-from cairnkv.keyspace.table import ENTRY_BYTES
+from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES
 from cairnkv.log import Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.memory import UseOrder
@@ -30,6 +30,9 @@ EXPIRED_PER_SLICE: Final = 200
 
 EVICTIONS_PER_WRITE: Final = 1_000
 """Keys that one write may push out. A value that needs more room is refused, and may be repeated."""
+
+RETURNED_KEYS_PER_LOOK: Final = 100
+"""Keys that one look for a victim passes among those that nobody has used since they came back."""
 
 SLICES_PER_WRITE: Final = 8
 """Slices of housekeeping that a write may wait for when memory is short."""
@@ -134,7 +137,7 @@ class Store:
         return outcome
 
     def _write(self, command: Command, now: int) -> Reply | Held:
-        if self._log.commits_at_once:
+        if self._log.commits_at_once and self._use_order is None:
             reply = apply(self.keyspace, command, now)
             if not isinstance(reply, Failure):
                 self._last = self._log.append(command, self.keyspace.now)
@@ -143,16 +146,23 @@ class Store:
         self.keyspace.journal = journal
         try:
             reply = apply(self.keyspace, command, now)
-        finally:
-            self.keyspace.journal = None
-        if not journal:  # nothing changed, so there is nothing to make safe
-            return self._when_safe(reply, self._newest_commit_for(command))
-        try:
+            if not journal:  # nothing changed, so there is nothing to make safe
+                return self._when_safe(reply, self._newest_commit_for(command))
             position = self._log.append(command, self.keyspace.now)
         except LogRefused as refused:
             self.keyspace.undo(journal)
             return Failure(failures.UNDONE, str(refused))
+        except BaseException:  # a fault of ours: what no log has must not be there
+            self.keyspace.undo(journal)
+            raise
+        finally:
+            self.keyspace.journal = None
         self._last = position
+        if self._use_order is not None:
+            self._note_changes(journal)
+        if self._log.commits_at_once:
+            self.keyspace.forget(journal)
+            return reply
         for change in journal:
             if isinstance(change, Before):
                 self._pending_keys[change.key] = position
@@ -205,6 +215,8 @@ class Store:
             position, uncommitted = self._uncommitted.popitem()
             self._no_longer_pending(position, uncommitted.journal)
             self.keyspace.undo(uncommitted.journal)
+            if self._use_order is not None:
+                self._note_use(change.key for change in uncommitted.journal if isinstance(change, Before))
             uncommitted.own.fail(write_failure)
             for held in uncommitted.held:
                 held.fail(read_failure)
@@ -232,6 +244,7 @@ class Store:
                 break
         if self._use_order is not None and growth <= limit:
             spared = set(command.named_keys())
+            self._note_use(spared)
             for _ in range(EVICTIONS_PER_WRITE):
                 if keyspace.used_bytes + growth <= limit or not self._evict(spared):
                     break
@@ -244,30 +257,54 @@ class Store:
         if not command.word.grows:
             return 0
         keys = set(command.named_keys())
-        growth = sum(map(len, command.arguments())) + ENTRY_BYTES * len(keys)
+        of_deadline = DEADLINE_BYTES if getattr(command, "ttl", None) else 0
+        keeps_deadline = isinstance(command, Incr) or getattr(command, "keep_ttl", False)
+        growth = sum(map(len, command.arguments())) + (ENTRY_BYTES + of_deadline) * len(keys)
         for key in keys:
             entry = self.keyspace.entry(key)
             if entry is not None:
                 growth -= ENTRY_BYTES + len(key) + len(entry[0])
+                if entry[1] is not None and not keeps_deadline:
+                    growth -= DEADLINE_BYTES
+                if isinstance(command, Incr):
+                    growth = max(growth, 0) + 1  # a sum has a digit more than the longer number, at most
         return growth
 
     def _evict(self, spared: set[bytes]) -> bool:
         """Clear one of the least recently used keys, through the log; False when there is none to clear."""
         assert self._use_order is not None
-        key = self._use_order.oldest() or self._any_key()
-        if key is None or key in spared:
+        key = self._use_order.oldest(spared) or self._returned_key(spared)
+        if key is None:
             return False
-        self._use_order.forget(key)
-        self._write(Clear(key), self.keyspace.now)
+        if self.keyspace.get(key) is None:  # expired: nobody will miss it
+            self.keyspace.drop(key)
+            self._use_order.forget(key)
+            self._expired += 1
+            return True
+        if isinstance(self._write(Clear(key), self.keyspace.now), Failure):
+            return False
         self._evicted += 1
         return True
 
-    def _any_key(self) -> bytes | None:
-        """A key that nobody has used since it came back through an undo."""
-        self._evict_cursor, keys = self.keyspace.slice(self._evict_cursor, 1, b"")
-        return keys[0] if keys else None
+    def _returned_key(self, spared: set[bytes]) -> bytes | None:
+        """A key that nobody has used since it came back when a CLEAR_ALL was undone."""
+        for _ in range(2):  # the second time around from the table's beginning, if the first came to its end
+            self._evict_cursor, keys = self.keyspace.slice(self._evict_cursor, RETURNED_KEYS_PER_LOOK, b"")
+            for key in keys:
+                if key not in spared:
+                    return key
+        return None
 
-    def _note_use(self, keys: tuple[bytes, ...]) -> None:
+    def _note_changes(self, journal: Journal) -> None:
+        """Forget the use of keys that a command took out."""
+        assert self._use_order is not None
+        for change in journal:
+            if not isinstance(change, Before):
+                self._use_order.forget_all()
+            elif self.keyspace.get(change.key) is None:
+                self._use_order.forget(change.key)
+
+    def _note_use(self, keys: Iterable[bytes]) -> None:
         assert self._use_order is not None
         for key in keys:
             if self.keyspace.get(key) is None:
@@ -289,7 +326,8 @@ class Store:
             if self._use_order is not None:
                 self._use_order.forget(key)
         self._expired += len(expired)
-        return self.keyspace.free_slice() or len(expired) == EXPIRED_PER_SLICE
+        more_uses = self._use_order is not None and self._use_order.free_some()
+        return self.keyspace.free_slice() or more_uses or len(expired) == EXPIRED_PER_SLICE
 
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""

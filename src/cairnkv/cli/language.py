@@ -1,0 +1,309 @@
+"""What is typed at `cairn shell`: a line to a command, and a reply to lines. Sans-IO.
+
+    set greeting 'hello world' ttl=30s ifabsent
+    scan user: count=100
+
+The words of a line are split as a Unix shell splits them. The first is a command's name in small letters; what
+follows are its arguments, then its options, as `name=value` or a word alone. Times have units: 500ms, 30s, 5m.
+All of it is read off the vocabulary (`cairnkv.commands`): a command that is added there is understood here,
+completed and explained. A command X_WITH is X with options. What a scan's slices need, `cursor` and `count`,
+need not be said: without a cursor the whole is answered, slice by slice.
+
+Not for terminals (`shell`), and not for what a command does.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, Info, Items, Reply, Ttl, Word
+from cairnkv.commands.grammar import Kind, Place, Slot
+from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, MILLISECONDS, MILLISECONDS_OR_NONE, NO_TTL, PREFIX, TEXT
+from cairnkv.errors import CallerError
+from cairnkv.limits import SCAN_COUNT
+from cairnkv.server.settings import seconds
+
+WITH: Final = "_WITH"
+"""How the name of a command with options ends."""
+
+_TIMES: Final = (MILLISECONDS, MILLISECONDS_OR_NONE)
+
+_LEFT_OUT: Final[Mapping[Kind, bytes]] = {PREFIX: b"", TEXT: b"", AMOUNT: b"1"}
+"""Positional arguments that may be left out, and what they then are."""
+
+_BY_NAME_ONLY: Final[Mapping[Kind, bytes]] = {
+    CURSOR: b"0",
+    COUNT: b"%d" % SCAN_COUNT,
+    MILLISECONDS_OR_NONE: b"%d" % NO_TTL,
+}
+"""Positional arguments of a frame that a line gives by name, if at all, and what they are if not."""
+
+
+class NotUnderstood(CallerError):
+    """A line that is no command."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statement:
+    """A command that was typed.
+
+    slices: whether it is to be repeated with the next cursor until the end.
+    """
+
+    command: Command
+    slices: bool = False
+
+
+# -- names -------------------------------------------------------------------------------------------------
+
+
+def names() -> list[str]:
+    """The commands there are, as they are typed."""
+    return [name.lower() for name in BY_NAME if not name.endswith(WITH)]
+
+
+def word_of(name: str) -> Word:
+    """The vocabulary's entry for a name as it is typed."""
+    word = BY_NAME.get(name.upper().replace("-", "_"))
+    if word is None:
+        import difflib
+
+        close = difflib.get_close_matches(name.lower(), names(), 1)
+        hint = f"did you mean {close[0]}?" if close else "`help` lists the commands"
+        raise NotUnderstood(f"there is no command {name!r}; {hint}")
+    return word
+
+
+def _fullest(word: Word) -> Word:
+    """The form of a command that has all its options."""
+    return BY_NAME.get(word.name + WITH, word)
+
+
+def options(word: Word) -> list[str]:
+    """What may stand behind a command's arguments, as far as it can be completed: `ttl=`, `ifabsent`."""
+    return [_option(name, slot) for name, slot in _fullest(word).fields if _is_named(slot)]
+
+
+def _is_named(slot: Slot) -> bool:
+    return slot.place in (Place.OPTION, Place.SWITCH) or (
+        slot.place is Place.ARGUMENT and slot.kinds[0] in _BY_NAME_ONLY
+    )
+
+
+def _is_optional(word: Word, slot: Slot) -> bool:
+    """Whether a positional argument may be left out; never the prefix of what is to be cleared."""
+    kind = slot.kinds[0]
+    return kind in _LEFT_OUT and not (kind is PREFIX and word.writes)
+
+
+def _option(name: str, slot: Slot) -> str:
+    """What is typed for an option."""
+    typed = slot.word.decode().lower() or name
+    return typed if slot.place is Place.SWITCH else f"{typed}="
+
+
+# -- grammar -----------------------------------------------------------------------------------------------
+
+
+def usage(word: Word) -> str:
+    """The grammar of a command in one line.
+
+    >>> from cairnkv.commands import Incr, Set
+    >>> usage(Incr.word)
+    'incr key [n]'
+    >>> usage(Set.word)
+    'set key value [ttl=TIME] [keepttl] [ifabsent] [ifpresent] [ifequals=value]'
+    """
+    positional, named = [], []
+    for name, slot in _fullest(word).fields:
+        kinds = " ".join(_placeholder(kind) for kind in slot.kinds)
+        if _is_named(slot):
+            named.append(f"[{_option(name, slot)}{kinds}]")
+        elif slot.place is Place.REST:
+            positional.append(f"{kinds} [{kinds} ...]")
+        else:
+            positional.append(f"[{kinds}]" if _is_optional(word, slot) else kinds)
+    parts = [*named, *positional] if _has_rest(word) else [*positional, *named]
+    return " ".join((word.name.lower(), *parts))
+
+
+def _placeholder(kind: Kind) -> str:
+    if kind in _TIMES:
+        return "TIME"
+    return "N" if kind in _BY_NAME_ONLY else kind.placeholder
+
+
+def _has_rest(word: Word) -> bool:
+    return any(slot.place is Place.REST for _, slot in word.fields)
+
+
+def explain(word: Word) -> str:
+    """What `help NAME` prints."""
+    forms = [word] if _fullest(word) is word else [word, _fullest(word)]
+    told = []
+    for form in forms:
+        text = "\n".join(line.strip() for line in (form.command.__doc__ or "").strip().splitlines())
+        told.append(f"{form.name}, number {form.number} on the wire:\n{text}")
+    return "\n\n".join((usage(word), *told))
+
+
+def overview() -> str:
+    """What `help` prints."""
+    shown = {usage(word): word.summary for word in map(word_of, names())}
+    lines = [f"  {grammar}\n      {summary}" for grammar, summary in shown.items()]
+    return "\n".join(
+        (
+            *lines,
+            "",
+            "`help NAME` says more. TIME is 500ms, 30s, 5m, 1h or 7d; what is left of one is shown in seconds.",
+            "Quote blanks as in a Unix shell: 'hello world'.",
+            "A line that begins with # is passed over. `exit` or Ctrl-D ends the shell.",
+        )
+    )
+
+
+# -- a line to a command -----------------------------------------------------------------------------------
+
+
+def split(line: str) -> list[str]:
+    """The words of a line; none for a blank line and for one that begins with #."""
+    if line.lstrip().startswith("#"):
+        return []
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise NotUnderstood(f"{str(error).lower()}: quotes and backslashes are those of a Unix shell") from None
+
+
+def statement(words: list[str]) -> Statement:
+    """The command that words stand for; `NotUnderstood` says what does not fit."""
+    word = word_of(words[0])
+    given = _Given(word, words[1:])
+    fullest = _fullest(word)
+    form = fullest if any(slot.word and name in given.named for name, slot in fullest.fields) else word
+    strings: list[bytes] = []
+    for name, slot in form.fields:
+        match slot.place:
+            case Place.REST:
+                strings += given.rest
+            case Place.ARGUMENT:
+                strings.append(given.named[name])
+            case Place.OPTION:
+                strings += (slot.word, given.named[name]) if name in given.named else ()
+            case Place.SWITCH:
+                strings += (slot.word,) if name in given.named else ()
+    try:
+        command = form.command.from_arguments(strings)
+    except ArgumentFault as fault:
+        why = fault.text.removeprefix(f"usage: {form.usage}; ")
+        raise NotUnderstood(f"{word.name.lower()}: {why}; {usage(word)}") from None
+    return Statement(command, slices="cursor" in given.left_out)
+
+
+class _Given:
+    """The words behind a command's name, by the fields that they are for.
+
+    Arguments that have to be there are taken first, whatever they look like; only then can `ttl=30s` be an
+    option. Where arguments of any number follow, options come before them.
+    """
+
+    def __init__(self, word: Word, words: list[str]) -> None:
+        self._word = word
+        self._fields = dict(_fullest(word).fields)
+        self.named: dict[str, bytes] = {}
+        self.rest: list[bytes] = []
+        self.left_out: set[str] = set()
+        open_fields = [
+            name for name, slot in self._fields.items() if slot.place is Place.ARGUMENT and not _is_named(slot)
+        ]
+        required = [name for name in open_fields if not _is_optional(word, self._fields[name])]
+        optional = [name for name in open_fields if name not in required]
+        left = list(words)
+        for name in required:
+            if not left:
+                raise self._misfit("too few arguments")
+            self._take(name, left.pop(0))
+        while left:
+            option = self._option_in(left[0])
+            if option is not None:
+                left.pop(0)
+                name, value = option
+                if name in self.named:
+                    raise self._misfit(f"{name} stands there twice")
+                self._take(name, value)
+            elif _has_rest(word):
+                self.rest = list(map(_encoded, left))
+                left.clear()
+            elif optional:
+                self._take(optional.pop(0), left.pop(0))
+            else:
+                raise self._misfit(f"{left[0]!r} is one argument too many, and no option")
+        if _has_rest(word) and not self.rest:
+            raise self._misfit("too few arguments")
+        for name, slot in self._fields.items():
+            if slot.place is Place.ARGUMENT and name not in self.named:
+                kind = slot.kinds[0]
+                self.named[name] = (_BY_NAME_ONLY if kind in _BY_NAME_ONLY else _LEFT_OUT)[kind]
+                self.left_out.add(name)
+
+    def _option_in(self, text: str) -> tuple[str, str] | None:
+        """The field and the value of an option, if a word is one."""
+        typed, equals, value = text.partition("=")
+        for name, slot in self._fields.items():
+            if slot.place is Place.REST or typed.lower() not in (name, slot.word.decode().lower()):
+                continue
+            if bool(equals) is not (slot.place is Place.SWITCH):
+                return name, value
+        return None
+
+    def _take(self, name: str, text: str) -> None:
+        slot = self._fields[name]
+        if slot.kinds and slot.kinds[0] in _TIMES:
+            try:
+                self.named[name] = b"%d" % round(seconds(text) * 1000)
+            except ValueError as error:
+                raise self._misfit(f"{name} takes {error}") from None
+        else:
+            self.named[name] = _encoded(text)
+
+    def _misfit(self, text: str) -> NotUnderstood:
+        return NotUnderstood(f"{self._word.name.lower()}: {text}; {usage(self._word)}")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+# -- a reply to lines --------------------------------------------------------------------------------------
+
+
+def lines(command: Command, reply: Reply) -> Iterator[bytes | str]:
+    """What a reply looks like: bytes that a store holds as bytes, the shell's own words as text."""
+    match reply:
+        case _ if reply is OK:
+            yield "OK"
+        case _ if reply is MISSING:
+            yield "(not found)"
+        case bytes():
+            yield reply
+        case int():
+            if isinstance(command, Ttl):
+                yield "never" if reply < 0 else f"{reply / 1000:.3f}"
+            else:
+                yield str(reply)
+        case Items():
+            yield from _items(command, reply)
+
+
+def _items(command: Command, reply: Items) -> Iterator[bytes | str]:
+    values = ["(not found)" if value is None else value for value in reply.values]
+    if isinstance(command, Info):
+        for name, value in zip(values[::2], values[1::2], strict=True):
+            yield f"{_shown(name)}: {_shown(value)}"
+    else:
+        yield from values
+
+
+def _shown(text: bytes | str) -> str:
+    return text if isinstance(text, str) else text.decode("utf-8", "backslashreplace")

@@ -1,0 +1,46 @@
+"""How far a long command is: a bar on a terminal, nothing elsewhere. And how its result is summed up."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from cairnkv.cli.output import on_terminal
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error while the block runs; gives the function that says how far it is.
+
+    total: what the function says at the end; None when nobody knows.
+    """
+    if not on_terminal(sys.stderr):
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    of_bytes = unit == "bytes"
+    if of_bytes:
+        from rich.progress import DownloadColumn
+
+        amount: TextColumn | DownloadColumn = DownloadColumn()
+    else:
+        amount = TextColumn("{task.completed:,.0f} " + unit)
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def counted(number: int, unit: str) -> str:
+    """A number and its unit in the plural, or the singular.
+
+    >>> counted(1, "key"), counted(1200, "line")
+    ('1 key', '1,200 lines')
+    """
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
+def rate(number: int, seconds: float) -> str:
+    """How long something took, and how much of it went through in a second."""
+    return f"in {seconds:.2f} s ({number / max(seconds, 1e-9):,.0f}/s)"

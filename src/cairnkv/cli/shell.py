@@ -1,0 +1,209 @@
+"""`cairn shell`: a conversation with a store, command by command; or a script of commands from a pipe.
+
+What always holds: an error is said and does not end it; the end of input does. Not for what the lines mean
+(`language`).
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cairnkv.cli import language
+from cairnkv.cli.arguments import client, client_parser
+from cairnkv.cli.main import FOUND, complain
+from cairnkv.cli.output import CYAN, RED, on_terminal, put_bytes, styled
+from cairnkv.client.calls import Call
+from cairnkv.commands import Command, Items, Reply
+from cairnkv.errors import CairnError
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import Completer
+
+    import cairnkv
+
+PROMPT: Final = "cairn> "
+
+LEAVE: Final = ("exit", "quit")
+HELP: Final = "help"
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Talk until the end of input."""
+    parser = client_parser(
+        name,
+        description="Talk to a store command by command, with history and completion; or, where standard input is no\n"
+        "terminal, carry out the commands that it holds, one on a line. An error does not end it, but makes\n"
+        "the exit code of a script 2. `help` lists the commands.",
+        example="cairn shell\nprintf 'set a 1\\nincr a\\n' | cairn shell",
+        json=False,
+    )
+    options = parser.parse_args(arguments)
+    with client(options) as kv:
+        shell = Shell(kv)
+        if on_terminal(sys.stdin) and on_terminal(sys.stdout):
+            _converse(shell, options.url)
+            return FOUND
+        return _carry_out(shell)
+
+
+class Shell:
+    """What is done with a line, wherever it comes from."""
+
+    def __init__(self, kv: "cairnkv.Client[bytes, bytes]") -> None:
+        self._kv = kv
+
+    def do(self, line: str) -> bool:
+        """Carry a line out and print its reply; False when it says to leave. Raises `CairnError`."""
+        words = language.split(line)
+        if not words:
+            return True
+        match words[0].lower():
+            case word if word in LEAVE:
+                return False
+            case word if word == HELP:
+                print(language.explain(language.word_of(words[1])) if len(words) > 1 else language.overview())
+            case _:
+                self._execute(language.statement(words))
+        sys.stdout.flush()
+        return True
+
+    def _execute(self, statement: language.Statement) -> None:
+        for reply in self._replies(statement):
+            for line in language.lines(statement.command, reply):
+                if isinstance(line, bytes):
+                    put_bytes(line)
+                else:
+                    print(styled(line, CYAN))
+
+    def _replies(self, statement: language.Statement) -> Iterator[Reply]:
+        """The reply; or those to all slices of a command that goes through the table."""
+        if not statement.slices:
+            yield self._ask(statement.command)
+            return
+        cursor, total = 0, 0
+        command = statement.command
+        while True:
+            reply = self._ask(dataclasses.replace(command, cursor=cursor))  # type: ignore[type-var]
+            assert isinstance(reply, Items)
+            cursor = int(reply.values[0] or 0)
+            if command.word.writes:  # how many it has changed, rather than which keys it has found
+                total += int(reply.values[1] or 0)
+            else:
+                yield Items(reply.values[1:])
+            if cursor == 0:
+                break
+        if command.word.writes:
+            yield total
+
+    def _ask(self, command: Command) -> Reply:
+        return self._kv._do(Call(command, _as_it_is))
+
+
+def _as_it_is(reply: Reply) -> Reply:
+    return reply
+
+
+# -- from a pipe -------------------------------------------------------------------------------------------
+
+
+def _carry_out(shell: Shell) -> int:
+    code = FOUND
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            if not shell.do(line.decode("utf-8", "surrogateescape")):
+                break
+        except CairnError as error:
+            code = complain(f"line {number:,}: {error}")
+    return code
+
+
+# -- from a terminal ---------------------------------------------------------------------------------------
+
+
+def _converse(shell: Shell, url: str | None) -> None:
+    session = _session()
+    print(f"cairn shell, {url or os.environ.get('CAIRNKV_URL') or 'cairn://127.0.0.1:6555'}; `help` lists the commands")
+    while True:
+        try:
+            if not shell.do(session.prompt(PROMPT)):
+                return
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            continue  # gives up this line, or this command
+        except CairnError as error:
+            sys.stdout.flush()
+            print(styled(f"{error}", RED, sys.stderr), file=sys.stderr)
+
+
+def _session() -> "PromptSession[str]":
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    history: History
+    try:
+        history = FileHistory(_history_file())
+    except OSError as error:
+        complain(f"no history: {error}")
+        history = InMemoryHistory()
+    return PromptSession(
+        history=history,
+        auto_suggest=AutoSuggestFromHistory(),
+        completer=_completer(),
+        complete_while_typing=False,
+        enable_history_search=True,
+    )
+
+
+def _history_file() -> str:
+    """Where lines are kept: in the user's state (XDG base directories), for the user only, since values stand there."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    file = Path(state) / "cairnkv" / "history"
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    return str(file)
+
+
+def _completer() -> "Completer":
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+
+    class FromVocabulary(Completer):
+        """Command names at the beginning of a line, then the options of that command."""
+
+        def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+            before = document.text_before_cursor.lstrip()
+            typed = before.split()
+            begun = typed.pop() if before and not before[-1].isspace() else ""
+            for text, meaning in completions(typed):
+                if text.startswith(begun.lower()):
+                    yield Completion(text, -len(begun), display_meta=meaning)
+
+    return FromVocabulary()
+
+
+def completions(before: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What may come behind whole words, and what it means.
+
+    >>> [text for text, _ in completions(["get"])]
+    ['clear', 'ttl=', 'persist']
+    """
+    if not before or before[0].lower() == HELP:
+        for name in language.names():
+            yield name, language.word_of(name).summary
+        if not before:
+            yield HELP, "Explain the commands, or one of them."
+            yield "exit", "Leave the shell."
+        return
+    try:
+        word = language.word_of(before[0])
+    except CairnError:
+        return
+    for option in language.options(word):
+        if option not in before:
+            yield option, language.usage(word)

@@ -1,0 +1,340 @@
+"""`cairn import` and `cairn export`: files into a store, and a store into a file.
+
+What always holds: memory is bounded by a batch, which is bounded by count and by bytes; whoever stops half-way
+(a bad line, a lost connection, Ctrl-C) is told how far it came, and of which lines nobody can tell; a file that
+export does not finish is not replaced.
+
+Neither is a backup of one moment: what changes meanwhile is in the file before or after its change, and a key
+that goes between its name and its value is left out. Not for what a line looks like (`formats`).
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from cairnkv.cli.arguments import Parser, client, client_parser, octets
+from cairnkv.cli.formats import FORMATS, Bad, Format, Line, Row, format_of
+from cairnkv.cli.main import FOUND, complain
+from cairnkv.cli.progress import counted, progress, rate
+from cairnkv.commands.failures import BIGREPLY
+from cairnkv.errors import BadCommand, CairnError, CallerError, OutcomeUnknown
+from cairnkv.limits import MIB
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    import cairnkv
+
+    Store = cairnkv.Client[bytes, bytes]
+
+BATCH_ROWS: Final = 1_000
+"""Rows that go to the server together, at most."""
+
+BATCH_BYTES: Final = MIB
+"""Bytes of keys and values after which a batch is full; one row may be larger."""
+
+STDIO: Final = "-"
+"""The file that stands for standard input or output."""
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run one of these subcommands."""
+    # A supervisor's SIGTERM is told how far it came, as Ctrl-C is.
+    with _terminated_like_interrupted():
+        return (_import if name == "import" else _export)(name, arguments)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    def interrupt(number: int, frame: "FrameType | None") -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+_FORMATS_HELP: Final = """\
+formats:
+  jsonl  one object on a line: {"key": "a", "value": "b", "expires_ms": 1767225600000}; key_b64 and value_b64
+         in base64 for what is not UTF-8; expires_ms, in milliseconds since 1970, where it expires
+  tsv    key<TAB>value[<TAB>expires_ms], bytes as they are, but \\t \\n \\r \\\\ for tab, newline, carriage
+         return, backslash
+  csv    a header key,value[,expires_ms], then a row on a line; text only"""
+
+
+def _parser(name: str, description: str, example: str) -> Parser:
+    parser = client_parser(name, description=description, example=example, json=False)
+    parser.epilog = f"{_FORMATS_HELP}\n\n{parser.epilog}"
+    parser.add_argument("--format", choices=FORMATS, help="default: what the file's ending says; for - it is jsonl")
+    return parser
+
+
+# -- import --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(slots=True)
+class _Counts:
+    """How far an import has come."""
+
+    imported: int = 0
+    present: int = 0
+    expired: int = 0
+    bad: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"imported {counted(self.imported, 'row')}"]
+        if self.present:
+            parts.append(f"{self.present:,} were there already")
+        if self.expired:
+            parts.append(f"{self.expired:,} had expired")
+        if self.bad:
+            parts.append(f"skipped {counted(self.bad, 'bad line')}")
+        return ", ".join(parts)
+
+
+def _import(name: str, arguments: Sequence[str]) -> int:
+    parser = _parser(
+        name,
+        "Store what a file holds, row by row. Stops at the first line that it cannot read, with what came before\n"
+        "it stored, unless --skip-bad. What has expired meanwhile is left out.",
+        "cairn import keys.jsonl\ncairn import --format tsv - < pairs\n"
+        "cairn export - --url $OLD | cairn import - --url $NEW",
+    )
+    parser.add_argument("file", metavar="FILE", help="the file; - is standard input")
+    parser.add_argument("--if-absent", action="store_true", help="store only keys that are not there")
+    parser.add_argument("--skip-bad", action="store_true", help="report bad lines and go on")
+    options = parser.parse_args(arguments)
+    form = format_of(options.file, options.format)
+    counts = _Counts()
+    began = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        file: IO[bytes] = sys.stdin.buffer if options.file == STDIO else stack.enter_context(_opened(options.file))
+        kv = stack.enter_context(client(options))
+        try:
+            _import_rows(kv, file, form, options, counts)
+        except _Stopped as stopped:
+            return complain(f"{counts}; {stopped}")
+        except (CairnError, OSError) as error:
+            return complain(f"{counts}; {error}")
+        except KeyboardInterrupt:
+            return complain(f"{counts}; interrupted")
+    print(f"cairn: {counts} {rate(counts.imported + counts.present, time.perf_counter() - began)}", file=sys.stderr)
+    return FOUND
+
+
+def _opened(name: str) -> IO[bytes]:
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise CallerError(f"cannot read {name}: {error.strerror}") from None
+
+
+class _Stopped(Exception):
+    """An import cannot go on, at these lines."""
+
+
+def _import_rows(kv: "Store", file: IO[bytes], form: Format, options: argparse.Namespace, counts: _Counts) -> None:
+    """Store the rows of a file. Raises `_Stopped` where it cannot go on; `counts` says how far it came."""
+    total = os.fstat(file.fileno()).st_size if options.file != STDIO and Path(options.file).is_file() else None
+    with progress("importing", total, "bytes" if total is not None else "rows") as show:
+        for batch in _batches(form.read(file)):
+            lines = [line for line in batch if isinstance(line, Line)]
+            _store(kv, lines, counts, if_absent=options.if_absent)
+            for bad in (line for line in batch if isinstance(line, Bad)):
+                if not options.skip_bad:
+                    raise _Stopped(f"line {bad.number:,}: {bad.why}")
+                counts.bad += 1
+                complain(f"line {bad.number:,}: {bad.why}")
+            show(counts.imported if total is None else file.tell())
+
+
+def _batches(lines: Iterable[Line | Bad]) -> Iterator[list[Line | Bad]]:
+    """Lines in batches bounded by count and bytes; a bad line is the last of its batch."""
+    batch: list[Line | Bad] = []
+    size = 0
+    try:
+        for line in lines:
+            batch.append(line)
+            if isinstance(line, Line):
+                size += len(line.row.key) + len(line.row.value)
+            if isinstance(line, Bad) or len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    except (CairnError, OSError):
+        # The file cannot be read on. What was read of it is stored, so that the count says where it ends.
+        yield batch
+        raise
+    yield batch
+
+
+def _store(kv: "Store", lines: Sequence[Line], counts: _Counts, *, if_absent: bool) -> None:
+    """Store a batch in its order, all of it in one pipeline, and count what was stored."""
+    now = time.time_ns() // 1_000_000
+    parts: list[tuple[list[Line], cairnkv.Pending[bool] | cairnkv.Pending[None]]] = []
+    pipeline = kv.pipeline()
+    for group in _groups(lines, alone=if_absent):
+        row = group[0].row
+        if row.expires_ms is None and not if_absent:
+            values: dict[str | bytes, bytes] = {line.row.key: line.row.value for line in group}
+            parts.append((group, pipeline.set_many(values)))
+            continue
+        ttl = None if row.expires_ms is None else (row.expires_ms - now) / 1000
+        if ttl is not None and ttl <= 0:
+            counts.expired += 1
+        else:
+            parts.append((group, pipeline.set(row.key, row.value, ttl=ttl, if_absent=if_absent)))
+    try:
+        pipeline.execute()
+    except CairnError:
+        pass  # each part has its own, below
+    except KeyboardInterrupt:
+        raise _Stopped(f"interrupted; {_named(lines)} may be stored, or not") from None
+    stopped: tuple[list[Line], CairnError] | None = None
+    for group, pending in parts:
+        if pending.error is not None:
+            stopped = stopped or (group, pending.error)
+        elif pending.result() is False:
+            counts.present += 1
+        else:
+            counts.imported += len(group)
+    if stopped is not None:
+        group, error = stopped
+        # When a reply does not come, none of those behind it does.
+        unsure: Sequence[Line] = lines[lines.index(group[0]) :] if isinstance(error, OutcomeUnknown) else group
+        raise _Stopped(f"{_named(unsure)}: {error}")
+
+
+def _named(lines: Sequence[Line]) -> str:
+    first, last = lines[0].number, lines[-1].number
+    return f"line {first:,}" if first == last else f"lines {first:,} to {last:,}"
+
+
+def _groups(lines: Sequence[Line], *, alone: bool) -> Iterator[list[Line]]:
+    """Neighbours that one command can store, and those that need one each."""
+    group: list[Line] = []
+    for line in lines:
+        if alone or line.row.expires_ms is not None:
+            if group:
+                yield group
+                group = []
+            yield [line]
+        else:
+            group.append(line)
+    if group:
+        yield group
+
+
+# -- export --------------------------------------------------------------------------------------------------
+
+
+def _export(name: str, arguments: Sequence[str]) -> int:
+    parser = _parser(
+        name,
+        "Write keys and values to a file, which is replaced when all of it is written.",
+        "cairn export keys.jsonl\ncairn export --prefix user: users.csv\ncairn export - | gzip > keys.jsonl.gz",
+    )
+    parser.add_argument("file", metavar="FILE", help="the file; - is standard output")
+    parser.add_argument("--prefix", type=octets, default=b"", help="only keys that begin with this")
+    options = parser.parse_args(arguments)
+    form = format_of(options.file, options.format)
+    began = time.perf_counter()
+    exported = _Exported()
+    try:
+        with client(options) as kv, _replaced(options.file) as file:
+            total = None if options.prefix else kv.count()
+            with progress("exporting", total, "keys") as show:
+                for piece in form.write(exported.counting(_rows(kv, options.prefix), show)):
+                    file.write(piece)
+            file.flush()
+    except BrokenPipeError:
+        raise
+    except (CairnError, OSError, KeyboardInterrupt) as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        left = "" if options.file == STDIO else f" ({options.file} is as it was)"
+        return complain(f"stopped after {counted(exported.rows, 'key')}{left}; {why}")
+    print(
+        f"cairn: exported {counted(exported.rows, 'key')} {rate(exported.rows, time.perf_counter() - began)}",
+        file=sys.stderr,
+    )
+    return FOUND
+
+
+class _Exported:
+    """How far an export has come."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def counting(self, rows: Iterable[Row], show: Callable[[int], None]) -> Iterator[Row]:
+        for row in rows:
+            yield row
+            self.rows += 1
+            if self.rows % BATCH_ROWS == 0:
+                show(self.rows)
+
+
+def _rows(kv: "Store", prefix: bytes) -> Iterator[Row]:
+    """Every key with its value and expiry, as many at a time as fit one reply."""
+    keys = kv.scan(prefix)
+    fit = BATCH_ROWS
+    while batch := list(islice(keys, BATCH_ROWS)):
+        while batch:
+            some = batch[:fit]
+            try:
+                values = kv.get_many(some)
+            except BadCommand as error:
+                # The frame limit is what bounds the memory here: nobody knows the sizes before they come.
+                if error.code != BIGREPLY.name or len(some) == 1:
+                    raise
+                fit = len(some) // 2
+                continue
+            del batch[: len(some)]
+            fit = min(BATCH_ROWS, fit * 2)
+            yield from _with_expiry(kv, values)
+
+
+def _with_expiry(kv: "Store", values: dict[bytes, bytes]) -> Iterator[Row]:
+    with kv.pipeline() as pipeline:
+        ttls = [pipeline.ttl(key) for key in values]
+    now = time.time_ns() // 1_000_000
+    for (key, value), pending in zip(values.items(), ttls, strict=True):
+        ttl = pending.result()
+        if ttl is not None:
+            yield Row(key, value, None if math.isinf(ttl) else now + round(ttl * 1000))
+
+
+@contextlib.contextmanager
+def _replaced(name: str) -> Iterator[IO[bytes]]:
+    """A file that takes its name when it is whole; a pipe or a device is written as it is."""
+    if name == STDIO:
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        return
+    path = Path(name)
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        with path.open("wb") as file:
+            yield file
+        return
+    path = path.resolve()  # behind a symbolic link, what it points to is replaced
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(part.open("xb"))
+        stack.callback(part.unlink, missing_ok=True)
+        if path.exists():
+            part.chmod(path.stat().st_mode)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        part.replace(path)

@@ -1,0 +1,69 @@
+"""A pseudo-terminal with a process in it, as a person would have: keys in, screen out. Every wait is bounded."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+from typing import Self
+
+from tests.cli.conftest import SECONDS, command
+
+
+class Terminal:
+    """`cairn` on a terminal. Use as a context manager, which ends it."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self._ours, theirs = pty.openpty()
+        # Nobody here answers when the program asks where the cursor is.
+        plain = {"TERM": "xterm", "COLUMNS": "100", "LINES": "40", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        self.process = subprocess.Popen(
+            command(*arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, **plain, **environment},
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.screen = ""
+
+    def type(self, keys: str) -> None:
+        """Press keys; Enter is \\r."""
+        os.write(self._ours, keys.encode())
+
+    def expect(self, pattern: str) -> str:
+        """Wait until the screen shows a pattern, and forget it up to there; gives what was shown."""
+        deadline = time.monotonic() + SECONDS
+        while (found := re.search(pattern, self.screen, re.DOTALL)) is None:
+            if not self._read(deadline - time.monotonic()):
+                raise AssertionError(f"the terminal never showed {pattern!r}; it shows {self.screen!r}")
+        shown, self.screen = self.screen[: found.end()], self.screen[found.end() :]
+        return shown
+
+    def wait(self) -> int:
+        """Wait until the process ends; gives its exit code. What it has shown is in `screen`."""
+        deadline = time.monotonic() + SECONDS
+        while self._read(deadline - time.monotonic()):
+            pass
+        return self.process.wait(SECONDS)
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self._ours], [], [], max(seconds, 0))[0]:
+            return False
+        try:
+            data = os.read(self._ours, 65_536)
+        except OSError:  # the other end is closed: the process has ended
+            return False
+        self.screen += data.decode("utf-8", "replace")
+        return bool(data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._ours)

@@ -1,0 +1,41 @@
+"""The demo is part of the suite: a real data set goes in and comes back the same."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import SECONDS
+
+DEMO = Path(__file__).parents[2] / "demo" / "demo.py"
+SOURCES = ["modules", *(["packages"] if shutil.which("dpkg-query") else [])]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_demo(source: str):
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--data", source], capture_output=True, text=True, timeout=4 * SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "went in and came back the same, every time." in done.stdout
+    assert "read, asyncio client, again" in done.stdout
+
+
+def test_the_demo_notices_what_differs(tmp_path: Path):
+    """A command line that loses a key on the way makes the demo fail."""
+    script = (
+        "import runpy, sys\n"
+        f"demo = runpy.run_path({str(DEMO)!r})\n"
+        "read = demo['read_sync']\n"
+        "demo['main'].__globals__['read_sync'] = lambda url, keys: read(url, keys[1:])\n"
+        "sys.argv[1:] = ['--data', 'modules']\n"
+        "sys.exit(demo['main']())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=4 * SECONDS, check=False
+    )
+    assert done.returncode == 1
+    assert "demo: sync client: " in done.stderr
+    assert "the first that differs is " in done.stderr

@@ -1,0 +1,209 @@
+"""The formats of import and export: rows come back byte for byte, and bad lines are named, not guessed at."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.cli import formats
+from cairnkv.cli.formats import CSV, FORMATS, JSONL, TSV, Bad, CannotSay, Format, Line, Row, format_of
+from cairnkv.errors import CallerError
+from cairnkv.limits import KEY_MAX, TTL_MAX
+
+SPECIAL = [b"\\", b"\t", b"\n", b"\r", b'"', b",", b"\\n", b"\x00", b"\xef\xbb\xbf", b"'", b"=", "é\u2028".encode()]
+pieces = st.lists(st.sampled_from(SPECIAL) | st.binary(max_size=4), max_size=6).map(b"".join)
+expiries = st.none() | st.integers(0, TTL_MAX)
+rows = st.builds(Row, pieces.filter(bool), pieces, expiries)
+text_pieces = st.lists(st.sampled_from(SPECIAL) | st.text(max_size=4).map(str.encode), max_size=6).map(b"".join)
+text_rows = st.builds(Row, text_pieces.filter(bool), text_pieces, expiries)
+
+
+def written(form: Format, some: Iterable[Row]) -> bytes:
+    return b"".join(form.write(some))
+
+
+def read(form: Format, data: bytes) -> list[Line | Bad]:
+    return list(form.read(io.BytesIO(data)))
+
+
+def rows_in(form: Format, data: bytes) -> list[Row]:
+    lines = read(form, data)
+    assert not [line for line in lines if isinstance(line, Bad)]
+    return [line.row for line in lines if isinstance(line, Line)]
+
+
+@pytest.mark.parametrize("form", [JSONL, TSV], ids=["jsonl", "tsv"])
+@given(some=st.lists(rows, max_size=5))
+def test_any_bytes_come_back(form: Format, some: list[Row]):
+    data = written(form, some)
+    assert rows_in(form, data) == some
+    assert [line.number for line in read(form, data)] == list(range(1, len(some) + 1))
+    assert data.count(b"\n") == len(some)
+
+
+@given(some=st.lists(text_rows, max_size=5))
+def test_any_text_comes_back_from_csv(some: list[Row]):
+    assert rows_in(CSV, written(CSV, some)) == some
+
+
+@given(some=st.lists(text_rows, max_size=5))
+def test_other_programs_read_the_same(some: list[Row]):
+    table = list(csv.DictReader(io.StringIO(written(CSV, some).decode(), newline="")))
+    assert [(row["key"].encode(), row["value"].encode()) for row in table] == [(row.key, row.value) for row in some]
+    objects = [json.loads(line) for line in written(JSONL, some).split(b"\n")[:-1]]
+    assert [(row["key"].encode(), row["value"].encode()) for row in objects] == [(row.key, row.value) for row in some]
+
+
+@given(row=rows)
+def test_csv_refuses_what_it_cannot_say(row: Row):
+    try:
+        row.key.decode()
+        row.value.decode()
+    except UnicodeDecodeError:
+        with pytest.raises(CannotSay, match="CSV is for UTF-8 text"):
+            written(CSV, [row])
+    else:
+        assert rows_in(CSV, written(CSV, [row])) == [row]
+
+
+@given(data=st.binary(max_size=200), form=st.sampled_from(list(FORMATS.values())))
+def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
+    try:
+        lines = read(form, data)
+    except CallerError:
+        assert form is CSV  # its header
+    else:
+        assert all(isinstance(line, Bad) or 1 <= len(line.row.key) <= KEY_MAX for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("form", "line", "why"),
+    [
+        (JSONL, b"{", "not JSON"),
+        (JSONL, b"[" * 100_000, "not JSON"),
+        (JSONL, b"1", "not an object"),
+        (JSONL, b'[["key", "a"], ["value", "b"]]', "not an object"),
+        (JSONL, b'{"key": "a"}', "one of value and value_b64, and here are 0"),
+        (JSONL, b'{"key": "a", "key_b64": "YQ==", "value": "b"}', "one of key and key_b64, and here are 2"),
+        (JSONL, b'{"key": "a", "key": "b", "value": "b"}', "twice"),
+        (JSONL, b'{"key": 1, "value": "b"}', "key is a string, not 1"),
+        (JSONL, b'{"key": "a", "value": {"b": 1}}', "value is a string"),
+        (JSONL, b'{"key": "", "value": "b"}', "1 to 65,535 bytes"),
+        (JSONL, b'{"key": "a", "value_b64": "?"}', "not base64"),
+        (JSONL, b'{"key": "\\ud800", "value": "b"}', "surrogate"),
+        (JSONL, b'{"key": "\xff", "value": "b"}', "not UTF-8"),
+        (JSONL, b'{"key": "a", "value": "b", "ttl": 5}', "no member 'ttl'"),
+        (JSONL, b'{"key": "a", "value": "b", "expires_ms": "5"}', "milliseconds since 1970, not '5'"),
+        (JSONL, b'{"key": "a", "value": "b", "expires_ms": true}', "milliseconds since 1970, not True"),
+        (JSONL, b'{"key": "a", "value": "b", "expires_ms": -1}', "milliseconds since 1970, not -1"),
+        (JSONL, b'{"key": "a", "value": "b", "expires_ms": 1' + b"0" * 5_000 + b"}", "not JSON"),
+        (TSV, b"no tab", "this one has 1 columns"),
+        (TSV, b"a\tb\t1\t2", "this one has 4 columns"),
+        (TSV, b"\tb", "1 to 65,535 bytes"),
+        (TSV, b"a\tC:\\path", "no escape \\p"),
+        (TSV, b"a\tb\\", "no escape \\;"),
+        (TSV, b"a\tb\tsoon", "milliseconds since 1970, not 'soon'"),
+        (TSV, b"a\tb\t-1", "milliseconds since 1970"),
+        (TSV, b"x" * (KEY_MAX + 1) + b"\tb", "this one 65,536"),
+        (CSV, b"a", "1 columns, and the header has 3"),
+        (CSV, b"a,b,1,2", "4 columns, and the header has 3"),
+        (CSV, b",b,", "1 to 65,535 bytes"),
+        (CSV, b"a,b,soon", "milliseconds since 1970"),
+        (CSV, b"\xff,b,", "not UTF-8"),
+        (CSV, b'a,"b"c,', "expected after"),
+        (CSV, b"a,b\rc,", "new-line"),
+    ],
+)
+def test_a_bad_line_is_named_and_those_behind_it_are_read(form: Format, line: bytes, why: str):
+    good = Row(b"k", b"v", 7)
+    before = written(form, [good])
+    after = before.removeprefix(b"key,value,expires_ms\r\n")
+    number = before.count(b"\n") + 1
+    first, bad, second = read(form, before + line + b"\n" + after)
+    assert (first, second) == (Line(number - 1, good), Line(number + 1, good))
+    assert isinstance(bad, Bad)
+    assert bad.number == number
+    assert why in bad.why
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        (JSONL, b'{"key": "a", "value": "b"}'),
+        (JSONL, b'\n{"value": "b", "key": "a", "expires_ms": null}\r\n\n'),
+        (JSONL, b'  {"key_b64": "YQ==", "value_b64": "Yg=="}\n'),
+        (TSV, b"a\tb"),
+        (TSV, b"a\tb\t\n\n"),
+        (TSV, b"\r\na\tb\r\n"),
+        (CSV, b"key,value\na,b"),
+        (CSV, b"\xef\xbb\xbfkey,value\r\na,b\r\n\r\n"),
+        (CSV, b'"Value", KEY ,expires_ms\nb,"a",\n'),
+    ],
+)
+def test_what_other_programs_write_is_understood(form: Format, data: bytes):
+    assert rows_in(form, data) == [Row(b"a", b"b")]
+
+
+@pytest.mark.parametrize(
+    "header", [b"a,b\n", b"key\n", b"key,value,ttl\n", b"key,value,key\n", b'"key', b"\xff,value\n"]
+)
+def test_csv_without_its_header_is_not_begun(header: bytes):
+    with pytest.raises(CallerError, match="line 1: "):
+        read(CSV, header + b"a,b\n")
+
+
+def test_a_quote_that_is_never_closed_is_a_bad_line():
+    lines = read(CSV, b'key,value\na,b\nc,"d\ne,f\n')
+    assert lines[0] == Line(2, Row(b"a", b"b"))
+    assert [line.number for line in lines] == [2, 3]
+    assert isinstance(lines[1], Bad)
+
+
+def test_a_row_of_several_lines_has_the_number_of_its_first():
+    assert read(CSV, b'key,value\na,"b\n\nc"\nd,e\n') == [
+        Line(2, Row(b"a", b"b\n\nc")),
+        Line(5, Row(b"d", b"e")),
+    ]
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_the_length_of_a_line_is_bounded(ending: bytes):
+    form = formats._ByLine(formats._parse_tsv, formats._unparse_tsv, limit=100)
+    fits = b"k\t" + b"v" * (98 - len(ending)) + ending
+    assert isinstance(read(form, fits)[0], Line)
+    for more in (1, 50, 100, 101, 1_000):
+        over = fits.removesuffix(ending) + b"v" * more + ending
+        assert read(form, over)[0] == Bad(1, "longer than 100 bytes")
+        assert read(form, over.removesuffix(b"\n") + b"\n" + fits)[1] == Line(2, Row(b"k", fits[2:].strip()))
+
+
+def test_the_length_of_a_line_of_csv_is_bounded():
+    form = formats._Csv(limit=100)
+    with pytest.raises(CallerError, match="line 2: longer than 100 bytes"):
+        read(form, b"key,value\na," + b"b" * 99 + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "form"),
+    [
+        ("a.jsonl", None, JSONL),
+        ("a.NDJSON", None, JSONL),
+        ("a.tsv", None, TSV),
+        ("/x.y/a.csv", None, CSV),
+        ("a.csv", "tsv", TSV),
+        ("-", None, JSONL),
+        ("-", "csv", CSV),
+    ],
+)
+def test_the_format_is_named_or_is_the_files_ending(file: str, name: str | None, form: Format):
+    assert format_of(file, name) is form
+
+
+@pytest.mark.parametrize("file", ["a", "a.txt", "csv", ".csv/a"])
+def test_an_ending_that_says_nothing_is_an_error(file: str):
+    with pytest.raises(CallerError, match="say --format jsonl, tsv, csv"):
+        format_of(file, None)

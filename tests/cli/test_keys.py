@@ -1,0 +1,191 @@
+"""The subcommands about keys: what they print, what they leave in the store, and their exit codes."""
+
+import json
+import math
+import os
+
+import pytest
+
+import cairnkv
+from tests.cli.conftest import Call, Said, cairn_process
+from tests.cli.terminal import Terminal
+
+Store = cairnkv.Client[bytes, bytes]
+
+OK = Said(0, b"OK\n", "")
+NO = Said(1, b"", "")
+
+
+def test_set_and_get(cairn_here: Call, kv: Store):
+    assert cairn_here("set", "greeting", "hello") == OK
+    assert kv.get("greeting") == b"hello"
+    assert kv.ttl("greeting") == math.inf
+    assert cairn_here("get", "greeting") == Said(0, b"hello\n", "")
+    assert cairn_here("get", "--raw", "greeting") == Said(0, b"hello", "")
+    assert cairn_here("get", "nothing") == NO
+
+
+def test_any_bytes_pass_as_arguments(kv: Store):
+    key, value = b"k\xff\xfe", b"v\x80 \xc3\xa9"
+    assert cairn_process("set", key, value) == OK
+    assert kv.get(key) == value
+    assert cairn_process("get", key).out == value + b"\n"
+
+
+def test_arguments_may_begin_with_a_dash(cairn_here: Call, kv: Store):
+    assert cairn_here("set", "--", "-k", "--ttl") == OK
+    assert kv.get("-k") == b"--ttl"
+    assert cairn_here("get", "--", "-k").out == b"--ttl\n"
+
+
+@pytest.mark.parametrize("value", [b"", b"no newline", b"\x00\xff\r\n\n", os.urandom(300_000)])
+def test_set_reads_the_exact_bytes_of_standard_input(cairn_here: Call, kv: Store, value: bytes):
+    assert cairn_here("set", "k", "-", stdin=value) == OK
+    assert kv.get("k") == value
+    assert cairn_here("get", "--raw", "k").out == value
+
+
+def test_set_for_a_time(cairn_here: Call, kv: Store):
+    assert cairn_here("set", "k", "v", "--ttl", "1500ms") == OK
+    assert kv.ttl("k") == 1.5
+    assert cairn_here("ttl", "k") == Said(0, b"1.500\n", "")
+    assert cairn_here("set", "k", "w", "--keep-ttl") == OK
+    assert kv.ttl("k") == 1.5
+    assert cairn_here("set", "k", "w") == OK
+    assert cairn_here("ttl", "k") == Said(0, b"never\n", "")
+    assert cairn_here("ttl", "nothing") == NO
+
+
+def test_set_under_conditions(cairn_here: Call, kv: Store):
+    assert cairn_here("set", "k", "1", "--if-present") == NO
+    assert cairn_here("set", "k", "1", "--if-absent", "--ttl", "5m") == OK
+    assert cairn_here("set", "k", "2", "--if-absent") == NO
+    assert cairn_here("set", "k", "2", "--if-equals", "0") == NO
+    assert kv.get("k") == b"1"
+    assert cairn_here("set", "k", "2", "--if-equals", "1") == OK
+    assert cairn_here("set", "k", "", "--if-present") == OK
+    assert cairn_here("set", "k", "3", "--if-equals", "") == OK
+    assert kv.get("k") == b"3"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["set", "k"],
+        ["set", "k", "v", "w"],
+        ["set", "k", "v", "--ttl", "soon"],
+        ["set", "k", "v", "--ttl", "0"],
+        ["set", "k", "v", "--ttl", "1s", "--keep-ttl"],
+        ["set", "k", "v", "--if-absent", "--if-present"],
+        ["set", "", "v"],
+        ["set", "k" * 65_536, "v"],
+        ["get"],
+        ["get", ""],
+        ["get", "k", "--clear", "--persist"],
+        ["get", "k", "--timeout", "never"],
+        ["get", "k", "--timeout", "0"],
+        ["incr", "k", "x"],
+        ["incr", "k", str(2**63)],
+        ["expire", "k"],
+        ["expire", "k", "later"],
+        ["clear"],
+        ["clear", "k", "--all"],
+        ["clear", "k", "l", "--if-equals", "v"],
+        ["clear", "--all"],
+        ["clear", "--prefix", ""],
+        ["exists"],
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_changes_nothing(cairn_here: Call, kv: Store, arguments: list[str]):
+    kv.set("there", b"1")
+    said = cairn_here(*arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert said.err.startswith("cairn: ")
+    assert said.err.count("\n") == 1
+    assert kv.get_many(kv.scan()) == {b"there": b"1"}
+
+
+def test_get_can_do_more_in_the_same_step(cairn_here: Call, kv: Store):
+    kv.set("k", b"v")
+    assert cairn_here("get", "k", "--ttl", "30s").out == b"v\n"
+    assert kv.ttl("k") == 30
+    assert cairn_here("get", "k", "--persist").out == b"v\n"
+    assert kv.ttl("k") == math.inf
+    assert cairn_here("get", "k", "--clear").out == b"v\n"
+    assert cairn_here("get", "k", "--clear") == NO
+
+
+def test_clear(cairn_here: Call, kv: Store):
+    kv.set_many({"a": b"", "b": b"", "c": b"", "d": b"x"})
+    assert cairn_here("clear", "a") == OK
+    assert cairn_here("clear", "a") == OK
+    assert cairn_here("clear", "a", "b", "c", "z") == Said(0, b"2\n", "")
+    assert cairn_here("clear", "a", "b") == Said(1, b"0\n", "")
+    assert cairn_here("clear", "d", "--if-equals", "y") == NO
+    assert cairn_here("clear", "d", "--if-equals", "x") == OK
+    assert kv.count() == 0
+
+
+def test_clear_by_prefix_and_all(cairn_here: Call, kv: Store):
+    kv.set_many({f"{letter}:{number}": b"" for letter in "ab" for number in range(50)})
+    assert cairn_here("clear", "--prefix", "a:") == Said(0, b"50\n", "")
+    assert set(map(bytes.decode, kv.scan())) == {f"b:{number}" for number in range(50)}
+    assert cairn_here("clear", "--all", "--yes") == Said(0, b"50\n", "")
+    assert kv.count() == 0
+
+
+def test_clear_asks_whoever_sits_at_a_terminal(kv: Store):
+    kv.set_many({"a": b"", "b": b""})
+    with Terminal("clear", "--all") as terminal:
+        terminal.expect(r"every key of 2 keys in the store\? \[y/N\] ")
+        terminal.type("\r")
+        assert terminal.wait() == 2
+        assert "nothing was cleared" in terminal.screen
+    assert kv.count() == 2
+    with Terminal("clear", "--prefix", "a") as terminal:
+        terminal.expect(r"that begin with 'a'.*\? \[y/N\] ")
+        terminal.type("y\r")
+        assert terminal.wait() == 0
+    assert list(kv.scan()) == [b"b"]
+
+
+def test_exists_incr_expire_persist(cairn_here: Call, kv: Store):
+    assert cairn_here("exists", "n") == NO
+    assert cairn_here("incr", "n") == Said(0, b"1\n", "")
+    assert cairn_here("incr", "n", "-5") == Said(0, b"-4\n", "")
+    assert cairn_here("exists", "n") == Said(0, b"yes\n", "")
+    assert cairn_here("expire", "n", "2m") == OK
+    assert kv.ttl("n") == 120
+    assert cairn_here("persist", "n") == OK
+    assert cairn_here("persist", "n") == NO
+    assert cairn_here("expire", "nothing", "2m") == NO
+    kv.set("text", b"abc")
+    assert cairn_here("incr", "text").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "answer"),
+    [
+        (["get", "k"], 0, {"key": "k", "found": True, "value": "v"}),
+        (["get", "none"], 1, {"key": "none", "found": False}),
+        (["get", "binary"], 0, {"key": "binary", "found": True, "value_b64": "/w=="}),
+        (["set", "k", "w"], 0, {"key": "k", "stored": True}),
+        (["set", "k", "w", "--if-absent"], 1, {"key": "k", "stored": False}),
+        (["exists", "k"], 0, {"key": "k", "found": True}),
+        (["exists", "none"], 1, {"key": "none", "found": False}),
+        (["incr", "n", "4"], 0, {"key": "n", "value": 4}),
+        (["ttl", "k"], 0, {"key": "k", "found": True, "ttl": 90.0}),
+        (["ttl", "binary"], 0, {"key": "binary", "found": True, "ttl": None}),
+        (["ttl", "none"], 1, {"key": "none", "found": False}),
+        (["expire", "k", "1s"], 0, {"key": "k", "found": True}),
+        (["persist", "k"], 0, {"key": "k", "changed": True}),
+        (["clear", "k", "none"], 0, {"cleared": 1}),
+        (["clear", "--all", "--yes"], 0, {"cleared": 2}),
+        (["clear", "k", "--if-equals", "x"], 1, {"key": "k", "cleared": False}),
+    ],
+)
+def test_json(cairn_here: Call, kv: Store, arguments: list[str], code: int, answer: dict[str, object]):
+    kv.set("k", b"v", ttl=90)
+    kv.set("binary", b"\xff")
+    said = cairn_here(*arguments, "--json")
+    assert (said.code, json.loads(said.out), said.err) == (code, answer, "")

@@ -1,0 +1,212 @@
+"""What is typed at the shell: every command of the vocabulary can be said, and nothing else."""
+
+import shlex
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.cli import language
+from cairnkv.cli.language import NotUnderstood, Statement
+from cairnkv.commands import (
+    BY_NAME,
+    MISSING,
+    OK,
+    Clear,
+    ClearPrefix,
+    Command,
+    Count,
+    Exists,
+    Expire,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Info,
+    Items,
+    Ping,
+    Reply,
+    Scan,
+    Set,
+    SetMany,
+    SetWith,
+    Swap,
+    Ttl,
+)
+from cairnkv.commands.grammar import Kind, Place
+from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, MILLISECONDS, MILLISECONDS_OR_NONE, NO_TTL, PREFIX, TEXT
+from cairnkv.limits import SCAN_COUNT
+from tests.support.strategies import Kinds, commands
+
+
+def said(line: str) -> Statement:
+    return language.statement(language.split(line))
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("get greeting", Get(b"greeting")),
+        ("GET greeting", Get(b"greeting")),
+        ("  get 'two words'  ", Get(b"two words")),
+        ("get clé", Get("clé".encode())),
+        ("get clear", Get(b"clear")),
+        ("get k clear", GetWith(b"k", clear=True)),
+        ("get k TTL=1m", GetWith(b"k", ttl=60_000)),
+        ("set a b", Set(b"a", b"b")),
+        ("set a ''", Set(b"a", b"")),
+        ("set a ttl=5s", Set(b"a", b"ttl=5s")),
+        ("set a b ttl=500ms", SetWith(b"a", b"b", ttl=500)),
+        ("set a b ttl=1.5 ifabsent", SetWith(b"a", b"b", ttl=1_500, if_absent=True)),
+        ("set a b if_absent", SetWith(b"a", b"b", if_absent=True)),
+        ("set a b ifequals=", SetWith(b"a", b"b", if_equals=b"")),
+        ("set a b 'ifequals=x = y' keepttl", SetWith(b"a", b"b", if_equals=b"x = y", keep_ttl=True)),
+        ("set_with a b", SetWith(b"a", b"b")),
+        ("swap a b ifpresent", Swap(b"a", b"b", if_present=True)),
+        ("clear a", Clear(b"a")),
+        ("exists a b", Exists((b"a", b"b"))),
+        ("get_many a ttl=5", GetMany((b"a", b"ttl=5"))),
+        ("get-many a", GetMany((b"a",))),
+        ("set_many a 1 b 2", SetMany(0, ((b"a", b"1"), (b"b", b"2")))),
+        ("set_many ttl=2s a 1", SetMany(2_000, ((b"a", b"1"),))),
+        ("set_many ttl 1", SetMany(0, ((b"ttl", b"1"),))),
+        ("incr n", Incr(b"n", 1)),
+        ("incr n -5", Incr(b"n", -5)),
+        ("incr n n=7", Incr(b"n", 7)),
+        ("expire a 30s", Expire(b"a", 30_000)),
+        ("ttl a", Ttl(b"a")),
+        ("ping", Ping(b"")),
+        ("ping hello", Ping(b"hello")),
+        ("count", Count()),
+        ("scan cursor=5 count=10 a", Scan(5, 10, b"a")),
+        ("scan a cursor=0", Scan(0, SCAN_COUNT, b"a")),
+        ("scan prefix=count=5 cursor=0", Scan(0, SCAN_COUNT, b"count=5")),
+        ("clear_prefix a cursor=7", ClearPrefix(b"a", 7)),
+        ("info", Info()),
+    ],
+)
+def test_lines_and_what_they_mean(line: str, command: Command):
+    assert said(line) == Statement(command)
+
+
+@pytest.mark.parametrize(
+    ("line", "command"), [("scan", Scan(0, SCAN_COUNT, b"")), ("clear_prefix a", ClearPrefix(b"a", 0))]
+)
+def test_without_a_cursor_the_whole_is_meant(line: str, command: Command):
+    assert said(line) == Statement(command, slices=True)
+
+
+@pytest.mark.parametrize("line", ["", "   ", "# set a b", "  #"])
+def test_lines_that_say_nothing(line: str):
+    assert language.split(line) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("gte a", "did you mean get?"),
+        ("frobnicate", "`help` lists the commands"),
+        ("get", "too few arguments; get key"),
+        ("get a b", "'b' is one argument too many"),
+        ("get 'a", "no closing quotation"),
+        ("get ''", "a key has 1 to 65,535 bytes"),
+        ("set a b ttl=soon", "ttl takes a time such as 30s"),
+        ("set a b ttl=0", "milliseconds is a decimal number from 1"),
+        ("set a b ttl=1 ttl=2", "ttl stands there twice"),
+        ("set a b ttl", "one argument too many"),
+        ("set a b ifabsent=1", "one argument too many"),
+        ("set a b ttl=1 keepttl", "TTL and KEEPTTL exclude each other"),
+        ("set_many a", "not a number of arguments"),
+        ("set_many", "too few"),
+        ("exists", "too few"),
+        ("incr a x", "n is a decimal number"),
+        ("scan count=0", "count is a decimal number from 1"),
+        ("clear_prefix", "too few arguments"),
+        ("count all", "one argument too many"),
+    ],
+)
+def test_lines_that_do_not_fit_say_why_and_how_it_goes(line: str, why: str):
+    with pytest.raises(NotUnderstood) as refused:
+        said(line)
+    assert why in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+TIMES = st.integers(1, 999_999_999)
+"""What can be typed of a time in milliseconds: nine digits."""
+
+
+@given(command=commands(kinds=Kinds({MILLISECONDS: TIMES, MILLISECONDS_OR_NONE: st.just(NO_TTL) | TIMES})))
+def test_every_command_can_be_said_with_every_option(command: Command):
+    assert said(typed(command)).command == command
+
+
+def typed(command: Command) -> str:
+    """A line that means a command, by the rules of the language alone."""
+    positional, named = [command.word.name.lower()], []
+    for name, slot in command.word.fields:
+        value = getattr(command, name)
+        match slot.place:
+            case Place.REST:
+                groups = value if len(slot.kinds) > 1 else [(part,) for part in value]
+                positional += [
+                    typed_as(kind, part) for group in groups for kind, part in zip(slot.kinds, group, strict=True)
+                ]
+            case Place.SWITCH:
+                named += [name] if value else []
+            case Place.OPTION:
+                named += [f"{name}={typed_as(slot.kinds[0], value)}"] if value is not None else []
+            case Place.ARGUMENT if slot.kinds[0] in MAY_BE_LEFT_OUT and (name, command.word.writes) != ("prefix", True):
+                named.append(f"{name}={typed_as(slot.kinds[0], value)}")
+            case Place.ARGUMENT:
+                positional.append(typed_as(slot.kinds[0], value))
+    if any(slot.place is Place.REST for _, slot in command.word.fields):
+        return shlex.join([positional[0], *named, *positional[1:]])
+    return shlex.join([*positional, *named])
+
+
+MAY_BE_LEFT_OUT = (PREFIX, TEXT, AMOUNT, CURSOR, COUNT, MILLISECONDS_OR_NONE)
+
+
+def typed_as(kind: Kind, value: Any) -> str:
+    text = kind.write(value).decode("utf-8", "surrogateescape")
+    return f"{text}ms" if kind in (MILLISECONDS, MILLISECONDS_OR_NONE) else text
+
+
+@given(line=st.text(max_size=60) | st.lists(st.sampled_from([*language.names(), "ttl=5", "a", "'"])).map(" ".join))
+def test_no_line_makes_it_fail(line: str):
+    try:
+        words = language.split(line)
+        if words:
+            language.statement(words)
+    except NotUnderstood:
+        pass
+
+
+def test_help_covers_the_vocabulary():
+    overview = language.overview()
+    for name in language.names():
+        word = language.word_of(name)
+        assert f"  {language.usage(word)}\n" in overview
+        assert language.explain(word).startswith(f"{language.usage(word)}\n")
+    assert set(language.names()) == {name.lower() for name in BY_NAME if name not in ("SET_WITH", "GET_WITH")}
+    assert "SET_WITH, number 16" in language.explain(language.word_of("set"))
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "lines"),
+    [
+        (Set(b"a", b"b"), OK, ["OK"]),
+        (Get(b"a"), MISSING, ["(not found)"]),
+        (Get(b"a"), b"b", [b"b"]),
+        (Incr(b"a", 1), -4, ["-4"]),
+        (Ttl(b"a"), -1, ["never"]),
+        (Ttl(b"a"), 1_500, ["1.500"]),
+        (GetMany((b"a", b"b")), Items((b"x", None)), [b"x", "(not found)"]),
+        (Scan(0, 1, b""), Items(()), []),
+        (Info(), Items((b"keys", b"3")), ["keys: 3"]),
+    ],
+)
+def test_replies(command: Command, reply: Reply, lines: list[bytes | str]):
+    assert list(language.lines(command, reply)) == lines

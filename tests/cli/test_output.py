@@ -1,0 +1,73 @@
+"""How bytes look: exact when piped, harmless on a terminal, binary-safe in JSON."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cairnkv
+from cairnkv.cli.output import escaped, named
+from tests.cli.conftest import Call
+from tests.cli.terminal import Terminal
+
+
+@given(st.binary())
+def test_nothing_that_is_escaped_can_move_a_cursor(data: bytes):
+    shown = escaped(data)
+    assert shown.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"plain", "plain"),
+        ("clé 🔑".encode(), "clé 🔑"),
+        (b"\x1b[2J", "\\x1b[2J"),
+        (b"a\r\n\tb", "a\\r\\n\\tb"),
+        (b"\xff\x00", "\\xff\\x00"),
+        ("\u202edlrow".encode(), "\\xe2\\x80\\xaedlrow"),
+        ("\x9b2J".encode(), "\\xc2\\x9b2J"),
+    ],
+)
+def test_escapes(data: bytes, shown: str):
+    assert escaped(data) == shown
+
+
+@given(st.binary())
+def test_json_says_all_bytes(data: bytes):
+    ((name, text),) = named("key", data).items()
+    assert name in ("key", "key_b64")
+    assert data == (text.encode() if name == "key" else base64.b64decode(text))
+
+
+def test_a_pipe_gets_the_exact_bytes(kv: cairnkv.Client[bytes, bytes], cairn_here: Call):
+    value = bytes(range(256))
+    kv.set("k", value)
+    assert cairn_here("get", "k").out == value + b"\n"
+    assert cairn_here("get", "--raw", "k").out == value
+
+
+def test_a_terminal_gets_no_control_sequence(kv: cairnkv.Client[bytes, bytes]):
+    kv.set("k", b"\x1b[31mred\x07\xff")
+    with Terminal("get", "k") as terminal:
+        assert terminal.wait() == 0
+    assert terminal.screen == "\\x1b[31mred\\x07\\xff\r\n"
+
+
+def test_a_terminal_is_told_that_a_key_is_missing(url: str):
+    with Terminal("get", "k", NO_COLOR="1") as terminal:
+        assert terminal.wait() == 1
+    assert terminal.screen == "not found\r\n"
+
+
+def test_colours_are_for_terminals_that_want_them(url: str, cairn_here: Call):
+    def shown(**environment: str) -> str:
+        with Terminal("info", **environment) as terminal:
+            assert terminal.wait() == 0
+        return terminal.screen
+
+    assert "\x1b[" in shown()
+    assert "\x1b" not in shown(NO_COLOR="1")
+    assert "\x1b" not in shown(TERM="dumb")
+    assert b"\x1b" not in cairn_here("info").out

@@ -1,0 +1,130 @@
+"""The shell: scripted through a pipe, and talked to on a terminal."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+import cairnkv
+from cairnkv.cli import language
+from cairnkv.cli.shell import completions
+from tests.cli.conftest import Call, cairn_process
+from tests.cli.terminal import Terminal
+
+Store = cairnkv.Client[bytes, bytes]
+
+
+def test_a_script_through_a_pipe(url: str):
+    said = cairn_process("shell", stdin=b"set a 1\nget a\n\n# nothing\nincr a 41\nget b\n")
+    assert said.code == 0
+    assert said.out == b"OK\n1\n42\n(not found)\n"
+    assert said.err == ""
+
+
+def test_an_error_does_not_end_a_script_but_is_its_exit_code(cairn_here: Call, kv: Store):
+    said = cairn_here("shell", stdin=b"set a x\nfrob\nincr a\nget a")
+    assert said.code == 2
+    assert said.out == b"OK\nx\n"
+    first, second = said.err.splitlines()
+    assert first == "cairn: line 2: there is no command 'frob'; `help` lists the commands"
+    assert second.startswith("cairn: line 3: NOTINT ")
+
+
+@pytest.mark.parametrize("leave", [b"exit", b"quit", b"EXIT"])
+def test_a_script_may_leave(cairn_here: Call, kv: Store, leave: bytes):
+    assert cairn_here("shell", stdin=b"set a 1\n" + leave + b"\nset a 2\n").code == 0
+    assert kv.get("a") == b"1"
+
+
+def test_values_come_through_a_pipe_as_they_are(cairn_here: Call, kv: Store):
+    kv.set("k", b"\x00\xff\x1b[0m")
+    assert cairn_here("shell", stdin=b"get k\nget_many k z\n").out == b"\x00\xff\x1b[0m\n" * 2 + b"(not found)\n"
+    assert cairn_here("shell", stdin=b"set '\xff' \xfe\n").out == b"OK\n"
+    assert kv.get(b"\xff") == b"\xfe"
+
+
+def test_scan_and_clear_prefix_go_to_the_end(cairn_here: Call, kv: Store):
+    names = {f"a:{number}".encode() for number in range(3_000)}
+    kv.set_many(dict.fromkeys(names, b""))
+    kv.set("b", b"")
+    assert set(cairn_here("shell", stdin=b"scan a: count=100").out.splitlines()) == names
+    first, *slice_of_keys = cairn_here("shell", stdin=b"scan a: count=100 cursor=0").out.splitlines()
+    assert int(first) > 0
+    assert set(slice_of_keys) < names
+    assert cairn_here("shell", stdin=b"clear_prefix a:").out == b"3000\n"
+    assert list(kv.scan()) == [b"b"]
+
+
+def test_help(cairn_here: Call, url: str):
+    assert cairn_here("shell", stdin=b"help").out.decode() == language.overview() + "\n"
+    assert cairn_here("shell", stdin=b"help set").out.startswith(b"set key value [ttl=TIME]")
+    assert cairn_here("shell", stdin=b"help frob").code == 2
+
+
+def test_without_a_server_every_line_says_so(cairn_here: Call, unused_url: str):
+    said = cairn_here("shell", "--url", unused_url, stdin=b"get a\nget b\n")
+    assert said.code == 2
+    assert [line[:14] for line in said.err.splitlines()] == ["cairn: line 1:", "cairn: line 2:"]
+
+
+@pytest.mark.parametrize(
+    ("before", "some"),
+    [
+        ([], {"get", "set", "set_many", "help", "exit"}),
+        (["help"], {"get", "clear_prefix"}),
+        (["set"], {"ttl=", "ifabsent", "ifequals=", "keepttl"}),
+        (["scan"], {"cursor=", "count="}),
+        (["get", "clear"], {"ttl=", "persist"}),
+        (["frob"], set()),
+    ],
+)
+def test_completions_come_from_the_vocabulary(before: list[str], some: set[str]):
+    found = {text for text, _ in completions(before)}
+    assert some <= found
+    assert bool(some) == bool(found)
+    assert "set_with" not in found
+
+
+def test_a_conversation_on_a_terminal(url: str, tmp_path: Path):
+    with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
+        terminal.expect(r"`help` lists the commands.*cairn>")
+        terminal.type("set greeting 'hello world'\r")
+        terminal.expect("OK.*cairn>")
+        terminal.type("get greeting\r")
+        terminal.expect("hello world\r.*cairn>")
+        terminal.type("incr greeting\r")
+        terminal.expect("NOTINT.*cairn>")
+        terminal.type("set b '\r")
+        terminal.expect("no closing quotation.*cairn>")
+        terminal.type("forget this\x03")  # Ctrl-C gives up the line
+        terminal.expect("cairn>")
+        terminal.type("exi\t a greeting\r")  # completed to exists
+        terminal.expect("1.*cairn>")
+        terminal.type("\x04")  # Ctrl-D
+        assert terminal.wait() == 0
+    history = tmp_path / "cairnkv" / "history"
+    assert "+set greeting 'hello world'\n" in history.read_text()
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+    assert stat.S_IMODE(history.parent.stat().st_mode) == 0o700
+
+    with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
+        terminal.expect("cairn>")
+        terminal.type("\x1b[A\x1b[A\x1b[A\x1b[A\r")  # four lines up
+        terminal.expect("hello world\r")
+        terminal.type("exit\r")
+        assert terminal.wait() == 0
+
+
+def test_a_history_that_cannot_be_kept_is_no_reason_not_to_talk(url: str, tmp_path: Path):
+    (tmp_path / "cairnkv").write_text("in the way")
+    with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
+        terminal.expect("no history: .*cairn>")
+        terminal.type("ping\r")
+        terminal.expect("PONG.*cairn>")
+        terminal.type("\x04")
+        assert terminal.wait() == 0
+
+
+def test_nothing_of_a_script_is_kept(url: str, tmp_path: Path):
+    assert cairn_process("shell", stdin=b"set secret 1\n", XDG_STATE_HOME=str(tmp_path)).code == 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,163 @@
+"""What `cairn get` costs: which modules it imports, and the few bytes of the wire that it knows by heart."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import cairnkv
+from cairnkv.cli import quick
+from cairnkv.commands import MISSING, Failure, Get, Reply, failures
+from cairnkv.testing import running_server
+from cairnkv.wire.article import Dialect, reply_parts, write_command
+from tests.cli.conftest import Call, cairn_process
+
+SLOW = ("asyncio", "rich", "prompt_toolkit", "uvloop", "ssl", "json", "tomllib", "concurrent.futures")
+"""Modules that a `get` does not need."""
+
+IMPORTED = """
+import sys
+from cairnkv.cli.main import main
+code = main({arguments!r})
+print(*sorted(sys.modules), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def imported_by(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED.format(arguments=arguments)], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["get", "k"], ["get", "--raw", "k"], ["get", "nothing"]])
+def test_get_imports_nothing_slow(kv: cairnkv.Client[bytes, bytes], arguments: list[str]):
+    kv.set("k", b"v")
+    imported = imported_by(*arguments)
+    assert not imported & set(SLOW)
+    assert not {name for name in imported if name.startswith(("cairnkv.client", "cairnkv.server"))}
+
+
+@pytest.mark.parametrize("arguments", [["set", "k", "v"], ["count"], ["scan"], ["incr", "n"]])
+def test_no_simple_command_imports_what_only_others_need(url: str, arguments: list[str]):
+    assert not imported_by(*arguments) & {"asyncio", "rich", "prompt_toolkit", "uvloop", "ssl"}
+
+
+@pytest.mark.parametrize("key", [b"k", bytes(range(256)), b"x" * 65_535])
+def test_the_frame_known_by_heart_is_the_wires(key: bytes):
+    assert quick.request(key) == write_command(Get(key))
+
+
+@pytest.mark.parametrize("key", [b"", b"x" * 65_536])
+def test_a_key_that_cannot_be_is_left_to_the_client(key: bytes):
+    with pytest.raises(quick.NotQuick):
+        quick.request(key)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("value", [b"", b"v", bytes(range(256)) * 4096])
+def test_values_are_read_as_the_wire_writes_them(dialect: Dialect, value: bytes):
+    assert quick.get(answering(b"".join(reply_parts(value, dialect))), b"k") == value
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_missing_key_is_none(dialect: Dialect):
+    assert quick.get(answering(b"".join(reply_parts(MISSING, dialect))), b"k") is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"\x00\x30\x00\x00",
+        b"\x00\x30\x00\x00\x00\x05hell",
+        b"\x00\x30\xff\xff\xff\xff",
+        b"\x00\x07\x00\x00\x00\x00",
+        b"\x00\x31\x00\x00\x00\x0dKey not found",
+        b"\x08\x30\x00\x00\x00\x01v",
+        *(b"".join(reply_parts(Failure(code, ""), Dialect.ARTICLE)) for code in failures.CODES.values()),
+    ],
+)
+def test_any_other_reply_is_left_to_the_client(reply: bytes):
+    with pytest.raises(quick.NotQuick):
+        quick.get(answering(reply), b"k")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "cairn://a,b",
+        "cairn://",
+        "cairn://127.0.0.1:99999999",
+        "cairn://127.0.0.1:x",
+        "cairn://127.0.0.1/?timeout=1",
+        "cairn://user@127.0.0.1",
+        "cairn+unix://relative",
+        "cairn+unix:///nowhere/at/all",
+        "cairns://127.0.0.1",
+        "127.0.0.1:6555",
+        "cairn://höst",
+        "",
+    ],
+)
+def test_any_other_address_is_left_to_the_client(url: str):
+    with pytest.raises(quick.NotQuick):
+        quick.get(url, b"k")
+
+
+def test_a_unix_socket_is_plain_enough(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("u") / "s"
+    with running_server(unix=str(path), no_tcp=True) as running:
+        with cairnkv.connect(running.url) as kv:
+            kv.set("k", "v")
+        assert quick.get(running.url, b"k") == b"v"
+
+
+def test_a_server_that_is_slow_is_asked_again_by_the_client(monkeypatch: pytest.MonkeyPatch, cairn_here: Call):
+    monkeypatch.setattr(quick, "PATIENCE", 0.05)
+    value: Reply = b"late"
+    said = cairn_here("get", "k", "--url", answering(b"", b"".join(reply_parts(value, Dialect.ARTICLE))))
+    assert (said.code, said.out) == (0, b"late\n")
+
+
+def test_both_ways_say_the_same(kv: cairnkv.Client[bytes, bytes]):
+    kv.set("k", b"\x00\xff\n")
+    for arguments in (["get", "k"], ["get", "nothing"], ["get", "--raw", "k"], ["get", "--json", "k"]):
+        assert cairn_process(*arguments) == cairn_process(*arguments, "--timeout", "5s")
+
+
+_open: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _open:
+        _open.pop().close()
+
+
+def answering(*replies: bytes) -> str:
+    """The URL of something that answers each connection with the next of these bytes and ends it; with none of
+    them it says nothing and stays."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    _open.append(listener)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # whoever asked has gone, or the test is over
+            for reply in replies:
+                connection, _ = listener.accept()
+                _open.append(connection)
+                connection.recv(65_536 + 7)
+                if reply or len(replies) == 1:
+                    connection.sendall(reply)
+                    connection.shutdown(socket.SHUT_WR)
+
+    threading.Thread(target=serve, daemon=True).start()
+    host, port = listener.getsockname()
+    return f"cairn://{host}:{port}"

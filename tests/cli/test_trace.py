@@ -1,0 +1,318 @@
+"""The trace as a proxy: bytes pass exactly and at once, ends are passed on too, and every frame is shown."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import cairnkv
+from cairnkv.commands import Get, Ping, Set
+from cairnkv.testing import running_server
+from cairnkv.wire.article import write_command
+from tests.cli.conftest import SECONDS, Call, cairn_process, command
+from tests.cli.terminal import Terminal
+
+
+class Tracing:
+    """`cairn trace` in a process of its own."""
+
+    def __init__(self, to: str, *options: str) -> None:
+        self.process = subprocess.Popen(
+            command("trace", "--listen", "127.0.0.1:0", "--to", to, *options), stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self._out = self.process.stdout
+        ready = self._out.readline()
+        found = re.search(r"tracing (cairn://(127\.0\.0\.1):(\d+)) to ", ready)
+        assert found is not None, ready
+        self.url = found[1]
+        self.address = found[2], int(found[3])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, SECONDS)
+
+    def lines_up_to(self, pattern: str) -> list[str]:
+        """The lines that are shown, up to one in which a pattern is found."""
+        lines = []
+        for line in self._out:
+            lines.append(line.rstrip("\n"))
+            if re.search(pattern, line):
+                return lines
+        raise AssertionError(f"never shown: {pattern!r}; shown: {lines}")
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(SECONDS)
+        finally:
+            self.process.kill()
+            self._out.close()
+
+
+@contextlib.contextmanager
+def tracing(to: str, *options: str) -> Iterator[Tracing]:
+    trace = Tracing(to, *options)
+    with contextlib.closing(_Closing(trace.end)):
+        yield trace
+
+
+class _Closing:
+    def __init__(self, close: Callable[[], object]) -> None:
+        self.close = close
+
+
+@contextlib.contextmanager
+def serving(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server of one connection; gives its URL."""
+
+    def accept() -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(SECONDS)
+        with connection:
+            serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        host, port = listener.getsockname()
+        yield f"cairn://{host}:{port}"
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    data = bytearray()
+    while piece := connection.recv(1 << 20):
+        data += piece
+    return bytes(data)
+
+
+def test_a_conversation_is_shown_field_by_field(url: str):
+    with tracing(url) as trace:
+        with cairnkv.connect(trace.url) as kv:
+            assert kv.set("greeting", "hello")
+            assert kv.get("greeting") == "hello"
+            assert kv.get("nothing") is None
+        lines = trace.lines_up_to("#1 server, .* closed its side")
+        assert trace.end() == 0
+    shown = "\n".join(re.sub(r"\d+\.\d{3} s", "T", line) for line in lines)
+    assert (
+        """\
+#1 client, T: GET, 15 bytes
+    header      00                       no flags
+    command     00 00                    0 = GET
+    key length  00 00 00 08              8 bytes
+    key         67 72 65 65 74 69 6e 67  greeting
+#1 server, T: success, to GET, 11 bytes
+    header  00              no flags
+    status  30              success, '0' in ASCII
+    length  00 00 00 05     5 bytes
+    answer  68 65 6c 6c 6f  hello
+"""
+        in shown
+    )
+    headings = [line for line in shown.splitlines() if line.startswith("#")]
+    assert headings[:6] == [
+        "#1 client, T: SET, 24 bytes",
+        "#1 server, T: success, to SET, 8 bytes",
+        "#1 client, T: GET, 15 bytes",
+        "#1 server, T: success, to GET, 11 bytes",
+        "#1 client, T: GET, 14 bytes",
+        "#1 server, T: not found, to GET, 19 bytes",
+    ]
+    assert sorted(headings[6:]) == ["#1 client, T: closed its side", "#1 server, T: closed its side"]
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_both_widths_pass(url: str, width: int):
+    frame = write_command(Ping(b"hello"), width=4 if width == 4 else 2)
+    with tracing(url) as trace, trace.connect() as client:
+        client.sendall(frame)
+        client.shutdown(socket.SHUT_WR)
+        assert read_to_the_end(client) == b"\x00\x30\x00\x00\x00\x05hello"
+        lines = trace.lines_up_to("PING")
+    assert lines[0].endswith(f"PING, {len(frame)} bytes")
+
+
+def test_bytes_pass_as_they_are_whatever_they_are():
+    """A server that says the same back, in another order of frames than the wire knows."""
+    data = os.urandom(3_000_000)
+
+    def echo(connection: socket.socket) -> None:
+        while piece := connection.recv(1 << 16):
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+
+    with serving(echo) as url, tracing(url) as trace, trace.connect() as client:
+        reader = threading.Thread(target=lambda: _show_nothing(trace))
+        reader.start()
+        answer = bytearray()
+        sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
+        sender.start()
+        answer += read_to_the_end(client)
+        sender.join(SECONDS)
+        assert bytes(answer) == data
+        assert trace.process.poll() is None
+        trace.process.send_signal(signal.SIGTERM)
+        reader.join(SECONDS)
+
+
+def _show_nothing(trace: Tracing) -> None:
+    with contextlib.suppress(AssertionError):
+        trace.lines_up_to("never")
+
+
+def test_an_unfinished_frame_is_passed_on_at_once():
+    """The first bytes of a frame arrive before the rest is sent, and the end of one side before the other's."""
+
+    def serve(connection: socket.socket) -> None:
+        assert connection.recv(100) == b"\x00"
+        connection.sendall(b"1")
+        assert connection.recv(100) == b""  # the client's end
+        connection.sendall(b"2")
+
+    with serving(serve) as url, tracing(url) as trace, trace.connect() as client:
+        client.sendall(b"\x00")
+        assert client.recv(1) == b"1"
+        client.shutdown(socket.SHUT_WR)
+        assert read_to_the_end(client) == b"2"
+        lines = trace.lines_up_to("server.*closed its side")
+    assert any("client" in line and "a frame, 1 byte, not finished" in line for line in lines)
+
+
+def test_the_servers_end_is_passed_on_while_the_client_goes_on():
+    heard = bytearray()
+
+    def serve(connection: socket.socket) -> None:
+        connection.shutdown(socket.SHUT_WR)
+        heard.extend(read_to_the_end(connection))
+
+    with serving(serve) as url, tracing(url) as trace, trace.connect() as client:
+        assert client.recv(1) == b""
+        client.sendall(b"still here")
+        client.shutdown(socket.SHUT_WR)
+        trace.lines_up_to("client.*closed its side")
+    assert heard == b"still here"
+
+
+def test_who_is_cut_off_cuts_off_the_other():
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(b"y")
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(1) == b""
+
+    with serving(serve) as url, tracing(url) as trace:
+        client = trace.connect()
+        assert client.recv(1) == b"y"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close resets
+        client.close()
+        assert "the client was cut off" in trace.lines_up_to("cut off")[-1]
+
+
+def test_what_no_frame_can_be_is_passed_and_shown_raw(url: str):
+    with tracing(url) as trace, trace.connect() as client:
+        client.sendall(bytes.fromhex("00 000f") + b"what is this")
+        client.shutdown(socket.SHUT_WR)
+        assert b"BADFRAME" in read_to_the_end(client)
+        lines = trace.lines_up_to("server.*closed its side")
+    shown = "\n".join(lines)
+    assert "12 bytes in no frame: command 15 is not assigned" in shown
+    assert "what is this" in shown
+    assert "BADFRAME command number 15 is not assigned" in shown
+
+
+def test_a_long_value_is_passed_whole_and_shown_in_short(url: str):
+    value = b"\0" + os.urandom(7_999_999)
+    with tracing(url, "--bytes", "4") as trace:
+        with cairnkv.connect(trace.url, codec="bytes") as kv:
+            kv.set("big", value)
+            assert kv.get("big") == value
+        lines = trace.lines_up_to("server.*closed its side")
+    assert max(map(len, lines)) < 400
+    (line,) = [line for line in lines if line.startswith("    answer") and "…" in line]
+    assert value[:4].hex(" ") + " …" in line
+    assert "… and 7,999,996 bytes more" in line
+
+
+def test_connections_have_numbers(url: str):
+    with tracing(url) as trace:
+        for number in (1, 2, 3):
+            with cairnkv.connect(trace.url) as kv:
+                kv.ping()
+            assert trace.lines_up_to("closed its side")[0].startswith(f"#{number} client, ")
+            trace.lines_up_to("closed its side")
+
+
+def test_a_unix_socket_can_be_traced(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("u") / "s"
+    with running_server(unix=str(path), no_tcp=True) as running, tracing(running.url) as trace:
+        assert cairn_process("ping", "--url", trace.url).out == b"PONG\n"
+
+
+def test_without_a_server_it_says_so_and_goes_on(unused_url: str, url: str):
+    with tracing(unused_url) as trace:
+        for _ in range(2):
+            with trace.connect() as client, contextlib.suppress(ConnectionError):
+                assert client.recv(1) == b""
+            assert "cannot connect to 127.0.0.1:" in trace.lines_up_to("cannot connect")[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_good_order_also_in_the_middle(url: str, number: signal.Signals):
+    with tracing(url) as trace, trace.connect() as client:
+        client.sendall(write_command(Get(b"k")) + write_command(Set(b"k", b"v"))[:-1])
+        trace.lines_up_to("not found, to GET")
+        trace.process.send_signal(number)
+        assert trace.process.wait(SECONDS) == 0
+
+
+def test_it_ends_when_nobody_reads_it(url: str):
+    with tracing(url) as trace:
+        trace._out.close()
+        with contextlib.suppress(ConnectionError, cairnkv.CairnError), cairnkv.connect(trace.url) as kv:
+            for _ in range(100):
+                kv.ping()
+        assert trace.process.wait(SECONDS) == 0
+
+
+def test_colours_on_a_terminal(url: str):
+    for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        with Terminal("trace", "--listen", "0", "--to", url, **environment) as terminal:
+            shown = terminal.expect(r"tracing cairn://127\.0\.0\.1:\d+ .*\n")
+            found = re.search(r"cairn://[\d.:]+", shown)
+            assert found is not None
+            with cairnkv.connect(found[0]) as kv:
+                kv.ping()
+            assert ("\x1b[" in terminal.expect("PONG")) is coloured
+            terminal.process.send_signal(signal.SIGINT)
+            assert terminal.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--listen", "nowhere:x"], "--listen takes HOST:PORT"),
+        (["--listen", "127.0.0.1:70000"], "--listen takes HOST:PORT"),
+        (["--listen", "0.0.0.0:0"], "beyond this machine"),
+        (["--to", "redis://127.0.0.1"], "an address begins with cairn://"),
+        (["--bytes", "0"], "--bytes"),
+    ],
+)
+def test_what_cannot_be_traced(cairn_here: Call, arguments: list[str], why: str):
+    said = cairn_here("trace", *arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert why in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_port_that_is_taken(cairn_here: Call, url: str):
+    said = cairn_here("trace", "--listen", url.removeprefix("cairn://"), "--to", url)
+    assert said.code == 2
+    assert "cannot listen on 127.0.0.1:" in said.err

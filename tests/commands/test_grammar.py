@@ -1,0 +1,243 @@
+"""Arguments become strings and strings arguments, for every command; what does not fit is refused with the
+failure that says so."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import (
+    COMMANDS,
+    ArgumentFault,
+    Clear,
+    ClearAll,
+    Command,
+    Exists,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Ping,
+    Scan,
+    Set,
+    SetMany,
+    SetWith,
+    Swap,
+    Word,
+    failures,
+)
+from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place
+from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX, SCAN_COUNT_MAX, TTL_MAX
+from tests.support.strategies import commands
+
+WORDS = [pytest.param(command.word, id=command.word.name) for command in COMMANDS]
+
+
+def refusal(command: type[Command], *strings: bytes) -> ArgumentFault:
+    with pytest.raises(ArgumentFault) as raised:
+        command.from_arguments(strings)
+    return raised.value
+
+
+@pytest.mark.parametrize("word", WORDS)
+@given(data=st.data())
+def test_a_command_is_read_back_from_its_strings(word: Word, data: st.DataObject) -> None:
+    command = data.draw(commands([word.command]))
+    strings = command.arguments()
+    assert all(isinstance(string, bytes) for string in strings)
+    again = word.command.from_arguments(strings)
+    assert again == command
+    assert type(again) is type(command)
+    assert hash(again) == hash(command)
+
+
+@given(command=commands([SetWith, Swap, GetWith]), data=st.data())
+def test_options_may_stand_in_any_order(command: Command, data: st.DataObject) -> None:
+    positional = sum(slot.place is Place.ARGUMENT for _, slot in command.word.fields)
+    options = [
+        dataclasses.replace(
+            type(command)(*command.arguments()[:positional]), **{name: getattr(command, name)}
+        ).arguments()[positional:]
+        for name, slot in command.word.fields
+        if slot.word
+    ]
+    shuffled = data.draw(st.permutations(options))
+    strings = command.arguments()[:positional] + [string for option in shuffled for string in option]
+    assert type(command).from_arguments(strings) == command
+
+
+@given(command=st.sampled_from(COMMANDS), strings=st.lists(st.binary(max_size=8), max_size=6))
+def test_strings_that_mean_nothing_are_refused_and_nothing_else_happens(
+    command: type[Command], strings: list[bytes]
+) -> None:
+    understood, code = None, None
+    try:
+        understood = command.from_arguments(strings)
+    except ArgumentFault as fault:
+        code = fault.code
+    if understood is None:
+        assert code in (failures.BADARGS, failures.BADKEY)
+    else:
+        assert command.from_arguments(understood.arguments()) == understood
+
+
+@pytest.mark.parametrize("word", WORDS)
+@given(data=st.data())
+def test_a_command_with_a_string_too_few_is_refused(word: Word, data: st.DataObject) -> None:
+    fewest = sum(
+        {Place.ARGUMENT: 1, Place.REST: len(slot.kinds)}.get(slot.place, 0) for _, slot in word.fields
+    )  # strings that must be there
+    strings = data.draw(commands([word.command])).arguments()[: fewest - 1] if fewest else None
+    if strings is None:
+        assert word.command.from_arguments([]) == word.command()
+    else:
+        fault = refusal(word.command, *strings)
+        assert fault.code is failures.BADARGS
+        assert word.usage in fault.text
+
+
+@pytest.mark.parametrize("word", [param for param in WORDS if param.values[0].exclusive])
+@given(data=st.data())
+def test_options_that_exclude_each_other_are_refused_together(word: Word, data: st.DataObject) -> None:
+    group = data.draw(st.sampled_from(word.exclusive))
+    together = data.draw(st.lists(st.sampled_from(group), min_size=2, unique=True))
+    strings = data.draw(commands([word.command])).arguments()
+    positional = strings[: sum(slot.place is Place.ARGUMENT for _, slot in word.fields)]
+    for name in together:
+        slot = dict(word.fields)[name]
+        positional += [slot.word, b"1"] if slot.kinds else [slot.word]
+    fault = refusal(word.command, *positional)
+    assert fault.code is failures.BADARGS
+    assert "exclude each other" in fault.text
+    for name in together:
+        assert dict(word.fields)[name].word.decode() in fault.text
+
+
+@pytest.mark.parametrize(
+    ("command", "strings"),
+    [
+        pytest.param(Get, (b"k", b"extra"), id="one argument too many"),
+        pytest.param(ClearAll, (b"k",), id="an argument where there is none"),
+        pytest.param(SetWith, (b"k", b"v", b"NX"), id="an option that does not exist"),
+        pytest.param(SetWith, (b"k", b"v", b"ttl", b"5"), id="an option in small letters"),
+        pytest.param(SetWith, (b"k", b"v", b"TTL"), id="an option without its value"),
+        pytest.param(SetWith, (b"k", b"v", b"TTL", b"5", b"TTL", b"5"), id="an option twice"),
+        pytest.param(GetWith, (b"k", b"CLEAR", b"CLEAR"), id="a switch twice"),
+        pytest.param(SetMany, (b"0", b"k", b"v", b"k"), id="a key without its value"),
+        pytest.param(SetMany, (b"0",), id="no pairs"),
+        pytest.param(GetMany, (), id="no keys"),
+    ],
+)
+def test_what_does_not_fit_the_grammar_is_refused(command: type[Command], strings: tuple[bytes, ...]) -> None:
+    assert refusal(command, *strings).code is failures.BADARGS
+
+
+def test_words_of_options_may_stand_where_keys_and_values_do() -> None:
+    assert SetWith.from_arguments([b"TTL", b"KEEPTTL"]) == SetWith(b"TTL", b"KEEPTTL")
+    assert SetWith.from_arguments([b"k", b"v", b"IFEQUALS", b"TTL"]) == SetWith(b"k", b"v", if_equals=b"TTL")
+    assert Exists.from_arguments([b"TTL", b"TTL"]) == Exists((b"TTL", b"TTL"))
+
+
+def test_an_empty_value_to_compare_with_is_not_no_value() -> None:
+    command = SetWith(b"k", b"v", if_equals=b"")
+    assert command.arguments() == [b"k", b"v", b"IFEQUALS", b""]
+    assert SetWith.from_arguments(command.arguments()) == command
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        (Get(b"k"), (b"k",)),
+        (Set(b"k", b"v"), (b"k",)),
+        (Clear(b"k"), (b"k",)),
+        (SetMany(0, ((b"a", b"1"), (b"b", b"2"), (b"a", b"3"))), (b"a", b"b", b"a")),
+        (Exists((b"a", b"b")), (b"a", b"b")),
+        (Ping(b"k"), ()),
+        (Scan(0, 1, b"k"), ()),
+    ],
+)
+def test_a_command_says_which_keys_it_names(command: Command, keys: tuple[bytes, ...]) -> None:
+    assert command.named_keys() == keys
+
+
+class TestKeys:
+    def test_have_1_to_65_535_bytes(self) -> None:
+        assert Get.from_arguments([b"k"]) == Get(b"k")
+        assert Get.from_arguments([b"k" * KEY_MAX]) == Get(b"k" * KEY_MAX)
+        assert refusal(Get, b"").code is failures.BADKEY
+        assert refusal(Get, b"k" * (KEY_MAX + 1)).code is failures.BADKEY
+
+
+NUMBER_KINDS = sorted(
+    {
+        (kind.placeholder, kind.lowest, kind.highest): kind
+        for command in COMMANDS
+        for _, slot in command.word.fields
+        for kind in slot.kinds
+        if isinstance(kind, NumberKind)
+    }.values(),
+    key=lambda kind: kind.placeholder,
+)
+
+
+@pytest.mark.parametrize("kind", NUMBER_KINDS, ids=lambda kind: kind.placeholder)
+class TestNumbers:
+    def test_reach_from_the_lowest_to_the_highest(self, kind: NumberKind) -> None:
+        for number in (kind.lowest, kind.highest):
+            assert kind.read(kind.write(number)) == number
+        for number in (kind.lowest - 1, kind.highest + 1):
+            with pytest.raises(ArgumentFault) as raised:
+                kind.read(kind.write(number))
+            assert raised.value.code is failures.BADARGS
+
+    @given(data=st.data())
+    def test_have_one_text_each(self, kind: NumberKind, data: st.DataObject) -> None:
+        number = data.draw(st.integers(kind.lowest, kind.highest))
+        assert kind.write(number) == str(number).encode()
+        assert kind.read(kind.write(number)) == number
+
+    @pytest.mark.parametrize(
+        "text", [b"", b" 1", b"1 ", b"+1", b"01", b"-0", b"-01", b"1_0", b"0x1", b"1.0", b"1e3", b"one", b"9" * 5_000]
+    )
+    def test_have_no_other_text(self, kind: NumberKind, text: bytes) -> None:
+        with pytest.raises(ArgumentFault) as raised:
+            kind.read(text)
+        assert raised.value.code is failures.BADARGS
+        assert len(str(raised.value)) < 300, "what is shown of a bad number is bounded"
+
+    def test_of_another_script_are_no_numbers(self, kind: NumberKind) -> None:
+        with pytest.raises(ArgumentFault):
+            kind.read("٣".encode())
+
+
+def test_the_kinds_of_numbers_are_the_documented_ones() -> None:
+    assert {(kind.placeholder, kind.lowest, kind.highest) for kind in NUMBER_KINDS} == {
+        ("milliseconds", 1, TTL_MAX),
+        ("milliseconds-or-0", 0, TTL_MAX),
+        ("n", INTEGER_MIN, INTEGER_MAX),
+        ("cursor", 0, 2**32 - 1),
+        ("count", 1, SCAN_COUNT_MAX),
+    }
+
+
+def test_incr_reads_the_ends_of_64_bits() -> None:
+    for n in (INTEGER_MIN, INTEGER_MAX):
+        assert Incr.from_arguments([b"k", b"%d" % n]) == Incr(b"k", n)
+
+
+@pytest.mark.parametrize(
+    "command", [Set(b"k", b"v"), SetWith(b"k", b"v"), Exists((b"k",)), ClearAll()], ids=lambda c: c.word.name
+)
+def test_commands_cannot_be_changed(command: Any) -> None:
+    for name in [name for name, _ in command.word.fields] or ["word"]:
+        with pytest.raises((AttributeError, TypeError)):
+            setattr(command, name, b"other")
+
+
+@given(text=st.binary(max_size=300))
+def test_a_free_string_may_be_anything(text: bytes) -> None:
+    kind = Kind("value")
+    assert kind.read(kind.write(text)) == text
+    assert KeyKind("key").write(text) == text

@@ -1,0 +1,136 @@
+"""The vocabulary is consistent: numbers, names, kinds of answer, and what the rooms above look up in it.
+
+Nothing here lists what each command means; that is the conformance suite's. It lists what must hold for any
+command that will ever be added.
+"""
+
+import inspect
+
+import pytest
+
+from cairnkv.commands import BY_NAME, BY_NUMBER, COMMANDS, COUNTED_FROM, Answer, Command, Scope, Word
+from cairnkv.commands import vocabulary as vocabulary_module
+from cairnkv.commands.grammar import KeyKind, Place
+from cairnkv.keyspace import can_apply
+
+WORDS = [pytest.param(command.word, id=command.word.name) for command in COMMANDS]
+
+
+def test_every_command_of_the_module_is_in_the_vocabulary() -> None:
+    declared = {
+        thing
+        for _, thing in inspect.getmembers(vocabulary_module, inspect.isclass)
+        if issubclass(thing, Command) and thing is not Command
+    }
+    assert declared == set(COMMANDS)
+
+
+def test_numbers_and_names_are_unique() -> None:
+    assert len(BY_NUMBER) == len(BY_NAME) == len(COMMANDS) == len(set(COMMANDS))
+    for command in COMMANDS:
+        assert BY_NUMBER[command.word.number].command is command
+        assert BY_NAME[command.word.name].command is command
+
+
+def test_the_articles_numbers_are_the_articles() -> None:
+    assert {number: word.name for number, word in BY_NUMBER.items() if number < COUNTED_FROM} == {
+        0: "GET",
+        1: "SET",
+        2: "CLEAR",
+        3: "PING",
+    }
+
+
+def test_numbers_4_to_15_stay_unassigned() -> None:
+    assert COUNTED_FROM == 16
+    assert not set(range(4, 16)) & set(BY_NUMBER)
+
+
+def test_numbers_fit_two_bytes() -> None:
+    assert all(0 <= number <= 0xFFFF for number in BY_NUMBER)
+
+
+def test_the_commands_that_were_published_keep_their_numbers() -> None:
+    """Numbers are on wires and in logs: none may ever mean something else."""
+    published = """
+        SET_WITH SWAP GET_WITH CLEAR_IF_EQUALS EXISTS GET_MANY SET_MANY CLEAR_MANY INCR TTL EXPIRE PERSIST SCAN
+        COUNT CLEAR_ALL CLEAR_PREFIX INFO
+    """
+    assert [BY_NUMBER[number].name for number in range(16, 33)] == published.split()
+
+
+@pytest.mark.parametrize("word", WORDS)
+class TestEachWord:
+    def test_names_its_keys_exactly_when_its_scope_is_keys(self, word: Word) -> None:
+        assert (word.key_field is not None) == (word.scope is Scope.KEYS)
+        if word.key_field is not None:
+            (slot,) = [slot for name, slot in word.fields if name == word.key_field]
+            assert isinstance(slot.kinds[0], KeyKind)
+
+    def test_has_one_field_of_keys_at_most(self, word: Word) -> None:
+        """Else a reply could touch keys that nobody waits for."""
+        of_keys = [name for name, slot in word.fields if any(isinstance(kind, KeyKind) for kind in slot.kinds)]
+        assert of_keys == ([word.key_field] if word.key_field else [])
+
+    def test_grows_only_if_it_writes(self, word: Word) -> None:
+        assert word.writes or not word.grows
+
+    def test_can_be_applied_unless_the_store_answers_it(self, word: Word) -> None:
+        assert can_apply(word.command) != word.by_store
+
+    def test_of_the_store_writes_nothing(self, word: Word) -> None:
+        assert not (word.by_store and word.writes)
+
+    def test_that_touches_nothing_writes_nothing(self, word: Word) -> None:
+        assert not (word.scope is Scope.NOTHING and word.writes)
+
+    def test_has_an_answer_that_a_client_can_read_back(self, word: Word) -> None:
+        assert word.answer in Answer
+
+    def test_excludes_fields_that_it_has_and_that_can_be_left_out(self, word: Word) -> None:
+        slots = dict(word.fields)
+        for group in word.exclusive:
+            assert len(group) > 1
+            for name in group:
+                assert slots[name].place in (Place.OPTION, Place.SWITCH)
+
+    def test_of_the_article_has_only_positional_arguments(self, word: Word) -> None:
+        """Its frame has no count, so it must be known from the number alone."""
+        if word.number < COUNTED_FROM:
+            assert all(slot.place is Place.ARGUMENT for _, slot in word.fields)
+
+    def test_has_all_that_follow_only_at_the_end(self, word: Word) -> None:
+        places = [slot.place for _, slot in word.fields]
+        assert Place.REST not in places[:-1]
+
+    def test_has_positional_arguments_before_options(self, word: Word) -> None:
+        optional = [slot.place in (Place.OPTION, Place.SWITCH) for _, slot in word.fields]
+        assert optional == sorted(optional)
+
+    def test_is_summarised_in_a_sentence(self, word: Word) -> None:
+        assert word.summary.endswith(".")
+        assert "\n" not in word.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("GET", "GET key"),
+        ("SET", "SET key value"),
+        ("PING", "PING text"),
+        ("COUNT", "COUNT"),
+        (
+            "SET_WITH",
+            "SET_WITH key value [TTL milliseconds] [KEEPTTL] [IFABSENT] [IFPRESENT] [IFEQUALS value]",
+        ),
+        ("SWAP", "SWAP key value [TTL milliseconds] [KEEPTTL] [IFABSENT] [IFPRESENT] [IFEQUALS value]"),
+        ("GET_WITH", "GET_WITH key [CLEAR] [TTL milliseconds] [PERSIST]"),
+        ("GET_MANY", "GET_MANY key [key ...]"),
+        ("SET_MANY", "SET_MANY milliseconds-or-0 key value [key value ...]"),
+        ("INCR", "INCR key n"),
+        ("SCAN", "SCAN cursor count prefix"),
+        ("CLEAR_PREFIX", "CLEAR_PREFIX prefix cursor"),
+    ],
+)
+def test_the_grammar_in_one_line(name: str, usage: str) -> None:
+    assert BY_NAME[name].usage == usage

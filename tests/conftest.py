@@ -1,0 +1,46 @@
+"""What holds for every test: how hard Hypothesis tries, and that nothing is skipped unnoticed.
+
+`HYPOTHESIS_PROFILE=long make test` tries much harder than the default, which keeps the suite short. With
+`CI=true` a skipped test fails the run: what a machine cannot run there is a fault of that machine's set-up.
+"""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline: how long an example takes says more about the machine than about the code.
+_COMMON = settings(
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("modest", _COMMON, max_examples=60, stateful_step_count=30)
+settings.register_profile("long", _COMMON, max_examples=2_000, stateful_step_count=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "modest"))
+
+
+def _skipped(config: pytest.Config) -> list[pytest.TestReport]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return reporter.stats.get("skipped", []) if reporter is not None else []
+
+
+def _skips_count() -> bool:
+    return os.environ.get("CI", "").lower() in ("true", "1")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run where skipping is not allowed."""
+    if _skips_count() and _skipped(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which tests were skipped where that is a failure."""
+    skipped = _skipped(config)
+    if _skips_count() and skipped:
+        terminalreporter.section("SKIPPED TESTS ARE FAILURES WITH CI=true", sep="!", red=True, bold=True)
+        for report in skipped:
+            terminalreporter.line(f"skipped: {report.nodeid}", red=True)

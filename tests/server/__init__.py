@@ -1,0 +1,1 @@
+"""The server, attacked from outside: through sockets, signals, files and its environment."""

@@ -1,0 +1,398 @@
+"""Proves that every client gets its replies, all of them, in order, whatever it and the others do.
+
+Frames in pieces, half-closed, reset and silent clients, pipelines longer than a turn and larger than what may
+wait unsent, failures that have to arrive while the client is still sending, and nobody starved by anybody.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+
+import pytest
+
+from cairnkv.commands import ClearAll, Get, GetMany, Info, Ping, Scan, Set
+from cairnkv.limits import COMMANDS_PER_TURN, DISCARD_BYTES, DISCARD_TIMEOUT, MIB, UNSENT_PAUSE
+from cairnkv.testing import RunningServer
+from cairnkv.wire.article import Response, unpack_strings, write_command
+from tests.server.conftest import Start
+from tests.support.late_log import LateLog
+from tests.support.raw import OK, PING, PING_4, PONG, RawClient, all_of, eventually, failed_with
+
+BAD_FRAME = bytes.fromhex("00000f000000016b")
+
+
+def connections(server: RunningServer) -> int:
+    """How many connections the server has."""
+    return int(info(server)["connections"])
+
+
+def info(server: RunningServer) -> dict[str, str | int]:
+    """What the server says of itself."""
+    return dict(server.call(server.server.store.info))
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_connections_each_half_way_through_a_frame(start_on_both: Start) -> None:
+    server = start_on_both()
+    frames = [write_command(Set(b"key-%d" % n, b"value-%d" % n), width=2 + n % 2 * 2) for n in range(1_000)]
+    with all_of(RawClient(server.address) for _ in frames) as clients:
+        for client, frame in zip(clients, frames, strict=True):
+            client.send(frame[: len(frame) // 2])
+        half = sum(len(frame) // 2 for frame in frames)
+        eventually(lambda: info(server)["unfinished_bytes"] == half)
+        assert info(server)["keys"] == 0
+        for client, frame in zip(clients, frames, strict=True):
+            client.send(frame[len(frame) // 2 :])
+        assert [client.reply() for client in clients] == [OK] * 1_000
+        for n, client in enumerate(clients):
+            assert client.ask(Get(b"key-%d" % n), width=2 + n % 2 * 2) == Response(True, b"value-%d" % n)
+    assert info(server)["unfinished_bytes"] == 0
+
+
+def test_a_large_value_in_pieces_beside_small_commands(start_on_both: Start) -> None:
+    server = start_on_both()
+    value = bytes(range(256)) * 4 * 1024
+    frame = write_command(Set(b"large", value)) + PING
+    with RawClient(server.address) as slow, RawClient(server.address) as other:
+        for at in range(0, len(frame), 100_000):
+            slow.send(frame[at : at + 100_000])
+            assert other.ask(Ping(b"%d" % at)) == Response(True, b"%d" % at)
+        assert slow.replies(2) == [OK, PONG]
+        assert other.ask(Get(b"large")) == Response(True, value)
+
+
+# -- clients that go ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", PING[:1], write_command(Set(b"k", b"v" * MIB))[:-1], PING * 10_000])
+def test_one_that_vanishes_leaves_nothing_behind(start_on_both: Start, sent: bytes) -> None:
+    server = start_on_both()
+    with RawClient(server.address) as other:
+        client = RawClient(server.address)
+        client.send(sent)
+        client.reset()
+        eventually(lambda: connections(server) == 1)
+        assert info(server)["unfinished_bytes"] == 0
+        assert info(server)["keys"] == 0
+        assert other.ask(Ping(b"")) == PONG
+
+
+def test_a_client_that_has_gone_without_a_word_does_not_stop_the_drain(start_on_both: Start) -> None:
+    """The server is told to stop in the very turn of its loop in which a client's reset has arrived."""
+    server = start_on_both()
+    clients = [RawClient(server.address) for _ in range(20)]
+    for client in clients:
+        assert client.ask(Ping(b"")) == PONG
+    all_reset = threading.Event()
+
+    def drain_unawares() -> None:
+        assert all_reset.wait(20)
+        for connection in list(server.server._connections):
+            connection.drain()
+
+    caller = threading.Thread(target=server.call, args=(drain_unawares,))
+    caller.start()
+    for client in clients:
+        client.reset()
+    all_reset.set()
+    caller.join(20)
+    eventually(lambda: connections(server) == 0)
+
+
+@pytest.mark.parametrize("ping", [PING, PING_4], ids=["two-byte", "four-byte"])
+def test_one_that_half_closes_still_gets_every_reply(start_on_both: Start, ping: bytes) -> None:
+    server = start_on_both()
+    with RawClient(server.address) as client:
+        client.send(ping * 5_000 + ping[:3])
+        client.half_close()
+        assert client.rest() == [PONG] * 5_000
+    eventually(lambda: connections(server) == 0)
+
+
+def test_one_that_half_closes_and_reads_slowly_still_gets_every_reply(start_on_both: Start, tmp_path_unix: str) -> None:
+    """Longer than input is awaited behind the end: what it has not taken yet is not taken from it."""
+    value = b"v" * (UNSENT_PAUSE - 10_000)
+    server = start_on_both(unix=tmp_path_unix)
+    with RawClient(tmp_path_unix, receive_buffer=4_096) as client:
+        client.send_commands([Set(b"k", value), Get(b"k")])
+        client.half_close()
+        assert client.reply() == OK
+        time.sleep(DISCARD_TIMEOUT + 0.7)
+        assert client.rest() == [Response(True, value)]
+    eventually(lambda: connections(server) == 0)
+
+
+def test_one_that_half_closes_is_let_go_at_once(start_on_both: Start) -> None:
+    """A place among the connections is not held for input that cannot come any more."""
+    server = start_on_both(max_connections=1)
+    begun = time.monotonic()
+    for _ in range(20):
+        with RawClient(server.address) as client:
+            client.send(PING)
+            client.half_close()
+            assert client.rest() == [PONG]
+        eventually(lambda: connections(server) == 0)
+    assert time.monotonic() - begun < 20 * DISCARD_TIMEOUT / 2
+
+
+def test_replies_that_wait_for_the_log_reach_a_client_that_has_half_closed(start_on_both: Start) -> None:
+    log = LateLog()
+    server = start_on_both(log=log)
+    with RawClient(server.address) as client, RawClient(server.address) as other:
+        client.send_commands([Set(b"k", b"1"), Get(b"k"), Ping(b"behind")])
+        client.half_close()
+        eventually(lambda: server.call(lambda: len(log.pending)) == 1)
+        assert other.ask(Ping(b"")) == PONG
+        server.call(log.commit)
+        assert client.rest() == [OK, Response(True, b"1"), Response(True, b"behind")]
+
+
+def test_replies_that_wait_for_the_log_leave_before_a_drain_ends(start_on_both: Start) -> None:
+    log = LateLog()
+    server = start_on_both(log=log)
+    with RawClient(server.address) as client:
+        client.send_commands([Set(b"k", b"1"), Ping(b"behind")])
+        eventually(lambda: server.call(lambda: len(log.pending)) == 1)
+        server.call(lambda: [connection.drain() for connection in list(server.server._connections)])
+        server.call(log.commit)
+        assert client.rest() == [OK, Response(True, b"behind")]
+
+
+# -- failures that end a connection --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [0, 1, 100_000, DISCARD_BYTES - 100_000])
+def test_a_failure_arrives_although_the_client_is_still_sending(start_on_both: Start, behind: int) -> None:
+    server = start_on_both()
+    with RawClient(server.address) as client:
+        client.send(PING + BAD_FRAME)
+        client.send(b"\xff" * behind)
+        assert client.reply() == PONG
+        assert failed_with(client.reply(), "BADFRAME")
+        assert client.is_closed()
+
+
+def test_whoever_never_stops_sending_is_cut_off(start_on_both: Start) -> None:
+    server = start_on_both()
+    with RawClient(server.address) as client:
+        client.send(BAD_FRAME)
+        with pytest.raises(ConnectionError):
+            client.send(bytes(1_000 * MIB))
+    eventually(lambda: connections(server) == 0)
+
+
+def test_whoever_trickles_behind_a_failure_is_cut_off(start_on_both: Start) -> None:
+    server = start_on_both()
+    with RawClient(server.address) as client:
+        client.send(BAD_FRAME)
+        with pytest.raises(ConnectionError):
+            client.send_in_pieces(bytes(2_000), pause=0.01)
+    eventually(lambda: connections(server) == 0)
+
+
+def test_nothing_behind_a_failure_is_executed(start_on_both: Start) -> None:
+    server = start_on_both()
+    with RawClient(server.address) as client:
+        client.send(write_command(Set(b"before", b"")) + BAD_FRAME + write_command(Set(b"behind", b"")) * 100)
+        assert client.reply() == OK
+        assert failed_with(client.reply(), "BADFRAME")
+        assert client.is_closed()
+    assert info(server)["keys"] == 1
+
+
+# -- times -------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_that_is_not_finished_in_time(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """A byte now and then does not help: the time counts from the frame's first byte."""
+    caplog.set_level(logging.INFO, "cairnkv.server")
+    server = start_on_both(frame_timeout=0.5)
+    with RawClient(server.address) as client:
+        assert client.ask(Ping(b"")) == PONG
+        client.socket.settimeout(0.05)
+        client.send(write_command(Set(b"k", b"v" * 10_000))[:-5_000])
+        end = time.monotonic() + 20
+        answer = b""
+        while not answer and time.monotonic() < end:
+            client.send(b"v")
+            with contextlib.suppress(TimeoutError):
+                answer = client.socket.recv(1_000)
+        client.decoder.feed(answer)
+        assert failed_with(client.reply(), "TIMEOUT")
+        client.socket.settimeout(20)
+        assert client.is_closed()
+    assert "not finished in 0.5 s" in caplog.text
+
+
+def test_a_frame_timeout_is_per_frame(start: Start) -> None:
+    server = start(frame_timeout=1.2)
+    with RawClient(server.address) as client:
+        end = time.monotonic() + 2.4
+        while time.monotonic() < end:  # each frame lasts a fifth of the timeout, and there is always one begun
+            client.send(PING[3:] + PING[:3] if client.decoder.consumed else PING + PING[:3])
+            assert client.reply() == PONG
+            time.sleep(0.25)
+
+
+def test_a_client_that_says_nothing_for_too_long(start_on_both: Start) -> None:
+    server = start_on_both(idle_timeout=0.3)
+    with RawClient(server.address) as silent, RawClient(server.address) as spoke_once:
+        assert spoke_once.ask(Ping(b"")) == PONG
+        for client in (silent, spoke_once):
+            assert failed_with(client.reply(), "TIMEOUT")
+            assert client.is_closed()
+
+
+def test_an_idle_timeout_of_zero_is_for_ever(start: Start) -> None:
+    server = start(idle_timeout="0")
+    with RawClient(server.address) as client:
+        assert client.ask(Ping(b"")) == PONG
+        ahead = server.call(lambda: server._loop.time()) + 1_000_000
+        server.call(lambda: [connection.check_times(ahead) for connection in server.server._connections])
+        assert client.ask(Ping(b"")) == PONG
+
+
+def test_a_client_that_never_reads(start_on_both: Start, caplog: pytest.LogCaptureFixture, tmp_path_unix: str) -> None:
+    """The server stops reading from it, keeps little of what it does not take, and closes it in the end."""
+    value = b"v" * MIB
+    server = start_on_both(unix=tmp_path_unix, stall_timeout=1.0)
+    get = write_command(Get(b"k"))
+    with RawClient(server.address) as other, RawClient(tmp_path_unix) as client:
+        assert other.ask(Set(b"k", value)) == OK
+        assert client.send_until_refused(get * 1_000, most=100 * MIB, quiet=0.3) < 20 * MIB
+        held = server.call(lambda: [connection.unsent for connection in server.server._connections])
+        assert max(held) <= UNSENT_PAUSE + len(value) + 100
+        assert int(info(server)["unfinished_bytes"]) <= MIB
+        assert other.ask(Ping(b"")) == PONG
+        eventually(lambda: connections(server) == 1)
+    assert "took none of its" in caplog.text
+
+
+def test_a_client_that_reads_slowly_is_not_one_that_never_reads(start_on_both: Start, tmp_path_unix: str) -> None:
+    """What it takes counts, even when a single reply lasts longer than the timeout."""
+    value = b"v" * (4 * MIB)
+    start_on_both(unix=tmp_path_unix, stall_timeout=1.0)
+    with RawClient(tmp_path_unix) as client:
+        assert client.ask(Set(b"k", value)) == OK
+        client.send(write_command(Get(b"k")))
+        received = 0
+        while received < len(value) + 6:
+            data = client.socket.recv(256 * 1024)
+            assert data, "closed by the server"
+            received += len(data)
+            time.sleep(0.15)
+
+
+# -- pipelines ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_longer_than_many_turns(start_on_both: Start) -> None:
+    count = 20 * COMMANDS_PER_TURN + 1
+    texts = [b"%d" % n for n in range(count)]
+    with RawClient(start_on_both().address) as client:
+        sender = threading.Thread(target=client.send_commands, args=([Ping(text) for text in texts],))
+        sender.start()
+        assert [reply.payload for reply in client.replies(count)] == texts
+        sender.join(20)
+
+
+def test_a_pipeline_whose_replies_are_more_than_may_wait_unsent(start_on_both: Start) -> None:
+    """Both directions are full at some time, and everything arrives in order when the client reads at last."""
+    keys = [b"key-%d" % n for n in range(10)]
+    values = {key: key * 30_000 for key in keys}
+    with RawClient(start_on_both().address) as client:
+        for key in keys:
+            assert client.ask(Set(key, values[key])) == OK
+        wanted = keys * 20
+        assert sum(len(values[key]) for key in wanted) > 20 * UNSENT_PAUSE
+        sender = threading.Thread(target=client.send_commands, args=([Get(key) for key in wanted],))
+        sender.start()
+        for key in wanted:
+            assert client.reply() == Response(True, values[key])
+        sender.join(20)
+        assert client.ask(GetMany(tuple(keys))).payload.count(b"key-1key-1") > 0
+
+
+def test_a_huge_pipeline_does_not_starve_another_client(start_on_both: Start) -> None:
+    count = 100_000
+    server = start_on_both()
+    with RawClient(server.address) as greedy, RawClient(server.address) as modest:
+        done = threading.Event()
+
+        def read_all() -> None:
+            assert greedy.replies(count) == [PONG] * count
+            done.set()
+
+        threads = [threading.Thread(target=greedy.send, args=(PING * count,)), threading.Thread(target=read_all)]
+        for thread in threads:
+            thread.start()
+        for n in range(10):
+            assert modest.ask(Ping(b"%d" % n)) == Response(True, b"%d" % n)
+        assert not done.is_set(), "ten pings took as long as a hundred thousand"
+        for thread in threads:
+            thread.join(60)
+        assert done.is_set()
+
+
+def test_scans_of_a_large_table_do_not_starve_another_client(start: Start) -> None:
+    """A frame of 40 bytes can ask for milliseconds of work: a turn has few of them."""
+    server = start()
+
+    def fill() -> None:
+        for n in range(100_000):
+            server.server.store.execute(Set(b"key-%d" % n, b""))
+
+    scan = Scan(0, 10_000, b"no key begins so")
+    server.call(fill)
+    begun = time.monotonic()
+    server.call(lambda: [server.server.store.execute(scan) for _ in range(100)])
+    one_scan = (time.monotonic() - begun) / 100
+    with RawClient(server.address) as greedy, RawClient(server.address) as modest:
+        greedy.send_commands([scan] * 10_000)
+        begun = time.monotonic()
+        for _ in range(20):
+            assert modest.ask(Ping(b"")) == PONG
+        assert time.monotonic() - begun < max(2, 20 * COMMANDS_PER_TURN / 5 * one_scan)
+        greedy.reset()
+
+
+# -- the background ------------------------------------------------------------------------------------------------
+
+
+def test_clearing_a_large_table_does_not_stall_the_others(start_on_both: Start) -> None:
+    server = start_on_both()
+
+    def fill() -> None:
+        for n in range(200_000):
+            server.server.store.execute(Set(b"key-%d" % n, b"value"))
+
+    server.call(fill)
+    with RawClient(server.address) as client, RawClient(server.address) as other:
+        client.send_commands([ClearAll()])
+        longest = 0.0
+        freed = False
+        end = time.monotonic() + 20
+        while not freed:
+            begun = time.monotonic()
+            assert begun < end
+            assert other.ask(Ping(b"")) == PONG
+            longest = max(longest, time.monotonic() - begun)
+            freed = info(server)["keys"] == info(server)["garbage_bytes"] == 0
+        assert client.reply() == OK
+        assert longest < 2
+
+
+def test_info_over_the_wire(start_on_both: Start) -> None:
+    server = start_on_both()
+    with RawClient(server.address) as client:
+        assert client.ask(Set(b"k", b"v")) == OK
+        strings = unpack_strings(client.ask(Info()).payload)
+        told = dict(zip(strings[::2], strings[1::2], strict=True))
+        assert told[b"keys"] == b"1"
+        assert told[b"connections"] == b"1"
+        assert told[b"addresses"] == server.url.encode()
+        assert int(told[b"used_bytes"] or 0) > 0
+        assert {b"pid", b"loop", b"uptime_seconds", b"unfinished_bytes", b"log_position"} <= told.keys()

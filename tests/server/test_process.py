@@ -1,0 +1,286 @@
+"""Proves how a server begins and ends: readiness, help, addresses, Unix sockets, signals and the drain.
+
+Where a process is meant it is one: `python -m cairnkv serve`, ended by the test that started it.
+"""
+
+import re
+import signal
+import socket
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cairnkv.commands import Get, Ping, Set
+from cairnkv.errors import OptionError
+from cairnkv.limits import MIB
+from cairnkv.server.run import REPEATED_SIGNAL_SECONDS
+from cairnkv.server.server import _cannot_listen
+from cairnkv.server.settings import OPTIONS, Settings
+from cairnkv.testing import running_server
+from cairnkv.version import VERSION
+from cairnkv.wire.article import Response, write_command
+from tests.server.conftest import Start
+from tests.support.raw import OK, PING, PONG, RawClient, ServerProcess, eventually, serve
+
+BOTH_SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where a server's standard error goes."""
+    return tmp_path / "log"
+
+
+# -- the beginning -------------------------------------------------------------------------------------------------
+
+
+def test_readiness_line(log: Path) -> None:
+    """One line: address, pid, size, what it runs on, and a command to try from another terminal."""
+    with ServerProcess("--port", "0", log=log) as server:
+        assert re.fullmatch(
+            rf"cairnkv {re.escape(VERSION)} ready on cairn://127\.0\.0\.1:\d+, pid {server.process.pid}, "
+            r"size process \(in memory\), plain Python on (uvloop|asyncio).*; "
+            rf"try: .*(cairn|-m cairnkv) set greeting hello --url cairn://127\.0\.0\.1:{server.address[1]}",
+            server.readiness,
+        )
+        assert server.address[1] != 0
+        with RawClient(server.address) as client:
+            assert client.ask(Ping(b"")) == PONG
+
+
+def test_help_lists_every_option_with_its_default() -> None:
+    result = serve("--help")
+    assert result.returncode == 0
+    text = " ".join(result.stdout.partition("options:")[2].split())
+    for name, option in OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        described = re.search(rf"{flag} {re.escape(option.metavar)} ?(.*?)\(default: (.*?)\)", text)
+        assert described, flag
+        assert described[1].strip() == " ".join(option.help.split())
+        assert described[2] == option.shown
+    assert "--config FILE" in text
+
+
+def test_a_port_that_is_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        result = serve("--port", str(other.getsockname()[1]))
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(r"cairn: cannot listen on 127\.0\.0\.1:\d+: something else does already; .*\n", result.stderr)
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), OSError(99, "Cannot assign")])
+def test_an_address_that_cannot_be_had(error: OSError) -> None:
+    message = _cannot_listen(Settings(host="nowhere", insecure=True), error)
+    assert "nowhere:6555" in message
+    assert "Unknown error" not in message
+
+
+def test_two_servers_on_port_0_have_different_ports(start_on_both: Start) -> None:
+    one, other = start_on_both(), start_on_both()
+    assert one.address != other.address
+    for server in (one, other):
+        with RawClient(server.address) as client:
+            assert client.ask(Ping(b"")) == PONG
+
+
+# -- Unix sockets --------------------------------------------------------------------------------------------------
+
+
+def test_a_unix_socket_is_for_its_owner_and_gone_at_the_end(tmp_path_unix: str) -> None:
+    path = Path(tmp_path_unix)
+    with running_server(unix=tmp_path_unix) as server:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert server.call(lambda: server.server.addresses)[1] == f"cairn+unix://{path}"
+        for address in (tmp_path_unix, server.address):
+            with RawClient(address) as client:
+                assert client.ask(Ping(b"")) == PONG
+    assert not path.exists()
+
+
+def test_a_unix_socket_alone(tmp_path_unix: str, log: Path) -> None:
+    with ServerProcess("--unix", tmp_path_unix, "--no-tcp", log=log) as server:
+        assert f"ready on cairn+unix://{tmp_path_unix}, pid" in server.readiness
+        assert server.readiness.endswith(f"--url cairn+unix://{tmp_path_unix}")
+        with RawClient(tmp_path_unix) as client:
+            assert client.ask(Ping(b"")) == PONG
+        server.signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+    assert not Path(tmp_path_unix).exists()
+
+
+def test_a_stale_unix_socket_is_replaced(tmp_path_unix: str, log: Path) -> None:
+    with ServerProcess("--unix", tmp_path_unix, "--no-tcp", log=log) as server:
+        server.signal(signal.SIGKILL)
+        server.exit_code()
+    assert Path(tmp_path_unix).is_socket()
+    with running_server(unix=tmp_path_unix, no_tcp=True), RawClient(tmp_path_unix) as client:
+        assert client.ask(Ping(b"")) == PONG
+
+
+def test_a_live_unix_socket_is_refused(tmp_path_unix: str) -> None:
+    with running_server(unix=tmp_path_unix):
+        result = serve("--unix", tmp_path_unix, "--no-tcp")
+        assert result.returncode == 2
+        assert result.stderr == f"cairn: cannot listen on {tmp_path_unix}: a server listens there already\n"
+        with RawClient(tmp_path_unix) as client:
+            assert client.ask(Ping(b"")) == PONG
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "symbolic link"])
+def test_what_is_no_socket_is_left_alone(start_on_both: Start, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "precious"
+    match kind:
+        case "file":
+            path.write_text("data")
+        case "directory":
+            path.mkdir()
+        case _:
+            path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OptionError, match="is no socket"):
+        start_on_both(unix=str(path))
+    assert path.is_symlink() or path.exists()
+
+
+def test_a_path_that_cannot_be_bound_is_said_so(start_on_both: Start, tmp_path: Path) -> None:
+    for path in (tmp_path / "no" / "such" / "directory", tmp_path / ("long" * 50)):
+        with pytest.raises(OptionError, match="cannot listen on"):
+            start_on_both(unix=str(path))
+
+
+def test_another_servers_unix_socket_is_not_removed(tmp_path_unix: str) -> None:
+    """Whoever moved ours away and put a new one there keeps it."""
+    path = Path(tmp_path_unix)
+    with running_server(unix=tmp_path_unix):
+        path.rename(path.with_name("elsewhere"))
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(tmp_path_unix)
+            other.listen()
+    assert path.is_socket()
+
+
+def test_a_server_that_cannot_listen_everywhere_listens_nowhere(start_on_both: Start, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.touch()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    with pytest.raises(OptionError):
+        start_on_both(port=port, unix=str(precious))
+    with pytest.raises(ConnectionRefusedError):
+        RawClient(("127.0.0.1", port))
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+@BOTH_SIGNALS
+def test_a_signal_ends_it_with_0(log: Path, number: signal.Signals) -> None:
+    with ServerProcess("--port", "0", log=log) as server:
+        server.signal(number)
+        assert server.exit_code() == 0
+        assert f"{number.name}: draining" in server.log()
+        assert "Traceback" not in server.log()
+
+
+@BOTH_SIGNALS
+def test_what_was_read_is_answered_before_the_end(log: Path, number: signal.Signals) -> None:
+    count = 20_000
+    with ServerProcess("--port", "0", log=log) as server, RawClient(server.address) as client:
+        client.send(PING * count)  # 140,000 bytes: the server reads them in one go, and answers over many turns
+        assert client.reply() == PONG
+        server.signal(number)
+        answered = client.rest()
+        assert answered == [PONG] * len(answered)
+        assert server.exit_code() == 0
+
+
+def test_a_drain_answers_the_whole_of_what_was_read(start_on_both: Start) -> None:
+    """To the last command: they came in one packet, so whoever got the first reply gets them all."""
+    count = 9_000
+    server = start_on_both()
+    with RawClient(server.address) as client:
+        client.send(PING * count)
+        assert client.reply() == PONG
+        server.call(lambda: [connection.drain() for connection in list(server.server._connections)])
+        assert client.rest() == [PONG] * (count - 1)
+
+
+def test_a_server_that_stops_accepts_nobody(start_on_both: Start, tmp_path_unix: str) -> None:
+    with running_server() as server:
+        address = server.address
+    with pytest.raises(ConnectionRefusedError):
+        RawClient(address)
+
+
+def stall(server: ServerProcess) -> RawClient:
+    """A client that is owed 16 MiB and takes none of them."""
+    client = RawClient(server.address, receive_buffer=4_096)
+    assert client.ask(Set(b"k", bytes(4 * MIB))) == OK
+    client.send(PING + write_command(Get(b"k")) * 4)
+    assert client.reply() == PONG  # so the rest, which came with it, is under way
+    return client
+
+
+def test_signals_repeated_within_a_second_change_nothing(log: Path) -> None:
+    with ServerProcess("--port", "0", "--drain-timeout", "20s", log=log) as server, stall(server) as client:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+            server.signal(number)
+        eventually(lambda: "draining" in server.log())
+        assert client.rest() == [Response(True, bytes(4 * MIB))] * 4
+        assert server.exit_code() == 0
+        assert server.log().count("draining") == 1
+        assert "again" not in server.log()
+
+
+def test_a_signal_after_a_second_ends_it_at_once(log: Path) -> None:
+    with ServerProcess("--port", "0", "--drain-timeout", "1h", log=log) as server, stall(server):
+        server.signal(signal.SIGTERM)
+        eventually(lambda: "draining" in server.log())
+        time.sleep(REPEATED_SIGNAL_SECONDS + 0.2)
+        assert server.process.poll() is None
+        server.signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+        assert "again: closing without waiting" in server.log()
+        assert "Traceback" not in server.log()
+
+
+def test_a_stalled_client_does_not_hold_the_drain_beyond_its_timeout(log: Path) -> None:
+    with ServerProcess("--port", "0", "--drain-timeout", "500ms", log=log) as server, stall(server):
+        server.signal(signal.SIGTERM)
+        assert server.exit_code(10) == 0
+        assert "did not take its last replies in 0.5 s" in server.log()
+        assert "Traceback" not in server.log()
+
+
+def test_a_slow_client_gets_its_last_replies_within_the_drain_timeout(log: Path) -> None:
+    """However long it takes within that time: longer than input is awaited behind an end."""
+    with ServerProcess("--port", "0", "--drain-timeout", "20s", log=log) as server, stall(server) as client:
+        server.signal(signal.SIGTERM)
+        time.sleep(1.5)
+        assert client.rest() == [Response(True, bytes(4 * MIB))] * 4
+        assert server.exit_code() == 0
+
+
+def test_idle_clients_do_not_hold_the_drain(log: Path) -> None:
+    with ServerProcess("--port", "0", "--drain-timeout", "1h", log=log) as server:
+        clients = [RawClient(server.address) for _ in range(20)]
+        assert [client.ask(Ping(b"")) for client in clients] == [PONG] * 20
+        server.signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+        assert [client.rest() for client in clients] == [[]] * 20
+        for client in clients:
+            client.close()
+
+
+def test_it_runs_as_a_module_without_uvloop(log: Path) -> None:
+    """Where uvloop is not installed the loop is asyncio's, and says so."""
+    hide = "import sys, importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'uvloop' else f(n)"
+    with ServerProcess("--port", "0", log=log, prelude=hide) as server, RawClient(server.address) as client:
+        assert f"on asyncio of Python {sys.version_info.major}.{sys.version_info.minor}" in server.readiness
+        assert client.ask(Ping(b"")) == PONG
+        server.signal(signal.SIGTERM)
+        assert client.rest() == []
+        assert server.exit_code() == 0

@@ -1,0 +1,172 @@
+"""Proves where options come from and who wins: a flag, the environment, the file, the default; and that an
+option which does not exist, or a value it cannot have, is an error that helps.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairnkv.errors import OptionError
+from cairnkv.server.settings import NOT_OPTIONS, OPTIONS, LogLevel, Settings, is_loopback, load
+from cairnkv.store import WhenFull
+from cairnkv.wire.article import Dialect
+from tests.support.raw import serve
+
+VALUES: dict[str, tuple[list[str], list[Any]]] = {
+    "host": (["127.0.0.2", "127.0.0.3", "::1"], ["127.0.0.2", "127.0.0.3", "::1"]),
+    "port": (["1", "2", "0"], [1, 2, 0]),
+    "unix": (["/a", "/b", "c"], ["/a", "/b", "c"]),
+    "no_tcp": (["no", "false", "0"], [False] * 3),
+    "insecure": (["yes", "off", "TRUE"], [True, False, True]),
+    "dialect": (["published", "article", "published"], [Dialect.PUBLISHED, Dialect.ARTICLE, Dialect.PUBLISHED]),
+    "command_width": (["2", "4", "auto"], [2, 4, None]),
+    "max_connections": (["1", "2", "1000000"], [1, 2, 1_000_000]),
+    "max_value": (["1k", "2KiB", "3000"], [1_024, 2_048, 3_000]),
+    "max_frame": (["66MiB", "67m", "68MB"], [66 * 2**20, 67 * 2**20, 68 * 2**20]),
+    "max_unfinished": (["1g", "2GiB", "65MiB"], [2**30, 2**31, 65 * 2**20]),
+    "max_unsent": (["1t", "0", "5 k"], [2**40, 0, 5_120]),
+    "memory_limit": (["1g", "7", "8"], [2**30, 7, 8]),
+    "when_full": (["evict", "refuse", "evict"], [WhenFull.EVICT, WhenFull.REFUSE, WhenFull.EVICT]),
+    "idle_timeout": (["0", "1h", "2.5s"], [0, 3_600, 2.5]),
+    "frame_timeout": (["1", "500ms", "2m"], [1, 0.5, 120]),
+    "stall_timeout": (["1d", "3s", "4"], [86_400, 3, 4]),
+    "drain_timeout": (["0", "6s", "7"], [0, 6, 7]),
+    "log_level": (["debug", "error", "warning"], [LogLevel.DEBUG, LogLevel.ERROR, LogLevel.WARNING]),
+}
+"""Of each option, three texts and what they mean."""
+
+
+def test_every_option_is_tried_here() -> None:
+    assert VALUES.keys() == OPTIONS.keys() == {field.name for field in dataclasses.fields(Settings)}
+
+
+@pytest.mark.parametrize("option", VALUES)
+def test_flag_then_environment_then_file_then_default(option: str, tmp_path: Path) -> None:
+    (in_file, in_environment, as_flag), (from_file, from_environment, from_flag) = VALUES[option]
+    file = tmp_path / "cairn.toml"
+    file.write_text(f'{option.replace("_", "-")} = "{in_file}"\n')
+    environment = {f"CAIRNKV_{option.upper()}": in_environment, "HOME": "/", "CAIRNKV_URL": "cairn://elsewhere"}
+    default = getattr(Settings(), option)
+
+    assert getattr(load({}, environment={}), option) == default
+    assert getattr(load({}, environment={}, file=file), option) == from_file
+    assert getattr(load({}, environment={"CAIRNKV_CONFIG": str(file)}), option) == from_file
+    assert getattr(load({}, environment=environment), option) == from_environment
+    assert getattr(load({}, environment=environment, file=file), option) == from_environment
+    assert getattr(load({option: as_flag}, environment=environment, file=file), option) == from_flag
+    assert getattr(load({option: as_flag}, environment={}), option) == from_flag
+
+
+@pytest.mark.parametrize(("option", "shown"), [(name, option.shown) for name, option in OPTIONS.items()])
+def test_the_default_that_is_shown_is_the_default(option: str, shown: str) -> None:
+    default = getattr(Settings(), option)
+    assert default is None if shown == "none" else OPTIONS[option].parse(shown) == default
+
+
+def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:
+    file = tmp_path / "cairn.toml"
+    file.write_text("port = 7000\ninsecure = true\nidle-timeout = 2.5\nmax-value = 1048576\n")
+    settings = load({}, environment={}, file=file)
+    assert (settings.port, settings.insecure, settings.idle_timeout, settings.max_value) == (7000, True, 2.5, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("option", "bad", "right"),
+    [
+        ("port", "http", "a number from 0 to 65,535, not 'http'"),
+        ("port", "65536", "a number from 0 to 65,535, not '65536'"),
+        ("port", "-1", "a number from 0 to 65,535, not '-1'"),
+        ("max_connections", "0", "a number from 1 to 1,000,000"),
+        ("max_value", "64 MBits", "a size such as 64MiB, 512k or 1048576"),
+        ("max_value", "-1", "a size such as 64MiB"),
+        ("memory_limit", "none", "a size such as 64MiB"),
+        ("idle_timeout", "5 minutes", "a time such as 30s, 500ms, 5m or 1h"),
+        ("idle_timeout", "-5s", "a time such as 30s"),
+        ("insecure", "perhaps", "yes or no, not 'perhaps'"),
+        ("dialect", "klingon", "article or published, not 'klingon'"),
+        ("command_width", "3", "auto, 2 or 4, not '3'"),
+        ("when_full", "panic", "refuse or evict, not 'panic'"),
+        ("log_level", "trace", "debug or info or warning or error, not 'trace'"),
+        ("max_frame", "1k", "it has to be at least"),
+        ("max_frame", "4g", "below 4 GiB"),
+        ("max_unfinished", "1m", "a single frame may have"),
+        ("no_tcp", "yes", "needs a Unix socket"),
+        ("frame_timeout", "0", "more than 0"),
+        ("stall_timeout", "0ms", "more than 0"),
+    ],
+)
+def test_a_bad_value_is_told_what_would_be_right(option: str, bad: str, right: str, tmp_path: Path) -> None:
+    file = tmp_path / "cairn.toml"
+    file.write_text(f'{option} = "{bad}"')
+    for arguments in (
+        {"flags": {option: bad}, "environment": {}},
+        {"flags": {}, "environment": {f"CAIRNKV_{option.upper()}": bad}},
+        {"flags": {}, "environment": {}, "file": file},
+    ):
+        with pytest.raises(OptionError, match=re.escape(right)):
+            load(**arguments)  # type: ignore[arg-type]
+
+
+def test_an_option_that_does_not_exist_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    file = tmp_path / "cairn.toml"
+    file.write_text("max-vlaue = 3")
+    with pytest.raises(OptionError, match=r"cairn\.toml: max-vlaue: there is no such option; did you mean max-value\?"):
+        load({}, environment={}, file=file)
+    with pytest.raises(OptionError, match=r"CAIRNKV_MAX_VLAUE: there is no such option; did you mean max-value\?"):
+        load({}, environment={"CAIRNKV_MAX_VLAUE": "3"})
+    with pytest.raises(OptionError, match=r"--max-vlaue: there is no such option; did you mean max-value\?"):
+        load({"max_vlaue": "3"}, environment={})
+
+
+@pytest.mark.parametrize(
+    "text", ["port = ", "port = [1]", "[server]\nport = 1", "port = 1979-05-27", b"port = \xff", None]
+)
+def test_a_file_that_cannot_be_understood(text: str | bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "cairn.toml"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(OptionError, match=r"cairn\.toml"):
+        load({}, environment={}, file=file)
+
+
+def test_variables_that_are_no_options_are_left_alone() -> None:
+    assert load({}, environment=dict.fromkeys(NOT_OPTIONS, "") | {"PATH": "/bin"}) == Settings()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "", "127.0.0.1.example.org"])
+def test_beyond_this_machine_only_with_insecure(host: str) -> None:
+    assert not is_loopback(host)
+    with pytest.raises(OptionError, match="--insecure"):
+        load({"host": host}, environment={})
+    assert load({"host": host, "insecure": "yes"}, environment={}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_on_this_machine_without(host: str) -> None:
+    assert load({"host": host}, environment={}).host == host
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["--max-vlaue", "3"], {}, "max-vlaue"),
+        (["--port"], {}, "--port"),
+        (["--port", "x"], {}, "a number from 0 to 65,535"),
+        (["surplus"], {}, "surplus"),
+        ([], {"CAIRNKV_PROT": "1"}, "did you mean port?"),
+        ([], {"CAIRNKV_CONFIG": "/no/such/file"}, "/no/such/file"),
+        (["--config", "/no/such/file"], {}, "/no/such/file"),
+        (["--host", "0.0.0.0"], {}, "--insecure"),
+    ],
+)
+def test_the_command_line_ends_with_2_and_says_why(
+    arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    result = serve(*arguments, environment=environment)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""

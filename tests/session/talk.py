@@ -1,0 +1,58 @@
+"""A client's side of a conversation with a session, without a socket, and what its connection would do."""
+
+from cairnkv.commands import Command
+from cairnkv.session import Session
+from cairnkv.store import Store
+from cairnkv.wire import Dialect, Limits, Response, ResponseDecoder, write_command
+from cairnkv.wire.article import DEFAULT_LIMITS, Width
+from tests.support.clock import HandClock
+from tests.support.late_log import LateLog
+
+
+class Talk:
+    """A session on a store of its own, which commits late if `late` is set."""
+
+    def __init__(
+        self,
+        *,
+        late: bool = False,
+        store: Store | None = None,
+        dialect: Dialect = Dialect.ARTICLE,
+        width: Width | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.log = LateLog()
+        self.store = store or Store(log=self.log if late else None, clock=HandClock())
+        self.woken = 0
+        self.session = Session(self.store, wake=self._wake, dialect=dialect, width=width, limits=limits)
+        self._responses = ResponseDecoder()
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def send(self, *said: Command | bytes) -> None:
+        """Bring commands, or bytes, in one piece, and let the session execute for one turn."""
+        self.session.receive(b"".join(one if isinstance(one, bytes) else write_command(one) for one in said))
+        self.session.advance()
+
+    def take(self) -> list[Response]:
+        """The responses that may leave now; nothing is executed for it."""
+        self._responses.feed(b"".join(self.session.output()))
+        found = []
+        while (response := self._responses.next()) is not None:
+            found.append(response)
+        assert self._responses.pending == 0, "only whole frames leave"
+        return found
+
+    def hear(self) -> list[Response]:
+        """All responses, with as many turns as the session has something to do for, as a connection gives it."""
+        self.session.advance()
+        found = self.take()
+        while self.session.runnable:
+            self.session.advance()
+            found += self.take()
+        return found
+
+    def payloads(self) -> list[bytes]:
+        """What `hear` hears, without the heads."""
+        return [response.payload for response in self.hear()]

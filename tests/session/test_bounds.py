@@ -1,0 +1,163 @@
+"""What one client may have pending is bounded: commands in a turn, replies that wait for the log, bytes of
+replies it does not take. Each at N and N + 1; and at no bound does a reply get lost or stuck."""
+
+import pytest
+
+from cairnkv.commands import Get, Ping, Set
+from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
+from cairnkv.session import State
+from tests.session.talk import Talk
+
+RESPONSE_HEAD = 6
+
+
+class TestTurns:
+    def test_a_turn_ends_after_its_number_of_commands(self) -> None:
+        talk = Talk()
+        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 1)])
+        assert len(talk.take()) == COMMANDS_PER_TURN
+        assert talk.session.runnable
+        talk.session.advance()
+        assert [response.payload for response in talk.take()] == [b"%d" % COMMANDS_PER_TURN]
+        assert not talk.session.runnable
+
+    def test_what_is_malformed_counts_too(self) -> None:
+        talk = Talk()
+        talk.send(*[Ping(b"first")], *[Get(b"")] * (2 * COMMANDS_PER_TURN))
+        assert len(talk.take()) == COMMANDS_PER_TURN
+
+    def test_bytes_that_come_between_turns_wait_behind_those_that_came(self) -> None:
+        talk = Talk()
+        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 5)])
+        talk.session.receive(b"\0\0\3\0\0\0\4last")
+        assert talk.payloads() == [b"%d" % number for number in range(COMMANDS_PER_TURN + 5)] + [b"last"]
+
+
+class TestReplies:
+    def test_a_session_executes_until_its_unsent_replies_reach_the_bound(self) -> None:
+        value = b"v" * (UNSENT_PAUSE // 4 - RESPONSE_HEAD)
+        talk = Talk()
+        talk.send(Set(b"k", value))
+        talk.take()
+        talk.send(*[Get(b"k")] * 3)
+        assert not talk.session.blocked, "three quarters"
+        talk.send(*[Get(b"k")] * 3)
+        assert talk.session.blocked, "and a whole"
+        assert not talk.session.runnable
+        assert len(talk.take()) == 4
+        assert not talk.session.blocked
+        assert talk.session.runnable
+        assert [response.payload for response in talk.hear()] == [value] * 2
+
+    def test_one_byte_less_than_the_bound_does_not_block(self) -> None:
+        for length, blocked in ((UNSENT_PAUSE - RESPONSE_HEAD - 1, False), (UNSENT_PAUSE - RESPONSE_HEAD, True)):
+            talk = Talk()
+            talk.send(Ping(b"p" * length))
+            assert talk.session.blocked == blocked
+
+    def test_a_client_that_never_takes_anything_gets_nothing_executed(self) -> None:
+        talk = Talk()
+        talk.session.paused = True
+        talk.send(Set(b"k", b"v"), Ping(b""))
+        assert talk.take() == []
+        assert talk.store.keyspace.count() == 0
+        assert talk.session.blocked
+        assert not talk.session.runnable
+        assert not talk.session.unfinished, "it is our delay, not the client's"
+        talk.session.paused = False
+        assert talk.session.runnable
+        assert talk.payloads() == [b"OK", b"PONG"]
+
+    def test_output_is_bounded_by_the_pause_and_one_reply(self) -> None:
+        talk = Talk()
+        value = b"v" * 300_000
+        talk.send(Set(b"k", value))
+        talk.take()
+        for _ in range(20):
+            talk.send(*[Get(b"k")] * 20)
+        assert sum(map(len, talk.session.output())) < UNSENT_PAUSE + len(value) + RESPONSE_HEAD
+
+
+class TestHeldReplies:
+    def test_a_session_executes_until_so_many_replies_wait(self) -> None:
+        talk = Talk(late=True)
+        for number in range(0, HELD_REPLIES_MAX - 1, 91):
+            talk.send(*[Set(b"k", b"%d" % n) for n in range(number, number + 91)])
+        assert len(talk.log.pending) == HELD_REPLIES_MAX - 1
+        assert not talk.session.blocked
+        talk.send(Set(b"k", b"one more"), Set(b"k", b"too many"), Ping(b""))
+        assert len(talk.log.pending) == HELD_REPLIES_MAX
+        assert talk.session.blocked
+        assert not talk.session.runnable
+        talk.log.commit(1)
+        assert talk.payloads() == [b"OK"]
+        assert len(talk.log.pending) == HELD_REPLIES_MAX, "there was room for one"
+        talk.log.commit()
+        assert talk.payloads() == [b"OK"] * HELD_REPLIES_MAX + [b"PONG"]
+
+    def test_replies_that_wait_behind_another_count_as_well(self) -> None:
+        talk = Talk(late=True)
+        talk.send(Set(b"k", b"v"))
+        for _ in range(20):
+            talk.send(*[Ping(b"")] * COMMANDS_PER_TURN)
+        assert talk.session.blocked
+        talk.log.commit()
+        assert talk.payloads() == [b"OK"] + [b"PONG"] * (20 * COMMANDS_PER_TURN)
+
+    @pytest.mark.parametrize("size", [UNSENT_PAUSE // 3, UNSENT_PAUSE, 2 * UNSENT_PAUSE])
+    def test_replies_that_are_released_at_once_leave_one_after_the_other(self, size: int) -> None:
+        """No more than the bound at a time, and each of them without another word of the client."""
+        talk = Talk(late=True)
+        value = b"v" * size
+        talk.send(Set(b"k", value), *[Get(b"k")] * 9)
+        assert talk.take() == []
+        talk.log.commit()
+        talk.session.advance()
+        assert sum(map(len, talk.session.output())) < UNSENT_PAUSE + size + RESPONSE_HEAD
+        assert talk.session.runnable, "there is more to be sent"
+        rest = talk.payloads()
+        assert rest[-1] == value
+        assert not talk.session.waiting
+
+    def test_a_full_queue_whose_replies_are_all_ready_empties(self) -> None:
+        talk = Talk(late=True)
+        talk.send(Set(b"k", b"v" * 1_000))
+        for _ in range(20):
+            talk.send(*[Get(b"k")] * 300)
+        assert talk.session.blocked
+        talk.log.commit()
+        assert len(talk.hear()) == 6_001
+
+    def test_nothing_is_released_while_the_client_takes_nothing(self) -> None:
+        talk = Talk(late=True)
+        talk.send(Set(b"k", b"v"))
+        talk.session.paused = True
+        talk.log.commit()
+        assert talk.hear() == []
+        assert talk.session.waiting
+        talk.session.paused = False
+        assert talk.payloads() == [b"OK"]
+
+    def test_a_client_that_has_gone_leaves_nothing_waiting_in_the_store(self) -> None:
+        """Nobody takes its replies; commits go on for the others."""
+        talk = Talk(late=True)
+        talk.send(Set(b"k", b"v"))
+        talk.session.paused = True
+        talk.log.commit()
+        other = Talk(store=talk.store)
+        other.send(Get(b"k"))
+        assert other.payloads() == [b"v"]
+
+
+def test_what_is_buffered_is_what_was_not_executed() -> None:
+    talk = Talk()
+    talk.send(Ping(b"") and b"\0\0\3\0\0\0\5part")
+    assert talk.session.buffered == 11
+    assert talk.session.unfinished
+    consumed = talk.session.consumed
+    talk.send(b"y")
+    assert talk.session.buffered == 0
+    assert not talk.session.unfinished
+    assert talk.session.consumed == consumed + 12
+    assert talk.payloads() == [b"party"]
+    assert talk.session.state is State.OPEN

@@ -1,0 +1,111 @@
+"""Whole conversations from text files: what is sent, what comes back, byte for byte. Each is held twice, the
+client's bytes whole and one by one.
+
+A line of a file is one of these, and # begins a comment:
+
+    @ dialect published     how the session is set up: dialect, width (2, 4), log (late)
+    > hex                   the client sends this
+    < hex                   exactly this comes back
+    <~ hex CODE             this header and status come back, with a failure of this code
+    ! event                 commit, fail, fail unknown, end of input, drain
+    = STATE                 the session is in this state
+
+Whatever comes back is expected before anything is sent, or happens, further down.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cairnkv.session import State
+from cairnkv.wire import Dialect
+from tests.session.talk import Talk
+
+FILES = sorted((Path(__file__).parent / "conversations").glob("*.txt"))
+
+
+def lines(file: Path) -> Iterator[tuple[int, str, str]]:
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        mark, _, rest = line.partition("#")[0].strip().partition(" ")
+        if mark:
+            yield number, mark, rest.strip()
+
+
+def set_up(file: Path) -> Talk:
+    settings = dict(rest.split() for _, mark, rest in lines(file) if mark == "@")
+    width = settings.pop("width", None)
+    talk = Talk(
+        dialect=Dialect[settings.pop("dialect", "article").upper()],
+        late=settings.pop("log", "") == "late",
+        width={None: None, "2": 2, "4": 4}[width],
+    )
+    assert not settings, f"{file.name}: unknown settings {settings}"
+    return talk
+
+
+def happen(talk: Talk, event: str) -> None:
+    match event:
+        case "commit":
+            talk.log.commit()
+        case "fail":
+            talk.log.fail()
+        case "fail unknown":
+            talk.log.fail(unknown=True)
+        case "end of input":
+            talk.session.end_of_input()
+        case "drain":
+            talk.session.drain()
+        case _:
+            raise AssertionError(f"unknown event {event}")
+
+
+def test_there_are_conversations() -> None:
+    assert len(FILES) >= 6
+
+
+@pytest.mark.parametrize("by_bytes", [False, True], ids=["whole", "by bytes"])
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_conversation(file: Path, by_bytes: bool) -> None:
+    talk = set_up(file)
+    session = talk.session
+    came = b""  # and was not expected yet
+
+    def go_on() -> None:
+        nonlocal came
+        session.advance()
+        came += b"".join(session.output())
+        while session.runnable:
+            session.advance()
+            came += b"".join(session.output())
+
+    for number, mark, rest in lines(file):
+        where = f"{file.name}:{number}"
+        match mark:
+            case "@":
+                pass
+            case ">":
+                data = bytes.fromhex(rest)
+                for piece in [data[at : at + 1] for at in range(len(data))] if by_bytes else [data]:
+                    session.receive(piece)
+                    go_on()
+            case "<":
+                expected = bytes.fromhex(rest)
+                assert came[: len(expected)].hex(" ") == expected.hex(" "), where
+                came = came[len(expected) :]
+            case "<~":
+                *head, code = rest.split()
+                expected = bytes.fromhex("".join(head))
+                assert came[:2].hex(" ") == expected.hex(" "), where
+                size = 6 + int.from_bytes(came[2:6])
+                assert came[6:size].startswith(code.encode() + b" "), where
+                came = came[size:]
+            case "!":
+                assert came == b"", f"{where}: nobody expected {came.hex(' ')}"
+                happen(talk, rest)
+                go_on()
+            case "=":
+                assert session.state is State[rest], where
+            case _:
+                raise AssertionError(f"{where}: unknown mark {mark}")
+    assert came == b"", f"nobody expected {came.hex(' ')}"

@@ -1,0 +1,230 @@
+"""How a conversation ends: by the client, by the server, by a failure. Whatever is due is said first, in order;
+behind the end nothing is executed and nothing is said."""
+
+import itertools
+
+import pytest
+
+from cairnkv.commands import Command, Count, Failure, Get, Ping, Reply, Set, failures
+from cairnkv.limits import COMMANDS_PER_TURN, UNSENT_PAUSE
+from cairnkv.session import TRANSITIONS, Event, Session, State
+from cairnkv.store import Held, Store
+from tests.session.talk import Talk
+from tests.support.clock import HandClock
+
+BAD_FRAME = b"\0\0\x0f"
+
+
+class TestTheTable:
+    def test_leads_from_every_state_to_done(self) -> None:
+        for state in State:
+            reached = {state}
+            for _ in State:
+                reached |= {to for (begin, _), to in TRANSITIONS.items() if begin in reached}
+            assert State.DONE in reached
+
+    def test_leads_nowhere_from_done(self) -> None:
+        assert not [begin for begin, _ in TRANSITIONS if begin is State.DONE]
+
+    def test_reaches_every_state_from_open(self) -> None:
+        assert set(TRANSITIONS.values()) | {State.OPEN} == set(State)
+
+    def test_never_leads_back(self) -> None:
+        order = [State.OPEN, State.HALF_CLOSED, State.DRAINING, State.FAILED, State.DONE]
+        assert all(order.index(begin) < order.index(to) for (begin, _), to in TRANSITIONS.items())
+
+    def test_says_done_only_when_all_is_said(self) -> None:
+        assert {event for (_, event), to in TRANSITIONS.items() if to is State.DONE} == {Event.ALL_SAID}
+
+    @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+    def test_is_what_a_session_does(self, state: State, event: Event) -> None:
+        """A session brought to each state, with a reply that waits so that it stays there, takes each event."""
+        talk = _in_state(state)
+        session = talk.session
+        assert session.state is state
+        match event:
+            case Event.END_OF_INPUT:
+                session.end_of_input()
+            case Event.DRAIN:
+                session.drain()
+            case Event.FAILURE:
+                session.fail(Failure(failures.TIMEOUT, "too slow"))
+            case Event.ALL_SAID:
+                talk.log.commit()
+                session.advance()
+        assert session.state is TRANSITIONS.get((state, event), state)
+
+
+def _in_state(state: State) -> Talk:
+    talk = Talk(late=True)
+    talk.send(Set(b"k", b"v"))
+    match state:
+        case State.HALF_CLOSED:
+            talk.session.end_of_input()
+        case State.DRAINING:
+            talk.session.drain()
+        case State.FAILED:
+            talk.send(BAD_FRAME)
+        case State.DONE:
+            talk.session.end_of_input()
+            talk.log.commit()
+            talk.session.advance()
+    return talk
+
+
+class TestEndOfInput:
+    def test_every_command_that_came_is_still_answered(self) -> None:
+        talk = Talk(late=True)
+        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 10)], Set(b"k", b"v"))
+        talk.session.end_of_input()
+        assert len(talk.hear()) == COMMANDS_PER_TURN + 10
+        assert talk.session.state is State.HALF_CLOSED, "one reply waits for the log"
+        talk.log.commit()
+        assert talk.payloads() == [b"OK"]
+        assert talk.session.state is State.DONE
+
+    def test_replies_that_the_client_is_slow_to_take_are_waited_for(self) -> None:
+        talk = Talk()
+        talk.send(Set(b"k", b"v" * UNSENT_PAUSE))
+        talk.take()
+        talk.send(*[Get(b"k")] * 3)
+        talk.session.end_of_input()
+        talk.session.advance()
+        assert talk.session.state is State.HALF_CLOSED
+        assert len(talk.hear()) == 3
+        assert talk.session.state is State.DONE
+
+    def test_an_unfinished_frame_is_no_command(self) -> None:
+        talk = Talk()
+        talk.send(Ping(b"1"), b"\0\0\1\0\0\0\1k\0\0\0\5hal")
+        talk.session.end_of_input()
+        assert talk.payloads() == [b"1"]
+        assert talk.session.state is State.DONE
+        assert talk.store.keyspace.count() == 0
+
+    def test_of_a_silent_client_is_the_end(self) -> None:
+        talk = Talk()
+        talk.session.end_of_input()
+        assert talk.hear() == []
+        assert talk.session.state is State.DONE
+
+
+class TestDraining:
+    def test_what_was_read_is_answered_and_nothing_else(self) -> None:
+        talk = Talk()
+        talk.session.receive(b"\0\0\3\0\0\0\1a")
+        talk.session.drain()
+        talk.session.receive(b"\0\0\3\0\0\0\1b")
+        assert talk.payloads() == [b"a"]
+        assert talk.session.state is State.DONE
+
+    def test_replies_that_wait_are_waited_for(self) -> None:
+        talk = Talk(late=True)
+        talk.send(Set(b"k", b"v"))
+        talk.session.drain()
+        assert talk.hear() == []
+        assert talk.session.state is State.DRAINING
+        talk.log.commit()
+        assert talk.payloads() == [b"OK"]
+        assert talk.session.state is State.DONE
+
+    def test_twice_is_once(self) -> None:
+        talk = Talk()
+        talk.session.drain()
+        talk.session.drain()
+        assert talk.hear() == []
+        talk.session.drain()
+        assert talk.session.state is State.DONE
+
+
+class TestFailures:
+    def test_that_close_are_the_last_that_is_said_and_done(self) -> None:
+        talk = Talk()
+        talk.send(Ping(b"1"), BAD_FRAME, Set(b"k", b"v"))
+        talk.send(Set(b"k", b"v"))
+        ping, failure = talk.hear()
+        assert ping.payload == b"1"
+        assert failure.payload.startswith(b"BADFRAME ")
+        assert failure.header == 0x02
+        assert talk.session.state is State.DONE
+        assert talk.store.keyspace.count() == 0
+        assert talk.session.buffered == 0
+
+    def test_that_close_wait_for_the_replies_before_them(self) -> None:
+        talk = Talk(late=True)
+        talk.send(Set(b"k", b"v"), BAD_FRAME)
+        assert talk.hear() == []
+        assert talk.session.state is State.FAILED
+        assert talk.session.buffered == 0, "nothing behind it is kept"
+        talk.log.commit()
+        ok, failure = talk.payloads()
+        assert ok == b"OK"
+        assert failure.startswith(b"BADFRAME ")
+        assert talk.session.state is State.DONE
+
+    def test_that_do_not_close_cost_one_reply(self) -> None:
+        talk = Talk()
+        talk.send(Ping(b"1"), Get(b""), Ping(b"2"))
+        one, failure, two = talk.payloads()
+        assert (one, two) == (b"1", b"2")
+        assert failure.startswith(b"BADKEY ")
+        assert talk.session.state is State.OPEN
+
+    @pytest.mark.parametrize("begun", [b"", b"\0\0\1\0\0"])
+    def test_of_the_connection_are_said_behind_what_is_due(self, begun: bytes) -> None:
+        talk = Talk(late=True)
+        talk.send(Set(b"k", b"v"), begun)
+        talk.session.fail(Failure(failures.TIMEOUT, "too slow"))
+        assert talk.hear() == []
+        talk.log.commit()
+        assert talk.payloads() == [b"OK", b"TIMEOUT too slow"]
+        assert talk.session.state is State.DONE
+        assert talk.session.buffered == 0
+
+    def test_of_the_connection_are_said_once(self) -> None:
+        talk = Talk()
+        for _ in range(3):
+            talk.session.fail(Failure(failures.BUSY, "no room"))
+        assert talk.payloads() == [b"BUSY no room"]
+        talk.session.fail(Failure(failures.TIMEOUT, "too slow"))
+        assert talk.hear() == []
+
+    def test_of_the_connection_stop_commands_that_were_not_executed(self) -> None:
+        talk = Talk()
+        talk.session.receive(b"\0\0\2\0\0\0\1k")
+        talk.session.fail(Failure(failures.BUSY, "no room"))
+        assert talk.payloads() == [b"BUSY no room"]
+
+    def test_of_ours_end_the_conversation_and_no_other(self, caplog: pytest.LogCaptureFixture) -> None:
+        class Broken(Store):
+            def execute(self, command: Command) -> Reply | Held:
+                if isinstance(command, Count):
+                    raise RuntimeError("a fault of ours")
+                return super().execute(command)
+
+        store = Broken(clock=HandClock())
+        talk, other = Talk(store=store), Talk(store=store)
+        talk.send(Ping(b"1"), Count(), Ping(b"2"))
+        ping, failure = talk.hear()
+        assert ping.payload == b"1"
+        assert failure.payload.startswith(b"INTERNAL ")
+        assert failure.header == 0x04, "nobody can tell what it did"
+        assert b"fault of ours" not in failure.payload
+        assert talk.session.state is State.DONE
+        assert "a fault of ours" in caplog.text
+        other.send(Ping(b"3"))
+        assert other.payloads() == [b"3"]
+
+
+def test_what_comes_after_done_is_of_no_effect() -> None:
+    talk = _in_state(State.DONE)
+    talk.take()
+    session: Session = talk.session
+    session.receive(b"\0\0\3\0\0\0\0")
+    session.advance()
+    session.drain()
+    session.end_of_input()
+    session.fail(Failure(failures.TIMEOUT, "too slow"))
+    assert talk.hear() == []
+    assert session.state is State.DONE
+    assert session.buffered == 0

@@ -1,0 +1,141 @@
+"""Promise 3: replies leave in the order of their commands, whatever was pipelined and whatever each waits for."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import Clear, Command, Count, Get, Incr, Info, Ping, Set
+from cairnkv.session import State
+from cairnkv.store import Store
+from cairnkv.wire import write_command
+from tests.session.talk import Talk
+from tests.support.clock import HandClock
+from tests.support.late_log import LateLog
+from tests.support.strategies import cuttings
+
+
+def test_pipelined_commands_are_answered_in_their_order() -> None:
+    talk = Talk()
+    talk.send(Ping(b"1"), Set(b"k", b"v"), Get(b"k"), Get(b"none"), Ping(b"2"))
+    assert talk.payloads() == [b"1", b"OK", b"v", b"Key not found", b"2"]
+
+
+def test_a_reply_that_need_not_wait_waits_behind_one_that_does() -> None:
+    talk = Talk(late=True)
+    talk.send(Ping(b"1"), Set(b"k", b"v"), Ping(b"2"), Get(b"other"), Ping(b"3"))
+    assert talk.payloads() == [b"1"]
+    assert talk.session.waiting
+    talk.log.commit()
+    assert talk.payloads() == [b"OK", b"2", b"Key not found", b"3"]
+    assert not talk.session.waiting
+
+
+def test_a_command_behind_one_that_waits_is_executed_meanwhile() -> None:
+    talk = Talk(late=True)
+    talk.send(Set(b"k", b"1"), Incr(b"k", 1), Incr(b"k", 1))
+    assert len(talk.log.pending) == 3
+    talk.log.commit(1)
+    assert talk.payloads() == [b"OK"]
+    talk.log.commit(2)
+    assert talk.payloads() == [b"2", b"3"]
+
+
+def test_a_session_waits_for_its_own_first_reply_though_later_ones_are_ready() -> None:
+    """Another session's commits free its later reply first."""
+    log = LateLog()
+    store = Store(log=log, clock=HandClock())
+    one, other = Talk(store=store), Talk(store=store)
+    other.send(Set(b"a", b"1"))
+    one.send(Set(b"b", b"2"))
+    other.send(Get(b"b"))
+    log.commit(1)
+    assert (one.payloads(), other.payloads()) == ([], [b"OK"])
+    log.commit(1)
+    assert (one.payloads(), other.payloads()) == ([b"OK"], [b"2"])
+
+
+def test_failed_commits_are_answered_in_order_too() -> None:
+    talk = Talk(late=True)
+    talk.send(Set(b"a", b"1"), Ping(b"between"), Get(b"a"))
+    talk.log.fail("the disk is gone")
+    responses = talk.hear()
+    assert [response.payload for response in responses] == [
+        b"UNDONE the disk is gone",
+        b"between",
+        b"UNDONE the disk is gone",
+    ]
+    assert [response.header for response in responses] == [2, 0, 2]
+    assert talk.session.state is State.OPEN
+    talk.send(Get(b"a"))
+    assert talk.payloads() == [b"Key not found"]
+
+
+def test_an_unknown_outcome_is_said_as_such_of_writes_only() -> None:
+    talk = Talk(late=True)
+    talk.send(Set(b"a", b"1"), Get(b"a"))
+    talk.log.fail("the disk is gone", unknown=True)
+    assert [(response.payload[:7], response.header) for response in talk.hear()] == [(b"UNKNOWN", 4), (b"UNDONE ", 2)]
+
+
+def test_who_waits_is_woken() -> None:
+    talk = Talk(late=True)
+    talk.send(Set(b"k", b"v"))
+    assert talk.woken == 0
+    talk.log.commit()
+    assert talk.woken == 1
+    talk.send(Set(b"k", b"v"))
+    talk.log.fail()
+    assert talk.woken == 2
+
+
+SAID = st.one_of(
+    st.builds(Set, st.sampled_from([b"a", b"b"]), st.binary(max_size=3)),
+    st.builds(Clear, st.sampled_from([b"a", b"b"])),
+    st.builds(Get, st.sampled_from([b"a", b"b"])),
+    st.builds(Ping, st.binary(min_size=1, max_size=3)),
+    st.builds(Incr, st.sampled_from([b"a", b"n"]), st.integers(0, 9)),
+    st.just(Count()),
+    st.just(Info()),
+)
+
+
+@given(
+    said=st.lists(st.tuples(st.integers(0, 2), SAID), min_size=1, max_size=15),
+    outcomes=st.lists(st.sampled_from(["nothing", "commit one", "commit all", "fail"]), max_size=15),
+    data=st.data(),
+)
+def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
+    said: list[tuple[int, Command]], outcomes: list[str], data: st.DataObject
+) -> None:
+    """Three clients, one log. Behind each command goes a PING that tells one reply from another."""
+    log = LateLog()
+    store = Store(log=log, clock=HandClock())
+    talks = [Talk(store=store) for _ in range(3)]
+    sent: list[list[Command]] = [[], [], []]
+    heard: list[list[bytes]] = [[], [], []]
+    for (who, command), outcome in itertools.zip_longest(said, outcomes[: len(said)], fillvalue="nothing"):
+        ping = Ping(b"%d of %d" % (len(sent[who]), who))
+        for piece in data.draw(cuttings(write_command(command) + write_command(ping))):
+            talks[who].send(piece)
+        sent[who] += [command, ping]
+        match outcome:
+            case "commit one":
+                log.commit(1)
+            case "commit all":
+                log.commit()
+            case "fail":
+                log.fail()
+        for talk, replies in zip(talks, heard, strict=True):
+            replies += talk.payloads()
+    log.commit()
+    for talk, commands, replies in zip(talks, sent, heard, strict=True):
+        replies += talk.payloads()
+        assert len(replies) == len(commands)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(command, Ping):
+                assert reply == command.text
+            elif isinstance(command, Set | Clear):
+                assert reply == b"OK" or reply.startswith(b"UNDONE ")
+        assert not talk.session.waiting
+        assert talk.session.state is State.OPEN

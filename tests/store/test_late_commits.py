@@ -1,0 +1,471 @@
+"""Promises 1 to 3 and "Late commits" of the design, on a log that commits when the test says.
+
+1. A write's reply leaves when the log has the write. 2. No reply shows anything that could still be taken back:
+it waits for the newest pending commit among the keys it touched. Others do not wait. When commits fail,
+everything uncommitted is undone, newest first, and what waited for it fails before another command runs.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cairnkv.commands import (
+    COMMANDS,
+    MISSING,
+    OK,
+    Clear,
+    ClearAll,
+    ClearIfEquals,
+    ClearMany,
+    ClearPrefix,
+    Command,
+    Count,
+    Exists,
+    Expire,
+    Failure,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Info,
+    Items,
+    Persist,
+    Ping,
+    Reply,
+    Scan,
+    Scope,
+    Set,
+    SetMany,
+    SetWith,
+    Swap,
+    Ttl,
+    failures,
+)
+from cairnkv.store import Held, Store
+from tests.support.clock import HandClock
+from tests.support.late_log import LateLog
+
+
+class LateStore(Store):
+    """A store on a late log and a clock set by hand, both at hand."""
+
+    def __init__(self, *, reuse_positions: bool = False) -> None:
+        self.log = LateLog(reuse_positions=reuse_positions)
+        self.clock = HandClock()
+        super().__init__(log=self.log, clock=self.clock)
+
+    def safely(self, *commands: Command) -> None:
+        """Carry these out and commit them."""
+        for command in commands:
+            self.execute(command)
+        self.log.commit()
+
+    def held(self, command: Command) -> Held:
+        """Carry out a command whose reply has to wait."""
+        held = self.execute(command)
+        assert isinstance(held, Held), f"{command} answered {held} at once"
+        assert held.reply is None
+        return held
+
+    def at_once(self, command: Command) -> Reply:
+        """Carry out a command whose reply must not wait."""
+        reply = self.execute(command)
+        assert not isinstance(reply, Held), f"{command} waits"
+        return reply
+
+
+@pytest.fixture(params=[False, True], ids=["positions go on", "positions are reused"])
+def store(request: pytest.FixtureRequest) -> Iterator[LateStore]:
+    """A late store; in the end its table is consistent, whatever was undone."""
+    store = LateStore(reuse_positions=request.param)
+    yield store
+    store.keyspace.check()
+
+
+WRITES: list[tuple[Command, Reply]] = [
+    (Set(b"k", b"new"), OK),
+    (Clear(b"k"), OK),
+    (SetWith(b"k", b"new"), 1),
+    (Swap(b"k", b"new"), b"5"),
+    (GetWith(b"k", clear=True), b"5"),
+    (GetWith(b"k", ttl=9), b"5"),
+    (ClearIfEquals(b"k", b"5"), 1),
+    (SetMany(0, ((b"k", b"new"), (b"m", b"new"))), OK),
+    (ClearMany((b"k", b"m")), 1),
+    (Incr(b"k", 3), 8),
+    (Expire(b"k", 9), 1),
+    (Persist(b"k"), 1),
+    (ClearAll(), OK),
+    (ClearPrefix(b"k", 0), Items((b"0", b"1"))),
+]
+"""Each writing command, on a key that is there with a value of 5 and a deadline, and what it answers."""
+
+
+def test_every_command_that_writes_is_among_them() -> None:
+    assert {type(command) for command, _ in WRITES} == {command for command in COMMANDS if command.word.writes}
+
+
+@pytest.mark.parametrize(("command", "reply"), WRITES, ids=lambda it: getattr(it, "word", it) and None)
+class TestEveryWrite:
+    def test_is_answered_when_it_is_committed_and_not_before(
+        self, store: LateStore, command: Command, reply: Reply
+    ) -> None:
+        store.safely(SetWith(b"k", b"5", ttl=5_000))
+        held = store.held(command)
+        (entry,) = store.log.pending
+        assert entry.command == command
+        assert entry.now == store.clock.now
+        assert held.reply is None
+        store.log.commit()
+        assert held.reply == reply
+
+    @pytest.mark.parametrize("unknown", [False, True])
+    def test_is_undone_and_fails_when_its_commit_fails(
+        self, store: LateStore, command: Command, reply: Reply, unknown: bool
+    ) -> None:
+        store.safely(SetWith(b"k", b"5", ttl=5_000))
+        used_bytes = store.keyspace.used_bytes
+        held = store.held(command)
+        store.log.fail("the disk is gone", unknown=unknown)
+        assert held.reply == Failure(failures.UNKNOWN if unknown else failures.UNDONE, "the disk is gone")
+        assert store.at_once(Get(b"k")) == b"5"
+        assert store.at_once(Ttl(b"k")) == 5_000
+        assert store.at_once(Count()) == 1
+        assert store.keyspace.used_bytes == used_bytes
+
+    def test_is_not_carried_out_when_the_log_refuses_it(self, store: LateStore, command: Command, reply: Reply) -> None:
+        store.safely(SetWith(b"k", b"5", ttl=5_000))
+        store.log.refusal = "90 % full"
+        assert store.at_once(command) == Failure(failures.UNDONE, "90 % full")
+        assert store.at_once(Get(b"k")) == b"5"
+        assert store.at_once(Ttl(b"k")) == 5_000
+        assert store.at_once(Count()) == 1
+        store.log.refusal = None
+        assert store.held(Set(b"k", b"later")).reply is None
+
+    def test_wakes_who_waits_once_when_its_reply_is_there(
+        self, store: LateStore, command: Command, reply: Reply
+    ) -> None:
+        store.safely(SetWith(b"k", b"5", ttl=5_000))
+        held = store.held(command)
+        seen = []
+        held.on_ready = lambda: seen.append(held.reply)
+        store.log.commit()
+        store.safely(Set(b"other", b"v"))
+        assert seen == [reply]
+
+
+READS: list[tuple[Command, Reply]] = [
+    (Get(b"k"), b"5"),
+    (GetWith(b"k"), b"5"),
+    (Exists((b"else", b"k")), 1),
+    (GetMany((b"else", b"k")), Items((None, b"5"))),
+    (Ttl(b"k"), -1),
+    # writes that change nothing read all the same:
+    (SetWith(b"k", b"new", if_absent=True), 0),
+    (SetWith(b"k", b"new", if_equals=b"6"), 0),
+    (Swap(b"k", b"new", if_absent=True), b"5"),
+    (ClearIfEquals(b"k", b"6"), 0),
+    (Persist(b"k"), 0),
+    (GetWith(b"k", persist=True), b"5"),
+    # and so does the whole table:
+    (Count(), 1),
+    (Scan(0, 10, b""), Items((b"0", b"k"))),
+    (Scan(0, 10, b"nothing"), Items((b"0",))),
+    (ClearPrefix(b"nothing", 0), Items((b"0", b"0"))),
+]
+"""Commands that show something of a key `k` with the value 5, and what they answer."""
+
+MISSES: list[tuple[Command, Reply]] = [
+    (Get(b"k"), MISSING),
+    (GetWith(b"k", clear=True), MISSING),
+    (Exists((b"k",)), 0),
+    (GetMany((b"k",)), Items((None,))),
+    (Ttl(b"k"), MISSING),
+    (Expire(b"k", 5), 0),
+    (Persist(b"k"), 0),
+    (Clear(b"k"), OK),
+    (ClearMany((b"k", b"else")), 0),
+    (SetWith(b"k", b"new", if_present=True), 0),
+    (Swap(b"k", b"new", if_present=True), MISSING),
+    (Count(), 0),
+    (Scan(0, 10, b""), Items((b"0",))),
+    (ClearPrefix(b"", 0), Items((b"0", b"0"))),
+]
+"""Commands that show that a key `k` is not there, and what they answer."""
+
+WAYS_TO_SET: list[Command] = [
+    Set(b"k", b"5"),
+    SetWith(b"k", b"5", if_absent=True),
+    SetMany(0, ((b"m", b"0"), (b"k", b"5"))),
+    Incr(b"k", 5),
+]
+WAYS_TO_CLEAR: list[Command] = [
+    Clear(b"k"),
+    ClearMany((b"m", b"k")),
+    ClearIfEquals(b"k", b"before"),
+    GetWith(b"k", clear=True),
+    ClearPrefix(b"k", 0),
+    ClearAll(),
+]
+
+
+class TestReads:
+    @pytest.mark.parametrize(("read", "reply"), READS)
+    def test_of_an_uncommitted_value_wait_for_it(self, store: LateStore, read: Command, reply: Reply) -> None:
+        store.held(Set(b"k", b"5"))
+        held = store.held(read)
+        assert len(store.log.pending) == 1, "what changes nothing is not logged"
+        store.log.commit()
+        assert held.reply == reply
+
+    @pytest.mark.parametrize("way", WAYS_TO_SET)
+    def test_wait_however_it_was_set(self, store: LateStore, way: Command) -> None:
+        store.held(way)
+        held = store.held(Get(b"k"))
+        store.log.commit()
+        assert held.reply == b"5"
+
+    @pytest.mark.parametrize(("read", "reply"), MISSES)
+    @pytest.mark.parametrize("way", WAYS_TO_CLEAR)
+    def test_of_an_uncommitted_absence_wait_for_it(
+        self, store: LateStore, way: Command, read: Command, reply: Reply
+    ) -> None:
+        store.safely(Set(b"k", b"before"))
+        store.held(way)
+        held = store.held(read)
+        store.log.commit()
+        assert held.reply == reply
+
+    @pytest.mark.parametrize(("read", "reply"), READS)
+    @pytest.mark.parametrize("unknown", [False, True])
+    def test_fail_as_undone_with_what_they_would_have_shown(
+        self, store: LateStore, read: Command, reply: Reply, unknown: bool
+    ) -> None:
+        """A read has no outcome to be unknown: whether it shows in the end or not, nothing was done."""
+        store.held(Set(b"k", b"5"))
+        held = store.held(read)
+        store.log.fail("the disk is gone", unknown=unknown)
+        assert held.reply == Failure(failures.UNDONE, "the disk is gone")
+
+    @pytest.mark.parametrize(
+        "read", [read for read, _ in READS if read.word.scope is Scope.KEYS], ids=lambda read: read.word.name
+    )
+    def test_of_other_keys_do_not_wait(self, store: LateStore, read: Command) -> None:
+        store.safely(Set(b"k", b"5"))
+        store.held(Set(b"another", b"v"))
+        store.held(Clear(b"another"))
+        store.at_once(read)
+
+    def test_wait_for_the_newest_of_several_keys_and_no_longer(self, store: LateStore) -> None:
+        store.held(Set(b"a", b"1"))
+        store.held(Set(b"b", b"2"))
+        store.held(Set(b"c", b"3"))
+        first, both, third = store.held(Get(b"a")), store.held(GetMany((b"b", b"a"))), store.held(Get(b"c"))
+        store.log.commit(1)
+        assert (first.reply, both.reply, third.reply) == (b"1", None, None)
+        store.log.commit(1)
+        assert (both.reply, third.reply) == (Items((b"2", b"1")), None)
+        store.log.commit(1)
+        assert third.reply == b"3"
+
+    def test_wait_for_the_newest_commit_of_a_key(self, store: LateStore) -> None:
+        store.held(Set(b"k", b"1"))
+        early = store.held(Get(b"k"))
+        store.held(Set(b"k", b"2"))
+        late = store.held(Get(b"k"))
+        store.log.commit(1)
+        assert (early.reply, late.reply) == (b"1", None)
+        later = store.held(Get(b"k"))
+        store.log.commit(1)
+        assert (late.reply, later.reply) == (b"2", b"2")
+
+    def test_of_the_whole_table_wait_for_the_newest_of_all(self, store: LateStore) -> None:
+        store.held(Set(b"a", b"1"))
+        store.held(Set(b"b", b"2"))
+        held = [store.held(Count()), store.held(Scan(0, 10, b"a")), store.held(ClearPrefix(b"nothing", 0))]
+        store.log.commit(1)
+        assert [one.reply for one in held] == [None] * 3
+        store.log.commit(1)
+        assert [one.reply for one in held] == [2, Items((b"0", b"a")), Items((b"0", b"0"))]
+
+    @pytest.mark.parametrize("read", [Get(b"any"), Exists((b"any", b"k")), GetMany((b"k",)), Ttl(b"k"), Count()])
+    def test_of_any_key_wait_while_clear_all_is_pending(self, store: LateStore, read: Command) -> None:
+        store.safely(Set(b"k", b"v"))
+        store.held(ClearAll())
+        held = store.held(read)
+        store.log.commit()
+        assert held.reply is not None
+        store.at_once(read)
+
+    def test_of_a_key_set_after_clear_all_wait_for_that(self, store: LateStore) -> None:
+        store.held(ClearAll())
+        store.held(Set(b"k", b"v"))
+        key, other = store.held(Get(b"k")), store.held(Get(b"other"))
+        store.log.commit(1)
+        assert (key.reply, other.reply) == (None, MISSING)
+        store.log.commit(1)
+        assert key.reply == b"v"
+
+    def test_do_not_wait_once_everything_is_committed(self, store: LateStore) -> None:
+        store.safely(Set(b"k", b"v"), ClearAll(), Set(b"k", b"w"))
+        assert store.at_once(Get(b"k")) == b"w"
+        assert store.at_once(Count()) == 1
+
+    def test_of_a_key_whose_time_is_over_wait_for_the_time_to_live_they_show(self, store: LateStore) -> None:
+        store.safely(Set(b"k", b"v"))
+        store.held(Expire(b"k", 10))
+        store.clock.advance(10)
+        held = store.held(Get(b"k"))
+        store.log.fail()
+        assert held.reply == Failure(failures.UNDONE, "the disk is gone")
+        assert store.at_once(Get(b"k")) == b"v"
+
+
+class TestWhatTouchesNothing:
+    def test_never_waits(self, store: LateStore) -> None:
+        store.held(Set(b"k", b"v"))
+        store.held(ClearAll())
+        assert store.at_once(Ping(b"")) == b"PONG"
+        assert isinstance(store.at_once(Info()), Items)
+
+    def test_is_answered_while_the_log_refuses(self, store: LateStore) -> None:
+        store.safely(Set(b"k", b"v"))
+        store.log.refusal = "90 % full"
+        assert store.at_once(Ping(b"hi")) == b"hi"
+        assert store.at_once(Get(b"k")) == b"v"
+        assert store.at_once(Count()) == 1
+
+
+class TestFailures:
+    """Failures of a command itself are replies like any other: they show what was there."""
+
+    def test_of_a_command_wait_for_what_they_show(self, store: LateStore) -> None:
+        store.held(Set(b"k", b"no number"))
+        held = store.held(Incr(b"k", 1))
+        assert len(store.log.pending) == 1
+        store.log.commit()
+        assert isinstance(held.reply, Failure)
+        assert held.reply.code is failures.NOTINT
+
+    def test_take_back_everything_newest_first(self, store: LateStore) -> None:
+        store.safely(Set(b"k", b"0"), Set(b"other", b"0"))
+        for n in range(1, 4):
+            store.held(Set(b"k", b"%d" % n))
+        store.held(ClearAll())
+        store.held(Set(b"k", b"4"))
+        store.held(Set(b"new", b"4"))
+        store.log.commit(1)
+        store.log.fail()
+        assert store.at_once(GetMany((b"k", b"other", b"new"))) == Items((b"1", b"0", None))
+        assert store.at_once(Count()) == 2
+
+    def test_leave_alone_what_was_committed(self, store: LateStore) -> None:
+        first, second = store.held(Set(b"a", b"1")), store.held(Set(b"b", b"2"))
+        store.log.commit(1)
+        store.log.fail()
+        assert first.reply is OK
+        assert second.reply == Failure(failures.UNDONE, "the disk is gone")
+        assert store.at_once(GetMany((b"a", b"b"))) == Items((b"1", None))
+
+    def test_are_all_said_before_anybody_is_woken(self, store: LateStore) -> None:
+        """Who is woken may run another command at once, which must see nothing of what was undone."""
+        store.safely(Set(b"k", b"safe"))
+        held = [store.held(Set(b"k", b"1")), store.held(Get(b"k")), store.held(Set(b"m", b"2")), store.held(Count())]
+        seen: list[tuple[bool, Reply | Held]] = []
+        for one in held:
+            one.on_ready = lambda: seen.append((all(other.reply for other in held), store.execute(Get(b"k"))))
+        store.log.fail()
+        assert seen == [(True, b"safe")] * 4
+
+    def test_do_not_stop_what_comes_after(self, store: LateStore) -> None:
+        store.held(Set(b"k", b"1"))
+        store.log.fail()
+        held = store.held(Set(b"k", b"2"))
+        read = store.held(Get(b"k"))
+        store.log.commit()
+        assert (held.reply, read.reply) == (OK, b"2")
+        assert store.at_once(Get(b"k")) == b"2"
+
+    def test_of_nothing_pending_are_of_no_effect(self, store: LateStore) -> None:
+        store.safely(Set(b"k", b"1"))
+        store.log.fail()
+        assert store.at_once(Get(b"k")) == b"1"
+
+    def test_undo_what_expired_meanwhile_without_bringing_it_back(self, store: LateStore) -> None:
+        store.safely(SetWith(b"k", b"v", ttl=100), Set(b"stays", b"v"))
+        store.held(Persist(b"k"))
+        store.clock.advance(5_000)
+        while store.housekeep():
+            pass
+        store.log.fail()
+        assert store.at_once(Get(b"k")) is MISSING
+        assert store.at_once(Count()) == 1
+
+    def test_undo_what_housekeeping_removed_in_between(self, store: LateStore) -> None:
+        store.safely(Set(b"k", b"stays"))
+        store.held(SetWith(b"k", b"short", ttl=100))
+        store.clock.advance(5_000)
+        while store.housekeep():
+            pass
+        store.log.fail()
+        assert store.at_once(Get(b"k")) == b"stays"
+        assert store.at_once(Count()) == 1
+
+
+def test_a_log_that_breaks_leaves_nothing_of_the_command_behind(store: LateStore) -> None:
+    """Not by the contract, but a fault of ours must not show a write that no log has."""
+
+    def broken(command: Command, now: int) -> int:
+        raise RuntimeError("a fault of ours")
+
+    store.safely(Set(b"k", b"safe"))
+    store.log.append = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError):
+        store.execute(Set(b"k", b"lost"))
+    assert store.at_once(Get(b"k")) == b"safe"
+    store.keyspace.check()
+
+
+def test_batches_release_their_replies_in_order(store: LateStore) -> None:
+    order: list[int] = []
+    for number in range(6):
+        store.held(Set(b"%d" % number, b"v")).on_ready = lambda number=number: order.append(number)
+    store.log.commit(2)
+    assert order == [0, 1]
+    store.log.commit()
+    assert order == [0, 1, 2, 3, 4, 5]
+
+
+def test_closing_lets_the_log_finish(store: LateStore) -> None:
+    held = store.held(Set(b"k", b"v"))
+    store.close()
+    assert held.reply is OK
+    assert store.log.closed
+
+
+def test_what_a_committed_clear_all_left_is_freed_and_what_an_undone_one_left_too(store: LateStore) -> None:
+    for outcome in (store.log.commit, store.log.fail):
+        store.safely(SetMany(0, tuple((b"%d" % n, b"v") for n in range(500))))
+        store.held(ClearAll())
+        store.held(Set(b"new", b"v"))
+        outcome()
+        while store.housekeep():
+            pass
+        assert store.keyspace.garbage_bytes == 0
+    assert store.at_once(Count()) == 501
+
+
+def test_what_a_committed_clear_all_left_is_freed_in_slices(store: LateStore) -> None:
+    store.safely(SetMany(0, tuple((b"%d" % n, b"v") for n in range(500))))
+    used_bytes = store.keyspace.used_bytes
+    store.held(ClearAll())
+    assert store.keyspace.used_bytes == 0
+    store.log.commit()
+    assert store.keyspace.garbage_bytes == used_bytes
+
+
+def test_a_log_that_commits_at_once_holds_nothing() -> None:
+    store = Store(clock=HandClock())
+    for command, _ in WRITES + READS:
+        assert not isinstance(store.execute(command), Held)

@@ -1,0 +1,208 @@
+"""Any interleaving of commands, partial commits, refusals and failures, against two plain models: one of what
+is committed, one of what is not.
+
+Each reply is right at the moment its command runs; it leaves when, and only when, what it shows is safe; and
+after a failure there is nothing left of what was undone.
+"""
+
+import dataclasses
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cairnkv.commands import COMMANDS, ClearAll, ClearPrefix, Command, Failure, Items, Reply, Scope, failures
+from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, KEY, MILLISECONDS, MILLISECONDS_OR_NONE, PREFIX, VALUE
+from cairnkv.keyspace import can_apply
+from cairnkv.store import Held, Store
+from tests.support.clock import HandClock
+from tests.support.late_log import LateLog
+from tests.support.model import Model, same
+from tests.support.strategies import Kinds, commands
+
+KEYS = [b"a", b"b", b"c", b"ab"]
+TIMES = st.integers(1, 3_000)
+KINDS = Kinds(
+    {
+        KEY: st.sampled_from(KEYS),
+        VALUE: st.sampled_from([b"", b"1", b"2", b"x"]),
+        PREFIX: st.sampled_from([b"", b"a", b"z"]),
+        MILLISECONDS: TIMES,
+        MILLISECONDS_OR_NONE: st.just(0) | TIMES,
+        AMOUNT: st.integers(-2, 2),
+        CURSOR: st.just(0),
+        COUNT: st.just(1_000),
+    }
+)
+APPLIED = [command for command in COMMANDS if can_apply(command)]
+ONLY_SLICE = Items((b"0",))
+"""Where slices end here: at the end of a table with so few keys."""
+
+
+@dataclasses.dataclass
+class Waiting:
+    """A reply that is held, and what may become of it.
+
+    must: it shows what this position changed, so it may not leave before that is committed.
+    may: it concerns what this position names, so it may wait for that; at its commit it leaves at the latest.
+    Nearly always the two are the same. They differ where a write named a key and left it as it was.
+    """
+
+    command: Command
+    held: Held
+    reply: Reply
+    must: int
+    may: int
+    writes: bool
+
+
+@dataclasses.dataclass
+class Pending:
+    """A write that is not committed."""
+
+    position: int
+    touched: set[bytes]
+    """Keys whose entries it changed."""
+    named: set[bytes]
+    after: Model
+    """The model behind it."""
+
+
+class LateStoreMachine(RuleBasedStateMachine):
+    """A store whose log commits when the machine says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = LateLog()
+        self.clock = HandClock()
+        self.store = Store(log=self.log, clock=self.clock)
+        self.safe = Model()
+        self.model = Model()
+        self.pending: list[Pending] = []
+        self.waiting: list[Waiting] = []
+        self.last_committed = 0
+
+    # -- what happens -----------------------------------------------------------------------------------------
+
+    @rule(command=commands(APPLIED, KINDS), step=st.integers(0, 300) | st.just(2_500))
+    def say(self, command: Command, step: int) -> None:
+        self.clock.advance(step)
+        logged = len(self.log.pending)
+        outcome = self.store.execute(command)
+        appended = len(self.log.pending) > logged
+        before = self.model.copy()
+        before.advance(self.clock.now)
+        expected = self.model.apply(command, self.clock.now, seen=ONLY_SLICE)
+        if self.model.entries != before.entries:
+            assert appended, f"{command} changed something and was not logged"
+        if appended:
+            position = self.log.pending[-1].position
+            assert isinstance(outcome, Held)
+            self._remember(command, position, before)
+            self.waiting.append(Waiting(command, outcome, expected, position, position, writes=True))
+            return
+        self._answered(command, outcome, expected)
+
+    @rule(command=commands([command for command in APPLIED if command.word.writes], KINDS))
+    def say_while_the_log_refuses(self, command: Command) -> None:
+        self.log.refusal = "full"
+        self.model.advance(self.clock.now)
+        logged = len(self.log.pending)
+        outcome = self.store.execute(command)
+        assert len(self.log.pending) == logged
+        if isinstance(outcome, Failure) and outcome.code is failures.UNDONE:
+            pass  # not executed: the invariant sees that nothing changed
+        else:
+            before = dict(self.model.entries)
+            expected = self.model.apply(command, self.clock.now, seen=ONLY_SLICE)
+            assert self.model.entries == before, "only what changes nothing needs no log"
+            self._answered(command, outcome, expected)
+        self.log.refusal = None
+
+    @rule(count=st.integers(1, 4))
+    def commit_some(self, count: int) -> None:
+        self._commit(count)
+
+    @rule()
+    def commit_all(self) -> None:
+        self._commit(len(self.pending))
+
+    @rule(unknown=st.booleans())
+    def fail(self, unknown: bool) -> None:
+        self.log.fail("gone", unknown=unknown)
+        for one in self.waiting:
+            if one.must <= self.last_committed and not isinstance(one.held.reply, Failure):
+                assert same(one.command, one.held.reply, one.reply)  # type: ignore[arg-type]
+            else:
+                code = failures.UNKNOWN if unknown and one.writes else failures.UNDONE
+                assert one.held.reply == Failure(code, "gone")
+        self.waiting.clear()
+        self.pending.clear()
+        self.model = self.safe.copy()
+        self.model.advance(self.store.keyspace.now)
+
+    @rule()
+    def keep_house(self) -> None:
+        self.store.housekeep()
+        self.model.advance(self.clock.now)
+
+    # -- what has to hold -------------------------------------------------------------------------------------
+
+    @invariant()
+    def replies_leave_when_they_are_safe_and_not_before(self) -> None:
+        still = []
+        for one in self.waiting:
+            if one.must > self.last_committed:
+                assert one.held.reply is None, f"{one.command} was answered, and its commit is not there"
+            if one.may <= self.last_committed:
+                assert one.held.reply is not None, f"{one.command} still waits, and everything it shows is safe"
+            if one.held.reply is None:
+                still.append(one)
+            else:
+                assert same(one.command, one.held.reply, one.reply)
+        self.waiting = still
+
+    @invariant()
+    def the_keyspace_holds_what_was_said_and_not_undone(self) -> None:
+        keyspace = self.store.keyspace
+        self.model.advance(keyspace.now)
+        assert {key: keyspace.entry(key) for key in KEYS} == {key: self.model.entries.get(key) for key in KEYS}
+        assert keyspace.count() == len(self.model.entries)
+        keyspace.check()
+
+    # -- how it is known ----------------------------------------------------------------------------------------
+
+    def _answered(self, command: Command, outcome: Reply | Held, expected: Reply) -> None:
+        """A command that was not logged was answered, or waits for what it shows."""
+        must = self._shown(command, [pending.touched for pending in self.pending])
+        may = self._shown(command, [pending.named for pending in self.pending])
+        if isinstance(outcome, Held):
+            assert may, f"{command} waits for nothing that it could show"
+            self.waiting.append(Waiting(command, outcome, expected, must, may, writes=False))
+        else:
+            assert same(command, outcome, expected)
+            assert not must, f"{command} answered {outcome}, of which something is not committed"
+
+    def _remember(self, command: Command, position: int, before: Model) -> None:
+        touched = {key for key in KEYS if before.entries.get(key) != self.model.entries.get(key)}
+        named = set(KEYS) if isinstance(command, ClearAll | ClearPrefix) else set(command.named_keys())
+        self.pending.append(Pending(position, touched, named | touched, self.model.copy()))
+
+    def _shown(self, command: Command, sets: list[set[bytes]]) -> int:
+        """The newest pending position of those whose keys, given one by one, the command's reply shows."""
+        if command.word.scope is Scope.NOTHING:
+            return 0
+        keys = set(KEYS) if command.word.scope is Scope.TABLE else set(command.named_keys())
+        positions = [pending.position for pending, names in zip(self.pending, sets, strict=True) if names & keys]
+        return max(positions, default=0)
+
+    def _commit(self, count: int) -> None:
+        for pending in self.pending[:count]:
+            self.last_committed = pending.position
+            self.safe = pending.after
+        del self.pending[:count]
+        self.log.commit(count)
+
+
+TestLateStoreMachine = LateStoreMachine.TestCase
+TestLateStoreMachine.settings = settings(max_examples=3 * settings().max_examples)

@@ -1,0 +1,383 @@
+"""Memory admission: what happens to writes at the memory limit, which reads and CLEAR never feel.
+
+Either they are refused, or the least recently used keys make room, as a CLEAR in the log. What entries take is
+an estimate; the tests measure it on a store without a limit rather than know it.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import (
+    COMMANDS,
+    MISSING,
+    OK,
+    Clear,
+    ClearAll,
+    ClearIfEquals,
+    ClearMany,
+    ClearPrefix,
+    Command,
+    Count,
+    Exists,
+    Failure,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Items,
+    Persist,
+    Ping,
+    Scan,
+    Set,
+    SetMany,
+    SetWith,
+    Ttl,
+    failures,
+)
+from cairnkv.commands.vocabulary import AMOUNT, KEY, MILLISECONDS, MILLISECONDS_OR_NONE, VALUE
+from cairnkv.store import Held, Store, WhenFull
+from tests.support.clock import HandClock
+from tests.support.late_log import LateLog
+from tests.support.strategies import Kinds, commands
+
+
+def bytes_of(*said: Command) -> int:
+    """What a store takes after these commands."""
+    store = Store(clock=HandClock())
+    for command in said:
+        store.execute(command)
+    return store.keyspace.used_bytes
+
+
+def full(reply: object) -> bool:
+    return isinstance(reply, Failure) and reply.code is failures.FULL
+
+
+def numbered(count: int) -> list[Command]:
+    """Writes of so many keys, all of one size."""
+    return [Set(b"key:%06d" % number, b"v" * 100) for number in range(count)]
+
+
+EACH = bytes_of(*numbered(1))
+
+
+class TestRefusing:
+    @pytest.mark.parametrize(
+        "write",
+        [
+            Set(b"k", b"v" * 50),
+            SetWith(b"k", b"v" * 50, if_absent=True),
+            SetMany(0, ((b"k", b"v" * 50), (b"l", b"w"))),
+            Incr(b"k", 12_345),
+        ],
+        ids=lambda write: write.word.name,
+    )
+    def test_a_write_that_just_fits_is_accepted_and_one_byte_less_room_refuses_it(self, write: Command) -> None:
+        before = numbered(3)
+        room = bytes_of(*before, write)
+        slack = len(b"IFABSENT") if isinstance(write, SetWith) else 1 if isinstance(write, SetMany) else 0
+        for limit, refused in ((room + slack, False), (room - 1, True)):
+            store = Store(clock=HandClock(), memory_limit=limit)
+            for command in before:
+                assert store.execute(command) is OK
+            assert full(store.execute(write)) == refused
+            assert store.keyspace.used_bytes == bytes_of(*before, *([] if refused else [write]))
+
+    def test_a_value_that_replaces_another_needs_room_for_the_difference(self) -> None:
+        store = Store(clock=HandClock(), memory_limit=bytes_of(Set(b"k", b"v" * 100)))
+        assert store.execute(Set(b"k", b"v" * 100)) is OK
+        assert store.execute(Set(b"k", b"w" * 100)) is OK
+        assert store.execute(Set(b"k", b"w" * 50)) is OK
+        assert store.execute(Set(b"k", b"x" * 100)) is OK
+        assert full(store.execute(Set(b"k", b"x" * 101)))
+        assert store.execute(Get(b"k")) == b"x" * 100
+
+    def test_several_values_are_stored_all_or_none(self) -> None:
+        store = Store(clock=HandClock(), memory_limit=2 * EACH)
+        pairs = tuple((b"key:%06d" % number, b"v" * 100) for number in range(3))
+        assert full(store.execute(SetMany(0, pairs)))
+        assert store.execute(Count()) == 0
+
+    def test_reads_and_clear_go_on(self) -> None:
+        store = Store(clock=HandClock(), memory_limit=EACH)
+        assert store.execute(*numbered(1)) is OK
+        key = b"key:%06d" % 0
+        assert full(store.execute(Set(b"another", b"v")))
+        for command in (Get(key), GetMany((key,)), Exists((key,)), Ttl(key), Count(), Scan(0, 9, b""), Ping(b"")):
+            assert not isinstance(store.execute(command), Failure)
+        for command in (Persist(key), ClearIfEquals(key, b"other"), ClearPrefix(b"no", 0), GetWith(key, persist=True)):
+            assert not isinstance(store.execute(command), Failure)
+        for command in (ClearMany((key,)), Clear(key), ClearAll()):
+            assert not isinstance(store.execute(command), Failure)
+        assert store.execute(*numbered(1)) is OK, "and what was cleared makes room"
+
+    def test_what_expires_makes_room(self) -> None:
+        clock = HandClock()
+        several = [SetWith(b"key:%d" % number, b"v" * 100, ttl=1_000 + 2_000 * number) for number in range(20)]
+        store = Store(clock=clock, memory_limit=bytes_of(*several) + 20)
+        for command in several:
+            assert store.execute(command) == 1
+        assert full(store.execute(Set(b"another", b"v" * 1_000)))
+        clock.advance(100_000)
+        assert store.execute(Set(b"another", b"v" * 1_000)) is OK
+
+    def test_what_clear_all_left_makes_room(self) -> None:
+        """It is freed in slices; writes that need the room free some, rather than exceed the limit for long."""
+        store = Store(clock=HandClock(), memory_limit=1_000 * EACH)
+        for _ in range(3):
+            for command in numbered(1_000):
+                assert store.execute(command) is OK
+            assert full(store.execute(Set(b"another", b"")))
+            assert store.execute(ClearAll()) is OK
+            assert store.keyspace.used_bytes == 0
+            assert store.keyspace.garbage_bytes > 0
+        for command in numbered(1_000):
+            assert store.execute(command) is OK
+            assert store.keyspace.used_bytes + store.keyspace.garbage_bytes <= 1_000 * EACH
+        assert store.keyspace.garbage_bytes == 0
+
+    def test_a_refused_write_never_gets_to_the_log(self) -> None:
+        log = LateLog()
+        store = Store(log=log, clock=HandClock(), memory_limit=EACH)
+        store.execute(*numbered(1))
+        assert full(store.execute(Set(b"another", b"v")))
+        assert [entry.command for entry in log.pending] == numbered(1)
+
+    def test_without_a_limit_nothing_is_refused(self) -> None:
+        store = Store(clock=HandClock())
+        for command in numbered(1_000):
+            assert store.execute(command) is OK
+
+
+GROWING = commands(
+    [command for command in COMMANDS if command.word.grows or command in (Clear, GetWith, ClearAll)],
+    Kinds(
+        {
+            KEY: st.sampled_from([b"a", b"b", b"c", b"d" * 40]),
+            VALUE: st.sampled_from([b"", b"7", b"-9", b"v" * 60, b"v" * 200]),
+            MILLISECONDS: st.integers(1, 2_000),
+            MILLISECONDS_OR_NONE: st.integers(0, 2_000),
+            AMOUNT: st.integers(-12, 12),
+        }
+    ),
+)
+
+
+@given(
+    said=st.lists(st.tuples(GROWING, st.integers(0, 500)), max_size=40),
+    limit=st.integers(0, 1_500),
+    when_full=st.sampled_from(WhenFull),
+)
+def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit: int, when_full: WhenFull) -> None:
+    clock = HandClock()
+    store = Store(clock=clock, memory_limit=limit, when_full=when_full)
+    for command, step in said:
+        clock.advance(step)
+        before = store.keyspace.used_bytes
+        store.execute(command)
+        if command.word.grows:
+            assert store.keyspace.used_bytes <= max(limit, before)
+        store.keyspace.check()
+
+
+class TestEvicting:
+    def _store(self, room: int, log: LateLog | None = None) -> Store:
+        return Store(log=log, clock=HandClock(), memory_limit=room, when_full=WhenFull.EVICT)
+
+    def _there(self, store: Store, count: int) -> list[bool]:
+        reply = store.execute(GetMany(tuple(b"key:%06d" % number for number in range(count))))
+        assert isinstance(reply, Items)
+        return [value is not None for value in reply.values]
+
+    def test_every_write_is_accepted_and_the_limit_is_kept(self) -> None:
+        store = self._store(100 * EACH)
+        for command in numbered(1_000):
+            assert store.execute(command) is OK
+            assert store.keyspace.used_bytes <= 100 * EACH
+        assert store.execute(Count()) == 100
+        assert store.execute(Get(b"key:000999")) == b"v" * 100
+        store.keyspace.check()
+
+    def test_nothing_is_evicted_before_the_limit(self) -> None:
+        store = self._store(100 * EACH)
+        for command in numbered(100):
+            store.execute(command)
+        assert store.execute(Count()) == 100
+        assert dict(store.info())["evicted_keys"] == 0
+        store.execute(Set(b"key:000100", b"v" * 100))
+        assert store.execute(Count()) == 100
+        assert dict(store.info())["evicted_keys"] == 1
+
+    def test_victims_are_among_the_least_recently_used(self) -> None:
+        """Of 2,000 keys the older half is used again; then 500 go: nearly all, of the other half's older part."""
+        store = self._store(2_000 * EACH)
+        for command in numbered(2_000):
+            store.execute(command)
+        for number in range(1_000):
+            assert store.execute(Get(b"key:%06d" % number)) == b"v" * 100
+        for command in numbered(2_500)[2_000:]:
+            assert store.execute(command) is OK
+        there = self._there(store, 2_500)
+        assert all(there[:1_000]), "what was used last stays"
+        assert all(there[2_000:]), "and so does what came last"
+        assert there[1_000:1_500].count(False) > there[1_500:2_000].count(False)
+        assert there[1_000:2_000].count(False) == 500
+
+    @pytest.mark.parametrize(
+        "use", [Get, lambda key: Exists((key,)), lambda key: GetMany((key,)), Ttl], ids=["GET", "EXISTS", "MANY", "TTL"]
+    )
+    def test_any_use_counts(self, use: type[Get]) -> None:
+        store = self._store(10 * EACH)
+        for command in numbered(10):
+            store.execute(command)
+        for command in numbered(40)[10:]:
+            store.execute(use(b"key:000000"))
+            store.execute(command)
+        assert store.execute(Get(b"key:000000")) == b"v" * 100
+
+    def test_a_commands_own_keys_are_never_its_victims(self) -> None:
+        """Though they be the oldest: others go, and the command is carried out."""
+        store = self._store(10 * EACH)
+        for command in numbered(10):
+            store.execute(command)
+        assert store.execute(Incr(b"key:000000", 1)) != 1
+        assert store.execute(Set(b"key:000000", b"v" * 101)) is OK
+        assert store.execute(Get(b"key:000000")) == b"v" * 101
+        assert store.execute(Count()) == 9
+        own = tuple((b"key:%06d" % number, b"w" * 150) for number in range(1, 6))
+        assert store.execute(SetMany(0, own)) is OK
+        for key, value in own:
+            assert store.execute(Get(key)) == value
+
+    def test_a_condition_is_judged_on_what_is_there_when_the_command_comes(self) -> None:
+        store = self._store(5 * EACH)
+        for command in numbered(5):
+            store.execute(command)
+        assert store.execute(SetWith(b"key:000000", b"v" * 120, if_present=True)) == 1
+        assert store.execute(Get(b"key:000000")) == b"v" * 120
+
+    def test_what_could_never_fit_is_refused_and_nobody_evicted_for_it(self) -> None:
+        store = self._store(5 * EACH)
+        for command in numbered(5):
+            store.execute(command)
+        assert full(store.execute(Set(b"huge", b"v" * 6 * EACH)))
+        assert store.execute(Count()) == 5
+
+    def test_a_value_as_large_as_the_limit_takes_the_place_of_all_others(self) -> None:
+        room = 5 * EACH
+        store = self._store(room)
+        for command in numbered(5):
+            store.execute(command)
+        huge = Set(b"huge", b"v" * (room - bytes_of(Set(b"huge", b""))))
+        assert store.execute(huge) is OK
+        assert store.execute(Count()) == 1
+
+    def test_an_eviction_is_a_clear_in_the_log_before_the_write_it_makes_room_for(self) -> None:
+        log = LateLog()
+        store = self._store(2 * EACH, log)
+        first, second, third = numbered(3)
+        for command in (first, second, third):
+            store.execute(command)
+        commands_logged = [entry.command for entry in log.pending]
+        assert commands_logged[:2] == [first, second]
+        assert isinstance(commands_logged[2], Clear)
+        assert commands_logged[3] == third
+
+    def test_what_was_evicted_and_not_committed_comes_back(self) -> None:
+        log = LateLog()
+        store = self._store(2 * EACH, log)
+        for command in numbered(2):
+            store.execute(command)
+        log.commit()
+        held = store.execute(Set(b"key:000002", b"v" * 100))
+        assert isinstance(held, Held)
+        log.fail()
+        assert self._there(store, 3) == [True, True, False]
+        assert store.keyspace.used_bytes == 2 * EACH
+        store.keyspace.check()
+
+    def test_what_came_back_can_be_evicted_again(self) -> None:
+        log = LateLog()
+        store = self._store(3 * EACH, log)
+        for command in numbered(3):
+            store.execute(command)
+        log.commit()
+        for _ in range(5):
+            assert isinstance(store.execute(Set(b"large", b"v" * 400)), Held)
+            log.fail()
+        assert isinstance(store.execute(Set(b"large", b"v" * 400)), Held)
+        log.commit()
+        assert store.execute(Get(b"large")) == b"v" * 400
+        assert store.keyspace.used_bytes <= 3 * EACH
+
+    def test_what_came_back_from_a_clear_all_can_be_evicted(self) -> None:
+        """Of these keys it is not known when they were used; room is made all the same."""
+        log = LateLog()
+        store = self._store(100 * EACH, log)
+        for command in numbered(100):
+            store.execute(command)
+        log.commit()
+        store.execute(ClearAll())
+        log.fail()
+        for number in range(100):
+            assert isinstance(store.execute(Set(b"new:%06d" % number, b"v" * 100)), Held)
+            log.commit()
+        assert store.execute(Count()) == 100
+        assert dict(store.info())["evicted_keys"] == 100
+
+    def test_a_log_that_refuses_evicts_nobody(self) -> None:
+        log = LateLog()
+        store = self._store(3 * EACH, log)
+        for command in numbered(3):
+            store.execute(command)
+        log.commit()
+        log.refusal = "90 % full"
+        reply = store.execute(Set(b"another", b"v" * 100))
+        assert isinstance(reply, Failure)
+        assert not reply.code.executed
+        assert self._there(store, 3) == [True] * 3
+        assert dict(store.info())["evicted_keys"] == 0
+
+    @pytest.mark.parametrize(
+        "emptied",
+        [
+            pytest.param([ClearAll()], id="CLEAR_ALL"),
+            pytest.param([ClearPrefix(b"key:", 0), ClearPrefix(b"key:", 2**31)] * 4, id="CLEAR_PREFIX"),
+            pytest.param([Clear(b"key:%06d" % number) for number in range(3_000)], id="CLEAR"),
+        ],
+    )
+    def test_keys_that_are_gone_make_no_room_and_are_not_counted(self, emptied: list[Command]) -> None:
+        """What is evicted must be there: else a write would be refused for want of victims that help."""
+        store = self._store(3_000 * EACH)
+        for command in numbered(3_000):
+            store.execute(command)
+        for command in emptied:
+            store.execute(command)
+        assert store.execute(Count()) == 0
+        while store.housekeep():
+            pass
+        fresh = [Set(b"new:%06d" % number, b"v" * 100) for number in range(3_100)]
+        for command in fresh:
+            assert store.execute(command) is OK
+        assert store.execute(Count()) == 3_000
+        assert dict(store.info())["evicted_keys"] == 100
+
+    def test_expired_keys_go_before_any_that_are_used(self) -> None:
+        clock = HandClock()
+        store = Store(clock=clock, memory_limit=bytes_of(*numbered(10)) * 2, when_full=WhenFull.EVICT)
+        for command in numbered(5):
+            store.execute(command)
+        for number in range(5):
+            store.execute(SetWith(b"short:%d" % number, b"v" * 100, ttl=100))
+        clock.advance(10_000)
+        for number in range(10):
+            assert store.execute(Set(b"more:%04d" % number, b"v" * 100)) is OK
+        assert all(self._there(store, 5))
+        assert dict(store.info())["evicted_keys"] == 0
+
+    def test_a_key_that_was_evicted_is_missing(self) -> None:
+        store = self._store(EACH)
+        store.execute(Set(b"key:000000", b"v" * 100))
+        store.execute(Set(b"key:000001", b"v" * 100))
+        assert store.execute(Get(b"key:000000")) is MISSING

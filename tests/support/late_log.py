@@ -1,0 +1,80 @@
+"""A log that commits when a test says so: late, in batches, never, or not at all.
+
+It keeps the contract of `cairnkv.log.base` and shows what it was given, so that a test can play the disk or
+the majority that a reply waits for.
+"""
+
+import dataclasses
+
+from cairnkv.commands import Command
+from cairnkv.log import LogListener, LogRefused
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One write, as the log was given it."""
+
+    position: int
+    command: Command
+    now: int
+
+
+class LateLog:
+    """Keeps entries pending until `commit` or `fail` is called.
+
+    reuse_positions: count on from the last commit after a failure, as a log does that cuts its end off;
+    otherwise from the last append, as one does that never gives a position twice. The contract allows both.
+    """
+
+    size = "late"
+    commits_at_once = False
+
+    def __init__(self, *, reuse_positions: bool = False) -> None:
+        self.committed: list[Entry] = []
+        self.pending: list[Entry] = []
+        self.refusal: str | None = None
+        """Set to a reason, the log takes no entries."""
+        self.closed = False
+        self._reuse_positions = reuse_positions
+        self._last = 0
+        self._listener: LogListener | None = None
+
+    # -- the contract ---------------------------------------------------------------------------------------
+
+    def listen(self, listener: LogListener) -> None:
+        """Tell this listener."""
+        assert self._listener is None, "listen is called once"
+        self._listener = listener
+
+    def append(self, command: Command, now: int) -> int:
+        """Keep an entry pending."""
+        assert not self.closed
+        if self.refusal is not None:
+            raise LogRefused(self.refusal)
+        self._last += 1
+        self.pending.append(Entry(self._last, command, now))
+        return self._last
+
+    def close(self) -> None:
+        """Commit what is under way."""
+        self.commit()
+        self.closed = True
+
+    # -- what a test says -----------------------------------------------------------------------------------
+
+    def commit(self, count: int | None = None) -> None:
+        """Commit the oldest `count` pending entries as one batch; all of them by default."""
+        assert self._listener is not None
+        batch = self.pending[:count]
+        if batch:
+            self.pending = self.pending[len(batch) :]
+            self.committed += batch
+            self._listener.committed(batch[-1].position)
+
+    def fail(self, reason: str = "the disk is gone", *, unknown: bool = False) -> None:
+        """Fail everything that is pending."""
+        assert self._listener is not None
+        self.pending.clear()
+        if self._reuse_positions:
+            self._last = self.committed[-1].position if self.committed else 0
+        self._listener.failed(reason, unknown=unknown)
