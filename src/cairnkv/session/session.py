@@ -166,8 +166,6 @@ class Session:
             self._on(Event.ALL_SAID)
         if self.state is State.DONE:
             self._forget_input()  # nobody will finish the frame that was begun, if one was
-        else:
-            self._decoder.feed(b"")  # lets go of the frames it has given: a large one would stay until more comes
 
     @property
     def _can_execute(self) -> bool:

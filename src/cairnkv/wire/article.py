@@ -211,25 +211,25 @@ class CommandDecoder:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes of the connection; those behind a failure that closes are thrown away."""
-        if self.broken:
-            return
-        if self._start:
-            self._compact()
-        self._buffer += data
+        if not self.broken:
+            self._buffer += data
 
     def next(self) -> Request | Failure | None:
         """The next request, or a failure in its place, or None when more bytes are needed."""
-        if self.broken or len(self._buffer) < self._wanted:
+        if self.broken:
             return None
-        if self._number < 0 and not self._read_head():
-            return None
-        refusal = self._refused_number() or self._delimit()
-        if refusal is not None:
-            return self._break(refusal)
-        return self._finish() if self._found == self._count else None
+        if len(self._buffer) >= self._wanted and (self._number >= 0 or self._read_head()):
+            refusal = self._refused_number() or self._delimit()
+            if refusal is not None:
+                return self._break(refusal)
+            if self._found == self._count:
+                return self._finish()
+        if self._start:
+            self._compact()  # now, and not with the bytes that come next: they may be long in coming
+        return None
 
     def _compact(self) -> None:
-        """Forget the bytes before the current frame; done once a feed, since it moves the others."""
+        """Forget the bytes before the current frame; done when no frame is whole, since it moves the others."""
         start, self._start = self._start, 0
         self._at -= start
         self._wanted -= start
@@ -482,15 +482,13 @@ class ResponseDecoder:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes of the connection."""
-        if self._start:
-            del self._buffer[: self._start]
-            self._start = 0
         self._buffer += data
 
     def next(self) -> Response | None:
         """The next response, or None when more bytes are needed."""
         buffer, start = self._buffer, self._start
         if len(buffer) - start < self._wanted:
+            self._wait()
             return None
         header, status, length = _RESPONSE_HEAD.unpack_from(buffer, start)
         if status not in _STATUS_BYTES:
@@ -500,6 +498,7 @@ class ResponseDecoder:
             raise PeerError(f"a response of {size:,} bytes; the limit is {self._limit:,}")
         if len(buffer) - start < size:
             self._wanted = size
+            self._wait()
             return None
         with memoryview(buffer) as view:
             payload = bytes(view[start + _RESPONSE_HEAD.size : start + size])
@@ -507,6 +506,12 @@ class ResponseDecoder:
         self._wanted = _RESPONSE_HEAD.size
         self.consumed += size
         return Response(not status & 0x01, payload, header)
+
+    def _wait(self) -> None:
+        """Forget the responses that were given, while the next is awaited: it may be long in coming."""
+        if self._start:
+            del self._buffer[: self._start]
+            self._start = 0
 
 
 def parse_response(data: "Cursor", *, frame_limit: int = FRAME_MAX) -> Response:
