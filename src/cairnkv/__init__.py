@@ -12,22 +12,6 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cairnkv.errors import (
-    AddressError,
-    BadCommand,
-    CairnError,
-    CallerError,
-    CodecError,
-    IncompleteFrame,
-    InternalError,
-    OptionError,
-    OutcomeUnknown,
-    PeerError,
-    Refused,
-    TimedOut,
-    Unavailable,
-)
-from cairnkv.installation import features
 from cairnkv.version import VERSION
 
 if TYPE_CHECKING:
@@ -37,6 +21,22 @@ if TYPE_CHECKING:
     from cairnkv.client.keyvalue import KeyValue
     from cairnkv.client.pipeline import Pending, Pipeline
     from cairnkv.client.sync import Client
+    from cairnkv.errors import (
+        AddressError,
+        BadCommand,
+        CairnError,
+        CallerError,
+        CodecError,
+        IncompleteFrame,
+        InternalError,
+        OptionError,
+        OutcomeUnknown,
+        PeerError,
+        Refused,
+        TimedOut,
+        Unavailable,
+    )
+    from cairnkv.installation import features
 
 __version__ = VERSION
 
@@ -66,6 +66,21 @@ __all__ = [
     "open",
 ]
 
+_ERRORS = (
+    "AddressError",
+    "BadCommand",
+    "CairnError",
+    "CallerError",
+    "CodecError",
+    "IncompleteFrame",
+    "InternalError",
+    "OptionError",
+    "OutcomeUnknown",
+    "PeerError",
+    "Refused",
+    "TimedOut",
+    "Unavailable",
+)
 _LATER = {
     "aio": "cairnkv.aio",
     "Client": "cairnkv.client.sync",
@@ -74,7 +89,9 @@ _LATER = {
     "Pending": "cairnkv.client.pipeline",
     "Pipeline": "cairnkv.client.pipeline",
     "connect": "cairnkv.client.entry",
+    "features": "cairnkv.installation",
     "open": "cairnkv.client.entry",
+    **dict.fromkeys(_ERRORS, "cairnkv.errors"),
 }
 """What is imported when it is first asked for, so that `import cairnkv` costs a program only what it uses."""
 

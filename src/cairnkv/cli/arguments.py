@@ -71,7 +71,7 @@ def octets(text: str) -> bytes:
 
 def duration(text: str) -> float:
     """Seconds, from text such as `30s`, `500ms` or `30`."""
-    from cairnkv.server.settings import seconds  # costs more than the commands that have no times
+    from cairnkv.units import seconds
 
     try:
         return seconds(text)

@@ -22,7 +22,7 @@ from cairnkv.commands.grammar import Kind, Place, Slot
 from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, MILLISECONDS, MILLISECONDS_OR_NONE, NO_TTL, PREFIX, TEXT
 from cairnkv.errors import CallerError
 from cairnkv.limits import SCAN_COUNT
-from cairnkv.server.settings import seconds
+from cairnkv.units import seconds
 
 WITH: Final = "_WITH"
 """How the name of a command with options ends."""

@@ -174,7 +174,9 @@ class Calls(Generic[K, V]):
 
         return Call(_valid(GetMany(names)), decode)
 
-    def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> Call[None]:
+    def set_many(
+        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
+    ) -> Call[None]:
         pairs = tuple((_key(key), self._values.encode(value)) for key, value in values.items())
         return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
 

@@ -143,7 +143,9 @@ class KeyValue(abc.ABC, Generic[K, V]):
         names = list(keys)
         return self._do(self._calls.get_many(names)) if names else {}
 
-    def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> None:
+    def set_many(
+        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
+    ) -> None:
         """Store several values at once: all or none."""
         if values:
             self._do(self._calls.set_many(values, ttl=ttl))

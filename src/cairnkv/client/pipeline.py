@@ -171,7 +171,9 @@ class Pipeline(Generic[K, V]):
     def get_many(self, keys: Iterable[Key]) -> Pending[dict[K, V]]:
         return self._add(self._calls.get_many(keys))
 
-    def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> Pending[None]:
+    def set_many(
+        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
+    ) -> Pending[None]:
         return self._add(self._calls.set_many(values, ttl=ttl))
 
     def clear_many(self, keys: Iterable[Key]) -> Pending[int]:

@@ -20,6 +20,7 @@ from typing import Any, Final
 from cairnkv import limits
 from cairnkv.errors import OptionError
 from cairnkv.store import WhenFull
+from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
 
 ENVIRONMENT_PREFIX: Final = "CAIRNKV_"
@@ -27,31 +28,6 @@ NOT_OPTIONS: Final = frozenset({"CAIRNKV_URL", "CAIRNKV_PURE", "CAIRNKV_CONFIG"}
 """Variables with the prefix that are no options of the server; the last one names the file."""
 
 # -- kinds of values: text to value --------------------------------------------------------------------
-
-_SIZES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_SIZE: Final = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-_TIMES: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TIME: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
-
-
-def size(text: str) -> int:
-    """Bytes, from text such as `64MiB`, `64m` or `67108864`; units are powers of 1,024.
-
-    >>> size("64MiB") == size("64m") == 67108864
-    True
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"a size such as 64MiB, 512k or 1048576, not {text!r}")
-    return int(match[1]) * _SIZES[match[2].lower()]
-
-
-def seconds(text: str) -> float:
-    """Seconds, from text such as `30s`, `500ms`, `5m`, `1h` or `30`."""
-    match = _TIME.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"a time such as 30s, 500ms, 5m or 1h, not {text!r}")
-    return float(match[1]) * _TIMES[match[2].lower()]
 
 
 def number(lowest: int, highest: int) -> Callable[[str], int]:

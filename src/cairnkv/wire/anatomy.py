@@ -21,11 +21,11 @@ from cairnkv.commands import BY_NUMBER, COUNTED_FROM, Answer, Word
 from cairnkv.commands.grammar import Kind, Place
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX
 from cairnkv.wire.article import (
-    _LENGTH,
-    _NULL,
-    _NUMBER,
-    _RESPONSE_HEAD,
-    _STATUS_BYTES,
+    LENGTH,
+    NULL,
+    NUMBER,
+    RESPONSE_HEAD,
+    STATUS_BYTES,
     CommandDecoder,
     CommandFlag,
     ResponseFlag,
@@ -170,10 +170,10 @@ class _Dissector:
 
     def _length(self, name: str, what: str = "byte", *, null: str = "") -> Generator[None, None, int]:
         """A length or a count, as a field. null: what the length means that stands for no string at all."""
-        data = yield from self._take(_LENGTH.size)
-        (length,) = _LENGTH.unpack(data)
-        meaning = null if null and length == _NULL else f"{length:,} {what}{'' if length == 1 else 's'}"
-        self._add(Field(name, data, _LENGTH.size, meaning))
+        data = yield from self._take(LENGTH.size)
+        (length,) = LENGTH.unpack(data)
+        meaning = null if null and length == NULL else f"{length:,} {what}{'' if length == 1 else 's'}"
+        self._add(Field(name, data, LENGTH.size, meaning))
         return int(length)
 
     def _string(self, name: str, length: int, meaning: str = "") -> Generator[None, None, bytes]:
@@ -212,7 +212,7 @@ class CommandDissector(_Dissector):
         header = yield from self._take(1)
         self._add(Field("header", header, 1, _flags(CommandFlag, header[0])))
         data = yield from self._take(width)
-        (number,) = _NUMBER[width].unpack(data)
+        (number,) = NUMBER[width].unpack(data)
         word = BY_NUMBER.get(number)
         self._title = word.name if word else f"command {number}"
         self._add(Field("command", data, width, f"{number} = {word.name if word else 'nobody knows it'}"))
@@ -297,9 +297,9 @@ class ResponseDissector(_Dissector):
         self._commands = commands
 
     def _frame(self) -> Generator[None, None, None]:
-        yield from self._await(_RESPONSE_HEAD.size)
-        header, status, length = _RESPONSE_HEAD.unpack_from(self._buffer)
-        if status not in _STATUS_BYTES:
+        yield from self._await(RESPONSE_HEAD.size)
+        header, status, length = RESPONSE_HEAD.unpack_from(self._buffer)
+        if status not in STATUS_BYTES:
             raise _Undelimited(f"a response has no status 0x{status:02x}")
         word, known = self._answered()
         ok = not status & 0x01
@@ -327,11 +327,11 @@ class ResponseDissector(_Dissector):
         """Several strings, as far as they come out even."""
         left = length
         position = 0
-        while left >= _LENGTH.size:
+        while left >= LENGTH.size:
             position += 1
             size = yield from self._length(f"item {position} length", null="the key is not there")
-            left -= _LENGTH.size
-            if size == _NULL:
+            left -= LENGTH.size
+            if size == NULL:
                 continue
             yield from self._string(f"item {position}", min(size, left))
             left -= min(size, left)

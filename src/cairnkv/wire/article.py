@@ -103,10 +103,10 @@ class Response:
         return not self.ok and bool(self.header & ResponseFlag.MISSING)
 
 
-_LENGTH: Final = struct.Struct(">I")
-_NUMBER: Final = {2: struct.Struct(">H"), 4: struct.Struct(">I")}
-_RESPONSE_HEAD: Final = struct.Struct(">BBI")
-_NULL: Final = 0xFFFF_FFFF
+LENGTH: Final = struct.Struct(">I")
+NUMBER: Final = {2: struct.Struct(">H"), 4: struct.Struct(">I")}
+RESPONSE_HEAD: Final = struct.Struct(">BBI")
+NULL: Final = 0xFFFF_FFFF
 """The length that stands for "no such key" among several strings."""
 
 # -- strings ---------------------------------------------------------------------------------------------
@@ -121,9 +121,9 @@ def pack_strings(strings: Iterable[bytes | None]) -> bytes:
     packed: list[bytes] = []
     for string in strings:
         if string is None:
-            packed.append(_LENGTH.pack(_NULL))
+            packed.append(LENGTH.pack(NULL))
         else:
-            packed += (_LENGTH.pack(len(string)), string)
+            packed += (LENGTH.pack(len(string)), string)
     return b"".join(packed)
 
 
@@ -134,9 +134,9 @@ def unpack_strings(payload: bytes) -> tuple[bytes | None, ...]:
     while at < end:
         if end - at < 4:
             raise PeerError("a reply of several strings ends within a length")
-        (length,) = _LENGTH.unpack_from(payload, at)
+        (length,) = LENGTH.unpack_from(payload, at)
         at += 4
-        if length == _NULL:
+        if length == NULL:
             strings.append(None)
             continue
         if length > end - at:
@@ -163,11 +163,11 @@ def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list
     """The frame of a command in pieces, so that a long value need not be copied to be sent."""
     number = command.word.number
     strings = command.arguments()
-    parts = [bytes((flags,)) + _NUMBER[width].pack(number)]
+    parts = [bytes((flags,)) + NUMBER[width].pack(number)]
     if number >= COUNTED_FROM:
-        parts.append(_LENGTH.pack(len(strings)))
+        parts.append(LENGTH.pack(len(strings)))
     for string in strings:
-        parts += (_LENGTH.pack(len(string)), string)
+        parts += (LENGTH.pack(len(string)), string)
     return parts
 
 
@@ -249,7 +249,7 @@ class CommandDecoder:
         if not self._has(1 + width):
             return False
         self._flags = self._buffer[self._start]
-        (self._number,) = _NUMBER[width].unpack_from(self._buffer, self._start + 1)
+        (self._number,) = NUMBER[width].unpack_from(self._buffer, self._start + 1)
         self._at = self._start + 1 + width
         return True
 
@@ -294,7 +294,7 @@ class CommandDecoder:
             elif not self._has(self._at - self._start + 4):
                 return None
             else:
-                (count,) = _LENGTH.unpack_from(buffer, self._at)
+                (count,) = LENGTH.unpack_from(buffer, self._at)
                 if count > ARGUMENTS_MAX:
                     return Failure(failures.TOOBIG, f"{count:,} arguments; the limit is {ARGUMENTS_MAX:,}")
                 self._at += 4
@@ -304,7 +304,7 @@ class CommandDecoder:
             if len(buffer) < begin:
                 self._wanted = begin
                 return None
-            (length,) = _LENGTH.unpack_from(buffer, self._at)
+            (length,) = LENGTH.unpack_from(buffer, self._at)
             end = begin + length
             if refusal := self._refused_length(length, end - self._start):
                 return refusal
@@ -333,7 +333,7 @@ class CommandDecoder:
         strings = []
         with memoryview(self._buffer) as view:
             for _ in range(self._count):
-                (length,) = _LENGTH.unpack_from(view, at)
+                (length,) = LENGTH.unpack_from(view, at)
                 at += 4 + length
                 strings.append(bytes(view[at - length : at]))
         return strings
@@ -391,12 +391,12 @@ def write_response(response: Response, *, dialect: Dialect = Dialect.ARTICLE) ->
     '00 30 00 00 00 02 4f 4b'
     """
     status = dialect.value[0 if response.ok else 1]
-    return _RESPONSE_HEAD.pack(response.header, status, len(response.payload)) + response.payload
+    return RESPONSE_HEAD.pack(response.header, status, len(response.payload)) + response.payload
 
 
 _OK_PAYLOAD: Final = b"OK"
 _MISSING_RESPONSE: Final = Response(False, b"Key not found", int(ResponseFlag.MISSING))
-_STATUS_BYTES: Final = frozenset(status for dialect in Dialect for status in dialect.value)
+STATUS_BYTES: Final = frozenset(status for dialect in Dialect for status in dialect.value)
 _EXECUTED_FLAGS: Final = {True: 0, False: int(ResponseFlag.NOT_EXECUTED), None: int(ResponseFlag.UNKNOWN)}
 
 
@@ -411,7 +411,7 @@ def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
     if isinstance(reply, int):
         return Response(True, b"%d" % reply)
     if isinstance(reply, Items):
-        size = _RESPONSE_HEAD.size + sum(4 + len(string or b"") for string in reply.values)
+        size = RESPONSE_HEAD.size + sum(4 + len(string or b"") for string in reply.values)
         if size <= frame_limit:
             return Response(True, pack_strings(reply.values))
         reply = Failure(failures.BIGREPLY, f"the reply has {size:,} bytes; the limit is {frame_limit:,}")
@@ -423,7 +423,7 @@ def reply_parts(reply: Reply, dialect: Dialect, *, frame_limit: int = FRAME_MAX)
     """The frame of a reply as head and payload, so that a long value need not be copied to be sent."""
     response = response_to(reply, frame_limit=frame_limit)
     status = dialect.value[0 if response.ok else 1]
-    return _RESPONSE_HEAD.pack(response.header, status, len(response.payload)), response.payload
+    return RESPONSE_HEAD.pack(response.header, status, len(response.payload)), response.payload
 
 
 def reply_in(response: Response, word: Word) -> Reply:
@@ -471,7 +471,7 @@ class ResponseDecoder:
         self._limit = frame_limit
         self._buffer = bytearray()
         self._start = 0
-        self._wanted = _RESPONSE_HEAD.size
+        self._wanted = RESPONSE_HEAD.size
         self.consumed = 0
         """Bytes in the frames that `next` has given."""
 
@@ -490,10 +490,10 @@ class ResponseDecoder:
         if len(buffer) - start < self._wanted:
             self._wait()
             return None
-        header, status, length = _RESPONSE_HEAD.unpack_from(buffer, start)
-        if status not in _STATUS_BYTES:
+        header, status, length = RESPONSE_HEAD.unpack_from(buffer, start)
+        if status not in STATUS_BYTES:
             raise PeerError(f"a response has the status 0x{status:02x}; it can be 0x00, 0x01, 0x30 or 0x31")
-        size = _RESPONSE_HEAD.size + length
+        size = RESPONSE_HEAD.size + length
         if size > self._limit:
             raise PeerError(f"a response of {size:,} bytes; the limit is {self._limit:,}")
         if len(buffer) - start < size:
@@ -501,9 +501,9 @@ class ResponseDecoder:
             self._wait()
             return None
         with memoryview(buffer) as view:
-            payload = bytes(view[start + _RESPONSE_HEAD.size : start + size])
+            payload = bytes(view[start + RESPONSE_HEAD.size : start + size])
         self._start = start + size
-        self._wanted = _RESPONSE_HEAD.size
+        self._wanted = RESPONSE_HEAD.size
         self.consumed += size
         return Response(not status & 0x01, payload, header)
 

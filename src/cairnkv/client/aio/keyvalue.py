@@ -142,7 +142,9 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         names = list(keys)
         return await self._do(self._calls.get_many(names)) if names else {}
 
-    async def set_many(self, values: Mapping[Key, V] | Mapping[str, V], *, ttl: Seconds | None = None) -> None:
+    async def set_many(
+        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
+    ) -> None:
         """Store several values at once: all or none."""
         if values:
             await self._do(self._calls.set_many(values, ttl=ttl))
