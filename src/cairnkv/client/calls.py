@@ -55,6 +55,7 @@ T = TypeVar("T")
 
 Key: TypeAlias = str | bytes
 Seconds: TypeAlias = float | timedelta
+Values: TypeAlias = Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V]
 
 
 class Unset(enum.Enum):
@@ -174,9 +175,7 @@ class Calls(Generic[K, V]):
 
         return Call(_valid(GetMany(names)), decode)
 
-    def set_many(
-        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
-    ) -> Call[None]:
+    def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Call[None]:
         pairs = tuple((_key(key), self._values.encode(value)) for key, value in values.items())
         return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
 

@@ -5,11 +5,11 @@ change of one line. Not for how a call gets anywhere: that is what the two make 
 """
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Generic, Self, overload
 
-from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V
+from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V, Values
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.limits import SCAN_COUNT
 
@@ -143,9 +143,7 @@ class KeyValue(abc.ABC, Generic[K, V]):
         names = list(keys)
         return self._do(self._calls.get_many(names)) if names else {}
 
-    def set_many(
-        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
-    ) -> None:
+    def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> None:
         """Store several values at once: all or none."""
         if values:
             self._do(self._calls.set_many(values, ttl=ttl))

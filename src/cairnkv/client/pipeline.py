@@ -3,11 +3,11 @@
 Not for async code: there, calls that are issued in one turn of the loop leave together by themselves.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, overload
 
-from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V
+from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V, Values
 from cairnkv.commands import Failure, Reply
 from cairnkv.errors import CairnError, CallerError, error_of
 
@@ -171,9 +171,7 @@ class Pipeline(Generic[K, V]):
     def get_many(self, keys: Iterable[Key]) -> Pending[dict[K, V]]:
         return self._add(self._calls.get_many(keys))
 
-    def set_many(
-        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
-    ) -> Pending[None]:
+    def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Pending[None]:
         return self._add(self._calls.set_many(values, ttl=ttl))
 
     def clear_many(self, keys: Iterable[Key]) -> Pending[int]:

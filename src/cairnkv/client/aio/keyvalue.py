@@ -4,11 +4,11 @@ There is no mapping syntax here: `kv[k]` cannot be awaited.
 """
 
 import abc
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Generic, Self, overload
 
-from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V
+from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V, Values
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.limits import SCAN_COUNT
 
@@ -142,9 +142,7 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         names = list(keys)
         return await self._do(self._calls.get_many(names)) if names else {}
 
-    async def set_many(
-        self, values: Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V], *, ttl: Seconds | None = None
-    ) -> None:
+    async def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> None:
         """Store several values at once: all or none."""
         if values:
             await self._do(self._calls.set_many(values, ttl=ttl))
