@@ -14,7 +14,7 @@ import cairnkv
 PACKAGE = Path(cairnkv.__file__).parent
 
 LEVELS = [
-    {"limits", "installation", "version"},
+    {"installation", "limits", "units", "version"},
     {"commands"},
     {"errors"},
     {"keyspace"},
