@@ -33,7 +33,7 @@ EASILY_MET = Kinds(
         MILLISECONDS: _TIMES,
         MILLISECONDS_OR_NONE: st.just(0) | _TIMES,
         AMOUNT: st.integers(-10, 10) | st.sampled_from([INTEGER_MIN, INTEGER_MAX]),
-        CURSOR: st.sampled_from([0, 1, 2**31, 2**32 - 1]) | st.integers(0, 2**32 - 1),
+        CURSOR: st.sampled_from([0, 1, 2**31, 2**62, 2**63 - 1]) | st.integers(0, 2**63 - 1),
         COUNT: st.integers(1, 5) | st.just(1_000),
     }
 )

@@ -5,8 +5,11 @@ import pytest
 
 from cairnkv.commands import Get, Ping, Set
 from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
-from cairnkv.session import State
+from cairnkv.session import Session, State
+from cairnkv.store import Store
+from cairnkv.wire import Response, write_command, write_response
 from tests.session.talk import Talk
+from tests.support.late_log import LateLog
 
 RESPONSE_HEAD = 6
 
@@ -161,3 +164,21 @@ def test_what_is_buffered_is_what_was_not_executed() -> None:
     assert talk.session.consumed == consumed + 12
     assert talk.payloads() == [b"party"]
     assert talk.session.state is State.OPEN
+
+
+def test_bytes_of_replies_that_wait_for_the_log_are_bounded() -> None:
+    """Long values that are overwritten while they wait are kept by nothing but their replies."""
+    log = LateLog()
+    session = Session(Store(log=log), wake=lambda: None)
+    value = bytes(UNSENT_PAUSE // 4)
+    both = Set(b"k", value), Get(b"k")
+    session.receive(b"".join(write_command(command) for _ in range(50) for command in both))
+    session.advance()
+    assert session.blocked
+    assert len(log.pending) <= 5
+    said = b"".join(session.output())
+    while log.pending or session.runnable:
+        log.commit()
+        session.advance()
+        said += b"".join(session.output())
+    assert said == (write_response(Response(True, b"OK")) + write_response(Response(True, value))) * 50

@@ -36,7 +36,7 @@ from cairnkv.commands import (
     Ttl,
     failures,
 )
-from cairnkv.keyspace import position
+from cairnkv.keyspace.table import place
 
 Entry = tuple[bytes, int | None]
 """A value and its deadline."""
@@ -176,9 +176,9 @@ class Model:
         assert isinstance(seen, Items)
         following = seen.values[0]
         assert following is not None
-        end = int(following) or 2**32
+        end = int(following) or 2**63
         assert cursor < end, "a slice goes on, or says that it is the last"
-        return following, [key for key in self.entries if key.startswith(prefix) and cursor <= position(key) < end]
+        return following, [key for key in self.entries if key.startswith(prefix) and cursor <= place(key) < end]
 
 
 def same(command: Command, one: Reply, other: Reply) -> bool:

@@ -36,7 +36,7 @@ MILLISECONDS: Final = NumberKind("milliseconds", 1, TTL_MAX)
 NO_TTL: Final = 0
 MILLISECONDS_OR_NONE: Final = NumberKind("milliseconds-or-0", NO_TTL, TTL_MAX)
 AMOUNT: Final = NumberKind("n", INTEGER_MIN, INTEGER_MAX)
-CURSOR: Final = NumberKind("cursor", 0, 2**32 - 1)
+CURSOR: Final = NumberKind("cursor", 0, 2**63 - 1)
 COUNT: Final = NumberKind("count", 1, SCAN_COUNT_MAX)
 
 
@@ -224,7 +224,10 @@ class ClearPrefix(Command):
 
 @word(32, scope=Scope.NOTHING, answer=Answer.ITEMS, by_store=True)
 class Info(Command):
-    """What the store says of itself: names and values, alternating."""
+    """What the store says of itself: names and values, alternating.
+
+    It is told as it is in memory, whether or not the log has it yet.
+    """
 
 
 COMMANDS: Final[tuple[type[Command], ...]] = (

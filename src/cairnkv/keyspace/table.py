@@ -6,17 +6,23 @@ bit more (extendible hashing: Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3
 bucket, or doubles the directory, a plain array of references.
 
 What always holds: a key's position (its CRC-32) depends on the key alone, and buckets stand in the order of
-positions. So a scan's cursor is a position, and means the same after any change, a restart, or elsewhere.
+positions. So a scan's cursor begins with a position, and means the same after any change, a restart, or elsewhere.
 
 Not for: time (whether a deadline is over is the keyspace's business), undoing, or expiry in the background.
 """
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
 POSITION_BITS: Final = 32
-POSITIONS: Final = 1 << POSITION_BITS
+
+TIE_BITS: Final = 31
+"""A cursor is a position, and behind it so many bits that order the keys of one position, so that keys made to
+share one cannot make a slice large. 63 bits in all: a cursor fits a signed number in every language."""
+
+CURSORS: Final = 1 << (POSITION_BITS + TIE_BITS)
 
 BUCKET_KEYS: Final = 170
 """Keys in a bucket before it is split: what a dict of 256 slots holds, whose index takes a byte a slot."""
@@ -40,8 +46,32 @@ DEADLINE_BYTES: Final = 150
 
 
 def position(key: bytes) -> int:
-    """Where a key stands in the order of scans: its CRC-32, from 0 to 2**32 - 1."""
+    """Which bucket holds a key, by the leading bits: its CRC-32, from 0 to 2**32 - 1."""
     return zlib.crc32(key)
+
+
+def place(key: bytes) -> int:
+    """Where a key stands in the order of scans, from 0 to 2**63 - 1: its position, and how the tie is broken."""
+    return zlib.crc32(key) << TIE_BITS | _tie(key)
+
+
+def _tie(key: bytes) -> int:
+    """Where a key stands among those of its position: a number that nobody can choose a key by."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest()) >> (32 - TIE_BITS)
+
+
+def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[bytes], int]:
+    """Of a bucket's keys those from a cursor on, as many as there is room for, and the cursor behind them."""
+    at, tie = cursor >> TIE_BITS, cursor & ((1 << TIE_BITS) - 1)
+    placed = sorted((zlib.crc32(key), key) for key in keys)
+    kept = [item for item in placed if item[0] > at or (item[0] == at and (not tie or _tie(item[1]) >= tie))]
+    if len(kept) <= room:
+        return [key for _, key in kept], end
+    edge = kept[room][0]
+    whole = [key for position, key in kept if position < edge]
+    parted = sorted((_tie(key), key) for position, key in kept if position == edge)[: room - len(whole)]
+    following = (edge << TIE_BITS) + (parted[-1][0] + 1 if parted else 0)
+    return whole + [key for _, key in parted], following
 
 
 class Bucket:
@@ -153,29 +183,25 @@ class Table:
         return True
 
     def slice(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """Some keys from a position on, in no particular order, and the position behind them (0: the end).
+        """Some keys from a cursor on, in no particular order, and the cursor behind them (0: the end).
 
-        Looks at `count` keys or a few more: those of one position are never parted. A bucket counts as one
-        key at least, so that a slice is bounded over empty buckets too.
+        Looks at `count` keys. A bucket counts as one key at least, so that a slice is bounded over empty
+        buckets too.
         """
         found: list[bytes] = []
         looked = 0
         while looked < count:
-            bucket = self._directory[cursor >> self._shift if self._depth else 0]
+            at = cursor >> TIE_BITS
+            bucket = self._directory[at >> self._shift if self._depth else 0]
             width = POSITION_BITS - bucket.depth
-            begin = (cursor >> width) << width
-            end = begin + (1 << width)
+            begin = (at >> width) << width
+            end = (begin + (1 << width)) << TIE_BITS
             keys = list(bucket.values)
-            if begin < cursor or len(keys) > count - looked:
-                placed = sorted((zlib.crc32(key), key) for key in keys)
-                placed = [item for item in placed if item[0] >= cursor]
-                if len(placed) > (room := count - looked):
-                    end = placed[room - 1][0] + 1
-                    placed = [item for item in placed if item[0] < end]
-                keys = [key for _, key in placed]
+            if begin << TIE_BITS < cursor or len(keys) > count - looked:
+                keys, end = _cut(keys, cursor, count - looked, end)
             found += keys
             looked += max(1, len(keys))
-            if end >= POSITIONS:
+            if end >= CURSORS:
                 return 0, found
             cursor = end
         return cursor, found

@@ -1,7 +1,8 @@
 """The log's contract: where a write becomes safe before it is acknowledged.
 
-What always holds: positions count up from 1 without gaps; commits are in order, so that position n committed
-means all before n are; an appended entry either commits or fails, and with it all appended behind it.
+What always holds: positions count up from 1 without gaps, but those of entries that failed may be given again.
+Commits are in order, so that position n committed means all before n are. An appended entry either commits or
+fails, and with it all appended behind it.
 
 Not for the state: a log knows nothing of keyspaces, and the store nothing of how a log keeps its word.
 """

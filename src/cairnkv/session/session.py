@@ -17,7 +17,7 @@ from typing import Final
 
 from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
-from cairnkv.store import Held, Store
+from cairnkv.store import Held, Store, size_of
 from cairnkv.wire.article import DEFAULT_LIMITS, CommandDecoder, Dialect, Limits, Request, Width, reply_parts
 
 _log: Final = logging.getLogger("cairnkv.session")
@@ -77,7 +77,8 @@ class Session:
         self._dialect = dialect
         self._limits = limits
         self._decoder = CommandDecoder(width=width, limits=limits)
-        self._held: deque[Reply | Held] = deque()  # replies in order; the first one is not ready
+        self._held: deque[tuple[Reply | Held, int]] = deque()  # replies in order, with their sizes
+        self._held_size = 0
         self._output: list[bytes] = []
         self._output_size = 0
         self._more = False  # whole commands may be waiting in the decoder
@@ -117,7 +118,8 @@ class Session:
     @property
     def blocked(self) -> bool:
         """Whether the session executes nothing before replies are taken or released: read no more for it."""
-        return self.paused or self._output_size >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX
+        due = self._output_size + self._held_size
+        return self.paused or due >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX
 
     @property
     def runnable(self) -> bool:
@@ -175,7 +177,7 @@ class Session:
     def _can_release(self) -> bool:
         if not self._held or self.paused or self._output_size >= UNSENT_PAUSE:
             return False
-        first = self._held[0]
+        first, _ = self._held[0]
         return not isinstance(first, Held) or first.reply is not None
 
     def _execute(self, request: Request) -> Reply | Held:
@@ -189,13 +191,17 @@ class Session:
         """Put a reply behind those that are due."""
         if isinstance(reply, Held):
             reply.on_ready = self._wake
-            self._held.append(reply)
+            self._hold(reply, reply.size)
         elif self._held:
-            self._held.append(reply)
+            self._hold(reply, size_of(reply))
         else:
             self._write(reply)
         if isinstance(reply, Failure) and reply.code.closes:
             self._stop_reading()
+
+    def _hold(self, reply: Reply | Held, size: int) -> None:
+        self._held.append((reply, size))
+        self._held_size += size
 
     def _stop_reading(self) -> None:
         self._more = False
@@ -208,7 +214,8 @@ class Session:
     def _release(self) -> None:
         """Write the replies that are ready, up to the first that is not, as far as there is room."""
         while self._can_release:
-            first = self._held.popleft()
+            first, size = self._held.popleft()
+            self._held_size -= size
             reply = first.reply if isinstance(first, Held) else first
             assert reply is not None
             self._write(reply)

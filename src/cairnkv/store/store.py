@@ -59,6 +59,11 @@ class Held:
         self.reply: Reply | None = None
         self.on_ready: Callable[[], None] = _nobody_waits
 
+    @property
+    def size(self) -> int:
+        """Bytes that the reply keeps in memory, near enough."""
+        return size_of(self._outcome)
+
     def release(self) -> None:
         """The commit that it waited for is safe."""
         self.reply = self._outcome
@@ -66,6 +71,15 @@ class Held:
     def fail(self, failure: Failure) -> None:
         """The commit that it waited for has failed."""
         self.reply = failure
+
+
+def size_of(reply: Reply) -> int:
+    """Bytes that a reply keeps in memory besides its objects."""
+    if isinstance(reply, bytes):
+        return len(reply)
+    if isinstance(reply, Items):
+        return sum(len(value or b"") for value in reply.values)
+    return 0
 
 
 def _nobody_waits() -> None:
@@ -180,8 +194,7 @@ class Store:
             case Scope.TABLE:
                 return self._last
             case Scope.KEYS:
-                of_keys = map(self._pending_keys.get, command.named_keys())
-                return max(self._pending_table, *(position or 0 for position in of_keys))
+                return max([self._pending_table, *(self._pending_keys.get(key, 0) for key in command.named_keys())])
 
     def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
         uncommitted = self._uncommitted.get(position)

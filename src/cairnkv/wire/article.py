@@ -401,7 +401,10 @@ _EXECUTED_FLAGS: Final = {True: 0, False: int(ResponseFlag.NOT_EXECUTED), None: 
 
 
 def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
-    """How a reply looks as a response; one that would be over the frame limit becomes a failure."""
+    """How a reply looks as a response; several strings that would be over the frame limit become a failure.
+
+    A single value never is: it came in a frame of its own.
+    """
     if isinstance(reply, bytes):
         return Response(True, reply)
     if reply is OK:
