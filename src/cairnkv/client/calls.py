@@ -45,8 +45,8 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import NO_TTL
-from cairnkv.errors import BadCommand, OptionError, PeerError, error_of
-from cairnkv.limits import KEY_MAX, TTL_MAX
+from cairnkv.errors import BadCommand, CodecError, OptionError, PeerError, error_of
+from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX, TTL_MAX
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -163,7 +163,9 @@ class Calls(Generic[K, V]):
     # -- several keys ---------------------------------------------------------------------------------------
 
     def get_many(self, keys: Iterable[Key]) -> Call[dict[K, V]]:
-        names = tuple(map(_key, keys))
+        names = _keys(keys)
+        if not names:
+            return _nothing_to_ask({})
 
         def decode(reply: Reply) -> dict[K, V]:
             values = _items(reply, len(names))
@@ -177,24 +179,27 @@ class Calls(Generic[K, V]):
 
     def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Call[None]:
         pairs = tuple((_key(key), self._values.encode(value)) for key, value in values.items())
+        if not pairs:
+            return _nothing_to_ask(None)
         return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
 
     def clear_many(self, keys: Iterable[Key]) -> Call[int]:
-        return Call(_valid(ClearMany(tuple(map(_key, keys)))), _number)
+        names = _keys(keys)
+        return Call(_valid(ClearMany(names)), _number) if names else _nothing_to_ask(0)
 
     # -- the whole store ------------------------------------------------------------------------------------
 
     def scan_slice(self, cursor: int, prefix: Key, count: int) -> Call[tuple[int, list[K]]]:
         def decode(reply: Reply) -> tuple[int, list[K]]:
             following, *keys = _items(reply)
-            return int(following or 0), [self._keys.decode(key) for key in keys if key is not None]
+            return _integer(following), [self._keys.decode(key) for key in keys if key is not None]
 
         return Call(_valid(Scan(cursor, count, _prefix(prefix))), decode)
 
     def clear_prefix_slice(self, cursor: int, prefix: Key) -> Call[tuple[int, int]]:
         def decode(reply: Reply) -> tuple[int, int]:
             following, cleared = _items(reply, 2)
-            return int(following or 0), int(cleared or 0)
+            return _integer(following), _integer(cleared)
 
         return Call(ClearPrefix(_prefix(prefix), cursor), decode)
 
@@ -209,8 +214,11 @@ class Calls(Generic[K, V]):
 
     def info(self) -> Call[dict[str, str | int]]:
         def decode(reply: Reply) -> dict[str, str | int]:
-            texts = [(item or b"").decode() for item in _items(reply)]
-            return {name: int(text) if text.isdigit() else text for name, text in zip(*[iter(texts)] * 2, strict=True)}
+            texts = [(item or b"").decode("utf-8", "replace") for item in _items(reply)]
+            return {
+                name: int(text) if text.isdecimal() else text
+                for name, text in zip(texts[::2], texts[1::2], strict=False)
+            }
 
         return Call(Info(), decode)
 
@@ -237,6 +245,17 @@ def _key(key: Key) -> bytes:
     raise BadCommand(f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}", code=failures.BADKEY)
 
 
+def _nothing_to_ask(result: T) -> Call[T]:
+    """The call for no keys at all. It has its place among the others like any call, and asks for a sign of life."""
+    return Call(Ping(b""), lambda _: result)
+
+
+def _keys(keys: Iterable[Key]) -> tuple[bytes, ...]:
+    if isinstance(keys, str | bytes):
+        raise CodecError(f"several keys are a list, or something like it, not {type(keys).__name__}")
+    return tuple(map(_key, keys))
+
+
 def _prefix(prefix: Key) -> bytes:
     return key_bytes(prefix)
 
@@ -255,10 +274,12 @@ def _some_milliseconds(ttl: Seconds) -> int:
 def _valid(command: Command) -> Command:
     """The command, if its own grammar would read it; so bad options fail here as they would at a server."""
     try:
-        type(command).from_arguments(command.arguments())
+        strings = command.arguments()
+        if len(strings) > ARGUMENTS_MAX:
+            raise ArgumentFault(failures.TOOBIG, f"{len(strings):,} arguments; the limit is {ARGUMENTS_MAX:,}")
+        return type(command).from_arguments(strings)
     except ArgumentFault as fault:
         raise BadCommand(fault.text, code=fault.code) from None
-    return command
 
 
 # -- replies ---------------------------------------------------------------------------------------------
@@ -297,6 +318,13 @@ def _text(reply: Reply) -> str:
     if isinstance(reply, bytes):
         return reply.decode("utf-8", "replace")
     raise _unexpected(reply)
+
+
+def _integer(text: bytes | None) -> int:
+    try:
+        return int(text or b"")
+    except ValueError:
+        raise PeerError(f"a reply has {text!r:.40} where a number should be") from None
 
 
 def _items(reply: Reply, expected: int | None = None) -> tuple[bytes | None, ...]:

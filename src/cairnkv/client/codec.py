@@ -33,7 +33,7 @@ class Text:
 
     def encode(self, value: str) -> bytes:
         if isinstance(value, str):
-            return value.encode()
+            return _utf8(value)
         raise CodecError(
             f"the text codec takes a string, not {type(value).__name__}; codec='json' takes numbers, lists and dicts, "
             "codec='bytes' takes bytes"
@@ -64,7 +64,7 @@ class Json:
     def encode(self, value: Any) -> bytes:
         try:
             return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise CodecError(f"JSON cannot say this value: {error}") from None
 
     def decode(self, data: bytes) -> Any:
@@ -129,10 +129,17 @@ def key_codec(codec: CodecName | Codec[Any]) -> KeyCodec[Any]:
 def key_bytes(key: str | bytes) -> bytes:
     """The bytes of a key; `CodecError` when it is neither text nor bytes."""
     if isinstance(key, str):
-        return key.encode()
+        return _utf8(key)
     if isinstance(key, bytes):
         return key
     raise CodecError(f"a key is text or bytes, not {type(key).__name__}")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise CodecError(f"{text!r:.40} is no text that UTF-8 can say: {error.reason}") from None
 
 
 def _shown(data: bytes) -> str:

@@ -21,6 +21,10 @@ CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""
 
 
+_forking = threading.Lock()
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)
+
+
 class Shared:
     """A store that several threads use, one at a time."""
 
@@ -33,8 +37,11 @@ class Shared:
 
     def execute(self, command: Command) -> Reply | Held:
         if self._pid != os.getpid():
-            # Another thread may have had the lock when this process was forked; here nobody would release it.
-            self._pid, self._lock = os.getpid(), threading.Lock()
+            with _forking:
+                if self._pid != os.getpid():
+                    # Another thread may have had the lock at the fork, and nobody here would release it.
+                    self._lock = threading.Lock()
+                    self._pid = os.getpid()  # last: another thread of this process may look at it meanwhile
         with self._lock:
             if self._closed:
                 raise CallerError("this store is closed")

@@ -140,18 +140,15 @@ class KeyValue(abc.ABC, Generic[K, V]):
 
     def get_many(self, keys: Iterable[Key]) -> dict[K, V]:
         """The values of those keys that are there, all of one moment."""
-        names = list(keys)
-        return self._do(self._calls.get_many(names)) if names else {}
+        return self._do(self._calls.get_many(keys))
 
     def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> None:
         """Store several values at once: all or none."""
-        if values:
-            self._do(self._calls.set_many(values, ttl=ttl))
+        self._do(self._calls.set_many(values, ttl=ttl))
 
     def clear_many(self, keys: Iterable[Key]) -> int:
         """Take several keys out at once; how many were there."""
-        names = list(keys)
-        return self._do(self._calls.clear_many(names)) if names else 0
+        return self._do(self._calls.clear_many(keys))
 
     # -- the whole store ------------------------------------------------------------------------------------
 

@@ -36,3 +36,10 @@ def lost(command: Command, where: str, why: str, *, timed_out: bool) -> CairnErr
     if command.word.writes:
         return OutcomeUnknown(f"{name} to {where}: {why}; it was executed, or it was not")
     return (TimedOut if timed_out else Unavailable)(f"{name} to {where}: {why}")
+
+
+def not_reached(command: Command, where: str, failure: Failure) -> Unavailable:
+    """The error for a command behind a failure that closed its connection: nothing behind one is executed."""
+    return Unavailable(
+        f"{command.word.name} to {where}: not executed; the connection ended before it: {failure.message}"
+    )

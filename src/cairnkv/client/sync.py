@@ -22,9 +22,9 @@ from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
-from cairnkv.client.retry import lost, pause_before, worth_repeating
+from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
 from cairnkv.commands import Command, Failure, Reply
-from cairnkv.errors import CairnError, CallerError, PeerError, Unavailable
+from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable
 from cairnkv.wire.article import ResponseDecoder, command_parts, reply_in
 
 RECEIVE_BYTES: Final = 64 * 1024
@@ -38,6 +38,10 @@ WINDOW_BYTES: Final = 32 * 1024
 WINDOW_COMMANDS: Final = 512
 """What a pipeline sends before it reads the replies to it, unless a single command is larger. Socket buffers
 hold that much, so that client and server can never both wait for the other to read."""
+
+
+_forking = threading.Lock()
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)
 
 
 class Client(KeyValue[K, V]):
@@ -85,14 +89,22 @@ class Client(KeyValue[K, V]):
             attempt += 1
             last = attempt >= self._address.attempts
             try:
-                with self._lock:
+                self._take_turn(deadline)
+                try:
                     reply = self._exchange(call.command, deadline)
+                finally:
+                    self._lock.release()
             except Unavailable:
                 if last or not self._pause(attempt, deadline):
                     raise
                 continue
             if last or not worth_repeating(reply) or not self._pause(attempt, deadline):
                 return call.result(reply)
+
+    def _take_turn(self, deadline: float) -> None:
+        """Have the lock. Raises `TimedOut`, before anything is sent, when other threads keep it too long."""
+        if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
 
     def _pause(self, attempt: int, deadline: float) -> bool:
         """Wait before another attempt; False when there is no time for one."""
@@ -107,7 +119,7 @@ class Client(KeyValue[K, V]):
         connection = self._connected(deadline)
         try:
             connection.wait_at_most(min(self._address.timeout, max(deadline - time.monotonic(), 0.001)))
-            connection.send(command_parts(command))
+            connection.send(command_parts(command), deadline)
             reply = connection.receive(command, deadline)
         except PeerError:
             self._drop()
@@ -158,17 +170,22 @@ class Client(KeyValue[K, V]):
     def _after_fork(self) -> None:
         """In a forked process, let go of the parent's connection and of a lock that nobody here will release."""
         if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
-            self._drop()
+            with _forking:
+                if self._pid != os.getpid():
+                    self._lock = threading.Lock()
+                    self._drop()
+                    self._pid = os.getpid()  # last: another thread of this process may look at it meanwhile
 
     def _carry_out(self, pending: list[AnyPending]) -> None:
         """Carry out the commands of a pipeline; each result is settled or failed."""
         self._after_fork()
         deadline = time.monotonic() + self._address.timeout
-        with self._lock:
+        self._take_turn(deadline)
+        try:
             for window in _windows(pending):
                 self._run_window(window, deadline)
+        finally:
+            self._lock.release()
 
     def _run_window(self, window: list[AnyPending], deadline: float) -> None:
         """Send some commands together and read their replies; each pending result is settled."""
@@ -181,15 +198,25 @@ class Client(KeyValue[K, V]):
         unanswered = list(window)
         try:
             connection.wait_at_most(max(deadline - time.monotonic(), 0.001))
-            connection.send([part for pending in window for part in command_parts(pending.call.command)])
+            connection.send([part for pending in window for part in command_parts(pending.call.command)], deadline)
             while unanswered:
                 pending = unanswered[0]
                 reply = connection.receive(pending.call.command, deadline)
-                if isinstance(reply, Failure) and reply.code.closes:
-                    raise ConnectionResetError(f"{reply.message}, and what came behind it was not executed")
                 unanswered.pop(0).settle(reply)
+                if isinstance(reply, Failure) and reply.code.closes:
+                    self._drop()
+                    for behind in unanswered:
+                        behind.fail(not_reached(behind.call.command, connection.name, reply))
+                    return
         except (OSError, PeerError) as error:
+            last_words = connection.last_words(unanswered[0].call.command)
             self._drop()
+            if last_words is not None and last_words.code.closes:
+                first, *rest = unanswered
+                first.settle(last_words)
+                for behind in rest:
+                    behind.fail(not_reached(behind.call.command, connection.name, last_words))
+                return
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
             for pending in unanswered:
@@ -235,9 +262,15 @@ class _Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
-    def send(self, parts: list[bytes]) -> None:
-        """Send bytes. Raises OSError, BlockingIOError when it takes too long."""
-        self._socket.sendall(b"".join(parts))
+    def send(self, parts: list[bytes], deadline: float) -> None:
+        """Send bytes. Raises OSError, BlockingIOError or TimeoutError when it takes too long."""
+        data = b"".join(parts)
+        sent = self._socket.send(data)
+        while sent < len(data):
+            # The system counts its timeout anew for each part that it takes.
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            sent += self._socket.send(memoryview(data)[sent:])
 
     def receive(self, command: Command, deadline: float) -> Reply:
         """The next reply. Raises OSError, BlockingIOError or TimeoutError when it takes too long."""
@@ -251,7 +284,7 @@ class _Connection:
                 raise TimeoutError
         return reply_in(response, command.word)
 
-    def last_words(self, command: Command) -> Reply | None:
+    def last_words(self, command: Command) -> Failure | None:
         """After sending has failed: the failure with which the server ended the connection, if it came."""
         with contextlib.suppress(OSError, PeerError):
             self._decoder.feed(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))

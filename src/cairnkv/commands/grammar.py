@@ -11,6 +11,7 @@ Not for execution: what a command does is in `cairnkv.keyspace.operations`.
 
 import dataclasses
 import enum
+import operator
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
@@ -77,7 +78,10 @@ class NumberKind(Kind):
         return number
 
     def write(self, value: int) -> bytes:
-        return b"%d" % value
+        try:
+            return b"%d" % operator.index(value)
+        except TypeError:
+            raise ArgumentFault(BADARGS, f"{self.placeholder} is an integer, not {value!r:.40}") from None
 
 
 # -- fields: where an argument stands ------------------------------------------------------------------

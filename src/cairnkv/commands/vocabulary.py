@@ -101,7 +101,7 @@ class Swap(SetWith):
     """
 
 
-@word(18, scope=Scope.KEYS, writes=True, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist"),))
+@word(18, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist"),))
 class GetWith(Command):
     """The value of a key, which is also cleared, given a new time to live, or made to stay.
 
@@ -172,7 +172,7 @@ class Ttl(Command):
     key: bytes = argument(KEY)
 
 
-@word(26, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+@word(26, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
 class Expire(Command):
     """Give a key a new time to live; answers 1, or 0 when the key is not there."""
 

@@ -73,6 +73,11 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
     stopping = loop.create_task(server.stop())
     with contextlib.suppress(asyncio.CancelledError):
         await stopping
+    _log.info("stopped")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # The loop gives both their defaults back as it ends; one that comes then would end this process as if by it.
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def readiness(server: Server) -> str:

@@ -15,7 +15,7 @@ import enum
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
-from cairnkv.commands import Clear, Command, Failure, Incr, Items, Reply, Scope, failures
+from cairnkv.commands import Clear, Command, Expire, Failure, GetWith, Incr, Items, Reply, Scope, failures
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, apply
 from cairnkv.keyspace.keyspace import Before
@@ -152,10 +152,11 @@ class Store:
 
     def _write(self, command: Command, now: int) -> Reply | Held:
         if self._log.commits_at_once and self._use_order is None:
-            reply = apply(self.keyspace, command, now)
-            if not isinstance(reply, Failure):
-                self._last = self._log.append(command, self.keyspace.now)
-            return reply
+            try:
+                self._last = self._log.append(command, max(now, self.keyspace.now))
+            except LogRefused as refused:
+                return Failure(failures.UNDONE, str(refused))
+            return apply(self.keyspace, command, now)
         journal: Journal = []
         self.keyspace.journal = journal
         try:
@@ -269,6 +270,9 @@ class Store:
         """By how many bytes a command could make the entries grow, at most."""
         if not command.word.grows:
             return 0
+        if isinstance(command, Expire | GetWith):
+            entry = self.keyspace.entry(command.key) if command.ttl is not None else None
+            return DEADLINE_BYTES if entry is not None and entry[1] is None else 0
         keys = set(command.named_keys())
         of_deadline = DEADLINE_BYTES if getattr(command, "ttl", None) else 0
         keeps_deadline = isinstance(command, Incr) or getattr(command, "keep_ttl", False)

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final, cast
 
 from cairnkv.client.address import Endpoint, shown
-from cairnkv.client.retry import lost
+from cairnkv.client.retry import lost, not_reached
 from cairnkv.commands import Command, Failure, Reply
 from cairnkv.errors import PeerError, Unavailable
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
@@ -70,7 +70,9 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout_at(deadline):
                 await waiting
         except TimeoutError:
-            raise Unavailable(f"{self.name} takes no more commands: {len(self._slots):,} await replies") from None
+            raise Unavailable(
+                f"no turn in time at {self.name}; {len(self._waiting_for_room):,} commands wait for theirs"
+            ) from None
 
     def submit(self, command: Command, deadline: float) -> "asyncio.Future[Reply]":
         """Send a command with the others of this turn; its reply will be in the future."""
@@ -122,7 +124,8 @@ class Connection(asyncio.Protocol):
                 if not slot.future.done():
                     slot.future.set_result(reply)
                 if isinstance(reply, Failure) and reply.code.closes:
-                    self.close(reply.message)
+                    self._lose(reply.message, behind=reply)
+                    self._transport.abort()
                     return
         except PeerError as error:
             self.close(str(error))
@@ -141,7 +144,7 @@ class Connection(asyncio.Protocol):
 
     # -- ends -----------------------------------------------------------------------------------------------
 
-    def _lose(self, why: str, *, timed_out: bool = False) -> None:
+    def _lose(self, why: str, *, timed_out: bool = False, behind: Failure | None = None) -> None:
         """Be of no more use: fail every slot, and let those who wait for room go elsewhere."""
         self.usable = False
         self._outbox.clear()
@@ -150,17 +153,24 @@ class Connection(asyncio.Protocol):
             self._checking = None
         for slot in self._slots:
             if not slot.future.done():
-                slot.future.set_exception(lost(slot.command, self.name, why, timed_out=timed_out))
+                slot.future.set_exception(
+                    lost(slot.command, self.name, why, timed_out=timed_out)
+                    if behind is None
+                    else not_reached(slot.command, self.name, behind)
+                )
         self._slots.clear()
         self._let_in()
 
     def _let_in(self) -> None:
-        while self._waiting_for_room and not self.crowded:
+        """Let as many go on as there is room for; all of them, when the connection is of no more use."""
+        room = CLIENT_IN_FLIGHT_MAX - len(self._slots)
+        if self.usable and (self._paused or room <= 0):
+            return
+        while self._waiting_for_room and (room > 0 or not self.usable):
             waiting = self._waiting_for_room.popleft()
             if not waiting.done():
                 waiting.set_result(None)
-                if self.usable:
-                    break  # one at a time: it will take the room that there is
+                room -= 1
 
     def _check_later(self) -> None:
         self._checking = self._loop.call_later(self._timeout / CHECKS_PER_TIMEOUT, self._check)

@@ -139,18 +139,15 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
 
     async def get_many(self, keys: Iterable[Key]) -> dict[K, V]:
         """The values of those keys that are there, all of one moment."""
-        names = list(keys)
-        return await self._do(self._calls.get_many(names)) if names else {}
+        return await self._do(self._calls.get_many(keys))
 
     async def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> None:
         """Store several values at once: all or none."""
-        if values:
-            await self._do(self._calls.set_many(values, ttl=ttl))
+        await self._do(self._calls.set_many(values, ttl=ttl))
 
     async def clear_many(self, keys: Iterable[Key]) -> int:
         """Take several keys out at once; how many were there."""
-        names = list(keys)
-        return await self._do(self._calls.clear_many(names)) if names else 0
+        return await self._do(self._calls.clear_many(keys))
 
     # -- the whole store ------------------------------------------------------------------------------------
 
