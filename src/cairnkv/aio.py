@@ -5,6 +5,7 @@ async with cairnkv.aio.connect("cairn://127.0.0.1:6555") as kv:
     print(await kv.get("greeting"))
 """
 
+import os
 from typing import Any, Literal, overload
 
 from cairnkv.client.address import parse
@@ -13,7 +14,8 @@ from cairnkv.client.aio.embedded import AsyncEmbedded as Embedded
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
-from cairnkv.store import Clock, Store, WhenFull, wall_clock
+from cairnkv.client.embedded import new_store
+from cairnkv.store import Clock, wall_clock
 
 __all__ = ["AsyncKeyValue", "Client", "Embedded", "connect", "open"]
 
@@ -72,6 +74,7 @@ def connect(
 
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Literal["text"] = "text",
     memory_limit: int | None = None,
@@ -80,6 +83,7 @@ def open(
 ) -> Embedded[str, str]: ...
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Literal["bytes"],
     memory_limit: int | None = None,
@@ -88,6 +92,7 @@ def open(
 ) -> Embedded[bytes, bytes]: ...
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Literal["json", "msgpack"],
     memory_limit: int | None = None,
@@ -96,6 +101,7 @@ def open(
 ) -> Embedded[str, Any]: ...
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Codec[V],
     memory_limit: int | None = None,
@@ -103,6 +109,7 @@ def open(
     clock: Clock = wall_clock,
 ) -> Embedded[str, V]: ...
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: CodecName | Codec[Any] = "text",
     memory_limit: int | None = None,
@@ -110,5 +117,4 @@ def open(
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process. Arguments are those of `cairnkv.open`."""
-    store = Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
-    return Embedded(store, key_codec(codec), value_codec(codec))
+    return Embedded(new_store(path, memory_limit, when_full, clock), key_codec(codec), value_codec(codec))

@@ -1,7 +1,7 @@
 """The limits of cairnkv: every bound that a peer, a caller or a config file can run into.
 
 Each is a named constant with its unit and its reason. Those that an operator may change are the
-defaults of an option of the same name (`cairnkv.server.options`); the rest are part of the protocol
+defaults of an option of the same name (`cairnkv.server.settings`); the rest are part of the protocol
 or of a guarantee. Tests stand on both sides of each: at N and at N + 1.
 
 Not for tuning that nobody outside can notice: such constants live beside the code they tune.

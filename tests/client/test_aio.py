@@ -304,3 +304,23 @@ async def test_a_client_is_not_for_two_loops_that_run() -> None:
 
             await asyncio.to_thread(elsewhere)
             assert await kv.ping() == "PONG"
+
+
+async def test_what_stands_behind_a_failure_that_closes_is_tried_again() -> None:
+    with running_server(max_value="1MiB", max_frame="3MiB") as server:
+        async with aio.connect(server.url) as kv:
+            await kv.ping()
+            big = kv.set("big", "x" * 1_048_577)
+            rest = [kv.set(f"{n}", "x") for n in range(20)]
+            outcomes = await asyncio.gather(big, *rest, return_exceptions=True)
+            assert isinstance(outcomes[0], cairnkv.BadCommand)
+            assert outcomes[1:] == [True] * 20
+            assert await kv.count() == 20
+
+
+async def test_more_tasks_than_may_be_in_flight_all_get_their_turn() -> None:
+    with running_server() as server:
+        async with aio.connect(server.url, timeout=60) as kv:
+            stored = await asyncio.gather(*(kv.set(f"{n}", "x") for n in range(25_000)))
+            assert all(stored)
+            assert await kv.count() == 25_000

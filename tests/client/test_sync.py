@@ -393,3 +393,105 @@ def test_a_pipeline_that_was_not_carried_out_has_no_results() -> None:
         _ = 1 / 0
     with pytest.raises(cairnkv.CallerError):
         pending.result()
+
+
+# -- what a fresh pair of eyes found ----------------------------------------------------------------------------
+
+
+def test_what_stands_behind_a_failure_that_closes_was_not_executed() -> None:
+    with running_server(max_value="1KiB", max_frame="1MiB") as server, cairnkv.connect(server.url) as kv:
+        pipeline = kv.pipeline()
+        before, big, behind = pipeline.set("a", "1"), pipeline.set("b", "x" * 1_025), pipeline.set("c", "3")
+        with pytest.raises(cairnkv.BadCommand, match="TOOBIG"):
+            pipeline.execute()
+        assert before.result() is True
+        assert isinstance(big.error, cairnkv.BadCommand)
+        assert isinstance(behind.error, cairnkv.Unavailable)
+        assert list(kv.scan()) == ["a"]
+
+
+def test_threads_that_wait_for_their_turn_wait_no_longer_than_the_timeout() -> None:
+    took: list[float] = []
+    errors: list[type[BaseException]] = []
+
+    def call() -> None:
+        began = time.monotonic()
+        try:
+            kv.set("k", "v")
+        except cairnkv.CairnError as error:
+            errors.append(type(error))
+        took.append(time.monotonic() - began)
+
+    with scripted(say_nothing) as server, cairnkv.connect(server.url, timeout=0.5) as kv:
+        threads = [threading.Thread(target=call) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(took) == 6
+    assert max(took) < 2.5
+    assert cairnkv.TimedOut in errors
+
+
+def test_a_long_value_to_a_server_that_reads_slowly_is_bounded_by_the_timeout() -> None:
+    def read_slowly(conversation: Conversation) -> None:
+        for _ in range(200):
+            if not conversation.socket.recv(20_000):
+                return
+            time.sleep(0.02)
+
+    with scripted(read_slowly) as server, cairnkv.connect(server.url, timeout=0.5) as kv:
+        began = time.monotonic()
+        with pytest.raises(cairnkv.OutcomeUnknown):
+            kv.set("k", "x" * 12_000_000)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("keys", ["ab", b"ab"])
+def test_one_key_is_not_several(keys: str | bytes) -> None:
+    with cairnkv.open() as kv:
+        kv.set_many({"a": "1", "b": "2"})
+        for call in (kv.get_many, kv.clear_many):
+            with pytest.raises(cairnkv.CodecError, match="several keys"):
+                call(keys)
+        assert kv.count() == 2
+
+
+def test_no_keys_are_no_question() -> None:
+    with running_server() as server, cairnkv.connect(server.url) as kv:
+        assert kv.get_many([]) == {}
+        assert kv.clear_many([]) == 0
+        kv.set_many({})
+        with kv.pipeline() as pipeline:
+            nothing = pipeline.get_many([])
+        assert nothing.result() == {}
+
+
+@pytest.mark.parametrize("n", [1.5, "1", None])
+def test_incr_takes_integers(n: object) -> None:
+    with cairnkv.open() as kv:
+        with pytest.raises(cairnkv.BadCommand, match="is an integer"):
+            kv.incr("k", n)  # type: ignore[arg-type]
+        assert kv.count() == 0
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with cairnkv.open() as kv:
+        for call in (lambda: kv.get("\ud800"), lambda: kv.set("k", "\ud800"), lambda: kv.ping("\ud800")):
+            with pytest.raises(cairnkv.CodecError, match="surrogates"):
+                call()
+
+
+def test_open_says_what_it_cannot_do() -> None:
+    for wrong in ({"path": "data/"}, {"memory_limit": "1GiB"}, {"memory_limit": 0}, {"when_full": "x"}):
+        with pytest.raises(cairnkv.OptionError):
+            cairnkv.open(**wrong)  # type: ignore[call-overload]
+
+
+def test_an_embedded_store_has_the_servers_limits() -> None:
+    with cairnkv.open(codec="bytes") as kv:
+        with pytest.raises(cairnkv.BadCommand, match="TOOBIG"):
+            kv.set("k", bytes(64 * 1024 * 1024 + 1))
+        with pytest.raises(cairnkv.BadCommand, match="TOOBIG"):
+            kv.get_many([b"k"] * 65_537)
+        assert kv.set("k", bytes(64 * 1024 * 1024)) is True

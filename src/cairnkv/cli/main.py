@@ -6,6 +6,7 @@ vocabulary: a process that runs one `get` is mostly imports.
 """
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,10 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None or sys.stdin is None or sys.stderr is None:
+        return complain("standard input, output and error have to be open; /dev/null will do")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals and pipes that are not UTF-8
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -77,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return complain(str(error))
         if isinstance(error, OSError):  # a file, a terminal, a full disk: nothing that a traceback explains
             return complain(str(error))
-        raise
+        import traceback
+
+        traceback.print_exc()
+        return complain("this is a fault of cairnkv; please report what stands above")
 
 
 def _dispatch(arguments: list[str]) -> int:

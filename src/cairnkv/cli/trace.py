@@ -125,9 +125,9 @@ class _Proxy:
             to = shown(self._to[0])
             print(f"tracing cairn://{here} to {to}; try: cairn ping --url cairn://{here}", flush=True)
             await self._stop.wait()
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+            for task in self._open:  # first: a listener that is closed waits for its clients, from Python 3.12 on
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
         if self._broken is not None:
             raise self._broken
 

@@ -211,9 +211,8 @@ def _store(kv: "Store", lines: Sequence[Line], counts: _Counts, *, if_absent: bo
             counts.imported += len(group)
     if stopped is not None:
         group, error = stopped
-        # When a reply does not come, none of those behind it does.
-        unsure: Sequence[Line] = lines[lines.index(group[0]) :] if isinstance(error, OutcomeUnknown) else group
-        raise _Stopped(f"{_named(unsure)}: {error}")
+        unsure = [line for lines, part in parts if isinstance(part.error, OutcomeUnknown) for line in lines]
+        raise _Stopped(f"{_named(unsure or group)}: {error}")
 
 
 def _named(lines: Sequence[Line]) -> str:

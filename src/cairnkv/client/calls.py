@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from cairnkv.client.codec import Codec, KeyCodec, key_bytes
+from cairnkv.client.codec import Codec, KeyCodec, key_bytes, utf8
 from cairnkv.commands import (
     MISSING,
     ArgumentFault,
@@ -22,6 +22,7 @@ from cairnkv.commands import (
     ClearIfEquals,
     ClearMany,
     ClearPrefix,
+    Code,
     Command,
     Count,
     Exists,
@@ -88,9 +89,11 @@ class Call(Generic[T]):
 class Calls(Generic[K, V]):
     """The calls of a store whose keys come back as K and whose values are V."""
 
-    def __init__(self, keys: KeyCodec[K], values: Codec[V]) -> None:
+    def __init__(self, keys: KeyCodec[K], values: Codec[V], *, value_max: int | None = None) -> None:
+        """value_max: bytes that a value may have; None leaves that to the server."""
         self._keys = keys
         self._values = values
+        self._value_max = value_max
 
     # -- one key --------------------------------------------------------------------------------------------
 
@@ -114,7 +117,7 @@ class Calls(Generic[K, V]):
         if_present: bool = False,
         if_equals: V | Unset = UNSET,
     ) -> Call[bool]:
-        name, data = _key(key), self._values.encode(value)
+        name, data = _key(key), self._encode(value)
         if ttl is None and not (keep_ttl or if_absent or if_present) and if_equals is UNSET:
             return Call(Set(name, data), _yes)
         return Call(
@@ -133,7 +136,7 @@ class Calls(Generic[K, V]):
         if_present: bool = False,
         if_equals: V | Unset = UNSET,
     ) -> Call[V | None]:
-        name, data = _key(key), self._values.encode(value)
+        name, data = _key(key), self._encode(value)
         return Call(
             _valid(Swap(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
             self._value_or(None),
@@ -143,7 +146,7 @@ class Calls(Generic[K, V]):
         return Call(Clear(_key(key)), _nothing)
 
     def clear_if_equals(self, key: Key, value: V) -> Call[bool]:
-        return Call(ClearIfEquals(_key(key), self._values.encode(value)), _bool)
+        return Call(ClearIfEquals(_key(key), self._encode(value)), _bool)
 
     def exists(self, key: Key) -> Call[bool]:
         return Call(Exists((_key(key),)), _bool)
@@ -178,7 +181,7 @@ class Calls(Generic[K, V]):
         return Call(_valid(GetMany(names)), decode)
 
     def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Call[None]:
-        pairs = tuple((_key(key), self._values.encode(value)) for key, value in values.items())
+        pairs = tuple((_key(key), self._encode(value)) for key, value in values.items())
         if not pairs:
             return _nothing_to_ask(None)
         return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
@@ -210,7 +213,7 @@ class Calls(Generic[K, V]):
         return Call(ClearAll(), _nothing)
 
     def ping(self, text: str = "") -> Call[str]:
-        return Call(Ping(text.encode()), _text)
+        return Call(Ping(utf8(text)), _text)
 
     def info(self) -> Call[dict[str, str | int]]:
         def decode(reply: Reply) -> dict[str, str | int]:
@@ -234,15 +237,26 @@ class Calls(Generic[K, V]):
 
         return decode
 
+    def _encode(self, value: V) -> bytes:
+        data = self._values.encode(value)
+        if self._value_max is not None and len(data) > self._value_max:
+            raise _bad(failures.TOOBIG, f"a value of {len(data):,} bytes; the limit is {self._value_max:,}")
+        return data
+
     def _equals(self, value: V | Unset) -> bytes | None:
-        return None if isinstance(value, Unset) else self._values.encode(value)
+        return None if isinstance(value, Unset) else self._encode(value)
 
 
 def _key(key: Key) -> bytes:
     data = key_bytes(key)
     if 1 <= len(data) <= KEY_MAX:
         return data
-    raise BadCommand(f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}", code=failures.BADKEY)
+    raise _bad(failures.BADKEY, f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}")
+
+
+def _bad(code: Code, text: str) -> BadCommand:
+    """What a server would say, before it is asked."""
+    return BadCommand(Failure(code, text).message, code=code)
 
 
 def _nothing_to_ask(result: T) -> Call[T]:
@@ -279,7 +293,7 @@ def _valid(command: Command) -> Command:
             raise ArgumentFault(failures.TOOBIG, f"{len(strings):,} arguments; the limit is {ARGUMENTS_MAX:,}")
         return type(command).from_arguments(strings)
     except ArgumentFault as fault:
-        raise BadCommand(fault.text, code=fault.code) from None
+        raise _bad(fault.code, fault.text) from None
 
 
 # -- replies ---------------------------------------------------------------------------------------------

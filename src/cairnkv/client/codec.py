@@ -33,7 +33,7 @@ class Text:
 
     def encode(self, value: str) -> bytes:
         if isinstance(value, str):
-            return _utf8(value)
+            return utf8(value)
         raise CodecError(
             f"the text codec takes a string, not {type(value).__name__}; codec='json' takes numbers, lists and dicts, "
             "codec='bytes' takes bytes"
@@ -129,13 +129,14 @@ def key_codec(codec: CodecName | Codec[Any]) -> KeyCodec[Any]:
 def key_bytes(key: str | bytes) -> bytes:
     """The bytes of a key; `CodecError` when it is neither text nor bytes."""
     if isinstance(key, str):
-        return _utf8(key)
+        return utf8(key)
     if isinstance(key, bytes):
         return key
     raise CodecError(f"a key is text or bytes, not {type(key).__name__}")
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """The bytes of a text; `CodecError` for what is none, such as half a surrogate pair."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:

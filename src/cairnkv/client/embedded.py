@@ -14,8 +14,9 @@ from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
-from cairnkv.errors import CallerError
-from cairnkv.store import Held, Store
+from cairnkv.errors import CallerError, OptionError
+from cairnkv.limits import VALUE_MAX
+from cairnkv.store import Clock, Held, Store, WhenFull
 
 CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""
@@ -60,7 +61,7 @@ class Embedded(KeyValue[K, V]):
     """A store in this process."""
 
     def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
-        super().__init__(keys, values)
+        super().__init__(keys, values, value_max=VALUE_MAX)
         self._shared = Shared(store)
 
     def __repr__(self) -> str:
@@ -80,3 +81,15 @@ class Embedded(KeyValue[K, V]):
             assert outcome.reply is not None
             outcome = outcome.reply
         return call.result(outcome)
+
+
+def new_store(path: str | os.PathLike[str] | None, memory_limit: int | None, when_full: str, clock: Clock) -> Store:
+    """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
+    if path is not None:
+        raise OptionError("a store on disk is not there yet: this version keeps it in memory, cairnkv.open()")
+    limit: object = memory_limit  # whatever its annotation says
+    if limit is not None and not (isinstance(limit, int) and limit > 0):
+        raise OptionError(f"memory_limit is a number of bytes above 0, not {memory_limit!r}")
+    if when_full not in [known.value for known in WhenFull]:
+        raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
+    return Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)

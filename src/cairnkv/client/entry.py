@@ -3,14 +3,15 @@
 `cairnkv.aio` has the same two for asyncio.
 """
 
+import os
 from typing import Any, Literal, overload
 
 from cairnkv.client.address import parse
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
-from cairnkv.client.embedded import Embedded
+from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.sync import Client
-from cairnkv.store import Clock, Store, WhenFull, wall_clock
+from cairnkv.store import Clock, wall_clock
 
 
 @overload
@@ -71,6 +72,7 @@ def connect(
 
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Literal["text"] = "text",
     memory_limit: int | None = None,
@@ -79,6 +81,7 @@ def open(
 ) -> Embedded[str, str]: ...
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Literal["bytes"],
     memory_limit: int | None = None,
@@ -87,6 +90,7 @@ def open(
 ) -> Embedded[bytes, bytes]: ...
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Literal["json", "msgpack"],
     memory_limit: int | None = None,
@@ -95,6 +99,7 @@ def open(
 ) -> Embedded[str, Any]: ...
 @overload
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: Codec[V],
     memory_limit: int | None = None,
@@ -102,6 +107,7 @@ def open(
     clock: Clock = wall_clock,
 ) -> Embedded[str, V]: ...
 def open(
+    path: str | os.PathLike[str] | None = None,
     *,
     codec: CodecName | Codec[Any] = "text",
     memory_limit: int | None = None,
@@ -110,8 +116,9 @@ def open(
 ) -> Embedded[Any, Any]:
     """A store in this process: the engine that a server runs, without one.
 
-    codec: as for `connect`. memory_limit: bytes that keys and values may take, by estimate; at the limit
-    writes are refused, or with when_full="evict" the least recently used keys go. clock: for tests.
+    path: where it is kept; this version knows only None, memory. codec: as for `connect`.
+    memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
+    when_full="evict" the least recently used keys go. clock: for tests.
 
     >>> import cairnkv
     >>> kv = cairnkv.open()
@@ -119,5 +126,4 @@ def open(
     >>> kv.get("greeting"), kv.get("nobody", "default")
     ('hello', 'default')
     """
-    store = Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
-    return Embedded(store, key_codec(codec), value_codec(codec))
+    return Embedded(new_store(path, memory_limit, when_full, clock), key_codec(codec), value_codec(codec))

@@ -171,7 +171,7 @@ class Keyspace:
     # -- checking -----------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise AssertionError unless table, index and counters agree; for tests and `cairn check`."""
+        """Raise AssertionError unless table, index and counters agree; every test of it ends with this."""
         entries = list(self._table)
         assert len(entries) == self._table.keys == len({key for key, _, _ in entries})
         with_deadline = {(key, deadline) for key, _, deadline in entries if deadline is not None}

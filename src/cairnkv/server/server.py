@@ -128,15 +128,17 @@ class Server:
         self._remove_unix_socket()
         for connection in list(self._connections):
             connection.drain()
-        if self._connections:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.drain_timeout):
-                    await self._all_gone.wait()
-        for connection in list(self._connections):
-            connection.abort(f"it did not take its last replies in {self.settings.drain_timeout:g} s")
-        for timer in self._timers.values():
-            timer.cancel()
-        self.store.close()
+        try:
+            if self._connections:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.settings.drain_timeout):
+                        await self._all_gone.wait()
+        finally:  # also when whoever waits for this will wait no longer
+            for connection in list(self._connections):
+                connection.abort("it did not take its last replies in time")
+            for timer in self._timers.values():
+                timer.cancel()
+            self.store.close()
 
     def _remove_unix_socket(self) -> None:
         """Remove the file, unless another server's socket has taken its place."""

@@ -1,4 +1,7 @@
-"""The embedded store for asyncio code: the methods are awaited, and in this size none of them waits."""
+"""The embedded store for asyncio code: the methods are awaited, and in this size none of them waits for anything.
+
+Commands about the whole table let other tasks go first, so that a long scan is many short steps of the loop.
+"""
 
 import asyncio
 
@@ -6,6 +9,8 @@ from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.embedded import Shared
+from cairnkv.commands import Scope
+from cairnkv.limits import VALUE_MAX
 from cairnkv.store import Held, Store
 
 
@@ -13,7 +18,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
     """A store in this process, for asyncio code."""
 
     def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
-        super().__init__(keys, values)
+        super().__init__(keys, values, value_max=VALUE_MAX)
         self._shared = Shared(store)
 
     def __repr__(self) -> str:
@@ -24,6 +29,8 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
         self._shared.close()
 
     async def _do(self, call: Call[T]) -> T:
+        if call.command.word.scope is Scope.TABLE:
+            await asyncio.sleep(0)
         outcome = self._shared.execute(call.command)
         if isinstance(outcome, Held):
             loop = asyncio.get_running_loop()

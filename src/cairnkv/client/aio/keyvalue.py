@@ -19,8 +19,8 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
     Keys go in as text or bytes, and come back as K; values are V, as the codec makes them.
     """
 
-    def __init__(self, keys: KeyCodec[K], values: Codec[V]) -> None:
-        self._calls = Calls(keys, values)
+    def __init__(self, keys: KeyCodec[K], values: Codec[V], *, value_max: int | None = None) -> None:
+        self._calls = Calls(keys, values, value_max=value_max)
 
     @abc.abstractmethod
     async def _do(self, call: Call[T]) -> T:
