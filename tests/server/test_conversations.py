@@ -258,7 +258,7 @@ def test_an_idle_timeout_of_zero_is_for_ever(start: Start) -> None:
 def test_a_client_that_never_reads(start_on_both: Start, caplog: pytest.LogCaptureFixture, tmp_path_unix: str) -> None:
     """The server stops reading from it, keeps little of what it does not take, and closes it in the end."""
     value = b"v" * MIB
-    server = start_on_both(unix=tmp_path_unix, stall_timeout=1.0)
+    server = start_on_both(unix=tmp_path_unix, stall_timeout=4.0)
     get = write_command(Get(b"k"))
     with RawClient(server.address) as other, RawClient(tmp_path_unix) as client:
         assert other.ask(Set(b"k", value)) == OK
@@ -355,7 +355,8 @@ def test_scans_of_a_large_table_do_not_starve_another_client(start: Start) -> No
         begun = time.monotonic()
         for _ in range(20):
             assert modest.ask(Ping(b"")) == PONG
-        assert time.monotonic() - begun < max(2, 20 * COMMANDS_PER_TURN / 5 * one_scan)
+        # Turns of nothing but scans would take each ping some seconds here, and all of them half a minute.
+        assert time.monotonic() - begun < max(10, 20 * COMMANDS_PER_TURN / 5 * one_scan)
         greedy.reset()
 
 
