@@ -6,16 +6,22 @@ VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 6555
 TESTS ?= tests
+SECONDS ?= 300
 
 python := $(VENV)/bin/python
 # Stamps: a virtual environment without its stamp is half made, or its interpreter is gone; it is made anew.
 made := $(VENV)/.made
 runtime := $(VENV)/.runtime
 dev := $(VENV)/.dev
+bench := $(VENV)/.bench
 $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
+# pip shows nothing of a build that succeeds, nor that an optional part of it did not.
+say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cairnkv.features()["hot path"])' >&2
+sources := pyproject.toml setup.py $(wildcard src/cairnkv/*/*.pyx src/cairnkv/*/*.pxd src/cairnkv/*/*.h)
+
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format demo bench clean
+.PHONY: help serve test check format fuzz demo bench clean
 
 help:  ## show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,11 +44,14 @@ format: $(dev)  ## settle the layout, and mend what the linter can
 demo: $(runtime)  ## a server, a real data set, both clients, compared
 	@$(python) demo/demo.py
 
-bench: $(runtime)  ## benchmarks: they come with the compiled hot path
-	@echo "make bench: this version has no benchmarks yet" >&2; exit 1
+bench: $(bench)  ## cairnkv beside its peers, some twelve minutes (BENCH=full for the largest sizes)
+	@BENCH=$(BENCH) $(python) benchmarks/bench.py
+
+fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers on (SECONDS=300)
+	@$(python) -m tests.fuzz --seconds $(SECONDS)
 
 clean:  ## remove what was made
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) build dist src/cairnkv/*/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 
 $(made):
 	@command -v $(PYTHON) >/dev/null || \
@@ -58,12 +67,20 @@ $(made):
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(runtime): $(made) pyproject.toml
-	@echo "make: installing cairnkv and what it needs to run" >&2
+$(runtime): $(made) $(sources)
+	@echo "make: installing cairnkv and what it needs to run, and compiling its hot path" >&2
 	@$(python) -m pip install --quiet --disable-pip-version-check --editable .
+	@$(say_features)
 	@touch $@
 
-$(dev): $(made) pyproject.toml
-	@echo "make: installing cairnkv and what its tests and checks need" >&2
+$(dev): $(made) $(sources)
+	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
 	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev,msgpack]'
+	@$(say_features)
+	@touch $(runtime) $@
+
+$(bench): $(made) $(sources)
+	@echo "make: installing cairnkv and the clients it is compared with" >&2
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(say_features)
 	@touch $(runtime) $@

@@ -3,10 +3,12 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what stands there is replaced.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cairnkv import limits
 from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, Word
@@ -99,11 +101,78 @@ def transitions() -> str:
     return table(("in", "on", "to"), *rows)
 
 
+RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
+"""What `make bench` found when it last ran."""
+
+
+def performance() -> str:
+    """Every row of the last `make bench`, and its picture."""
+    found = figures(lambda rows: rows)
+    return f"{found}\n\n![Ratios and targets](../benchmarks/results/latest.svg)" if RESULTS.exists() else found
+
+
+def headlines() -> str:
+    """One row for each target of the last `make bench`: of the rows that share it, the one that meets it least."""
+    return figures(worst)
+
+
+def figures(chosen: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> str:
+    """Some rows of the last `make bench`, with where and when that was."""
+    if not RESULTS.exists():
+        return "no figures yet: run make bench"
+    results = json.loads(RESULTS.read_text())
+    rows = [
+        (
+            row["what"],
+            row["peer"],
+            measured(row["ours"], row["unit"]),
+            "–" if row["theirs"] is None else measured(row["theirs"], row["unit"]),
+            "–" if row["ratio"] is None else f"{row['ratio']:.3g}",
+            " to ".join(f"{number:.3g}" for number in row["spread"]),
+            row["target"] or "–",
+            {"met": "met", "missed": "**missed**", "report": "–"}[row["verdict"]],
+        )
+        for row in chosen(results["rows"])
+    ]
+    made = results["made"]
+    machine, ours = made["machine"], made["cairnkv"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items() if version)
+    where = (
+        f"`make bench`{' BENCH=full' if made['profile'] == 'full' else ''}, {made['date'][:10]}: {machine['cores']} "
+        f"cores of {machine['processor']}, {machine['kernel']}; cairnkv {ours['version']}, "
+        f"{ours['runs_on']}; {versions}."
+    )
+    heading = ("what", "against", "cairnkv", "theirs", "ratio", "spread", "target", "")
+    left_out = [f"Not in it: {note}." for note in results["notes"]]
+    return "\n\n".join([table(heading, *rows), where, *left_out])
+
+
+def measured(figure: float, unit: str) -> str:
+    """A figure with its unit, in three digits or in whole numbers."""
+    text = f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+    return f"{text}{'' if unit.startswith('/') else ' '}{unit}"
+
+
+def worst(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the rows with the same group, peer and target the one that is furthest on the wrong side of it."""
+    chosen: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        if row["target"] is None:
+            continue
+        best = chosen.setdefault((row["group"], row["peer"], row["target"]), row)
+        judged, before = ((it["ours"] if it["ratio"] is None else it["ratio"]) for it in (row, best))
+        if (judged < before) if row["target"].startswith("≥") else (judged > before):
+            chosen[row["group"], row["peer"], row["target"]] = row
+    return list(chosen.values())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "failures": failures,
+    "headlines": headlines,
     "limits": wire_limits,
     "options": options,
+    "performance": performance,
     "transitions": transitions,
 }
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -3,19 +3,33 @@
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import sys
+from typing import Final
+
+PURE_VARIABLE: Final = "CAIRNKV_PURE"
+"""Set to anything but 0, it keeps the compiled parts out of use."""
+
+COMPILED: Final = ("cairnkv.session.accelerator", "cairnkv.server.poller")
+"""The compiled modules."""
+
+
+@functools.cache
+def compiled() -> bool:
+    """Whether the compiled parts are there and wanted."""
+    if os.environ.get(PURE_VARIABLE, "0") not in ("", "0"):
+        return False
+    return all(importlib.util.find_spec(name) is not None for name in COMPILED)
 
 
 @functools.cache
 def features() -> dict[str, str]:
     """What is in use: the form of the hot path, and the event loop that a server here takes.
 
-    The compiled hot path is not there in this version.
-
-    >>> features()["hot path"]
-    'plain Python'
+    >>> features()["hot path"] in ("compiled", "plain Python")
+    True
     """
-    return {"hot path": "plain Python", "loop": _loop()}
+    return {"hot path": "compiled" if compiled() else "plain Python", "loop": _loop()}
 
 
 def uvloop_is_there() -> bool:
@@ -24,6 +38,12 @@ def uvloop_is_there() -> bool:
 
 
 def _loop() -> str:
+    if compiled():
+        return f"epoll and {_asyncio()}"
     if uvloop_is_there():
         return f"uvloop {importlib.metadata.version('uvloop')}"
+    return _asyncio()
+
+
+def _asyncio() -> str:
     return f"asyncio of Python {sys.version_info.major}.{sys.version_info.minor}"

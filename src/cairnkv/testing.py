@@ -206,15 +206,10 @@ class _ServerThread:
     def _run(self) -> None:
         import asyncio
 
-        from cairnkv.installation import uvloop_is_there
+        from cairnkv.server.loop import new_event_loop
 
-        new_event_loop = self._new_event_loop
-        if new_event_loop is None and uvloop_is_there():
-            import uvloop
-
-            new_event_loop = uvloop.new_event_loop
         try:
-            with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            with asyncio.Runner(loop_factory=self._new_event_loop or new_event_loop) as runner:
                 runner.run(self._serve())
         except BaseException as error:  # it is raised in the test's thread
             self._wrong.append(error)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from cairnkv.installation import compiled
+from cairnkv.server.loop import PolledLoop
 from cairnkv.testing import RunningServer, running_server
 
 DESCRIPTORS = 8_192
@@ -34,7 +36,12 @@ def start() -> Iterator[Start]:
         yield lambda **settings: stack.enter_context(running_server(**settings))
 
 
-@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+if compiled():
+    LOOPS["polled"] = PolledLoop
+
+
+@pytest.fixture(params=LOOPS.values(), ids=LOOPS.keys())
 def start_on_both(request: pytest.FixtureRequest) -> Iterator[Start]:
     """As `start`, and the test runs once with each event loop."""
 

@@ -10,12 +10,16 @@ Not for what the bytes mean (the session), and not for what concerns all connect
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from cairnkv.commands import Failure, failures
 from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, UNSENT_PAUSE
+from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
-from cairnkv.session import Session, State
+from cairnkv.session import Acceleration, Session, State
+
+if TYPE_CHECKING:
+    from cairnkv.server.poller import Transport as PolledTransport
 
 _log: Final = logging.getLogger("cairnkv.server")
 
@@ -53,6 +57,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._turn_is_due = False  # whether another turn is scheduled
+        self._polled: PolledTransport | None = None  # the transport, if it is the compiled one
+        self._accelerated: Acceleration | None = None  # what it was told last
         self._reading = True
         self._input_ended = False  # whether the client closed its sending side
         self._discarded: int | None = None  # bytes thrown away since everything was said
@@ -68,6 +74,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
+        if isinstance(self._loop, PolledLoop):
+            self._polled = cast("PolledTransport", transport)
         self.name = _peer_name(self._transport)
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
         refusal = self._server.connected(self)
@@ -131,6 +139,8 @@ class Connection(asyncio.Protocol):
     def check_times(self, now: float) -> None:
         """Close what has been silent, unfinished or stalled for too long. Called every now and then."""
         settings = self._server.settings
+        if self._polled is not None:
+            self._heard = max(self._heard, self._polled.heard)
         unsent = self.unsent
         if unsent < self._unsent_before:
             self._heard = now  # the client takes its replies, however slowly
@@ -174,9 +184,17 @@ class Connection(asyncio.Protocol):
             self._wake()
         self._read_on(not session.runnable and not session.blocked)
         self._watch_frame()
+        self._let_accelerate()
         self._server.buffered(self, session.buffered)
         if session.state is State.DONE and self._discarded is None:
             self._end()
+
+    def _let_accelerate(self) -> None:
+        """Let the transport of the compiled event path go ahead of the session, while nothing speaks against it."""
+        acceleration = self.session.acceleration if self._reading else None
+        if self._polled is not None and acceleration is not self._accelerated:
+            self._accelerated = acceleration
+            self._polled.accelerate(*(acceleration or (None, 2, (0, 0), 0, 0)))
 
     def _send(self, pieces: list[bytes]) -> None:
         if not pieces:

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cairnkv.installation import features, uvloop_is_there
+from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
+from cairnkv.server.loop import new_event_loop
 from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings
 from cairnkv.version import VERSION
@@ -40,12 +41,7 @@ def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
         level=settings.log_level.value, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     _allow_descriptors(settings.max_connections + SPARE_DESCRIPTORS)
-    loop_factory = None
-    if uvloop_is_there():
-        import uvloop
-
-        loop_factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, ready))
 
 

@@ -23,15 +23,13 @@ from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT
 from cairnkv.server.connection import Connection
+from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.settings import Settings
-from cairnkv.session import Session
+from cairnkv.session import Session, accelerator_of
 from cairnkv.store import Store
 from cairnkv.wire.article import Limits
 
 _log: Final = logging.getLogger("cairnkv.server")
-
-BACKLOG: Final = 1_024
-"""Connections that the system may hold before the server has accepted them."""
 
 SWEEP_SECONDS: Final = 0.5
 """How often times are checked, at most; a timeout may come this much later than it is set to. Short timeouts
@@ -65,7 +63,10 @@ class Server:
         self._refused: set[Connection] = set()  # those of them that are over the limit, and are told so
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._accelerator = accelerator_of(self.store)
+        self._sockets: list[socket.socket] = []
+        self._addresses: list[str] = []
+        self._listeners: list[ListeningServer] = []
         self._unix_path: Path | None = None
         self._unix_identity = (0, 0)  # its device and inode
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -83,42 +84,33 @@ class Server:
         except BaseException:
             for listener in self._listeners:
                 listener.close()
+            for listening in self._sockets:
+                listening.close()
             raise
         self._sweep()
         self._keep_house()
 
     async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
         if not self.settings.no_tcp:
             try:
-                listener = await loop.create_server(
-                    self._new_connection,
-                    self.settings.host,
-                    self.settings.port,
-                    backlog=BACKLOG,
-                    reuse_address=True,
-                )
+                self._sockets += await bind(self.settings.host, self.settings.port)
             except OSError as error:
                 raise OptionError(_cannot_listen(self.settings, error)) from None
-            self._listeners.append(listener)
         if self.settings.unix is not None:
             path = Path(self.settings.unix)
-            unix = _bind_unix(path)
+            self._sockets.append(_bind_unix(path))
             self._unix_path, self._unix_identity = path, _identity(path)
-            self._listeners.append(await loop.create_unix_server(self._new_connection, sock=unix, backlog=BACKLOG))
+        try:
+            for listening in self._sockets:
+                self._listeners.append(await listen(listening, self._new_connection))
+        except OSError as error:
+            raise OptionError(_cannot_listen(self.settings, error)) from None
+        self._addresses = [_address(listening) for listening in self._sockets]
 
     @property
     def addresses(self) -> list[str]:
         """Where the server can be reached, as clients write it: `cairn://HOST:PORT`, `cairn+unix:///PATH`."""
-        found = []
-        for listener in self._listeners:
-            for listening in getattr(listener, "sockets", ()):
-                if listening.family == socket.AF_UNIX:
-                    found.append(f"cairn+unix://{Path(listening.getsockname()).absolute()}")
-                else:
-                    host, port = listening.getsockname()[:2]
-                    found.append(f"cairn://[{host}]:{port}" if ":" in host else f"cairn://{host}:{port}")
-        return found
+        return [] if self._stopping else self._addresses
 
     async def stop(self) -> None:
         """Stop accepting, answer what was read, close; bounded by the drain timeout."""
@@ -161,6 +153,7 @@ class Server:
             dialect=self.settings.dialect,
             width=None if width is None else 2 if width == 2 else 4,
             limits=self._limits,
+            accelerator=self._accelerator,
         )
 
     def connected(self, connection: Connection) -> Failure | None:
@@ -258,6 +251,14 @@ class Server:
             ("connections_accepted", self._accepted),
             ("unfinished_bytes", self._buffered_total),
         )
+
+
+def _address(listening: socket.socket) -> str:
+    """Where a socket can be reached, as clients write it."""
+    if listening.family == socket.AF_UNIX:
+        return f"cairn+unix://{Path(listening.getsockname()).absolute()}"
+    host, port = listening.getsockname()[:2]
+    return f"cairn://[{host}]:{port}" if ":" in host else f"cairn://{host}:{port}"
 
 
 def _cannot_listen(settings: Settings, error: OSError) -> str:

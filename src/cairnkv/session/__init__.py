@@ -1,5 +1,6 @@
 """Sessions: one client's conversation each, sans-IO."""
 
-from cairnkv.session.session import TRANSITIONS, Event, Session, State
+from cairnkv.session.acceleration import accelerator_of
+from cairnkv.session.session import TRANSITIONS, Acceleration, Event, Session, State
 
-__all__ = ["TRANSITIONS", "Event", "Session", "State"]
+__all__ = ["TRANSITIONS", "Acceleration", "Event", "Session", "State", "accelerator_of"]

@@ -13,18 +13,25 @@ import enum
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
 from cairnkv.store import Held, Store, size_of
 from cairnkv.wire.article import DEFAULT_LIMITS, CommandDecoder, Dialect, Limits, Request, Width, reply_parts
 
+if TYPE_CHECKING:
+    from cairnkv.session.accelerator import Accelerator
+
 _log: Final = logging.getLogger("cairnkv.session")
 
 WHOLE_TABLE_COST: Final = 64
 """Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
 milliseconds of work in a frame of 40 bytes: a turn of nothing else would hold the loop for seconds."""
+
+
+Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int]
+"""An accelerator; the width, the statuses, the longest string and the longest frame of a conversation."""
 
 
 class State(enum.Enum):
@@ -70,9 +77,15 @@ class Session:
         dialect: Dialect = Dialect.ARTICLE,
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        accelerator: "Accelerator | None" = None,
     ) -> None:
-        """wake: called when replies that were held may leave; call `advance` then, or soon."""
+        """wake: called when replies that were held may leave; call `advance` then, or soon.
+
+        accelerator: of this store; None: everything goes the readable way.
+        """
         self._store = store
+        self._accelerator = accelerator
+        self._acceleration: Acceleration | None = None  # once the width is settled
         self._wake = wake
         self._dialect = dialect
         self._limits = limits
@@ -153,6 +166,10 @@ class Session:
         self._release()
         left = COMMANDS_PER_TURN
         while left > 0 and self._can_execute:
+            if self._accelerator is not None and not self._held:
+                self._accelerate(self._accelerator)
+                if self.blocked:
+                    break
             request = self._decoder.next()
             left -= 1
             if request is None:
@@ -179,6 +196,28 @@ class Session:
             return False
         first, _ = self._held[0]
         return not isinstance(first, Held) or first.reply is not None
+
+    def _accelerate(self, accelerator: "Accelerator") -> None:
+        """Let the compiled hot path have the first look; what it leaves is for `next`."""
+        responses = self._decoder.carry_out(accelerator, self._dialect)
+        if responses:
+            self._output.append(responses)
+            self._output_size += len(responses)
+
+    @property
+    def acceleration(self) -> Acceleration | None:
+        """What the connection's transport may let the accelerator do before this session sees anything.
+
+        None while something is under way that only the session knows of.
+        """
+        idle = self.state is State.OPEN and not self._held and not self.blocked and not self._decoder.pending
+        if self._accelerator is None or not idle or not self._decoder.at_frame:
+            return None
+        if self._acceleration is None:
+            limits = self._limits
+            width = self._decoder.width or 2
+            self._acceleration = self._accelerator, width, self._dialect.value, limits.value, limits.frame
+        return self._acceleration
 
     def _execute(self, request: Request) -> Reply | Held:
         try:

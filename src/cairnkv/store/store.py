@@ -13,7 +13,7 @@ Not for sessions, wires or sockets; and it has no lock: one thread at a time.
 
 import enum
 from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from cairnkv.commands import Clear, Command, Expire, Failure, GetWith, Incr, Items, Reply, Scope, failures
 from cairnkv.installation import features
@@ -97,6 +97,13 @@ class _Uncommitted:
         self.held: list[Held] = []
 
 
+class Tally(Protocol):
+    """Whoever executes commands on this store's keyspace without asking it: how many, and writes among them."""
+
+    commands: int
+    writes: int
+
+
 InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
 
 
@@ -115,7 +122,7 @@ class Store:
         self.keyspace: Final = Keyspace()
         self._log: Log = log if log is not None else ProcessLog()
         self._log.listen(self)
-        self._clock = clock
+        self.clock = clock
         self._memory_limit = memory_limit
         self._use_order = UseOrder() if memory_limit is not None and when_full is WhenFull.EVICT else None
         self._evict_cursor = 0
@@ -124,6 +131,7 @@ class Store:
         self._pending_keys: dict[bytes, int] = {}  # the newest uncommitted position that changed a key
         self._pending_table = 0  # ... and that changed them all
         self._commands = 0
+        self._tallies: list[Tally] = []
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
@@ -136,7 +144,7 @@ class Store:
         word = command.word
         if word.by_store:
             return Items(tuple(str(text).encode() for pair in self.info() for text in pair))
-        now = self._clock()
+        now = self.clock()
         if not word.writes:
             reply = apply(self.keyspace, command, now)
             if self._use_order is not None:
@@ -336,7 +344,7 @@ class Store:
 
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
-        self.keyspace.advance(self._clock())
+        self.keyspace.advance(self.clock())
         expired = self.keyspace.expired(EXPIRED_PER_SLICE)
         for key in expired:
             self.keyspace.drop(key)
@@ -350,6 +358,17 @@ class Store:
         """Let the log finish; the store takes no commands after that."""
         self._log.close()
 
+    # -- beside it ------------------------------------------------------------------------------------------
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
+        return self._log.commits_at_once and self._memory_limit is None
+
+    def count_also(self, tally: Tally) -> None:
+        """Count what somebody else executes on the keyspace."""
+        self._tallies.append(tally)
+
     # -- about itself ---------------------------------------------------------------------------------------
 
     def add_info(self, source: InfoSource) -> None:
@@ -361,18 +380,18 @@ class Store:
         return [pair for source in self._info_sources for pair in source()]
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
-        self.keyspace.advance(self._clock())
+        self.keyspace.advance(self.clock())
         return (
             ("cairnkv_version", VERSION),
             ("size", self._log.size),
             ("hot_path", features()["hot path"]),
-            ("commands", self._commands),
+            ("commands", self._commands + sum(tally.commands for tally in self._tallies)),
             ("keys", self.keyspace.count()),
             ("used_bytes", self.keyspace.used_bytes),
             ("garbage_bytes", self.keyspace.garbage_bytes),
             ("memory_limit_bytes", self._memory_limit or 0),
             ("expired_keys", self._expired),
             ("evicted_keys", self._evicted),
-            ("log_position", self._last),
+            ("log_position", self._last + sum(tally.writes for tally in self._tallies)),
             ("log_time_ms", self.keyspace.now),
         )

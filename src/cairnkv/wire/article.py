@@ -18,7 +18,7 @@ import dataclasses
 import enum
 import struct
 from collections.abc import Iterable
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from cairnkv.commands import (
     BY_NUMBER,
@@ -171,6 +171,25 @@ def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list
     return parts
 
 
+class Prefix(Protocol):
+    """Whoever can carry out a prefix of what a connection received without decoding it: the accelerator."""
+
+    def run(
+        self,
+        buffer: bytearray,
+        start: int,
+        *,
+        width: int,
+        statuses: tuple[int, int],
+        string_max: int,
+        frame_max: int,
+    ) -> int:
+        """Carry out frames of the buffer from `start` on; how many bytes they had."""
+
+    def output(self) -> bytes:
+        """The responses to them."""
+
+
 class CommandDecoder:
     """A connection's bytes in, its requests out.
 
@@ -227,6 +246,30 @@ class CommandDecoder:
         if self._start:
             self._compact()  # now, and not with the bytes that come next: they may be long in coming
         return None
+
+    @property
+    def at_frame(self) -> bool:
+        """Whether the next byte begins a frame, of a width that is settled."""
+        return self._sure and self._number < 0 and not self.broken
+
+    def carry_out(self, prefix: Prefix, dialect: Dialect) -> bytes:
+        """Let somebody carry out what they can of the bytes that were fed; the responses to it."""
+        if not self.at_frame or len(self._buffer) < self._wanted:
+            return b""
+        used = prefix.run(
+            self._buffer,
+            self._start,
+            width=self._width or 2,
+            statuses=dialect.value,
+            string_max=self._limits.value,
+            frame_max=self._limits.frame,
+        )
+        if not used:
+            return b""
+        self._start += used
+        self.consumed += used
+        self._begin()
+        return prefix.output()
 
     def _compact(self) -> None:
         """Forget the bytes before the current frame; done when no frame is whole, since it moves the others."""
@@ -472,7 +515,8 @@ class ResponseDecoder:
 
     def __init__(self, *, frame_limit: int = FRAME_MAX) -> None:
         self._limit = frame_limit
-        self._buffer = bytearray()
+        # What came in one piece is used as it came; only what is cut off is gathered, in a bytearray.
+        self._buffer: bytes | bytearray = b""
         self._start = 0
         self._wanted = RESPONSE_HEAD.size
         self.consumed = 0
@@ -485,6 +529,12 @@ class ResponseDecoder:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes of the connection."""
+        if self._start == len(self._buffer):
+            self._buffer = bytes(data)  # no copy where they are bytes
+            self._start = 0
+            return
+        if not isinstance(self._buffer, bytearray):
+            self._buffer = bytearray(self._buffer)
         self._buffer += data
 
     def next(self) -> Response | None:
@@ -496,24 +546,28 @@ class ResponseDecoder:
         header, status, length = RESPONSE_HEAD.unpack_from(buffer, start)
         if status not in STATUS_BYTES:
             raise PeerError(f"a response has the status 0x{status:02x}; it can be 0x00, 0x01, 0x30 or 0x31")
-        size = RESPONSE_HEAD.size + length
-        if size > self._limit:
-            raise PeerError(f"a response of {size:,} bytes; the limit is {self._limit:,}")
-        if len(buffer) - start < size:
-            self._wanted = size
+        begin = start + RESPONSE_HEAD.size
+        end = begin + length
+        if end - start > self._limit:
+            raise PeerError(f"a response of {end - start:,} bytes; the limit is {self._limit:,}")
+        if len(buffer) < end:
+            self._wanted = end - start
             self._wait()
             return None
-        with memoryview(buffer) as view:
-            payload = bytes(view[start + RESPONSE_HEAD.size : start + size])
-        self._start = start + size
+        if isinstance(buffer, bytes):
+            payload = buffer[begin:end]
+        else:
+            with memoryview(buffer) as view:
+                payload = bytes(view[begin:end])
+        self._start = end
         self._wanted = RESPONSE_HEAD.size
-        self.consumed += size
+        self.consumed += end - start
         return Response(not status & 0x01, payload, header)
 
     def _wait(self) -> None:
         """Forget the responses that were given, while the next is awaited: it may be long in coming."""
         if self._start:
-            del self._buffer[: self._start]
+            self._buffer = self._buffer[self._start :]
             self._start = 0
 
 

@@ -1,0 +1,615 @@
+"""`make bench`: cairnkv beside its peers, on one machine, in one run; `BENCH=full` for the largest sizes as well.
+
+Whoever is compared takes turns, round by round (A B C A B C ...). A figure is the median of its rounds, a ratio the
+median of the ratios within each round, and its spread the least and the most of these. All rounds, the machine and
+the versions go to benchmarks/results/latest.json, a chart beside it, and the tables of the documents are renewed
+from that. docs/performance.md says what is measured how.
+
+What always holds: a peer that is not installed costs a line, not the run; every process that is started is waited
+for within a bound, and gone at the end, also after Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import chart
+from servers import CAIRN, PACKAGES, Missing, Server, cairn, memcached, redis, version
+
+from cairnkv.installation import features
+from cairnkv.version import VERSION
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PATIENCE = 300.0
+"""Seconds that any process beyond its own measured time may take."""
+
+MANY, DEEP = 16, 64
+"""Commands in a pipeline."""
+
+Sample = dict[str, float]
+Samples = dict[str, list[Sample]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large and how long a run is. values: bytes in a value, and how many keys have such values."""
+
+    name: str
+    rounds: int = 5
+    seconds: float = 1.2
+    connections: int = 50
+    values: tuple[tuple[int, int], ...] = ((32, 100_000), (1_024, 100_000), (65_536, 1_000))
+    memory_keys: int = 1_000_000
+    key_counts: tuple[int, ...] = (1_000, 100_000, 1_000_000)
+    connection_counts: tuple[int, ...] = (1, 50, 1_000)
+    step_keys: int = 1_000_000
+    tasks: int = 100
+    starts: int = 5  # of a process, in a round
+
+    @property
+    def keys(self) -> int:
+        """Keys of the workloads that do not say otherwise."""
+        return self.values[0][1]
+
+
+PROFILES = {
+    "default": Profile("default"),
+    "full": Profile(
+        "full",
+        key_counts=(1_000, 100_000, 1_000_000, 10_000_000),
+        connection_counts=(1, 50, 1_000, 10_000),
+        step_keys=10_000_000,
+    ),
+    "smoke": Profile(
+        "smoke",
+        rounds=1,
+        seconds=0.05,
+        connections=4,
+        values=((32, 200), (1_024, 50)),
+        memory_keys=2_000,
+        key_counts=(10, 100),
+        connection_counts=(1, 4),
+        step_keys=2_000,
+        tasks=4,
+        starts=1,
+    ),
+}
+
+
+@dataclass
+class Run:
+    """A run so far: rows for the table, the rounds behind them, and what was left out."""
+
+    profile: Profile
+    generator: Path | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rounds: dict[str, Samples] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        """Tell how far it is."""
+        spent = int(time.monotonic() - self.began)
+        print(f"bench {spent // 60:2}:{spent % 60:02}  {text}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Tell, and keep with the results, what is left out and why."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.say(text)
+
+    def generate(self, server: Server, work: str, **options: float) -> Sample:
+        """Let the generator work on a server."""
+        given = {"connections": self.profile.connections, "keys": self.profile.keys, "seconds": self.profile.seconds}
+        given |= {"wire": server.wire, "work": work, "port": server.port, "pid": server.pid, **options}
+        return run_json([str(self.generator), *(f"{name}={value}" for name, value in given.items())])
+
+    def client(self, name: str, port: int = 0) -> Sample:
+        """Let a client library work in a process of its own."""
+        seconds = str(self.profile.seconds)
+        return run_json([sys.executable, str(HERE / "clients.py"), name, seconds, str(self.profile.keys), str(port)])
+
+    def contest(self, what: str, contestants: dict[str, Callable[[], Sample]]) -> Samples:
+        """Let the contestants take turns."""
+        samples: Samples = {name: [] for name in contestants}
+        for _ in range(self.profile.rounds):
+            for name, measure in contestants.items():
+                samples[name].append(measure())
+        self.rounds[what] = samples
+        return samples
+
+    def row(
+        self,
+        group: str,
+        what: str,
+        peer: str,
+        unit: str,
+        ours: Sequence[float],
+        theirs: Sequence[float] | None = None,
+        target: str | None = None,
+    ) -> None:
+        """Add a row from what both had in each round. target: of the ratio, or of ours when there is no theirs."""
+        judged = ours if theirs is None else [a / b for a, b in zip(ours, theirs, strict=True)]
+        middle = statistics.median(judged)
+        row = {
+            "group": group,
+            "what": what,
+            "peer": peer,
+            "unit": unit,
+            "ours": statistics.median(ours),
+            "theirs": None if theirs is None else statistics.median(theirs),
+            "ratio": None if theirs is None else middle,
+            "spread": [min(judged), max(judged)],
+            "target": target,
+            "verdict": verdict(middle, target),
+        }
+        self.rows.append(row)
+        self.say(
+            f"{what}: {row['ours']:,.5g} {unit}"
+            + (f", {peer} {row['theirs']:,.5g}, ratio {middle:.2f}" if theirs is not None else "")
+            + (f" (target {target}: {row['verdict']})" if target else "")
+        )
+
+
+def verdict(figure: float, target: str | None) -> str:
+    """What came of a target, which is `≥ NUMBER` or `≤ NUMBER` and perhaps a unit."""
+    if target is None:
+        return "report"
+    limit = float(target.split()[1])
+    met = figure >= limit if target[0] == "≥" else figure <= limit
+    return "met" if met else "missed"
+
+
+def run_json(command: Sequence[str]) -> Sample:
+    """What a program prints, which is a line of JSON."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise RuntimeError(f"{Path(command[0]).name} {' '.join(command[1:])}: {said[-1]}")
+    result: Sample = json.loads(done.stdout)
+    return result
+
+
+def installed(run: Run, stack: contextlib.ExitStack, *starters: Callable[[], Any]) -> list[Server]:
+    """Start these servers; those that are not installed are noted and left out."""
+    servers = []
+    for start in starters:
+        try:
+            servers.append(stack.enter_context(start()))
+        except Missing as missing:
+            run.note(f"skipped: {missing}")
+    return servers
+
+
+def rates(samples: Sequence[Sample]) -> list[float]:
+    """Commands a second, in each round."""
+    return [sample["commands"] / sample["seconds"] for sample in samples]
+
+
+def costs(samples: Sequence[Sample]) -> list[float]:
+    """The server's CPU time per command in microseconds, in each round."""
+    return [sample["cpu_seconds"] / sample["commands"] * 1e6 for sample in samples]
+
+
+STARTERS = {"cairn": cairn, "redis-server": redis, "memcached": memcached}
+
+# -- the server -------------------------------------------------------------------------------------------------------
+
+
+def commands(run: Run) -> None:
+    """GET and SET of several sizes, alone and in pipelines; latency at a rate that is far from the limit."""
+    for value, keys in run.profile.values:
+        common = value == run.profile.values[0][0]
+        with contextlib.ExitStack() as stack:
+            servers = installed(run, stack, cairn, redis, *([memcached] if common else []))
+            for server in servers:
+                run.generate(server, "load", keys=keys, value=value, depth=MANY)
+            tops = {}
+            for depth in (1, MANY, DEEP):
+                for work in ("get", "set"):
+                    what = f"{work.upper()}, {depth if depth > 1 else 'not'} in a pipeline, {value:,} B"
+                    measure = partial(run.generate, work=work, depth=depth, keys=keys, value=value)
+                    # memcached takes part for its top rate, which its latency is measured at half of.
+                    some = [s for s in servers if s.name != "memcached" or (work, depth) == ("get", 1)]
+                    samples = run.contest(what, {server.name: partial(measure, server) for server in some})
+                    command_rows(run, what, depth, common, samples)
+                    if (work, depth) == ("get", 1):
+                        tops = {name: statistics.median(rates(rounds)) for name, rounds in samples.items()}
+            if common:
+                latency(run, servers, tops)
+
+
+def command_rows(run: Run, what: str, depth: int, common: bool, samples: Samples) -> None:
+    """The rows of one work: its rate and the server's CPU time, the one that has a target first."""
+    ours = samples["cairn"]
+    for peer, theirs in samples.items():
+        if peer == "cairn":
+            continue
+        rate, cost = (f"{what}: commands/s", peer, "/s"), (f"{what}: server CPU per command", peer, "µs")
+        if peer == "memcached":
+            run.row("beside the targets", *rate, rates(ours), rates(theirs))
+            run.row("beside the targets", *cost, costs(ours), costs(theirs))
+        elif not common:
+            group = "GET, SET in a pipeline, 1 kB and 64 kB values: commands/s"
+            if depth > 1:
+                run.row(group, *rate, rates(ours), rates(theirs), "≥ 1")
+            else:
+                run.row("beside the targets", *rate, rates(ours), rates(theirs))
+                run.row("beside the targets", *cost, costs(ours), costs(theirs))
+        elif depth == 1:
+            group = "GET, SET not in a pipeline: server CPU per command"
+            run.row(group, *cost, costs(ours), costs(theirs), "≤ 0.9")
+            run.row("beside the targets", *rate, rates(ours), rates(theirs))
+        else:
+            group = f"GET, SET, {depth} in a pipeline: commands/s"
+            run.row(group, *rate, rates(ours), rates(theirs), "≥ 1.4" if depth == MANY else "≥ 2")
+            run.row("beside the targets", *cost, costs(ours), costs(theirs))
+
+
+def latency(run: Run, servers: Sequence[Server], tops: dict[str, float]) -> None:
+    """The 99th percentile of the time from when a GET was due, at half of each peer's top rate."""
+    ours = servers[0]
+    for peer in servers[1:]:
+        rate = tops[peer.name] / 2
+        run.say(f"half of {peer.name}'s top rate is {rate:,.0f}/s")
+        what = f"GET at half of {peer.name}'s top rate: p99 latency"
+        measure = partial(run.generate, work="get", rate=rate, seconds=run.profile.seconds * 2)
+        samples = run.contest(what, {server.name: partial(measure, server) for server in (ours, peer)})
+        figures = {name: [sample["p99_us"] for sample in rounds] for name, rounds in samples.items()}
+        group = "p99 latency at half of the peer's top rate"
+        run.row(group, what, peer.name, "µs", figures["cairn"], figures[peer.name], "≤ 1")
+
+
+def memory(run: Run) -> None:
+    """How much a process grows by keys of 16 bytes with values of 100."""
+    keys = run.profile.memory_keys
+
+    def grown(start: Callable[[], Any]) -> Sample:
+        with start() as server:
+            before = server.resident_bytes()
+            run.generate(server, "load", keys=keys, value=100, depth=DEEP, connections=4)
+            return {"bytes_per_key": (server.resident_bytes() - before) / keys}
+
+    what = f"memory per key, {keys:,} × (16 B key, 100 B value)"
+    present = {name: start for name, start in STARTERS.items() if name == "cairn" or shutil.which(name)}
+    samples = run.contest(what, {name: partial(grown, start) for name, start in present.items()})
+    figures = {name: [sample["bytes_per_key"] for sample in rounds] for name, rounds in samples.items()}
+    for peer in list(present)[1:]:
+        run.row("bytes of memory per key", what, peer, "B", figures["cairn"], figures[peer])
+
+
+def growth(run: Run) -> None:
+    """What a GET costs with more keys, and with more connections; what it costs redis-server stands beside that."""
+    profile = run.profile
+    present = [name for name in ("cairn", "redis-server") if name == "cairn" or shutil.which(name)]
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for keys in profile.key_counts:
+            run.say(f"loading {keys:,} keys")
+            for name in present:
+                servers[name, keys] = stack.enter_context(STARTERS[name]())
+                run.generate(servers[name, keys], "load", keys=keys, depth=DEEP)
+        for depth in (1, MANY):
+            what = f"cost per GET, {depth if depth > 1 else 'not'} in a pipeline"
+            measure = partial(run.generate, work="get", depth=depth)
+            contestants = {f"{name} {n}": partial(measure, server, keys=n) for (name, n), server in servers.items()}
+            samples = run.contest(f"{what}, by keys", contestants)
+            for name in present:
+                growth_row(run, what, name, "keys", profile.key_counts, samples, "≤ 1.5")
+    with cairn("--max-connections", str(max(profile.connection_counts) + 100)) as server:
+        run.generate(server, "load", depth=DEEP)
+        what = "cost per GET, not in a pipeline"
+        contestants = {
+            f"cairn {n}": partial(run.generate, server, "get", connections=n) for n in profile.connection_counts
+        }
+        samples = run.contest(f"{what}, by connections", contestants)
+        growth_row(run, what, "cairn", "connections", profile.connection_counts, samples, "≤ 2")
+
+
+def growth_row(run: Run, what: str, name: str, of: str, sizes: Sequence[int], samples: Samples, target: str) -> None:
+    """The costliest size against the smallest. The target is for cairnkv."""
+    by_size = [costs(samples[f"{name} {size}"]) for size in sizes]
+    most = [max(of_one_round) for of_one_round in zip(*by_size, strict=True)]
+    what = f"{what}: {sizes[0]:,} to {sizes[-1]:,} {of}"
+    peer = f"itself at {sizes[0]:,}"
+    if name == "cairn":
+        run.row(f"server CPU per GET while {of} grow", what, peer, "µs", most, by_size[0], target)
+    else:
+        run.row("beside the targets", f"{name}'s {what}", peer, "µs", most, by_size[0])
+
+
+def steps(run: Run) -> None:
+    """The longest that a server's loop is busy in one go while it is loaded, DEEP commands at a time."""
+    keys = run.profile.step_keys
+
+    def longest(start: Callable[[], Any]) -> Sample:
+        with start() as server:
+            return run.generate(server, "load", keys=keys, depth=DEEP, connections=1)
+
+    present = {name: start for name, start in STARTERS.items() if name == "cairn" or shutil.which(name)}
+    present.pop("memcached", None)
+    what = f"longest step of {DEEP} SETs, loading {keys:,} keys"
+    samples = run.contest(what, {name: partial(longest, start) for name, start in present.items()})
+    cpu = {name: [sample["longest_step_cpu_ms"] for sample in rounds] for name, rounds in samples.items()}
+    wall = {name: [sample["longest_step_ms"] for sample in rounds] for name, rounds in samples.items()}
+    group = "longest step of the loop while loading"
+    run.row(group, f"{what}: CPU time", "none", "ms", cpu["cairn"], None, "≤ 20 ms")
+    if "redis-server" in wall:
+        run.row(group, f"{what}: wall time", "redis-server", "ms", wall["cairn"], wall["redis-server"], "≤ 1")
+        run.row("beside the targets", f"{what}: CPU time", "redis-server", "ms", cpu["cairn"], cpu["redis-server"])
+
+
+# -- clients ----------------------------------------------------------------------------------------------------------
+
+
+def clients(run: Run) -> None:
+    """GET in a loop: the sync clients, then the asyncio clients with many tasks and with one."""
+    with contextlib.ExitStack() as stack:
+        servers = installed(run, stack, cairn, redis, memcached)
+        for server in servers:
+            run.generate(server, "load", depth=MANY)
+        ports = {server.name: server.port for server in servers}
+        tasks = run.profile.tasks
+        for kind, what, group, peers in (
+            (
+                "sync",
+                "sync client, one thread: GET/s",
+                "sync client GET/s, one thread",
+                {
+                    "redis": ("redis-py with hiredis", "redis-server", "≥ 2.2"),
+                    "pymemcache": ("pymemcache", "memcached", "≥ 1"),
+                },
+            ),
+            (
+                f"async{tasks}",
+                f"asyncio client, {tasks} tasks: GET/s",
+                "asyncio client GET/s, 100 tasks",
+                {
+                    "redis": ("redis-py asyncio", "redis-server", "≥ 8"),
+                    "glide": ("valkey-glide", "redis-server", "≥ 3"),
+                },
+            ),
+            (
+                "async1",
+                "asyncio client, sequential: GET/s",
+                "asyncio client GET/s, sequential",
+                {
+                    "redis": ("redis-py asyncio", "redis-server", "≥ 2"),
+                    "glide": ("valkey-glide", "redis-server", "≥ 2"),
+                },
+            ),
+        ):
+            there = {name: peer for name, peer in peers.items() if peer[1] in ports and has(run, name)}
+            contestants = {"cairnkv": partial(run.client, f"{kind}-cairnkv", ports["cairn"])}
+            contestants |= {
+                name: partial(run.client, f"{kind}-{name}", ports[at]) for name, (_, at, _) in there.items()
+            }
+            figures = call_rates(run.contest(what, contestants))
+            for name, (shown, _, target) in there.items():
+                run.row(group, what, shown, "/s", figures["cairnkv"], figures[name], target)
+
+
+def embedded(run: Run) -> None:
+    """A store in this process, get and set in a loop."""
+    names = ["cairnkv", *(["diskcache"] if has(run, "diskcache") else []), "dict"]
+    for work in ("get", "set"):
+        what = f"embedded {work}: calls/s"
+        figures = call_rates(run.contest(what, {name: partial(run.client, f"{work}-{name}") for name in names}))
+        group = "embedded get, set in a loop"
+        if "diskcache" in figures:
+            run.row(group, what, "diskcache", "/s", figures["cairnkv"], figures["diskcache"], "≥ 20")
+        run.row("beside the targets", what, "a plain dict", "/s", figures["cairnkv"], figures["dict"])
+
+
+def call_rates(samples: Samples) -> dict[str, list[float]]:
+    """Calls a second, in each round."""
+    return {name: [sample["calls"] / sample["seconds"] for sample in rounds] for name, rounds in samples.items()}
+
+
+DISTRIBUTIONS = {
+    "redis": ("redis", "hiredis"),
+    "pymemcache": ("pymemcache",),
+    "glide": ("valkey-glide",),
+    "diskcache": ("diskcache",),
+}
+"""The packages of the client libraries that are compared."""
+
+
+def has(run: Run, name: str) -> bool:
+    """Whether a client library is installed; noted when it is not."""
+    for distribution in DISTRIBUTIONS[name]:
+        if package_version(distribution) is None:
+            run.note(f"skipped: {distribution} is not installed; pip install '.[bench]'")
+            return False
+    return True
+
+
+def package_version(distribution: str) -> str | None:
+    """The version of an installed package."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(distribution)
+    return None
+
+
+# -- starting ---------------------------------------------------------------------------------------------------------
+
+
+def imports(run: Run) -> None:
+    """What importing costs a program."""
+
+    def spent(statement: str) -> Sample:
+        program = f"import time; began = time.perf_counter(); {statement}; print((time.perf_counter() - began) * 1e3)"
+        times = [run_json([sys.executable, "-c", program]) for _ in range(run.profile.starts)]
+        return {"ms": statistics.median(times)}
+
+    if not has(run, "redis"):
+        return
+    ours, theirs = ("import cairnkv", "import cairnkv; cairnkv.connect"), "import redis"
+    samples = run.contest("imports", {statement: partial(spent, statement) for statement in (*ours, theirs)})
+    times = {statement: [sample["ms"] for sample in rounds] for statement, rounds in samples.items()}
+    for statement in ours:
+        group = "import, against import redis"
+        run.row(group, f"`{statement}`", f"`{theirs}`", "ms", times[statement], times[theirs], "≤ 0.5")
+
+
+def processes(run: Run) -> None:
+    """What a whole `cairn get` costs a script."""
+
+    def spent(command: Sequence[str], environment: dict[str, str]) -> Sample:
+        times = []
+        for _ in range(run.profile.starts):
+            began = time.perf_counter()
+            subprocess.run(
+                command, env=os.environ | environment, stdout=subprocess.DEVNULL, check=True, timeout=PATIENCE
+            )
+            times.append((time.perf_counter() - began) * 1e3)
+        return {"ms": statistics.median(times)}
+
+    with cairn() as server:
+        at = {"CAIRNKV_URL": f"cairn://127.0.0.1:{server.port}"}
+        spent([str(CAIRN), "set", "k", "v"], at)
+        samples = run.contest(
+            "processes",
+            {
+                "cairn get": partial(spent, [str(CAIRN), "get", "k"], at),
+                "python": partial(spent, [sys.executable, "-c", "pass"], {}),
+            },
+        )
+    ours, theirs = ([sample["ms"] for sample in rounds] for rounds in samples.values())
+    what = "a whole `cairn get k` process"
+    run.row(what, what, "`python3 -c pass`", "ms", ours, theirs, "≤ 4")
+
+
+# -- all of it --------------------------------------------------------------------------------------------------------
+
+WITH_GENERATOR = (commands, memory, growth, steps, clients)
+WITHOUT = (embedded, imports, processes)
+
+
+@contextlib.contextmanager
+def compiled_generator() -> Iterator[Path]:
+    """The load generator, built in a temporary directory. Raises `Missing` without a compiler."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise Missing(f"the load generator needs a C compiler; on Debian: apt-get install {PACKAGES['cc']}")
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as directory:
+        program = Path(directory) / "generator"
+        done = subprocess.run(
+            [compiler, "-O2", "-o", str(program), str(HERE / "generator.c")],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        if done.returncode != 0:
+            raise Missing(f"the load generator does not compile here: {(done.stderr.splitlines() or [''])[0]}")
+        yield program
+
+
+def results(run: Run) -> dict[str, Any]:
+    """Everything that was measured, and where and with what."""
+    processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory_total = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
+    packages = [name for names in DISTRIBUTIONS.values() for name in names]
+    return {
+        "made": {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "profile": run.profile.name,
+            "minutes": round((time.monotonic() - run.began) / 60, 1),
+            "machine": {
+                "processor": processor[1] if processor else platform.machine(),
+                "cores": len(os.sched_getaffinity(0)),
+                "memory_gib": round(int(memory_total[1]) / 2**20, 1) if memory_total else None,
+                "kernel": f"{platform.system()} {platform.release()}",
+            },
+            "cairnkv": {"version": VERSION, "runs_on": " on ".join(features().values()), "commit": commit()},
+            "versions": {
+                "python": platform.python_version(),
+                "redis-server": version("redis-server"),
+                "memcached": version("memcached"),
+                **{name: package_version(name) for name in packages},
+            },
+        },
+        "notes": run.notes,
+        "rows": run.rows,
+        "rounds": run.rounds,
+    }
+
+
+def commit() -> str | None:
+    """The commit of this clone, and whether something was changed since; None where there is no git."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=HERE,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+        return said.stdout.strip()
+    return None
+
+
+def write(found: dict[str, Any], directory: Path) -> None:
+    """Write the results and their chart; with the repository's own, renew the tables of the documents."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "latest.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    (directory / "latest.svg").write_text(chart.svg(found))
+    if directory == RESULTS:
+        subprocess.run([sys.executable, str(HERE.parent / "docs" / "tables.py")], check=True, timeout=PATIENCE)
+
+
+def main() -> int:
+    """Run it all; exit code 1 when that was not possible, a target missed is none of its business."""
+    parser = argparse.ArgumentParser(description="cairnkv beside its peers, on this machine, in this run")
+    parser.add_argument("--smoke", action="store_true", help="seconds long and of no meaning: does it all still work?")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where latest.json and latest.svg go")
+    options = parser.parse_args()
+    if (wanted := os.environ.get("BENCH", "")) not in ("", "full"):
+        parser.error(f"BENCH is 'full' or nothing, not {wanted!r}")
+    if options.smoke and options.output == RESULTS:
+        parser.error("--smoke is not for the results: name another directory with --output")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    run = Run(PROFILES["smoke" if options.smoke else wanted or "default"], None)
+    try:
+        with contextlib.ExitStack() as stack:
+            parts: tuple[Callable[[Run], None], ...] = WITH_GENERATOR + WITHOUT
+            try:
+                run.generator = stack.enter_context(compiled_generator())
+            except Missing as missing:
+                if not options.smoke:
+                    raise
+                run.note(f"skipped: {missing}")
+                parts = WITHOUT
+            for part in parts:
+                part(run)
+        write(results(run), options.output)
+    except (Missing, RuntimeError, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    run.say("done: benchmarks/results/latest.json" if options.output == RESULTS else "done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Builds the compiled hot path, if this machine can: everything else stands in pyproject.toml.
+
+Without a compiler or Python's headers, or when compiling fails, the package is
+installed all the same and runs in plain Python. `cairnkv.features()` says which it is, and so do `make` and
+`cairn serve`, since pip shows nothing of a build that succeeds.
+"""
+
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
+
+
+class BuildWhatCanBeBuilt(build_ext):
+    """Leaves out what cannot be compiled, with a line that says why, rather than fail the installation.
+
+    The `optional` of an extension would do for a wheel; an editable installation does not heed it.
+    """
+
+    def build_extensions(self) -> None:
+        """Build the extensions one by one, and go on with those that could be."""
+        built = []
+        for extension in self.extensions:
+            try:
+                self.build_extension(extension)
+                built.append(extension)
+            except (BaseError, CCompilerError, OSError) as error:
+                self.warn(f"{extension.name} is not compiled, and plain Python takes its place: {error}")
+        self.extensions[:] = built
+
+
+def extensions() -> list[Extension]:
+    """The compiled modules; none where they are of no use."""
+    if sys.platform != "linux" or sys.implementation.name != "cpython":
+        return []
+    from Cython.Build import cythonize
+
+    modules = {
+        "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
+        "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
+    }
+    built: list[Extension] = cythonize(
+        [
+            Extension(
+                name,
+                [source],
+                include_dirs=["src/cairnkv/session"],
+                depends=["src/cairnkv/session/crc32.h", "src/cairnkv/session/ahead.h"],
+                extra_compile_args=["-O3"],
+            )
+            for name, source in modules.items()
+        ],
+        include_path=["src"],
+        build_dir="build/cython",
+    )
+    return built
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildWhatCanBeBuilt})

@@ -1,0 +1,158 @@
+"""The event loop of a server, and how clients come to it.
+
+Where the compiled event path is in use, the loop is asyncio's with a selector of our own, which serves clients
+while it waits (`poller.pyx`); elsewhere it is uvloop's, or asyncio's as it is. A `Listener` is the same for both.
+
+Not for what is done with a client (the connection).
+"""
+
+import asyncio
+import errno
+import logging
+import selectors
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cairnkv.installation import compiled, uvloop_is_there
+
+if TYPE_CHECKING:
+    pass
+
+_log: Final = logging.getLogger("cairnkv.server")
+
+BACKLOG: Final = 1_024
+"""Connections that the system may hold before the server has accepted them; also how many are accepted at once."""
+
+SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What a system may be short of when a client comes."""
+
+SHORT_PAUSE: Final = 1.0
+"""Seconds before a system that was short of something is asked again."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The best loop for a server here."""
+    if compiled():
+        return PolledLoop()
+    if uvloop_is_there():
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+class ClientSelector(selectors.EpollSelector):
+    """asyncio's selector, that serves clients while it waits."""
+
+    def __init__(self) -> None:
+        from cairnkv.server.poller import Poller
+
+        super().__init__()
+        self.poller: Final[Poller] = Poller(self.fileno())
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for asyncio's descriptors; `timeout` is in seconds, None for ever, 0 or below not at all."""
+        keys = self.get_map()
+        ready = []
+        for descriptor, happened in self.poller.poll(-1.0 if timeout is None else max(timeout, 0.0)):
+            events = 0
+            if happened & ~_EPOLLIN:
+                events |= selectors.EVENT_WRITE
+            if happened & ~_EPOLLOUT:
+                events |= selectors.EVENT_READ
+            key = keys.get(descriptor)
+            if key is not None:
+                ready.append((key, events & key.events))
+        return ready
+
+
+_EPOLLIN: Final = 0x1
+_EPOLLOUT: Final = 0x4
+
+
+class PolledLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop over a `ClientSelector`."""
+
+    def __init__(self) -> None:
+        self.clients: Final = ClientSelector()
+        super().__init__(self.clients)
+
+
+class ListeningServer(Protocol):
+    """What `listen` gives."""
+
+    def close(self) -> None:
+        """Accept no more."""
+
+
+async def listen(listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]) -> ListeningServer:
+    """Accept clients on a socket that is bound."""
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, PolledLoop):
+        return Listener(loop, listening, new_protocol)
+    if listening.family == socket.AF_UNIX:
+        return await loop.create_unix_server(new_protocol, sock=listening, backlog=BACKLOG)
+    return await loop.create_server(new_protocol, sock=listening, backlog=BACKLOG)
+
+
+class Listener:
+    """Accepts clients into the selector of a `PolledLoop`."""
+
+    def __init__(
+        self, loop: PolledLoop, listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
+        self._loop = loop
+        self._socket = listening
+        self._new_protocol = new_protocol
+        self._again: asyncio.TimerHandle | None = None
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+        loop.add_reader(listening, self._accept)
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        from cairnkv.server.poller import Transport
+
+        for _ in range(BACKLOG):
+            try:
+                connected, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in SHORT_OF:
+                    raise
+                _log.error("cannot accept clients for the moment: %s", error.strerror)
+                self._loop.remove_reader(self._socket)
+                self._again = self._loop.call_later(SHORT_PAUSE, self._loop.add_reader, self._socket, self._accept)
+                return
+            connected.setblocking(False)
+            if connected.family != socket.AF_UNIX:
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            Transport(self._loop.clients.poller, self._loop, connected, self._new_protocol())
+
+
+async def bind(host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to every address of a host. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    bound: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            bound.append(listening)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+    except BaseException:
+        for listening in bound:
+            listening.close()
+        raise
+    return bound

@@ -1,0 +1,24 @@
+import asyncio
+import socket
+from typing import Any
+
+from cairnkv.session.accelerator import Accelerator
+
+class Poller:
+    def __init__(self, epoll: int) -> None: ...
+    def poll(self, timeout: float) -> list[tuple[int, int]]: ...
+
+class Transport(asyncio.Transport):
+    heard: float
+    def __init__(
+        self, poller: Poller, loop: asyncio.AbstractEventLoop, connected: socket.socket, protocol: asyncio.Protocol
+    ) -> None: ...
+    def accelerate(
+        self,
+        accelerator: Accelerator | None,
+        width: int,
+        statuses: tuple[int, int],
+        string_max: int,
+        frame_max: int,
+    ) -> None: ...
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...

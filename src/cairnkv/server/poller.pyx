@@ -1,0 +1,428 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled event path: one epoll set for asyncio's descriptors and for the sockets of all clients.
+
+asyncio lets a program bring its own selector. This one waits for asyncio's descriptors and serves clients while it
+waits: bytes in, the accelerator, bytes out, and back to waiting, without a step of Python. Whatever the accelerator
+leaves goes to the client's connection as any transport would bring it, and then asyncio gets its turn.
+
+What always holds: a `Transport` behaves as asyncio's own do, as far as a `Connection` can tell; asyncio waits for
+no client, and no client for more than the events of one wake-up.
+
+Not for TLS, and not for systems without epoll: there, asyncio's or uvloop's transports serve the same connections.
+"""
+
+import os
+import selectors
+import socket
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from cairnkv.session.accelerator cimport Accelerator, Conversation
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+        int fd
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
+
+cdef extern from "sys/socket.h" nogil:
+    Py_ssize_t recv(int fd, void *buffer, size_t length, int flags)
+    Py_ssize_t send(int fd, const void *buffer, size_t length, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
+# Bytes read from a client at once.
+cdef enum:
+    RECEIVE_BYTES = 262144
+    EVENTS_MAX = 256
+
+
+cdef double monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef class Poller:
+    """The part of a `ClientSelector` that is compiled: the epoll set with the clients in it."""
+
+    cdef int _epoll
+    cdef Accelerator _accelerator
+    cdef unsigned char *_received
+    cdef epoll_event _events[EVENTS_MAX]
+    cdef dict _transports  # by descriptor
+    cdef PyObject **_clients  # the same, borrowed, for a look-up without Python
+    cdef int _clients_size
+    cdef bint _called  # whether Python code was called, which may have something for asyncio to do
+
+    def __cinit__(self):
+        self._received = <unsigned char *>PyMem_Malloc(RECEIVE_BYTES)
+        self._clients_size = 1024
+        self._clients = <PyObject **>PyMem_Malloc(self._clients_size * sizeof(PyObject *))
+        if self._received is NULL or self._clients is NULL:
+            raise MemoryError
+        memset(self._clients, 0, self._clients_size * sizeof(PyObject *))
+
+    def __dealloc__(self):
+        PyMem_Free(self._received)
+        PyMem_Free(self._clients)
+
+    def __init__(self, int epoll):
+        """epoll: the descriptor of the selector's epoll set."""
+        self._epoll = epoll
+        self._transports = {}
+
+    def poll(self, double timeout):
+        """Wait for asyncio's descriptors for so many seconds (below 0: for ever), and serve clients meanwhile.
+
+        Returns the (descriptor, events) of asyncio's that are ready. It may be empty before the time is up, when
+        something was done that may have given asyncio something to do.
+        """
+        cdef double deadline = monotonic() + timeout
+        cdef double left = timeout
+        cdef int milliseconds, count, at, fd
+        cdef list ready = []
+        self._called = False
+        while True:
+            milliseconds = -1 if timeout < 0 else 0 if left <= 0 else <int>(left * 1000 + 0.999) if left < 86400 else 86400000
+            with nogil:
+                count = epoll_wait(self._epoll, self._events, EVENTS_MAX, milliseconds)
+            if count < 0:
+                if errno != EINTR:
+                    raise OSError(errno, os.strerror(errno))
+                PyErr_CheckSignals()
+                return ready
+            for at in range(count):
+                fd = self._events[at].data.fd
+                if fd < self._clients_size and self._clients[fd] is not NULL:
+                    (<Transport>self._clients[fd])._serve(self._events[at].events)
+                else:
+                    ready.append((fd, self._events[at].events))
+            if ready or self._called:
+                return ready
+            if timeout >= 0:
+                left = deadline - monotonic()
+                if left <= 0:
+                    return ready
+
+    cdef int _add(self, Transport transport) except -1:
+        cdef int fd = transport._fd, size
+        cdef PyObject **larger
+        if fd >= self._clients_size:
+            size = max(fd + 1, 2 * self._clients_size)
+            larger = <PyObject **>PyMem_Malloc(size * sizeof(PyObject *))
+            if larger is NULL:
+                raise MemoryError
+            memset(larger, 0, size * sizeof(PyObject *))
+            for at in range(self._clients_size):
+                larger[at] = self._clients[at]
+            PyMem_Free(self._clients)
+            self._clients, self._clients_size = larger, size
+        self._transports[fd] = transport
+        self._clients[fd] = <PyObject *>transport
+        return self._control(EPOLL_CTL_ADD, fd, EPOLLIN)
+
+    cdef int _remove(self, int fd) except -1:
+        self._clients[fd] = NULL
+        del self._transports[fd]
+        return self._control(EPOLL_CTL_DEL, fd, 0)
+
+    cdef int _control(self, int what, int fd, uint32_t events) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.fd = fd
+        if epoll_ctl(self._epoll, what, fd, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
+
+
+cdef class Transport:
+    """A client's socket, as asyncio's transports present one (`asyncio.Transport`).
+
+    heard: when the client last sent something, in the loop's time.
+    """
+
+    cdef int _fd
+    cdef Poller _poller
+    cdef object _socket, _loop, _protocol
+    cdef object __weakref__
+    cdef list _unsent  # what the system has not taken, in order
+    cdef Py_ssize_t _unsent_at  # how much of the first piece it has
+    cdef Py_ssize_t _unsent_size
+    cdef Py_ssize_t _high, _low
+    cdef uint32_t _interest
+    cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
+    cdef Accelerator _accelerator  # None while everything goes the readable way
+    cdef Conversation _conversation
+    cdef readonly double heard
+
+    def __init__(self, Poller poller, loop, connected, protocol):
+        """connected: a socket that does not block. Calls `protocol.connection_made`."""
+        self._poller = poller
+        self._loop = loop
+        self._socket = connected
+        self._fd = connected.fileno()
+        self._protocol = protocol
+        self._unsent = []
+        self._high, self._low = 65536, 16384
+        self._reading = True
+        self._interest = EPOLLIN
+        poller._add(self)
+        protocol.connection_made(self)
+
+    # -- what asyncio's transports have -----------------------------------------------------------------------
+
+    def get_extra_info(self, name, default=None):
+        if name == "peername":
+            try:
+                return self._socket.getpeername()
+            except OSError:
+                return default
+        return self._socket if name == "socket" else default
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        self._high = 65536 if high is None else high
+        self._low = self._high // 4 if low is None else low
+
+    def get_write_buffer_size(self):
+        return self._unsent_size
+
+    def is_closing(self):
+        return self._closing
+
+    def pause_reading(self):
+        self._reading = False
+        self._watch()
+
+    def resume_reading(self):
+        self._reading = True
+        self._watch()
+
+    def write(self, data):
+        if self._lost or self._end_wanted or not data:
+            return
+        if not self._unsent_size:
+            data = self._send(data)
+            if data is None:
+                return
+        self._unsent.append(data)
+        self._unsent_size += len(data)
+        self._watch()
+        self._check_high()
+
+    def writelines(self, pieces):
+        self.write(b"".join(pieces))
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        if not self._end_wanted and not self._closing:
+            self._end_wanted = True
+            if not self._unsent_size:
+                self._shut_down()
+
+    def close(self):
+        if not self._closing:
+            self._closing = True
+            self._reading = False
+            if self._unsent_size:
+                self._watch()
+            else:
+                self._lose(None)
+
+    def abort(self):
+        self._closing = True
+        self._lose(None)
+
+    # -- acceleration -----------------------------------------------------------------------------------------
+
+    def accelerate(self, accelerator, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max):
+        """From now on, let an accelerator have the first look at what comes (None: no longer)."""
+        self._accelerator = accelerator
+        self._conversation.width = width
+        self._conversation.success = statuses[0]
+        self._conversation.failure = statuses[1]
+        self._conversation.string_max = string_max
+        self._conversation.frame_max = frame_max
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    cdef int _serve(self, uint32_t events) except -1:
+        """Do what the events of one wake-up ask for. Errors of the protocol go to the loop's handler."""
+        cdef Py_ssize_t received, used = 0
+        cdef bytes rest
+        Py_INCREF(self)
+        try:
+            if events & EPOLLOUT:
+                self._flush()
+            if not self._reading or self._ended or self._lost:
+                if events & (EPOLLERR | EPOLLHUP) and not self._lost and not events & EPOLLOUT:
+                    self._lose(ConnectionResetError("the client has gone"))
+                return 0
+            if not events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+                return 0
+            received = recv(self._fd, self._poller._received, RECEIVE_BYTES, MSG_DONTWAIT)
+            if received < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self._lose(OSError(errno, os.strerror(errno)))
+                return 0
+            if received == 0:
+                self._end_of_input()
+                return 0
+            self.heard = monotonic()
+            if self._accelerator is not None and self._unsent_size == 0:
+                used = self._accelerator.execute(self._poller._received, received, &self._conversation)
+                if self._accelerator._size:
+                    self._send_replies()
+            if used < received and not self._lost:
+                self._poller._called = True
+                rest = PyBytes_FromStringAndSize(<char *>self._poller._received + used, received - used)
+                self._protocol.data_received(rest)
+        except BaseException as error:
+            self._wrong(error)
+        finally:
+            Py_DECREF(self)
+        return 0
+
+    cdef int _wrong(self, error) except -1:
+        self._poller._called = True
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            raise error
+        self._loop.call_exception_handler(
+            {"message": "a connection failed", "exception": error, "transport": self, "protocol": self._protocol}
+        )
+        if not self._lost:
+            self._closing = True
+            self._lose(error)
+        return 0
+
+    cdef int _end_of_input(self) except -1:
+        self._poller._called = True
+        self._ended = True
+        self._watch()
+        if not self._protocol.eof_received():
+            self.close()
+        return 0
+
+    cdef int _send_replies(self) except -1:
+        """Send what the accelerator has; keep what the system does not take."""
+        cdef Py_ssize_t size = self._accelerator._size
+        cdef Py_ssize_t sent = send(self._fd, self._accelerator._out, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent == size:
+            return 0
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self._lose(OSError(errno, os.strerror(errno)))
+                return 0
+            sent = 0
+        self._unsent.append(PyBytes_FromStringAndSize(self._accelerator._out + sent, size - sent))
+        self._unsent_size += size - sent
+        self._watch()
+        self._check_high()
+        return 0
+
+    def _send(self, data):
+        """Send at once what the system takes; the rest, or None."""
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return data
+        except OSError as error:
+            self._lose(error)
+            return None
+        return data[sent:] if sent < len(data) else None
+
+    cdef int _flush(self) except -1:
+        cdef Py_ssize_t sent
+        while self._unsent_size and not self._lost:
+            first = self._unsent[0]
+            try:
+                sent = self._socket.send(memoryview(first)[self._unsent_at :])
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._lose(error)
+                return 0
+            self._unsent_at += sent
+            self._unsent_size -= sent
+            if self._unsent_at == len(first):
+                del self._unsent[0]
+                self._unsent_at = 0
+            else:
+                break
+        if self._lost:
+            return 0
+        self._watch()
+        if self._protocol_paused and self._unsent_size <= self._low:
+            self._protocol_paused = False
+            self._poller._called = True
+            self._protocol.resume_writing()
+        if not self._unsent_size:
+            if self._closing:
+                self._lose(None)
+            elif self._end_wanted:
+                self._shut_down()
+        return 0
+
+    cdef int _check_high(self) except -1:
+        if self._unsent_size > self._high and not self._protocol_paused:
+            self._protocol_paused = True
+            self._poller._called = True
+            self._protocol.pause_writing()
+        return 0
+
+    cdef int _shut_down(self) except -1:
+        if not self._lost:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:  # the client has gone, and nobody has noticed yet
+                self._lose(error)
+        return 0
+
+    cdef int _watch(self) except -1:
+        """Ask for the events that are of use now."""
+        cdef uint32_t interest = 0
+        if self._lost:
+            return 0
+        if self._reading and not self._ended:
+            interest |= EPOLLIN
+        if self._unsent_size:
+            interest |= EPOLLOUT
+        if interest != self._interest:
+            self._interest = interest
+            self._poller._control(EPOLL_CTL_MOD, self._fd, interest)
+        return 0
+
+    cdef int _lose(self, error) except -1:
+        """Be closed: nothing is read or sent any more, and the protocol is told in the loop's next turn."""
+        if self._lost:
+            return 0
+        self._lost = self._closing = True
+        self._poller._called = True
+        self._poller._remove(self._fd)
+        self._unsent.clear()
+        self._unsent_size = 0
+        self._accelerator = None
+        self._loop.call_soon(self._tell_lost, error)
+        return 0
+
+    def _tell_lost(self, error):
+        try:
+            self._protocol.connection_lost(error)
+        finally:
+            self._socket.close()

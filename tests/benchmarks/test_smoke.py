@@ -1,0 +1,100 @@
+"""Proves that the benchmarks run from beginning to end, with the smallest sizes; their figures are of no meaning here.
+
+Peers that are not installed are left out, as they are in a real run.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 120.0
+"""How long a smoke run may take; it needs some ten."""
+
+ROW = {"group", "what", "peer", "unit", "ours", "theirs", "ratio", "spread", "target", "verdict"}
+
+
+def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "bench.py", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=SECONDS,
+    )
+
+
+def loaded(path: Path) -> Any:
+    """A module that is no part of a package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_run_and_what_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = bench("--smoke", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "latest.json").read_text())
+    assert set(results) == {"made", "notes", "rows", "rounds"}
+    assert results["made"]["profile"] == "smoke"
+    assert results["made"]["cairnkv"]["version"]
+    for row in results["rows"]:
+        assert set(row) == ROW
+        assert row["ours"] > 0
+        assert (row["theirs"] is None) == (row["ratio"] is None)
+        assert row["spread"][0] <= (row["ours"] if row["ratio"] is None else row["ratio"]) <= row["spread"][1]
+        assert (row["verdict"] == "report") == (row["target"] is None)
+    for samples in results["rounds"].values():
+        assert all(len(rounds) == 1 for rounds in samples.values())
+    groups = {row["group"] for row in results["rows"]}
+    assert "a whole `cairn get k` process" in groups
+    if shutil.which("cc"):
+        assert "server CPU per GET while keys grow" in groups
+        if shutil.which("redis-server"):
+            assert "GET, SET not in a pipeline: server CPU per command" in groups
+    for program in ("redis-server", "memcached"):
+        left_out = any(f"{program} is not installed" in note for note in results["notes"])
+        assert left_out == (shutil.which("cc") is not None and shutil.which(program) is None)
+    assert (tmp_path / "latest.svg").read_text().startswith("<svg ")
+    tables = loaded(ROOT / "docs" / "tables.py")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "latest.json")
+    assert all(f"| {row['what']} | {row['peer']} |" in tables.performance() for row in results["rows"])
+    assert "| a whole `cairn get k` process |" in tables.headlines()
+
+
+def test_a_machine_that_has_nothing(tmp_path: Path) -> None:
+    """No compiler and no server but ours: a smoke run measures what is left, any other says what it needs."""
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    done = bench("--smoke", "--output", str(tmp_path), PATH=str(empty))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "latest.json").read_text())
+    assert any("C compiler" in note for note in results["notes"])
+    assert "a whole `cairn get k` process" in {row["group"] for row in results["rows"]}
+    done = bench("--output", str(tmp_path / "none"), PATH=str(empty))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "bench: the load generator needs a C compiler; on Debian: apt-get install gcc libc6-dev"
+    ]
+    assert not (tmp_path / "none").exists()
+
+
+def test_no_figures_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = loaded(ROOT / "docs" / "tables.py")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "latest.json")
+    assert tables.performance() == tables.headlines() == "no figures yet: run make bench"
+
+
+def test_what_is_asked_for_is_understood(tmp_path: Path) -> None:
+    assert "not 'tiny'" in bench("--output", str(tmp_path), BENCH="tiny").stderr
+    assert "--output" in bench("--smoke").stderr

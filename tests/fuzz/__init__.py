@@ -1,0 +1,1 @@
+"""Long comparisons; `make fuzz` runs them."""

@@ -1,0 +1,117 @@
+"""`make fuzz`: the compiled hot path beside the readable way, for long, with the sanitizers on.
+
+    python -m tests.fuzz [--seconds 300] [--seed N] [--plain]
+
+Builds the compiled part anew with AddressSanitizer and UndefinedBehaviorSanitizer into a directory of its own, and
+runs itself there: lives of a store are drawn from seeds, cut into pieces, damaged now and then, and told to both;
+replies, sessions and keyspaces have to agree after each step. What fails prints its seed, and `--seed` repeats it.
+`--plain` takes the compiled part that is installed, without sanitizers.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
+
+
+def main() -> int:
+    """Build, and fuzz there; or only fuzz."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description="compare the compiled hot path with the readable way"
+    )
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seed", type=int, help="the first seed (default: by chance)")
+    parser.add_argument("--plain", action="store_true", help="fuzz what is installed, without sanitizers")
+    given = parser.parse_args()
+    seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
+    if given.plain:
+        return fuzz(given.seconds, seed)
+    compiler = os.environ.get("CC", "gcc")
+    if shutil.which(compiler) is None:
+        print(f"fuzz: there is no {compiler}; on Debian: apt-get install gcc", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="cairn-fuzz-") as directory:
+        return fuzz_sanitized(Path(directory), compiler, given.seconds, seed)
+
+
+def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int) -> int:
+    """Build a copy of the project with the sanitizers, and fuzz it in a process that has them."""
+    for name in ("src", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, place / name)
+    environment = {**os.environ, "CC": compiler, "CFLAGS": SANITIZERS, "LDFLAGS": "-fsanitize=address,undefined"}
+    print("fuzz: building with the sanitizers", flush=True)
+    build = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*build, "--target", "built", "."], cwd=place, env=environment, check=True)
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    environment |= {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "PYTHONMALLOC": "malloc",  # so that every object is an allocation that AddressSanitizer knows
+        "PYTHONPATH": f"{place / 'built'}{os.pathsep}{place}",
+    }
+    run = [sys.executable, "-m", "tests.fuzz", "--plain", "--seconds", str(seconds), "--seed", str(seed)]
+    return subprocess.run(run, cwd=place, env=environment, check=False).returncode
+
+
+def fuzz(seconds: float, first: int) -> int:
+    """Live lives until the time is up."""
+    import cairnkv.session.accelerator
+    from cairnkv.wire import Dialect, Limits, write_command
+    from tests.support.lives import flipped, lively
+    from tests.support.twins import Twins
+
+    print(f"fuzz: {cairnkv.session.accelerator.__file__}, from seed {first}", flush=True)
+    end, said_until = time.monotonic() + seconds, time.monotonic() + 10
+    seed = first
+    accelerated = total = 0
+    while time.monotonic() < end:
+        chance = random.Random(seed)
+        width = 2 if chance.random() < 0.5 else 4
+        limits = Limits(value=2_000, frame=80_000) if chance.random() < 0.5 else Limits()
+        twins = Twins(
+            width=width if chance.random() < 0.3 else None, dialect=chance.choice(list(Dialect)), limits=limits
+        )
+        try:
+            for _ in range(20):
+                twins.clock.advance(chance.randrange(3_000))
+                count = chance.randrange(120)
+                total += count
+                said = b"".join(write_command(lively(chance), width=width) for _ in range(count))
+                if chance.random() < 0.15:
+                    said = flipped(said, chance)
+                if chance.random() < 0.05:
+                    said += chance.randbytes(chance.randrange(40))
+                twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(6))])
+                twins.agree()
+        except BaseException:
+            print(f"fuzz: seed {seed} fails; repeat it with --seed {seed}", file=sys.stderr, flush=True)
+            raise
+        accelerated += twins.accelerator.commands
+        seed += 1
+        if time.monotonic() > said_until:
+            said_until = time.monotonic() + 10
+            print(f"fuzz: {seed - first:,} lives, {accelerated:,} of {total:,} commands accelerated", flush=True)
+    print(f"fuzz: no difference in {seed - first:,} lives, {accelerated:,} of {total:,} commands accelerated")
+    return 0 if accelerated else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

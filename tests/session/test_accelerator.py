@@ -1,0 +1,149 @@
+"""The compiled hot path gives what the readable way gives: for any bytes, however cut, the same replies and the
+same keyspace. And where it is not there, or not wanted, everything works without it.
+
+`make fuzz` runs the comparison for long, with the sanitizers on.
+"""
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cairnkv
+from cairnkv.commands import BY_NAME, Clear, ClearMany, Exists, Get, GetMany, Incr, Ping, Set, SetMany
+from cairnkv.keyspace.table import position
+from cairnkv.store import Store
+from cairnkv.wire import Dialect, Limits, write_command
+from cairnkv.wire.article import Width
+from tests.support.lives import flipped, lively
+from tests.support.strategies import commands
+from tests.support.twins import Twins
+
+built = importlib.util.find_spec("cairnkv.session.accelerator") is not None
+compiled_only = pytest.mark.skipif(
+    not built, reason="the compiled parts were not built here: no compiler, or it failed"
+)
+
+SERVED = [Get, Set, Clear, Ping, Exists, GetMany, SetMany, ClearMany, Incr]
+
+
+@compiled_only
+class TestTheSame:
+    @given(data=st.data(), width=st.sampled_from([2, 4]), dialect=st.sampled_from(Dialect))
+    def test_for_commands_however_cut(self, data: st.DataObject, width: Width, dialect: Dialect) -> None:
+        twins = Twins(width=data.draw(st.sampled_from([None, width])), dialect=dialect)
+        some = data.draw(st.lists(commands(SERVED) | commands(), max_size=30))
+        repeated = some + data.draw(st.lists(st.sampled_from(some), max_size=30)) if some else []
+        said = b"".join(write_command(command, width=width) for command in repeated)
+        twins.say_in_pieces(said, data.draw(st.lists(st.integers(0, max(len(said), 1)), max_size=6)))
+        twins.agree()
+
+    @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=4), st.sampled_from([None, 2, 4]))
+    def test_for_any_bytes(self, said: bytes, cuts: list[int], width: Width | None) -> None:
+        twins = Twins(width=width)
+        twins.say_in_pieces(said, cuts)
+        twins.agree()
+
+    @given(st.integers(0, 2**32), st.sampled_from([2, 4]))
+    def test_for_a_life_of_a_store(self, seed: int, width: Width) -> None:
+        """Few keys and many commands, with times to live, time that goes on, full buckets and broken frames."""
+        chance = random.Random(seed)
+        twins = Twins(width=width, limits=Limits(value=2_000, frame=80_000))
+        for _ in range(12):
+            twins.clock.advance(chance.randrange(3_000))
+            said = b"".join(write_command(lively(chance), width=width) for _ in range(chance.randrange(80)))
+            if chance.random() < 0.1:
+                said = flipped(said, chance)
+            twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
+            twins.agree()
+
+    def test_for_buckets_that_split(self) -> None:
+        twins = Twins()
+        for begin in range(0, 3_000, 100):
+            twins.say(b"".join(write_command(Set(b"%d" % n, b"v")) for n in range(begin, begin + 100)))
+        twins.say(b"".join(write_command(Clear(b"%d" % n)) for n in range(3_000)))
+        twins.agree()
+
+    @pytest.mark.parametrize("length", [0, 1, 999, 65_535, 200_000, 1_048_570, 1_048_576, 3_000_000])
+    def test_for_long_values(self, length: int) -> None:
+        twins = Twins()
+        value = bytes(length)
+        said = write_command(Ping(b"")) + write_command(Set(b"k", value))
+        twins.say(said + b"".join(write_command(one) for one in (Get(b"k"), GetMany((b"k", b"k", b"no")), Ping(value))))
+        twins.agree()
+
+    @pytest.mark.parametrize("over", [0, 1])
+    def test_at_the_limits(self, over: int) -> None:
+        twins = Twins(limits=Limits(value=1_000, frame=70_000))
+        twins.say(write_command(Ping(b"")))
+        twins.say(write_command(Set(b"k" * 65_535, b"v" * 1_000)) + write_command(Get(b"k" * 65_535)))
+        twins.say(write_command(Set(b"k", b"v" * (1_000 + over))))
+        twins.agree()
+        twins = Twins(limits=Limits(value=1_000, frame=70_000))
+        twins.say(write_command(SetMany(0, tuple((b"%03d" % n, b"v" * 984) for n in range(70)))))
+        frame = write_command(GetMany((b"000",) * 71))
+        twins.say(frame[:-2] + b"%02d" % over)
+        twins.agree()
+
+
+@compiled_only
+class TestWhatItIs:
+    def test_it_serves_what_the_vocabulary_calls_so(self) -> None:
+        from cairnkv.session.accelerator import SERVED as NUMBERS
+
+        assert {command.word.name: command.word.number for command in SERVED} == NUMBERS
+        assert all(BY_NAME[name].number == number for name, number in NUMBERS.items())
+
+    def test_it_does_the_common_commands_itself(self) -> None:
+        """Otherwise everything here would be the same because it is the same."""
+        twins = Twins()
+        twins.say(write_command(Ping(b"")))
+        some = [Set(b"a", b"1"), Set(b"b", b"2"), Get(b"a"), Incr(b"a", 5), Exists((b"a", b"c")), GetMany((b"a", b"b"))]
+        some += [SetMany(0, ((b"c", b"3"),)), ClearMany((b"c",)), Clear(b"b"), Ping(b"x")]
+        twins.say(b"".join(map(write_command, some)))
+        twins.agree()
+        assert twins.accelerator.commands == len(some)
+        assert twins.accelerator.writes == 6
+
+    @given(st.binary(min_size=1, max_size=100))
+    def test_its_position_of_a_key_is_the_tables(self, key: bytes) -> None:
+        """It looks a key up by its own CRC-32: in a table of many buckets it only finds it if that is right."""
+        twins = Twins()
+        for n in range(2_000):
+            for store in twins.stores:
+                store.keyspace.put(b"%d" % n, b"", None)
+        twins.say(write_command(Ping(b"")))
+        for store in twins.stores:
+            store.keyspace.put(key, b"there", None)
+        twins.say(write_command(Get(key)))
+        twins.agree()
+        assert 0 <= position(key) < 2**32
+
+    def test_a_store_that_needs_a_look_at_each_command_has_none(self) -> None:
+        from cairnkv.session import accelerator_of
+
+        assert accelerator_of(Store(memory_limit=10**9)) is None
+
+
+@pytest.mark.parametrize("pure", ["1", "0"])
+def test_the_variable_turns_it_off(pure: str) -> None:
+    code = "import cairnkv; print(cairnkv.features()['hot path'])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "CAIRNKV_PURE": pure},
+    )
+    assert ran.stdout.strip() == ("compiled" if built and pure == "0" else "plain Python")
+
+
+def test_features_say_which_is_in_use() -> None:
+    wanted = os.environ.get("CAIRNKV_PURE", "0") in ("", "0")
+    assert cairnkv.features()["hot path"] == ("compiled" if built and wanted else "plain Python")
