@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_run_and_what_is_made_of_it(tmp_path: Path, monkeypatch: pytest.Monkey
     for program in ("redis-server", "memcached"):
         left_out = any(f"{program} is not installed" in note for note in results["notes"])
         assert left_out == (shutil.which("cc") is not None and shutil.which(program) is None)
-    assert (tmp_path / "latest.svg").read_text().startswith("<svg ")
+    assert ElementTree.parse(tmp_path / "latest.svg").getroot().tag.endswith("svg")
     tables = loaded(ROOT / "docs" / "tables.py")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "latest.json")
     assert all(f"| {row['what']} | {row['peer']} |" in tables.performance() for row in results["rows"])

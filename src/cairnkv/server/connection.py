@@ -203,8 +203,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(pieces[0])
         elif sum(map(len, pieces)) <= JOIN_BYTES:
             self._transport.write(b"".join(pieces))
+        elif self._polled is not None:
+            self._polled.writelines(pieces)
         else:
-            self._transport.writelines(pieces)
+            for piece in pieces:  # asyncio's own writelines pauses nobody in some versions (CVE-2024-12254)
+                self._transport.write(piece)
 
     def _read_on(self, wanted: bool) -> None:
         if wanted != self._reading and not self._transport.is_closing():

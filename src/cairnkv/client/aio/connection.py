@@ -6,6 +6,8 @@ issued in one turn of the loop leave in one write. Calls that await replies are 
 """
 
 import asyncio
+import contextlib
+import os
 from collections import deque
 from typing import Final, cast
 
@@ -21,6 +23,9 @@ JOIN_BYTES: Final = 64 * 1024
 
 UNSENT_PAUSE: Final = 1024 * 1024
 """Bytes of commands that the server has not taken at which further callers wait their turn."""
+
+LAST_WORDS_BYTES: Final = 64 * 1024
+"""Bytes that are still read of a connection that can no longer be written to."""
 
 CHECKS_PER_TIMEOUT: Final = 10
 """How often within one timeout the slots are looked at: a call may time out a tenth late."""
@@ -100,7 +105,8 @@ class Connection(asyncio.Protocol):
         if sum(map(len, parts)) <= JOIN_BYTES:
             self._transport.write(b"".join(parts))
         else:
-            self._transport.writelines(parts)
+            for part in parts:  # asyncio's own writelines pauses nobody in some versions (CVE-2024-12254)
+                self._transport.write(part)
 
     # -- what the loop says ---------------------------------------------------------------------------------
 
@@ -140,7 +146,16 @@ class Connection(asyncio.Protocol):
         self._let_in()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._slots:
+            self._read_last_words()
         self._lose(f"connection lost ({exc or 'the server closed it'})")
+
+    def _read_last_words(self) -> None:
+        """After sending has failed: read the failure with which the server ended the connection, if it came."""
+        connected = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be closed by now, or not be shown
+            if data := os.read(connected.fileno(), LAST_WORDS_BYTES):
+                self.data_received(data)
 
     # -- ends -----------------------------------------------------------------------------------------------
 
