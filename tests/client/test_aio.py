@@ -324,3 +324,20 @@ async def test_more_tasks_than_may_be_in_flight_all_get_their_turn() -> None:
             stored = await asyncio.gather(*(kv.set(f"{n}", "x") for n in range(25_000)))
             assert all(stored)
             assert await kv.count() == 25_000
+
+
+async def test_a_turn_given_to_a_call_that_is_cancelled_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio_connection, "CLIENT_IN_FLIGHT_MAX", 1)
+    loop = asyncio.get_running_loop()
+    connection = Connection(loop, "nowhere", 5)
+    connection.connection_made(Wire())
+    first = connection.submit(Get(b"k"), loop.time() + 5)
+    given = asyncio.ensure_future(connection.room(loop.time() + 5))
+    waiting = asyncio.ensure_future(connection.room(loop.time() + 5))
+    await asyncio.sleep(0)
+    connection.data_received(b"\x000\0\0\0\x01v")
+    given.cancel()
+    async with asyncio.timeout(2):
+        await waiting
+    assert await first == b"v"
+    connection.close("the test is over")

@@ -12,6 +12,7 @@ from typing import Final
 
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.forking import FORKING
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
 from cairnkv.errors import CallerError, OptionError
@@ -20,10 +21,6 @@ from cairnkv.store import Clock, Held, Store, WhenFull
 
 CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""
-
-
-_forking = threading.Lock()
-os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)
 
 
 class Shared:
@@ -38,7 +35,7 @@ class Shared:
 
     def execute(self, command: Command) -> Reply | Held:
         if self._pid != os.getpid():
-            with _forking:
+            with FORKING:
                 if self._pid != os.getpid():
                     # Another thread may have had the lock at the fork, and nobody here would release it.
                     self._lock = threading.Lock()

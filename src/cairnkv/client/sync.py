@@ -20,6 +20,7 @@ from typing import Final
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.forking import FORKING
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
@@ -38,10 +39,6 @@ WINDOW_BYTES: Final = 32 * 1024
 WINDOW_COMMANDS: Final = 512
 """What a pipeline sends before it reads the replies to it, unless a single command is larger. Socket buffers
 hold that much, so that client and server can never both wait for the other to read."""
-
-
-_forking = threading.Lock()
-os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forking.release)
 
 
 class Client(KeyValue[K, V]):
@@ -170,7 +167,7 @@ class Client(KeyValue[K, V]):
     def _after_fork(self) -> None:
         """In a forked process, let go of the parent's connection and of a lock that nobody here will release."""
         if self._pid != os.getpid():
-            with _forking:
+            with FORKING:
                 if self._pid != os.getpid():
                     self._lock = threading.Lock()
                     self._drop()

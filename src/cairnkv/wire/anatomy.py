@@ -12,6 +12,7 @@ For people who look at a connection (`cairn trace`). Not for talking to anybody:
 decided by the decoders of `cairnkv.wire.article`, from which the layouts come.
 """
 
+import abc
 import dataclasses
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -89,7 +90,7 @@ class _Undelimited(Exception):
     """Nobody can say where this frame ends."""
 
 
-class _Dissector:
+class _Dissector(abc.ABC):
     """Bytes in, frames out: a parser that is suspended where bytes are missing.
 
     A subclass says in `_frame` what a frame consists of, taking it field by field.
@@ -144,9 +145,9 @@ class _Dissector:
         self._begin()
         return frame
 
+    @abc.abstractmethod
     def _frame(self) -> Generator[None, None, None]:
         """Take a frame field by field; suspended where bytes are missing."""
-        raise NotImplementedError
 
     # -- taking fields ----------------------------------------------------------------------------------------
 

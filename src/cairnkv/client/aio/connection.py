@@ -74,6 +74,9 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout_at(deadline):
                 await waiting
+        except asyncio.CancelledError:
+            self._let_in()  # a turn that was given to this call is somebody else's now
+            raise
         except TimeoutError:
             raise Unavailable(
                 f"no turn in time at {self.name}; {len(self._waiting_for_room):,} commands wait for theirs"
