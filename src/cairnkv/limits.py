@@ -24,6 +24,12 @@ FRAME_MAX: Final = VALUE_MAX + MIB
 """Bytes in one whole frame, in either direction, by default: the largest value, its key, and room for a
 command that carries several."""
 
+STRING_MAX: Final = 512 * MIB
+"""Bytes that a value could ever have, whatever `VALUE_MAX` is set to: what offsets into one may say, as in Redis."""
+
+SPACES: Final = 16
+"""Keyspaces of a store, as Redis has databases. The article's wire and the embedded store use the first."""
+
 ARGUMENTS_MAX: Final = 65_536
 """Arguments in one command numbered 16 or above. Part of the protocol."""
 

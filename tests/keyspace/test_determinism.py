@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Command, SetMany
-from cairnkv.keyspace import Keyspace, apply, can_apply
+from cairnkv.keyspace import Keyspace, apply, can_apply, forget
 from tests.keyspace.test_model import EASILY_MET, STEPS, content
 from tests.support.strategies import commands
 
@@ -28,10 +28,10 @@ def test_two_keyspaces_that_are_told_the_same_say_the_same(history: list[tuple[C
         apply(other, FILLING, now)
     for command, step in history:
         now += step
-        other.journal = journal = []
+        other.shared.journal = journal = []
         replies = apply(one, command, now), apply(other, command, now)
-        other.journal = None
-        other.forget(journal)
+        other.shared.journal = None
+        forget(journal)
         other.free_slice()
         assert replies[0] == replies[1]
         assert one.now == other.now

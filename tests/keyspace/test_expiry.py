@@ -29,7 +29,7 @@ from cairnkv.commands import (
     Swap,
     Ttl,
 )
-from cairnkv.keyspace import Keyspace, apply
+from cairnkv.keyspace import Keyspace, apply, undo
 from cairnkv.limits import TTL_MAX
 
 BEGIN = 1_000_000
@@ -124,11 +124,11 @@ def test_a_clock_that_goes_back_brings_nothing_back() -> None:
 
 def test_an_undo_does_not_turn_time_back() -> None:
     keyspace = with_a_key_that_expires()
-    keyspace.journal = journal = []
+    keyspace.shared.journal = journal = []
     assert apply(keyspace, Set(b"k", b"v"), BEGIN + 1) is OK
-    keyspace.journal = None
+    keyspace.shared.journal = None
     keyspace.advance(DEADLINE)
-    keyspace.undo(journal)
+    undo(journal)
     assert apply(keyspace, Get(b"k"), DEADLINE) is MISSING
     assert apply(keyspace, Count(), DEADLINE) == 0
     keyspace.check()
@@ -163,12 +163,12 @@ def content_in_memory(keyspace: Keyspace) -> set[bytes]:
 
 
 def takes_memory(keyspace: Keyspace, key: bytes) -> bool:
-    keyspace.journal = journal = []
+    keyspace.shared.journal = journal = []
     before = keyspace.used_bytes
     keyspace.drop(key)
     smaller = keyspace.used_bytes < before
-    keyspace.journal = None
-    keyspace.undo(journal)
+    keyspace.shared.journal = None
+    undo(journal)
     return smaller
 
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cairnkv.commands import COMMANDS, Command, SetMany
 from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, KEY, MILLISECONDS, MILLISECONDS_OR_NONE, PREFIX, VALUE
-from cairnkv.keyspace import Journal, Keyspace, apply, can_apply
+from cairnkv.keyspace import Journal, Keyspace, apply, can_apply, forget, undo
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 from tests.support.crc import key_at, keys_at
 from tests.support.model import Model, same
@@ -109,17 +109,17 @@ class KeyspaceMachine(RuleBasedStateMachine):
             if number == kept:
                 used_bytes = keyspace.used_bytes
             self.clock += step
-            keyspace.journal = journal = []
+            keyspace.shared.journal = journal = []
             if number < kept:
                 self._tell(command)
             else:
                 apply(keyspace, command, self.clock)
-            keyspace.journal = None
+            keyspace.shared.journal = None
             journals.append(journal)
         for journal in reversed(journals[kept:]):
-            keyspace.undo(journal)
+            undo(journal)
         for journal in journals[:kept]:
-            keyspace.forget(journal)
+            forget(journal)
         if kept < len(changes):
             assert keyspace.used_bytes == used_bytes
         self.model.advance(self.clock)

@@ -5,8 +5,9 @@ the majority that a reply waits for.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
-from cairnkv.commands import Command
+from cairnkv.commands import Command, Step
 from cairnkv.log import LogListener, LogRefused
 
 
@@ -15,8 +16,15 @@ class Entry:
     """One write, as the log was given it."""
 
     position: int
-    command: Command
+    steps: tuple[Step, ...]
     now: int
+
+    @property
+    def command(self) -> Command:
+        """The only command of it."""
+        (step,) = self.steps
+        assert step.space == 0
+        return step.command
 
 
 class LateLog:
@@ -46,13 +54,13 @@ class LateLog:
         assert self._listener is None, "listen is called once"
         self._listener = listener
 
-    def append(self, command: Command, now: int) -> int:
+    def append(self, steps: Sequence[Step], now: int) -> int:
         """Keep an entry pending."""
         assert not self.closed
         if self.refusal is not None:
             raise LogRefused(self.refusal)
         self._last += 1
-        self.pending.append(Entry(self._last, command, now))
+        self.pending.append(Entry(self._last, tuple(steps), now))
         return self._last
 
     def close(self) -> None:

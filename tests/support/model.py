@@ -6,36 +6,48 @@ give the same replies and hold the same entries.
 
 import copy
 import dataclasses
+import math
+from collections.abc import Callable
 
 from cairnkv.commands import (
     MISSING,
     OK,
+    Append,
     Clear,
     ClearAll,
     ClearIfEquals,
     ClearMany,
     ClearPrefix,
     Command,
+    Copy,
     Count,
+    Deadline,
     Exists,
     Expire,
+    ExpireWith,
     Failure,
     Get,
     GetMany,
     GetWith,
     Incr,
+    IncrFloat,
     Items,
     Persist,
     Ping,
+    Rename,
     Reply,
     Scan,
     Set,
+    SetBit,
     SetMany,
+    SetManyIfAbsent,
+    SetRange,
     SetWith,
     Swap,
     Ttl,
     failures,
 )
+from cairnkv.keyspace.extended import text_of_sum
 from cairnkv.keyspace.table import place
 
 Entry = tuple[bytes, int | None]
@@ -121,6 +133,40 @@ class Model:
                 for key in keys:
                     del self.entries[key]
                 return Items((following, b"%d" % len(keys)))
+            case ExpireWith():
+                return self._expire_with(command)
+            case Deadline(key):
+                return self.entries[key][1] or -1 if key in self.entries else MISSING
+            case Append(key, more):
+                return self._change(key, lambda value: value + more)
+            case SetRange(key, offset, over):
+                if not over:
+                    return len(self.entries.get(key, (b"",))[0])
+                return self._change(
+                    key, lambda value: (value + bytes(offset))[:offset] + over + value[offset + len(over) :]
+                )
+            case SetBit(key, offset, bit):
+                return self._set_bit(key, offset, bit)
+            case IncrFloat(key, amount):
+                return self._incr_float(key, amount)
+            case Rename(source, target, if_absent):
+                if source not in self.entries:
+                    return MISSING
+                if if_absent and target in self.entries:
+                    return 0
+                self.entries[target] = self.entries.pop(source)
+                return 1
+            case Copy(source, target, space, replace):
+                assert not space, "the model has one keyspace"
+                if source not in self.entries or (target in self.entries and not replace):
+                    return 0
+                self.entries[target] = self.entries[source]
+                return 1
+            case SetManyIfAbsent(pairs):
+                if any(key in self.entries for key, _ in pairs):
+                    return 0
+                self.entries.update({key: (value, None) for key, value in pairs})
+                return 1
         raise NotImplementedError(f"the model does not know {command.word.name}")
 
     def _value(self, key: bytes) -> Reply:
@@ -139,7 +185,10 @@ class Model:
             deadline = self.now + command.ttl
         if command.keep_ttl and there:
             deadline = self.entries[key][1]
+        if command.at is not None:
+            deadline = command.at
         self.entries[key] = command.value, deadline
+        self.advance(self.now)
         return True
 
     def _get_with(self, command: GetWith, key: bytes) -> Reply:
@@ -148,9 +197,47 @@ class Model:
             self.entries.pop(key, None)
         elif command.ttl is not None:
             self._redate(key, self.now + command.ttl)
+        elif command.at is not None:
+            self._redate(key, command.at)
         elif command.persist:
             self._redate(key, None)
         return value
+
+    def _expire_with(self, command: ExpireWith) -> int:
+        if command.key not in self.entries:
+            return 0
+        old = self.entries[command.key][1]
+        new = command.time if command.at else self.now + command.time
+        latest = math.inf if old is None else old
+        if (command.if_none and old is not None) or (command.if_some and old is None):
+            return 0
+        if (command.if_later and new <= latest) or (command.if_sooner and new >= latest):
+            return 0
+        return self._redate(command.key, new)
+
+    def _change(self, key: bytes, change: Callable[[bytes], bytes]) -> int:
+        value, deadline = self.entries.get(key, (b"", None))
+        self.entries[key] = change(value), deadline
+        return len(self.entries[key][0])
+
+    def _set_bit(self, key: bytes, offset: int, bit: int) -> int:
+        bits = "".join(f"{byte:08b}" for byte in self.entries.get(key, (b"",))[0])
+        bits = bits.ljust((offset // 8 + 1) * 8, "0")
+        before = int(bits[offset])
+        bits = bits[:offset] + str(bit) + bits[offset + 1 :]
+        self._change(key, lambda _: int(bits, 2).to_bytes(len(bits) // 8))
+        return before
+
+    def _incr_float(self, key: bytes, amount: bytes) -> Reply:
+        value, deadline = self.entries.get(key, (b"0", None))
+        try:
+            total = text_of_sum(value, amount)
+        except ValueError:
+            return Failure(failures.NOTFLOAT, "")
+        except OverflowError:
+            return Failure(failures.OVERFLOW, "")
+        self.entries[key] = total, deadline
+        return total
 
     def _incr(self, key: bytes, n: int) -> Reply:
         value, deadline = self.entries.get(key, (b"0", None))
@@ -169,6 +256,7 @@ class Model:
         if key not in self.entries:
             return 0
         self.entries[key] = self.entries[key][0], deadline
+        self.advance(self.now)
         return 1
 
     def _slice(self, cursor: int, prefix: bytes, seen: Reply | None) -> tuple[bytes, list[bytes]]:

@@ -56,7 +56,9 @@ BADFLAG = Code("BADFLAG", Fault.CALLER, "The header has a flag that this server 
 BADARGS = Code("BADARGS", Fault.CALLER, "The arguments do not fit the command's grammar.")
 BADKEY = Code("BADKEY", Fault.CALLER, "A key is empty or longer than 65,535 bytes.")
 NOTINT = Code("NOTINT", Fault.CALLER, "INCR of a value that is not a decimal integer of 64 signed bits.")
-OVERFLOW = Code("OVERFLOW", Fault.CALLER, "INCR beyond 64 signed bits.")
+OVERFLOW = Code("OVERFLOW", Fault.CALLER, "INCR beyond 64 signed bits, or INCR_FLOAT beyond any number.")
+NOTFLOAT = Code("NOTFLOAT", Fault.CALLER, "INCR_FLOAT of a value, or by an amount, that is no decimal number.")
+TOOLONG = Code("TOOLONG", Fault.CALLER, "The value would become longer than a value may be.")
 BIGREPLY = Code("BIGREPLY", Fault.CALLER, "The reply would be over the frame limit.")
 FULL = Code(
     "FULL",
@@ -109,6 +111,8 @@ CODES = {
         BADKEY,
         NOTINT,
         OVERFLOW,
+        NOTFLOAT,
+        TOOLONG,
         BIGREPLY,
         FULL,
         BUSY,

@@ -14,7 +14,7 @@ import enum
 import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar, dataclass_transform
 
 from cairnkv.commands.failures import BADARGS, BADKEY, Code
 from cairnkv.limits import KEY_MAX
@@ -153,7 +153,7 @@ class Word:
     writes: whether it may change the keyspace.
     grows: whether it may make the keyspace larger; refused when memory is full.
     exclusive: groups of fields; of each group at most one may be given.
-    key_field: the field that holds the key, the keys, or the pairs of key and value, if there is one.
+    key_fields: the fields that hold a key, keys, or pairs of key and value.
     by_store: answered by the store about itself; never applied to a keyspace and never logged.
     """
 
@@ -167,7 +167,7 @@ class Word:
     exclusive: tuple[tuple[str, ...], ...]
     by_store: bool
     fields: tuple[tuple[str, Slot], ...]
-    key_field: str | None
+    key_fields: tuple[str, ...]
 
     @property
     def summary(self) -> str:
@@ -248,12 +248,25 @@ class Command:
 
     def named_keys(self) -> tuple[bytes, ...]:
         """The keys that the command names, in its order; empty unless its scope is `Scope.KEYS`."""
-        if self.word.key_field is None:
-            return ()
-        value = getattr(self, self.word.key_field)
-        if isinstance(value, bytes):
-            return (value,)
-        return tuple(item if isinstance(item, bytes) else item[0] for item in value)
+        keys: list[bytes] = []
+        for field in self.word.key_fields:
+            value = getattr(self, field)
+            if isinstance(value, bytes):
+                keys.append(value)
+            else:
+                keys += (item if isinstance(item, bytes) else item[0] for item in value)
+        return tuple(keys)
+
+    def places(self, space: int) -> tuple[tuple[int, bytes], ...]:
+        """The same, each with its keyspace, when the command is said to keyspace `space`."""
+        return tuple((space, key) for key in self.named_keys())
+
+
+class Step(NamedTuple):
+    """A command, and the number of the keyspace that it is said to."""
+
+    space: int
+    command: Command
 
 
 class _Reader:
@@ -323,7 +336,7 @@ def word(
             exclusive=exclusive,
             by_store=by_store,
             fields=fields,
-            key_field=of_keys[0] if of_keys else None,
+            key_fields=tuple(of_keys),
         )
         return command
 

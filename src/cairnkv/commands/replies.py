@@ -1,7 +1,8 @@
 """What a command answers, before any wire has touched it.
 
-A reply is one of: `OK`, `MISSING`, bytes, an int, `Items`, or a `Failure`. The store makes them, a wire
-turns them into bytes, a client turns them into Python values. Nothing here knows how either looks.
+A reply is one of: `OK`, `MISSING`, bytes, an int, `Items`, a `Failure`, or the `Replies` to several commands.
+The store makes them, a wire turns them into bytes, a client turns them into Python values. Nothing here knows how
+either looks.
 """
 
 import dataclasses
@@ -50,4 +51,11 @@ class Failure:
         return f"{self.code.name} {self.text}"
 
 
-Reply: TypeAlias = Mark | bytes | int | Items | Failure
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replies:
+    """What the commands of a transaction answer, in their order. No wire but that of the transaction has it."""
+
+    values: tuple["Reply", ...]
+
+
+Reply: TypeAlias = Mark | bytes | int | Items | Failure | Replies

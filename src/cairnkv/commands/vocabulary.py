@@ -23,7 +23,7 @@ from cairnkv.commands.grammar import (
     switch,
     word,
 )
-from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, TTL_MAX
+from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, SPACES, STRING_MAX, TTL_MAX
 
 COUNTED_FROM: Final = 16
 """The first command number whose frame counts its arguments."""
@@ -38,6 +38,12 @@ MILLISECONDS_OR_NONE: Final = NumberKind("milliseconds-or-0", NO_TTL, TTL_MAX)
 AMOUNT: Final = NumberKind("n", INTEGER_MIN, INTEGER_MAX)
 CURSOR: Final = NumberKind("cursor", 0, 2**63 - 1)
 COUNT: Final = NumberKind("count", 1, SCAN_COUNT_MAX)
+UNIX_MILLISECONDS: Final = NumberKind("unix-milliseconds", 1, TTL_MAX)
+TIME: Final = NumberKind("milliseconds", -TTL_MAX, TTL_MAX)
+OFFSET: Final = NumberKind("offset", 0, STRING_MAX - 1)
+BIT_OFFSET: Final = NumberKind("offset", 0, STRING_MAX * 8 - 1)
+BIT: Final = NumberKind("bit", 0, 1)
+SPACE: Final = NumberKind("keyspace", 0, SPACES - 1)
 
 
 @word(0, scope=Scope.KEYS, answer=Answer.BYTES)
@@ -72,7 +78,7 @@ class Ping(Command):
     text: bytes = argument(TEXT)
 
 
-_CONDITIONS: Final = (("if_absent", "if_present", "if_equals"), ("ttl", "keep_ttl"))
+_CONDITIONS: Final = (("if_absent", "if_present", "if_equals"), ("ttl", "at", "keep_ttl"))
 
 
 @word(16, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
@@ -82,6 +88,7 @@ class SetWith(Command):
     ttl: milliseconds until the key expires; without it the key does not expire.
     keep_ttl: keep the time to live that the key has.
     if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
+    at: when the key expires, in milliseconds since 1970, instead of ttl; it may be over.
     """
 
     key: bytes = argument(KEY)
@@ -91,6 +98,7 @@ class SetWith(Command):
     if_absent: bool = switch("IFABSENT", default=False)
     if_present: bool = switch("IFPRESENT", default=False)
     if_equals: bytes | None = option("IFEQUALS", VALUE, default=None)
+    at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
 
 
 @word(17, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
@@ -101,10 +109,13 @@ class Swap(SetWith):
     """
 
 
-@word(18, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist"),))
+@word(
+    18, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist", "at"),)
+)
 class GetWith(Command):
     """The value of a key, which is also cleared, given a new time to live, or made to stay.
 
+    at: when it expires, in milliseconds since 1970, instead of ttl; it may be over.
     A key that is not there is answered with `MISSING`, and stays so.
     """
 
@@ -112,6 +123,7 @@ class GetWith(Command):
     clear: bool = switch("CLEAR", default=False)
     ttl: int | None = option("TTL", MILLISECONDS, default=None)
     persist: bool = switch("PERSIST", default=False)
+    at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
 
 
 @word(19, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
@@ -230,6 +242,133 @@ class Info(Command):
     """
 
 
+@word(
+    33,
+    scope=Scope.KEYS,
+    writes=True,
+    grows=True,
+    answer=Answer.NUMBER,
+    exclusive=(("if_none", "if_some"), ("if_none", "if_later"), ("if_none", "if_sooner"), ("if_later", "if_sooner")),
+)
+class ExpireWith(Command):
+    """Give a key a new time to live under conditions; answers 1, or 0 when they do not hold or it is not there.
+
+    time: milliseconds, from now or, with `at`, since 1970; a key whose time is over is cleared.
+    if_none, if_some: only if it has no time to live, or has one.
+    if_later, if_sooner: only if it would expire later or sooner than now, where no time to live is the latest.
+    """
+
+    key: bytes = argument(KEY)
+    time: int = argument(TIME)
+    at: bool = switch("AT", default=False)
+    if_none: bool = switch("IFNONE", default=False)
+    if_some: bool = switch("IFSOME", default=False)
+    if_later: bool = switch("IFLATER", default=False)
+    if_sooner: bool = switch("IFSOONER", default=False)
+
+
+@word(34, scope=Scope.KEYS, answer=Answer.NUMBER)
+class Deadline(Command):
+    """When a key expires, in milliseconds since 1970, or -1 when it does not.
+
+    A key that is not there is answered with `MISSING`.
+    """
+
+    key: bytes = argument(KEY)
+
+
+@word(35, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+class Append(Command):
+    """Put a string behind the value of a key, an empty one when it is not there; answers how long it is then.
+
+    The time to live stays as it is.
+    """
+
+    key: bytes = argument(KEY)
+    value: bytes = argument(VALUE)
+
+
+@word(36, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+class SetRange(Command):
+    """Write a string over the value of a key from an offset on; answers how long it is then.
+
+    Between its end and the offset come zero bytes. An empty string changes nothing. The time to live stays.
+    """
+
+    key: bytes = argument(KEY)
+    offset: int = argument(OFFSET)
+    value: bytes = argument(VALUE)
+
+
+@word(37, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+class SetBit(Command):
+    """Set one bit of the value of a key, 0 being the highest of the first byte; answers what it was.
+
+    What is missing up to it comes as zero bytes. The time to live stays as it is.
+    """
+
+    key: bytes = argument(KEY)
+    offset: int = argument(BIT_OFFSET)
+    bit: int = argument(BIT)
+
+
+@word(38, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES)
+class IncrFloat(Command):
+    """Add to a number with a fraction, kept as decimal text; a key that is not there counts as 0. Answers the sum.
+
+    It is reckoned with 64 bits of mantissa, as Redis does on a PC, on every machine. The time to live stays.
+    """
+
+    key: bytes = argument(KEY)
+    amount: bytes = argument(TEXT)
+
+
+@word(39, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+class Rename(Command):
+    """Let a key have another name, with its value and its time to live, in the place of what had that name.
+
+    Answers 1, or 0 when something has that name and must not (if_absent).
+    A source that is not there is answered with `MISSING`.
+    """
+
+    source: bytes = argument(KEY)
+    target: bytes = argument(KEY)
+    if_absent: bool = switch("IFABSENT", default=False)
+
+
+@word(40, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+class Copy(Command):
+    """Store the value of a key, with its time to live, under another one as well; answers 1.
+
+    Answers 0 when the source is not there, or the target is and must not be replaced.
+    space: the keyspace of the target; without it that of the source.
+    """
+
+    source: bytes = argument(KEY)
+    target: bytes = argument(KEY)
+    space: int | None = option("SPACE", SPACE, default=None)
+    replace: bool = switch("REPLACE", default=False)
+
+    def places(self, space: int) -> tuple[tuple[int, bytes], ...]:
+        """The two keys, each with its keyspace."""
+        return (space, self.source), (space if self.space is None else self.space, self.target)
+
+
+@word(41, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+class SetManyIfAbsent(Command):
+    """Store several values at once if none of the keys is there; answers 1, or 0 when some key is."""
+
+    pairs: tuple[tuple[bytes, bytes], ...] = rest(KEY, VALUE)
+
+
+@word(42, scope=Scope.TABLE, answer=Answer.BYTES, by_store=True)
+class RandomKey(Command):
+    """One of the keys, any of them.
+
+    When there is none, the answer is `MISSING`.
+    """
+
+
 COMMANDS: Final[tuple[type[Command], ...]] = (
     Get,
     Set,
@@ -252,6 +391,16 @@ COMMANDS: Final[tuple[type[Command], ...]] = (
     ClearAll,
     ClearPrefix,
     Info,
+    ExpireWith,
+    Deadline,
+    Append,
+    SetRange,
+    SetBit,
+    IncrFloat,
+    Rename,
+    Copy,
+    SetManyIfAbsent,
+    RandomKey,
 )
 BY_NUMBER: Final[dict[int, Word]] = {command.word.number: command.word for command in COMMANDS}
 BY_NAME: Final[dict[str, Word]] = {command.word.name: command.word for command in COMMANDS}

@@ -12,9 +12,10 @@ Not for what each command does (`operations`), and not for when a reply may leav
 """
 
 import dataclasses
-from typing import Final, TypeAlias
+from typing import Final
 
 from cairnkv.keyspace.expiry import DeadlineIndex
+from cairnkv.keyspace.shared import Shared, Watched
 from cairnkv.keyspace.table import Table
 
 FREE_BUCKETS: Final = 64
@@ -24,43 +25,62 @@ FREE_DEADLINES: Final = 10_000
 """Deadlines of a cleared table that are freed in one slice."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Before:
-    """What stood under a key before a change: value and deadline, or None."""
+    """A change of one key: what stood there before, value and deadline, or None."""
 
+    keyspace: "Keyspace"
     key: bytes
     entry: tuple[bytes, int | None] | None
 
+    def undo(self) -> None:
+        """Let that stand there again."""
+        self.keyspace.restore(self.key, self.entry)
 
-@dataclasses.dataclass(frozen=True, slots=True)
+    def forget(self) -> None:
+        """Nothing is kept besides this."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Cleared:
     """A whole table, with its deadlines, that another took the place of."""
 
+    keyspace: "Keyspace"
     table: Table
     deadlines: DeadlineIndex
 
+    def undo(self) -> None:
+        """Let it be the table again."""
+        self.keyspace.restore_all(self)
 
-Journal: TypeAlias = list[Before | Cleared]
+    def forget(self) -> None:
+        """Free it, in slices."""
+        self.keyspace.discard(self)
 
 
 class Keyspace:
     """A table in log time. One thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared | None = None) -> None:
+        """shared: with the other keyspaces of its store; None: it is alone."""
+        self.shared: Final = shared or Shared()
+        self.number: Final = len(self.shared.spaces)
+        self.shared.spaces.append(self)
         self._table = Table()
         self._deadlines = DeadlineIndex()
         self._cleared: list[Cleared] = []  # what nobody can see any more, being freed in slices
-        self.now = 0
-        """Log time in milliseconds: the greatest that `advance` was told."""
-        self.journal: Journal | None = None
-        """Where changes leave what they replaced; None when nothing will be undone."""
+        self._times_cleared = 0
 
     # -- time ---------------------------------------------------------------------------------------------
 
+    @property
+    def now(self) -> int:
+        """Log time in milliseconds."""
+        return self.shared.now
+
     def advance(self, now: int) -> None:
         """Let log time go on to `now`, if that is later than it is."""
-        if now > self.now:
-            self.now = now
+        self.shared.advance(now)
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -105,28 +125,33 @@ class Keyspace:
     def put(self, key: bytes, value: bytes, deadline: int | None) -> None:
         """Store a value under a key, to expire at a deadline (None: never)."""
         old = self._table.get(key)
-        if self.journal is not None:
-            self.journal.append(Before(key, old))
+        if self.shared.journal is not None:
+            self.shared.journal.append(Before(self, key, old))
         self._replace(key, old, (value, deadline))
+        self.shared.changed(key)
 
     def drop(self, key: bytes) -> bool:
         """Take a key out; whether it was visible."""
         old = self._table.get(key)
         if old is None:
             return False
-        if self.journal is not None:
-            self.journal.append(Before(key, old))
+        if self.shared.journal is not None:
+            self.shared.journal.append(Before(self, key, old))
         self._replace(key, old, None)
-        return old[1] is None or old[1] > self.now
+        if old[1] is not None and old[1] <= self.now:
+            return False
+        self.shared.changed(key)
+        return True
 
     def clear_all(self) -> None:
         """Take every key out, by putting an empty table in the place of this one."""
-        cleared = Cleared(self._table, self._deadlines)
+        cleared = Cleared(self, self._table, self._deadlines)
         self._table, self._deadlines = Table(), DeadlineIndex()
-        if self.journal is not None:
-            self.journal.append(cleared)
+        self._times_cleared += 1
+        if self.shared.journal is not None:
+            self.shared.journal.append(cleared)
         else:
-            self._cleared.append(cleared)
+            self.discard(cleared)
 
     def _replace(self, key: bytes, old: tuple[bytes, int | None] | None, new: tuple[bytes, int | None] | None) -> None:
         if old is not None and old[1] is not None:
@@ -138,20 +163,39 @@ class Keyspace:
             if new[1] is not None:
                 self._deadlines.add(key, new[1])
 
-    # -- undoing ------------------------------------------------------------------------------------------
+    # -- undoing (for journals) -----------------------------------------------------------------------------
 
-    def undo(self, journal: Journal) -> None:
-        """Restore what stood there before the changes of a journal."""
-        for change in reversed(journal):
-            if isinstance(change, Cleared):
-                self._cleared.append(Cleared(self._table, self._deadlines))
-                self._table, self._deadlines = change.table, change.deadlines
-            else:
-                self._replace(change.key, self._table.get(change.key), change.entry)
+    def restore(self, key: bytes, entry: tuple[bytes, int | None] | None) -> None:
+        """Let this entry stand under a key again, or none."""
+        self._replace(key, self._table.get(key), entry)
+        self.shared.changed(key)
 
-    def forget(self, journal: Journal) -> None:
-        """Let go of a journal that will not be undone."""
-        self._cleared += [change for change in journal if isinstance(change, Cleared)]
+    def restore_all(self, cleared: Cleared) -> None:
+        """Let this table take its place again."""
+        self.discard(Cleared(self, self._table, self._deadlines))
+        self._table, self._deadlines = cleared.table, cleared.deadlines
+        self._times_cleared += 1
+
+    def discard(self, cleared: Cleared) -> None:
+        """Free a table that nobody can see any more, in slices."""
+        self._cleared.append(cleared)
+
+    # -- watching -------------------------------------------------------------------------------------------
+
+    def watch(self, key: bytes) -> Watched:
+        """What a key is like now, for `is_unchanged`."""
+        entry = self.entry(key)
+        deadline = entry[1] if entry is not None else None
+        return Watched(key, self.shared.version(key), self._times_cleared, entry is not None, deadline)
+
+    def is_unchanged(self, watched: Watched) -> bool:
+        """Whether a key was neither changed nor taken away since, by a command or by time."""
+        if self.shared.version(watched.key) != watched.version:
+            return False
+        if not watched.there:
+            return True
+        expired = watched.deadline is not None and watched.deadline <= self.now
+        return not expired and self._times_cleared == watched.cleared
 
     # -- in the background --------------------------------------------------------------------------------
 

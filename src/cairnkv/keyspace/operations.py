@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from cairnkv.commands import (
     MISSING,
     OK,
+    Append,
     ArgumentFault,
     Clear,
     ClearAll,
@@ -19,27 +20,36 @@ from cairnkv.commands import (
     ClearMany,
     ClearPrefix,
     Command,
+    Copy,
     Count,
+    Deadline,
     Exists,
     Expire,
+    ExpireWith,
     Failure,
     Get,
     GetMany,
     GetWith,
     Incr,
+    IncrFloat,
     Items,
     Persist,
     Ping,
+    Rename,
     Reply,
     Scan,
     Set,
+    SetBit,
     SetMany,
+    SetManyIfAbsent,
+    SetRange,
     SetWith,
     Swap,
     Ttl,
     failures,
 )
 from cairnkv.commands.vocabulary import AMOUNT, NO_TTL
+from cairnkv.keyspace import extended
 from cairnkv.keyspace.keyspace import Keyspace
 from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN
 
@@ -114,10 +124,20 @@ def _set_under_conditions(keyspace: Keyspace, command: SetWith | Swap, old: tupl
     deadline = None
     if command.ttl is not None:
         deadline = keyspace.now + command.ttl
+    elif command.at is not None:
+        deadline = command.at
     elif command.keep_ttl and old is not None:
         deadline = old[1]
-    keyspace.put(command.key, command.value, deadline)
+    _put_until(keyspace, command.key, command.value, deadline)
     return True
+
+
+def _put_until(keyspace: Keyspace, key: bytes, value: bytes, deadline: int | None) -> None:
+    """Store a value, or clear the key if the deadline is over: what nobody will see is not kept."""
+    if deadline is not None and deadline <= keyspace.now:
+        keyspace.drop(key)
+    else:
+        keyspace.put(key, value, deadline)
 
 
 @_operation(GetWith)
@@ -130,6 +150,8 @@ def _get_with(keyspace: Keyspace, command: GetWith) -> Reply:
         keyspace.drop(command.key)
     elif command.ttl is not None:
         keyspace.put(command.key, value, keyspace.now + command.ttl)
+    elif command.at is not None:
+        _put_until(keyspace, command.key, value, command.at)
     elif command.persist and deadline is not None:
         keyspace.put(command.key, value, None)
     return value
@@ -229,3 +251,105 @@ def _clear_prefix(keyspace: Keyspace, command: ClearPrefix) -> Reply:
     for key in keys:
         keyspace.drop(key)
     return Items((b"%d" % cursor, b"%d" % len(keys)))
+
+
+@_operation(ExpireWith)
+def _expire_with(keyspace: Keyspace, command: ExpireWith) -> Reply:
+    entry = keyspace.entry(command.key)
+    if entry is None:
+        return 0
+    value, old = entry
+    deadline = command.time if command.at else keyspace.now + command.time
+    refused = (
+        (command.if_none and old is not None)
+        or (command.if_some and old is None)
+        or (command.if_later and (old is None or deadline <= old))
+        or (command.if_sooner and old is not None and deadline >= old)
+    )
+    if refused:
+        return 0
+    _put_until(keyspace, command.key, value, deadline)
+    return 1
+
+
+@_operation(Deadline)
+def _deadline(keyspace: Keyspace, command: Deadline) -> Reply:
+    entry = keyspace.entry(command.key)
+    if entry is None:
+        return MISSING
+    return -1 if entry[1] is None else entry[1]
+
+
+@_operation(Append)
+def _append(keyspace: Keyspace, command: Append) -> Reply:
+    value, deadline = keyspace.entry(command.key) or (b"", None)
+    value += command.value
+    keyspace.put(command.key, value, deadline)
+    return len(value)
+
+
+@_operation(SetRange)
+def _set_range(keyspace: Keyspace, command: SetRange) -> Reply:
+    value, deadline = keyspace.entry(command.key) or (b"", None)
+    if not command.value:
+        return len(value)
+    end = command.offset + len(command.value)
+    value = value[: command.offset].ljust(command.offset, b"\0") + command.value + value[end:]
+    keyspace.put(command.key, value, deadline)
+    return len(value)
+
+
+@_operation(SetBit)
+def _set_bit(keyspace: Keyspace, command: SetBit) -> Reply:
+    value, deadline = keyspace.entry(command.key) or (b"", None)
+    at, mask = command.offset // 8, 0x80 >> command.offset % 8
+    changed = bytearray(value.ljust(at + 1, b"\0"))
+    before = changed[at] & mask
+    changed[at] = changed[at] | mask if command.bit else changed[at] & ~mask
+    keyspace.put(command.key, bytes(changed), deadline)
+    return int(before > 0)
+
+
+@_operation(IncrFloat)
+def _incr_float(keyspace: Keyspace, command: IncrFloat) -> Reply:
+    value, deadline = keyspace.entry(command.key) or (b"0", None)
+    try:
+        total = extended.text_of_sum(value, command.amount)
+    except ValueError:
+        return Failure(failures.NOTFLOAT, "the value, or what is added, is not a decimal number")
+    except OverflowError:
+        return Failure(failures.OVERFLOW, "the sum is not a number")
+    keyspace.put(command.key, total, deadline)
+    return total
+
+
+@_operation(Rename)
+def _rename(keyspace: Keyspace, command: Rename) -> Reply:
+    entry = keyspace.entry(command.source)
+    if entry is None:
+        return MISSING
+    if command.if_absent and keyspace.get(command.target) is not None:
+        return 0
+    if command.source != command.target:
+        keyspace.drop(command.source)
+        keyspace.put(command.target, *entry)
+    return 1
+
+
+@_operation(Copy)
+def _copy(keyspace: Keyspace, command: Copy) -> Reply:
+    elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
+    entry = keyspace.entry(command.source)
+    if entry is None or (elsewhere.get(command.target) is not None and not command.replace):
+        return 0
+    elsewhere.put(command.target, *entry)
+    return 1
+
+
+@_operation(SetManyIfAbsent)
+def _set_many_if_absent(keyspace: Keyspace, command: SetManyIfAbsent) -> Reply:
+    if any(keyspace.get(key) is not None for key, _ in command.pairs):
+        return 0
+    for key, value in command.pairs:
+        keyspace.put(key, value, None)
+    return 1

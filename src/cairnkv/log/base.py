@@ -7,9 +7,10 @@ fails, and with it all appended behind it.
 Not for the state: a log knows nothing of keyspaces, and the store nothing of how a log keeps its word.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from cairnkv.commands import Command
+from cairnkv.commands import Step
 
 
 class LogListener(Protocol):
@@ -36,8 +37,8 @@ class Log(Protocol):
     def listen(self, listener: LogListener) -> None:
         """Tell this listener from now on. Called once, before the first append."""
 
-    def append(self, command: Command, now: int) -> int:
-        """Take a write, applied at log time `now` (ms), and return its position.
+    def append(self, steps: Sequence[Step], now: int) -> int:
+        """Take an entry, writes that are applied together at log time `now` (ms), and return its position.
 
         Raises `LogRefused` when it takes none at present; nothing has happened then.
         """

@@ -1,6 +1,8 @@
 """The log of the process size: a write is as safe as this process is, so it is safe at once."""
 
-from cairnkv.commands import Command
+from collections.abc import Sequence
+
+from cairnkv.commands import Step
 from cairnkv.log.base import LogListener
 
 
@@ -16,7 +18,7 @@ class ProcessLog:
     def listen(self, listener: LogListener) -> None:
         """Nothing is ever told: entries are committed when `append` returns."""
 
-    def append(self, command: Command, now: int) -> int:
+    def append(self, steps: Sequence[Step], now: int) -> int:
         """Count the entry."""
         self._position += 1
         return self._position

@@ -12,17 +12,21 @@ Not for sessions, wires or sockets; and it has no lock: one thread at a time.
 """
 
 import enum
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from cairnkv.commands import Clear, Command, Expire, Failure, GetWith, Incr, Items, Reply, Scope, failures
+from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
+from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.installation import features
-from cairnkv.keyspace import Journal, Keyspace, apply
-from cairnkv.keyspace.keyspace import Before
-from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES
+from cairnkv.keyspace import Journal, Keyspace, Shared, Watched, apply, forget, undo
+from cairnkv.keyspace.keyspace import Before, Cleared
+from cairnkv.keyspace.table import CURSORS
+from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
-from cairnkv.store.memory import UseOrder
+from cairnkv.store.growth import growth, length_after
+from cairnkv.store.memory import Place, UseOrder
 from cairnkv.version import VERSION
 
 EXPIRED_PER_SLICE: Final = 200
@@ -33,6 +37,9 @@ EVICTIONS_PER_WRITE: Final = 1_000
 
 RETURNED_KEYS_PER_LOOK: Final = 100
 """Keys that one look for a victim passes among those that nobody has used since they came back."""
+
+KEYS_PER_RANDOM_LOOK: Final = 20
+"""Keys that one look for any key passes; one of those is taken."""
 
 SLICES_PER_WRITE: Final = 8
 """Slices of housekeeping that a write may wait for when memory is short."""
@@ -79,6 +86,8 @@ def size_of(reply: Reply) -> int:
         return len(reply)
     if isinstance(reply, Items):
         return sum(len(value or b"") for value in reply.values)
+    if isinstance(reply, Replies):
+        return sum(map(size_of, reply.values))
     return 0
 
 
@@ -108,7 +117,7 @@ InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
 
 
 class Store:
-    """A keyspace behind a log."""
+    """Keyspaces behind a log."""
 
     def __init__(
         self,
@@ -117,93 +126,191 @@ class Store:
         clock: Clock = wall_clock,
         memory_limit: int | None = None,
         when_full: WhenFull = WhenFull.REFUSE,
+        value_max: int = VALUE_MAX,
     ) -> None:
-        """memory_limit: bytes that the entries may take, by estimate; None: no limit."""
-        self.keyspace: Final = Keyspace()
+        """memory_limit: bytes that the entries may take, by estimate; None: no limit.
+
+        value_max: bytes that a value may come to have by commands that lengthen it.
+        """
+        self._shared: Final = Shared()
+        self.keyspaces: Final = tuple(Keyspace(self._shared) for _ in range(SPACES))
         self._log: Log = log if log is not None else ProcessLog()
         self._log.listen(self)
         self.clock = clock
         self._memory_limit = memory_limit
+        self._value_max = value_max
         self._use_order = UseOrder() if memory_limit is not None and when_full is WhenFull.EVICT else None
-        self._evict_cursor = 0
+        self._evict_from = (0, 0)  # keyspace and cursor
+        self._steps: list[Step] | None = None  # of the transaction at hand
         self._last = 0  # position of the newest entry of the log
         self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
-        self._pending_keys: dict[bytes, int] = {}  # the newest uncommitted position that changed a key
-        self._pending_table = 0  # ... and that changed them all
+        self._pending_keys: dict[Place, int] = {}  # the newest uncommitted position that changed a key
+        self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._commands = 0
         self._tallies: list[Tally] = []
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
 
+    @property
+    def keyspace(self) -> Keyspace:
+        """The first keyspace: that of the article's wire and of the embedded store."""
+        return self.keyspaces[0]
+
     # -- commands -----------------------------------------------------------------------------------------
 
-    def execute(self, command: Command) -> Reply | Held:
-        """Carry a command out: its reply, or where the reply will be once it may leave."""
+    def execute(self, command: Command, space: int = 0, *, touch: bool = True) -> Reply | Held:
+        """Carry a command out on a keyspace: its reply, or where the reply will be once it may leave.
+
+        touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
+        """
         self._commands += 1
-        word = command.word
-        if word.by_store:
-            return Items(tuple(str(text).encode() for pair in self.info() for text in pair))
+        step = Step(space, command)
         now = self.clock()
-        if not word.writes:
-            reply = apply(self.keyspace, command, now)
-            if self._use_order is not None:
-                self._note_use(command.named_keys())
-            return self._when_safe(reply, self._newest_commit_for(command)) if self._uncommitted else reply
-        self.keyspace.advance(now)
-        if self._memory_limit is not None and (refusal := self._admit(command, self._memory_limit)):
+        if not command.word.writes:
+            reply = self._read(step, now, touch=touch)
+            return self._when_safe(reply, self._newest_commit_for(step)) if self._uncommitted else reply
+        self._shared.advance(now)
+        if refusal := self._admit(step):
             return refusal
-        outcome = self._write(command, now)
+        outcome = self._write(step)
         if self._use_order is not None:
-            self._note_use(command.named_keys())
+            self._note_use(command.places(space))
         return outcome
 
-    def _write(self, command: Command, now: int) -> Reply | Held:
+    def execute_all(self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = ()) -> Reply | Held:
+        """Carry several commands out as one: their `Replies`, all or nothing in the log.
+
+        watched: keys, each with its keyspace; if one of them has changed nothing is done, and the reply is `MISSING`.
+        One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
+        """
+        self._commands += len(steps)
+        self._shared.advance(self.clock())
+        newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
+        if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
+            return self._when_safe(MISSING, newest)
+        newest = max([newest, *map(self._newest_commit_for, steps)])
+        outcome = self._together(steps)
+        return outcome if isinstance(outcome, Held) else self._when_safe(outcome, newest)
+
+    def watch(self, space: int, key: bytes) -> Watched:
+        """What a key is like now, for `execute_all`."""
+        self._shared.advance(self.clock())
+        return self.keyspaces[space].watch(key)
+
+    def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
+        space, command = step
+        if command.word.by_store:
+            return self._about_itself(step)
+        reply = apply(self.keyspaces[space], command, now)
+        if touch and self._use_order is not None:
+            self._note_use(command.places(space))
+        return reply
+
+    def _about_itself(self, step: Step) -> Reply:
+        if isinstance(step.command, RandomKey):
+            return self._random_key(self.keyspaces[step.space])
+        return Items(tuple(str(text).encode() for pair in self.info() for text in pair))
+
+    def _random_key(self, keyspace: Keyspace) -> Reply:
+        self._shared.advance(self.clock())
+        if keyspace.count() == 0:
+            return MISSING
+        cursor = random.randrange(CURSORS)
+        while True:
+            cursor, keys = keyspace.slice(cursor, KEYS_PER_RANDOM_LOOK, b"")
+            if keys:
+                return random.choice(keys)
+
+    def _write(self, step: Step) -> Reply | Held:
+        """Apply a write that was admitted, and give it to the log."""
+        keyspace = self.keyspaces[step.space]
+        now = self._shared.now
+        if self._steps is not None:
+            self._steps.append(step)  # goes to the log with the rest of the transaction
+            return apply(keyspace, step.command, now)
         if self._log.commits_at_once and self._use_order is None:
             try:
-                self._last = self._log.append(command, max(now, self.keyspace.now))
+                self._last = self._log.append((step,), now)
             except LogRefused as refused:
                 return Failure(failures.UNDONE, str(refused))
-            return apply(self.keyspace, command, now)
+            return apply(keyspace, step.command, now)
+        outcome = self._as_one_entry([step], lambda steps: apply(keyspace, step.command, now))
+        if not isinstance(outcome, Held) and self._uncommitted:
+            return self._when_safe(outcome, self._newest_commit_for(step))  # it has changed nothing
+        return outcome
+
+    def _together(self, steps: Sequence[Step]) -> Reply | Held:
+        """Carry out the commands of a transaction."""
+
+        def carry_out(taken: list[Step]) -> Reply:
+            self._steps = taken
+            try:
+                return Replies(tuple(map(self._one_of_several, steps)))
+            finally:
+                self._steps = None
+
+        return self._as_one_entry([], carry_out)
+
+    def _one_of_several(self, step: Step) -> Reply:
+        if not step.command.word.writes:
+            return self._read(step, self._shared.now)
+        if refusal := self._admit(step):
+            return refusal
+        reply = self._write(step)
+        assert not isinstance(reply, Held)
+        if self._use_order is not None:
+            self._note_use(step.command.places(step.space))
+        return reply
+
+    def _as_one_entry(self, steps: list[Step], work: Callable[[list[Step]], Reply]) -> Reply | Held:
+        """Do some work that changes keyspaces, and give the log what was done as one entry, or undo it.
+
+        steps: what the entry consists of; the work may add to it. A reply that is not `Held` has changed nothing, or
+        is committed.
+        """
         journal: Journal = []
-        self.keyspace.journal = journal
+        self._shared.journal = journal
         try:
-            reply = apply(self.keyspace, command, now)
+            reply = work(steps)
             if not journal:  # nothing changed, so there is nothing to make safe
-                return self._when_safe(reply, self._newest_commit_for(command))
-            position = self._log.append(command, self.keyspace.now)
+                return reply
+            position = self._log.append(tuple(steps), self._shared.now)
         except LogRefused as refused:
-            self.keyspace.undo(journal)
+            undo(journal)
             return Failure(failures.UNDONE, str(refused))
         except BaseException:  # a fault of ours: what no log has must not be there
-            self.keyspace.undo(journal)
+            undo(journal)
             raise
         finally:
-            self.keyspace.journal = None
+            self._shared.journal = None
         self._last = position
         if self._use_order is not None:
             self._note_changes(journal)
         if self._log.commits_at_once:
-            self.keyspace.forget(journal)
+            forget(journal)
             return reply
         for change in journal:
             if isinstance(change, Before):
-                self._pending_keys[change.key] = position
-            else:
-                self._pending_table = position
+                self._pending_keys[change.keyspace.number, change.key] = position
+            elif isinstance(change, Cleared):
+                self._pending_tables[change.keyspace.number] = position
         held = Held(reply)
         self._uncommitted[position] = _Uncommitted(journal, held)
         return held
 
-    def _newest_commit_for(self, command: Command) -> int:
+    def _newest_commit_for(self, step: Step) -> int:
         """The newest uncommitted position that a reply to this command could show; 0 if there is none."""
-        match command.word.scope:
+        match step.command.word.scope:
             case Scope.NOTHING:
                 return 0
             case Scope.TABLE:
                 return self._last
             case Scope.KEYS:
-                return max([self._pending_table, *(self._pending_keys.get(key, 0) for key in command.named_keys())])
+                return max(self._newest_commit_of(*place) for place in step.command.places(step.space))
+
+    def _newest_commit_of(self, space: int, key: bytes) -> int:
+        return max(self._pending_tables.get(space, 0), self._pending_keys.get((space, key), 0))
 
     def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
         uncommitted = self._uncommitted.get(position)
@@ -221,7 +328,7 @@ class Store:
         while self._uncommitted and (first := next(iter(self._uncommitted))) <= position:
             uncommitted = self._uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
-            self.keyspace.forget(uncommitted.journal)
+            forget(uncommitted.journal)
             released += (uncommitted.own, *uncommitted.held)
         for held in released:
             held.release()
@@ -236,9 +343,9 @@ class Store:
         while self._uncommitted:
             position, uncommitted = self._uncommitted.popitem()
             self._no_longer_pending(position, uncommitted.journal)
-            self.keyspace.undo(uncommitted.journal)
+            undo(uncommitted.journal)
             if self._use_order is not None:
-                self._note_use(change.key for change in uncommitted.journal if isinstance(change, Before))
+                self._note_use(_places(uncommitted.journal))
             uncommitted.own.fail(write_failure)
             for held in uncommitted.held:
                 held.fail(read_failure)
@@ -247,95 +354,90 @@ class Store:
             held.on_ready()
 
     def _no_longer_pending(self, position: int, journal: Journal) -> None:
-        if self._pending_table <= position:
-            self._pending_table = 0
-        for change in journal:
-            if isinstance(change, Before) and self._pending_keys.get(change.key) == position:
-                del self._pending_keys[change.key]
+        self._pending_tables = {space: at for space, at in self._pending_tables.items() if at > position}
+        for place in _places(journal):
+            if self._pending_keys.get(place) == position:
+                del self._pending_keys[place]
 
-    # -- memory ---------------------------------------------------------------------------------------------
+    # -- limits ---------------------------------------------------------------------------------------------
 
-    def _admit(self, command: Command, limit: int) -> Failure | None:
+    def _admit(self, step: Step) -> Failure | None:
         """Make room for a command that may make the keyspace grow, or say why there is none."""
-        growth = self._growth(command)
-        if growth <= 0:
+        keyspace = self.keyspaces[step.space]
+        if (length := length_after(keyspace, step.command)) > self._value_max:
+            text = f"a value would have {length:,} bytes; the limit is {self._value_max:,}"
+            return Failure(failures.TOOLONG, text)
+        if self._memory_limit is None or (more := growth(keyspace, step.command)) <= 0:
             return None
-        keyspace = self.keyspace
+        limit = self._memory_limit
         for _ in range(SLICES_PER_WRITE):
-            if keyspace.used_bytes + keyspace.garbage_bytes + growth <= limit or not self.housekeep():
+            if self.used_bytes + self.garbage_bytes + more <= limit or not self.housekeep():
                 break
-        if self._use_order is not None and growth <= limit:
-            spared = set(command.named_keys())
+        if self._use_order is not None and more <= limit:
+            spared = set(step.command.places(step.space))
             self._note_use(spared)
             for _ in range(EVICTIONS_PER_WRITE):
-                if keyspace.used_bytes + growth <= limit or not self._evict(spared):
+                if self.used_bytes + more <= limit or not self._evict(spared):
                     break
-        if keyspace.used_bytes + growth <= limit:
+        if self.used_bytes + more <= limit:
             return None
-        return Failure(failures.FULL, f"the memory limit of {limit:,} bytes has no room for {growth:,} more")
+        return Failure(failures.FULL, f"the memory limit of {limit:,} bytes has no room for {more:,} more")
 
-    def _growth(self, command: Command) -> int:
-        """By how many bytes a command could make the entries grow, at most."""
-        if not command.word.grows:
-            return 0
-        if isinstance(command, Expire | GetWith):
-            entry = self.keyspace.entry(command.key) if command.ttl is not None else None
-            return DEADLINE_BYTES if entry is not None and entry[1] is None else 0
-        keys = set(command.named_keys())
-        of_deadline = DEADLINE_BYTES if getattr(command, "ttl", None) else 0
-        keeps_deadline = isinstance(command, Incr) or getattr(command, "keep_ttl", False)
-        growth = sum(map(len, command.arguments())) + (ENTRY_BYTES + of_deadline) * len(keys)
-        for key in keys:
-            entry = self.keyspace.entry(key)
-            if entry is not None:
-                growth -= ENTRY_BYTES + len(key) + len(entry[0])
-                if entry[1] is not None and not keeps_deadline:
-                    growth -= DEADLINE_BYTES
-                if isinstance(command, Incr):
-                    growth = max(growth, 0) + 1  # a sum has a digit more than the longer number, at most
-        return growth
+    @property
+    def used_bytes(self) -> int:
+        """An estimate of the memory that the entries of all keyspaces take."""
+        return sum(keyspace.used_bytes for keyspace in self.keyspaces)
 
-    def _evict(self, spared: set[bytes]) -> bool:
+    @property
+    def garbage_bytes(self) -> int:
+        """An estimate of the memory of what was cleared and is not freed yet."""
+        return sum(keyspace.garbage_bytes for keyspace in self.keyspaces)
+
+    def _evict(self, spared: set[Place]) -> bool:
         """Clear one of the least recently used keys, through the log; False when there is none to clear."""
         assert self._use_order is not None
-        key = self._use_order.oldest(spared) or self._returned_key(spared)
-        if key is None:
+        place = self._use_order.oldest(spared) or self._returned_key(spared)
+        if place is None:
             return False
-        if self.keyspace.get(key) is None:  # expired: nobody will miss it
-            self.keyspace.drop(key)
-            self._use_order.forget(key)
+        space, key = place
+        keyspace = self.keyspaces[space]
+        if keyspace.get(key) is None:  # expired: nobody will miss it
+            keyspace.drop(key)
+            self._use_order.forget(place)
             self._expired += 1
             return True
-        if isinstance(self._write(Clear(key), self.keyspace.now), Failure):
+        if isinstance(self._write(Step(space, Clear(key))), Failure):
             return False
         self._evicted += 1
         return True
 
-    def _returned_key(self, spared: set[bytes]) -> bytes | None:
+    def _returned_key(self, spared: set[Place]) -> Place | None:
         """A key that nobody has used since it came back when a CLEAR_ALL was undone."""
-        for _ in range(2):  # the second time around from the table's beginning, if the first came to its end
-            self._evict_cursor, keys = self.keyspace.slice(self._evict_cursor, RETURNED_KEYS_PER_LOOK, b"")
+        for _ in range(SPACES + 1):  # the last time around from the beginning, where the first did not begin there
+            space, cursor = self._evict_from
+            cursor, keys = self.keyspaces[space].slice(cursor, RETURNED_KEYS_PER_LOOK, b"")
+            self._evict_from = (space, cursor) if cursor else ((space + 1) % SPACES, 0)
             for key in keys:
-                if key not in spared:
-                    return key
+                if (space, key) not in spared:
+                    return space, key
         return None
 
     def _note_changes(self, journal: Journal) -> None:
         """Forget the use of keys that a command took out."""
         assert self._use_order is not None
         for change in journal:
-            if not isinstance(change, Before):
-                self._use_order.forget_all()
-            elif self.keyspace.get(change.key) is None:
-                self._use_order.forget(change.key)
+            if isinstance(change, Cleared):
+                self._use_order.forget_all(change.keyspace.number)
+            elif isinstance(change, Before) and change.keyspace.get(change.key) is None:
+                self._use_order.forget((change.keyspace.number, change.key))
 
-    def _note_use(self, keys: Iterable[bytes]) -> None:
+    def _note_use(self, places: Iterable[Place]) -> None:
         assert self._use_order is not None
-        for key in keys:
-            if self.keyspace.get(key) is None:
-                self._use_order.forget(key)
+        for place in places:
+            if self.keyspaces[place[0]].get(place[1]) is None:
+                self._use_order.forget(place)
             else:
-                self._use_order.used(key)
+                self._use_order.used(place)
 
     # -- in the background ----------------------------------------------------------------------------------
 
@@ -344,15 +446,21 @@ class Store:
 
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
-        self.keyspace.advance(self.clock())
-        expired = self.keyspace.expired(EXPIRED_PER_SLICE)
-        for key in expired:
-            self.keyspace.drop(key)
-            if self._use_order is not None:
-                self._use_order.forget(key)
-        self._expired += len(expired)
+        self._shared.advance(self.clock())
+        journal, self._shared.journal = self._shared.journal, None  # a transaction may be waiting for this
+        more, left = False, EXPIRED_PER_SLICE
+        for keyspace in self.keyspaces:
+            expired = keyspace.expired(left)
+            for key in expired:
+                keyspace.drop(key)
+                if self._use_order is not None:
+                    self._use_order.forget((keyspace.number, key))
+            left -= len(expired)
+            more = (not more and keyspace.free_slice()) or more
+        self._shared.journal = journal
+        self._expired += EXPIRED_PER_SLICE - left
         more_uses = self._use_order is not None and self._use_order.free_some()
-        return self.keyspace.free_slice() or more_uses or len(expired) == EXPIRED_PER_SLICE
+        return more or more_uses or left == 0
 
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""
@@ -380,18 +488,23 @@ class Store:
         return [pair for source in self._info_sources for pair in source()]
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
-        self.keyspace.advance(self.clock())
+        self._shared.advance(self.clock())
         return (
             ("cairnkv_version", VERSION),
             ("size", self._log.size),
             ("hot_path", features()["hot path"]),
             ("commands", self._commands + sum(tally.commands for tally in self._tallies)),
-            ("keys", self.keyspace.count()),
-            ("used_bytes", self.keyspace.used_bytes),
-            ("garbage_bytes", self.keyspace.garbage_bytes),
+            ("keys", sum(keyspace.count() for keyspace in self.keyspaces)),
+            ("used_bytes", self.used_bytes),
+            ("garbage_bytes", self.garbage_bytes),
             ("memory_limit_bytes", self._memory_limit or 0),
             ("expired_keys", self._expired),
             ("evicted_keys", self._evicted),
             ("log_position", self._last + sum(tally.writes for tally in self._tallies)),
-            ("log_time_ms", self.keyspace.now),
+            ("log_time_ms", self._shared.now),
         )
+
+
+def _places(journal: Journal) -> Iterable[Place]:
+    """The single keys that a journal has changes of."""
+    return ((change.keyspace.number, change.key) for change in journal if isinstance(change, Before))

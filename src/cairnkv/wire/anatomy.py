@@ -221,7 +221,7 @@ class CommandDissector(_Dissector):
             if word is None:
                 raise _Undelimited(f"command {number} is not assigned: nobody can say where its frame ends")
             for name, slot in word.fields:
-                yield from self._argument(slot.kinds[0].placeholder, is_key=name == word.key_field)
+                yield from self._argument(slot.kinds[0].placeholder, is_key=name in word.key_fields)
         else:
             count = yield from self._length("arguments", "argument")
             if count > ARGUMENTS_MAX:

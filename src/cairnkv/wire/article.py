@@ -360,7 +360,7 @@ class CommandDecoder:
 
     def _refused_length(self, length: int, frame: int) -> Failure | None:
         """Why a string of this length, which makes the frame at least so long, is refused."""
-        is_key = self._number < COUNTED_FROM and self._found == 0 and bool(BY_NUMBER[self._number].key_field)
+        is_key = self._number < COUNTED_FROM and self._found == 0 and bool(BY_NUMBER[self._number].key_fields)
         limit = KEY_MAX if is_key else self._limits.value
         if length > limit:
             what = "key" if is_key else "string"

@@ -1,0 +1,83 @@
+"""What the keyspaces of one store share: log time, the journal, the versions of keys, and each other.
+
+A store has several keyspaces, each with a number, as Redis has databases. A command speaks of one of them, a few of
+two, a transaction of as many as it likes; so one journal takes all of it back, and one time goes on for all.
+
+What always holds: `now` never decreases. A key whose visible value was changed, or changed back, has another version
+than before. Keys share versions, so one may seem to have changed that has not; the other way round never.
+
+Not for what stands under a key (the keyspace).
+"""
+
+import dataclasses
+import zlib
+from array import array
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from cairnkv.keyspace.keyspace import Keyspace
+
+VERSION_SLOTS: Final = 1 << 16
+"""Versions that are kept: a key has the one of its slot, the low bits of its CRC-32. Half a megabyte for all
+keyspaces; with more slots fewer transactions would be given up for a change of some other key."""
+
+
+class Change(Protocol):
+    """One entry of a journal: something that was changed, and how to take that back."""
+
+    def undo(self) -> None:
+        """Restore what was there before. Only what came later may have been undone before it."""
+
+    def forget(self) -> None:
+        """Let go of what was kept for that."""
+
+
+Journal: TypeAlias = list[Change]
+
+
+def undo(journal: Journal) -> None:
+    """Take the changes of a journal back, newest first."""
+    for change in reversed(journal):
+        change.undo()
+
+
+def forget(journal: Journal) -> None:
+    """Let go of a journal that will not be undone."""
+    for change in journal:
+        change.forget()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Watched:
+    """What a key was like when somebody began to watch it; `Keyspace.is_unchanged` compares."""
+
+    key: bytes
+    version: int
+    cleared: int  # how often its keyspace had been cleared
+    there: bool
+    deadline: int | None
+
+
+class Shared:
+    """What keyspaces share. Each that is made with it adds itself to `spaces`."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        """Log time in milliseconds: the greatest that `advance` was told."""
+        self.journal: Journal | None = None
+        """Where changes leave what they replaced; None when nothing will be undone."""
+        self.versions = array("Q", bytes(8 * VERSION_SLOTS))
+        self.spaces: list[Keyspace] = []
+
+    def advance(self, now: int) -> None:
+        """Let log time go on to `now`, if that is later than it is."""
+        if now > self.now:
+            self.now = now
+
+    def version(self, key: bytes) -> int:
+        """A number that is another one after every change of the key."""
+        return self.versions[zlib.crc32(key) % VERSION_SLOTS]
+
+    def changed(self, key: bytes) -> None:
+        """The key has another value, deadline, or none any more."""
+        self.versions[zlib.crc32(key) % VERSION_SLOTS] += 1
