@@ -16,12 +16,15 @@ from cairnkv.commands import Failure, failures
 from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, UNSENT_PAUSE
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
-from cairnkv.session import Acceleration, Session, State
+from cairnkv.session import Acceleration, Peer, Session, State
 
 if TYPE_CHECKING:
     from cairnkv.server.poller import Transport as PolledTransport
 
 _log: Final = logging.getLogger("cairnkv.server")
+
+REFUSAL_SECONDS: Final = 1.0
+"""How long a client that is refused may take to tell its wire, before it is told so on the article's."""
 
 JOIN_BYTES: Final = 64 * 1024
 """Batches of replies up to this size are joined and sent by one call; longer ones are handed over in pieces,
@@ -33,7 +36,7 @@ class Host(Protocol):
 
     settings: Settings
 
-    def new_session(self, wake: Callable[[], None]) -> Session:
+    def new_session(self, wake: Callable[[], None], peer: Peer) -> Session:
         """A session for a client."""
 
     def connected(self, connection: "Connection") -> Failure | None:
@@ -47,6 +50,33 @@ class Host(Protocol):
 
     def check_unsent(self) -> None:
         """Some client takes its replies more slowly than they come."""
+
+
+class ConnectedPeer(Peer):
+    """A client, as the conversations of others see it."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+
+    def age(self) -> float:
+        """Since when it is connected."""
+        return self._connection.now - self._connection.connected_at
+
+    def idle(self) -> float:
+        """Since when it has said nothing."""
+        return self._connection.now - self._connection.heard
+
+    def unsent(self) -> int:
+        """Bytes of replies that it has not taken."""
+        return self._connection.unsent
+
+    def close(self, reason: str) -> None:
+        """Close the connection at once."""
+        self._connection.abort(reason, level=logging.INFO)
+
+    def keep(self, kept: bool) -> None:
+        """Spare it when replies that nobody takes need too much memory, or no longer."""
+        self._connection.kept = kept
 
 
 class Connection(asyncio.Protocol):
@@ -67,8 +97,12 @@ class Connection(asyncio.Protocol):
         self._heard = self._loop.time()  # when the client last sent or took something
         self._unsent_before = 0  # at the last check of times
         self._frame_since: tuple[int, float] | None = None  # an unfinished frame: which, and since when
+        self.connected_at = self._heard
         self.name = "?"
-        self.session = server.new_session(self._wake)
+        self.kept = False
+        """Whether the server does not close it for what it has not taken, as long as there are others."""
+        self._peer = ConnectedPeer(self)
+        self.session = server.new_session(self._wake, self._peer)
 
     # -- what the loop says -----------------------------------------------------------------------------------
 
@@ -76,11 +110,14 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
         if isinstance(self._loop, PolledLoop):
             self._polled = cast("PolledTransport", transport)
-        self.name = _peer_name(self._transport)
+        self.name = self._peer.address = _name(self._transport.get_extra_info("peername"))
+        self._peer.local_address = _name(self._transport.get_extra_info("sockname"))
+        self._peer.descriptor = self._transport.get_extra_info("socket").fileno()
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
         refusal = self._server.connected(self)
         if refusal is not None:
-            self.fail(refusal)
+            self.session.refuse(refusal)
+        self._watch_frame()
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
@@ -108,12 +145,22 @@ class Connection(asyncio.Protocol):
         self._turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.session.paused = True  # nobody is there to take anything
+        self.session.lost()
         self._server.disconnected(self)
         if exc is not None:
             _log.debug("%s: %s", self.name, exc)
 
     # -- what the server says ---------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """The loop's time."""
+        return self._loop.time()
+
+    @property
+    def heard(self) -> float:
+        """When the client last sent or took something."""
+        return self._heard if self._polled is None else max(self._heard, self._polled.heard)
 
     @property
     def unsent(self) -> int:
@@ -139,13 +186,15 @@ class Connection(asyncio.Protocol):
     def check_times(self, now: float) -> None:
         """Close what has been silent, unfinished or stalled for too long. Called every now and then."""
         settings = self._server.settings
-        if self._polled is not None:
-            self._heard = max(self._heard, self._polled.heard)
+        self._heard = self.heard
         unsent = self.unsent
         if unsent < self._unsent_before:
             self._heard = now  # the client takes its replies, however slowly
         self._unsent_before = unsent
         quiet = now - self._heard
+        if quiet >= REFUSAL_SECONDS and self.session.refused:
+            self.session.tell_refusal()
+            self._turn()
         if unsent:
             self._close_by = now + DISCARD_TIMEOUT
             if quiet >= settings.stall_timeout:
@@ -155,7 +204,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         elif self._frame_since is not None and now - self._frame_since[1] >= settings.frame_timeout:
             self._time_out(f"a frame was not finished in {settings.frame_timeout:g} s")
-        elif settings.idle_timeout and quiet >= settings.idle_timeout and not self.session.waiting:
+        elif settings.idle_timeout and quiet >= settings.idle_timeout and not self.session.silence_is_fine:
             self._time_out(f"nothing was said for {settings.idle_timeout:g} s")
 
     def _time_out(self, text: str) -> None:
@@ -180,6 +229,12 @@ class Connection(asyncio.Protocol):
         session = self.session
         session.advance()
         self._send(session.output())
+        if session.overrun:
+            self.abort("it did not take the messages that it has subscribed to")
+            return
+        if session.expects_tls:
+            self.abort("it expects TLS, which is not spoken on this port", level=logging.INFO)
+            return
         if session.runnable:
             self._wake()
         self._read_on(not session.runnable and not session.blocked)
@@ -250,6 +305,9 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
 
 
-def _peer_name(transport: asyncio.Transport) -> str:
-    peer = transport.get_extra_info("peername")
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix client"
+def _name(address: object) -> str:
+    """An address as people, and Redis, write it."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{address or 'unix client'}:0"

@@ -25,7 +25,7 @@ from cairnkv.limits import DISCARD_TIMEOUT
 from cairnkv.server.connection import Connection
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.settings import Settings
-from cairnkv.session import Session, accelerator_of
+from cairnkv.session import Peer, Session, Surroundings, accelerator_of
 from cairnkv.store import Store
 from cairnkv.wire.article import Limits
 
@@ -55,7 +55,9 @@ class Server:
         """store: the store to serve; None makes one as the settings say."""
         self.settings = settings
         if store is None:
-            store = Store(memory_limit=settings.memory_limit, when_full=settings.when_full)
+            store = Store(
+                memory_limit=settings.memory_limit, when_full=settings.when_full, value_max=settings.max_value
+            )
         self.store = store
         self.store.add_info(self._info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
@@ -64,6 +66,7 @@ class Server:
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
         self._accelerator = accelerator_of(self.store)
+        self._surroundings = Surroundings(self.store)
         self._sockets: list[socket.socket] = []
         self._addresses: list[str] = []
         self._listeners: list[ListeningServer] = []
@@ -144,7 +147,7 @@ class Server:
     def _new_connection(self) -> Connection:
         return Connection(self)
 
-    def new_session(self, wake: Callable[[], None]) -> Session:
+    def new_session(self, wake: Callable[[], None], peer: Peer) -> Session:
         """A session for a client."""
         width = self.settings.command_width
         return Session(
@@ -154,6 +157,8 @@ class Server:
             width=None if width is None else 2 if width == 2 else 4,
             limits=self._limits,
             accelerator=self._accelerator,
+            surroundings=self._surroundings,
+            peer=peer,
         )
 
     def connected(self, connection: Connection) -> Failure | None:
@@ -207,7 +212,8 @@ class Server:
         unsent = {connection: size for connection in self._connections if (size := connection.unsent)}
         total = sum(unsent.values())
         while total > self.settings.max_unsent:
-            worst = max(unsent, key=unsent.__getitem__)
+            # Those that asked to be kept come last.
+            worst = max(unsent, key=lambda connection: (not connection.kept, unsent[connection]))
             size = unsent.pop(worst)
             worst.abort(
                 f"all replies not taken together have {total:,} bytes, and it holds the most of them: {size:,}; "

@@ -1,6 +1,18 @@
 """Sessions: one client's conversation each, sans-IO."""
 
 from cairnkv.session.acceleration import accelerator_of
-from cairnkv.session.session import TRANSITIONS, Acceleration, Event, Session, State
+from cairnkv.session.conversation import Acceleration
+from cairnkv.session.redis.surroundings import Options, Peer, Surroundings
+from cairnkv.session.session import TRANSITIONS, Event, Session, State
 
-__all__ = ["TRANSITIONS", "Acceleration", "Event", "Session", "State", "accelerator_of"]
+__all__ = [
+    "TRANSITIONS",
+    "Acceleration",
+    "Event",
+    "Options",
+    "Peer",
+    "Session",
+    "State",
+    "Surroundings",
+    "accelerator_of",
+]

@@ -1,5 +1,7 @@
 """A session: one client's conversation. Bytes in, bytes out. Sans-IO.
 
+Which wire the client speaks is told by its first byte; the `Conversation` of that wire turns bytes into what is due.
+
 What always holds: replies leave in the order of their commands, whatever each of them waits for. What a
 client may have pending is bounded, in replies that wait and in bytes of replies; at a bound the session
 executes no further until `advance` finds room. Behind a failure that ends the conversation nothing is executed
@@ -10,28 +12,25 @@ Not for sockets, clocks or the event loop: a connection owns a session, brings i
 """
 
 import enum
-import logging
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import Failure, Reply, Scope, failures
-from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
+from cairnkv.commands import Failure
+from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
+from cairnkv.session.article import ArticleConversation
+from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
+from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
+from cairnkv.session.redis.conversation import RedisConversation
+from cairnkv.session.redis.surroundings import Peer, Surroundings
 from cairnkv.store import Held, Store, size_of
-from cairnkv.wire.article import DEFAULT_LIMITS, CommandDecoder, Dialect, Limits, Request, Width, reply_parts
+from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
 
-_log: Final = logging.getLogger("cairnkv.session")
-
-WHOLE_TABLE_COST: Final = 64
-"""Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
-milliseconds of work in a frame of 40 bytes: a turn of nothing else would hold the loop for seconds."""
-
-
-Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int]
-"""An accelerator; the width, the statuses, the longest string and the longest frame of a conversation."""
+TLS_HELLO: Final = b"\x16\x03"
+"""How a client begins that expects TLS: a handshake record, and the first byte of its version (RFC 8446, 5.1)."""
 
 
 class State(enum.Enum):
@@ -66,6 +65,11 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
 """Every transition there is; an event that is not here leaves the state as it is."""
 
 
+def _speaks_redis(first: int) -> bool:
+    """Whether a conversation that begins with this byte is one on Redis' wire: an array, or a word in letters."""
+    return first == ord("*") or (chr(first).isascii() and chr(first).isalpha())
+
+
 class Session:
     """One client's conversation with a store."""
 
@@ -78,37 +82,76 @@ class Session:
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
         accelerator: "Accelerator | None" = None,
+        surroundings: Surroundings | None = None,
+        peer: Peer | None = None,
     ) -> None:
         """wake: called when replies that were held may leave; call `advance` then, or soon.
 
         accelerator: of this store; None: everything goes the readable way.
+        surroundings: what the conversations of a server share; None: this one is alone.
+        peer: who is at the other end.
         """
         self._store = store
-        self._accelerator = accelerator
-        self._acceleration: Acceleration | None = None  # once the width is settled
         self._wake = wake
-        self._dialect = dialect
         self._limits = limits
-        self._decoder = CommandDecoder(width=width, limits=limits)
-        self._held: deque[tuple[Reply | Held, int]] = deque()  # replies in order, with their sizes
+        self._surroundings = surroundings or Surroundings(store)
+        self._peer = peer or Peer()
+        self._article = ArticleConversation(store, dialect=dialect, width=width, limits=limits, accelerator=accelerator)
+        self._conversation: Conversation | None = None  # before the first byte has come
+        self._begin = b""  # a first byte that does not tell enough
+        self._refusal: Failure | None = None  # to be said on whatever wire the client turns out to speak
+        self._held: deque[tuple[Due, int]] = deque()  # what is due, in order, with its size
         self._held_size = 0
         self._output: list[bytes] = []
         self._output_size = 0
-        self._more = False  # whole commands may be waiting in the decoder
+        self._more = False  # whole commands may be waiting
         self.state = State.OPEN
         self.paused = False
         """Set by the connection while its client does not take what was sent."""
+        self.expects_tls = False
+        """Whether the client began as one does that expects TLS."""
+        self.overrun = False
+        """Whether more was pushed to the client than it may leave untaken: the connection is to be closed."""
 
     # -- what the connection brings -------------------------------------------------------------------------
 
     def receive(self, data: bytes | memoryview) -> None:
         """Take bytes from the client. Call `advance` behind it."""
-        if self.state is State.OPEN:
-            self._decoder.feed(data)
+        if self.state is not State.OPEN:
+            return
+        if self._conversation is None:
+            data = self._begin + bytes(data)
+            if not data or data == TLS_HELLO[:1]:
+                self._begin = data
+                return
+            self._listen(data)
+        self._take(data)
+
+    def _take(self, data: bytes | memoryview) -> None:
+        if self._conversation is not None and self.state is State.OPEN:
+            self._conversation.feed(data)
             self._more = True
+
+    def _listen(self, begin: bytes) -> None:
+        """Tell the wire by how the client begins."""
+        self._begin = b""
+        if begin.startswith(TLS_HELLO):
+            self.expects_tls = True
+            self._conversation = self._article
+            self._stop_reading()
+        elif _speaks_redis(begin[0]):
+            self._conversation = RedisConversation(
+                self._store, self._surroundings, self._peer, push=self._push, limits=self._limits
+            )
+        else:
+            self._conversation = self._article
+        if self._refusal is not None:
+            self.fail(self._refusal)
 
     def end_of_input(self) -> None:
         """The client closed its sending side; whatever it said is still answered."""
+        if self._conversation is None and self._begin:
+            self._decide()
         self._on(Event.END_OF_INPUT)
 
     def drain(self) -> None:
@@ -118,7 +161,42 @@ class Session:
     def fail(self, failure: Failure) -> None:
         """End the conversation with a failure, behind the replies that are due."""
         if self.state in (State.OPEN, State.HALF_CLOSED, State.DRAINING):
-            self._say(failure)
+            self._say(self._decide().failure(failure))
+            if not failure.code.closes:
+                self._stop_reading()
+
+    def refuse(self, failure: Failure) -> None:
+        """End the conversation with a failure, but on the wire that the client speaks, once that is known."""
+        if self._conversation is None:
+            self._refusal = failure
+        else:
+            self.fail(failure)
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is a refusal that waits for the client's first byte."""
+        return self._conversation is None and self._refusal is not None
+
+    def tell_refusal(self) -> None:
+        """Wait no longer for the client's first byte: it may wait for ours."""
+        if self._refusal is not None:
+            self.fail(self._refusal)
+
+    def lost(self) -> None:
+        """The client has gone."""
+        self.paused = True  # nobody is there to take anything
+        if self._conversation is not None:
+            self._conversation.end()
+
+    def _decide(self) -> Conversation:
+        """The conversation; on the article's wire, if the client has not told another."""
+        if self._conversation is None:
+            self._conversation = self._article
+            if self._begin:
+                self._conversation.feed(self._begin)
+                self._begin = b""
+                self._more = True
+        return self._conversation
 
     # -- what the connection takes --------------------------------------------------------------------------
 
@@ -145,19 +223,26 @@ class Session:
         return bool(self._held)
 
     @property
+    def silence_is_fine(self) -> bool:
+        """Whether the client may well be silent because it waits: for the log, or for what others say."""
+        return self.waiting or (isinstance(self._conversation, RedisConversation) and self._conversation.is_subscribed)
+
+    @property
     def buffered(self) -> int:
         """Bytes that were read and not yet executed."""
-        return self._decoder.pending
+        return self._conversation.pending if self._conversation is not None else len(self._begin)
 
     @property
     def unfinished(self) -> bool:
-        """Whether a frame was begun and is not finished, through no delay of ours."""
-        return not self._more and self._decoder.pending > 0
+        """Whether a frame was begun and is not finished, or not even begun as the first, through no delay of ours."""
+        if self._conversation is None:
+            return self._refusal is None
+        return not self._more and self._conversation.pending > 0
 
     @property
     def consumed(self) -> int:
         """Bytes of all frames that were finished: tells whether an unfinished frame is still the same one."""
-        return self._decoder.consumed
+        return self._conversation.consumed if self._conversation is not None else 0
 
     # -- what happens in between ----------------------------------------------------------------------------
 
@@ -166,25 +251,24 @@ class Session:
         self._release()
         left = COMMANDS_PER_TURN
         while left > 0 and self._can_execute:
-            if self._accelerator is not None and not self._held:
-                self._accelerate(self._accelerator)
+            assert self._conversation is not None
+            if not self._held:
+                self._write([self._conversation.carry_out()])
                 if self.blocked:
                     break
-            request = self._decoder.next()
+            due = self._conversation.next()
             left -= 1
-            if request is None:
+            if due is None:
                 self._more = False
-            elif isinstance(request, Failure):
-                self._say(request)
+            elif isinstance(due, Unfinished):
+                left -= WHOLE_TABLE_COST - 1
             else:
-                self._say(self._execute(request))
-                word = request.command.word
-                if word.scope is Scope.TABLE or word.by_store:
-                    left -= WHOLE_TABLE_COST - 1
+                self._say(due)
+                left -= due.cost - 1
         if not self._more and not self._held:
             self._on(Event.ALL_SAID)
-        if self.state is State.DONE:
-            self._forget_input()  # nobody will finish the frame that was begun, if one was
+        if self.state is State.DONE and self._conversation is not None:
+            self._conversation.end()  # nobody will finish the frame that was begun, if one was
 
     @property
     def _can_execute(self) -> bool:
@@ -194,15 +278,8 @@ class Session:
     def _can_release(self) -> bool:
         if not self._held or self.paused or self._output_size >= UNSENT_PAUSE:
             return False
-        first, _ = self._held[0]
-        return not isinstance(first, Held) or first.reply is not None
-
-    def _accelerate(self, accelerator: "Accelerator") -> None:
-        """Let the compiled hot path have the first look; what it leaves is for `next`."""
-        responses = self._decoder.carry_out(accelerator, self._dialect)
-        if responses:
-            self._output.append(responses)
-            self._output_size += len(responses)
+        outcome = self._held[0][0].outcome
+        return not isinstance(outcome, Held) or outcome.reply is not None
 
     @property
     def acceleration(self) -> Acceleration | None:
@@ -210,61 +287,58 @@ class Session:
 
         None while something is under way that only the session knows of.
         """
-        idle = self.state is State.OPEN and not self._held and not self.blocked and not self._decoder.pending
-        if self._accelerator is None or not idle or not self._decoder.at_frame:
+        if self._conversation is None or self.state is not State.OPEN or self._held or self.blocked:
             return None
-        if self._acceleration is None:
-            limits = self._limits
-            width = self._decoder.width or 2
-            self._acceleration = self._accelerator, width, self._dialect.value, limits.value, limits.frame
-        return self._acceleration
+        return self._conversation.acceleration
 
-    def _execute(self, request: Request) -> Reply | Held:
-        try:
-            return self._store.execute(request.command)
-        except Exception:
-            _log.exception("%s failed", request.command.word.name)
-            return Failure(failures.INTERNAL, "the server's log has the details")
-
-    def _say(self, reply: Reply | Held) -> None:
-        """Put a reply behind those that are due."""
-        if isinstance(reply, Held):
-            reply.on_ready = self._wake
-            self._hold(reply, reply.size)
+    def _say(self, due: Due) -> None:
+        """Put what is due behind what was due before."""
+        if isinstance(due.outcome, Held):
+            due.outcome.on_ready = self._wake
+            self._hold(due, due.outcome.size)
         elif self._held:
-            self._hold(reply, size_of(reply))
+            self._hold(due, size_of(due.outcome))
         else:
-            self._write(reply)
-        if isinstance(reply, Failure) and reply.code.closes:
+            self._write(due.encode(due.outcome))
+        if due.closes:
             self._stop_reading()
 
-    def _hold(self, reply: Reply | Held, size: int) -> None:
-        self._held.append((reply, size))
+    def _push(self, due: Due, size: int) -> None:
+        """Say something that the client did not ask for just now."""
+        if self.state is not State.OPEN or self.overrun:
+            return
+        if self.paused or self._held:
+            self._hold(due, size)
+            if self._held_size > PUSHES_MAX:
+                self.overrun = True
+        else:
+            self._say(due)
+        self._wake()
+
+    def _hold(self, due: Due, size: int) -> None:
+        self._held.append((due, size))
         self._held_size += size
 
     def _stop_reading(self) -> None:
         self._more = False
-        self._forget_input()
+        if self._conversation is not None:
+            self._conversation.end()
         self._on(Event.FAILURE)
-
-    def _forget_input(self) -> None:
-        self._decoder = CommandDecoder(limits=self._limits)  # frees what was read
 
     def _release(self) -> None:
         """Write the replies that are ready, up to the first that is not, as far as there is room."""
         while self._can_release:
-            first, size = self._held.popleft()
+            due, size = self._held.popleft()
             self._held_size -= size
-            reply = first.reply if isinstance(first, Held) else first
+            reply = due.outcome.reply if isinstance(due.outcome, Held) else due.outcome
             assert reply is not None
-            self._write(reply)
+            self._write(due.encode(reply))
 
-    def _write(self, reply: Reply) -> None:
-        head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
-        self._output.append(head)
-        if payload:
-            self._output.append(payload)
-        self._output_size += len(head) + len(payload)
+    def _write(self, pieces: Sequence[bytes]) -> None:
+        for piece in pieces:
+            if piece:
+                self._output.append(piece)
+                self._output_size += len(piece)
 
     def _on(self, event: Event) -> None:
         self.state = TRANSITIONS.get((self.state, event), self.state)

@@ -1,0 +1,100 @@
+"""A conversation on the article's wire.
+
+Not for frames (`cairnkv.wire.article`), and not for what a command does (the store).
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from cairnkv.commands import Failure, Reply, Scope, failures
+from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
+from cairnkv.store import Held, Store
+from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Request, Width, reply_parts
+
+if TYPE_CHECKING:
+    from cairnkv.session.accelerator import Accelerator
+
+_log: Final = logging.getLogger("cairnkv.session")
+
+
+class ArticleConversation:
+    """Frames of the article: each is a command, and gets one reply."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        dialect: Dialect,
+        width: Width | None,
+        limits: Limits,
+        accelerator: "Accelerator | None",
+    ) -> None:
+        self._store = store
+        self._dialect = dialect
+        self._limits = limits
+        self._decoder = CommandDecoder(width=width, limits=limits)
+        self._accelerator = accelerator
+        self._acceleration: Acceleration | None = None  # once the width is settled
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take bytes of the client."""
+        self._decoder.feed(data)
+
+    def next(self) -> Due | None:
+        """Carry out the next command."""
+        request = self._decoder.next()
+        if request is None:
+            return None
+        if isinstance(request, Failure):
+            return self.failure(request)
+        word = request.command.word
+        outcome = self._execute(request)
+        if isinstance(outcome, Failure):
+            return self.failure(outcome)
+        cost = WHOLE_TABLE_COST if word.scope is Scope.TABLE or word.by_store else 1
+        return Due(outcome, self._encode, cost)
+
+    def failure(self, failure: Failure) -> Due:
+        """A failure, which may be one that ends the conversation."""
+        return Due(failure, self._encode, closes=failure.code.closes)
+
+    def _execute(self, request: Request) -> Reply | Held:
+        try:
+            return self._store.execute(request.command)
+        except Exception:
+            _log.exception("%s failed", request.command.word.name)
+            return Failure(failures.INTERNAL, "the server's log has the details")
+
+    def _encode(self, reply: Reply) -> Sequence[bytes]:
+        head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
+        return (head, payload) if payload else (head,)
+
+    def carry_out(self) -> bytes:
+        """Let the compiled hot path have the first look; what it leaves is for `next`."""
+        return self._decoder.carry_out(self._accelerator, self._dialect) if self._accelerator is not None else b""
+
+    @property
+    def acceleration(self) -> Acceleration | None:
+        """What the accelerator has to know, once the width is settled and between two frames."""
+        if self._accelerator is None or not self._decoder.at_frame or self._decoder.pending:
+            return None
+        if self._acceleration is None:
+            limits = self._limits
+            width = self._decoder.width or 2
+            self._acceleration = self._accelerator, width, self._dialect.value, limits.value, limits.frame
+        return self._acceleration
+
+    @property
+    def pending(self) -> int:
+        """Bytes of frames that are not whole, or not carried out."""
+        return self._decoder.pending
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of frames that came whole."""
+        return self._decoder.consumed
+
+    def end(self) -> None:
+        """Free what was read; nothing else depends on this conversation."""
+        self._decoder = CommandDecoder(limits=self._limits)

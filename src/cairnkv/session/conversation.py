@@ -1,0 +1,79 @@
+"""What a session asks of a wire: bytes in, and what is due for each command.
+
+One implementation for each wire: `article` and `redis.conversation`. Which one a client speaks is told by its first
+byte, since no command of one can begin with a byte that a command of the other begins with.
+
+Not for the order of replies, nor for bounds: those are the session's, and the same for all wires.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+from cairnkv.commands import Failure, Reply
+from cairnkv.store import Held
+
+if TYPE_CHECKING:
+    from cairnkv.session.accelerator import Accelerator
+
+WHOLE_TABLE_COST: Final = 64
+"""Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
+milliseconds of work in a frame of 40 bytes: a turn of nothing else would hold the loop for seconds."""
+
+Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
+"""Turns a reply into the bytes to send, in pieces; there may be none."""
+
+Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int]
+"""An accelerator; the width, the statuses, the longest string and the longest frame of a conversation."""
+
+
+@dataclasses.dataclass(slots=True)
+class Due:
+    """What is due for one command: its outcome, and how that is said.
+
+    cost: how many commands of one key this was as much work as. closes: whether the conversation ends behind it.
+    """
+
+    outcome: Reply | Held
+    encode: Encode
+    cost: int = 1
+    closes: bool = False
+
+
+class Unfinished:
+    """The type of `UNFINISHED`."""
+
+
+UNFINISHED: Final = Unfinished()
+"""In the place of what is due: a command takes several turns, and has had one."""
+
+
+class Conversation(Protocol):
+    """One wire's part of a session."""
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take bytes of the client."""
+
+    def next(self) -> Due | Unfinished | None:
+        """Carry out the next command that is there whole, or a part of it; None when more bytes are needed."""
+
+    def failure(self, failure: Failure) -> Due:
+        """How a failure is said that no command has asked for."""
+
+    def carry_out(self) -> bytes:
+        """Let an accelerator carry out what it can of the bytes that were fed; the replies."""
+
+    @property
+    def acceleration(self) -> Acceleration | None:
+        """What a transport may let an accelerator do with the bytes that come next; None: nothing."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes that were fed and belong to no command that was carried out."""
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of all commands that came whole."""
+
+    def end(self) -> None:
+        """The client has gone, or nothing more will be read of it. May be told more than once."""

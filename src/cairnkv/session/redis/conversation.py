@@ -1,0 +1,328 @@
+"""A conversation on Redis' wire: who the client is, what it has chosen, and the way of its commands.
+
+A command is a list of words. It is found in `WORDS`, held against its declaration, queued if a transaction is open,
+and carried out: a word on keys becomes a command of the vocabulary for the store, any other acts on this object.
+
+What always holds: a command that is refused has changed nothing; within MULTI nothing is carried out before EXEC, and
+then all of it in one step of the store.
+
+Not for what single words mean (`strings`, `keys`, `connection`, `transactions`, `pubsub`, `administration`).
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from cairnkv.commands import Failure, Reply, Scope, failures
+from cairnkv.keyspace import Watched
+from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due, Unfinished
+from cairnkv.session.redis.grammar import WORDS, Arguments, Refusal, Value, Word, error_of, wrong_number
+from cairnkv.session.redis.surroundings import Peer, Surroundings
+from cairnkv.store import Held, Store
+from cairnkv.wire.article import Limits
+from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simple, encode_parts
+
+_log: Final = logging.getLogger("cairnkv.session")
+
+QUEUED: Final = Simple("QUEUED")
+SHOWN_ARGUMENTS: Final = 128
+"""Characters of a name, and of all arguments, that an error about an unknown command repeats, as in Redis."""
+
+BROWSER_WORDS: Final = frozenset({b"POST", b"HOST:"})
+"""How a line begins that a web browser sends, which a page of somebody else's can make it send to any port."""
+
+
+class Nothing:
+    """The type of `NOTHING`."""
+
+
+NOTHING: Final = Nothing()
+"""In the place of a value: no reply at all."""
+
+
+@dataclasses.dataclass(slots=True)
+class Several:
+    """In the place of a value: several replies to one command, one behind the other."""
+
+    values: list[Value]
+
+
+@dataclasses.dataclass(slots=True)
+class Later:
+    """In the place of a value: what is due when the store is done, and how the reply is shown."""
+
+    outcome: Reply | Held
+    show: Callable[[Reply], Value]
+    cost: int = 1  # how many commands of one key it was as much work as
+
+
+class Job:
+    """A command that takes several turns; `step` does one slice."""
+
+    def step(self) -> Value:
+        """One slice; the value of the command once it is done, and `UNFINISHED` before."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(slots=True)
+class Queued:
+    """A command that waits for EXEC."""
+
+    word: Word
+    words: list[bytes]
+
+
+class RedisConversation:
+    """One client on Redis' wire."""
+
+    def __init__(
+        self,
+        store: Store,
+        surroundings: Surroundings,
+        peer: Peer,
+        *,
+        push: Callable[[Due, int], None],
+        limits: Limits,
+    ) -> None:
+        """push: says something unasked; told what, and how many bytes that is, near enough."""
+        self.store: Final = store
+        self.surroundings: Final = surroundings
+        self.peer: Final = peer
+        self.limits: Final = limits
+        self._push = push
+        self._decoder = RequestDecoder(limits)
+        self._job: Job | None = None
+        self._job_is_silent = False
+        self._ended = False
+        self.last_word = ""
+        self.channels: Final[dict[bytes, None]] = {}
+        self.patterns: Final[dict[bytes, None]] = {}
+        self.id: Final = surroundings.enter(self)
+        self.reset()
+
+    def reset(self) -> None:
+        """Be as a conversation is that has just begun."""
+        self.protocol: Resp = 2
+        self.space = 0
+        self.name = b""
+        self.library = b"", b""  # what the client says it is, and its version
+        self.authenticated = not self.surroundings.wants_password
+        self._decoder.trusted = self.authenticated
+        self.queue: list[Queued] | None = None  # None: no transaction is open
+        self.queued_bytes = 0
+        self.spoilt = False  # whether a command could not be queued, so that EXEC will refuse
+        self.watched: list[tuple[int, Watched]] = []
+        self.surroundings.pubsub.leave(self)
+        self.muted = False  # CLIENT REPLY OFF
+        self.skips = 0  # replies that are not said: CLIENT REPLY SKIP
+        self.no_touch = False
+        self.no_evict = False
+        self.closing = False  # whether the conversation ends behind the reply to this command
+
+    # -- what the session asks of every wire ----------------------------------------------------------------
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take bytes of the client."""
+        self._decoder.feed(data)
+
+    def next(self) -> Due | Unfinished | None:
+        """Carry out the next command, or go on with the one at hand."""
+        if self._job is not None:
+            return self._go_on(self._job)
+        words = self._decoder.next()
+        if words is None:
+            return None
+        if isinstance(words, ProtocolFault):
+            _log.info("%s: %s", self.peer.address, words.text)
+            return Due(0, partial(self._say, Error(words.text), self.protocol), closes=True)
+        return self._due(words)
+
+    def failure(self, failure: Failure) -> Due:
+        """A failure that no command has asked for."""
+        error = error_of(failure)
+        if failure.code is failures.BUSY:
+            error = Error(f"ERR max number of clients reached; {failure.text}")
+        return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
+
+    def carry_out(self) -> bytes:
+        """Nothing is compiled for this wire yet."""
+        return b""
+
+    @property
+    def acceleration(self) -> Acceleration | None:
+        """Likewise."""
+        return None
+
+    @property
+    def pending(self) -> int:
+        """Bytes of commands that are not whole, or not carried out; those of an open transaction included."""
+        return self._decoder.pending
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of commands that came whole."""
+        return self._decoder.consumed
+
+    def end(self) -> None:
+        """Be nobody's: take no messages, wait for nothing, hold nothing."""
+        if not self._ended:
+            self._ended = True
+            self.surroundings.pubsub.leave(self)
+            self.surroundings.leave(self)
+            self._job = None
+            self.queue = None
+            self.watched = []
+            self._decoder = RequestDecoder(self.limits)
+
+    # -- the way of a command -------------------------------------------------------------------------------
+
+    def _due(self, words: list[bytes]) -> Due | Unfinished:
+        """Carry out a command, and say what is due for it."""
+        silent = self.muted or self.skips > 0
+        self.skips = max(0, self.skips - 1)
+        value: Value
+        try:
+            word = self._found(words)
+            self.last_word = word.name
+            if self.queue is not None and "in-multi" not in word.flags:
+                value = self._enqueue(word, words)
+            else:
+                value = self.carry(word, words)
+        except Refusal as refusal:
+            value = Error(str(refusal))
+        except Exception:
+            _log.exception("%s failed", self.last_word)
+            value = Error("ERR INTERNAL the server's log has the details")
+        if isinstance(value, Job):
+            self._job = value
+            self._job_is_silent = silent
+            return self._go_on(value)
+        return self._due_for(value, silent=silent or self.muted)
+
+    def _go_on(self, job: Job) -> Due | Unfinished:
+        try:
+            value = job.step()
+        except Exception:
+            _log.exception("%s failed", self.last_word)
+            value = Error("ERR INTERNAL the server's log has the details")
+        if isinstance(value, Unfinished):
+            return value
+        self._job = None
+        due = self._due_for(value, silent=self._job_is_silent)
+        due.cost = WHOLE_TABLE_COST
+        return due
+
+    def _due_for(self, value: Value, *, silent: bool) -> Due:
+        closes, self.closing = self.closing, False
+        if isinstance(value, Later):
+            encode = _silence if silent else partial(self._say_later, value.show, self.protocol)
+            return Due(value.outcome, encode, value.cost, closes)
+        if silent or value is NOTHING:
+            return Due(0, _silence, closes=closes)
+        return Due(0, partial(self._say, value, self.protocol), closes=closes)
+
+    def _found(self, words: list[bytes]) -> Word:
+        """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it."""
+        try:
+            return self._find(words)
+        except Refusal:
+            if self.queue is not None:
+                self.spoilt = True
+            raise
+
+    def _find(self, words: list[bytes]) -> Word:
+        name = words[0].upper()
+        word = WORDS.get(name)
+        if word is None:
+            if name in BROWSER_WORDS:
+                _log.warning(
+                    "%s: speaks HTTP, as a browser does that a web page has sent here; closed", self.peer.address
+                )
+                self.closing = True
+                raise Refusal("ERR this is not a web server")
+            if not self.authenticated:
+                raise Refusal("NOAUTH Authentication required.")
+            raise Refusal(_unknown(words))
+        if word.behind and len(words) > 1:
+            second = word.behind.get(words[1].upper())
+            if second is None and word.on_keys is None and word.in_conversation is None:
+                shown = words[1][:SHOWN_ARGUMENTS].decode("utf-8", "surrogateescape")
+                raise Refusal(f"ERR unknown subcommand '{shown}'. Try {word.name.upper()} HELP.")
+            word = second or word
+        if not word.fits(len(words)):
+            raise Refusal(wrong_number(word.name))
+        if not self.authenticated and "no-auth" not in word.flags:
+            raise Refusal("NOAUTH Authentication required.")
+        if self.is_subscribed and self.protocol == 2 and "subscribed" not in word.flags:
+            raise Refusal(
+                f"ERR Can't execute '{word.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
+                "allowed in this context"
+            )
+        return word
+
+    def _enqueue(self, word: Word, words: list[bytes]) -> Value:
+        assert self.queue is not None
+        if "no-multi" in word.flags:
+            self.spoilt = True
+            raise Refusal("ERR Command not allowed inside a transaction")
+        self.queued_bytes += sum(map(len, words)) + WORD_BYTES * len(words)
+        if self.queued_bytes > self.limits.frame:
+            self.spoilt = True
+            raise Refusal(f"ERR a transaction of more than {self.limits.frame} bytes")
+        self.queue.append(Queued(word, words))
+        return QUEUED
+
+    def carry(self, word: Word, words: Sequence[bytes]) -> Value:
+        """Carry a word out now."""
+        arguments = Arguments(word.name, words[2 if "|" in word.name else 1 :])
+        if word.on_keys is not None:
+            call = word.on_keys(arguments)
+            cost = WHOLE_TABLE_COST if call.command.word.scope is Scope.TABLE else 1
+            return Later(self.store.execute(call.command, self.space, touch=not self.no_touch), call.show, cost)
+        assert word.in_conversation is not None
+        return word.in_conversation(self, arguments)
+
+    # -- what is said ---------------------------------------------------------------------------------------
+
+    def push(self, value: Value, size: int) -> None:
+        """Say something unasked. size: of it, in bytes, near enough."""
+        self._push(Due(0, partial(self._say, value, self.protocol)), size)
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether the client listens to channels."""
+        return bool(self.channels or self.patterns)
+
+    def _say(self, value: Value, protocol: Resp, _reply: Reply) -> Sequence[bytes]:
+        if isinstance(value, Several):
+            return [piece for one in value.values for piece in encode_parts(one, protocol)]
+        return encode_parts(value, protocol)
+
+    def _say_later(self, show: Callable[[Reply], Value], protocol: Resp, reply: Reply) -> Sequence[bytes]:
+        return encode_parts(shown(show, reply), protocol)
+
+
+WORD_BYTES: Final = 64
+"""Bytes that a queued word takes besides its own."""
+
+
+def shown(show: Callable[[Reply], Value], reply: Reply) -> Value:
+    """A reply as a value."""
+    return error_of(reply) if isinstance(reply, Failure) else show(reply)
+
+
+def _silence(_reply: Reply) -> Sequence[bytes]:
+    return ()
+
+
+def _unknown(words: Sequence[bytes]) -> str:
+    """What is said of a command that nobody knows, with as much of it as helps."""
+    name = words[0][:SHOWN_ARGUMENTS].decode("utf-8", "surrogateescape")
+    arguments = ""
+    for word in words[1:]:
+        if len(arguments) >= SHOWN_ARGUMENTS:
+            break
+        arguments += f"'{word[: SHOWN_ARGUMENTS - len(arguments)].decode('utf-8', 'surrogateescape')}' "
+    return f"ERR unknown command '{name}', with args beginning with: {arguments}"

@@ -1,0 +1,266 @@
+"""How a word of Redis is declared: its syntax, and what it means here.
+
+A word's syntax, written as Redis' manual writes it, is its declaration: how many arguments there must be and which of
+them are keys follow from it. Words that speak of keys (`on_keys`) turn their arguments into a `Call`: a command of
+the vocabulary, and what to make of the reply. The others (`in_conversation`) act on the conversation that says them.
+Parser, COMMAND and docs/redis.md draw from `WORDS`.
+
+What always holds: a word is found whatever its case; an argument that does not fit raises a `Refusal` with the text
+that Redis has for it, before anything was done.
+
+Not for the wire (`cairnkv.wire.redis`), and not for what commands do (`cairnkv.keyspace.operations`).
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from cairnkv.commands import Command, Failure, Reply, failures
+from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
+from cairnkv.wire.redis import Error
+
+if TYPE_CHECKING:
+    from cairnkv.session.redis.conversation import RedisConversation
+
+Value: TypeAlias = Any
+"""What `cairnkv.wire.redis` can write: None, bool, int, float, bytes, `Simple`, `Error`, lists, dicts, ..."""
+
+
+class Refusal(Exception):
+    """A command that does not fit; the text is what Redis answers, its code first."""
+
+
+SYNTAX: Final = "ERR syntax error"
+NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
+NOT_A_FLOAT: Final = "ERR value is not a valid float"
+WRONG_SPACE: Final = "ERR DB index is out of range"
+NO_SUCH_KEY: Final = "ERR no such key"
+
+_ERRORS: Final = {
+    failures.NOTINT: NOT_AN_INTEGER,
+    failures.OVERFLOW: "ERR increment or decrement would overflow",
+    failures.NOTFLOAT: NOT_A_FLOAT,
+    failures.TOOLONG: "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+    failures.FULL: "OOM command not allowed when used memory > 'maxmemory'.",
+}
+"""Failures that Redis has a text of its own for; the others are `ERR` and what the store says."""
+
+
+def error_of(failure: Failure) -> Error:
+    """How a failure is said."""
+    return Error(_ERRORS.get(failure.code) or f"ERR {failure.message}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """A command of the vocabulary, and what to make of a reply that is no failure.
+
+    show: may give an `Error`.
+    """
+
+    command: Command
+    show: Callable[[Reply], Value]
+
+
+# -- arguments -------------------------------------------------------------------------------------------
+
+_INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+
+
+def integer(text: bytes, refusal: str = NOT_AN_INTEGER, *, least: int = INTEGER_MIN, most: int = INTEGER_MAX) -> int:
+    """The number that decimal text stands for, in its one form; `Refusal` if there is none in the range."""
+    number = int(text) if _INTEGER.fullmatch(text) else None
+    if number is None or not least <= number <= most:
+        raise Refusal(refusal)
+    return number
+
+
+class Arguments:
+    """The arguments of one command, taken one after the other. The name is not among them."""
+
+    def __init__(self, name: str, texts: Sequence[bytes]) -> None:
+        self.name = name
+        """The command's, in small letters, as errors have it."""
+        self._texts = texts
+        self._next = 0
+
+    def __len__(self) -> int:
+        """How many are left."""
+        return len(self._texts) - self._next
+
+    def take(self) -> bytes:
+        """The next one."""
+        if self._next >= len(self._texts):
+            raise Refusal(SYNTAX)
+        self._next += 1
+        return self._texts[self._next - 1]
+
+    def rest(self) -> Sequence[bytes]:
+        """All that are left."""
+        texts = self._texts[self._next :]
+        self._next = len(self._texts)
+        return texts
+
+    def key(self) -> bytes:
+        """The next one, as a key."""
+        return key(self.take())
+
+    def keys(self) -> tuple[bytes, ...]:
+        """All that are left, as keys."""
+        return tuple(map(key, self.rest()))
+
+    def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
+        """All that are left, as keys and values by turns."""
+        texts = self.rest()
+        if len(texts) % 2:
+            raise Refusal(wrong_number(self.name))
+        return tuple((key(texts[at]), texts[at + 1]) for at in range(0, len(texts), 2))
+
+    def integer(self, refusal: str = NOT_AN_INTEGER, *, least: int = INTEGER_MIN, most: int = INTEGER_MAX) -> int:
+        """The next one, as a number."""
+        return integer(self.take(), refusal, least=least, most=most)
+
+    def word(self) -> bytes:
+        """The next one in capitals: the word of an option, which may be written in any case."""
+        return self.take().upper()
+
+    def end(self, refusal: str = SYNTAX) -> None:
+        """There must be no more."""
+        if len(self):
+            raise Refusal(refusal)
+
+
+def key(text: bytes) -> bytes:
+    """A key; Redis would take an empty one, and longer ones."""
+    if not 1 <= len(text) <= KEY_MAX:
+        raise Refusal(f"ERR a key has 1 to {KEY_MAX} bytes here, this one {len(text)}")
+    return text
+
+
+def wrong_number(name: str) -> str:
+    """What is said when there are too many or too few arguments."""
+    return f"ERR wrong number of arguments for '{name}' command"
+
+
+# -- words -----------------------------------------------------------------------------------------------
+
+_KEY_NAMES: Final = frozenset({"key", "newkey", "source", "destination"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Word:
+    """One word of Redis, or one that stands behind another (`CLIENT ID`).
+
+    name: in small letters, with a bar between two words. syntax: the arguments, as in the manual.
+    arity: how many words the command has, its name included; negative: so many or more.
+    keys: where the keys stand: the first, the last (-1: the last of all), and the step from one to the next; 0, 0, 0:
+    there are none. flags: as COMMAND tells them.
+    run: of a word with others behind it, None.
+    """
+
+    name: str
+    syntax: str
+    arity: int
+    keys: tuple[int, int, int]
+    flags: frozenset[str]
+    group: str
+    since: str
+    summary: str
+    on_keys: Callable[[Arguments], Call] | None = None
+    in_conversation: Callable[["RedisConversation", Arguments], Value] | None = None
+    behind: dict[bytes, "Word"] = dataclasses.field(default_factory=dict)
+
+    def fits(self, count: int) -> bool:
+        """Whether a command of so many words, its name included, has a number of arguments that this can have."""
+        return count == self.arity if self.arity >= 0 else count >= -self.arity
+
+    def keys_in(self, words: Sequence[bytes]) -> list[bytes]:
+        """Those words of a command that are keys."""
+        first, last, step = self.keys
+        if not first:
+            return []
+        return list(words[first : (last if last >= 0 else len(words) + last) + 1 : step])
+
+
+WORDS: Final[dict[bytes, Word]] = {}
+"""Every word that is served, by its name in capitals."""
+
+
+def on_keys(
+    syntax: str, flags: str, *, group: str, since: str, summary: str
+) -> Callable[[Callable[[Arguments], Call]], Callable[[Arguments], Call]]:
+    """Declare a word that speaks of keys; see `Word`."""
+
+    def declare(function: Callable[[Arguments], Call]) -> Callable[[Arguments], Call]:
+        _add(syntax, flags, group, since, summary, on_keys=function)
+        return function
+
+    return declare
+
+
+def in_conversation(
+    syntax: str, flags: str, *, group: str, since: str, summary: str
+) -> Callable[[Callable[["RedisConversation", Arguments], Value]], Callable[["RedisConversation", Arguments], Value]]:
+    """Declare a word that acts on the conversation; see `Word`."""
+
+    def declare(
+        function: Callable[["RedisConversation", Arguments], Value],
+    ) -> Callable[["RedisConversation", Arguments], Value]:
+        _add(syntax, flags, group, since, summary, in_conversation=function)
+        return function
+
+    return declare
+
+
+def container(name: str, *, group: str, since: str, summary: str) -> None:
+    """Declare a word that only has meanings together with a second one."""
+    WORDS[name.encode()] = Word(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary)
+
+
+def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: Any) -> None:
+    names = re.match(r"[A-Z]+(?:-[A-Z]+)*(?: [A-Z]+(?:-[A-Z]+)*(?= |$))?", syntax)
+    assert names is not None, syntax
+    name, _, second = names.group().partition(" ")
+    arguments = syntax[names.end() :].strip()
+    if second and name.encode() not in WORDS:  # a second word that is part of the syntax, as in none so far
+        raise ValueError(f"{syntax}: declare the container {name} first")
+    before = 2 if second else 1
+    word = Word(
+        name=names.group().lower().replace(" ", "|"),
+        syntax=arguments,
+        arity=_arity(arguments, before),
+        keys=_keys(arguments, before),
+        flags=frozenset(flags.split()),
+        group=group,
+        since=since,
+        summary=summary,
+        **run,
+    )
+    (WORDS[name.encode()].behind if second else WORDS)[(second or name).encode()] = word
+
+
+def _required(arguments: str) -> list[str]:
+    """The arguments that must be there, the first of each alternative in their place."""
+    depth, kept = 0, ""
+    for character in arguments:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        kept += character if depth == 0 and character != "]" else ""
+    kept = re.sub(r"<([^|>]*)[^>]*>", r"\1", kept)
+    return kept.split()
+
+
+def _arity(arguments: str, before: int) -> int:
+    count = before + len(_required(arguments))
+    return -count if "[" in arguments else count
+
+
+def _keys(arguments: str, before: int) -> tuple[int, int, int]:
+    required = _required(arguments)
+    at = [before + place for place, name in enumerate(required) if name in _KEY_NAMES]
+    if not at:
+        return 0, 0, 0
+    repeated = re.search(r"\[(key(?: \w+)*) \.\.\.\]", arguments)
+    if repeated:
+        return at[0], -1, len(repeated.group(1).split())
+    return at[0], at[-1], 1

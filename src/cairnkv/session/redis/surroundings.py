@@ -1,0 +1,112 @@
+"""What the Redis conversations of one server share, and what they may ask of the server around them.
+
+What always holds: everything here is found or made by the server; without one, as in tests, there is nobody else and
+nothing to configure. Who is registered here is taken out by `Conversation.end`.
+
+Not for what one conversation knows of itself.
+"""
+
+import hmac
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cairnkv.session.redis.pubsub import PubSub
+from cairnkv.store import Store
+
+if TYPE_CHECKING:
+    from cairnkv.session.redis.conversation import RedisConversation
+
+
+class Peer:
+    """Who is at the other end of a conversation. Times in seconds; addresses as HOST:PORT, or a path and `:0`."""
+
+    address: str = "?:0"
+    local_address: str = "?:0"
+    descriptor: int = -1
+
+    def age(self) -> float:
+        """Since when it is connected."""
+        return 0.0
+
+    def idle(self) -> float:
+        """Since when it has said nothing."""
+        return 0.0
+
+    def unsent(self) -> int:
+        """Bytes of replies that it has not taken."""
+        return 0
+
+    def close(self, reason: str) -> None:
+        """Close the connection at once; what was not taken is lost."""
+
+    def keep(self, kept: bool) -> None:
+        """Spare the connection, or no longer, when replies that nobody takes need too much memory."""
+
+
+class Options(Protocol):
+    """What CONFIG reads and changes: names and values as Redis has them."""
+
+    def all(self) -> Mapping[str, str]:
+        """Every option there is."""
+
+    def set(self, values: Mapping[str, str]) -> None:
+        """Change these, all or none. Raises `ValueError` with a sentence, `KeyError` with a name that cannot be set."""
+
+
+class NoOptions:
+    """There is nothing to configure."""
+
+    def all(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    def set(self, values: Mapping[str, str]) -> None:
+        """None of them exists."""
+        raise KeyError(next(iter(values)))
+
+
+class Surroundings:
+    """What conversations share.
+
+    clients: every Redis conversation by its id, the oldest first.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        password: str | None = None,
+        options: Options | None = None,
+        shut_down: Callable[[], None] | None = None,
+    ) -> None:
+        """password: what clients have to say before anything else; None: nothing.
+
+        shut_down: stops the server; None: there is none to stop.
+        """
+        self.store: Final = store
+        self.pubsub: Final = PubSub()
+        self.clients: Final[dict[int, RedisConversation]] = {}
+        self.options: Final[Options] = options or NoOptions()
+        self.shut_down: Final = shut_down
+        self._password = password.encode() if password is not None else None
+        self._last_id = 0
+
+    @property
+    def wants_password(self) -> bool:
+        """Whether clients have to authenticate."""
+        return self._password is not None
+
+    def accepts(self, user: bytes, password: bytes) -> bool:
+        """Whether this is the password. Takes as long whatever is wrong with it. There is one user, `default`."""
+        right = hmac.compare_digest(password, self._password or b"")
+        return right and user == b"default"
+
+    def enter(self, conversation: "RedisConversation") -> int:
+        """A new conversation; the id that nobody else ever has."""
+        self._last_id += 1
+        self.clients[self._last_id] = conversation
+        return self._last_id
+
+    def leave(self, conversation: "RedisConversation") -> None:
+        """A conversation is over."""
+        self.clients.pop(conversation.id, None)

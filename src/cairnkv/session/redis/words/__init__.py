@@ -1,0 +1,9 @@
+"""The words of Redis that are served, each in one place: how it is said, what it means here, what it answers.
+
+`strings` and `keys` speak of keys; the others of the conversation, or of the server. Importing this declares all of
+them in `cairnkv.session.redis.grammar.WORDS`.
+"""
+
+from cairnkv.session.redis.words import administration, connection, keys, pubsub, strings, transactions
+
+__all__ = ["administration", "connection", "keys", "pubsub", "strings", "transactions"]

@@ -1,0 +1,1 @@
+"""The words on channels: subscribing to them, and speaking on them."""

@@ -1,0 +1,109 @@
+"""Transactions: MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+
+What always holds: the words on keys of one transaction reach the store together, as one entry of its log; if a
+watched key has changed, nothing is carried out, not even what does not speak of keys.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+from cairnkv.commands import Replies, Reply, Step
+from cairnkv.session.redis.conversation import Later, Queued, RedisConversation, Several, shown
+from cairnkv.session.redis.grammar import Arguments, Refusal, Value, in_conversation
+from cairnkv.wire.redis import NULL_ARRAY, OK, Error
+
+WATCHED_MAX: Final = 65_536
+"""Keys that one client may watch."""
+
+
+@in_conversation(
+    "MULTI", "fast no-multi", group="transactions", since="1.2.0", summary="Begin a transaction: queue what follows."
+)
+def multi(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.queue = []
+    talk.queued_bytes = 0
+    talk.spoilt = False
+    return OK
+
+
+@in_conversation(
+    "DISCARD", "fast in-multi", group="transactions", since="2.0.0", summary="Forget the transaction that is open."
+)
+def discard(talk: RedisConversation, arguments: Arguments) -> Value:
+    if talk.queue is None:
+        raise Refusal("ERR DISCARD without MULTI")
+    talk.queue = None
+    talk.watched = []
+    return OK
+
+
+@in_conversation(
+    "WATCH key [key ...]",
+    "fast in-multi",
+    group="transactions",
+    since="2.2.0",
+    summary="Let the next transaction be given up if one of these keys changes before.",
+)
+def watch(talk: RedisConversation, arguments: Arguments) -> Value:
+    if talk.queue is not None:
+        raise Refusal("ERR WATCH inside MULTI is not allowed")
+    known = {(space, watched.key) for space, watched in talk.watched}
+    keys = [key for key in dict.fromkeys(arguments.keys()) if (talk.space, key) not in known]
+    if len(talk.watched) + len(keys) > WATCHED_MAX:
+        raise Refusal(f"ERR more than {WATCHED_MAX} keys are watched")
+    talk.watched += ((talk.space, talk.store.watch(talk.space, key)) for key in keys)
+    return OK
+
+
+@in_conversation("UNWATCH", "fast", group="transactions", since="2.2.0", summary="Watch no key any more.")
+def unwatch(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.watched = []
+    return OK
+
+
+@dataclasses.dataclass(slots=True)
+class _Planned:
+    """What will be shown for a queued command: the reply to the next step, or a value that is known."""
+
+    show: Callable[[Reply], Value] | None
+    value: Value = None
+
+
+@in_conversation(
+    "EXEC", "in-multi", group="transactions", since="1.2.0", summary="Carry the queued commands out, all at once."
+)
+def execute(talk: RedisConversation, arguments: Arguments) -> Value:
+    if talk.queue is None:
+        raise Refusal("ERR EXEC without MULTI")
+    queue, talk.queue = talk.queue, None
+    watched, talk.watched = talk.watched, []
+    if talk.spoilt:
+        raise Refusal("EXECABORT Transaction discarded because of previous errors.")
+    unchanged = talk.store.execute_all((), watched)
+    if unchanged != Replies(()):
+        return Later(unchanged, lambda _: NULL_ARRAY)
+    steps: list[Step] = []
+    planned = [_plan(talk, queued, steps) for queued in queue]
+
+    def show(reply: Reply) -> Value:
+        replies = iter(reply.values if isinstance(reply, Replies) else ())
+        return [one.value if one.show is None else shown(one.show, next(replies)) for one in planned]
+
+    return Later(talk.store.execute_all(steps), show, cost=max(1, len(steps)))
+
+
+def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planned:
+    """Take a word on keys into the steps for the store, and carry out any other."""
+    word = queued.word
+    try:
+        if word.on_keys is not None:
+            call = word.on_keys(Arguments(word.name, queued.words[2 if "|" in word.name else 1 :]))
+            steps.append(Step(talk.space, call.command))
+            return _Planned(call.show)
+        value = talk.carry(word, queued.words)
+    except Refusal as refusal:
+        value = Error(str(refusal))
+    if isinstance(value, Several):
+        value = value.values[-1]
+    return _Planned(None, value)
