@@ -21,6 +21,7 @@ from cairnkv.client.codec import Bytes
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Command, Failure, Items, Reply, failures
 from cairnkv.testing import ManualClock, running_server
+from tests.conformance import redis_way
 
 PATIENCE = 30.0
 """Seconds that anything here may take."""
@@ -189,4 +190,5 @@ WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "async": asynchronous,
     "two-byte frames": by_hand(2),
     "four-byte frames": by_hand(4),
+    **redis_way.WAYS,
 }

@@ -1,0 +1,230 @@
+"""The way in over Redis' wire, through redis-py: each command of the contract as a client of Redis says it.
+
+What Redis has in one command is said in that one; what it has not (to clear by prefix, to store several values with a
+time to live) in those that its users would take, in a transaction where it has to be one step.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from cairnkv.client.calls import Call
+from cairnkv.client.codec import Bytes
+from cairnkv.client.keyvalue import KeyValue
+from cairnkv.commands import (
+    MISSING,
+    OK,
+    Clear,
+    ClearAll,
+    ClearIfEquals,
+    ClearMany,
+    ClearPrefix,
+    Code,
+    Count,
+    Exists,
+    Expire,
+    Failure,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Info,
+    Items,
+    Persist,
+    Ping,
+    Reply,
+    Scan,
+    Set,
+    SetMany,
+    SetWith,
+    Swap,
+    Ttl,
+    failures,
+)
+from cairnkv.testing import ManualClock, running_server
+
+PATIENCE = 30.0
+
+Say = Callable[..., Any]
+"""Says the words of a command, and gives the reply as redis-py decodes it: strings as bytes."""
+
+_CODES: dict[str, Code] = {
+    "value is not an integer or out of range": failures.NOTINT,
+    "increment or decrement would overflow": failures.OVERFLOW,
+    "decrement would overflow": failures.OVERFLOW,
+}
+
+
+class OverRedis(KeyValue[bytes, bytes]):
+    """The methods, by commands of Redis."""
+
+    def __init__(self, say: Say, say_together: Say, close: Callable[[], None]) -> None:
+        """say_together: says several commands in a transaction."""
+        super().__init__(Bytes(), Bytes())
+        self._say = say
+        self._say_together = say_together
+        self._close = close
+
+    def close(self) -> None:
+        self._close()
+
+    def _do(self, call: Call[Any]) -> Any:
+        try:
+            reply = self._reply(call.command)
+        except redis.ResponseError as error:
+            text = str(error)
+            assert text in _CODES, text
+            reply = Failure(_CODES[text], text)
+        return call.result(reply)
+
+    def _reply(self, command: Any) -> Reply:
+        say = self._say
+        match command:
+            case Get(key):
+                return _or_missing(say("GET", key))
+            case Set(key, value):
+                return _ok(say("SET", key, value))
+            case Clear(key):
+                assert say("DEL", key) in (0, 1)
+                return OK
+            case Ping(text):
+                answer = say("PING", *([text] if text else []))
+                return answer.encode() if isinstance(answer, str) else bytes(answer)
+            case Swap():
+                return _or_missing(say("SET", command.key, command.value, *_options(command), "GET"))
+            case SetWith():
+                return int(say("SET", command.key, command.value, *_options(command)) is not None)
+            case GetWith(key, clear, ttl, persist):
+                if clear:
+                    return _or_missing(say("GETDEL", key))
+                return _or_missing(say("GETEX", key, *(["PX", ttl] if ttl else []), *(["PERSIST"] if persist else [])))
+            case ClearIfEquals(key, value):
+                return int(say("DELIFEQ", key, value))
+            case Exists(names):
+                return int(say("EXISTS", *names))
+            case GetMany(names):
+                return Items(tuple(say("MGET", *names)))
+            case SetMany(ttl, pairs):
+                if not ttl:
+                    return _ok(say("MSET", *(part for pair in pairs for part in pair)))
+                self._say_together([("SET", key, value, "PX", ttl) for key, value in pairs])
+                return OK
+            case ClearMany(names):
+                return int(say("DEL", *names))
+            case Incr(key, n):
+                return int(say("INCRBY", key, n))
+            case Ttl(key):
+                milliseconds = int(say("PTTL", key))
+                return MISSING if milliseconds == -2 else milliseconds
+            case Expire(key, ttl):
+                return int(say("PEXPIRE", key, ttl))
+            case Persist(key):
+                return int(say("PERSIST", key))
+            case Scan(cursor, count, prefix):
+                following, keys = say("SCAN", cursor, "MATCH", _literal(prefix) + b"*", "COUNT", count)
+                return Items((b"%d" % int(following), *keys))
+            case Count():
+                return int(say("DBSIZE"))
+            case ClearAll():
+                return _ok(say("FLUSHDB"))
+            case ClearPrefix(prefix, cursor):
+                following, keys = say("SCAN", cursor, "MATCH", _literal(prefix) + b"*", "COUNT", 1_000)
+                cleared = say("DEL", *keys) if keys else 0
+                return Items((b"%d" % int(following), b"%d" % cleared))
+            case Info():
+                lines = [line for line in _text(say("INFO")).splitlines() if line and not line.startswith("#")]
+                return Items(tuple(part.encode() for line in lines for part in line.split(":", 1)))
+        raise NotImplementedError(command)
+
+
+def _options(command: SetWith | Swap) -> Iterator[Any]:
+    if command.ttl is not None:
+        yield from ("PX", command.ttl)
+    if command.keep_ttl:
+        yield "KEEPTTL"
+    if command.if_absent:
+        yield "NX"
+    if command.if_present:
+        yield "XX"
+    if command.if_equals is not None:
+        yield from ("IFEQ", command.if_equals)
+
+
+def _literal(prefix: bytes) -> bytes:
+    """A pattern that matches this and nothing else."""
+    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^-" else bytes([byte]) for byte in prefix)
+
+
+def _or_missing(answer: bytes | None) -> Reply:
+    return MISSING if answer is None else bytes(answer)
+
+
+def _ok(answer: Any) -> Reply:
+    assert answer in (b"OK", True, "OK"), answer
+    return OK
+
+
+def _text(answer: Any) -> str:
+    return answer if isinstance(answer, str) else bytes(answer).decode()
+
+
+def sync(protocol: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
+    @contextlib.contextmanager
+    def way(clock: ManualClock) -> Iterator[Any]:
+        with running_server(clock=clock) as server:
+            assert server.address is not None
+            host, port = server.address
+            client: Any = redis.Redis(host, port, protocol=protocol, socket_timeout=PATIENCE)
+            client.response_callbacks.clear()  # replies are wanted as they come
+
+            def say_together(commands: list[tuple[Any, ...]]) -> Any:
+                pipeline = client.pipeline(transaction=True)
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return pipeline.execute()
+
+            with OverRedis(client.execute_command, say_together, client.close) as store:
+                yield store
+
+    return way
+
+
+def asynchronous(protocol: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
+    @contextlib.contextmanager
+    def way(clock: ManualClock) -> Iterator[Any]:
+        with running_server(clock=clock) as server, asyncio.Runner() as runner:
+            assert server.address is not None
+            host, port = server.address
+            client: Any = redis.asyncio.Redis(host=host, port=port, protocol=protocol, socket_timeout=PATIENCE)
+            client.response_callbacks.clear()  # replies are wanted as they come
+
+            def run(work: Coroutine[Any, Any, Any]) -> Any:
+                return runner.run(asyncio.wait_for(work, PATIENCE))
+
+            async def together(commands: list[tuple[Any, ...]]) -> Any:
+                async with client.pipeline(transaction=True) as pipeline:
+                    for command in commands:
+                        pipeline.execute_command(*command)
+                    return await pipeline.execute()
+
+            with OverRedis(
+                lambda *words: run(client.execute_command(*words)),
+                lambda commands: run(together(commands)),
+                lambda: run(client.aclose()),
+            ) as store:
+                yield store
+
+    return way
+
+
+WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
+    "redis-py, RESP2": sync(2),
+    "redis-py, RESP3": sync(3),
+    "redis-py asyncio, RESP2": asynchronous(2),
+    "redis-py asyncio, RESP3": asynchronous(3),
+}
