@@ -80,6 +80,11 @@ TIMEOUT = Code(
     closes=True,
     passing=True,
 )
+NOAUTH = Code(
+    "NOAUTH",
+    Fault.CALLER,
+    "This server wants a password, which can only be said on the Redis wire so far. Nothing is executed on this one.",
+)
 UNDONE = Code(
     "UNDONE",
     Fault.SERVER,
@@ -117,6 +122,7 @@ CODES = {
         FULL,
         BUSY,
         TIMEOUT,
+        NOAUTH,
         UNDONE,
         UNKNOWN,
         INTERNAL,
