@@ -18,7 +18,18 @@ from typing import Final
 from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.keyspace import Watched
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due, Unfinished
-from cairnkv.session.redis.grammar import WORDS, Arguments, Refusal, Value, Word, error_of, wrong_number
+from cairnkv.session.redis.grammar import (
+    WORDS,
+    Arguments,
+    Call,
+    Calls,
+    Errors,
+    Refusal,
+    Value,
+    Word,
+    error_of,
+    wrong_number,
+)
 from cairnkv.session.redis.surroundings import Peer, Surroundings
 from cairnkv.store import Held, Store
 from cairnkv.wire.article import Limits
@@ -56,6 +67,7 @@ class Later:
     outcome: Reply | Held
     show: Callable[[Reply], Value]
     cost: int = 1  # how many commands of one key it was as much work as
+    errors: Errors | None = None
 
 
 class Job:
@@ -217,7 +229,7 @@ class RedisConversation:
     def _due_for(self, value: Value, *, silent: bool) -> Due:
         closes, self.closing = self.closing, False
         if isinstance(value, Later):
-            encode = _silence if silent else partial(self._say_later, value.show, self.protocol)
+            encode = _silence if silent else partial(self._say_later, value, self.protocol)
             return Due(value.outcome, encode, value.cost, closes)
         if silent or value is NOTHING:
             return Due(0, _silence, closes=closes)
@@ -276,13 +288,23 @@ class RedisConversation:
 
     def carry(self, word: Word, words: Sequence[bytes]) -> Value:
         """Carry a word out now."""
-        arguments = Arguments(word.name, words[2 if "|" in word.name else 1 :])
-        if word.on_keys is not None:
-            call = word.on_keys(arguments)
-            cost = WHOLE_TABLE_COST if call.command.word.scope is Scope.TABLE else 1
-            return Later(self.store.execute(call.command, self.space, touch=not self.no_touch), call.show, cost)
-        assert word.in_conversation is not None
+        arguments = self.arguments(word, words)
+        if word.in_conversation is None:
+            assert word.on_keys is not None
+            return self._ask(word.on_keys(arguments))
         return word.in_conversation(self, arguments)
+
+    def arguments(self, word: Word, words: Sequence[bytes]) -> Arguments:
+        """Those of a command that begins with this word."""
+        return Arguments(word.name, words[2 if "|" in word.name else 1 :], self.space)
+
+    def _ask(self, call: Call | Calls) -> Later:
+        """Let the store carry out what a word on keys stands for."""
+        if isinstance(call, Calls):
+            return Later(self.store.execute_all(call.steps), call.show, WHOLE_TABLE_COST)
+        cost = WHOLE_TABLE_COST if call.command.word.scope is Scope.TABLE else 1
+        touch = call.touch if call.touch is not None else not self.no_touch
+        return Later(self.store.execute(call.command, self.space, touch=touch), call.show, cost, call.errors)
 
     # -- what is said ---------------------------------------------------------------------------------------
 
@@ -300,17 +322,17 @@ class RedisConversation:
             return [piece for one in value.values for piece in encode_parts(one, protocol)]
         return encode_parts(value, protocol)
 
-    def _say_later(self, show: Callable[[Reply], Value], protocol: Resp, reply: Reply) -> Sequence[bytes]:
-        return encode_parts(shown(show, reply), protocol)
+    def _say_later(self, later: Later, protocol: Resp, reply: Reply) -> Sequence[bytes]:
+        return encode_parts(shown(later.show, reply, later.errors), protocol)
 
 
 WORD_BYTES: Final = 64
 """Bytes that a queued word takes besides its own."""
 
 
-def shown(show: Callable[[Reply], Value], reply: Reply) -> Value:
+def shown(show: Callable[[Reply], Value], reply: Reply, errors: Errors | None = None) -> Value:
     """A reply as a value."""
-    return error_of(reply) if isinstance(reply, Failure) else show(reply)
+    return error_of(reply, errors) if isinstance(reply, Failure) else show(reply)
 
 
 def _silence(_reply: Reply) -> Sequence[bytes]:

@@ -13,10 +13,11 @@ Not for the wire (`cairnkv.wire.redis`), and not for what commands do (`cairnkv.
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from cairnkv.commands import Command, Failure, Reply, failures
+from cairnkv.commands import Command, Failure, Reply, Step, failures
+from cairnkv.commands.failures import Code
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
 from cairnkv.wire.redis import Error
 
@@ -36,20 +37,25 @@ NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
 NOT_A_FLOAT: Final = "ERR value is not a valid float"
 WRONG_SPACE: Final = "ERR DB index is out of range"
 NO_SUCH_KEY: Final = "ERR no such key"
+TOO_LONG: Final = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 
 _ERRORS: Final = {
     failures.NOTINT: NOT_AN_INTEGER,
     failures.OVERFLOW: "ERR increment or decrement would overflow",
     failures.NOTFLOAT: NOT_A_FLOAT,
-    failures.TOOLONG: "ERR string exceeds maximum allowed size (proto-max-bulk-len)",
+    failures.TOOLONG: TOO_LONG,
     failures.FULL: "OOM command not allowed when used memory > 'maxmemory'.",
 }
 """Failures that Redis has a text of its own for; the others are `ERR` and what the store says."""
 
+Errors: TypeAlias = Mapping[Code, str]
+"""Texts for failures, where a word of Redis has others than most have."""
 
-def error_of(failure: Failure) -> Error:
+
+def error_of(failure: Failure, errors: Errors | None = None) -> Error:
     """How a failure is said."""
-    return Error(_ERRORS.get(failure.code) or f"ERR {failure.message}")
+    own = errors.get(failure.code) if errors else None
+    return Error(own or _ERRORS.get(failure.code) or f"ERR {failure.message}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,10 +63,25 @@ class Call:
     """A command of the vocabulary, and what to make of a reply that is no failure.
 
     show: may give an `Error`.
+    touch: whether this counts as a use of the keys; None: unless the client has said that nothing of it does.
     """
 
     command: Command
     show: Callable[[Reply], Value]
+    errors: Errors | None = None
+    touch: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Calls:
+    """Several commands that are one word of Redis; show: is given their `Replies`."""
+
+    steps: tuple[Step, ...]
+    show: Callable[[Reply], Value]
+
+
+ToCall: TypeAlias = Callable[["Arguments"], Call | Calls]
+InConversation: TypeAlias = Callable[["RedisConversation", "Arguments"], Value]
 
 
 # -- arguments -------------------------------------------------------------------------------------------
@@ -79,9 +100,11 @@ def integer(text: bytes, refusal: str = NOT_AN_INTEGER, *, least: int = INTEGER_
 class Arguments:
     """The arguments of one command, taken one after the other. The name is not among them."""
 
-    def __init__(self, name: str, texts: Sequence[bytes]) -> None:
+    def __init__(self, name: str, texts: Sequence[bytes], space: int = 0) -> None:
         self.name = name
         """The command's, in small letters, as errors have it."""
+        self.space = space
+        """The keyspace that the client has selected."""
         self._texts = texts
         self._next = 0
 
@@ -143,6 +166,11 @@ def wrong_number(name: str) -> str:
     return f"ERR wrong number of arguments for '{name}' command"
 
 
+def wrong_time(name: str) -> str:
+    """What is said of a time to live, or a deadline, that no key can have."""
+    return f"ERR invalid expire time in '{name}' command"
+
+
 # -- words -----------------------------------------------------------------------------------------------
 
 _KEY_NAMES: Final = frozenset({"key", "newkey", "source", "destination"})
@@ -156,7 +184,8 @@ class Word:
     arity: how many words the command has, its name included; negative: so many or more.
     keys: where the keys stand: the first, the last (-1: the last of all), and the step from one to the next; 0, 0, 0:
     there are none. flags: as COMMAND tells them.
-    run: of a word with others behind it, None.
+    on_keys, in_conversation: what it does; one of them, or none where others stand behind it. Both: a word on keys that
+    goes a way of its own outside of transactions.
     """
 
     name: str
@@ -167,8 +196,8 @@ class Word:
     group: str
     since: str
     summary: str
-    on_keys: Callable[[Arguments], Call] | None = None
-    in_conversation: Callable[["RedisConversation", Arguments], Value] | None = None
+    on_keys: ToCall | None = None
+    in_conversation: InConversation | None = None
     behind: dict[bytes, "Word"] = dataclasses.field(default_factory=dict)
 
     def fits(self, count: int) -> bool:
@@ -188,12 +217,12 @@ WORDS: Final[dict[bytes, Word]] = {}
 
 
 def on_keys(
-    syntax: str, flags: str, *, group: str, since: str, summary: str
-) -> Callable[[Callable[[Arguments], Call]], Callable[[Arguments], Call]]:
-    """Declare a word that speaks of keys; see `Word`."""
+    syntax: str, flags: str, *, group: str, since: str, summary: str, alone: InConversation | None = None
+) -> Callable[[ToCall], ToCall]:
+    """Declare a word that speaks of keys; see `Word`. alone: does the same outside of transactions, in another way."""
 
-    def declare(function: Callable[[Arguments], Call]) -> Callable[[Arguments], Call]:
-        _add(syntax, flags, group, since, summary, on_keys=function)
+    def declare(function: ToCall) -> ToCall:
+        _add(syntax, flags, group, since, summary, on_keys=function, in_conversation=alone)
         return function
 
     return declare
@@ -201,12 +230,10 @@ def on_keys(
 
 def in_conversation(
     syntax: str, flags: str, *, group: str, since: str, summary: str
-) -> Callable[[Callable[["RedisConversation", Arguments], Value]], Callable[["RedisConversation", Arguments], Value]]:
+) -> Callable[[InConversation], InConversation]:
     """Declare a word that acts on the conversation; see `Word`."""
 
-    def declare(
-        function: Callable[["RedisConversation", Arguments], Value],
-    ) -> Callable[["RedisConversation", Arguments], Value]:
+    def declare(function: InConversation) -> InConversation:
         _add(syntax, flags, group, since, summary, in_conversation=function)
         return function
 

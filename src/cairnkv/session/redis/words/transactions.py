@@ -5,12 +5,13 @@ watched key has changed, nothing is carried out, not even what does not speak of
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from cairnkv.commands import Replies, Reply, Step
 from cairnkv.session.redis.conversation import Later, Queued, RedisConversation, Several, shown
-from cairnkv.session.redis.grammar import Arguments, Refusal, Value, in_conversation
+from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, in_conversation
 from cairnkv.wire.redis import NULL_ARRAY, OK, Error
 
 WATCHED_MAX: Final = 65_536
@@ -64,10 +65,19 @@ def unwatch(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @dataclasses.dataclass(slots=True)
 class _Planned:
-    """What will be shown for a queued command: the reply to the next step, or a value that is known."""
+    """What will be shown for a queued command: the reply to the next step, or to several, or a value that is known."""
 
     show: Callable[[Reply], Value] | None
     value: Value = None
+    errors: Errors | None = None
+    several: int = 0
+
+    def say(self, replies: Iterator[Reply]) -> Value:
+        """Take what it is out of the replies to all steps."""
+        if self.show is None:
+            return self.value
+        reply = Replies(tuple(islice(replies, self.several))) if self.several else next(replies)
+        return shown(self.show, reply, self.errors)
 
 
 @in_conversation(
@@ -88,7 +98,7 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
 
     def show(reply: Reply) -> Value:
         replies = iter(reply.values if isinstance(reply, Replies) else ())
-        return [one.value if one.show is None else shown(one.show, next(replies)) for one in planned]
+        return [one.say(replies) for one in planned]
 
     return Later(talk.store.execute_all(steps), show, cost=max(1, len(steps)))
 
@@ -98,9 +108,12 @@ def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planne
     word = queued.word
     try:
         if word.on_keys is not None:
-            call = word.on_keys(Arguments(word.name, queued.words[2 if "|" in word.name else 1 :]))
+            call = word.on_keys(talk.arguments(word, queued.words))
+            if isinstance(call, Calls):
+                steps += call.steps
+                return _Planned(call.show, several=len(call.steps))
             steps.append(Step(talk.space, call.command))
-            return _Planned(call.show)
+            return _Planned(call.show, errors=call.errors)
         value = talk.carry(word, queued.words)
     except Refusal as refusal:
         value = Error(str(refusal))
