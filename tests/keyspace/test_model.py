@@ -12,7 +12,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cairnkv.commands import COMMANDS, Command, SetMany
-from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, KEY, MILLISECONDS, MILLISECONDS_OR_NONE, PREFIX, VALUE
+from cairnkv.commands.vocabulary import (
+    AMOUNT,
+    BIT_OFFSET,
+    COUNT,
+    CURSOR,
+    DECIMAL,
+    KEY,
+    MILLISECONDS,
+    MILLISECONDS_OR_NONE,
+    OFFSET,
+    PREFIX,
+    SPACE,
+    TIME,
+    UNIX_MILLISECONDS,
+    VALUE,
+)
 from cairnkv.keyspace import Journal, Keyspace, apply, can_apply, forget, undo
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 from tests.support.crc import key_at, keys_at
@@ -28,13 +43,19 @@ _TIMES = st.integers(1, 3_000) | st.just(1_000_000)
 EASILY_MET = Kinds(
     {
         KEY: st.sampled_from(KEYS),
-        VALUE: st.sampled_from([b"", b"1", b"-7", b"07", b"x", b"yy" * 20, str(INTEGER_MAX).encode()]),
+        VALUE: st.sampled_from([b"", b"1", b"-7", b"07", b"0.5", b"1e4", b"x", b"yy" * 20, str(INTEGER_MAX).encode()]),
         PREFIX: st.sampled_from([b"", b"a", b"ab", b"first:", b"forged:", b"bulk:", b"nothing"]),
         MILLISECONDS: _TIMES,
         MILLISECONDS_OR_NONE: st.just(0) | _TIMES,
+        TIME: st.integers(-100, 3_000) | st.just(1_000_000),
+        UNIX_MILLISECONDS: _TIMES | st.just(2**45),
         AMOUNT: st.integers(-10, 10) | st.sampled_from([INTEGER_MIN, INTEGER_MAX]),
         CURSOR: st.sampled_from([0, 1, 2**31, 2**62, 2**63 - 1]) | st.integers(0, 2**63 - 1),
         COUNT: st.integers(1, 5) | st.just(1_000),
+        OFFSET: st.integers(0, 50),
+        BIT_OFFSET: st.integers(0, 400),
+        SPACE: st.just(0),
+        DECIMAL: st.sampled_from([b"0.1", b"-0.5", b"3", b"1e4931", b"-1e4931", b"inf", b"x", b""]),
     }
 )
 """Few keys, few values, short times: so that commands meet each other's traces."""

@@ -12,7 +12,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cairnkv.commands import COMMANDS, ClearAll, ClearPrefix, Command, Failure, Items, Reply, Scope, failures
-from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, KEY, MILLISECONDS, MILLISECONDS_OR_NONE, PREFIX, VALUE
+from cairnkv.commands.vocabulary import (
+    AMOUNT,
+    BIT_OFFSET,
+    COUNT,
+    CURSOR,
+    DECIMAL,
+    KEY,
+    MILLISECONDS,
+    MILLISECONDS_OR_NONE,
+    OFFSET,
+    PREFIX,
+    SPACE,
+    TIME,
+    UNIX_MILLISECONDS,
+    VALUE,
+)
 from cairnkv.keyspace import can_apply
 from cairnkv.store import Held, Store
 from tests.support.clock import HandClock
@@ -32,6 +47,12 @@ KINDS = Kinds(
         AMOUNT: st.integers(-2, 2),
         CURSOR: st.just(0),
         COUNT: st.just(1_000),
+        TIME: st.integers(-100, 3_000),
+        UNIX_MILLISECONDS: st.integers(HandClock().now - 1_000, HandClock().now + 5_000),
+        OFFSET: st.integers(0, 3),
+        BIT_OFFSET: st.integers(0, 20),
+        SPACE: st.just(0),
+        DECIMAL: st.sampled_from([b"0.5", b"-1", b"x"]),
     }
 )
 APPLIED = [command for command in COMMANDS if can_apply(command)]

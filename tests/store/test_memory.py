@@ -35,7 +35,19 @@ from cairnkv.commands import (
     Ttl,
     failures,
 )
-from cairnkv.commands.vocabulary import AMOUNT, KEY, MILLISECONDS, MILLISECONDS_OR_NONE, VALUE
+from cairnkv.commands.vocabulary import (
+    AMOUNT,
+    BIT_OFFSET,
+    DECIMAL,
+    KEY,
+    MILLISECONDS,
+    MILLISECONDS_OR_NONE,
+    OFFSET,
+    SPACE,
+    TIME,
+    UNIX_MILLISECONDS,
+    VALUE,
+)
 from cairnkv.store import Held, Store, WhenFull
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
@@ -155,10 +167,16 @@ GROWING = commands(
     Kinds(
         {
             KEY: st.sampled_from([b"a", b"b", b"c", b"d" * 40]),
-            VALUE: st.sampled_from([b"", b"7", b"-9", b"v" * 60, b"v" * 200]),
+            VALUE: st.sampled_from([b"", b"7", b"-9", b"1e300", b"v" * 60, b"v" * 200]),
             MILLISECONDS: st.integers(1, 2_000),
             MILLISECONDS_OR_NONE: st.integers(0, 2_000),
             AMOUNT: st.integers(-12, 12),
+            TIME: st.integers(-100, 2_000),
+            UNIX_MILLISECONDS: st.integers(HandClock().now - 100, HandClock().now + 5_000),
+            OFFSET: st.integers(0, 300),
+            BIT_OFFSET: st.integers(0, 3_000),
+            SPACE: st.integers(0, 1),
+            DECIMAL: st.sampled_from([b"0.5", b"-1", b"1e500", b"-1e300", b"x"]),
         }
     ),
 )
@@ -174,11 +192,12 @@ def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit:
     store = Store(clock=clock, memory_limit=limit, when_full=when_full)
     for command, step in said:
         clock.advance(step)
-        before = store.keyspace.used_bytes
+        before = store.used_bytes
         store.execute(command)
         if command.word.grows:
-            assert store.keyspace.used_bytes <= max(limit, before)
-        store.keyspace.check()
+            assert store.used_bytes <= max(limit, before)
+        for keyspace in store.keyspaces:
+            keyspace.check()
 
 
 class TestEvicting:

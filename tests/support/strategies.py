@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, Failure, Items, Reply, Word
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place, Slot
+from cairnkv.commands.vocabulary import DECIMAL
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
 
 
@@ -29,6 +30,13 @@ KEYS = st.one_of(
 )
 """Legal keys: short ones, other alphabets, ones that look like lengths, the longest."""
 
+DECIMALS = st.one_of(
+    st.integers(-(10**20), 10**20).map(lambda number: b"%d" % number),
+    st.decimals(allow_nan=False, allow_infinity=False, places=6).map(lambda number: str(number).encode()),
+    st.sampled_from([b"0.1", b"-3.0", b"5.0e3", b"1e4931", b"-1e4931", b"1e-4950", b".5", b"inf", b"1.2.3", b"x", b""]),
+)
+"""Numbers with a fraction, as text, and some that are none."""
+
 STRINGS = st.one_of(
     st.binary(max_size=24),
     st.sampled_from([b"", b"\0", b"OK", b"Key not found", b"TTL", b"v" * 300, b"\0" * 70_000]),
@@ -44,6 +52,8 @@ def of_kind(kind: Kind, kinds: Kinds) -> SearchStrategy[Any]:
         return KEYS
     if isinstance(kind, NumberKind):
         return st.one_of(st.integers(kind.lowest, kind.highest), st.sampled_from([kind.lowest, kind.highest]))
+    if kind is DECIMAL:
+        return DECIMALS
     assert type(kind) is Kind, f"a strategy for {kind!r} is missing"
     return STRINGS
 

@@ -32,6 +32,8 @@ KEY: Final = KeyKind("key")
 VALUE: Final = Kind("value")
 PREFIX: Final = Kind("prefix")
 TEXT: Final = Kind("text")
+DECIMAL: Final = Kind("decimal")
+"""A number with a fraction, as text; whether it is one shows when it is added."""
 MILLISECONDS: Final = NumberKind("milliseconds", 1, TTL_MAX)
 NO_TTL: Final = 0
 MILLISECONDS_OR_NONE: Final = NumberKind("milliseconds-or-0", NO_TTL, TTL_MAX)
@@ -320,7 +322,7 @@ class IncrFloat(Command):
     """
 
     key: bytes = argument(KEY)
-    amount: bytes = argument(TEXT)
+    amount: bytes = argument(DECIMAL)
 
 
 @word(39, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)

@@ -7,21 +7,29 @@ Not for numbers that are not finite, nor for C's hexadecimal notation.
 """
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
 MANTISSA_BITS: Final = 64
 
-TEXT_MAX: Final = 5 * 1024
+TEXT_MAX: Final = 5 * 1024 - 1
 """Characters of a number that is read, as in Redis: more than the longest that is written."""
 
 EXPONENT_MAX: Final = 16_384
-"""The greatest number is below 2 to the power of this."""
+"""All numbers are below 2 to the power of this."""
+
+EXPONENT_MIN: Final = -16_445
+"""The least number above zero is 2 to the power of this. What would be rounded to zero is refused, as in Redis."""
+
+POWER_MAX: Final = 16_384
+"""Powers of ten beyond this, either way, are taken for this one: with the longest text before them they are too large
+or too small all the same."""
 
 DECIMALS: Final = 17
 """Digits written behind the point, before zeros at the end are left out."""
 
-_TEXT: Final = re.compile(rb"([+-]?)(?:([0-9]+)\.?([0-9]*)|\.([0-9]+))(?:[eE]([+-]?[0-9]{1,5}))?")
+_TEXT: Final = re.compile(rb"([+-]?)(?:([0-9]+)\.?([0-9]*)|\.([0-9]+))(?:[eE]([+-]?)0*([0-9]+))?")
 _INFINITE: Final = re.compile(rb"[+-]?inf(inity)?", re.IGNORECASE)
 
 
@@ -46,11 +54,14 @@ def _read(text: bytes) -> Fraction:
     found = _TEXT.fullmatch(text) if len(text) <= TEXT_MAX else None
     if found is None:
         raise ValueError(f"{text[:24]!r} is not a number")
-    sign, whole, behind, only_behind, exponent = found.groups(b"")
-    behind = behind or only_behind
-    number = Fraction(int(whole or b"0") * 10 ** len(behind) + int(behind or b"0"), 10 ** len(behind))
-    if exponent:
-        number *= Fraction(10) ** max(-2 * EXPONENT_MAX, min(2 * EXPONENT_MAX, int(exponent)))
+    sign, whole, behind, only_behind, sign_of_power, power = found.groups(b"")
+    # By way of `Decimal`: `int` refuses texts of more digits than a setting of the interpreter allows.
+    number = Fraction(Decimal((whole + b"." + behind + only_behind).decode()))
+    if number and power:
+        size = int(power) if len(power) < 6 else POWER_MAX
+        number *= Fraction(10) ** (-min(size, POWER_MAX) if sign_of_power == b"-" else min(size, POWER_MAX))
+    if number and _magnitude(number) < EXPONENT_MIN and number <= Fraction(2) ** (EXPONENT_MIN - 1):
+        raise ValueError(f"{text[:24]!r} is too small")
     try:
         return _rounded(-number if sign == b"-" else number)
     except OverflowError:
@@ -58,20 +69,29 @@ def _read(text: bytes) -> Fraction:
 
 
 def _rounded(number: Fraction) -> Fraction:
-    """The nearest number that has so many bits; of two that are as near, the one with an even mantissa."""
+    """The nearest number that has so many bits; of two that are as near, the one with an even mantissa.
+
+    Numbers near zero keep all their bits, where C's lose some: no digit that is written shows that.
+    """
     if not number:
         return number
-    exponent = abs(number.numerator).bit_length() - number.denominator.bit_length() - MANTISSA_BITS
+    exponent = _magnitude(number) - MANTISSA_BITS
     scaled = number / Fraction(2) ** exponent
     if abs(scaled) >= 2**MANTISSA_BITS:
         exponent += 1
         scaled /= 2
-    if exponent + MANTISSA_BITS > EXPONENT_MAX:
+    mantissa = round(scaled)
+    if mantissa.bit_length() + exponent > EXPONENT_MAX:
         raise OverflowError("too large")
-    return round(scaled) * Fraction(2) ** exponent
+    return mantissa * Fraction(2) ** exponent
+
+
+def _magnitude(number: Fraction) -> int:
+    """The power of 2 next to a number that is not zero, or the one below that."""
+    return number.numerator.bit_length() - number.denominator.bit_length()
 
 
 def _write(number: Fraction) -> bytes:
-    digits = b"%0*d" % (DECIMALS + 1, round(abs(number) * 10**DECIMALS))
+    digits = str(Decimal(round(abs(number) * 10**DECIMALS))).encode().rjust(DECIMALS + 1, b"0")
     text = (digits[:-DECIMALS] + b"." + digits[-DECIMALS:]).rstrip(b"0").rstrip(b".")
     return b"-" + text if number < 0 and text != b"0" else text

@@ -4,8 +4,8 @@ What always holds:
 - It is deterministic: what it holds and answers depends on the commands applied and the times they were
   applied with, and on nothing else. No clock, no randomness, no look at memory use or at who asked.
 - `now` is log time in milliseconds and never decreases, so an expired key never comes back.
-- Every change goes through `put`, `drop` or `clear_all`, which tell the journal, if there is one, what was
-  there before. Undoing a journal, newest entry first, restores exactly that.
+- Every change that shows goes through `put`, `drop` or `clear_all`, which tell the journal, if there is one, what
+  was there before. Undoing a journal, newest entry first, restores exactly that.
 - An expired key is invisible from its deadline on, whether or not it was removed.
 
 Not for what each command does (`operations`), and not for when a reply may leave (the store).
@@ -70,6 +70,7 @@ class Keyspace:
         self._deadlines = DeadlineIndex()
         self._cleared: list[Cleared] = []  # what nobody can see any more, being freed in slices
         self._times_cleared = 0
+        self._times_restored = 0  # by the undoing of `clear_all`
 
     # -- time ---------------------------------------------------------------------------------------------
 
@@ -97,9 +98,10 @@ class Keyspace:
     def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
         """The visible value of a key and its deadline (None: never)."""
         entry = self._table.get(key)
-        if entry is not None and entry[1] is not None and entry[1] <= self.now:
-            return None
-        return entry
+        return entry if self._is_visible(entry) else None
+
+    def _is_visible(self, entry: tuple[bytes, int | None] | None) -> bool:
+        return entry is not None and (entry[1] is None or entry[1] > self.now)
 
     def count(self) -> int:
         """How many keys are visible, exactly."""
@@ -128,7 +130,7 @@ class Keyspace:
         if self.shared.journal is not None:
             self.shared.journal.append(Before(self, key, old))
         self._replace(key, old, (value, deadline))
-        self.shared.changed(key)
+        self.shared.changed(self.number, key)
 
     def drop(self, key: bytes) -> bool:
         """Take a key out; whether it was visible."""
@@ -138,9 +140,9 @@ class Keyspace:
         if self.shared.journal is not None:
             self.shared.journal.append(Before(self, key, old))
         self._replace(key, old, None)
-        if old[1] is not None and old[1] <= self.now:
+        if not self._is_visible(old):
             return False
-        self.shared.changed(key)
+        self.shared.changed(self.number, key)
         return True
 
     def clear_all(self) -> None:
@@ -167,14 +169,16 @@ class Keyspace:
 
     def restore(self, key: bytes, entry: tuple[bytes, int | None] | None) -> None:
         """Let this entry stand under a key again, or none."""
-        self._replace(key, self._table.get(key), entry)
-        self.shared.changed(key)
+        present = self._table.get(key)
+        self._replace(key, present, entry)
+        if self._is_visible(present) or self._is_visible(entry):
+            self.shared.changed(self.number, key)
 
     def restore_all(self, cleared: Cleared) -> None:
         """Let this table take its place again."""
         self.discard(Cleared(self, self._table, self._deadlines))
         self._table, self._deadlines = cleared.table, cleared.deadlines
-        self._times_cleared += 1
+        self._times_restored += 1
 
     def discard(self, cleared: Cleared) -> None:
         """Free a table that nobody can see any more, in slices."""
@@ -185,13 +189,21 @@ class Keyspace:
     def watch(self, key: bytes) -> Watched:
         """What a key is like now, for `is_unchanged`."""
         entry = self.entry(key)
-        deadline = entry[1] if entry is not None else None
-        return Watched(key, self.shared.version(key), self._times_cleared, entry is not None, deadline)
+        return Watched(
+            key,
+            self.shared.version(self.number, key),
+            self._times_cleared,
+            self._times_restored,
+            there=entry is not None,
+            deadline=None if entry is None else entry[1],
+        )
 
     def is_unchanged(self, watched: Watched) -> bool:
-        """Whether a key was neither changed nor taken away since, by a command or by time."""
-        if self.shared.version(watched.key) != watched.version:
+        """Whether a key was neither changed nor taken away since, by a command, its undoing, or time."""
+        if self.shared.version(self.number, watched.key) != watched.version:
             return False
+        if self._times_restored != watched.restored:
+            return False  # it may have come with the others, and whether it did nobody knows without a look at both
         if not watched.there:
             return True
         expired = watched.deadline is not None and watched.deadline <= self.now
@@ -202,6 +214,14 @@ class Keyspace:
     def expired(self, limit: int) -> list[bytes]:
         """Up to `limit` keys that are expired and still take memory; the latest second is left for later."""
         return self._deadlines.some_due(self.now, limit)
+
+    def free_expired(self, key: bytes) -> None:
+        """Free the memory of an expired key. It shows nowhere, not even when older changes are undone, so no
+        journal is told."""
+        entry = self._table.get(key)
+        assert not self._is_visible(entry), "only what is expired may go without a word"
+        if entry is not None:
+            self._replace(key, entry, None)
 
     def free_slice(self) -> bool:
         """Free a bounded part of what CLEAR_ALL left behind; whether there is more."""

@@ -3,8 +3,9 @@
 A store has several keyspaces, each with a number, as Redis has databases. A command speaks of one of them, a few of
 two, a transaction of as many as it likes; so one journal takes all of it back, and one time goes on for all.
 
-What always holds: `now` never decreases. A key whose visible value was changed, or changed back, has another version
-than before. Keys share versions, so one may seem to have changed that has not; the other way round never.
+What always holds: `now` never decreases. A key whose visible entry was changed, or changed back, has another version
+than before; only what befalls all keys of a keyspace at once, or time, shows in no version. Keys share versions, so
+one may seem to have changed that has not; the other way round never.
 
 Not for what stands under a key (the keyspace).
 """
@@ -18,12 +19,21 @@ if TYPE_CHECKING:
     from cairnkv.keyspace.keyspace import Keyspace
 
 VERSION_SLOTS: Final = 1 << 16
-"""Versions that are kept: a key has the one of its slot, the low bits of its CRC-32. Half a megabyte for all
-keyspaces; with more slots fewer transactions would be given up for a change of some other key."""
+"""Versions that are kept: a key has the one of its slot, see `version_slot`. Half a megabyte for all keyspaces;
+with more slots fewer transactions would be given up for a change of some other key."""
+
+
+def version_slot(space: int, key: bytes) -> int:
+    """Which version a key has: never that of a key with the same name in another keyspace."""
+    return (zlib.crc32(key) + space) % VERSION_SLOTS
 
 
 class Change(Protocol):
     """One entry of a journal: something that was changed, and how to take that back."""
+
+    @property
+    def keyspace(self) -> "Keyspace":
+        """Where that was."""
 
     def undo(self) -> None:
         """Restore what was there before. Only what came later may have been undone before it."""
@@ -54,6 +64,7 @@ class Watched:
     key: bytes
     version: int
     cleared: int  # how often its keyspace had been cleared
+    restored: int  # ... and how often that had been undone
     there: bool
     deadline: int | None
 
@@ -74,10 +85,10 @@ class Shared:
         if now > self.now:
             self.now = now
 
-    def version(self, key: bytes) -> int:
+    def version(self, space: int, key: bytes) -> int:
         """A number that is another one after every change of the key."""
-        return self.versions[zlib.crc32(key) % VERSION_SLOTS]
+        return self.versions[version_slot(space, key)]
 
-    def changed(self, key: bytes) -> None:
+    def changed(self, space: int, key: bytes) -> None:
         """The key has another value, deadline, or none any more."""
-        self.versions[zlib.crc32(key) % VERSION_SLOTS] += 1
+        self.versions[version_slot(space, key)] += 1

@@ -1,5 +1,7 @@
 """By how much a command could make the entries grow: what the store asks before it lets one near the log.
 
+What always holds: a command adds no more to the table's estimate than is said here, whatever it finds.
+
 Not for what happens then (the store).
 """
 
@@ -13,65 +15,77 @@ from cairnkv.commands import (
     Incr,
     IncrFloat,
     Rename,
+    Set,
     SetBit,
+    SetMany,
+    SetManyIfAbsent,
     SetRange,
-    Step,
+    SetWith,
 )
 from cairnkv.keyspace import Keyspace
-from cairnkv.keyspace.extended import DECIMALS
+from cairnkv.keyspace.extended import text_of_sum
 from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES
 
 
 def growth(keyspace: Keyspace, command: Command) -> int:
-    """By how many bytes a command could make the entries grow, by the table's estimate, at most."""
+    """By how many bytes a command could make the entries grow, by the table's estimate, at most; 0 or less: not."""
     if not command.word.grows:
         return 0
     match command:
-        case Expire(key) | GetWith(key) | ExpireWith(key):
-            entry = keyspace.entry(key)
-            gives = not isinstance(command, GetWith) or command.ttl is not None or command.at is not None
-            return DEADLINE_BYTES if gives and entry is not None and entry[1] is None else 0
-        case Append() | SetRange() | SetBit():
-            entry = keyspace.entry(command.key)
-            new = 0 if entry is not None else ENTRY_BYTES + len(command.key)
-            return new + length_after(keyspace, command) - len(entry[0] if entry else b"")
-        case Copy(source, target) | Rename(source, target):
-            entry = keyspace.entry(source)
-            if entry is None:
+        case Set(key, value):
+            return _of_put(keyspace, key, len(value), expires=False)
+        case SetWith(key, value):  # and SWAP
+            expires = command.ttl is not None or command.at is not None
+            return _of_put(keyspace, key, len(value), expires=expires or (command.keep_ttl and _expires(keyspace, key)))
+        case SetMany(ttl, pairs):
+            return sum(_of_put(keyspace, key, len(value), expires=ttl > 0) for key, value in dict(pairs).items())
+        case SetManyIfAbsent(pairs):
+            return sum(_of_put(keyspace, key, len(value), expires=False) for key, value in dict(pairs).items())
+        case GetWith(ttl=None, at=None):
+            return 0
+        case Expire(key) | ExpireWith(key) | GetWith(key):
+            return DEADLINE_BYTES if keyspace.get(key) is not None and not _expires(keyspace, key) else 0
+        case SetRange(value=b""):
+            return 0
+        case Append(key) | SetRange(key) | SetBit(key):
+            return _of_change(keyspace, key, length_after(keyspace, command))
+        case Incr(key, n):
+            old, given = keyspace.get(key), len(b"%d" % n)
+            # A sum has a digit more than the longer number, at most.
+            return _of_change(keyspace, key, given if old is None else max(given, len(old)) + 1)
+        case IncrFloat(key, amount):
+            old = keyspace.get(key)
+            try:
+                return _of_change(keyspace, key, len(text_of_sum(b"0" if old is None else old, amount)))
+            except (ValueError, OverflowError):
                 return 0
-            more = len(target) - len(source)
-            return more if isinstance(command, Rename) else ENTRY_BYTES + DEADLINE_BYTES + len(target) + len(entry[0])
-        case Incr(key) | IncrFloat(key):
-            entry = keyspace.entry(key)
-            given = max(map(len, command.arguments()[1:]))
-            # A sum has a digit more than the longer number, at most, and a fraction that may come with it.
-            longest = (
-                1
-                + max(given, len(entry[0]) if entry else 0)
-                + (DECIMALS + 1 + _exponent(command.amount) if isinstance(command, IncrFloat) else 0)
-            )
-            return longest - len(entry[0]) if entry else ENTRY_BYTES + len(key) + longest
-    return _growth_of_sets(keyspace, command)
+        case Rename(source, target):
+            return len(target) - len(source) if keyspace.get(source) is not None else 0
+        case Copy(source, target):
+            entry = keyspace.entry(source)
+            elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
+            if entry is None or (elsewhere.get(target) is not None and not command.replace):
+                return 0
+            return _of_put(elsewhere, target, len(entry[0]), expires=entry[1] is not None)
+    raise NotImplementedError(f"by how much {command.word.name} could make the entries grow is not said")
 
 
-def _exponent(text: bytes) -> int:
-    """How many digits a number in decimal text may have more than it shows."""
-    digits = text.lower().partition(b"e")[2].lstrip(b"+")
-    return int(digits) if digits.isdigit() and len(digits) < 6 else 0
+def _of_put(keyspace: Keyspace, key: bytes, length: int, *, expires: bool) -> int:
+    """What an entry with a value of so many bytes takes more than the one that it replaces."""
+    old = keyspace.entry(key)
+    if old is None:
+        return ENTRY_BYTES + len(key) + length + DEADLINE_BYTES * expires
+    return length - len(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
 
 
-def _growth_of_sets(keyspace: Keyspace, command: Command) -> int:
-    keys = set(command.named_keys())
-    gives = bool(getattr(command, "ttl", None) or getattr(command, "at", None))
-    keeps = bool(getattr(command, "keep_ttl", False))
-    more = sum(map(len, command.arguments())) + (ENTRY_BYTES + DEADLINE_BYTES * gives) * len(keys)
-    for key in keys:
-        entry = keyspace.entry(key)
-        if entry is not None:
-            more -= ENTRY_BYTES + len(key) + len(entry[0])
-            if entry[1] is not None and not keeps:
-                more -= DEADLINE_BYTES
-    return more
+def _of_change(keyspace: Keyspace, key: bytes, length: int) -> int:
+    """The same when the time to live stays as it is."""
+    return _of_put(keyspace, key, length, expires=_expires(keyspace, key))
+
+
+def _expires(keyspace: Keyspace, key: bytes) -> bool:
+    entry = keyspace.entry(key)
+    return entry is not None and entry[1] is not None
 
 
 def length_after(keyspace: Keyspace, command: Command) -> int:
@@ -79,13 +93,8 @@ def length_after(keyspace: Keyspace, command: Command) -> int:
     match command:
         case Append(key, more):
             return len(keyspace.get(key) or b"") + len(more)
-        case SetRange(key, offset, over):
-            return max(len(keyspace.get(key) or b""), offset + len(over)) if over else 0
+        case SetRange(key, offset, over) if over:
+            return max(len(keyspace.get(key) or b""), offset + len(over))
         case SetBit(key, offset):
             return max(len(keyspace.get(key) or b""), offset // 8 + 1)
     return 0
-
-
-def places_of(step: Step) -> tuple[tuple[int, bytes], ...]:
-    """The keys that a step names, each with its keyspace."""
-    return step.command.places(step.space)

@@ -141,11 +141,12 @@ class Store:
         self._value_max = value_max
         self._use_order = UseOrder() if memory_limit is not None and when_full is WhenFull.EVICT else None
         self._evict_from = (0, 0)  # keyspace and cursor
-        self._steps: list[Step] | None = None  # of the transaction at hand
+        self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
         self._last = 0  # position of the newest entry of the log
         self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
         self._pending_keys: dict[Place, int] = {}  # the newest uncommitted position that changed a key
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
+        self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
         self._commands = 0
         self._tallies: list[Tally] = []
         self._expired = 0
@@ -172,7 +173,7 @@ class Store:
             return self._when_safe(reply, self._newest_commit_for(step)) if self._uncommitted else reply
         self._shared.advance(now)
         if refusal := self._admit(step):
-            return refusal
+            return self._when_safe(refusal, self._newest_commit_for(step))
         outcome = self._write(step)
         if self._use_order is not None:
             self._note_use(command.places(space))
@@ -189,9 +190,7 @@ class Store:
         newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
         if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
             return self._when_safe(MISSING, newest)
-        newest = max([newest, *map(self._newest_commit_for, steps)])
-        outcome = self._together(steps)
-        return outcome if isinstance(outcome, Held) else self._when_safe(outcome, newest)
+        return self._as_one_entry(steps, lambda: Replies(tuple(map(self._one_of_several, steps))), newest)
 
     def watch(self, space: int, key: bytes) -> Watched:
         """What a key is like now, for `execute_all`."""
@@ -201,6 +200,7 @@ class Store:
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
         space, command = step
         if command.word.by_store:
+            self._shared.advance(now)
             return self._about_itself(step)
         reply = apply(self.keyspaces[space], command, now)
         if touch and self._use_order is not None:
@@ -210,10 +210,9 @@ class Store:
     def _about_itself(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
             return self._random_key(self.keyspaces[step.space])
-        return Items(tuple(str(text).encode() for pair in self.info() for text in pair))
+        return Items(tuple(str(text).encode() for pair in self._told() for text in pair))
 
     def _random_key(self, keyspace: Keyspace) -> Reply:
-        self._shared.advance(self.clock())
         if keyspace.count() == 0:
             return MISSING
         cursor = random.randrange(CURSORS)
@@ -224,35 +223,29 @@ class Store:
 
     def _write(self, step: Step) -> Reply | Held:
         """Apply a write that was admitted, and give it to the log."""
-        keyspace = self.keyspaces[step.space]
-        now = self._shared.now
         if self._steps is not None:
-            self._steps.append(step)  # goes to the log with the rest of the transaction
-            return apply(keyspace, step.command, now)
+            return self._apply(step)  # goes to the log with the rest of the transaction
         if self._log.commits_at_once and self._use_order is None:
+            now = self._shared.now
             try:
                 self._last = self._log.append((step,), now)
             except LogRefused as refused:
                 return Failure(failures.UNDONE, str(refused))
-            return apply(keyspace, step.command, now)
-        outcome = self._as_one_entry([step], lambda steps: apply(keyspace, step.command, now))
-        if not isinstance(outcome, Held) and self._uncommitted:
-            return self._when_safe(outcome, self._newest_commit_for(step))  # it has changed nothing
-        return outcome
+            return apply(self.keyspaces[step.space], step.command, now)
+        return self._as_one_entry((step,), lambda: self._apply(step))
 
-    def _together(self, steps: Sequence[Step]) -> Reply | Held:
-        """Carry out the commands of a transaction."""
-
-        def carry_out(taken: list[Step]) -> Reply:
-            self._steps = taken
-            try:
-                return Replies(tuple(map(self._one_of_several, steps)))
-            finally:
-                self._steps = None
-
-        return self._as_one_entry([], carry_out)
+    def _apply(self, step: Step) -> Reply:
+        """Apply a write, as a part of the entry at hand if it changes something."""
+        assert self._steps is not None
+        assert self._shared.journal is not None
+        changes = len(self._shared.journal)
+        reply = apply(self.keyspaces[step.space], step.command, self._shared.now)
+        if len(self._shared.journal) > changes:
+            self._steps.append(step)
+        return reply
 
     def _one_of_several(self, step: Step) -> Reply:
+        """Carry out one command of a transaction. Log time stands still meanwhile: its entry has one time."""
         if not step.command.word.writes:
             return self._read(step, self._shared.now)
         if refusal := self._admit(step):
@@ -263,27 +256,27 @@ class Store:
             self._note_use(step.command.places(step.space))
         return reply
 
-    def _as_one_entry(self, steps: list[Step], work: Callable[[list[Step]], Reply]) -> Reply | Held:
-        """Do some work that changes keyspaces, and give the log what was done as one entry, or undo it.
+    def _as_one_entry(self, said: Sequence[Step], work: Callable[[], Reply], newest: int = 0) -> Reply | Held:
+        """Do what was said, which changes keyspaces by `_apply` alone, and give the log that as one entry, or undo it.
 
-        steps: what the entry consists of; the work may add to it. A reply that is not `Held` has changed nothing, or
-        is committed.
+        newest: a position whose commit the reply has to wait for as well.
         """
         journal: Journal = []
-        self._shared.journal = journal
+        steps: list[Step] = []
+        self._shared.journal, self._steps = journal, steps
         try:
-            reply = work(steps)
-            if not journal:  # nothing changed, so there is nothing to make safe
-                return reply
+            reply = work()
+            if not steps:  # nothing changed, so there is nothing to make safe but what the reply shows
+                return self._when_safe(reply, max([newest, *map(self._newest_commit_for, said)]))
             position = self._log.append(tuple(steps), self._shared.now)
         except LogRefused as refused:
-            undo(journal)
+            self._take_back(journal)
             return Failure(failures.UNDONE, str(refused))
         except BaseException:  # a fault of ours: what no log has must not be there
-            undo(journal)
+            self._take_back(journal)
             raise
         finally:
-            self._shared.journal = None
+            self._shared.journal = self._steps = None
         self._last = position
         if self._use_order is not None:
             self._note_changes(journal)
@@ -291,6 +284,7 @@ class Store:
             forget(journal)
             return reply
         for change in journal:
+            self._pending_spaces[change.keyspace.number] = position
             if isinstance(change, Before):
                 self._pending_keys[change.keyspace.number, change.key] = position
             elif isinstance(change, Cleared):
@@ -305,7 +299,7 @@ class Store:
             case Scope.NOTHING:
                 return 0
             case Scope.TABLE:
-                return self._last
+                return self._pending_spaces.get(step.space, 0)
             case Scope.KEYS:
                 return max(self._newest_commit_of(*place) for place in step.command.places(step.space))
 
@@ -343,9 +337,7 @@ class Store:
         while self._uncommitted:
             position, uncommitted = self._uncommitted.popitem()
             self._no_longer_pending(position, uncommitted.journal)
-            undo(uncommitted.journal)
-            if self._use_order is not None:
-                self._note_use(_places(uncommitted.journal))
+            self._take_back(uncommitted.journal)
             uncommitted.own.fail(write_failure)
             for held in uncommitted.held:
                 held.fail(read_failure)
@@ -353,8 +345,14 @@ class Store:
         for held in failed:
             held.on_ready()
 
+    def _take_back(self, journal: Journal) -> None:
+        undo(journal)
+        if self._use_order is not None:
+            self._note_use(_places(journal))
+
     def _no_longer_pending(self, position: int, journal: Journal) -> None:
         self._pending_tables = {space: at for space, at in self._pending_tables.items() if at > position}
+        self._pending_spaces = {space: at for space, at in self._pending_spaces.items() if at > position}
         for place in _places(journal):
             if self._pending_keys.get(place) == position:
                 del self._pending_keys[place]
@@ -371,7 +369,7 @@ class Store:
             return None
         limit = self._memory_limit
         for _ in range(SLICES_PER_WRITE):
-            if self.used_bytes + self.garbage_bytes + more <= limit or not self.housekeep():
+            if self.used_bytes + self.garbage_bytes + more <= limit or not self._housekeep():
                 break
         if self._use_order is not None and more <= limit:
             spared = set(step.command.places(step.space))
@@ -402,12 +400,13 @@ class Store:
         space, key = place
         keyspace = self.keyspaces[space]
         if keyspace.get(key) is None:  # expired: nobody will miss it
-            keyspace.drop(key)
+            keyspace.free_expired(key)
             self._use_order.forget(place)
             self._expired += 1
             return True
         if isinstance(self._write(Step(space, Clear(key))), Failure):
             return False
+        self._use_order.forget(place)
         self._evicted += 1
         return True
 
@@ -423,13 +422,13 @@ class Store:
         return None
 
     def _note_changes(self, journal: Journal) -> None:
-        """Forget the use of keys that a command took out."""
+        """Note what became of keys, in the order of the changes: those that came after a CLEAR_ALL are in use."""
         assert self._use_order is not None
         for change in journal:
             if isinstance(change, Cleared):
                 self._use_order.forget_all(change.keyspace.number)
-            elif isinstance(change, Before) and change.keyspace.get(change.key) is None:
-                self._use_order.forget((change.keyspace.number, change.key))
+            elif isinstance(change, Before):
+                self._note_use([(change.keyspace.number, change.key)])
 
     def _note_use(self, places: Iterable[Place]) -> None:
         assert self._use_order is not None
@@ -447,17 +446,19 @@ class Store:
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
         self._shared.advance(self.clock())
-        journal, self._shared.journal = self._shared.journal, None  # a transaction may be waiting for this
+        return self._housekeep()
+
+    def _housekeep(self) -> bool:
+        """The same without a look at the clock: a command that waits for room has its time already."""
         more, left = False, EXPIRED_PER_SLICE
         for keyspace in self.keyspaces:
             expired = keyspace.expired(left)
             for key in expired:
-                keyspace.drop(key)
+                keyspace.free_expired(key)
                 if self._use_order is not None:
                     self._use_order.forget((keyspace.number, key))
             left -= len(expired)
             more = (not more and keyspace.free_slice()) or more
-        self._shared.journal = journal
         self._expired += EXPIRED_PER_SLICE - left
         more_uses = self._use_order is not None and self._use_order.free_some()
         return more or more_uses or left == 0
@@ -485,10 +486,13 @@ class Store:
 
     def info(self) -> list[tuple[str, str | int]]:
         """What INFO tells: names and values."""
+        self._shared.advance(self.clock())
+        return self._told()
+
+    def _told(self) -> list[tuple[str, str | int]]:
         return [pair for source in self._info_sources for pair in source()]
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
-        self._shared.advance(self.clock())
         return (
             ("cairnkv_version", VERSION),
             ("size", self._log.size),
