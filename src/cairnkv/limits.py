@@ -27,6 +27,23 @@ command that carries several."""
 ARGUMENTS_MAX: Final = 65_536
 """Arguments in one command numbered 16 or above. Part of the protocol."""
 
+REDIS_ARGUMENTS_MAX: Final = 1_048_576
+"""Arguments in one request of the Redis wire. Redis itself had this limit until version 6.2 and allows 2^31 - 1
+since; what fits a frame of the default size is some eleven times as many empty strings."""
+
+REDIS_LINE_MAX: Final = 64 * KIB
+"""Bytes in a line of the Redis wire before its end: an inline request, or a count that does not end. As in Redis,
+whose errors say so: who talks another protocol by mistake is told within this many bytes."""
+
+STRANGER_ARGUMENTS_MAX: Final = 10
+STRANGER_BULK_MAX: Final = 16 * KIB
+"""Arguments, and bytes in one of them, that the Redis wire takes from a client which has yet to authenticate: enough
+for HELLO and AUTH, and as Redis has them."""
+
+PATTERN_MAX: Final = KIB
+"""Bytes in a glob pattern. To match a key takes at most the key's length times the pattern's, so this keeps the
+longest key at some tenths of a second."""
+
 UNFINISHED_MAX: Final = 256 * MIB
 """Bytes of unfinished frames that all connections together may hold, by default. Four of the largest
 values can be on their way at once; beyond that the largest unfinished frame is failed."""

@@ -1,0 +1,239 @@
+"""What a Redis server says: values of some kinds, and how they look in version 2 and version 3 of the protocol.
+
+A value is plain Python as far as that says which kind is meant, and else one of the small classes below. Version 2
+knows only strings, errors, integers, arrays and null: what else there is becomes the nearest of them, as in Redis.
+
+| a value | in version 2 | in version 3 |
+| --- | --- | --- |
+| None | null bulk `$-1` | null `_` |
+| `NULL_ARRAY` | null array `*-1` | null `_` |
+| bool | integer, 0 or 1 | boolean `#t`, `#f` |
+| int of 64 signed bits | integer `:` | integer `:` |
+| int beyond that | bulk string | big number `(` |
+| float | bulk string | double `,` |
+| bytes | bulk string `$` | bulk string `$` |
+| `Simple`, `Error` | `+`, `-` | `+`, `-` |
+| `Verbatim` | bulk string | verbatim string `=` |
+| list, tuple | array `*` | array `*` |
+| `SetOf` | array | set `~` |
+| dict | array, of keys and values in turn | map `%` |
+| `Push` | array | push `>` |
+
+What always holds: no text can end its line early; a long bulk string is not copied; depth costs no recursion.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Final, Literal, TypeAlias, TypeGuard
+
+from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
+
+Resp: TypeAlias = Literal[2, 3]
+"""A version of the protocol: 2, in which a conversation begins, or 3, which HELLO 3 asks for."""
+
+_LONG: Final = 4_096
+"""Bytes above which a string stands alone among the pieces: a copy would cost more than a piece."""
+
+
+class NullArray(enum.Enum):
+    """The type of `NULL_ARRAY`."""
+
+    NULL_ARRAY = "null array"
+
+
+NULL_ARRAY: Final = NullArray.NULL_ARRAY
+"""No array, where an array would be: a transaction that was not executed, say."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Simple:
+    """A short text of one line; line ends in it are said as spaces."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Error:
+    """A failure: a code, which is the first word, and a sentence for people; line ends in it are said as spaces.
+
+    Bytes that are not UTF-8 can be in it as lone surrogates, as `surrogateescape` makes them.
+    """
+
+    text: str
+
+    @property
+    def code(self) -> str:
+        """The first word.
+
+        >>> Error("WRONGPASS invalid username-password pair").code
+        'WRONGPASS'
+        """
+        return self.text.partition(" ")[0]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verbatim:
+    """A text to be shown to people as it is; kind: three letters, `txt` or `mkd`."""
+
+    text: bytes
+    kind: Literal["txt", "mkd"] = "txt"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SetOf:
+    """A set, said in the order given; whoever makes it sees to it that nothing is in it twice."""
+
+    items: "tuple[Value, ...]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Push:
+    """What is said to a client unasked, such as a message; the first item says which kind it is."""
+
+    items: "tuple[Value, ...]"
+
+
+Flat: TypeAlias = bool | int | float | bytes | Simple | Error | Verbatim | NullArray | None
+"""A value without values in it."""
+
+Value: TypeAlias = "Flat | list[Value] | tuple[Value, ...] | Mapping[bytes, Value] | SetOf | Push"
+"""Anything that a server can say."""
+
+OK: Final = Simple("OK")
+
+_OK: Final = b"+OK\r\n"
+_NULLS: Final = {2: b"$-1\r\n", 3: b"_\r\n"}
+_NULL_ARRAYS: Final = {2: b"*-1\r\n", 3: b"_\r\n"}
+_BOOLS: Final = {2: (b":0\r\n", b":1\r\n"), 3: (b"#f\r\n", b"#t\r\n")}
+_ONE_LINE: Final = {ord("\r"): " ", ord("\n"): " "}
+
+
+def encode_parts(value: Value, protocol: Resp) -> list[bytes]:
+    """The bytes of a value in pieces, so that a long string need not be copied to be sent; at least one piece.
+
+    Raises `TypeError` for what is no `Value`.
+
+    >>> encode_parts([1, b"two", None], 2)
+    [b'*3\\r\\n:1\\r\\n$3\\r\\ntwo\\r\\n$-1\\r\\n']
+    >>> encode_parts({b"ratio": 0.5}, 3)
+    [b'%1\\r\\n$5\\r\\nratio\\r\\n,0.5\\r\\n']
+    """
+    if not _is_long(value) and (flat := _flat(value, protocol)) is not None:
+        return [flat]  # nearly every reply
+    parts: list[bytes] = []
+    short: list[bytes] = []  # what will be one piece
+    unsaid: list[Iterator[Value]] = [iter((value,))]  # the rest of each value around the next one
+    while unsaid:
+        for item in unsaid[-1]:
+            if _is_long(item):
+                short.append(b"$%d\r\n" % len(item))
+                parts += (b"".join(short), item)
+                short = [b"\r\n"]
+            elif (flat := _flat(item, protocol)) is not None:
+                short.append(flat)
+            else:
+                head, items = _opened(item, protocol)
+                short.append(head)
+                unsaid.append(iter(items))
+                break
+        else:
+            unsaid.pop()
+    parts.append(b"".join(short))
+    return parts
+
+
+def _is_long(value: Value) -> TypeGuard[bytes]:
+    return isinstance(value, bytes) and len(value) > _LONG
+
+
+def _flat(value: Value, protocol: Resp) -> bytes | None:
+    """All the bytes of a value that has no others in it, the commonest first; None for any other."""
+    if value is OK:
+        return _OK
+    if isinstance(value, bytes):
+        return _bulk(value)
+    if value is None:
+        return _NULLS[protocol]
+    if isinstance(value, bool):
+        return _BOOLS[protocol][value]
+    if isinstance(value, int):
+        if INTEGER_MIN <= value <= INTEGER_MAX:
+            return b":%d\r\n" % value
+        return b"(%d\r\n" % value if protocol == 3 else _bulk(b"%d" % value)
+    if isinstance(value, Simple):
+        return b"+%b\r\n" % _line(value.text)
+    if isinstance(value, Error):
+        return b"-%b\r\n" % _line(value.text)
+    if isinstance(value, float):
+        return b",%b\r\n" % double_text(value) if protocol == 3 else _bulk(double_text(value))
+    if isinstance(value, Verbatim):
+        if protocol == 3:
+            return b"=%d\r\n%b:%b\r\n" % (len(value.text) + 4, value.kind.encode(), value.text)
+        return _bulk(value.text)
+    if value is NULL_ARRAY:
+        return _NULL_ARRAYS[protocol]
+    return None
+
+
+def _opened(value: Value, protocol: Resp) -> tuple[bytes, Iterable[Value]]:
+    """The head of a value that has others in it, and these."""
+    if isinstance(value, list | tuple):
+        return b"*%d\r\n" % len(value), value
+    if isinstance(value, Mapping):
+        head = b"%%%d\r\n" % len(value) if protocol == 3 else b"*%d\r\n" % (2 * len(value))
+        return head, chain.from_iterable(value.items())
+    if isinstance(value, SetOf):
+        return (b"~%d\r\n" if protocol == 3 else b"*%d\r\n") % len(value.items), value.items
+    if isinstance(value, Push):
+        return (b">%d\r\n" if protocol == 3 else b"*%d\r\n") % len(value.items), value.items
+    raise TypeError(f"no value of the Redis protocol: {value!r}")
+
+
+def _bulk(string: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(string), string)
+
+
+def _line(text: str) -> bytes:
+    return text.translate(_ONE_LINE).encode("utf-8", "surrogateescape")
+
+
+_EXACT_INTEGER: Final = 2**62
+"""Doubles up to here that have no fraction are written as integers."""
+
+
+def double_text(number: float) -> bytes:
+    """A double as Redis 7.2 writes it: the fewest digits that give the same double again.
+
+    >>> [double_text(number) for number in (3.0, 0.1, 1e-5, 1.5e-7, 1e300, float("inf"), -0.0)]
+    [b'3', b'0.1', b'0.00001', b'1.5e-7', b'1e+300', b'inf', b'-0']
+    """
+    if math.isnan(number):
+        return b"nan"
+    sign = "-" if math.copysign(1.0, number) < 0 else ""
+    magnitude = abs(number)
+    if math.isinf(number):
+        text = "inf"
+    elif magnitude <= _EXACT_INTEGER and magnitude.is_integer():
+        text = str(int(magnitude))
+    else:
+        mantissa, _, exponent = repr(magnitude).partition("e")
+        whole, _, fraction = mantissa.partition(".")
+        digits = (whole + fraction).lstrip("0")
+        text = _decimal(digits, int(exponent or 0) - len(fraction))
+    return (sign + text).encode()
+
+
+def _decimal(digits: str, scale: int) -> str:
+    """The number digits * 10**scale, as Redis lays it out: plainly unless that has many zeros."""
+    exponent = len(digits) + scale - 1  # of the first digit
+    if scale >= 0 and exponent < len(digits) + 7:
+        return digits + "0" * scale
+    if scale < 0 and (scale > -7 or abs(exponent) < 4):
+        if exponent < 0:
+            return "0." + "0" * (-exponent - 1) + digits
+        return f"{digits[: exponent + 1]}.{digits[exponent + 1 :]}"
+    fraction = f".{digits[1:]}" if len(digits) > 1 else ""
+    return f"{digits[0]}{fraction}e{exponent:+d}"
