@@ -1,0 +1,191 @@
+"""Redis' glob patterns, on bytes.
+
+    *          any bytes, or none
+    ?          any one byte
+    [abc] [a-f] [^x]    one byte of a class, of a range, or not of it
+    \\x         the byte x itself
+
+Where a pattern is odd it means what it means in Redis: a class without its `]` goes on to the end of the pattern; a
+range may be written backwards, and its end may be any byte, `]` and `\\` included; `[]` matches nothing and `[^]` any
+byte; a `\\` at the very end is itself; and nothing but the empty pattern matches the empty string. One thing Redis
+leaves to its compiler, which is whether bytes above 127 come behind the others in a range: here they do.
+
+What always holds: to match takes no more steps than the key's length times the pattern's, whatever stands in them.
+A pattern is some segments with stars between them; all the strings that a segment matches have one length, so the
+leftmost place for it is never worse than a later one, and nothing is ever tried again.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Final, TypeAlias
+
+from cairnkv.limits import PATTERN_MAX
+
+Matcher: TypeAlias = Callable[[bytes], bool]
+
+_Segment: TypeAlias = list[frozenset[int]]
+"""What stands between two stars: for each byte of a string, which it may be."""
+
+_ANY: Final = frozenset(range(256))
+
+_KEPT: Final = 128
+"""Compiled patterns that are kept, since a scan comes again with the same one."""
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def matcher(pattern: bytes) -> Matcher:
+    """What tells whether a string matches the whole pattern; ValueError when that is longer than `PATTERN_MAX`.
+
+    >>> is_stone = matcher(b"stone:[0-9]*")
+    >>> is_stone(b"stone:7:weight"), is_stone(b"stone:x")
+    (True, False)
+    """
+    head, *others = _segments(pattern)
+    begins = _at_place(head)
+    if not others:
+        only = len(head)
+        return lambda string: len(string) == only and begins(string, 0)
+    *middles, tail = others
+    ends = _at_place(tail)
+    searches = [_leftmost(segment) for segment in middles if segment]
+    first, last = len(head), len(tail)
+    shortest = max(1, first + last + sum(map(len, middles)))
+
+    def matches(string: bytes) -> bool:
+        if len(string) < shortest or not begins(string, 0):
+            return False
+        stop = len(string) - last
+        if not ends(string, stop):
+            return False
+        at = first
+        for search in searches:
+            at = search(string, at, stop)
+            if at < 0:
+                return False
+        return True
+
+    return matches
+
+
+def literal_prefix(pattern: bytes) -> bytes:
+    """The bytes with which every string begins that matches; ValueError when the pattern is too long.
+
+    >>> literal_prefix(b"stone:\\\\*:[0-9]*")
+    b'stone:*:'
+    """
+    head = _segments(pattern)[0]
+    prefix = bytearray()
+    for allowed in head:
+        if len(allowed) != 1:
+            break
+        prefix += bytes(allowed)
+    return bytes(prefix)
+
+
+# -- reading a pattern -------------------------------------------------------------------------------------
+
+
+def _segments(pattern: bytes) -> list[_Segment]:
+    """What stands before, between and behind the stars."""
+    if len(pattern) > PATTERN_MAX:
+        raise ValueError(f"a pattern of {len(pattern):,} bytes; the limit is {PATTERN_MAX:,}")
+    segments: list[_Segment] = [[]]
+    at = 0
+    while at < len(pattern):
+        sign = pattern[at : at + 1]
+        at += 1
+        if sign == b"*":
+            segments.append([])
+        elif sign == b"?":
+            segments[-1].append(_ANY)
+        elif sign == b"[":
+            allowed, at = _class(pattern, at)
+            segments[-1].append(allowed)
+        else:
+            if sign == b"\\" and at < len(pattern):
+                sign = pattern[at : at + 1]
+                at += 1
+            segments[-1].append(frozenset(sign))
+    return segments
+
+
+def _class(pattern: bytes, at: int) -> tuple[frozenset[int], int]:
+    """The bytes of the class whose `[` stands before `at`, and where the pattern goes on behind it."""
+    negated = pattern[at : at + 1] == b"^"
+    at += negated
+    allowed: set[int] = set()
+    end = len(pattern)
+    while at < end and pattern[at] != ord("]"):
+        if pattern[at] == ord("\\") and at + 1 < end:
+            allowed.add(pattern[at + 1])
+            at += 2
+        elif at + 2 < end and pattern[at + 1] == ord("-"):
+            low, high = sorted((pattern[at], pattern[at + 2]))
+            allowed.update(range(low, high + 1))
+            at += 3
+        else:
+            allowed.add(pattern[at])
+            at += 1
+    return (_ANY - allowed if negated else frozenset(allowed)), at + 1
+
+
+# -- matching a segment ------------------------------------------------------------------------------------
+
+
+def _literal(segment: _Segment) -> bytes | None:
+    """The only string that the segment matches, None where there are others or none."""
+    if any(len(allowed) != 1 for allowed in segment):
+        return None
+    return b"".join(map(bytes, segment))
+
+
+def _at_place(segment: _Segment) -> Callable[[bytes, int], bool]:
+    """What tells whether the segment matches at a place, from which on the string is long enough for it."""
+    literal = _literal(segment)
+    if literal is not None:
+        return lambda string, at: string.startswith(literal, at)
+    match = _expression(segment).match
+    return lambda string, at: match(string, at) is not None
+
+
+def _leftmost(segment: _Segment) -> Callable[[bytes, int, int], int]:
+    """What finds the segment within a stretch of a string: where its first occurrence ends, or -1."""
+    literal = _literal(segment)
+    if literal is not None:
+        size = len(literal)
+
+        def find(string: bytes, at: int, stop: int) -> int:
+            found = string.find(literal, at, stop)
+            return found + size if found >= 0 else -1
+
+        return find
+    search = _expression(segment).search
+
+    def find_expression(string: bytes, at: int, stop: int) -> int:
+        found = search(string, at, stop)
+        return found.end() if found else -1
+
+    return find_expression
+
+
+def _expression(segment: _Segment) -> re.Pattern[bytes]:
+    """The segment as a regular expression: one class of bytes after the other, with no repetition in it."""
+    return re.compile(b"".join(map(_one_byte, segment)), re.DOTALL)
+
+
+def _one_byte(allowed: frozenset[int]) -> bytes:
+    if allowed == _ANY:
+        return b"."
+    if not allowed:
+        return b"(?!)"
+    return b"[" + b"".join(b"\\x%02x-\\x%02x" % stretch for stretch in _stretches(allowed)) + b"]"
+
+
+def _stretches(allowed: frozenset[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each run of neighbors."""
+    for byte in sorted(allowed):
+        if byte - 1 not in allowed:
+            first = byte
+        if byte + 1 not in allowed:
+            yield first, byte
