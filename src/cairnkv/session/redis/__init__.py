@@ -1,5 +1,4 @@
-"""Conversations on Redis' wire: what its words mean here.
+"""The words of Redis, spoken by a session.
 
-`grammar` says how a word is declared, `words` declares them, `conversation` is one client's, `surroundings` is what
-the conversations of a server share.
+`glob` has the patterns of KEYS, SCAN and PSUBSCRIBE.
 """

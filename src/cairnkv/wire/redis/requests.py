@@ -303,10 +303,9 @@ _CONTROLS: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"
 def split_line(line: bytes) -> list[bytes] | None:
     """The arguments of a line as Redis and its command line split it; None when its quotes are unbalanced.
 
-    >>> split_line(rb"set key 'it\'s' ")
-    [b'set', b'key', b"it's"]
-    >>> split_line(rb'"\x00\n\"" ""')
-    [b'\x00\n"', b'']
+    >>> split_line(b'set "a key" "\\x00\\xff" pre"fix"')
+    [b'set', b'a key', b'\\x00\\xff', b'prefix']
+    >>> split_line(b'set "a key')
     """
     arguments: list[bytes] = []
     at = _skip_blanks(line, 0)
