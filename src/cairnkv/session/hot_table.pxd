@@ -28,7 +28,7 @@ cdef extern from "layout.h":
                          PyObject **key) nogil
 
 cdef enum:
-    AHEAD_MAX = 16  # keys that are met before the first of them is looked up
+    AHEAD_MAX = 32  # keys that are met before the first of them is looked up
 
 cdef struct Place:
     # Where a key is, or would be: its bytes, and the dict that they are looked up in.

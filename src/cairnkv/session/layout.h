@@ -17,14 +17,17 @@
 #include <string.h>
 #include <structmember.h>
 
-#if defined(__GNUC__) || defined(__clang__)
-#define CAIRN_FETCH(address) __builtin_prefetch(address)
 #if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
 #define CAIRN_KNOWS_DICTS 1
 #endif
-#else
-#define CAIRN_FETCH(address) ((void)(address))
-#endif
+
+/* Let the processor fetch what stands at an address. GCC takes a function that does nothing else for one without any
+   effect, and leaves calls of it out; hence the empty assembler statement. */
+#define CAIRN_FETCH(address)               \
+    do {                                   \
+        __builtin_prefetch(address);       \
+        __asm__ volatile("");          \
+    } while (0)
 
 /* Where in its object a slot (`__slots__`) is, by the descriptor that its class has for it; -1: it is no slot. */
 static inline Py_ssize_t cairn_slot_offset(PyObject *descriptor)
