@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             self.fail(refusal)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         self._heard = self._loop.time()
         if self._discarded is not None or self.session.state is not State.OPEN:
             self._discard(len(data))

@@ -18,9 +18,11 @@ import selectors
 import socket
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -392,7 +394,11 @@ cdef class Transport:
             self._check_high()
             if length and not self._lost:
                 self._poller._called = True
-                self._protocol.data_received(PyBytes_FromStringAndSize(<const char *>data, length))
+                view = PyMemoryView_FromMemory(<char *>data, length, PyBUF_READ)
+                try:
+                    self._protocol.data_received(view)
+                finally:
+                    view.release()  # the memory is for the next; whoever kept a part of it is told here
         except BaseException as error:
             self._wrong(error)
         return 0
