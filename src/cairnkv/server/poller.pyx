@@ -247,6 +247,7 @@ cdef class Transport:
     cdef Py_ssize_t _unsent_at  # how much of the first piece it has
     cdef Py_ssize_t _unsent_size
     cdef Py_ssize_t _high, _low
+    cdef Py_ssize_t _read_next  # bytes, at most; 0: what there is room for
     cdef uint32_t _interest
     cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
     cdef Accelerator _accelerator  # None while everything goes the readable way
@@ -348,6 +349,10 @@ cdef class Transport:
         self._conversation.string_max = string_max
         self._conversation.frame_max = frame_max
 
+    def read_next(self, Py_ssize_t size):
+        """Read no more than so many bytes the next time, even if more have come."""
+        self._read_next = size
+
     # -- events -----------------------------------------------------------------------------------------------
 
     cdef inline bint _is_plain(self) noexcept:
@@ -362,7 +367,7 @@ cdef class Transport:
 
     cdef int _serve(self, uint32_t events) except -1:
         """Do what the events of one wake-up ask for. Errors of the protocol go to the loop's handler."""
-        cdef Py_ssize_t received
+        cdef Py_ssize_t received, size
         Py_INCREF(self)
         try:
             if events & EPOLLOUT:
@@ -373,7 +378,9 @@ cdef class Transport:
                 return 0
             if not events & (EPOLLIN | EPOLLERR | EPOLLHUP):
                 return 0
-            received = recv(self._fd, self._poller._received, RECEIVE_BYTES, MSG_DONTWAIT)
+            size = min(RECEIVE_BYTES, self._read_next) if self._read_next else RECEIVE_BYTES
+            self._read_next = 0
+            received = recv(self._fd, self._poller._received, size, MSG_DONTWAIT)
             if received < 0:
                 if errno != EAGAIN and errno != EINTR:
                     self._lose(OSError(errno, os.strerror(errno)))
