@@ -50,8 +50,10 @@ cdef extern from "sys/socket.h" nogil:
     int MSG_DONTWAIT, MSG_NOSIGNAL
 
 cdef enum:
-    RECEIVE_BYTES = 262144  # read at once, from all clients that are served together
-    RECEIVE_ROOM = 65536  # that there has to be for one more of them
+    RECEIVE_BYTES = 262144  # read from a client at once: with short commands, some milliseconds of work
+    RECEIVE_LONG_BYTES = 1048576  # from a client whose frames are long; also from all that are served together
+    LONG_FRAME_BYTES = 4096  # from which on they are called so, on average
+    RECEIVE_ROOM = 65536  # that there has to be for one more of those
     TOGETHER_MAX = 16  # clients that are served together
     EVENTS_MAX = 256  # of one wake-up
     PIECES_MAX = 512  # of replies that one call sends; the system takes 1,024
@@ -82,7 +84,7 @@ cdef class Poller:
     cdef bint _called  # whether Python code was called, which may have something for asyncio to do
 
     def __cinit__(self):
-        self._received = <unsigned char *>PyMem_Malloc(RECEIVE_BYTES)
+        self._received = <unsigned char *>PyMem_Malloc(RECEIVE_LONG_BYTES)
         self._clients_size = 1024
         self._clients = <PyObject **>PyMem_Malloc(self._clients_size * sizeof(PyObject *))
         if self._received is NULL or self._clients is NULL:
@@ -137,18 +139,19 @@ cdef class Poller:
 
     cdef int _receive(self, Transport transport, uint32_t events) except -1:
         """Read what a client has sent, for `_serve_together`; or serve it at once, if there is more to it."""
-        cdef Py_ssize_t received
+        cdef Py_ssize_t received, room
         cdef Piece *piece
         if self._together and (
             self._together == TOGETHER_MAX
-            or RECEIVE_BYTES - self._filled < RECEIVE_ROOM
+            or RECEIVE_LONG_BYTES - self._filled < RECEIVE_ROOM
             or self._accelerator is not transport._accelerator
             or events != EPOLLIN
         ):
             self._serve_together()
         if events != EPOLLIN or not transport._is_plain():
             return transport._serve(events)
-        received = recv(transport._fd, self._received + self._filled, RECEIVE_BYTES - self._filled, MSG_DONTWAIT)
+        room = min(RECEIVE_LONG_BYTES if transport._long_frames else RECEIVE_BYTES, RECEIVE_LONG_BYTES - self._filled)
+        received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
         if received <= 0:
             if self._together:
                 self._serve_together()
@@ -188,6 +191,8 @@ cdef class Poller:
                 # Python code may run from here on, and with it the accelerator: its output is no longer needed.
                 for at in range(begin, end):
                     transport = <Transport>self._senders[at]
+                    if self._pieces[at].commands:
+                        transport._long_frames = self._pieces[at].done >= LONG_FRAME_BYTES * self._pieces[at].commands
                     if transport._unsent_size or self._pieces[at].done < self._pieces[at].length:
                         transport._bring(self._pieces[at].data + self._pieces[at].done,
                                          self._pieces[at].length - self._pieces[at].done)
@@ -250,6 +255,7 @@ cdef class Transport:
     cdef Py_ssize_t _read_next  # bytes, at most; 0: what there is room for
     cdef uint32_t _interest
     cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
+    cdef bint _long_frames  # whether those that came last were
     cdef Accelerator _accelerator  # None while everything goes the readable way
     cdef Conversation _conversation
     cdef readonly double heard

@@ -19,6 +19,7 @@ cdef struct Piece:
     Py_ssize_t length
     Conversation *conversation
     Py_ssize_t done  # bytes that were executed
+    Py_ssize_t commands  # that these were
     Py_ssize_t replies_at  # in the accelerator's output
     Py_ssize_t replies_size
 

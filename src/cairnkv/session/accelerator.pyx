@@ -166,7 +166,7 @@ cdef class Accelerator:
         try:
             while self.at_piece < count and self._size <= SHARED_OUTPUT:
                 piece = pieces + self.at_piece
-                piece.done = 0
+                piece.done = piece.commands = 0
                 piece.replies_at = self._size
                 self._conversation = piece.conversation
                 self._room_end = self._size + OUTPUT_MAX
@@ -178,8 +178,9 @@ cdef class Accelerator:
                         table._ahead_next = table._ahead_count  # what was met behind it is out of step
                         break
                     piece.done += done
-                    self.commands += 1
+                    piece.commands += 1
                 executed = executed or piece.done > 0
+                self.commands += piece.commands
                 piece.replies_size = self._size - piece.replies_at
                 self.at_piece += 1
         finally:
