@@ -240,6 +240,11 @@ class Session:
         return not self._more and self._conversation.pending > 0
 
     @property
+    def missing(self) -> int:
+        """Bytes that have to come before anything can be done; with more than these, it is not this frame's."""
+        return self._decoder.missing
+
+    @property
     def consumed(self) -> int:
         """Bytes of all frames that were finished: tells whether an unfinished frame is still the same one."""
         return self._conversation.consumed if self._conversation is not None else 0
