@@ -1,6 +1,6 @@
-"""The accelerator of a store, where there is one.
+"""The accelerators of a store, where there are some: one for each wire and keyspace.
 
-Not for what it does (`accelerator.pyx`) and when it may (`Session.acceleration`).
+Not for what they do (`accelerator.pyx`) and when they may (`Conversation.acceleration`).
 """
 
 from typing import TYPE_CHECKING
@@ -12,12 +12,23 @@ if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
 
 
-def accelerator_of(store: Store) -> "Accelerator | None":
-    """A new accelerator for a store; None where nothing is compiled, or the store needs a look at each command."""
+def article_accelerator(store: Store) -> "Accelerator | None":
+    """A new one for the article's wire; None where nothing is compiled, or the store needs a look at each command."""
     if not compiled() or not store.plain:
         return None
-    from cairnkv.session.accelerator import Accelerator
+    from cairnkv.session.article_frames import ArticleAccelerator
 
-    accelerator = Accelerator(store.keyspace, store.clock)
+    accelerator = ArticleAccelerator(store.keyspace, store.clock)
+    store.count_also(accelerator)
+    return accelerator
+
+
+def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
+    """Likewise for Redis' wire and a keyspace."""
+    if not compiled() or not store.plain:
+        return None
+    from cairnkv.session.redis_frames import RedisAccelerator
+
+    accelerator = RedisAccelerator(store.keyspaces[space], store.clock)
     store.count_also(accelerator)
     return accelerator

@@ -408,7 +408,10 @@ cdef Py_ssize_t _incr(Accelerator self, const unsigned char *frame, Py_ssize_t l
         return 0
     if not can_put(self._table, &place) or not _reply_number(self, total + n):
         return 0
-    put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n))
+    if old is NULL:
+        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n))
+    else:
+        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n), True)
     self.writes += 1
     return whole
 

@@ -91,6 +91,11 @@ class ArticleConversation:
         return self._decoder.pending
 
     @property
+    def missing(self) -> int:
+        """Bytes that a frame lacks, as far as is known."""
+        return self._decoder.missing
+
+    @property
     def consumed(self) -> int:
         """Bytes of frames that came whole."""
         return self._decoder.consumed

@@ -24,7 +24,8 @@ Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
 """Turns a reply into the bytes to send, in pieces; there may be none."""
 
 Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int]
-"""An accelerator; the width, the statuses, the longest string and the longest frame of a conversation."""
+"""An accelerator; the width of command numbers, or the version of Redis' protocol; the statuses, the longest string and
+the longest frame of a conversation."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,6 +71,10 @@ class Conversation(Protocol):
     @property
     def pending(self) -> int:
         """Bytes that were fed and belong to no command that was carried out."""
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have to come before anything can be done; with more than these, they begin another command."""
 
     @property
     def consumed(self) -> int:

@@ -29,11 +29,13 @@ cdef extern from "layout.h":
 
 cdef enum:
     AHEAD_MAX = 32  # keys that are met before the first of them is looked up
+    VERSION_SLOTS = 65536  # `cairnkv.keyspace.shared.VERSION_SLOTS`, which `HotTable` holds it to
 
 cdef struct Place:
     # Where a key is, or would be: its bytes, and the dict that they are looked up in.
     const unsigned char *key
     Py_ssize_t size
+    uint32_t position
     Py_hash_t hash
     PyObject **entry  # of the directory
     PyObject *bucket  # this and what follows: borrowed
@@ -46,6 +48,9 @@ cdef class HotTable:
     cdef object _clock
     cdef bint _wall  # whether that is the system's clock
     cdef int64_t _advanced  # what the keyspace was told last
+    cdef int64_t *_versions  # those of all keyspaces
+    cdef object _versions_array
+    cdef uint32_t _number  # of the keyspace
     # How Python's objects are laid out:
     cdef Py_ssize_t _values_at, _deadlines_at
     # From `begin` to `end`:
@@ -57,7 +62,9 @@ cdef class HotTable:
     cdef int64_t _keys, _used  # by how much they have changed
     cdef Place _ahead[AHEAD_MAX]
     cdef int _ahead_count, _ahead_next
-    cdef Py_ssize_t _bucket_keys, _entry_bytes
+    cdef object _index  # of deadlines
+    cdef dict _ticks  # of the index
+    cdef Py_ssize_t _bucket_keys, _entry_bytes, _deadline_bytes, _tick_bits
 
     cdef int begin(self) except -1
     cdef int end(self, bint executed) except -1
@@ -68,11 +75,11 @@ cdef class HotTable:
 
 
 cdef inline void _locate(HotTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
-    cdef uint64_t position = cairn_crc32(key, size)
+    place.position = cairn_crc32(key, size)
     place.key = key
     place.size = size
     place.hash = cairn_hash(key, size)
-    place.entry = self._entries + (position >> self._shift)
+    place.entry = self._entries + (<uint64_t>place.position >> self._shift)
 
 
 cdef inline void place_of(HotTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
@@ -139,45 +146,96 @@ cdef inline PyObject *visible(HotTable self, Place *place) except? NULL:
     return place.value
 
 
-cdef inline bint can_put(HotTable self, Place *place) except -1:
-    """Whether `put` can be done here: without a deadline to forget, and without a bucket to split."""
+cdef inline bint is_due(HotTable self, Place *place) except -1:
+    """Whether a key that was looked up has expired."""
     cdef int64_t deadline
-    if has_deadline(self, place, &deadline):
-        return False
+    return has_deadline(self, place, &deadline) and deadline <= self.now
+
+
+cdef inline void changed(HotTable self, Place *place) noexcept:
+    """`Shared.changed`: the key has another version from now on."""
+    self._versions[(place.position + self._number) % VERSION_SLOTS] += 1
+
+
+cdef inline int forget_deadline(HotTable self, Place *place) except -1:
+    """Let an entry that is there have no deadline, if it has one."""
+    cdef int64_t deadline
+    cdef PyObject *keys
+    cdef bytes key
+    if not has_deadline(self, place, &deadline):
+        return 0
+    key = _key_of(place)
+    keys = PyDict_GetItemWithError(self._ticks, deadline >> self._tick_bits)
+    if keys is not NULL and PyDict_Size(<object>keys) > 1:
+        PyDict_DelItem(<object>keys, key)
+    else:
+        self._index.remove(key, deadline)  # the last one of its tick
+    PyDict_DelItem(<object>cairn_slot(place.bucket, self._deadlines_at), key)
+    self._used -= self._deadline_bytes
+    return 0
+
+
+cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) except -1:
+    """Let an entry that is there, and has none, have a deadline."""
+    cdef PyObject *deadlines = cairn_slot(place.bucket, self._deadlines_at)
+    cdef PyObject *keys = PyDict_GetItemWithError(self._ticks, deadline >> self._tick_bits)
+    cdef object time = deadline
+    cdef bytes key = _key_of(place)
+    if keys is not NULL:
+        PyDict_SetItem(<object>keys, key, time)
+    else:
+        self._index.add(key, time)  # the first one of its tick
+    if <object>deadlines is None:
+        (<object>place.bucket).deadlines = {key: time}
+    else:
+        PyDict_SetItem(<object>deadlines, key, time)
+    self._used += self._deadline_bytes
+    return 0
+
+
+cdef inline bint can_put(HotTable self, Place *place) except -1:
+    """Whether `put` can be done here: without a bucket to split."""
     if place.value is NULL:
         look_up(self, place)
     return place.value is not NULL or PyDict_Size(<object>place.values) < self._bucket_keys
 
 
-cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size) except -1:
-    """`Keyspace.put` without a deadline, where `can_put` has said that it can be done."""
+cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
+    """`Keyspace.put`, where `can_put` has said that it can be done; keeps: the deadline that there is."""
     cdef bytes key = _key_of(place), value
     if place.value is NULL:
         self._keys += 1
         self._used += self._entry_bytes + place.size + size
     else:
         self._used += size - PyBytes_GET_SIZE(<object>place.value)
+        if not keeps:
+            forget_deadline(self, place)
     value = PyBytes_FromStringAndSize(<const char *>data, size)
     PyDict_SetItem(<object>place.values, key, value)
+    changed(self, place)
     place.value = place.stored = NULL  # whoever asks again looks it up again
     return 0
 
 
 cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except -1:
-    """Whether `drop` can be done here, `count` times: without a deadline to forget or a bucket to empty."""
-    cdef int64_t deadline
-    return PyDict_Size(<object>place.values) > count and not has_deadline(self, place, &deadline)
+    """Whether `drop` can be done here, `count` times: without a bucket to empty."""
+    return PyDict_Size(<object>place.values) > count
 
 
 cdef inline bint drop(HotTable self, Place *place) except -1:
-    """`Keyspace.drop`, where `can_drop` has said that it can be done: whether there was an entry."""
+    """`Keyspace.drop`, where `can_drop` has said that it can be done: whether the key was visible."""
     cdef bytes key
+    cdef bint seen
     look_up(self, place)
     if place.value is NULL:
         return False
     key = _key_of(place)
+    seen = not is_due(self, place)
+    forget_deadline(self, place)
     self._keys -= 1
     self._used -= self._entry_bytes + place.size + PyBytes_GET_SIZE(<object>place.value)
     PyDict_DelItem(<object>place.values, key)
     place.value = place.stored = NULL
-    return True
+    if seen:
+        changed(self, place)
+    return seen

@@ -8,13 +8,16 @@ known first (`meet`, `fetch`), so that the processor fetches what the look-ups w
 What always holds: dicts are changed through CPython's interface only. A key and a value are the bytes of a frame,
 until one has to be stored; no object is made to look a key up that is there.
 
-Not for wires (`accelerator.pyx`), and not for what is rare: deadlines that a change would forget, buckets that it
-would split or empty. There the functions say that they cannot, and nothing was changed.
+Not for wires (`accelerator.pyx`), and not for what is rare: buckets that a change would split or empty. There the
+functions say that they cannot, and nothing was changed. The first deadline of a second, and the last, are brought to
+the index in Python.
 """
 
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from cairnkv.keyspace.table import BUCKET_KEYS, ENTRY_BYTES, Bucket
+from cairnkv.keyspace.expiry import TICK_BITS
+from cairnkv.keyspace.shared import VERSION_SLOTS as _VERSION_SLOTS
+from cairnkv.keyspace.table import BUCKET_KEYS, DEADLINE_BYTES, ENTRY_BYTES, Bucket
 from cairnkv.store import wall_clock
 
 cdef extern from "Python.h":
@@ -60,12 +63,21 @@ cdef class HotTable:
         self._deadlines_at = _offset(Bucket, "deadlines")
         self._bucket_keys = BUCKET_KEYS
         self._entry_bytes = ENTRY_BYTES
+        self._deadline_bytes = DEADLINE_BYTES
+        self._tick_bits = TICK_BITS
+        self._number = keyspace.number
+        self._versions_array = keyspace.shared.versions
+        if _VERSION_SLOTS != VERSION_SLOTS or len(self._versions_array) != VERSION_SLOTS:
+            raise AssertionError("the versions of keys have another number of slots")
+        self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # it never grows
 
     cdef int begin(self) except -1:
         """Take hold of the table as it is now."""
         cdef int64_t time
         self._table = self._keyspace._table
         self._directory = self._table._directory
+        self._index = self._keyspace._deadlines
+        self._ticks = self._index._ticks
         self._entries = (<PyListObject *>self._directory).ob_item
         self._shift = self._table._shift
         self._keys = self._used = 0

@@ -242,7 +242,7 @@ class Session:
     @property
     def missing(self) -> int:
         """Bytes that have to come before anything can be done; with more than these, it is not this frame's."""
-        return self._decoder.missing
+        return self._conversation.missing if self._conversation is not None else 0
 
     @property
     def consumed(self) -> int:

@@ -176,7 +176,7 @@ class Prefix(Protocol):
 
     def run(
         self,
-        buffer: bytearray,
+        buffer: bytes | bytearray,
         start: int,
         *,
         width: int,

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.keyspace import Watched
@@ -34,6 +34,9 @@ from cairnkv.session.redis.surroundings import Peer, Surroundings
 from cairnkv.store import Held, Store
 from cairnkv.wire.article import Limits
 from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simple, encode_parts
+
+if TYPE_CHECKING:
+    from cairnkv.session.accelerator import Accelerator
 
 _log: Final = logging.getLogger("cairnkv.session")
 
@@ -105,6 +108,8 @@ class RedisConversation:
         self.limits: Final = limits
         self._push = push
         self._decoder = RequestDecoder(limits)
+        self._acceleration: Acceleration | None = None
+        self._accelerated = (0, 0)  # the keyspace and the protocol that it is for
         self._job: Job | None = None
         self._job_is_silent = False
         self._ended = False
@@ -159,13 +164,34 @@ class RedisConversation:
         return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
 
     def carry_out(self) -> bytes:
-        """Nothing is compiled for this wire yet."""
-        return b""
+        """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
+        accelerator = self._usable_accelerator
+        return self._decoder.carry_out(accelerator, self.protocol) if accelerator is not None else b""
 
     @property
     def acceleration(self) -> Acceleration | None:
-        """Likewise."""
-        return None
+        """What the accelerator has to know, between two commands."""
+        accelerator = self._usable_accelerator
+        if accelerator is None or self._decoder.pending:
+            return None
+        chosen = self.space, self.protocol
+        if self._acceleration is None or self._accelerated != chosen:
+            self._accelerated = chosen
+            self._acceleration = accelerator, self.protocol, (0, 0), self.limits.value, self.limits.frame
+        return self._acceleration
+
+    @property
+    def _usable_accelerator(self) -> "Accelerator | None":
+        """That of the selected keyspace, where a command has no other meaning than it has by itself."""
+        plain = self.authenticated and self.queue is None and not self.muted and not self.skip_next
+        if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
+            return None
+        return self.surroundings.accelerator(self.space)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that a command lacks, as far as is known."""
+        return self._decoder.missing
 
     @property
     def pending(self) -> int:

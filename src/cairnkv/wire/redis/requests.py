@@ -20,7 +20,7 @@ from cairnkv.limits import (
     STRANGER_ARGUMENTS_MAX,
     STRANGER_BULK_MAX,
 )
-from cairnkv.wire.article import DEFAULT_LIMITS, Limits
+from cairnkv.wire.article import DEFAULT_LIMITS, Limits, Prefix
 
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
@@ -111,6 +111,28 @@ class RequestDecoder:
         if self._start:
             self._compact()  # now, and not with the bytes that come next: they may be long in coming
         return None
+
+    @property
+    def missing(self) -> int:
+        """Bytes without which `next` cannot get any further: of a long string, all that have not come."""
+        return max(0, self._wanted - len(self._buffer))
+
+    def carry_out(self, prefix: Prefix, protocol: int) -> bytes:
+        """Let somebody carry out what they can of the bytes that were fed; the replies to it."""
+        if not self.at_frame or self._start == len(self._buffer):
+            return b""
+        used = prefix.run(
+            self._buffer,
+            self._start,
+            width=protocol,
+            statuses=(0, 0),
+            string_max=self._limits.value,
+            frame_max=self._limits.frame,
+        )
+        if not used:
+            return b""
+        self._finish(self._start + used)
+        return prefix.output()
 
     def _compact(self) -> None:
         """Forget the bytes before the current request; done when none is whole, since it moves the others."""

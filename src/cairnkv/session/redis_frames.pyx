@@ -1,0 +1,290 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled hot path of Redis' wire: the common commands, straight from the bytes that were read to those to send.
+
+What holds of `accelerator` holds here; only the frames are others. A command that is not written as clients write it
+(an array of bulk strings, numbers in their shortest form), or not one of those served here, is left to the readable
+way: `RequestDecoder` to the words of `session.redis` to `Store.execute`.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
+from cairnkv.session.hot_table cimport (
+    HotTable,
+    Place,
+    can_drop,
+    can_put,
+    drop,
+    give_deadline,
+    look_up,
+    place_of,
+    put,
+    visible,
+)
+
+from cairnkv.limits import KEY_MAX as _KEY_MAX
+from cairnkv.limits import TTL_MAX as _TTL_MAX
+
+cdef Py_ssize_t KEY_MAX = _KEY_MAX
+cdef int64_t TTL_MAX = _TTL_MAX
+cdef int64_t MILLISECONDS = 1000
+
+cdef enum:
+    WORDS_MAX = 128  # of a command; one with more is left to the readable way
+    HEAD_DIGITS_MAX = 9  # of a count or a length
+
+SERVED = ("GET", "SET", "DEL", "EXISTS", "MGET", "INCR", "PING")
+"""The words that are served here. A test holds them to what is."""
+
+
+cdef struct Words:
+    # A command that is there whole, the name first.
+    int count
+    Py_ssize_t length  # of all its bytes
+    const unsigned char *at[WORDS_MAX]
+    Py_ssize_t size[WORDS_MAX]
+
+
+cdef inline Py_ssize_t _head(const unsigned char *at, const unsigned char *end, char mark, Py_ssize_t *number) noexcept:
+    """Read a mark, a number and a line's end; how many bytes that is, 0 if it is not there, or written otherwise."""
+    cdef const unsigned char *start = at
+    cdef Py_ssize_t total = 0
+    if end - at < 4 or at[0] != mark:
+        return 0
+    at += 1
+    if at[0] == c"0" and at[1] != c"\r":
+        return 0
+    while at < end and c"0" <= at[0] <= c"9":
+        if at - start > HEAD_DIGITS_MAX:
+            return 0
+        total = total * 10 + (at[0] - c"0")
+        at += 1
+    if end - at < 2 or at == start + 1 or at[0] != c"\r" or at[1] != c"\n":
+        return 0
+    number[0] = total
+    return at + 2 - start
+
+
+cdef inline bint _words(RedisAccelerator self, const unsigned char *frame, Py_ssize_t length, Words *words) noexcept:
+    """Find the words of a command; whether it is there whole, and within the limits."""
+    cdef const unsigned char *at = frame
+    cdef const unsigned char *end = frame + length
+    cdef Py_ssize_t count, size, used
+    cdef int item
+    used = _head(at, end, c"*", &count)
+    if used == 0 or not 1 <= count <= WORDS_MAX:
+        return False
+    at += used
+    words.count = <int>count
+    for item in range(words.count):
+        used = _head(at, end, c"$", &size)
+        if used == 0 or size > self._conversation.string_max or end - at - used < size + 2:
+            return False
+        at += used
+        words.at[item] = at
+        words.size[item] = size
+        at += size
+        if at[0] != c"\r" or at[1] != c"\n":
+            return False
+        at += 2
+    words.length = at - frame
+    return words.length <= self._conversation.frame_max
+
+
+cdef inline bint _is(const unsigned char *word, Py_ssize_t size, const char *name, Py_ssize_t length) noexcept nogil:
+    """Whether a word is this one, whose letters are small, in any case."""
+    cdef Py_ssize_t at
+    if size != length:
+        return False
+    for at in range(length):
+        if (word[at] | 0x20) != <unsigned char>name[at]:
+            return False
+    return True
+
+
+cdef class RedisAccelerator(Accelerator):
+    """The hot path of one keyspace for conversations on Redis' wire."""
+
+    cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Execute one command; its bytes, or 0 when it is for the readable way."""
+        cdef Words words
+        cdef const unsigned char *name
+        cdef Py_ssize_t size
+        cdef bint done = False
+        if not _words(self, data, length, &words):
+            return 0
+        name, size = words.at[0], words.size[0]
+        if size == 3:
+            if _is(name, 3, b"get", 3):
+                done = _get(self, &words)
+            elif _is(name, 3, b"set", 3):
+                done = _set(self, &words)
+            elif _is(name, 3, b"del", 3):
+                done = _count_keys(self, &words, True)
+        elif size == 4:
+            if _is(name, 4, b"mget", 4):
+                done = _mget(self, &words)
+            elif _is(name, 4, b"incr", 4):
+                done = _incr(self, &words)
+            elif _is(name, 4, b"ping", 4):
+                done = _ping(self, &words)
+        elif _is(name, size, b"exists", 6):
+            done = _count_keys(self, &words, False)
+        return words.length if done else 0
+
+    cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, const unsigned char **key,
+                              Py_ssize_t *size) noexcept:
+        """Where the key of the command is that stands here, and how many bytes the command has; 0: nobody knows."""
+        cdef Words words
+        if not _words(self, data, length, &words) or not 2 <= words.count <= 5 or not 1 <= words.size[1] <= KEY_MAX:
+            return 0
+        if not (_is(words.at[0], words.size[0], b"get", 3) or _is(words.at[0], words.size[0], b"set", 3)):
+            return 0
+        key[0] = words.at[1]
+        size[0] = words.size[1]
+        return words.length
+
+# -- replies --------------------------------------------------------------------------------------------
+
+
+cdef inline bint _say(Accelerator self, const char *text, Py_ssize_t length) noexcept:
+    """Say these bytes; False, and nothing said, when there is no room."""
+    if length > self._room_end - self._size:
+        return False
+    memcpy(self._out + self._size, text, length)
+    self._size += length
+    return True
+
+
+cdef inline bint _say_number(Accelerator self, char mark, int64_t number) noexcept:
+    cdef char text[24]
+    cdef int length
+    text[0] = mark
+    length = 1 + write_decimal(text + 1, number)
+    text[length] = c"\r"
+    text[length + 1] = c"\n"
+    return _say(self, text, length + 2)
+
+
+cdef inline bint _say_null(Accelerator self) noexcept:
+    return _say(self, b"_\r\n", 3) if self._conversation.width == 3 else _say(self, b"$-1\r\n", 5)
+
+
+cdef inline bint _say_string(Accelerator self, const void *string, Py_ssize_t size) noexcept:
+    if size + 32 > self._room_end - self._size:
+        return False
+    _say_number(self, c"$", size)
+    _say(self, <const char *>string, size)
+    return _say(self, b"\r\n", 2)
+
+
+cdef inline bint _say_value(Accelerator self, PyObject *value) noexcept:
+    if value is NULL:
+        return _say_null(self)
+    return _say_string(self, PyBytes_AS_STRING(<object>value), PyBytes_GET_SIZE(<object>value))
+
+# -- commands: whether they were done; if not, nothing was said or changed ------------------------------
+
+
+cdef inline bint _is_key(const Words *words, int item) noexcept:
+    return 1 <= words.size[item] <= KEY_MAX
+
+
+cdef bint _get(RedisAccelerator self, const Words *words) except -1:
+    cdef Place place
+    if words.count != 2 or not _is_key(words, 1):
+        return False
+    place_of(self._table, &place, words.at[1], words.size[1])
+    return _say_value(self, visible(self._table, &place))
+
+
+cdef bint _set(RedisAccelerator self, const Words *words) except -1:
+    cdef Place place
+    cdef int64_t ttl = 0
+    if (words.count != 3 and words.count != 5) or not _is_key(words, 1):
+        return False
+    if words.count == 5:
+        if words.size[3] != 2 or (words.at[3][1] | 0x20) != c"x" or not read_decimal(words.at[4], words.size[4], &ttl):
+            return False
+        if ttl < 1 or ttl > TTL_MAX // MILLISECONDS:  # there are longer ones, for the readable way
+            return False
+        if (words.at[3][0] | 0x20) == c"e":
+            ttl *= MILLISECONDS
+        elif (words.at[3][0] | 0x20) != c"p":
+            return False
+    place_of(self._table, &place, words.at[1], words.size[1])
+    if not can_put(self._table, &place) or not _say(self, b"+OK\r\n", 5):
+        return False
+    put(self._table, &place, words.at[2], words.size[2])
+    if ttl:
+        look_up(self._table, &place)
+        give_deadline(self._table, &place, self._table.now + ttl)
+    self.writes += 1
+    return True
+
+
+cdef bint _count_keys(RedisAccelerator self, const Words *words, bint clear) except -1:
+    """EXISTS and DEL: how many of the keys are there; the latter takes them out."""
+    cdef Place place
+    cdef int64_t there = 0
+    cdef int item
+    if words.count < 2 or self._room_end - self._size < 24:
+        return False
+    for item in range(1, words.count):
+        if not _is_key(words, item):
+            return False
+        place_of(self._table, &place, words.at[item], words.size[item])
+        if not clear:
+            there += visible(self._table, &place) is not NULL
+        elif not can_drop(self._table, &place, words.count - 1):
+            return False
+    for item in range(1, words.count if clear else 1):  # all of them can be dropped before any is
+        place_of(self._table, &place, words.at[item], words.size[item])
+        there += drop(self._table, &place)
+    self.writes += clear
+    return _say_number(self, c":", there)
+
+
+cdef bint _mget(RedisAccelerator self, const Words *words) except -1:
+    cdef Place place
+    cdef Py_ssize_t before = self._size
+    cdef int item
+    if words.count < 2 or not _say_number(self, c"*", words.count - 1):
+        return False
+    for item in range(1, words.count):
+        if _is_key(words, item):
+            place_of(self._table, &place, words.at[item], words.size[item])
+            if _say_value(self, visible(self._table, &place)):
+                continue
+        self._size = before
+        return False
+    return True
+
+
+cdef bint _incr(RedisAccelerator self, const Words *words) except -1:
+    cdef Place place
+    cdef PyObject *old
+    cdef int64_t total = 0
+    cdef char text[20]
+    if words.count != 2 or not _is_key(words, 1):
+        return False
+    place_of(self._table, &place, words.at[1], words.size[1])
+    old = visible(self._table, &place)
+    if old is not NULL and not read_decimal(
+        <const unsigned char *>PyBytes_AS_STRING(<object>old), PyBytes_GET_SIZE(<object>old), &total
+    ):
+        return False
+    if not can_put(self._table, &place) or not _say_number(self, c":", total + 1):
+        return False
+    put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + 1), old is not NULL)
+    self.writes += 1
+    return True
+
+
+cdef bint _ping(RedisAccelerator self, const Words *words) except -1:
+    if words.count == 1:
+        return _say(self, b"+PONG\r\n", 7)
+    return words.count == 2 and _say_string(self, words.at[1], words.size[1])
