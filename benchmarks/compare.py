@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import MANY, PROFILES, Run, Sample, compiled_generator
-from servers import CAIRN, Server, cairn, redis
+from servers import Server, cairn, redis
 
 WORKS = "get/1,set/1,get/16,set/16,get/64,set/64"
 
@@ -57,7 +57,7 @@ def main() -> None:
                 for new, start in starts.items():
                     servers[new] = stack.enter_context(start())
                     run.generate(servers[new], "load", keys=keys, value=loaded, depth=MANY)
-            options = dict(keys=keys, value=loaded, seconds=given.seconds, connections=given.connections)
+            options = {"keys": keys, "value": loaded, "seconds": given.seconds, "connections": given.connections}
             if part:
                 tops = [run.generate(servers["redis-server"], "get", depth=1, **options) for _ in range(3)]
                 options["rate"] = statistics.median(map(FIGURES["thousands/s"], tops)) * 1e3 * float(part)

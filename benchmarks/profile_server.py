@@ -109,7 +109,21 @@ def part(calls: list[tuple[str, str]]) -> str:
                 if re.match(pattern, name):
                     return what
         return "the kernel: entering and leaving, all else"
-    return f"`{re.sub('^__pyx_f_[0-9]*', '', symbol)}` in {re.sub('[.](cpython|so).*', '', Path(file).name)}"
+    return f"`{plain(symbol)}` in {re.sub('[.](cpython|so).*', '', Path(file).name)}"
+
+
+def plain(symbol: str) -> str:
+    """A function's name as its source has it: Cython puts the modules in front, each behind its length.
+
+    >>> plain("__pyx_f_7cairnkv_7session_9hot_table_8HotTable_fetch")
+    'HotTable.fetch'
+    """
+    rest = symbol.removeprefix("__pyx_f_")
+    within = ""
+    while rest != symbol and (length := re.match("[0-9]+", rest)):
+        name, rest = rest[length.end() :][: int(length[0])], rest[length.end() + int(length[0]) + 1 :]
+        within = f"{name}." if name[:1].isupper() else ""
+    return within + rest
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ cdef class Poller:
         Returns the (descriptor, events) of asyncio's that are ready. It may be empty before the time is up, when
         something was done that may have given asyncio something to do.
         """
+        cdef Transport transport
         cdef double left = timeout, deadline
         cdef int milliseconds, count, at, fd
         cdef list ready = []
@@ -125,7 +126,8 @@ cdef class Poller:
             for at in range(count):
                 fd = self._events[at].data.fd
                 if fd < self._clients_size and self._clients[fd] is not NULL:
-                    self._receive(<Transport>self._clients[fd], self._events[at].events)
+                    transport = <Transport>self._clients[fd]  # a reference: it may be lost on the way
+                    self._receive(transport, self._events[at].events)
                 else:
                     ready.append((fd, self._events[at].events))
             if self._together:
