@@ -4,6 +4,28 @@
 them in `cairnkv.session.redis.grammar.WORDS`.
 """
 
-from cairnkv.session.redis.words import administration, connection, keys, pubsub, strings, transactions
+from cairnkv.session.redis.words import (
+    administration,
+    clients,
+    commands,
+    configuration,
+    connection,
+    information,
+    keys,
+    pubsub,
+    strings,
+    transactions,
+)
 
-__all__ = ["administration", "connection", "keys", "pubsub", "strings", "transactions"]
+__all__ = [
+    "administration",
+    "clients",
+    "commands",
+    "configuration",
+    "connection",
+    "information",
+    "keys",
+    "pubsub",
+    "strings",
+    "transactions",
+]
