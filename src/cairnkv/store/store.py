@@ -67,6 +67,11 @@ class Held:
         self.on_ready: Callable[[], None] = _nobody_waits
 
     @property
+    def outcome(self) -> Reply:
+        """What the reply will be unless the commit fails: to go on from, as with a cursor, not to be shown."""
+        return self._outcome
+
+    @property
     def size(self) -> int:
         """Bytes that the reply keeps in memory, near enough."""
         return size_of(self._outcome)

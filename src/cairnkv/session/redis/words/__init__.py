@@ -6,26 +6,32 @@ them in `cairnkv.session.redis.grammar.WORDS`.
 
 from cairnkv.session.redis.words import (
     administration,
+    bits,
     clients,
     commands,
     configuration,
     connection,
+    expiry,
     information,
     keys,
     pubsub,
+    scanning,
     strings,
     transactions,
 )
 
 __all__ = [
     "administration",
+    "bits",
     "clients",
     "commands",
     "configuration",
     "connection",
+    "expiry",
     "information",
     "keys",
     "pubsub",
+    "scanning",
     "strings",
     "transactions",
 ]
