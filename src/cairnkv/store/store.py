@@ -443,6 +443,16 @@ class Store:
             else:
                 self._use_order.used(place)
 
+    def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
+        """Have another limit from the next write on; see `__init__`.
+
+        Keys that nobody uses from then on count as least recently used.
+        """
+        self._memory_limit = limit
+        evicts = limit is not None and when_full is WhenFull.EVICT
+        if evicts != (self._use_order is not None):
+            self._use_order = UseOrder() if evicts else None
+
     # -- in the background ----------------------------------------------------------------------------------
 
     def housekeep(self) -> bool:

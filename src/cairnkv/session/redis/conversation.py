@@ -320,7 +320,10 @@ class RedisConversation:
     # -- what is said ---------------------------------------------------------------------------------------
 
     def push(self, value: Value, size: int) -> None:
-        """Say something unasked; behind the reply, if this client's own command says it. size: in bytes, near enough."""
+        """Say something unasked; behind the reply, if this client's own command says it.
+
+        size: in bytes, near enough.
+        """
         if self._is_carrying_out:
             self._own_pushes.append((value, size))
             return

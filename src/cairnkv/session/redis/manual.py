@@ -168,17 +168,18 @@ def _alternatives(tokens: list[str]) -> list[list[Argument]]:
             found[-1][-1].multiple = True
         elif token in _CLOSING:
             inner = _alternatives(tokens)
-            assert tokens and tokens.pop(0) == _CLOSING[token], f"{token} is not closed"
+            assert tokens[:1] == [_CLOSING[token]], f"{token} is not closed"
+            tokens.pop(0)
             _add(found[-1], _together(inner), optional=token == "[")
         elif _LITERAL.fullmatch(token):
-            _add_literal(found[-1], token)
+            found[-1].append(Argument(token.lower(), "pure-token", token))
         else:
-            found[-1].append(_named(token, found[-1]))
+            found[-1].append(_named(token))
             _join_token(found[-1])
     return found
 
 
-def _named(name: str, _before: list[Argument]) -> Argument:
+def _named(name: str) -> Argument:
     if name in KEY_NAMES:
         kind = "key"
     elif name == "pattern":
@@ -188,10 +189,6 @@ def _named(name: str, _before: list[Argument]) -> Argument:
     else:
         kind = "integer" if name in _INTEGERS else "string"
     return Argument(name, kind)
-
-
-def _add_literal(arguments: list[Argument], token: str) -> None:
-    arguments.append(Argument(token.lower(), "pure-token", token))
 
 
 def _join_token(arguments: list[Argument]) -> None:
@@ -217,7 +214,7 @@ def _add(arguments: list[Argument], argument: Argument, *, optional: bool) -> No
     """Put an argument behind others; `key [key ...]` is one that may come several times."""
     names = [part.name for part in argument.parts] or [argument.name]
     repeated = [one.name for one in arguments[-len(names) :]]
-    if optional and argument.multiple | any(part.multiple for part in argument.parts) and repeated == names:
+    if optional and (argument.multiple or any(part.multiple for part in argument.parts)) and repeated == names:
         again = arguments[-len(names) :]
         del arguments[-len(names) :]
         for part in again:
