@@ -141,6 +141,8 @@ def _text(value: object) -> str:
 
 def _own(setting: str) -> _Named:
     changes = setting if setting in CHANGEABLE else ""
+    if setting == "command_width":
+        return _Named(lambda server: str(server.settings.command_width or "auto"))
     return _Named(lambda server: _text(getattr(server.settings, setting)), changes, OPTIONS[setting].parse)
 
 

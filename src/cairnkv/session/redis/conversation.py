@@ -237,7 +237,8 @@ class RedisConversation:
 
     def _due_for(self, value: Value) -> Due:
         closes, self.closing = self.closing, False
-        silent = self.muted or self.skipped
+        # What is said of subscriptions is said even so, as what is said on channels is.
+        silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
             encode = _silence if silent else partial(self._say_later, value, self.protocol)
             return Due(value.outcome, encode, value.cost, closes)

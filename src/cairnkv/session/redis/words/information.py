@@ -196,7 +196,8 @@ def memory_usage(arguments: Arguments) -> Calls:
     while len(arguments):
         if arguments.word() != b"SAMPLES":
             raise Refusal(SYNTAX)
-        arguments.integer(SYNTAX, least=0)  # a string has no parts that samples could be taken of
+        if arguments.integer() < 0:  # a string has no parts that samples could be taken of, so this changes nothing
+            raise Refusal(SYNTAX)
 
     def show(reply: Reply) -> Value:
         assert isinstance(reply, Replies)
