@@ -6,8 +6,8 @@
 The words of a line are split as a Unix shell splits them. The first is a command's name in small letters; what
 follows are its arguments, then its options, as `name=value` or a word alone. Times have units: 500ms, 30s, 5m.
 All of it is read off the vocabulary (`cairnkv.commands`): a command that is added there is understood here,
-completed and explained. A command X_WITH is X with options, and its arguments are in X's order. What a scan's slices need, `cursor` and `count`,
-need not be said: without a cursor the whole is answered, slice by slice.
+completed and explained. A command X_WITH is X with options, and has its arguments in the same order. What a scan's
+slices need, `cursor` and `count`, need not be said: without a cursor the whole is answered, slice by slice.
 
 Not for terminals (`shell`), and not for what a command does.
 """
