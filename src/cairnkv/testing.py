@@ -226,15 +226,18 @@ class _ServerThread:
         loop.set_exception_handler(self._loop_complains)
         settings = self._settings
         store = Store(
-            log=self._log, clock=self._clock, memory_limit=settings.memory_limit, when_full=settings.when_full
+            log=self._log,
+            clock=self._clock,
+            memory_limit=settings.memory_limit,
+            when_full=settings.when_full,
+            value_max=settings.max_value,
         )
         server = Server(settings, store)
         await server.start()
-        told_to_stop = asyncio.Event()
-        self._stop = lambda: loop.call_soon_threadsafe(told_to_stop.set)
+        self._stop = lambda: loop.call_soon_threadsafe(server.tell_to_stop)
         self._running = RunningServer(server, self._clock, loop)
         self._started.set()
-        await told_to_stop.wait()
+        await server.told_to_stop()
         self._stop = _nothing
         await server.stop()
 

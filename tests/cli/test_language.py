@@ -16,26 +16,43 @@ from cairnkv.commands import (
     Clear,
     ClearPrefix,
     Command,
+    Copy,
     Count,
+    Deadline,
     Exists,
     Expire,
+    ExpireWith,
     Get,
     GetMany,
     GetWith,
     Incr,
+    IncrFloat,
     Info,
     Items,
     Ping,
     Reply,
     Scan,
     Set,
+    SetBit,
     SetMany,
+    SetRange,
     SetWith,
     Swap,
     Ttl,
 )
 from cairnkv.commands.grammar import Kind, Place
-from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, MILLISECONDS, MILLISECONDS_OR_NONE, NO_TTL, PREFIX, TEXT
+from cairnkv.commands.vocabulary import (
+    AMOUNT,
+    COUNT,
+    CURSOR,
+    MILLISECONDS,
+    MILLISECONDS_OR_NONE,
+    NO_TTL,
+    PREFIX,
+    TEXT,
+    TIME,
+    UNIX_MILLISECONDS,
+)
 from cairnkv.limits import SCAN_COUNT
 from tests.support.strategies import Kinds, commands
 
@@ -74,7 +91,17 @@ def said(line: str) -> Statement:
         ("incr n", Incr(b"n", 1)),
         ("incr n -5", Incr(b"n", -5)),
         ("incr n n=7", Incr(b"n", 7)),
+        ("set a b at=1767225600", SetWith(b"a", b"b", at=1_767_225_600_000)),
+        ("get a at=1767225600500ms", GetWith(b"a", at=1_767_225_600_500)),
         ("expire a 30s", Expire(b"a", 30_000)),
+        ("expire a 30s ifnone", ExpireWith(b"a", 30_000, if_none=True)),
+        ("expire a 1767225600 at iflater", ExpireWith(b"a", 1_767_225_600_000, at=True, if_later=True)),
+        ("expire_with a -30s", ExpireWith(b"a", -30_000)),
+        ("set_range a 5 b", SetRange(b"a", 5, b"b")),
+        ("set_bit a 5 1", SetBit(b"a", 5, 1)),
+        ("incr_float a 0.5", IncrFloat(b"a", b"0.5")),
+        ("copy a b space=2 replace", Copy(b"a", b"b", space=2, replace=True)),
+        ("deadline a", Deadline(b"a")),
         ("ttl a", Ttl(b"a")),
         ("ping", Ping(b"")),
         ("ping hello", Ping(b"hello")),
@@ -120,6 +147,12 @@ def test_lines_that_say_nothing(line: str):
         ("set_many a", "not a number of arguments"),
         ("set_many", "too few"),
         ("exists", "too few"),
+        ("set a b at=-5s", "at takes a time such as 30s"),
+        ("expire a -5s", "milliseconds is a decimal number from 1"),
+        ("expire a 5s ifnone ifsome", "IFNONE and IFSOME exclude each other"),
+        ("set_bit a 0 2", "bit is a decimal number from 0 to 1"),
+        ("incr_float a", "too few arguments"),
+        ("copy a b space=16", "keyspace is a decimal number from 0 to 15"),
         ("incr a x", "n is a decimal number"),
         ("scan count=0", "count is a decimal number from 1"),
         ("clear_prefix", "too few arguments"),
@@ -134,10 +167,21 @@ def test_lines_that_do_not_fit_say_why_and_how_it_goes(line: str, why: str):
 
 
 TIMES = st.integers(1, 999_999_999)
-"""What can be typed of a time in milliseconds: nine digits."""
+"""Times in milliseconds as they are typed."""
 
 
-@given(command=commands(kinds=Kinds({MILLISECONDS: TIMES, MILLISECONDS_OR_NONE: st.just(NO_TTL) | TIMES})))
+@given(
+    command=commands(
+        kinds=Kinds(
+            {
+                MILLISECONDS: TIMES,
+                MILLISECONDS_OR_NONE: st.just(NO_TTL) | TIMES,
+                TIME: st.integers(-999_999_999, 999_999_999) | st.just(9_999_999_999_999),
+                UNIX_MILLISECONDS: TIMES | st.just(9_999_999_999_999),
+            }
+        )
+    )
+)
 def test_every_command_can_be_said_with_every_option(command: Command):
     assert said(typed(command)).command == command
 
@@ -171,7 +215,7 @@ MAY_BE_LEFT_OUT = (PREFIX, TEXT, AMOUNT, CURSOR, COUNT, MILLISECONDS_OR_NONE)
 
 def typed_as(kind: Kind, value: Any) -> str:
     text = kind.write(value).decode("utf-8", "surrogateescape")
-    return f"{text}ms" if kind in (MILLISECONDS, MILLISECONDS_OR_NONE) else text
+    return f"{text}ms" if kind in (MILLISECONDS, MILLISECONDS_OR_NONE, TIME, UNIX_MILLISECONDS) else text
 
 
 @given(line=st.text(max_size=60) | st.lists(st.sampled_from([*language.names(), "ttl=5", "a", "'"])).map(" ".join))
@@ -190,7 +234,8 @@ def test_help_covers_the_vocabulary():
         word = language.word_of(name)
         assert f"  {language.usage(word)}\n" in overview
         assert language.explain(word).startswith(f"{language.usage(word)}\n")
-    assert set(language.names()) == {name.lower() for name in BY_NAME if name not in ("SET_WITH", "GET_WITH")}
+    with_options = {"SET_WITH", "GET_WITH", "EXPIRE_WITH"}
+    assert set(language.names()) == {name.lower() for name in BY_NAME if name not in with_options}
     assert "SET_WITH, number 16" in language.explain(language.word_of("set"))
 
 
@@ -203,6 +248,8 @@ def test_help_covers_the_vocabulary():
         (Incr(b"a", 1), -4, ["-4"]),
         (Ttl(b"a"), -1, ["never"]),
         (Ttl(b"a"), 1_500, ["1.500"]),
+        (Deadline(b"a"), -1, ["never"]),
+        (Deadline(b"a"), 1_767_225_600_500, ["1767225600.500"]),
         (GetMany((b"a", b"b")), Items((b"x", None)), [b"x", "(not found)"]),
         (Scan(0, 1, b""), Items(()), []),
         (Info(), Items((b"keys", b"3")), ["keys: 3"]),

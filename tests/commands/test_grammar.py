@@ -219,6 +219,12 @@ def test_the_kinds_of_numbers_are_the_documented_ones() -> None:
         ("n", INTEGER_MIN, INTEGER_MAX),
         ("cursor", 0, 2**63 - 1),
         ("count", 1, SCAN_COUNT_MAX),
+        ("bit", 0, 1),
+        ("offset", 0, 2**29 - 1),
+        ("offset", 0, 2**32 - 1),
+        ("milliseconds", -(2**53), 2**53),
+        ("unix-milliseconds", 1, 2**53),
+        ("keyspace", 0, 15),
     }
 
 

@@ -8,7 +8,20 @@ import inspect
 
 import pytest
 
-from cairnkv.commands import BY_NAME, BY_NUMBER, COMMANDS, COUNTED_FROM, Answer, Command, Scope, Word
+from cairnkv.commands import (
+    BY_NAME,
+    BY_NUMBER,
+    COMMANDS,
+    COUNTED_FROM,
+    Answer,
+    Command,
+    Copy,
+    Count,
+    Rename,
+    Scope,
+    SetMany,
+    Word,
+)
 from cairnkv.commands import vocabulary as vocabulary_module
 from cairnkv.commands.grammar import KeyKind, Place
 from cairnkv.keyspace import can_apply
@@ -54,23 +67,34 @@ def test_the_commands_that_were_published_keep_their_numbers() -> None:
     """Numbers are on wires and in logs: none may ever mean something else."""
     published = """
         SET_WITH SWAP GET_WITH CLEAR_IF_EQUALS EXISTS GET_MANY SET_MANY CLEAR_MANY INCR TTL EXPIRE PERSIST SCAN
-        COUNT CLEAR_ALL CLEAR_PREFIX INFO
+        COUNT CLEAR_ALL CLEAR_PREFIX INFO EXPIRE_WITH DEADLINE APPEND SET_RANGE SET_BIT INCR_FLOAT RENAME COPY
+        SET_MANY_IF_ABSENT RANDOM_KEY
     """
-    assert [BY_NUMBER[number].name for number in range(16, 33)] == published.split()
+    assert [BY_NUMBER[number].name for number in range(16, 43)] == published.split()
+
+
+def test_keys_are_named_in_their_order_each_with_its_keyspace() -> None:
+    pairs = ((b"b", b"1"), (b"a", b"2"), (b"b", b"3"))
+    assert SetMany(0, pairs).places(3) == ((3, b"b"), (3, b"a"), (3, b"b"))
+    assert Rename(b"from", b"to").places(3) == ((3, b"from"), (3, b"to"))
+    assert Copy(b"from", b"to").places(3) == ((3, b"from"), (3, b"to"))
+    assert Copy(b"from", b"to", space=0).places(3) == ((3, b"from"), (0, b"to"))
+    assert Count().places(3) == ()
 
 
 @pytest.mark.parametrize("word", WORDS)
 class TestEachWord:
     def test_names_its_keys_exactly_when_its_scope_is_keys(self, word: Word) -> None:
-        assert (word.key_field is not None) == (word.scope is Scope.KEYS)
-        if word.key_field is not None:
-            (slot,) = [slot for name, slot in word.fields if name == word.key_field]
-            assert isinstance(slot.kinds[0], KeyKind)
+        assert bool(word.key_fields) == (word.scope is Scope.KEYS)
 
-    def test_has_one_field_of_keys_at_most(self, word: Word) -> None:
+    def test_names_all_its_keys(self, word: Word) -> None:
         """Else a reply could touch keys that nobody waits for."""
         of_keys = [name for name, slot in word.fields if any(isinstance(kind, KeyKind) for kind in slot.kinds)]
-        assert of_keys == ([word.key_field] if word.key_field else [])
+        assert list(word.key_fields) == of_keys
+        slots = dict(word.fields)
+        for name in of_keys:
+            assert isinstance(slots[name].kinds[0], KeyKind), "keys come before what belongs to them"
+            assert slots[name].place in (Place.ARGUMENT, Place.REST), "a key that may be left out is not foreseen"
 
     def test_grows_only_if_it_writes(self, word: Word) -> None:
         assert word.writes or not word.grows
@@ -121,10 +145,18 @@ class TestEachWord:
         ("COUNT", "COUNT"),
         (
             "SET_WITH",
-            "SET_WITH key value [TTL milliseconds] [KEEPTTL] [IFABSENT] [IFPRESENT] [IFEQUALS value]",
+            "SET_WITH key value [TTL milliseconds] [KEEPTTL] [IFABSENT] [IFPRESENT] [IFEQUALS value] "
+            "[AT unix-milliseconds]",
         ),
-        ("SWAP", "SWAP key value [TTL milliseconds] [KEEPTTL] [IFABSENT] [IFPRESENT] [IFEQUALS value]"),
-        ("GET_WITH", "GET_WITH key [CLEAR] [TTL milliseconds] [PERSIST]"),
+        (
+            "SWAP",
+            "SWAP key value [TTL milliseconds] [KEEPTTL] [IFABSENT] [IFPRESENT] [IFEQUALS value] "
+            "[AT unix-milliseconds]",
+        ),
+        ("GET_WITH", "GET_WITH key [CLEAR] [TTL milliseconds] [PERSIST] [AT unix-milliseconds]"),
+        ("EXPIRE_WITH", "EXPIRE_WITH key milliseconds [AT] [IFNONE] [IFSOME] [IFLATER] [IFSOONER]"),
+        ("COPY", "COPY key key [SPACE keyspace] [REPLACE]"),
+        ("INCR_FLOAT", "INCR_FLOAT key decimal"),
         ("GET_MANY", "GET_MANY key [key ...]"),
         ("SET_MANY", "SET_MANY milliseconds-or-0 key value [key value ...]"),
         ("INCR", "INCR key n"),

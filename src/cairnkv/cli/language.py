@@ -6,8 +6,8 @@
 The words of a line are split as a Unix shell splits them. The first is a command's name in small letters; what
 follows are its arguments, then its options, as `name=value` or a word alone. Times have units: 500ms, 30s, 5m.
 All of it is read off the vocabulary (`cairnkv.commands`): a command that is added there is understood here,
-completed and explained. A command X_WITH is X with options. What a scan's slices need, `cursor` and `count`,
-need not be said: without a cursor the whole is answered, slice by slice.
+completed and explained. A command X_WITH is X with options, and has its arguments in the same order. What a scan's
+slices need, `cursor` and `count`, need not be said: without a cursor the whole is answered, slice by slice.
 
 Not for terminals (`shell`), and not for what a command does.
 """
@@ -17,9 +17,20 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, Info, Items, Reply, Ttl, Word
+from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, Deadline, Info, Items, Reply, Ttl, Word
 from cairnkv.commands.grammar import Kind, Place, Slot
-from cairnkv.commands.vocabulary import AMOUNT, COUNT, CURSOR, MILLISECONDS, MILLISECONDS_OR_NONE, NO_TTL, PREFIX, TEXT
+from cairnkv.commands.vocabulary import (
+    AMOUNT,
+    COUNT,
+    CURSOR,
+    MILLISECONDS,
+    MILLISECONDS_OR_NONE,
+    NO_TTL,
+    PREFIX,
+    TEXT,
+    TIME,
+    UNIX_MILLISECONDS,
+)
 from cairnkv.errors import CallerError
 from cairnkv.limits import SCAN_COUNT
 from cairnkv.units import seconds
@@ -27,7 +38,7 @@ from cairnkv.units import seconds
 WITH: Final = "_WITH"
 """How the name of a command with options ends."""
 
-_TIMES: Final = (MILLISECONDS, MILLISECONDS_OR_NONE)
+_TIMES: Final = (MILLISECONDS, MILLISECONDS_OR_NONE, TIME, UNIX_MILLISECONDS)
 
 _LEFT_OUT: Final[Mapping[Kind, bytes]] = {PREFIX: b"", TEXT: b"", AMOUNT: b"1"}
 """Positional arguments that may be left out, and what they then are."""
@@ -113,7 +124,7 @@ def usage(word: Word) -> str:
     >>> usage(Incr.word)
     'incr key [n]'
     >>> usage(Set.word)
-    'set key value [ttl=TIME] [keepttl] [ifabsent] [ifpresent] [ifequals=value]'
+    'set key value [ttl=TIME] [keepttl] [ifabsent] [ifpresent] [ifequals=value] [at=TIME]'
     """
     positional, named = [], []
     for name, slot in _fullest(word).fields:
@@ -156,7 +167,8 @@ def overview() -> str:
         (
             *lines,
             "",
-            "`help NAME` says more. TIME is 500ms, 30s, 5m, 1h or 7d; what is left of one is shown in seconds.",
+            "`help NAME` says more. TIME is 500ms, 30s, 5m, 1h or 7d, and with `at` it counts from 1970.",
+            "Times are shown in seconds.",
             "Quote blanks as in a Unix shell: 'hello world'.",
             "A line that begins with # is passed over. `exit` or Ctrl-D ends the shell.",
         )
@@ -182,13 +194,14 @@ def statement(words: list[str]) -> Statement:
     given = _Given(word, words[1:])
     fullest = _fullest(word)
     form = fullest if any(slot.word and name in given.named for name, slot in fullest.fields) else word
+    arguments = (given.named[name] for name, slot in fullest.fields if slot.place is Place.ARGUMENT)
     strings: list[bytes] = []
     for name, slot in form.fields:
         match slot.place:
             case Place.REST:
                 strings += given.rest
             case Place.ARGUMENT:
-                strings.append(given.named[name])
+                strings.append(next(arguments))
             case Place.OPTION:
                 strings += (slot.word, given.named[name]) if name in given.named else ()
             case Place.SWITCH:
@@ -261,7 +274,8 @@ class _Given:
         slot = self._fields[name]
         if slot.kinds and slot.kinds[0] in _TIMES:
             try:
-                self.named[name] = b"%d" % round(seconds(text) * 1000)
+                negative = slot.kinds[0] is TIME and text.startswith("-")
+                self.named[name] = b"%d" % (round(seconds(text[negative:]) * 1000) * (-1 if negative else 1))
             except ValueError as error:
                 raise self._misfit(f"{name} takes {error}") from None
         else:
@@ -288,7 +302,7 @@ def lines(command: Command, reply: Reply) -> Iterator[bytes | str]:
         case bytes():
             yield reply
         case int():
-            if isinstance(command, Ttl):
+            if isinstance(command, Ttl | Deadline):
                 yield "never" if reply < 0 else f"{reply / 1000:.3f}"
             else:
                 yield str(reply)

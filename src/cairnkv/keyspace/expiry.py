@@ -48,6 +48,10 @@ class DeadlineIndex:
             if len(self._heap) > 2 * len(self._ticks) + SPARE_TICKS:
                 self._heap = sorted(self._ticks)
 
+    def __len__(self) -> int:
+        """How many keys have a deadline, those whose is over included. A look at every second that has some."""
+        return sum(map(len, self._ticks.values()))
+
     def due(self, now: int) -> int:
         """How many keys have a deadline that is over: the seconds gone by whole, and a look at this one."""
         this = now >> TICK_BITS

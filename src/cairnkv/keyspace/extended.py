@@ -22,9 +22,9 @@ EXPONENT_MAX: Final = 16_384
 EXPONENT_MIN: Final = -16_445
 """The least number above zero is 2 to the power of this. What would be rounded to zero is refused, as in Redis."""
 
-POWER_MAX: Final = 16_384
-"""Powers of ten beyond this, either way, are taken for this one: with the longest text before them they are too large
-or too small all the same."""
+POWER_MAX: Final = 10_240
+"""Powers of ten that a text may have, either way. With more, the longest text before them is too large or too small
+all the same."""
 
 DECIMALS: Final = 17
 """Digits written behind the point, before zeros at the end are left out."""
@@ -58,8 +58,9 @@ def _read(text: bytes) -> Fraction:
     # By way of `Decimal`: `int` refuses texts of more digits than a setting of the interpreter allows.
     number = Fraction(Decimal((whole + b"." + behind + only_behind).decode()))
     if number and power:
-        size = int(power) if len(power) < 6 else POWER_MAX
-        number *= Fraction(10) ** (-min(size, POWER_MAX) if sign_of_power == b"-" else min(size, POWER_MAX))
+        if len(power) > len(str(POWER_MAX)) or int(power) > POWER_MAX:
+            raise ValueError(f"{text[:24]!r} is too large, or too small")
+        number *= Fraction(10) ** int(sign_of_power + power)
     if number and _magnitude(number) < EXPONENT_MIN and number <= Fraction(2) ** (EXPONENT_MIN - 1):
         raise ValueError(f"{text[:24]!r} is too small")
     try:

@@ -107,6 +107,10 @@ class Keyspace:
         """How many keys are visible, exactly."""
         return self._table.keys - self._deadlines.due(self.now)
 
+    def count_expiring(self) -> int:
+        """How many of these will expire."""
+        return len(self._deadlines) - self._deadlines.due(self.now)
+
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """The visible keys with a prefix in one slice of the table, and the next cursor (0: the end)."""
         following, keys = self._table.slice(cursor, count)

@@ -9,6 +9,7 @@ Not for what the bytes mean (the session), and not for what concerns all connect
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -117,6 +118,7 @@ class Connection(asyncio.Protocol):
             self._polled = cast("PolledTransport", transport)
         self.name = self._peer.address = _name(self._transport.get_extra_info("peername"))
         self._peer.local_address = _name(self._transport.get_extra_info("sockname"))
+        self._peer.is_local = self._transport.get_extra_info("socket").family == socket.AF_UNIX
         self._peer.descriptor = self._transport.get_extra_info("socket").fileno()
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
         refusal = self._server.connected(self)
@@ -181,6 +183,10 @@ class Connection(asyncio.Protocol):
         """Answer what was read, then close."""
         self.session.drain()
         self._turn()
+
+    def reconsider(self) -> None:
+        """The server's settings have changed: what the transport may do ahead of the session may have, too."""
+        self._let_accelerate()
 
     def abort(self, reason: str, *, level: int = logging.WARNING) -> None:
         """Close at once, with a logged reason; replies that were not taken are lost."""

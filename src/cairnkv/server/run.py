@@ -8,7 +8,6 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Final
 
 from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
+from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import new_event_loop
 from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings
@@ -28,12 +28,9 @@ REPEATED_SIGNAL_SECONDS: Final = 1.0
 """A terminal's Ctrl-C and a supervisor's SIGTERM may both come, and more than once: within this time they are
 one. A signal that comes later means that whoever sends it will not wait for the drain."""
 
-SPARE_DESCRIPTORS: Final = 64
-"""File descriptors besides those of clients."""
-
 
 def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then drain and return.
+    """Serve until SIGINT, SIGTERM or the word SHUTDOWN, then drain and return.
 
     ready: told the readiness line once connections are accepted.
     Raises `OptionError` when it cannot listen.
@@ -41,7 +38,9 @@ def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
     logging.basicConfig(
         level=settings.log_level.value, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    _allow_descriptors(settings.max_connections + SPARE_DESCRIPTORS)
+    wanted = settings.max_connections + SPARE_DESCRIPTORS
+    if (allowed := allow_descriptors(wanted)) < wanted:
+        _log.warning("this system allows %d open files; max-connections would need %d", allowed, wanted)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, ready))
 
@@ -49,7 +48,6 @@ def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
 async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     server = Server(settings)
-    told_to_stop = asyncio.Event()
     first_signal: list[float] = []
     stopping: asyncio.Task[None] | None = None
 
@@ -57,7 +55,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
         if not first_signal:
             first_signal.append(loop.time())
             _log.info("%s: draining", number.name)
-            told_to_stop.set()
+            server.tell_to_stop()
         elif loop.time() - first_signal[0] > REPEATED_SIGNAL_SECONDS and stopping is not None:
             _log.warning("%s again: closing without waiting for clients", number.name)
             stopping.cancel()
@@ -70,7 +68,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
     gc.collect()
     gc.freeze()
     ready(readiness(server))
-    await told_to_stop.wait()
+    await server.told_to_stop()
     stopping = loop.create_task(server.stop())
     with contextlib.suppress(asyncio.CancelledError):
         await stopping
@@ -86,9 +84,12 @@ def readiness(server: Server) -> str:
     addresses = server.addresses
     runs_on = " on ".join(features().values())
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
+    attempt = f"try: {_command()} set greeting hello{elsewhere}"
+    if server.settings.password is not None:
+        attempt = "clients have to say a password, which they can on the Redis wire only"
     return (
         f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, size process (in memory), "
-        f"{runs_on}; try: {_command()} set greeting hello{elsewhere}"
+        f"{runs_on}; {attempt}"
     )
 
 
@@ -101,12 +102,3 @@ def _command() -> str:
     if not script.exists():
         return f"{sys.executable} -m cairnkv"
     return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
-
-
-def _allow_descriptors(wanted: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed < wanted:
-            _log.warning("this system allows %d open files; max-connections would need %d", allowed, wanted)

@@ -11,10 +11,14 @@ import contextlib
 import errno
 import logging
 import os
+import platform
+import resource
+import secrets
 import socket
 import stat
+import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +27,9 @@ from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT
 from cairnkv.server.connection import Connection
+from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import ListeningServer, bind, listen
+from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import Settings
 from cairnkv.session import Peer, Session, Surroundings, accelerator_of
 from cairnkv.store import Store
@@ -66,15 +72,21 @@ class Server:
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
         self._accelerator = accelerator_of(self.store)
-        self._surroundings = Surroundings(self.store)
+        self._surroundings = Surroundings(
+            self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
+        )
+        self._run_id = secrets.token_hex(20)
+        self._stop_wanted = asyncio.Event()
         self._sockets: list[socket.socket] = []
         self._addresses: list[str] = []
+        self._port = 0
         self._listeners: list[ListeningServer] = []
         self._unix_path: Path | None = None
         self._unix_identity = (0, 0)  # its device and inode
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._started = time.monotonic()
         self._accepted = 0
+        self._turned_away = 0
         self._stopping = False
         self._all_gone = asyncio.Event()
 
@@ -99,6 +111,7 @@ class Server:
                 self._sockets += await bind(self.settings.host, self.settings.port)
             except OSError as error:
                 raise OptionError(_cannot_listen(self.settings, error)) from None
+            self._port = self._sockets[0].getsockname()[1]
         if self.settings.unix is not None:
             path = Path(self.settings.unix)
             self._sockets.append(_bind_unix(path))
@@ -114,6 +127,38 @@ class Server:
     def addresses(self) -> list[str]:
         """Where the server can be reached, as clients write it: `cairn://HOST:PORT`, `cairn+unix:///PATH`."""
         return [] if self._stopping else self._addresses
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on; 0: none."""
+        return self._port
+
+    def change(self, settings: Settings) -> None:
+        """Go on with other settings, which differ in what can be changed while the server runs.
+
+        Raises `OptionError` when the system does not allow so many clients.
+        """
+        before = self.settings
+        wanted = settings.max_connections + SPARE_DESCRIPTORS
+        if settings.max_connections > before.max_connections and (allowed := allow_descriptors(wanted)) < wanted:
+            raise OptionError(f"this system allows {allowed:,} open files; so many clients would need {wanted:,}")
+        self.settings = settings
+        self.store.limit_memory(settings.memory_limit, settings.when_full)
+        self._surroundings.want_password(settings.password)
+        for connection in self._connections:
+            connection.reconsider()
+
+    def tell_to_stop(self) -> None:
+        """Let whoever runs this server stop it."""
+        self._stop_wanted.set()
+
+    async def told_to_stop(self) -> None:
+        """Wait for that."""
+        await self._stop_wanted.wait()
+
+    def _shut_down(self) -> None:
+        _log.info("SHUTDOWN: draining")
+        self.tell_to_stop()
 
     async def stop(self) -> None:
         """Stop accepting, answer what was read, close; bounded by the drain timeout."""
@@ -171,6 +216,7 @@ class Server:
         if len(self._connections) - len(self._refused) <= self.settings.max_connections:
             return None
         self._refused.add(connection)
+        self._turned_away += 1
         # Whoever comes again and again should not fill the log: one line for all that are here at a time.
         level = logging.WARNING if len(self._refused) == 1 else logging.DEBUG
         text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
@@ -255,8 +301,22 @@ class Server:
             ("addresses", " ".join(self.addresses)),
             ("connections", len(self._connections)),
             ("connections_accepted", self._accepted),
+            ("connections_refused", self._turned_away),
             ("unfinished_bytes", self._buffered_total),
+            *_about_the_process(),
+            ("run_id", self._run_id),
         )
+
+
+def _about_the_process() -> Iterator[tuple[str, str | int]]:
+    """What the system knows of this process."""
+    yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield "bits", struct.calcsize("P") * 8
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    yield "cpu_system_seconds", f"{usage.ru_stime:.6f}"
+    yield "cpu_user_seconds", f"{usage.ru_utime:.6f}"
+    with contextlib.suppress(OSError, ValueError, IndexError):  # only Linux has it
+        yield "resident_bytes", int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _address(listening: socket.socket) -> str:

@@ -70,6 +70,13 @@ def command_width(text: str) -> int | None:
     return widths[text]
 
 
+def password(text: str) -> str:
+    """What has to be said; an empty one would keep nobody out."""
+    if not text:
+        raise ValueError("a password of at least one character")
+    return text
+
+
 class LogLevel(enum.Enum):
     """How much the server says about itself."""
 
@@ -95,8 +102,11 @@ class Option:
 _OPTION: Final = "cairnkv option"
 
 
-def _option(parse: Callable[[str], Any], default: Any, help: str, *, shown: str, metavar: str) -> Any:
-    return dataclasses.field(default=default, metadata={_OPTION: Option(parse, help, shown=shown, metavar=metavar)})
+def _option(
+    parse: Callable[[str], Any], default: Any, help: str, *, shown: str, metavar: str, secret: bool = False
+) -> Any:
+    known = Option(parse, help, shown=shown, metavar=metavar)
+    return dataclasses.field(default=default, repr=not secret, metadata={_OPTION: known})
 
 
 def _size(default: int, help: str) -> Any:
@@ -125,6 +135,15 @@ class Settings:
         "listen beyond this machine although nobody has to authenticate",
         shown="no",
         metavar="",
+    )
+    password: str | None = _option(
+        password,
+        None,
+        "what clients have to say first, on the Redis wire; on the article's nobody can, so it is closed to all. "
+        "Everybody on this machine can read a command line: write it to the environment or the file",
+        shown="none",
+        metavar="TEXT",
+        secret=True,
     )
     dialect: Dialect = _option(
         choice(Dialect),
@@ -195,10 +214,11 @@ class Settings:
                 raise OptionError(f"{name.replace('_', '-')} has to be more than 0: nothing can be done in no time")
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")
-        if not self.no_tcp and not self.insecure and not is_loopback(self.host):
+        open_to_all = not self.insecure and self.password is None
+        if open_to_all and not self.no_tcp and not is_loopback(self.host):
             raise OptionError(
                 f"{self.host} is beyond this machine, and nobody has to authenticate: whoever reaches the port "
-                "can read and clear everything. Listen on 127.0.0.1, or say --insecure if you mean it"
+                "can read and clear everything. Listen on 127.0.0.1, want a password, or say --insecure if you mean it"
             )
 
 

@@ -2,13 +2,14 @@
 
 from cairnkv.session.acceleration import accelerator_of
 from cairnkv.session.conversation import Acceleration
-from cairnkv.session.redis.surroundings import Options, Peer, Surroundings
+from cairnkv.session.redis.surroundings import OptionRefused, Options, Peer, Surroundings
 from cairnkv.session.session import TRANSITIONS, Event, Session, State
 
 __all__ = [
     "TRANSITIONS",
     "Acceleration",
     "Event",
+    "OptionRefused",
     "Options",
     "Peer",
     "Session",

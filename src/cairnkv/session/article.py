@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
+from cairnkv.session.redis.surroundings import Surroundings
 from cairnkv.store import Held, Store
 from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Request, Width, reply_parts
 
@@ -29,12 +30,15 @@ class ArticleConversation:
         width: Width | None,
         limits: Limits,
         accelerator: "Accelerator | None",
+        surroundings: Surroundings,
     ) -> None:
+        """surroundings: while they want a password nothing is executed here, where none can be said."""
         self._store = store
         self._dialect = dialect
         self._limits = limits
         self._decoder = CommandDecoder(width=width, limits=limits)
         self._accelerator = accelerator
+        self._surroundings = surroundings
         self._acceleration: Acceleration | None = None  # once the width is settled
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -60,6 +64,8 @@ class ArticleConversation:
         return Due(failure, self._encode, closes=failure.code.closes)
 
     def _execute(self, request: Request) -> Reply | Held:
+        if self._surroundings.wants_password:
+            return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
             return self._store.execute(request.command)
         except Exception:
@@ -72,12 +78,21 @@ class ArticleConversation:
 
     def carry_out(self) -> bytes:
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
-        return self._decoder.carry_out(self._accelerator, self._dialect) if self._accelerator is not None else b""
+        if self._accelerator is None or not self._may_accelerate:
+            return b""
+        return self._decoder.carry_out(self._accelerator, self._dialect)
+
+    @property
+    def _may_accelerate(self) -> bool:
+        """Whether nothing has to be asked before a command is executed."""
+        return self._store.plain and not self._surroundings.wants_password
 
     @property
     def acceleration(self) -> Acceleration | None:
         """What the accelerator has to know, once the width is settled and between two frames."""
         if self._accelerator is None or not self._decoder.at_frame or self._decoder.pending:
+            return None
+        if not self._may_accelerate:
             return None
         if self._acceleration is None:
             limits = self._limits

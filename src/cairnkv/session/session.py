@@ -96,7 +96,14 @@ class Session:
         self._limits = limits
         self._surroundings = surroundings or Surroundings(store)
         self._peer = peer or Peer()
-        self._article = ArticleConversation(store, dialect=dialect, width=width, limits=limits, accelerator=accelerator)
+        self._article = ArticleConversation(
+            store,
+            dialect=dialect,
+            width=width,
+            limits=limits,
+            accelerator=accelerator,
+            surroundings=self._surroundings,
+        )
         self._conversation: Conversation | None = None  # before the first byte has come
         self._begin = b""  # a first byte that does not tell enough
         self._refusal: Failure | None = None  # to be said on whatever wire the client turns out to speak

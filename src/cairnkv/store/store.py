@@ -67,6 +67,11 @@ class Held:
         self.on_ready: Callable[[], None] = _nobody_waits
 
     @property
+    def outcome(self) -> Reply:
+        """What the reply will be unless the commit fails: to go on from, as with a cursor, not to be shown."""
+        return self._outcome
+
+    @property
     def size(self) -> int:
         """Bytes that the reply keeps in memory, near enough."""
         return size_of(self._outcome)
@@ -437,6 +442,16 @@ class Store:
                 self._use_order.forget(place)
             else:
                 self._use_order.used(place)
+
+    def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
+        """Have another limit from the next write on; see `__init__`.
+
+        Keys that nobody uses from then on count as least recently used.
+        """
+        self._memory_limit = limit
+        evicts = limit is not None and when_full is WhenFull.EVICT
+        if evicts != (self._use_order is not None):
+            self._use_order = UseOrder() if evicts else None
 
     # -- in the background ----------------------------------------------------------------------------------
 

@@ -111,9 +111,11 @@ class RedisConversation:
         self._acceleration: Acceleration | None = None
         self._accelerated = (0, 0)  # the keyspace and the protocol that it is for
         self._job: Job | None = None
-        self._job_is_silent = False
         self._ended = False
         self.last_word = ""
+        self._is_carrying_out = False
+        self._own_pushes: list[tuple[Value, int]] = []  # what a command has said to its own client, unasked
+        self.library = b"", b""  # what the client says it is, and its version
         self.channels: Final[dict[bytes, None]] = {}
         self.patterns: Final[dict[bytes, None]] = {}
         self.id: Final = surroundings.enter(self)
@@ -124,7 +126,6 @@ class RedisConversation:
         self.protocol: Resp = 2
         self.space = 0
         self.name = b""
-        self.library = b"", b""  # what the client says it is, and its version
         self.authenticated = not self.surroundings.wants_password
         self._decoder.trusted = self.authenticated
         self.queue: list[Queued] | None = None  # None: no transaction is open
@@ -133,10 +134,15 @@ class RedisConversation:
         self.watched: list[tuple[int, Watched]] = []
         self.surroundings.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
-        self.skips = 0  # replies that are not said: CLIENT REPLY SKIP
+        self.skip_next = False  # CLIENT REPLY SKIP
+        self.skipped = False  # whether the command at hand came behind it
         self.no_touch = False
         self.no_evict = False
         self.closing = False  # whether the conversation ends behind the reply to this command
+
+    def let_in(self) -> None:
+        """The client has said the password."""
+        self.authenticated = self._decoder.trusted = True
 
     # -- what the session asks of every wire ----------------------------------------------------------------
 
@@ -148,6 +154,8 @@ class RedisConversation:
         """Carry out the next command, or go on with the one at hand."""
         if self._job is not None:
             return self._go_on(self._job)
+        while self._own_pushes:
+            self.push(*self._own_pushes.pop(0))
         words = self._decoder.next()
         if words is None:
             return None
@@ -218,9 +226,9 @@ class RedisConversation:
 
     def _due(self, words: list[bytes]) -> Due | Unfinished:
         """Carry out a command, and say what is due for it."""
-        silent = self.muted or self.skips > 0
-        self.skips = max(0, self.skips - 1)
+        self.skipped, self.skip_next = self.skip_next, False
         value: Value
+        self._is_carrying_out = True
         try:
             word = self._found(words)
             self.last_word = word.name
@@ -233,11 +241,12 @@ class RedisConversation:
         except Exception:
             _log.exception("%s failed", self.last_word)
             value = Error("ERR INTERNAL the server's log has the details")
+        finally:
+            self._is_carrying_out = False
         if isinstance(value, Job):
             self._job = value
-            self._job_is_silent = silent
             return self._go_on(value)
-        return self._due_for(value, silent=silent or self.muted)
+        return self._due_for(value)
 
     def _go_on(self, job: Job) -> Due | Unfinished:
         try:
@@ -248,12 +257,14 @@ class RedisConversation:
         if isinstance(value, Unfinished):
             return value
         self._job = None
-        due = self._due_for(value, silent=self._job_is_silent)
+        due = self._due_for(value)
         due.cost = WHOLE_TABLE_COST
         return due
 
-    def _due_for(self, value: Value, *, silent: bool) -> Due:
+    def _due_for(self, value: Value) -> Due:
         closes, self.closing = self.closing, False
+        # What is said of subscriptions is said even so, as what is said on channels is.
+        silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
             encode = _silence if silent else partial(self._say_later, value, self.protocol)
             return Due(value.outcome, encode, value.cost, closes)
@@ -318,6 +329,7 @@ class RedisConversation:
         if word.in_conversation is None:
             assert word.on_keys is not None
             return self._ask(word.on_keys(arguments))
+        self.surroundings.words_carried_out += 1
         return word.in_conversation(self, arguments)
 
     def arguments(self, word: Word, words: Sequence[bytes]) -> Arguments:
@@ -335,7 +347,13 @@ class RedisConversation:
     # -- what is said ---------------------------------------------------------------------------------------
 
     def push(self, value: Value, size: int) -> None:
-        """Say something unasked. size: of it, in bytes, near enough."""
+        """Say something unasked; behind the reply, if this client's own command says it.
+
+        size: in bytes, near enough.
+        """
+        if self._is_carrying_out:
+            self._own_pushes.append((value, size))
+            return
         self._push(Due(0, partial(self._say, value, self.protocol)), size)
 
     @property

@@ -14,11 +14,11 @@ Not for the wire (`cairnkv.wire.redis`), and not for what commands do (`cairnkv.
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from cairnkv.commands import Command, Failure, Reply, Step, failures
 from cairnkv.commands.failures import Code
-from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
+from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX, SPACES
 from cairnkv.wire.redis import Error
 
 if TYPE_CHECKING:
@@ -81,20 +81,29 @@ class Calls:
 
 
 ToCall: TypeAlias = Callable[["Arguments"], Call | Calls]
+_ToCall = TypeVar("_ToCall", bound=ToCall)
 InConversation: TypeAlias = Callable[["RedisConversation", "Arguments"], Value]
 
 
 # -- arguments -------------------------------------------------------------------------------------------
 
+INT_MIN: Final = -(2**31)
+INT_MAX: Final = 2**31 - 1
+"""C's `int`, which Redis keeps numbers of databases in, and names in an error."""
+
 _INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
 
+def is_integer(text: bytes) -> bool:
+    """Whether this is a number of 64 signed bits as decimal text, in its one form."""
+    return _INTEGER.fullmatch(text) is not None and INTEGER_MIN <= int(text) <= INTEGER_MAX
+
+
 def integer(text: bytes, refusal: str = NOT_AN_INTEGER, *, least: int = INTEGER_MIN, most: int = INTEGER_MAX) -> int:
-    """The number that decimal text stands for, in its one form; `Refusal` if there is none in the range."""
-    number = int(text) if _INTEGER.fullmatch(text) else None
-    if number is None or not least <= number <= most:
+    """The number that decimal text stands for; `Refusal` if there is none in the range."""
+    if not is_integer(text) or not least <= int(text) <= most:
         raise Refusal(refusal)
-    return number
+    return int(text)
 
 
 class Arguments:
@@ -144,6 +153,15 @@ class Arguments:
         """The next one, as a number."""
         return integer(self.take(), refusal, least=least, most=most)
 
+    def space_number(self) -> int:
+        """The next one, as the number of a keyspace."""
+        number = self.integer()
+        if not INT_MIN <= number <= INT_MAX:
+            raise Refusal(f"ERR value is out of range, value must between {INT_MIN} and {INT_MAX}")
+        if not 0 <= number < SPACES:
+            raise Refusal(WRONG_SPACE)
+        return number
+
     def word(self) -> bytes:
         """The next one in capitals: the word of an option, which may be written in any case."""
         return self.take().upper()
@@ -173,7 +191,7 @@ def wrong_time(name: str) -> str:
 
 # -- words -----------------------------------------------------------------------------------------------
 
-_KEY_NAMES: Final = frozenset({"key", "newkey", "source", "destination"})
+KEY_NAMES: Final = frozenset({"key", "newkey", "source", "destination"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -218,10 +236,10 @@ WORDS: Final[dict[bytes, Word]] = {}
 
 def on_keys(
     syntax: str, flags: str, *, group: str, since: str, summary: str, alone: InConversation | None = None
-) -> Callable[[ToCall], ToCall]:
+) -> Callable[[_ToCall], _ToCall]:
     """Declare a word that speaks of keys; see `Word`. alone: does the same outside of transactions, in another way."""
 
-    def declare(function: ToCall) -> ToCall:
+    def declare(function: _ToCall) -> _ToCall:
         _add(syntax, flags, group, since, summary, on_keys=function, in_conversation=alone)
         return function
 
@@ -284,7 +302,7 @@ def _arity(arguments: str, before: int) -> int:
 
 def _keys(arguments: str, before: int) -> tuple[int, int, int]:
     required = _required(arguments)
-    at = [before + place for place, name in enumerate(required) if name in _KEY_NAMES]
+    at = [before + place for place, name in enumerate(required) if name in KEY_NAMES]
     if not at:
         return 0, 0, 0
     repeated = re.search(r"\[(key(?: \w+)*) \.\.\.\]", arguments)

@@ -9,11 +9,18 @@ Not for the words of subscribing (`words.pubsub`), nor for a client that does no
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from cairnkv.limits import MIB
 from cairnkv.session.redis.glob import matcher
 from cairnkv.wire.redis import Push
 
 if TYPE_CHECKING:
     from cairnkv.session.redis.conversation import RedisConversation
+
+SUBSCRIPTIONS_MAX: Final = 65_536
+"""Channels and patterns together that one client may listen to."""
+
+SUBSCRIBED_BYTES_MAX: Final = 16 * MIB
+"""Bytes in the names of all these."""
 
 MESSAGE_BYTES: Final = 128
 """Bytes that a message takes besides its text, near enough."""

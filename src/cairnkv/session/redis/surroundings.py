@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from cairnkv.session.redis.conversation import RedisConversation
 
 
+DEFAULT_USER: Final = b"default"
+
+
 class Peer:
     """Who is at the other end of a conversation. Times in seconds; addresses as HOST:PORT, or a path and `:0`."""
 
     address: str = "?:0"
     local_address: str = "?:0"
     descriptor: int = -1
+    is_local: bool = False
+    """Whether it came through a Unix socket."""
 
     def age(self) -> float:
         """Since when it is connected."""
@@ -43,14 +48,23 @@ class Peer:
         """Spare the connection, or no longer, when replies that nobody takes need too much memory."""
 
 
+class OptionRefused(Exception):
+    """An option cannot have a value: which, and why, in Redis' words where it has some."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
+        self.reason = reason
+
+
 class Options(Protocol):
-    """What CONFIG reads and changes: names and values as Redis has them."""
+    """What CONFIG reads and changes: names and values as Redis has them, and as this server's own options have them."""
 
     def all(self) -> Mapping[str, str]:
-        """Every option there is."""
+        """Every option there is, and its value now."""
 
     def set(self, values: Mapping[str, str]) -> None:
-        """Change these, all or none. Raises `ValueError` with a sentence, `KeyError` with a name that cannot be set."""
+        """Change these, which all exist; all or none. Raises `OptionRefused`."""
 
 
 class NoOptions:
@@ -61,8 +75,7 @@ class NoOptions:
         return {}
 
     def set(self, values: Mapping[str, str]) -> None:
-        """None of them exists."""
-        raise KeyError(next(iter(values)))
+        """Nobody has one to set."""
 
 
 class Surroundings:
@@ -88,7 +101,12 @@ class Surroundings:
         self.clients: Final[dict[int, RedisConversation]] = {}
         self.options: Final[Options] = options or NoOptions()
         self.shut_down: Final = shut_down
-        self._password = password.encode() if password is not None else None
+        self.words_carried_out = 0
+        """Commands that acted on a conversation and never reached the store."""
+        self.counted_before: dict[str, int] = {}
+        """What counters of `Store.info` stood at, and of this, when CONFIG RESETSTAT was last said."""
+        self._password: bytes | None = None
+        self.want_password(password)
         self._last_id = 0
 
     @property
@@ -96,10 +114,17 @@ class Surroundings:
         """Whether clients have to authenticate."""
         return self._password is not None
 
+    def want_password(self, password: str | None) -> None:
+        """Want this password from clients that come from now on; None: none."""
+        self._password = password.encode("utf-8", "surrogateescape") if password else None
+
     def accepts(self, user: bytes, password: bytes) -> bool:
-        """Whether this is the password. Takes as long whatever is wrong with it. There is one user, `default`."""
-        right = hmac.compare_digest(password, self._password or b"")
-        return right and user == b"default"
+        """Whether this is the password, if one is wanted. Takes as long whatever is wrong with it.
+
+        There is one user, `default`.
+        """
+        right = hmac.compare_digest(password, self._password or b"") or self._password is None
+        return right and user == DEFAULT_USER
 
     def enter(self, conversation: "RedisConversation") -> int:
         """A new conversation; the id that nobody else ever has."""

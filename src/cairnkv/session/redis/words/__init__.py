@@ -4,6 +4,34 @@
 them in `cairnkv.session.redis.grammar.WORDS`.
 """
 
-from cairnkv.session.redis.words import administration, connection, keys, pubsub, strings, transactions
+from cairnkv.session.redis.words import (
+    administration,
+    bits,
+    clients,
+    commands,
+    configuration,
+    connection,
+    expiry,
+    information,
+    keys,
+    pubsub,
+    scanning,
+    strings,
+    transactions,
+)
 
-__all__ = ["administration", "connection", "keys", "pubsub", "strings", "transactions"]
+__all__ = [
+    "administration",
+    "bits",
+    "clients",
+    "commands",
+    "configuration",
+    "connection",
+    "expiry",
+    "information",
+    "keys",
+    "pubsub",
+    "scanning",
+    "strings",
+    "transactions",
+]

@@ -1,1 +1,47 @@
-"""The words on the server: what it serves, how it is set, what it says of itself."""
+"""The words on the server as a whole: stopping it, and waiting for replicas, of which there are none.
+
+What it is set to is in `configuration`, what it says of itself in `information` and `commands`.
+"""
+
+from typing import Final
+
+from cairnkv.session.redis.conversation import NOTHING, RedisConversation
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, in_conversation
+
+_WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
+
+
+@in_conversation(
+    "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
+    "admin noscript no-multi",
+    group="server",
+    since="1.0.0",
+    summary="Stop the server: what it has read is answered, and clients are closed.",
+)
+def shutdown(talk: RedisConversation, arguments: Arguments) -> Value:
+    ways = {word.upper() for word in arguments.rest()}
+    if not ways <= _WAYS or {b"SAVE", b"NOSAVE"} <= ways or (b"ABORT" in ways and len(ways) > 1):
+        raise Refusal(SYNTAX)
+    if b"ABORT" in ways:
+        raise Refusal("ERR No shutdown in progress.")
+    if b"SAVE" in ways and b"FORCE" not in ways:
+        raise Refusal("ERR this server keeps everything in memory and has nowhere to save it; SHUTDOWN NOSAVE stops it")
+    if talk.surroundings.shut_down is None:
+        raise Refusal("ERR there is no server to stop around this store")
+    talk.surroundings.shut_down()
+    talk.closing = True
+    return NOTHING
+
+
+@in_conversation(
+    "WAIT numreplicas timeout",
+    "",
+    group="generic",
+    since="3.0.0",
+    summary="How many replicas have what this client has written: none, at once.",
+)
+def wait(talk: RedisConversation, arguments: Arguments) -> Value:
+    arguments.integer()
+    if arguments.integer("ERR timeout is not an integer or out of range") < 0:
+        raise Refusal("ERR timeout is negative")
+    return 0

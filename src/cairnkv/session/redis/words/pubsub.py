@@ -1,1 +1,164 @@
-"""The words on channels: subscribing to them, and speaking on them."""
+"""The words on channels: subscribing to them, and speaking on them.
+
+Who subscribes hears of each channel by itself: a push in version 3 of the protocol, an array in version 2. A channel's
+name has the bounds of a key, since patterns are held against it.
+"""
+
+from collections.abc import Callable, Sequence
+
+from cairnkv.limits import KEY_MAX, PATTERN_MAX
+from cairnkv.session.redis.conversation import RedisConversation, Several
+from cairnkv.session.redis.glob import matcher
+from cairnkv.session.redis.grammar import Arguments, Refusal, Value, container, in_conversation
+from cairnkv.session.redis.pubsub import SUBSCRIBED_BYTES_MAX, SUBSCRIPTIONS_MAX
+from cairnkv.session.redis.words.helping import help_of
+from cairnkv.wire.redis import Push
+
+
+def _said(talk: RedisConversation, what: bytes, name: bytes | None) -> Push:
+    """What a client is told of a subscription: which, and how many it has now."""
+    return Push((what, name, len(talk.channels) + len(talk.patterns)))
+
+
+def _check_room(talk: RedisConversation, names: Sequence[bytes], longest: int, what: str) -> None:
+    """Refuse what would be more than a client may listen to."""
+    if any(len(name) > longest for name in names):
+        raise Refusal(f"ERR a {what} has at most {longest} bytes here")
+    known = [*talk.channels, *talk.patterns]
+    if len(known) + len(names) > SUBSCRIPTIONS_MAX:
+        raise Refusal(f"ERR more than {SUBSCRIPTIONS_MAX} subscriptions")
+    if sum(map(len, known)) + sum(map(len, names)) > SUBSCRIBED_BYTES_MAX:
+        raise Refusal(f"ERR subscriptions with names of more than {SUBSCRIBED_BYTES_MAX} bytes together")
+
+
+def _leave(
+    talk: RedisConversation,
+    what: bytes,
+    names: Sequence[bytes],
+    leave: Callable[[bytes, RedisConversation], None],
+) -> Value:
+    said = []
+    for name in names:
+        leave(name, talk)
+        said.append(_said(talk, what, name))
+    return Several(said or [_said(talk, what, None)])
+
+
+@in_conversation(
+    "SUBSCRIBE channel [channel ...]",
+    "pubsub noscript subscribed",
+    group="pubsub",
+    since="2.0.0",
+    summary="Listen to channels.",
+)
+def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+    names = arguments.rest()
+    _check_room(talk, names, KEY_MAX, "channel's name")
+    said = []
+    for name in names:
+        talk.surroundings.pubsub.subscribe(name, talk)
+        said.append(_said(talk, b"subscribe", name))
+    return Several(said)
+
+
+@in_conversation(
+    "UNSUBSCRIBE [channel [channel ...]]",
+    "pubsub noscript subscribed",
+    group="pubsub",
+    since="2.0.0",
+    summary="Listen to these channels no longer, or to none at all.",
+)
+def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+    names = arguments.rest() or list(talk.channels)
+    return _leave(talk, b"unsubscribe", names, talk.surroundings.pubsub.unsubscribe)
+
+
+@in_conversation(
+    "PSUBSCRIBE pattern [pattern ...]",
+    "pubsub noscript subscribed",
+    group="pubsub",
+    since="2.0.0",
+    summary="Listen to all channels whose names match glob patterns.",
+)
+def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+    names = arguments.rest()
+    _check_room(talk, names, PATTERN_MAX, "pattern")
+    said = []
+    for name in names:
+        talk.surroundings.pubsub.subscribe_pattern(name, talk)
+        said.append(_said(talk, b"psubscribe", name))
+    return Several(said)
+
+
+@in_conversation(
+    "PUNSUBSCRIBE [pattern [pattern ...]]",
+    "pubsub noscript subscribed",
+    group="pubsub",
+    since="2.0.0",
+    summary="Listen to these patterns no longer, or to none at all.",
+)
+def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+    names = arguments.rest() or list(talk.patterns)
+    return _leave(talk, b"punsubscribe", names, talk.surroundings.pubsub.unsubscribe_pattern)
+
+
+@in_conversation(
+    "PUBLISH channel message",
+    "pubsub fast",
+    group="pubsub",
+    since="2.0.0",
+    summary="Say something to all who listen to a channel; how many they are.",
+)
+def publish(talk: RedisConversation, arguments: Arguments) -> Value:
+    channel, message = arguments.take(), arguments.take()
+    if len(channel) > KEY_MAX:
+        return 0  # nobody can listen to it
+    return talk.surroundings.pubsub.publish(channel, message)
+
+
+container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of channels.")
+
+
+@in_conversation(
+    "PUBSUB CHANNELS [pattern]",
+    "pubsub",
+    group="pubsub",
+    since="2.8.0",
+    summary="The channels that somebody listens to, or those that match a glob pattern.",
+)
+def pubsub_channels(talk: RedisConversation, arguments: Arguments) -> Value:
+    channels = talk.surroundings.pubsub.channels()
+    if len(arguments):
+        pattern = arguments.take()
+        arguments.end("ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.")
+        if len(pattern) > PATTERN_MAX:
+            raise Refusal(f"ERR a pattern has at most {PATTERN_MAX} bytes here")
+        matches = matcher(pattern)
+        channels = [channel for channel in channels if matches(channel)]
+    return channels
+
+
+@in_conversation(
+    "PUBSUB NUMSUB [channel [channel ...]]",
+    "pubsub",
+    group="pubsub",
+    since="2.8.0",
+    summary="How many listen to each of these channels, patterns not counted.",
+)
+def pubsub_numsub(talk: RedisConversation, arguments: Arguments) -> Value:
+    listeners = talk.surroundings.pubsub.listeners
+    return [one for channel in arguments.rest() for one in (channel, listeners(channel))]
+
+
+@in_conversation(
+    "PUBSUB NUMPAT",
+    "pubsub",
+    group="pubsub",
+    since="2.8.0",
+    summary="How many patterns somebody listens to.",
+)
+def pubsub_numpat(talk: RedisConversation, arguments: Arguments) -> Value:
+    return talk.surroundings.pubsub.patterns()
+
+
+help_of("PUBSUB", since="6.2.0")

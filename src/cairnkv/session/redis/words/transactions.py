@@ -19,9 +19,11 @@ WATCHED_MAX: Final = 65_536
 
 
 @in_conversation(
-    "MULTI", "fast no-multi", group="transactions", since="1.2.0", summary="Begin a transaction: queue what follows."
+    "MULTI", "fast in-multi", group="transactions", since="1.2.0", summary="Begin a transaction: queue what follows."
 )
 def multi(talk: RedisConversation, arguments: Arguments) -> Value:
+    if talk.queue is not None:
+        raise Refusal("ERR MULTI calls can not be nested")
     talk.queue = []
     talk.queued_bytes = 0
     talk.spoilt = False

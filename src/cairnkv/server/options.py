@@ -1,0 +1,182 @@
+"""What CONFIG reads and changes: the server's settings, under Redis' names and their own.
+
+What always holds: a name is here only if it says something true of this server; what CONFIG SET has changed is in
+force when it is answered. What cannot be changed while the server runs takes no other value than it has.
+
+Not for the word itself (`cairnkv.session.redis.words.configuration`), and not for where settings come from.
+"""
+
+import dataclasses
+import enum
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from cairnkv.errors import OptionError
+from cairnkv.limits import SPACES
+from cairnkv.server.loop import BACKLOG
+from cairnkv.server.settings import OPTIONS, Settings
+from cairnkv.session import OptionRefused
+from cairnkv.store import WhenFull
+
+CHANGEABLE: Final = (
+    "max_connections",
+    "max_unfinished",
+    "max_unsent",
+    "memory_limit",
+    "when_full",
+    "idle_timeout",
+    "frame_timeout",
+    "stall_timeout",
+    "drain_timeout",
+)
+"""Settings that are asked for whenever they matter, so that they can be changed while the server runs."""
+
+IMMUTABLE: Final = "can't set immutable config"
+
+
+class Configured(Protocol):
+    """A server, as far as its options are concerned."""
+
+    settings: Settings
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on; 0: none."""
+
+    def change(self, settings: Settings) -> None:
+        """Go on with these settings. Raises `OptionError` for what the system does not allow."""
+
+
+# -- Redis' names ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Named:
+    """An option under Redis' name: how its value is shown, and which setting it changes, from what text."""
+
+    show: Callable[[Configured], str]
+    setting: str = ""
+    parse: Callable[[str], Any] = str
+
+
+_MEMORY: Final = re.compile(r"(\d{1,18})(b|k|kb|m|mb|g|gb|)", re.IGNORECASE)
+_MEMORY_UNITS: Final = {"": 1, "b": 1, "k": 10**3, "kb": 2**10, "m": 10**6, "mb": 2**20, "g": 10**9, "gb": 2**30}
+
+
+def _memory(text: str) -> int | None:
+    """Bytes as Redis reads them: k is 1,000 and kb is 1,024; 0 is no limit."""
+    match = _MEMORY.fullmatch(text)
+    if match is None:
+        raise ValueError("argument must be a memory value")
+    return int(match[1]) * _MEMORY_UNITS[match[2].lower()] or None
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", text):
+            raise ValueError("argument couldn't be parsed into an integer")
+        if not least <= int(text) <= most:
+            raise ValueError(f"argument must be between {least} and {most} inclusive")
+        return int(text)
+
+    return parse
+
+
+_POLICIES: Final = {"noeviction": WhenFull.REFUSE, "allkeys-lru": WhenFull.EVICT}
+
+
+def _policy(text: str) -> WhenFull:
+    if text.lower() not in _POLICIES:
+        raise ValueError(f"argument(s) must be one of the following: {', '.join(_POLICIES)}")
+    return _POLICIES[text.lower()]
+
+
+def _constant(text: str) -> _Named:
+    return _Named(lambda server: text)
+
+
+NAMES: Final[dict[str, _Named]] = {
+    "maxmemory": _Named(lambda server: str(server.settings.memory_limit or 0), "memory_limit", _memory),
+    "maxmemory-policy": _Named(
+        lambda server: next(name for name, kind in _POLICIES.items() if kind is server.settings.when_full),
+        "when_full",
+        _policy,
+    ),
+    "maxclients": _Named(lambda server: str(server.settings.max_connections), "max_connections", _number(1, 1_000_000)),
+    "timeout": _Named(lambda server: _text(server.settings.idle_timeout), "idle_timeout", _number(0, 2**31 - 1)),
+    "requirepass": _Named(lambda server: server.settings.password or "", "password", lambda text: text or None),
+    "port": _Named(lambda server: str(server.port)),
+    "bind": _Named(lambda server: "" if server.settings.no_tcp else server.settings.host),
+    "unixsocket": _Named(lambda server: server.settings.unix or ""),
+    "unixsocketperm": _Named(lambda server: "600" if server.settings.unix else "0"),
+    "proto-max-bulk-len": _Named(lambda server: str(server.settings.max_value)),
+    "client-query-buffer-limit": _Named(lambda server: str(server.settings.max_frame)),
+    "databases": _constant(str(SPACES)),
+    "tcp-backlog": _constant(str(BACKLOG)),
+    "tcp-keepalive": _constant("0"),
+    "appendonly": _constant("no"),
+    "save": _constant(""),
+    "notify-keyspace-events": _constant(""),
+    "cluster-enabled": _constant("no"),
+}
+"""Redis' options that say something here. Those without a setting cannot be changed while the server runs."""
+
+
+# -- our own -----------------------------------------------------------------------------------------------
+
+
+def _text(value: object) -> str:
+    """A setting's value as its option would be written."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _own(setting: str) -> _Named:
+    changes = setting if setting in CHANGEABLE else ""
+    if setting == "command_width":
+        return _Named(lambda server: str(server.settings.command_width or "auto"))
+    return _Named(lambda server: _text(getattr(server.settings, setting)), changes, OPTIONS[setting].parse)
+
+
+_OURS: Final = {setting.replace("_", "-"): _own(setting) for setting in OPTIONS if setting not in ("password", *NAMES)}
+
+
+class ServerOptions:
+    """The options of a server."""
+
+    def __init__(self, server: Configured) -> None:
+        self._server = server
+        self._named = {**NAMES, **_OURS}
+
+    def all(self) -> Mapping[str, str]:
+        """Every option and its value."""
+        return {name: option.show(self._server) for name, option in self._named.items()}
+
+    def set(self, values: Mapping[str, str]) -> None:
+        """Change these, all or none. Raises `OptionRefused`."""
+        changes: dict[str, Any] = {}
+        name = ""
+        for name, text in values.items():
+            option = self._named[name]
+            if not option.setting:
+                if text != option.show(self._server):
+                    raise OptionRefused(name, IMMUTABLE)
+                continue
+            if option.setting in changes:
+                raise OptionRefused(name, "duplicate parameter")
+            try:
+                changes[option.setting] = option.parse(text)
+            except ValueError as error:
+                raise OptionRefused(name, str(error)) from None
+        try:
+            self._server.change(dataclasses.replace(self._server.settings, **changes))
+        except OptionError as error:
+            raise OptionRefused(name, str(error)) from None

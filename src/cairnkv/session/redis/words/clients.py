@@ -1,0 +1,277 @@
+"""CLIENT: what the server knows of its clients on this wire, and what each may choose for itself.
+
+Clients on the article's wire are not among them.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from cairnkv.session.redis.conversation import NOTHING, RedisConversation
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, container, in_conversation, integer
+from cairnkv.session.redis.surroundings import DEFAULT_USER
+from cairnkv.session.redis.words.connection import NAME, client_name
+from cairnkv.session.redis.words.helping import help_of
+from cairnkv.wire.redis import OK, Verbatim
+
+container("CLIENT", group="connection", since="2.4.0", summary="What is known of clients, and what they choose.")
+
+
+@in_conversation(
+    "CLIENT ID", "noscript", group="connection", since="5.0.0", summary="The number that this client alone ever has."
+)
+def client_id(talk: RedisConversation, arguments: Arguments) -> Value:
+    return talk.id
+
+
+@in_conversation(
+    "CLIENT GETNAME", "noscript", group="connection", since="2.6.9", summary="The name that this client has chosen."
+)
+def client_getname(talk: RedisConversation, arguments: Arguments) -> Value:
+    return talk.name or None
+
+
+@in_conversation(
+    "CLIENT SETNAME connection-name",
+    "noscript",
+    group="connection",
+    since="2.6.9",
+    summary="Choose a name for this client; an empty one for none.",
+)
+def client_setname(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.name = client_name(arguments.take())
+    return OK
+
+
+@in_conversation(
+    "CLIENT SETINFO <LIB-NAME libname | LIB-VER libver>",
+    "noscript",
+    group="connection",
+    since="7.2.0",
+    summary="Say with which library this client speaks, or which version of it.",
+)
+def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
+    option, value = arguments.take(), arguments.take()
+    name, version = talk.library
+    if option.upper() not in (b"LIB-NAME", b"LIB-VER"):
+        raise Refusal(f"ERR Unrecognized option '{option.decode('utf-8', 'surrogateescape')}'")
+    if not NAME.fullmatch(value):
+        text = option.lower().decode()
+        raise Refusal(f"ERR {text} cannot contain spaces, newlines or special characters.")
+    talk.library = (value, version) if option.upper() == b"LIB-NAME" else (name, value)
+    return OK
+
+
+@in_conversation(
+    "CLIENT NO-EVICT <ON | OFF>",
+    "admin noscript",
+    group="connection",
+    since="7.0.0",
+    summary="Close this client after all others when untaken replies need too much memory, or no longer so.",
+)
+def client_no_evict(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.no_evict = _switch(arguments)
+    talk.peer.keep(talk.no_evict)
+    return OK
+
+
+@in_conversation(
+    "CLIENT NO-TOUCH <ON | OFF>",
+    "noscript",
+    group="connection",
+    since="7.2.0",
+    summary="Let reads of this client not count as uses of the keys, or count again.",
+)
+def client_no_touch(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.no_touch = _switch(arguments)
+    return OK
+
+
+def _switch(arguments: Arguments) -> bool:
+    word = arguments.word()
+    if word not in (b"ON", b"OFF"):
+        raise Refusal(SYNTAX)
+    return word == b"ON"
+
+
+@in_conversation(
+    "CLIENT REPLY <ON | OFF | SKIP>",
+    "noscript",
+    group="connection",
+    since="3.2.0",
+    summary="Get replies, or none at all, or none to the next command.",
+)
+def client_reply(talk: RedisConversation, arguments: Arguments) -> Value:
+    match arguments.word():
+        case b"ON":
+            talk.muted = talk.skipped = False
+            return OK
+        case b"OFF":
+            talk.muted = True
+        case b"SKIP":
+            talk.skip_next = not talk.muted
+        case _:
+            raise Refusal(SYNTAX)
+    return NOTHING
+
+
+# -- about clients -----------------------------------------------------------------------------------------
+
+_TYPES: Final = {
+    b"normal": "normal",
+    b"pubsub": "pubsub",
+    b"master": "master",
+    b"replica": "replica",
+    b"slave": "replica",
+}
+
+
+def _type_of(talk: RedisConversation) -> str:
+    return "pubsub" if talk.is_subscribed else "normal"
+
+
+def _type(text: bytes) -> str:
+    """A type of clients by its name; there are no masters and no replicas, but they may be asked for."""
+    if text.lower() not in _TYPES:
+        raise Refusal(f"ERR Unknown client type '{text.decode('utf-8', 'surrogateescape')}'")
+    return _TYPES[text.lower()]
+
+
+def _flags(talk: RedisConversation) -> str:
+    flags = "P" * talk.is_subscribed + "x" * (talk.queue is not None) + "c" * talk.closing
+    flags += "U" * talk.peer.is_local + "e" * talk.no_evict + "T" * talk.no_touch
+    return flags or "N"
+
+
+def _line(talk: RedisConversation) -> bytes:
+    """A client as CLIENT LIST shows it: the fields that Redis has, as far as there is something true to say."""
+    peer = talk.peer
+    name, version = talk.library
+    fields: dict[str, object] = {
+        "id": talk.id,
+        "addr": peer.address,
+        "laddr": peer.local_address,
+        "fd": peer.descriptor,
+        "name": talk.name.decode(),
+        "age": int(peer.age()),
+        "idle": int(peer.idle()),
+        "flags": _flags(talk),
+        "db": talk.space,
+        "sub": len(talk.channels),
+        "psub": len(talk.patterns),
+        "ssub": 0,
+        "multi": len(talk.queue) if talk.queue is not None else -1,
+        "qbuf": talk.pending,
+        "multi-mem": talk.queued_bytes if talk.queue is not None else 0,
+        "omem": peer.unsent(),
+        "cmd": talk.last_word or "NULL",
+        "user": DEFAULT_USER.decode(),
+        "redir": -1,
+        "resp": talk.protocol,
+        "lib-name": name.decode(),
+        "lib-ver": version.decode(),
+    }
+    line = " ".join(f"{field}={value}" for field, value in fields.items())
+    return f"{line}\n".encode("utf-8", "surrogateescape")
+
+
+def _shown(talks: Iterable[RedisConversation]) -> Verbatim:
+    return Verbatim(b"".join(map(_line, talks)))
+
+
+@in_conversation("CLIENT INFO", "noscript", group="connection", since="6.2.0", summary="What is known of this client.")
+def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
+    return _shown([talk])
+
+
+@in_conversation(
+    "CLIENT LIST [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]",
+    "admin noscript",
+    group="connection",
+    since="2.4.0",
+    summary="What is known of the clients on this wire.",
+)
+def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
+    clients = talk.surroundings.clients
+    if not len(arguments):
+        return _shown(clients.values())
+    option = arguments.word()
+    if option == b"TYPE" and len(arguments) == 1:
+        kind = _type(arguments.take())
+        return _shown(client for client in clients.values() if _type_of(client) == kind)
+    if option == b"ID" and len(arguments):
+        ids = [integer(text, "ERR Invalid client ID") for text in arguments.rest()]
+        return _shown(clients[number] for number in ids if number in clients)
+    raise Refusal(SYNTAX)
+
+
+@in_conversation(
+    "CLIENT KILL <ip:port | [ID client-id] [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [USER username] [ADDR ip:port] "
+    "[LADDR ip:port] [SKIPME <YES | NO>]>",
+    "admin noscript",
+    group="connection",
+    since="2.4.0",
+    summary="Close clients: one by its address, or all that fit.",
+)
+def client_kill(talk: RedisConversation, arguments: Arguments) -> Value:
+    if len(arguments) == 1:
+        address = _text(arguments.take())
+        if not _kill(talk, [client for client in talk.surroundings.clients.values() if client.peer.address == address]):
+            raise Refusal("ERR No such client")
+        return OK
+    wanted: list[Callable[[RedisConversation], bool]] = []
+    skip_me = True
+    while len(arguments):
+        option = arguments.word()
+        if not len(arguments):
+            raise Refusal(SYNTAX)
+        value = arguments.take()
+        if option == b"SKIPME":
+            if value.upper() not in (b"YES", b"NO"):
+                raise Refusal(SYNTAX)
+            skip_me = value.upper() == b"YES"
+        else:
+            wanted.append(_filter(option, value))
+    clients = talk.surroundings.clients.values()
+    return _kill(
+        talk,
+        [client for client in clients if all(fits(client) for fits in wanted) and not (skip_me and client is talk)],
+    )
+
+
+def _filter(option: bytes, value: bytes) -> Callable[[RedisConversation], bool]:
+    text = _text(value)
+    match option:
+        case b"ID":
+            number = integer(value, "ERR client-id should be greater than 0", least=1)
+            return lambda client: client.id == number
+        case b"TYPE":
+            kind = _type(value)
+            return lambda client: _type_of(client) == kind
+        case b"USER":
+            if value != DEFAULT_USER:
+                raise Refusal(f"ERR No such user '{text}'")
+            return lambda client: client.authenticated
+        case b"ADDR":
+            return lambda client: client.peer.address == text
+        case b"LADDR":
+            return lambda client: client.peer.local_address == text
+        case _:
+            raise Refusal(SYNTAX)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _kill(talk: RedisConversation, clients: list[RedisConversation]) -> int:
+    """Close clients, the one that speaks behind its reply; how many."""
+    for client in clients:
+        if client is talk:
+            talk.closing = True
+        else:
+            client.end()  # nobody sees it any more, though its connection may take a moment
+            client.peer.close(f"client {talk.id} has said so, {talk.peer.address}")
+    return len(clients)
+
+
+help_of("CLIENT", since="5.0.0")

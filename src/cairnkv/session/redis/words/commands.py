@@ -1,0 +1,110 @@
+"""COMMAND: what the server understands, all of it drawn from what the words declare."""
+
+from collections.abc import Iterable
+
+from cairnkv.limits import PATTERN_MAX
+from cairnkv.session.redis import manual
+from cairnkv.session.redis.conversation import RedisConversation
+from cairnkv.session.redis.glob import matcher
+from cairnkv.session.redis.grammar import SYNTAX, WORDS, Arguments, Refusal, Value, Word, in_conversation
+from cairnkv.session.redis.words.helping import help_of
+
+
+@in_conversation(
+    "COMMAND [unknown ...]",
+    "",
+    group="server",
+    since="2.8.13",
+    summary="Every command: its name, how many words it has, which of them are keys.",
+)
+def command(talk: RedisConversation, arguments: Arguments) -> Value:
+    if len(arguments):
+        shown = arguments.take()[:128].decode("utf-8", "surrogateescape")
+        raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
+    return [manual.described(word) for word in WORDS.values()]
+
+
+@in_conversation("COMMAND COUNT", "", group="server", since="2.8.13", summary="How many commands there are.")
+def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
+    return len(WORDS)
+
+
+@in_conversation(
+    "COMMAND INFO [command-name [command-name ...]]",
+    "",
+    group="server",
+    since="2.8.13",
+    summary="As COMMAND, of these commands; null for one that there is not.",
+)
+def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
+    if not len(arguments):
+        return [manual.described(word) for word in WORDS.values()]
+    words = map(manual.find, arguments.rest())
+    return [None if word is None else manual.described(word) for word in words]
+
+
+@in_conversation(
+    "COMMAND DOCS [command-name [command-name ...]]",
+    "",
+    group="server",
+    since="7.0.0",
+    summary="What commands are for, and their arguments.",
+)
+def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
+    words: Iterable[Word | None] = map(manual.find, arguments.rest()) if len(arguments) else WORDS.values()
+    return {word.name.encode(): manual.documented(word) for word in words if word is not None}
+
+
+@in_conversation(
+    "COMMAND LIST [FILTERBY <MODULE module-name | ACLCAT category | PATTERN pattern>]",
+    "",
+    group="server",
+    since="7.0.0",
+    summary="The names of all commands, or of those in a category or that match a glob pattern.",
+)
+def command_list(talk: RedisConversation, arguments: Arguments) -> Value:
+    words = list(manual.every())
+    if len(arguments):
+        if arguments.word() != b"FILTERBY" or len(arguments) != 2:
+            raise Refusal(SYNTAX)
+        words = _filtered(words, arguments.word(), arguments.take())
+    return [word.name.encode() for word in words]
+
+
+def _filtered(words: list[Word], kind: bytes, text: bytes) -> list[Word]:
+    match kind:
+        case b"MODULE":
+            return []  # there are none
+        case b"ACLCAT":
+            return [word for word in words if text.lower().decode("utf-8", "replace") in manual.categories(word)]
+        case b"PATTERN":
+            if len(text) > PATTERN_MAX:
+                raise Refusal(f"ERR a pattern has at most {PATTERN_MAX} bytes here")
+            matches = matcher(text.lower())
+            return [word for word in words if matches(word.name.encode())]
+        case _:
+            raise Refusal(SYNTAX)
+
+
+@in_conversation(
+    "COMMAND GETKEYS command [arg ...]",
+    "",
+    group="server",
+    since="2.8.13",
+    summary="Those words of a command that are keys.",
+)
+def command_getkeys(talk: RedisConversation, arguments: Arguments) -> Value:
+    words = arguments.rest()
+    word = WORDS.get(words[0].upper())
+    if word is not None and len(words) > 1:
+        word = word.behind.get(words[1].upper(), word)
+    if word is None:
+        raise Refusal("ERR Invalid command specified")
+    if not word.keys[0]:
+        raise Refusal("ERR The command has no key arguments")
+    if not word.fits(len(words)):
+        raise Refusal("ERR Invalid number of arguments specified for command")
+    return word.keys_in(words)
+
+
+help_of("COMMAND", since="5.0.0")

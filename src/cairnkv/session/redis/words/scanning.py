@@ -1,0 +1,150 @@
+"""The words on which keys there are.
+
+What always holds: no word keeps the server busy for longer than a slice of the table takes. KEYS goes through it in
+several turns; within a transaction, which others may not come in between, it is bounded and otherwise an error.
+"""
+
+import re
+from typing import Final
+
+from cairnkv.commands import Count, Failure, Items, RandomKey, Reply, Scan
+from cairnkv.commands.vocabulary import CURSOR
+from cairnkv.limits import SCAN_COUNT_MAX
+from cairnkv.session.conversation import UNFINISHED
+from cairnkv.session.redis.conversation import Job, Later, RedisConversation
+from cairnkv.session.redis.glob import Matcher, literal_prefix, matcher
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
+from cairnkv.session.redis.words.showing import number, value_or_null
+from cairnkv.store import Held
+from cairnkv.wire.redis import Error
+
+KEYS_IN_TRANSACTION_MAX: Final = 100_000
+"""Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted: some tenths of a second."""
+
+SCAN_COUNT: Final = 10
+"""Keys that a slice looks at unless the client asks for another number, as in Redis."""
+
+KEY_BYTES: Final = 16
+"""Bytes that a key takes in a reply besides its own, at most."""
+
+_CURSOR: Final = re.compile(rb"[0-9]{1,20}")
+_CURSOR_MAX: Final = 2**64 - 1
+
+
+@on_keys("DBSIZE", "readonly fast", group="server", since="1.0.0", summary="How many keys there are.")
+def dbsize(arguments: Arguments) -> Call:
+    return Call(Count(), number)
+
+
+@on_keys("RANDOMKEY", "readonly", group="generic", since="1.0.0", summary="One of the keys, any of them.")
+def randomkey(arguments: Arguments) -> Call:
+    return Call(RandomKey(), value_or_null)
+
+
+@on_keys(
+    "SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]",
+    "readonly",
+    group="generic",
+    since="2.8.0",
+    summary="Some of the keys, and the cursor to go on with; 0 is the first one, and means the end.",
+)
+def scan(arguments: Arguments) -> Call:
+    text = arguments.take()
+    if not _CURSOR.fullmatch(text) or int(text) > _CURSOR_MAX:
+        raise Refusal("ERR invalid cursor")
+    cursor = min(int(text), CURSOR.highest)  # a greater one is none of ours; this one is at the end
+    pattern, count, of_type = b"*", SCAN_COUNT, b"STRING"
+    while len(arguments):
+        match arguments.word():
+            case b"MATCH":
+                pattern = arguments.take()
+            case b"COUNT":
+                count = arguments.integer()
+                if count < 1:
+                    raise Refusal(SYNTAX)
+            case b"TYPE":
+                of_type = arguments.word()
+            case _:
+                raise Refusal(SYNTAX)
+    matches, prefix = _reading(pattern)
+
+    def show(reply: Reply) -> Value:
+        following, keys = _slice(reply)
+        return [b"%d" % following, [key for key in keys if matches(key)] if of_type == b"STRING" else []]
+
+    return Call(Scan(cursor, min(count, SCAN_COUNT_MAX), prefix), show)
+
+
+def _reading(pattern: bytes) -> tuple[Matcher, bytes]:
+    """What tells whether a key matches a pattern, and the bytes with which it then begins."""
+    try:
+        return matcher(pattern), literal_prefix(pattern)
+    except ValueError as error:
+        raise Refusal(f"ERR {error}") from None
+
+
+def _slice(reply: Reply) -> tuple[int, list[bytes]]:
+    """The next cursor and the keys."""
+    assert isinstance(reply, Items)
+    following, *keys = (value for value in reply.values if value is not None)
+    return int(following), keys
+
+
+class _Keys(Job):
+    """KEYS outside of transactions: slice by slice."""
+
+    def __init__(self, talk: RedisConversation, pattern: bytes) -> None:
+        self._matches, self._prefix = _reading(pattern)
+        self._store = talk.store
+        self._space = talk.space
+        self._room = talk.limits.frame
+        self._cursor = 0
+        self._found: dict[bytes, None] = {}  # a key that was moved may come twice
+        self._held: list[Held] = []
+
+    def step(self) -> Value:
+        outcome = self._store.execute(Scan(self._cursor, SCAN_COUNT_MAX, self._prefix), self._space)
+        if isinstance(outcome, Held):
+            self._held.append(outcome)
+        reply = outcome.outcome if isinstance(outcome, Held) else outcome
+        if isinstance(reply, Failure):
+            return error_of(reply)
+        self._cursor, keys = _slice(reply)
+        for key in keys:
+            if self._matches(key) and key not in self._found:
+                self._found[key] = None
+                self._room -= len(key) + KEY_BYTES
+        if self._room < 0:
+            return Error("ERR the keys that match are more than a reply has room for; use SCAN")
+        return UNFINISHED if self._cursor else Later(outcome, self._show)
+
+    def _show(self, _last: Reply) -> Value:
+        """All keys, once the last slice may be shown: commits come in order, so the others have theirs behind them."""
+        for held in self._held:
+            if isinstance(held.reply, Failure):
+                return error_of(held.reply)
+        return list(self._found)
+
+
+def _keys_alone(talk: RedisConversation, arguments: Arguments) -> Value:
+    return _Keys(talk, arguments.take())
+
+
+@on_keys(
+    "KEYS pattern",
+    "readonly",
+    group="generic",
+    since="1.0.0",
+    summary="All keys that match a pattern, though not of one moment; see SCAN.",
+    alone=_keys_alone,
+)
+def keys(arguments: Arguments) -> Call:
+    matches, prefix = _reading(arguments.take())
+
+    def show(reply: Reply) -> Value:
+        following, found = _slice(reply)
+        if following:
+            return Error(f"ERR KEYS within a transaction looks at {KEYS_IN_TRANSACTION_MAX} keys at most; use SCAN")
+        return list(filter(matches, found))
+
+    return Call(Scan(0, KEYS_IN_TRANSACTION_MAX, prefix), show)

@@ -1,0 +1,558 @@
+"""Transactions: several commands as one entry of the log, all of it or nothing; and keys that are watched for them.
+
+Beside it what belongs to that: several keyspaces behind one log, and a log whose entries, replayed from the beginning,
+give the same keyspaces.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import (
+    COMMANDS,
+    MISSING,
+    OK,
+    Append,
+    Clear,
+    ClearAll,
+    Command,
+    Copy,
+    Count,
+    Deadline,
+    Failure,
+    Get,
+    Incr,
+    Info,
+    Items,
+    RandomKey,
+    Rename,
+    Replies,
+    Scan,
+    Set,
+    SetBit,
+    SetMany,
+    SetRange,
+    SetWith,
+    Step,
+    failures,
+)
+from cairnkv.commands.vocabulary import SPACE
+from cairnkv.keyspace import Keyspace, Shared, apply, can_apply
+from cairnkv.limits import SPACES
+from cairnkv.store import Held, Store, WhenFull
+from tests.keyspace.test_model import content
+from tests.store.test_late_machine import KINDS
+from tests.support.clock import HandClock
+from tests.support.late_log import Entry, LateLog
+from tests.support.strategies import Kinds, commands
+
+
+class LateStore(Store):
+    """A store on a late log and a clock set by hand, both at hand."""
+
+    def __init__(self, *, memory_limit: int | None = None, value_max: int = 1_000) -> None:
+        self.log = LateLog()
+        self.clock = HandClock()
+        super().__init__(
+            log=self.log, clock=self.clock, memory_limit=memory_limit, when_full=WhenFull.EVICT, value_max=value_max
+        )
+
+    def safely(self, *commands: Command, space: int = 0) -> None:
+        """Carry these out and commit them."""
+        for command in commands:
+            self.execute(command, space)
+        self.log.commit()
+
+    def all_of(self, *commands: Command) -> Held:
+        """Carry these out as one, whose reply has to wait."""
+        held = self.execute_all([Step(0, command) for command in commands])
+        assert isinstance(held, Held)
+        return held
+
+    def contents(self) -> list[dict[bytes, object]]:
+        """What every keyspace shows."""
+        return [content(keyspace) for keyspace in self.keyspaces]
+
+    def check(self) -> None:
+        for keyspace in self.keyspaces:
+            keyspace.check()
+
+
+@pytest.fixture
+def store() -> LateStore:
+    return LateStore()
+
+
+# -- one entry -------------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_one_entry_and_its_reply_waits_for_it(store: LateStore) -> None:
+    held = store.all_of(Set(b"a", b"1"), Get(b"a"), Incr(b"a", 2), Count())
+    (entry,) = store.log.pending
+    assert entry.steps == (Step(0, Set(b"a", b"1")), Step(0, Incr(b"a", 2)))
+    assert held.reply is None
+    assert isinstance(store.execute(Get(b"a")), Held), "and so does whoever reads of it"
+    store.log.commit()
+    assert held.reply == Replies((OK, b"1", 3, 1))
+    assert store.execute(Get(b"a")) == b"3"
+
+
+def test_what_a_command_changed_in_no_way_is_not_in_the_entry(store: LateStore) -> None:
+    store.safely(Set(b"a", b"x"))
+    store.all_of(Set(b"b", b"1"), Incr(b"a", 1), SetWith(b"a", b"y", if_absent=True), Clear(b"nothing"))
+    (entry,) = store.log.pending
+    assert entry.steps == (Step(0, Set(b"b", b"1")),)
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_transaction_whose_commit_fails_is_undone_as_a_whole(store: LateStore, unknown: bool) -> None:
+    store.safely(Set(b"a", b"1"), SetWith(b"b", b"2", ttl=5_000))
+    store.safely(Set(b"c", b"3"), space=7)
+    before, used_bytes = store.contents(), store.used_bytes
+    held = store.execute_all(
+        [
+            Step(0, Set(b"a", b"9")),
+            Step(0, Copy(b"b", b"c", space=7, replace=True)),
+            Step(0, ClearAll()),
+            Step(0, Set(b"a", b"8")),
+            Step(7, Rename(b"c", b"a")),
+            Step(7, Copy(b"a", b"b", space=0)),
+            Step(7, ClearAll()),
+        ]
+    )
+    assert isinstance(held, Held)
+    store.log.fail("gone", unknown=unknown)
+    assert held.reply == Failure(failures.UNKNOWN if unknown else failures.UNDONE, "gone")
+    assert (store.contents(), store.used_bytes) == (before, used_bytes)
+    store.check()
+
+
+def test_a_transaction_that_the_log_refuses_is_undone_and_says_so_at_once(store: LateStore) -> None:
+    store.safely(Set(b"a", b"1"))
+    store.execute(Set(b"b", b"2"))
+    before = store.contents()
+    store.log.refusal = "90 % full"
+    steps = [Step(0, ClearAll()), Step(0, Set(b"b", b"8")), Step(3, Set(b"a", b"9"))]
+    assert store.execute_all(steps) == Failure(failures.UNDONE, "90 % full")
+    assert store.contents() == before
+    store.check()
+
+
+def test_entries_keep_the_order_of_transactions_and_of_single_writes(store: LateStore) -> None:
+    store.execute(Set(b"a", b"1"))
+    store.all_of(Append(b"a", b"2"), Append(b"a", b"3"))
+    store.execute(Append(b"a", b"4"))
+    assert [len(entry.steps) for entry in store.log.pending] == [1, 2, 1]
+    store.log.commit(2)
+    assert store.keyspace.get(b"a") == b"1234"
+    store.log.fail()
+    assert store.execute(Get(b"a")) == b"123"
+
+
+def test_one_command_may_fail_and_the_others_not(store: LateStore) -> None:
+    store.safely(Set(b"a", b"x"))
+    held = store.all_of(Set(b"b", b"1"), Incr(b"a", 1), Incr(b"b", 1))
+    store.log.commit()
+    assert isinstance(held.reply, Replies)
+    one, other, third = held.reply.values
+    assert (one, third) == (OK, 2)
+    assert isinstance(other, Failure)
+    assert other.code is failures.NOTINT
+
+
+def test_what_only_reads_waits_for_what_it_shows_and_for_nothing_else(store: LateStore) -> None:
+    store.safely(Set(b"a", b"1"))
+    assert store.execute_all([Step(0, Get(b"a")), Step(0, Count())]) == Replies((b"1", 1))
+    assert store.execute_all([]) == Replies(())
+    store.execute(Set(b"b", b"2"))
+    assert store.execute_all([Step(0, Get(b"a"))]) == Replies((b"1",))
+    held = store.execute_all([Step(0, Get(b"a")), Step(0, Get(b"b"))])
+    assert isinstance(held, Held)
+    assert len(store.log.pending) == 1
+    store.log.commit()
+    assert held.reply == Replies((b"1", b"2"))
+
+
+def test_time_stands_still_in_a_transaction(store: LateStore) -> None:
+    """Its entry has one time, so all of it is carried out at that, however long it takes."""
+    store.safely(SetWith(b"a", b"1", ttl=5))
+
+    class Hasty(HandClock):
+        def __call__(self) -> int:
+            self.now += 10
+            return self.now
+
+    now = store.keyspace.now
+    store.clock = Hasty(now - 8)
+    held = store.all_of(Set(b"b", b"1"), Info(), RandomKey(), Get(b"a"), SetWith(b"c", b"1", ttl=1), Deadline(b"c"))
+    (entry,) = store.log.pending
+    assert entry.now == now + 2
+    store.log.commit()
+    assert isinstance(held.reply, Replies)
+    assert held.reply.values[3:] == (b"1", 1, now + 3)
+
+
+# -- watched keys ----------------------------------------------------------------------------------------------------
+
+CHANGES: list[tuple[str, Callable[[LateStore], object]]] = [
+    ("changed", lambda store: store.execute(Set(b"k", b"2"))),
+    ("stored again", lambda store: store.execute(Set(b"k", b"1"))),
+    ("cleared", lambda store: store.execute(Clear(b"k"))),
+    ("cleared with all", lambda store: store.execute(ClearAll())),
+    ("cleared and stored", lambda store: (store.execute(ClearAll()), store.execute(Set(b"k", b"1")))),
+    ("renamed", lambda store: store.execute(Rename(b"k", b"l"))),
+    ("copied over", lambda store: store.execute(Copy(b"other", b"k", space=0, replace=True), 3)),
+    ("given a time", lambda store: store.execute(SetWith(b"k", b"1", ttl=9_000))),
+    ("expired", lambda store: store.clock.advance(5_000)),
+    ("changed and undone", lambda store: (store.execute(Clear(b"k")), store.log.fail())),
+    ("cleared with all, undone", lambda store: (store.execute(ClearAll()), store.log.fail())),
+]
+
+
+def watched_set(store: LateStore, change: Callable[[LateStore], object]) -> object:
+    """What a transaction answers that watched `k` while something happened."""
+    watched = [(0, store.watch(0, b"k"))]
+    change(store)
+    store.log.commit()
+    outcome = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
+    store.log.commit()
+    return outcome.reply if isinstance(outcome, Held) else outcome
+
+
+@pytest.mark.parametrize(("name", "change"), CHANGES)
+def test_a_key_that_changed_since_it_was_watched(
+    store: LateStore, name: str, change: Callable[[LateStore], object]
+) -> None:
+    store.safely(SetWith(b"k", b"1", ttl=5_000))
+    store.safely(Set(b"other", b"1"), space=3)
+    assert watched_set(store, change) is MISSING
+    assert store.execute(Get(b"done")) is MISSING
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.execute(Set(b"k", b"1")),
+        lambda store: (store.execute(Set(b"k", b"1")), store.execute(Clear(b"k"))),
+        lambda store: (store.execute(Set(b"k", b"1")), store.execute(ClearAll())),
+        lambda store: (store.execute(Set(b"k", b"1")), store.log.fail()),
+    ],
+    ids=["came", "came and went", "came and went with all", "came and was undone"],
+)
+def test_a_key_that_was_not_there_and_came(store: LateStore, change: Callable[[LateStore], object]) -> None:
+    assert watched_set(store, change) is MISSING
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["stays", "goes again"])
+def test_a_key_that_came_back_when_a_clear_all_was_undone(store: LateStore, again: bool) -> None:
+    store.safely(Set(b"k", b"1"))
+    store.execute(ClearAll())
+
+    def undo(store: LateStore) -> None:
+        store.log.fail()
+        if again:
+            store.execute(ClearAll())
+
+    assert watched_set(store, undo) is MISSING
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: None,
+        lambda store: store.execute(Clear(b"k")),
+        lambda store: store.execute(ClearAll()),
+        lambda store: store.housekeep(),
+        lambda store: (store.execute(Clear(b"k")), store.log.fail()),
+        lambda store: store.execute(Set(b"k", b"1"), 1),
+        lambda store: store.clock.advance(5_000),
+    ],
+    ids=["nothing", "cleared", "all cleared", "removed", "cleared and undone", "in another keyspace", "time"],
+)
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_key_that_is_not_there_and_did_not_come(
+    store: LateStore, expired: bool, change: Callable[[LateStore], object]
+) -> None:
+    if expired:
+        store.safely(SetWith(b"k", b"1", ttl=5))
+        store.clock.advance(5_000)
+    assert watched_set(store, change) == Replies((OK,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.execute(Get(b"k")),
+        lambda store: store.execute(SetWith(b"k", b"2", if_absent=True)),
+        lambda store: store.execute(Set(b"k", b"2"), 1),
+        lambda store: store.execute(ClearAll(), 1),
+        lambda store: store.execute(Copy(b"k", b"k", space=1)),
+        lambda store: store.clock.advance(4_999),
+    ],
+    ids=["read", "not stored", "in another keyspace", "another keyspace cleared", "copied from", "time"],
+)
+def test_a_key_that_is_there_and_did_not_change(store: LateStore, change: Callable[[LateStore], object]) -> None:
+    store.safely(SetWith(b"k", b"1", ttl=5_000))
+    assert watched_set(store, change) == Replies((OK,))
+
+
+def test_that_a_watched_key_changed_is_told_when_that_is_committed(store: LateStore) -> None:
+    watched = [(0, store.watch(0, b"k"))]
+    store.execute(Set(b"other", b"1"))
+    store.execute(Set(b"k", b"1"))
+    held = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
+    assert isinstance(held, Held)
+    store.log.commit(1)
+    assert held.reply is None
+    store.log.commit(1)
+    assert held.reply is MISSING
+
+
+def test_a_transaction_shows_that_a_watched_key_did_not_change(store: LateStore) -> None:
+    """So it waits for that, though it touches another one."""
+    store.execute(Set(b"k", b"1"))
+    watched = [(0, store.watch(0, b"k"))]
+    held = store.execute_all([Step(0, Get(b"another"))], watched)
+    assert isinstance(held, Held)
+    store.log.fail("gone", unknown=False)
+    assert held.reply == Failure(failures.UNDONE, "gone")
+
+
+# -- several keyspaces -----------------------------------------------------------------------------------------------
+
+
+def test_keyspaces_do_not_see_each_other(store: LateStore) -> None:
+    for space in range(SPACES):
+        store.safely(Set(b"k", b"%d" % space), Set(b"only:%d" % space, b""), space=space)
+    for space in range(SPACES):
+        assert store.execute(Get(b"k"), space) == b"%d" % space
+        assert store.execute(Count(), space) == 2
+        reply = store.execute(Scan(0, 10, b"only:"), space)
+        assert reply == Items((b"0", b"only:%d" % space))
+    store.safely(ClearAll(), space=4)
+    assert [store.execute(Count(), space) for space in range(SPACES)] == [2] * 4 + [0] + [2] * (SPACES - 5)
+    assert dict(store.info())["keys"] == 2 * (SPACES - 1)
+
+
+def test_copy_leads_to_another_keyspace_with_the_time_to_live(store: LateStore) -> None:
+    store.safely(SetWith(b"k", b"v", ttl=5_000), space=2)
+    store.safely(Copy(b"k", b"l", space=9), space=2)
+    assert store.execute(Get(b"l"), 9) == b"v"
+    assert store.execute(Deadline(b"l"), 9) == store.execute(Deadline(b"k"), 2)
+    assert store.execute(Get(b"l"), 2) is MISSING
+    assert store.execute(Copy(b"k", b"l", space=9), 2) == 0
+    assert store.execute(Copy(b"l", b"k", space=2), 9) == 0
+
+
+def test_pending_commits_are_those_of_one_keyspace(store: LateStore) -> None:
+    store.safely(Set(b"k", b"1"), space=0)
+    store.safely(Set(b"k", b"1"), space=1)
+    store.execute(Set(b"k", b"2"), 1)
+    assert store.execute(Get(b"k"), 0) == b"1"
+    assert store.execute(Count(), 0) == 1
+    assert isinstance(store.execute(Get(b"k"), 1), Held)
+    assert isinstance(store.execute(Count(), 1), Held)
+    store.execute(ClearAll(), 2)
+    assert store.execute(Count(), 0) == 1
+    assert isinstance(store.execute(Get(b"any"), 2), Held)
+    store.execute(Copy(b"k", b"l", space=5))
+    assert store.execute(Get(b"k"), 0) is not MISSING
+    for command, space in ((Get(b"l"), 5), (Count(), 5)):
+        assert isinstance(store.execute(command, space), Held)
+    assert store.execute(Count(), 6) == 0
+    store.log.fail()
+    for space, keys in enumerate([1, 1, 0, 0, 0, 0]):
+        assert store.execute(Count(), space) == keys
+
+
+# -- the longest value -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fits", "too_long"),
+    [
+        (Append(b"k", b"v" * 990), Append(b"k", b"v" * 991)),
+        (SetRange(b"k", 995, b"v" * 5), SetRange(b"k", 996, b"v" * 5)),
+        (SetRange(b"new", 999, b"v"), SetRange(b"new", 1_000, b"v")),
+        (SetBit(b"k", 7_999, 0), SetBit(b"k", 8_000, 0)),
+    ],
+    ids=["APPEND", "SET_RANGE", "SET_RANGE of a new key", "SET_BIT"],
+)
+def test_a_value_becomes_as_long_as_it_may_and_no_longer(store: LateStore, fits: Command, too_long: Command) -> None:
+    store.safely(Set(b"k", b"v" * 10))
+    before = store.contents()
+    refused = store.execute(too_long)
+    assert isinstance(refused, Failure)
+    assert refused.code is failures.TOOLONG
+    assert "1,001 bytes; the limit is 1,000" in refused.text
+    (in_transaction,) = store.execute_all([Step(0, too_long)]).values  # type: ignore[union-attr]
+    assert in_transaction == refused
+    assert store.contents() == before
+    assert not store.log.pending
+    held = store.execute(fits)
+    assert isinstance(held, Held)
+    assert max(len(entry[0]) for entry in content(store.keyspace).values()) == 1_000
+
+
+def test_that_a_value_would_become_too_long_waits_for_what_it_shows(store: LateStore) -> None:
+    store.execute(Set(b"k", b"v" * 10))
+    held = store.execute(Append(b"k", b"v" * 991))
+    assert isinstance(held, Held)
+    store.log.fail("gone")
+    assert held.reply == Failure(failures.UNDONE, "gone")
+
+
+# -- any key ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_random_key_is_any_visible_one(store: LateStore) -> None:
+    keys = [b"key:%d" % number for number in range(60)]
+    store.safely(SetMany(0, tuple((key, b"") for key in keys)))
+    store.safely(SetMany(10, tuple((b"short:%d" % number, b"") for number in range(60))))
+    store.safely(Set(b"elsewhere", b""), space=1)
+    store.clock.advance(10)
+    found = set()
+    for _ in range(200_000):
+        found.add(store.execute(RandomKey()))
+        if len(found) == len(keys):
+            break
+    assert found == set(keys)
+    assert store.execute(RandomKey(), 1) == b"elsewhere"
+
+
+def test_where_no_key_is_visible_none_is_found(store: LateStore) -> None:
+    assert store.execute(RandomKey()) is MISSING
+    store.safely(SetMany(10, ((b"a", b""), (b"b", b""))))
+    store.clock.advance(10)
+    assert store.execute(RandomKey()) is MISSING
+
+
+def test_a_random_key_waits_for_what_is_pending_in_its_keyspace(store: LateStore) -> None:
+    store.execute(Set(b"k", b""))
+    assert store.execute(RandomKey(), 1) is MISSING
+    held = store.execute(RandomKey())
+    assert isinstance(held, Held)
+    store.log.commit()
+    assert held.reply == b"k"
+
+
+# -- making room -----------------------------------------------------------------------------------------------------
+
+
+def sized(keys: int, length: int) -> int:
+    """What so many keys of three bytes with such values take."""
+    plain = Store(clock=HandClock())
+    plain.execute(SetMany(0, tuple((b"%03d" % number, b"v" * length) for number in range(keys))))
+    return plain.used_bytes
+
+
+def test_evictions_of_a_transaction_are_in_its_entry_before_what_they_make_room_for() -> None:
+    store = LateStore(memory_limit=sized(3, 100))
+    for number in range(3):
+        store.safely(Set(b"%03d" % number, b"v" * 100))
+    before = store.contents()
+    new = [Set(b"10%d" % number, b"w" * 100) for number in range(3)]
+    held = store.all_of(*new)
+    (entry,) = store.log.pending
+    kinds = [type(command) for _, command in entry.steps]
+    assert kinds == [Clear, Set] * 3
+    assert dict(store.info())["evicted_keys"] == 3
+    assert dict(store.info())["expired_keys"] == 0
+    store.log.fail()
+    assert isinstance(held.reply, Failure)
+    assert store.contents() == before
+    store.check()
+    for number in range(5):
+        store.safely(Set(b"20%d" % number, b"v" * 100))
+    assert store.execute(Count()) == 3, "what came back can be evicted again"
+
+
+def test_keys_stored_after_a_clear_all_in_a_transaction_are_the_last_used() -> None:
+    store = LateStore(memory_limit=sized(4, 100))
+    store.all_of(Set(b"old", b"v" * 100), ClearAll(), Set(b"000", b"v" * 100), Set(b"001", b"v" * 100))
+    store.log.commit()
+    while store.housekeep():
+        pass
+    for number in range(2, 4):
+        store.safely(Set(b"%03d" % number, b"v" * 100))
+    store.execute(Get(b"000"))
+    store.safely(Set(b"004", b"v" * 100))
+    assert store.execute(Get(b"001")) is MISSING
+    assert store.execute(Get(b"000")) == b"v" * 100
+
+
+def test_what_expired_makes_room_in_a_transaction_without_a_word_to_the_log() -> None:
+    store = LateStore(memory_limit=sized(3, 100) + 500)
+    store.safely(*(SetWith(b"%03d" % number, b"v" * 100, ttl=10) for number in range(3)))
+    store.clock.advance(10)  # so lately that housekeeping has not come to it
+    held = store.all_of(Set(b"100", b"w" * 300), Set(b"101", b"w" * 10_000))
+    (entry,) = store.log.pending
+    assert entry.steps == (Step(0, Set(b"100", b"w" * 300)),)
+    store.log.commit()
+    assert isinstance(held.reply, Replies)
+    assert held.reply.values[0] is OK
+    assert isinstance(held.reply.values[1], Failure)
+    refused = store.execute_all([Step(0, Set(b"102", b"w" * 10_000))])
+    assert isinstance(refused, Replies)
+    assert not store.log.pending, "what was refused is no entry"
+    store.check()
+
+
+# -- the log, replayed -----------------------------------------------------------------------------------------------
+
+APPLIED = [command for command in COMMANDS if can_apply(command)]
+STEPS = st.builds(Step, st.integers(0, 2), commands(APPLIED, Kinds({**KINDS, SPACE: st.integers(0, 2)})))
+ACTIONS = st.lists(
+    st.tuples(
+        st.one_of(st.lists(STEPS, min_size=1, max_size=5), STEPS, st.sampled_from(["commit", "fail", "housekeep"])),
+        st.integers(0, 1_500),
+    ),
+    max_size=30,
+)
+
+
+def replayed(entries: list[Entry]) -> list[dict[bytes, object]]:
+    """What keyspaces show in which nothing happened but what the log says."""
+    shared = Shared()
+    spaces = [Keyspace(shared) for _ in range(SPACES)]
+    for entry in entries:
+        for space, command in entry.steps:
+            apply(spaces[space], command, entry.now)
+    return [dict(keyspace_entries(space)) for space in spaces]
+
+
+def keyspace_entries(keyspace: Keyspace) -> dict[bytes, object]:
+    """Every entry that is or was visible, with its deadline."""
+    return {key: (value, deadline) for key, value, deadline in keyspace._table}
+
+
+@given(actions=ACTIONS, limit=st.none() | st.integers(300, 1_500))
+def test_the_log_replayed_from_the_beginning_gives_the_same_keyspaces(
+    actions: list[tuple[object, int]], limit: int | None
+) -> None:
+    store = LateStore(memory_limit=limit)
+    for action, step in actions:
+        store.clock.advance(step)
+        before = store.used_bytes
+        match action:
+            case "commit":
+                store.log.commit()
+            case "fail":
+                store.log.fail()
+            case "housekeep":
+                store.housekeep()
+            case Step() as only:
+                store.execute(only.command, only.space)
+            case list():
+                store.execute_all(action)
+        now = store.keyspace.now
+        visible = [
+            {key: entry for key, entry in entries.items() if entry[1] is None or entry[1] > now}  # type: ignore[index]
+            for entries in replayed([*store.log.committed, *store.log.pending])
+        ]
+        assert store.contents() == visible
+        if limit is not None and action != "fail":
+            assert store.used_bytes <= max(limit, before)
+    store.check()
