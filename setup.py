@@ -39,6 +39,8 @@ def extensions() -> list[Extension]:
     modules = {
         "cairnkv.session.hot_table": "src/cairnkv/session/hot_table.pyx",
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
+        "cairnkv.session.article_frames": "src/cairnkv/session/article_frames.pyx",
+        "cairnkv.session.redis_frames": "src/cairnkv/session/redis_frames.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
     }
     built: list[Extension] = cythonize(

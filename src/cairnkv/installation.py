@@ -10,7 +10,13 @@ from typing import Final
 PURE_VARIABLE: Final = "CAIRNKV_PURE"
 """Set to anything but 0, it keeps the compiled parts out of use."""
 
-COMPILED: Final = ("cairnkv.session.hot_table", "cairnkv.session.accelerator", "cairnkv.server.poller")
+COMPILED: Final = (
+    "cairnkv.session.hot_table",
+    "cairnkv.session.accelerator",
+    "cairnkv.session.article_frames",
+    "cairnkv.session.redis_frames",
+    "cairnkv.server.poller",
+)
 """The compiled modules."""
 
 

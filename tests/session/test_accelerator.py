@@ -153,9 +153,9 @@ class TestWhatItIs:
         assert 0 <= position(key) < 2**32
 
     def test_a_store_that_needs_a_look_at_each_command_has_none(self) -> None:
-        from cairnkv.session import accelerator_of
+        from cairnkv.session import article_accelerator
 
-        assert accelerator_of(Store(memory_limit=10**9)) is None
+        assert article_accelerator(Store(memory_limit=10**9)) is None
 
 
 @pytest.mark.parametrize("pure", ["1", "0"])

@@ -31,7 +31,7 @@ from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import Settings
-from cairnkv.session import Peer, Session, Surroundings, accelerator_of
+from cairnkv.session import Peer, Session, Surroundings, article_accelerator
 from cairnkv.store import Store
 from cairnkv.wire.article import Limits
 
@@ -71,7 +71,7 @@ class Server:
         self._refused: set[Connection] = set()  # those of them that are over the limit, and are told so
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
-        self._accelerator = accelerator_of(self.store)
+        self._accelerator = article_accelerator(self.store)
         self._surroundings = Surroundings(
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
         )

@@ -1,6 +1,6 @@
 """Sessions: one client's conversation each, sans-IO."""
 
-from cairnkv.session.acceleration import accelerator_of
+from cairnkv.session.acceleration import article_accelerator, redis_accelerator
 from cairnkv.session.conversation import Acceleration
 from cairnkv.session.redis.surroundings import OptionRefused, Options, Peer, Surroundings
 from cairnkv.session.session import TRANSITIONS, Event, Session, State
@@ -15,5 +15,6 @@ __all__ = [
     "Session",
     "State",
     "Surroundings",
-    "accelerator_of",
+    "article_accelerator",
+    "redis_accelerator",
 ]

@@ -6,7 +6,7 @@ cdef enum:
     SHARED_OUTPUT = 65536  # bytes of replies to several clients before they are sent
 
 cdef struct Conversation:
-    # What a client's conversation has settled.
+    # What a client's conversation has settled. width: of the article's command numbers; or the version of Redis' wire
     int width
     int success
     int failure
@@ -33,4 +33,13 @@ cdef class Accelerator:
     # Of the run at hand:
     cdef Conversation *_conversation
     cdef Py_ssize_t _room_end  # where the replies to this piece have to end
+    cdef public bint off
     cdef int execute(self, Piece *pieces, int count) except -1
+    # What each wire has of its own:
+    cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1
+    cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
+                              const unsigned char **key, Py_ssize_t *size) noexcept
+
+
+cdef bint read_decimal(const unsigned char *text, Py_ssize_t length, int64_t *number) noexcept nogil
+cdef int write_decimal(char *text, int64_t number) noexcept nogil

@@ -1,15 +1,14 @@
 from cairnkv.keyspace import Keyspace
 from cairnkv.store import Clock
 
-SERVED: dict[str, int]
-
 class Accelerator:
     commands: int
     writes: int
+    off: bool
     def __init__(self, keyspace: Keyspace, clock: Clock) -> None: ...
     def run(
         self,
-        buffer: bytearray,
+        buffer: bytes | bytearray,
         start: int,
         *,
         width: int,

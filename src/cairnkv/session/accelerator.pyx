@@ -1,77 +1,33 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled hot path: the common commands, straight from the bytes that were read to the bytes to send.
+"""The compiled hot path: common commands, straight from the bytes that were read to the bytes to send.
 
 It handles a *prefix*: frames from the first on, until one that it does not know, that is not whole, or that asks
-for something out of the ordinary; and says how many bytes that was. Whatever comes then goes the readable way,
-`CommandDecoder` to `Store.execute` to `reply_parts`, which knows everything. So nothing is decided here: for any
-bytes, however cut, replies and keyspace are those of the readable way, and tests hold the two equal.
+for something out of the ordinary; and says how many bytes that was. Whatever comes then goes the readable way, decoder
+to `Store.execute` to the bytes of a reply, which knows everything. So nothing is decided here: for any bytes, however
+cut, replies and keyspace are those of the readable way, and tests hold the two equal.
 
 What always holds: a frame is either done whole or not touched. No Python object is made per frame beyond what is
 stored, no exception, no call of Python code. The store commits at once, has no memory limit and keeps no journal; a
 store for which that is not so has no accelerator.
 
-Here are the article's frames. What is done with keys and values is the same for any wire, and stands in
-`hot_table`. Not for sockets (`cairnkv.server.poller`), and not for anything that is rare.
+Here is what all wires have in common. The frames of each are in `article_frames` and `redis_frames`; what is done with
+keys and values is the same for any wire, and stands in `hot_table`. Not for sockets (`cairnkv.server.poller`), and not
+for anything that is rare.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint64_t
 
-from cairnkv.session.hot_table cimport (
-    HotTable,
-    Place,
-    can_drop,
-    can_put,
-    drop,
-    meet,
-    place_of,
-    put,
-    visible,
-)
+from cairnkv.session.hot_table cimport HotTable, meet
 
-from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
-from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 
-cdef Py_ssize_t ARGUMENTS_MAX = _ARGUMENTS_MAX
-cdef Py_ssize_t KEY_MAX = _KEY_MAX
 # Replies of one run. At this size a session would pause anyway; a longer reply goes the readable way.
 cdef Py_ssize_t OUTPUT_MAX = _UNSENT_PAUSE
 # Decimal digits of the numbers that INCR adds here: the sum of two of them always fits 64 signed bits.
 cdef int DIGITS_MAX = 18
-
-# The numbers of the vocabulary that are served here. A test holds them to `cairnkv.commands`.
-cdef enum:
-    GET = 0
-    SET = 1
-    CLEAR = 2
-    PING = 3
-    COUNTED_FROM = 16
-    EXISTS = 20
-    GET_MANY = 21
-    SET_MANY = 22
-    CLEAR_MANY = 23
-    INCR = 24
-
-SERVED = {
-    "GET": GET, "SET": SET, "CLEAR": CLEAR, "PING": PING, "EXISTS": EXISTS,
-    "GET_MANY": GET_MANY, "SET_MANY": SET_MANY, "CLEAR_MANY": CLEAR_MANY, "INCR": INCR,
-}
-
-
-cdef inline uint32_t be32(const unsigned char *at) noexcept nogil:
-    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
-
-
-cdef inline void put_be32(char *at, Py_ssize_t number) noexcept nogil:
-    at[0] = <char>(number >> 24)
-    at[1] = <char>(number >> 16)
-    at[2] = <char>(number >> 8)
-    at[3] = <char>number
 
 
 cdef bint read_decimal(const unsigned char *text, Py_ssize_t length, int64_t *number) noexcept nogil:
@@ -110,9 +66,10 @@ cdef int write_decimal(char *text, int64_t number) noexcept nogil:
 
 
 cdef class Accelerator:
-    """The hot path of one store. `run` does what it can of some bytes; `output` gives the replies to that.
+    """The hot path of one keyspace on one wire. `run` does what it can of some bytes; `output` gives the replies.
 
     commands, writes: how many were executed here, and how many of them the log would have counted.
+    off: whether nothing is to be done here any more, since the store has come to need a look at each command.
     """
 
     def __cinit__(self):
@@ -127,12 +84,13 @@ cdef class Accelerator:
         """keyspace: the store's. clock: gives the time in ms, once a run."""
         self._table = HotTable(keyspace, clock)
 
-    def run(self, bytearray buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
+    def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
             Py_ssize_t frame_max):
         """Execute frames of a buffer from `start` on; how many bytes they had.
 
-        width: of the command numbers, 2 or 4. statuses: of success and failure. string_max, frame_max: bytes
-        that a value and a frame may have. The replies stand in `output` until the next run.
+        buffer: bytes or a bytearray. width: of the command numbers, 2 or 4; of Redis' wire, its version. statuses: of
+        success and failure. string_max, frame_max: bytes that a value and a frame may have. The replies stand in
+        `output` until the next run.
         """
         cdef Conversation conversation
         cdef Piece piece
@@ -141,8 +99,12 @@ cdef class Accelerator:
         conversation.failure = statuses[1]
         conversation.string_max = string_max
         conversation.frame_max = frame_max
-        piece.data = <const unsigned char *>PyByteArray_AS_STRING(buffer) + start
-        piece.length = PyByteArray_GET_SIZE(buffer) - start
+        if type(buffer) is bytes:
+            piece.data = <const unsigned char *>PyBytes_AS_STRING(buffer) + start
+            piece.length = PyBytes_GET_SIZE(buffer) - start
+        else:
+            piece.data = <const unsigned char *>PyByteArray_AS_STRING(buffer) + start
+            piece.length = PyByteArray_GET_SIZE(buffer) - start
         piece.conversation = &conversation
         self.execute(&piece, 1)
         return piece.done
@@ -170,10 +132,10 @@ cdef class Accelerator:
                 piece.replies_at = self._size
                 self._conversation = piece.conversation
                 self._room_end = self._size + OUTPUT_MAX
-                while piece.length - piece.done >= piece.conversation.width + 5:
+                while piece.length > piece.done and not self.off:
                     if table._ahead_next == table._ahead_count:
                         _look_ahead(self, pieces, count)
-                    done = _frame(self, piece.data + piece.done, 1 + piece.conversation.width, piece.length - piece.done)
+                    done = self.frame(piece.data + piece.done, piece.length - piece.done)
                     if done == 0:
                         table._ahead_next = table._ahead_count  # what was met behind it is out of step
                         break
@@ -187,6 +149,15 @@ cdef class Accelerator:
             table.end(executed)
         return self.at_piece
 
+    cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
+        return 0
+
+    cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
+                              const unsigned char **key, Py_ssize_t *size) noexcept:
+        """Which key the frame that stands here will ask for; the frame's bytes, or 0 when nobody knows."""
+        return 0
+
 
 cdef int _look_ahead(Accelerator self, const Piece *pieces, int count) except -1:
     """Meet the keys of the frames that come next, of this client and of those behind it.
@@ -194,317 +165,22 @@ cdef int _look_ahead(Accelerator self, const Piece *pieces, int count) except -1
     The frames are only looked at: what is found of no use is dropped, and nothing depends on it.
     """
     cdef HotTable table = self._table
-    cdef const unsigned char *frame
     cdef const Piece *piece
-    cdef Py_ssize_t at, size, whole, head, length
-    cdef uint32_t number
+    cdef const unsigned char *key
+    cdef Py_ssize_t at, size, whole
     cdef int item
     table._ahead_next = table._ahead_count = 0
     for item in range(self.at_piece, count):
         piece = pieces + item
         at = piece.done if item == self.at_piece else 0
-        frame, length = piece.data + at, piece.length - at
-        head = 1 + piece.conversation.width
-        while length >= head + 5 and frame[0] == 0:
-            number = _number(frame, head)
-            if number != GET and number != SET and number != CLEAR:
+        while at < piece.length:
+            whole = self.key_ahead(piece.data + at, piece.length - at, piece.conversation.width, &key, &size)
+            if whole == 0:
                 break
-            size = _string(frame + head, length - head, KEY_MAX)
-            if size < 1:
-                break
-            whole = head + 4 + size
-            if number == SET:
-                if length < whole + 4 or length < whole + 4 + be32(frame + whole):
-                    break
-                whole += 4 + be32(frame + whole)
-            if not meet(table, frame + head + 4, size):
+            if not meet(table, key, size):
                 table.fetch()
                 return 0
-            frame += whole
-            length -= whole
+            at += whole
     if table._ahead_count > 1:  # a single one gains nothing
         table.fetch()
     return 0
-
-
-# Each of the following gives how many bytes it has handled, or 0 when the frame is for the readable way.
-
-
-cdef inline uint32_t _number(const unsigned char *frame, Py_ssize_t head) noexcept nogil:
-    """The number of a frame's command."""
-    return be32(frame + 1) if head == 5 else <uint32_t>frame[1] << 8 | frame[2]
-
-
-cdef Py_ssize_t _frame(Accelerator self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
-    cdef uint32_t number
-    cdef Py_ssize_t done
-    if frame[0]:
-        return 0
-    number = _number(frame, head)
-    frame += head
-    length -= head
-    if number == GET:
-        done = _get(self, frame, length)
-    elif number == SET:
-        done = _set(self, frame, length)
-    elif number == CLEAR:
-        done = _clear(self, frame, length)
-    elif number == PING:
-        done = _ping(self, frame, length)
-    elif number == INCR:
-        done = _incr(self, frame, length)
-    elif number == GET_MANY:
-        done = _get_many(self, frame, length)
-    elif number == SET_MANY:
-        done = _set_many(self, frame, length)
-    elif number == CLEAR_MANY or number == EXISTS:
-        done = _count_keys(self, frame, length, number == CLEAR_MANY)
-    else:
-        return 0
-    return done + head if done else 0
-
-# -- strings and replies --------------------------------------------------------------------------------
-
-
-cdef inline Py_ssize_t _string(const unsigned char *at, Py_ssize_t length, Py_ssize_t longest) noexcept:
-    """The length of the string that stands here, or -1 when it is not whole or too long."""
-    cdef Py_ssize_t size
-    if length < 4:
-        return -1
-    size = be32(at)
-    return size if size <= longest and size <= length - 4 else -1
-
-
-cdef Py_ssize_t _whole(Accelerator self, const unsigned char *frame, Py_ssize_t length, Py_ssize_t *count) noexcept:
-    """The length of a frame of counted strings, its head not included, or 0; and how many strings it has."""
-    cdef Py_ssize_t at = 4, size, left
-    count[0] = be32(frame)
-    if count[0] > ARGUMENTS_MAX:
-        return 0
-    for left in range(count[0]):
-        size = _string(frame + at, length - at, self._conversation.string_max)
-        if size < 0:
-            return 0
-        at += 4 + size
-    return at if at + 5 <= self._conversation.frame_max else 0
-
-
-cdef inline char *_reply(Accelerator self, bint success, Py_ssize_t header, Py_ssize_t length) noexcept:
-    """Room for a reply's payload behind its head, or NULL when there is none."""
-    cdef char *at = self._out + self._size
-    if length > self._room_end - self._size - 6:
-        return NULL
-    at[0] = <char>header
-    at[1] = <char>(self._conversation.success if success else self._conversation.failure)
-    put_be32(at + 2, length)
-    self._size += 6 + length
-    return at + 6
-
-
-cdef inline bint _reply_ok(Accelerator self) noexcept:
-    cdef char *payload = _reply(self, True, 0, 2)
-    if payload is NULL:
-        return False
-    memcpy(payload, b"OK", 2)
-    return True
-
-
-cdef inline bint _reply_number(Accelerator self, int64_t number) noexcept:
-    cdef char text[20]
-    cdef int length = write_decimal(text, number)
-    cdef char *payload = _reply(self, True, 0, length)
-    if payload is NULL:
-        return False
-    memcpy(payload, text, length)
-    return True
-
-# -- commands -------------------------------------------------------------------------------------------
-
-
-cdef Py_ssize_t _get(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
-    cdef Place place
-    cdef PyObject *value
-    cdef char *payload
-    if size < 1:
-        return 0
-    place_of(self._table, &place, frame + 4, size)
-    value = visible(self._table, &place)
-    if value is NULL:
-        payload = _reply(self, False, 1, 13)
-        if payload is NULL:
-            return 0
-        memcpy(payload, b"Key not found", 13)
-    else:
-        payload = _reply(self, True, 0, PyBytes_GET_SIZE(<object>value))
-        if payload is NULL:
-            return 0
-        memcpy(payload, PyBytes_AS_STRING(<object>value), PyBytes_GET_SIZE(<object>value))
-    return 4 + size
-
-
-cdef Py_ssize_t _set(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t size = _string(frame, length, KEY_MAX), value_size
-    cdef Place place
-    if size < 1:
-        return 0
-    value_size = _string(frame + 4 + size, length - 4 - size, self._conversation.string_max)
-    if value_size < 0 or 8 + 5 + size + value_size > self._conversation.frame_max:
-        return 0
-    place_of(self._table, &place, frame + 4, size)
-    if not can_put(self._table, &place) or not _reply_ok(self):
-        return 0
-    put(self._table, &place, frame + 8 + size, value_size)
-    self.writes += 1
-    return 8 + size + value_size
-
-
-cdef Py_ssize_t _clear(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
-    cdef Place place
-    if size < 1:
-        return 0
-    place_of(self._table, &place, frame + 4, size)
-    if not can_drop(self._table, &place, 1) or not _reply_ok(self):
-        return 0
-    drop(self._table, &place)
-    self.writes += 1
-    return 4 + size
-
-
-cdef Py_ssize_t _ping(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t size = _string(frame, length, self._conversation.string_max)
-    cdef char *payload
-    if size < 0:
-        return 0
-    payload = _reply(self, True, 0, size if size else 4)
-    if payload is NULL:
-        return 0
-    if size:
-        memcpy(payload, frame + 4, size)
-    else:
-        memcpy(payload, b"PONG", 4)
-    return 4 + size
-
-
-cdef Py_ssize_t _incr(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), size
-    cdef const unsigned char *amount
-    cdef int64_t n, total = 0
-    cdef Place place
-    cdef PyObject *old
-    cdef char text[20]
-    if whole == 0 or count != 2:
-        return 0
-    size = be32(frame + 4)
-    amount = frame + 8 + size
-    if not 1 <= size <= KEY_MAX or not read_decimal(amount + 4, be32(amount), &n):
-        return 0
-    place_of(self._table, &place, frame + 8, size)
-    old = visible(self._table, &place)
-    if old is not NULL and not read_decimal(
-        <const unsigned char *>PyBytes_AS_STRING(<object>old), PyBytes_GET_SIZE(<object>old), &total
-    ):
-        return 0
-    if not can_put(self._table, &place) or not _reply_number(self, total + n):
-        return 0
-    if old is NULL:
-        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n))
-    else:
-        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n), True)
-    self.writes += 1
-    return whole
-
-
-cdef Py_ssize_t _get_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), before = self._size, at = 4, size, item
-    cdef char *payload
-    cdef Place place
-    cdef PyObject *value
-    if whole == 0 or count == 0:
-        return 0
-    if _reply(self, True, 0, 0) is NULL:
-        return 0
-    for item in range(count):
-        size = be32(frame + at)
-        if not 1 <= size <= KEY_MAX:
-            self._size = before
-            return 0
-        place_of(self._table, &place, frame + at + 4, size)
-        value = visible(self._table, &place)
-        at += 4 + size
-        size = 0 if value is NULL else PyBytes_GET_SIZE(<object>value)
-        if size + 4 > self._room_end - self._size:
-            self._size = before
-            return 0
-        payload = self._out + self._size
-        if value is NULL:
-            put_be32(payload, 0xFFFFFFFF)
-        else:
-            put_be32(payload, size)
-            memcpy(payload + 4, PyBytes_AS_STRING(<object>value), size)
-        self._size += 4 + size
-    if self._size - before > self._conversation.frame_max:
-        self._size = before
-        return 0
-    put_be32(self._out + before + 2, self._size - before - 6)
-    return whole
-
-
-cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at, size, value_size, pair
-    cdef Place place
-    if whole == 0 or count < 3 or count % 2 == 0:
-        return 0
-    if be32(frame + 4) != 1 or frame[8] != c"0":  # a time to live is for the readable way
-        return 0
-    at = 9
-    for pair in range(count // 2):  # all keys are well before any is stored
-        size = be32(frame + at)
-        if not 1 <= size <= KEY_MAX:
-            return 0
-        at += 4 + size
-        at += 4 + be32(frame + at)
-    at = 9
-    for pair in range(count // 2):
-        # When one of them is for the readable way, all are: storing the first ones again changes nothing.
-        size = be32(frame + at)
-        place_of(self._table, &place, frame + at + 4, size)
-        if not can_put(self._table, &place):
-            return 0
-        at += 4 + size
-        value_size = be32(frame + at)
-        put(self._table, &place, frame + at + 4, value_size)
-        at += 4 + value_size
-    if not _reply_ok(self):
-        return 0
-    self.writes += 1
-    return whole
-
-
-cdef Py_ssize_t _count_keys(Accelerator self, const unsigned char *frame, Py_ssize_t length, bint clear) except -1:
-    """EXISTS and CLEAR_MANY: how many of the keys are there; the latter takes them out."""
-    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at = 4, size, item
-    cdef int64_t there = 0
-    cdef Place place
-    if whole == 0 or count == 0 or self._room_end - self._size < 26:
-        return 0
-    for item in range(count):
-        size = be32(frame + at)
-        if not 1 <= size <= KEY_MAX:
-            return 0
-        place_of(self._table, &place, frame + at + 4, size)
-        if not clear:
-            there += visible(self._table, &place) is not NULL
-        elif not can_drop(self._table, &place, count):
-            return 0
-        at += 4 + size
-    at = 4
-    for item in range(count if clear else 0):  # all of them can be dropped before any is
-        size = be32(frame + at)
-        place_of(self._table, &place, frame + at + 4, size)
-        there += drop(self._table, &place)
-        at += 4 + size
-    _reply_number(self, there)
-    self.writes += clear
-    return whole

@@ -13,7 +13,6 @@ from libc.string cimport memcpy
 
 from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
 from cairnkv.session.hot_table cimport (
-    HotTable,
     Place,
     can_drop,
     can_put,
@@ -135,9 +134,9 @@ cdef class RedisAccelerator(Accelerator):
             done = _count_keys(self, &words, False)
         return words.length if done else 0
 
-    cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, const unsigned char **key,
-                              Py_ssize_t *size) noexcept:
-        """Where the key of the command is that stands here, and how many bytes the command has; 0: nobody knows."""
+    cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
+                              const unsigned char **key, Py_ssize_t *size) noexcept:
+        """Which key the command that stands here will ask for; its bytes, or 0 when nobody knows."""
         cdef Words words
         if not _words(self, data, length, &words) or not 2 <= words.count <= 5 or not 1 <= words.size[1] <= KEY_MAX:
             return 0

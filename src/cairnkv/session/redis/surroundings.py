@@ -10,10 +10,12 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cairnkv.session.acceleration import redis_accelerator
 from cairnkv.session.redis.pubsub import PubSub
 from cairnkv.store import Store
 
 if TYPE_CHECKING:
+    from cairnkv.session.accelerator import Accelerator
     from cairnkv.session.redis.conversation import RedisConversation
 
 
@@ -108,6 +110,7 @@ class Surroundings:
         self._password: bytes | None = None
         self.want_password(password)
         self._last_id = 0
+        self._accelerators: dict[int, Accelerator | None] = {}  # by keyspace
 
     @property
     def wants_password(self) -> bool:
@@ -125,6 +128,13 @@ class Surroundings:
         """
         right = hmac.compare_digest(password, self._password or b"") or self._password is None
         return right and user == DEFAULT_USER
+
+    def accelerator(self, space: int) -> "Accelerator | None":
+        """The compiled hot path of a keyspace, where there is one."""
+        if space not in self._accelerators:
+            self._accelerators[space] = redis_accelerator(self.store, space)
+        accelerator = self._accelerators[space]
+        return None if accelerator is None or accelerator.off else accelerator
 
     def enter(self, conversation: "RedisConversation") -> int:
         """A new conversation; the id that nobody else ever has."""

@@ -1,0 +1,5 @@
+from cairnkv.session.accelerator import Accelerator
+
+SERVED: tuple[str, ...]
+
+class RedisAccelerator(Accelerator): ...
