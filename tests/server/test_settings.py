@@ -21,6 +21,7 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "unix": (["/a", "/b", "c"], ["/a", "/b", "c"]),
     "no_tcp": (["no", "false", "0"], [False] * 3),
     "insecure": (["yes", "off", "TRUE"], [True, False, True]),
+    "password": (["a", "b", " c "], ["a", "b", " c "]),
     "dialect": (["published", "article", "published"], [Dialect.PUBLISHED, Dialect.ARTICLE, Dialect.PUBLISHED]),
     "command_width": (["2", "4", "auto"], [2, 4, None]),
     "max_connections": (["1", "2", "1000000"], [1, 2, 1_000_000]),
@@ -85,6 +86,7 @@ def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:
         ("memory_limit", "none", "a size such as 64MiB"),
         ("idle_timeout", "5 minutes", "a time such as 30s, 500ms, 5m or 1h"),
         ("idle_timeout", "-5s", "a time such as 30s"),
+        ("password", "", "a password of at least one character"),
         ("insecure", "perhaps", "yes or no, not 'perhaps'"),
         ("dialect", "klingon", "article or published, not 'klingon'"),
         ("command_width", "3", "auto, 2 or 4, not '3'"),
@@ -142,6 +144,14 @@ def test_beyond_this_machine_only_with_insecure(host: str) -> None:
     with pytest.raises(OptionError, match="--insecure"):
         load({"host": host}, environment={})
     assert load({"host": host, "insecure": "yes"}, environment={}).host == host
+
+
+def test_beyond_this_machine_with_a_password() -> None:
+    assert load({"host": "0.0.0.0", "password": "x"}, environment={}).host == "0.0.0.0"
+
+
+def test_a_password_is_not_shown_by_accident() -> None:
+    assert "dark" not in repr(Settings(password="dark"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -8,8 +8,7 @@ Not for numbers that are not finite, nor for C's hexadecimal notation.
 
 import re
 from decimal import Decimal
-from fractions import Fraction
-from typing import Final
+from typing import Final, TypeAlias
 
 MANTISSA_BITS: Final = 64
 
@@ -29,6 +28,9 @@ all the same."""
 DECIMALS: Final = 17
 """Digits written behind the point, before zeros at the end are left out."""
 
+Number: TypeAlias = tuple[int, int]
+"""A mantissa and an exponent: the one times 2 to the power of the other."""
+
 _TEXT: Final = re.compile(rb"([+-]?)(?:([0-9]+)\.?([0-9]*)|\.([0-9]+))(?:[eE]([+-]?)0*([0-9]+))?")
 _INFINITE: Final = re.compile(rb"[+-]?inf(inity)?", re.IGNORECASE)
 
@@ -47,52 +49,61 @@ def text_of_sum(one: bytes, other: bytes) -> bytes:
             if not _INFINITE.fullmatch(text):
                 _read(text)
         raise OverflowError("infinite")
-    return _write(_rounded(_read(one) + _read(other)))
+    return _write(_sum(_read(one), _read(other)))
 
 
-def _read(text: bytes) -> Fraction:
+def _read(text: bytes) -> Number:
     found = _TEXT.fullmatch(text) if len(text) <= TEXT_MAX else None
     if found is None:
         raise ValueError(f"{text[:24]!r} is not a number")
     sign, whole, behind, only_behind, sign_of_power, power = found.groups(b"")
+    behind = behind or only_behind
     # By way of `Decimal`: `int` refuses texts of more digits than a setting of the interpreter allows.
-    number = Fraction(Decimal((whole + b"." + behind + only_behind).decode()))
-    if number and power:
-        if len(power) > len(str(POWER_MAX)) or int(power) > POWER_MAX:
-            raise ValueError(f"{text[:24]!r} is too large, or too small")
-        number *= Fraction(10) ** int(sign_of_power + power)
-    if number and _magnitude(number) < EXPONENT_MIN and number <= Fraction(2) ** (EXPONENT_MIN - 1):
+    digits = int(Decimal((whole + behind).decode()))
+    if not digits:
+        return 0, 0
+    if len(power) > len(str(POWER_MAX)) or int(power or b"0") > POWER_MAX:
+        raise ValueError(f"{text[:24]!r} is too large, or too small")
+    tens = int(sign_of_power + (power or b"0")) - len(behind)
+    dividend, divisor = digits * 10 ** max(tens, 0), 10 ** max(-tens, 0)
+    if dividend.bit_length() - divisor.bit_length() < EXPONENT_MIN and dividend << (1 - EXPONENT_MIN) <= divisor:
         raise ValueError(f"{text[:24]!r} is too small")
-    try:
-        return _rounded(-number if sign == b"-" else number)
-    except OverflowError:
-        raise ValueError(f"{text[:24]!r} is too large") from None
+    mantissa, exponent = _nearest(dividend, divisor)
+    if mantissa.bit_length() + exponent > EXPONENT_MAX:
+        raise ValueError(f"{text[:24]!r} is too large")
+    return -mantissa if sign == b"-" else mantissa, exponent
 
 
-def _rounded(number: Fraction) -> Fraction:
-    """The nearest number that has so many bits; of two that are as near, the one with an even mantissa.
+def _sum(one: Number, other: Number) -> Number:
+    lowest = min(one[1], other[1])
+    total = (one[0] << (one[1] - lowest)) + (other[0] << (other[1] - lowest))
+    mantissa, exponent = _nearest(abs(total), 1)
+    if mantissa.bit_length() + exponent + lowest > EXPONENT_MAX:
+        raise OverflowError("too large")
+    return -mantissa if total < 0 else mantissa, exponent + lowest
+
+
+def _nearest(dividend: int, divisor: int) -> Number:
+    """The number next to a quotient that is not negative; of two that are as near, the one with an even mantissa.
 
     Numbers near zero keep all their bits, where C's lose some: no digit that is written shows that.
     """
-    if not number:
-        return number
-    exponent = _magnitude(number) - MANTISSA_BITS
-    scaled = number / Fraction(2) ** exponent
-    if abs(scaled) >= 2**MANTISSA_BITS:
+    exponent = dividend.bit_length() - divisor.bit_length() - MANTISSA_BITS
+    if dividend << max(-exponent, 0) >= divisor << (MANTISSA_BITS + max(exponent, 0)):
         exponent += 1
-        scaled /= 2
-    mantissa = round(scaled)
-    if mantissa.bit_length() + exponent > EXPONENT_MAX:
-        raise OverflowError("too large")
-    return mantissa * Fraction(2) ** exponent
+    return _divided(dividend << max(-exponent, 0), divisor << max(exponent, 0)), exponent
 
 
-def _magnitude(number: Fraction) -> int:
-    """The power of 2 next to a number that is not zero, or the one below that."""
-    return number.numerator.bit_length() - number.denominator.bit_length()
+def _divided(dividend: int, divisor: int) -> int:
+    """A quotient as a whole number, halves to the even one."""
+    whole, left = divmod(dividend, divisor)
+    return whole + (2 * left + (whole & 1) > divisor)
 
 
-def _write(number: Fraction) -> bytes:
-    digits = str(Decimal(round(abs(number) * 10**DECIMALS))).encode().rjust(DECIMALS + 1, b"0")
+def _write(number: Number) -> bytes:
+    mantissa, exponent = number
+    scaled = abs(mantissa) * 10**DECIMALS
+    scaled = scaled << exponent if exponent >= 0 else _divided(scaled, 1 << -exponent)
+    digits = str(Decimal(scaled)).encode().rjust(DECIMALS + 1, b"0")
     text = (digits[:-DECIMALS] + b"." + digits[-DECIMALS:]).rstrip(b"0").rstrip(b".")
-    return b"-" + text if number < 0 and text != b"0" else text
+    return b"-" + text if mantissa < 0 and text != b"0" else text

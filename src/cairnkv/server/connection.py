@@ -116,8 +116,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
         if isinstance(self._loop, PolledLoop):
             self._polled = cast("PolledTransport", transport)
-        self.name = self._peer.address = _name(self._transport.get_extra_info("peername"))
-        self._peer.local_address = _name(self._transport.get_extra_info("sockname"))
+        ours = _name(self._transport.get_extra_info("sockname"))
+        self._peer.local_address = ours
+        self.name = self._peer.address = _name(self._transport.get_extra_info("peername")) or ours
         self._peer.is_local = self._transport.get_extra_info("socket").family == socket.AF_UNIX
         self._peer.descriptor = self._transport.get_extra_info("socket").fileno()
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
@@ -319,8 +320,8 @@ class Connection(asyncio.Protocol):
 
 
 def _name(address: object) -> str:
-    """An address as people, and Redis, write it."""
+    """An address as people, and Redis, write it; empty for the nameless client of a Unix socket."""
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"{address or 'unix client'}:0"
+    return f"{address}:0" if address else ""
