@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import cairnkv
 from cairnkv.commands import BY_NAME, Clear, ClearMany, Exists, Get, GetMany, Incr, Ping, Set, SetMany
 from cairnkv.keyspace.table import BUCKET_KEYS, position
-from cairnkv.store import Store
+from cairnkv.store import Store, WhenFull
 from cairnkv.wire import Dialect, Limits, write_command
 from cairnkv.wire.article import Width
 from tests.support.lives import flipped, lively
@@ -94,7 +94,7 @@ class TestTheSame:
 @compiled_only
 class TestWhatItIs:
     def test_it_serves_what_the_vocabulary_calls_so(self) -> None:
-        from cairnkv.session.accelerator import SERVED as NUMBERS
+        from cairnkv.session.article_frames import SERVED as NUMBERS
 
         assert {command.word.name: command.word.number for command in SERVED} == NUMBERS
         assert all(BY_NAME[name].number == number for name, number in NUMBERS.items())
@@ -152,10 +152,17 @@ class TestWhatItIs:
         twins.agree()
         assert 0 <= position(key) < 2**32
 
-    def test_a_store_that_needs_a_look_at_each_command_has_none(self) -> None:
+    def test_a_store_that_needs_a_look_at_each_command_turns_it_off(self) -> None:
         from cairnkv.session import article_accelerator
 
-        assert article_accelerator(Store(memory_limit=10**9)) is None
+        store = Store(memory_limit=10**9)
+        accelerator = article_accelerator(store)
+        assert accelerator is not None
+        assert accelerator.off
+        store.limit_memory(None, WhenFull.REFUSE)
+        assert not accelerator.off
+        store.limit_memory(10**9, WhenFull.REFUSE)
+        assert accelerator.off
 
 
 @pytest.mark.parametrize("pure", ["1", "0"])

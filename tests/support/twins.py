@@ -2,18 +2,25 @@
 
 from typing import TYPE_CHECKING
 
-from cairnkv.session import Session
+from cairnkv.session import Session, Surroundings, article_accelerator
 from cairnkv.store import Store
 from cairnkv.wire import Dialect, Limits
 from cairnkv.wire.article import DEFAULT_LIMITS, Width
 from tests.support.clock import HandClock
 
 if TYPE_CHECKING:
-    pass
+    from cairnkv.session.accelerator import Accelerator
+
+
+class WithoutAccelerators(Surroundings):
+    """Surroundings in which everything goes the readable way."""
+
+    def accelerator(self, space: int) -> "Accelerator | None":
+        """None."""
 
 
 class Twins:
-    """The two, each with a store of its own, and one clock."""
+    """The two, each with a store of its own, and one clock. What they are told settles the wire."""
 
     def __init__(
         self,
@@ -22,12 +29,12 @@ class Twins:
         dialect: Dialect = Dialect.ARTICLE,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        from cairnkv.session.accelerator import Accelerator
-
         self.clock = HandClock()
         self.stores = Store(clock=self.clock), Store(clock=self.clock)
-        self.accelerator: Accelerator = Accelerator(self.stores[1].keyspace, self.clock)
-        self.stores[1].count_also(self.accelerator)
+        accelerator = article_accelerator(self.stores[1])
+        assert accelerator is not None, "the compiled parts were not built here"
+        self.accelerator = accelerator
+        self.surroundings = WithoutAccelerators(self.stores[0]), Surroundings(self.stores[1])
         self.sessions = tuple(
             Session(
                 store,
@@ -36,8 +43,9 @@ class Twins:
                 dialect=dialect,
                 limits=limits,
                 accelerator=self.accelerator if store is self.stores[1] else None,
+                surroundings=surroundings,
             )
-            for store in self.stores
+            for store, surroundings in zip(self.stores, self.surroundings, strict=True)
         )
         self.heard = [b"", b""]
 
@@ -65,8 +73,9 @@ class Twins:
         assert self.sessions[0].state is self.sessions[1].state
         assert self.sessions[0].buffered == self.sessions[1].buffered
         assert self.sessions[0].consumed == self.sessions[1].consumed
-        one, other = (store.keyspace for store in self.stores)
-        one.check()
-        other.check()
-        assert (one.now, one.used_bytes, one.count()) == (other.now, other.used_bytes, other.count())
-        assert sorted(one._table) == sorted(other._table)
+        for one, other in zip(*(store.keyspaces for store in self.stores), strict=True):
+            one.check()
+            other.check()
+            assert (one.now, one.used_bytes, one.count()) == (other.now, other.used_bytes, other.count())
+            assert sorted(one._table) == sorted(other._table)
+        assert self.stores[0].keyspace.shared.versions == self.stores[1].keyspace.shared.versions

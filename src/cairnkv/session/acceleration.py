@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 def article_accelerator(store: Store) -> "Accelerator | None":
-    """A new one for the article's wire; None where nothing is compiled, or the store needs a look at each command."""
-    if not compiled() or not store.plain:
+    """A new one for the article's wire, which is off while the store needs a look at each command; None where nothing
+    is compiled."""
+    if not compiled():
         return None
     from cairnkv.session.article_frames import ArticleAccelerator
 
@@ -25,7 +26,7 @@ def article_accelerator(store: Store) -> "Accelerator | None":
 
 def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
     """Likewise for Redis' wire and a keyspace."""
-    if not compiled() or not store.plain:
+    if not compiled():
         return None
     from cairnkv.session.redis_frames import RedisAccelerator
 

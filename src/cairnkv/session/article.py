@@ -78,7 +78,7 @@ class ArticleConversation:
 
     def carry_out(self) -> bytes:
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
-        if self._accelerator is None or not self._may_accelerate:
+        if self._accelerator is None or self._accelerator.off or not self._may_accelerate:
             return b""
         return self._decoder.carry_out(self._accelerator, self._dialect)
 
@@ -90,7 +90,7 @@ class ArticleConversation:
     @property
     def acceleration(self) -> Acceleration | None:
         """What the accelerator has to know, once the width is settled and between two frames."""
-        if self._accelerator is None or not self._decoder.at_frame or self._decoder.pending:
+        if self._accelerator is None or self._accelerator.off or not self._decoder.at_frame or self._decoder.pending:
             return None
         if not self._may_accelerate:
             return None

@@ -112,10 +112,14 @@ class _Uncommitted:
 
 
 class Tally(Protocol):
-    """Whoever executes commands on this store's keyspace without asking it: how many, and writes among them."""
+    """Whoever executes commands on this store's keyspaces without asking it: how many, and writes among them.
+
+    off: set by the store: whether none may be executed so, since it has to look at each.
+    """
 
     commands: int
     writes: int
+    off: bool
 
 
 InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
@@ -452,6 +456,8 @@ class Store:
         evicts = limit is not None and when_full is WhenFull.EVICT
         if evicts != (self._use_order is not None):
             self._use_order = UseOrder() if evicts else None
+        for tally in self._tallies:
+            tally.off = not self.plain
 
     # -- in the background ----------------------------------------------------------------------------------
 
@@ -490,7 +496,8 @@ class Store:
         return self._log.commits_at_once and self._memory_limit is None
 
     def count_also(self, tally: Tally) -> None:
-        """Count what somebody else executes on the keyspace."""
+        """Count what somebody else executes on a keyspace, and tell them when they may."""
+        tally.off = not self.plain
         self._tallies.append(tally)
 
     # -- about itself ---------------------------------------------------------------------------------------
