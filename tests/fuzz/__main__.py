@@ -75,7 +75,7 @@ def fuzz(seconds: float, first: int) -> int:
     """Live lives until the time is up."""
     import cairnkv.session.accelerator
     from cairnkv.wire import Dialect, Limits, write_command
-    from tests.support.lives import flipped, lively
+    from tests.support.lives import flipped, lively, lively_redis
     from tests.support.twins import Twins
 
     print(f"fuzz: {cairnkv.session.accelerator.__file__}, from seed {first}", flush=True)
@@ -85,6 +85,7 @@ def fuzz(seconds: float, first: int) -> int:
     while time.monotonic() < end:
         chance = random.Random(seed)
         width = 2 if chance.random() < 0.5 else 4
+        on_redis = chance.random() < 0.5
         limits = Limits(value=2_000, frame=80_000) if chance.random() < 0.5 else Limits()
         twins = Twins(
             width=width if chance.random() < 0.3 else None, dialect=chance.choice(list(Dialect)), limits=limits
@@ -94,7 +95,10 @@ def fuzz(seconds: float, first: int) -> int:
                 twins.clock.advance(chance.randrange(3_000))
                 count = chance.randrange(120)
                 total += count
-                said = b"".join(write_command(lively(chance), width=width) for _ in range(count))
+                said = b"".join(
+                    lively_redis(chance) if on_redis else write_command(lively(chance), width=width)
+                    for _ in range(count)
+                )
                 if chance.random() < 0.15:
                     said = flipped(said, chance)
                 if chance.random() < 0.05:
@@ -104,7 +108,7 @@ def fuzz(seconds: float, first: int) -> int:
         except BaseException:
             print(f"fuzz: seed {seed} fails; repeat it with --seed {seed}", file=sys.stderr, flush=True)
             raise
-        accelerated += twins.accelerator.commands
+        accelerated += twins.accelerated
         seed += 1
         if time.monotonic() > said_until:
             said_until = time.monotonic() + 10

@@ -54,6 +54,50 @@ def lively(chance: random.Random) -> Command:
     return command
 
 
+def lively_redis(chance: random.Random) -> bytes:
+    """Likewise on Redis' wire: the bytes of a command, sometimes of a few that belong together."""
+    key, value = chance.choice(SOME_KEYS), chance.choice(SOME_VALUES)
+    several = chance.choices(SOME_KEYS, k=chance.randrange(1, 6))
+    pairs = [part for name in several for part in (name, value)]
+    ttl = b"%d" % chance.choice([1, 2, 3, 900, 0, -1, 10**12, 2**53 - 1, 2**53, 10**17, 2**62])
+    choices: list[list[bytes]] = [
+        *[[b"GET", key], [b"SET", key, value], [b"DEL", *several]] * 4,
+        *[[b"SET", key, value, chance.choice([b"EX", b"PX", b"ex", b"Px", b"EY", b"AX"]), ttl]] * 4,
+        *[[b"set", key, value], [b"Get", key], [b"INCR", key], [b"iNCr", key], [b"PING"], [b"ping", value]],
+        *[[b"MGET", *several], [b"EXISTS", *several], [b"MSET", *pairs], [b"INCRBY", key, b"7"]],
+        *[
+            [b"GET"],
+            [b"GET", key, key],
+            [b"DEL"],
+            [b"SET", key],
+            [b"GET", b""],
+            [b"DEL", key, b""],
+            [b"PING", key, key],
+        ],
+        *[[b"GETDEL", key], [b"PEXPIRE", key, b"700"], [b"PERSIST", key], [b"PTTL", key], [b"DBSIZE"]],
+        [b"SET", key, value, b"KEEPTTL"],
+        [b"SELECT", b"%d" % chance.choice([0, 0, 1])],
+        [b"SCAN", b"0", b"COUNT", b"100"],
+    ]
+    rare: list[list[bytes]] = [
+        [b"FLUSHDB"],
+        [b"HELLO", b"3"],
+        [b"HELLO", b"2"],
+        [b"MULTI"],
+        *[[b"EXEC"]] * 6,
+        [b"WATCH", key],
+        [b"CLIENT", b"REPLY", b"SKIP"],
+        [b"SUBSCRIBE", key],
+        *[[b"UNSUBSCRIBE"]] * 6,
+        [b"PUBLISH", key, value],
+        [b"RESET"],
+    ]
+    words = chance.choice(rare if chance.random() < 0.04 else choices)
+    if chance.random() < 0.03:
+        return b" ".join(word or b"''" for word in words) + b"\r\n"
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
 def flipped(said: bytes, chance: random.Random) -> bytes:
     """Bytes with one bit turned over."""
     if not said:

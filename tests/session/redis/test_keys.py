@@ -3,8 +3,8 @@
 import pytest
 
 from cairnkv.limits import PATTERN_MAX, SCAN_COUNT_MAX, SPACES, TTL_MAX
-from cairnkv.session.redis.words import scanning
 from cairnkv.session import Surroundings
+from cairnkv.session.redis.words import scanning
 from cairnkv.store import Store, WhenFull
 from cairnkv.wire.article import Limits
 from cairnkv.wire.redis import OK, Error, Simple

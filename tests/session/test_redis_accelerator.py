@@ -1,0 +1,123 @@
+"""The compiled hot path of Redis' wire gives what the readable way gives: for any bytes, however cut, the same replies
+and the same keyspaces. `make fuzz` compares for long, with the sanitizers on.
+"""
+
+import random
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cairnkv.session.redis.grammar import WORDS
+from cairnkv.wire import Limits
+from tests.session.test_accelerator import compiled_only
+from tests.support.lives import SOME_KEYS, flipped, lively_redis
+from tests.support.resp import request
+from tests.support.twins import Twins
+
+pytestmark = compiled_only
+
+COMMANDS = st.one_of(
+    st.lists(st.sampled_from([b"GET", b"SET", b"DEL", b"EX", b"PX", b"k", b"1", b"MGET", b"INCR", b""]), min_size=1),
+    st.lists(st.binary(max_size=4), min_size=1, max_size=4),
+)
+
+
+@given(st.lists(COMMANDS, max_size=20), st.lists(st.integers(0, 400), max_size=6), st.booleans())
+def test_for_commands_however_cut(said: list[list[bytes]], cuts: list[int], third: bool) -> None:
+    twins = Twins()
+    twins.say(request(b"HELLO", b"3" if third else b"2"))
+    twins.say_in_pieces(b"".join(request(*words) for words in said), cuts)
+    twins.agree()
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=4))
+@example(b"2\r\n$3\r\nGET\r\n$1\r\nk\r\n*2\rX$3\r\nGET\r\n$1\r\nk\r\n", [])
+@example(b"2\r\n$3\r\nGETXX$1\r\nkYY", [])
+@example(b"02\r\n$3\r\nGET\r\n$1\r\nk\r\n", [3])
+@example(b"2\r\n$3\r\nGET\r\n$+1\r\nk\r\n", [])
+@example(b"2\r\n$3\r\nGET\r\n$99999999999\r\nk\r\n", [])
+def test_for_any_bytes(said: bytes, cuts: list[int]) -> None:
+    twins = Twins()
+    twins.say_in_pieces(b"*" + said, cuts)
+    twins.agree()
+
+
+@given(st.integers(0, 2**32))
+def test_for_a_life_of_a_store(seed: int) -> None:
+    """Few keys and many commands, with times to live, time that goes on, several keyspaces, transactions, damage."""
+    chance = random.Random(seed)
+    twins = Twins(limits=Limits(value=2_000, frame=80_000))
+    for _ in range(12):
+        twins.clock.advance(chance.randrange(3_000))
+        said = b"".join(lively_redis(chance) for _ in range(chance.randrange(80)))
+        if chance.random() < 0.1:
+            said = flipped(said, chance)
+        twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
+        twins.agree()
+
+
+@pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 1_048_560, 1_048_576, 3_000_000])
+def test_for_long_values(length: int) -> None:
+    twins = Twins()
+    value = bytes(length)
+    said = request(b"SET", b"k", value) + request(b"GET", b"k") + request(b"MGET", b"k", b"no", b"k")
+    twins.say(said + request(b"PING", value) + request(b"DEL", b"k"))
+    twins.agree()
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_at_the_limits(over: int) -> None:
+    """A value, a frame, a key, a number of words: the longest that goes, and one more."""
+    for words in (
+        [b"SET", b"k", bytes(1_000 + over)],
+        [b"MGET", *[bytes(999)] * 3, bytes(860 + over)],
+        [b"GET", b"k" * (65_535 + over)],
+        [b"MGET", *[b"k"] * (127 + over)],
+    ):
+        twins = Twins(limits=Limits(value=1_000 if words[0] != b"GET" else 70_000, frame=71_000))
+        twins.say(request(*words))
+        twins.agree()
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_what_is_served(third: bool) -> None:
+    """Each word that is said to be served here is, in both versions of the protocol; and exists."""
+    from cairnkv.session.redis_frames import SERVED
+
+    for name in SERVED:
+        assert name.encode() in WORDS
+        twins = Twins()
+        twins.say(request(b"HELLO", b"3" if third else b"2"))
+        twins.say(b"".join(request(b"SET", key, b"1") for key in SOME_KEYS[:100]))
+        before = twins.accelerated
+        words = [name.encode()] if name == "PING" else [name.encode(), b"5"] + ([b"v"] if name == "SET" else [])
+        twins.say(request(*words))
+        assert twins.accelerated == before + 1, name
+        twins.agree()
+
+
+def test_not_where_a_command_means_something_else() -> None:
+    """In a transaction, with replies off, and as a subscriber in version 2."""
+    for begin in (["MULTI"], ["CLIENT", "REPLY", "OFF"], ["CLIENT", "REPLY", "SKIP"], ["SUBSCRIBE", "c"]):
+        twins = Twins()
+        twins.say(request(*(word.encode() for word in begin)) + request(b"PING"))
+        assert twins.accelerated == 0
+        twins.agree()
+
+
+def test_a_selected_keyspace_has_its_own() -> None:
+    twins = Twins()
+    twins.say(request(b"SELECT", b"3") + request(b"SET", b"k", b"v") + request(b"SELECT", b"0") + request(b"GET", b"k"))
+    assert twins.accelerated == 2
+    assert [space.count() for space in twins.stores[1].keyspaces].index(1) == 3
+    twins.agree()
+
+
+def test_a_change_is_seen_by_who_watches() -> None:
+    twins = Twins()
+    twins.say(request(b"SET", b"k", b"1") + request(b"WATCH", b"k") + request(b"SET", b"k", b"2", b"EX", b"9"))
+    twins.say(request(b"MULTI") + request(b"GET", b"k") + request(b"EXEC"))
+    twins.agree()
+    assert twins.heard[1].endswith(b"*-1\r\n")
+    assert twins.accelerated >= 2
