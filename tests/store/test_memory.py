@@ -344,6 +344,23 @@ class TestEvicting:
             log.commit()
         assert store.execute(Count()) == 100
         assert dict(store.info())["evicted_keys"] == 100
+        assert store.execute(Scan(0, 1_000, b"key:")) == Items((b"0",)), "and goes before what has been used since"
+
+    def test_keys_from_before_the_limit_go_before_what_has_been_used_since(self) -> None:
+        store = Store(clock=HandClock())
+        for command in numbered(300):
+            store.execute(command)
+        store.execute(Set(b"key:000000", b"v" * 100), 7)
+        store.limit_memory(300 * EACH, WhenFull.EVICT)
+        for number in range(50):
+            assert store.execute(Get(b"key:%06d" % number)) == b"v" * 100
+        for number in range(251):
+            assert store.execute(Set(b"new:%06d" % number, b"v" * 100)) is OK
+        assert store.used_bytes <= 300 * EACH
+        there = self._there(store, 300)
+        assert there[:50].count(False) <= 1, "one of the used ones, when nothing else was left"
+        assert not any(there[50:])
+        assert store.execute(Count(), 7) == 0
 
     def test_a_log_that_refuses_evicts_nobody(self) -> None:
         log = LateLog()

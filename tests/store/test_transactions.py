@@ -487,16 +487,27 @@ def test_what_expired_makes_room_in_a_transaction_without_a_word_to_the_log() ->
     store = LateStore(memory_limit=sized(3, 100) + 500)
     store.safely(*(SetWith(b"%03d" % number, b"v" * 100, ttl=10) for number in range(3)))
     store.clock.advance(10)  # so lately that housekeeping has not come to it
-    held = store.all_of(Set(b"100", b"w" * 300), Set(b"101", b"w" * 10_000))
+    store.all_of(Set(b"100", b"w" * 600))
     (entry,) = store.log.pending
-    assert entry.steps == (Step(0, Set(b"100", b"w" * 300)),)
+    assert entry.steps == (Step(0, Set(b"100", b"w" * 600)),)
     store.log.commit()
-    assert isinstance(held.reply, Replies)
-    assert held.reply.values[0] is OK
-    assert isinstance(held.reply.values[1], Failure)
-    refused = store.execute_all([Step(0, Set(b"102", b"w" * 10_000))])
+    assert dict(store.info())["evicted_keys"] == 0
+    store.check()
+
+
+def test_a_transaction_that_was_refused_after_all_is_no_entry() -> None:
+    """Though what had expired was freed for it: of the keys that are left it needs each one itself."""
+    store = LateStore(memory_limit=sized(3, 100) + 500, value_max=5_000)
+    store.safely(Set(b"own", b"v" * 500))
+    store.safely(SetWith(b"short", b"v" * 100, ttl=10))
+    store.clock.advance(10)
+    refused = store.execute_all([Step(0, Append(b"own", b"v" * 900))])
     assert isinstance(refused, Replies)
-    assert not store.log.pending, "what was refused is no entry"
+    (failure,) = refused.values
+    assert isinstance(failure, Failure)
+    assert failure.code is failures.FULL
+    assert not store.log.pending
+    assert dict(store.info())["expired_keys"] == 1
     store.check()
 
 

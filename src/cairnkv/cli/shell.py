@@ -191,7 +191,7 @@ def completions(before: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What may come behind whole words, and what it means.
 
     >>> [text for text, _ in completions(["get"])]
-    ['clear', 'ttl=', 'persist']
+    ['clear', 'ttl=', 'persist', 'at=']
     """
     if not before or before[0].lower() == HELP:
         for name in language.names():

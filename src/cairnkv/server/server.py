@@ -30,7 +30,7 @@ from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
-from cairnkv.server.settings import Settings
+from cairnkv.server.settings import OPTIONS, Settings
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
 from cairnkv.store import Store
 from cairnkv.wire.article import Limits
@@ -142,6 +142,8 @@ class Server:
         wanted = settings.max_connections + SPARE_DESCRIPTORS
         if settings.max_connections > before.max_connections and (allowed := allow_descriptors(wanted)) < wanted:
             raise OptionError(f"this system allows {allowed:,} open files; so many clients would need {wanted:,}")
+        changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
+        _log.info("CONFIG SET has changed: %s", ", ".join(changed) or "nothing")
         self.settings = settings
         self.store.limit_memory(settings.memory_limit, settings.when_full)
         self._surroundings.want_password(settings.password)

@@ -55,6 +55,10 @@ class UseOrder:
             self._gone.pop()
         return bool(self._gone)
 
+    def knows(self, place: Place) -> bool:
+        """Whether this key has been used."""
+        return place in self._shard(place)
+
     def oldest(self, spared: Container[Place]) -> Place | None:
         """One of the least recently used keys, none of those that are spared; None when none is known."""
         oldest: tuple[int, Place] | None = None

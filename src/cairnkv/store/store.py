@@ -35,8 +35,8 @@ EXPIRED_PER_SLICE: Final = 200
 EVICTIONS_PER_WRITE: Final = 1_000
 """Keys that one write may push out. A value that needs more room is refused, and may be repeated."""
 
-RETURNED_KEYS_PER_LOOK: Final = 100
-"""Keys that one look for a victim passes among those that nobody has used since they came back."""
+KEYS_PER_LOOK: Final = 100
+"""Keys that one look for a victim passes among which some may be of no known use."""
 
 KEYS_PER_RANDOM_LOOK: Final = 20
 """Keys that one look for any key passes; one of those is taken."""
@@ -149,7 +149,8 @@ class Store:
         self._memory_limit = memory_limit
         self._value_max = value_max
         self._use_order = UseOrder() if memory_limit is not None and when_full is WhenFull.EVICT else None
-        self._evict_from = (0, 0)  # keyspace and cursor
+        self._strangers = False  # whether keys may be there of which no use is known
+        self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
         self._last = 0  # position of the newest entry of the log
         self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
@@ -358,6 +359,8 @@ class Store:
         undo(journal)
         if self._use_order is not None:
             self._note_use(_places(journal))
+            if any(isinstance(change, Cleared) for change in journal):
+                self._expect_strangers()
 
     def _no_longer_pending(self, position: int, journal: Journal) -> None:
         self._pending_tables = {space: at for space, at in self._pending_tables.items() if at > position}
@@ -403,7 +406,7 @@ class Store:
     def _evict(self, spared: set[Place]) -> bool:
         """Clear one of the least recently used keys, through the log; False when there is none to clear."""
         assert self._use_order is not None
-        place = self._use_order.oldest(spared) or self._returned_key(spared)
+        place = self._stranger(spared) or self._use_order.oldest(spared)
         if place is None:
             return False
         space, key = place
@@ -419,15 +422,22 @@ class Store:
         self._evicted += 1
         return True
 
-    def _returned_key(self, spared: set[Place]) -> Place | None:
-        """A key that nobody has used since it came back when a CLEAR_ALL was undone."""
-        for _ in range(SPACES + 1):  # the last time around from the beginning, where the first did not begin there
-            space, cursor = self._evict_from
-            cursor, keys = self.keyspaces[space].slice(cursor, RETURNED_KEYS_PER_LOOK, b"")
-            self._evict_from = (space, cursor) if cursor else ((space + 1) % SPACES, 0)
+    def _expect_strangers(self) -> None:
+        self._strangers, self._strangers_from = True, (0, 0)
+
+    def _stranger(self, spared: set[Place]) -> Place | None:
+        """A key of which no use is known: it came back when a CLEAR_ALL was undone, or is older than the use order."""
+        assert self._use_order is not None
+        for _ in range(SPACES + 1):
+            if not self._strangers:
+                break
+            space, cursor = self._strangers_from
+            following, keys = self.keyspaces[space].slice(cursor, KEYS_PER_LOOK, b"")
             for key in keys:
-                if (space, key) not in spared:
+                if (space, key) not in spared and not self._use_order.knows((space, key)):
                     return space, key
+            self._strangers_from = (space, following) if following else (space + 1, 0)
+            self._strangers = self._strangers_from[0] < SPACES  # beyond the last keyspace there are none left
         return None
 
     def _note_changes(self, journal: Journal) -> None:
@@ -456,6 +466,7 @@ class Store:
         evicts = limit is not None and when_full is WhenFull.EVICT
         if evicts != (self._use_order is not None):
             self._use_order = UseOrder() if evicts else None
+            self._expect_strangers()
         for tally in self._tallies:
             tally.off = not self.plain
 

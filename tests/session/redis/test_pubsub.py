@@ -2,11 +2,12 @@
 
 import pytest
 
-from cairnkv.limits import KEY_MAX, PATTERN_MAX, PUSHES_MAX
+from cairnkv.limits import COMMANDS_PER_TURN, KEY_MAX, PATTERN_MAX, PUSHES_MAX
 from cairnkv.session.redis import pubsub
 from cairnkv.session.redis.words import pubsub as words
 from cairnkv.wire.redis import Error, Push, Simple
 from tests.session.redis.chat import Chat
+from tests.support.resp import request
 
 
 def said(chat: Chat, text: str) -> list[object]:
@@ -152,6 +153,16 @@ def test_a_subscriber_that_takes_nothing_is_overrun(chat: Chat, listener: Chat) 
     for _ in range(2):
         chat.say(b"PUBLISH", b"a", message)
     assert listener.session.overrun
+
+
+def test_messages_to_many_are_much_work(chat: Chat) -> None:
+    """A turn ends sooner, so that whoever speaks to a crowd does not hold up everybody else."""
+    for _ in range(COMMANDS_PER_TURN):
+        Chat(chat)("SUBSCRIBE a")
+    chat.session.receive(request(b"PUBLISH", b"a", b"x") * 3)
+    chat.session.advance()
+    assert chat.session.output() == [b":%d\r\n" % COMMANDS_PER_TURN]
+    assert chat.session.runnable
 
 
 def test_so_many_subscriptions_and_no_more(listener: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

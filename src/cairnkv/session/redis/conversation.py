@@ -114,6 +114,7 @@ class RedisConversation:
         self._ended = False
         self.last_word = ""
         self._is_carrying_out = False
+        self._cost = 0  # of the command at hand
         self._own_pushes: list[tuple[Value, int]] = []  # what a command has said to its own client, unasked
         self.library = b"", b""  # what the client says it is, and its version
         self.channels: Final[dict[bytes, None]] = {}
@@ -143,6 +144,10 @@ class RedisConversation:
     def let_in(self) -> None:
         """The client has said the password."""
         self.authenticated = self._decoder.trusted = True
+
+    def costs(self, commands: int) -> None:
+        """The command at hand is as much more work as so many commands of one key: others get their turn the sooner."""
+        self._cost += commands
 
     # -- what the session asks of every wire ----------------------------------------------------------------
 
@@ -227,6 +232,7 @@ class RedisConversation:
     def _due(self, words: list[bytes]) -> Due | Unfinished:
         """Carry out a command, and say what is due for it."""
         self.skipped, self.skip_next = self.skip_next, False
+        self._cost = 0
         value: Value
         self._is_carrying_out = True
         try:
@@ -267,10 +273,10 @@ class RedisConversation:
         silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
             encode = _silence if silent else partial(self._say_later, value, self.protocol)
-            return Due(value.outcome, encode, value.cost, closes)
+            return Due(value.outcome, encode, value.cost + self._cost, closes)
         if silent or value is NOTHING:
-            return Due(0, _silence, closes=closes)
-        return Due(0, partial(self._say, value, self.protocol), closes=closes)
+            return Due(0, _silence, 1 + self._cost, closes)
+        return Due(0, partial(self._say, value, self.protocol), 1 + self._cost, closes)
 
     def _found(self, words: list[bytes]) -> Word:
         """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it."""

@@ -192,6 +192,7 @@ def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
     clients = talk.surroundings.clients
+    talk.costs(len(clients))
     if not len(arguments):
         return _shown(clients.values())
     option = arguments.word()
@@ -232,6 +233,7 @@ def client_kill(talk: RedisConversation, arguments: Arguments) -> Value:
         else:
             wanted.append(_filter(option, value))
     clients = talk.surroundings.clients.values()
+    talk.costs(len(clients))
     return _kill(
         talk,
         [client for client in clients if all(fits(client) for fits in wanted) and not (skip_me and client is talk)],

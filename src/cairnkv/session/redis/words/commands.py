@@ -51,6 +51,7 @@ def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="What commands are for, and their arguments.",
 )
 def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.costs(len(WORDS))
     words: Iterable[Word | None] = map(manual.find, arguments.rest()) if len(arguments) else WORDS.values()
     return {word.name.encode(): manual.documented(word) for word in words if word is not None}
 

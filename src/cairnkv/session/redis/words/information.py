@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from cairnkv.commands import Deadline, Get, Replies, Reply, Step
 from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES
+from cairnkv.session.conversation import WHOLE_TABLE_COST
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.grammar import SYNTAX, Arguments, Calls, Refusal, Value, container, in_conversation, on_keys
 from cairnkv.session.redis.words.helping import help_of
@@ -161,6 +162,7 @@ _ALL: Final = frozenset({b"default", b"all", b"everything"})
 )
 def info(talk: RedisConversation, arguments: Arguments) -> Value:
     wanted = {text.lower() for text in arguments.rest()} or _ALL
+    talk.costs(WHOLE_TABLE_COST)  # keys that expire are counted by the second
     facts = dict(talk.store.info())
     shown = []
     for name, section in SECTIONS.items():

@@ -113,7 +113,9 @@ def publish(talk: RedisConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
     if len(channel) > KEY_MAX:
         return 0  # nobody can listen to it
-    return talk.surroundings.pubsub.publish(channel, message)
+    told = talk.surroundings.pubsub.publish(channel, message)
+    talk.costs(told + talk.surroundings.pubsub.patterns())
+    return told
 
 
 container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of channels.")
