@@ -1,7 +1,6 @@
 """Which optional parts this installation has, and so what it runs on."""
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -41,6 +40,8 @@ def _loop() -> str:
     if compiled():
         return f"epoll and {_asyncio()}"
     if uvloop_is_there():
+        import importlib.metadata  # it is slow, and few ask
+
         return f"uvloop {importlib.metadata.version('uvloop')}"
     return _asyncio()
 

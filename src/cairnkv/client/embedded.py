@@ -80,6 +80,65 @@ class Embedded(KeyValue[K, V]):
         return call.result(outcome)
 
 
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Literal["text"] = "text",
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, str]: ...
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Literal["bytes"],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[bytes, bytes]: ...
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Literal["json", "msgpack"],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, Any]: ...
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Codec[V],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, V]: ...
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: CodecName | Codec[Any] = "text",
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[Any, Any]:
+    """A store in this process: the engine that a server runs, without one.
+
+    path: where it is kept; this version knows only None, memory. codec: as for `connect`.
+    memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
+    when_full="evict" the least recently used keys go. clock: for tests.
+
+    >>> import cairnkv
+    >>> kv = cairnkv.open()
+    >>> kv["greeting"] = "hello"
+    >>> kv.get("greeting"), kv.get("nobody", "default")
+    ('hello', 'default')
+    """
+    return embedded(new_store(path, memory_limit, when_full, clock), key_codec(codec), value_codec(codec))
+
+
 def new_store(path: str | os.PathLike[str] | None, memory_limit: int | None, when_full: str, clock: Clock) -> Store:
     """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
     if path is not None:

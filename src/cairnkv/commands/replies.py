@@ -4,11 +4,11 @@ A reply is one of: `OK`, `MISSING`, bytes, an int, `Items`, or a `Failure`. The 
 turns them into bytes, a client turns them into Python values. Nothing here knows how either looks.
 """
 
-import dataclasses
 import enum
 from typing import Final, TypeAlias
 
 from cairnkv.commands.failures import Code
+from cairnkv.records import record
 
 
 class Mark(enum.Enum):
@@ -25,14 +25,14 @@ MISSING: Final = Mark.MISSING
 """The key is not there. An answer, not a fault."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Items:
     """Several strings in an order that the command defines; None stands for a key that is not there."""
 
     values: tuple[bytes | None, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Failure:
     """Why a command was not carried out: a code of the table, and a sentence for people."""
 

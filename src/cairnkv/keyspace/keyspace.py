@@ -11,11 +11,11 @@ What always holds:
 Not for what each command does (`operations`), and not for when a reply may leave (the store).
 """
 
-import dataclasses
 from typing import Final, TypeAlias
 
 from cairnkv.keyspace.expiry import DeadlineIndex
 from cairnkv.keyspace.table import Table
+from cairnkv.records import record
 
 FREE_BUCKETS: Final = 64
 """Buckets of a cleared table that are freed in one slice: some 11,000 entries, about a millisecond."""
@@ -24,7 +24,7 @@ FREE_DEADLINES: Final = 10_000
 """Deadlines of a cleared table that are freed in one slice."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Before:
     """What stood under a key before a change: value and deadline, or None."""
 
@@ -32,7 +32,7 @@ class Before:
     entry: tuple[bytes, int | None] | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Cleared:
     """A whole table, with its deadlines, that another took the place of."""
 
