@@ -39,6 +39,7 @@ def extensions() -> list[Extension]:
     modules = {
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
+        "cairnkv.client.direct": "src/cairnkv/client/direct.pyx",
     }
     built: list[Extension] = cythonize(
         [

@@ -165,19 +165,50 @@ cdef class Accelerator:
         """The replies to the last run."""
         return self._out[: self._size]
 
+    cdef int64_t time(self) except? -1:
+        """The clock's time in ms; where that is not the system's, Python code runs."""
+        return wall_milliseconds() if self._wall else self._clock()
+
+    cdef int begin(self) except -1:
+        """Take hold of the keyspace as it is. Until `end` nobody else may use it; no Python code runs in either."""
+        self._table = self._keyspace._table
+        self._directory = self._table._directory
+        self._shift = self._table._shift
+        self._now = self._keyspace.now
+        self._keys = self._used = 0
+        return 0
+
+    cdef int end(self) except -1:
+        """Let go of it: give it the time and the counts of what was done."""
+        if self._now != self._keyspace.now:
+            self._keyspace.now = self._now
+        if self._keys:
+            self._table.keys += self._keys
+        if self._used:
+            self._table.used_bytes += self._used
+        return 0
+
+    cdef PyObject *value_of(self, bytes key) except? NULL:
+        """What GET finds, borrowed; NULL: nothing. From `begin` to `end`."""
+        return _visible(self, _bucket(self, <const unsigned char *>key, PyBytes_GET_SIZE(key)), key)
+
+    cdef bint store(self, bytes key, bytes value) except -1:
+        """What SET does; False, and nothing is done, where that is for the readable way. From `begin` to `end`."""
+        cdef object bucket = _bucket(self, <const unsigned char *>key, PyBytes_GET_SIZE(key))
+        if not _can_put(self, bucket, key):
+            return False
+        _put(self, bucket, key, value)
+        return True
+
     cdef Py_ssize_t execute(self, const unsigned char *data, Py_ssize_t length, Conversation *conversation) except -1:
-        cdef object table = self._keyspace._table
         cdef Py_ssize_t at = 0, head = 1 + conversation.width, done
-        cdef int64_t time
-        self._directory = table._directory
-        self._shift = table._shift
+        cdef int64_t before, time = self.time()
         self._conversation = conversation
         self._size = 0
-        self._keys = self._used = 0
         self._ahead_next = self._ahead_count = 0
-        self._now = self._keyspace.now
-        time = wall_milliseconds() if self._wall else self._clock()
-        if time > self._now:
+        self.begin()
+        before = self._now
+        if time > before:
             self._now = time
         try:
             while length - at >= head + 4:
@@ -189,16 +220,12 @@ cdef class Accelerator:
                 at += done
                 self.commands += 1
         finally:
-            if at and self._now != self._advanced:
-                self._keyspace.advance(self._now)
-                self._advanced = self._now
+            if not at:
+                self._now = before  # nothing was executed, so no time has passed
             while self._ahead_next < self._ahead_count:
                 Py_DECREF(<object>self._ahead[self._ahead_next].key)
                 self._ahead_next += 1
-            if self._keys:
-                table.keys += self._keys
-            if self._used:
-                table.used_bytes += self._used
+            self.end()
         return at
 
 
