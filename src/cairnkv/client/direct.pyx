@@ -31,6 +31,7 @@ from cairnkv.session import accelerator_of
 cdef object UNSET = _UNSET
 cdef object READABLE = Embedded
 cdef int CALLS_PER_SLICE = _CALLS_PER_SLICE
+cdef int64_t UNBOUNDED = 1 << 62
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
 cdef Py_ssize_t VALUE_MAX = _VALUE_MAX
 
@@ -62,19 +63,23 @@ cdef class DirectCalls:
     cdef Accelerator _table
     cdef object _codec
     cdef Form _form
-    cdef object _own  # the `Shared` of this store
+    cdef object _engine
+    cdef object _threads_share  # the `Shared` of that store
     cdef int _busy  # how many calls are on the readable way, waiting for its lock or within
     cdef int _process  # whose calls those are
     cdef bint _held  # whether the keyspace is in the hands of direct calls: from `begin` to `end`
-    cdef int _left  # how many more calls may be direct before it is time for a slice of housekeeping
-    cdef int _granted  # what that was when the keyspace was taken
+    cdef int64_t _visits  # how many calls have gone the readable way
+    cdef bint _tidy  # whether there is nothing to keep house of, and cannot be by direct calls alone
+    cdef int64_t _granted  # how many calls may be direct, while it is held, before a slice of housekeeping is due
+    cdef int64_t _left  # ... and how many of these are left
 
     def __init__(self, store, keys, values):
         READABLE.__init__(self, store, keys, values)
         self._table = accelerator_of(store)
         self._codec = values
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
-        self._own = self._shared
+        self._threads_share = self._shared
+        self._engine = store
         self._process = getpid()
 
     @property
@@ -90,9 +95,10 @@ cdef class DirectCalls:
         if self._busy != 0:
             return False
         if not self._held:
-            if self._own._closed:
+            if self._threads_share._closed:
                 return False
-            self._granted = self._left = CALLS_PER_SLICE - 1 - <int>(self._own._calls % CALLS_PER_SLICE)
+            self._granted = UNBOUNDED if self._tidy else CALLS_PER_SLICE - 1 - self._threads_share._calls % CALLS_PER_SLICE
+            self._left = self._granted
             self._table.begin()
             self._held = True
         if self._left == 0:
@@ -113,10 +119,21 @@ cdef class DirectCalls:
             self._process = process
             self._busy = 0
         self._busy += 1
+        self._visits += 1
+        self._tidy = False
         if self._held:
             self._held = False
             self._table.end()
-            self._own._calls += self._granted - self._left
+            self._threads_share._calls += self._granted - self._left
+        return 0
+
+    cdef int _come_back(self) except -1:
+        """A call on the readable way is over. If that had its slice of housekeeping, see whether more are of use."""
+        cdef int64_t visits = self._visits
+        if self._busy == 1 and self._threads_share._calls % CALLS_PER_SLICE == 0:
+            tidy = self._engine.tidy  # Python code: somebody else may have come meanwhile
+            self._tidy = tidy and self._visits == visits
+        self._busy -= 1
         return 0
 
     def _do(self, call):
@@ -124,14 +141,14 @@ cdef class DirectCalls:
         try:
             return READABLE._do(self, call)
         finally:
-            self._busy -= 1
+            self._come_back()
 
     def close(self):
         self._leave()
         try:
             READABLE.close(self)
         finally:
-            self._busy -= 1
+            self._come_back()
 
     # -- values -----------------------------------------------------------------------------------------------
 

@@ -48,6 +48,11 @@ class DeadlineIndex:
             if len(self._heap) > 2 * len(self._ticks) + SPARE_TICKS:
                 self._heap = sorted(self._ticks)
 
+    @property
+    def empty(self) -> bool:
+        """Whether no key has a deadline."""
+        return not self._ticks
+
     def due(self, now: int) -> int:
         """How many keys have a deadline that is over: the seconds gone by whole, and a look at this one."""
         this = now >> TICK_BITS

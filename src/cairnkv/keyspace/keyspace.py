@@ -168,6 +168,11 @@ class Keyspace:
             self._cleared.pop()
         return True
 
+    @property
+    def tidy(self) -> bool:
+        """Whether there is nothing to remove or free, and will not be unless something is changed: no deadlines."""
+        return self._deadlines.empty and not self._cleared
+
     # -- checking -----------------------------------------------------------------------------------------
 
     def check(self) -> None:
