@@ -39,6 +39,7 @@ cdef extern from "crc32.h":
 
 cdef extern from "ahead.h":
     void cairn_ahead_index(PyObject *dictionary, Py_hash_t hash) nogil
+    void cairn_ahead_alone(PyObject *dictionary, Py_hash_t hash) nogil
     void cairn_ahead_entry(PyObject *dictionary, Py_hash_t hash) nogil
     void cairn_ahead_objects(PyObject *dictionary, Py_hash_t hash) nogil
 
@@ -190,7 +191,9 @@ cdef class Accelerator:
 
     cdef PyObject *value_of(self, bytes key) except? NULL:
         """What GET finds, borrowed; NULL: nothing. From `begin` to `end`."""
-        return _visible(self, _bucket(self, <const unsigned char *>key, PyBytes_GET_SIZE(key)), key)
+        cdef object bucket = _bucket(self, <const unsigned char *>key, PyBytes_GET_SIZE(key))
+        cairn_ahead_alone(<PyObject *>(<object>bucket.values), hash(key))
+        return _visible(self, bucket, key)
 
     cdef bint store(self, bytes key, bytes value) except -1:
         """What SET does; False, and nothing is done, where that is for the readable way. From `begin` to `end`."""

@@ -66,6 +66,16 @@ static inline const cairn_dict_entry *cairn_entry_of(PyObject *dict, Py_hash_t h
     return (const cairn_dict_entry *)(keys->indices + ((size_t)1 << keys->log2_index_bytes)) + index;
 }
 
+/* For one key alone: what its look-up reads first, at once. The index begins behind the head, whose first words say
+   how long it is; a bucket's has one of two lengths, as a rule, so both places are fetched beside the head. */
+static inline void cairn_ahead_alone(PyObject *dict, Py_hash_t hash)
+{
+    const cairn_dict_keys *keys = cairn_keys_of(dict);
+    __builtin_prefetch(keys);
+    __builtin_prefetch(keys->indices + ((size_t)hash & 127));
+    __builtin_prefetch(keys->indices + ((size_t)hash & 255));
+}
+
 /* The second: the entry. */
 static inline void cairn_ahead_entry(PyObject *dict, Py_hash_t hash)
 {
@@ -87,6 +97,7 @@ static inline void cairn_ahead_objects(PyObject *dict, Py_hash_t hash)
 #else
 
 #define cairn_ahead_index(dict, hash) ((void)0)
+#define cairn_ahead_alone(dict, hash) ((void)0)
 #define cairn_ahead_entry(dict, hash) ((void)0)
 #define cairn_ahead_objects(dict, hash) ((void)0)
 
