@@ -37,6 +37,7 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     modules = {
+        "cairnkv.session.hot_table": "src/cairnkv/session/hot_table.pyx",
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
         "cairnkv.client.direct": "src/cairnkv/client/direct.pyx",
@@ -47,7 +48,7 @@ def extensions() -> list[Extension]:
                 name,
                 [source],
                 include_dirs=["src/cairnkv/session"],
-                depends=["src/cairnkv/session/crc32.h", "src/cairnkv/session/ahead.h"],
+                depends=["src/cairnkv/session/crc32.h", "src/cairnkv/session/layout.h"],
                 extra_compile_args=["-O3"],
             )
             for name, source in modules.items()

@@ -55,9 +55,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def cairn(*flags: str) -> Iterator[Server]:
-    """`cairn serve` with its defaults, on a free port."""
-    with _process([str(CAIRN), "serve", "--port", "0", *flags]) as (process, log):
+def cairn(*flags: str, program: Path = CAIRN) -> Iterator[Server]:
+    """`cairn serve` with its defaults, on a free port. program: that of another checkout, to compare the two."""
+    with _process([str(program), "serve", "--port", "0", *flags]) as (process, log):
         ready = _until(process, log, lambda: re.search(r"ready on cairn://[\d.]+:(\d+)", log.read_text()))
         yield Server("cairn", "article", int(ready[1]), process.pid)
 

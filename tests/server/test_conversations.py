@@ -52,6 +52,48 @@ def test_a_thousand_connections_each_half_way_through_a_frame(start_on_both: Sta
     assert info(server)["unfinished_bytes"] == 0
 
 
+def test_clients_that_are_ready_at_once_get_each_their_own_replies(start_on_both: Start) -> None:
+    """The compiled event path serves some of them together; what one of them says is no matter of the others."""
+    server = start_on_both()
+    value = {n: b"value-%d" % n * (1 + n * 97 % 2_000) for n in range(60)}
+    with all_of(RawClient(server.address) for _ in value) as clients:
+        for n, client in enumerate(clients):
+            assert client.ask(Set(b"key-%d" % n, value[n])) == OK
+
+        def say() -> None:  # in the server's thread, which looks when all has been said
+            for n, client in enumerate(clients):
+                own = [Get(b"key-%d" % n), Ping(b"%d" % n), Get(b"key-%d" % n)]
+                match n % 6:
+                    case 0 | 1:
+                        client.send_commands(own * 20)
+                    case 2:
+                        client.send_commands([*own, Scan(0, 1, b""), *own])  # one for the readable way in between
+                    case 3:
+                        client.send(b"".join(map(write_command, own)) + BAD_FRAME)
+                    case 4:
+                        client.send(b"".join(map(write_command, own)) + PING[:-1])
+                    case 5:
+                        client.send_commands(own)
+                        client.reset()
+
+        server.call(say)
+        for n, client in enumerate(clients):
+            own_replies = [Response(True, value[n]), Response(True, b"%d" % n), Response(True, value[n])]
+            match n % 6:
+                case 0 | 1:
+                    assert client.replies(60) == own_replies * 20
+                case 2:
+                    replies = client.replies(7)
+                    assert replies[:3] + replies[4:] == own_replies * 2
+                case 3:
+                    assert client.replies(3) == own_replies
+                    assert failed_with(client.reply(), "BADFRAME")
+                case 4:
+                    client.send(PING[-1:])
+                    assert client.replies(4) == [*own_replies, PONG]
+    eventually(lambda: connections(server) == 0)
+
+
 def test_a_large_value_in_pieces_beside_small_commands(start_on_both: Start) -> None:
     server = start_on_both()
     value = bytes(range(256)) * 4 * 1024

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import cairnkv
 from cairnkv.commands import BY_NAME, Clear, ClearMany, Exists, Get, GetMany, Incr, Ping, Set, SetMany
-from cairnkv.keyspace.table import position
+from cairnkv.keyspace.table import BUCKET_KEYS, position
 from cairnkv.store import Store
 from cairnkv.wire import Dialect, Limits, write_command
 from cairnkv.wire.article import Width
@@ -110,9 +110,37 @@ class TestWhatItIs:
         assert twins.accelerator.commands == len(some)
         assert twins.accelerator.writes == 6
 
+    @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=20)), max_size=400), st.binary(max_size=20))
+    def test_what_it_finds_in_a_dict_by_itself_is_what_the_dict_has(
+        self, changes: list[tuple[bool, bytes]], other: bytes
+    ) -> None:
+        """It may leave a key to the dict's own look-up, but never finds another's value, or one that is gone."""
+        from cairnkv.session.hot_table import found_directly
+
+        changed: dict[bytes, bytes] = {}
+        for there, key in changes:
+            if there:
+                changed[key] = b"value of " + key
+            else:
+                changed.pop(key, None)
+        for key in (other, *(key for _, key in changes)):
+            assert found_directly(changed, key) in (None, changed.get(key))
+
+    def test_it_finds_nearly_all_keys_by_itself(self) -> None:
+        """Otherwise it would be right, and of no use."""
+        from cairnkv.session.hot_table import found_directly
+
+        if not (3, 11) <= sys.version_info < (3, 14):
+            pytest.skip("the layout of this version's dicts is not known")
+        full = {b"%d" % n: b"value %d" % n for n in range(BUCKET_KEYS)}
+        assert sum(found_directly(full, key) is value for key, value in full.items()) > 0.9 * BUCKET_KEYS
+
     @given(st.binary(min_size=1, max_size=100))
     def test_its_position_of_a_key_is_the_tables(self, key: bytes) -> None:
-        """It looks a key up by its own CRC-32: in a table of many buckets it only finds it if that is right."""
+        """The one that it computes, and the one that it looks a key up by, in a table of many buckets."""
+        from cairnkv.session import hot_table
+
+        assert hot_table.position(key) == position(key)
         twins = Twins()
         for n in range(2_000):
             for store in twins.stores:

@@ -19,6 +19,7 @@ from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
 from cairnkv.session.accelerator cimport Accelerator
+from cairnkv.session.hot_table cimport HotTable, Place, cairn_fetch_alone, can_put, place_of, put_object, visible
 
 from cairnkv.client.calls import UNSET as _UNSET
 from cairnkv.client.codec import Bytes, Text
@@ -60,14 +61,15 @@ cdef bytes _name(object key):
 cdef class DirectCalls:
     """The direct calls, and when they may be made. A base of `DirectEmbedded`; `READABLE` is its other base."""
 
-    cdef Accelerator _table
+    cdef Accelerator _tally  # it counts what is done here, as what it does itself
+    cdef HotTable _table
     cdef object _codec
     cdef Form _form
     cdef object _engine
     cdef object _threads_share  # the `Shared` of that store
     cdef int _busy  # how many calls are on the readable way, waiting for its lock or within
     cdef int _process  # whose calls those are
-    cdef bint _held  # whether the keyspace is in the hands of direct calls: from `begin` to `end`
+    cdef bint _held  # whether the keyspace is in the hands of direct calls: from `take` to `end`
     cdef int64_t _visits  # how many calls have gone the readable way
     cdef bint _tidy  # whether there is nothing to keep house of, and cannot be by direct calls alone
     cdef int64_t _granted  # how many calls may be direct, while it is held, before a slice of housekeeping is due
@@ -75,7 +77,8 @@ cdef class DirectCalls:
 
     def __init__(self, store, keys, values):
         READABLE.__init__(self, store, keys, values)
-        self._table = accelerator_of(store)
+        self._tally = accelerator_of(store)
+        self._table = self._tally._table
         self._codec = values
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
         self._threads_share = self._shared
@@ -85,7 +88,7 @@ cdef class DirectCalls:
     @property
     def direct_calls(self):
         """How many calls were direct; for tests."""
-        return self._table.commands
+        return self._tally.commands
 
     # -- whose turn it is -------------------------------------------------------------------------------------
 
@@ -99,17 +102,17 @@ cdef class DirectCalls:
                 return False
             self._granted = UNBOUNDED if self._tidy else CALLS_PER_SLICE - 1 - self._threads_share._calls % CALLS_PER_SLICE
             self._left = self._granted
-            self._table.begin()
+            self._table.take()
             self._held = True
         if self._left == 0:
             return False
-        if now > self._table._now:
-            self._table._now = now
+        if now > self._table.now:
+            self._table.now = now
         return True
 
     cdef inline void _count(self) noexcept:
         self._left -= 1
-        self._table.commands += 1
+        self._tally.commands += 1
 
     cdef int _leave(self) except -1:
         """Somebody goes the readable way: no more direct calls until `_busy` is 0 again."""
@@ -123,7 +126,7 @@ cdef class DirectCalls:
         self._tidy = False
         if self._held:
             self._held = False
-            self._table.end()
+            self._table.end(True)
             self._threads_share._calls += self._granted - self._left
         return 0
 
@@ -182,9 +185,12 @@ cdef class DirectCalls:
     cdef bint _find(self, object key, PyObject **found) except -1:
         """Look a key up, if that can be done here; `found` is borrowed, and NULL where the key is not there."""
         cdef bytes name = _name(key)
+        cdef Place place
         if name is None or not self._may():
             return False
-        found[0] = self._table.value_of(name)
+        place_of(self._table, &place, <const unsigned char *>name, PyBytes_GET_SIZE(name))
+        cairn_fetch_alone(place.values, place.hash)
+        found[0] = visible(self._table, &place)
         if found[0] is not NULL and not PyBytes_CheckExact(<object>found[0]):
             return False  # a codec that keeps its word gives bytes
         self._count()
@@ -193,13 +199,21 @@ cdef class DirectCalls:
     cdef bint _store(self, object key, object value) except -1:
         """Store a value under a key, if that can be done here."""
         cdef bytes name = _name(key), data
+        cdef Place place
         if name is None:
             return False
         data = self._encoded(value)
-        if data is None or not self._may() or not self._table.store(name, data):
+        if data is None or not self._may():
             return False
+        place_of(self._table, &place, <const unsigned char *>name, PyBytes_GET_SIZE(name))
+        cairn_fetch_alone(place.values, place.hash)
+        if not can_put(self._table, &place):
+            return False
+        if place.value is NULL:
+            place.stored = <PyObject *>name  # a new key: the object that there is will do
+        put_object(self._table, &place, data)
         self._count()
-        self._table.writes += 1
+        self._tally.writes += 1
         return True
 
     def get(self, key, default=None, *, clear=False, ttl=None, persist=False):

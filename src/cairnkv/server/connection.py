@@ -28,6 +28,11 @@ JOIN_BYTES: Final = 64 * 1024
 since copying them would cost more than the calls."""
 
 
+LONG_REST: Final = 4 * 1024
+"""Bytes that a frame lacks from which on they are asked for alone: what comes behind them begins a frame, and can be
+executed from where it was read. For fewer, the call would cost more than the copies that it saves."""
+
+
 class Host(Protocol):
     """What a connection asks of, and tells, whoever looks after all connections together."""
 
@@ -82,7 +87,7 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             self.fail(refusal)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         self._heard = self._loop.time()
         if self._discarded is not None or self.session.state is not State.OPEN:
             self._discard(len(data))
@@ -195,6 +200,8 @@ class Connection(asyncio.Protocol):
         if self._polled is not None and acceleration is not self._accelerated:
             self._accelerated = acceleration
             self._polled.accelerate(*(acceleration or (None, 2, (0, 0), 0, 0)))
+        if self._polled is not None and acceleration is None and (missing := self.session.missing) >= LONG_REST:
+            self._polled.read_next(missing)
 
     def _send(self, pieces: list[bytes]) -> None:
         if not pieces:

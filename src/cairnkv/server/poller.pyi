@@ -13,6 +13,7 @@ class Transport(asyncio.Transport):
     def __init__(
         self, poller: Poller, loop: asyncio.AbstractEventLoop, connected: socket.socket, protocol: asyncio.Protocol
     ) -> None: ...
+    def read_next(self, size: int) -> None: ...
     def accelerate(
         self,
         accelerator: Accelerator | None,

@@ -1,5 +1,9 @@
-from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
+
+from cairnkv.session.hot_table cimport HotTable
+
+cdef enum:
+    SHARED_OUTPUT = 65536  # bytes of replies to several clients before they are sent
 
 cdef struct Conversation:
     # What a client's conversation has settled.
@@ -9,39 +13,24 @@ cdef struct Conversation:
     Py_ssize_t string_max
     Py_ssize_t frame_max
 
-cdef enum:
-    AHEAD_MAX = 16  # frames whose keys are looked at before the first of them is executed
-
-cdef struct Ahead:
-    # A key that was met while looking ahead.
-    const unsigned char *at  # where it stands
-    PyObject *key  # a reference of our own, until it is taken
-    PyObject *bucket  # borrowed
-    PyObject *values  # borrowed
+cdef struct Piece:
+    # What a client has sent, and what came of it.
+    const unsigned char *data
+    Py_ssize_t length
+    Conversation *conversation
+    Py_ssize_t done  # bytes that were executed
+    Py_ssize_t commands  # that these were
+    Py_ssize_t replies_at  # in the accelerator's output
+    Py_ssize_t replies_size
 
 cdef class Accelerator:
-    cdef object _keyspace
-    cdef object _clock
-    cdef bint _wall  # whether that is the system's clock
+    cdef HotTable _table
     cdef char *_out
     cdef Py_ssize_t _size
+    cdef int at_piece  # the one at hand, also when something has failed
     cdef readonly int64_t commands
     cdef readonly int64_t writes
-    # From `begin` to `end`:
-    cdef object _table
-    cdef list _directory
-    cdef int _shift
-    cdef int64_t _now
-    cdef int64_t _keys
-    cdef int64_t _used
     # Of the run at hand:
     cdef Conversation *_conversation
-    cdef Ahead _ahead[AHEAD_MAX]
-    cdef int _ahead_count
-    cdef int _ahead_next
-    cdef int begin(self) except -1
-    cdef int end(self) except -1
-    cdef int64_t time(self) except? -1
-    cdef PyObject *value_of(self, bytes key) except? NULL
-    cdef bint store(self, bytes key, bytes value) except -1
-    cdef Py_ssize_t execute(self, const unsigned char *data, Py_ssize_t length, Conversation *conversation) except -1
+    cdef Py_ssize_t _room_end  # where the replies to this piece have to end
+    cdef int execute(self, Piece *pieces, int count) except -1

@@ -9,7 +9,8 @@
 
 static uint32_t cairn_crc32_step[8][256];
 
-static void cairn_crc32_prepare(void)
+/* Each module that includes this has tables of its own, made when it is loaded. */
+__attribute__((constructor)) static void cairn_crc32_prepare(void)
 {
     for (uint32_t byte = 0; byte < 256; byte++) {
         uint32_t crc = byte;

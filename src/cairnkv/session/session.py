@@ -155,6 +155,11 @@ class Session:
         return not self._more and self._decoder.pending > 0
 
     @property
+    def missing(self) -> int:
+        """Bytes that have to come before anything can be done; with more than these, it is not this frame's."""
+        return self._decoder.missing
+
+    @property
     def consumed(self) -> int:
         """Bytes of all frames that were finished: tells whether an unfinished frame is still the same one."""
         return self._decoder.consumed

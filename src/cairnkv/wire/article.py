@@ -228,6 +228,11 @@ class CommandDecoder:
         """Bytes that were fed and not yet given: unfinished frames, or frames that nobody asked for."""
         return len(self._buffer) - self._start
 
+    @property
+    def missing(self) -> int:
+        """Bytes without which `next` cannot get any further: of a long string, all that have not come."""
+        return max(0, self._wanted - len(self._buffer))
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes of the connection; those behind a failure that closes are thrown away."""
         if not self.broken:

@@ -1,0 +1,78 @@
+"""Two checkouts of cairnkv beside redis-server: a few works of the server, in turns, in seconds.
+
+    python benchmarks/compare.py [--other PATH/.venv/bin/cairn] [--works get/1,set/1,get/16,...] [--rounds 5]
+
+A work is COMMAND/DEPTH, or COMMAND/DEPTH/VALUE bytes, or COMMAND@PART: latency at that part of redis-server's top rate.
+For each it prints the rate, the server's and the generator's CPU time per command and the 99th percentile of
+latency, as medians of the rounds, and in parentheses the median of the ratios to redis-server within each round.
+
+For whoever changes the hot path. Not for the documents' tables, which `bench.py` makes.
+"""
+
+import argparse
+import contextlib
+import statistics
+from functools import partial
+from pathlib import Path
+
+from bench import MANY, PROFILES, Run, Sample, compiled_generator
+from servers import Server, cairn, redis
+
+WORKS = "get/1,set/1,get/16,set/16,get/64,set/64"
+
+FIGURES = {
+    "thousands/s": lambda sample: sample["commands"] / sample["seconds"] / 1e3,
+    "server µs": lambda sample: sample["cpu_seconds"] / sample["commands"] * 1e6,
+    "generator µs": lambda sample: sample["own_cpu_seconds"] / sample["commands"] * 1e6,
+    "p50 µs": lambda sample: sample["p50_us"],
+    "p99 µs": lambda sample: sample["p99_us"],
+}
+
+
+def main() -> None:
+    """Start the servers, and let them take turns."""
+    parser = argparse.ArgumentParser(description="two checkouts of cairnkv beside redis-server")
+    parser.add_argument("--other", type=Path, help="the `cairn` of another checkout")
+    parser.add_argument("--works", default=WORKS, help=f"default: {WORKS}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.6)
+    parser.add_argument("--keys", type=int, default=PROFILES["default"].keys)
+    parser.add_argument("--connections", type=int, default=PROFILES["default"].connections)
+    given = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        run = Run(PROFILES["default"], stack.enter_context(compiled_generator()))
+        starts = {"cairn": cairn, "redis-server": redis}
+        if given.other is not None:
+            starts |= {"the other cairn": partial(cairn, program=given.other)}
+        loaded = 0
+        print("| work | server | " + " | ".join(FIGURES) + " |")
+        print("|" + " --- |" * (2 + len(FIGURES)))
+        servers: dict[str, Server] = {}
+        for work in given.works.split(","):
+            name, _, part = work.partition("@")
+            command, depth, value = (*name.split("/"), *("1", "32")[name.count("/") :])
+            if int(value) != loaded:
+                loaded = int(value)
+                keys = min(given.keys, (100 << 20) // loaded)
+                for new, start in starts.items():
+                    servers[new] = stack.enter_context(start())
+                    run.generate(servers[new], "load", keys=keys, value=loaded, depth=MANY)
+            options = {"keys": keys, "value": loaded, "seconds": given.seconds, "connections": given.connections}
+            if part:
+                tops = [run.generate(servers["redis-server"], "get", depth=1, **options) for _ in range(3)]
+                options["rate"] = statistics.median(map(FIGURES["thousands/s"], tops)) * 1e3 * float(part)
+            samples: dict[str, list[Sample]] = {name: [] for name in servers}
+            for _ in range(given.rounds):
+                for name, server in servers.items():
+                    samples[name].append(run.generate(server, command, depth=int(depth), **options))
+            for name, own in samples.items():
+                cells = []
+                for figure in FIGURES.values():
+                    ours, theirs = [figure(s) for s in own], [figure(s) for s in samples["redis-server"]]
+                    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+                    cells.append(f"{statistics.median(ours):.4g} ({ratio:.2f})")
+                print(f"| {work} | {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Where the server's CPU time goes: `python benchmarks/profile_server.py` prints the tables of docs/performance.md.
+
+Runs `cairn serve` under the load generator, with GETs alone and in pipelines, and asks Linux' `perf` (as root, or with
+kernel.perf_event_paranoid at 1 or below) what the server's process was at, by the clock of its CPU time. A share is of
+all samples; what has less than SHARE_MIN of them is summed up in one line.
+
+Not for comparing (`bench.py`, `compare.py`): sampling costs time itself.
+"""
+
+import argparse
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from bench import DEEP, MANY, PATIENCE, PROFILES, Run, compiled_generator
+from servers import Missing, Server, cairn
+
+SHARE_MIN = 0.02
+"""The least share of the samples that gets a symbol a line of its own."""
+
+SAMPLES_A_SECOND = 4_999
+"""Not a round number, so that it keeps no step with what runs at round intervals."""
+
+KERNEL_CALLS = {
+    r"__(x64_)?sys_(recvfrom|read)$": "the kernel: receiving",
+    r"__(x64_)?sys_(sendto|sendmsg|write)$": "the kernel: sending, and waking up who receives",
+    r"__(x64_)?sys_epoll_\w+$": "the kernel: waiting",
+}
+"""Functions of the kernel that a system call begins with, and what is done in them."""
+
+
+def main() -> int:
+    """Profile each depth; exit code 1 where that cannot be done."""
+    parser = argparse.ArgumentParser(description="where the server's CPU time goes")
+    parser.add_argument("--work", default="get", choices=["get", "set"])
+    parser.add_argument("--depths", default=f"1,{MANY},{DEEP}", help="commands in a pipeline (default: %(default)s)")
+    parser.add_argument("--keys", type=int, default=PROFILES["default"].keys)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    given = parser.parse_args()
+    if shutil.which("perf") is None:
+        print("profile_server: perf is not installed; on Debian: apt-get install linux-perf", file=sys.stderr)
+        return 1
+    try:
+        with compiled_generator() as generator, cairn() as server:
+            run = Run(PROFILES["default"], generator)
+            run.generate(server, "load", keys=given.keys, depth=MANY)
+            for depth in map(int, given.depths.split(",")):
+                samples = sampled(run, server, given, depth)
+                total = samples.total()
+                print(f"\n{given.work.upper()}, {depth if depth > 1 else 'not'} in a pipeline: {total:,} samples\n")
+                print("| part | share |\n| --- | --- |")
+                for name, count in samples.most_common():
+                    if count >= SHARE_MIN * total:
+                        print(f"| {name} | {count / total:.0%} |")
+                rest = sum(count for count in samples.values() if count < SHARE_MIN * total)
+                print(f"| all others, each below {SHARE_MIN:.0%} | {rest / total:.0%} |", flush=True)
+    except (Missing, RuntimeError, subprocess.SubprocessError) as error:
+        print(f"profile_server: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def sampled(run: Run, server: Server, given: argparse.Namespace, depth: int) -> Counter[str]:
+    """How many samples each part has while the generator works."""
+    with tempfile.TemporaryDirectory(prefix="cairn-profile-") as directory:
+        data = Path(directory) / "perf.data"
+        record = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-g"]
+        with subprocess.Popen(
+            [*record, "-p", str(server.pid), "-o", str(data), "--", "sleep", str(given.seconds)],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as perf:
+            time.sleep(0.3)
+            with contextlib.ExitStack() as stack:
+                stack.callback(perf.wait, PATIENCE)
+                run.generate(server, given.work, depth=depth, keys=given.keys, seconds=given.seconds - 0.6)
+            if perf.returncode != 0:
+                raise RuntimeError(f"perf record: {perf.stderr.read().strip() if perf.stderr else ''}")
+        script = subprocess.run(
+            ["perf", "script", "-i", str(data), "-F", "ip,sym,dso"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+    counts: Counter[str] = Counter()
+    for sample in script.stdout.split("\n\n"):
+        stack_of_calls = [found for line in sample.splitlines() if (found := FRAME.match(line))]
+        if stack_of_calls:
+            counts[part([(found[1], found[2]) for found in stack_of_calls])] += 1
+    return counts
+
+
+FRAME = re.compile(r"\s*[0-9a-f]+ (\S+).* \((.*)\)$")
+
+
+def part(calls: list[tuple[str, str]]) -> str:
+    """What a sample belongs to. calls: function and file, the innermost first."""
+    symbol, file = calls[0]
+    if file.startswith("["):
+        for name, _ in calls:
+            for pattern, what in KERNEL_CALLS.items():
+                if re.match(pattern, name):
+                    return what
+        return "the kernel: entering and leaving, all else"
+    return f"`{plain(symbol)}` in {re.sub('[.](cpython|so).*', '', Path(file).name)}"
+
+
+def plain(symbol: str) -> str:
+    """A function's name as its source has it: Cython puts the modules in front, each behind its length.
+
+    >>> plain("__pyx_f_7cairnkv_7session_9hot_table_8HotTable_fetch")
+    'HotTable.fetch'
+    """
+    rest = symbol.removeprefix("__pyx_f_")
+    within = ""
+    while rest != symbol and (length := re.match("[0-9]+", rest)):
+        name, rest = rest[length.end() :][: int(length[0])], rest[length.end() + int(length[0]) + 1 :]
+        within = f"{name}." if name[:1].isupper() else ""
+    return within + rest
+
+
+if __name__ == "__main__":
+    sys.exit(main())

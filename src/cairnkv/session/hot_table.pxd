@@ -1,0 +1,191 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The functions of `hot_table.pyx`, which stand here so that a C compiler can put them where they are called.
+
+Each says what it does of what the keyspace does, by the same rules; whatever is rare it leaves undone and says so,
+and then the caller leaves it to the readable way.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem, PyDict_Size
+from cpython.list cimport PyList_GET_ITEM
+from cpython.long cimport PyLong_AsLongLong
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+cdef extern from "crc32.h":
+    uint32_t cairn_crc32(const unsigned char *data, size_t length) nogil
+
+cdef extern from "layout.h":
+    PyObject *cairn_slot(PyObject *object, Py_ssize_t offset) nogil
+    Py_hash_t cairn_hash(const unsigned char *data, Py_ssize_t size) nogil
+    void CAIRN_FETCH(const void *address) nogil
+    void cairn_fetch_dict(PyObject *dictionary) nogil
+    void cairn_fetch_alone(PyObject *dictionary, Py_hash_t hash) nogil
+    void cairn_fetch_head(PyObject *dictionary) nogil
+    void cairn_fetch_index(PyObject *dictionary, Py_hash_t hash) nogil
+    void cairn_fetch_entry(PyObject *dictionary, Py_hash_t hash) nogil
+    void cairn_fetch_objects(PyObject *dictionary, Py_hash_t hash) nogil
+    PyObject *cairn_find(PyObject *dictionary, Py_hash_t hash, const unsigned char *data, Py_ssize_t size,
+                         PyObject **key) nogil
+
+cdef enum:
+    AHEAD_MAX = 32  # keys that are met before the first of them is looked up
+
+cdef struct Place:
+    # Where a key is, or would be: its bytes, and the dict that they are looked up in.
+    const unsigned char *key
+    Py_ssize_t size
+    Py_hash_t hash
+    PyObject **entry  # of the directory
+    PyObject *bucket  # this and what follows: borrowed
+    PyObject *values
+    PyObject *value  # once it was looked up; NULL: there is none
+    PyObject *stored  # the key object that the dict has for it; NULL: not known
+
+cdef class HotTable:
+    cdef object _keyspace
+    cdef object _clock
+    cdef bint _wall  # whether that is the system's clock
+    cdef int64_t _advanced  # what the keyspace was told last
+    # How Python's objects are laid out:
+    cdef Py_ssize_t _values_at, _deadlines_at
+    # From `begin` to `end`:
+    cdef object _table
+    cdef list _directory
+    cdef PyObject **_entries  # of the directory
+    cdef int _shift
+    cdef int64_t now
+    cdef int64_t _keys, _used  # by how much they have changed
+    cdef Place _ahead[AHEAD_MAX]
+    cdef int _ahead_count, _ahead_next
+    cdef Py_ssize_t _bucket_keys, _entry_bytes
+
+    cdef int begin(self) except -1
+    cdef int take(self) except -1
+    cdef int64_t time(self) except? -1
+    cdef int end(self, bint executed) except -1
+    cdef void fetch(self) noexcept
+
+
+# -- where a key is -------------------------------------------------------------------------------------------
+
+
+cdef inline void _locate(HotTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
+    cdef uint64_t position = cairn_crc32(key, size)
+    place.key = key
+    place.size = size
+    place.hash = cairn_hash(key, size)
+    place.entry = self._entries + (position >> self._shift)
+
+
+cdef inline void place_of(HotTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
+    """Where the key is that stands here: as it was met, or anew. Nothing is looked up yet."""
+    if self._ahead_next < self._ahead_count and self._ahead[self._ahead_next].key == key:
+        place[0] = self._ahead[self._ahead_next]
+        self._ahead_next += 1
+    else:
+        _locate(self, place, key, size)
+    place.bucket = place.entry[0]
+    place.values = cairn_slot(place.bucket, self._values_at)
+    place.value = place.stored = NULL
+
+
+cdef inline bint meet(HotTable self, const unsigned char *key, Py_ssize_t size) noexcept:
+    """Take note of a key that will be asked for soon; False when there is no room for more before `fetch`."""
+    cdef Place *place = self._ahead + self._ahead_count
+    if self._ahead_count == AHEAD_MAX:
+        return False
+    _locate(self, place, key, size)
+    CAIRN_FETCH(place.entry)
+    self._ahead_count += 1
+    return True
+
+
+cdef inline bytes _key_of(Place *place):
+    """The key as an object: the one that the dict has, if it is known."""
+    if place.stored is not NULL:
+        return <bytes>place.stored
+    return PyBytes_FromStringAndSize(<const char *>place.key, place.size)
+
+
+# -- what is done there ---------------------------------------------------------------------------------------
+
+
+cdef inline int look_up(HotTable self, Place *place) except -1:
+    """Find the entry, expired or not: `place.value`."""
+    cdef bytes key
+    place.value = cairn_find(place.values, place.hash, place.key, place.size, &place.stored)
+    if place.value is NULL:
+        key = _key_of(place)
+        place.value = PyDict_GetItemWithError(<object>place.values, key)
+    return 0
+
+
+cdef inline bint has_deadline(HotTable self, Place *place, int64_t *deadline) except -1:
+    cdef PyObject *deadlines = cairn_slot(place.bucket, self._deadlines_at)
+    cdef PyObject *found
+    if <object>deadlines is None:
+        return False
+    found = PyDict_GetItemWithError(<object>deadlines, _key_of(place))
+    if found is NULL:
+        return False
+    deadline[0] = PyLong_AsLongLong(<object>found)
+    return True
+
+
+cdef inline PyObject *visible(HotTable self, Place *place) except? NULL:
+    """`Keyspace.get`: the value of a key that has not expired, borrowed; NULL when there is none."""
+    cdef int64_t deadline
+    look_up(self, place)
+    if place.value is not NULL and has_deadline(self, place, &deadline) and deadline <= self.now:
+        return NULL
+    return place.value
+
+
+cdef inline bint can_put(HotTable self, Place *place) except -1:
+    """Whether `put` can be done here: without a deadline to forget, and without a bucket to split."""
+    cdef int64_t deadline
+    if has_deadline(self, place, &deadline):
+        return False
+    if place.value is NULL:
+        look_up(self, place)
+    return place.value is not NULL or PyDict_Size(<object>place.values) < self._bucket_keys
+
+
+cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size) except -1:
+    """`Keyspace.put` without a deadline, where `can_put` has said that it can be done."""
+    return put_object(self, place, PyBytes_FromStringAndSize(<const char *>data, size))
+
+
+cdef inline int put_object(HotTable self, Place *place, bytes value) except -1:
+    """`put`, of a value that is an object already."""
+    cdef bytes key = _key_of(place)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+    if place.value is NULL:
+        self._keys += 1
+        self._used += self._entry_bytes + place.size + size
+    else:
+        self._used += size - PyBytes_GET_SIZE(<object>place.value)
+    PyDict_SetItem(<object>place.values, key, value)
+    place.value = place.stored = NULL  # whoever asks again looks it up again
+    return 0
+
+
+cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except -1:
+    """Whether `drop` can be done here, `count` times: without a deadline to forget or a bucket to empty."""
+    cdef int64_t deadline
+    return PyDict_Size(<object>place.values) > count and not has_deadline(self, place, &deadline)
+
+
+cdef inline bint drop(HotTable self, Place *place) except -1:
+    """`Keyspace.drop`, where `can_drop` has said that it can be done: whether there was an entry."""
+    cdef bytes key
+    look_up(self, place)
+    if place.value is NULL:
+        return False
+    key = _key_of(place)
+    self._keys -= 1
+    self._used -= self._entry_bytes + place.size + PyBytes_GET_SIZE(<object>place.value)
+    PyDict_DelItem(<object>place.values, key)
+    place.value = place.stored = NULL
+    return True

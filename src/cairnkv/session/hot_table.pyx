@@ -1,0 +1,138 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled way to a keyspace's table: what the hot path of any wire does with keys and values.
+
+A run takes hold of the table with `begin`, looks keys up and changes entries with the functions of `hot_table.pxd`,
+and lets go with `end`. Between the two no Python code runs. The keys of commands that were read together can be made
+known first (`meet`, `fetch`), so that the processor fetches what the look-ups will read while others are at work.
+
+What always holds: dicts are changed through CPython's interface only. A key and a value are the bytes of a frame,
+until one has to be stored; no object is made to look a key up that is there.
+
+Not for wires (`accelerator.pyx`), and not for what is rare: deadlines that a change would forget, buckets that it
+would split or empty. There the functions say that they cannot, and nothing was changed.
+"""
+
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+
+from cairnkv.keyspace.table import BUCKET_KEYS, ENTRY_BYTES, Bucket
+from cairnkv.store import wall_clock
+
+cdef extern from "Python.h":
+    ctypedef struct PyListObject:
+        PyObject **ob_item
+
+cdef extern from "layout.h":
+    Py_ssize_t cairn_slot_offset(PyObject *descriptor)
+
+
+cdef int64_t wall_milliseconds() noexcept nogil:
+    """What `cairnkv.store.wall_clock` says, without asking Python."""
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
+
+
+def found_directly(dict dictionary, bytes key):
+    """The value that is found without the dict's own look-up, None when it has to be asked; for tests."""
+    cdef PyObject *stored = NULL
+    cdef const unsigned char *data = key
+    cdef PyObject *value = cairn_find(<PyObject *>dictionary, cairn_hash(data, len(key)), data, len(key), &stored)
+    return None if value is NULL else <object>value
+
+
+def position(bytes key):
+    """What `cairnkv.keyspace.table.position` says, as it is computed here; for tests."""
+    return cairn_crc32(key, len(key))
+
+
+cdef class HotTable:
+    """The table of one keyspace, for runs. One run at a time.
+
+    now: log time in the run at hand, in milliseconds.
+    """
+
+    def __init__(self, keyspace, clock):
+        """clock: gives the time in ms, once a run."""
+        self._keyspace = keyspace
+        self._clock = clock
+        self._wall = clock is wall_clock
+        self._values_at = _offset(Bucket, "values")
+        self._deadlines_at = _offset(Bucket, "deadlines")
+        self._bucket_keys = BUCKET_KEYS
+        self._entry_bytes = ENTRY_BYTES
+
+    cdef int begin(self) except -1:
+        """Take hold of the table as it is now, at the time that it is."""
+        cdef int64_t time = self.time()
+        self.take()
+        if time > self.now:
+            self.now = time
+        return 0
+
+    cdef int64_t time(self) except? -1:
+        """What the clock says, in ms. Where that is not the system's, Python code runs."""
+        return wall_milliseconds() if self._wall else self._clock()
+
+    cdef int take(self) except -1:
+        """`begin` without a look at the clock. Neither here nor in `end` does Python code run."""
+        self._table = self._keyspace._table
+        self._directory = self._table._directory
+        self._entries = (<PyListObject *>self._directory).ob_item
+        self._shift = self._table._shift
+        self._keys = self._used = 0
+        self._ahead_next = self._ahead_count = 0
+        self.now = self._keyspace.now
+        return 0
+
+    cdef int end(self, bint executed) except -1:
+        """Let go of it; the keyspace is told the time if anything was executed."""
+        if executed and self.now != self._advanced:
+            self._keyspace.now = self.now  # it is no earlier; calling `advance` could let other threads in
+            self._advanced = self.now
+        if self._keys:
+            self._table.keys += self._keys
+        if self._used:
+            self._table.used_bytes += self._used
+        return 0
+
+    cdef void fetch(self) noexcept:
+        """Let the processor fetch what looking up the keys that were met will read, one step for all at a time."""
+        cdef int item
+        cdef Place *ahead = self._ahead
+        for item in range(self._ahead_count):
+            ahead[item].bucket = ahead[item].entry[0]
+            CAIRN_FETCH(<char *>ahead[item].bucket + self._values_at)
+        for item in range(self._ahead_count):
+            ahead[item].values = cairn_slot(ahead[item].bucket, self._values_at)
+            cairn_fetch_dict(ahead[item].values)
+        for item in range(self._ahead_count):
+            cairn_fetch_head(ahead[item].values)
+        for item in range(self._ahead_count):
+            cairn_fetch_index(ahead[item].values, ahead[item].hash)
+        for item in range(self._ahead_count):
+            cairn_fetch_entry(ahead[item].values, ahead[item].hash)
+        for item in range(self._ahead_count):
+            cairn_fetch_objects(ahead[item].values, ahead[item].hash)
+
+
+cdef Py_ssize_t _offset(object cls, str name) except -1:
+    """Where a slot is in the objects of a class. Raises TypeError if it is none."""
+    cdef object descriptor = cls.__dict__[name]
+    cdef Py_ssize_t offset = cairn_slot_offset(<PyObject *>descriptor)
+    if offset < 0:
+        raise TypeError(f"{cls.__qualname__}.{name} is no slot")
+    return offset
+
+
+def _try_out():
+    """See whether this interpreter's dicts are laid out as layout.h says."""
+    cdef dict sample = {b"%d" % n: b"value %d" % n for n in range(BUCKET_KEYS)}
+    found = [found_directly(sample, key) for key in sample]
+    if any(value is not None and value is not sample[key] for key, value in zip(sample, found)):
+        raise ImportError(
+            "the dicts of this Python are not laid out as cairnkv's compiled part knows them; "
+            "set CAIRNKV_PURE=1 to do without it"
+        )
+
+
+_try_out()
