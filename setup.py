@@ -42,6 +42,7 @@ def extensions() -> list[Extension]:
         "cairnkv.session.article_frames": "src/cairnkv/session/article_frames.pyx",
         "cairnkv.session.redis_frames": "src/cairnkv/session/redis_frames.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
+        "cairnkv.client.direct": "src/cairnkv/client/direct.pyx",
     }
     built: list[Extension] = cythonize(
         [

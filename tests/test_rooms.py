@@ -14,7 +14,7 @@ import cairnkv
 PACKAGE = Path(cairnkv.__file__).parent
 
 LEVELS = [
-    {"installation", "limits", "units", "version"},
+    {"installation", "limits", "records", "units", "version"},
     {"commands"},
     {"errors"},
     {"keyspace"},

@@ -16,8 +16,8 @@ from cairnkv.version import VERSION
 
 if TYPE_CHECKING:
     from cairnkv import aio
-    from cairnkv.client.embedded import Embedded
-    from cairnkv.client.entry import connect, open
+    from cairnkv.client.embedded import Embedded, open
+    from cairnkv.client.entry import connect
     from cairnkv.client.keyvalue import KeyValue
     from cairnkv.client.pipeline import Pending, Pipeline
     from cairnkv.client.sync import Client
@@ -90,7 +90,7 @@ _LATER = {
     "Pipeline": "cairnkv.client.pipeline",
     "connect": "cairnkv.client.entry",
     "features": "cairnkv.installation",
-    "open": "cairnkv.client.entry",
+    "open": "cairnkv.client.embedded",
     **dict.fromkeys(_ERRORS, "cairnkv.errors"),
 }
 """What is imported when it is first asked for, so that `import cairnkv` costs a program only what it uses."""

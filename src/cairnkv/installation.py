@@ -1,7 +1,7 @@
 """Which optional parts this installation has, and so what it runs on."""
 
 import functools
-import importlib.metadata
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -16,6 +16,7 @@ COMPILED: Final = (
     "cairnkv.session.article_frames",
     "cairnkv.session.redis_frames",
     "cairnkv.server.poller",
+    "cairnkv.client.direct",
 )
 """The compiled modules."""
 
@@ -25,7 +26,14 @@ def compiled() -> bool:
     """Whether the compiled parts are there and wanted."""
     if os.environ.get(PURE_VARIABLE, "0") not in ("", "0"):
         return False
-    return all(importlib.util.find_spec(name) is not None for name in COMPILED)
+    return all(map(_is_there, COMPILED))
+
+
+def _is_there(name: str) -> bool:
+    """Whether a module of this package is there. The room that it is in is not imported for that."""
+    package = __file__.replace(os.sep, "/").rpartition("/")[0]
+    rooms = name.split(".")[1:-1]
+    return importlib.machinery.PathFinder.find_spec(name, ["/".join((package, *rooms))]) is not None
 
 
 @functools.cache
@@ -47,6 +55,8 @@ def _loop() -> str:
     if compiled():
         return f"epoll and {_asyncio()}"
     if uvloop_is_there():
+        import importlib.metadata  # it is slow, and few ask
+
         return f"uvloop {importlib.metadata.version('uvloop')}"
     return _asyncio()
 

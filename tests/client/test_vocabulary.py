@@ -49,6 +49,16 @@ def test_every_method_says_what_it_does() -> None:
             assert (getattr(kind, name).__doc__ or "").strip(), f"{kind.__name__}.{name}"
 
 
+def test_a_client_imports_nothing_of_stores_in_this_process_and_little_else() -> None:
+    """`connect` is what most programs import, and many of them are short."""
+    code = "import sys, cairnkv; cairnkv.connect; print([m for m in sys.modules if m.startswith(%r)])"
+    others = ("cairnkv.store", "cairnkv.keyspace", "cairnkv.log", "json", "random", "importlib.metadata", "logging")
+    ran = subprocess.run(
+        [sys.executable, "-c", code % (others,)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout == "[]\n"
+
+
 def test_importing_the_package_imports_no_event_loop_and_nothing_for_terminals() -> None:
     code = "import sys, cairnkv; cairnkv.connect; cairnkv.open; print([m for m in sys.modules if m in %r])"
     heavy = {"asyncio", "uvloop", "rich", "prompt_toolkit", "pytest", "argparse", "tomllib", "msgpack", "ssl"}

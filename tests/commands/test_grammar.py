@@ -1,7 +1,6 @@
 """Arguments become strings and strings arguments, for every command; what does not fit is refused with the
 failure that says so."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -30,6 +29,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX, SCAN_COUNT_MAX, TTL_MAX
+from cairnkv.records import replace
 from tests.support.strategies import commands
 
 WORDS = [pytest.param(command.word, id=command.word.name) for command in COMMANDS]
@@ -57,9 +57,9 @@ def test_a_command_is_read_back_from_its_strings(word: Word, data: st.DataObject
 def test_options_may_stand_in_any_order(command: Command, data: st.DataObject) -> None:
     positional = sum(slot.place is Place.ARGUMENT for _, slot in command.word.fields)
     options = [
-        dataclasses.replace(
-            type(command)(*command.arguments()[:positional]), **{name: getattr(command, name)}
-        ).arguments()[positional:]
+        replace(type(command)(*command.arguments()[:positional]), **{name: getattr(command, name)}).arguments()[
+            positional:
+        ]
         for name, slot in command.word.fields
         if slot.word
     ]

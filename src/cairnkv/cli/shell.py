@@ -4,7 +4,6 @@ What always holds: an error is said and does not end it; the end of input does. 
 (`language`).
 """
 
-import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from cairnkv.cli.output import CYAN, RED, on_terminal, put_bytes, styled
 from cairnkv.client.calls import Call
 from cairnkv.commands import Command, Items, Reply
 from cairnkv.errors import CairnError
+from cairnkv.records import replace
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -87,7 +87,7 @@ class Shell:
         cursor, total = 0, 0
         command = statement.command
         while True:
-            reply = self._ask(dataclasses.replace(command, cursor=cursor))  # type: ignore[type-var]
+            reply = self._ask(replace(command, cursor=cursor))
             assert isinstance(reply, Items)
             cursor = int(reply.values[0] or 0)
             if command.word.writes:  # how many it has changed, rather than which keys it has found

@@ -7,16 +7,14 @@ Options: `timeout` and `connect_timeout` in seconds, `attempts`. Keywords of `co
 that does not exist is an error. `cairns://` (TLS) and user:password@ are kept for later, and refused until then.
 """
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, TypeAlias
-from urllib.parse import unquote
 
 from cairnkv.errors import AddressError
 from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT
+from cairnkv.records import record
 
 Endpoint: TypeAlias = tuple[str, int] | str
 """Host and port, or the path of a Unix socket."""
@@ -26,7 +24,7 @@ _HOST: Final = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Address:
     """Where a store is, and how patient its client is.
 
@@ -80,7 +78,7 @@ def parse(url: str | None = None, **keywords: float | None) -> Address:
     elif scheme == "cairn+unix":
         if not rest.startswith("/") or rest == "/":
             raise AddressError(f"a Unix socket's address has three slashes, cairn+unix:///run/cairn.sock; not {url!r}")
-        endpoints = (str(Path(unquote(rest))),)
+        endpoints = (_socket(rest),)
     elif scheme == "cairns":
         raise AddressError("cairns:// is kept for TLS, which this version does not have; use cairn://")
     else:
@@ -92,6 +90,14 @@ def parse(url: str | None = None, **keywords: float | None) -> Address:
         connect_timeout=options.get("connect_timeout", CONNECT_TIMEOUT),
         attempts=int(options.get("attempts", CLIENT_ATTEMPTS)),
     )
+
+
+def _socket(rest: str) -> str:
+    """The path of a Unix socket. Only such an address needs these modules."""
+    from pathlib import Path
+    from urllib.parse import unquote
+
+    return str(Path(unquote(rest)))
 
 
 def _hosts(rest: str, url: str) -> tuple[Endpoint, ...]:

@@ -6,7 +6,6 @@ has chosen. What does not decode raises an error that says so; it is never retur
 """
 
 import importlib
-import json
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from cairnkv.errors import CodecError, OptionError
@@ -61,15 +60,21 @@ class Bytes:
 class Json:
     """What JSON can say, in its shortest form."""
 
+    def __init__(self) -> None:
+        json = importlib.import_module("json")  # only who asks for it needs it
+        self._write: Any = json.dumps
+        self._read: Any = json.loads
+
     def encode(self, value: Any) -> bytes:
         try:
-            return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+            text: str = self._write(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            return text.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise CodecError(f"JSON cannot say this value: {error}") from None
 
     def decode(self, data: bytes) -> Any:
         try:
-            return json.loads(data)
+            return self._read(data)
         except (ValueError, RecursionError) as error:
             raise CodecError(f"{_shown(data)} is not JSON: {error}") from None
 

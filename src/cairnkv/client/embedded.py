@@ -5,19 +5,20 @@ what a server does between commands, calls do a slice of here. A process that wa
 as of any object of Python's.
 """
 
-import itertools
 import os
+import sys
 import threading
-from typing import Final
+from typing import Any, Final, Literal, overload
 
 from cairnkv.client.calls import Call, K, T, V
-from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.forking import FORKING
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
 from cairnkv.errors import CallerError, OptionError
+from cairnkv.installation import compiled
 from cairnkv.limits import VALUE_MAX
-from cairnkv.store import Clock, Held, Store, WhenFull
+from cairnkv.store import Clock, Held, Store, WhenFull, wall_clock
 
 CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""
@@ -30,7 +31,7 @@ class Shared:
         self._store = store
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._calls = itertools.count(1)
+        self._calls = 0
         self._closed = False
 
     def execute(self, command: Command) -> Reply | Held:
@@ -43,7 +44,8 @@ class Shared:
         with self._lock:
             if self._closed:
                 raise CallerError("this store is closed")
-            if next(self._calls) % CALLS_PER_SLICE == 0:
+            self._calls += 1
+            if self._calls % CALLS_PER_SLICE == 0:
                 self._store.housekeep()
             return self._store.execute(command)
 
@@ -78,6 +80,78 @@ class Embedded(KeyValue[K, V]):
             assert outcome.reply is not None
             outcome = outcome.reply
         return call.result(outcome)
+
+
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Literal["text"] = "text",
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, str]: ...
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Literal["bytes"],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[bytes, bytes]: ...
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Literal["json", "msgpack"],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, Any]: ...
+@overload
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: Codec[V],
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[str, V]: ...
+def open(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    codec: CodecName | Codec[Any] = "text",
+    memory_limit: int | None = None,
+    when_full: Literal["refuse", "evict"] = "refuse",
+    clock: Clock = wall_clock,
+) -> Embedded[Any, Any]:
+    """A store in this process: the engine that a server runs, without one.
+
+    path: where it is kept; this version knows only None, memory. codec: as for `connect`.
+    memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
+    when_full="evict" the least recently used keys go. clock: for tests.
+
+    >>> import cairnkv
+    >>> kv = cairnkv.open()
+    >>> kv["greeting"] = "hello"
+    >>> kv.get("greeting"), kv.get("nobody", "default")
+    ('hello', 'default')
+    """
+    return embedded(new_store(path, memory_limit, when_full, clock), key_codec(codec), value_codec(codec))
+
+
+def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:
+    """The methods of a store in this process: with direct calls where there are some for it.
+
+    A direct call is atomic because it keeps the interpreter's lock, so an interpreter without one has none.
+    """
+    gil_is_there: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if not (compiled() and store.plain and gil_is_there):
+        return Embedded(store, keys, values)
+    from cairnkv.client.direct import DirectEmbedded
+
+    return DirectEmbedded(store, keys, values)
 
 
 def new_store(path: str | os.PathLike[str] | None, memory_limit: int | None, when_full: str, clock: Clock) -> Store:

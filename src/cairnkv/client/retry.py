@@ -4,7 +4,6 @@ Once a command's bytes may have left, only what reads is repeated, and what fail
 write raises `OutcomeUnknown`. What never left may always be repeated.
 """
 
-import random
 from typing import Final
 
 from cairnkv.commands import Command, Failure, Reply, failures
@@ -19,6 +18,8 @@ LONGEST_PAUSE: Final = 1.0
 
 def pause_before(attempt: int) -> float:
     """Seconds to wait before attempt 1, 2, ...: random, so that clients that lost one server do not come at once."""
+    import random  # only who waits needs it
+
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 

@@ -6,8 +6,9 @@ the session (does the connection survive?), the wire (which header bit?), the cl
 and may the call be repeated?) and docs/protocol.md.
 """
 
-import dataclasses
 import enum
+
+from cairnkv.records import record
 
 
 class Fault(enum.Enum):
@@ -19,7 +20,7 @@ class Fault(enum.Enum):
     US = "us"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Code:
     """One failure code.
 

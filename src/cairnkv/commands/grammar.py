@@ -1,6 +1,6 @@
 """How a command is declared, and how its arguments become strings and back.
 
-A command is a small frozen dataclass whose fields say what they are: `argument` (positional), `rest` (all
+A command is a small record whose fields say what they are: `argument` (positional), `rest` (all
 that follow), `option` (a word and its value) and `switch` (a word alone). The declaration is the grammar:
 `Command.arguments` writes it, `Command.from_arguments` reads it, `Word.usage` shows it.
 
@@ -9,15 +9,16 @@ What always holds: for every command c, `type(c).from_arguments(c.arguments()) =
 Not for execution: what a command does is in `cairnkv.keyspace.operations`.
 """
 
-import dataclasses
 import enum
+import itertools
 import operator
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 from cairnkv.commands.failures import BADARGS, BADKEY, Code
 from cairnkv.limits import KEY_MAX
+from cairnkv.records import record
 
 # -- kinds: what one string of a frame may be ----------------------------------------------------------
 
@@ -31,11 +32,13 @@ class ArgumentFault(ValueError):
         self.text = text
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Kind:
     """The kind of one argument, and how it is called in a grammar."""
 
     placeholder: str
+    as_it_is: ClassVar[bool] = True
+    """Whether the value is the string itself, so that `write` changes nothing."""
 
     def read(self, text: bytes) -> Any:
         """The Python value of one string of a frame; `ArgumentFault` when it is not of this kind."""
@@ -56,12 +59,13 @@ class KeyKind(Kind):
         return text
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class NumberKind(Kind):
     """An integer as decimal text, from `lowest` to `highest`."""
 
     lowest: int
     highest: int
+    as_it_is: ClassVar[bool] = False
 
     # No plus sign, no leading zeros, no blanks, so that every number has one text; the longest in use
     # has 20 characters, which bounds what is handed to int().
@@ -94,7 +98,7 @@ class Place(enum.Enum):
     SWITCH = "a word alone"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Slot:
     """What a field's declaration says: its place, the kinds of its strings, and its word if it has one."""
 
@@ -103,27 +107,24 @@ class Slot:
     word: bytes = b""
 
 
-_SLOT: Final = "cairnkv slot"
-
-
 def argument(kind: Kind) -> Any:
     """A positional argument."""
-    return dataclasses.field(metadata={_SLOT: Slot(Place.ARGUMENT, (kind,))})
+    return Slot(Place.ARGUMENT, (kind,))
 
 
 def rest(*kinds: Kind) -> Any:
     """All arguments that follow, at least one: a tuple of values, or of tuples where there are two kinds."""
-    return dataclasses.field(metadata={_SLOT: Slot(Place.REST, kinds)})
+    return Slot(Place.REST, kinds)
 
 
 def option(word: str, kind: Kind, *, default: None) -> Any:
     """`WORD value`, in any order behind the positional arguments; None where it is left out."""
-    return dataclasses.field(default=default, metadata={_SLOT: Slot(Place.OPTION, (kind,), word.encode())})
+    return Slot(Place.OPTION, (kind,), word.encode())
 
 
 def switch(word: str, *, default: bool) -> Any:
     """`WORD` alone, likewise; False where it is left out."""
-    return dataclasses.field(default=default, metadata={_SLOT: Slot(Place.SWITCH, (), word.encode())})
+    return Slot(Place.SWITCH, (), word.encode())
 
 
 # -- words: what the vocabulary says of a command ------------------------------------------------------
@@ -146,7 +147,7 @@ class Answer(enum.Enum):
     ITEMS = "several strings"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Word:
     """One entry of the vocabulary.
 
@@ -155,6 +156,7 @@ class Word:
     exclusive: groups of fields; of each group at most one may be given.
     key_fields: the fields that hold a key, keys, or pairs of key and value.
     by_store: answered by the store about itself; never applied to a keyspace and never logged.
+    shape: its fields by their places, as its commands read and write them.
     """
 
     name: str
@@ -168,6 +170,7 @@ class Word:
     by_store: bool
     fields: tuple[tuple[str, Slot], ...]
     key_fields: tuple[str, ...]
+    shape: "_Shape"
 
     @property
     def summary(self) -> str:
@@ -192,74 +195,85 @@ class Word:
         return " ".join(shown)
 
 
+@record
+class _Shape:
+    """The fields of a command by their places: worked out once, since every frame is read with it."""
+
+    readers: tuple[Callable[[bytes], Any], ...]
+    """The `read` of each positional argument."""
+    writers: tuple[tuple[str, Callable[[Any], bytes] | None], ...]
+    """The field of each positional argument, and its `write`; None where the value is the string."""
+    rest: tuple[str, tuple[Kind, ...]] | None
+    """The field of all that follow, and its kinds."""
+    options: dict[bytes, tuple[str, Kind | None]]
+    """The fields of options and switches, by their words; a switch has no kind."""
+
+    @classmethod
+    def of(cls, fields: tuple[tuple[str, Slot], ...]) -> Self:
+        """The shape of these fields."""
+        positional = [(name, slot.kinds[0]) for name, slot in fields if slot.place is Place.ARGUMENT]
+        rest = [(name, slot.kinds) for name, slot in fields if slot.place is Place.REST]
+        return cls(
+            readers=tuple(kind.read for _, kind in positional),
+            writers=tuple((name, None if kind.as_it_is else kind.write) for name, kind in positional),
+            rest=rest[0] if rest else None,
+            options={slot.word: (name, slot.kinds[0] if slot.kinds else None) for name, slot in fields if slot.word},
+        )
+
+
 class Command:
     """What all commands share. Instances are immutable and equal when their fields are."""
 
     __slots__ = ()
     word: ClassVar[Word]
 
+    if TYPE_CHECKING:
+
+        def __init__(self, *values: Any, **named: Any) -> None: ...  # each declares its own
+
     def arguments(self) -> list[bytes]:
         """The command's strings in the order of the grammar; options that were left out are left out."""
+        shape = self.word.shape
         strings: list[bytes] = []
-        for name, slot in self.word.fields:
+        for name, write in shape.writers:
             value = getattr(self, name)
-            match slot.place:
-                case Place.ARGUMENT:
-                    strings.append(slot.kinds[0].write(value))
-                case Place.REST:
-                    if len(slot.kinds) == 1:
-                        strings.extend(map(slot.kinds[0].write, value))
-                    else:
-                        strings.extend(
-                            kind.write(part) for group in value for kind, part in zip(slot.kinds, group, strict=True)
-                        )
-                case Place.OPTION:
-                    if value is not None:
-                        strings += (slot.word, slot.kinds[0].write(value))
-                case Place.SWITCH:
-                    if value:
-                        strings.append(slot.word)
+            strings.append(value if write is None else write(value))
+        if shape.rest is not None:
+            name, kinds = shape.rest
+            strings += _ungrouped(getattr(self, name), kinds)
+        for word, (name, kind) in shape.options.items():
+            value = getattr(self, name)
+            if kind is None:
+                if value:
+                    strings.append(word)
+            elif value is not None:
+                strings += (word, kind.write(value))
         return strings
 
     @classmethod
     def from_arguments(cls, strings: Sequence[bytes]) -> Self:
         """The command that these strings stand for; `ArgumentFault` says what does not fit."""
-        values: dict[str, Any] = {}
-        reader = _Reader(cls.word, strings)
-        words = {slot.word: (name, slot) for name, slot in cls.word.fields if slot.word}
-        for name, slot in cls.word.fields:
-            if slot.place is Place.ARGUMENT:
-                values[name] = slot.kinds[0].read(reader.take())
-            elif slot.place is Place.REST:
-                values[name] = tuple(reader.groups(slot.kinds))
-        while reader.more():
-            given = reader.take()
-            if given not in words:
-                raise reader.misfit(f"it has no option {given[:24]!r}")
-            name, slot = words[given]
-            if name in values:
-                raise reader.misfit(f"the option {given.decode()} stands there twice")
-            values[name] = slot.kinds[0].read(reader.take()) if slot.kinds else True
-        for group in cls.word.exclusive:
-            given_together = [slot.word.decode() for name, slot in cls.word.fields if name in group and name in values]
-            if len(given_together) > 1:
-                raise reader.misfit(f"{' and '.join(given_together)} exclude each other")
-        return cls(**values)
+        shape = cls.word.shape
+        values: list[Any] = list(map(operator.call, shape.readers, strings))
+        positional = len(shape.readers)
+        if len(values) < positional:
+            raise _too_few(cls.word, strings)
+        if shape.rest is not None:
+            return cls(*values, _grouped(cls.word, strings, positional, shape.rest[1]))
+        if len(strings) > positional:
+            return cls(*values, **_options(cls.word, strings, positional))
+        return cls(*values)
 
     def named_keys(self) -> tuple[bytes, ...]:
         """The keys that the command names, in its order; empty unless its scope is `Scope.KEYS`."""
-        keys: list[bytes] = []
-        for field in self.word.key_fields:
-            value = getattr(self, field)
-            if isinstance(value, bytes):
-                keys.append(value)
-            else:
-                keys += (item if isinstance(item, bytes) else item[0] for item in value)
-        return tuple(keys)
+        fields = self.word.key_fields
+        if len(fields) == 1:
+            return _keys_of(getattr(self, fields[0]))
+        return tuple(key for field in fields for key in _keys_of(getattr(self, field)))
 
     def places(self, space: int) -> tuple[tuple[int, bytes], ...]:
         """The same, each with its keyspace, when the command is said to keyspace `space`."""
-        return tuple((space, key) for key in self.named_keys())
+        return tuple([(space, key) for key in self.named_keys()])
 
 
 class Step(NamedTuple):
@@ -269,35 +283,63 @@ class Step(NamedTuple):
     command: Command
 
 
-class _Reader:
-    """The strings of one command, taken one after the other."""
+def _keys_of(value: Any) -> tuple[bytes, ...]:
+    """The keys in the value of a field: a key, several, or pairs of key and value."""
+    if isinstance(value, bytes):
+        return (value,)
+    return tuple([item if isinstance(item, bytes) else item[0] for item in value])
 
-    def __init__(self, word: Word, strings: Sequence[bytes]) -> None:
-        self._word = word
-        self._strings = strings
-        self._next = 0
 
-    def more(self) -> bool:
-        return self._next < len(self._strings)
+def _ungrouped(values: tuple[Any, ...], kinds: tuple[Kind, ...]) -> Iterable[bytes]:
+    """The strings of all that follow."""
+    if all(kind.as_it_is for kind in kinds):
+        return values if len(kinds) == 1 else itertools.chain.from_iterable(values)
+    if len(kinds) == 1:
+        return map(kinds[0].write, values)
+    return (kind.write(part) for group in values for kind, part in zip(kinds, group, strict=True))
 
-    def take(self) -> bytes:
-        if not self.more():
-            raise self.misfit(f"{len(self._strings)} arguments are too few")
-        self._next += 1
-        return self._strings[self._next - 1]
 
-    def groups(self, kinds: tuple[Kind, ...]) -> list[Any]:
-        left = self._strings[self._next :]
-        if not left or len(left) % len(kinds):
-            raise self.misfit(f"{len(self._strings)} is not a number of arguments it can have")
-        self._next = len(self._strings)
-        if len(kinds) == 1:
-            return [kinds[0].read(text) for text in left]
-        columns = [[kind.read(text) for text in left[at :: len(kinds)]] for at, kind in enumerate(kinds)]
-        return list(zip(*columns, strict=True))
+def _grouped(word: Word, strings: Sequence[bytes], begin: int, kinds: tuple[Kind, ...]) -> tuple[Any, ...]:
+    """All that follow, as values or groups of values; at least one."""
+    left = strings[begin:]
+    if not left or len(left) % len(kinds):
+        raise _misfit(word, f"{len(strings)} is not a number of arguments it can have")
+    if len(kinds) == 1:
+        return tuple(map(kinds[0].read, left))
+    columns = [map(kind.read, left[at :: len(kinds)]) for at, kind in enumerate(kinds)]
+    return tuple(zip(*columns, strict=True))
 
-    def misfit(self, why: str) -> ArgumentFault:
-        return ArgumentFault(BADARGS, f"usage: {self._word.usage}; {why}")
+
+def _options(word: Word, strings: Sequence[bytes], begin: int) -> dict[str, Any]:
+    """The fields that the strings behind the positional ones give."""
+    given: dict[str, Any] = {}
+    left = iter(strings[begin:])
+    for string in left:
+        if string not in word.shape.options:
+            raise _misfit(word, f"it has no option {string[:24]!r}")
+        name, kind = word.shape.options[string]
+        if name in given:
+            raise _misfit(word, f"the option {string.decode()} stands there twice")
+        if kind is None:
+            given[name] = True
+            continue
+        value = next(left, None)
+        if value is None:
+            raise _too_few(word, strings)
+        given[name] = kind.read(value)
+    for group in word.exclusive:
+        if len(given.keys() & group) > 1:
+            together = [slot.word.decode() for name, slot in word.fields if name in group and name in given]
+            raise _misfit(word, f"{' and '.join(together)} exclude each other")
+    return given
+
+
+def _too_few(word: Word, strings: Sequence[bytes]) -> ArgumentFault:
+    return _misfit(word, f"{len(strings)} arguments are too few")
+
+
+def _misfit(word: Word, why: str) -> ArgumentFault:
+    return ArgumentFault(BADARGS, f"usage: {word.usage}; {why}")
 
 
 _C = TypeVar("_C", bound=Command)
@@ -314,19 +356,26 @@ def word(
     exclusive: tuple[tuple[str, ...], ...] = (),
     by_store: bool = False,
 ) -> Callable[[type[_C]], type[_C]]:
-    """Declare a command: make its class a frozen dataclass and give it its entry of the vocabulary.
+    """Declare a command: make its class a record and give it its entry of the vocabulary.
 
     The command's name on wires and in documents is its class' name in capitals: SetWith is SET_WITH.
     """
 
     def declare(plain: type[_C]) -> type[_C]:
-        command = dataclasses.dataclass(frozen=True, slots=True)(plain)
-        declared: Any = command
-        fields = tuple((field.name, field.metadata[_SLOT]) for field in dataclasses.fields(declared))
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", command.__name__).upper()
+        slots = {name: thing for name, thing in vars(plain).items() if isinstance(thing, Slot)}
+        for name, slot in slots.items():
+            if slot.place is Place.OPTION:
+                setattr(plain, name, None)
+            elif slot.place is Place.SWITCH:
+                setattr(plain, name, False)
+            else:
+                delattr(plain, name)  # it has no default
+        command = record(plain)
+        inherited: Word | None = getattr(plain, "word", None)
+        fields = (*(inherited.fields if inherited else ()), *slots.items())
         of_keys = [name for name, slot in fields if slot.kinds and isinstance(slot.kinds[0], KeyKind)]
         command.word = Word(
-            name=name,
+            name=re.sub(r"(?<!^)(?=[A-Z])", "_", command.__name__).upper(),
             number=number,
             command=command,
             scope=scope,
@@ -337,6 +386,7 @@ def word(
             by_store=by_store,
             fields=fields,
             key_fields=tuple(of_keys),
+            shape=_Shape.of(fields),
         )
         return command
 

@@ -5,11 +5,11 @@ The store makes them, a wire turns them into bytes, a client turns them into Pyt
 either looks.
 """
 
-import dataclasses
 import enum
 from typing import Final, TypeAlias
 
 from cairnkv.commands.failures import Code
+from cairnkv.records import record
 
 
 class Mark(enum.Enum):
@@ -26,14 +26,14 @@ MISSING: Final = Mark.MISSING
 """The key is not there. An answer, not a fault."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Items:
     """Several strings in an order that the command defines; None stands for a key that is not there."""
 
     values: tuple[bytes | None, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Failure:
     """Why a command was not carried out: a code of the table, and a sentence for people."""
 
@@ -51,7 +51,7 @@ class Failure:
         return f"{self.code.name} {self.text}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Replies:
     """What the commands of a transaction answer, in their order. No wire but that of the transaction has it."""
 

@@ -52,6 +52,11 @@ class DeadlineIndex:
         """How many keys have a deadline, those whose is over included. A look at every second that has some."""
         return sum(map(len, self._ticks.values()))
 
+    @property
+    def empty(self) -> bool:
+        """Whether no key has a deadline."""
+        return not self._ticks
+
     def due(self, now: int) -> int:
         """How many keys have a deadline that is over: the seconds gone by whole, and a look at this one."""
         this = now >> TICK_BITS

@@ -11,12 +11,12 @@ What always holds:
 Not for what each command does (`operations`), and not for when a reply may leave (the store).
 """
 
-import dataclasses
 from typing import Final
 
 from cairnkv.keyspace.expiry import DeadlineIndex
 from cairnkv.keyspace.shared import Shared, Watched
 from cairnkv.keyspace.table import Table
+from cairnkv.records import record
 
 FREE_BUCKETS: Final = 64
 """Buckets of a cleared table that are freed in one slice: some 11,000 entries, about a millisecond."""
@@ -25,7 +25,7 @@ FREE_DEADLINES: Final = 10_000
 """Deadlines of a cleared table that are freed in one slice."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@record
 class Before:
     """A change of one key: what stood there before, value and deadline, or None."""
 
@@ -41,7 +41,7 @@ class Before:
         """Nothing is kept besides this."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@record
 class Cleared:
     """A whole table, with its deadlines, that another took the place of."""
 
@@ -235,6 +235,11 @@ class Keyspace:
         if not cleared.deadlines.free_some(FREE_DEADLINES) and not cleared.table.free_buckets(FREE_BUCKETS):
             self._cleared.pop()
         return True
+
+    @property
+    def tidy(self) -> bool:
+        """Whether there is nothing to remove or free, and will not be unless something is changed: no deadlines."""
+        return self._deadlines.empty and not self._cleared
 
     # -- checking -----------------------------------------------------------------------------------------
 

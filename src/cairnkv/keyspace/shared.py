@@ -10,13 +10,13 @@ one may seem to have changed that has not; the other way round never.
 Not for what stands under a key (the keyspace).
 """
 
-import dataclasses
 import zlib
 from array import array
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from cairnkv.keyspace.keyspace import Keyspace
+    from cairnkv.records import record
+from cairnkv.keyspace.keyspace import Keyspace
 
 VERSION_SLOTS: Final = 1 << 16
 """Versions that are kept: a key has the one of its slot, see `version_slot`. Half a megabyte for all keyspaces;
@@ -57,7 +57,7 @@ def forget(journal: Journal) -> None:
         change.forget()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Watched:
     """What a key was like when somebody began to watch it; `Keyspace.is_unchanged` compares."""
 

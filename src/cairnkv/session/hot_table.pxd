@@ -20,6 +20,7 @@ cdef extern from "layout.h":
     Py_hash_t cairn_hash(const unsigned char *data, Py_ssize_t size) nogil
     void CAIRN_FETCH(const void *address) nogil
     void cairn_fetch_dict(PyObject *dictionary) nogil
+    void cairn_fetch_alone(PyObject *dictionary, Py_hash_t hash) nogil
     void cairn_fetch_head(PyObject *dictionary) nogil
     void cairn_fetch_index(PyObject *dictionary, Py_hash_t hash) nogil
     void cairn_fetch_entry(PyObject *dictionary, Py_hash_t hash) nogil
@@ -45,6 +46,7 @@ cdef struct Place:
 
 cdef class HotTable:
     cdef object _keyspace
+    cdef object _shared  # that of all keyspaces
     cdef object _clock
     cdef bint _wall  # whether that is the system's clock
     cdef int64_t _advanced  # what the keyspace was told last
@@ -67,6 +69,8 @@ cdef class HotTable:
     cdef Py_ssize_t _bucket_keys, _entry_bytes, _deadline_bytes, _tick_bits
 
     cdef int begin(self) except -1
+    cdef int take(self) except -1
+    cdef int64_t time(self) except? -1
     cdef int end(self, bint executed) except -1
     cdef void fetch(self) noexcept
 
@@ -202,7 +206,13 @@ cdef inline bint can_put(HotTable self, Place *place) except -1:
 
 cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
     """`Keyspace.put`, where `can_put` has said that it can be done; keeps: the deadline that there is."""
-    cdef bytes key = _key_of(place), value
+    return put_object(self, place, PyBytes_FromStringAndSize(<const char *>data, size), keeps)
+
+
+cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=False) except -1:
+    """`put`, of a value that is an object already."""
+    cdef bytes key = _key_of(place)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
     if place.value is NULL:
         self._keys += 1
         self._used += self._entry_bytes + place.size + size
@@ -210,7 +220,6 @@ cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_s
         self._used += size - PyBytes_GET_SIZE(<object>place.value)
         if not keeps:
             forget_deadline(self, place)
-    value = PyBytes_FromStringAndSize(<const char *>data, size)
     PyDict_SetItem(<object>place.values, key, value)
     changed(self, place)
     place.value = place.stored = NULL  # whoever asks again looks it up again

@@ -66,14 +66,26 @@ cdef class HotTable:
         self._deadline_bytes = DEADLINE_BYTES
         self._tick_bits = TICK_BITS
         self._number = keyspace.number
+        self._shared = keyspace.shared
         self._versions_array = keyspace.shared.versions
         if _VERSION_SLOTS != VERSION_SLOTS or len(self._versions_array) != VERSION_SLOTS:
             raise AssertionError("the versions of keys have another number of slots")
         self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # it never grows
 
     cdef int begin(self) except -1:
-        """Take hold of the table as it is now."""
-        cdef int64_t time
+        """Take hold of the table as it is now, at the time that it is."""
+        cdef int64_t time = self.time()
+        self.take()
+        if time > self.now:
+            self.now = time
+        return 0
+
+    cdef int64_t time(self) except? -1:
+        """What the clock says, in ms. Where that is not the system's, Python code runs."""
+        return wall_milliseconds() if self._wall else self._clock()
+
+    cdef int take(self) except -1:
+        """`begin` without a look at the clock. Neither here nor in `end` does Python code run."""
         self._table = self._keyspace._table
         self._directory = self._table._directory
         self._index = self._keyspace._deadlines
@@ -82,16 +94,13 @@ cdef class HotTable:
         self._shift = self._table._shift
         self._keys = self._used = 0
         self._ahead_next = self._ahead_count = 0
-        self.now = self._keyspace.now
-        time = wall_milliseconds() if self._wall else self._clock()
-        if time > self.now:
-            self.now = time
+        self.now = self._shared.now
         return 0
 
     cdef int end(self, bint executed) except -1:
         """Let go of it; the keyspace is told the time if anything was executed."""
         if executed and self.now != self._advanced:
-            self._keyspace.advance(self.now)
+            self._shared.now = self.now  # it is no earlier; calling `advance` could let other threads in
             self._advanced = self.now
         if self._keys:
             self._table.keys += self._keys

@@ -123,6 +123,16 @@ static inline void cairn_fetch_index(PyObject *dict, Py_hash_t hash)
     CAIRN_FETCH(keys->indices + (slot << (keys->log2_index_bytes - keys->log2_size)));
 }
 
+/* For one key alone: what its look-up reads first, at once. A bucket's index has one of two lengths, as a rule, so both
+   places are fetched beside the head that says which. */
+static inline void cairn_fetch_alone(PyObject *dict, Py_hash_t hash)
+{
+    const cairn_dict_keys *keys = cairn_keys_of(dict);
+    CAIRN_FETCH(keys);
+    CAIRN_FETCH(keys->indices + ((size_t)hash & 127));
+    CAIRN_FETCH(keys->indices + ((size_t)hash & 255));
+}
+
 static inline void cairn_fetch_entry(PyObject *dict, Py_hash_t hash)
 {
     const cairn_dict_keys *keys = cairn_keys_of(dict);
@@ -167,6 +177,7 @@ static inline PyObject *cairn_find(PyObject *dict, Py_hash_t hash, const unsigne
 #else
 
 #define cairn_fetch_dict(dict) ((void)0)
+#define cairn_fetch_alone(dict, hash) ((void)0)
 #define cairn_fetch_head(dict) ((void)0)
 #define cairn_fetch_index(dict, hash) ((void)0)
 #define cairn_fetch_entry(dict, hash) ((void)0)

@@ -495,6 +495,11 @@ class Store:
         more_uses = self._use_order is not None and self._use_order.free_some()
         return more or more_uses or left == 0
 
+    @property
+    def tidy(self) -> bool:
+        """Whether a slice would find nothing to do, now or later, unless a command is executed before."""
+        return self._use_order is None and self.keyspace.tidy
+
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""
         self._log.close()

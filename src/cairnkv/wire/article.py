@@ -14,7 +14,6 @@ For the codec alone, four functions are enough: `parse_command`, `parse_response
 `write_response`. Not for sockets, and not for what a command does.
 """
 
-import dataclasses
 import enum
 import struct
 from collections.abc import Iterable
@@ -39,6 +38,7 @@ from cairnkv.commands import (
 )
 from cairnkv.errors import IncompleteFrame, PeerError
 from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, VALUE_MAX
+from cairnkv.records import record
 
 Width: TypeAlias = Literal[2, 4]
 """Bytes in a command number: 2 in the article's figures and write path, 4 in its read path."""
@@ -70,7 +70,7 @@ class Dialect(enum.Enum):
     PUBLISHED = (0, 1)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """What a decoder accepts, in bytes: the longest string of a frame, and the longest frame."""
 
@@ -81,7 +81,7 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Request:
     """A command as it came, with its header's flags."""
 
@@ -89,7 +89,7 @@ class Request:
     flags: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@record
 class Response:
     """A response frame: did the command succeed, what does it carry, which header bits are set."""
 
@@ -590,12 +590,17 @@ def parse_response(data: "Cursor", *, frame_limit: int = FRAME_MAX) -> Response:
     return response
 
 
-@dataclasses.dataclass(slots=True)
 class Cursor:
     """Bytes and a position in them, as the article's parse functions take them."""
 
-    data: bytes
-    position: int = 0
+    __slots__ = ("data", "position")
+
+    def __init__(self, data: bytes, position: int = 0) -> None:
+        self.data = data
+        self.position = position
+
+    def __repr__(self) -> str:
+        return f"Cursor({self.data!r}, {self.position})"
 
     def rest(self) -> memoryview:
         """The bytes from the position on."""
