@@ -39,6 +39,7 @@ def extensions() -> list[Extension]:
     modules = {
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
+        "cairnkv.client.exchange": "src/cairnkv/client/exchange.pyx",
     }
     built: list[Extension] = cythonize(
         [

@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -21,15 +20,15 @@ from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.forking import FORKING
+from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
 from cairnkv.commands import Command, Failure, Reply
 from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable
-from cairnkv.wire.article import ResponseDecoder, command_parts, reply_in
 
-RECEIVE_BYTES: Final = 64 * 1024
-"""Bytes asked of the socket at once."""
+LAST_WORDS_BYTES: Final = 64 * 1024
+"""Bytes that are still read of a connection that can no longer be written to."""
 
 LOOK_AFTER_SECONDS: Final = 0.05
 """Quiet time after which a connection is looked at before it is used: a server that has closed it meanwhile is
@@ -115,7 +114,6 @@ class Client(KeyValue[K, V]):
         """Send a command and read its reply. Raises `Unavailable` when trying again is safe."""
         connection = self._connected(deadline)
         try:
-            connection.wait_at_most(min(self._address.timeout, max(deadline - time.monotonic(), 0.001)))
             connection.send(command_parts(command), deadline)
             reply = connection.receive(command, deadline)
         except PeerError:
@@ -194,7 +192,6 @@ class Client(KeyValue[K, V]):
             return
         unanswered = list(window)
         try:
-            connection.wait_at_most(max(deadline - time.monotonic(), 0.001))
             connection.send([part for pending in window for part in command_parts(pending.call.command)], deadline)
             while unanswered:
                 pending = unanswered[0]
@@ -224,7 +221,7 @@ class Client(KeyValue[K, V]):
 
 
 class _Connection:
-    """A socket and what has come through it. Its timeouts are the system's, which cost nothing per call."""
+    """A socket, the line through it, and what has come."""
 
     def __init__(self, endpoint: Endpoint, connect_timeout: float) -> None:
         self.name = shown(endpoint)
@@ -241,52 +238,34 @@ class _Connection:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket.settimeout(None)
-        self._patience = 0.0
-        self._decoder = ResponseDecoder(frame_limit=2**32 + 6)
+        self._line = Line(self._socket)
+        self._decoder = ReplyDecoder()
         self._used = time.monotonic()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
     def is_good(self) -> bool:
-        """Whether nothing speaks against using it: after some quiet, look whether the other side has ended it."""
+        """Whether nothing speaks against using it: no bytes that nobody asked for, and no end of it after some quiet."""
+        if self._decoder.pending:
+            return False
         return time.monotonic() - self._used < LOOK_AFTER_SECONDS or not self._poll.poll(0)
 
-    def wait_at_most(self, patience: float) -> None:
-        """Let the system wait so many seconds to send or receive; told again only when it matters."""
-        if not 0.9 * self._patience <= patience <= self._patience:
-            self._patience = patience
-            limit = struct.pack("ll", int(patience), max(1, int(patience % 1 * 1_000_000)))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
     def send(self, parts: list[bytes], deadline: float) -> None:
-        """Send bytes. Raises OSError, BlockingIOError or TimeoutError when it takes too long."""
-        data = b"".join(parts)
-        sent = self._socket.send(data)
-        while sent < len(data):
-            # The system counts its timeout anew for each part that it takes.
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            sent += self._socket.send(memoryview(data)[sent:])
+        """Send bytes. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+        self._line.send(b"".join(parts), deadline)
 
     def receive(self, command: Command, deadline: float) -> Reply:
-        """The next reply. Raises OSError, BlockingIOError or TimeoutError when it takes too long."""
-        while (response := self._decoder.next()) is None:
-            data = self._socket.recv(RECEIVE_BYTES)
-            if not data:
-                raise ConnectionResetError("the server closed it")
-            self._decoder.feed(data)
-            self._used = time.monotonic()
-            if self._used > deadline and self._decoder.pending:
-                raise TimeoutError
-        return reply_in(response, command.word)
+        """The next reply. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+        while (reply := self._decoder.reply(command.word)) is None:
+            self._decoder.feed(self._line.receive(deadline))
+        self._used = time.monotonic()
+        return reply
 
     def last_words(self, command: Command) -> Failure | None:
         """After sending has failed: the failure with which the server ended the connection, if it came."""
         with contextlib.suppress(OSError, PeerError):
-            self._decoder.feed(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
-            response = self._decoder.next()
-            if response is not None and isinstance(reply := reply_in(response, command.word), Failure):
+            self._decoder.feed(self._socket.recv(LAST_WORDS_BYTES, socket.MSG_DONTWAIT))
+            if isinstance(reply := self._decoder.reply(command.word), Failure):
                 return reply
         return None
 
