@@ -40,6 +40,7 @@ def extensions() -> list[Extension]:
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
         "cairnkv.client.exchange": "src/cairnkv/client/exchange.pyx",
+        "cairnkv.client.aio.waking": "src/cairnkv/client/aio/waking.pyx",
     }
     built: list[Extension] = cythonize(
         [

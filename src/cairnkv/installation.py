@@ -10,7 +10,12 @@ from typing import Final
 PURE_VARIABLE: Final = "CAIRNKV_PURE"
 """Set to anything but 0, it keeps the compiled parts out of use."""
 
-COMPILED: Final = ("cairnkv.session.accelerator", "cairnkv.server.poller", "cairnkv.client.exchange")
+COMPILED: Final = (
+    "cairnkv.session.accelerator",
+    "cairnkv.server.poller",
+    "cairnkv.client.exchange",
+    "cairnkv.client.aio.waking",
+)
 """The compiled modules."""
 
 

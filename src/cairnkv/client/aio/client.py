@@ -27,7 +27,8 @@ class Client(AsyncKeyValue[K, V]):
         self._address = address
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # where it is at home, together with the process
+        self._pid = 0
         self._endpoint = 0  # the one that was last good
         self._closed = False
 
@@ -39,7 +40,7 @@ class Client(AsyncKeyValue[K, V]):
         self._closed = True
         connection, connecting = self._connection, self._connecting
         self._connection = self._connecting = None
-        if self._home == (os.getpid(), asyncio.get_running_loop()):
+        if self._loop is asyncio.get_running_loop() and self._pid == os.getpid():
             if connecting is not None:
                 connecting.cancel()
             if connection is not None:
@@ -47,7 +48,7 @@ class Client(AsyncKeyValue[K, V]):
 
     async def _do(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
-        if self._home != (os.getpid(), loop):
+        if self._loop is not loop or self._pid != os.getpid():
             self._move_in(loop)
         deadline = loop.time() + self._address.timeout
         attempt = 0
@@ -78,11 +79,9 @@ class Client(AsyncKeyValue[K, V]):
 
     def _move_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Be at home in this event loop and process; what belongs to another one is left behind."""
-        if self._home is not None:
-            pid, former = self._home
-            if pid == os.getpid() and former.is_running():
-                raise CallerError("this client is in use by another event loop that runs; make one for each loop")
-        self._home = os.getpid(), loop
+        if self._loop is not None and self._pid == os.getpid() and self._loop.is_running():
+            raise CallerError("this client is in use by another event loop that runs; make one for each loop")
+        self._loop, self._pid = loop, os.getpid()
         self._connection = self._connecting = None
 
     async def _connected(self, deadline: float) -> Connection:
