@@ -249,7 +249,7 @@ class Calls(Generic[K, V]):
 
 
 def _key(key: Key) -> bytes:
-    data = key_bytes(key)
+    data = key if isinstance(key, bytes) else key_bytes(key)
     if 1 <= len(data) <= KEY_MAX:
         return data
     raise _bad(failures.BADKEY, f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}")

@@ -8,7 +8,6 @@ Not for what a call means (`calls`) and when it may be repeated (`retry`).
 """
 
 import contextlib
-import os
 import select
 import socket
 import threading
@@ -16,10 +15,10 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.forking import FORKING
 from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
@@ -50,7 +49,7 @@ class Client(KeyValue[K, V]):
         super().__init__(keys, values)
         self._address = address
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._generation = forking.generation
         self._connection: _Connection | None = None
         self._endpoint = 0  # the one that was last good
         self._closed = False
@@ -78,7 +77,8 @@ class Client(KeyValue[K, V]):
         return Pipeline(self._calls, self._carry_out)
 
     def _do(self, call: Call[T]) -> T:
-        self._after_fork()
+        if self._generation != forking.generation:
+            self._after_fork()
         deadline = time.monotonic() + self._address.timeout
         attempt = 0
         while True:
@@ -126,7 +126,7 @@ class Client(KeyValue[K, V]):
                 return reply_before_the_end
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
-            raise lost(command, connection.name, why, timed_out=timed_out) from None
+            raise lost(command.word, connection.name, why, timed_out=timed_out) from None
         except BaseException:
             self._drop()  # the reply is still to come, and would be taken for the next call's
             raise
@@ -135,19 +135,26 @@ class Client(KeyValue[K, V]):
         return reply
 
     def _connected(self, deadline: float) -> "_Connection":
-        """The connection, made anew when there is none that is of use."""
+        """The connection, made anew when there is none that is of use. Raises `Unavailable`: nothing was sent."""
         if self._closed:
             raise CallerError("this client is closed")
-        if self._connection is not None and self._connection.is_good():
-            return self._connection
+        connection = self._connection
+        if connection is None or not connection.is_good():
+            connection = self._connect(deadline)
+        if time.monotonic() >= deadline:
+            raise TimedOut(f"no time was left to send anything to {connection.name}")
+        return connection
+
+    def _connect(self, deadline: float) -> "_Connection":
+        """A new connection, to the first endpoint that takes one."""
         self._drop()
-        problems = []
+        problems: list[str] = []
         endpoints = self._address.endpoints
         for turn in range(len(endpoints)):
             at = (self._endpoint + turn) % len(endpoints)
             patience = min(self._address.connect_timeout, deadline - time.monotonic())
             if patience <= 0:
-                break
+                raise TimedOut(f"no time was left to connect to {'; '.join(problems) or self._address}")
             try:
                 self._connection = _Connection(endpoints[at], patience)
             except OSError as error:
@@ -155,7 +162,7 @@ class Client(KeyValue[K, V]):
             else:
                 self._endpoint = at
                 return self._connection
-        raise Unavailable(f"cannot connect to {'; '.join(problems) or self._address}")
+        raise Unavailable(f"cannot connect to {'; '.join(problems)}")
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -164,12 +171,13 @@ class Client(KeyValue[K, V]):
 
     def _after_fork(self) -> None:
         """In a forked process, let go of the parent's connection and of a lock that nobody here will release."""
-        if self._pid != os.getpid():
-            with FORKING:
-                if self._pid != os.getpid():
+        if self._generation != forking.generation:
+            with forking.FORKING:
+                if self._generation != forking.generation:
                     self._lock = threading.Lock()
                     self._drop()
-                    self._pid = os.getpid()  # last: another thread of this process may look at it meanwhile
+                    # Last: another thread of this process may look at it meanwhile.
+                    self._generation = forking.generation
 
     def _carry_out(self, pending: list[AnyPending]) -> None:
         """Carry out the commands of a pipeline; each result is settled or failed."""
@@ -200,7 +208,7 @@ class Client(KeyValue[K, V]):
                 if isinstance(reply, Failure) and reply.code.closes:
                     self._drop()
                     for behind in unanswered:
-                        behind.fail(not_reached(behind.call.command, connection.name, reply))
+                        behind.fail(not_reached(behind.call.command.word, connection.name, reply))
                     return
         except (OSError, PeerError) as error:
             last_words = connection.last_words(unanswered[0].call.command)
@@ -209,12 +217,12 @@ class Client(KeyValue[K, V]):
                 first, *rest = unanswered
                 first.settle(last_words)
                 for behind in rest:
-                    behind.fail(not_reached(behind.call.command, connection.name, last_words))
+                    behind.fail(not_reached(behind.call.command.word, connection.name, last_words))
                 return
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
             for pending in unanswered:
-                pending.fail(lost(pending.call.command, connection.name, why, timed_out=timed_out))
+                pending.fail(lost(pending.call.command.word, connection.name, why, timed_out=timed_out))
         except BaseException:
             self._drop()
             raise
@@ -245,7 +253,7 @@ class _Connection:
         self._poll.register(self._socket, select.POLLIN)
 
     def is_good(self) -> bool:
-        """Whether nothing speaks against using it: no bytes that nobody asked for, and no end of it after some quiet."""
+        """Whether it is of use: without bytes that nobody asked for and, after some quiet, without an end."""
         if self._decoder.pending:
             return False
         return time.monotonic() - self._used < LOOK_AFTER_SECONDS or not self._poll.poll(0)

@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._outbox: list[bytes] = []
         self._alone = False  # whether the last command to leave had the connection to itself
         self._waking = Waking(loop)
-        self._heard = 0.0  # when bytes last came
+        self._heard = loop.time()  # when bytes last came, or the connection was made
         self._checking: asyncio.TimerHandle | None = None
         self._awake_from = 0.0  # since when the loop has been kept awake for replies; 0 when it is not
         self._asleep = 0  # how many of the next writes it is not kept awake after
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
 
     def submit(self, command: Command, deadline: float) -> Due:
         """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
-        due = Due(command, self._loop.time(), deadline, self._waking)
+        due = Due(command.word, deadline, self._waking)
         if not self.usable:
             due.fail(Unavailable(f"the connection to {self.name} was lost"))
             return due
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         decoder, slots = self._decoder, self._slots
         decoder.feed(data)
         try:
-            while slots and (reply := decoder.reply(slots[0].command.word)) is not None:
+            while slots and (reply := decoder.reply(slots[0].word)) is not None:
                 slots.popleft().settle(reply)
                 if isinstance(reply, Failure) and reply.code.closes:
                     self._lose(reply.message, behind=reply)
@@ -200,9 +200,9 @@ class Connection(asyncio.Protocol):
         for slot in self._slots:
             if not slot.done():
                 slot.fail(
-                    lost(slot.command, self.name, why, timed_out=timed_out)
+                    lost(slot.word, self.name, why, timed_out=timed_out)
                     if behind is None
-                    else not_reached(slot.command, self.name, behind)
+                    else not_reached(slot.word, self.name, behind)
                 )
         self._slots.clear()
         self._let_in()
@@ -226,13 +226,13 @@ class Connection(asyncio.Protocol):
         self._checking = None
         now = self._loop.time()
         why = f"no reply in {self._timeout:g} s"
-        if self._slots and self._heard < self._slots[0].since <= now - self._timeout:
+        if self._slots and self._heard + self._timeout < self._slots[0].deadline <= now:
             self._lose(why, timed_out=True)
             self._transport.abort()
             return
         for slot in self._slots:
             if slot.deadline <= now and not slot.done():
-                slot.fail(lost(slot.command, self.name, why, timed_out=True))
+                slot.fail(lost(slot.word, self.name, why, timed_out=True))
         if self._slots:
             self._check_later()
 

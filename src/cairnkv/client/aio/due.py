@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Generator
 from typing import Any
 
-from cairnkv.commands import Command, Reply
+from cairnkv.commands import Reply, Word
 from cairnkv.errors import CairnError
 
 
@@ -23,13 +23,15 @@ class Waking:
 
 
 class Due:
-    """A reply that is due. since, deadline: when its command was issued, and when it is given up, in the loop's time."""
+    """A reply that is due.
 
-    __slots__ = ("_future", "command", "deadline", "since")
+    word: of the command that it answers. deadline: when it is given up, in the loop's time.
+    """
 
-    def __init__(self, command: Command, since: float, deadline: float, waking: Waking) -> None:
-        self.command = command
-        self.since = since
+    __slots__ = ("_future", "deadline", "word")
+
+    def __init__(self, word: Word, deadline: float, waking: Waking) -> None:
+        self.word = word
         self.deadline = deadline
         self._future: asyncio.Future[Reply] = waking.loop.create_future()
 

@@ -59,19 +59,21 @@ cdef class Waking:
 
 
 cdef class Due:
-    """A reply that is due. since, deadline: when its command was issued, and when it is given up, in the loop's time."""
+    """A reply that is due.
 
-    cdef readonly object command
-    cdef readonly double since, deadline
+    word: of the command that it answers. deadline: when it is given up, in the loop's time.
+    """
+
+    cdef readonly object word
+    cdef readonly double deadline
     cdef public bint _asyncio_future_blocking  # asyncio's own name: it is being awaited by a task's step
     cdef Waking _waking
     cdef State _state
     cdef object _outcome  # the reply, the error, or what cancelling was explained with
     cdef object _callback, _context
 
-    def __init__(self, command, double since, double deadline, Waking waking):
-        self.command = command
-        self.since = since
+    def __init__(self, word, double deadline, Waking waking):
+        self.word = word
         self.deadline = deadline
         self._waking = waking
         self._state = PENDING
