@@ -84,10 +84,12 @@ cdef class Due:
         return self
 
     def __next__(self):
-        if self._state == PENDING:
-            self._asyncio_future_blocking = True
-            return self
-        raise StopIteration(self.result())
+        if self._state != PENDING:
+            raise StopIteration(self.result())
+        if self._callback is not None:
+            raise InvalidStateError("a reply is awaited by one task")
+        self._asyncio_future_blocking = True
+        return self
 
     def done(self):
         """Whether nobody waits for it any more."""
@@ -132,8 +134,6 @@ cdef class Due:
         raise InvalidStateError("the reply is still due")
 
     def add_done_callback(self, callback, *, context):
-        if self._callback is not None:
-            raise InvalidStateError("a reply is awaited by one task")
         self._callback = callback
         self._context = context
         if self._state != PENDING:
