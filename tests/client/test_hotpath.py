@@ -478,8 +478,8 @@ class TestAReplyThatIsDue:
         with pytest.raises(asyncio.CancelledError):
             await waiting
 
-    async def test_cancelled_and_settled_in_one_turn_is_one_of_the_two(self, make_due: Any) -> None:
-        """As with asyncio's futures: a task whose reply has come is still cancelled when it was told so before it ran."""
+    async def test_settled_and_then_cancelled_in_one_turn_is_cancelled(self, make_due: Any) -> None:
+        """As with asyncio's futures: a task whose reply has come is cancelled all the same if it has not run since."""
         due = make_due()
 
         async def wait() -> object:

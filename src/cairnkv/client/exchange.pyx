@@ -52,9 +52,9 @@ cdef enum:
     HEAD_BYTES = 6  # of a response: header, status, length
     ASLEEP_MAX = 64  # waits between two tries of waiting awake, where it never helps
 
-# Seconds that a reply is waited for awake before the thread sleeps. Waking a thread up takes the system 5 µs, and 40
-# where the processor has gone to rest; a server on the same machine has answered by then. Nobody is kept from anything
-# meanwhile: the interpreter is released, and the processor offered at every look to whoever waits for it.
+# Seconds that a reply is waited for awake before the thread sleeps: a server on the same machine answers in less, and
+# in less than it takes the system to wake a thread, most of all one whose processor has gone to rest. Nobody is kept
+# from anything meanwhile: the interpreter is released, and the processor offered at every look to whoever waits for it.
 cdef double AWAKE_SECONDS = 50e-6
 
 cdef uint32_t COUNTED_FROM = _COUNTED_FROM

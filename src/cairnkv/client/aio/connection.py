@@ -2,7 +2,8 @@
 
 What always holds: replies come in the order of commands, and each has a slot; a call that is cancelled or timed
 out leaves its slot behind, and its reply is dropped when it comes, so that no other call is disturbed. Commands
-issued in one turn of the loop leave in one write. Calls that await replies are bounded in number.
+issued in one turn of the loop leave in one write, but for the first of them where those before came one by one.
+Calls that await replies are bounded in number.
 """
 
 import asyncio
@@ -34,8 +35,8 @@ LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""
 
 AWAKE_SECONDS: Final = 100e-6
-"""How long the loop is kept awake after commands have left. Waking a sleeping process takes the system 5 µs, and 40
-where the processor has gone to rest; a server on the same machine has answered by then."""
+"""How long the loop is kept awake after commands have left. A server on the same machine answers in less, and in less
+than it takes the system to wake a process, most of all one whose processor has gone to rest."""
 
 ASLEEP_MAX: Final = 64
 """Writes between two tries of staying awake, where it never helps."""
@@ -94,15 +95,13 @@ class Connection(asyncio.Protocol):
         if not self.usable:
             due.fail(Unavailable(f"the connection to {self.name} was lost"))
             return due
-        if self._alone and not self._slots:
-            self._outbox += command_parts(command)
-            self._slots.append(due)
-            self._flush()  # whoever had it to itself before has it again: nobody is worth waiting for
-        else:
-            if not self._outbox:
-                self._loop.call_soon(self._flush)
-            self._outbox += command_parts(command)
-            self._slots.append(due)
+        at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
+        if not at_once and not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox += command_parts(command)
+        self._slots.append(due)
+        if at_once:
+            self._flush()
         if self._checking is None:
             self._check_later()
         return due
