@@ -259,16 +259,18 @@ def test_a_slow_server_is_waited_for_asleep() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         line = part("compiled", "Line")(ours)
-        spent = 0.0
-        for n in range(60):
-            later = threading.Timer(0.002, theirs.send, [b"x"])
-            later.start()
-            began = time.thread_time()
-            line.receive(soon(20))
-            if n >= 10:
-                spent += time.thread_time() - began
-            later.join()
-    assert spent / 50 < 50e-6
+        awake = 0
+        for _ in range(60):
+            awake += line.asleep == 0
+            with pytest.raises(TimeoutError):
+                line.receive(soon(0.005))
+        assert awake < 15
+        while line.asleep:
+            theirs.send(b"x")
+            line.receive(soon(5))
+        theirs.send(b"quick again")
+        line.receive(soon(5))
+        assert line.asleep == 0
 
 
 # -- a sync client and the worst moments -------------------------------------------------------------------------

@@ -209,11 +209,14 @@ cdef Py_ssize_t look(int fd, char *into, double until) noexcept nogil:
 
 
 cdef class Line:
-    """Sends and receives on a socket, and waits itself: awake at first, where that has helped of late, then asleep."""
+    """Sends and receives on a socket, and waits itself: awake at first, where that has helped of late, then asleep.
+
+    asleep: how many of the next waits are all asleep.
+    """
 
     cdef object _socket  # so that its descriptor stays its own
     cdef int _fd
-    cdef int _asleep  # how many of the next waits are all asleep
+    cdef readonly int asleep
     cdef int _asleep_next  # how many it will be after another wait that was awake in vain
     cdef char _received[RECEIVE_BYTES]
 
@@ -221,7 +224,7 @@ cdef class Line:
         """connected: a socket that is closed by nobody while the line is in use."""
         self._socket = connected
         self._fd = connected.fileno()
-        self._asleep = 0
+        self.asleep = 0
         self._asleep_next = 1
 
     def send(self, bytes data, double deadline):
@@ -247,9 +250,9 @@ cdef class Line:
         cdef Py_ssize_t count
         if now > deadline:
             raise TimeoutError  # also where bytes have come: they could trickle in for ever
-        cdef bint awake = self._asleep == 0
+        cdef bint awake = self.asleep == 0
         if not awake:
-            self._asleep -= 1
+            self.asleep -= 1
         until = min(now + AWAKE_SECONDS, deadline) if awake else 0
         while True:
             with nogil:
@@ -264,7 +267,7 @@ cdef class Line:
                 raise OSError(errno, os.strerror(errno))
             if awake:
                 awake, until = False, 0
-                self._asleep = self._asleep_next
+                self.asleep = self._asleep_next
                 self._asleep_next = min(2 * self._asleep_next, ASLEEP_MAX)
             self._sleep(POLLIN, deadline)
 
