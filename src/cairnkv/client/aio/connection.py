@@ -44,6 +44,8 @@ ASLEEP_MAX: Final = 64
 CHECKS_PER_TIMEOUT: Final = 10
 """How often within one timeout the slots are looked at: a call may time out a tenth late."""
 
+_offer_processor: Final = getattr(os, "sched_yield", None)  # there is none on Windows
+
 
 class Connection(asyncio.Protocol):
     """One connection: commands out in batches, replies back into their slots."""
@@ -136,6 +138,8 @@ class Connection(asyncio.Protocol):
             self._awake_from = 0.0
             self._asleep_next = 1
         elif self._loop.time() < self._awake_from + AWAKE_SECONDS:
+            if _offer_processor is not None:
+                _offer_processor()  # to the server, if it waits for this one
             self._loop.call_soon(self._stay_awake)
         else:
             self._awake_from = 0.0
