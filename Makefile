@@ -18,7 +18,7 @@ $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
 # pip shows nothing of a build that succeeds, nor that an optional part of it did not.
 say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cairnkv.features()["hot path"])' >&2
-sources := pyproject.toml setup.py $(wildcard src/cairnkv/*/*.pyx src/cairnkv/*/*.pxd src/cairnkv/*/*.h)
+sources := pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check format fuzz demo bench clean
@@ -51,7 +51,7 @@ fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers
 	@$(python) -m tests.fuzz --seconds $(SECONDS)
 
 clean:  ## remove what was made
-	rm -rf $(VENV) build dist src/cairnkv/*/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) build dist src/cairnkv/*/*.so src/cairnkv/*/*/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 
 $(made):
 	@command -v $(PYTHON) >/dev/null || \

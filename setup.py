@@ -43,6 +43,8 @@ def extensions() -> list[Extension]:
         "cairnkv.session.redis_frames": "src/cairnkv/session/redis_frames.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
         "cairnkv.client.direct": "src/cairnkv/client/direct.pyx",
+        "cairnkv.client.exchange": "src/cairnkv/client/exchange.pyx",
+        "cairnkv.client.aio.waking": "src/cairnkv/client/aio/waking.pyx",
     }
     built: list[Extension] = cythonize(
         [

@@ -17,6 +17,8 @@ COMPILED: Final = (
     "cairnkv.session.redis_frames",
     "cairnkv.server.poller",
     "cairnkv.client.direct",
+    "cairnkv.client.exchange",
+    "cairnkv.client.aio.waking",
 )
 """The compiled modules."""
 

@@ -8,6 +8,7 @@ Not for how a command gets anywhere, or how often it is tried.
 
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -72,9 +73,9 @@ UNSET: Final = Unset.UNSET
 """Stands for an option that was not given, where None is a value that could be."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)  # not frozen, which costs more than all the rest of making one
 class Call(Generic[T]):
-    """A command, and what to make of the reply to it."""
+    """A command, and what to make of the reply to it. Nobody changes one."""
 
     command: Command
     decode: Callable[[Reply], T]
@@ -228,14 +229,14 @@ class Calls(Generic[K, V]):
     # -- values -----------------------------------------------------------------------------------------------
 
     def _value_or(self, default: D) -> Callable[[Reply], V | D]:
-        def decode(reply: Reply) -> V | D:
-            if reply is MISSING:
-                return default
-            if isinstance(reply, bytes):
-                return self._values.decode(reply)
-            raise _unexpected(reply)
+        return functools.partial(self._value, default)
 
-        return decode
+    def _value(self, default: D, reply: Reply) -> V | D:
+        if reply is MISSING:
+            return default
+        if isinstance(reply, bytes):
+            return self._values.decode(reply)
+        raise _unexpected(reply)
 
     def _encode(self, value: V) -> bytes:
         data = self._values.encode(value)
@@ -248,7 +249,7 @@ class Calls(Generic[K, V]):
 
 
 def _key(key: Key) -> bytes:
-    data = key_bytes(key)
+    data = key if isinstance(key, bytes) else key_bytes(key)
     if 1 <= len(data) <= KEY_MAX:
         return data
     raise _bad(failures.BADKEY, f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}")

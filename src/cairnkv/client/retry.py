@@ -6,7 +6,7 @@ write raises `OutcomeUnknown`. What never left may always be repeated.
 
 from typing import Final
 
-from cairnkv.commands import Command, Failure, Reply, failures
+from cairnkv.commands import Failure, Reply, Word, failures
 from cairnkv.errors import CairnError, OutcomeUnknown, TimedOut, Unavailable
 
 FIRST_PAUSE: Final = 0.02
@@ -31,16 +31,13 @@ def worth_repeating(reply: Reply) -> bool:
     return isinstance(reply, Failure) and reply.code.passing and reply.code is not failures.FULL
 
 
-def lost(command: Command, where: str, why: str, *, timed_out: bool) -> CairnError:
+def lost(word: Word, where: str, why: str, *, timed_out: bool) -> CairnError:
     """The error for a command whose bytes may have left and whose reply did not come."""
-    name = command.word.name
-    if command.word.writes:
-        return OutcomeUnknown(f"{name} to {where}: {why}; it was executed, or it was not")
-    return (TimedOut if timed_out else Unavailable)(f"{name} to {where}: {why}")
+    if word.writes:
+        return OutcomeUnknown(f"{word.name} to {where}: {why}; it was executed, or it was not")
+    return (TimedOut if timed_out else Unavailable)(f"{word.name} to {where}: {why}")
 
 
-def not_reached(command: Command, where: str, failure: Failure) -> Unavailable:
+def not_reached(word: Word, where: str, failure: Failure) -> Unavailable:
     """The error for a command behind a failure that closed its connection: nothing behind one is executed."""
-    return Unavailable(
-        f"{command.word.name} to {where}: not executed; the connection ended before it: {failure.message}"
-    )
+    return Unavailable(f"{word.name} to {where}: not executed; the connection ended before it: {failure.message}")

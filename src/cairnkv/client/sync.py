@@ -8,28 +8,26 @@ Not for what a call means (`calls`) and when it may be repeated (`retry`).
 """
 
 import contextlib
-import os
 import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
 from typing import Final
 
+from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.forking import FORKING
+from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
 from cairnkv.commands import Command, Failure, Reply
 from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable
-from cairnkv.wire.article import ResponseDecoder, command_parts, reply_in
 
-RECEIVE_BYTES: Final = 64 * 1024
-"""Bytes asked of the socket at once."""
+LAST_WORDS_BYTES: Final = 64 * 1024
+"""Bytes that are still read of a connection that can no longer be written to."""
 
 LOOK_AFTER_SECONDS: Final = 0.05
 """Quiet time after which a connection is looked at before it is used: a server that has closed it meanwhile is
@@ -51,7 +49,7 @@ class Client(KeyValue[K, V]):
         super().__init__(keys, values)
         self._address = address
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._generation = forking.generation
         self._connection: _Connection | None = None
         self._endpoint = 0  # the one that was last good
         self._closed = False
@@ -79,7 +77,8 @@ class Client(KeyValue[K, V]):
         return Pipeline(self._calls, self._carry_out)
 
     def _do(self, call: Call[T]) -> T:
-        self._after_fork()
+        if self._generation != forking.generation:
+            self._after_fork()
         deadline = time.monotonic() + self._address.timeout
         attempt = 0
         while True:
@@ -115,7 +114,6 @@ class Client(KeyValue[K, V]):
         """Send a command and read its reply. Raises `Unavailable` when trying again is safe."""
         connection = self._connected(deadline)
         try:
-            connection.wait_at_most(min(self._address.timeout, max(deadline - time.monotonic(), 0.001)))
             connection.send(command_parts(command), deadline)
             reply = connection.receive(command, deadline)
         except PeerError:
@@ -128,7 +126,7 @@ class Client(KeyValue[K, V]):
                 return reply_before_the_end
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
-            raise lost(command, connection.name, why, timed_out=timed_out) from None
+            raise lost(command.word, connection.name, why, timed_out=timed_out) from None
         except BaseException:
             self._drop()  # the reply is still to come, and would be taken for the next call's
             raise
@@ -137,19 +135,26 @@ class Client(KeyValue[K, V]):
         return reply
 
     def _connected(self, deadline: float) -> "_Connection":
-        """The connection, made anew when there is none that is of use."""
+        """The connection, made anew when there is none that is of use. Raises `Unavailable`: nothing was sent."""
         if self._closed:
             raise CallerError("this client is closed")
-        if self._connection is not None and self._connection.is_good():
-            return self._connection
+        connection = self._connection
+        if connection is None or not connection.is_good():
+            connection = self._connect(deadline)
+        if time.monotonic() >= deadline:
+            raise TimedOut(f"no time was left to send anything to {connection.name}")
+        return connection
+
+    def _connect(self, deadline: float) -> "_Connection":
+        """A new connection, to the first endpoint that takes one."""
         self._drop()
-        problems = []
+        problems: list[str] = []
         endpoints = self._address.endpoints
         for turn in range(len(endpoints)):
             at = (self._endpoint + turn) % len(endpoints)
             patience = min(self._address.connect_timeout, deadline - time.monotonic())
             if patience <= 0:
-                break
+                raise TimedOut(f"no time was left to connect to {'; '.join(problems) or self._address}")
             try:
                 self._connection = _Connection(endpoints[at], patience)
             except OSError as error:
@@ -157,7 +162,7 @@ class Client(KeyValue[K, V]):
             else:
                 self._endpoint = at
                 return self._connection
-        raise Unavailable(f"cannot connect to {'; '.join(problems) or self._address}")
+        raise Unavailable(f"cannot connect to {'; '.join(problems)}")
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -166,12 +171,13 @@ class Client(KeyValue[K, V]):
 
     def _after_fork(self) -> None:
         """In a forked process, let go of the parent's connection and of a lock that nobody here will release."""
-        if self._pid != os.getpid():
-            with FORKING:
-                if self._pid != os.getpid():
+        if self._generation != forking.generation:
+            with forking.FORKING:
+                if self._generation != forking.generation:
                     self._lock = threading.Lock()
                     self._drop()
-                    self._pid = os.getpid()  # last: another thread of this process may look at it meanwhile
+                    # Last: another thread of this process may look at it meanwhile.
+                    self._generation = forking.generation
 
     def _carry_out(self, pending: list[AnyPending]) -> None:
         """Carry out the commands of a pipeline; each result is settled or failed."""
@@ -194,7 +200,6 @@ class Client(KeyValue[K, V]):
             return
         unanswered = list(window)
         try:
-            connection.wait_at_most(max(deadline - time.monotonic(), 0.001))
             connection.send([part for pending in window for part in command_parts(pending.call.command)], deadline)
             while unanswered:
                 pending = unanswered[0]
@@ -203,7 +208,7 @@ class Client(KeyValue[K, V]):
                 if isinstance(reply, Failure) and reply.code.closes:
                     self._drop()
                     for behind in unanswered:
-                        behind.fail(not_reached(behind.call.command, connection.name, reply))
+                        behind.fail(not_reached(behind.call.command.word, connection.name, reply))
                     return
         except (OSError, PeerError) as error:
             last_words = connection.last_words(unanswered[0].call.command)
@@ -212,19 +217,19 @@ class Client(KeyValue[K, V]):
                 first, *rest = unanswered
                 first.settle(last_words)
                 for behind in rest:
-                    behind.fail(not_reached(behind.call.command, connection.name, last_words))
+                    behind.fail(not_reached(behind.call.command.word, connection.name, last_words))
                 return
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
             for pending in unanswered:
-                pending.fail(lost(pending.call.command, connection.name, why, timed_out=timed_out))
+                pending.fail(lost(pending.call.command.word, connection.name, why, timed_out=timed_out))
         except BaseException:
             self._drop()
             raise
 
 
 class _Connection:
-    """A socket and what has come through it. Its timeouts are the system's, which cost nothing per call."""
+    """A socket, the line through it, and what has come."""
 
     def __init__(self, endpoint: Endpoint, connect_timeout: float) -> None:
         self.name = shown(endpoint)
@@ -241,52 +246,34 @@ class _Connection:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket.settimeout(None)
-        self._patience = 0.0
-        self._decoder = ResponseDecoder(frame_limit=2**32 + 6)
+        self._line = Line(self._socket)
+        self._decoder = ReplyDecoder()
         self._used = time.monotonic()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
     def is_good(self) -> bool:
-        """Whether nothing speaks against using it: after some quiet, look whether the other side has ended it."""
+        """Whether it is of use: without bytes that nobody asked for and, after some quiet, without an end."""
+        if self._decoder.pending:
+            return False
         return time.monotonic() - self._used < LOOK_AFTER_SECONDS or not self._poll.poll(0)
 
-    def wait_at_most(self, patience: float) -> None:
-        """Let the system wait so many seconds to send or receive; told again only when it matters."""
-        if not 0.9 * self._patience <= patience <= self._patience:
-            self._patience = patience
-            limit = struct.pack("ll", int(patience), max(1, int(patience % 1 * 1_000_000)))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
     def send(self, parts: list[bytes], deadline: float) -> None:
-        """Send bytes. Raises OSError, BlockingIOError or TimeoutError when it takes too long."""
-        data = b"".join(parts)
-        sent = self._socket.send(data)
-        while sent < len(data):
-            # The system counts its timeout anew for each part that it takes.
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            sent += self._socket.send(memoryview(data)[sent:])
+        """Send bytes. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+        self._line.send(b"".join(parts), deadline)
 
     def receive(self, command: Command, deadline: float) -> Reply:
-        """The next reply. Raises OSError, BlockingIOError or TimeoutError when it takes too long."""
-        while (response := self._decoder.next()) is None:
-            data = self._socket.recv(RECEIVE_BYTES)
-            if not data:
-                raise ConnectionResetError("the server closed it")
-            self._decoder.feed(data)
-            self._used = time.monotonic()
-            if self._used > deadline and self._decoder.pending:
-                raise TimeoutError
-        return reply_in(response, command.word)
+        """The next reply. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+        while (reply := self._decoder.reply(command.word)) is None:
+            self._decoder.feed(self._line.receive(deadline))
+        self._used = time.monotonic()
+        return reply
 
     def last_words(self, command: Command) -> Failure | None:
         """After sending has failed: the failure with which the server ended the connection, if it came."""
         with contextlib.suppress(OSError, PeerError):
-            self._decoder.feed(self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
-            response = self._decoder.next()
-            if response is not None and isinstance(reply := reply_in(response, command.word), Failure):
+            self._decoder.feed(self._socket.recv(LAST_WORDS_BYTES, socket.MSG_DONTWAIT))
+            if isinstance(reply := self._decoder.reply(command.word), Failure):
                 return reply
         return None
 

@@ -550,7 +550,7 @@ class ResponseDecoder:
             return None
         header, status, length = RESPONSE_HEAD.unpack_from(buffer, start)
         if status not in STATUS_BYTES:
-            raise PeerError(f"a response has the status 0x{status:02x}; it can be 0x00, 0x01, 0x30 or 0x31")
+            raise no_status(status)
         begin = start + RESPONSE_HEAD.size
         end = begin + length
         if end - start > self._limit:
@@ -574,6 +574,26 @@ class ResponseDecoder:
         if self._start:
             self._buffer = self._buffer[self._start :]
             self._start = 0
+
+
+class ReplyDecoder(ResponseDecoder):
+    """A connection's bytes in, the replies to its commands out: a `ResponseDecoder` for clients.
+
+    A client takes what its server may send, so the limit is what the wire can say.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(frame_limit=RESPONSE_HEAD.size + NULL)
+
+    def reply(self, word: Word) -> Reply | None:
+        """The reply to a command of this word, or None when more bytes are needed. Raises `PeerError`."""
+        response = self.next()
+        return None if response is None else reply_in(response, word)
+
+
+def no_status(status: int) -> PeerError:
+    """The error for a status byte that no dialect has."""
+    return PeerError(f"a response has the status 0x{status:02x}; it can be 0x00, 0x01, 0x30 or 0x31")
 
 
 def parse_response(data: "Cursor", *, frame_limit: int = FRAME_MAX) -> Response:

@@ -5,8 +5,8 @@ Not for what a call means (`calls`), when it may be repeated (`retry`), or how r
 """
 
 import asyncio
-import os
 
+from cairnkv.client import forking
 from cairnkv.client.address import Address, shown
 from cairnkv.client.aio.connection import Connection, open_connection
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
@@ -27,7 +27,8 @@ class Client(AsyncKeyValue[K, V]):
         self._address = address
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
-        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # where it is at home, in the process of this generation
+        self._generation = 0
         self._endpoint = 0  # the one that was last good
         self._closed = False
 
@@ -39,7 +40,7 @@ class Client(AsyncKeyValue[K, V]):
         self._closed = True
         connection, connecting = self._connection, self._connecting
         self._connection = self._connecting = None
-        if self._home == (os.getpid(), asyncio.get_running_loop()):
+        if self._loop is asyncio.get_running_loop() and self._generation == forking.generation:
             if connecting is not None:
                 connecting.cancel()
             if connection is not None:
@@ -47,7 +48,7 @@ class Client(AsyncKeyValue[K, V]):
 
     async def _do(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
-        if self._home != (os.getpid(), loop):
+        if self._loop is not loop or self._generation != forking.generation:
             self._move_in(loop)
         deadline = loop.time() + self._address.timeout
         attempt = 0
@@ -78,11 +79,9 @@ class Client(AsyncKeyValue[K, V]):
 
     def _move_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Be at home in this event loop and process; what belongs to another one is left behind."""
-        if self._home is not None:
-            pid, former = self._home
-            if pid == os.getpid() and former.is_running():
-                raise CallerError("this client is in use by another event loop that runs; make one for each loop")
-        self._home = os.getpid(), loop
+        if self._loop is not None and self._generation == forking.generation and self._loop.is_running():
+            raise CallerError("this client is in use by another event loop that runs; make one for each loop")
+        self._loop, self._generation = loop, forking.generation
         self._connection = self._connecting = None
 
     async def _connected(self, deadline: float) -> Connection:

@@ -2,21 +2,28 @@
 
 What always holds: replies come in the order of commands, and each has a slot; a call that is cancelled or timed
 out leaves its slot behind, and its reply is dropped when it comes, so that no other call is disturbed. Commands
-issued in one turn of the loop leave in one write. Calls that await replies are bounded in number.
+issued in one turn of the loop leave in one write, but for the first of them where those before came one by one.
+Calls that await replies are bounded in number.
 """
 
 import asyncio
 import contextlib
 import os
 from collections import deque
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from cairnkv.client.address import Endpoint, shown
+from cairnkv.client.hotpath import ReplyDecoder, command_parts
 from cairnkv.client.retry import lost, not_reached
-from cairnkv.commands import Command, Failure, Reply
+from cairnkv.commands import Command, Failure
 from cairnkv.errors import PeerError, Unavailable
+from cairnkv.installation import compiled
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
-from cairnkv.wire.article import ResponseDecoder, command_parts, reply_in
+
+if TYPE_CHECKING or not compiled():
+    from cairnkv.client.aio.due import Due, Waking
+else:
+    from cairnkv.client.aio.waking import Due, Waking
 
 JOIN_BYTES: Final = 64 * 1024
 """Commands up to this size together are joined and sent by one call; longer ones go in pieces, uncopied."""
@@ -27,20 +34,17 @@ UNSENT_PAUSE: Final = 1024 * 1024
 LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""
 
+AWAKE_SECONDS: Final = 100e-6
+"""How long the loop is kept awake after commands have left. A server on the same machine answers in less, and in less
+than it takes the system to wake a process, most of all one whose processor has gone to rest."""
+
+ASLEEP_MAX: Final = 64
+"""Writes between two tries of staying awake, where it never helps."""
+
 CHECKS_PER_TIMEOUT: Final = 10
 """How often within one timeout the slots are looked at: a call may time out a tenth late."""
 
-
-class _Slot:
-    """The place of one reply among those that are due."""
-
-    __slots__ = ("command", "deadline", "future", "since")
-
-    def __init__(self, command: Command, future: "asyncio.Future[Reply]", since: float, deadline: float) -> None:
-        self.command = command
-        self.future = future
-        self.since = since
-        self.deadline = deadline
+_offer_processor: Final = getattr(os, "sched_yield", None)  # there is none on Windows
 
 
 class Connection(asyncio.Protocol):
@@ -52,11 +56,16 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._timeout = timeout
         self._transport: asyncio.Transport
-        self._decoder = ResponseDecoder(frame_limit=2**32 + 6)
-        self._slots: deque[_Slot] = deque()
+        self._decoder = ReplyDecoder()
+        self._slots: deque[Due] = deque()
         self._outbox: list[bytes] = []
-        self._heard = 0.0  # when bytes last came
+        self._alone = False  # whether the last command to leave had the connection to itself
+        self._waking = Waking(loop)
+        self._heard = loop.time()  # when bytes last came, or the connection was made
         self._checking: asyncio.TimerHandle | None = None
+        self._awake_from = 0.0  # since when the loop has been kept awake for replies; 0 when it is not
+        self._asleep = 0  # how many of the next writes it is not kept awake after
+        self._asleep_next = 1  # how many it will be after it was kept awake in vain
         self._paused = False
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
 
@@ -82,19 +91,22 @@ class Connection(asyncio.Protocol):
                 f"no turn in time at {self.name}; {len(self._waiting_for_room):,} commands wait for theirs"
             ) from None
 
-    def submit(self, command: Command, deadline: float) -> "asyncio.Future[Reply]":
-        """Send a command with the others of this turn; its reply will be in the future."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
+    def submit(self, command: Command, deadline: float) -> Due:
+        """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
+        due = Due(command.word, deadline, self._waking)
         if not self.usable:
-            future.set_exception(Unavailable(f"the connection to {self.name} was lost"))
-            return future
-        if not self._outbox:
+            due.fail(Unavailable(f"the connection to {self.name} was lost"))
+            return due
+        at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
+        if not at_once and not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox += command_parts(command)
-        self._slots.append(_Slot(command, future, self._loop.time(), deadline))
+        self._slots.append(due)
+        if at_once:
+            self._flush()
         if self._checking is None:
             self._check_later()
-        return future
+        return due
 
     def close(self, why: str) -> None:
         """Close the connection; whoever awaits a reply is told why none will come."""
@@ -105,11 +117,34 @@ class Connection(asyncio.Protocol):
         parts, self._outbox = self._outbox, []
         if not parts or not self.usable:
             return
+        self._alone = len(self._slots) == 1
+        if self._asleep:
+            self._asleep -= 1
+        elif not self._awake_from:
+            self._awake_from = self._loop.time()
+            self._loop.call_soon(self._stay_awake)
         if sum(map(len, parts)) <= JOIN_BYTES:
             self._transport.write(b"".join(parts))
         else:
             for part in parts:  # asyncio's own writelines pauses nobody in some versions (CVE-2024-12254)
                 self._transport.write(part)
+
+    def _stay_awake(self) -> None:
+        """Let the loop look at its sockets again at once, and not sleep, for as long as a reply takes that comes soon.
+
+        Everything else that is ready gets its turn meanwhile.
+        """
+        if self._heard >= self._awake_from:
+            self._awake_from = 0.0
+            self._asleep_next = 1
+        elif self._loop.time() < self._awake_from + AWAKE_SECONDS:
+            if _offer_processor is not None:
+                _offer_processor()  # to the server, if it waits for this one
+            self._loop.call_soon(self._stay_awake)
+        else:
+            self._awake_from = 0.0
+            self._asleep = self._asleep_next
+            self._asleep_next = min(2 * self._asleep_next, ASLEEP_MAX)
 
     # -- what the loop says ---------------------------------------------------------------------------------
 
@@ -122,20 +157,16 @@ class Connection(asyncio.Protocol):
         decoder, slots = self._decoder, self._slots
         decoder.feed(data)
         try:
-            while (response := decoder.next()) is not None:
-                if not slots:
-                    # The server ends a quiet connection with a failure that no command of ours asked for.
-                    self.close(response.payload.decode("utf-8", "replace") if not response.ok else "a reply too many")
-                    return
-                slot = slots[0]
-                reply = reply_in(response, slot.command.word)
-                slots.popleft()
-                if not slot.future.done():
-                    slot.future.set_result(reply)
+            while slots and (reply := decoder.reply(slots[0].word)) is not None:
+                slots.popleft().settle(reply)
                 if isinstance(reply, Failure) and reply.code.closes:
                     self._lose(reply.message, behind=reply)
                     self._transport.abort()
                     return
+            if not slots and decoder.pending:
+                # The server ends a quiet connection with a failure that no command of ours asked for.
+                self.close("it said what nobody had asked for")
+                return
         except PeerError as error:
             self.close(str(error))
             return
@@ -170,11 +201,11 @@ class Connection(asyncio.Protocol):
             self._checking.cancel()
             self._checking = None
         for slot in self._slots:
-            if not slot.future.done():
-                slot.future.set_exception(
-                    lost(slot.command, self.name, why, timed_out=timed_out)
+            if not slot.done():
+                slot.fail(
+                    lost(slot.word, self.name, why, timed_out=timed_out)
                     if behind is None
-                    else not_reached(slot.command, self.name, behind)
+                    else not_reached(slot.word, self.name, behind)
                 )
         self._slots.clear()
         self._let_in()
@@ -198,13 +229,13 @@ class Connection(asyncio.Protocol):
         self._checking = None
         now = self._loop.time()
         why = f"no reply in {self._timeout:g} s"
-        if self._slots and self._heard < self._slots[0].since <= now - self._timeout:
+        if self._slots and self._heard + self._timeout < self._slots[0].deadline <= now:
             self._lose(why, timed_out=True)
             self._transport.abort()
             return
         for slot in self._slots:
-            if slot.deadline <= now and not slot.future.done():
-                slot.future.set_exception(lost(slot.command, self.name, why, timed_out=True))
+            if slot.deadline <= now and not slot.done():
+                slot.fail(lost(slot.word, self.name, why, timed_out=True))
         if self._slots:
             self._check_later()
 

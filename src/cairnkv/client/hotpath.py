@@ -1,0 +1,17 @@
+"""What a call over a network spends its time in: compiled where it could be, else the readable one.
+
+Commands to bytes (`command_parts`), bytes to replies (`ReplyDecoder`), and bytes through a socket (`Line`). Both
+forms have the same names and do the same; tests hold them equal.
+"""
+
+from typing import TYPE_CHECKING
+
+from cairnkv.installation import compiled
+
+if TYPE_CHECKING or not compiled():
+    from cairnkv.client.line import Line
+    from cairnkv.wire.article import ReplyDecoder, command_parts
+else:
+    from cairnkv.client.exchange import Line, ReplyDecoder, command_parts
+
+__all__ = ["Line", "ReplyDecoder", "command_parts"]
