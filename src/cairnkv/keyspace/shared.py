@@ -14,9 +14,10 @@ import zlib
 from array import array
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
+from cairnkv.records import record
+
 if TYPE_CHECKING:
-    from cairnkv.records import record
-from cairnkv.keyspace.keyspace import Keyspace
+    from cairnkv.keyspace.keyspace import Keyspace
 
 VERSION_SLOTS: Final = 1 << 16
 """Versions that are kept: a key has the one of its slot, see `version_slot`. Half a megabyte for all keyspaces;
