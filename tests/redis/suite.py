@@ -4,8 +4,8 @@
 
 DIR is a checkout of Redis, of which `runtest` and `tests/` are copied to a temporary directory; nothing of it comes
 into this repository. The suite speaks with the server as an external one. TARGET names the server, as for all tests
-here; `--baseline` runs redis-server beside it, which shows what an older server, or an external one, fails by itself, and
-which tests a unit did not reach.
+here; `--baseline` runs redis-server beside it, which shows what an older server, or an external one, fails by itself,
+and which tests a unit did not reach.
 
 A test that fails since it needs something that is not there (another data type, scripts, a configuration) is counted
 as not applicable, with that reason, and the unit is run again without it, so that what it left behind spoils no other.
@@ -69,7 +69,7 @@ Start = Callable[[], contextlib.AbstractContextManager[Target]]
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RESULT = re.compile(r"\[(ok|err|ignore|skip|exception|TIMEOUT)\]: (.*)")
-LEFT_OUT = re.compile(r"(?:(.*): )?(Tag: .*|Not supported .*|large memory .*|.*)")
+LEFT_OUT = re.compile(r"(?:(.*): )?(Tag: .*|Not supported .*|large memory .*)")
 PLACE = re.compile(r"^(.*) in (tests/\S+\.tcl)$")
 
 
@@ -197,7 +197,8 @@ def understood(output: str) -> Round:
             if kind == "ok":
                 passed.append(re.sub(r" \(\d+ ms\)$", "", text))
             elif kind == "ignore":
-                test, why = LEFT_OUT.fullmatch(text).groups()
+                reason = LEFT_OUT.fullmatch(text)
+                test, why = reason.groups() if reason else (text, text)
                 left_out[test or f"group of tests before line {number}"] = why
             elif kind in ("err", "exception"):
                 place = PLACE.match(text)
