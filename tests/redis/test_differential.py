@@ -21,7 +21,7 @@ from tests.support import targets
 from tests.support.resp import Peer, Words, command, value_of
 from tests.support.targets import Target
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
 """Programs per run of a test. The default keeps the whole module within some twenty seconds."""
 
 SCAN_CALLS = 1_000
@@ -161,7 +161,7 @@ def test_any_program(real_redis: Target, redis_target: Target, program: Program)
 def test_each_command(real_redis: Target, redis_target: Target, word: bytes) -> None:
     """As `test_any_program`, with one command in all its forms, so that none is left to chance."""
 
-    @settings(parent=_TRY, max_examples=max(5, EXAMPLES // 20))
+    @settings(parent=_TRY, max_examples=max(5, EXAMPLES // 15))
     @given(programs(tuple({word, b"SET", b"GET"})))
     def holds(program: Program) -> None:
         compare(real_redis, redis_target, program, KNOWN_DIFFERENCES)

@@ -48,6 +48,7 @@ def suite(tmp_path: Path) -> Path:
 
 def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
     unit = run_unit(suite, "unit/x", lambda: contextlib.nullcontext(Target("nobody", "127.0.0.1", 1)))
+    told = markdown("7.2.4", [unit], [])
     assert unit.whole
     assert unit.rounds == 2
     assert unit.passed == ["GET (of nothing)", "the last"]
@@ -56,7 +57,6 @@ def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
     assert unit.not_applicable.pop("WAIT for it").startswith("ends or stops the unit: stood still")
     assert unit.not_applicable.pop("DEBUG it") == "Tag: needs:debug denied"
     assert sorted(unit.not_applicable.values()) == ["Not supported on external server", "Tag: needs:repl denied"]
-    told = markdown("7.2.4", [unit], [])
     assert "| `unit/x` | 2 | 1 | 5 |" in told
     assert "| `unit/x` | INCR it | Expected '1' to be equal to '2' |" in told
 
