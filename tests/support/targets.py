@@ -103,7 +103,6 @@ def redis(*flags: str) -> Iterator[Target]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,
             )
             try:
                 if _listens(process, port):
