@@ -7,12 +7,14 @@ HOST ?= 127.0.0.1
 PORT ?= 6555
 TESTS ?= tests
 SECONDS ?= 300
+EXAMPLES ?= 5000
 
 python := $(VENV)/bin/python
 # Stamps: a virtual environment without its stamp is half made, or its interpreter is gone; it is made anew.
 made := $(VENV)/.made
 runtime := $(VENV)/.runtime
 dev := $(VENV)/.dev
+clients := $(VENV)/.clients
 bench := $(VENV)/.bench
 $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
@@ -21,16 +23,26 @@ say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cai
 sources := pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format fuzz demo bench clean
+.PHONY: help serve test test-clients test-differential test-redis-suite check format fuzz demo bench clean
 
 help:  ## show what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 
 serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
 	@exec $(VENV)/bin/cairn serve --host $(HOST) --port $(PORT)
 
 test: $(dev)  ## run the whole test suite (TESTS=tests/wire for a part)
 	@$(python) -m pytest $(TESTS)
+
+test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each speaking with us (TARGET=redis: with redis-server)
+	@$(python) -m pytest tests/clients
+
+test-differential: $(dev)  ## the same random commands to redis-server and to us (EXAMPLES=5000)
+	@EXAMPLES=$(EXAMPLES) $(python) -m pytest tests/redis/test_differential.py
+
+test-redis-suite: $(dev)  ## Redis' own test suite against us, from a checkout (SUITE=DIR)
+	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis: make test-redis-suite SUITE=DIR" >&2; exit 1; }
+	@$(python) -m tests.redis.suite "$(SUITE)" $(SUITE_FLAGS)
 
 check: $(dev)  ## lint, layout, types
 	@$(python) -m ruff check
@@ -51,7 +63,8 @@ fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers
 	@$(python) -m tests.fuzz --seconds $(SECONDS)
 
 clean:  ## remove what was made
-	rm -rf $(VENV) build dist src/cairnkv/*/*.so src/cairnkv/*/*/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) tests/clients/node/node_modules build dist src/cairnkv/*/*.so src/cairnkv/*/*/*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 
 $(made):
 	@command -v $(PYTHON) >/dev/null || \
@@ -78,6 +91,11 @@ $(dev): $(made) $(sources)
 	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev,msgpack]'
 	@$(say_features)
 	@touch $(runtime) $@
+
+$(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
+	@echo "make: installing the clients of Redis that are tested with" >&2
+	@$(python) tests/clients/install.py
+	@touch $@
 
 $(bench): $(made) $(sources)
 	@echo "make: installing cairnkv and the clients it is compared with" >&2

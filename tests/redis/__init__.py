@@ -1,0 +1,1 @@
+"""The Redis wire beside the real thing: differences, conversations, and Redis' own test suite."""

@@ -1,0 +1,290 @@
+"""Runs Redis' own test suite against a server of ours and counts: `make test-redis-suite SUITE=DIR`.
+
+    python -m tests.redis.suite DIR [--unit unit/expire] [--json FILE] [--markdown FILE] [--baseline]
+
+DIR is a checkout of Redis, of which `runtest` and `tests/` are copied to a temporary directory; nothing of it comes
+into this repository. The suite speaks with the server as an external one. TARGET names the server, as for all tests
+here; `--baseline` runs redis-server beside it, which shows what an older server, or an external one, fails by itself,
+and which tests a unit did not reach.
+
+A test that fails since it needs something that is not there (another data type, scripts, a configuration) is counted
+as not applicable, with that reason, and the unit is run again without it, so that what it left behind spoils no other.
+So is one during which the unit ended or stood still. Rounds are bounded.
+
+Tests that were not run are counted too: with what the suite itself says of them. The one change to the suite: before
+each file it calls FUNCTION FLUSH to clean up, and here it may fail, for a server without functions.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.support import targets
+from tests.support.targets import Target
+
+UNITS = (
+    "unit/type/string", "unit/type/incr", "unit/expire", "unit/keyspace", "unit/scan", "unit/protocol", "unit/multi",
+    "unit/pubsub", "unit/auth", "unit/introspection", "unit/introspection-2", "unit/info", "unit/info-command",
+    "unit/other", "unit/quit", "unit/bitops", "unit/querybuf", "unit/limits",
+)  # fmt: skip
+"""The units that concern what we have."""
+
+DENIED_TAGS = (
+    "needs:repl", "needs:debug", "needs:pfdebug", "needs:save", "needs:config-maxmemory", "needs:latency",
+    "needs:local-process", "scripting", "cluster", "large-memory",
+)  # fmt: skip
+"""Tags of tests that the suite itself leaves out when it is told so: what they need is not there."""
+
+ROUNDS = 25
+"""How often a unit is run at most, each time with fewer tests."""
+
+UNIT_SECONDS = 240.0
+"""How long one run of a unit may take before it is ended."""
+
+STILL_SECONDS = 20
+"""How long a test may stand still before the suite ends the unit."""
+
+TEXT = 200
+"""Characters of a failure that are kept."""
+
+NOT_APPLICABLE = (
+    (r"unknown command '(\w+)'", "needs {0}, which there is not"),
+    (r"unknown subcommand '(\w[\w-]*)'", "needs a subcommand {0}, which there is not"),
+    (r"Unknown option or number of arguments for CONFIG SET - '([\w-]+)'", "sets the configuration {0}"),
+    (r"DEBUG command not allowed", "needs DEBUG"),
+)
+"""Patterns in a failure that say that a test asks for something that is not there, and the reason that is given."""
+
+Start = Callable[[], contextlib.AbstractContextManager[Target]]
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+RESULT = re.compile(r"\[(ok|err|ignore|skip|exception|TIMEOUT)\]: (.*)")
+LEFT_OUT = re.compile(r"(?:(.*): )?(Tag: .*|Not supported .*|large memory .*)")
+PLACE = re.compile(r"^(.*) in (tests/\S+\.tcl)$")
+
+
+@dataclass
+class Unit:
+    """What came of a unit. Each dictionary gives reasons by the names of tests."""
+
+    name: str
+    passed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    rounds: int = 0
+    whole: bool = False
+
+    @property
+    def seen(self) -> set[str]:
+        """All tests that came to something."""
+        return {*self.passed, *self.failed, *self.not_applicable}
+
+
+@dataclass
+class Round:
+    """One run of the suite for one unit, taken apart."""
+
+    passed: list[str]
+    failed: dict[str, str]
+    left_out: dict[str, str]
+    in_progress: str | None
+    whole: bool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments ask for; 0 whatever the count is, since a count is what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.redis.suite", description="run Redis' own test suite")
+    parser.add_argument("suite", type=Path, help="a checkout of Redis")
+    parser.add_argument("--unit", action="append", help="a unit, once or more (default: all that concern us)")
+    parser.add_argument("--json", type=Path, help="where the count goes, with every test's name")
+    parser.add_argument("--markdown", type=Path, help="where the tables go (default: standard output)")
+    parser.add_argument("--baseline", action="store_true", help="run redis-server beside it")
+    given = parser.parse_args(arguments)
+    if not (given.suite / "runtest").exists():
+        parser.error(f"{given.suite} is no checkout of Redis: it has no runtest")
+    if shutil.which("tclsh") is None and shutil.which("tclsh8.6") is None:
+        parser.error("there is no tclsh; on Debian: apt-get install tcl")
+    version = suite_version(given.suite)
+    units = given.unit or UNITS
+    ours = [run_unit(given.suite, unit, targets.chosen) for unit in units]
+    theirs = [run_unit(given.suite, unit, targets.redis) for unit in units] if given.baseline else []
+    told = {"suite": version, "target": os.environ.get("TARGET", "cairn"), "units": [asdict(unit) for unit in ours]}
+    if theirs:
+        told["baseline"] = [asdict(unit) for unit in theirs]
+    if given.json:
+        given.json.write_text(json.dumps(told, indent=1) + "\n")
+    text = markdown(version, ours, theirs)
+    if given.markdown:
+        given.markdown.write_text(text)
+    else:
+        print(text)
+    return 0
+
+
+def suite_version(suite: Path) -> str:
+    """The version that a checkout says it is."""
+    file = suite / "src" / "version.h"
+    match = re.search(r'REDIS_VERSION "([^"]+)"', file.read_text()) if file.exists() else None
+    return match[1] if match else "unknown"
+
+
+# -- one unit ----------------------------------------------------------------------------------------------------------
+
+
+def run_unit(suite: Path, name: str, start: Start) -> Unit:
+    """Run a unit until it is through, each time without the tests that are known not to apply."""
+    unit = Unit(name)
+    print(f"suite: {name}", file=sys.stderr)
+    with copied(suite) as copy:
+        while unit.rounds < ROUNDS:
+            unit.rounds += 1
+            with start() as target:
+                now = run_round(copy, name, target, skipped=unit.not_applicable)
+            new = {test: reason for test, why in now.failed.items() if (reason := not_applicable(why))}
+            if now.in_progress is not None and now.in_progress not in unit.not_applicable:
+                why = now.failed.get(now.in_progress, "")
+                new.setdefault(now.in_progress, not_applicable(why) or f"ends or stops the unit: {shortened(why)}")
+            unit.passed = now.passed
+            unit.failed = {test: shortened(why) for test, why in now.failed.items() if test not in new}
+            unit.not_applicable |= new
+            unit.whole = now.whole
+            if not new:
+                break
+        unit.not_applicable = now.left_out | unit.not_applicable
+        unit.passed = [test for test in unit.passed if test not in unit.not_applicable]
+    return unit
+
+
+def run_round(copy: Path, name: str, target: Target, *, skipped: Iterable[str]) -> Round:
+    """Run a unit once."""
+    file = copy / "skipped"
+    file.write_text("\n".join(skipped))
+    command = ["./runtest", "--host", target.host, "--port", str(target.port), "--single", name, "--durable"]
+    command += ["--clients", "1", "--timeout", str(STILL_SECONDS), "--skipfile", str(file), "--ignore-encoding"]
+    command += ["--ignore-digest", "--tags", " ".join(f"-{tag}" for tag in DENIED_TAGS)]
+    process = subprocess.Popen(
+        command, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=UNIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return understood(output.decode("utf-8", "replace"))
+
+
+def understood(output: str) -> Round:
+    """What the suite printed, taken apart."""
+    passed, failed, left_out = [], {}, {}
+    in_progress = None
+    lines = COLOURS.sub("", output).splitlines()
+    for number, line in enumerate(lines):
+        if match := RESULT.match(line):
+            kind, text = match.groups()
+            if kind == "ok":
+                passed.append(re.sub(r" \(\d+ ms\)$", "", text))
+            elif kind == "ignore":
+                reason = LEFT_OUT.fullmatch(text)
+                test, why = reason.groups() if reason else (text, text)
+                left_out[test or f"group of tests before line {number}"] = why
+            elif kind in ("err", "exception"):
+                place = PLACE.match(text)
+                test = place[1] if place else text
+                failed[test] = " ".join(_until_the_next(lines[number + 1 :])) if place else text
+                if kind == "exception":
+                    in_progress = test
+        elif match := re.search(r"=> \(IN PROGRESS\) (.*)", line):
+            in_progress = match[1]
+            failed.setdefault(in_progress, f"stood still for {STILL_SECONDS} s")
+    return Round(passed, failed, left_out, in_progress, whole="The End" in output and "TIMEOUT" not in output)
+
+
+def _until_the_next(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith("[") or not line.strip():
+            return
+        yield line.strip()
+
+
+def not_applicable(why: str) -> str | None:
+    """Why a failed test does not apply; None when it is a failure."""
+    for pattern, reason in NOT_APPLICABLE:
+        if match := re.search(pattern, why):
+            return reason.format(*(group.upper() for group in match.groups()))
+    return None
+
+
+def shortened(text: str) -> str:
+    """A failure's text in one line that fits in a table."""
+    text = " ".join(text.split())
+    return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
+
+
+@contextlib.contextmanager
+def copied(suite: Path) -> Iterator[Path]:
+    """What of a checkout is needed, in a directory of its own, with the one change."""
+    with tempfile.TemporaryDirectory(prefix="cairn-suite-") as directory:
+        copy = Path(directory)
+        shutil.copy(suite / "runtest", copy)
+        shutil.copytree(suite / "tests", copy / "tests", symlinks=True)
+        (copy / "tests" / "tmp").mkdir(exist_ok=True)
+        (copy / "src").mkdir()
+        for program in ("redis-cli", "redis-benchmark", "redis-server"):
+            if path := shutil.which(program):
+                (copy / "src" / program).symlink_to(path)
+        server = copy / "tests" / "support" / "server.tcl"
+        text = server.read_text()
+        server.write_text(text.replace("\n    r function flush\n", "\n    catch {r function flush}\n"))
+        yield copy
+
+
+# -- what is told ------------------------------------------------------------------------------------------------------
+
+
+def markdown(version: str, ours: Sequence[Unit], theirs: Sequence[Unit]) -> str:
+    """The count, as tables for docs/redis.md."""
+    beside = {unit.name: unit for unit in theirs}
+    head = ["unit", "passed", "failed", "not applicable"]
+    head += ["redis-server: passed", "failed", "not reached by us"] if theirs else []
+    rows = [head, ["---"] * len(head)]
+    for unit in ours:
+        row = [f"`{unit.name}`", len(unit.passed), len(unit.failed), len(unit.not_applicable)]
+        if unit.name in beside:
+            their = beside[unit.name]
+            row += [len(their.passed), len(their.failed), len(set(their.passed) - unit.seen)]
+        rows.append(row)
+    total = [sum(row[at] for row in rows[2:]) for at in range(1, len(head))]
+    rows.append(["all", *total])
+    out = [f"Redis' own test suite, version {version}:", "", *_table(rows)]
+    failed = [[f"`{unit.name}`", test, why] for unit in ours for test, why in unit.failed.items()]
+    out += ["", "Failed:", "", *_table([["unit", "test", "says"], ["---"] * 3, *failed])] if failed else []
+    reasons: dict[str, int] = {}
+    for unit in ours:
+        for why in unit.not_applicable.values():
+            reasons[why] = reasons.get(why, 0) + 1
+    counted = [[why, count] for why, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))]
+    out += ["", "Not applicable:", "", *_table([["reason", "tests"], ["---"] * 2, *counted])] if counted else []
+    unfinished = [unit.name for unit in ours if not unit.whole]
+    out += ["", f"Not through: {', '.join(unfinished)}"] if unfinished else []
+    return "\n".join(out) + "\n"
+
+
+def _table(rows: Sequence[Sequence[object]]) -> list[str]:
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,275 @@
+"""The same random commands to redis-server and to ours: equal replies, byte for byte.
+
+What is compared loosely, and what is known to differ, stands in `differences`; what a program may hold in `programs`.
+`make test-differential EXAMPLES=5000` tries for long. Proves also that the comparison can fail: a server that lies is
+found out, each time for another lie.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.redis.differences import KNOWN_DIFFERENCES, Difference, equal, equal_values, in_some_order
+from tests.redis.liar import lying
+from tests.redis.programs import CHANNELS, COMMANDS, CONNECTIONS, STEPS, Program, commands, programs
+from tests.support import targets
+from tests.support.raw_resp import Peer, Words, command, value_of
+from tests.support.targets import Target
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
+"""Programs per run of a test. The default keeps the whole module within some twenty seconds."""
+
+SCAN_CALLS = 1_000
+"""Calls after which an iteration over the few keys here counts as endless."""
+
+NOTHING = b"+(nothing)\r\n"
+"""Stands for a reply that one side did not get."""
+
+REPLIES = 1_000
+"""Replies to one step after which they count as endless."""
+
+
+class Side:
+    """One of the two servers, with the connections of a program."""
+
+    def __init__(self, target: Target, protocols: Sequence[int]) -> None:
+        self.target = target
+        with contextlib.ExitStack() as stack:
+            self.peers = [stack.enter_context(Peer(target.address)) for _ in protocols]
+            assert self.peers[0].ask(b"FLUSHALL") == b"+OK\r\n"
+            for peer, protocol in zip(self.peers, protocols, strict=True):
+                if protocol == 3:
+                    peer.ask(b"HELLO", b"3")
+            self._closing = stack.pop_all()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def send(self, connection: int, burst: Sequence[Words]) -> None:
+        """Send commands in one write."""
+        self.peers[connection].send(b"".join(command(*words) for words in burst))
+
+    def replies(self, connection: int, burst: Sequence[Words]) -> list[bytes]:
+        """The raw replies to them."""
+        return [self.peers[connection].reply() for _ in burst]
+
+    def scanned(self, connection: int, words: Words, first: bytes) -> set[bytes]:
+        """All keys of an iteration, from its first reply on."""
+        found: set[bytes] = set()
+        reply = first
+        for _ in range(SCAN_CALLS):
+            (_, cursor), (_, keys) = value_of(reply)[1]
+            found.update(key for _, key in keys)
+            if cursor == b"0":
+                return found
+            reply = self.peers[connection].ask(words[0], cursor, *words[2:])
+        raise AssertionError(f"{self.target.name}: an iteration did not end within {SCAN_CALLS} calls")
+
+
+class Comparison:
+    """Runs a program on both sides and compares, with what was queued in mind, so that EXEC is understood."""
+
+    def __init__(self, theirs: Target, ours: Target, program: Program, known: tuple[Difference, ...]) -> None:
+        self.program = program
+        self.known = known
+        self.queued: list[list[Words] | None] = [None] * CONNECTIONS
+        self.told: list[str] = [f"protocols {program.protocols}, bursts {program.bursts}"]
+        with contextlib.ExitStack() as stack:
+            self.theirs = Side(theirs, program.protocols)
+            stack.callback(self.theirs.close)
+            self.ours = Side(ours, program.protocols)
+            stack.callback(self.ours.close)
+            self._closing = stack.pop_all()
+
+    def run(self) -> None:
+        """Raises AssertionError with the whole conversation when replies differ."""
+        with self._closing:
+            for connection, burst in self.program.writes():
+                for side in (self.theirs, self.ours):
+                    side.send(connection, burst)
+                theirs, ours = (side.replies(connection, burst) for side in (self.theirs, self.ours))
+                for words, their, our in zip(burst, theirs, ours, strict=True):
+                    self._compare(connection, words, their, our)
+
+    def _compare(self, connection: int, words: Words, theirs: bytes, ours: bytes) -> None:
+        self.told.append(f"  {connection}> {b' '.join(words)!r}\n     redis: {theirs!r}\n     ours:  {ours!r}")
+        word = words[0].upper()
+        queued = self.queued[connection]
+        if theirs == b"+QUEUED\r\n":
+            assert queued is not None
+            queued.append(words)
+        elif queued is not None and word == b"EXEC" and theirs[:1] == b"*" and ours[:1] == b"*":
+            self._demand(self._transactions_equal(queued, theirs, ours))
+            self.queued[connection] = None
+            return
+        elif word == b"MULTI" and theirs == b"+OK\r\n":
+            self.queued[connection] = []
+        elif word in (b"EXEC", b"DISCARD", b"RESET") and (
+            queued is None or theirs[:1] != b"-" or b"EXECABORT" in theirs
+        ):
+            self.queued[connection] = None
+        self._demand(equal(words, theirs, ours, known=self.known))
+        if theirs[:1] == b"*" and word == b"SCAN" and words[1] == b"0":
+            found = [
+                side.scanned(connection, words, reply) for side, reply in ((self.theirs, theirs), (self.ours, ours))
+            ]
+            self.told.append(f"     whole iterations: {found[0]!r} and {found[1]!r}")
+            self._demand(found[0] == found[1])
+        elif theirs[:1] == b"$" and word == b"RANDOMKEY" and value_of(ours)[1] is not None:
+            self._demand(self.ours.peers[connection].ask(b"EXISTS", value_of(ours)[1]) == b":1\r\n")
+
+    def _transactions_equal(self, queued: list[Words], theirs: bytes, ours: bytes) -> bool:
+        left, right = value_of(theirs)[1], value_of(ours)[1]
+        if left is None or right is None or not len(left) == len(right) == len(queued):
+            return left == right
+        return all(
+            equal_values(words, their, our, known=self.known)
+            for words, their, our in zip(queued, left, right, strict=True)
+        )
+
+    def _demand(self, same: bool) -> None:
+        assert same, "the replies differ:\n" + "\n".join(self.told)
+
+
+def compare(theirs: Target, ours: Target, program: Program, known: tuple[Difference, ...] = ()) -> None:
+    Comparison(theirs, ours, program, known).run()
+
+
+_TRY = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+
+# -- ours ------------------------------------------------------------------------------------------------------------
+
+
+@_TRY
+@given(program=programs())
+def test_any_program(real_redis: Target, redis_target: Target, program: Program) -> None:
+    compare(real_redis, redis_target, program, KNOWN_DIFFERENCES)
+
+
+@pytest.mark.parametrize("word", COMMANDS, ids=lambda word: word.decode().strip())
+def test_each_command(real_redis: Target, redis_target: Target, word: bytes) -> None:
+    """As `test_any_program`, with one command in all its forms, so that none is left to chance."""
+
+    @settings(parent=_TRY, max_examples=max(5, EXAMPLES // 15))
+    @given(programs(tuple({word, b"SET", b"GET"})))
+    def holds(program: Program) -> None:
+        compare(real_redis, redis_target, program, KNOWN_DIFFERENCES)
+
+    holds()
+
+
+@pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
+def protocol(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@_TRY
+@given(steps=st.lists(st.tuples(st.integers(0, 1), commands(tuple(CHANNELS), CHANNELS)), min_size=1, max_size=STEPS))
+def test_channels(real_redis: Target, redis_target: Target, protocol: int, steps: list[tuple[int, Words]]) -> None:
+    """Programs about channels, where one command may have many replies, and others' connections get some.
+
+    After every step both connections ask something of their own; what came before its reply belongs to the step.
+    """
+    compare_channels(real_redis, redis_target, protocol, steps)
+
+
+def compare_channels(theirs: Target, ours: Target, protocol: int, steps: Sequence[tuple[int, Words]]) -> None:
+    """As `compare`, for programs about channels. Raises AssertionError with the conversation when replies differ."""
+    told = [f"protocol {protocol}"]
+    with contextlib.ExitStack() as stack:
+        sides = []
+        for target in (theirs, ours):
+            sides.append(Side(target, (protocol,) * CONNECTIONS))
+            stack.callback(sides[-1].close)
+        for step, (connection, words) in enumerate(steps):
+            heard = []
+            for side in sides:
+                side.peers[connection].send(command(*words))
+                heard.append([everything(side.peers[at], b"step %d" % step) for at in range(CONNECTIONS)])
+            told.append(f"  {connection}> {b' '.join(words)!r}\n     redis: {heard[0]!r}\n     ours:  {heard[1]!r}")
+            same = all(
+                equal(words, their, our, known=KNOWN_DIFFERENCES)
+                for replies in zip(*heard, strict=True)
+                for their, our in zip_longest(*(in_some_order(words, each) for each in replies), fillvalue=NOTHING)
+            )
+            assert same, "the replies differ:\n" + "\n".join(told)
+
+
+def everything(peer: Peer, marker: bytes) -> list[bytes]:
+    """All replies that are there, up to that to a PING with a marker, which every state of a connection allows."""
+    peer.send(command(b"PING", marker))
+    found = []
+    for _ in range(REPLIES):
+        reply = peer.reply()
+        if marker in reply:
+            return found
+        found.append(reply)
+    raise AssertionError(f"more than {REPLIES} replies to one step")
+
+
+# -- the comparison itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def another_redis() -> Iterator[Target]:
+    """A second redis-server."""
+    with targets.redis() as target:
+        yield target
+
+
+@settings(parent=_TRY, max_examples=max(50, EXAMPLES // 10))
+@given(program=programs())
+def test_redis_agrees_with_itself(real_redis: Target, another_redis: Target, program: Program) -> None:
+    compare(real_redis, another_redis, program)
+
+
+LIES = {
+    "an error's text": (b"-ERR value is not an integer or out of range", b"-ERR not an integer"),
+    "a count": (b":1\r\n", b":2\r\n"),
+    "a null": (b"$-1\r\n", b"$0\r\n\r\n"),
+    "a null of RESP3": (b"_\r\n", b"$-1\r\n"),
+    "a status": (b"+QUEUED\r\n", b"+OK\r\n"),
+    "an aborted transaction": (b"-EXECABORT ", b"-ERR "),
+    "a key's order of existence": (b":-2\r\n", b":-1\r\n"),
+    "a value": (b"$1\r\n1\r\n", b"$1\r\n2\r\n"),
+}
+"""What a server that lies puts in place of what."""
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
+def test_a_lie_is_found_out(real_redis: Target, another_redis: Target, lie: tuple[bytes, bytes]) -> None:
+    @settings(parent=_TRY, max_examples=2_000, phases=[Phase.generate], database=None)
+    @given(programs())
+    def agree(program: Program) -> None:
+        compare(real_redis, liar, program)
+
+    with lying(another_redis, *lie) as liar, pytest.raises(AssertionError, match="the replies differ"):
+        agree()
+
+
+def test_a_lie_to_a_subscriber_is_found_out(real_redis: Target, another_redis: Target) -> None:
+    steps = [(0, (b"SUBSCRIBE", b"c")), (1, (b"PUBLISH", b"c", b"hello"))]
+    compare_channels(real_redis, another_redis, 2, steps)
+    with lying(another_redis, b"hello", b"jello") as liar, pytest.raises(AssertionError, match="the replies differ"):
+        compare_channels(real_redis, liar, 2, steps)
+
+
+def test_what_no_time_allows_is_found_out() -> None:
+    """Times may differ by a moment, -1 and -2 by nothing."""
+    assert equal((b"TTL", b"k"), b":100\r\n", b":99\r\n", known=())
+    assert not equal((b"TTL", b"k"), b":100\r\n", b":90\r\n", known=())
+    assert not equal((b"TTL", b"k"), b":1\r\n", b":-1\r\n", known=())
+    assert not equal((b"TTL", b"k"), b":-1\r\n", b":-2\r\n", known=())
+    assert not equal((b"KEYS", b"*"), b"*1\r\n$1\r\na\r\n", b"*1\r\n$1\r\nb\r\n", known=())
+    assert not equal((b"RANDOMKEY",), b"$1\r\na\r\n", b"$-1\r\n", known=())

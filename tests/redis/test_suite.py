@@ -1,0 +1,67 @@
+"""Proves that the runner of Redis' suite counts rightly, with a script in its place that says what it would."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from tests.redis.suite import markdown, run_unit, understood
+from tests.support.targets import Target
+
+RUNTEST = r"""#!/bin/sh
+while [ "$1" != --skipfile ]; do shift; done
+skipped() { grep -qxF "$1" "$file"; }
+file=$2
+echo "[ready]: 1"
+printf '[\033[0;32;49mok\033[0m]: GET (of nothing) (3 ms)\n'
+echo "[ignore]: DEBUG it: Tag: needs:debug denied"
+echo "[ignore]: Tag: needs:repl denied"
+echo "[ignore]: Not supported on external server"
+if ! skipped "LIST it"; then
+  echo "[err]: LIST it in tests/unit/x.tcl"
+  echo "ERR unknown command 'LPUSH', with args beginning with: 'k'"
+  echo "    while executing"
+fi
+skipped "LIST it" || echo "[err]: spoilt by LIST it in tests/unit/x.tcl"
+echo "[err]: INCR it in tests/unit/x.tcl"
+echo "Expected '1' to be equal to '2'"
+if ! skipped "WAIT for it"; then
+  echo "[TIMEOUT]: clients state report follows."
+  echo "sock1 => (IN PROGRESS) WAIT for it"
+  exit 1
+fi
+skipped "WAIT for it" && echo "[skip]: WAIT for it"
+echo "[ok]: the last (0 ms)"
+echo "                   The End"
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    (tmp_path / "tests" / "support").mkdir(parents=True)
+    (tmp_path / "tests" / "support" / "server.tcl").write_text("    r flushall\n    r function flush\n")
+    runtest = tmp_path / "runtest"
+    runtest.write_text(RUNTEST)
+    runtest.chmod(0o755)
+    return tmp_path
+
+
+def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
+    unit = run_unit(suite, "unit/x", lambda: contextlib.nullcontext(Target("nobody", "127.0.0.1", 1)))
+    told = markdown("7.2.4", [unit], [])
+    assert unit.whole
+    assert unit.rounds == 2
+    assert unit.passed == ["GET (of nothing)", "the last"]
+    assert unit.failed == {"INCR it": "Expected '1' to be equal to '2'"}
+    assert unit.not_applicable.pop("LIST it") == "needs LPUSH, which there is not"
+    assert unit.not_applicable.pop("WAIT for it").startswith("ends or stops the unit: stood still")
+    assert unit.not_applicable.pop("DEBUG it") == "Tag: needs:debug denied"
+    assert sorted(unit.not_applicable.values()) == ["Not supported on external server", "Tag: needs:repl denied"]
+    assert "| `unit/x` | 2 | 1 | 5 |" in told
+    assert "| `unit/x` | INCR it | Expected '1' to be equal to '2' |" in told
+
+
+def test_a_unit_that_breaks_off() -> None:
+    told = understood("[ok]: GET (1 ms)\n[exception]: Executing test client: no such thing.\nno such thing\n")
+    assert not told.whole
+    assert told.in_progress == "Executing test client: no such thing."
