@@ -116,11 +116,13 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
         if isinstance(self._loop, PolledLoop):
             self._polled = cast("PolledTransport", transport)
-        ours = _name(self._transport.get_extra_info("sockname"))
-        self._peer.local_address = ours
-        self.name = self._peer.address = _name(self._transport.get_extra_info("peername")) or ours
-        self._peer.is_local = self._transport.get_extra_info("socket").family == socket.AF_UNIX
-        self._peer.descriptor = self._transport.get_extra_info("socket").fileno()
+        connected = self._transport.get_extra_info("socket")
+        self._peer.local_address = _name(connected.getsockname())
+        self._peer.is_local = connected.family == socket.AF_UNIX
+        self._peer.descriptor = connected.fileno()
+        # The client of a Unix socket has no name: it goes by that of the socket, as in Redis.
+        self._peer.address = _name(self._transport.get_extra_info("peername")) or self._peer.local_address
+        self.name = self._peer.address
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
         refusal = self._server.connected(self)
         if refusal is not None:

@@ -105,8 +105,10 @@ def test_a_hello_that_is_refused_changes_nothing(chat: Chat, text: str, error: s
 
 
 def test_a_stranger_can_only_say_the_password_or_leave(stranger: Chat) -> None:
-    for text in ("GET k", "PING", "SUBSCRIBE c", "MULTI", "CLIENT ID", "COMMAND", "FOO"):
+    for text in ("GET k", "PING", "SUBSCRIBE c", "MULTI", "CLIENT ID", "COMMAND"):
         assert stranger(text) == NO_PASSWORD_SAID
+    assert stranger("EXEC") == Error("EXECABORT Transaction discarded because of: NOAUTH Authentication required.")
+    assert stranger("FOO").text.startswith("ERR unknown command")
     assert stranger("HELLO 3").code == "NOAUTH"
     assert stranger("RESET") == Simple("RESET")
     assert stranger("QUIT") == OK
@@ -162,6 +164,13 @@ def test_any_bytes_are_compared_as_they_are() -> None:
     surroundings = Surroundings(Store(), password="\udcff\u00fc")
     assert surroundings.accepts(b"default", b"\xff\xc3\xbc")
     assert not surroundings.accepts(b"default", b"")
+
+
+def test_an_exec_that_is_refused_ends_the_transaction(chat: Chat) -> None:
+    chat("MULTI")
+    reason = "wrong number of arguments for 'exec' command"
+    assert chat("EXEC now") == Error(f"EXECABORT Transaction discarded because of: {reason}")
+    assert chat("EXEC") == Error("ERR EXEC without MULTI")
 
 
 # -- what a client says of itself --------------------------------------------------------------------------

@@ -379,17 +379,22 @@ def test_a_count_is_a_number(chat: Chat) -> None:
     assert chat("SCAN 0 COUNT ten") == NOT_AN_INTEGER
 
 
-@pytest.mark.parametrize("cursor", ["x", "1x", "-1", "+1", str(2**64), "0" * 21])
+@pytest.mark.parametrize("cursor", ["x", "1x", "-", "--1", "1.5", str(2**64), str(-(2**64))])
 def test_a_cursor_is_a_number_of_64_bits(chat: Chat, cursor: str) -> None:
     assert chat(f"SCAN {cursor}") == Error("ERR invalid cursor")
 
 
-@pytest.mark.parametrize("cursor", [1, 2**62, 2**63 - 1, 2**63, 2**64 - 1])
-def test_a_cursor_that_nobody_gave_is_no_harm(chat: Chat, cursor: int) -> None:
+@pytest.mark.parametrize("cursor", [1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, "+7"])
+def test_a_cursor_that_nobody_gave_is_no_harm(chat: Chat, cursor: int | str) -> None:
     fill(chat, 100)
     following, keys = chat(f"SCAN {cursor} COUNT 1000")
     assert following == b"0"
     assert len(keys) <= 100
+
+
+def test_no_cursor_is_the_first_one(chat: Chat) -> None:
+    chat("SET k v")
+    assert chat.say(b"SCAN", b"") == [b"0", [b"k"]]
 
 
 @pytest.mark.parametrize("command", ["SCAN 0 MATCH {}", "KEYS {}"])

@@ -279,13 +279,21 @@ class RedisConversation:
         return Due(0, partial(self._say, value, self.protocol), 1 + self._cost, closes)
 
     def _found(self, words: list[bytes]) -> Word:
-        """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it."""
+        """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it.
+
+        An EXEC that does not fit ends the transaction all the same, as in Redis.
+        """
         try:
             return self._find(words)
-        except Refusal:
+        except Refusal as refusal:
             if self.queue is not None:
                 self.spoilt = True
-            raise
+            if words[0].upper() != b"EXEC":
+                raise
+            self.queue = None
+            self.watched = []
+            reason = str(refusal).removeprefix("ERR ")
+            raise Refusal(f"EXECABORT Transaction discarded because of: {reason}") from None
 
     def _find(self, words: list[bytes]) -> Word:
         name = words[0].upper()
@@ -297,8 +305,6 @@ class RedisConversation:
                 )
                 self.closing = True
                 raise Refusal("ERR this is not a web server")
-            if not self.authenticated:
-                raise Refusal("NOAUTH Authentication required.")
             raise Refusal(_unknown(words))
         if word.behind and len(words) > 1:
             second = word.behind.get(words[1].upper())

@@ -27,8 +27,10 @@ SCAN_COUNT: Final = 10
 KEY_BYTES: Final = 16
 """Bytes that a key takes in a reply besides its own, at most."""
 
-_CURSOR: Final = re.compile(rb"[0-9]{1,20}")
-_CURSOR_MAX: Final = 2**64 - 1
+_CURSOR: Final = re.compile(rb"(?:[+-]?[0-9]{1,20})?")
+"""A number as C's strtoul reads it for Redis: nothing stands for 0, and what is below 0 counts back from 2 ** 64."""
+
+_CURSORS: Final = 2**64
 
 
 @on_keys("DBSIZE", "readonly fast", group="server", since="1.0.0", summary="How many keys there are.")
@@ -50,9 +52,10 @@ def randomkey(arguments: Arguments) -> Call:
 )
 def scan(arguments: Arguments) -> Call:
     text = arguments.take()
-    if not _CURSOR.fullmatch(text) or int(text) > _CURSOR_MAX:
+    if not _CURSOR.fullmatch(text) or abs(int(text or b"0")) >= _CURSORS:
         raise Refusal("ERR invalid cursor")
-    cursor = min(int(text), CURSOR.highest)  # a greater one is none of ours; this one is at the end
+    # A cursor beyond ours was never given to anybody; it is answered with the end.
+    cursor = min(int(text or b"0") % _CURSORS, CURSOR.highest)
     pattern, count, of_type = b"*", SCAN_COUNT, b"STRING"
     while len(arguments):
         match arguments.word():
