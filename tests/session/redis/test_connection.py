@@ -290,6 +290,14 @@ def test_reply_skip_is_for_one_command(chat: Chat) -> None:
     assert chat.hear() == [b"v"]
 
 
+def test_reset_is_skipped_too_and_wants_replies_again(chat: Chat) -> None:
+    chat.send(b"CLIENT", b"REPLY", b"SKIP")
+    chat.send(b"RESET")
+    chat.send(b"CLIENT", b"REPLY", b"OFF")
+    chat.send(b"RESET")
+    assert chat.hear() == [Simple("RESET")]
+
+
 def test_reply_on_is_said_even_behind_skip(chat: Chat) -> None:
     chat.send(b"CLIENT", b"REPLY", b"SKIP")
     assert chat("CLIENT REPLY ON") == OK

@@ -359,6 +359,15 @@ def test_a_slice_has_a_bound_whatever_is_asked_for(chat: Chat) -> None:
     assert len(keys) <= SCAN_COUNT_MAX
 
 
+def test_a_slice_is_smaller_where_a_long_pattern_takes_time(chat: Chat) -> None:
+    keys = fill(chat, 1_000)
+    cursor, found = chat.say(b"SCAN", b"0", b"COUNT", b"10000", b"MATCH", b"*" * PATTERN_MAX)
+    assert cursor != b"0"
+    assert len(found) < SCAN_COUNT_MAX // 10
+    assert sorted(scanned(chat, b"COUNT", b"10000", b"MATCH", b"*" * PATTERN_MAX)) == sorted(keys)
+    assert sorted(chat.say(b"KEYS", b"*" * PATTERN_MAX)) == sorted(keys)
+
+
 def test_a_scan_finds_what_matches(chat: Chat) -> None:
     fill(chat, 100)
     assert sorted(scanned(chat, b"MATCH", b"k:1?")) == [b"k:%d" % number for number in range(10, 20)]

@@ -115,6 +115,7 @@ class RedisConversation:
         self.last_word = ""
         self._is_carrying_out = False
         self._cost = 0  # of the command at hand
+        self.skipped = False  # whether the command at hand came behind CLIENT REPLY SKIP
         self._own_pushes: list[tuple[Value, int]] = []  # what a command has said to its own client, unasked
         self.library = b"", b""  # what the client says it is, and its version
         self.channels: Final[dict[bytes, None]] = {}
@@ -136,7 +137,6 @@ class RedisConversation:
         self.surroundings.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
-        self.skipped = False  # whether the command at hand came behind it
         self.no_touch = False
         self.no_evict = False
         self.closing = False  # whether the conversation ends behind the reply to this command

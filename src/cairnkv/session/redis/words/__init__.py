@@ -1,7 +1,7 @@
 """The words of Redis that are served, each in one place: how it is said, what it means here, what it answers.
 
-`strings` and `keys` speak of keys; the others of the conversation, or of the server. Importing this declares all of
-them in `cairnkv.session.redis.grammar.WORDS`.
+`strings`, `numbers`, `bits`, `keys`, `expiry` and `scanning` speak of keys; the others of the conversation, or of the
+server. Importing this declares all of them in `cairnkv.session.redis.grammar.WORDS`.
 """
 
 from cairnkv.session.redis.words import (
@@ -14,6 +14,7 @@ from cairnkv.session.redis.words import (
     expiry,
     information,
     keys,
+    numbers,
     pubsub,
     scanning,
     strings,
@@ -30,6 +31,7 @@ __all__ = [
     "expiry",
     "information",
     "keys",
+    "numbers",
     "pubsub",
     "scanning",
     "strings",

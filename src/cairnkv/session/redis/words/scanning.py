@@ -24,6 +24,10 @@ KEYS_IN_TRANSACTION_MAX: Final = 100_000
 SCAN_COUNT: Final = 10
 """Keys that a slice looks at unless the client asks for another number, as in Redis."""
 
+SHORT_PATTERN: Final = 32
+"""Bytes of a pattern up to which it costs less to match a key than to look it up. With longer ones, made for it, a
+slice of keys could take seconds, so there are fewer keys in a slice."""
+
 KEY_BYTES: Final = 16
 """Bytes that a key takes in a reply besides its own, at most."""
 
@@ -75,7 +79,12 @@ def scan(arguments: Arguments) -> Call:
         following, keys = _slice(reply)
         return [b"%d" % following, [key for key in keys if matches(key)] if of_type == b"STRING" else []]
 
-    return Call(Scan(cursor, min(count, SCAN_COUNT_MAX), prefix), show)
+    return Call(Scan(cursor, min(count, _affordable(SCAN_COUNT_MAX, pattern)), prefix), show)
+
+
+def _affordable(count: int, pattern: bytes) -> int:
+    """How many keys may be looked at instead of so many, since there is a pattern to match."""
+    return count * SHORT_PATTERN // max(len(pattern), SHORT_PATTERN) or 1
 
 
 def _reading(pattern: bytes) -> tuple[Matcher, bytes]:
@@ -101,12 +110,13 @@ class _Keys(Job):
         self._store = talk.store
         self._space = talk.space
         self._room = talk.limits.frame
+        self._count = _affordable(SCAN_COUNT_MAX, pattern)
         self._cursor = 0
         self._found: dict[bytes, None] = {}  # a key that was moved may come twice
         self._held: list[Held] = []
 
     def step(self) -> Value:
-        outcome = self._store.execute(Scan(self._cursor, SCAN_COUNT_MAX, self._prefix), self._space)
+        outcome = self._store.execute(Scan(self._cursor, self._count, self._prefix), self._space)
         if isinstance(outcome, Held):
             self._held.append(outcome)
         reply = outcome.outcome if isinstance(outcome, Held) else outcome
@@ -142,12 +152,14 @@ def _keys_alone(talk: RedisConversation, arguments: Arguments) -> Value:
     alone=_keys_alone,
 )
 def keys(arguments: Arguments) -> Call:
-    matches, prefix = _reading(arguments.take())
+    pattern = arguments.take()
+    matches, prefix = _reading(pattern)
+    most = _affordable(KEYS_IN_TRANSACTION_MAX, pattern)
 
     def show(reply: Reply) -> Value:
         following, found = _slice(reply)
         if following:
-            return Error(f"ERR KEYS within a transaction looks at {KEYS_IN_TRANSACTION_MAX} keys at most; use SCAN")
+            return Error(f"ERR KEYS within a transaction looks at {most} keys at most with this pattern; use SCAN")
         return list(filter(matches, found))
 
-    return Call(Scan(0, KEYS_IN_TRANSACTION_MAX, prefix), show)
+    return Call(Scan(0, most, prefix), show)

@@ -1,9 +1,9 @@
-"""The words on values: strings, and numbers in decimal text.
+"""The words on values: strings, whole and in parts.
 
 A word that reads one value is GET and something made of its reply; a word that changes one is a command of the
 vocabulary, so that the log has it.
 
-Not for bits (`bits`), nor for when keys expire, unless that is said along with a value (`expiry`).
+Not for numbers (`numbers`) and bits (`bits`), nor for when keys expire (`expiry`), unless it is said with a value.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,6 @@ from cairnkv.commands import (
     Get,
     GetMany,
     GetWith,
-    Incr,
-    IncrFloat,
     Reply,
     Set,
     SetMany,
@@ -24,9 +22,8 @@ from cairnkv.commands import (
     SetRange,
     SetWith,
     Swap,
-    failures,
 )
-from cairnkv.limits import INTEGER_MIN, STRING_MAX, TTL_MAX
+from cairnkv.limits import STRING_MAX, TTL_MAX
 from cairnkv.session.redis.grammar import (
     SYNTAX,
     TOO_LONG,
@@ -302,51 +299,3 @@ def setrange(arguments: Arguments) -> Call:
     if offset + len(value) > STRING_MAX:
         raise Refusal(TOO_LONG)
     return Call(SetRange(key, offset, value), number)
-
-
-# -- numbers -----------------------------------------------------------------------------------------------
-
-
-@on_keys("INCR key", "write denyoom fast", group="string", since="1.0.0", summary="Add 1 to a number; the sum.")
-def incr(arguments: Arguments) -> Call:
-    return Call(Incr(arguments.key(), 1), number)
-
-
-@on_keys("DECR key", "write denyoom fast", group="string", since="1.0.0", summary="Take 1 off a number; what is left.")
-def decr(arguments: Arguments) -> Call:
-    return Call(Incr(arguments.key(), -1), number)
-
-
-@on_keys(
-    "INCRBY key increment", "write denyoom fast", group="string", since="1.0.0", summary="Add to a number; the sum."
-)
-def incrby(arguments: Arguments) -> Call:
-    return Call(Incr(arguments.key(), arguments.integer()), number)
-
-
-@on_keys(
-    "DECRBY key decrement",
-    "write denyoom fast",
-    group="string",
-    since="1.0.0",
-    summary="Subtract from a number; what is left.",
-)
-def decrby(arguments: Arguments) -> Call:
-    key, amount = arguments.key(), arguments.integer()
-    if amount == INTEGER_MIN:  # its opposite is no number of 64 bits
-        raise Refusal("ERR decrement would overflow")
-    return Call(Incr(key, -amount), number)
-
-
-_NO_FLOAT: Final = {failures.OVERFLOW: "ERR increment would produce NaN or Infinity"}
-
-
-@on_keys(
-    "INCRBYFLOAT key increment",
-    "write denyoom fast",
-    group="string",
-    since="2.6.0",
-    summary="Add to a number that may have a fraction; the sum.",
-)
-def incrbyfloat(arguments: Arguments) -> Call:
-    return Call(IncrFloat(arguments.key(), arguments.take()), value_or_null, _NO_FLOAT)
