@@ -37,7 +37,8 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     modules = {
-        "cairnkv.session.hot_table": "src/cairnkv/session/hot_table.pyx",
+        "cairnkv.keyspace.hot_table": "src/cairnkv/keyspace/hot_table.pyx",
+        "cairnkv.store.hot_clock": "src/cairnkv/store/hot_clock.pyx",
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
         "cairnkv.session.article_frames": "src/cairnkv/session/article_frames.pyx",
         "cairnkv.session.redis_frames": "src/cairnkv/session/redis_frames.pyx",
@@ -51,8 +52,8 @@ def extensions() -> list[Extension]:
             Extension(
                 name,
                 [source],
-                include_dirs=["src/cairnkv/session"],
-                depends=["src/cairnkv/session/crc32.h", "src/cairnkv/session/layout.h"],
+                include_dirs=["src/cairnkv/keyspace"],
+                depends=["src/cairnkv/keyspace/crc32.h", "src/cairnkv/keyspace/layout.h"],
                 extra_compile_args=["-O3"],
             )
             for name, source in modules.items()

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Profile:
     step_keys: int = 1_000_000
     tasks: int = 100
     starts: int = 5  # of a process, in a round
+    benchmark_commands: int = 600_000  # that redis-benchmark sends in a round, in a pipeline
 
     @property
     def keys(self) -> int:
@@ -90,6 +91,7 @@ PROFILES = {
         step_keys=2_000,
         tasks=4,
         starts=1,
+        benchmark_commands=2_000,
     ),
 }
 
@@ -237,8 +239,11 @@ def commands(run: Run) -> None:
                 latency(run, servers, tops)
 
 
-def command_rows(run: Run, what: str, depth: int, common: bool, samples: Samples) -> None:
-    """The rows of one work: its rate and the server's CPU time, the one that has a target first."""
+def command_rows(run: Run, what: str, depth: int, common: bool, samples: Samples, where: str = "") -> None:
+    """The rows of one work: its rate and the server's CPU time, the one that has a target first.
+
+    where: what the names of their groups begin with.
+    """
     ours = samples["cairn"]
     for peer, theirs in samples.items():
         if peer == "cairn":
@@ -248,20 +253,56 @@ def command_rows(run: Run, what: str, depth: int, common: bool, samples: Samples
             run.row("beside the targets", *rate, rates(ours), rates(theirs))
             run.row("beside the targets", *cost, costs(ours), costs(theirs))
         elif not common:
-            group = "GET, SET in a pipeline, 1 kB and 64 kB values: commands/s"
+            group = f"{where}GET, SET in a pipeline, 1 kB and 64 kB values: commands/s"
             if depth > 1:
                 run.row(group, *rate, rates(ours), rates(theirs), "≥ 1")
             else:
                 run.row("beside the targets", *rate, rates(ours), rates(theirs))
                 run.row("beside the targets", *cost, costs(ours), costs(theirs))
         elif depth == 1:
-            group = "GET, SET not in a pipeline: server CPU per command"
+            group = f"{where}GET, SET not in a pipeline: server CPU per command"
             run.row(group, *cost, costs(ours), costs(theirs), "≤ 0.9")
             run.row("beside the targets", *rate, rates(ours), rates(theirs))
         else:
-            group = f"GET, SET, {depth} in a pipeline: commands/s"
+            group = f"{where}GET, SET, {depth} in a pipeline: commands/s"
             run.row(group, *rate, rates(ours), rates(theirs), "≥ 1.4" if depth == MANY else "≥ 2")
             run.row("beside the targets", *cost, costs(ours), costs(theirs))
+
+
+def redis_wire(run: Run) -> None:
+    """The same works on Redis' wire, with redis-benchmark as the generator, as it comes: its keys, its connections."""
+    generator = shutil.which("redis-benchmark")
+    if generator is None:
+        run.note("skipped: redis-benchmark is not installed; on Debian: apt-get install redis-tools")
+        return
+
+    def measure(server: Server, work: str, depth: int, keys: int, value: int, count: int) -> Sample:
+        clock = ~server.pid << 3 | 2  # of all threads of that process: clock_getcpuclockid(3)
+        before = time.clock_gettime(clock)
+        words = {"-p": server.port, "-c": run.profile.connections, "-P": depth, "-n": count, "-r": keys, "-d": value}
+        command = [generator, "--csv", "-t", work, *(str(part) for pair in words.items() for part in pair)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        cpu = time.clock_gettime(clock) - before
+        rate = float(done.stdout.splitlines()[-1].split(",")[1].strip('"'))
+        return {"commands": count, "seconds": count / rate, "cpu_seconds": cpu}
+
+    for value, keys in run.profile.values:
+        common = value == run.profile.values[0][0]
+        with contextlib.ExitStack() as stack:
+            servers = installed(run, stack, cairn, redis)
+            for server in servers:
+                run.generate(replace(server, wire="resp"), "load", keys=keys, value=value, depth=MANY)
+            for depth in (1, MANY, DEEP):
+                for work in ("get", "set"):
+                    what = f"Redis' wire: {work.upper()}, {depth if depth > 1 else 'not'} in a pipeline, {value:,} B"
+                    count = max(
+                        run.profile.connections * depth, run.profile.benchmark_commands // (64 if value > 4096 else 1)
+                    )
+                    if depth == 1:
+                        count = max(run.profile.connections, count // 6)
+                    given = {"work": work, "depth": depth, "keys": keys, "value": value, "count": count}
+                    samples = run.contest(what, {server.name: partial(measure, server, **given) for server in servers})
+                    command_rows(run, what, depth, common, samples, "Redis' wire, by redis-benchmark: ")
 
 
 def latency(run: Run, servers: Sequence[Server], tops: dict[str, float]) -> None:
@@ -500,7 +541,7 @@ def processes(run: Run) -> None:
 
 # -- all of it --------------------------------------------------------------------------------------------------------
 
-WITH_GENERATOR = (commands, memory, growth, steps, clients)
+WITH_GENERATOR = (commands, redis_wire, memory, growth, steps, clients)
 WITHOUT = (embedded, imports, processes)
 
 

@@ -11,7 +11,8 @@ PURE_VARIABLE: Final = "CAIRNKV_PURE"
 """Set to anything but 0, it keeps the compiled parts out of use."""
 
 COMPILED: Final = (
-    "cairnkv.session.hot_table",
+    "cairnkv.keyspace.hot_table",
+    "cairnkv.store.hot_clock",
     "cairnkv.session.accelerator",
     "cairnkv.session.article_frames",
     "cairnkv.session.redis_frames",

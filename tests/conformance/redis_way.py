@@ -6,13 +6,14 @@ time to live) in those that its users would take, in a transaction where it has 
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import redis
 import redis.asyncio
 
+import redis
 from cairnkv.client.calls import Call
 from cairnkv.client.codec import Bytes
 from cairnkv.client.keyvalue import KeyValue
@@ -58,6 +59,9 @@ _CODES: dict[str, Code] = {
     "increment or decrement would overflow": failures.OVERFLOW,
     "decrement would overflow": failures.OVERFLOW,
 }
+
+
+_KEYS: Any = re.compile(r"keys=(\d+)")
 
 
 class OverRedis(KeyValue[bytes, bytes]):
@@ -138,7 +142,9 @@ class OverRedis(KeyValue[bytes, bytes]):
                 return Items((b"%d" % int(following), b"%d" % cleared))
             case Info():
                 lines = [line for line in _text(say("INFO")).splitlines() if line and not line.startswith("#")]
-                return Items(tuple(part.encode() for line in lines for part in line.split(":", 1)))
+                pairs = dict(line.split(":", 1) for line in lines)
+                pairs["keys"] = _KEYS.search(pairs.get("db0", "keys=0"))[1]
+                return Items(tuple(part.encode() for pair in pairs.items() for part in pair))
         raise NotImplementedError(command)
 
 

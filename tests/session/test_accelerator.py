@@ -129,7 +129,7 @@ class TestWhatItIs:
         self, changes: list[tuple[bool, bytes]], other: bytes
     ) -> None:
         """It may leave a key to the dict's own look-up, but never finds another's value, or one that is gone."""
-        from cairnkv.session.hot_table import found_directly
+        from cairnkv.keyspace.hot_table import found_directly
 
         changed: dict[bytes, bytes] = {}
         for there, key in changes:
@@ -142,7 +142,7 @@ class TestWhatItIs:
 
     def test_it_finds_nearly_all_keys_by_itself(self) -> None:
         """Otherwise it would be right, and of no use."""
-        from cairnkv.session.hot_table import found_directly
+        from cairnkv.keyspace.hot_table import found_directly
 
         if not (3, 11) <= sys.version_info < (3, 14):
             pytest.skip("the layout of this version's dicts is not known")
@@ -152,7 +152,7 @@ class TestWhatItIs:
     @given(st.binary(min_size=1, max_size=100))
     def test_its_position_of_a_key_is_the_tables(self, key: bytes) -> None:
         """The one that it computes, and the one that it looks a key up by, in a table of many buckets."""
-        from cairnkv.session import hot_table
+        from cairnkv.keyspace import hot_table
 
         assert hot_table.position(key) == position(key)
         twins = Twins()

@@ -18,8 +18,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUni
 from libc.stdint cimport int64_t
 from posix.unistd cimport getpid
 
-from cairnkv.session.accelerator cimport Accelerator
-from cairnkv.session.hot_table cimport (
+from cairnkv.keyspace.hot_table cimport (
     HotTable,
     Place,
     cairn_fetch_alone,
@@ -30,13 +29,14 @@ from cairnkv.session.hot_table cimport (
     visible,
 )
 
+from cairnkv.store.hot_clock cimport HotClock
+
 from cairnkv.client.calls import UNSET as _UNSET
 from cairnkv.client.codec import Bytes, Text
 from cairnkv.client.embedded import CALLS_PER_SLICE as _CALLS_PER_SLICE
 from cairnkv.client.embedded import Embedded
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import VALUE_MAX as _VALUE_MAX
-from cairnkv.session import article_accelerator
 
 cdef object UNSET = _UNSET
 cdef object READABLE = Embedded
@@ -67,11 +67,19 @@ cdef bytes _name(object key):
     return name if 1 <= PyBytes_GET_SIZE(name) <= KEY_MAX else None
 
 
+cdef class Tally:
+    """What was done by direct calls (`cairnkv.store.store.Tally`). A store that has some is never to look at each."""
+
+    cdef public int64_t commands, writes
+    cdef public bint off
+
+
 cdef class DirectCalls:
     """The direct calls, and when they may be made. A base of `DirectEmbedded`; `READABLE` is its other base."""
 
-    cdef Accelerator _tally  # it counts what is done here, as what it does itself
+    cdef Tally _tally
     cdef HotTable _table
+    cdef HotClock _clock
     cdef object _codec
     cdef Form _form
     cdef object _engine
@@ -86,8 +94,10 @@ cdef class DirectCalls:
 
     def __init__(self, store, keys, values):
         READABLE.__init__(self, store, keys, values)
-        self._tally = article_accelerator(store)
-        self._table = self._tally._table
+        self._tally = Tally()
+        store.count_also(self._tally)
+        self._table = HotTable(store.keyspace)
+        self._clock = HotClock(store.clock)
         self._codec = values
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
         self._threads_share = self._shared
@@ -103,7 +113,7 @@ cdef class DirectCalls:
 
     cdef bint _may(self) except -1:
         """Whether the call at hand can be direct; then log time has gone on, and the keyspace is held."""
-        cdef int64_t now = self._table.time()  # first, since a clock may be Python code, and let others in
+        cdef int64_t now = self._clock.milliseconds()  # first, since a clock may be Python code, and let others in
         if self._busy != 0:
             return False
         if not self._held:

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t
 
-from cairnkv.session.hot_table cimport HotTable
+from cairnkv.keyspace.hot_table cimport HotTable
+from cairnkv.store.hot_clock cimport HotClock
 
 cdef enum:
     SHARED_OUTPUT = 65536  # bytes of replies to several clients before they are sent
@@ -25,6 +26,7 @@ cdef struct Piece:
 
 cdef class Accelerator:
     cdef HotTable _table
+    cdef HotClock _clock
     cdef char *_out
     cdef Py_ssize_t _size
     cdef int at_piece  # the one at hand, also when something has failed

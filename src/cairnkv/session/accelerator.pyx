@@ -20,7 +20,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint64_t
 
-from cairnkv.session.hot_table cimport HotTable, meet
+from cairnkv.keyspace.hot_table cimport HotTable, meet
+from cairnkv.store.hot_clock cimport HotClock
 
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 
@@ -82,7 +83,8 @@ cdef class Accelerator:
 
     def __init__(self, keyspace, clock):
         """keyspace: the store's. clock: gives the time in ms, once a run."""
-        self._table = HotTable(keyspace, clock)
+        self._table = HotTable(keyspace)
+        self._clock = HotClock(clock)
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
             Py_ssize_t frame_max):
@@ -124,7 +126,7 @@ cdef class Accelerator:
         cdef HotTable table = self._table
         self._size = 0
         self.at_piece = 0
-        table.begin()
+        table.begin(self._clock.milliseconds())
         try:
             while self.at_piece < count and self._size <= SHARED_OUTPUT:
                 piece = pieces + self.at_piece

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
 from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
-from cairnkv.session.hot_table cimport Place, can_drop, can_put, drop, place_of, put, visible
+from cairnkv.keyspace.hot_table cimport Place, can_drop, can_put, drop, place_of, put, visible
 
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX

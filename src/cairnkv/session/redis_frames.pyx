@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
-from cairnkv.session.hot_table cimport (
+from cairnkv.keyspace.hot_table cimport (
     Place,
     can_drop,
     can_put,

@@ -47,8 +47,6 @@ cdef struct Place:
 cdef class HotTable:
     cdef object _keyspace
     cdef object _shared  # that of all keyspaces
-    cdef object _clock
-    cdef bint _wall  # whether that is the system's clock
     cdef int64_t _advanced  # what the keyspace was told last
     cdef int64_t *_versions  # those of all keyspaces
     cdef object _versions_array
@@ -68,9 +66,8 @@ cdef class HotTable:
     cdef dict _ticks  # of the index
     cdef Py_ssize_t _bucket_keys, _entry_bytes, _deadline_bytes, _tick_bits
 
-    cdef int begin(self) except -1
+    cdef int begin(self, int64_t now) except -1
     cdef int take(self) except -1
-    cdef int64_t time(self) except? -1
     cdef int end(self, bint executed) except -1
     cdef void fetch(self) noexcept
 

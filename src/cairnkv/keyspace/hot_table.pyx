@@ -13,12 +13,9 @@ functions say that they cannot, and nothing was changed. The first deadline of a
 the index in Python.
 """
 
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-
 from cairnkv.keyspace.expiry import TICK_BITS
 from cairnkv.keyspace.shared import VERSION_SLOTS as _VERSION_SLOTS
 from cairnkv.keyspace.table import BUCKET_KEYS, DEADLINE_BYTES, ENTRY_BYTES, Bucket
-from cairnkv.store import wall_clock
 
 cdef extern from "Python.h":
     ctypedef struct PyListObject:
@@ -26,13 +23,6 @@ cdef extern from "Python.h":
 
 cdef extern from "layout.h":
     Py_ssize_t cairn_slot_offset(PyObject *descriptor)
-
-
-cdef int64_t wall_milliseconds() noexcept nogil:
-    """What `cairnkv.store.wall_clock` says, without asking Python."""
-    cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
-    return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
 
 
 def found_directly(dict dictionary, bytes key):
@@ -54,11 +44,8 @@ cdef class HotTable:
     now: log time in the run at hand, in milliseconds.
     """
 
-    def __init__(self, keyspace, clock):
-        """clock: gives the time in ms, once a run."""
+    def __init__(self, keyspace):
         self._keyspace = keyspace
-        self._clock = clock
-        self._wall = clock is wall_clock
         self._values_at = _offset(Bucket, "values")
         self._deadlines_at = _offset(Bucket, "deadlines")
         self._bucket_keys = BUCKET_KEYS
@@ -72,20 +59,15 @@ cdef class HotTable:
             raise AssertionError("the versions of keys have another number of slots")
         self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # it never grows
 
-    cdef int begin(self) except -1:
-        """Take hold of the table as it is now, at the time that it is."""
-        cdef int64_t time = self.time()
+    cdef int begin(self, int64_t now) except -1:
+        """Take hold of the table as it is, at this time or, if that is later, at log time."""
         self.take()
-        if time > self.now:
-            self.now = time
+        if now > self.now:
+            self.now = now
         return 0
 
-    cdef int64_t time(self) except? -1:
-        """What the clock says, in ms. Where that is not the system's, Python code runs."""
-        return wall_milliseconds() if self._wall else self._clock()
-
     cdef int take(self) except -1:
-        """`begin` without a look at the clock. Neither here nor in `end` does Python code run."""
+        """`begin` at log time. Neither here nor in `end` does Python code run."""
         self._table = self._keyspace._table
         self._directory = self._table._directory
         self._index = self._keyspace._deadlines
