@@ -543,6 +543,7 @@ def processes(run: Run) -> None:
 
 WITH_GENERATOR = (commands, redis_wire, memory, growth, steps, clients)
 WITHOUT = (embedded, imports, processes)
+PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 
 
 @contextlib.contextmanager
@@ -622,24 +623,28 @@ def main() -> int:
     """Run it all; exit code 1 when that was not possible, a target missed is none of its business."""
     parser = argparse.ArgumentParser(description="cairnkv beside its peers, on this machine, in this run")
     parser.add_argument("--smoke", action="store_true", help="seconds long and of no meaning: does it all still work?")
+    parser.add_argument("--only", help="the parts to run, with commas between them: " + ", ".join(PARTS))
     parser.add_argument("--output", type=Path, default=RESULTS, help="where latest.json and latest.svg go")
     options = parser.parse_args()
     if (wanted := os.environ.get("BENCH", "")) not in ("", "full"):
         parser.error(f"BENCH is 'full' or nothing, not {wanted!r}")
-    if options.smoke and options.output == RESULTS:
-        parser.error("--smoke is not for the results: name another directory with --output")
+    if (options.smoke or options.only) and options.output == RESULTS:
+        parser.error("what is not all of it is not for the results: name another directory with --output")
+    chosen = options.only.split(",") if options.only else list(PARTS)
+    if unknown := [name for name in chosen if name not in PARTS]:
+        parser.error(f"there is no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     run = Run(PROFILES["smoke" if options.smoke else wanted or "default"], None)
     try:
         with contextlib.ExitStack() as stack:
-            parts: tuple[Callable[[Run], None], ...] = WITH_GENERATOR + WITHOUT
+            parts = [PARTS[name] for name in chosen]
             try:
                 run.generator = stack.enter_context(compiled_generator())
             except Missing as missing:
                 if not options.smoke:
                     raise
                 run.note(f"skipped: {missing}")
-                parts = WITHOUT
+                parts = [part for part in parts if part in WITHOUT]
             for part in parts:
                 part(run)
         write(results(run), options.output)

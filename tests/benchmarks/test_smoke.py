@@ -99,3 +99,5 @@ def test_no_figures_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_is_asked_for_is_understood(tmp_path: Path) -> None:
     assert "not 'tiny'" in bench("--output", str(tmp_path), BENCH="tiny").stderr
     assert "--output" in bench("--smoke").stderr
+    assert "--output" in bench("--only", "imports").stderr
+    assert "there is no part 'all'" in bench("--only", "all", "--output", str(tmp_path)).stderr
