@@ -304,6 +304,7 @@ class RedisConversation:
                     "%s: speaks HTTP, as a browser does that a web page has sent here; closed", self.peer.address
                 )
                 self.closing = True
+                self.skipped = True  # nor is a browser told anything
                 raise Refusal("ERR this is not a web server")
             raise Refusal(_unknown(words))
         if word.behind and len(words) > 1:
