@@ -52,11 +52,11 @@ def client_setname(talk: RedisConversation, arguments: Arguments) -> Value:
 def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
     option, value = arguments.take(), arguments.take()
     name, version = talk.library
+    shown = option.decode("utf-8", "surrogateescape")
     if option.upper() not in (b"LIB-NAME", b"LIB-VER"):
-        raise Refusal(f"ERR Unrecognized option '{option.decode('utf-8', 'surrogateescape')}'")
+        raise Refusal(f"ERR Unrecognized option '{shown}'")
     if not NAME.fullmatch(value):
-        text = option.lower().decode()
-        raise Refusal(f"ERR {text} cannot contain spaces, newlines or special characters.")
+        raise Refusal(f"ERR {shown} cannot contain spaces, newlines or special characters.")
     talk.library = (value, version) if option.upper() == b"LIB-NAME" else (name, value)
     return OK
 
