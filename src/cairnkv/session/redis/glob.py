@@ -174,6 +174,7 @@ def _expression(segment: _Segment) -> re.Pattern[bytes]:
     return re.compile(b"".join(map(_one_byte, segment)), re.DOTALL)
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def _one_byte(allowed: frozenset[int]) -> bytes:
     if allowed == _ANY:
         return b"."

@@ -1,6 +1,7 @@
 """COMMAND: what the server understands, all of it drawn from what the words declare."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from cairnkv.limits import PATTERN_MAX
 from cairnkv.session.redis import manual
@@ -8,6 +9,12 @@ from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.glob import matcher
 from cairnkv.session.redis.grammar import SYNTAX, WORDS, Arguments, Refusal, Value, Word, in_conversation
 from cairnkv.session.redis.words.helping import help_of
+
+NAMES_MAX: Final = 512
+"""Commands that are told of at once: some tens of milliseconds of work. There are not so many."""
+
+COST_OF_NAME: Final = 4
+"""Commands of one key that are as much work."""
 
 
 @in_conversation(
@@ -39,7 +46,7 @@ def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
 def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         return [manual.described(word) for word in WORDS.values()]
-    words = map(manual.find, arguments.rest())
+    words = _named(talk, arguments)
     return [None if word is None else manual.described(word) for word in words]
 
 
@@ -52,8 +59,16 @@ def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.costs(len(WORDS))
-    words: Iterable[Word | None] = map(manual.find, arguments.rest()) if len(arguments) else WORDS.values()
+    words: Iterable[Word | None] = _named(talk, arguments) if len(arguments) else WORDS.values()
     return {word.name.encode(): manual.documented(word) for word in words if word is not None}
+
+
+def _named(talk: RedisConversation, arguments: Arguments) -> list[Word | None]:
+    """The words with these names."""
+    talk.costs(COST_OF_NAME * len(arguments))
+    if len(arguments) > NAMES_MAX:
+        raise Refusal(f"ERR more than {NAMES_MAX} names of commands at once")
+    return list(map(manual.find, arguments.rest()))
 
 
 @in_conversation(

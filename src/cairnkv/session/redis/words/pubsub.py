@@ -1,18 +1,22 @@
 """The words on channels: subscribing to them, and speaking on them.
 
 Who subscribes hears of each channel by itself: a push in version 3 of the protocol, an array in version 2. A channel's
-name has the bounds of a key, since patterns are held against it.
+name is short, since all patterns are held against it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from cairnkv.limits import KEY_MAX, PATTERN_MAX
+from cairnkv.limits import CHANNEL_MAX, KIB, PATTERN_MAX, SUBSCRIBED_BYTES_MAX, SUBSCRIPTIONS_MAX
 from cairnkv.session.redis.conversation import RedisConversation, Several
 from cairnkv.session.redis.glob import matcher
 from cairnkv.session.redis.grammar import Arguments, Refusal, Value, container, in_conversation
-from cairnkv.session.redis.pubsub import SUBSCRIBED_BYTES_MAX, SUBSCRIPTIONS_MAX
+from cairnkv.session.redis.pubsub import kept_for_channel, kept_for_pattern
 from cairnkv.session.redis.words.helping import help_of
 from cairnkv.wire.redis import Push
+
+PATTERNS_BYTES_MAX: Final = 16 * KIB
+"""Bytes of patterns that one command may listen to; to make them ready to be matched takes up to 100 ms."""
 
 
 def _said(talk: RedisConversation, what: bytes, name: bytes | None) -> Push:
@@ -20,15 +24,17 @@ def _said(talk: RedisConversation, what: bytes, name: bytes | None) -> Push:
     return Push((what, name, len(talk.channels) + len(talk.patterns)))
 
 
-def _check_room(talk: RedisConversation, names: Sequence[bytes], longest: int, what: str) -> None:
+def _check_room(
+    talk: RedisConversation, names: Sequence[bytes], longest: int, what: str, kept: Callable[[bytes], int]
+) -> None:
     """Refuse what would be more than a client may listen to."""
     if any(len(name) > longest for name in names):
         raise Refusal(f"ERR a {what} has at most {longest} bytes here")
-    known = [*talk.channels, *talk.patterns]
-    if len(known) + len(names) > SUBSCRIPTIONS_MAX:
+    talk.costs(len(names))
+    if len(talk.channels) + len(talk.patterns) + len(names) > SUBSCRIPTIONS_MAX:
         raise Refusal(f"ERR more than {SUBSCRIPTIONS_MAX} subscriptions")
-    if sum(map(len, known)) + sum(map(len, names)) > SUBSCRIBED_BYTES_MAX:
-        raise Refusal(f"ERR subscriptions with names of more than {SUBSCRIBED_BYTES_MAX} bytes together")
+    if talk.subscribed_bytes + sum(map(kept, names)) > SUBSCRIBED_BYTES_MAX:
+        raise Refusal(f"ERR subscriptions that take more than {SUBSCRIBED_BYTES_MAX} bytes together")
 
 
 def _leave(
@@ -38,6 +44,7 @@ def _leave(
     leave: Callable[[bytes, RedisConversation], None],
 ) -> Value:
     said = []
+    talk.costs(len(names))
     for name in names:
         leave(name, talk)
         said.append(_said(talk, what, name))
@@ -53,7 +60,7 @@ def _leave(
 )
 def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_room(talk, names, KEY_MAX, "channel's name")
+    _check_room(talk, names, CHANNEL_MAX, "channel's name", kept_for_channel)
     said = []
     for name in names:
         talk.surroundings.pubsub.subscribe(name, talk)
@@ -82,7 +89,11 @@ def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_room(talk, names, PATTERN_MAX, "pattern")
+    _check_room(talk, names, PATTERN_MAX, "pattern", kept_for_pattern)
+    if sum(map(len, names)) > PATTERNS_BYTES_MAX:
+        raise Refusal(f"ERR more than {PATTERNS_BYTES_MAX} bytes of patterns at once")
+    if not talk.surroundings.pubsub.has_room_for(names):
+        raise Refusal("ERR too many patterns with several stars are listened to by all clients together")
     said = []
     for name in names:
         talk.surroundings.pubsub.subscribe_pattern(name, talk)
@@ -111,7 +122,7 @@ def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def publish(talk: RedisConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
-    if len(channel) > KEY_MAX:
+    if len(channel) > CHANNEL_MAX:
         return 0  # nobody can listen to it
     told = talk.surroundings.pubsub.publish(channel, message)
     talk.costs(told + talk.surroundings.pubsub.patterns())

@@ -5,21 +5,22 @@ several turns; within a transaction, which others may not come in between, it is
 """
 
 import re
+from collections.abc import Set
 from typing import Final
 
 from cairnkv.commands import Count, Failure, Items, RandomKey, Reply, Scan
 from cairnkv.commands.vocabulary import CURSOR
 from cairnkv.limits import SCAN_COUNT_MAX
 from cairnkv.session.conversation import UNFINISHED
-from cairnkv.session.redis.conversation import Job, Later, RedisConversation
+from cairnkv.session.redis.conversation import Job, Later, Prepared, RedisConversation
 from cairnkv.session.redis.glob import Matcher, literal_prefix, matcher
 from cairnkv.session.redis.grammar import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
 from cairnkv.session.redis.words.showing import number, value_or_null
 from cairnkv.store import Held
-from cairnkv.wire.redis import Error
+from cairnkv.wire.redis import Error, array_head, bulk_strings
 
-KEYS_IN_TRANSACTION_MAX: Final = 100_000
-"""Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted: some tenths of a second."""
+KEYS_IN_TRANSACTION_MAX: Final = SCAN_COUNT_MAX
+"""Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted."""
 
 SCAN_COUNT: Final = 10
 """Keys that a slice looks at unless the client asks for another number, as in Redis."""
@@ -27,9 +28,6 @@ SCAN_COUNT: Final = 10
 SHORT_PATTERN: Final = 32
 """Bytes of a pattern up to which it costs less to match a key than to look it up. With longer ones, made for it, a
 slice of keys could take seconds, so there are fewer keys in a slice."""
-
-KEY_BYTES: Final = 16
-"""Bytes that a key takes in a reply besides its own, at most."""
 
 _CURSOR: Final = re.compile(rb"(?:[+-]?[0-9]{1,20})?")
 """A number as C's strtoul reads it for Redis: nothing stands for 0, and what is below 0 counts back from 2 ** 64."""
@@ -112,7 +110,9 @@ class _Keys(Job):
         self._room = talk.limits.frame
         self._count = _affordable(SCAN_COUNT_MAX, pattern)
         self._cursor = 0
-        self._found: dict[bytes, None] = {}  # a key that was moved may come twice
+        self._last: Set[bytes] = frozenset()  # of the slice before: of keys that share a place, some may come again
+        self._pieces = [b""]  # of the reply, made as the keys are found; the head comes first, and last of all
+        self._count_found = 0
         self._held: list[Held] = []
 
     def step(self) -> Value:
@@ -123,11 +123,13 @@ class _Keys(Job):
         if isinstance(reply, Failure):
             return error_of(reply)
         self._cursor, keys = _slice(reply)
-        for key in keys:
-            if self._matches(key) and key not in self._found:
-                self._found[key] = None
-                self._room -= len(key) + KEY_BYTES
-        if self._room < 0:
+        found = {key for key in keys if self._matches(key)}
+        new = found - self._last
+        self._last = found
+        self._count_found += len(new)
+        self._pieces.append(bulk_strings(new))
+        self.kept += len(self._pieces[-1])
+        if self.kept > self._room:
             return Error("ERR the keys that match are more than a reply has room for; use SCAN")
         return UNFINISHED if self._cursor else Later(outcome, self._show)
 
@@ -136,7 +138,8 @@ class _Keys(Job):
         for held in self._held:
             if isinstance(held.reply, Failure):
                 return error_of(held.reply)
-        return list(self._found)
+        self._pieces[0] = array_head(self._count_found)
+        return Prepared(self._pieces)
 
 
 def _keys_alone(talk: RedisConversation, arguments: Arguments) -> Value:
