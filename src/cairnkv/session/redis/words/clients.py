@@ -143,9 +143,13 @@ def _flags(talk: RedisConversation) -> str:
 
 
 def _line(talk: RedisConversation) -> bytes:
-    """A client as CLIENT LIST shows it: the fields that Redis has, as far as there is something true to say."""
+    """A client as CLIENT LIST shows it, with all fields of Redis, since clients rely on them.
+
+    Those on buffers of a fixed size, which nobody has here, are 0.
+    """
     peer = talk.peer
     name, version = talk.library
+    queued = talk.queued_bytes if talk.queue is not None else 0
     fields: dict[str, object] = {
         "id": talk.id,
         "addr": peer.address,
@@ -160,9 +164,17 @@ def _line(talk: RedisConversation) -> bytes:
         "psub": len(talk.patterns),
         "ssub": 0,
         "multi": len(talk.queue) if talk.queue is not None else -1,
-        "qbuf": talk.pending,
-        "multi-mem": talk.queued_bytes if talk.queue is not None else 0,
+        "qbuf": talk.pending - queued,
+        "qbuf-free": 0,
+        "argv-mem": 0,
+        "multi-mem": queued,
+        "rbs": 0,
+        "rbp": 0,
+        "obl": 0,
+        "oll": 0,
         "omem": peer.unsent(),
+        "tot-mem": talk.pending + peer.unsent(),
+        "events": "r",
         "cmd": talk.last_word or "NULL",
         "user": DEFAULT_USER.decode(),
         "redir": -1,
