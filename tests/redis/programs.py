@@ -125,7 +125,9 @@ value = st.one_of(
     some(b"abc", b"Hello World", b"\x00\xff\r\n", b"x" * 44, b"x" * 45, b"ohmytext", b"y" * 1000),
     st.binary(max_size=20),
 )
-database = st.one_of(some(*DATABASES), some(*DATABASES), some(b"-1", b"16", b"x", b"", b"9223372036854775808"))
+database = st.one_of(
+    some(*DATABASES), some(*DATABASES), some(b"-1", b"16", b"x", b"", b"2147483648", b"9223372036854775808")
+)
 pattern = some(
     b"*", b"a*", b"?", b"[ab]", b"[^a]", b"key:*", b"k\\*", b"key:[0-9]", b"", b"a", b"[a", b"**", b"k[^\x01]*",
 )  # fmt: skip
