@@ -6,9 +6,8 @@ What a client can say of itself and of other clients is in `clients`.
 import re
 from typing import Final
 
-from cairnkv.limits import SPACES
 from cairnkv.session.redis.conversation import RedisConversation
-from cairnkv.session.redis.grammar import SYNTAX, WRONG_SPACE, Arguments, Refusal, Value, in_conversation, wrong_number
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, in_conversation, wrong_number
 from cairnkv.session.redis.surroundings import DEFAULT_USER
 from cairnkv.version import REDIS_VERSION, VERSION
 from cairnkv.wire.redis import OK, Resp, Simple
@@ -65,10 +64,7 @@ def reset(talk: RedisConversation, arguments: Arguments) -> Value:
     "SELECT index", "fast", group="connection", since="1.0.0", summary="Speak of another of the keyspaces, 0 to 15."
 )
 def select(talk: RedisConversation, arguments: Arguments) -> Value:
-    space = arguments.integer()
-    if not 0 <= space < SPACES:
-        raise Refusal(WRONG_SPACE)
-    talk.space = space
+    talk.space = arguments.space_number()
     return OK
 
 
