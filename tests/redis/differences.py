@@ -115,8 +115,8 @@ KNOWN_DIFFERENCES = (
         Shown((f"SET {'k' * (KEY_MAX + 1)} v",), b"+OK", b"-ERR a key has 1 to "),
     ),
     Difference(
-        f"A value has at most {_size(VALUE_MAX)}, or what `--max-value` says; in Redis 512 MiB, or `proto-max-bulk-len`. "
-        f"A command and a reply have at most {_size(FRAME_MAX)}, or what `--max-frame` says.",
+        f"A value has at most {_size(VALUE_MAX)}, or what `--max-value` says; in Redis 512 MiB, or "
+        f"`proto-max-bulk-len`. A command and a reply have at most {_size(FRAME_MAX)}, or what `--max-frame` says.",
         "One value should not keep the server from its other clients for longer than it takes to copy it.",
         Shown((f"SETRANGE k {VALUE_MAX} x",), b":", b"-ERR string exceeds maximum allowed size"),
     ),
@@ -126,8 +126,8 @@ KNOWN_DIFFERENCES = (
     ),
     Difference(
         f"A transaction is at most as much work as {TRANSACTION_COST_MAX:,} commands of one key, and at most one frame "
-        f"of commands; a client watches at most {WATCHED_MAX:,} keys, and listens to {SUBSCRIPTIONS_MAX:,} channels and "
-        f"patterns. A channel's name and a client's have at most {CHANNEL_MAX:,} bytes.",
+        f"of commands; a client watches at most {WATCHED_MAX:,} keys, and listens to {SUBSCRIPTIONS_MAX:,} channels "
+        f"and patterns. A channel's name and a client's have at most {CHANNEL_MAX:,} bytes.",
         "What a client can make the server hold or do at once has a bound.",
     ),
     Difference(
@@ -175,7 +175,7 @@ KNOWN_DIFFERENCES = (
     ),
     Difference(
         "`CLIENT LIST` shows the clients on this wire only, and `CLIENT KILL` closes no others. `cmd=` is the last "
-        "command that the compiled hot path has not answered by itself, and fields on buffers that there are none of are 0.",
+        "command that the compiled hot path has not answered by itself, and fields on buffers that nobody has are 0.",
         "Who speaks the article's wire has no name, no keyspace and no protocol version to show.",
     ),
     Difference(
