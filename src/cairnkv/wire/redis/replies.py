@@ -119,7 +119,7 @@ class TooLong(Exception):
 def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[bytes]:
     """The bytes of a value in pieces, so that a long string need not be copied to be sent; at least one piece.
 
-    room: bytes that there may be, near enough; None: any number. Raises `TooLong` before there are many more of them,
+    room: bytes that there may be; None: any number. Raises `TooLong` before there are many more of them,
     and `TypeError` for what is no `Value`.
 
     >>> encode_parts([1, b"two", None], 2)
@@ -127,9 +127,11 @@ def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[
     >>> encode_parts({b"ratio": 0.5}, 3)
     [b'%1\\r\\n$5\\r\\nratio\\r\\n,0.5\\r\\n']
     """
-    if not _is_long(value) and (flat := _flat(value, protocol)) is not None:
-        return [flat]  # nearly every reply
     room = sys.maxsize if room is None else room
+    if not _is_long(value) and (flat := _flat(value, protocol)) is not None:  # nearly every reply
+        if len(flat) > room:
+            raise TooLong
+        return [flat]
     parts: list[bytes] = []
     short: list[bytes] = []  # what will be one piece
     unsaid: list[Iterator[Value]] = [iter((value,))]  # the rest of each value around the next one
@@ -138,8 +140,9 @@ def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[
             if room < 0:
                 raise TooLong
             if _is_long(item):
-                room -= len(item)
-                short.append(b"$%d\r\n" % len(item))
+                head = b"$%d\r\n" % len(item)
+                room -= len(head) + len(item) + 2
+                short.append(head)
                 parts += (b"".join(short), item)
                 short = [b"\r\n"]
             elif (flat := _flat(item, protocol)) is not None:
@@ -147,6 +150,7 @@ def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[
                 short.append(flat)
             else:
                 head, items = _opened(item, protocol)
+                room -= len(head)
                 short.append(head)
                 unsaid.append(iter(items))
                 break
