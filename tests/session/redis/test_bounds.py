@@ -9,6 +9,7 @@ import pytest
 
 from cairnkv.limits import (
     CHANNEL_MAX,
+    CLIENT_NAME_MAX,
     COMMANDS_PER_TURN,
     KIB,
     MIB,
@@ -20,7 +21,8 @@ from cairnkv.limits import (
 from cairnkv.session import State
 from cairnkv.session.conversation import BYTES_PER_COST, WHOLE_TABLE_COST
 from cairnkv.session.redis import conversation, pubsub
-from cairnkv.session.redis.words import transactions
+from cairnkv.session.redis.words import clients, transactions
+from cairnkv.session.redis.words import pubsub as words
 from cairnkv.wire.article import Limits
 from cairnkv.wire.redis import OK, Error, Simple
 from cairnkv.wire.redis.requests import EMPTY_PER_LOOK
@@ -292,3 +294,36 @@ class TestChannels:
     def test_the_length_of_names(self, chat: Chat) -> None:
         assert chat.say(b"SUBSCRIBE", b"c" * CHANNEL_MAX)[2] == 1
         assert isinstance(chat.say(b"SUBSCRIBE", b"c" * (CHANNEL_MAX + 1)), Error)
+
+    def test_names_at_once(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(words, "NAMES_MAX", 2)
+        for name in ("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"):
+            chat.send(*f"{name} a b".encode().split())
+            assert len(chat.hear()) == 2
+            assert isinstance(chat(f"{name} a b c"), Error)
+
+
+# -- clients ---------------------------------------------------------------------------------------------------
+
+
+class TestClients:
+    @pytest.mark.parametrize("text", ["CLIENT SETNAME", "HELLO 2 SETNAME", "CLIENT SETINFO lib-ver"])
+    def test_the_length_of_names(self, chat: Chat, text: str) -> None:
+        words = text.encode().split()
+        assert not isinstance(chat.say(*words, b"n" * CLIENT_NAME_MAX), Error)
+        assert isinstance(chat.say(*words, b"n" * (CLIENT_NAME_MAX + 1)), Error)
+
+    def test_many_are_listed_some_at_a_time(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(clients, "LISTED_TOGETHER", 3)
+        crowd = [Chat(chat) for _ in range(1_000)]
+        for one in crowd:
+            one("PING")
+        chat.send(*b"CLIENT LIST TYPE normal".split())
+        assert chat.session.runnable
+        gone = crowd.pop()
+        gone.session.lost()
+        (listed,) = chat.hear()
+        assert listed.count(b"\n") == 1_000
+        assert chat("MULTI") == OK
+        chat("CLIENT LIST")
+        assert [one.count(b"\n") for one in chat("EXEC")] == [1_000]

@@ -113,6 +113,12 @@ class Job:
         """One slice; the value of the command once it is done, and `UNFINISHED` before."""
         raise NotImplementedError
 
+    def finish(self) -> Value:
+        """The value, without a pause: within a transaction, where nothing may come in between."""
+        while (value := self.step()) is UNFINISHED:
+            pass
+        return value
+
 
 @dataclasses.dataclass(slots=True)
 class Queued:

@@ -6,6 +6,7 @@ What a client can say of itself and of other clients is in `clients`.
 import re
 from typing import Final
 
+from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, in_conversation, wrong_number
 from cairnkv.session.redis.surroundings import DEFAULT_USER
@@ -146,4 +147,6 @@ def client_name(name: bytes) -> bytes:
     """The name that a client gives itself; an empty one takes it away."""
     if not NAME.fullmatch(name):
         raise Refusal("ERR Client names cannot contain spaces, newlines or special characters.")
+    if len(name) > CLIENT_NAME_MAX:
+        raise Refusal(f"ERR a client's name has at most {CLIENT_NAME_MAX} bytes here")
     return name

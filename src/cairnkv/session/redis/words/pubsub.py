@@ -15,6 +15,9 @@ from cairnkv.session.redis.pubsub import kept_for_channel, kept_for_pattern
 from cairnkv.session.redis.words.helping import help_of
 from cairnkv.wire.redis import Push
 
+NAMES_MAX: Final = 8_192
+"""Channels that one command may name: some tens of milliseconds of work."""
+
 PATTERNS_BYTES_MAX: Final = 16 * KIB
 """Bytes of patterns that one command may listen to; to make them ready to be matched takes up to 100 ms."""
 
@@ -24,13 +27,20 @@ def _said(talk: RedisConversation, what: bytes, name: bytes | None) -> Push:
     return Push((what, name, len(talk.channels) + len(talk.patterns)))
 
 
+def _check_count(talk: RedisConversation, names: Sequence[bytes]) -> None:
+    """Refuse what would be too much work at once."""
+    talk.costs(len(names))
+    if len(names) > NAMES_MAX:
+        raise Refusal(f"ERR more than {NAMES_MAX} names at once")
+
+
 def _check_room(
     talk: RedisConversation, names: Sequence[bytes], longest: int, what: str, kept: Callable[[bytes], int]
 ) -> None:
     """Refuse what would be more than a client may listen to."""
     if any(len(name) > longest for name in names):
         raise Refusal(f"ERR a {what} has at most {longest} bytes here")
-    talk.costs(len(names))
+    _check_count(talk, names)
     if len(talk.channels) + len(talk.patterns) + len(names) > SUBSCRIPTIONS_MAX:
         raise Refusal(f"ERR more than {SUBSCRIPTIONS_MAX} subscriptions")
     if talk.subscribed_bytes + sum(map(kept, names)) > SUBSCRIBED_BYTES_MAX:
@@ -44,7 +54,6 @@ def _leave(
     leave: Callable[[bytes, RedisConversation], None],
 ) -> Value:
     said = []
-    talk.costs(len(names))
     for name in names:
         leave(name, talk)
         said.append(_said(talk, what, name))
@@ -76,7 +85,9 @@ def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="Listen to these channels no longer, or to none at all.",
 )
 def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
-    names = arguments.rest() or list(talk.channels)
+    names = arguments.rest()
+    _check_count(talk, names)
+    names = names or list(talk.channels)
     return _leave(talk, b"unsubscribe", names, talk.surroundings.pubsub.unsubscribe)
 
 
@@ -109,7 +120,9 @@ def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="Listen to these patterns no longer, or to none at all.",
 )
 def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
-    names = arguments.rest() or list(talk.patterns)
+    names = arguments.rest()
+    _check_count(talk, names)
+    names = names or list(talk.patterns)
     return _leave(talk, b"punsubscribe", names, talk.surroundings.pubsub.unsubscribe_pattern)
 
 

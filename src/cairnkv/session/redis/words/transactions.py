@@ -13,6 +13,7 @@ from cairnkv.commands import Replies, Reply, Step
 from cairnkv.limits import TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
 from cairnkv.session.redis.conversation import (
     NOTHING,
+    Job,
     Later,
     Queued,
     RedisConversation,
@@ -131,6 +132,8 @@ def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planne
         if talk.cost > TRANSACTION_COST_MAX:
             raise Refusal("ERR not carried out: the transaction has been too much work already")
         value = talk.carry(word, queued.words)
+        if isinstance(value, Job):
+            value = value.finish()
     except Refusal as refusal:
         value = Error(str(refusal))
     if isinstance(value, Several):
