@@ -39,14 +39,14 @@ class Due:
     """What is due for one command: its outcome, and how that is said.
 
     cost: how many commands of one key this was as much work as. closes: whether the conversation ends behind it.
-    size: bytes that it keeps in memory until it is said; None: those of the outcome.
+    size: bytes that it keeps in memory until it is said, besides those of its outcome.
     """
 
     outcome: Reply | Held
     encode: Encode
     cost: int = 1
     closes: bool = False
-    size: int | None = None
+    size: int = 0
 
 
 class Unfinished:

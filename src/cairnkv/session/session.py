@@ -314,9 +314,9 @@ class Session:
         """Put what is due behind what was due before."""
         if isinstance(due.outcome, Held):
             due.outcome.on_ready = self._wake
-            self._hold(due, due.outcome.size)
+            self._hold(due, due.outcome.size + due.size)
         elif self._held:
-            self._hold(due, size_of(due.outcome) if due.size is None else due.size)
+            self._hold(due, size_of(due.outcome) + due.size)
         else:
             self._write(due.encode(due.outcome))
         if due.closes:

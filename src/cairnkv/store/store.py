@@ -45,6 +45,10 @@ SLICES_PER_WRITE: Final = 8
 """Slices of housekeeping that a write may wait for when memory is short."""
 
 
+ITEM_BYTES: Final = 32
+"""Bytes of memory that one of several values takes besides its own."""
+
+
 class WhenFull(enum.Enum):
     """What happens to a write that the memory limit has no room for."""
 
@@ -86,13 +90,13 @@ class Held:
 
 
 def size_of(reply: Reply) -> int:
-    """Bytes that a reply keeps in memory besides its objects."""
+    """Bytes that a reply keeps in memory, near enough."""
     if isinstance(reply, bytes):
         return len(reply)
     if isinstance(reply, Items):
-        return sum(len(value or b"") for value in reply.values)
+        return sum(ITEM_BYTES + len(value or b"") for value in reply.values)
     if isinstance(reply, Replies):
-        return sum(map(size_of, reply.values))
+        return sum(ITEM_BYTES + size_of(value) for value in reply.values)
     return 0
 
 

@@ -96,6 +96,21 @@ class TestReplies:
         chat.log.commit()
         assert len(chat.hear()) == 201
 
+    @pytest.mark.parametrize("words", [["MGET", *["none"] * 1_000], ["EXEC"]])
+    def test_replies_of_many_parts_that_wait_count_with_what_they_take(self, words: list[str]) -> None:
+        """Though each part is nothing, or a number."""
+        chat = Chat(late=True)
+        chat.send(b"SET", b"none", b"")
+        if words == ["EXEC"]:
+            said = request(b"MULTI") + request(b"EXISTS", b"none") * 1_000 + request(b"EXEC")
+        else:
+            said = request(*(word.encode() for word in words))
+        chat.session.receive(said * 500)
+        for _ in range(2_000):
+            chat.session.advance()
+        assert chat.session.blocked
+        assert chat.session.buffered > 100 * len(said)
+
     def test_a_fault_in_one_word_of_a_transaction_is_no_fault_of_the_others(self, chat: Chat) -> None:
         for text in ("MULTI", "CLIENT REPLY SKIP", "SET k v"):
             assert chat(text) in (OK, QUEUED)

@@ -99,6 +99,7 @@ class Later:
     show: Callable[[Reply], Value]
     cost: int = 1  # how many commands of one key it was as much work as
     errors: Errors | None = None
+    size: int = 0  # bytes that are kept to show it, besides the outcome
 
 
 class Job:
@@ -333,7 +334,7 @@ class RedisConversation:
         silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
             encode = _silence if silent else partial(self._say_later, value, self.protocol)
-            return Due(value.outcome, encode, value.cost + self.cost, closes)
+            return Due(value.outcome, encode, value.cost + self.cost, closes, value.size)
         if silent or value is NOTHING:
             return Due(0, _silence, 1 + self.cost, closes)
         # It is made into bytes at once, so that it is known how many are kept if others have to leave before.

@@ -115,7 +115,7 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
         return Together([one.say(replies) for one in planned])
 
     outcome = talk.store.execute_all(steps, bytes_max=TRANSACTION_BYTES_MAX)
-    return Later(outcome, show, cost=talk.queued_cost)
+    return Later(outcome, show, cost=talk.queued_cost, size=talk.queued_bytes)
 
 
 def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planned:
