@@ -92,6 +92,11 @@ def _same_shape(_: Words, theirs: Value, ours: Value) -> bool:
     return theirs[0] == ours[0] and theirs[0] != b"-" and (theirs[1] is None) == (ours[1] is None)
 
 
+def _encodings(_: Words, theirs: Value, ours: Value) -> bool:
+    """Both are names of encodings; that ours follow from the value is a known difference."""
+    return all(kind == b"$" and text in (b"int", b"embstr", b"raw") for kind, text in (theirs, ours))
+
+
 LOOSELY = (
     Loosely(frozenset({b"TTL", b"EXPIRETIME"}), "seconds go by", _within(SECONDS_APART)),
     Loosely(frozenset({b"PTTL", b"PEXPIRETIME"}), "milliseconds go by", _within(MS_APART)),
@@ -106,9 +111,10 @@ LOOSELY = (
         "cursors and slices are a server's own; outside a transaction the whole iteration is compared as a set",
         _same_shape,
     ),
+    Loosely(frozenset({b"OBJECT"}), "how a value is kept is a server's own", _encodings),
 )
 
-KNOWN_DIFFERENCES = (
+KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         f"A key has 1 to {KEY_MAX:,} bytes; Redis takes the empty one, and up to 512 MiB.",
         "It is the same key on the article's wire, which has two bytes for its length.",

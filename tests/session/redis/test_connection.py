@@ -201,10 +201,11 @@ def test_the_library(chat: Chat) -> None:
     assert b"lib-name=redis-py lib-ver=8.1.0" in chat("CLIENT INFO")
 
 
-FIELDS = (
-    "id addr laddr fd name age idle flags db sub psub ssub multi qbuf qbuf-free argv-mem multi-mem rbs rbp obl oll omem "
-    "tot-mem events cmd user redir resp lib-name lib-ver"
-).split()
+FIELDS = [
+    "id", "addr", "laddr", "fd", "name", "age", "idle", "flags", "db", "sub", "psub", "ssub", "multi", "qbuf",
+    "qbuf-free", "argv-mem", "multi-mem", "rbs", "rbp", "obl", "oll", "omem", "tot-mem", "events", "cmd", "user",
+    "redir", "resp", "lib-name", "lib-ver",
+]  # fmt: skip
 """Those of Redis 7.2. Clients take it for granted that they are there."""
 
 

@@ -29,6 +29,7 @@ from cairnkv.session.conversation import (
     Unfinished,
 )
 from cairnkv.session.redis.grammar import (
+    REPEATED_MAX,
     WORDS,
     Arguments,
     Call,
@@ -38,6 +39,7 @@ from cairnkv.session.redis.grammar import (
     Value,
     Word,
     error_of,
+    repeated,
     wrong_number,
 )
 from cairnkv.session.redis.surroundings import Peer, Surroundings
@@ -51,8 +53,6 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("cairnkv.session")
 
 QUEUED: Final = Simple("QUEUED")
-SHOWN_ARGUMENTS: Final = 128
-"""Characters of a name, and of all arguments, that an error about an unknown command repeats, as in Redis."""
 
 BROWSER_WORDS: Final = frozenset({b"POST", b"HOST:"})
 """How a line begins that a web browser sends, which a page of somebody else's can make it send to any port."""
@@ -372,7 +372,7 @@ class RedisConversation:
         if word.behind and len(words) > 1:
             second = word.behind.get(words[1].upper())
             if second is None and word.on_keys is None and word.in_conversation is None:
-                shown = words[1][:SHOWN_ARGUMENTS].decode("utf-8", "surrogateescape")
+                shown = repeated(words[1], REPEATED_MAX)
                 raise Refusal(f"ERR unknown subcommand '{shown}'. Try {word.name.upper()} HELP.")
             word = second or word
         if not word.fits(len(words)):
@@ -495,10 +495,12 @@ def _silence(_reply: Reply) -> Sequence[bytes]:
 
 def _unknown(words: Sequence[bytes]) -> str:
     """What is said of a command that nobody knows, with as much of it as helps."""
-    name = words[0][:SHOWN_ARGUMENTS].decode("utf-8", "surrogateescape")
-    arguments = ""
+    name = repeated(words[0], REPEATED_MAX)
+    arguments, room = "", REPEATED_MAX
     for word in words[1:]:
-        if len(arguments) >= SHOWN_ARGUMENTS:
+        if room <= 0:
             break
-        arguments += f"'{word[: SHOWN_ARGUMENTS - len(arguments)].decode('utf-8', 'surrogateescape')}' "
+        quoted = f"'{repeated(word, room)}' "
+        arguments += quoted
+        room -= len(quoted.encode("utf-8", "surrogateescape"))
     return f"ERR unknown command '{name}', with args beginning with: {arguments}"

@@ -10,7 +10,16 @@ from typing import Final
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.redis.conversation import NOTHING, Job, RedisConversation
-from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, container, in_conversation, integer
+from cairnkv.session.redis.grammar import (
+    SYNTAX,
+    Arguments,
+    Refusal,
+    Value,
+    container,
+    in_conversation,
+    integer,
+    repeated,
+)
 from cairnkv.session.redis.surroundings import DEFAULT_USER
 from cairnkv.session.redis.words.connection import NAME, client_name
 from cairnkv.session.redis.words.helping import help_of
@@ -58,7 +67,7 @@ def client_setname(talk: RedisConversation, arguments: Arguments) -> Value:
 def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
     option, value = arguments.take(), arguments.take()
     name, version = talk.library
-    shown = option.decode("utf-8", "surrogateescape")
+    shown = repeated(option)
     if option.upper() not in (b"LIB-NAME", b"LIB-VER"):
         raise Refusal(f"ERR Unrecognized option '{shown}'")
     if not NAME.fullmatch(value):
@@ -140,7 +149,7 @@ def _type_of(talk: RedisConversation) -> str:
 def _type(text: bytes) -> str:
     """A type of clients by its name; there are no masters and no replicas, but they may be asked for."""
     if text.lower() not in _TYPES:
-        raise Refusal(f"ERR Unknown client type '{text.decode('utf-8', 'surrogateescape')}'")
+        raise Refusal(f"ERR Unknown client type '{repeated(text)}'")
     return _TYPES[text.lower()]
 
 
@@ -286,7 +295,7 @@ def _filter(option: bytes, value: bytes) -> Callable[[RedisConversation], bool]:
             return lambda client: _type_of(client) == kind
         case b"USER":
             if value != DEFAULT_USER:
-                raise Refusal(f"ERR No such user '{text}'")
+                raise Refusal(f"ERR No such user '{repeated(value)}'")
             return lambda client: client.authenticated
         case b"ADDR":
             return lambda client: client.peer.address == text

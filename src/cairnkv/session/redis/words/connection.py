@@ -8,7 +8,7 @@ from typing import Final
 
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.session.redis.conversation import RedisConversation
-from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, in_conversation, wrong_number
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, in_conversation, repeated, wrong_number
 from cairnkv.session.redis.surroundings import DEFAULT_USER
 from cairnkv.version import REDIS_VERSION, VERSION
 from cairnkv.wire.redis import OK, Resp, Simple
@@ -117,7 +117,7 @@ def hello(talk: RedisConversation, arguments: Arguments) -> Value:
         elif option.upper() == b"SETNAME" and len(arguments) >= 1:
             name = client_name(arguments.take())
         else:
-            raise Refusal(f"ERR Syntax error in HELLO option '{option.decode('utf-8', 'surrogateescape')}'")
+            raise Refusal(f"ERR Syntax error in HELLO option '{repeated(option)}'")
     if said is not None:
         if not talk.surroundings.accepts(*said):
             raise Refusal(WRONG_PASSWORD)
