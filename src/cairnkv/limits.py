@@ -47,6 +47,9 @@ TRANSACTION_BYTES_MAX: Final = 1024 * MIB
 WATCHED_MAX: Final = 10_000
 """Keys that one client of the Redis wire may watch."""
 
+PATTERNS_BYTES_MAX: Final = 16 * KIB
+"""Bytes of all patterns in one command: to make them ready to be matched takes some tens of milliseconds."""
+
 CHANNEL_MAX: Final = KIB
 """Bytes in the name of a channel: each message is held against all patterns, and to match takes at most the name's
 length times the pattern's."""

@@ -317,6 +317,40 @@ class TestChannels:
             assert len(chat.hear()) == 2
             assert isinstance(chat(f"{name} a b c"), Error)
 
+    def test_channels_are_matched_some_at_a_time(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(words, "MATCHED_TOGETHER", 10)
+        listener = Chat(chat)
+        listener.send(b"SUBSCRIBE", *[b"channel %d" % n for n in range(100)])
+        chat.send(b"PUBSUB", b"CHANNELS", b"*[02468]")
+        assert chat.session.runnable
+        assert not chat.session.output()
+        (found,) = chat.hear()
+        assert sorted(found) == sorted(b"channel %d" % n for n in range(0, 100, 2))
+
+
+# -- patterns --------------------------------------------------------------------------------------------------
+
+
+class TestPatterns:
+    @pytest.mark.parametrize("text", ["CONFIG GET", "PSUBSCRIBE"])
+    def test_of_one_command_are_bounded(self, chat: Chat, text: str) -> None:
+        patterns = [b"%05d" % n + b"?" * 1_019 for n in range(17)]
+        assert isinstance(chat.say(*text.encode().split(), *patterns), Error)
+        chat.send(*text.encode().split(), *patterns[:16])
+        assert not any(isinstance(reply, Error) for reply in chat.hear())
+
+    def test_that_take_long_to_be_searched_for_are_held_against_few_keys(self, chat: Chat) -> None:
+        """The longest keys, and a pattern made for them: a slice of ten thousand would take minutes."""
+        slow = b"*" + b"[ab]" * 200 + b"c*"
+        for n in range(300):
+            chat.store.keyspace.put(b"a" * 60_000 + b"%d" % n, b"", None)
+        begun = time.process_time()
+        cursor, _ = chat.say(b"SCAN", b"0", b"COUNT", b"10000", b"MATCH", slow)
+        assert cursor != b"0"
+        assert time.process_time() - begun < 2
+        cursor, found = chat.say(b"SCAN", b"0", b"COUNT", b"10000", b"MATCH", b"*a*b*")
+        assert (cursor, found) == (b"0", [])
+
 
 # -- clients ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from cairnkv.commands.vocabulary import CURSOR
 from cairnkv.limits import SCAN_COUNT_MAX
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.redis.conversation import Job, Later, Prepared, RedisConversation
-from cairnkv.session.redis.glob import Matcher, literal_prefix, matcher
+from cairnkv.session.redis.glob import Matcher, literal_prefix, matcher, searched
 from cairnkv.session.redis.grammar import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
 from cairnkv.session.redis.words.showing import number, value_or_null
 from cairnkv.store import Held
@@ -28,6 +28,10 @@ SCAN_COUNT: Final = 10
 SHORT_PATTERN: Final = 32
 """Bytes of a pattern up to which it costs less to match a key than to look it up. With longer ones, made for it, a
 slice of keys could take seconds, so there are fewer keys in a slice."""
+
+SEARCH_MAX: Final = 1_000
+"""Steps for each byte of a key that matching a slice of keys may take, where the pattern has to be searched for: with
+the longest keys that is some tens of milliseconds."""
 
 _CURSOR: Final = re.compile(rb"(?:[+-]?[0-9]{1,20})?")
 """A number as C's strtoul reads it for Redis: nothing stands for 0, and what is below 0 counts back from 2 ** 64."""
@@ -82,7 +86,8 @@ def scan(arguments: Arguments) -> Call:
 
 def _affordable(count: int, pattern: bytes) -> int:
     """How many keys may be looked at instead of so many, since there is a pattern to match."""
-    return count * SHORT_PATTERN // max(len(pattern), SHORT_PATTERN) or 1
+    count = count * SHORT_PATTERN // max(len(pattern), SHORT_PATTERN)
+    return max(1, min(count, SEARCH_MAX // steps) if (steps := searched(pattern)) else count)
 
 
 def _reading(pattern: bytes) -> tuple[Matcher, bytes]:
