@@ -20,6 +20,9 @@ WHOLE_TABLE_COST: Final = 64
 """Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
 milliseconds of work in a frame of 40 bytes: a turn of nothing else would hold the loop for seconds."""
 
+KEYS_PER_COST: Final = 20
+"""Keys that a slice of a scan looks at which are as much work as a command of one key."""
+
 WORDS_PER_COST: Final = 8
 """Words of a command, such as keys, that are about as much work as a command of one key."""
 

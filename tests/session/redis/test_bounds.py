@@ -15,11 +15,12 @@ from cairnkv.limits import (
     MIB,
     PATTERN_MAX,
     REDIS_ARGUMENTS_MAX,
+    SCAN_COUNT_MAX,
     UNSENT_PAUSE,
     WATCHED_MAX,
 )
 from cairnkv.session import State
-from cairnkv.session.conversation import BYTES_PER_COST, WHOLE_TABLE_COST
+from cairnkv.session.conversation import BYTES_PER_COST, KEYS_PER_COST, WHOLE_TABLE_COST
 from cairnkv.session.redis import conversation, pubsub
 from cairnkv.session.redis.words import clients, transactions
 from cairnkv.session.redis.words import pubsub as words
@@ -31,6 +32,7 @@ from tests.support.resp import request
 
 QUEUED = Simple("QUEUED")
 FRAME = 20_000
+SCAN_COST = SCAN_COUNT_MAX // KEYS_PER_COST
 
 
 @pytest.fixture
@@ -125,6 +127,10 @@ class TestTurns:
         many = request(b"EXISTS", *[b"k"] * 4_000)
         assert replies_of_a_turn(chat, many * 10) == 2
 
+    def test_long_slices_end_a_turn_sooner(self, chat: Chat) -> None:
+        few, many = (request(b"SCAN", b"0", b"COUNT", count) * 10 for count in (b"10", b"10000"))
+        assert replies_of_a_turn(chat, many) < replies_of_a_turn(Chat(), few)
+
     def test_commands_on_long_values_end_a_turn_sooner(self, chat: Chat) -> None:
         chat.say(b"SETRANGE", b"k", b"%d" % (100 * BYTES_PER_COST), b"x")
         for said in (request(b"BITCOUNT", b"k"), request(b"APPEND", b"k", b"x"), request(b"SETBIT", b"k", b"9", b"1")):
@@ -171,7 +177,7 @@ class TestTransactions:
     @pytest.mark.usefixtures("_little_work")
     @pytest.mark.parametrize(
         ("text", "cost"),
-        [("GET k", 1), ("SCAN 0", WHOLE_TABLE_COST), ("KEYS *", WHOLE_TABLE_COST), ("COMMAND DOCS", WHOLE_TABLE_COST)],
+        [("GET k", 1), ("SCAN 0", SCAN_COST), ("KEYS *", SCAN_COST), ("DBSIZE", 64), ("COMMAND DOCS", 256)],
     )
     def test_so_much_work_may_be_queued_and_no_more(self, chat: Chat, text: str, cost: int) -> None:
         chat("MULTI")

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cairnkv.commands import Failure, Reply, Scope, failures
+from cairnkv.commands import Failure, Reply, Scan, Scope, failures
 from cairnkv.keyspace import Watched
-from cairnkv.limits import TRANSACTION_COST_MAX
+from cairnkv.limits import SCAN_COUNT_MAX, TRANSACTION_COST_MAX
 from cairnkv.session.conversation import (
     BYTES_PER_COST,
+    KEYS_PER_COST,
     UNFINISHED,
     WHOLE_TABLE_COST,
     WORDS_PER_COST,
@@ -420,6 +421,8 @@ class RedisConversation:
         if isinstance(call, Calls):
             return Later(self.store.execute_all(call.steps), call.show, WHOLE_TABLE_COST)
         cost = WHOLE_TABLE_COST if call.command.word.scope is Scope.TABLE else 1
+        if isinstance(call.command, Scan):
+            cost = max(cost, call.command.count // KEYS_PER_COST)
         touch = call.touch if call.touch is not None else not self.no_touch
         made = length_after(self.store.keyspaces[self.space], call.command)
         outcome = self.store.execute(call.command, self.space, touch=touch)
@@ -478,10 +481,19 @@ WORD_BYTES: Final = 64
 """Bytes that a queued word takes besides its own."""
 
 
+TELLING_COST: Final = 256
+"""What a word counts as in a transaction that tells of the server, such as COMMAND DOCS, which takes milliseconds."""
+
+
 def _cost_in_transaction(word: Word, words: int) -> int:
     """How much work a queued command will be, as far as that can be told of it before."""
-    is_light = word.keys[0] if word.on_keys is not None else "fast" in word.flags
-    return (1 if is_light else WHOLE_TABLE_COST) + words // WORDS_PER_COST
+    if "scans" in word.flags:
+        cost = SCAN_COUNT_MAX // KEYS_PER_COST
+    elif word.on_keys is not None:
+        cost = 1 if word.keys[0] else WHOLE_TABLE_COST
+    else:
+        cost = 1 if "fast" in word.flags else TELLING_COST
+    return cost + words // WORDS_PER_COST
 
 
 def shown(show: Callable[[Reply], Value], reply: Reply, errors: Errors | None = None) -> Value:

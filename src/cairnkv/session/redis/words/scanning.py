@@ -22,6 +22,9 @@ from cairnkv.wire.redis import Error, array_head, bulk_strings
 KEYS_IN_TRANSACTION_MAX: Final = SCAN_COUNT_MAX
 """Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted."""
 
+KEYS_TOGETHER: Final = 2_000
+"""Keys that KEYS looks at in one go."""
+
 SCAN_COUNT: Final = 10
 """Keys that a slice looks at unless the client asks for another number, as in Redis."""
 
@@ -51,7 +54,7 @@ def randomkey(arguments: Arguments) -> Call:
 
 @on_keys(
     "SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]",
-    "readonly",
+    "readonly scans",
     group="generic",
     since="2.8.0",
     summary="Some of the keys, and the cursor to go on with; 0 is the first one, and means the end.",
@@ -113,7 +116,7 @@ class _Keys(Job):
         self._store = talk.store
         self._space = talk.space
         self._room = talk.limits.frame
-        self._count = _affordable(SCAN_COUNT_MAX, pattern)
+        self._count = _affordable(KEYS_TOGETHER, pattern)
         self._cursor = 0
         self._last: Set[bytes] = frozenset()  # of the slice before: of keys that share a place, some may come again
         self._pieces = [b""]  # of the reply, made as the keys are found; the head comes first, and last of all
@@ -153,7 +156,7 @@ def _keys_alone(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @on_keys(
     "KEYS pattern",
-    "readonly",
+    "readonly scans",
     group="generic",
     since="1.0.0",
     summary="All keys that match a pattern, though not of one moment; see SCAN.",
