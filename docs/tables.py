@@ -3,6 +3,7 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what stands there is replaced.
 """
 
+import ast
 import json
 import re
 import sys
@@ -14,8 +15,15 @@ from cairnkv import limits
 from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, Word
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
+from cairnkv.session.redis import manual
+from cairnkv.session.redis.grammar import Word as RedisWord
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # what tests know, too, goes into tables
+
+from tests.redis import suite  # noqa: E402
+from tests.redis.differences import KNOWN_DIFFERENCES  # noqa: E402
+
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 ANSWERS = {
@@ -101,6 +109,89 @@ def transitions() -> str:
     return table(("in", "on", "to"), *rows)
 
 
+# -- Redis -------------------------------------------------------------------------------------------------------------
+
+REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server")
+"""Groups of Redis' words, in the order of the table."""
+
+REDIS_ABSENT = {
+    "lists": "LPUSH RPUSH LPOP RPOP LRANGE LLEN LINDEX LREM LMOVE BLPOP BRPOP BLMOVE",
+    "hashes": "HSET HGET HMGET HGETALL HDEL HINCRBY HSCAN",
+    "sets": "SADD SREM SMEMBERS SISMEMBER SINTER SUNION SSCAN",
+    "sorted sets": "ZADD ZRANGE ZSCORE ZREM ZINCRBY ZSCAN",
+    "streams": "XADD XREAD XRANGE XGROUP XACK",
+    "scripts and functions": "EVAL EVALSHA SCRIPT FCALL FUNCTION",
+    "geography, cardinality": "GEOADD GEOSEARCH PFADD PFCOUNT PFMERGE",
+    "other words on strings and bits": "LCS BITOP BITPOS BITFIELD BITFIELD_RO",
+    "other words on keys": "MOVE SWAPDB SORT SORT_RO DUMP RESTORE MIGRATE",
+    "sharded channels": "SSUBSCRIBE SUNSUBSCRIBE SPUBLISH",
+    "users and rights": "ACL",
+    "several servers": "CLUSTER ASKING READONLY REPLICAOF SLAVEOF PSYNC SYNC FAILOVER WAITAOF",
+    "disk": "SAVE BGSAVE BGREWRITEAOF LASTSAVE",
+    "looking inside": "MONITOR SLOWLOG LATENCY DEBUG MODULE LOLWUT",
+    "behind words that are served": "CLIENT|TRACKING CLIENT|CACHING CLIENT|PAUSE CLIENT|UNPAUSE CLIENT|UNBLOCK "
+    "OBJECT|FREQ OBJECT|IDLETIME OBJECT|REFCOUNT MEMORY|STATS MEMORY|DOCTOR COMMAND|GETKEYSANDFLAGS CONFIG|REWRITE "
+    "PUBSUB|SHARDCHANNELS PUBSUB|SHARDNUMSUB",
+}
+"""Words of Redis that are not served, by what they are about."""
+
+
+def redis_words() -> str:
+    """Every word of Redis that means something by itself, in its groups."""
+    words = [word for word in manual.every() if word.on_keys or word.in_conversation]
+    words.sort(key=lambda word: REDIS_GROUPS.index(word.group))  # within a group as declared, like beside like
+    return table(
+        ("word", "arguments", "group", "since", "what it does"),
+        *((_redis_name(word), _code(word.syntax), word.group, word.since, _cell(word.summary)) for word in words),
+    )
+
+
+def _redis_name(word: RedisWord) -> str:
+    return f"`{word.name.upper().replace('|', ' ')}`"
+
+
+def _code(text: str) -> str:
+    return f"`{_cell(text)}`" if text else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def redis_absent() -> str:
+    """What is not served."""
+    rows = [
+        (about, ", ".join(f"`{word.replace('|', ' ')}`" for word in words.split()))
+        for about, words in REDIS_ABSENT.items()
+    ]
+    return table(("about", "words, among others"), *rows)
+
+
+def redis_differences() -> str:
+    """What is otherwise than in Redis, and why."""
+    rows = [(_cell(it.what), _cell(it.reason), "✓" if it.shown else "") for it in KNOWN_DIFFERENCES]
+    return table(("what", "why", "shown"), *rows)
+
+
+def redis_clients() -> str:
+    """The clients that tests speak with, by what the tests say of themselves."""
+    files = sorted((ROOT / "tests" / "clients").glob("test_*.py"))
+    docs = {file: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
+    return table(
+        ("clients", "tests"),
+        *((_cell(" ".join(doc.split())), f"[{file.name}](../tests/clients/{file.name})") for file, doc in docs.items()),
+    )
+
+
+def redis_suite() -> str:
+    """The last recorded count of Redis' own test suite."""
+    if not suite.RECORD.exists():
+        return "no count yet: run make test-redis-suite SUITE=DIR SUITE_FLAGS=--record"
+    return suite.markdown(json.loads(suite.RECORD.read_text()))
+
+
+# -- performance -------------------------------------------------------------------------------------------------------
+
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
 """What `make bench` found when it last ran."""
 
@@ -173,6 +264,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "limits": wire_limits,
     "options": options,
     "performance": performance,
+    "redis_absent": redis_absent,
+    "redis_clients": redis_clients,
+    "redis_differences": redis_differences,
+    "redis_suite": redis_suite,
+    "redis_words": redis_words,
     "transitions": transitions,
 }
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -33,9 +33,35 @@ SPACES: Final = 16
 ARGUMENTS_MAX: Final = 65_536
 """Arguments in one command numbered 16 or above. Part of the protocol."""
 
-REDIS_ARGUMENTS_MAX: Final = 1_048_576
-"""Arguments in one request of the Redis wire. Redis itself had this limit until version 6.2 and allows 2^31 - 1
-since; what fits a frame of the default size is some eleven times as many empty strings."""
+REDIS_ARGUMENTS_MAX: Final = 32_768
+"""Arguments in one request of the Redis wire, its name included: some 50 ms of work, in which nobody else is served.
+Redis allows 2^31 - 1, and 1,048,576 until version 6.2."""
+
+TRANSACTION_COST_MAX: Final = 50_000
+"""Work that one transaction of the Redis wire may be, counted in commands of one key: some tenths of a second, in which
+nobody else is served."""
+
+TRANSACTION_BYTES_MAX: Final = 1024 * MIB
+"""Bytes of values that one transaction may read or make anew: about a second, if it is nothing else."""
+
+WATCHED_MAX: Final = 10_000
+"""Keys that one client of the Redis wire may watch."""
+
+PATTERNS_BYTES_MAX: Final = 16 * KIB
+"""Bytes of all patterns in one command: to make them ready to be matched takes some tens of milliseconds."""
+
+CHANNEL_MAX: Final = KIB
+"""Bytes in the name of a channel: each message is held against all patterns, and to match takes at most the name's
+length times the pattern's."""
+
+SUBSCRIPTIONS_MAX: Final = 32_768
+"""Channels and patterns together that one client may listen to."""
+
+SUBSCRIBED_BYTES_MAX: Final = 32 * MIB
+"""Bytes of memory that all these take, by estimate."""
+
+CLIENT_NAME_MAX: Final = KIB
+"""Bytes in what a client calls itself, or its library."""
 
 REDIS_LINE_MAX: Final = 64 * KIB
 """Bytes in a line of the Redis wire before its end: an inline request, or a count that does not end. As in Redis,
@@ -51,8 +77,9 @@ PATTERN_MAX: Final = KIB
 longest key at some tenths of a second."""
 
 UNFINISHED_MAX: Final = 256 * MIB
-"""Bytes of unfinished frames that all connections together may hold, by default. Four of the largest
-values can be on their way at once; beyond that the largest unfinished frame is failed."""
+"""Bytes of unfinished frames that all connections together may hold, by default; open transactions, watched keys and
+subscriptions count as well. Four of the largest values can be on their way at once; beyond that who holds most of them
+is failed."""
 
 UNSENT_MAX: Final = 256 * MIB
 """Bytes of replies not yet taken by their clients that all connections together may hold, by default;

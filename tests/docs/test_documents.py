@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cairnkv.session import Session, State
+from cairnkv.session.redis import manual
 from cairnkv.store import Store
 from cairnkv.testing import running_server
 
@@ -111,6 +112,24 @@ def test_the_conversation_on_the_protocol_page() -> None:
         session.advance()
         assert b"".join(session.output()).hex(" ") == answered.hex(" ")
     assert session.state is State.DONE
+
+
+# -- the page on Redis -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_told_not_to_be_served_is_not() -> None:
+    absent = " ".join(tables().REDIS_ABSENT.values()).split()
+    assert len(absent) > 80
+    assert [word for word in absent if manual.find(word.encode())] == []
+
+
+def test_words_on_the_page_on_redis_are_served_or_told_not_to_be() -> None:
+    text = re.sub(
+        r"<!-- table: redis_(\w+) -->.*?<!-- end -->", "", (ROOT / "docs" / "redis.md").read_text(), flags=re.DOTALL
+    )
+    spans = re.findall(r"`([A-Z]{3,})(?: [^`]*)?`", text)
+    assert len(spans) >= 4
+    assert [word for word in spans if not manual.find(word.encode())] == []
 
 
 # -- the README ------------------------------------------------------------------------------------------------------

@@ -313,6 +313,17 @@ def test_what_cannot_be_changed_may_be_set_to_what_it_is(redis: RedisClient) -> 
     assert redis("CONFIG SET appendonly no databases 16") == OK
 
 
+def test_what_config_get_tells_can_be_set_again(redis: RedisClient) -> None:
+    told = redis("CONFIG GET *")
+    assert len(told) > 40
+    for name, value in zip(told[::2], told[1::2], strict=True):
+        if name == b"requirepass":
+            continue  # an empty one is none, of which the log warns
+        redis.send(b"CONFIG", b"SET", name, value)
+        assert redis.hear() == OK, name
+    assert redis("CONFIG GET *") == told
+
+
 def test_memory_is_limited_from_then_on(start_on_both: Start) -> None:
     """On the article's wire as well, and where a compiled transport answers by itself."""
     server = start_on_both()

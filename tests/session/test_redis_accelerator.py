@@ -80,6 +80,19 @@ def test_at_the_limits(over: int) -> None:
         twins.agree()
 
 
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize("size", [10, 5_000])
+def test_replies_at_the_limit(size: int, over: int) -> None:
+    """Several values are a reply that can be longer than a frame; then both say an error instead."""
+    count = 4 if size > 1_000 else 100
+    reply = len(b"*%d\r\n" % count) + count * len(b"$%d\r\n\r\n" % size) + count * size
+    twins = Twins(limits=Limits(value=10_000, frame=max(reply, size + 100) - over))
+    twins.say(request(b"SET", b"k", bytes(size)) + request(b"MGET", *[b"k"] * count))
+    twins.agree()
+    assert (b"-ERR BIGREPLY" in twins.heard[1]) == bool(over)
+    assert twins.accelerated == 2 - over
+
+
 @pytest.mark.parametrize("third", [False, True])
 def test_what_is_served(third: bool) -> None:
     """Each word that is said to be served here is, in both versions of the protocol; and exists."""

@@ -22,6 +22,8 @@ from tests.support.strategies import cut, cuttings
 
 Event: TypeAlias = list[bytes] | ProtocolFault
 
+TOO_MANY = f"invalid multibulk length, the limit is {REDIS_ARGUMENTS_MAX:,} arguments"
+
 
 def drained(decoder: RequestDecoder) -> list[Event]:
     events = []
@@ -35,7 +37,7 @@ def events_of(*pieces: bytes, limits: Limits | None = None, trusted: bool = True
     events = []
     for piece in pieces:
         decoder.feed(piece)
-        events += drained(decoder)
+        events += [event for event in drained(decoder) if event]
     return events
 
 
@@ -247,7 +249,7 @@ def verdict(data: bytes, **options: Any) -> str | None:
 class TestLimits:
     def test_the_number_of_arguments(self) -> None:
         assert verdict(b"*%d\r\n" % REDIS_ARGUMENTS_MAX) is None
-        assert verdict(b"*%d\r\n" % (REDIS_ARGUMENTS_MAX + 1)) == "invalid multibulk length"
+        assert verdict(b"*%d\r\n" % (REDIS_ARGUMENTS_MAX + 1)) == TOO_MANY
 
     def test_a_string(self) -> None:
         assert verdict(b"*1\r\n$%d\r\n" % VALUE_MAX) is None
@@ -323,7 +325,7 @@ class TestStrangers:
         assert verdict(too_long, trusted=True) is None
 
     def test_what_nobody_may_send_is_refused_as_that(self) -> None:
-        assert verdict(b"*%d\r\n" % (REDIS_ARGUMENTS_MAX + 1), trusted=False) == "invalid multibulk length"
+        assert verdict(b"*%d\r\n" % (REDIS_ARGUMENTS_MAX + 1), trusted=False) == TOO_MANY
         assert verdict(b"*1\r\n$%d\r\n" % (VALUE_MAX + 1), trusted=False) == "invalid bulk length"
 
     def test_trust_begins_with_the_next_request(self) -> None:

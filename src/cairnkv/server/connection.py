@@ -54,8 +54,8 @@ class Host(Protocol):
     def buffered(self, connection: "Connection", size: int) -> None:
         """So many bytes of the client were read and not executed."""
 
-    def check_unsent(self) -> None:
-        """Some client takes its replies more slowly than they come."""
+    def unsent(self, connection: "Connection", size: int) -> None:
+        """So many bytes for the client were not taken by it."""
 
 
 class ConnectedPeer(Peer):
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.session.paused = True
-        self._server.check_unsent()
+        self._server.unsent(self, self.unsent)
 
     def resume_writing(self) -> None:
         self.session.paused = False
@@ -174,8 +174,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes of replies that the client's system has not taken."""
-        return 0 if self._aborted else self._transport.get_write_buffer_size()
+        """Bytes of replies and messages that the client's system has not taken."""
+        return 0 if self._aborted else self._transport.get_write_buffer_size() + self.session.unsent
 
     def fail(self, failure: Failure) -> None:
         """Send a failure that ends the connection, behind the replies that are due."""
@@ -195,15 +195,17 @@ class Connection(asyncio.Protocol):
         """Close at once, with a logged reason; replies that were not taken are lost."""
         _log.log(level, "%s: closed: %s", self.name, reason)
         self._aborted = True
+        self._server.unsent(self, 0)
         self._transport.abort()
 
     def check_times(self, now: float) -> None:
         """Close what has been silent, unfinished or stalled for too long. Called every now and then."""
         settings = self._server.settings
         self._heard = self.heard
-        unsent = self.unsent
+        unsent = self._transport.get_write_buffer_size()
         if unsent < self._unsent_before:
             self._heard = now  # the client takes its replies, however slowly
+            self._server.unsent(self, self.unsent)
         self._unsent_before = unsent
         quiet = now - self._heard
         if quiet >= REFUSAL_SECONDS and self.session.refused:
@@ -255,6 +257,7 @@ class Connection(asyncio.Protocol):
         self._watch_frame()
         self._let_accelerate()
         self._server.buffered(self, session.buffered)
+        self._server.unsent(self, self.unsent)
         if session.state is State.DONE and self._discarded is None:
             self._end()
 

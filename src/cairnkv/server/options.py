@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from cairnkv.errors import OptionError
 from cairnkv.limits import SPACES
 from cairnkv.server.loop import BACKLOG
-from cairnkv.server.settings import OPTIONS, Settings
+from cairnkv.server.settings import OPTIONS, Option, Settings
 from cairnkv.session import OptionRefused
 from cairnkv.store import WhenFull
 
@@ -126,10 +126,13 @@ NAMES: Final[dict[str, _Named]] = {
 # -- our own -----------------------------------------------------------------------------------------------
 
 
+NO_VALUE: Final = "none"
+
+
 def _text(value: object) -> str:
     """A setting's value as its option would be written."""
     if value is None:
-        return "none"
+        return NO_VALUE
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, enum.Enum):
@@ -143,7 +146,12 @@ def _own(setting: str) -> _Named:
     changes = setting if setting in CHANGEABLE else ""
     if setting == "command_width":
         return _Named(lambda server: str(server.settings.command_width or "auto"))
-    return _Named(lambda server: _text(getattr(server.settings, setting)), changes, OPTIONS[setting].parse)
+    return _Named(lambda server: _text(getattr(server.settings, setting)), changes, _as_shown(OPTIONS[setting]))
+
+
+def _as_shown(option: Option) -> Callable[[str], Any]:
+    """Reads what `_text` writes, so that a client can put back what it was told."""
+    return lambda text: None if text == option.shown == NO_VALUE else option.parse(text)
 
 
 _OURS: Final = {setting.replace("_", "-"): _own(setting) for setting in OPTIONS if setting not in ("password", *NAMES)}

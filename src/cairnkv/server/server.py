@@ -41,6 +41,9 @@ SWEEP_SECONDS: Final = 0.5
 """How often times are checked, at most; a timeout may come this much later than it is set to. Short timeouts
 make it more often: four times within the shortest."""
 
+SWEPT_TOGETHER: Final = 500
+"""Connections whose times are checked in one go: some milliseconds. The period is shared out among the slices."""
+
 HOUSEKEEPING_SECONDS: Final = 0.1
 """How often the store's housekeeping is asked for when it had nothing to do."""
 
@@ -71,6 +74,9 @@ class Server:
         self._refused: set[Connection] = set()  # those of them that are over the limit, and are told so
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
+        self._unsent: dict[Connection, int] = {}  # those for whom something waits, as they have said last
+        self._unsent_total = 0
+        self._unswept: list[Connection] = []  # whose times are still to be checked in this round
         self._accelerator = article_accelerator(self.store)
         self._surroundings = Surroundings(
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
@@ -233,11 +239,12 @@ class Server:
         self._connections.discard(connection)
         self._refused.discard(connection)
         self.buffered(connection, 0)
+        self.unsent(connection, 0)
         if self._stopping and not self._connections:
             self._all_gone.set()
 
     def buffered(self, connection: Connection, size: int) -> None:
-        """So many bytes of the client were read and not executed: fail the largest when all are too many."""
+        """So many bytes are kept of the client, for commands to come: fail the largest when all are too many."""
         before = self._buffered.get(connection, 0)
         if size == before:
             return
@@ -249,37 +256,55 @@ class Server:
         if size > before and self._buffered_total > self.settings.max_unfinished:
             largest = max(self._buffered, key=self._buffered.__getitem__)
             text = (
-                f"all unfinished frames together have {self._buffered_total:,} bytes, and this is the largest of them; "
-                f"the limit is {self.settings.max_unfinished:,}"
+                f"all unfinished frames, transactions and subscriptions together have {self._buffered_total:,} bytes, "
+                f"and this client holds the most of them; the limit is {self.settings.max_unfinished:,}"
             )
             _log.warning("%s: %s", largest.name, text)
             largest.fail(Failure(failures.BUSY, text))
 
-    def check_unsent(self) -> None:
-        """Some client may take its replies more slowly than they come: close the worst while all are too many."""
-        unsent = {connection: size for connection in self._connections if (size := connection.unsent)}
-        total = sum(unsent.values())
-        while total > self.settings.max_unsent:
-            # Those that asked to be kept come last.
-            worst = max(unsent, key=lambda connection: (not connection.kept, unsent[connection]))
-            size = unsent.pop(worst)
-            worst.abort(
-                f"all replies not taken together have {total:,} bytes, and it holds the most of them: {size:,}; "
-                f"the limit is {self.settings.max_unsent:,}"
+    def unsent(self, connection: Connection, size: int) -> None:
+        """So many bytes for the client were not taken by it: close the worst when all are too many."""
+        before = self._unsent.get(connection, 0)
+        if size == before:
+            return
+        self._unsent_total += size - before
+        if size:
+            self._unsent[connection] = size
+        else:
+            del self._unsent[connection]
+        if size > before and self._unsent_total > self.settings.max_unsent:
+            self._check_unsent()
+
+    def _check_unsent(self) -> None:
+        """Ask all who have said that something waits for them, and close the worst while that is too much."""
+        self._unsent = {connection: size for connection in self._unsent if (size := connection.unsent)}
+        self._unsent_total = sum(self._unsent.values())
+        # Those that asked to be kept come last.
+        worst_first = iter(sorted(self._unsent, key=lambda one: (not one.kept, self._unsent[one]), reverse=True))
+        while self._unsent_total > self.settings.max_unsent:
+            worst = next(worst_first)
+            size = self._unsent[worst]
+            worst.abort(  # which says that nothing waits for it any more
+                f"all replies not taken together have {self._unsent_total:,} bytes, and it holds the most of them: "
+                f"{size:,}; the limit is {self.settings.max_unsent:,}"
             )
-            total -= size
 
     # -- in the background --------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        """Check every connection's times, and what all of them have not taken, some times a second."""
+        """Check the times of a slice of the connections; of all of them some times a second."""
         settings = self.settings
         timeouts = (settings.idle_timeout, settings.frame_timeout, settings.stall_timeout, DISCARD_TIMEOUT)
-        self._later("sweep", min(SWEEP_SECONDS, *(timeout / 4 for timeout in timeouts if timeout)), self._sweep)
+        period = min(SWEEP_SECONDS, *(timeout / 4 for timeout in timeouts if timeout))
+        if not self._unswept:
+            self._unswept = list(self._connections)
+        slices = max(1, -(-len(self._connections) // SWEPT_TOGETHER))
+        self._later("sweep", period / slices, self._sweep)
         now = asyncio.get_running_loop().time()
-        for connection in list(self._connections):
-            connection.check_times(now)
-        self.check_unsent()
+        for connection in self._unswept[-SWEPT_TOGETHER:]:
+            if connection in self._connections:
+                connection.check_times(now)
+        del self._unswept[-SWEPT_TOGETHER:]
 
     def _keep_house(self) -> None:
         """Give the store a slice of its housekeeping, soon again if it has more to do."""

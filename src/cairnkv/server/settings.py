@@ -169,7 +169,8 @@ class Settings:
     max_value: int = _size(limits.VALUE_MAX, "longest value")
     max_frame: int = _size(limits.FRAME_MAX, "longest frame, in either direction")
     max_unfinished: int = _size(
-        limits.UNFINISHED_MAX, "unfinished frames of all clients together; beyond it the largest is failed"
+        limits.UNFINISHED_MAX,
+        "unfinished frames, transactions and subscriptions of all clients together; beyond it the largest is failed",
     )
     max_unsent: int = _size(
         limits.UNSENT_MAX, "replies not taken by all clients together; beyond it the worst client is closed"

@@ -106,6 +106,11 @@ class ArticleConversation:
         return self._decoder.pending
 
     @property
+    def kept(self) -> int:
+        """None: nothing is queued on this wire."""
+        return 0
+
+    @property
     def missing(self) -> int:
         """Bytes that a frame lacks, as far as is known."""
         return self._decoder.missing

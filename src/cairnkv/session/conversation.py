@@ -20,6 +20,15 @@ WHOLE_TABLE_COST: Final = 64
 """Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
 milliseconds of work in a frame of 40 bytes: a turn of nothing else would hold the loop for seconds."""
 
+KEYS_PER_COST: Final = 20
+"""Keys that a slice of a scan looks at which are as much work as a command of one key."""
+
+WORDS_PER_COST: Final = 8
+"""Words of a command, such as keys, that are about as much work as a command of one key."""
+
+BYTES_PER_COST: Final = 65_536
+"""Bytes of a value, read or made, that are: bits are counted at some gigabytes a second, and others copied faster."""
+
 Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
 """Turns a reply into the bytes to send, in pieces; there may be none."""
 
@@ -33,12 +42,14 @@ class Due:
     """What is due for one command: its outcome, and how that is said.
 
     cost: how many commands of one key this was as much work as. closes: whether the conversation ends behind it.
+    size: bytes that it keeps in memory until it is said, besides those of its outcome.
     """
 
     outcome: Reply | Held
     encode: Encode
     cost: int = 1
     closes: bool = False
+    size: int = 0
 
 
 class Unfinished:
@@ -71,6 +82,10 @@ class Conversation(Protocol):
     @property
     def pending(self) -> int:
         """Bytes that were fed and belong to no command that was carried out."""
+
+    @property
+    def kept(self) -> int:
+        """Bytes that the client makes the server keep besides: what it queued, watches and listens to, near enough."""
 
     @property
     def missing(self) -> int:

@@ -260,6 +260,9 @@ cdef bint _mget(RedisAccelerator self, const Words *words) except -1:
                 continue
         self._size = before
         return False
+    if self._size - before > self._conversation.frame_max:  # an error is to be said instead
+        self._size = before
+        return False
     return True
 
 

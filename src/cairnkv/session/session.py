@@ -236,8 +236,15 @@ class Session:
 
     @property
     def buffered(self) -> int:
-        """Bytes that were read and not yet executed."""
-        return self._conversation.pending if self._conversation is not None else len(self._begin)
+        """Bytes that were read and not yet executed, and those that are kept for what comes later."""
+        if self._conversation is None:
+            return len(self._begin)
+        return self._conversation.pending + self._conversation.kept
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of what would have left if the client took it: replies that wait for the log are not among them."""
+        return (self._held_size if self.paused else 0) + self._output_size
 
     @property
     def unfinished(self) -> bool:
@@ -307,9 +314,9 @@ class Session:
         """Put what is due behind what was due before."""
         if isinstance(due.outcome, Held):
             due.outcome.on_ready = self._wake
-            self._hold(due, due.outcome.size)
+            self._hold(due, due.outcome.size + due.size)
         elif self._held:
-            self._hold(due, size_of(due.outcome))
+            self._hold(due, size_of(due.outcome) + due.size)
         else:
             self._write(due.encode(due.outcome))
         if due.closes:
@@ -319,7 +326,7 @@ class Session:
         """Say something that the client did not ask for just now."""
         if self.state is not State.OPEN or self.overrun:
             return
-        if self.paused or self._held:
+        if self.paused or self._held or self._output_size >= UNSENT_PAUSE:
             self._hold(due, size)
             if self._held_size > PUSHES_MAX:
                 self.overrun = True

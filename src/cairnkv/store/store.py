@@ -45,6 +45,10 @@ SLICES_PER_WRITE: Final = 8
 """Slices of housekeeping that a write may wait for when memory is short."""
 
 
+ITEM_BYTES: Final = 32
+"""Bytes of memory that one of several values takes besides its own."""
+
+
 class WhenFull(enum.Enum):
     """What happens to a write that the memory limit has no room for."""
 
@@ -86,13 +90,13 @@ class Held:
 
 
 def size_of(reply: Reply) -> int:
-    """Bytes that a reply keeps in memory besides its objects."""
+    """Bytes that a reply keeps in memory, near enough."""
     if isinstance(reply, bytes):
         return len(reply)
     if isinstance(reply, Items):
-        return sum(len(value or b"") for value in reply.values)
+        return sum(ITEM_BYTES + len(value or b"") for value in reply.values)
     if isinstance(reply, Replies):
-        return sum(map(size_of, reply.values))
+        return sum(ITEM_BYTES + size_of(value) for value in reply.values)
     return 0
 
 
@@ -109,6 +113,10 @@ class _Uncommitted:
         self.journal = journal
         self.own = own
         self.held: list[Held] = []
+
+
+class _TooMuch(Exception):
+    """A transaction is more work than it may be."""
 
 
 class Tally(Protocol):
@@ -189,10 +197,13 @@ class Store:
             self._note_use(command.places(space))
         return outcome
 
-    def execute_all(self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = ()) -> Reply | Held:
+    def execute_all(
+        self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
+    ) -> Reply | Held:
         """Carry several commands out as one: their `Replies`, all or nothing in the log.
 
         watched: keys, each with its keyspace; if one of them has changed nothing is done, and the reply is `MISSING`.
+        bytes_max: of values that may be read or made anew; with more, all of it is taken back. None: any number.
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
         self._commands += len(steps)
@@ -200,7 +211,20 @@ class Store:
         newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
         if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
             return self._when_safe(MISSING, newest)
-        return self._as_one_entry(steps, lambda: Replies(tuple(map(self._one_of_several, steps))), newest)
+        return self._as_one_entry(steps, lambda: self._one_by_one(steps, bytes_max), newest)
+
+    def _one_by_one(self, steps: Sequence[Step], bytes_max: int | None) -> Replies:
+        replies: list[Reply] = []
+        worked = 0
+        for step in steps:
+            if bytes_max is not None:
+                worked += length_after(self.keyspaces[step.space], step.command)
+            if bytes_max is None or worked <= bytes_max:
+                replies.append(self._one_of_several(step))
+                worked += size_of(replies[-1])
+            if bytes_max is not None and worked > bytes_max:
+                raise _TooMuch(f"a transaction that works on more than {bytes_max:,} bytes of values")
+        return Replies(tuple(replies))
 
     def watch(self, space: int, key: bytes) -> Watched:
         """What a key is like now, for `execute_all`."""
@@ -279,7 +303,7 @@ class Store:
             if not steps:  # nothing changed, so there is nothing to make safe but what the reply shows
                 return self._when_safe(reply, max([newest, *map(self._newest_commit_for, said)]))
             position = self._log.append(tuple(steps), self._shared.now)
-        except LogRefused as refused:
+        except (LogRefused, _TooMuch) as refused:
             self._take_back(journal)
             return Failure(failures.UNDONE, str(refused))
         except BaseException:  # a fault of ours: what no log has must not be there

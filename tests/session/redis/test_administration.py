@@ -220,3 +220,17 @@ def test_shutdown_is_no_part_of_a_transaction(chat: Chat) -> None:
     chat("MULTI")
     assert chat("SHUTDOWN") == Error("ERR Command not allowed inside a transaction")
     assert chat("EXEC").code == "EXECABORT"
+
+
+@pytest.mark.parametrize(
+    ("words", "repeated"),
+    [
+        ((b"FOO", b"a\x00b", b"c"), "'FOO', with args beginning with: 'a' 'c' "),
+        ((b"F\x00O",), "'F', with args beginning with: "),
+        ((b"FOO", b"\xc3\xa9" * 100, b"c"), f"'FOO', with args beginning with: '{64 * chr(0xE9)}' "),
+        ((b"FOO", b"a" * 100, b"b" * 100, b"c"), f"'FOO', with args beginning with: '{100 * 'a'}' '{25 * 'b'}' "),
+    ],
+    ids=["a zero byte", "in the name", "bytes are counted", "no more than fits"],
+)
+def test_what_an_error_repeats_of_an_unknown_command(words: tuple[bytes, ...], repeated: str) -> None:
+    assert Chat().say(*words) == Error(f"ERR unknown command {repeated}")

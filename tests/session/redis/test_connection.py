@@ -201,6 +201,14 @@ def test_the_library(chat: Chat) -> None:
     assert b"lib-name=redis-py lib-ver=8.1.0" in chat("CLIENT INFO")
 
 
+FIELDS = [
+    "id", "addr", "laddr", "fd", "name", "age", "idle", "flags", "db", "sub", "psub", "ssub", "multi", "qbuf",
+    "qbuf-free", "argv-mem", "multi-mem", "rbs", "rbp", "obl", "oll", "omem", "tot-mem", "events", "cmd", "user",
+    "redir", "resp", "lib-name", "lib-ver",
+]  # fmt: skip
+"""Those of Redis 7.2. Clients take it for granted that they are there."""
+
+
 def fields(chat: Chat, text: str) -> list[dict[str, str]]:
     """What CLIENT LIST or INFO tells, a line for each client."""
     told = chat(text)
@@ -216,6 +224,7 @@ def test_client_info(chat: Chat) -> None:
     chat("DISCARD")
     chat("HELLO 3")
     (told,) = fields(chat, "CLIENT INFO")
+    assert list(told) == FIELDS
     assert (told["resp"], told["flags"], told["user"], told["cmd"]) == ("3", "N", "default", "client|info")
 
 

@@ -418,6 +418,7 @@ def test_a_pattern_has_a_bound(chat: Chat, command: str) -> None:
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a slice have so few keys that some hundreds of them need several turns."""
     monkeypatch.setattr(scanning, "SCAN_COUNT_MAX", 10)
+    monkeypatch.setattr(scanning, "KEYS_TOGETHER", 10)
 
 
 @pytest.mark.usefixtures("small_slices")

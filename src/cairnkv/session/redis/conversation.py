@@ -11,14 +11,26 @@ Not for what single words mean (`strings`, `keys`, `connection`, `transactions`,
 
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cairnkv.commands import Failure, Reply, Scope, failures
+from cairnkv.commands import Failure, Reply, Scan, Scope, failures
 from cairnkv.keyspace import Watched
-from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due, Unfinished
+from cairnkv.limits import SCAN_COUNT_MAX, TRANSACTION_COST_MAX
+from cairnkv.session.conversation import (
+    BYTES_PER_COST,
+    KEYS_PER_COST,
+    UNFINISHED,
+    WHOLE_TABLE_COST,
+    WORDS_PER_COST,
+    Acceleration,
+    Due,
+    Unfinished,
+)
 from cairnkv.session.redis.grammar import (
+    REPEATED_MAX,
     WORDS,
     Arguments,
     Call,
@@ -28,12 +40,13 @@ from cairnkv.session.redis.grammar import (
     Value,
     Word,
     error_of,
+    repeated,
     wrong_number,
 )
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, Store
+from cairnkv.store import Held, Store, length_after, size_of
 from cairnkv.wire.article import Limits
-from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simple, encode_parts
+from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simple, TooLong, array_head, encode_parts
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
@@ -41,11 +54,13 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("cairnkv.session")
 
 QUEUED: Final = Simple("QUEUED")
-SHOWN_ARGUMENTS: Final = 128
-"""Characters of a name, and of all arguments, that an error about an unknown command repeats, as in Redis."""
 
 BROWSER_WORDS: Final = frozenset({b"POST", b"HOST:"})
 """How a line begins that a web browser sends, which a page of somebody else's can make it send to any port."""
+
+
+Said: TypeAlias = Callable[[Resp], Sequence[bytes]]
+"""The bytes of something, in a version of the protocol."""
 
 
 class Nothing:
@@ -64,6 +79,20 @@ class Several:
 
 
 @dataclasses.dataclass(slots=True)
+class Prepared:
+    """In the place of a value: its bytes, which are the same in both versions of the protocol."""
+
+    pieces: list[bytes]
+
+
+@dataclasses.dataclass(slots=True)
+class Together:
+    """In the place of a value: an array of values, of which one that the reply has no room for becomes an error."""
+
+    values: list[Value]
+
+
+@dataclasses.dataclass(slots=True)
 class Later:
     """In the place of a value: what is due when the store is done, and how the reply is shown."""
 
@@ -71,14 +100,26 @@ class Later:
     show: Callable[[Reply], Value]
     cost: int = 1  # how many commands of one key it was as much work as
     errors: Errors | None = None
+    size: int = 0  # bytes that are kept to show it, besides the outcome
 
 
 class Job:
-    """A command that takes several turns; `step` does one slice."""
+    """A command that takes several turns; `step` does one slice.
+
+    kept: bytes that it keeps in memory between two of them, near enough.
+    """
+
+    kept = 0
 
     def step(self) -> Value:
         """One slice; the value of the command once it is done, and `UNFINISHED` before."""
         raise NotImplementedError
+
+    def finish(self) -> Value:
+        """The value, without a pause: within a transaction, where nothing may come in between."""
+        while (value := self.step()) is UNFINISHED:
+            pass
+        return value
 
 
 @dataclasses.dataclass(slots=True)
@@ -114,12 +155,14 @@ class RedisConversation:
         self._ended = False
         self.last_word = ""
         self._is_carrying_out = False
-        self._cost = 0  # of the command at hand
+        self.cost = 0  # of the command at hand, besides that of one key
         self.skipped = False  # whether the command at hand came behind CLIENT REPLY SKIP
-        self._own_pushes: list[tuple[Value, int]] = []  # what a command has said to its own client, unasked
+        # What a command has said to its own client, unasked; bounded by the work that one command may be.
+        self._own_pushes: deque[tuple[Said, int]] = deque()
         self.library = b"", b""  # what the client says it is, and its version
         self.channels: Final[dict[bytes, None]] = {}
         self.patterns: Final[dict[bytes, None]] = {}
+        self.subscribed_bytes = 0  # that all these keep in memory, as the registry counts them
         self.id: Final = surroundings.enter(self)
         self.reset()
 
@@ -131,9 +174,10 @@ class RedisConversation:
         self.authenticated = not self.surroundings.wants_password
         self._decoder.trusted = self.authenticated
         self.queue: list[Queued] | None = None  # None: no transaction is open
-        self.queued_bytes = 0
+        self.queued_bytes = self.queued_cost = 0
         self.spoilt = False  # whether a command could not be queued, so that EXEC will refuse
-        self.watched: list[tuple[int, Watched]] = []
+        self.watched: dict[tuple[int, bytes], Watched] = {}  # by keyspace and key
+        self.watched_bytes = 0
         self.surroundings.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
@@ -147,7 +191,7 @@ class RedisConversation:
 
     def costs(self, commands: int) -> None:
         """The command at hand is as much more work as so many commands of one key: others get their turn the sooner."""
-        self._cost += commands
+        self.cost += commands
 
     # -- what the session asks of every wire ----------------------------------------------------------------
 
@@ -160,10 +204,12 @@ class RedisConversation:
         if self._job is not None:
             return self._go_on(self._job)
         while self._own_pushes:
-            self.push(*self._own_pushes.pop(0))
+            self.push(*self._own_pushes.popleft())
         words = self._decoder.next()
         if words is None:
             return None
+        if words == []:
+            return UNFINISHED
         if isinstance(words, ProtocolFault):
             _log.info("%s: %s", self.peer.address, words.text)
             return Due(0, partial(self._say, Error(words.text), self.protocol), closes=True)
@@ -208,8 +254,15 @@ class RedisConversation:
 
     @property
     def pending(self) -> int:
-        """Bytes of commands that are not whole, or not carried out; those of an open transaction included."""
+        """Bytes of commands that are not whole, or not carried out."""
         return self._decoder.pending
+
+    @property
+    def kept(self) -> int:
+        """Bytes of an open transaction, of keys that are watched, of subscriptions, and of a job under way."""
+        queued = self.queued_bytes if self.queue is not None else 0
+        found = self._job.kept if self._job is not None else 0
+        return queued + self.watched_bytes + self.subscribed_bytes + found
 
     @property
     def consumed(self) -> int:
@@ -223,16 +276,25 @@ class RedisConversation:
             self.surroundings.pubsub.leave(self)
             self.surroundings.leave(self)
             self._job = None
-            self.queue = None
-            self.watched = []
+            self.forget_transaction()
             self._decoder = RequestDecoder(self.limits)
+
+    def forget_transaction(self) -> None:
+        """Let no transaction be open, and watch nothing."""
+        self.queue = None
+        self.forget_watched()
+
+    def forget_watched(self) -> None:
+        """Watch nothing."""
+        self.watched = {}
+        self.watched_bytes = 0
 
     # -- the way of a command -------------------------------------------------------------------------------
 
     def _due(self, words: list[bytes]) -> Due | Unfinished:
         """Carry out a command, and say what is due for it."""
         self.skipped, self.skip_next = self.skip_next, False
-        self._cost = 0
+        self.cost = len(words) // WORDS_PER_COST
         value: Value
         self._is_carrying_out = True
         try:
@@ -273,10 +335,12 @@ class RedisConversation:
         silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
             encode = _silence if silent else partial(self._say_later, value, self.protocol)
-            return Due(value.outcome, encode, value.cost + self._cost, closes)
+            return Due(value.outcome, encode, value.cost + self.cost, closes, value.size)
         if silent or value is NOTHING:
-            return Due(0, _silence, 1 + self._cost, closes)
-        return Due(0, partial(self._say, value, self.protocol), 1 + self._cost, closes)
+            return Due(0, _silence, 1 + self.cost, closes)
+        # It is made into bytes at once, so that it is known how many are kept if others have to leave before.
+        pieces = self._said(value, self.protocol)
+        return Due(0, lambda _: pieces, 1 + self.cost, closes, size=sum(map(len, pieces)))
 
     def _found(self, words: list[bytes]) -> Word:
         """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it.
@@ -290,8 +354,7 @@ class RedisConversation:
                 self.spoilt = True
             if words[0].upper() != b"EXEC":
                 raise
-            self.queue = None
-            self.watched = []
+            self.forget_transaction()
             reason = str(refusal).removeprefix("ERR ")
             raise Refusal(f"EXECABORT Transaction discarded because of: {reason}") from None
 
@@ -304,12 +367,13 @@ class RedisConversation:
                     "%s: speaks HTTP, as a browser does that a web page has sent here; closed", self.peer.address
                 )
                 self.closing = True
+                self.skipped = True  # nor is a browser told anything
                 raise Refusal("ERR this is not a web server")
             raise Refusal(_unknown(words))
         if word.behind and len(words) > 1:
             second = word.behind.get(words[1].upper())
             if second is None and word.on_keys is None and word.in_conversation is None:
-                shown = words[1][:SHOWN_ARGUMENTS].decode("utf-8", "surrogateescape")
+                shown = repeated(words[1], REPEATED_MAX)
                 raise Refusal(f"ERR unknown subcommand '{shown}'. Try {word.name.upper()} HELP.")
             word = second or word
         if not word.fits(len(words)):
@@ -329,9 +393,13 @@ class RedisConversation:
             self.spoilt = True
             raise Refusal("ERR Command not allowed inside a transaction")
         self.queued_bytes += sum(map(len, words)) + WORD_BYTES * len(words)
+        self.queued_cost += _cost_in_transaction(word, len(words))
         if self.queued_bytes > self.limits.frame:
             self.spoilt = True
             raise Refusal(f"ERR a transaction of more than {self.limits.frame} bytes")
+        if self.queued_cost > TRANSACTION_COST_MAX:
+            self.spoilt = True
+            raise Refusal(f"ERR a transaction that is more work than {TRANSACTION_COST_MAX} commands of one key")
         self.queue.append(Queued(word, words))
         return QUEUED
 
@@ -353,20 +421,26 @@ class RedisConversation:
         if isinstance(call, Calls):
             return Later(self.store.execute_all(call.steps), call.show, WHOLE_TABLE_COST)
         cost = WHOLE_TABLE_COST if call.command.word.scope is Scope.TABLE else 1
+        if isinstance(call.command, Scan):
+            cost = max(cost, call.command.count // KEYS_PER_COST)
         touch = call.touch if call.touch is not None else not self.no_touch
-        return Later(self.store.execute(call.command, self.space, touch=touch), call.show, cost, call.errors)
+        made = length_after(self.store.keyspaces[self.space], call.command)
+        outcome = self.store.execute(call.command, self.space, touch=touch)
+        read = outcome.size if isinstance(outcome, Held) else size_of(outcome)
+        return Later(outcome, call.show, cost + (made + read) // BYTES_PER_COST, call.errors)
 
     # -- what is said ---------------------------------------------------------------------------------------
 
-    def push(self, value: Value, size: int) -> None:
+    def push(self, said: Said, size: int) -> None:
         """Say something unasked; behind the reply, if this client's own command says it.
 
         size: in bytes, near enough.
         """
         if self._is_carrying_out:
-            self._own_pushes.append((value, size))
+            self._own_pushes.append((said, size))
             return
-        self._push(Due(0, partial(self._say, value, self.protocol)), size)
+        protocol = self.protocol
+        self._push(Due(0, lambda _: said(protocol)), size)
 
     @property
     def is_subscribed(self) -> bool:
@@ -374,16 +448,52 @@ class RedisConversation:
         return bool(self.channels or self.patterns)
 
     def _say(self, value: Value, protocol: Resp, _reply: Reply) -> Sequence[bytes]:
-        if isinstance(value, Several):
-            return [piece for one in value.values for piece in encode_parts(one, protocol)]
-        return encode_parts(value, protocol)
+        return self._said(value, protocol)
 
     def _say_later(self, later: Later, protocol: Resp, reply: Reply) -> Sequence[bytes]:
-        return encode_parts(shown(later.show, reply, later.errors), protocol)
+        return self._said(shown(later.show, reply, later.errors), protocol)
+
+    def _said(self, value: Value, protocol: Resp) -> list[bytes]:
+        """The bytes of a reply, which are no more than a frame may have; of any other, those of an error."""
+        if isinstance(value, Several):
+            return [piece for one in value.values for piece in self._said(one, protocol)]
+        if isinstance(value, Prepared):
+            return value.pieces
+        room = self.limits.frame
+        if not isinstance(value, Together):
+            return self._bytes_of(value, protocol, room)
+        pieces = [array_head(len(value.values))]
+        for one in value.values:
+            said = self._bytes_of(one, protocol, room)
+            room -= sum(map(len, said))
+            pieces += said
+        return pieces
+
+    def _bytes_of(self, value: Value, protocol: Resp, room: int) -> list[bytes]:
+        try:
+            return encode_parts(value, protocol, room)
+        except TooLong:
+            text = f"the reply would be longer than the limit of {self.limits.frame:,} bytes"
+            return encode_parts(error_of(Failure(failures.BIGREPLY, text)), protocol)
 
 
 WORD_BYTES: Final = 64
 """Bytes that a queued word takes besides its own."""
+
+
+TELLING_COST: Final = 256
+"""What a word counts as in a transaction that tells of the server, such as COMMAND DOCS, which takes milliseconds."""
+
+
+def _cost_in_transaction(word: Word, words: int) -> int:
+    """How much work a queued command will be, as far as that can be told of it before."""
+    if "scans" in word.flags:
+        cost = SCAN_COUNT_MAX // KEYS_PER_COST
+    elif word.on_keys is not None:
+        cost = 1 if word.keys[0] else WHOLE_TABLE_COST
+    else:
+        cost = 1 if "fast" in word.flags else TELLING_COST
+    return cost + words // WORDS_PER_COST
 
 
 def shown(show: Callable[[Reply], Value], reply: Reply, errors: Errors | None = None) -> Value:
@@ -397,10 +507,12 @@ def _silence(_reply: Reply) -> Sequence[bytes]:
 
 def _unknown(words: Sequence[bytes]) -> str:
     """What is said of a command that nobody knows, with as much of it as helps."""
-    name = words[0][:SHOWN_ARGUMENTS].decode("utf-8", "surrogateescape")
-    arguments = ""
+    name = repeated(words[0], REPEATED_MAX)
+    arguments, room = "", REPEATED_MAX
     for word in words[1:]:
-        if len(arguments) >= SHOWN_ARGUMENTS:
+        if room <= 0:
             break
-        arguments += f"'{word[: SHOWN_ARGUMENTS - len(arguments)].decode('utf-8', 'surrogateescape')}' "
+        quoted = f"'{repeated(word, room)}' "
+        arguments += quoted
+        room -= len(quoted.encode("utf-8", "surrogateescape"))
     return f"ERR unknown command '{name}', with args beginning with: {arguments}"

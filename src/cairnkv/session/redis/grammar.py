@@ -179,6 +179,18 @@ def key(text: bytes) -> bytes:
     return text
 
 
+REPEATED_MAX: Final = 128
+"""Bytes of a name, and of all arguments, that an error about an unknown command repeats, as in Redis."""
+
+
+def repeated(text: bytes, most: int | None = None) -> str:
+    """What a client has said, as an error repeats it: at most so many bytes, and up to the first zero byte.
+
+    There C's strings end, and so does what Redis repeats.
+    """
+    return text[:most].partition(bytes(1))[0].decode("utf-8", "surrogateescape")
+
+
 def wrong_number(name: str) -> str:
     """What is said when there are too many or too few arguments."""
     return f"ERR wrong number of arguments for '{name}' command"

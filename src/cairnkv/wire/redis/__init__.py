@@ -19,8 +19,11 @@ from cairnkv.wire.redis.replies import (
     Resp,
     SetOf,
     Simple,
+    TooLong,
     Value,
     Verbatim,
+    array_head,
+    bulk_strings,
     double_text,
     encode_parts,
 )
@@ -37,8 +40,11 @@ __all__ = [
     "Resp",
     "SetOf",
     "Simple",
+    "TooLong",
     "Value",
     "Verbatim",
+    "array_head",
+    "bulk_strings",
     "double_text",
     "encode_parts",
 ]

@@ -25,6 +25,7 @@ What always holds: no text can end its line early; a long bulk string is not cop
 import dataclasses
 import enum
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Final, Literal, TypeAlias, TypeGuard
@@ -111,36 +112,52 @@ _BOOLS: Final = {2: (b":0\r\n", b":1\r\n"), 3: (b"#f\r\n", b"#t\r\n")}
 _ONE_LINE: Final = {ord("\r"): " ", ord("\n"): " "}
 
 
-def encode_parts(value: Value, protocol: Resp) -> list[bytes]:
+class TooLong(Exception):
+    """A value of more bytes than there is room for."""
+
+
+def encode_parts(value: Value, protocol: Resp, room: int | None = None) -> list[bytes]:
     """The bytes of a value in pieces, so that a long string need not be copied to be sent; at least one piece.
 
-    Raises `TypeError` for what is no `Value`.
+    room: bytes that there may be; None: any number. Raises `TooLong` before there are many more of them,
+    and `TypeError` for what is no `Value`.
 
     >>> encode_parts([1, b"two", None], 2)
     [b'*3\\r\\n:1\\r\\n$3\\r\\ntwo\\r\\n$-1\\r\\n']
     >>> encode_parts({b"ratio": 0.5}, 3)
     [b'%1\\r\\n$5\\r\\nratio\\r\\n,0.5\\r\\n']
     """
-    if not _is_long(value) and (flat := _flat(value, protocol)) is not None:
-        return [flat]  # nearly every reply
+    room = sys.maxsize if room is None else room
+    if not _is_long(value) and (flat := _flat(value, protocol)) is not None:  # nearly every reply
+        if len(flat) > room:
+            raise TooLong
+        return [flat]
     parts: list[bytes] = []
     short: list[bytes] = []  # what will be one piece
     unsaid: list[Iterator[Value]] = [iter((value,))]  # the rest of each value around the next one
     while unsaid:
         for item in unsaid[-1]:
+            if room < 0:
+                raise TooLong
             if _is_long(item):
-                short.append(b"$%d\r\n" % len(item))
+                head = b"$%d\r\n" % len(item)
+                room -= len(head) + len(item) + 2
+                short.append(head)
                 parts += (b"".join(short), item)
                 short = [b"\r\n"]
             elif (flat := _flat(item, protocol)) is not None:
+                room -= len(flat)
                 short.append(flat)
             else:
                 head, items = _opened(item, protocol)
+                room -= len(head)
                 short.append(head)
                 unsaid.append(iter(items))
                 break
         else:
             unsaid.pop()
+    if room < 0:
+        raise TooLong
     parts.append(b"".join(short))
     return parts
 
@@ -181,7 +198,7 @@ def _flat(value: Value, protocol: Resp) -> bytes | None:
 def _opened(value: Value, protocol: Resp) -> tuple[bytes, Iterable[Value]]:
     """The head of a value that has others in it, and these."""
     if isinstance(value, list | tuple):
-        return b"*%d\r\n" % len(value), value
+        return array_head(len(value)), value
     if isinstance(value, Mapping):
         head = b"%%%d\r\n" % len(value) if protocol == 3 else b"*%d\r\n" % (2 * len(value))
         return head, chain.from_iterable(value.items())
@@ -190,6 +207,16 @@ def _opened(value: Value, protocol: Resp) -> tuple[bytes, Iterable[Value]]:
     if isinstance(value, Push):
         return (b">%d\r\n" if protocol == 3 else b"*%d\r\n") % len(value.items), value.items
     raise TypeError(f"no value of the Redis protocol: {value!r}")
+
+
+def array_head(count: int) -> bytes:
+    """What an array of so many values begins with; for who makes it in parts."""
+    return b"*%d\r\n" % count
+
+
+def bulk_strings(strings: Iterable[bytes]) -> bytes:
+    """The bytes of some strings, one behind the other."""
+    return b"".join(map(_bulk, strings))
 
 
 def _bulk(string: bytes) -> bytes:

@@ -33,6 +33,12 @@ _SHORT_BULKS: Final = {b"$%d" % length: length for length in range(256)}
 
 _SHORT_HEAD: Final = len(b"$255\r")
 
+REDIS_COUNT_MAX: Final = 2**31 - 1
+"""What Redis takes for a number of arguments; a higher one is none."""
+
+EMPTY_PER_LOOK: Final = 64
+"""Requests of no arguments that are stepped over in one go: a megabyte of line ends would take a second."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProtocolFault:
@@ -49,7 +55,8 @@ class RequestDecoder:
     """A connection's bytes in, its requests out.
 
     `feed` takes bytes; `next` gives a request, which has at least one argument, or a `ProtocolFault`, or None when
-    it needs more bytes. Behind a fault the decoder is `broken`: it takes no more bytes.
+    it needs more bytes; or an empty list, which is no request: it has stepped over many empty ones, and there may be
+    more. Behind a fault the decoder is `broken`: it takes no more bytes.
     """
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, trusted: bool = True) -> None:
@@ -97,8 +104,10 @@ class RequestDecoder:
         self._buffer += data
 
     def next(self) -> list[bytes] | ProtocolFault | None:
-        """The next request, or a fault in its place, or None when more bytes are needed."""
-        while len(self._buffer) >= self._wanted:
+        """The next request, or a fault in its place, or None when more bytes are needed; empty: ask again."""
+        for _ in range(EMPTY_PER_LOOK):
+            if len(self._buffer) < self._wanted:
+                break
             event: list[bytes] | ProtocolFault | None
             if self._count < 0 and self._buffer[self._start] != _STAR:
                 event = self._inline()
@@ -108,6 +117,8 @@ class RequestDecoder:
                 return event
             if event is None:
                 break
+        else:
+            return []
         if self._start:
             self._compact()  # now, and not with the bytes that come next: they may be long in coming
         return None
@@ -197,8 +208,10 @@ class RequestDecoder:
         if not isinstance(end, int):
             return end
         count = _integer(self._buffer[self._start + 1 : end])
-        if count is None or count > REDIS_ARGUMENTS_MAX:
+        if count is None or count > REDIS_COUNT_MAX:
             return self._refuse("invalid multibulk length")
+        if count > REDIS_ARGUMENTS_MAX:
+            return self._refuse(f"invalid multibulk length, the limit is {REDIS_ARGUMENTS_MAX:,} arguments")
         if count > STRANGER_ARGUMENTS_MAX and not self.trusted:
             return self._refuse("unauthenticated multibulk length")
         if count <= 0:

@@ -3,15 +3,30 @@
 Clients on the article's wire are not among them.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from cairnkv.session.redis.conversation import NOTHING, RedisConversation
-from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, container, in_conversation, integer
+from cairnkv.limits import CLIENT_NAME_MAX
+from cairnkv.session.conversation import UNFINISHED
+from cairnkv.session.redis.conversation import NOTHING, Job, RedisConversation
+from cairnkv.session.redis.grammar import (
+    SYNTAX,
+    Arguments,
+    Refusal,
+    Value,
+    container,
+    in_conversation,
+    integer,
+    repeated,
+)
 from cairnkv.session.redis.surroundings import DEFAULT_USER
 from cairnkv.session.redis.words.connection import NAME, client_name
 from cairnkv.session.redis.words.helping import help_of
 from cairnkv.wire.redis import OK, Verbatim
+
+LISTED_TOGETHER: Final = 500
+"""Clients that CLIENT LIST looks at in one go: some milliseconds."""
 
 container("CLIENT", group="connection", since="2.4.0", summary="What is known of clients, and what they choose.")
 
@@ -52,11 +67,13 @@ def client_setname(talk: RedisConversation, arguments: Arguments) -> Value:
 def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
     option, value = arguments.take(), arguments.take()
     name, version = talk.library
+    shown = repeated(option)
     if option.upper() not in (b"LIB-NAME", b"LIB-VER"):
-        raise Refusal(f"ERR Unrecognized option '{option.decode('utf-8', 'surrogateescape')}'")
+        raise Refusal(f"ERR Unrecognized option '{shown}'")
     if not NAME.fullmatch(value):
-        text = option.lower().decode()
-        raise Refusal(f"ERR {text} cannot contain spaces, newlines or special characters.")
+        raise Refusal(f"ERR {shown} cannot contain spaces, newlines or special characters.")
+    if len(value) > CLIENT_NAME_MAX:
+        raise Refusal(f"ERR {shown} has at most {CLIENT_NAME_MAX} bytes here")
     talk.library = (value, version) if option.upper() == b"LIB-NAME" else (name, value)
     return OK
 
@@ -132,7 +149,7 @@ def _type_of(talk: RedisConversation) -> str:
 def _type(text: bytes) -> str:
     """A type of clients by its name; there are no masters and no replicas, but they may be asked for."""
     if text.lower() not in _TYPES:
-        raise Refusal(f"ERR Unknown client type '{text.decode('utf-8', 'surrogateescape')}'")
+        raise Refusal(f"ERR Unknown client type '{repeated(text)}'")
     return _TYPES[text.lower()]
 
 
@@ -143,9 +160,13 @@ def _flags(talk: RedisConversation) -> str:
 
 
 def _line(talk: RedisConversation) -> bytes:
-    """A client as CLIENT LIST shows it: the fields that Redis has, as far as there is something true to say."""
+    """A client as CLIENT LIST shows it, with all fields of Redis, since clients rely on them.
+
+    Those on buffers of a fixed size, which nobody has here, are 0.
+    """
     peer = talk.peer
     name, version = talk.library
+    queued = talk.queued_bytes if talk.queue is not None else 0
     fields: dict[str, object] = {
         "id": talk.id,
         "addr": peer.address,
@@ -160,9 +181,17 @@ def _line(talk: RedisConversation) -> bytes:
         "psub": len(talk.patterns),
         "ssub": 0,
         "multi": len(talk.queue) if talk.queue is not None else -1,
-        "qbuf": talk.pending,
-        "multi-mem": talk.queued_bytes if talk.queue is not None else 0,
+        "qbuf": talk.pending - queued,
+        "qbuf-free": 0,
+        "argv-mem": 0,
+        "multi-mem": queued,
+        "rbs": 0,
+        "rbp": 0,
+        "obl": 0,
+        "oll": 0,
         "omem": peer.unsent(),
+        "tot-mem": talk.pending + peer.unsent(),
+        "events": "r",
         "cmd": talk.last_word or "NULL",
         "user": DEFAULT_USER.decode(),
         "redir": -1,
@@ -174,13 +203,28 @@ def _line(talk: RedisConversation) -> bytes:
     return f"{line}\n".encode("utf-8", "surrogateescape")
 
 
-def _shown(talks: Iterable[RedisConversation]) -> Verbatim:
-    return Verbatim(b"".join(map(_line, talks)))
+class _Listing(Job):
+    """The lines of many clients, some at a time; who has gone meanwhile has none."""
+
+    def __init__(self, talk: RedisConversation, clients: Iterable[RedisConversation]) -> None:
+        self._present = talk.surroundings.clients
+        self._room = talk.limits.frame
+        self._clients = deque(clients)
+        self._lines: list[bytes] = []
+
+    def step(self) -> Value:
+        for _ in range(min(LISTED_TOGETHER, len(self._clients))):
+            client = self._clients.popleft()
+            if client.id in self._present:
+                self._lines.append(_line(client))
+                self.kept += len(self._lines[-1])
+        # What is longer than a reply may be is refused where it is made into bytes.
+        return UNFINISHED if self._clients and self.kept <= self._room else Verbatim(b"".join(self._lines))
 
 
 @in_conversation("CLIENT INFO", "noscript", group="connection", since="6.2.0", summary="What is known of this client.")
 def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
-    return _shown([talk])
+    return Verbatim(_line(talk))
 
 
 @in_conversation(
@@ -194,14 +238,14 @@ def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
     clients = talk.surroundings.clients
     talk.costs(len(clients))
     if not len(arguments):
-        return _shown(clients.values())
+        return _Listing(talk, clients.values())
     option = arguments.word()
     if option == b"TYPE" and len(arguments) == 1:
         kind = _type(arguments.take())
-        return _shown(client for client in clients.values() if _type_of(client) == kind)
+        return _Listing(talk, (client for client in clients.values() if _type_of(client) == kind))
     if option == b"ID" and len(arguments):
-        ids = [integer(text, "ERR Invalid client ID") for text in arguments.rest()]
-        return _shown(clients[number] for number in ids if number in clients)
+        ids = dict.fromkeys(integer(text, "ERR Invalid client ID") for text in arguments.rest())
+        return _Listing(talk, (clients[number] for number in ids if number in clients))
     raise Refusal(SYNTAX)
 
 
@@ -251,7 +295,7 @@ def _filter(option: bytes, value: bytes) -> Callable[[RedisConversation], bool]:
             return lambda client: _type_of(client) == kind
         case b"USER":
             if value != DEFAULT_USER:
-                raise Refusal(f"ERR No such user '{text}'")
+                raise Refusal(f"ERR No such user '{repeated(value)}'")
             return lambda client: client.authenticated
         case b"ADDR":
             return lambda client: client.peer.address == text

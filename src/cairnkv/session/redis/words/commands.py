@@ -1,13 +1,28 @@
 """COMMAND: what the server understands, all of it drawn from what the words declare."""
 
 from collections.abc import Iterable
+from typing import Final
 
-from cairnkv.limits import PATTERN_MAX
 from cairnkv.session.redis import manual
 from cairnkv.session.redis.conversation import RedisConversation
-from cairnkv.session.redis.glob import matcher
-from cairnkv.session.redis.grammar import SYNTAX, WORDS, Arguments, Refusal, Value, Word, in_conversation
-from cairnkv.session.redis.words.helping import help_of
+from cairnkv.session.redis.grammar import (
+    REPEATED_MAX,
+    SYNTAX,
+    WORDS,
+    Arguments,
+    Refusal,
+    Value,
+    Word,
+    in_conversation,
+    repeated,
+)
+from cairnkv.session.redis.words.helping import help_of, matchers
+
+NAMES_MAX: Final = 512
+"""Commands that are told of at once: some tens of milliseconds of work. There are not so many."""
+
+COST_OF_NAME: Final = 4
+"""Commands of one key that are as much work."""
 
 
 @in_conversation(
@@ -19,7 +34,7 @@ from cairnkv.session.redis.words.helping import help_of
 )
 def command(talk: RedisConversation, arguments: Arguments) -> Value:
     if len(arguments):
-        shown = arguments.take()[:128].decode("utf-8", "surrogateescape")
+        shown = repeated(arguments.take(), REPEATED_MAX)
         raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
     return [manual.described(word) for word in WORDS.values()]
 
@@ -39,7 +54,7 @@ def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
 def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         return [manual.described(word) for word in WORDS.values()]
-    words = map(manual.find, arguments.rest())
+    words = _named(talk, arguments)
     return [None if word is None else manual.described(word) for word in words]
 
 
@@ -52,8 +67,16 @@ def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.costs(len(WORDS))
-    words: Iterable[Word | None] = map(manual.find, arguments.rest()) if len(arguments) else WORDS.values()
+    words: Iterable[Word | None] = _named(talk, arguments) if len(arguments) else WORDS.values()
     return {word.name.encode(): manual.documented(word) for word in words if word is not None}
+
+
+def _named(talk: RedisConversation, arguments: Arguments) -> list[Word | None]:
+    """The words with these names."""
+    talk.costs(COST_OF_NAME * len(arguments))
+    if len(arguments) > NAMES_MAX:
+        raise Refusal(f"ERR more than {NAMES_MAX} names of commands at once")
+    return list(map(manual.find, arguments.rest()))
 
 
 @in_conversation(
@@ -68,20 +91,18 @@ def command_list(talk: RedisConversation, arguments: Arguments) -> Value:
     if len(arguments):
         if arguments.word() != b"FILTERBY" or len(arguments) != 2:
             raise Refusal(SYNTAX)
-        words = _filtered(words, arguments.word(), arguments.take())
+        words = _filtered(talk, words, arguments.word(), arguments.take())
     return [word.name.encode() for word in words]
 
 
-def _filtered(words: list[Word], kind: bytes, text: bytes) -> list[Word]:
+def _filtered(talk: RedisConversation, words: list[Word], kind: bytes, text: bytes) -> list[Word]:
     match kind:
         case b"MODULE":
             return []  # there are none
         case b"ACLCAT":
             return [word for word in words if text.lower().decode("utf-8", "replace") in manual.categories(word)]
         case b"PATTERN":
-            if len(text) > PATTERN_MAX:
-                raise Refusal(f"ERR a pattern has at most {PATTERN_MAX} bytes here")
-            matches = matcher(text.lower())
+            (matches,) = matchers(talk, [text.lower()])
             return [word for word in words if matches(word.name.encode())]
         case _:
             raise Refusal(SYNTAX)

@@ -3,12 +3,10 @@
 Each goes by Redis' name, where Redis has one for it, and by its own.
 """
 
-from cairnkv.limits import PATTERN_MAX
 from cairnkv.session.redis.conversation import RedisConversation
-from cairnkv.session.redis.glob import matcher
-from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, container, in_conversation
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, container, in_conversation, repeated
 from cairnkv.session.redis.surroundings import OptionRefused
-from cairnkv.session.redis.words.helping import help_of
+from cairnkv.session.redis.words.helping import help_of, matchers
 from cairnkv.session.redis.words.information import counted
 from cairnkv.wire.redis import OK
 
@@ -25,10 +23,7 @@ container("CONFIG", group="server", since="2.0.0", summary="How the server is se
 def config_get(talk: RedisConversation, arguments: Arguments) -> Value:
     options = talk.surroundings.options.all()
     found: dict[bytes, Value] = {}
-    for pattern in arguments.rest():
-        if len(pattern) > PATTERN_MAX:
-            raise Refusal(f"ERR a pattern has at most {PATTERN_MAX} bytes here")
-        matches = matcher(pattern.lower())
+    for matches in matchers(talk, [pattern.lower() for pattern in arguments.rest()]):
         found |= {
             name.encode(): value.encode("utf-8", "surrogateescape")
             for name, value in options.items()
@@ -45,19 +40,19 @@ def config_get(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="Change options, all or none of them.",
 )
 def config_set(talk: RedisConversation, arguments: Arguments) -> Value:
-    texts = [text.decode("utf-8", "surrogateescape") for text in arguments.rest()]
+    texts = arguments.rest()
     if len(texts) % 2:
         raise Refusal(SYNTAX)
     options = talk.surroundings.options
     known = options.all()
     values: dict[str, str] = {}
     for given, value in zip(texts[::2], texts[1::2], strict=True):
-        name = given.lower()
+        name = given.lower().decode("utf-8", "surrogateescape")
         if name not in known:
-            raise Refusal(f"ERR Unknown option or number of arguments for CONFIG SET - '{given}'")
+            raise Refusal(f"ERR Unknown option or number of arguments for CONFIG SET - '{repeated(given)}'")
         if name in values:
-            raise _failed(given, "duplicate parameter")
-        values[name] = value
+            raise _failed(repeated(given), "duplicate parameter")
+        values[name] = value.decode("utf-8", "surrogateescape")
     try:
         options.set(values)
     except OptionRefused as refused:

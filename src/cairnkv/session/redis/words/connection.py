@@ -6,9 +6,9 @@ What a client can say of itself and of other clients is in `clients`.
 import re
 from typing import Final
 
-from cairnkv.limits import SPACES
+from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.session.redis.conversation import RedisConversation
-from cairnkv.session.redis.grammar import SYNTAX, WRONG_SPACE, Arguments, Refusal, Value, in_conversation, wrong_number
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, in_conversation, repeated, wrong_number
 from cairnkv.session.redis.surroundings import DEFAULT_USER
 from cairnkv.version import REDIS_VERSION, VERSION
 from cairnkv.wire.redis import OK, Resp, Simple
@@ -65,10 +65,7 @@ def reset(talk: RedisConversation, arguments: Arguments) -> Value:
     "SELECT index", "fast", group="connection", since="1.0.0", summary="Speak of another of the keyspaces, 0 to 15."
 )
 def select(talk: RedisConversation, arguments: Arguments) -> Value:
-    space = arguments.integer()
-    if not 0 <= space < SPACES:
-        raise Refusal(WRONG_SPACE)
-    talk.space = space
+    talk.space = arguments.space_number()
     return OK
 
 
@@ -120,7 +117,7 @@ def hello(talk: RedisConversation, arguments: Arguments) -> Value:
         elif option.upper() == b"SETNAME" and len(arguments) >= 1:
             name = client_name(arguments.take())
         else:
-            raise Refusal(f"ERR Syntax error in HELLO option '{option.decode('utf-8', 'surrogateescape')}'")
+            raise Refusal(f"ERR Syntax error in HELLO option '{repeated(option)}'")
     if said is not None:
         if not talk.surroundings.accepts(*said):
             raise Refusal(WRONG_PASSWORD)
@@ -150,4 +147,6 @@ def client_name(name: bytes) -> bytes:
     """The name that a client gives itself; an empty one takes it away."""
     if not NAME.fullmatch(name):
         raise Refusal("ERR Client names cannot contain spaces, newlines or special characters.")
+    if len(name) > CLIENT_NAME_MAX:
+        raise Refusal(f"ERR a client's name has at most {CLIENT_NAME_MAX} bytes here")
     return name

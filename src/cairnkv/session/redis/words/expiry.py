@@ -9,7 +9,7 @@ from typing import Final
 
 from cairnkv.commands import MISSING, Deadline, ExpireWith, Persist, Reply, Ttl
 from cairnkv.limits import INTEGER_MIN, TTL_MAX
-from cairnkv.session.redis.grammar import Arguments, Call, Refusal, Value, integer, on_keys, wrong_time
+from cairnkv.session.redis.grammar import Arguments, Call, Refusal, Value, integer, on_keys, repeated, wrong_time
 from cairnkv.session.redis.words.showing import number
 
 SECOND: Final = 1_000
@@ -87,8 +87,7 @@ def _conditions(words: Sequence[bytes]) -> dict[str, bool]:
     for word in words:
         name = _CONDITIONS.get(word.upper())
         if name is None:
-            # C's strings end at a zero byte, and so does what Redis repeats of them.
-            raise Refusal(f"ERR Unsupported option {word.partition(bytes(1))[0].decode('utf-8', 'surrogateescape')}")
+            raise Refusal(f"ERR Unsupported option {repeated(word)}")
         given.add(name)
     if "if_none" in given and len(given) > 1:
         raise Refusal("ERR NX and XX, GT or LT options at the same time are not compatible")

@@ -1,7 +1,27 @@
-"""HELP of the words that have others behind them, made from what these declare."""
+"""What words of several modules share: HELP, made from what they declare, and the patterns that they are given."""
 
-from cairnkv.session.redis.grammar import WORDS, Arguments, Value, in_conversation
+from collections.abc import Sequence
+from typing import Final
+
+from cairnkv.limits import PATTERN_MAX, PATTERNS_BYTES_MAX
+from cairnkv.session.redis.conversation import RedisConversation
+from cairnkv.session.redis.glob import Matcher, matcher
+from cairnkv.session.redis.grammar import WORDS, Arguments, Refusal, Value, in_conversation
 from cairnkv.wire.redis import Simple
+
+PATTERN_BYTES_PER_COST: Final = 8
+"""Bytes of a pattern that are as much work to make ready as a command of one key."""
+
+
+def matchers(talk: RedisConversation, patterns: Sequence[bytes]) -> list[Matcher]:
+    """What tells whether strings match glob patterns, which are bounded for one command."""
+    together = sum(map(len, patterns))
+    talk.costs(together // PATTERN_BYTES_PER_COST)
+    if any(len(pattern) > PATTERN_MAX for pattern in patterns):
+        raise Refusal(f"ERR a pattern has at most {PATTERN_MAX} bytes here")
+    if together > PATTERNS_BYTES_MAX:
+        raise Refusal(f"ERR the patterns of a command have at most {PATTERNS_BYTES_MAX} bytes together here")
+    return list(map(matcher, patterns))
 
 
 def help_of(name: str, *, since: str) -> None:

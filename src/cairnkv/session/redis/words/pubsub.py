@@ -1,18 +1,27 @@
 """The words on channels: subscribing to them, and speaking on them.
 
 Who subscribes hears of each channel by itself: a push in version 3 of the protocol, an array in version 2. A channel's
-name has the bounds of a key, since patterns are held against it.
+name is short, since all patterns are held against it.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from cairnkv.limits import KEY_MAX, PATTERN_MAX
-from cairnkv.session.redis.conversation import RedisConversation, Several
-from cairnkv.session.redis.glob import matcher
+from cairnkv.limits import CHANNEL_MAX, PATTERN_MAX, SUBSCRIBED_BYTES_MAX, SUBSCRIPTIONS_MAX
+from cairnkv.session.conversation import UNFINISHED
+from cairnkv.session.redis.conversation import Job, RedisConversation, Several
+from cairnkv.session.redis.glob import Matcher
 from cairnkv.session.redis.grammar import Arguments, Refusal, Value, container, in_conversation
-from cairnkv.session.redis.pubsub import SUBSCRIBED_BYTES_MAX, SUBSCRIPTIONS_MAX
-from cairnkv.session.redis.words.helping import help_of
+from cairnkv.session.redis.pubsub import kept_for_channel, kept_for_pattern
+from cairnkv.session.redis.words.helping import help_of, matchers
 from cairnkv.wire.redis import Push
+
+MATCHED_TOGETHER: Final = 30_000
+"""Channels that PUBSUB CHANNELS matches in one go, if the pattern had one byte: some tens of milliseconds at most."""
+
+NAMES_MAX: Final = 8_192
+"""Channels that one command may name: some tens of milliseconds of work."""
 
 
 def _said(talk: RedisConversation, what: bytes, name: bytes | None) -> Push:
@@ -20,15 +29,24 @@ def _said(talk: RedisConversation, what: bytes, name: bytes | None) -> Push:
     return Push((what, name, len(talk.channels) + len(talk.patterns)))
 
 
-def _check_room(talk: RedisConversation, names: Sequence[bytes], longest: int, what: str) -> None:
+def _check_count(talk: RedisConversation, names: Sequence[bytes]) -> None:
+    """Refuse what would be too much work at once."""
+    talk.costs(len(names))
+    if len(names) > NAMES_MAX:
+        raise Refusal(f"ERR more than {NAMES_MAX} names at once")
+
+
+def _check_room(
+    talk: RedisConversation, names: Sequence[bytes], longest: int, what: str, kept: Callable[[bytes], int]
+) -> None:
     """Refuse what would be more than a client may listen to."""
     if any(len(name) > longest for name in names):
         raise Refusal(f"ERR a {what} has at most {longest} bytes here")
-    known = [*talk.channels, *talk.patterns]
-    if len(known) + len(names) > SUBSCRIPTIONS_MAX:
+    _check_count(talk, names)
+    if len(talk.channels) + len(talk.patterns) + len(names) > SUBSCRIPTIONS_MAX:
         raise Refusal(f"ERR more than {SUBSCRIPTIONS_MAX} subscriptions")
-    if sum(map(len, known)) + sum(map(len, names)) > SUBSCRIBED_BYTES_MAX:
-        raise Refusal(f"ERR subscriptions with names of more than {SUBSCRIBED_BYTES_MAX} bytes together")
+    if talk.subscribed_bytes + sum(map(kept, names)) > SUBSCRIBED_BYTES_MAX:
+        raise Refusal(f"ERR subscriptions that take more than {SUBSCRIBED_BYTES_MAX} bytes together")
 
 
 def _leave(
@@ -53,7 +71,7 @@ def _leave(
 )
 def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_room(talk, names, KEY_MAX, "channel's name")
+    _check_room(talk, names, CHANNEL_MAX, "channel's name", kept_for_channel)
     said = []
     for name in names:
         talk.surroundings.pubsub.subscribe(name, talk)
@@ -69,7 +87,9 @@ def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="Listen to these channels no longer, or to none at all.",
 )
 def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
-    names = arguments.rest() or list(talk.channels)
+    names = arguments.rest()
+    _check_count(talk, names)
+    names = names or list(talk.channels)
     return _leave(talk, b"unsubscribe", names, talk.surroundings.pubsub.unsubscribe)
 
 
@@ -82,7 +102,10 @@ def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_room(talk, names, PATTERN_MAX, "pattern")
+    _check_room(talk, names, PATTERN_MAX, "pattern", kept_for_pattern)
+    matchers(talk, names)
+    if not talk.surroundings.pubsub.has_room_for(names):
+        raise Refusal("ERR too many patterns with several stars are listened to by all clients together")
     said = []
     for name in names:
         talk.surroundings.pubsub.subscribe_pattern(name, talk)
@@ -98,7 +121,9 @@ def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="Listen to these patterns no longer, or to none at all.",
 )
 def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
-    names = arguments.rest() or list(talk.patterns)
+    names = arguments.rest()
+    _check_count(talk, names)
+    names = names or list(talk.patterns)
     return _leave(talk, b"punsubscribe", names, talk.surroundings.pubsub.unsubscribe_pattern)
 
 
@@ -111,11 +136,26 @@ def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def publish(talk: RedisConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
-    if len(channel) > KEY_MAX:
+    if len(channel) > CHANNEL_MAX:
         return 0  # nobody can listen to it
     told = talk.surroundings.pubsub.publish(channel, message)
     talk.costs(told + talk.surroundings.pubsub.patterns())
     return told
+
+
+class _Channels(Job):
+    """The channels that match a pattern, some at a time."""
+
+    def __init__(self, channels: list[bytes], matches: Matcher, together: int) -> None:
+        self._channels = deque(channels)
+        self._matches = matches
+        self._together = together
+        self._found: list[bytes] = []
+
+    def step(self) -> Value:
+        some = [self._channels.popleft() for _ in range(min(self._together, len(self._channels)))]
+        self._found += filter(self._matches, some)
+        return UNFINISHED if self._channels else self._found
 
 
 container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of channels.")
@@ -133,10 +173,8 @@ def pubsub_channels(talk: RedisConversation, arguments: Arguments) -> Value:
     if len(arguments):
         pattern = arguments.take()
         arguments.end("ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.")
-        if len(pattern) > PATTERN_MAX:
-            raise Refusal(f"ERR a pattern has at most {PATTERN_MAX} bytes here")
-        matches = matcher(pattern)
-        channels = [channel for channel in channels if matches(channel)]
+        (matches,) = matchers(talk, [pattern])
+        return _Channels(channels, matches, max(1, MATCHED_TOGETHER // max(1, len(pattern))))
     return channels
 
 

@@ -5,21 +5,25 @@ several turns; within a transaction, which others may not come in between, it is
 """
 
 import re
+from collections.abc import Set
 from typing import Final
 
 from cairnkv.commands import Count, Failure, Items, RandomKey, Reply, Scan
 from cairnkv.commands.vocabulary import CURSOR
 from cairnkv.limits import SCAN_COUNT_MAX
 from cairnkv.session.conversation import UNFINISHED
-from cairnkv.session.redis.conversation import Job, Later, RedisConversation
-from cairnkv.session.redis.glob import Matcher, literal_prefix, matcher
+from cairnkv.session.redis.conversation import Job, Later, Prepared, RedisConversation
+from cairnkv.session.redis.glob import Matcher, literal_prefix, matcher, searched
 from cairnkv.session.redis.grammar import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
 from cairnkv.session.redis.words.showing import number, value_or_null
 from cairnkv.store import Held
-from cairnkv.wire.redis import Error
+from cairnkv.wire.redis import Error, array_head, bulk_strings
 
-KEYS_IN_TRANSACTION_MAX: Final = 100_000
-"""Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted: some tenths of a second."""
+KEYS_IN_TRANSACTION_MAX: Final = SCAN_COUNT_MAX
+"""Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted."""
+
+KEYS_TOGETHER: Final = 2_000
+"""Keys that KEYS looks at in one go."""
 
 SCAN_COUNT: Final = 10
 """Keys that a slice looks at unless the client asks for another number, as in Redis."""
@@ -28,8 +32,9 @@ SHORT_PATTERN: Final = 32
 """Bytes of a pattern up to which it costs less to match a key than to look it up. With longer ones, made for it, a
 slice of keys could take seconds, so there are fewer keys in a slice."""
 
-KEY_BYTES: Final = 16
-"""Bytes that a key takes in a reply besides its own, at most."""
+SEARCH_MAX: Final = 1_000
+"""Steps for each byte of a key that matching a slice of keys may take, where the pattern has to be searched for: with
+the longest keys that is some tens of milliseconds."""
 
 _CURSOR: Final = re.compile(rb"(?:[+-]?[0-9]{1,20})?")
 """A number as C's strtoul reads it for Redis: nothing stands for 0, and what is below 0 counts back from 2 ** 64."""
@@ -49,7 +54,7 @@ def randomkey(arguments: Arguments) -> Call:
 
 @on_keys(
     "SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]",
-    "readonly",
+    "readonly scans",
     group="generic",
     since="2.8.0",
     summary="Some of the keys, and the cursor to go on with; 0 is the first one, and means the end.",
@@ -84,7 +89,8 @@ def scan(arguments: Arguments) -> Call:
 
 def _affordable(count: int, pattern: bytes) -> int:
     """How many keys may be looked at instead of so many, since there is a pattern to match."""
-    return count * SHORT_PATTERN // max(len(pattern), SHORT_PATTERN) or 1
+    count = count * SHORT_PATTERN // max(len(pattern), SHORT_PATTERN)
+    return max(1, min(count, SEARCH_MAX // steps) if (steps := searched(pattern)) else count)
 
 
 def _reading(pattern: bytes) -> tuple[Matcher, bytes]:
@@ -110,9 +116,11 @@ class _Keys(Job):
         self._store = talk.store
         self._space = talk.space
         self._room = talk.limits.frame
-        self._count = _affordable(SCAN_COUNT_MAX, pattern)
+        self._count = _affordable(KEYS_TOGETHER, pattern)
         self._cursor = 0
-        self._found: dict[bytes, None] = {}  # a key that was moved may come twice
+        self._last: Set[bytes] = frozenset()  # of the slice before: of keys that share a place, some may come again
+        self._pieces = [b""]  # of the reply, made as the keys are found; the head comes first, and last of all
+        self._count_found = 0
         self._held: list[Held] = []
 
     def step(self) -> Value:
@@ -123,11 +131,13 @@ class _Keys(Job):
         if isinstance(reply, Failure):
             return error_of(reply)
         self._cursor, keys = _slice(reply)
-        for key in keys:
-            if self._matches(key) and key not in self._found:
-                self._found[key] = None
-                self._room -= len(key) + KEY_BYTES
-        if self._room < 0:
+        found = {key for key in keys if self._matches(key)}
+        new = found - self._last
+        self._last = found
+        self._count_found += len(new)
+        self._pieces.append(bulk_strings(new))
+        self.kept += len(self._pieces[-1])
+        if self.kept > self._room:
             return Error("ERR the keys that match are more than a reply has room for; use SCAN")
         return UNFINISHED if self._cursor else Later(outcome, self._show)
 
@@ -136,7 +146,8 @@ class _Keys(Job):
         for held in self._held:
             if isinstance(held.reply, Failure):
                 return error_of(held.reply)
-        return list(self._found)
+        self._pieces[0] = array_head(self._count_found)
+        return Prepared(self._pieces)
 
 
 def _keys_alone(talk: RedisConversation, arguments: Arguments) -> Value:
@@ -145,7 +156,7 @@ def _keys_alone(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @on_keys(
     "KEYS pattern",
-    "readonly",
+    "readonly scans",
     group="generic",
     since="1.0.0",
     summary="All keys that match a pattern, though not of one moment; see SCAN.",

@@ -10,12 +10,22 @@ from itertools import islice
 from typing import Final
 
 from cairnkv.commands import Replies, Reply, Step
-from cairnkv.session.redis.conversation import Later, Queued, RedisConversation, Several, shown
+from cairnkv.limits import TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
+from cairnkv.session.redis.conversation import (
+    NOTHING,
+    Job,
+    Later,
+    Queued,
+    RedisConversation,
+    Several,
+    Together,
+    shown,
+)
 from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, in_conversation
 from cairnkv.wire.redis import NULL_ARRAY, OK, Error
 
-WATCHED_MAX: Final = 65_536
-"""Keys that one client may watch."""
+WATCHED_BYTES: Final = 256
+"""Bytes that a watched key takes besides its own, near enough."""
 
 
 @in_conversation(
@@ -25,7 +35,7 @@ def multi(talk: RedisConversation, arguments: Arguments) -> Value:
     if talk.queue is not None:
         raise Refusal("ERR MULTI calls can not be nested")
     talk.queue = []
-    talk.queued_bytes = 0
+    talk.queued_bytes = talk.queued_cost = 0
     talk.spoilt = False
     return OK
 
@@ -36,8 +46,7 @@ def multi(talk: RedisConversation, arguments: Arguments) -> Value:
 def discard(talk: RedisConversation, arguments: Arguments) -> Value:
     if talk.queue is None:
         raise Refusal("ERR DISCARD without MULTI")
-    talk.queue = None
-    talk.watched = []
+    talk.forget_transaction()
     return OK
 
 
@@ -51,17 +60,19 @@ def discard(talk: RedisConversation, arguments: Arguments) -> Value:
 def watch(talk: RedisConversation, arguments: Arguments) -> Value:
     if talk.queue is not None:
         raise Refusal("ERR WATCH inside MULTI is not allowed")
-    known = {(space, watched.key) for space, watched in talk.watched}
-    keys = [key for key in dict.fromkeys(arguments.keys()) if (talk.space, key) not in known]
-    if len(talk.watched) + len(keys) > WATCHED_MAX:
+    keys = dict.fromkeys(arguments.keys())
+    places = [(talk.space, key) for key in keys if (talk.space, key) not in talk.watched]
+    if len(talk.watched) + len(places) > WATCHED_MAX:
         raise Refusal(f"ERR more than {WATCHED_MAX} keys are watched")
-    talk.watched += ((talk.space, talk.store.watch(talk.space, key)) for key in keys)
+    for place in places:
+        talk.watched[place] = talk.store.watch(*place)
+        talk.watched_bytes += len(place[1]) + WATCHED_BYTES
     return OK
 
 
 @in_conversation("UNWATCH", "fast", group="transactions", since="2.2.0", summary="Watch no key any more.")
 def unwatch(talk: RedisConversation, arguments: Arguments) -> Value:
-    talk.watched = []
+    talk.forget_watched()
     return OK
 
 
@@ -88,8 +99,9 @@ class _Planned:
 def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     if talk.queue is None:
         raise Refusal("ERR EXEC without MULTI")
-    queue, talk.queue = talk.queue, None
-    watched, talk.watched = talk.watched, []
+    queue = talk.queue
+    watched = [(space, before) for (space, _), before in talk.watched.items()]
+    talk.forget_transaction()
     if talk.spoilt:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
     unchanged = talk.store.execute_all((), watched)
@@ -100,9 +112,10 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
 
     def show(reply: Reply) -> Value:
         replies = iter(reply.values if isinstance(reply, Replies) else ())
-        return [one.say(replies) for one in planned]
+        return Together([one.say(replies) for one in planned])
 
-    return Later(talk.store.execute_all(steps), show, cost=max(1, len(steps)))
+    outcome = talk.store.execute_all(steps, bytes_max=TRANSACTION_BYTES_MAX)
+    return Later(outcome, show, cost=talk.queued_cost, size=talk.queued_bytes)
 
 
 def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planned:
@@ -116,9 +129,13 @@ def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planne
                 return _Planned(call.show, several=len(call.steps))
             steps.append(Step(talk.space, call.command))
             return _Planned(call.show, errors=call.errors)
+        if talk.cost > TRANSACTION_COST_MAX:
+            raise Refusal("ERR not carried out: the transaction has been too much work already")
         value = talk.carry(word, queued.words)
+        if isinstance(value, Job):
+            value = value.finish()
     except Refusal as refusal:
         value = Error(str(refusal))
     if isinstance(value, Several):
         value = value.values[-1]
-    return _Planned(None, value)
+    return _Planned(None, None if value is NOTHING else value)
