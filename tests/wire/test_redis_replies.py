@@ -16,8 +16,11 @@ from cairnkv.wire.redis import (
     Resp,
     SetOf,
     Simple,
+    TooLong,
     Value,
     Verbatim,
+    array_head,
+    bulk_strings,
     double_text,
     encode_parts,
 )
@@ -198,6 +201,22 @@ def as_read(value: Any, protocol: Resp) -> Any:
 def test_what_is_written_is_read_again(value: Value, protocol: Resp) -> None:
     """Compared by `repr`, to which True and 1 are two things, and not a number is itself."""
     assert repr(decode(encode(value, protocol))) == repr(as_read(value, protocol))
+
+
+@given(value=VALUES, protocol=st.sampled_from([2, 3]), long=st.booleans())
+def test_a_value_for_which_there_is_room_and_one_byte_less(value: Value, protocol: Resp, long: bool) -> None:
+    if long:
+        value = [value, b"v" * LONG]
+    parts = encode_parts(value, protocol)
+    size = sum(map(len, parts))
+    assert encode_parts(value, protocol, size) == parts
+    with pytest.raises(TooLong):
+        encode_parts(value, protocol, size - 1)
+
+
+@given(values=st.lists(st.binary(max_size=20), max_size=9))
+def test_an_array_of_strings_that_is_made_in_parts(values: list[bytes]) -> None:
+    assert array_head(len(values)) + bulk_strings(values) == encode(values, 2)
 
 
 @given(values=st.lists(VALUES, max_size=4), protocol=st.sampled_from([2, 3]), cuts=st.lists(st.integers(0, 200)))

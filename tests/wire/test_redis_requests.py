@@ -16,7 +16,7 @@ from cairnkv.limits import (
 )
 from cairnkv.wire import Limits
 from cairnkv.wire.redis import ProtocolFault, RequestDecoder
-from cairnkv.wire.redis.requests import split_line
+from cairnkv.wire.redis.requests import EMPTY_PER_LOOK, split_line
 from tests.support.resp import quoted, request
 from tests.support.strategies import cut, cuttings
 
@@ -227,6 +227,16 @@ def test_faults(data: bytes, text: str) -> None:
 
 def test_what_stands_before_a_fault_is_given() -> None:
     assert events_of(b"PING\r\n*x\r\nPING\r\n") == [[b"PING"], fault("invalid multibulk length")]
+
+
+@pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"*0\r\n", b"*-7\r\n"])
+def test_many_empty_requests_are_stepped_over_some_at_a_time(empty: bytes) -> None:
+    """Else a megabyte of them would hold up everybody for a second."""
+    decoder = RequestDecoder()
+    decoder.feed(empty * (2 * EMPTY_PER_LOOK) + b"PING\r\n")
+    assert [decoder.next(), decoder.next(), decoder.next()] == [[], [], [b"PING"]]
+    assert decoder.next() is None
+    assert decoder.pending == 0
 
 
 # -- limits --------------------------------------------------------------------------------------------------
