@@ -167,11 +167,11 @@ class TestWhatItIs:
         assert 0 <= position(key) < 2**32
 
     def test_a_store_that_needs_a_look_at_each_command_turns_it_off(self) -> None:
-        from cairnkv.session import article_accelerator
+        from cairnkv.session.article_frames import ArticleAccelerator
 
         store = Store(memory_limit=10**9)
-        accelerator = article_accelerator(store)
-        assert accelerator is not None
+        accelerator = ArticleAccelerator(store.keyspace, store.clock)
+        store.count_also(accelerator)
         assert accelerator.off
         store.limit_memory(None, WhenFull.REFUSE)
         assert not accelerator.off

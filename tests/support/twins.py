@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cairnkv.session import Session, Surroundings, article_accelerator
+from cairnkv.session import Session, Surroundings
 from cairnkv.store import Store
 from cairnkv.wire import Dialect, Limits
 from cairnkv.wire.article import DEFAULT_LIMITS, Width
@@ -19,6 +19,23 @@ class WithoutAccelerators(Surroundings):
         """None."""
 
 
+class WithAccelerators(Surroundings):
+    """Surroundings in which what is compiled is used, also where CAIRNKV_PURE keeps it out of use."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._made: dict[int, Accelerator] = {}
+
+    def accelerator(self, space: int) -> "Accelerator | None":
+        """The one of a keyspace."""
+        from cairnkv.session.redis_frames import RedisAccelerator
+
+        if space not in self._made:
+            self._made[space] = RedisAccelerator(self.store.keyspaces[space], self.store.clock)
+            self.store.count_also(self._made[space])
+        return self._made[space]
+
+
 class Twins:
     """The two, each with a store of its own, and one clock. What they are told settles the wire."""
 
@@ -29,12 +46,13 @@ class Twins:
         dialect: Dialect = Dialect.ARTICLE,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        from cairnkv.session.article_frames import ArticleAccelerator
+
         self.clock = HandClock()
         self.stores = Store(clock=self.clock), Store(clock=self.clock)
-        accelerator = article_accelerator(self.stores[1])
-        assert accelerator is not None, "the compiled parts were not built here"
-        self.accelerator = accelerator
-        self.surroundings = WithoutAccelerators(self.stores[0]), Surroundings(self.stores[1])
+        self.accelerator = ArticleAccelerator(self.stores[1].keyspace, self.clock)
+        self.stores[1].count_also(self.accelerator)
+        self.surroundings = WithoutAccelerators(self.stores[0]), WithAccelerators(self.stores[1])
         self.sessions = tuple(
             Session(
                 store,
