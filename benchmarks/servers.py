@@ -57,9 +57,16 @@ class Server:
 @contextlib.contextmanager
 def cairn(*flags: str, program: Path = CAIRN) -> Iterator[Server]:
     """`cairn serve` with its defaults, on a free port. program: that of another checkout, to compare the two."""
-    with _process([str(program), "serve", "--port", "0", *flags]) as (process, log):
+    with served("cairn", [str(program), "serve", "--port", "0", *flags]) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def served(name: str, command: Sequence[str]) -> Iterator[Server]:
+    """A server of cairnkv that a command starts, once it has said where it can be reached."""
+    with _process(command) as (process, log):
         ready = _until(process, log, lambda: re.search(r"ready on cairn://[\d.]+:(\d+)", log.read_text()))
-        yield Server("cairn", "article", int(ready[1]), process.pid)
+        yield Server(name, "article", int(ready[1]), process.pid)
 
 
 @contextlib.contextmanager

@@ -101,3 +101,18 @@ def test_what_is_asked_for_is_understood(tmp_path: Path) -> None:
     assert "--output" in bench("--smoke").stderr
     assert "--output" in bench("--only", "imports").stderr
     assert "there is no part 'all'" in bench("--only", "all", "--output", str(tmp_path)).stderr
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: apt-get install gcc libc6-dev")
+def test_the_ways_to_the_hot_path() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "loops.py", "--rounds", "1", "--seconds", "0.02"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    if "CAIRNKV_PURE" in os.environ or importlib.util.find_spec("cairnkv.server.poller") is None:
+        assert "loops: nothing is compiled here" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| uvloop |") == 6
