@@ -6,6 +6,8 @@ VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 6555
 TESTS ?= tests
+# A good half of the suite's time is waiting: as many workers as there are processors. SPREAD= for one, and its output.
+SPREAD ?= --numprocesses auto --dist loadfile
 SECONDS ?= 300
 EXAMPLES ?= 5000
 
@@ -32,7 +34,7 @@ serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
 	@exec $(VENV)/bin/cairn serve --host $(HOST) --port $(PORT)
 
 test: $(dev)  ## run the whole test suite (TESTS=tests/wire for a part)
-	@$(python) -m pytest $(TESTS)
+	@$(python) -m pytest $(SPREAD) $(TESTS)
 
 test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each speaking with us (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients
