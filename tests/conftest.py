@@ -4,7 +4,9 @@
 `CI=true` a skipped test fails the run: what a machine cannot run there is a fault of that machine's set-up.
 """
 
+import contextlib
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +21,12 @@ _COMMON = settings(
 settings.register_profile("modest", _COMMON, max_examples=60, stateful_step_count=30)
 settings.register_profile("long", _COMMON, max_examples=2_000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "modest"))
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background so, and programs that are tested for Ctrl-C would inherit it.
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _skipped(config: pytest.Config) -> list[pytest.TestReport]:
