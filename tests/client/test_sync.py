@@ -414,7 +414,10 @@ def test_threads_that_wait_for_their_turn_wait_no_longer_than_the_timeout() -> N
     took: list[float] = []
     errors: list[type[BaseException]] = []
 
+    together = threading.Barrier(6)
+
     def call() -> None:
+        together.wait(30)
         began = time.monotonic()
         try:
             kv.set("k", "v")
