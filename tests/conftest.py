@@ -11,6 +11,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cairnkv.installation import PURE_VARIABLE
+
 # No deadline: how long an example takes says more about the machine than about the code.
 _COMMON = settings(
     deadline=None,
@@ -27,6 +29,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs in the background so, and programs that are tested for Ctrl-C would inherit it.
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark of tests that are about the compiled parts in use."""
+    config.addinivalue_line("markers", "in_use: about the compiled parts in use; left out where CAIRNKV_PURE says so")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about the compiled parts in use where they are not wanted: nothing is lacking there."""
+    if os.environ.get(PURE_VARIABLE, "0") not in ("", "0"):
+        left_out = [item for item in items if item.get_closest_marker("in_use")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def _skipped(config: pytest.Config) -> list[pytest.TestReport]:

@@ -1,13 +1,14 @@
 """Direct calls give what the readable way gives: the same results, errors, counts and keyspace; with threads at both
 at once, in forked processes, and after the end. And where they cannot be, nobody notices."""
 
+import importlib.util
 import inspect
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -16,14 +17,21 @@ from hypothesis import strategies as st
 import cairnkv
 from cairnkv.client.codec import CodecName, key_codec, value_codec
 from cairnkv.client.embedded import CALLS_PER_SLICE, Embedded, embedded
-from cairnkv.installation import compiled
 from cairnkv.keyspace import Keyspace
 from cairnkv.limits import KEY_MAX, VALUE_MAX
 from cairnkv.store import Store
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
 
-compiled_only = pytest.mark.skipif(not compiled(), reason="the compiled parts were not built here, or are not wanted")
+T = TypeVar("T")
+built = importlib.util.find_spec("cairnkv.client.direct") is not None
+
+
+def compiled_only(test: T) -> T:
+    """Of a test: it is about direct calls, which there are only where the compiled parts are in use."""
+    skipped: T = pytest.mark.skipif(not built, reason="the compiled parts were not built here")(test)
+    marked: T = pytest.mark.in_use(skipped)
+    return marked
 
 
 class OwnText(str):
