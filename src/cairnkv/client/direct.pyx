@@ -16,7 +16,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SI
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t
-from posix.unistd cimport getpid
 
 from cairnkv.keyspace.hot_table cimport (
     HotTable,
@@ -31,6 +30,7 @@ from cairnkv.keyspace.hot_table cimport (
 
 from cairnkv.store.hot_clock cimport HotClock
 
+from cairnkv.client import forking
 from cairnkv.client.calls import UNSET as _UNSET
 from cairnkv.client.codec import Bytes, Text
 from cairnkv.client.embedded import CALLS_PER_SLICE as _CALLS_PER_SLICE
@@ -85,7 +85,7 @@ cdef class DirectCalls:
     cdef object _engine
     cdef object _threads_share  # the `Shared` of that store
     cdef int _busy  # how many calls are on the readable way, waiting for its lock or within
-    cdef int _process  # whose calls those are
+    cdef int _generation  # of the process whose calls those are
     cdef bint _held  # whether the keyspace is in the hands of direct calls: from `take` to `end`
     cdef int64_t _visits  # how many calls have gone the readable way
     cdef bint _tidy  # whether there is nothing to keep house of, and cannot be by direct calls alone
@@ -102,7 +102,7 @@ cdef class DirectCalls:
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
         self._threads_share = self._shared
         self._engine = store
-        self._process = getpid()
+        self._generation = forking.generation
 
     @property
     def direct_calls(self):
@@ -135,10 +135,10 @@ cdef class DirectCalls:
 
     cdef int _leave(self) except -1:
         """Somebody goes the readable way: no more direct calls until `_busy` is 0 again."""
-        cdef int process = getpid()
-        if process != self._process:
+        cdef int generation = forking.generation
+        if generation != self._generation:
             # Whoever was on the readable way when this process was forked is not here.
-            self._process = process
+            self._generation = generation
             self._busy = 0
         self._busy += 1
         self._visits += 1

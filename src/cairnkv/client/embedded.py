@@ -10,9 +10,9 @@ import sys
 import threading
 from typing import Any, Final, Literal, overload
 
+from cairnkv.client import forking
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
-from cairnkv.client.forking import FORKING
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
 from cairnkv.errors import CallerError, OptionError
@@ -30,17 +30,18 @@ class Shared:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._generation = forking.generation
         self._calls = 0
         self._closed = False
 
     def execute(self, command: Command) -> Reply | Held:
-        if self._pid != os.getpid():
-            with FORKING:
-                if self._pid != os.getpid():
+        if self._generation != forking.generation:
+            with forking.FORKING:
+                if self._generation != forking.generation:
                     # Another thread may have had the lock at the fork, and nobody here would release it.
                     self._lock = threading.Lock()
-                    self._pid = os.getpid()  # last: another thread of this process may look at it meanwhile
+                    # Last: another thread of this process may look at it meanwhile.
+                    self._generation = forking.generation
         with self._lock:
             if self._closed:
                 raise CallerError("this store is closed")

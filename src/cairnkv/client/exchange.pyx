@@ -19,6 +19,8 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from cairnkv.wire.big_endian cimport be32, put_be32
+
 from cairnkv.commands import COUNTED_FROM as _COUNTED_FROM
 from cairnkv.commands import MISSING, OK, Answer
 from cairnkv.commands.grammar import Kind, Place
@@ -63,17 +65,6 @@ cdef object ANSWER_BYTES = Answer.BYTES
 cdef object reply_in = article.reply_in
 cdef object Response = article.Response
 cdef int FLAG_MISSING = int(article.ResponseFlag.MISSING)
-
-
-cdef inline uint32_t be32(const unsigned char *at) noexcept nogil:
-    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
-
-
-cdef inline void put_be32(char *at, Py_ssize_t number) noexcept nogil:
-    at[0] = <char>(number >> 24)
-    at[1] = <char>(number >> 16)
-    at[2] = <char>(number >> 8)
-    at[3] = <char>number
 
 
 cdef inline double monotonic() noexcept nogil:

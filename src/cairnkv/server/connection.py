@@ -31,7 +31,6 @@ JOIN_BYTES: Final = 64 * 1024
 """Batches of replies up to this size are joined and sent by one call; longer ones are handed over in pieces,
 since copying them would cost more than the calls."""
 
-
 LONG_REST: Final = 4 * 1024
 """Bytes that a frame lacks from which on they are asked for alone: what comes behind them begins a frame, and can be
 executed from where it was read. For fewer, the call would cost more than the copies that it saves."""

@@ -12,12 +12,9 @@ import logging
 import selectors
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from cairnkv.installation import compiled, uvloop_is_there
-
-if TYPE_CHECKING:
-    pass
 
 _log: Final = logging.getLogger("cairnkv.server")
 

@@ -78,26 +78,26 @@ class ArticleConversation:
 
     def carry_out(self) -> bytes:
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
-        if self._accelerator is None or self._accelerator.off or not self._may_accelerate:
-            return b""
-        return self._decoder.carry_out(self._accelerator, self._dialect)
+        accelerator = self._usable_accelerator
+        return self._decoder.carry_out(accelerator, self._dialect) if accelerator is not None else b""
 
     @property
-    def _may_accelerate(self) -> bool:
-        """Whether nothing has to be asked before a command is executed."""
-        return self._store.plain and not self._surroundings.wants_password
+    def _usable_accelerator(self) -> "Accelerator | None":
+        """The accelerator, where nothing has to be asked before a command is executed."""
+        if self._accelerator is None or self._accelerator.off or self._surroundings.wants_password:
+            return None
+        return self._accelerator
 
     @property
     def acceleration(self) -> Acceleration | None:
         """What the accelerator has to know, once the width is settled and between two frames."""
-        if self._accelerator is None or self._accelerator.off or not self._decoder.at_frame or self._decoder.pending:
-            return None
-        if not self._may_accelerate:
+        accelerator = self._usable_accelerator
+        if accelerator is None or not self._decoder.at_frame or self._decoder.pending:
             return None
         if self._acceleration is None:
             limits = self._limits
             width = self._decoder.width or 2
-            self._acceleration = self._accelerator, width, self._dialect.value, limits.value, limits.frame
+            self._acceleration = accelerator, width, self._dialect.value, limits.value, limits.frame
         return self._acceleration
 
     @property
@@ -107,7 +107,7 @@ class ArticleConversation:
 
     @property
     def kept(self) -> int:
-        """None: nothing is queued on this wire."""
+        """Nothing is queued on this wire."""
         return 0
 
     @property

@@ -9,8 +9,9 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
-from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
 from cairnkv.keyspace.hot_table cimport Place, can_drop, can_put, drop, place_of, put, visible
+from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
+from cairnkv.wire.big_endian cimport be32, put_be32
 
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
@@ -35,17 +36,6 @@ SERVED = {
     "GET": GET, "SET": SET, "CLEAR": CLEAR, "PING": PING, "EXISTS": EXISTS,
     "GET_MANY": GET_MANY, "SET_MANY": SET_MANY, "CLEAR_MANY": CLEAR_MANY, "INCR": INCR,
 }
-
-
-cdef inline uint32_t be32(const unsigned char *at) noexcept nogil:
-    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
-
-
-cdef inline void put_be32(char *at, Py_ssize_t number) noexcept nogil:
-    at[0] = <char>(number >> 24)
-    at[1] = <char>(number >> 16)
-    at[2] = <char>(number >> 8)
-    at[3] = <char>number
 
 
 cdef class ArticleAccelerator(Accelerator):

@@ -14,6 +14,7 @@ Not for sockets, clocks or the event loop: a connection owns a session, brings i
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure
@@ -96,7 +97,8 @@ class Session:
         self._limits = limits
         self._surroundings = surroundings or Surroundings(store)
         self._peer = peer or Peer()
-        self._article = ArticleConversation(
+        self._new_article = partial(
+            ArticleConversation,
             store,
             dialect=dialect,
             width=width,
@@ -144,14 +146,14 @@ class Session:
         self._begin = b""
         if begin.startswith(TLS_HELLO):
             self.expects_tls = True
-            self._conversation = self._article
+            self._conversation = self._new_article()
             self._stop_reading()
         elif _speaks_redis(begin[0]):
             self._conversation = RedisConversation(
                 self._store, self._surroundings, self._peer, push=self._push, limits=self._limits
             )
         else:
-            self._conversation = self._article
+            self._conversation = self._new_article()
         if self._refusal is not None:
             self.fail(self._refusal)
 
@@ -198,7 +200,7 @@ class Session:
     def _decide(self) -> Conversation:
         """The conversation; on the article's wire, if the client has not told another."""
         if self._conversation is None:
-            self._conversation = self._article
+            self._conversation = self._new_article()
             if self._begin:
                 self._conversation.feed(self._begin)
                 self._begin = b""

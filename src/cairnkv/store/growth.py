@@ -90,6 +90,8 @@ def _expires(keyspace: Keyspace, key: bytes) -> bool:
 
 def length_after(keyspace: Keyspace, command: Command) -> int:
     """How long the value will be of a command that changes a part of it; 0 of any other."""
+    if not command.word.grows:
+        return 0
     match command:
         case Append(key, more):
             return len(keyspace.get(key) or b"") + len(more)

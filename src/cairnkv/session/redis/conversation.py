@@ -6,9 +6,10 @@ and carried out: a word on keys becomes a command of the vocabulary for the stor
 What always holds: a command that is refused has changed nothing; within MULTI nothing is carried out before EXEC, and
 then all of it in one step of the store.
 
-Not for what single words mean (`strings`, `keys`, `connection`, `transactions`, `pubsub`, `administration`).
+Not for what single words mean (`words`).
 """
 
+import abc
 import dataclasses
 import logging
 from collections import deque
@@ -103,7 +104,7 @@ class Later:
     size: int = 0  # bytes that are kept to show it, besides the outcome
 
 
-class Job:
+class Job(abc.ABC):
     """A command that takes several turns; `step` does one slice.
 
     kept: bytes that it keeps in memory between two of them, near enough.
@@ -111,9 +112,9 @@ class Job:
 
     kept = 0
 
+    @abc.abstractmethod
     def step(self) -> Value:
         """One slice; the value of the command once it is done, and `UNFINISHED` before."""
-        raise NotImplementedError
 
     def finish(self) -> Value:
         """The value, without a pause: within a transaction, where nothing may come in between."""

@@ -104,8 +104,8 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.forget_transaction()
     if talk.spoilt:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
-    unchanged = talk.store.execute_all((), watched)
-    if unchanged != Replies(()):
+    # Before anything is carried out that is not the store's.
+    if watched and (unchanged := talk.store.execute_all((), watched)) != Replies(()):
         return Later(unchanged, lambda _: NULL_ARRAY)
     steps: list[Step] = []
     planned = [_plan(talk, queued, steps) for queued in queue]
