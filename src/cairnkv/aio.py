@@ -79,6 +79,7 @@ def open(
     codec: Literal["text"] = "text",
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, str]: ...
 @overload
@@ -88,6 +89,7 @@ def open(
     codec: Literal["bytes"],
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[bytes, bytes]: ...
 @overload
@@ -97,6 +99,7 @@ def open(
     codec: Literal["json", "msgpack"],
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, Any]: ...
 @overload
@@ -106,6 +109,7 @@ def open(
     codec: Codec[V],
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, V]: ...
 def open(
@@ -114,7 +118,8 @@ def open(
     codec: CodecName | Codec[Any] = "text",
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process. Arguments are those of `cairnkv.open`."""
-    return Embedded(new_store(path, memory_limit, when_full, clock), key_codec(codec), value_codec(codec))
+    return Embedded(new_store(path, memory_limit, when_full, sync, clock), key_codec(codec), value_codec(codec))

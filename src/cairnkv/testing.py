@@ -128,7 +128,7 @@ def running_server(
     """Run a server on a free port of 127.0.0.1 in a thread of its own; stop it in good order at the end.
 
     clock: what the server takes its time from; None makes a `ManualClock`.
-    log: where writes become safe before they are acknowledged; None is the one that commits at once.
+    log: where writes become safe before they are acknowledged; None is that of its settings.
     new_event_loop: makes the server's loop; None takes uvloop where it exists.
     settings: options of `cairn serve`, with underscores; text is understood as it is there.
     Raises `OptionError` for an option that does not exist or a value that it cannot have, and, at the end, what
@@ -219,21 +219,18 @@ class _ServerThread:
     async def _serve(self) -> None:
         import asyncio
 
-        from cairnkv.server.server import Server
-        from cairnkv.store import Store
+        from cairnkv.server.server import Server, new_store
 
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_complains)
         settings = self._settings
-        store = Store(
-            log=self._log,
-            clock=self._clock,
-            memory_limit=settings.memory_limit,
-            when_full=settings.when_full,
-            value_max=settings.max_value,
-        )
+        store = new_store(settings, log=self._log, clock=self._clock)
         server = Server(settings, store)
-        await server.start()
+        try:
+            await server.start()
+        except BaseException:
+            store.close()
+            raise
         self._stop = lambda: loop.call_soon_threadsafe(server.tell_to_stop)
         self._running = RunningServer(server, self._clock, loop)
         self._started.set()

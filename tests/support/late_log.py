@@ -5,10 +5,11 @@ the majority that a reply waits for.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cairnkv.commands import Command, Step
-from cairnkv.log import LogListener, LogRefused
+from cairnkv.keyspace import Keyspace
+from cairnkv.log import Deliver, Effect, LogListener, LogRefused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class LateLog:
 
     size = "late"
     commits_at_once = False
+    keeps_effects = False
 
     def __init__(self, *, reuse_positions: bool = False) -> None:
         self.committed: list[Entry] = []
@@ -54,7 +56,21 @@ class LateLog:
         assert self._listener is None, "listen is called once"
         self._listener = listener
 
-    def append(self, steps: Sequence[Step], now: int) -> int:
+    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+        """It begins empty."""
+        return 0
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """A test calls it in the thread that uses the store."""
+
+    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+        """It keeps commands."""
+
+    def about(self) -> Iterable[tuple[str, str | int]]:
+        """Nothing."""
+        return ()
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = ()) -> int:
         """Keep an entry pending."""
         assert not self.closed
         if self.refusal is not None:
@@ -63,7 +79,7 @@ class LateLog:
         self.pending.append(Entry(self._last, tuple(steps), now))
         return self._last
 
-    def close(self) -> None:
+    def close(self, now: int) -> None:
         """Commit what is under way."""
         self.commit()
         self.closed = True

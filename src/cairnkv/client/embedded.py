@@ -1,13 +1,15 @@
 """Embedded stores: the engine that a server runs, in this process, behind the clients' methods.
 
 What always holds: threads may share it; each call is atomic, as a command is. Nothing runs in the background:
-what a server does between commands, calls do a slice of here. A process that was forked has a copy of its own,
-as of any object of Python's.
+what a server does between commands, calls do a slice of here. A process that was forked has a copy of its own of a
+store in memory, as of any object of Python's; one on disk stays with the process that opened it.
 """
 
 import os
 import sys
 import threading
+import weakref
+from collections.abc import Callable
 from typing import Any, Final, Literal, overload
 
 from cairnkv.client import forking
@@ -33,9 +35,22 @@ class Shared:
         self._generation = forking.generation
         self._calls = 0
         self._closed = False
+        if not store.forkable:
+            store.deliver_by(self._call)
+            _ON_DISK.add(store)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """Call it as one of the threads that use the store."""
+        with self._lock:
+            function()
 
     def execute(self, command: Command) -> Reply | Held:
         if self._generation != forking.generation:
+            if not self._store.forkable:
+                raise CallerError(
+                    "this store on disk was opened before the fork, and the process that opened it has it: "
+                    "open it there only, or serve it (cairn serve --data) and connect from both"
+                )
             with forking.FORKING:
                 if self._generation != forking.generation:
                     # Another thread may have had the lock at the fork, and nobody here would release it.
@@ -51,10 +66,25 @@ class Shared:
             return self._store.execute(command)
 
     def close(self) -> None:
+        if self._generation != forking.generation and not self._store.forkable:
+            return
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._store.close()
+            if self._closed:
+                return
+            self._closed = True
+        self._store.close()  # without the lock, which the log may need to say what became of the last writes
+
+
+_ON_DISK: "Final[weakref.WeakSet[Store]]" = weakref.WeakSet()
+"""Stores that a forked process must not touch, not even by collecting them as garbage."""
+
+
+def _leave_to_the_parent() -> None:
+    for store in list(_ON_DISK):
+        store.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class Embedded(KeyValue[K, V]):
@@ -90,6 +120,7 @@ def open(
     codec: Literal["text"] = "text",
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, str]: ...
 @overload
@@ -99,6 +130,7 @@ def open(
     codec: Literal["bytes"],
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[bytes, bytes]: ...
 @overload
@@ -108,6 +140,7 @@ def open(
     codec: Literal["json", "msgpack"],
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, Any]: ...
 @overload
@@ -117,6 +150,7 @@ def open(
     codec: Codec[V],
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, V]: ...
 def open(
@@ -125,13 +159,17 @@ def open(
     codec: CodecName | Codec[Any] = "text",
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
+    sync: str | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process: the engine that a server runs, without one.
 
-    path: where it is kept; this version knows only None, memory. codec: as for `connect`.
+    path: a directory where it is kept, made if it is not there; None: in memory only. codec: as for `connect`.
     memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
-    when_full="evict" the least recently used keys go. clock: for tests.
+    when_full="evict" the least recently used keys go. Not with a path so far.
+    sync: with a path, when a write counts as safe: "always" (after fsync, before the call returns), a time such as
+    "1s" (fsync so often), "none" (when the system likes). clock: for tests.
+    Raises `OptionError` when the directory is open already, damaged, or cannot be used.
 
     >>> import cairnkv
     >>> kv = cairnkv.open()
@@ -139,7 +177,7 @@ def open(
     >>> kv.get("greeting"), kv.get("nobody", "default")
     ('hello', 'default')
     """
-    return embedded(new_store(path, memory_limit, when_full, clock), key_codec(codec), value_codec(codec))
+    return embedded(new_store(path, memory_limit, when_full, sync, clock), key_codec(codec), value_codec(codec))
 
 
 def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:
@@ -155,13 +193,29 @@ def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V
     return DirectEmbedded(store, keys, values)
 
 
-def new_store(path: str | os.PathLike[str] | None, memory_limit: int | None, when_full: str, clock: Clock) -> Store:
+def new_store(
+    path: str | os.PathLike[str] | None, memory_limit: int | None, when_full: str, sync: str | None, clock: Clock
+) -> Store:
     """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
-    if path is not None:
-        raise OptionError("a store on disk is not there yet: this version keeps it in memory, cairnkv.open()")
     limit: object = memory_limit  # whatever its annotation says
     if limit is not None and not (isinstance(limit, int) and limit > 0):
         raise OptionError(f"memory_limit is a number of bytes above 0, not {memory_limit!r}")
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
+    if path is not None:
+        return _store_on_disk(path, memory_limit, sync, clock)
+    if sync is not None:
+        raise OptionError("sync is for a store on disk: cairnkv.open('data/', sync=...)")
     return Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
+
+
+def _store_on_disk(path: str | os.PathLike[str], memory_limit: int | None, sync: str | None, clock: Clock) -> Store:
+    from cairnkv.log.disk import DiskLog, Sync
+
+    if memory_limit is not None:
+        raise OptionError("memory_limit with a store on disk is not there yet: it keeps everything in memory as well")
+    try:
+        mode = Sync.parse(sync or "always")
+    except ValueError as error:
+        raise OptionError(f"sync is {error}") from None
+    return Store(log=DiskLog(path, sync=mode), clock=clock)

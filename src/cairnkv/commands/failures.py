@@ -92,6 +92,11 @@ UNDONE = Code(
     "The log refused the write, or one that this reply would have shown; all of it was taken back.",
     passing=True,
 )
+READONLY = Code(
+    "READONLY",
+    Fault.SERVER,
+    "A write to the disk has failed, and this server takes no more of them until it is started anew. Reads go on.",
+)
 UNKNOWN = Code(
     "UNKNOWN",
     Fault.SERVER,
@@ -125,6 +130,7 @@ CODES = {
         TIMEOUT,
         NOAUTH,
         UNDONE,
+        READONLY,
         UNKNOWN,
         INTERNAL,
     )

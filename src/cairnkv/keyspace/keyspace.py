@@ -111,6 +111,11 @@ class Keyspace:
         """How many of these will expire."""
         return len(self._deadlines) - self._deadlines.due(self.now)
 
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether a key is there, visible or not, that time takes away."""
+        return not self._deadlines.empty
+
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """The visible keys with a prefix in one slice of the table, and the next cursor (0: the end)."""
         following, keys = self._table.slice(cursor, count)
@@ -168,6 +173,12 @@ class Keyspace:
             self._table.put(key, *new)
             if new[1] is not None:
                 self._deadlines.add(key, new[1])
+
+    def load(self, key: bytes, value: bytes, deadline: int | None) -> None:
+        """Let an entry stand that was there in an earlier life. Only before the first command: no such key is there."""
+        self._table.put(key, value, deadline)
+        if deadline is not None:
+            self._deadlines.add(key, deadline)
 
     # -- undoing (for journals) -----------------------------------------------------------------------------
 

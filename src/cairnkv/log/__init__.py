@@ -1,10 +1,10 @@
 """Logs: where a write becomes safe before its reply leaves.
 
-`process` is nowhere but this process. The disk (RocksDB) and a majority of machines (NATS JetStream) come
-with their sizes, behind the same contract.
+`process` is nowhere but this process; `disk` is RocksDB, which is imported where a store is opened on it. A majority
+of machines (NATS JetStream) comes with its size, behind the same contract.
 """
 
-from cairnkv.log.base import Log, LogListener, LogRefused
+from cairnkv.log.base import Deliver, Effect, Log, LogListener, LogRefused
 from cairnkv.log.process import ProcessLog
 
-__all__ = ["Log", "LogListener", "LogRefused", "ProcessLog"]
+__all__ = ["Deliver", "Effect", "Log", "LogListener", "LogRefused", "ProcessLog"]

@@ -4,13 +4,27 @@ What always holds: positions count up from 1 without gaps, but those of entries 
 Commits are in order, so that position n committed means all before n are. An appended entry either commits or
 fails, and with it all appended behind it.
 
-Not for the state: a log knows nothing of keyspaces, and the store nothing of how a log keeps its word.
+Not for the state: a log puts what it kept into the keyspaces once, as the store begins, and does not look at them
+afterwards; the store knows nothing of how a log keeps its word.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import Step
+from cairnkv.keyspace import Keyspace
+
+Deliver: TypeAlias = Callable[[Callable[[], None]], object]
+"""Has a function called in the thread that uses the store, soon; any thread may ask for that. One that raises
+`RuntimeError` has no such thread any more."""
+
+
+class Effect(NamedTuple):
+    """What stands in a keyspace after an entry: value and deadline of a key, or None. No key: all of it is empty."""
+
+    space: int
+    key: bytes | None
+    entry: tuple[bytes, int | None] | None
 
 
 class LogListener(Protocol):
@@ -33,19 +47,45 @@ class Log(Protocol):
     """What a store with this log is called: process, disk or quorum."""
     commits_at_once: bool
     """Whether an entry is committed when `append` returns; such a log never calls its listener."""
+    keeps_effects: bool
+    """Whether it keeps what entries change, not their commands: only then is `append` told, and `restore` of use."""
+
+    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+        """Put what was kept into the keyspaces, log time included, and return the position of its newest entry."""
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """How to reach the thread that uses the store. Until it is told, the log tells its listener nothing."""
 
     def listen(self, listener: LogListener) -> None:
         """Tell this listener from now on. Called once, before the first append."""
 
-    def append(self, steps: Sequence[Step], now: int) -> int:
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = ()) -> int:
         """Take an entry, writes that are applied together at log time `now` (ms), and return its position.
 
+        effects: what that comes to, in order, for a log that keeps effects.
+        An entry without steps says that log time was shown up to `now`.
         Raises `LogRefused` when it takes none at present; nothing has happened then.
         """
 
-    def close(self) -> None:
-        """Commit or fail what is under way, and take no more."""
+    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+        """The time of these keys was over at log time `now`, and nobody waits for what the log makes of that."""
+
+    def close(self, now: int) -> None:
+        """Commit or fail what is under way, and take no more.
+
+        now: log time as it was shown; an entry without steps may have spoken of later.
+        """
+
+    def about(self) -> Iterable[tuple[str, str | int]]:
+        """What INFO tells of the log besides its size."""
 
 
 class LogRefused(Exception):
-    """The log takes no entries at present; the text says why."""
+    """The log takes no entries at present; the text says why.
+
+    lasting: whether it takes none until it is opened anew.
+    """
+
+    def __init__(self, text: str, *, lasting: bool = False) -> None:
+        super().__init__(text)
+        self.lasting = lasting

@@ -1,9 +1,10 @@
 """The log of the process size: a write is as safe as this process is, so it is safe at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cairnkv.commands import Step
-from cairnkv.log.base import LogListener
+from cairnkv.keyspace import Keyspace
+from cairnkv.log.base import Deliver, Effect, LogListener
 
 
 class ProcessLog:
@@ -11,6 +12,7 @@ class ProcessLog:
 
     size = "process"
     commits_at_once = True
+    keeps_effects = False
 
     def __init__(self) -> None:
         self._position = 0
@@ -18,10 +20,24 @@ class ProcessLog:
     def listen(self, listener: LogListener) -> None:
         """Nothing is ever told: entries are committed when `append` returns."""
 
-    def append(self, steps: Sequence[Step], now: int) -> int:
+    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+        """There is nothing to restore."""
+        return self._position
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """Nothing is ever told."""
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = ()) -> int:
         """Count the entry."""
         self._position += 1
         return self._position
 
-    def close(self) -> None:
+    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+        """Nothing is kept of them."""
+
+    def close(self, now: int) -> None:
         """There is nothing under way."""
+
+    def about(self) -> Iterable[tuple[str, str | int]]:
+        """There is nothing to tell."""
+        return ()

@@ -41,6 +41,7 @@ def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
     wanted = settings.max_connections + SPARE_DESCRIPTORS
     if (allowed := allow_descriptors(wanted)) < wanted:
         _log.warning("this system allows %d open files; max-connections would need %d", allowed, wanted)
+    os.umask(0o077)  # what a server makes, RocksDB's files among it, is its owner's
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, ready))
 
@@ -62,7 +63,11 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
-    await server.start()
+    try:
+        await server.start()
+    except BaseException:
+        server.store.close()
+        raise
     # What has been loaded by now stays for good. Taken out of the garbage collector's sight, it does not prolong the
     # collections that a growing table brings about, in which every client waits.
     gc.collect()
@@ -82,15 +87,15 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
 def readiness(server: Server) -> str:
     """One line: where, who, which size, what it runs on, and a command to try."""
     addresses = server.addresses
+    size = "process (in memory)"
+    if server.settings.data is not None:
+        size = f"disk ({server.settings.data}, sync {server.settings.sync})"
     runs_on = " on ".join(features().values())
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
     attempt = f"try: {_command()} set greeting hello{elsewhere}"
     if server.settings.password is not None:
         attempt = "clients have to say a password, which they can on the Redis wire only"
-    return (
-        f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, size process (in memory), "
-        f"{runs_on}; {attempt}"
-    )
+    return f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, size {size}, {runs_on}; {attempt}"
 
 
 def _command() -> str:

@@ -26,13 +26,14 @@ from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT
+from cairnkv.log import Log
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import OPTIONS, Settings
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
-from cairnkv.store import Store
+from cairnkv.store import Clock, Store, wall_clock
 from cairnkv.wire.article import Limits
 
 _log: Final = logging.getLogger("cairnkv.server")
@@ -64,9 +65,7 @@ class Server:
         """store: the store to serve; None makes one as the settings say."""
         self.settings = settings
         if store is None:
-            store = Store(
-                memory_limit=settings.memory_limit, when_full=settings.when_full, value_max=settings.max_value
-            )
+            store = new_store(settings)
         self.store = store
         self.store.add_info(self._info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
@@ -100,6 +99,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Raises `OptionError` when an address cannot be listened on; then it listens on none."""
+        self.store.deliver_by(asyncio.get_running_loop().call_soon_threadsafe)
         try:
             await self._listen()
         except BaseException:
@@ -333,6 +333,27 @@ class Server:
             *_about_the_process(),
             ("run_id", self._run_id),
         )
+
+
+def new_store(settings: Settings, *, log: Log | None = None, clock: Clock = wall_clock) -> Store:
+    """The store that settings ask for. Raises `OptionError` when their directory cannot be opened.
+
+    log: None: the one of the settings' size.
+    """
+    if log is None and settings.data is not None:
+        from cairnkv.log.disk import DiskLog
+
+        def progress(entries: int) -> None:
+            _log.info("%s: %s entries read", settings.data, f"{entries:,}")
+
+        log = DiskLog(settings.data, sync=settings.sync, progress=progress)
+    return Store(
+        log=log,
+        clock=clock,
+        memory_limit=settings.memory_limit,
+        when_full=settings.when_full,
+        value_max=settings.max_value,
+    )
 
 
 def _about_the_process() -> Iterator[tuple[str, str | int]]:

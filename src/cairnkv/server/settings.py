@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from cairnkv import limits
 from cairnkv.errors import OptionError
+from cairnkv.log.disk.sync import Sync
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
@@ -185,6 +186,20 @@ class Settings:
         shown="refuse",
         metavar="NAME",
     )
+    data: str | None = _option(
+        str,
+        None,
+        "directory in which every write is kept; none: in memory only",
+        shown="none",
+        metavar="DIR",
+    )
+    sync: Sync = _option(
+        Sync.parse,
+        Sync(),
+        "with --data, when a write is on the disk: always (before its reply), a time (fsync so often), or none",
+        shown="always",
+        metavar="WHEN",
+    )
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time a client may say nothing; 0 is for ever")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
     stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time a client may take none of its replies")
@@ -213,6 +228,10 @@ class Settings:
         for name in ("frame_timeout", "stall_timeout"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"{name.replace('_', '-')} has to be more than 0: nothing can be done in no time")
+        if self.data is not None and self.memory_limit is not None:
+            raise OptionError(
+                "memory-limit with data is not there yet: a store on disk keeps everything in memory as well"
+            )
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")
         open_to_all = not self.insecure and self.password is None

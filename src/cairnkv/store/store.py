@@ -16,14 +16,14 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
+from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
 from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
 from cairnkv.keyspace.table import CURSORS
 from cairnkv.limits import SPACES, VALUE_MAX
-from cairnkv.log import Log, LogRefused, ProcessLog
+from cairnkv.log import Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.growth import growth, length_after
 from cairnkv.store.memory import Place, UseOrder
@@ -43,6 +43,10 @@ KEYS_PER_RANDOM_LOOK: Final = 20
 
 SLICES_PER_WRITE: Final = 8
 """Slices of housekeeping that a write may wait for when memory is short."""
+
+TIME_AHEAD_MS: Final = 1_000
+"""How far ahead log time is noted in a log that outlives this process, so that it is not noted for every command.
+After a crash, keys may expire so much early, where the store is open again sooner than that."""
 
 
 ITEM_BYTES: Final = 32
@@ -160,11 +164,13 @@ class Store:
         self._strangers = False  # whether keys may be there of which no use is known
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
-        self._last = 0  # position of the newest entry of the log
+        self._last = self._log.restore(self.keyspaces)  # position of the newest entry of the log
         self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
         self._pending_keys: dict[Place, int] = {}  # the newest uncommitted position that changed a key
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
+        self._noted = self._shared.now  # log time up to which replies may tell it, if the log outlives this process
+        self._pending_time = 0  # the newest position that noted it
         self._commands = 0
         self._tallies: list[Tally] = []
         self._expired = 0
@@ -187,9 +193,11 @@ class Store:
         step = Step(space, command)
         now = self.clock()
         if not command.word.writes:
+            if self._log.keeps_effects:
+                self._note_time(now)
             reply = self._read(step, now, touch=touch)
             return self._when_safe(reply, self._newest_commit_for(step)) if self._uncommitted else reply
-        self._shared.advance(now)
+        self._advance(now)
         if refusal := self._admit(step):
             return self._when_safe(refusal, self._newest_commit_for(step))
         outcome = self._write(step)
@@ -207,7 +215,7 @@ class Store:
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
         self._commands += len(steps)
-        self._shared.advance(self.clock())
+        self._advance(self.clock())
         newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
         if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
             return self._when_safe(MISSING, newest)
@@ -228,8 +236,30 @@ class Store:
 
     def watch(self, space: int, key: bytes) -> Watched:
         """What a key is like now, for `execute_all`."""
-        self._shared.advance(self.clock())
+        self._advance(self.clock())
         return self.keyspaces[space].watch(key)
+
+    def _advance(self, now: int) -> None:
+        self._shared.advance(now)
+        if self._log.keeps_effects:
+            self._note_time(now)
+
+    def _note_time(self, now: int) -> None:
+        """Have the log note that replies tell of this time, if there is anything that time takes away.
+
+        They wait for that: what has expired once does not come back, whatever a crash or the clock does. A log that
+        takes nothing any more notes no time; reads go on then.
+        """
+        self._shared.advance(now)
+        now = self._shared.now
+        if now <= self._noted or not any(keyspace.has_deadlines for keyspace in self.keyspaces):
+            return
+        try:
+            self._last = self._pending_time = self._log.append((), now + TIME_AHEAD_MS)
+        except LogRefused:
+            return
+        self._noted = now + TIME_AHEAD_MS
+        self._uncommitted[self._last] = _Uncommitted([], Held(OK))
 
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
         space, command = step
@@ -302,10 +332,12 @@ class Store:
             reply = work()
             if not steps:  # nothing changed, so there is nothing to make safe but what the reply shows
                 return self._when_safe(reply, max([newest, *map(self._newest_commit_for, said)]))
-            position = self._log.append(tuple(steps), self._shared.now)
+            effects = _effects(journal) if self._log.keeps_effects else ()
+            position = self._log.append(tuple(steps), self._shared.now, effects)
         except (LogRefused, _TooMuch) as refused:
             self._take_back(journal)
-            return Failure(failures.UNDONE, str(refused))
+            lasting = isinstance(refused, LogRefused) and refused.lasting
+            return Failure(failures.READONLY if lasting else failures.UNDONE, str(refused))
         except BaseException:  # a fault of ours: what no log has must not be there
             self._take_back(journal)
             raise
@@ -333,12 +365,12 @@ class Store:
             case Scope.NOTHING:
                 return 0
             case Scope.TABLE:
-                return self._pending_spaces.get(step.space, 0)
+                return max(self._pending_spaces.get(step.space, 0), self._pending_time)
             case Scope.KEYS:
                 return max(self._newest_commit_of(*place) for place in step.command.places(step.space))
 
     def _newest_commit_of(self, space: int, key: bytes) -> int:
-        return max(self._pending_tables.get(space, 0), self._pending_keys.get((space, key), 0))
+        return max(self._pending_tables.get(space, 0), self._pending_keys.get((space, key), 0), self._pending_time)
 
     def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
         uncommitted = self._uncommitted.get(position)
@@ -365,6 +397,7 @@ class Store:
 
     def failed(self, reason: str, *, unknown: bool) -> None:
         """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it."""
+        self._noted = self._pending_time = 0
         failed: list[Held] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
@@ -501,7 +534,7 @@ class Store:
 
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
-        self._shared.advance(self.clock())
+        self._advance(self.clock())
         return self._housekeep()
 
     def _housekeep(self) -> bool:
@@ -509,6 +542,8 @@ class Store:
         more, left = False, EXPIRED_PER_SLICE
         for keyspace in self.keyspaces:
             expired = keyspace.expired(left)
+            if expired:
+                self._log.expired(keyspace.number, expired, self._shared.now)
             for key in expired:
                 keyspace.free_expired(key)
                 if self._use_order is not None:
@@ -526,7 +561,16 @@ class Store:
 
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""
-        self._log.close()
+        self._log.close(self._shared.now)
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """How the log reaches the thread that uses this store, where it has threads of its own."""
+        self._log.deliver_by(deliver)
+
+    @property
+    def forkable(self) -> bool:
+        """Whether a copy in a forked process is a store of its own: not if it is kept anywhere else."""
+        return not self._log.keeps_effects
 
     # -- beside it ------------------------------------------------------------------------------------------
 
@@ -558,6 +602,7 @@ class Store:
         return (
             ("cairnkv_version", VERSION),
             ("size", self._log.size),
+            *self._log.about(),
             ("hot_path", features()["hot path"]),
             ("commands", self._commands + sum(tally.commands for tally in self._tallies)),
             ("keys", sum(keyspace.count() for keyspace in self.keyspaces)),
@@ -569,6 +614,21 @@ class Store:
             ("log_position", self._last + sum(tally.writes for tally in self._tallies)),
             ("log_time_ms", self._shared.now),
         )
+
+
+def _effects(journal: Journal) -> tuple[Effect, ...]:
+    """What a journal's changes have come to. A keyspace that was cleared comes before the keys that stand in it now."""
+    cleared: dict[int, Effect] = {}
+    keys: dict[Place, Effect] = {}
+    for change in journal:
+        keyspace = change.keyspace
+        if isinstance(change, Before):
+            place = keyspace.number, change.key
+            if place not in keys:
+                keys[place] = Effect(*place, keyspace.entry(change.key))
+        else:
+            cleared[keyspace.number] = Effect(keyspace.number, None, None)
+    return (*cleared.values(), *keys.values())
 
 
 def _places(journal: Journal) -> Iterable[Place]:

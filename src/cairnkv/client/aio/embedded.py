@@ -1,4 +1,4 @@
-"""The embedded store for asyncio code: the methods are awaited, and in this size none of them waits for anything.
+"""The embedded store for asyncio code: the methods are awaited, and wait for the disk where there is one.
 
 Commands about the whole table let other tasks go first, so that a long scan is many short steps of the loop.
 """

@@ -1,0 +1,221 @@
+"""RocksDB, set up for a log that loses nothing: what the disk log needs of it, and how it is opened.
+
+What always holds: one column family; checksums are verified on every read and in every compaction; after a crash the
+write-ahead log may end in a torn record, and any other damage is reported. Whatever RocksDB raises is an `Exception`
+without a class of its own, so here its text decides.
+
+Not for what the records mean (`records`), and not for when what is written (`log`).
+"""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from cairnkv.errors import OptionError
+from cairnkv.log.disk import wal
+from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY
+
+if TYPE_CHECKING:
+    from rocksdict import Options, Rdict
+
+CACHE_BYTES: Final = 8 * 1024 * 1024
+"""RocksDB's cache of blocks: small, since everything is in memory anyway."""
+
+MEMTABLE_BYTES: Final = 32 * 1024 * 1024
+"""Writes that are gathered before they become a file of their own; two of these may be in memory."""
+
+LOG_BYTES_MAX: Final = 256 * 1024 * 1024
+"""The write-ahead log, which is read again at a start after a crash."""
+
+OWN_LOG_BYTES: Final = 1024 * 1024
+"""What RocksDB may say about itself in a file, of which two are kept."""
+
+HARMLESS: Final = ("LOG", "LOCK", "IDENTITY", "MANIFEST", "OPTIONS", "rocksdict-config.json")
+"""What RocksDB has made in a directory before anything was written there: names begin with these."""
+
+
+class Engine(Protocol):
+    """What the log needs of RocksDB; tests put their own in its place."""
+
+    def write(self, operations: "Operations", *, sync: bool) -> None:
+        """Write all of it or nothing; sync: and return when it is on the disk."""
+
+    def sync(self) -> None:
+        """Return when everything written is on the disk."""
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All records in the order of their keys. May end early where something is damaged: look for `END_KEY`."""
+
+    def close(self) -> None:
+        """Let the directory go."""
+
+    def abandon(self) -> None:
+        """Never touch it again, not at this process' end either: it was opened by the one that this was forked from."""
+
+
+Operations = list[tuple[bytes, bytes | None, bytes | None]]
+"""What one write does, in order: puts (key, value, None), deletes (key, None, None), and (key, None, end): deletes all
+keys from this to below that."""
+
+
+class RocksEngine:
+    """RocksDB in a directory."""
+
+    def __init__(self, database: "Rdict") -> None:
+        from rocksdict import WriteBatch, WriteOptions
+
+        self._new_batch = WriteBatch
+        self._database = database
+        self._written, self._synced = WriteOptions(), WriteOptions()
+        self._synced.sync = True
+
+    def write(self, operations: Operations, *, sync: bool) -> None:
+        """Write all of it or nothing."""
+        batch = self._new_batch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value, end in operations:
+            if value is not None:
+                put(key, value)
+            elif end is None:
+                delete(key)
+            else:
+                batch.delete_range(key, end)
+        self._database.write(batch, self._synced if sync else self._written)
+
+    def sync(self) -> None:
+        """Return when everything written is on the disk."""
+        self._database.flush_wal(sync=True)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All records."""
+        return iter(self._database.items())  # type: ignore[arg-type]  # in raw mode they are bytes
+
+    def close(self) -> None:
+        """Let the directory go."""
+        self._database.close()
+
+    def abandon(self) -> None:
+        """Never touch it again: a reference too many keeps its destructor from running."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
+
+
+def open_engine(directory: Path) -> Engine:
+    """RocksDB in this directory, which is made if it is not there, for its owner only.
+
+    Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
+    format, or something else's.
+    """
+    try:
+        import rocksdict
+    except ImportError:
+        raise OptionError(
+            "a store on disk needs the package rocksdict, which is not installed: pip install 'cairnkv[disk]'"
+        ) from None
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _look_at(directory)
+    except OSError as error:
+        raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
+    try:
+        database = rocksdict.Rdict(str(directory), _options())
+    except Exception as error:  # that is all that rocksdict says of its class
+        raise OptionError(_why(directory, str(error))) from None
+    engine = RocksEngine(database)
+    try:
+        _check_format(directory, engine, database)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _options() -> "Options":
+    from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options
+
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_paranoid_checks(True)
+    tables = BlockBasedOptions()
+    tables.set_block_cache(Cache(CACHE_BYTES))
+    options.set_block_based_table_factory(tables)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(MEMTABLE_BYTES)
+    options.set_max_total_wal_size(LOG_BYTES_MAX)
+    options.set_max_log_file_size(OWN_LOG_BYTES)
+    options.set_keep_log_file_num(2)
+    options.set_stats_dump_period_sec(0)
+    return options
+
+
+def _look_at(directory: Path) -> None:
+    """Refuse a directory that something else lives in, or that has lost what RocksDB begins with."""
+    names = sorted(path.name for path in directory.iterdir())
+    if "CURRENT" not in names:
+        strange = [
+            name
+            for name in names
+            if not name.startswith(HARMLESS) and not (name.endswith(".log") and not (directory / name).stat().st_size)
+        ]
+        if strange:
+            raise OptionError(
+                f"{directory} has files and is no store of cairnkv, or a damaged one: {', '.join(strange[:3])}. "
+                "Name a directory that is empty or not there yet"
+            )
+    for log in directory.glob("*.log"):
+        if wal.is_damaged(log):
+            raise OptionError(_damaged(directory, f"{log.name} has a damaged record near its end"))
+
+
+def _check_format(directory: Path, engine: Engine, database: Any) -> None:
+    """Refuse a format that this version does not know; write ours where there is nothing yet."""
+    try:
+        stored = database.get(FORMAT_KEY)
+        if stored is None:
+            if next(engine.items(), None) is not None:
+                raise OptionError(f"{directory} is a RocksDB of something else: it says no format of cairnkv")
+            engine.write([(FORMAT_KEY, b"%d" % FORMAT, None), (END_KEY, b"", None)], sync=True)
+            _sync_directory(directory.parent)
+            return
+    except OptionError:
+        raise
+    except Exception as error:
+        raise OptionError(_why(directory, str(error))) from None
+    if stored != b"%d" % FORMAT:
+        raise OptionError(
+            f"{directory} has format {stored.decode(errors='replace')} and this version of cairnkv knows {FORMAT}: "
+            "open it with the version that wrote it, or a newer one"
+        )
+
+
+def _sync_directory(directory: Path) -> None:
+    """Have the disk know that the new directory is there."""
+    with contextlib.suppress(OSError):  # not every file system can
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _why(directory: Path, text: str) -> str:
+    if "LOCK" in text and "lock" in text:
+        return f"{directory} is open already, in this process or another one: stop that, or take another directory"
+    if "Corruption" in text:
+        return _damaged(directory, text)
+    return f"cannot keep a store in {directory}: {text}"
+
+
+def _damaged(directory: Path, text: str) -> str:
+    return (
+        f"{directory} is damaged, and nothing was changed: {text}. "
+        "Restore a copy from before, or keep this one and find out what the disk has done to it"
+    )
+
+
+def damaged(directory: Path, text: str) -> OptionError:
+    """What to raise for records that are not as they were written."""
+    return OptionError(_damaged(directory, text))
