@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import socket
 import struct
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -182,10 +183,31 @@ def by_hand(width: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
     return way
 
 
+@contextlib.contextmanager
+def disk(clock: ManualClock) -> Iterator[Any]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        cairnkv.open(directory, codec="bytes", sync="none", clock=clock) as store,
+    ):
+        yield store
+
+
+@contextlib.contextmanager
+def disk_sync(clock: ManualClock) -> Iterator[Any]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running_server(clock=clock, data=directory) as server,
+        cairnkv.connect(server.url, codec="bytes", timeout=PATIENCE) as store,
+    ):
+        yield store
+
+
 WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "embedded": embedded,
     "embedded-async": embedded_async,
     "sync": sync,
+    "disk": disk,
+    "disk-sync": disk_sync,
     "pipeline": pipelined,
     "async": asynchronous,
     "two-byte frames": by_hand(2),

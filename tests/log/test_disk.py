@@ -1,0 +1,214 @@
+"""The disk log: what was acknowledged is there again, whatever happened in between; what failed is not shown."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cairnkv
+from cairnkv.commands import MISSING, ClearAll, Failure, Get, Reply, Set, SetWith, failures
+from cairnkv.errors import OptionError
+from cairnkv.log.disk import DiskLog, Sync, open_engine
+from cairnkv.log.disk.engine import Operations, RocksEngine
+from cairnkv.log.disk.records import FORMAT_KEY
+from cairnkv.store import Held, Store
+from cairnkv.testing import ManualClock, running_server
+
+PATIENCE = 20.0
+
+
+class Faulty:
+    """RocksDB behind a gate, which fails where a test says so: `before` a write, or `after` it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._engine = open_engine(directory)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail: str | None = None
+        self.fail_sync = False
+        self.writes = 0
+        self.at_gate = threading.Event()
+
+    def write(self, operations: Operations, *, sync: bool) -> None:
+        self.at_gate.set()
+        assert self.gate.wait(PATIENCE)
+        if self.fail == "before":
+            raise OSError("the disk is gone")
+        self._engine.write(operations, sync=sync)
+        self.writes += 1
+        if self.fail == "after":
+            raise OSError("the disk does not answer")
+
+    def sync(self) -> None:
+        if self.fail_sync:
+            raise OSError("fsync failed")
+        self._engine.sync()
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._engine.items()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def abandon(self) -> None:
+        self._engine.abandon()
+
+
+class OnDisk:
+    """A store on disk in this thread, which is told what the writer found out when it asks."""
+
+    def __init__(self, directory: Path, *, clock: ManualClock | None = None, sync: str = "always") -> None:
+        engines: list[Faulty] = []
+
+        def new_engine(path: Path) -> Faulty:
+            engines.append(Faulty(path))
+            return engines[0]
+
+        self.store = Store(
+            log=DiskLog(directory, sync=Sync.parse(sync), new_engine=new_engine), clock=clock or ManualClock()
+        )
+        (self.engine,) = engines
+        self._told = threading.Condition()
+        self._functions: list[object] = []
+        self.store.deliver_by(self._deliver)
+
+    def _deliver(self, function: object) -> None:
+        with self._told:
+            self._functions.append(function)
+            self._told.notify()
+
+    def reply(self, outcome: Reply | Held) -> Reply:
+        """What a reply is once it may leave."""
+        while isinstance(outcome, Held) and outcome.reply is None:
+            with self._told:
+                assert self._told.wait_for(lambda: self._functions, PATIENCE)
+                function = self._functions.pop(0)
+            assert callable(function)
+            function()
+        return outcome.reply if isinstance(outcome, Held) and outcome.reply is not None else outcome  # type: ignore[return-value]
+
+    def __enter__(self) -> "OnDisk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.gate.set()
+        self.store.close()
+
+
+def test_a_reply_waits_for_the_disk_and_many_writes_share_a_commit(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.engine.gate.clear()
+        first = disk.store.execute(Set(b"a", b"1"))
+        assert disk.engine.at_gate.wait(PATIENCE)
+        rest = [disk.store.execute(Set(b"%d" % number, b"x")) for number in range(100)]
+        shown = disk.store.execute(Get(b"a"))
+        assert all(isinstance(held, Held) and held.reply is None for held in (first, shown, *rest))
+        disk.engine.gate.set()
+        assert disk.reply(rest[-1]) is not None
+        assert disk.reply(shown) == b"1"
+        assert disk.engine.writes == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_after_a_failing_write_nothing_of_it_is_shown_and_no_more_are_taken(tmp_path: Path, when: str) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"a", b"old")))
+        disk.engine.fail = when
+        disk.engine.gate.clear()
+        write = disk.store.execute(Set(b"a", b"new"))
+        cleared = disk.store.execute(ClearAll())
+        read = disk.store.execute(Get(b"a"))
+        disk.engine.gate.set()
+        for outcome, code in ((write, failures.UNKNOWN), (cleared, failures.UNKNOWN), (read, failures.UNDONE)):
+            reply = disk.reply(outcome)
+            assert isinstance(reply, Failure)
+            assert reply.code is code
+        assert disk.store.execute(Get(b"a")) == b"old"
+        refused = disk.store.execute(Set(b"b", b"1"))
+        assert isinstance(refused, Failure)
+        assert refused.code is failures.READONLY
+        assert disk.store.execute(Get(b"b")) != b"1"
+        disk.engine.fail = None
+    with OnDisk(tmp_path / "data") as disk:
+        possible = (b"old",) if when == "before" else (b"new", MISSING)  # the first commit had one entry or both
+        assert disk.store.execute(Get(b"a")) in possible
+        assert isinstance(disk.store.execute(Set(b"b", b"1")), Held)
+
+
+def test_a_failing_fsync_in_between_ends_the_writing(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data", sync="1ms") as disk:
+        disk.engine.fail_sync = True
+        disk.reply(disk.store.execute(Set(b"a", b"1")))
+        for _ in range(1_000):
+            outcome = disk.store.execute(Set(b"b", b"1"))
+            reply = disk.reply(outcome)
+            if isinstance(reply, Failure):
+                break
+            threading.Event().wait(0.005)
+        assert isinstance(reply, Failure)
+        assert reply.code in (failures.READONLY, failures.UNKNOWN)
+
+
+def test_what_has_expired_does_not_come_back_though_the_clock_goes_back(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with OnDisk(tmp_path / "data", clock=clock) as disk:
+        disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
+        clock.advance(60)
+        read = disk.store.execute(Get(b"a"))
+        assert isinstance(read, Held), "it shows a time that the disk does not have yet"
+        disk.reply(read)
+        # As a crash leaves it: without the last word of `close`.
+        image = tmp_path / "image"
+        shutil.copytree(tmp_path / "data", image)
+    clock.advance(-60)
+    for directory in (image, tmp_path / "data"):
+        with OnDisk(directory, clock=clock) as disk:
+            assert disk.store.keyspace.get(b"a") is None
+            assert disk.store.keyspace.count() == 0
+
+
+def test_a_second_opener_is_refused(tmp_path: Path) -> None:
+    with cairnkv.open(tmp_path / "data"), pytest.raises(OptionError, match="is open already"):
+        cairnkv.open(tmp_path / "data")
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_no_store_and_what_is_newer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(OptionError, match=r"letter\.txt"):
+        cairnkv.open(tmp_path)
+    engine = open_engine(tmp_path / "data")
+    engine.write([(FORMAT_KEY, b"2", None)], sync=True)
+    engine.close()
+    with pytest.raises(OptionError, match="has format 2"):
+        cairnkv.open(tmp_path / "data")
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="not there yet"):
+        cairnkv.open(tmp_path / "data", memory_limit=1_000_000)
+    with pytest.raises(OptionError, match="always, none, or a time"):
+        cairnkv.open(tmp_path / "data", sync="sometimes")
+    with pytest.raises(OptionError, match="on disk"):
+        cairnkv.open(sync="always")
+
+
+@pytest.mark.parametrize("sync", ["always", "1s", "none"])
+def test_a_server_keeps_its_store(tmp_path: Path, sync: str) -> None:
+    for number in range(2):
+        with (
+            running_server(data=str(tmp_path / "data"), sync=sync) as server,
+            cairnkv.connect(server.url, timeout=PATIENCE) as kv,
+        ):
+            assert kv.get("a") == (None if number == 0 else "1")
+            kv["a"] = "1"
+            told = kv.info()
+            assert (told["size"], told["sync"]) == ("disk", sync)
+
+
+def test_the_engine_is_the_real_one(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path / "data")
+    assert isinstance(engine, RocksEngine)
+    engine.close()
