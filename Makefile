@@ -26,7 +26,7 @@ say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cai
 sources := pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients test-differential test-redis-suite check format fuzz demo bench clean
+.PHONY: help serve test test-crash test-clients test-differential test-redis-suite check format fuzz demo bench clean
 
 help:  ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -36,6 +36,9 @@ serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
 
 test: $(dev)  ## run the whole test suite (TESTS=tests/wire for a part)
 	@$(python) -m pytest $(SPREAD) $(TESTS)
+
+test-crash: $(dev)  ## servers on disk, killed at random moments (CRASHES=50)
+	@CRASHES=$(or $(CRASHES),50) $(python) -m pytest tests/log/test_disk_crash.py
 
 test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each speaking with us (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients

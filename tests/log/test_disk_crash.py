@@ -1,6 +1,6 @@
 """A server is killed with SIGKILL at random moments: what it had acknowledged is there when it comes again.
 
-CAIRNKV_CRASHES says how many times for each sync mode (`make test-crash`); the seed is part of what a failure shows.
+CRASHES says how many times for each sync mode (`make test-crash`); the seed is part of what a failure shows.
 A killed process loses nothing in any mode: what was written is the system's. Power loss is another matter, and not
 tested here.
 """

@@ -433,7 +433,7 @@ class TestFailures:
 def test_a_log_that_breaks_leaves_nothing_of_the_command_behind(store: LateStore) -> None:
     """Not by the contract, but a fault of ours must not show a write that no log has."""
 
-    def broken(command: Command, now: int) -> int:
+    def broken(*_: object) -> int:
         raise RuntimeError("a fault of ours")
 
     store.safely(Set(b"k", b"safe"))
