@@ -90,7 +90,7 @@ def test_a_flipped_byte_in_the_log_is_reported_wherever_it_is(tmp_path: Path) ->
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    lengths = [at for at in record_starts(whole)[-40:]]
+    lengths = record_starts(whole)[-40:]
     places = [dice.randrange(len(whole)) for _ in range(20)]
     places += [at + byte for at in dice.sample(lengths, 8) for byte in (4, 5)] + [lengths[-1] + 5]
     for place in places:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cairnkv.errors import OptionError
+from cairnkv.log.disk.sync import Sync
 from cairnkv.server.settings import NOT_OPTIONS, OPTIONS, LogLevel, Settings, is_loopback, load
 from cairnkv.store import WhenFull
 from cairnkv.wire.article import Dialect
@@ -31,6 +32,8 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "max_unsent": (["1t", "0", "5 k"], [2**40, 0, 5_120]),
     "memory_limit": (["1g", "7", "8"], [2**30, 7, 8]),
     "when_full": (["evict", "refuse", "evict"], [WhenFull.EVICT, WhenFull.REFUSE, WhenFull.EVICT]),
+    "data": (["a", "b", "c"], ["a", "b", "c"]),
+    "sync": (["none", "1s", "always"], [Sync(None), Sync(1.0), Sync()]),
     "idle_timeout": (["0", "1h", "2.5s"], [0, 3_600, 2.5]),
     "frame_timeout": (["1", "500ms", "2m"], [1, 0.5, 120]),
     "stall_timeout": (["1d", "3s", "4"], [86_400, 3, 4]),
