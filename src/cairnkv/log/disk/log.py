@@ -191,7 +191,8 @@ class DiskLog:
     def _put(self, entry: _Entry) -> None:
         self._queue.append(entry)
         self._queued_bytes += entry.size
-        self._condition.notify()
+        if len(self._queue) == 1:  # the writer waits only where there was none
+            self._condition.notify()
 
     def close(self, now: int) -> None:
         """Commit what is under way, note log time, and let the directory go."""
