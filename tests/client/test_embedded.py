@@ -1,5 +1,6 @@
 """The embedded store: a mapping, safe with threads and in forked processes, bounded in memory, patient with a log."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -161,3 +162,21 @@ async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
     with pytest.raises(cairnkv.OutcomeUnknown):
         await failing
     assert await kv.get("k") == "v"
+
+
+def test_a_loop_that_is_gone_keeps_nobody_else_from_being_told() -> None:
+    log = LateLog()
+    kv: AsyncEmbedded[str, str] = AsyncEmbedded(Store(log=log), Text(), Text())
+
+    async def impatient() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(kv.set("a", "1"), 0.01)
+
+    async def patient() -> bool:
+        setting = asyncio.ensure_future(kv.set("b", "2"))
+        await asyncio.sleep(0)
+        log.commit()
+        return await setting
+
+    asyncio.run(impatient())
+    assert asyncio.run(patient()) is True

@@ -1,18 +1,21 @@
 """The disk log: what was acknowledged is there again, whatever happened in between; what failed is not shown."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cairnkv
-from cairnkv.commands import MISSING, ClearAll, Failure, Get, Reply, Set, SetWith, failures
+from cairnkv.commands import MISSING, Clear, ClearAll, Failure, Get, Reply, Set, SetMany, SetWith, failures
 from cairnkv.errors import OptionError
 from cairnkv.log.disk import DiskLog, Sync, open_engine
-from cairnkv.log.disk.engine import Operations, RocksEngine
-from cairnkv.log.disk.records import FORMAT_KEY
+from cairnkv.log.disk.engine import Batch, RocksEngine
+from cairnkv.log.disk.records import FORMAT_KEY, PART, PART_BYTES, part_key
 from cairnkv.store import Held, Store
 from cairnkv.testing import ManualClock, running_server
 
@@ -31,12 +34,19 @@ class Faulty:
         self.writes = 0
         self.at_gate = threading.Event()
 
-    def write(self, operations: Operations, *, sync: bool) -> None:
+    def batch(self) -> Batch:
+        return self._engine.batch()
+
+    @property
+    def behind(self) -> bool:
+        return self._engine.behind
+
+    def write(self, batch: Any) -> None:
         self.at_gate.set()
         assert self.gate.wait(PATIENCE)
         if self.fail == "before":
             raise OSError("the disk is gone")
-        self._engine.write(operations, sync=sync)
+        self._engine.write(batch)
         self.writes += 1
         if self.fail == "after":
             raise OSError("the disk does not answer")
@@ -180,7 +190,9 @@ def test_what_is_no_store_and_what_is_newer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"letter\.txt"):
         cairnkv.open(tmp_path)
     engine = open_engine(tmp_path / "data")
-    engine.write([(FORMAT_KEY, b"2", None)], sync=True)
+    batch = engine.batch()
+    batch.put(FORMAT_KEY, b"2")
+    engine.write(batch)
     engine.close()
     with pytest.raises(OptionError, match="has format 2"):
         cairnkv.open(tmp_path / "data")
@@ -212,3 +224,77 @@ def test_the_engine_is_the_real_one(tmp_path: Path) -> None:
     engine = open_engine(tmp_path / "data")
     assert isinstance(engine, RocksEngine)
     engine.close()
+
+
+def test_long_values_stand_in_parts_and_leave_none_behind(tmp_path: Path) -> None:
+    long = bytes(range(256)) * 4_097  # four parts and a bit
+    clock = ManualClock()
+    for number in range(4):
+        with OnDisk(tmp_path / "data", clock=clock) as disk:
+            if number == 0:
+                disk.reply(disk.store.execute(Set(b"a", long)))
+                disk.reply(disk.store.execute(SetWith(b"b", long[:-1], ttl=1_000), 3))
+                disk.reply(disk.store.execute(SetMany(0, ((b"c", long), (b"d", long[:5_000]), (b"e", b"short")))))
+            elif number == 1:
+                assert disk.store.keyspaces[0].entry(b"a") == (long, None)
+                assert disk.store.keyspaces[3].get(b"b") == long[:-1]
+                assert disk.store.keyspace.get(b"c") == long
+                assert disk.store.keyspace.get(b"d") == long[:5_000]
+                disk.reply(disk.store.execute(Set(b"a", b"short")))
+                disk.reply(disk.store.execute(ClearAll(), 3))
+            elif number == 2:
+                assert disk.store.keyspaces[3].count() == 0
+                disk.reply(disk.store.execute(Clear(b"c")))
+                disk.reply(disk.store.execute(Clear(b"d")))
+            else:
+                assert disk.store.keyspace.get(b"a") == disk.store.keyspace.get(b"e") == b"short"
+    engine = open_engine(tmp_path / "data")
+    assert not [key for key, _ in engine.items() if key[0] == PART]
+    engine.close()
+
+
+def test_parts_that_a_crash_left_without_their_entry_are_removed(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"a", bytes(PART_BYTES + 1))))
+    engine = open_engine(tmp_path / "data")
+    batch = engine.batch()
+    batch.put(part_key(7, 0), b"left over")
+    engine.write(batch)
+    engine.close()
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"b", bytes(PART_BYTES + 2))))
+    with OnDisk(tmp_path / "data") as disk:
+        assert disk.store.keyspace.get(b"a") == bytes(PART_BYTES + 1)
+        assert disk.store.keyspace.get(b"b") == bytes(PART_BYTES + 2)
+    engine = open_engine(tmp_path / "data")
+    assert len([key for key, _ in engine.items() if key[0] == PART]) == 4
+    engine.close()
+
+
+FORKING = """
+import os, sys, cairnkv
+kv = cairnkv.open(sys.argv[1])
+kv["a"] = "1"
+child = os.fork()
+if child == 0:
+    for attempt in (lambda: kv["a"], lambda: cairnkv.open(sys.argv[1] + " of the child")):
+        try:
+            attempt()
+        except cairnkv.CairnError as error:
+            print(error)
+    kv.close()
+    sys.exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+kv["b"] = "2"
+print(sorted(kv.scan()))
+"""
+
+
+def test_a_forked_process_is_told_and_ends_in_good_order(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKING, str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert "opened before the fork" in told[0]
+    assert "forked" in told[1]
+    assert told[2] == "['a', 'b']"

@@ -9,7 +9,7 @@ afterwards; the store knows nothing of how a log keeps its word.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from cairnkv.commands import Step
 from cairnkv.keyspace import Keyspace
@@ -19,12 +19,9 @@ Deliver: TypeAlias = Callable[[Callable[[], None]], object]
 `RuntimeError` has no such thread any more."""
 
 
-class Effect(NamedTuple):
-    """What stands in a keyspace after an entry: value and deadline of a key, or None. No key: all of it is empty."""
-
-    space: int
-    key: bytes | None
-    entry: tuple[bytes, int | None] | None
+Effect: TypeAlias = tuple[int, bytes | None, bytes | None, int | None]
+"""What stands in a keyspace after an entry: keyspace, key, value and deadline. No value: the key is not there. No key:
+nothing is there. A plain tuple, since the hot path makes one for each write."""
 
 
 class LogListener(Protocol):

@@ -156,6 +156,7 @@ class Store:
         self._shared: Final = Shared()
         self.keyspaces: Final = tuple(Keyspace(self._shared) for _ in range(SPACES))
         self._log: Log = log if log is not None else ProcessLog()
+        self._last = self._log.restore(self.keyspaces)  # position of the newest entry of the log
         self._log.listen(self)
         self.clock = clock
         self._memory_limit = memory_limit
@@ -164,9 +165,9 @@ class Store:
         self._strangers = False  # whether keys may be there of which no use is known
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
-        self._last = self._log.restore(self.keyspaces)  # position of the newest entry of the log
         self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
-        self._pending_keys: dict[Place, int] = {}  # the newest uncommitted position that changed a key
+        # By keyspace: the newest uncommitted position that changed a key
+        self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(SPACES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
         self._noted = self._shared.now  # log time up to which replies may tell it, if the log outlives this process
@@ -352,7 +353,7 @@ class Store:
         for change in journal:
             self._pending_spaces[change.keyspace.number] = position
             if isinstance(change, Before):
-                self._pending_keys[change.keyspace.number, change.key] = position
+                self._pending_keys[change.keyspace.number][change.key] = position
             elif isinstance(change, Cleared):
                 self._pending_tables[change.keyspace.number] = position
         held = Held(reply)
@@ -370,7 +371,7 @@ class Store:
                 return max(self._newest_commit_of(*place) for place in step.command.places(step.space))
 
     def _newest_commit_of(self, space: int, key: bytes) -> int:
-        return max(self._pending_tables.get(space, 0), self._pending_keys.get((space, key), 0), self._pending_time)
+        return max(self._pending_tables.get(space, 0), self._pending_keys[space].get(key, 0), self._pending_time)
 
     def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
         uncommitted = self._uncommitted.get(position)
@@ -422,9 +423,9 @@ class Store:
     def _no_longer_pending(self, position: int, journal: Journal) -> None:
         self._pending_tables = {space: at for space, at in self._pending_tables.items() if at > position}
         self._pending_spaces = {space: at for space, at in self._pending_spaces.items() if at > position}
-        for place in _places(journal):
-            if self._pending_keys.get(place) == position:
-                del self._pending_keys[place]
+        for space, key in _places(journal):
+            if self._pending_keys[space].get(key) == position:
+                del self._pending_keys[space][key]
 
     # -- limits ---------------------------------------------------------------------------------------------
 
@@ -616,7 +617,7 @@ class Store:
         )
 
 
-def _effects(journal: Journal) -> tuple[Effect, ...]:
+def _effects(journal: Journal) -> list[Effect]:
     """What a journal's changes have come to. A keyspace that was cleared comes before the keys that stand in it now."""
     cleared: dict[int, Effect] = {}
     keys: dict[Place, Effect] = {}
@@ -625,10 +626,10 @@ def _effects(journal: Journal) -> tuple[Effect, ...]:
         if isinstance(change, Before):
             place = keyspace.number, change.key
             if place not in keys:
-                keys[place] = Effect(*place, keyspace.entry(change.key))
+                keys[place] = (*place, *(keyspace.entry(change.key) or (None, None)))
         else:
-            cleared[keyspace.number] = Effect(keyspace.number, None, None)
-    return (*cleared.values(), *keys.values())
+            cleared[keyspace.number] = (keyspace.number, None, None, None)
+    return [*cleared.values(), *keys.values()]
 
 
 def _places(journal: Journal) -> Iterable[Place]:

@@ -4,6 +4,7 @@ Commands about the whole table let other tasks go first, so that a long scan is 
 """
 
 import asyncio
+import contextlib
 
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import Call, K, T, V
@@ -26,7 +27,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
 
     async def close(self) -> None:
         """Let the store go. Using it afterwards is an error."""
-        self._shared.close()
+        await asyncio.to_thread(self._shared.close)  # a store on disk has its last writes to wait for
 
     async def _do(self, call: Call[T]) -> T:
         if call.command.word.scope is Scope.TABLE:
@@ -37,7 +38,8 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
             ready = asyncio.Event()
 
             def on_ready() -> None:
-                loop.call_soon_threadsafe(ready.set)
+                with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+                    loop.call_soon_threadsafe(ready.set)
 
             outcome.on_ready = on_ready
             if outcome.reply is None:

@@ -25,7 +25,7 @@ CACHE_BYTES: Final = 8 * 1024 * 1024
 """RocksDB's cache of blocks: small, since everything is in memory anyway."""
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
-"""Writes that are gathered before they become a file of their own; two of these may be in memory."""
+"""Writes that are gathered before they become a file of their own."""
 
 LOG_BYTES_MAX: Final = 256 * 1024 * 1024
 """The write-ahead log, which is read again at a start after a crash."""
@@ -37,14 +37,44 @@ HARMLESS: Final = ("LOG", "LOCK", "IDENTITY", "MANIFEST", "OPTIONS", "rocksdict-
 """What RocksDB has made in a directory before anything was written there: names begin with these."""
 
 
+BEHIND_MEMTABLES: Final = 3
+"""Memtables that wait to become files from which on the disk is behind: no more is written until there are fewer."""
+
+BEHIND_FILES: Final = 40
+"""Files that wait to be merged from which on it is."""
+
+MEMTABLES_MAX: Final = 2 * BEHIND_MEMTABLES
+"""Memtables at which RocksDB itself would stop writes, and with them this whole process (see `RocksEngine`)."""
+
+
+class Batch(Protocol):
+    """What one write does, in order."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Have a record there."""
+
+    def delete(self, key: bytes) -> None:
+        """Have none there."""
+
+    def delete_range(self, begin: bytes, end: bytes) -> None:
+        """Have none there whose key is not below `begin` and below `end`."""
+
+
 class Engine(Protocol):
     """What the log needs of RocksDB; tests put their own in its place."""
 
-    def write(self, operations: "Operations", *, sync: bool) -> None:
-        """Write all of it or nothing; sync: and return when it is on the disk."""
+    def batch(self) -> Batch:
+        """A new batch, to be filled and written once."""
+
+    def write(self, batch: Any) -> None:
+        """Write all of a batch of this engine, or nothing. A crash of the system may still take it back."""
 
     def sync(self) -> None:
-        """Return when everything written is on the disk."""
+        """Return when everything that was written is on the disk."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether nothing should be written for now: what was is not brought into its order as fast."""
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records in the order of their keys. May end early where something is damaged: look for `END_KEY`."""
@@ -56,38 +86,37 @@ class Engine(Protocol):
         """Never touch it again, not at this process' end either: it was opened by the one that this was forked from."""
 
 
-Operations = list[tuple[bytes, bytes | None, bytes | None]]
-"""What one write does, in order: puts (key, value, None), deletes (key, None, None), and (key, None, end): deletes all
-keys from this to below that."""
-
-
 class RocksEngine:
-    """RocksDB in a directory."""
+    """RocksDB in a directory.
+
+    `write` holds the interpreter, `sync` lets it go: so a commit is one of each. It also holds it while RocksDB has
+    writes wait, so that must never happen: whoever writes looks at `behind` before.
+    """
 
     def __init__(self, database: "Rdict") -> None:
-        from rocksdict import WriteBatch, WriteOptions
+        from rocksdict import WriteBatch
 
         self._new_batch = WriteBatch
         self._database = database
-        self._written, self._synced = WriteOptions(), WriteOptions()
-        self._synced.sync = True
 
-    def write(self, operations: Operations, *, sync: bool) -> None:
+    def batch(self) -> Batch:
+        """A new batch."""
+        return self._new_batch(raw_mode=True)
+
+    def write(self, batch: Any) -> None:
         """Write all of it or nothing."""
-        batch = self._new_batch(raw_mode=True)
-        put, delete = batch.put, batch.delete
-        for key, value, end in operations:
-            if value is not None:
-                put(key, value)
-            elif end is None:
-                delete(key)
-            else:
-                batch.delete_range(key, end)
-        self._database.write(batch, self._synced if sync else self._written)
+        self._database.write(batch)
 
     def sync(self) -> None:
-        """Return when everything written is on the disk."""
+        """Return when everything that was written is on the disk."""
         self._database.flush_wal(sync=True)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are too many memtables or files that wait."""
+        memtables = self._database.property_int_value("rocksdb.num-immutable-mem-table") or 0
+        files = int(self._database.property_value("rocksdb.num-files-at-level0") or 0)
+        return memtables >= BEHIND_MEMTABLES or files >= BEHIND_FILES
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records."""
@@ -114,6 +143,7 @@ def open_engine(directory: Path) -> Engine:
         raise OptionError(
             "a store on disk needs the package rocksdict, which is not installed: pip install 'cairnkv[disk]'"
         ) from None
+    _not_in_a_fork()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _look_at(directory)
@@ -132,8 +162,36 @@ def open_engine(directory: Path) -> Engine:
     return engine
 
 
+_opened_by: int | None = None
+"""The process in which RocksDB was opened first. Its threads are there, and in no process forked from it."""
+
+
+def _not_in_a_fork() -> None:
+    """Refuse to open RocksDB in a child of a process that had it; see that such children end in good order."""
+    global _opened_by
+    if _opened_by is None:
+        _opened_by = os.getpid()
+        os.register_at_fork(after_in_child=_end_without_destructors)
+    elif _opened_by != os.getpid():
+        raise OptionError(
+            "a store on disk was open in the process that this one was forked from, and RocksDB's threads did not come "
+            "along: open it in a new process instead, as multiprocessing does with the start method spawn"
+        )
+
+
+def _end_without_destructors() -> None:
+    """Have this forked process end, once Python is done, without what RocksDB does at a process' end.
+
+    It would wait for threads that are not there, and has been seen to crash. `on_exit` is glibc's; elsewhere such a
+    child has to end by `os._exit`, as those of multiprocessing do.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):
+        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
+
+
 def _options() -> "Options":
-    from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options
+    from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 
     options = Options(raw_mode=True)
     options.create_if_missing(True)
@@ -144,6 +202,15 @@ def _options() -> "Options":
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(MEMTABLE_BYTES)
+    # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
+    options.set_memtable_factory(MemtableFactory.vector())
+    options.set_allow_concurrent_memtable_write(False)
+    # Writes never wait within RocksDB: see `RocksEngine`.
+    options.set_max_write_buffer_number(MEMTABLES_MAX)
+    options.set_level_zero_slowdown_writes_trigger(10 * BEHIND_FILES)
+    options.set_level_zero_stop_writes_trigger(10 * BEHIND_FILES)
+    options.set_soft_pending_compaction_bytes_limit(0)
+    options.set_hard_pending_compaction_bytes_limit(0)
     options.set_max_total_wal_size(LOG_BYTES_MAX)
     options.set_max_log_file_size(OWN_LOG_BYTES)
     options.set_keep_log_file_num(2)
@@ -177,7 +244,11 @@ def _check_format(directory: Path, engine: Engine, database: Any) -> None:
         if stored is None:
             if next(engine.items(), None) is not None:
                 raise OptionError(f"{directory} is a RocksDB of something else: it says no format of cairnkv")
-            engine.write([(FORMAT_KEY, b"%d" % FORMAT, None), (END_KEY, b"", None)], sync=True)
+            batch = engine.batch()
+            batch.put(FORMAT_KEY, b"%d" % FORMAT)
+            batch.put(END_KEY, b"")
+            engine.write(batch)
+            engine.sync()
             _sync_directory(directory.parent)
             return
     except OptionError:

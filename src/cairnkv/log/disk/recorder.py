@@ -1,0 +1,78 @@
+"""What entries come to, as records: the batch of a commit is filled here.
+
+What always holds: a value that is too long for its entry's record is written in parts, before the batch that has the
+entry, each part in a write of its own, so that none holds the interpreter for long. The parts of a value that is
+replaced go in the batch that replaces it. What a crash leaves of parts without an entry, the next start removes.
+
+Not for when a batch is written, and whether that was safe (`writer`).
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from cairnkv.log.base import Effect
+from cairnkv.log.disk.engine import Batch, Engine
+from cairnkv.log.disk.records import (
+    PART_BYTES,
+    STATE,
+    STATE_KEY,
+    Parts,
+    part_key,
+    record_key,
+    record_value,
+    space_range,
+)
+
+LARGE_ENTRY_BYTES: Final = 1024 * 1024
+"""An entry with more than this has all values in parts that are not small: its batch is one write."""
+
+SMALL_BYTES: Final = 4 * 1024
+"""What is small there."""
+
+
+class Recorder:
+    """Fills batches. It knows which values stand in parts."""
+
+    def __init__(self, engine: Engine, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
+        """parted: where the values stand that are in parts. number: the first that no parts have."""
+        self._engine = engine
+        self._parted = parted
+        self._number = number
+
+    def fill(self, batch: Batch, effects: Iterable[Effect], size: int) -> None:
+        """Add what an entry comes to. size: its bytes, near enough."""
+        put = batch.put
+        longest = PART_BYTES if size <= LARGE_ENTRY_BYTES else SMALL_BYTES
+        for space, key, value, deadline in effects:
+            if key is None:
+                self._clear(batch, space)
+                continue
+            if self._parted and (old := self._parted.pop((space, key), None)) is not None:
+                batch.delete_range(*old.range)
+            if value is None:
+                batch.delete(record_key(space, key))
+            elif len(value) <= longest:
+                put(record_key(space, key), record_value(value, deadline))
+            else:
+                parts = self._parted[space, key] = self._write_parts(value)
+                put(record_key(space, key), record_value(parts, deadline))
+
+    def note(self, batch: Batch, position: int, now: int) -> None:
+        """Add the position and log time that the batch brings the store to."""
+        batch.put(STATE_KEY, STATE.pack(position, now))
+
+    def _clear(self, batch: Batch, space: int) -> None:
+        batch.delete_range(*space_range(space))
+        for place in [place for place in self._parted if place[0] == space]:
+            batch.delete_range(*self._parted.pop(place).range)
+
+    def _write_parts(self, value: bytes) -> Parts:
+        parts = Parts(self._number, len(value))
+        self._number += 1
+        for index in range(parts.pieces):
+            batch = self._engine.batch()
+            batch.put(part_key(parts.number, index), value[index * PART_BYTES : (index + 1) * PART_BYTES])
+            self._engine.write(batch)
+            time.sleep(0)  # lets other threads have the interpreter
+        return parts
