@@ -70,7 +70,17 @@ class LateLog:
         """Nothing."""
         return ()
 
-    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = ()) -> int:
+    @property
+    def takes(self) -> bool:
+        """Whether it refuses at present."""
+        return self.refusal is None
+
+    @property
+    def position(self) -> int:
+        """That of the newest entry."""
+        return self._last
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Keep an entry pending."""
         assert not self.closed
         if self.refusal is not None:

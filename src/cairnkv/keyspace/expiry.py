@@ -12,6 +12,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
+from cairnkv.keyspace.shared import Shared
+
 TICK_BITS: Final = 10
 """Deadlines are grouped by this many low bits: 1,024 ms. Finer groups would cost a set per key where
 deadlines are spread out; coarser ones a longer look at the one group that is partly due."""
@@ -23,9 +25,10 @@ SPARE_TICKS: Final = 64
 class DeadlineIndex:
     """Keys by deadline, in milliseconds of log time."""
 
-    __slots__ = ("_heap", "_ticks")
+    __slots__ = ("_heap", "_shared", "_ticks")
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._ticks: dict[int, dict[bytes, int]] = {}
         self._heap: list[int] = []  # every tick that has keys, and a bounded number that no longer do
 
@@ -36,6 +39,7 @@ class DeadlineIndex:
         if keys is None:
             keys = self._ticks[tick] = {}
             heapq.heappush(self._heap, tick)
+            self._shared.expiring = True
         keys[key] = deadline
 
     def remove(self, key: bytes, deadline: int) -> None:

@@ -65,8 +65,21 @@ cdef class HotTable:
     cdef object _index  # of deadlines
     cdef dict _ticks  # of the index
     cdef Py_ssize_t _bucket_keys, _entry_bytes, _deadline_bytes, _tick_bits
+    # Where changes have a log to wait for:
+    cdef object _staging  # None: they have not
+    cdef dict _pending  # keys that were changed and are not committed, with the positions that will be
+    cdef object _space
+    cdef bint staged  # whether this run's changes are gathered: as what they come to, and as what undoes them
+    cdef list _effects, _undos
+    cdef Py_ssize_t _effect_bytes
+    cdef object _its_position
+    cdef int64_t position  # that the entry of this run will have, if there is one
+    cdef int64_t _floor  # that whatever shows a key has to wait for
+    # Of the command at hand, set to 0 by whoever begins with one:
+    cdef int64_t wait  # the position that its reply has to wait for; 0: none
+    cdef bint wrote
 
-    cdef int begin(self, int64_t now) except -1
+    cdef bint begin(self, int64_t now) except -1
     cdef int take(self) except -1
     cdef int end(self, bint executed) except -1
     cdef void fetch(self) noexcept
@@ -138,19 +151,44 @@ cdef inline bint has_deadline(HotTable self, Place *place, int64_t *deadline) ex
     return True
 
 
+cdef inline int await_commits(HotTable self, Place *place) except -1:
+    """Have the reply wait for the commits of whatever a key shows."""
+    cdef PyObject *found
+    cdef int64_t position
+    if self.wait < self._floor:
+        self.wait = self._floor
+    if PyDict_Size(self._pending) == 0:
+        return 0
+    found = PyDict_GetItemWithError(self._pending, _key_of(place))
+    if found is not NULL:
+        position = PyLong_AsLongLong(<object>found)
+        if position > self.wait:
+            self.wait = position
+    return 0
+
+
+cdef inline int stage(HotTable self, bytes key, bytes value, object deadline, bytes old, object old_deadline) except -1:
+    """Note that a key has this value and deadline instead of those; None: it is not there."""
+    self._effects.append((self._space, key, value, deadline))
+    self._undos.append(key)
+    self._undos.append(old)
+    self._undos.append(old_deadline)
+    self._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
+    PyDict_SetItem(self._pending, key, self._its_position)
+    self.wait = self.position
+    self.wrote = True
+    return 0
+
+
 cdef inline PyObject *visible(HotTable self, Place *place) except? NULL:
     """`Keyspace.get`: the value of a key that has not expired, borrowed; NULL when there is none."""
     cdef int64_t deadline
     look_up(self, place)
+    if self.staged:
+        await_commits(self, place)
     if place.value is not NULL and has_deadline(self, place, &deadline) and deadline <= self.now:
         return NULL
     return place.value
-
-
-cdef inline bint is_due(HotTable self, Place *place) except -1:
-    """Whether a key that was looked up has expired."""
-    cdef int64_t deadline
-    return has_deadline(self, place, &deadline) and deadline <= self.now
 
 
 cdef inline void changed(HotTable self, Place *place) noexcept:
@@ -191,14 +229,16 @@ cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) exc
     else:
         PyDict_SetItem(<object>deadlines, key, time)
     self._used += self._deadline_bytes
+    if self.staged:
+        stage(self, key, <bytes>place.value, time, <bytes>place.value, None)
     return 0
 
 
-cdef inline bint can_put(HotTable self, Place *place) except -1:
-    """Whether `put` can be done here: without a bucket to split."""
+cdef inline bint can_put(HotTable self, Place *place, Py_ssize_t count=1) except -1:
+    """Whether `put` can be done here, `count` times: without a bucket to split."""
     if place.value is NULL:
         look_up(self, place)
-    return place.value is not NULL or PyDict_Size(<object>place.values) < self._bucket_keys
+    return place.value is not NULL or PyDict_Size(<object>place.values) + count <= self._bucket_keys
 
 
 cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
@@ -208,8 +248,14 @@ cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_s
 
 cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=False) except -1:
     """`put`, of a value that is an object already."""
-    cdef bytes key = _key_of(place)
+    cdef bytes key = _key_of(place), old = None
+    cdef object old_deadline = None
+    cdef int64_t deadline
     cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+    if self.staged and place.value is not NULL:
+        old = <bytes>place.value
+        if has_deadline(self, place, &deadline):
+            old_deadline = deadline
     if place.value is NULL:
         self._keys += 1
         self._used += self._entry_bytes + place.size + size
@@ -218,6 +264,8 @@ cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=
         if not keeps:
             forget_deadline(self, place)
     PyDict_SetItem(<object>place.values, key, value)
+    if self.staged:
+        stage(self, key, value, old_deadline if keeps else None, old, old_deadline)
     changed(self, place)
     place.value = place.stored = NULL  # whoever asks again looks it up again
     return 0
@@ -231,12 +279,20 @@ cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except 
 cdef inline bint drop(HotTable self, Place *place) except -1:
     """`Keyspace.drop`, where `can_drop` has said that it can be done: whether the key was visible."""
     cdef bytes key
-    cdef bint seen
+    cdef object deadline = None
+    cdef int64_t due
+    cdef bint seen = True
     look_up(self, place)
     if place.value is NULL:
+        if self.staged:
+            await_commits(self, place)
         return False
     key = _key_of(place)
-    seen = not is_due(self, place)
+    if has_deadline(self, place, &due):
+        seen = due > self.now
+        deadline = due
+    if self.staged:
+        stage(self, key, None, None, <bytes>place.value, deadline)
     forget_deadline(self, place)
     self._keys -= 1
     self._used -= self._entry_bytes + place.size + PyBytes_GET_SIZE(<object>place.value)

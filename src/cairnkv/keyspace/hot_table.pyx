@@ -8,6 +8,9 @@ known first (`meet`, `fetch`), so that the processor fetches what the look-ups w
 What always holds: dicts are changed through CPython's interface only. A key and a value are the bytes of a frame,
 until one has to be stored; no object is made to look a key up that is there.
 
+Where changes have a log to wait for, a run gathers what they come to and what would undo them, and hands both over at
+its end; and for each command it finds out which commits the reply has to wait for.
+
 Not for wires (`accelerator.pyx`), and not for what is rare: buckets that a change would split or empty. There the
 functions say that they cannot, and nothing was changed. The first deadline of a second, and the last, are brought to
 the index in Python.
@@ -44,8 +47,12 @@ cdef class HotTable:
     now: log time in the run at hand, in milliseconds.
     """
 
-    def __init__(self, keyspace):
+    def __init__(self, keyspace, staging=None):
+        """staging: what a `cairnkv.store.staging.Staging` is, where changes have a log to wait for."""
         self._keyspace = keyspace
+        self._staging = staging
+        self._pending = {} if staging is None else staging.pending
+        self._space = keyspace.number
         self._values_at = _offset(Bucket, "values")
         self._deadlines_at = _offset(Bucket, "deadlines")
         self._bucket_keys = BUCKET_KEYS
@@ -59,12 +66,24 @@ cdef class HotTable:
             raise AssertionError("the versions of keys have another number of slots")
         self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # it never grows
 
-    cdef int begin(self, int64_t now) except -1:
-        """Take hold of the table as it is, at this time or, if that is later, at log time."""
+    cdef bint begin(self, int64_t now) except -1:
+        """Take hold of the table as it is, at this time or, if that is later, at log time.
+
+        False: the log takes nothing at present, so nothing can be changed here.
+        """
+        self.staged = False
+        if self._staging is not None:
+            said = self._staging.begin(now)
+            if said is None:
+                return False
+            self._its_position, self._floor = said
+            self.position = self._its_position
+            self._effects, self._undos, self._effect_bytes = [], [], 0
+            self.staged = True
         self.take()
         if now > self.now:
             self.now = now
-        return 0
+        return True
 
     cdef int take(self) except -1:
         """`begin` at log time. Neither here nor in `end` does Python code run."""
@@ -88,6 +107,11 @@ cdef class HotTable:
             self._table.keys += self._keys
         if self._used:
             self._table.used_bytes += self._used
+        if self.staged:
+            self.staged = False
+            if self._effects:
+                self._staging.stage(self._effects, self._undos, self._effect_bytes)
+            self._effects = self._undos = None
         return 0
 
     cdef void fetch(self) noexcept:
@@ -108,6 +132,16 @@ cdef class HotTable:
             cairn_fetch_entry(ahead[item].values, ahead[item].hash)
         for item in range(self._ahead_count):
             cairn_fetch_objects(ahead[item].values, ahead[item].hash)
+
+
+def settle(dict pending, list undos, int64_t position):
+    """The changes that these would undo are committed, or undone: nothing waits for this position any more."""
+    cdef Py_ssize_t at
+    cdef PyObject *found
+    for at in range(0, len(undos), 3):
+        found = PyDict_GetItemWithError(pending, undos[at])
+        if found is not NULL and PyLong_AsLongLong(<object>found) == position:
+            PyDict_DelItem(pending, undos[at])
 
 
 cdef Py_ssize_t _offset(object cls, str name) except -1:

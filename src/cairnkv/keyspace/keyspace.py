@@ -11,7 +11,8 @@ What always holds:
 Not for what each command does (`operations`), and not for when a reply may leave (the store).
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, cast
 
 from cairnkv.keyspace.expiry import DeadlineIndex
 from cairnkv.keyspace.shared import Shared, Watched
@@ -33,12 +34,50 @@ class Before:
     key: bytes
     entry: tuple[bytes, int | None] | None
 
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The key."""
+        return (self.key,)
+
     def undo(self) -> None:
         """Let that stand there again."""
         self.keyspace.restore(self.key, self.entry)
 
     def forget(self) -> None:
         """Nothing is kept besides this."""
+
+    def settle(self, pending: dict[bytes, int], position: int) -> None:
+        """See `Change`."""
+        if pending.get(self.key) == position:
+            del pending[self.key]
+
+
+@record
+class Staged:
+    """Changes that the compiled hot path has made: of each the key, and the value and deadline before, in a row."""
+
+    keyspace: "Keyspace"
+    undos: list[bytes | int | None]
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The keys."""
+        return cast("list[bytes]", self.undos[::3])
+
+    def undo(self) -> None:
+        """Let everything stand there again, newest first."""
+        for at in range(len(self.undos) - 3, -1, -3):
+            key, value, deadline = cast("tuple[bytes, bytes | None, int | None]", self.undos[at : at + 3])
+            self.keyspace.restore(key, None if value is None else (value, deadline))
+
+    def forget(self) -> None:
+        """Nothing is kept besides this."""
+
+    def settle(self, pending: dict[bytes, int], position: int) -> None:
+        """See `Change`."""
+        from cairnkv.keyspace.hot_table import settle  # there is one: it has made this
+
+        settle(pending, self.undos, position)
 
 
 @record
@@ -49,6 +88,11 @@ class Cleared:
     table: Table
     deadlines: DeadlineIndex
 
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """No single ones."""
+        return ()
+
     def undo(self) -> None:
         """Let it be the table again."""
         self.keyspace.restore_all(self)
@@ -56,6 +100,9 @@ class Cleared:
     def forget(self) -> None:
         """Free it, in slices."""
         self.keyspace.discard(self)
+
+    def settle(self, pending: dict[bytes, int], position: int) -> None:
+        """There are no keys of it."""
 
 
 class Keyspace:
@@ -67,7 +114,7 @@ class Keyspace:
         self.number: Final = len(self.shared.spaces)
         self.shared.spaces.append(self)
         self._table = Table()
-        self._deadlines = DeadlineIndex()
+        self._deadlines = DeadlineIndex(self.shared)
         self._cleared: list[Cleared] = []  # what nobody can see any more, being freed in slices
         self._times_cleared = 0
         self._times_restored = 0  # by the undoing of `clear_all`
@@ -111,11 +158,6 @@ class Keyspace:
         """How many of these will expire."""
         return len(self._deadlines) - self._deadlines.due(self.now)
 
-    @property
-    def has_deadlines(self) -> bool:
-        """Whether a key is there, visible or not, that time takes away."""
-        return not self._deadlines.empty
-
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """The visible keys with a prefix in one slice of the table, and the next cursor (0: the end)."""
         following, keys = self._table.slice(cursor, count)
@@ -157,7 +199,7 @@ class Keyspace:
     def clear_all(self) -> None:
         """Take every key out, by putting an empty table in the place of this one."""
         cleared = Cleared(self, self._table, self._deadlines)
-        self._table, self._deadlines = Table(), DeadlineIndex()
+        self._table, self._deadlines = Table(), DeadlineIndex(self.shared)
         self._times_cleared += 1
         if self.shared.journal is not None:
             self.shared.journal.append(cleared)

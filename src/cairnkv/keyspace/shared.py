@@ -12,6 +12,7 @@ Not for what stands under a key (the keyspace).
 
 import zlib
 from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cairnkv.records import record
@@ -35,6 +36,13 @@ class Change(Protocol):
     @property
     def keyspace(self) -> "Keyspace":
         """Where that was."""
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The single keys that were."""
+
+    def settle(self, pending: dict[bytes, int], position: int) -> None:
+        """Take out the keys whose newest uncommitted change this was: `pending` says which position that has."""
 
     def undo(self) -> None:
         """Restore what was there before. Only what came later may have been undone before it."""
@@ -78,6 +86,8 @@ class Shared:
         """Log time in milliseconds: the greatest that `advance` was told."""
         self.journal: Journal | None = None
         """Where changes leave what they replaced; None when nothing will be undone."""
+        self.expiring = False
+        """Whether a key has ever had a deadline: only then does a reply show what time it is."""
         self.versions = array("Q", bytes(8 * VERSION_SLOTS))
         self.spaces: list[Keyspace] = []
 

@@ -56,10 +56,19 @@ class Log(Protocol):
     def listen(self, listener: LogListener) -> None:
         """Tell this listener from now on. Called once, before the first append."""
 
-    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = ()) -> int:
+    @property
+    def takes(self) -> bool:
+        """Whether it takes an entry now, however large."""
+
+    @property
+    def position(self) -> int:
+        """That of the newest entry."""
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Take an entry, writes that are applied together at log time `now` (ms), and return its position.
 
-        effects: what that comes to, in order, for a log that keeps effects.
+        effects: what that comes to, in order, for a log that keeps effects; such a log needs no steps. size: bytes of
+        their keys and values, if they are known.
         An entry without steps says that log time was shown up to `now`.
         Raises `LogRefused` when it takes none at present; nothing has happened then.
         """

@@ -15,22 +15,27 @@ class ProcessLog:
     keeps_effects = False
 
     def __init__(self) -> None:
-        self._position = 0
+        self.position = 0
 
     def listen(self, listener: LogListener) -> None:
         """Nothing is ever told: entries are committed when `append` returns."""
 
     def restore(self, keyspaces: Sequence[Keyspace]) -> int:
         """There is nothing to restore."""
-        return self._position
+        return self.position
 
     def deliver_by(self, deliver: Deliver) -> None:
         """Nothing is ever told."""
 
-    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = ()) -> int:
+    @property
+    def takes(self) -> bool:
+        """It always does."""
+        return True
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Count the entry."""
-        self._position += 1
-        return self._position
+        self.position += 1
+        return self.position
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
         """Nothing is kept of them."""

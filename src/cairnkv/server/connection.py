@@ -18,6 +18,7 @@ from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, UNSENT_PAUSE
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
 from cairnkv.session import Acceleration, Peer, Session, State
+from cairnkv.store import HeldRun
 
 if TYPE_CHECKING:
     from cairnkv.server.poller import Transport as PolledTransport
@@ -144,6 +145,14 @@ class Connection(asyncio.Protocol):
         self._turn()
         return True  # keep sending: replies may be due
 
+    def take_over(self, runs: list[HeldRun]) -> None:
+        """The transport brings replies that it holds, since something comes behind them that it cannot do."""
+        self.session.take_over(runs)
+
+    def resume_held(self) -> None:
+        """The transport has brought replies of which some may leave now."""
+        self._wake()
+
     def pause_writing(self) -> None:
         self.session.paused = True
         self._server.unsent(self, self.unsent)
@@ -178,13 +187,20 @@ class Connection(asyncio.Protocol):
 
     def fail(self, failure: Failure) -> None:
         """Send a failure that ends the connection, behind the replies that are due."""
+        self._take_back()
         self.session.fail(failure)
         self._turn()
 
     def drain(self) -> None:
         """Answer what was read, then close."""
+        self._take_back()
         self.session.drain()
         self._turn()
+
+    def _take_back(self) -> None:
+        """Let the transport hold no replies: the session is to say something behind them."""
+        if self._polled is not None:
+            self._polled.hand_over()
 
     def reconsider(self) -> None:
         """The server's settings have changed: what the transport may do ahead of the session may have, too."""
@@ -219,8 +235,12 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         elif self._frame_since is not None and now - self._frame_since[1] >= settings.frame_timeout:
             self._time_out(f"a frame was not finished in {settings.frame_timeout:g} s")
-        elif settings.idle_timeout and quiet >= settings.idle_timeout and not self.session.silence_is_fine:
+        elif settings.idle_timeout and quiet >= settings.idle_timeout and not self._silence_is_fine:
             self._time_out(f"nothing was said for {settings.idle_timeout:g} s")
+
+    @property
+    def _silence_is_fine(self) -> bool:
+        return self.session.silence_is_fine or (self._polled is not None and self._polled.holds)
 
     def _time_out(self, text: str) -> None:
         _log.info("%s: %s", self.name, text)

@@ -19,9 +19,10 @@ import socket
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.buffer cimport PyBUF_READ
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.list cimport PyList_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -57,6 +58,8 @@ cdef enum:
     TOGETHER_MAX = 16  # clients that are served together
     EVENTS_MAX = 256  # of one wake-up
     PIECES_MAX = 512  # of replies that one call sends; the system takes 1,024
+    HELD_MAX = 256  # batches of replies to a client that wait for the log before its session has to look after them
+    HELD_BYTES_MAX = 262144  # ... and their bytes
 
 
 cdef double monotonic() noexcept nogil:
@@ -185,11 +188,13 @@ cdef class Poller:
                 except BaseException as error:
                     end = begin + self._accelerator.at_piece
                     failed = error
+                    if end >= count:  # the run as a whole has failed, and with it whatever it has said
+                        for at in range(begin, count):
+                            (<Transport>self._senders[at])._wrong(failed)
+                        break
                 for at in range(begin, end):
                     if self._pieces[at].replies_size:
-                        (<Transport>self._senders[at])._send_replies(
-                            self._accelerator._out + self._pieces[at].replies_at, self._pieces[at].replies_size
-                        )
+                        (<Transport>self._senders[at])._take_replies(self._pieces + at)
                 # Python code may run from here on, and with it the accelerator: its output is no longer needed.
                 for at in range(begin, end):
                     transport = <Transport>self._senders[at]
@@ -260,6 +265,8 @@ cdef class Transport:
     cdef bint _long_frames  # whether those that came last were
     cdef Accelerator _accelerator  # None while everything goes the readable way
     cdef Conversation _conversation
+    cdef list _held  # replies that may not leave yet, in order
+    cdef Py_ssize_t _held_size
     cdef readonly double heard
 
     def __init__(self, Poller poller, loop, connected, protocol):
@@ -270,6 +277,7 @@ cdef class Transport:
         self._fd = connected.fileno()
         self._protocol = protocol
         self._unsent = []
+        self._held = []
         self._high, self._low = 65536, 16384
         self._reading = True
         self._interest = EPOLLIN
@@ -357,6 +365,69 @@ cdef class Transport:
         self._conversation.string_max = string_max
         self._conversation.frame_max = frame_max
 
+    # -- replies that wait for the log ------------------------------------------------------------------------
+
+    @property
+    def holds(self):
+        """Whether replies wait for the log here."""
+        return len(self._held) > 0
+
+    def hand_over(self):
+        """Let the protocol have the replies that are held here: it has something to say behind them."""
+        if self._held:
+            held, self._held, self._held_size = self._held, [], 0
+            self._protocol.take_over(held)
+
+    cdef int _take_replies(self, Piece *piece) except -1:
+        """Send what the accelerator has said to this client, or hold what has to wait."""
+        cdef Accelerator accelerator = self._poller._accelerator
+        cdef bint behind = PyList_GET_SIZE(self._held) > 0
+        if not behind and piece.wait == 0:
+            return self._send_replies(accelerator._out + piece.replies_at, piece.replies_size)
+        if not behind and piece.ready_size:
+            self._send_replies(accelerator._out + piece.replies_at, piece.ready_size)
+        try:
+            held = accelerator.hold(piece, behind)
+            self._held.append(held)
+            self._held_size += held.size
+            if held.reply is None:
+                held.on_ready = self._release
+            else:
+                self._release()
+        except BaseException as error:
+            self._wrong(error)
+        return 0
+
+    def _release(self):
+        """Send the replies that may leave, up to the first that may not."""
+        cdef Py_ssize_t count = 0
+        for held in self._held:
+            if held.reply is None:
+                break
+            count += 1
+        if count == 0 or self._lost:
+            return
+        released = self._held[:count]
+        del self._held[:count]
+        pieces = []
+        for held in released:
+            self._held_size -= held.size
+            for part in held.parts:
+                if type(part) is not bytes:  # a failure, which the protocol knows how to say
+                    self._held[:0] = released
+                    self._poller._called = True
+                    self.hand_over()
+                    self._protocol.resume_held()
+                    return
+                pieces.append(part)
+        replies = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._unsent_size:
+            self._unsent.append(replies)
+            self._unsent_size += len(replies)
+            self._check_high()
+        else:
+            self._send_replies(PyBytes_AS_STRING(replies), PyBytes_GET_SIZE(replies))
+
     def read_next(self, Py_ssize_t size):
         """Read no more than so many bytes the next time, even if more have come."""
         self._read_next = size
@@ -368,6 +439,7 @@ cdef class Transport:
         return (
             self._accelerator is not None
             and self._unsent_size == 0
+            and (self._held_size < HELD_BYTES_MAX and PyList_GET_SIZE(self._held) < HELD_MAX)
             and self._reading
             and not self._ended
             and not self._lost
@@ -409,6 +481,7 @@ cdef class Transport:
             self._check_high()
             if length and not self._lost:
                 self._poller._called = True
+                self.hand_over()
                 view = PyMemoryView_FromMemory(<char *>data, length, PyBUF_READ)
                 try:
                     self._protocol.data_received(view)
@@ -434,6 +507,7 @@ cdef class Transport:
         self._poller._called = True
         self._ended = True
         self._watch()
+        self.hand_over()
         if not self._protocol.eof_received():
             self.close()
         return 0
@@ -542,7 +616,8 @@ cdef class Transport:
         self._poller._called = True
         self._poller._remove(self._fd)
         self._unsent.clear()
-        self._unsent_size = 0
+        self._held.clear()
+        self._unsent_size = self._held_size = 0
         self._accelerator = None
         self._loop.call_soon(self._tell_lost, error)
         return 0

@@ -6,7 +6,7 @@ Not for what they do (`accelerator.pyx`) and when they may (`Conversation.accele
 from typing import TYPE_CHECKING
 
 from cairnkv.installation import compiled
-from cairnkv.store import Store
+from cairnkv.store import HeldRun, Store
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
@@ -19,9 +19,15 @@ def article_accelerator(store: Store) -> "Accelerator | None":
         return None
     from cairnkv.session.article_frames import ArticleAccelerator
 
-    accelerator = ArticleAccelerator(store.keyspace, store.clock)
+    accelerator = ArticleAccelerator(store.keyspace, store.clock, store.staging(0))
     store.count_also(accelerator)
     return accelerator
+
+
+def to_say(accelerator: "Accelerator", replies: bytes) -> bytes | HeldRun:
+    """The replies to its last run, or what holds them until they may leave."""
+    held: HeldRun | None = accelerator.held() if replies else None
+    return replies if held is None else held
 
 
 def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
@@ -30,6 +36,6 @@ def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
         return None
     from cairnkv.session.redis_frames import RedisAccelerator
 
-    accelerator = RedisAccelerator(store.keyspaces[space], store.clock)
+    accelerator = RedisAccelerator(store.keyspaces[space], store.clock, store.staging(space))
     store.count_also(accelerator)
     return accelerator

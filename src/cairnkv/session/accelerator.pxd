@@ -23,6 +23,16 @@ cdef struct Piece:
     Py_ssize_t commands  # that these were
     Py_ssize_t replies_at  # in the accelerator's output
     Py_ssize_t replies_size
+    Py_ssize_t ready_size  # bytes of these that may leave at once
+    int64_t wait  # the position that the rest has to wait for
+    int marks_at  # in the accelerator's marks
+    int marks_count
+
+cdef struct Mark:
+    # A reply that may have to wait. `cairnkv.store.staging.MARK` is the same.
+    int64_t end  # in the accelerator's output
+    int64_t wait  # the position that it waits for
+    int64_t wrote  # whether its command did
 
 cdef class Accelerator:
     cdef HotTable _table
@@ -36,6 +46,12 @@ cdef class Accelerator:
     cdef Conversation *_conversation
     cdef Py_ssize_t _room_end  # where the replies to this piece have to end
     cdef public bint off
+    cdef object _staging
+    cdef Mark *_marks
+    cdef int _marks_count, _marks_room
+    cdef Piece _own  # that of `run`
+    cdef int _mark(self, Piece *piece) except -1
+    cdef object hold(self, Piece *piece, bint whole)
     cdef int execute(self, Piece *pieces, int count) except -1
     # What each wire has of its own:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1

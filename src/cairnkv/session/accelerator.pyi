@@ -1,11 +1,12 @@
 from cairnkv.keyspace import Keyspace
-from cairnkv.store import Clock
+from cairnkv.store import Clock, HeldRun
+from cairnkv.store.staging import Staging
 
 class Accelerator:
     commands: int
     writes: int
     off: bool
-    def __init__(self, keyspace: Keyspace, clock: Clock) -> None: ...
+    def __init__(self, keyspace: Keyspace, clock: Clock, staging: Staging | None = None) -> None: ...
     def run(
         self,
         buffer: bytes | bytearray,
@@ -17,3 +18,4 @@ class Accelerator:
         frame_max: int,
     ) -> int: ...
     def output(self) -> bytes: ...
+    def held(self) -> HeldRun | None: ...

@@ -7,8 +7,9 @@ to `Store.execute` to the bytes of a reply, which knows everything. So nothing i
 cut, replies and keyspace are those of the readable way, and tests hold the two equal.
 
 What always holds: a frame is either done whole or not touched. No Python object is made per frame beyond what is
-stored, no exception, no call of Python code. The store commits at once, has no memory limit and keeps no journal; a
-store for which that is not so has no accelerator.
+stored, no exception, no call of Python code. Where changes have a log to wait for, those of a run are one entry of it
+(`cairnkv.store.staging`), and the replies that wait are handed over as one object for each client. The store has no
+memory limit; one that has needs a look at each command, and gives this no turn.
 
 Here is what all wires have in common. The frames of each are in `article_frames` and `redis_frames`; what is done with
 keys and values is the same for any wire, and stands in `hot_table`. Not for sockets (`cairnkv.server.poller`), and not
@@ -17,7 +18,8 @@ for anything that is rare.
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
 from cairnkv.keyspace.hot_table cimport HotTable, meet
@@ -75,15 +77,19 @@ cdef class Accelerator:
 
     def __cinit__(self):
         self._out = <char *>PyMem_Malloc(SHARED_OUTPUT + OUTPUT_MAX)
-        if self._out is NULL:
+        self._marks_room = 256
+        self._marks = <Mark *>PyMem_Malloc(self._marks_room * sizeof(Mark))
+        if self._out is NULL or self._marks is NULL:
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_Free(self._out)
+        PyMem_Free(self._marks)
 
-    def __init__(self, keyspace, clock):
-        """keyspace: the store's. clock: gives the time in ms, once a run."""
-        self._table = HotTable(keyspace)
+    def __init__(self, keyspace, clock, staging=None):
+        """keyspace: the store's. clock: gives the time in ms, once a run. staging: of a store with a log to wait for."""
+        self._table = HotTable(keyspace, staging)
+        self._staging = staging
         self._clock = HotClock(clock)
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
@@ -95,7 +101,7 @@ cdef class Accelerator:
         `output` until the next run.
         """
         cdef Conversation conversation
-        cdef Piece piece
+        cdef Piece *piece = &self._own
         conversation.width = width
         conversation.success = statuses[0]
         conversation.failure = statuses[1]
@@ -108,12 +114,52 @@ cdef class Accelerator:
             piece.data = <const unsigned char *>PyByteArray_AS_STRING(buffer) + start
             piece.length = PyByteArray_GET_SIZE(buffer) - start
         piece.conversation = &conversation
-        self.execute(&piece, 1)
+        self.execute(piece, 1)
+        piece.conversation = NULL
         return piece.done
 
     def output(self):
         """The replies to the last run."""
         return self._out[: self._size]
+
+    def held(self):
+        """The replies to the last run if they have to wait, as the store holds them; None: they may leave at once."""
+        if self._own.wait == 0:
+            return None
+        return self.hold(&self._own, True)
+
+    cdef object hold(self, Piece *piece, bint whole):
+        """Have the store hold the replies to a piece, or if not `whole` those that may not leave at once."""
+        cdef Py_ssize_t waiting = piece.replies_at + piece.ready_size
+        cdef Py_ssize_t start = piece.replies_at if whole else waiting
+        replies = PyBytes_FromStringAndSize(self._out + start, piece.replies_at + piece.replies_size - start)
+        marks = PyBytes_FromStringAndSize(
+            <char *>(self._marks + piece.marks_at), piece.marks_count * <Py_ssize_t>sizeof(Mark)
+        )
+        return self._staging.hold(piece.wait, replies, marks, start, waiting)
+
+    cdef int _mark(self, Piece *piece) except -1:
+        """Note what the reply that was just made has to wait for."""
+        cdef Mark *mark
+        cdef HotTable table = self._table
+        if table.wait == 0 and piece.wait == 0:  # it may leave, since all before it may
+            piece.ready_size = self._size - piece.replies_at
+            return 0
+        if self._marks_count == self._marks_room:
+            mark = <Mark *>PyMem_Realloc(self._marks, 2 * self._marks_room * sizeof(Mark))
+            if mark is NULL:
+                raise MemoryError
+            self._marks = mark
+            self._marks_room *= 2
+        mark = self._marks + self._marks_count
+        self._marks_count += 1
+        piece.marks_count += 1
+        mark.end = self._size
+        mark.wait = table.wait
+        mark.wrote = table.wrote
+        if table.wait > piece.wait:
+            piece.wait = table.wait
+        return 0
 
     cdef int execute(self, Piece *pieces, int count) except -1:
         """Execute what some clients have sent, one after the other; how many of the pieces were looked at.
@@ -124,30 +170,43 @@ cdef class Accelerator:
         cdef Py_ssize_t done
         cdef bint executed = False
         cdef HotTable table = self._table
-        self._size = 0
+        self._size = self._marks_count = 0
         self.at_piece = 0
-        table.begin(self._clock.milliseconds())
+        if not table.begin(self._clock.milliseconds()):
+            for self.at_piece in range(count):
+                piece = pieces + self.at_piece
+                piece.done = piece.commands = piece.replies_at = piece.replies_size = piece.wait = 0
+            return count
         try:
             while self.at_piece < count and self._size <= SHARED_OUTPUT:
                 piece = pieces + self.at_piece
                 piece.done = piece.commands = 0
                 piece.replies_at = self._size
+                piece.ready_size = piece.wait = 0
+                piece.marks_at = self._marks_count
+                piece.marks_count = 0
                 self._conversation = piece.conversation
                 self._room_end = self._size + OUTPUT_MAX
                 while piece.length > piece.done and not self.off:
                     if table._ahead_next == table._ahead_count:
                         _look_ahead(self, pieces, count)
+                    table.wait = 0
+                    table.wrote = False
                     done = self.frame(piece.data + piece.done, piece.length - piece.done)
                     if done == 0:
                         table._ahead_next = table._ahead_count  # what was met behind it is out of step
                         break
                     piece.done += done
                     piece.commands += 1
+                    if table.staged:
+                        self._mark(piece)
                 executed = executed or piece.done > 0
                 self.commands += piece.commands
                 piece.replies_size = self._size - piece.replies_at
                 self.at_piece += 1
         finally:
+            if table.staged:
+                self.writes = 0  # which the log counts itself
             table.end(executed)
         return self.at_piece
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, Reply, Scope, failures
+from cairnkv.session.acceleration import to_say
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
 from cairnkv.session.redis.surroundings import Surroundings
-from cairnkv.store import Held, Store
+from cairnkv.store import Held, HeldRun, Store
 from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Request, Width, reply_parts
 
 if TYPE_CHECKING:
@@ -76,10 +77,12 @@ class ArticleConversation:
         head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
         return (head, payload) if payload else (head,)
 
-    def carry_out(self) -> bytes:
+    def carry_out(self) -> bytes | HeldRun:
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
         accelerator = self._usable_accelerator
-        return self._decoder.carry_out(accelerator, self._dialect) if accelerator is not None else b""
+        if accelerator is None:
+            return b""
+        return to_say(accelerator, self._decoder.carry_out(accelerator, self._dialect))
 
     @property
     def _usable_accelerator(self) -> "Accelerator | None":

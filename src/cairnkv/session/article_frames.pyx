@@ -298,11 +298,17 @@ cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize
         return 0
     if be32(frame + 4) != 1 or frame[8] != c"0":  # a time to live is for the readable way
         return 0
+    if self._room_end - self._size < 8:
+        return 0
     at = 9
     for pair in range(count // 2):  # all keys are well before any is stored
         size = be32(frame + at)
         if not 1 <= size <= KEY_MAX:
             return 0
+        if self._table.staged:  # then nothing may be staged of what is left to the readable way
+            place_of(self._table, &place, frame + at + 4, size)
+            if not can_put(self._table, &place, count // 2):
+                return 0
         at += 4 + size
         at += 4 + be32(frame + at)
     at = 9

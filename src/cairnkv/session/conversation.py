@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cairnkv.commands import Failure, Reply
-from cairnkv.store import Held
+from cairnkv.store import Held, HeldRun
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
@@ -72,8 +72,8 @@ class Conversation(Protocol):
     def failure(self, failure: Failure) -> Due:
         """How a failure is said that no command has asked for."""
 
-    def carry_out(self) -> bytes:
-        """Let an accelerator carry out what it can of the bytes that were fed; the replies."""
+    def carry_out(self) -> bytes | HeldRun:
+        """Let an accelerator carry out what it can of the bytes that were fed; the replies, or what holds them."""
 
     @property
     def acceleration(self) -> Acceleration | None:

@@ -13,18 +13,18 @@ Not for sockets, clocks or the event loop: a connection owns a session, brings i
 
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import Failure
+from cairnkv.commands import Failure, Reply
 from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
 from cairnkv.session.article import ArticleConversation
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
 from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, Store, size_of
+from cairnkv.store import Held, HeldRun, Store, size_of
 from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
 
 if TYPE_CHECKING:
@@ -273,10 +273,9 @@ class Session:
         left = COMMANDS_PER_TURN
         while left > 0 and self._can_execute:
             assert self._conversation is not None
-            if not self._held:
-                self._write([self._conversation.carry_out()])
-                if self.blocked:
-                    break
+            self._say_all(self._conversation.carry_out())
+            if self.blocked:
+                break
             due = self._conversation.next()
             left -= 1
             if due is None:
@@ -323,6 +322,30 @@ class Session:
             self._write(due.encode(due.outcome))
         if due.closes:
             self._stop_reading()
+
+    def _say_all(self, replies: bytes | HeldRun) -> None:
+        """Say what an accelerator has made."""
+        if isinstance(replies, HeldRun):
+            self.take_over([replies])
+        elif self._held and replies:
+            self._hold(Due(replies, lambda _: (replies,)), len(replies))
+        else:
+            self._write([replies])
+
+    def take_over(self, runs: Iterable[HeldRun]) -> None:
+        """Say what a transport's accelerator has made and could not send yet, before anything else is said."""
+        for run in runs:
+            run.on_ready = self._wake
+            self._hold(Due(run, partial(self._parts, run)), run.size)
+
+    def _parts(self, run: HeldRun, _: Reply) -> Sequence[bytes]:
+        pieces: list[bytes] = []
+        for part in run.parts:
+            if isinstance(part, Failure):
+                pieces += self._decide().failure(part).encode(part)
+            else:
+                pieces.append(part)
+        return pieces
 
     def _push(self, due: Due, size: int) -> None:
         """Say something that the client did not ask for just now."""

@@ -16,17 +16,19 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
+from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
 from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.installation import features
-from cairnkv.keyspace import Journal, Keyspace, Shared, Watched, apply, forget, undo
+from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
 from cairnkv.keyspace.table import CURSORS
 from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.growth import growth, length_after
+from cairnkv.store.held import Held, HeldRun, size_of
 from cairnkv.store.memory import Place, UseOrder
+from cairnkv.store.staging import Staging
 from cairnkv.version import VERSION
 
 EXPIRED_PER_SLICE: Final = 200
@@ -49,10 +51,6 @@ TIME_AHEAD_MS: Final = 1_000
 After a crash, keys may expire so much early, where the store is open again sooner than that."""
 
 
-ITEM_BYTES: Final = 32
-"""Bytes of memory that one of several values takes besides its own."""
-
-
 class WhenFull(enum.Enum):
     """What happens to a write that the memory limit has no room for."""
 
@@ -60,63 +58,17 @@ class WhenFull(enum.Enum):
     EVICT = "evict"
 
 
-class Held:
-    """A reply that may not leave yet.
-
-    reply: None until it may leave; then what to send, which is a failure if its commit failed.
-    on_ready: called once, when it may.
-    """
-
-    __slots__ = ("_outcome", "on_ready", "reply")
-
-    def __init__(self, outcome: Reply) -> None:
-        self._outcome = outcome
-        self.reply: Reply | None = None
-        self.on_ready: Callable[[], None] = _nobody_waits
-
-    @property
-    def outcome(self) -> Reply:
-        """What the reply will be unless the commit fails: to go on from, as with a cursor, not to be shown."""
-        return self._outcome
-
-    @property
-    def size(self) -> int:
-        """Bytes that the reply keeps in memory, near enough."""
-        return size_of(self._outcome)
-
-    def release(self) -> None:
-        """The commit that it waited for is safe."""
-        self.reply = self._outcome
-
-    def fail(self, failure: Failure) -> None:
-        """The commit that it waited for has failed."""
-        self.reply = failure
-
-
-def size_of(reply: Reply) -> int:
-    """Bytes that a reply keeps in memory, near enough."""
-    if isinstance(reply, bytes):
-        return len(reply)
-    if isinstance(reply, Items):
-        return sum(ITEM_BYTES + len(value or b"") for value in reply.values)
-    if isinstance(reply, Replies):
-        return sum(ITEM_BYTES + size_of(value) for value in reply.values)
-    return 0
-
-
-def _nobody_waits() -> None:
-    pass
-
-
 class _Uncommitted:
     """A write that the log has not committed yet, and the replies that wait for it."""
 
-    __slots__ = ("held", "journal", "own")
+    __slots__ = ("held", "journal", "own", "runs")
 
-    def __init__(self, journal: Journal, own: Held) -> None:
+    def __init__(self, journal: Journal, own: Held | None = None) -> None:
+        """own: the reply to the write itself; None: nobody waits for it, or all that do are among the runs."""
         self.journal = journal
         self.own = own
         self.held: list[Held] = []
+        self.runs: list[HeldRun] = []
 
 
 class _TooMuch(Exception):
@@ -127,6 +79,7 @@ class Tally(Protocol):
     """Whoever executes commands on this store's keyspaces without asking it: how many, and writes among them.
 
     off: set by the store: whether none may be executed so, since it has to look at each.
+    writes: 0 for ever where they are staged, since the log counts them then.
     """
 
     commands: int
@@ -172,6 +125,7 @@ class Store:
         self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
         self._noted = self._shared.now  # log time up to which replies may tell it, if the log outlives this process
         self._pending_time = 0  # the newest position that noted it
+        self._committed = self._last  # the newest position that is known to be safe
         self._commands = 0
         self._tallies: list[Tally] = []
         self._expired = 0
@@ -253,14 +207,14 @@ class Store:
         """
         self._shared.advance(now)
         now = self._shared.now
-        if now <= self._noted or not any(keyspace.has_deadlines for keyspace in self.keyspaces):
+        if now <= self._noted or not self._shared.expiring:
             return
         try:
             self._last = self._pending_time = self._log.append((), now + TIME_AHEAD_MS)
         except LogRefused:
             return
         self._noted = now + TIME_AHEAD_MS
-        self._uncommitted[self._last] = _Uncommitted([], Held(OK))
+        self._uncommitted[self._last] = _Uncommitted([])
 
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
         space, command = step
@@ -295,7 +249,7 @@ class Store:
             try:
                 self._last = self._log.append((step,), now)
             except LogRefused as refused:
-                return Failure(failures.UNDONE, str(refused))
+                return self.refusal(refused)
             return apply(self.keyspaces[step.space], step.command, now)
         return self._as_one_entry((step,), lambda: self._apply(step))
 
@@ -335,10 +289,12 @@ class Store:
                 return self._when_safe(reply, max([newest, *map(self._newest_commit_for, said)]))
             effects = _effects(journal) if self._log.keeps_effects else ()
             position = self._log.append(tuple(steps), self._shared.now, effects)
-        except (LogRefused, _TooMuch) as refused:
+        except LogRefused as refused:
             self._take_back(journal)
-            lasting = isinstance(refused, LogRefused) and refused.lasting
-            return Failure(failures.READONLY if lasting else failures.UNDONE, str(refused))
+            return self.refusal(refused)
+        except _TooMuch as refused:
+            self._take_back(journal)
+            return Failure(failures.UNDONE, str(refused))
         except BaseException:  # a fault of ours: what no log has must not be there
             self._take_back(journal)
             raise
@@ -359,6 +315,41 @@ class Store:
         held = Held(reply)
         self._uncommitted[position] = _Uncommitted(journal, held)
         return held
+
+    def refusal(self, refused: LogRefused) -> Failure:
+        """How a client is told that the log takes nothing."""
+        return Failure(failures.READONLY if refused.lasting else failures.UNDONE, str(refused))
+
+    # -- runs of the compiled hot path (`cairnkv.store.staging`) ----------------------------------------------
+
+    def staging(self, space: int) -> Staging | None:
+        """Where the hot path hands over what it has done to a keyspace; None: the log has no use for that."""
+        if not self._log.keeps_effects:
+            return None
+        return Staging(self, self.keyspaces[space], self._pending_keys[space])
+
+    def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
+        """See `StagingStore`."""
+        if not self._log.takes:
+            return None
+        self._advance(now)
+        return self._log.position + 1, max(self._pending_tables.get(space, 0), self._pending_time)
+
+    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> None:
+        """See `StagingStore`."""
+        position = self._last = self._log.append((), self._shared.now, effects, size)
+        self._uncommitted[position] = _Uncommitted([staged])
+        self._pending_spaces[staged.keyspace.number] = position
+
+    def hold_run(self, position: int, run: HeldRun) -> None:
+        """See `StagingStore`."""
+        uncommitted = self._uncommitted.get(position)
+        if uncommitted is None:
+            run.release()
+        else:
+            uncommitted.runs.append(run)
+
+    # -- when a reply may leave -------------------------------------------------------------------------------
 
     def _newest_commit_for(self, step: Step) -> int:
         """The newest uncommitted position that a reply to this command could show; 0 if there is none."""
@@ -385,12 +376,16 @@ class Store:
 
     def committed(self, position: int) -> None:
         """Everything up to this position is safe: the replies that waited for it may leave."""
+        self._committed = max(self._committed, position)
         released: list[Held] = []
         while self._uncommitted and (first := next(iter(self._uncommitted))) <= position:
             uncommitted = self._uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
             forget(uncommitted.journal)
-            released += (uncommitted.own, *uncommitted.held)
+            if uncommitted.own is not None:
+                released.append(uncommitted.own)
+            released += uncommitted.held
+            released += uncommitted.runs
         for held in released:
             held.release()
         for held in released:
@@ -406,10 +401,15 @@ class Store:
             position, uncommitted = self._uncommitted.popitem()
             self._no_longer_pending(position, uncommitted.journal)
             self._take_back(uncommitted.journal)
-            uncommitted.own.fail(write_failure)
+            if uncommitted.own is not None:
+                uncommitted.own.fail(write_failure)
+                failed.append(uncommitted.own)
             for held in uncommitted.held:
                 held.fail(read_failure)
-            failed += (uncommitted.own, *uncommitted.held)
+            for run in uncommitted.runs:
+                run.fail_above(self._committed, write_failure, read_failure)
+            failed += uncommitted.held
+            failed += uncommitted.runs
         for held in failed:
             held.on_ready()
 
@@ -423,9 +423,8 @@ class Store:
     def _no_longer_pending(self, position: int, journal: Journal) -> None:
         self._pending_tables = {space: at for space, at in self._pending_tables.items() if at > position}
         self._pending_spaces = {space: at for space, at in self._pending_spaces.items() if at > position}
-        for space, key in _places(journal):
-            if self._pending_keys[space].get(key) == position:
-                del self._pending_keys[space][key]
+        for change in journal:
+            change.settle(self._pending_keys[change.keyspace.number], position)
 
     # -- limits ---------------------------------------------------------------------------------------------
 
@@ -526,7 +525,7 @@ class Store:
             self._use_order = UseOrder() if evicts else None
             self._expect_strangers()
         for tally in self._tallies:
-            tally.off = not self.plain
+            tally.off = not self._takes_runs
 
     # -- in the background ----------------------------------------------------------------------------------
 
@@ -580,9 +579,14 @@ class Store:
         """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
         return self._log.commits_at_once and self._memory_limit is None
 
+    @property
+    def _takes_runs(self) -> bool:
+        """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
+        return self.plain or (self._log.keeps_effects and self._memory_limit is None)
+
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
-        tally.off = not self.plain
+        tally.off = not self._takes_runs
         self._tallies.append(tally)
 
     # -- about itself ---------------------------------------------------------------------------------------
@@ -634,4 +638,4 @@ def _effects(journal: Journal) -> list[Effect]:
 
 def _places(journal: Journal) -> Iterable[Place]:
     """The single keys that a journal has changes of."""
-    return ((change.keyspace.number, change.key) for change in journal if isinstance(change, Before))
+    return ((change.keyspace.number, key) for change in journal for key in change.keys)

@@ -55,7 +55,7 @@ class DiskLog:
         self._pid = os.getpid()
         self._listener: LogListener | None = None
         self._deliver: Deliver | None = None
-        self._position = 0
+        self.position = 0
         self._closed = False
         # Only appended to by the writer's thread, and taken from by the store's:
         self._outcomes: collections.deque[int | str] = collections.deque()  # positions committed, or what went wrong
@@ -71,9 +71,9 @@ class DiskLog:
             if isinstance(error, OptionError) or not isinstance(error, Exception):
                 raise
             raise damaged(self.directory, str(error)) from None
-        self._position = restored.position
+        self.position = restored.position
         self._writer = Writer(self.directory, self._engine, self._sync, restored, self._found)
-        return self._position
+        return self.position
 
     def listen(self, listener: LogListener) -> None:
         """Tell this listener, and begin to write."""
@@ -86,11 +86,16 @@ class DiskLog:
         if self._outcomes:
             deliver(self._tell)
 
-    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = ()) -> int:
+    @property
+    def takes(self) -> bool:
+        """Whether there is room in the writer's queue, and the disk is well."""
+        return self._writer.takes
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Queue an entry for the writer."""
-        self._writer.put(Entry(self._position + 1, now, effects))
-        self._position += 1
-        return self._position
+        self._writer.put(Entry(self.position + 1, now, effects, size))
+        self.position += 1
+        return self.position
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
         """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""

@@ -36,7 +36,7 @@ COMMIT_BYTES: Final = 1024 * 1024
 writing its batch holds the interpreter for up to three milliseconds."""
 
 EFFECT_BYTES: Final = 32
-"""What an effect takes besides its key and value, near enough."""
+"""What an effect takes besides its key and its value, near enough."""
 
 UNCHECKED_BYTES: Final = 8 * 1024 * 1024
 """Bytes that are written between two looks at whether RocksDB is behind."""
@@ -54,16 +54,13 @@ class Entry:
     __slots__ = ("effects", "now", "position", "size")
 
     def __init__(self, position: int, now: int, effects: Sequence[Effect], size: int | None = None) -> None:
-        """size: bytes of the effects, if they are known."""
+        """size: bytes of the keys and values, if they are known."""
         self.position = position
         self.now = now
         self.effects = effects
-        self.size = size_of(effects) if size is None else size
-
-
-def size_of(effects: Sequence[Effect]) -> int:
-    """Bytes of memory that effects take, near enough."""
-    return sum(EFFECT_BYTES + len(key or b"") + len(value or b"") for _, key, value, _ in effects)
+        if size is None:
+            size = sum(len(key or b"") + len(value or b"") for _, key, value, _ in effects)
+        self.size = EFFECT_BYTES * len(effects) + size
 
 
 class Writer:
@@ -103,6 +100,16 @@ class Writer:
     def queued(self) -> int:
         """How many entries wait."""
         return len(self._queue)
+
+    @property
+    def takes(self) -> bool:
+        """Whether `put` would take an entry now, however large."""
+        return (
+            self.broken is None
+            and not self._ending
+            and self.queued_bytes < QUEUED_BYTES_MAX // 2
+            and len(self._queue) < QUEUED_ENTRIES_MAX
+        )
 
     def put(self, entry: Entry) -> None:
         """Queue an entry. Raises `LogRefused` when none is taken."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from cairnkv.commands import Failure, Reply, Scan, Scope, failures
 from cairnkv.keyspace import Watched
 from cairnkv.limits import SCAN_COUNT_MAX, TRANSACTION_COST_MAX
+from cairnkv.session.acceleration import to_say
 from cairnkv.session.conversation import (
     BYTES_PER_COST,
     KEYS_PER_COST,
@@ -45,7 +46,7 @@ from cairnkv.session.redis.grammar import (
     wrong_number,
 )
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, Store, length_after, size_of
+from cairnkv.store import Held, HeldRun, Store, length_after, size_of
 from cairnkv.wire.article import Limits
 from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simple, TooLong, array_head, encode_parts
 
@@ -223,10 +224,12 @@ class RedisConversation:
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
 
-    def carry_out(self) -> bytes:
+    def carry_out(self) -> bytes | HeldRun:
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
         accelerator = self._usable_accelerator
-        return self._decoder.carry_out(accelerator, self.protocol) if accelerator is not None else b""
+        if accelerator is None:
+            return b""
+        return to_say(accelerator, self._decoder.carry_out(accelerator, self.protocol))
 
     @property
     def acceleration(self) -> Acceleration | None:

@@ -1,0 +1,87 @@
+"""Changes that the compiled hot path makes where a log has to have them before their replies leave.
+
+A run of the hot path changes a keyspace itself, and gathers what the changes come to and what would undo them. At the
+run's end both are handed over here: they become one entry of the log, and the replies to each client one object that
+is held until the entry is safe. So the promises of the store hold for a run as for any command.
+
+What always holds: from `begin` to `stage` nothing else uses the store. A run whose entry the log refuses at the last
+moment is undone at once, and its replies fail.
+
+Not for what a command does (`cairnkv.session.accelerator`). Not compiled: it takes a few steps for a whole run.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cairnkv.commands import Failure
+from cairnkv.keyspace import Keyspace, Staged
+from cairnkv.log import Effect, LogRefused
+from cairnkv.store.held import HeldRun
+
+
+class StagingStore(Protocol):
+    """What this needs of the store."""
+
+    def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
+        """Let log time go on; the position of the next entry, and the one that whatever shows a key has to wait for.
+
+        None: the log takes nothing at present.
+        """
+
+    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> None:
+        """Give the log an entry. Raises `LogRefused` when it takes none; nothing was undone then."""
+
+    def hold_run(self, position: int, run: HeldRun) -> None:
+        """Hold replies until that position is committed."""
+
+    def refusal(self, refused: LogRefused) -> Failure:
+        """How a client is told."""
+
+
+class Staging:
+    """The runs on one keyspace of a store."""
+
+    def __init__(self, store: StagingStore, keyspace: Keyspace, pending: dict[bytes, int]) -> None:
+        """pending: keys that were changed and are not committed, with the newest position that did."""
+        self.pending = pending
+        self._store = store
+        self._keyspace = keyspace
+        self._position = 0  # of the run at hand
+        self._refused: Failure | None = None  # whether its entry was
+
+    def begin(self, now: int) -> tuple[int, int] | None:
+        """A run begins: see `StagingStore.begin_run`."""
+        self._refused = None
+        said = self._store.begin_run(self._keyspace.number, now)
+        if said is not None:
+            self._position = said[0]
+        return said
+
+    def stage(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> None:
+        """A run that has changed something ends.
+
+        effects: what it comes to. undos: of each change the key, and the value and deadline that were there before.
+        size: bytes of the keys and values.
+        """
+        staged = Staged(self._keyspace, undos)
+        try:
+            self._store.end_run(staged, effects, size)
+        except LogRefused as refused:
+            self._take_back(staged)
+            self._refused = self._store.refusal(refused)
+        except BaseException:  # a fault of ours: what no log has must not be there
+            self._take_back(staged)
+            raise
+
+    def _take_back(self, staged: Staged) -> None:
+        staged.undo()
+        staged.settle(self.pending, self._position)
+
+    def hold(self, position: int, replies: bytes, marks: bytes, start: int, waiting: int) -> HeldRun:
+        """The replies to one client, of which some wait for this position and others for earlier ones."""
+        run = HeldRun(replies, marks, start, waiting)
+        if self._refused is not None and position == self._position:
+            run.fail_above(position - 1, self._refused, self._refused)
+        else:
+            self._store.hold_run(position, run)
+        return run
