@@ -12,7 +12,9 @@ PURE_VARIABLE: Final = "CAIRNKV_PURE"
 
 COMPILED: Final = (
     "cairnkv.keyspace.hot_table",
+    "cairnkv.log.disk.hot_recorder",
     "cairnkv.store.hot_clock",
+    "cairnkv.store.hot_held",
     "cairnkv.session.accelerator",
     "cairnkv.session.article_frames",
     "cairnkv.session.redis_frames",

@@ -74,6 +74,7 @@ cdef class HotTable:
     cdef Py_ssize_t _effect_bytes
     cdef object _its_position
     cdef int64_t position  # that the entry of this run will have, if there is one
+    cdef list waiting  # behind `end`: where the replies go that wait for that entry; None: the staging knows
     cdef int64_t _floor  # that whatever shows a key has to wait for
     # Of the command at hand, set to 0 by whoever begins with one:
     cdef int64_t wait  # the position that its reply has to wait for; 0: none

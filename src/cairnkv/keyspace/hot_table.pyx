@@ -109,8 +109,9 @@ cdef class HotTable:
             self._table.used_bytes += self._used
         if self.staged:
             self.staged = False
+            self.waiting = None
             if self._effects:
-                self._staging.stage(self._effects, self._undos, self._effect_bytes)
+                self.waiting = self._staging.stage(self._effects, self._undos, self._effect_bytes)
             self._effects = self._undos = None
         return 0
 

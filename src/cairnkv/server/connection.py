@@ -18,10 +18,10 @@ from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, UNSENT_PAUSE
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
 from cairnkv.session import Acceleration, Peer, Session, State
-from cairnkv.store import HeldRun
 
 if TYPE_CHECKING:
     from cairnkv.server.poller import Transport as PolledTransport
+    from cairnkv.store.hot_held import HeldRun
 
 _log: Final = logging.getLogger("cairnkv.server")
 
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
         self._turn()
         return True  # keep sending: replies may be due
 
-    def take_over(self, runs: list[HeldRun]) -> None:
+    def take_over(self, runs: "list[HeldRun]") -> None:
         """The transport brings replies that it holds, since something comes behind them that it cannot do."""
         self.session.take_over(runs)
 

@@ -32,6 +32,7 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from cairnkv.session.accelerator cimport Accelerator, Conversation, Piece
+from cairnkv.store.hot_held cimport HeldRun
 
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data_t:
@@ -267,6 +268,7 @@ cdef class Transport:
     cdef Conversation _conversation
     cdef list _held  # replies that may not leave yet, in order
     cdef Py_ssize_t _held_size
+    cdef object _when_released  # `_release`, bound once
     cdef readonly double heard
 
     def __init__(self, Poller poller, loop, connected, protocol):
@@ -278,6 +280,7 @@ cdef class Transport:
         self._protocol = protocol
         self._unsent = []
         self._held = []
+        self._when_released = self._release
         self._high, self._low = 65536, 16384
         self._reading = True
         self._interest = EPOLLIN
@@ -380,6 +383,7 @@ cdef class Transport:
 
     cdef int _take_replies(self, Piece *piece) except -1:
         """Send what the accelerator has said to this client, or hold what has to wait."""
+        cdef HeldRun held
         cdef Accelerator accelerator = self._poller._accelerator
         cdef bint behind = PyList_GET_SIZE(self._held) > 0
         if not behind and piece.wait == 0:
@@ -389,9 +393,9 @@ cdef class Transport:
         try:
             held = accelerator.hold(piece, behind)
             self._held.append(held)
-            self._held_size += held.size
+            self._held_size += PyBytes_GET_SIZE(held._replies)
             if held.reply is None:
-                held.on_ready = self._release
+                held.on_ready = self._when_released
             else:
                 self._release()
         except BaseException as error:
@@ -400,6 +404,7 @@ cdef class Transport:
 
     def _release(self):
         """Send the replies that may leave, up to the first that may not."""
+        cdef HeldRun held
         cdef Py_ssize_t count = 0
         for held in self._held:
             if held.reply is None:
@@ -407,11 +412,18 @@ cdef class Transport:
             count += 1
         if count == 0 or self._lost:
             return
+        if count == 1 and not self._unsent_size:
+            held = self._held[0]
+            if held._parts is None:
+                del self._held[0]
+                self._held_size -= PyBytes_GET_SIZE(held._replies)
+                self._send_replies(PyBytes_AS_STRING(held._replies), PyBytes_GET_SIZE(held._replies))
+                return
         released = self._held[:count]
         del self._held[:count]
         pieces = []
         for held in released:
-            self._held_size -= held.size
+            self._held_size -= PyBytes_GET_SIZE(held._replies)
             for part in held.parts:
                 if type(part) is not bytes:  # a failure, which the protocol knows how to say
                     self._held[:0] = released
@@ -617,6 +629,7 @@ cdef class Transport:
         self._poller._remove(self._fd)
         self._unsent.clear()
         self._held.clear()
+        self._when_released = None
         self._unsent_size = self._held_size = 0
         self._accelerator = None
         self._loop.call_soon(self._tell_lost, error)

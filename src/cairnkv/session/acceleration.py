@@ -6,10 +6,11 @@ Not for what they do (`accelerator.pyx`) and when they may (`Conversation.accele
 from typing import TYPE_CHECKING
 
 from cairnkv.installation import compiled
-from cairnkv.store import HeldRun, Store
+from cairnkv.store import Store
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
 
 
 def article_accelerator(store: Store) -> "Accelerator | None":
@@ -24,9 +25,9 @@ def article_accelerator(store: Store) -> "Accelerator | None":
     return accelerator
 
 
-def to_say(accelerator: "Accelerator", replies: bytes) -> bytes | HeldRun:
+def to_say(accelerator: "Accelerator", replies: bytes) -> "bytes | HeldRun":
     """The replies to its last run, or what holds them until they may leave."""
-    held: HeldRun | None = accelerator.held() if replies else None
+    held = accelerator.held() if replies else None
     return replies if held is None else held
 
 

@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from cairnkv.keyspace.hot_table cimport HotTable
 from cairnkv.store.hot_clock cimport HotClock
+from cairnkv.store.hot_held cimport HeldRun, Mark
 
 cdef enum:
     SHARED_OUTPUT = 65536  # bytes of replies to several clients before they are sent
@@ -28,12 +29,6 @@ cdef struct Piece:
     int marks_at  # in the accelerator's marks
     int marks_count
 
-cdef struct Mark:
-    # A reply that may have to wait. `cairnkv.store.staging.MARK` is the same.
-    int64_t end  # in the accelerator's output
-    int64_t wait  # the position that it waits for
-    int64_t wrote  # whether its command did
-
 cdef class Accelerator:
     cdef HotTable _table
     cdef HotClock _clock
@@ -51,7 +46,7 @@ cdef class Accelerator:
     cdef int _marks_count, _marks_room
     cdef Piece _own  # that of `run`
     cdef int _mark(self, Piece *piece) except -1
-    cdef object hold(self, Piece *piece, bint whole)
+    cdef HeldRun hold(self, Piece *piece, bint whole)
     cdef int execute(self, Piece *pieces, int count) except -1
     # What each wire has of its own:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1

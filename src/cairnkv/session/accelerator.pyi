@@ -1,5 +1,6 @@
 from cairnkv.keyspace import Keyspace
-from cairnkv.store import Clock, HeldRun
+from cairnkv.store import Clock
+from cairnkv.store.hot_held import HeldRun
 from cairnkv.store.staging import Staging
 
 class Accelerator:

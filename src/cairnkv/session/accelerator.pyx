@@ -18,12 +18,12 @@ for anything that is rare.
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
 from cairnkv.keyspace.hot_table cimport HotTable, meet
 from cairnkv.store.hot_clock cimport HotClock
+from cairnkv.store.hot_held cimport HeldRun, Mark, held_run
 
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 
@@ -128,15 +128,23 @@ cdef class Accelerator:
             return None
         return self.hold(&self._own, True)
 
-    cdef object hold(self, Piece *piece, bint whole):
-        """Have the store hold the replies to a piece, or if not `whole` those that may not leave at once."""
+    cdef HeldRun hold(self, Piece *piece, bint whole):
+        """Hold the replies to a piece, or if not `whole` those that may not leave at once."""
         cdef Py_ssize_t waiting = piece.replies_at + piece.ready_size
-        cdef Py_ssize_t start = piece.replies_at if whole else waiting
-        replies = PyBytes_FromStringAndSize(self._out + start, piece.replies_at + piece.replies_size - start)
-        marks = PyBytes_FromStringAndSize(
-            <char *>(self._marks + piece.marks_at), piece.marks_count * <Py_ssize_t>sizeof(Mark)
+        cdef HotTable table = self._table
+        cdef HeldRun run = held_run(
+            self._out,
+            piece.replies_at if whole else waiting,
+            waiting,
+            piece.replies_at + piece.replies_size,
+            self._marks + piece.marks_at,
+            piece.marks_count,
         )
-        return self._staging.hold(piece.wait, replies, marks, start, waiting)
+        if piece.wait == table.position and table.waiting is not None:
+            table.waiting.append(run)
+        else:
+            self._staging.hold(piece.wait, run)
+        return run
 
     cdef int _mark(self, Piece *piece) except -1:
         """Note what the reply that was just made has to wait for."""

@@ -11,11 +11,12 @@ from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.session.acceleration import to_say
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
 from cairnkv.session.redis.surroundings import Surroundings
-from cairnkv.store import Held, HeldRun, Store
+from cairnkv.store import Held, Store
 from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Request, Width, reply_parts
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
 
 _log: Final = logging.getLogger("cairnkv.session")
 
@@ -77,7 +78,7 @@ class ArticleConversation:
         head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
         return (head, payload) if payload else (head,)
 
-    def carry_out(self) -> bytes | HeldRun:
+    def carry_out(self) -> "bytes | HeldRun":
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
         accelerator = self._usable_accelerator
         if accelerator is None:

@@ -17,18 +17,19 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import Failure, Reply
+from cairnkv.commands import OK, Failure, Reply
 from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
 from cairnkv.session.article import ArticleConversation
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
 from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, HeldRun, Store, size_of
+from cairnkv.store import Held, Store, size_of
 from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
 
 TLS_HELLO: Final = b"\x16\x03"
 """How a client begins that expects TLS: a handshake record, and the first byte of its version (RFC 8446, 5.1)."""
@@ -323,22 +324,29 @@ class Session:
         if due.closes:
             self._stop_reading()
 
-    def _say_all(self, replies: bytes | HeldRun) -> None:
+    def _say_all(self, replies: "bytes | HeldRun") -> None:
         """Say what an accelerator has made."""
-        if isinstance(replies, HeldRun):
+        if not isinstance(replies, bytes):
             self.take_over([replies])
         elif self._held and replies:
             self._hold(Due(replies, lambda _: (replies,)), len(replies))
         else:
             self._write([replies])
 
-    def take_over(self, runs: Iterable[HeldRun]) -> None:
+    def take_over(self, runs: "Iterable[HeldRun]") -> None:
         """Say what a transport's accelerator has made and could not send yet, before anything else is said."""
         for run in runs:
-            run.on_ready = self._wake
-            self._hold(Due(run, partial(self._parts, run)), run.size)
+            held = Held(OK)
+            if run.reply is not None:
+                held.release()
+            run.on_ready = partial(self._released, held)
+            self._hold(Due(held, partial(self._parts, run)), run.size)
 
-    def _parts(self, run: HeldRun, _: Reply) -> Sequence[bytes]:
+    def _released(self, held: Held) -> None:
+        held.release()
+        self._wake()
+
+    def _parts(self, run: "HeldRun", _: Reply) -> Sequence[bytes]:
         pieces: list[bytes] = []
         for part in run.parts:
             if isinstance(part, Failure):

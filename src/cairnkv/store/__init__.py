@@ -2,7 +2,7 @@
 
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.growth import length_after
-from cairnkv.store.held import Held, HeldRun, size_of
+from cairnkv.store.held import Held, size_of
 from cairnkv.store.store import Store, WhenFull
 
-__all__ = ["Clock", "Held", "HeldRun", "Store", "WhenFull", "length_after", "size_of", "wall_clock"]
+__all__ = ["Clock", "Held", "Store", "WhenFull", "length_after", "size_of", "wall_clock"]

@@ -1,19 +1,15 @@
 """Replies that may not leave yet: what a session gets in their place, and what becomes of them.
 
-Not for when that is (the store).
+Not for when that is (the store). Replies that the compiled hot path has made are held by `hot_held.HeldRun`.
 """
 
-import struct
 from collections.abc import Callable
 from typing import Final
 
-from cairnkv.commands import OK, Failure, Items, Replies, Reply
+from cairnkv.commands import Failure, Items, Replies, Reply
 
 ITEM_BYTES: Final = 32
 """Bytes of memory that one of several values takes besides its own."""
-
-MARK: Final = struct.Struct("=qqq")
-"""Of each reply of a run: where it ends, the position that it waits for, and whether its command wrote."""
 
 
 class Held:
@@ -47,41 +43,6 @@ class Held:
     def fail(self, failure: Failure) -> None:
         """The commit that it waited for has failed."""
         self.reply = failure
-
-
-class HeldRun(Held):
-    """Replies of one client that the compiled hot path has made, in the bytes of its wire; all are held for the newest
-    commit that any of them waits for."""
-
-    __slots__ = ("_marks", "_replies", "_start", "_waiting", "parts")
-
-    def __init__(self, replies: bytes, marks: bytes, start: int, waiting: int) -> None:
-        """marks: a `MARK` for each reply that waits. start: where the replies begin, as the marks count; waiting: where
-        those begin that wait."""
-        super().__init__(OK)
-        self._replies = replies
-        self._marks = marks
-        self._start = start
-        self._waiting = waiting
-        self.parts: list[bytes | Failure] = [replies]
-        """What is to be said, once it may be: bytes, or a failure in the place of a reply."""
-
-    @property
-    def size(self) -> int:
-        """Bytes that the replies have."""
-        return len(self._replies)
-
-    def fail_above(self, committed: int, write_failure: Failure, read_failure: Failure) -> None:
-        """The commits behind a position have failed."""
-        begin = self._waiting
-        self.parts = [self._replies[: begin - self._start]]
-        for end, wait, wrote in MARK.iter_unpack(self._marks):
-            if wait > committed:
-                self.parts.append(write_failure if wrote else read_failure)
-            else:
-                self.parts.append(self._replies[begin - self._start : end - self._start])
-            begin = end
-        self.fail(read_failure)
 
 
 def size_of(reply: Reply) -> int:

@@ -11,12 +11,14 @@ Not for what a command does (`cairnkv.session.accelerator`). Not compiled: it ta
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cairnkv.commands import Failure
 from cairnkv.keyspace import Keyspace, Staged
 from cairnkv.log import Effect, LogRefused
-from cairnkv.store.held import HeldRun
+
+if TYPE_CHECKING:
+    from cairnkv.store.hot_held import HeldRun
 
 
 class StagingStore(Protocol):
@@ -28,10 +30,13 @@ class StagingStore(Protocol):
         None: the log takes nothing at present.
         """
 
-    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> None:
-        """Give the log an entry. Raises `LogRefused` when it takes none; nothing was undone then."""
+    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
+        """Give the log an entry; where to put the replies that wait for it.
 
-    def hold_run(self, position: int, run: HeldRun) -> None:
+        Raises `LogRefused` when it takes none; nothing was undone then.
+        """
+
+    def hold_run(self, position: int, run: "HeldRun") -> None:
         """Hold replies until that position is committed."""
 
     def refusal(self, refused: LogRefused) -> Failure:
@@ -57,18 +62,20 @@ class Staging:
             self._position = said[0]
         return said
 
-    def stage(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> None:
+    def stage(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> "list[HeldRun] | None":
         """A run that has changed something ends.
 
         effects: what it comes to. undos: of each change the key, and the value and deadline that were there before.
         size: bytes of the keys and values.
+        Returns where to put the replies that wait for its entry; None: `hold` knows what becomes of them.
         """
         staged = Staged(self._keyspace, undos)
         try:
-            self._store.end_run(staged, effects, size)
+            return self._store.end_run(staged, effects, size)
         except LogRefused as refused:
             self._take_back(staged)
             self._refused = self._store.refusal(refused)
+            return None
         except BaseException:  # a fault of ours: what no log has must not be there
             self._take_back(staged)
             raise
@@ -77,11 +84,9 @@ class Staging:
         staged.undo()
         staged.settle(self.pending, self._position)
 
-    def hold(self, position: int, replies: bytes, marks: bytes, start: int, waiting: int) -> HeldRun:
-        """The replies to one client, of which some wait for this position and others for earlier ones."""
-        run = HeldRun(replies, marks, start, waiting)
+    def hold(self, position: int, run: "HeldRun") -> None:
+        """Hold replies of which some wait for this position, others for earlier ones."""
         if self._refused is not None and position == self._position:
             run.fail_above(position - 1, self._refused, self._refused)
         else:
             self._store.hold_run(position, run)
-        return run

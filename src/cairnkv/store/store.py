@@ -14,7 +14,7 @@ Not for sessions, wires or sockets; and it has no lock: one thread at a time.
 import enum
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
 from cairnkv.commands.vocabulary import RandomKey
@@ -26,10 +26,13 @@ from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.growth import growth, length_after
-from cairnkv.store.held import Held, HeldRun, size_of
+from cairnkv.store.held import Held, size_of
 from cairnkv.store.memory import Place, UseOrder
 from cairnkv.store.staging import Staging
 from cairnkv.version import VERSION
+
+if TYPE_CHECKING:
+    from cairnkv.store.hot_held import HeldRun
 
 EXPIRED_PER_SLICE: Final = 200
 """Expired keys that one slice of housekeeping removes: about a millisecond."""
@@ -69,6 +72,11 @@ class _Uncommitted:
         self.own = own
         self.held: list[Held] = []
         self.runs: list[HeldRun] = []
+
+    @property
+    def waiting(self) -> "list[Held | HeldRun]":
+        """All replies that wait for this commit, the write's own first."""
+        return [*([] if self.own is None else [self.own]), *self.held, *self.runs]
 
 
 class _TooMuch(Exception):
@@ -335,13 +343,14 @@ class Store:
         self._advance(now)
         return self._log.position + 1, max(self._pending_tables.get(space, 0), self._pending_time)
 
-    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> None:
+    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
         """See `StagingStore`."""
         position = self._last = self._log.append((), self._shared.now, effects, size)
-        self._uncommitted[position] = _Uncommitted([staged])
+        uncommitted = self._uncommitted[position] = _Uncommitted([staged])
         self._pending_spaces[staged.keyspace.number] = position
+        return uncommitted.runs
 
-    def hold_run(self, position: int, run: HeldRun) -> None:
+    def hold_run(self, position: int, run: "HeldRun") -> None:
         """See `StagingStore`."""
         uncommitted = self._uncommitted.get(position)
         if uncommitted is None:
@@ -377,24 +386,20 @@ class Store:
     def committed(self, position: int) -> None:
         """Everything up to this position is safe: the replies that waited for it may leave."""
         self._committed = max(self._committed, position)
-        released: list[Held] = []
+        released: list[Held | HeldRun] = []
         while self._uncommitted and (first := next(iter(self._uncommitted))) <= position:
             uncommitted = self._uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
             forget(uncommitted.journal)
-            if uncommitted.own is not None:
-                released.append(uncommitted.own)
-            released += uncommitted.held
-            released += uncommitted.runs
+            released += uncommitted.waiting
         for held in released:
             held.release()
-        for held in released:
-            held.on_ready()
+        _tell(released)
 
     def failed(self, reason: str, *, unknown: bool) -> None:
         """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it."""
         self._noted = self._pending_time = 0
-        failed: list[Held] = []
+        failed: list[Held | HeldRun] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
         while self._uncommitted:
@@ -403,15 +408,12 @@ class Store:
             self._take_back(uncommitted.journal)
             if uncommitted.own is not None:
                 uncommitted.own.fail(write_failure)
-                failed.append(uncommitted.own)
             for held in uncommitted.held:
                 held.fail(read_failure)
             for run in uncommitted.runs:
                 run.fail_above(self._committed, write_failure, read_failure)
-            failed += uncommitted.held
-            failed += uncommitted.runs
-        for held in failed:
-            held.on_ready()
+            failed += uncommitted.waiting
+        _tell(failed)
 
     def _take_back(self, journal: Journal) -> None:
         undo(journal)
@@ -619,6 +621,12 @@ class Store:
             ("log_position", self._last + sum(tally.writes for tally in self._tallies)),
             ("log_time_ms", self._shared.now),
         )
+
+
+def _tell(waiting: "Iterable[Held | HeldRun]") -> None:
+    for held in waiting:
+        if held.on_ready is not None:
+            held.on_ready()
 
 
 def _effects(journal: Journal) -> list[Effect]:

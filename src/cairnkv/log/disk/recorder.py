@@ -8,9 +8,10 @@ Not for when a batch is written, and whether that was safe (`writer`).
 """
 
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
+from cairnkv.installation import compiled
 from cairnkv.log.base import Effect
 from cairnkv.log.disk.engine import Batch, Engine
 from cairnkv.log.disk.records import (
@@ -31,6 +32,18 @@ SMALL_BYTES: Final = 4 * 1024
 """What is small there."""
 
 
+FillFast: TypeAlias = Callable[[Callable[[bytes, bytes], None], Callable[[bytes], None], Sequence[Effect], int], int]
+
+
+def _fill_fast() -> FillFast | None:
+    """The compiled twin of `Recorder.fill`, where there is one."""
+    if not compiled():
+        return None
+    from cairnkv.log.disk.hot_recorder import fill
+
+    return fill
+
+
 class Recorder:
     """Fills batches. It knows which values stand in parts."""
 
@@ -39,11 +52,17 @@ class Recorder:
         self._engine = engine
         self._parted = parted
         self._number = number
+        self._fill_fast = _fill_fast()
 
-    def fill(self, batch: Batch, effects: Iterable[Effect], size: int) -> None:
+    def fill(self, batch: Batch, effects: Sequence[Effect], size: int) -> None:
         """Add what an entry comes to. size: its bytes, near enough."""
         put = batch.put
         longest = PART_BYTES if size <= LARGE_ENTRY_BYTES else SMALL_BYTES
+        if self._fill_fast is not None and not self._parted:
+            done = self._fill_fast(put, batch.delete, effects, longest)
+            if done == len(effects):
+                return
+            effects = effects[done:]
         for space, key, value, deadline in effects:
             if key is None:
                 self._clear(batch, space)

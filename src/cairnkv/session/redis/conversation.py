@@ -46,12 +46,13 @@ from cairnkv.session.redis.grammar import (
     wrong_number,
 )
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, HeldRun, Store, length_after, size_of
+from cairnkv.store import Held, Store, length_after, size_of
 from cairnkv.wire.article import Limits
 from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simple, TooLong, array_head, encode_parts
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
 
 _log: Final = logging.getLogger("cairnkv.session")
 
@@ -224,7 +225,7 @@ class RedisConversation:
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
 
-    def carry_out(self) -> bytes | HeldRun:
+    def carry_out(self) -> "bytes | HeldRun":
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
         accelerator = self._usable_accelerator
         if accelerator is None:

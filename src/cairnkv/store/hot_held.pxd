@@ -1,0 +1,17 @@
+from libc.stdint cimport int64_t
+
+cdef struct Mark:
+    # A reply that may have to wait.
+    int64_t end  # in the bytes of which the run's replies are a part
+    int64_t wait  # the position that it waits for
+    int64_t wrote  # whether its command did
+
+cdef class HeldRun:
+    cdef public object on_ready
+    cdef readonly object reply
+    cdef bytes _replies
+    cdef bytes _marks
+    cdef int64_t _start, _waiting
+    cdef list _parts
+
+cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)

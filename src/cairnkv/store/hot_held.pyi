@@ -1,0 +1,13 @@
+from collections.abc import Callable
+
+from cairnkv.commands import Failure, Reply
+
+class HeldRun:
+    on_ready: Callable[[], None] | None
+    reply: Reply | None
+    @property
+    def size(self) -> int: ...
+    @property
+    def parts(self) -> list[bytes | Failure]: ...
+    def release(self) -> None: ...
+    def fail_above(self, committed: int, write_failure: Failure, read_failure: Failure) -> None: ...
