@@ -19,6 +19,7 @@ class Entry:
     position: int
     steps: tuple[Step, ...]
     now: int
+    effects: tuple[Effect, ...] = ()
 
     @property
     def command(self) -> Command:
@@ -33,13 +34,14 @@ class LateLog:
 
     reuse_positions: count on from the last commit after a failure, as a log does that cuts its end off;
     otherwise from the last append, as one does that never gives a position twice. The contract allows both.
+    keeps_effects: take what entries come to as well, as a disk does; then the compiled hot path may stage entries.
     """
 
     size = "late"
     commits_at_once = False
-    keeps_effects = False
 
-    def __init__(self, *, reuse_positions: bool = False) -> None:
+    def __init__(self, *, reuse_positions: bool = False, keeps_effects: bool = False) -> None:
+        self.keeps_effects = keeps_effects
         self.committed: list[Entry] = []
         self.pending: list[Entry] = []
         self.refusal: str | None = None
@@ -86,7 +88,7 @@ class LateLog:
         if self.refusal is not None:
             raise LogRefused(self.refusal)
         self._last += 1
-        self.pending.append(Entry(self._last, tuple(steps), now))
+        self.pending.append(Entry(self._last, tuple(steps), now, tuple(effects)))
         return self._last
 
     def close(self, now: int) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from cairnkv.log import Log
 from cairnkv.session import Session, Surroundings
 from cairnkv.store import Store
 from cairnkv.wire import Dialect, Limits
@@ -31,7 +32,8 @@ class WithAccelerators(Surroundings):
         from cairnkv.session.redis_frames import RedisAccelerator
 
         if space not in self._made:
-            self._made[space] = RedisAccelerator(self.store.keyspaces[space], self.store.clock)
+            keyspace = self.store.keyspaces[space]
+            self._made[space] = RedisAccelerator(keyspace, self.store.clock, self.store.staging(space))
             self.store.count_also(self._made[space])
         return self._made[space]
 
@@ -45,12 +47,15 @@ class Twins:
         width: Width | None = None,
         dialect: Dialect = Dialect.ARTICLE,
         limits: Limits = DEFAULT_LIMITS,
+        logs: "tuple[Log, Log] | None" = None,
     ) -> None:
+        """logs: None: those that commit at once."""
         from cairnkv.session.article_frames import ArticleAccelerator
 
         self.clock = HandClock()
-        self.stores = Store(clock=self.clock), Store(clock=self.clock)
-        self.accelerator = ArticleAccelerator(self.stores[1].keyspace, self.clock)
+        plain, swift = logs or (None, None)
+        self.stores = Store(clock=self.clock, log=plain), Store(clock=self.clock, log=swift)
+        self.accelerator = ArticleAccelerator(self.stores[1].keyspace, self.clock, self.stores[1].staging(0))
         self.stores[1].count_also(self.accelerator)
         self.surroundings = WithoutAccelerators(self.stores[0]), WithAccelerators(self.stores[1])
         self.sessions = tuple(
@@ -82,6 +87,10 @@ class Twins:
             while session.runnable:
                 session.advance()
                 self.heard[n] += b"".join(session.output())
+
+    def settle(self) -> None:
+        """Let both say what they held, now that their logs have told."""
+        self.say(b"")
 
     def say_in_pieces(self, data: bytes, cuts: list[int]) -> None:
         """Tell both the same bytes, cut at these places."""

@@ -216,7 +216,7 @@ cdef inline int forget_deadline(HotTable self, Place *place) except -1:
 
 
 cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) except -1:
-    """Let an entry that is there, and has none, have a deadline."""
+    """Let an entry that was just put, and has none, have a deadline."""
     cdef PyObject *deadlines = cairn_slot(place.bucket, self._deadlines_at)
     cdef PyObject *keys = PyDict_GetItemWithError(self._ticks, deadline >> self._tick_bits)
     cdef object time = deadline
@@ -231,7 +231,7 @@ cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) exc
         PyDict_SetItem(<object>deadlines, key, time)
     self._used += self._deadline_bytes
     if self.staged:
-        stage(self, key, <bytes>place.value, time, <bytes>place.value, None)
+        self._effects[len(self._effects) - 1] = (self._space, key, <bytes>place.value, time)
     return 0
 
 

@@ -10,7 +10,6 @@ from cairnkv.store import Store
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
-    from cairnkv.store.hot_held import HeldRun
 
 
 def article_accelerator(store: Store) -> "Accelerator | None":
@@ -23,12 +22,6 @@ def article_accelerator(store: Store) -> "Accelerator | None":
     accelerator = ArticleAccelerator(store.keyspace, store.clock, store.staging(0))
     store.count_also(accelerator)
     return accelerator
-
-
-def to_say(accelerator: "Accelerator", replies: bytes) -> "bytes | HeldRun":
-    """The replies to its last run, or what holds them until they may leave."""
-    held = accelerator.held() if replies else None
-    return replies if held is None else held
 
 
 def redis_accelerator(store: Store, space: int) -> "Accelerator | None":

@@ -119,14 +119,12 @@ cdef class Accelerator:
         return piece.done
 
     def output(self):
-        """The replies to the last run."""
-        return self._out[: self._size]
+        """The replies to the last run that may leave at once."""
+        return self._out[: self._own.ready_size if self._own.wait else self._size]
 
     def held(self):
-        """The replies to the last run if they have to wait, as the store holds them; None: they may leave at once."""
-        if self._own.wait == 0:
-            return None
-        return self.hold(&self._own, True)
+        """The others, behind them, as the store holds them; None: there are none. To be asked once."""
+        return self.hold(&self._own, False) if self._own.wait else None
 
     cdef HeldRun hold(self, Piece *piece, bint whole):
         """Hold the replies to a piece, or if not `whole` those that may not leave at once."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, Reply, Scope, failures
-from cairnkv.session.acceleration import to_say
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
 from cairnkv.session.redis.surroundings import Surroundings
 from cairnkv.store import Held, Store
@@ -16,7 +15,6 @@ from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Request, Width
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
-    from cairnkv.store.hot_held import HeldRun
 
 _log: Final = logging.getLogger("cairnkv.session")
 
@@ -78,12 +76,11 @@ class ArticleConversation:
         head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
         return (head, payload) if payload else (head,)
 
-    def carry_out(self) -> "bytes | HeldRun":
+    def carry_out(self) -> "Accelerator | None":
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
         accelerator = self._usable_accelerator
-        if accelerator is None:
-            return b""
-        return to_say(accelerator, self._decoder.carry_out(accelerator, self._dialect))
+        carried = accelerator is not None and self._decoder.carry_out(accelerator, self._dialect)
+        return accelerator if carried else None
 
     @property
     def _usable_accelerator(self) -> "Accelerator | None":

@@ -15,7 +15,6 @@ from cairnkv.store import Held
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
-    from cairnkv.store.hot_held import HeldRun
 
 WHOLE_TABLE_COST: Final = 64
 """Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
@@ -73,8 +72,8 @@ class Conversation(Protocol):
     def failure(self, failure: Failure) -> Due:
         """How a failure is said that no command has asked for."""
 
-    def carry_out(self) -> "bytes | HeldRun":
-        """Let an accelerator carry out what it can of the bytes that were fed; the replies, or what holds them."""
+    def carry_out(self) -> "Accelerator | None":
+        """Let an accelerator carry out what it can of the bytes that were fed; it, with the replies, if it could."""
 
     @property
     def acceleration(self) -> Acceleration | None:

@@ -274,9 +274,10 @@ class Session:
         left = COMMANDS_PER_TURN
         while left > 0 and self._can_execute:
             assert self._conversation is not None
-            self._say_all(self._conversation.carry_out())
-            if self.blocked:
-                break
+            if (accelerator := self._conversation.carry_out()) is not None:
+                self._say_all(accelerator.output(), accelerator.held())
+                if self.blocked:
+                    break
             due = self._conversation.next()
             left -= 1
             if due is None:
@@ -324,14 +325,14 @@ class Session:
         if due.closes:
             self._stop_reading()
 
-    def _say_all(self, replies: "bytes | HeldRun") -> None:
-        """Say what an accelerator has made."""
-        if not isinstance(replies, bytes):
-            self.take_over([replies])
-        elif self._held and replies:
+    def _say_all(self, replies: bytes, behind: "HeldRun | None") -> None:
+        """Say what an accelerator has made: replies, and behind them some that wait."""
+        if self._held and replies:
             self._hold(Due(replies, lambda _: (replies,)), len(replies))
         else:
             self._write([replies])
+        if behind is not None:
+            self.take_over([behind])
 
     def take_over(self, runs: "Iterable[HeldRun]") -> None:
         """Say what a transport's accelerator has made and could not send yet, before anything else is said."""

@@ -25,9 +25,9 @@ class StagingStore(Protocol):
     """What this needs of the store."""
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
-        """Let log time go on; the position of the next entry, and the one that whatever shows a key has to wait for.
+        """The position of the next entry, and the one that whatever shows a key has to wait for.
 
-        None: the log takes nothing at present.
+        None: the log takes nothing at present, or a reply could show a time that it has not noted.
         """
 
     def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":

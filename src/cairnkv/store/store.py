@@ -338,10 +338,10 @@ class Store:
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
-        if not self._log.takes:
+        if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self._noted):
             return None
-        self._advance(now)
-        return self._log.position + 1, max(self._pending_tables.get(space, 0), self._pending_time)
+        newest = max(self._pending_tables.get(space, 0), self._pending_time)
+        return self._log.position + 1, newest if newest > self._committed else 0
 
     def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
         """See `StagingStore`."""

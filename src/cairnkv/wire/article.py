@@ -186,9 +186,6 @@ class Prefix(Protocol):
     ) -> int:
         """Carry out frames of the buffer from `start` on; how many bytes they had."""
 
-    def output(self) -> bytes:
-        """The responses to them."""
-
 
 class CommandDecoder:
     """A connection's bytes in, its requests out.
@@ -257,10 +254,10 @@ class CommandDecoder:
         """Whether the next byte begins a frame, of a width that is settled."""
         return self._sure and self._number < 0 and not self.broken
 
-    def carry_out(self, prefix: Prefix, dialect: Dialect) -> bytes:
-        """Let somebody carry out what they can of the bytes that were fed; the responses to it."""
+    def carry_out(self, prefix: Prefix, dialect: Dialect) -> bool:
+        """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
         if not self.at_frame or len(self._buffer) < self._wanted:
-            return b""
+            return False
         used = prefix.run(
             self._buffer,
             self._start,
@@ -270,11 +267,11 @@ class CommandDecoder:
             frame_max=self._limits.frame,
         )
         if not used:
-            return b""
+            return False
         self._start += used
         self.consumed += used
         self._begin()
-        return prefix.output()
+        return True
 
     def _compact(self) -> None:
         """Forget the bytes before the current frame; done when no frame is whole, since it moves the others."""

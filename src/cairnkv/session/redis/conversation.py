@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from cairnkv.commands import Failure, Reply, Scan, Scope, failures
 from cairnkv.keyspace import Watched
 from cairnkv.limits import SCAN_COUNT_MAX, TRANSACTION_COST_MAX
-from cairnkv.session.acceleration import to_say
 from cairnkv.session.conversation import (
     BYTES_PER_COST,
     KEYS_PER_COST,
@@ -52,7 +51,6 @@ from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simpl
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
-    from cairnkv.store.hot_held import HeldRun
 
 _log: Final = logging.getLogger("cairnkv.session")
 
@@ -225,12 +223,11 @@ class RedisConversation:
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
 
-    def carry_out(self) -> "bytes | HeldRun":
+    def carry_out(self) -> "Accelerator | None":
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
         accelerator = self._usable_accelerator
-        if accelerator is None:
-            return b""
-        return to_say(accelerator, self._decoder.carry_out(accelerator, self.protocol))
+        carried = accelerator is not None and self._decoder.carry_out(accelerator, self.protocol)
+        return accelerator if carried else None
 
     @property
     def acceleration(self) -> Acceleration | None:

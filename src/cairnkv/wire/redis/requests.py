@@ -128,10 +128,10 @@ class RequestDecoder:
         """Bytes without which `next` cannot get any further: of a long string, all that have not come."""
         return max(0, self._wanted - len(self._buffer))
 
-    def carry_out(self, prefix: Prefix, protocol: int) -> bytes:
-        """Let somebody carry out what they can of the bytes that were fed; the replies to it."""
+    def carry_out(self, prefix: Prefix, protocol: int) -> bool:
+        """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
         if not self.at_frame or self._start == len(self._buffer):
-            return b""
+            return False
         used = prefix.run(
             self._buffer,
             self._start,
@@ -141,9 +141,9 @@ class RequestDecoder:
             frame_max=self._limits.frame,
         )
         if not used:
-            return b""
+            return False
         self._finish(self._start + used)
-        return prefix.output()
+        return True
 
     def _compact(self) -> None:
         """Forget the bytes before the current request; done when none is whole, since it moves the others."""
