@@ -150,7 +150,7 @@ def test_one_run_is_one_entry() -> None:
     twins = LateTwins()
     twins.say(frames(Ping(b"")))
     twins.say(frames(*[Set(b"%d" % n, b"x") for n in range(60)]))
-    assert len(twins.logs[1].pending) < 5 < 60 == len(twins.logs[0].pending)
+    assert len(twins.logs[1].pending) < 5 < 60 <= len(twins.logs[0].pending)
     twins.commit()
     twins.agree()
 
