@@ -31,9 +31,9 @@ QUEUED_BYTES_MAX: Final = 64 * 1024 * 1024
 QUEUED_ENTRIES_MAX: Final = 100_000
 """Entries that may wait for the disk."""
 
-COMMIT_BYTES: Final = 1024 * 1024
+COMMIT_BYTES: Final = 256 * 1024
 """Bytes of entries after which a commit takes no more; the last one may be larger than that by itself. Making and
-writing its batch holds the interpreter for up to three milliseconds."""
+writing its batch holds the interpreter for a millisecond."""
 
 EFFECT_BYTES: Final = 32
 """What an effect takes besides its key and its value, near enough."""
