@@ -103,6 +103,8 @@ class Embedded(KeyValue[K, V]):
 
     def _do(self, call: Call[T]) -> T:
         outcome = self._shared.execute(call.command)
+        if isinstance(outcome, Held) and call.memory_is_enough:
+            outcome = outcome.from_memory()
         if isinstance(outcome, Held):
             ready = threading.Event()
             outcome.on_ready = ready.set

@@ -11,12 +11,14 @@ from cairnkv.commands import Failure, Reply, Scope, failures
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
 from cairnkv.session.redis.surroundings import Surroundings
 from cairnkv.store import Held, Store
-from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Request, Width, reply_parts
+from cairnkv.wire.article import CommandDecoder, CommandFlag, Dialect, Limits, Request, Width, reply_parts
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
 
 _log: Final = logging.getLogger("cairnkv.session")
+
+_MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
 
 
 class ArticleConversation:
@@ -67,7 +69,10 @@ class ArticleConversation:
         if self._surroundings.wants_password:
             return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
-            return self._store.execute(request.command)
+            outcome = self._store.execute(request.command)
+            if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, Held) and request.command.word.writes:
+                return outcome.from_memory()
+            return outcome
         except Exception:
             _log.exception("%s failed", request.command.word.name)
             return Failure(failures.INTERNAL, "the server's log has the details")

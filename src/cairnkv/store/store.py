@@ -1,7 +1,7 @@
 """The store: executes commands against the keyspace, and decides when each reply may leave.
 
 What always holds (the promises, for any log that keeps its contract):
-- A reply that says a write succeeded leaves when the log has committed it.
+- A reply that says a write succeeded leaves when the log has committed it, but for `Held.from_memory`.
 - A reply shows nothing that could still be taken back: it waits for the newest pending commit among the keys
   it touched, or of all where it touched the whole table.
 - When commits fail, what they changed is undone, newest first, and the replies that waited for them fail,

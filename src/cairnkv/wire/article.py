@@ -31,6 +31,7 @@ from cairnkv.commands import (
     Command,
     Failure,
     Get,
+    InMemory,
     Items,
     Reply,
     Word,
@@ -463,6 +464,9 @@ def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
         if size <= frame_limit:
             return Response(True, pack_strings(reply.values))
         reply = Failure(failures.BIGREPLY, f"the reply has {size:,} bytes; the limit is {frame_limit:,}")
+    if isinstance(reply, InMemory):
+        safe = response_to(reply.reply, frame_limit=frame_limit)
+        return Response(safe.ok, safe.payload, int(safe.header | ResponseFlag.MEMORY_ONLY))
     assert isinstance(reply, Failure)
     return Response(False, reply.message.encode(), _EXECUTED_FLAGS[reply.code.executed])
 
@@ -480,6 +484,14 @@ def reply_in(response: Response, word: Word) -> Reply:
     Failure codes that this version does not know keep their name and what the header's bits say of them.
     Raises `PeerError` when a success does not carry what the command answers.
     """
+    if response.header and response.header & ResponseFlag.MEMORY_ONLY:
+        reply = _reply_in(response, word)
+        return reply if isinstance(reply, Failure) else InMemory(reply)
+    return _reply_in(response, word)
+
+
+def _reply_in(response: Response, word: Word) -> Reply:
+    """The same, however safe it is."""
     if not response.ok:
         return MISSING if response.missing else _failure_in(response)
     match word.answer:
