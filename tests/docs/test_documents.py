@@ -1,5 +1,6 @@
 """The documents say what is so: their tables, names, files, conversations and examples are checked or run."""
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -86,6 +87,28 @@ def test_every_room_stands_on_the_architecture_page() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rooms = {path.name for path in ROOMS.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert {room for room in rooms if f"| `{room}/` |" in text} == rooms
+
+
+# -- the page on guarantees ------------------------------------------------------------------------------------------
+
+
+def defined_in(path: Path) -> set[str]:
+    """The names of a test file's functions and classes."""
+    tree = ast.parse(path.read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_tests_that_guarantees_are_shown_by_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 10
+    for file, name in named:
+        assert (ROOT / file).exists(), file
+        assert not name or name in defined_in(ROOT / file), f"{file} has no {name}"
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked_for = set(re.findall(r"`make ([a-z-]+)", text))
+    assert len(asked_for) > 2
+    assert asked_for <= targets
 
 
 # -- the protocol page -----------------------------------------------------------------------------------------------
