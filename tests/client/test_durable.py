@@ -153,7 +153,14 @@ def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to(
     assert asked == [("SET", enough), ("SET", enough), ("SET", 0), ("GET", 0)]
 
 
-def test_it_shows_what_it_is() -> None:
+def test_it_shows_what_it_is(log: LateLog) -> None:
+    kv = Embedded(Store(log=log), Text(), Text())
+    assert repr(kv.durable("memory")) == "<cairnkv.Embedded>.durable('memory')"
+    assert kv.durable("size") is kv.durable("memory").durable("size") is kv
+
+
+def test_in_memory_there_is_nothing_less_safe() -> None:
     with cairnkv.open() as kv:
-        assert repr(kv.durable("memory")) == "<cairnkv.Embedded>.durable('memory')"
-        assert kv.durable("size") is kv
+        assert kv.durable("memory") is kv.durable("size") is kv
+        with pytest.raises(cairnkv.OptionError, match="durable is 'memory' or 'size'"):
+            kv.durable("none")  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, overload
 
 from cairnkv.client import forking
-from cairnkv.client.calls import Call, K, T, V
+from cairnkv.client.calls import Call, Durable, K, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
@@ -93,9 +93,15 @@ class Embedded(KeyValue[K, V]):
     def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)
         self._shared = Shared(store)
+        self._in_memory = store.plain
 
     def __repr__(self) -> str:
         return "<cairnkv.Embedded>"
+
+    def durable(self, how: Durable) -> KeyValue[K, V]:
+        """In memory there is nothing that is less safe than this store itself."""
+        asked = super().durable(how)
+        return self if self._in_memory else asked
 
     def close(self) -> None:
         """Let the store go. Using it afterwards is an error."""
