@@ -4,6 +4,7 @@ For docs/guarantees.md, whose table is made from these records, so that every fi
 run that fails is not written down; the same command, run again, replaces its record.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -23,10 +24,17 @@ SUMMARY = re.compile(r"(?:=+ )?(\d+ passed.*? in [\d.]+s|\w+: no difference in .
 
 
 def main(command: list[str]) -> int:
-    """Run it; its exit code."""
+    """Run it, write down what came of it, and renew the documents; its exit code."""
     if not command:
         print("record: name a command, such as: python docs/record.py make test-crash CRASHES=500", file=sys.stderr)
         return 2
+    if code := record(command, RECORDS):
+        return code
+    return subprocess.run([sys.executable, str(ROOT / "docs" / "tables.py")], check=False).returncode
+
+
+def record(command: list[str], path: Path) -> int:
+    """Run it, and write down there what came of it; its exit code."""
     began = time.monotonic()
     said = ""
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
@@ -38,7 +46,7 @@ def main(command: list[str]) -> int:
         print(f"record: it ended with {running.returncode}; nothing is written down", file=sys.stderr)
         return running.returncode
     summary = SUMMARY.search(said)
-    record = {
+    made = {
         "command": shlex.join(command),
         "said": summary[1] if summary else said,
         "minutes": round((time.monotonic() - began) / 60, 1),
@@ -46,16 +54,18 @@ def main(command: list[str]) -> int:
         "commit": commit(),
         "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
     }
-    records = json.loads(RECORDS.read_text()) if RECORDS.exists() else []
-    records = [other for other in records if other["command"] != record["command"]] + [record]
-    RECORDS.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    return subprocess.run([sys.executable, str(ROOT / "docs" / "tables.py")], check=False).returncode
+    before = json.loads(path.read_text()) if path.exists() else []
+    records = [other for other in before if other["command"] != made["command"]] + [made]
+    path.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n")
+    return 0
 
 
 def commit() -> str:
-    """The commit of this clone, and whether something was changed since."""
-    described = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of this clone, and whether something was changed since; `unknown` where there is no git."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        described = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return "unknown"
 
 
 if __name__ == "__main__":

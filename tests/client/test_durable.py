@@ -125,6 +125,19 @@ async def test_the_same_awaited(log: LateLog) -> None:
         assert await quick.get("n") == "1"
 
 
+def test_in_a_pipeline_to_a_server_on_disk_each_has_its_turn_and_its_promise(tmp_path: Path) -> None:
+    """The compiled hot path takes those without a flag only."""
+    with running_server(data=str(tmp_path)) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+        with kv.pipeline() as pipeline:
+            quick = pipeline.durable("memory")
+            totals = [(pipeline if n % 3 else quick).incr("n") for n in range(300)]
+            last = pipeline.get("n")
+        assert [total.result() for total in totals] == list(range(1, 301))
+        assert last.result() == "300"
+        assert {total.reached for n, total in enumerate(totals) if n % 3} == {"size"}
+        assert "memory" in {total.reached for n, total in enumerate(totals) if n % 3 == 0}
+
+
 @pytest.mark.parametrize("sync", ["always", "1s", "none"])
 def test_on_disk_it_is_there_after_a_close_in_good_order(tmp_path: Path, sync: str) -> None:
     with cairnkv.open(tmp_path / "data", sync=sync) as kv:

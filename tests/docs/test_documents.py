@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -22,7 +23,12 @@ ROOMS = ROOT / "src" / "cairnkv"
 
 
 def tables() -> Any:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    return script("tables")
+
+
+def script(name: str) -> Any:
+    """A program that stands with the documents."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -109,6 +115,22 @@ def test_tests_that_guarantees_are_shown_by_exist() -> None:
     asked_for = set(re.findall(r"`make ([a-z-]+)", text))
     assert len(asked_for) > 2
     assert asked_for <= targets
+
+
+def test_runs_are_written_down_if_they_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, path = script("record").record, tmp_path / "runs.json"
+    assert record([sys.executable, "-c", "print('1 failed in 0.10s'); raise SystemExit(1)"], path) == 1
+    assert not path.exists()
+    for seconds in (1, 2):
+        said = f"===== 3 passed, 1 skipped in {seconds}.25s (0:00:01) ====="
+        monkeypatch.setenv("SAID", said)
+        assert record([sys.executable, "-c", "import os; print(os.environ['SAID'])"], path) == 0
+    (made,) = json.loads(path.read_text())
+    assert made["said"] == "3 passed, 1 skipped in 2.25s"
+    monkeypatch.setattr(documents := tables(), "RUNS", path)
+    assert "| 3 passed, 1 skipped in 2.25s |" in documents.runs()
+    path.unlink()
+    assert documents.runs() == "no run is written down yet"
 
 
 # -- the protocol page -----------------------------------------------------------------------------------------------
