@@ -574,6 +574,7 @@ class Store:
         if self._log.keeps_effects:
             if self._cache is not None:
                 self._cache.limit = limit
+                self._cache.cool_some()
             elif limit is not None:
                 raise OptionError(
                     "a store on disk has a memory limit from its start on, or none: stop it and start it with one"
