@@ -47,6 +47,10 @@ COOLED_PER_WRITE: Final = 1_000
 COOLED_PER_SLICE: Final = 1_000
 """Values that one slice of housekeeping lets go of: some milliseconds."""
 
+SAMPLED_SHARDS: Final = 2
+"""Shards of the order of use that are looked at for each value that leaves memory: a wrong choice costs a read and no
+more, where eviction would lose a key."""
+
 AHEAD_PART: Final = 4
 """Values that are read before a command needs them take no more than this part of the memory limit: what is read too
 early has gone again before it is of use."""
@@ -136,7 +140,10 @@ class _Spared:
         self._kept = kept
 
     def __contains__(self, place: object) -> bool:
-        return any(place in kept for kept in self._kept)
+        for kept in self._kept:  # noqa: SIM110  # asked for each value that gets cold
+            if place in kept:
+                return True
+        return False
 
 
 class Cache:
@@ -233,13 +240,10 @@ class Cache:
         """
         if self.limit is None:
             return True
-        spared = _Spared(self._pins, self._at_hand)
-        for _ in range(COOLED_PER_WRITE):
-            if self._used_bytes + more <= self.limit:
-                return True
-            if not self._cool_one(spared):
-                return self._used_bytes + more <= self.limit + self._uncommitted_bytes + self._pinned_bytes
-        return True
+        left = self._used_bytes + more - self.limit
+        return left <= 0 or self._cool(left, (self._pins, self._at_hand), COOLED_PER_WRITE) <= (
+            self._uncommitted_bytes + self._pinned_bytes
+        )
 
     # -- what becomes of entries ----------------------------------------------------------------------------------
 
@@ -409,24 +413,31 @@ class Cache:
 
     def cool_some(self) -> bool:
         """Let go of some values if there are more than the limit allows; whether there is more to do."""
-        if self.limit is None or self._used_bytes <= self.limit:
+        if self.limit is None:
             return False
-        spared = _Spared(self._pins)
-        left = COOLED_PER_SLICE
-        while left and self._used_bytes > self.limit and self._cool_one(spared):
-            left -= 1
-        return not left
+        left = self._used_bytes - self.limit
+        if left <= 0 or self._cool(left, (self._pins,), COOLED_PER_SLICE):
+            return False
+        return self._used_bytes > self.limit
 
-    def _cool_one(self, spared: Container[Place]) -> bool:
-        """Let go of one of the least recently used values; False when there is none to let go of."""
-        place = self._order.oldest(spared)
-        if place is None:
-            return False
-        self._order.forget(place)
-        if self._is_hot(place) and not self._is_pending(*place):
-            self._keyspaces[place[0]].cool(place[1])
-            self._cooled += 1
-        return True
+    def _cool(self, size: int, kept: tuple[Container[Place], ...], most: int) -> int:
+        """Let go of so many bytes, the least recently used values first; how many are left when there is nothing more.
+
+        kept: what stays. most: values that are looked at. Behind these nothing counts as left, since there may be more.
+        """
+        spared = _Spared(*kept)
+        for _ in range(most):
+            place = self._order.oldest(spared, SAMPLED_SHARDS)
+            if place is None:
+                return size
+            self._order.forget(place)
+            if self._is_hot(place) and not self._is_pending(*place):
+                size -= self._length(place)
+                self._keyspaces[place[0]].cool(place[1])
+                self._cooled += 1
+                if size <= 0:
+                    break
+        return 0
 
     def _pin(self, postponed: Postponed) -> None:
         for place in dict.fromkeys(postponed.places):

@@ -57,7 +57,8 @@ class Reader:
             if self._ending:
                 raise OSError("the store is closed")
             self._queue.append(request)
-            self._condition.notify()
+            if len(self._queue) == 1:  # they wait only where there was none
+                self._condition.notify()
         if not self._threads:  # they are there once something is asked for
             self._threads = [
                 threading.Thread(target=self._read_all, name=f"cairnkv reader {number}", daemon=True)
@@ -90,6 +91,8 @@ class Reader:
             while self._queue and size < READ_BYTES and len(requests) < READ_KEYS:
                 requests.append(self._queue.popleft())
                 size += min(requests[-1].length, PART_BYTES)  # what is longer has only a few bytes in its record
+            if self._queue:
+                self._condition.notify()
             return requests
 
     def _answers(self, requests: Sequence[Request]) -> list[Answer]:
