@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,9 +49,11 @@ from cairnkv.limits import MIB
 from cairnkv.log.disk.records import PART_BYTES, record_key
 from cairnkv.server.settings import Settings
 from cairnkv.session import Session
+from cairnkv.session.acceleration import article_accelerator
 from cairnkv.session.redis.surroundings import Surroundings
-from cairnkv.store import Held, Postponed, WhenFull, cold
+from cairnkv.store import Held, Postponed, Store, WhenFull, cold
 from cairnkv.testing import ManualClock, running_server
+from cairnkv.wire import write_command
 from tests.log.test_disk import PATIENCE, OnDisk
 from tests.session.talk import Talk
 from tests.store.test_late_machine import APPLIED, KINDS
@@ -620,3 +623,53 @@ def test_expire_and_ttl_of_a_cold_key(disk: Cooled) -> None:
     assert disk.do(Ttl(b"k")) == 5_000
     assert disk.engine.read_keys == []
     assert disk.do(Get(b"k")) == b"v"
+
+
+@pytest.mark.parametrize("wire", ["article", "redis"])
+def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path: Path, wire: str) -> None:
+    dice = random.Random(7)
+    memory = Store(clock=ManualClock())
+    one = Session(memory, wake=lambda: None)
+    with Cooled(tmp_path / "data") as disk:
+        accelerator = article_accelerator(disk.store)
+        surroundings = Surroundings(disk.store)
+        other = Session(disk.store, wake=lambda: None, accelerator=accelerator, surroundings=surroundings)
+        for _ in range(60):
+            said = b"".join(_anything(dice, wire) for _ in range(20))
+            heard = []
+            for session in (one, other):
+                session.receive(said)
+                session.advance()
+                found = b"".join(session.output())
+                while session.waiting or session.runnable:
+                    if not session.runnable:
+                        disk.step()
+                    session.advance()
+                    found += b"".join(session.output())
+                heard.append(found)
+            assert heard[0] == heard[1]
+            if dice.random() < 0.5:
+                disk.cool_all()
+            elif dice.random() < 0.5:
+                disk.do(GetMany((b"0", b"1", b"2", b"n")))
+        used = accelerator if wire == "article" else surroundings.accelerator(0)
+        if used is not None:
+            assert used.commands > 100
+            assert used.writes == 0
+        disk.store.keyspace.check()
+
+
+def _anything(dice: random.Random, wire: str) -> bytes:
+    name = b"%d" % dice.randrange(6)
+    commands: list[tuple[Command, tuple[bytes, ...]]] = [
+        (Get(name), (b"GET", name)),
+        (Get(name), (b"GET", name)),
+        (GetMany((name, b"1", b"none")), (b"MGET", name, b"1", b"none")),
+        (Exists((name, b"2")), (b"EXISTS", name, b"2")),
+        (Set(name, name * 50), (b"SET", name, name * 50)),
+        (Clear(name), (b"DEL", name)),
+        (Incr(b"n", 1), (b"INCR", b"n")),
+        (SetWith(name, b"v", ttl=5_000), (b"SET", name, b"v", b"PX", b"5000")),
+    ]
+    command, words = dice.choice(commands)
+    return write_command(command) if wire == "article" else request(*words)

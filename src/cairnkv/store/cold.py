@@ -51,6 +51,10 @@ SAMPLED_SHARDS: Final = 2
 """Shards of the order of use that are looked at for each value that leaves memory: a wrong choice costs a read and no
 more, where eviction would lose a key."""
 
+RUNS_PER_LOOK: Final = 16
+"""Runs of the compiled hot path of which one is left to the readable way, which notes what was used: a value that is
+read often is noted often enough to stay."""
+
 AHEAD_PART: Final = 4
 """Values that are read before a command needs them take no more than this part of the memory limit: what is read too
 early has gone again before it is of use."""
@@ -175,6 +179,7 @@ class Cache:
         self._is_carrying_out = False  # what was put off, and was counted then
         self._closed = False
         self._hits = self._misses = self._reads = self._cooled = 0
+        self._runs = 0  # of the compiled hot path
         for keyspace in keyspaces:
             for key in keyspace.hot_keys():
                 self._order.used((keyspace.number, key))
@@ -224,6 +229,11 @@ class Cache:
                 return False
             self._read(self._new_load(place, length))
         return True
+
+    def wants_a_look(self) -> bool:
+        """Whether the next run of commands is for the readable way, so that it can be seen what they use."""
+        self._runs = (self._runs + 1) % RUNS_PER_LOOK
+        return self._runs == 0 and self._cooled > 0
 
     def used(self, places: Iterable[Place]) -> None:
         """A command has looked at these."""
@@ -475,7 +485,7 @@ class Cache:
         return (
             ("cold_keys", sum(keyspace.cold_keys for keyspace in self._keyspaces)),
             ("cold_bytes", sum(keyspace.cold_bytes for keyspace in self._keyspaces)),
-            ("cache_hits", self._hits),
+            ("cache_hits", self._hits),  # of those on the readable way
             ("cache_misses", self._misses),
             ("cache_reads", self._reads),
             ("cache_reading", len(self._loads)),

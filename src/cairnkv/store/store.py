@@ -364,11 +364,14 @@ class Store:
         """Where the hot path hands over what it has done to a keyspace; None: the log has no use for that."""
         if not self._log.keeps_effects:
             return None
-        return Staging(self, self.keyspaces[space], self._pending_keys[space])
+        only_reads = self._cache is not None
+        return Staging(self, self.keyspaces[space], self._pending_keys[space], only_reads=only_reads)
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
         if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self._noted):
+            return None
+        if self._cache is not None and self._cache.wants_a_look():
             return None
         newest = max(self._pending_tables.get(space, 0), self._pending_time)
         return self._log.position + 1, newest if newest > self._committed else 0
@@ -649,7 +652,7 @@ class Store:
     @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
-        return self.plain or (self._log.keeps_effects and self._memory_limit is None and self._cache is None)
+        return self.plain or (self._log.keeps_effects and (self._memory_limit is None or self._cache is not None))
 
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
