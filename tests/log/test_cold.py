@@ -360,8 +360,24 @@ def test_who_waits_when_the_store_is_closed_is_told(disk: Cooled) -> None:
     assert isinstance(read, Held)
     assert read.reply == b"v"
     disk.store.keyspace.cool(b"k")
-    closed = disk.store.execute(Get(b"k"))
-    assert failure(closed if not isinstance(closed, Held) else closed.reply or OK) == "UNREADABLE"
+    assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
+
+
+def test_many_who_wait_when_the_store_is_closed_are_told(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cold, "READING_KEYS_MAX", 1)
+    many = 3_000
+    disk.store.limit_memory(10 * LIMIT, WhenFull.REFUSE)
+    for number in range(many):
+        disk.do(Set(b"%d" % number, b"v"))
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    outcomes = [disk.store.execute(Get(b"%d" % number)) for number in range(many)]
+    threading.Timer(0.1, disk.engine.read_gate.set).start()
+    disk.store.close()
+    replies = [outcome.reply for outcome in outcomes if isinstance(outcome, Held)]
+    assert len(replies) == many
+    assert replies[0] == b"v"
+    assert failure(replies[-1] or OK) == "UNREADABLE"
 
 
 # -- several at once -------------------------------------------------------------------------------------------------

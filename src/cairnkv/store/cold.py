@@ -21,7 +21,7 @@ from typing import Final, Protocol, TypeAlias
 from cairnkv.commands import Failure, Reply, Step, failures
 from cairnkv.keyspace import Journal, Keyspace
 from cairnkv.keyspace.keyspace import Cleared
-from cairnkv.limits import MIB
+from cairnkv.limits import MIB, READ_TOGETHER_MAX
 from cairnkv.log import Effect
 from cairnkv.store.held import Held
 from cairnkv.store.memory import Place, UseOrder
@@ -33,10 +33,6 @@ READING_KEYS_MAX: Final = 2_048
 
 READING_BYTES_MAX: Final = 64 * MIB
 """Bytes of these. What a single command needs may be more by itself."""
-
-TOGETHER_BYTES_MAX: Final = 512 * MIB
-"""Bytes that the values of one command over several keys, or of one transaction, may have together if some of them have
-to be read. Nor may they be more than the memory limit."""
 
 ATTEMPTS_MAX: Final = 16
 """Times that a command has its values read anew because somebody has changed a key meanwhile, and it was cold again."""
@@ -177,7 +173,7 @@ class Cache:
         self._doubtful: set[Place] = set()  # of these nobody knows what the disk has: a commit has failed
         self._doubtful_spaces: set[int] = set()
         self._is_carrying_out = False  # what was put off, and was counted then
-        self._closed = False
+        self._is_beginning = False  # to have values read, of which some may come at once
         self._hits = self._misses = self._reads = self._cooled = 0
         self._runs = 0  # of the compiled hot path
         for keyspace in keyspaces:
@@ -206,10 +202,8 @@ class Cache:
             self._hits += len(needed) - len(cold)
         if not cold:
             return None
-        if self._closed:
-            return Failure(failures.UNREADABLE, "the store is closed")
         length = sum(map(self._length, needed))
-        bound = min(TOGETHER_BYTES_MAX, self.limit or TOGETHER_BYTES_MAX)
+        bound = min(READ_TOGETHER_MAX, self.limit or READ_TOGETHER_MAX)
         if len(needed) > 1 and length > bound:
             text = f"{len(needed):,} values of {length:,} bytes would have to be in memory together"
             return Failure(failures.FULL, f"{text}; the limit is {bound:,}. Ask for fewer at once")
@@ -327,13 +321,19 @@ class Cache:
 
     def _begin_some(self) -> None:
         """Have the values read of those that wait longest, as far as there is room."""
-        while self._waiting:
-            first = self._waiting[0]
-            keys, length = len(self._loads) + len(first.places), self._reading_bytes + first.size
-            if self._loads and (keys > READING_KEYS_MAX or length > READING_BYTES_MAX):
-                break
-            self._pin(self._waiting.popleft())
-            self._go_on(first)
+        if self._is_beginning:
+            return
+        self._is_beginning = True
+        try:
+            while self._waiting:
+                first = self._waiting[0]
+                keys, length = len(self._loads) + len(first.places), self._reading_bytes + first.size
+                if self._loads and (keys > READING_KEYS_MAX or length > READING_BYTES_MAX):
+                    break
+                self._pin(self._waiting.popleft())
+                self._go_on(first)
+        finally:
+            self._is_beginning = False
 
     def _go_on(self, postponed: Postponed) -> None:
         """Carry it out if all is there, and have read what is not."""
@@ -409,15 +409,6 @@ class Cache:
     def _settle_one(self, postponed: Postponed, outcome: Reply | Held) -> None:
         self._unpin(postponed)
         postponed.settle(outcome)
-
-    def close(self) -> None:
-        """The log is closed: nothing more is read, and whoever waits is told so."""
-        self._closed = True
-        left = [*self._waiting, *(postponed for load in self._loads.values() for postponed in load.waiting)]
-        self._waiting.clear()
-        for postponed in left:
-            if not postponed.executed:
-                postponed.settle(Failure(failures.UNREADABLE, "the store is closed"))
 
     # -- letting go -----------------------------------------------------------------------------------------------
 

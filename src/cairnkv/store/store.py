@@ -501,7 +501,7 @@ class Store:
             self._housekeep()
         if cache.has_room(more):
             return None
-        text = f"keys alone take most of the memory limit of {cache.limit:,} bytes: no room for {more:,} more"
+        text = f"the memory limit of {cache.limit:,} bytes has no room for {more:,} more beside the keys"
         return Failure(failures.FULL, text)
 
     @property
@@ -630,8 +630,6 @@ class Store:
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""
         self._log.close(self._shared.now)
-        if self._cache is not None:
-            self._cache.close()
 
     def deliver_by(self, deliver: Deliver) -> None:
         """How the log reaches the thread that uses this store, where it has threads of its own."""
