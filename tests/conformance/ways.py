@@ -19,8 +19,11 @@ import cairnkv
 from cairnkv import aio
 from cairnkv.client.calls import Call, Durable
 from cairnkv.client.codec import Bytes
+from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
-from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
+from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Command, Failure, InMemory, Items, Reply, failures
+from cairnkv.limits import MIB
+from cairnkv.store import Store, WhenFull
 from cairnkv.testing import ManualClock, running_server
 from tests.conformance import redis_way
 
@@ -213,12 +216,55 @@ def disk_sync(clock: ManualClock) -> Iterator[Any]:
         yield store
 
 
+MEMORY_LIMIT = 100 * MIB
+
+
+class Cooled:
+    """The methods of a store on disk none of whose values are in memory when one is called."""
+
+    def __init__(self, store: Any, engine: Store, call: Callable[[Callable[[], None]], Any]) -> None:
+        """call: calls a function in the thread that uses the engine."""
+        self._store = store
+        self._engine = engine
+        self._call = call
+
+    def _cool(self) -> None:
+        self._engine.limit_memory(1, WhenFull.REFUSE)
+        while self._engine.housekeep():
+            pass
+        self._engine.limit_memory(MEMORY_LIMIT, WhenFull.REFUSE)
+
+    def __getattr__(self, name: str) -> Any:
+        self._call(self._cool)
+        return getattr(self._store, name)
+
+
+@contextlib.contextmanager
+def disk_cache(clock: ManualClock) -> Iterator[Any]:
+    with tempfile.TemporaryDirectory() as directory:
+        engine = new_store(directory, MEMORY_LIMIT, "refuse", "none", clock)
+        with Embedded(engine, Bytes(), Bytes()) as store:
+            yield Cooled(store, engine, store._shared._call)
+
+
+@contextlib.contextmanager
+def disk_cache_sync(clock: ManualClock) -> Iterator[Any]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running_server(clock=clock, data=directory, memory_limit=MEMORY_LIMIT) as server,
+        cairnkv.connect(server.url, codec="bytes", timeout=PATIENCE) as store,
+    ):
+        yield Cooled(store, server.server.store, server.call)
+
+
 WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "embedded": embedded,
     "embedded-async": embedded_async,
     "sync": sync,
     "disk": disk,
     "disk-sync": disk_sync,
+    "disk-cache": disk_cache,
+    "disk-cache-sync": disk_cache_sync,
     "pipeline": pipelined,
     "async": asynchronous,
     "disk, two-byte frames": by_hand(2, on_disk=True),

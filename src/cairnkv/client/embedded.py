@@ -174,7 +174,9 @@ def open(
 
     path: a directory where it is kept, made if it is not there; None: in memory only. codec: as for `connect`.
     memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
-    when_full="evict" the least recently used keys go. Not with a path so far.
+    when_full="evict" the least recently used keys go. With a path nothing goes: there the least recently used values
+    leave memory and are read from the disk again when they are needed, and only where keys take all of it writes are
+    refused.
     sync: with a path, when a write counts as safe: "always" (after fsync, before the call returns), a time such as
     "1s" (fsync so often), "none" (when the system likes). clock: for tests.
     Raises `OptionError` when the directory is open already, damaged, or cannot be used.
@@ -211,19 +213,24 @@ def new_store(
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
     if path is not None:
-        return _store_on_disk(path, memory_limit, sync, clock)
+        return _store_on_disk(path, memory_limit, when_full, sync, clock)
     if sync is not None:
         raise OptionError("sync is for a store on disk: cairnkv.open('data/', sync=...)")
     return Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
 
 
-def _store_on_disk(path: str | os.PathLike[str], memory_limit: int | None, sync: str | None, clock: Clock) -> Store:
+def _store_on_disk(
+    path: str | os.PathLike[str], memory_limit: int | None, when_full: str, sync: str | None, clock: Clock
+) -> Store:
     from cairnkv.log.disk import DiskLog, Sync
 
-    if memory_limit is not None:
-        raise OptionError("memory_limit with a store on disk is not there yet: it keeps everything in memory as well")
+    if when_full != "refuse":
+        raise OptionError(
+            "when_full is not for a store on disk: with a memory_limit values leave memory, and nothing is evicted"
+        )
     try:
         mode = Sync.parse(sync or "always")
     except ValueError as error:
         raise OptionError(f"sync is {error}") from None
-    return Store(log=DiskLog(path, sync=mode), clock=clock)
+    log = DiskLog(path, sync=mode, reads=memory_limit is not None)
+    return Store(log=log, memory_limit=memory_limit, clock=clock)

@@ -64,7 +64,7 @@ BIGREPLY = Code("BIGREPLY", Fault.CALLER, "The reply would be over the frame lim
 FULL = Code(
     "FULL",
     Fault.SERVER,
-    "The memory limit is reached and this server refuses writes rather than evict. Reads and CLEAR go on.",
+    "The memory limit is reached, and there is nothing that may go to make room. Reads and CLEAR go on.",
     passing=True,
 )
 BUSY = Code(
@@ -96,6 +96,11 @@ READONLY = Code(
     "READONLY",
     Fault.SERVER,
     "A write to the disk has failed, and this server takes no more of them until it is started anew. Reads go on.",
+)
+UNREADABLE = Code(
+    "UNREADABLE",
+    Fault.SERVER,
+    "A value that is on the disk only could not be read from there; the server's log has the details.",
 )
 UNKNOWN = Code(
     "UNKNOWN",
@@ -131,6 +136,7 @@ CODES = {
         NOAUTH,
         UNDONE,
         READONLY,
+        UNREADABLE,
         UNKNOWN,
         INTERNAL,
     )

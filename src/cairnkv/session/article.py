@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import Failure, Reply, Scope, failures
-from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
+from cairnkv.commands import Failure, Reply, Scope, Step, failures
+from cairnkv.session.conversation import AHEAD_BYTES, AHEAD_COMMANDS, WHOLE_TABLE_COST, Acceleration, Due
 from cairnkv.session.redis.surroundings import Surroundings
 from cairnkv.store import Held, Store
 from cairnkv.wire.article import CommandDecoder, CommandFlag, Dialect, Limits, Request, Width, reply_parts
@@ -60,6 +60,14 @@ class ArticleConversation:
             return self.failure(outcome)
         cost = WHOLE_TABLE_COST if word.scope is Scope.TABLE or word.by_store else 1
         return Due(outcome, self._encode, cost)
+
+    def upcoming(self) -> tuple[list[Step], int]:
+        """Some of the commands that come next."""
+        ahead = self._decoder.copy(AHEAD_BYTES)
+        steps: list[Step] = []
+        while len(steps) < AHEAD_COMMANDS and isinstance(request := ahead.next(), Request):
+            steps.append(Step(0, request.command))
+        return steps, ahead.consumed
 
     def failure(self, failure: Failure) -> Due:
         """A failure, which may be one that ends the conversation."""

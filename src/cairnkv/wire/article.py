@@ -236,6 +236,12 @@ class CommandDecoder:
         if not self.broken:
             self._buffer += data
 
+    def copy(self, length: int) -> "CommandDecoder":
+        """Another decoder that was fed so many of the bytes that are pending here, at most; between two frames."""
+        ahead = CommandDecoder(width=self._width, limits=self._limits)
+        ahead.feed(self._buffer[self._start : self._start + length])
+        return ahead
+
     def next(self) -> Request | Failure | None:
         """The next request, or a failure in its place, or None when more bytes are needed."""
         if self.broken:

@@ -18,6 +18,7 @@ from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
 from cairnkv.log.base import Deliver, Effect, LogListener
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
+from cairnkv.log.disk.reader import Answer, Reader, Request
 from cairnkv.log.disk.restoring import restore
 from cairnkv.log.disk.sync import Sync
 from cairnkv.log.disk.writer import Entry, Writer
@@ -42,16 +43,19 @@ class DiskLog:
         *,
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
         progress: Callable[[int], None] = _nobody,
-        new_engine: Callable[[Path], Engine] = open_engine,
+        reads: bool = False,
+        new_engine: Callable[[Path], Engine] | None = None,
     ) -> None:
-        """progress: told how many records were read, every now and then. new_engine: for tests.
+        """progress: told how many records were read, every now and then.
+
+        reads: whether single values will be read again (`fetch`), as with a memory limit. new_engine: for tests.
 
         Raises `OptionError` when the directory cannot be opened.
         """
         self.directory: Final = Path(directory)
         self._sync = sync
         self._progress = progress
-        self._engine = new_engine(self.directory)
+        self._engine = open_engine(self.directory, reads=reads) if new_engine is None else new_engine(self.directory)
         self._pid = os.getpid()
         self._listener: LogListener | None = None
         self._deliver: Deliver | None = None
@@ -59,12 +63,14 @@ class DiskLog:
         self._closed = False
         # Only appended to by the writer's thread, and taken from by the store's:
         self._outcomes: collections.deque[int | str] = collections.deque()  # positions committed, or what went wrong
+        self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # by the readers' threads
+        self._reader = Reader(self._engine, self._read)
         self._writer: Writer
 
-    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
-            restored = restore(self._engine, keyspaces, self._progress)
+            restored = restore(self._engine, keyspaces, self._progress, memory_limit)
         except BaseException as error:
             self._closed = True
             self._engine.close()
@@ -83,7 +89,7 @@ class DiskLog:
     def deliver_by(self, deliver: Deliver) -> None:
         """How to reach the thread that uses the store."""
         self._deliver = deliver
-        if self._outcomes:
+        if self._outcomes or self._answers:
             deliver(self._tell)
 
     @property
@@ -101,6 +107,13 @@ class DiskLog:
         """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""
         self._writer.hint(Entry(0, now, [(space, key, None, None) for key in keys]))
 
+    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+        """Have a value read by another thread."""
+        try:
+            self._reader.ask(Request(space, key, length, told))
+        except OSError as error:
+            told(error)
+
     def close(self, now: int) -> None:
         """Commit what is under way, note log time, and let the directory go."""
         if self._closed:
@@ -110,6 +123,7 @@ class DiskLog:
             self._engine.abandon()
             return
         self._writer.end(now)
+        self._reader.end()
         self._tell()
         self._engine.close()
 
@@ -121,11 +135,12 @@ class DiskLog:
             ("disk_commits", self._writer.commits),
             ("disk_queued_entries", self._writer.queued),
             ("disk_queued_bytes", self._writer.queued_bytes),
+            ("disk_reads", self._reader.calls),
             ("disk_state", "ok" if self._writer.broken is None else "broken"),
         )
 
     def _tell(self) -> None:
-        """Tell the listener what the writer has found out."""
+        """Tell the listener what the writer has found out, and then whoever waits for a value."""
         assert self._listener is not None
         while self._outcomes:
             outcome = self._outcomes.popleft()
@@ -136,10 +151,21 @@ class DiskLog:
                     outcome = self._outcomes.popleft()
                 assert isinstance(outcome, int)
                 self._listener.committed(outcome)
+        while self._answers:
+            request, answer = self._answers.popleft()
+            request.told(answer)
 
     def _found(self, outcome: int | str) -> None:
         """Called in the writer's thread."""
         self._outcomes.append(outcome)
+        self._have_told()
+
+    def _read(self, answers: Sequence[tuple[Request, Answer]]) -> None:
+        """Called in a reader's thread."""
+        self._answers.extend(answers)
+        self._have_told()
+
+    def _have_told(self) -> None:
         if self._deliver is not None:
             try:
                 self._deliver(self._tell)
