@@ -21,7 +21,7 @@ from cairnkv.client.calls import Call, Durable
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
-from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Command, Failure, InMemory, Items, Reply, failures
+from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
 from cairnkv.store import Store, WhenFull
 from cairnkv.testing import ManualClock, running_server
