@@ -66,7 +66,7 @@ class Postponed(Held):
     on_executed: called once, when that is so.
     """
 
-    __slots__ = ("_inner", "_length", "attempts", "executed", "left", "on_executed", "places", "run")
+    __slots__ = ("_from_memory", "_inner", "_length", "attempts", "executed", "left", "on_executed", "places", "run")
 
     def __init__(self, run: Run, places: Sequence[Place], length: int) -> None:
         """run: carries it out. places: what it needs, some of it there already. length: of all that, in bytes."""
@@ -79,6 +79,7 @@ class Postponed(Held):
         self.on_executed: Callable[[], None] = _nobody
         self._length = length
         self._inner: Held | None = None
+        self._from_memory = False  # whether the reply need not wait for the log
 
     @property
     def outcome(self) -> Reply:
@@ -91,9 +92,16 @@ class Postponed(Held):
         """Bytes that the reply will keep in memory, near enough."""
         return self._length
 
+    def from_memory(self) -> Reply | Held:
+        """Likewise; itself, if it was not carried out yet."""
+        self._from_memory = True
+        return super().from_memory() if self.executed else self
+
     def settle(self, outcome: Reply | Held) -> None:
         """It was carried out, with this outcome, or has failed."""
         self.executed = True
+        if self._from_memory and isinstance(outcome, Held):
+            outcome = outcome.from_memory()
         if isinstance(outcome, Held) and outcome.reply is None:
             self._inner = outcome
             outcome.on_ready = self._ready
