@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import cairnkv
 from cairnkv import aio
+from cairnkv.cli.main import main
 from cairnkv.commands import (
     MISSING,
     OK,
@@ -41,7 +42,7 @@ from cairnkv.commands import (
     Swap,
     Ttl,
 )
-from cairnkv.errors import OptionError, Refused
+from cairnkv.errors import BadCommand, OptionError
 from cairnkv.keyspace import Keyspace, apply
 from cairnkv.keyspace.keyspace import ColdValue
 from cairnkv.keyspace.table import ENTRY_BYTES
@@ -418,7 +419,7 @@ def test_what_is_more_than_fits_in_memory_together_is_refused(disk: Cooled) -> N
         disk.store.execute_all([Step(0, Get(b"%d" % number)) for number in range(20)]),
     ):
         reply = disk.reply(outcome)
-        assert failure(reply) == "FULL"
+        assert failure(reply) == "BIGREPLY"
         assert isinstance(reply, Failure)
         assert "in memory together" in reply.text
     assert disk.engine.read_keys == []
@@ -586,6 +587,15 @@ def test_config_changes_the_limit_of_a_server_that_has_one(tmp_path: Path) -> No
         assert server.server.settings.memory_limit is None
 
 
+def test_all_of_a_store_that_does_not_fit_in_memory_can_be_exported(tmp_path: Path) -> None:
+    with running_server(data=str(tmp_path / "data"), memory_limit=LIMIT) as server:
+        with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+            for number in range(100):
+                kv[f"{number}"] = "v" * 9_000
+        assert main(["export", "--url", server.url, str(tmp_path / "all.jsonl")]) == 0
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 100
+
+
 def _with(before: Settings, **changes: Any) -> Settings:
     import dataclasses
 
@@ -615,7 +625,7 @@ def test_threads_share_a_store_larger_than_its_memory(tmp_path: Path) -> None:
             assert not thread.is_alive()
         assert wrong == []
         assert kv.incr("n", 1) == 1
-        with pytest.raises(Refused, match="in memory together"):
+        with pytest.raises(BadCommand, match="in memory together"):
             kv.get_many([str(number) for number in range(300)])
 
 

@@ -206,7 +206,7 @@ class Cache:
         bound = min(READ_TOGETHER_MAX, self.limit or READ_TOGETHER_MAX)
         if len(needed) > 1 and length > bound:
             text = f"{len(needed):,} values of {length:,} bytes would have to be in memory together"
-            return Failure(failures.FULL, f"{text}; the limit is {bound:,}. Ask for fewer at once")
+            return Failure(failures.BIGREPLY, f"{text}; the limit is {bound:,}. Ask for fewer at once")
         postponed = Postponed(run, needed, length)
         self._waiting.append(postponed)
         self._begin_some()
