@@ -341,6 +341,24 @@ def test_after_a_failed_commit_a_cold_value_is_not_taken_from_a_disk_that_may_ha
         disk.engine.fail = None
 
 
+@pytest.mark.parametrize("happened", [False, True])
+def test_once_it_is_known_what_the_disk_has_it_is_read_again(tmp_path: Path, happened: bool) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(Set(b"k", b"old"))
+        disk.cool_all()
+        disk.engine.fail = "after" if happened else "before"
+        assert failure(disk.do(Set(b"k", b"new"))) == "UNKNOWN"
+        assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
+        if happened:
+            disk.store.keyspace.put(b"k", b"new", None)
+        assert disk.store._cache is not None
+        disk.store._cache.settled([(0, b"k", b"new", None)] if happened else [])
+        assert disk.do(Get(b"k")) == (b"new" if happened else b"old")
+        disk.cool_all()
+        assert disk.do(Get(b"k")) == (b"new" if happened else b"old")
+        disk.engine.fail = None
+
+
 def test_a_write_that_the_log_refuses_leaves_a_cold_value_as_it_was(disk: Cooled, monkeypatch: Any) -> None:
     disk.do(Set(b"k", b"old"))
     disk.cool_all()

@@ -297,6 +297,19 @@ class Cache:
         self._uncommitted.clear()
         self._uncommitted_bytes = 0
 
+    def settled(self, happened: Sequence[Effect]) -> None:
+        """What the disk has is known after all: of what was undone this, which stands in the keyspaces again."""
+        self._doubtful.clear()
+        self._doubtful_spaces.clear()
+        for space, key, _, _ in happened:
+            if key is None:
+                self._outdate_all(space)
+                self._order.forget_all(space)
+            else:
+                self._outdate((space, key))
+                self._order.forget((space, key))
+                self._settle((space, key))
+
     def forget(self, place: Place) -> None:
         """An expired entry was removed."""
         self._order.forget(place)
