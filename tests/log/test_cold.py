@@ -30,6 +30,7 @@ from cairnkv.commands import (
     Get,
     GetMany,
     Incr,
+    InMemory,
     Items,
     Ping,
     Rename,
@@ -531,6 +532,19 @@ def test_a_write_that_waited_is_carried_out_and_what_follows_does_not_wait_for_i
     assert disk.store.keyspace.get(b"n") == b"6"
     disk.engine.gate.set()
     assert turns(disk, talk, 5) == [b"2", b"3", b"4", b"5", b"6"]
+
+
+def test_a_write_for_which_memory_is_enough_waits_for_the_value_and_not_for_the_commit(disk: Cooled) -> None:
+    disk.do(Set(b"n", b"41"))
+    disk.cool_all()
+    disk.engine.gate.clear()
+    outcome = disk.store.execute(Incr(b"n", 1))
+    assert isinstance(outcome, Postponed)
+    outcome = outcome.from_memory()
+    assert isinstance(outcome, Postponed)
+    assert disk.reply(outcome) == InMemory(42)
+    assert isinstance(disk.store.execute(Get(b"n")), Held)
+    disk.engine.gate.set()
 
 
 def test_a_pipeline_of_cold_keys_is_read_together(disk: Cooled) -> None:

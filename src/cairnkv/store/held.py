@@ -36,7 +36,7 @@ class Held:
         """Bytes that the reply keeps in memory, near enough."""
         return size_of(self._outcome)
 
-    def from_memory(self) -> Reply:
+    def from_memory(self) -> "Reply | Held":
         """The reply to a write whose client finds memory safe enough: it leaves now, and says so unless that is true.
 
         All that was executed stays as it is: others wait for the commit, and are undone with it.
