@@ -42,7 +42,8 @@ class Reader:
 
     def __init__(self, engine: Engine, found: Callable[[Sequence[tuple[Request, Answer]]], None]) -> None:
         """found: called in one of the threads with what has become of some requests."""
-        self._engine = engine
+        self.engine = engine
+        """What is read from; another one where the directory is opened anew."""
         self._found = found
         self._condition = threading.Condition()
         self._queue: collections.deque[Request] = collections.deque()
@@ -130,4 +131,4 @@ class Reader:
 
     def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self.calls += 1
-        return self._engine.read(keys)
+        return self.engine.read(keys)
