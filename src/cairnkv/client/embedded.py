@@ -36,10 +36,10 @@ class Shared:
         self._calls = 0
         self._closed = False
         if not store.forkable:
-            store.deliver_by(self._call)
+            store.deliver_by(self.call)
             _ON_DISK.add(store)
 
-    def _call(self, function: Callable[[], None]) -> None:
+    def call(self, function: Callable[[], None]) -> None:
         """Call it as one of the threads that use the store."""
         with self._lock:
             function()
@@ -196,7 +196,7 @@ def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V
     A direct call is atomic because it keeps the interpreter's lock, so an interpreter without one has none.
     """
     gil_is_there: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not (compiled() and store.plain and gil_is_there):
+    if not (compiled() and store.shows_plainly and gil_is_there):
         return Embedded(store, keys, values)
     from cairnkv.client.direct import DirectEmbedded
 

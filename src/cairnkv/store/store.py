@@ -129,12 +129,16 @@ class Store:
         self._strangers = False  # whether keys may be there of which no use is known
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
-        self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
+        self.uncommitted: Final[dict[int, _Uncommitted]] = {}
+        """Entries that the log has not committed, by position, oldest first. While there are none, and it is not later
+        than `noted`, what is in the keyspaces may be shown without asking."""
         # By keyspace: the newest uncommitted position that changed a key
         self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(SPACES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
-        self._noted = self._shared.now  # log time up to which replies may tell it, if the log outlives this process
+        self.noted = self._shared.now
+        """Log time up to which replies may show it, where a key has ever had a deadline and the log outlives this
+        process."""
         self._pending_time = 0  # the newest position that noted it
         self._committed = self._last  # the newest position that is known to be safe
         self._commands = 0
@@ -177,7 +181,7 @@ class Store:
             if self._log.keeps_effects:
                 self._note_time(now)
             reply = self._read(step, now, touch=touch)
-            return self._when_safe(reply, self._newest_commit_for(step)) if self._uncommitted else reply
+            return self._when_safe(reply, self._newest_commit_for(step)) if self.uncommitted else reply
         self._advance(now)
         if refusal := self._admit(step):
             return self._when_safe(refusal, self._newest_commit_for(step))
@@ -241,14 +245,14 @@ class Store:
         """
         self._shared.advance(now)
         now = self._shared.now
-        if now <= self._noted or not self._shared.expiring:
+        if now <= self.noted or not self._shared.expiring:
             return
         try:
             self._last = self._pending_time = self._log.append((), now + TIME_AHEAD_MS)
         except LogRefused:
             return
-        self._noted = now + TIME_AHEAD_MS
-        self._uncommitted[self._last] = _Uncommitted([])
+        self.noted = now + TIME_AHEAD_MS
+        self.uncommitted[self._last] = _Uncommitted([])
 
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
         space, command = step
@@ -351,7 +355,7 @@ class Store:
             elif isinstance(change, Cleared):
                 self._pending_tables[change.keyspace.number] = position
         held = Held(reply)
-        self._uncommitted[position] = _Uncommitted(journal, held)
+        self.uncommitted[position] = _Uncommitted(journal, held)
         return held
 
     def refusal(self, refused: LogRefused) -> Failure:
@@ -369,7 +373,7 @@ class Store:
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
-        if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self._noted):
+        if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self.noted):
             return None
         if self._cache is not None and self._cache.wants_a_look():
             return None
@@ -379,13 +383,13 @@ class Store:
     def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
         """See `StagingStore`."""
         position = self._last = self._log.append((), self._shared.now, effects, size)
-        uncommitted = self._uncommitted[position] = _Uncommitted([staged])
+        uncommitted = self.uncommitted[position] = _Uncommitted([staged])
         self._pending_spaces[staged.keyspace.number] = position
         return uncommitted.runs
 
     def hold_run(self, position: int, run: "HeldRun") -> None:
         """See `StagingStore`."""
-        uncommitted = self._uncommitted.get(position)
+        uncommitted = self.uncommitted.get(position)
         if uncommitted is None:
             run.release()
         else:
@@ -407,7 +411,7 @@ class Store:
         return max(self._pending_tables.get(space, 0), self._pending_keys[space].get(key, 0), self._pending_time)
 
     def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
-        uncommitted = self._uncommitted.get(position)
+        uncommitted = self.uncommitted.get(position)
         if uncommitted is None:
             return reply
         held = Held(reply)
@@ -420,8 +424,8 @@ class Store:
         """Everything up to this position is safe: the replies that waited for it may leave."""
         self._committed = max(self._committed, position)
         released: list[Held | HeldRun] = []
-        while self._uncommitted and (first := next(iter(self._uncommitted))) <= position:
-            uncommitted = self._uncommitted.pop(first)
+        while self.uncommitted and (first := next(iter(self.uncommitted))) <= position:
+            uncommitted = self.uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
             if self._cache is not None:
                 self._cache.committed(uncommitted.journal, first)
@@ -435,12 +439,12 @@ class Store:
 
     def failed(self, reason: str, *, unknown: bool) -> None:
         """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it."""
-        self._noted = self._pending_time = 0
+        self.noted = self._pending_time = 0
         failed: list[Held | HeldRun] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
-        while self._uncommitted:
-            position, uncommitted = self._uncommitted.popitem()
+        while self.uncommitted:
+            position, uncommitted = self.uncommitted.popitem()
             self._no_longer_pending(position, uncommitted.journal)
             self._take_back(uncommitted.journal, unknown=unknown)
             if uncommitted.own is not None:
@@ -646,6 +650,11 @@ class Store:
     def plain(self) -> bool:
         """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
         return self._log.commits_at_once and self._memory_limit is None
+
+    @property
+    def shows_plainly(self) -> bool:
+        """Whether a read has to know no more than whether anything is uncommitted, and whether its time is noted."""
+        return self.plain or (self._log.keeps_effects and self._memory_limit is None)
 
     @property
     def _takes_runs(self) -> bool:
