@@ -339,3 +339,15 @@ def test_manifest_that_grows_meanwhile_has_the_tables_linked_anew(
         made = kv.backup(tmp_path / "backups")
     found = look_at(made.path)
     assert (found.problems, found.entries) == ([], 504)
+
+
+def test_values_that_have_left_memory_are_in_it(tmp_path: Path) -> None:
+    with cairnkv.open(tmp_path / "data", memory_limit=500_000, sync="none") as kv:
+        for number in range(500):
+            kv.set(f"key {number}", f"{number} " * 1_000)
+        made = kv.backup(tmp_path / "backups")
+    assert look_at(made.path).problems == []
+    backups.restore(backups.read(made.path), tmp_path / "restored")
+    with cairnkv.open(tmp_path / "restored") as kv:
+        assert kv.count() == 500
+        assert all(kv[f"key {number}"] == f"{number} " * 1_000 for number in range(500))
