@@ -31,6 +31,10 @@ _log: Final = logging.getLogger("cairnkv.disk")
 WRITTEN_SECONDS_MAX: Final = 60.0
 """How long a backup waits until what was executed before it has been written."""
 
+PAUSE_SECONDS_MAX: Final = 0.01
+"""How long a backup pauses behind a piece of a file: as long as that took, so that it has half a processor, or so much.
+Others wait less for one then."""
+
 WRITTEN_PAUSE_SECONDS: Final = 0.005
 """How long it waits before it looks again."""
 
@@ -146,9 +150,14 @@ class DiskLog:
     ) -> Made:
         """Make a backup among those in a directory; see the contract."""
 
+        worked_since = time.monotonic()
+
         def go_on(size: int) -> None:
+            nonlocal worked_since
             self._refuse_if_over()
             progress(size)
+            time.sleep(min(time.monotonic() - worked_since, PAUSE_SECONDS_MAX))
+            worked_since = time.monotonic()
 
         self._refuse_if_over()  # in a forked process, the lock may be held by a thread that is not there
         with self._backing_up:
