@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
-from cairnkv.commands.vocabulary import RandomKey
+from cairnkv.commands.vocabulary import Backup, RandomKey
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
 from cairnkv.keyspace.table import CURSORS
 from cairnkv.limits import SPACES, VALUE_MAX
-from cairnkv.log import Deliver, Effect, Log, LogRefused, ProcessLog
+from cairnkv.log import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.cold import Cache
 from cairnkv.store.growth import growth, length_after
@@ -61,6 +61,10 @@ class WhenFull(enum.Enum):
 
     REFUSE = "refuse"
     EVICT = "evict"
+
+
+def _no_backups(command: Backup) -> Reply:
+    return Failure(failures.NOBACKUP, "there is no server around this store that makes them")
 
 
 class _Uncommitted:
@@ -146,6 +150,7 @@ class Store:
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
+        self._begin_backup: Callable[[Backup], Reply] = _no_backups
         self._cache: Final = self._new_cache()
 
     def _new_cache(self) -> Cache | None:
@@ -269,6 +274,8 @@ class Store:
     def _about_itself(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
             return self._random_key(self.keyspaces[step.space])
+        if isinstance(step.command, Backup):
+            return self._begin_backup(step.command)
         return Items(tuple(str(text).encode() for pair in self._told() for text in pair))
 
     def _random_key(self, keyspace: Keyspace) -> Reply:
@@ -665,6 +672,15 @@ class Store:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
         tally.off = not self._takes_runs
         self._tallies.append(tally)
+
+    @property
+    def back_up(self) -> BackUp | None:
+        """The log's, for any thread; None: nothing is kept."""
+        return self._log.back_up
+
+    def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
+        """Have BACKUP answered by this, at once."""
+        self._begin_backup = begin
 
     # -- about itself ---------------------------------------------------------------------------------------
 

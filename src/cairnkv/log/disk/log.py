@@ -9,6 +9,8 @@ Not for commits (`writer`), RocksDB's set-up (`engine`) or the format (`records`
 import collections
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,8 @@ from typing import Final
 from cairnkv.commands import Step
 from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
-from cairnkv.log.base import Deliver, Effect, LogListener
+from cairnkv.log.base import Deliver, Effect, LogListener, LogRefused, Made, nobody
+from cairnkv.log.disk import backup, checkpoint
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
 from cairnkv.log.disk.reader import Answer, Reader, Request
 from cairnkv.log.disk.restoring import restore
@@ -25,9 +28,15 @@ from cairnkv.log.disk.writer import Entry, Writer
 
 _log: Final = logging.getLogger("cairnkv.disk")
 
+WRITTEN_SECONDS_MAX: Final = 60.0
+"""How long a backup waits until what was executed before it has been written."""
 
-def _nobody(_: int) -> None:
-    pass
+PAUSE_SECONDS_MAX: Final = 0.01
+"""How long a backup pauses behind a piece of a file: as long as that took, so that it has half a processor, or so much.
+Others wait less for one then."""
+
+WRITTEN_PAUSE_SECONDS: Final = 0.005
+"""How long it waits before it looks again."""
 
 
 class DiskLog:
@@ -42,7 +51,7 @@ class DiskLog:
         directory: str | os.PathLike[str],
         *,
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
-        progress: Callable[[int], None] = _nobody,
+        progress: Callable[[int], None] = nobody,
         reads: bool = False,
         new_engine: Callable[[Path], Engine] | None = None,
     ) -> None:
@@ -56,6 +65,7 @@ class DiskLog:
         self._sync = sync
         self._progress = progress
         self._engine = open_engine(self.directory, reads=reads) if new_engine is None else new_engine(self.directory)
+        checkpoint.clear(self.directory)
         self._pid = os.getpid()
         self._listener: LogListener | None = None
         self._deliver: Deliver | None = None
@@ -66,6 +76,7 @@ class DiskLog:
         self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # by the readers' threads
         self._reader = Reader(self._engine, self._read)
         self._writer: Writer
+        self._backing_up = threading.Lock()
 
     def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
@@ -122,10 +133,62 @@ class DiskLog:
         if self._pid != os.getpid():
             self._engine.abandon()
             return
+        with self._backing_up:
+            pass  # a backup under way has ended, since this is closed
         self._writer.end(now)
         self._reader.end()
         self._tell()
         self._engine.close()
+
+    def back_up(
+        self,
+        directory: Path,
+        *,
+        keep: int | None = None,
+        expect: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = nobody,
+    ) -> Made:
+        """Make a backup among those in a directory; see the contract."""
+
+        worked_since = time.monotonic()
+
+        def go_on(size: int) -> None:
+            nonlocal worked_since
+            self._refuse_if_over()
+            progress(size)
+            time.sleep(min(time.monotonic() - worked_since, PAUSE_SECONDS_MAX))
+            worked_since = time.monotonic()
+
+        self._refuse_if_over()  # in a forked process, the lock may be held by a thread that is not there
+        with self._backing_up:
+            self._wait_until_written(self.position)
+            return backup.make(
+                self._writer.engine,
+                self.directory,
+                directory,
+                state=self._writer.written,
+                keep=keep,
+                expect=expect,
+                progress=go_on,
+            )
+
+    def _wait_until_written(self, position: int) -> None:
+        """Have everything up to this position with the engine: clients may have a reply already, or not."""
+        end = time.monotonic() + WRITTEN_SECONDS_MAX
+        while True:
+            self._refuse_if_over()
+            if self._writer.written[0] >= position:
+                return
+            if time.monotonic() > end:
+                raise OSError(f"{self.directory}: the disk is behind; what was said has not been written yet")
+            time.sleep(WRITTEN_PAUSE_SECONDS)
+
+    def _refuse_if_over(self) -> None:
+        """Raise `LogRefused` if there is nothing to back up any more."""
+        if self._closed or self._pid != os.getpid():
+            raise LogRefused(f"{self.directory} is closed", lasting=True)
+        if self._writer.broken is not None:
+            raise LogRefused(f"{self._writer.broken}; nobody can tell what a backup would have", lasting=True)
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""

@@ -82,6 +82,7 @@ class Writer:
         self._found = found
         self._position = restored.position
         self._time = restored.time  # log time that was given to the engine
+        self.written = (restored.position, restored.time)  # of the newest commit that the engine has for certain
         self._unchecked = 0  # bytes written since the last look at whether RocksDB is behind
         # What both threads use, under the condition's lock:
         self._condition = threading.Condition()
@@ -95,6 +96,11 @@ class Writer:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    @property
+    def engine(self) -> Engine:
+        """What is written to."""
+        return self._engine
 
     @property
     def queued(self) -> int:
@@ -216,6 +222,7 @@ class Writer:
         if self._sync.every == 0:
             self._engine.sync()
         self.commits += 1
+        self.written = (self._position, self._time)
         if self._position > before:
             self._found(self._position)
 

@@ -98,7 +98,14 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
 
 
 def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
-    return (("loading", 0), ("async_loading", 0), ("rdb_bgsave_in_progress", 0), ("aof_enabled", 0))
+    yield from (("loading", 0), ("async_loading", 0))
+    running = facts.get("backup_state") == "running"
+    yield "rdb_bgsave_in_progress", int(running)
+    if "backup_state" in facts:
+        yield "rdb_last_save_time", int(facts["backup_last_ms"]) // 1000
+        yield "rdb_last_bgsave_status", "err" if facts["backup_state"] == "failed" else "ok"
+        yield "rdb_current_bgsave_time_sec", facts["backup_seconds"] if running else -1
+    yield "aof_enabled", 0
 
 
 def _stats(talk: RedisConversation, facts: Facts) -> Lines:
