@@ -9,6 +9,7 @@ Not for what the records mean (`records`), and not for when what is written (`lo
 
 import contextlib
 import ctypes
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cairnkv.errors import OptionError
 from cairnkv.log.disk import wal
-from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY
+from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 
 if TYPE_CHECKING:
     from rocksdict import Options, Rdict
+
+_log: Final = logging.getLogger("cairnkv.disk")
 
 CACHE_BYTES: Final = 8 * 1024 * 1024
 """RocksDB's cache of blocks: small, since memory is the store's, which keeps values and not blocks."""
@@ -28,7 +31,10 @@ FILTER_BITS: Final = 10
 """Bits for each key that tell which files certainly do not have it: one in a hundred is searched in vain."""
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
-"""Writes that are gathered before they become a file of their own."""
+"""Writes that are gathered before they become a file of their own, and a new log begins."""
+
+MEMTABLE_FACTOR: Final = 4
+"""How many times that RocksDB may take in memory before it makes a file by itself, which it never comes to."""
 
 LOG_BYTES_MAX: Final = 256 * 1024 * 1024
 """The write-ahead log, which is read again at a start after a crash."""
@@ -97,6 +103,9 @@ class RocksEngine:
 
     `write` holds the interpreter, `sync` lets it go: so a commit is one of each. It also holds it while RocksDB has
     writes wait, so that must never happen: whoever writes looks at `behind` before.
+
+    RocksDB never begins a new log by itself, but only here, when all before is on the disk: else a power failure could
+    take the end of one log and leave the beginning of the next. And each batch says what was on the disk (see `wal`).
     """
 
     def __init__(self, database: "Rdict") -> None:
@@ -104,6 +113,8 @@ class RocksEngine:
 
         self._new_batch = WriteBatch
         self._database = database
+        self._logged = 0  # bytes in the newest log
+        self._synced = database.latest_sequence_number()  # what was there at the start is in tables
 
     def batch(self) -> Batch:
         """A new batch."""
@@ -111,11 +122,19 @@ class RocksEngine:
 
     def write(self, batch: Any) -> None:
         """Write all of it or nothing."""
+        if self._logged >= MEMTABLE_BYTES:
+            self.sync()
+            self._database.flush(wait=False)
+            self._logged = 0
+        batch.put(SYNCED_KEY, SYNCED.pack(self._database.latest_sequence_number(), self._synced))
+        self._logged += batch.size_in_bytes()
         self._database.write(batch)
 
     def sync(self) -> None:
         """Return when everything that was written is on the disk."""
+        written = self._database.latest_sequence_number()
         self._database.flush_wal(sync=True)
+        self._synced = written
 
     @property
     def behind(self) -> bool:
@@ -134,7 +153,10 @@ class RocksEngine:
 
     def close(self) -> None:
         """Let the directory go."""
-        self._database.close()
+        try:
+            self._database.close()
+        except Exception as error:  # it flushes: what it could not write is in its log, or was said to have failed
+            _log.error("RocksDB did not close in good order: %s", error)
 
     def abandon(self) -> None:
         """Never touch it again: a reference too many keeps its destructor from running."""
@@ -163,7 +185,12 @@ def open_engine(directory: Path, *, reads: bool = False) -> Engine:
     try:
         database = rocksdict.Rdict(str(directory), _options(reads=reads))
     except Exception as error:  # that is all that rocksdict says of its class
-        raise OptionError(_why(directory, str(error))) from None
+        if "Corruption" not in str(error) or not _mend_logs(directory, thorough=True):
+            raise OptionError(_why(directory, str(error))) from None
+        try:
+            database = rocksdict.Rdict(str(directory), _options(reads=reads))
+        except Exception as error_again:
+            raise OptionError(_why(directory, str(error_again))) from None
     engine = RocksEngine(database)
     try:
         _check_format(directory, engine, database)
@@ -214,7 +241,7 @@ def _options(*, reads: bool) -> "Options":
         tables.set_bloom_filter(FILTER_BITS, False)
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_write_buffer_size(MEMTABLE_BYTES)
+    options.set_write_buffer_size(MEMTABLE_FACTOR * MEMTABLE_BYTES)
     if not reads:
         # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
         options.set_memtable_factory(MemtableFactory.vector())
@@ -239,16 +266,47 @@ def _look_at(directory: Path) -> None:
         strange = [
             name
             for name in names
-            if not name.startswith(HARMLESS) and not (name.endswith(".log") and not (directory / name).stat().st_size)
+            if not name.startswith(HARMLESS)
+            and not name.endswith(".dbtmp")
+            and not (name.endswith(".log") and not (directory / name).stat().st_size)
         ]
         if strange:
             raise OptionError(
                 f"{directory} has files and is no store of cairnkv, or a damaged one: {', '.join(strange[:3])}. "
                 "Name a directory that is empty or not there yet"
             )
-    for log in directory.glob("*.log"):
-        if wal.is_damaged(log):
-            raise OptionError(_damaged(directory, f"{log.name} has a damaged record near its end"))
+    _mend_logs(directory)
+
+
+def _mend_logs(directory: Path, *, thorough: bool = False) -> int:
+    """Cut off what a power failure has left of writes that were not on the disk yet; how many bytes that was.
+
+    Then have the disk know all that is left, since RocksDB begins another log. Raises `OptionError` for damage.
+    """
+    cut = 0
+    try:
+        logs = [path for path in sorted(directory.glob("*.log")) if path.stat().st_size]
+        for log in [*_manifest(directory), *logs]:
+            if cut_here := wal.mend(log, newest=log not in logs[:-1], thorough=thorough):
+                _log.warning("%s: what was left of unfinished writes is cut off, %s bytes", log, f"{cut_here:,}")
+            cut += cut_here
+            with log.open("rb") as file:
+                os.fsync(file.fileno())
+    except wal.Damaged as damage:
+        raise OptionError(_damaged(directory, str(damage))) from None
+    except OSError as error:
+        raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
+    return cut
+
+
+def _manifest(directory: Path) -> list[Path]:
+    """The list of files that counts, if there is one."""
+    try:
+        name = (directory / "CURRENT").read_bytes().strip().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    manifest = directory / name
+    return [manifest] if name.startswith(wal.MANIFEST) and manifest.is_file() else []  # if not, RocksDB says so
 
 
 def _check_format(directory: Path, engine: Engine, database: Any) -> None:
@@ -291,6 +349,11 @@ def _why(directory: Path, text: str) -> str:
         return f"{directory} is open already, in this process or another one: stop that, or take another directory"
     if "Corruption" in text:
         return _damaged(directory, text)
+    if (directory / "CURRENT").exists():
+        return (
+            f"{directory} cannot be opened, and nothing was changed: {text}. "
+            "If files are missing there or were changed, restore a copy from before"
+        )
     return f"cannot keep a store in {directory}: {text}"
 
 
