@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from cairnkv.errors import OptionError
 from tests.support.histories import ArticleWriter, History, Writer, check_all
 from tests.support.serving import SMALL_MEMTABLES, Served, store_in
 
@@ -41,6 +42,8 @@ def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, memor
             for writer in writers:
                 writer.start()
             time.sleep(dice.uniform(0.1, 0.6))
+            with pytest.raises(OptionError, match="open already"), store_in(tmp_path / "data"):
+                pass  # whoever is refused has mended nothing there
             served.kill()
         for writer in writers:
             writer.join(20)

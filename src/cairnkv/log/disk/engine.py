@@ -11,12 +11,13 @@ import contextlib
 import ctypes
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cairnkv.errors import OptionError
-from cairnkv.log.disk import wal
+from cairnkv.log.disk import lock, wal
 from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 
 if TYPE_CHECKING:
@@ -105,12 +106,15 @@ class RocksEngine:
     writes wait, so that must never happen: whoever writes looks at `behind` before.
 
     RocksDB never begins a new log by itself, but only here, when all before is on the disk: else a power failure could
-    take the end of one log and leave the beginning of the next. And each batch says what was on the disk (see `wal`).
+    take the end of one log and leave the beginning of the next. Whatever else flushes has to see to that as well. And
+    each batch says what was on the disk (see `wal`).
     """
 
-    def __init__(self, database: "Rdict") -> None:
+    def __init__(self, database: "Rdict", place: lock.Place) -> None:
+        """place: what was claimed for it."""
         from rocksdict import WriteBatch
 
+        self._let_go = weakref.finalize(self, lock.let_go, place)
         self._new_batch = WriteBatch
         self._database = database
         self._logged = 0  # bytes in the newest log
@@ -157,6 +161,7 @@ class RocksEngine:
             self._database.close()
         except Exception as error:  # it flushes: what it could not write is in its log, or was said to have failed
             _log.error("RocksDB did not close in good order: %s", error)
+        self._let_go()
 
     def abandon(self) -> None:
         """Never touch it again: a reference too many keeps its destructor from running."""
@@ -171,7 +176,7 @@ def open_engine(directory: Path, *, reads: bool = False) -> Engine:
     format, or something else's.
     """
     try:
-        import rocksdict
+        from rocksdict import Rdict
     except ImportError:
         raise OptionError(
             "a store on disk needs the package rocksdict, which is not installed: pip install 'cairnkv[disk]'"
@@ -179,25 +184,45 @@ def open_engine(directory: Path, *, reads: bool = False) -> Engine:
     _not_in_a_fork()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _look_at(directory)
+        place = lock.claim(directory)
     except OSError as error:
         raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
     try:
-        database = rocksdict.Rdict(str(directory), _options(reads=reads))
-    except Exception as error:  # that is all that rocksdict says of its class
-        if "Corruption" not in str(error) or not _mend_logs(directory, thorough=True):
-            raise OptionError(_why(directory, str(error))) from None
-        try:
-            database = rocksdict.Rdict(str(directory), _options(reads=reads))
-        except Exception as error_again:
-            raise OptionError(_why(directory, str(error_again))) from None
-    engine = RocksEngine(database)
+        engine = RocksEngine(database := _opened(directory, lambda: Rdict(str(directory), _options(reads=reads))), place)
+    except BaseException:
+        lock.let_go(place)
+        raise
     try:
         _check_format(directory, engine, database)
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
+    """RocksDB, once its logs have been looked at."""
+    try:
+        with lock.locked(directory):
+            _look_at(directory)
+            _mend_logs(directory)
+        try:
+            return new()
+        except Exception as error:  # that is all that rocksdict says of its class
+            if "Corruption" not in str(error):
+                raise
+            with lock.locked(directory):
+                if not _mend_logs(directory, thorough=True):
+                    raise
+        return new()
+    except OptionError:
+        raise
+    except wal.Damaged as damage:
+        raise OptionError(_damaged(directory, str(damage))) from None
+    except OSError as error:
+        raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
+    except Exception as error:
+        raise OptionError(_why(directory, str(error))) from None
 
 
 _opened_by: int | None = None
@@ -275,27 +300,22 @@ def _look_at(directory: Path) -> None:
                 f"{directory} has files and is no store of cairnkv, or a damaged one: {', '.join(strange[:3])}. "
                 "Name a directory that is empty or not there yet"
             )
-    _mend_logs(directory)
 
 
 def _mend_logs(directory: Path, *, thorough: bool = False) -> int:
     """Cut off what a power failure has left of writes that were not on the disk yet; how many bytes that was.
 
-    Then have the disk know all that is left, since RocksDB begins another log. Raises `OptionError` for damage.
+    Then have the disk know all that is left, since RocksDB begins another log. Raises `wal.Damaged`.
     """
     cut = 0
-    try:
-        logs = [path for path in sorted(directory.glob("*.log")) if path.stat().st_size]
-        for log in [*_manifest(directory), *logs]:
-            if cut_here := wal.mend(log, newest=log not in logs[:-1], thorough=thorough):
-                _log.warning("%s: what was left of unfinished writes is cut off, %s bytes", log, f"{cut_here:,}")
-            cut += cut_here
-            with log.open("rb") as file:
-                os.fsync(file.fileno())
-    except wal.Damaged as damage:
-        raise OptionError(_damaged(directory, str(damage))) from None
-    except OSError as error:
-        raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
+    logs = sorted(directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by number
+    logs = [path for path in logs if path.stat().st_size]
+    for log in [*_manifest(directory), *logs]:
+        if cut_here := wal.mend(log, newest=log not in logs[:-1], thorough=thorough):
+            _log.warning("%s: what was left of unfinished writes is cut off, %s bytes", log, f"{cut_here:,}")
+        cut += cut_here
+        with log.open("rb") as file:
+            os.fsync(file.fileno())
     return cut
 
 
@@ -346,7 +366,7 @@ def _sync_directory(directory: Path) -> None:
 
 def _why(directory: Path, text: str) -> str:
     if "LOCK" in text and "lock" in text:
-        return f"{directory} is open already, in this process or another one: stop that, or take another directory"
+        return str(lock.taken(directory))
     if "Corruption" in text:
         return _damaged(directory, text)
     if (directory / "CURRENT").exists():
