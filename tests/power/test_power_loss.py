@@ -60,8 +60,10 @@ class Run:
         self._histories = histories
         self._notes: list[Note] = []
 
-    def serve(self, dice: random.Random, sync: str, *tampering: str, seconds: float = RUN_SECONDS) -> None:
-        """Have the writers write for some time, and end it this way or that."""
+    def serve(
+        self, dice: random.Random, sync: str, *tampering: str, seconds: float = RUN_SECONDS, stopped: float = 0.3
+    ) -> None:
+        """Have the writers write for some time, and end it. stopped: how probably in good order, not by SIGKILL."""
         writers = []
         with Served(
             self._trace.root / DIRECTORY, "--sync", sync, tampering=tampering, environment=self._trace.environment()
@@ -70,7 +72,7 @@ class Run:
                 writers.append(Writer(served.address, history, dice.randrange(2**32), lambda: self._trace.length))
                 writers[-1].start()
             time.sleep(seconds)
-            if dice.random() < 0.3:
+            if dice.random() < stopped:
                 served.stop()
         for writer in writers:
             writer.join(20)
@@ -172,7 +174,7 @@ def test_the_notes_tell_all_that_happens(tmp_path: Path) -> None:
     root = tmp_path / "disk"
     root.mkdir()
     run = Run(root, tmp_path, [History(space) for space in range(WRITERS)], Metadata.STRICT)
-    run.serve(seeded(), "always", SMALL_MEMTABLES)
+    run.serve(seeded(), "always", SMALL_MEMTABLES, stopped=1)  # SIGKILL may come between a write and its note
     run.check_notes()
 
 
