@@ -36,7 +36,7 @@ def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, memor
         kinds = [dice.choice((Writer, ArticleWriter)), *[Writer] * (WRITERS - 1)]
         with Served(tmp_path / "data", "--sync", sync, *memory, tampering=[SMALL_MEMTABLES]) as served:
             writers = [
-                kind(served.address, history, dice.randrange(2**32))
+                kind(served.address, history, dice.randrange(2**32), large=not memory)
                 for kind, history in zip(kinds, histories, strict=True)
             ]
             for writer in writers:
@@ -48,7 +48,7 @@ def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, memor
         for writer in writers:
             writer.join(20)
             assert not writer.is_alive()
-            assert writer.failure is None
+            assert writer.failure is None, writer.wrong
         assert any(step.acknowledged is not None for history in histories for step in history.steps)
         with store_in(tmp_path / "data") as store:
             there = check_all(

@@ -96,6 +96,7 @@ class Failing:
         for writer in self.writers:
             writer.join(PATIENCE)
             assert not writer.is_alive()
+            assert not writer.wrong
         return self
 
     def __exit__(self, *_: object) -> None:

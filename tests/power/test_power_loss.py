@@ -77,6 +77,7 @@ class Run:
         for writer in writers:
             writer.join(20)
             assert not writer.is_alive()
+            assert not writer.wrong
         self._notes = list(self._trace.notes())
 
     def points(self, dice: random.Random, count: int) -> list[int]:

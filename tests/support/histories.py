@@ -192,18 +192,28 @@ class Writer(threading.Thread):
     """Says steps until the server is gone, or it is told to stop. Use as a context manager, which ends it."""
 
     def __init__(
-        self, address: tuple[str, int], history: History, seed: int, place: Callable[[], int] = lambda: 0
+        self,
+        address: tuple[str, int],
+        history: History,
+        seed: int,
+        place: Callable[[], int] = lambda: 0,
+        *,
+        large: bool = True,
     ) -> None:
-        """place: where the test is; counts up."""
+        """place: where the test is; counts up. large: whether values may be so."""
         super().__init__(name=f"writer {history.space}", daemon=True)
         self._address = address
         self._history = history
         self._dice = random.Random(seed)
         self._place = place
         self._number = len(history.before) + self._dice.randrange(1_000_000)
+        self._weights = [weight if large or kind != "large" else 0 for kind, weight in _KINDS.items()]
+        self._state = dict(history.before)
         self._stopped = threading.Event()
         self.failure: bytes | None = None
         """The error reply that it ended with, if it did."""
+        self.wrong = ""
+        """What it read that was wrong."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -233,6 +243,7 @@ class Writer(threading.Thread):
     def _acknowledged(self, step: Step) -> None:
         step.acknowledged, step.time = self._place(), time.monotonic_ns()
         step.clock_after = _clock() + LOG_TIME_AHEAD_MS
+        step.apply(self._state)
 
     def _say_some(self, peer: Peer) -> None:
         dice = self._dice
@@ -253,6 +264,18 @@ class Writer(threading.Thread):
                     self.failure = reply
                     return
             self._acknowledged(step)
+        if dice.random() < 0.2:
+            self._read(peer, b"%s:%d" % (dice.choice((b"key", b"count")), dice.randrange(KEYS)))
+
+    def _read(self, peer: Peer, key: bytes) -> None:
+        """What was acknowledged is what is read."""
+        raw = peer.ask(b"GET", key)
+        kind, value = value_of(raw)
+        if kind == b"-":
+            self.failure = raw
+        elif value != (expected := self._state[key].value if key in self._state else None):
+            self.wrong = f"{key!r} reads {value!r:.50}, not {expected!r:.50}"
+            self.failure = raw
 
     def _step(self) -> tuple[Step, bytes, int]:
         """A step, its bytes, and how many replies it gets."""
@@ -274,7 +297,7 @@ class Writer(threading.Thread):
         self._number += 1
         number = dice.randrange(KEYS)
         key, text = b"key:%d" % number, b"%d:" % self._number
-        match dice.choices(_KINDS, _WEIGHTS)[0]:
+        match dice.choices(list(_KINDS), self._weights)[0]:
             case "set":
                 value = text + dice.choice((b"", b"x" * 100, b"y" * 3_000))
                 return _setting(key, value), command(b"SET", key, value)
@@ -296,8 +319,8 @@ class Writer(threading.Thread):
                 return _clearing, command(b"FLUSHDB")
 
 
-_KINDS: Final = ("set", "large", "lasting", "brief", "increment", "delete", "clear")
-_WEIGHTS: Final = (40, 0.5, 10, 3, 25, 10, 0.4)
+_KINDS: Final = {"set": 40, "large": 0.5, "lasting": 10, "brief": 3, "increment": 25, "delete": 10, "clear": 0.4}
+"""What writers do, and how often."""
 
 
 class ArticleWriter(Writer):

@@ -188,7 +188,9 @@ def open_engine(directory: Path, *, reads: bool = False) -> Engine:
     except OSError as error:
         raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
     try:
-        engine = RocksEngine(database := _opened(directory, lambda: Rdict(str(directory), _options(reads=reads))), place)
+        engine = RocksEngine(
+            database := _opened(directory, lambda: Rdict(str(directory), _options(reads=reads))), place
+        )
     except BaseException:
         lock.let_go(place)
         raise
