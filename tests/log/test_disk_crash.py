@@ -20,7 +20,7 @@ from tests.support.serving import SMALL_MEMTABLES, Served, store_in
 CRASHES: Final = int(os.environ.get("CRASHES", "2"))
 WRITERS: Final = 4
 
-MEMORY: Final = {"all in memory": (), "a cache": ("--memory-limit", "20000")}
+MEMORY: Final = {"all in memory": (), "a cache": ("--memory-limit", "80000")}
 """Flags of `cairn serve` about memory, by what they come to."""
 
 
