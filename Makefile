@@ -37,8 +37,9 @@ serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
 test: $(dev)  ## run the whole test suite (TESTS=tests/wire for a part)
 	@$(python) -m pytest $(SPREAD) $(TESTS)
 
-test-crash: $(dev)  ## servers on disk, killed at random moments (CRASHES=50)
-	@CRASHES=$(or $(CRASHES),50) $(python) -m pytest tests/log/test_disk_crash.py
+test-crash: $(dev)  ## servers on disk: killed, without power, their calls failing, their files damaged (CRASHES=50, SEED=)
+	@CRASHES=$(or $(CRASHES),50) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s \
+		tests/log/test_disk_crash.py tests/log/test_disk_damage.py tests/power
 
 test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each speaking with us (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients

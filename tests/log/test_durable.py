@@ -14,8 +14,8 @@ from cairnkv.wire import write_command
 from cairnkv.wire.article import CommandFlag
 from tests.log.test_cold import Cooled
 from tests.log.test_disk import PATIENCE, OnDisk
-from tests.log.test_disk_crash import served
 from tests.session.talk import Talk
+from tests.support.serving import Served
 
 CRASHES = 3
 
@@ -88,9 +88,11 @@ def test_a_killed_server_loses_the_newest_only_and_none_before_a_safe_write(tmp_
     print(f"seed {seed}")
     dice = random.Random(seed)
     for crash in range(CRASHES):
-        process, url = served(tmp_path / "data", sync)
         acknowledged = safe = 0
-        with cairnkv.connect(url, timeout=PATIENCE, attempts=1) as kv:
+        with (
+            Served(tmp_path / "data", "--sync", sync) as served,
+            cairnkv.connect(served.url, timeout=PATIENCE, attempts=1) as kv,
+        ):
             kv.clear_all()
             quick = kv.durable("memory")
             until = time.monotonic() + dice.uniform(0.02, 0.3)
@@ -101,8 +103,7 @@ def test_a_killed_server_loses_the_newest_only_and_none_before_a_safe_write(tmp_
                     safe = acknowledged
                 else:
                     quick[f"{acknowledged}"] = "quick"
-            process.kill()
-            process.wait(PATIENCE)
+            served.kill()
         with cairnkv.open(tmp_path / "data") as kv:
             there = {int(key) for key in kv}
         assert there == set(range(1, len(there) + 1)), f"crash {crash}: one is missing before another"

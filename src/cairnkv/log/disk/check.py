@@ -1,7 +1,7 @@
 """What is in a store's directory or a backup, and what of it can still be read.
 
-What always holds: nothing that is looked at is written to. RocksDB is given a directory of its own, in which the files
-stand under symbolic links, and opens that for reading only. Memory holds nothing of the values.
+What always holds: nothing that is looked at is written to. RocksDB is given a directory of its own, with copies of the
+logs and symbolic links to the tables, and opens that for reading only. Memory holds nothing of the values.
 
 Not for what a running store does with damage (`engine`, `restoring`): it refuses to open.
 """
@@ -20,7 +20,7 @@ from cairnkv.limits import SPACES
 from cairnkv.log.base import nobody
 from cairnkv.log.disk import wal
 from cairnkv.log.disk.checkpoint import CONFIG, CURRENT
-from cairnkv.log.disk.engine import open_to_read
+from cairnkv.log.disk.engine import mend_logs, open_to_read
 from cairnkv.log.disk.files import Progress
 from cairnkv.log.disk.records import (
     END_KEY,
@@ -30,6 +30,7 @@ from cairnkv.log.disk.records import (
     PART,
     STATE,
     STATE_KEY,
+    SYNCED_KEY,
     Parts,
     parsed_part_key,
     parsed_value,
@@ -134,20 +135,35 @@ def opened(directory: Path, *, lenient: bool = False) -> Iterator["Rdict"]:
     """The store in a directory, for reading only.
 
     lenient: with what can be read of a damaged write-ahead log.
-    Raises what RocksDB raises.
+    Raises `wal.Damaged`, and what RocksDB raises.
     """
     with tempfile.TemporaryDirectory(prefix=VIEW) as name:
         view = Path(name)
         for file in files_of_rocksdb(directory.absolute()):
-            if file.suffix in (".sst", ".log"):
+            if file.suffix == ".sst":
                 (view / file.name).symlink_to(file)
             else:
                 shutil.copyfile(file, view / file.name)
-        database = open_to_read(view, lenient=lenient)
+        database = _read_as_a_start_would(view, lenient=lenient)
         try:
             yield database
         finally:
             database.close()
+
+
+def _read_as_a_start_would(view: Path, *, lenient: bool) -> "Rdict":
+    """Open a copy, without what a power failure has left at the end of its logs."""
+    try:
+        mend_logs(view)
+    except wal.Damaged:
+        if not lenient:
+            raise
+    try:
+        return open_to_read(view, lenient=lenient)
+    except Exception as error:
+        if lenient or not of_rocksdb(error) or not mend_logs(view, thorough=True):
+            raise
+    return open_to_read(view)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------
@@ -267,7 +283,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
                 has_format = True
                 if value != b"%d" % FORMAT:
                     found.wrong(f"its format is {value[:20]!r}, and this version knows {FORMAT}")
-            elif key != END_KEY:
+            elif key not in (SYNCED_KEY, END_KEY):
                 found.wrong(f"a record that this format does not have: {key[:16]!r}")
         except ValueError as error:
             found.wrong(f"{shown(key)}: {error}")
@@ -295,15 +311,16 @@ def look_at(directory: Path, progress: Progress = nobody) -> Findings:
 
     Raises `OptionError` where rocksdict is missing; all else that is wrong is a problem of the findings.
     """
-    problems = [
-        f"{log.name}: a record near its end is damaged, and those behind it cannot be told from none"
-        for log in sorted(directory.glob("*.log"))
-        if wal.is_damaged(log)
-    ]
+    problems: list[str] = []
     gaps: list[Gap] = []
     try:
-        with opened(directory) as database:
-            found = examine(readable(database, gaps, progress))
+        try:
+            with opened(directory) as database:
+                found = examine(readable(database, gaps, progress))
+        except wal.Damaged as damage:
+            problems.append(str(damage))
+            with opened(directory, lenient=True) as database:
+                found = examine(readable(database, gaps, progress))
     except Exception as error:
         if not of_rocksdb(error):
             raise

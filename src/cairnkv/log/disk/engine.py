@@ -9,18 +9,23 @@ Not for what the records mean (`records`), and not for when what is written (`lo
 
 import contextlib
 import ctypes
+import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cairnkv.errors import OptionError
-from cairnkv.log.disk import wal
-from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY
+from cairnkv.log.disk import lock, wal
+from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 
 if TYPE_CHECKING:
     from rocksdict import Options, Rdict
+
+_log: Final = logging.getLogger("cairnkv.disk")
 
 CACHE_BYTES: Final = 8 * 1024 * 1024
 """RocksDB's cache of blocks: small, since memory is the store's, which keeps values and not blocks."""
@@ -29,7 +34,10 @@ FILTER_BITS: Final = 10
 """Bits for each key that tell which files certainly do not have it: one in a hundred is searched in vain."""
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
-"""Writes that are gathered before they become a file of their own."""
+"""Writes that are gathered before they become a file of their own, and a new log begins."""
+
+MEMTABLE_FACTOR: Final = 4
+"""How many times that RocksDB may take in memory before it makes a file by itself, which it never comes to."""
 
 LOG_BYTES_MAX: Final = 256 * 1024 * 1024
 """The write-ahead log, which is read again at a start after a crash."""
@@ -49,6 +57,13 @@ BEHIND_FILES: Final = 40
 
 MEMTABLES_MAX: Final = 2 * BEHIND_MEMTABLES
 """Memtables at which RocksDB itself would stop writes, and with them this whole process (see `RocksEngine`)."""
+
+
+FLUSH_SECONDS_MAX: Final = 120.0
+"""How long RocksDB may take to make tables of what was written."""
+
+FLUSH_PAUSE_SECONDS: Final = 0.01
+"""How long is waited between two looks at whether it has."""
 
 
 class Batch(Protocol):
@@ -101,13 +116,24 @@ class RocksEngine:
 
     `write` holds the interpreter, `sync` lets it go: so a commit is one of each. It also holds it while RocksDB has
     writes wait, so that must never happen: whoever writes looks at `behind` before.
+
+    RocksDB never begins a new log by itself, but only in `_begin_log`, when all before is on the disk: else a power
+    failure could take the end of one log and leave the beginning of the next. And each batch says what was on the disk
+    (see `wal`).
+
+    One thread writes; `flush` may be called by another one.
     """
 
-    def __init__(self, database: "Rdict") -> None:
+    def __init__(self, database: "Rdict", place: lock.Place) -> None:
+        """place: what was claimed for it."""
         from rocksdict import WriteBatch
 
+        self._let_go = weakref.finalize(self, lock.let_go, place)
         self._new_batch = WriteBatch
         self._database = database
+        self._logged = 0  # bytes in the newest log
+        self._synced = database.latest_sequence_number()  # what was there at the start is in tables
+        self._writing = threading.Lock()  # nothing is written while a new log begins
         self._flushing = threading.Lock()  # rocksdict cannot close what another thread is within
 
     def batch(self) -> Batch:
@@ -116,16 +142,38 @@ class RocksEngine:
 
     def write(self, batch: Any) -> None:
         """Write all of it or nothing."""
-        self._database.write(batch)
+        with self._writing:
+            if self._logged >= MEMTABLE_BYTES:
+                self._begin_log()
+            batch.put(SYNCED_KEY, SYNCED.pack(self._database.latest_sequence_number(), self._synced))
+            self._logged += batch.size_in_bytes()
+            self._database.write(batch)
+
+    def _begin_log(self) -> None:
+        """Have RocksDB make tables of what was written, and begin a new log."""
+        self.sync()
+        self._database.flush(wait=False)
+        self._logged = 0
 
     def sync(self) -> None:
         """Return when everything that was written is on the disk."""
+        written = self._database.latest_sequence_number()
         self._database.flush_wal(sync=True)
+        self._synced = written
 
     def flush(self) -> None:
-        """Return when everything that was written is in tables. The interpreter is let go meanwhile."""
+        """Return when everything that was written is in tables, while others go on writing.
+
+        Raises `OSError` when that takes too long.
+        """
         with self._flushing:
-            self._database.flush()
+            with self._writing:
+                self._begin_log()
+            end = time.monotonic() + FLUSH_SECONDS_MAX
+            while self._database.property_int_value("rocksdb.num-immutable-mem-table"):
+                if time.monotonic() > end:
+                    raise OSError(f"RocksDB has not written its tables in {FLUSH_SECONDS_MAX:g} seconds")
+                time.sleep(FLUSH_PAUSE_SECONDS)
 
     @property
     def behind(self) -> bool:
@@ -144,8 +192,12 @@ class RocksEngine:
 
     def close(self) -> None:
         """Let the directory go."""
-        with self._flushing:
-            self._database.close()
+        try:
+            with self._flushing:
+                self._database.close()
+        except Exception as error:  # it flushes: what it could not write is in its log, or was said to have failed
+            _log.error("RocksDB did not close in good order: %s", error)
+        self._let_go()
 
     def abandon(self) -> None:
         """Never touch it again: a reference too many keeps its destructor from running."""
@@ -160,23 +212,55 @@ def open_engine(directory: Path, *, reads: bool = False) -> Engine:
     format, or something else's.
     """
     rocksdict = _rocksdict()
+    directory = directory.absolute()  # under which it is told from others, wherever this process goes
     _not_in_a_fork()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _look_at(directory)
+        place = lock.claim(directory)
     except OSError as error:
         raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
     try:
-        database = rocksdict.Rdict(str(directory), _options(reads=reads))
-    except Exception as error:  # that is all that rocksdict says of its class
-        raise OptionError(_why(directory, str(error))) from None
-    engine = RocksEngine(database)
+        engine = RocksEngine(
+            database := _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(reads=reads))), place
+        )
+    except BaseException:
+        lock.let_go(place)
+        raise
     try:
         _check_format(directory, engine, database)
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
+    """RocksDB, once its logs have been looked at."""
+    try:
+        with lock.locked(directory):
+            _look_at(directory)
+            cut = mend_logs(directory)
+        try:
+            return new()
+        except Exception as error:  # that is all that rocksdict says of its class
+            if "Corruption" not in str(error):
+                raise
+            with lock.locked(directory):
+                cut = mend_logs(directory, thorough=True)
+            if not cut:
+                raise
+        finally:
+            if cut:
+                _log.warning("%s: what was left of unfinished writes is cut off, %s bytes", directory, f"{cut:,}")
+        return new()
+    except OptionError:
+        raise
+    except wal.Damaged as damage:
+        raise OptionError(_damaged(directory, str(damage))) from None
+    except OSError as error:
+        raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
+    except Exception as error:
+        raise OptionError(_why(directory, str(error))) from None
 
 
 def open_to_read(directory: Path, *, lenient: bool = False) -> "Rdict":
@@ -253,7 +337,7 @@ def _options(*, reads: bool) -> "Options":
         tables.set_bloom_filter(FILTER_BITS, False)
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_write_buffer_size(MEMTABLE_BYTES)
+    options.set_write_buffer_size(MEMTABLE_FACTOR * MEMTABLE_BYTES)
     if not reads:
         # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
         options.set_memtable_factory(MemtableFactory.vector())
@@ -278,16 +362,40 @@ def _look_at(directory: Path) -> None:
         strange = [
             name
             for name in names
-            if not name.startswith(HARMLESS) and not (name.endswith(".log") and not (directory / name).stat().st_size)
+            if not name.startswith(HARMLESS)
+            and not name.endswith(".dbtmp")
+            and not (name.endswith(".log") and not (directory / name).stat().st_size)
         ]
         if strange:
             raise OptionError(
                 f"{directory} has files and is no store of cairnkv, or a damaged one: {', '.join(strange[:3])}. "
                 "Name a directory that is empty or not there yet"
             )
-    for log in directory.glob("*.log"):
-        if wal.is_damaged(log):
-            raise OptionError(_damaged(directory, f"{log.name} has a damaged record near its end"))
+
+
+def mend_logs(directory: Path, *, thorough: bool = False) -> int:
+    """Cut off what a power failure has left of writes that were not on the disk yet; how many bytes that was.
+
+    Then have the disk know all that is left, since RocksDB begins another log. Raises `wal.Damaged`.
+    """
+    cut = 0
+    logs = sorted(directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by number
+    logs = [path for path in logs if path.stat().st_size]
+    for log in [*_manifest(directory), *logs]:
+        cut += wal.mend(log, newest=log not in logs[:-1], thorough=thorough)
+        with log.open("rb") as file:
+            os.fsync(file.fileno())
+    return cut
+
+
+def _manifest(directory: Path) -> list[Path]:
+    """The list of files that counts, if there is one."""
+    try:
+        name = (directory / "CURRENT").read_bytes().strip().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    manifest = directory / name
+    return [manifest] if name.startswith(wal.MANIFEST) and manifest.is_file() else []  # if not, RocksDB says so
 
 
 def _check_format(directory: Path, engine: Engine, database: Any) -> None:
@@ -327,9 +435,14 @@ def _sync_directory(directory: Path) -> None:
 
 def _why(directory: Path, text: str) -> str:
     if "LOCK" in text and "lock" in text:
-        return f"{directory} is open already, in this process or another one: stop that, or take another directory"
+        return str(lock.taken(directory))
     if "Corruption" in text:
         return _damaged(directory, text)
+    if (directory / "CURRENT").exists():
+        return (
+            f"{directory} cannot be opened, and nothing was changed: {text}. "
+            "If files are missing there or were changed, restore a copy from before"
+        )
     return f"cannot keep a store in {directory}: {text}"
 
 

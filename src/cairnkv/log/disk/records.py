@@ -12,6 +12,7 @@ FORMAT: Final = 1
 
 FORMAT_KEY: Final = b"\x00format"
 STATE_KEY: Final = b"\x00state"
+SYNCED_KEY: Final = b"\x00synced"
 END_KEY: Final = b"\xff"
 
 ENTRY: Final = 1
@@ -40,6 +41,9 @@ _PART_KEY: Final = struct.Struct(">BQI")
 
 STATE: Final = struct.Struct(">QQ")
 """Position of the newest entry, and log time in milliseconds."""
+
+SYNCED: Final = struct.Struct(">QQ")
+"""RocksDB's newest sequence number before the write that this stands in, and that up to which all was on the disk."""
 
 
 class Parts(NamedTuple):

@@ -37,6 +37,7 @@ from cairnkv.log.disk.records import (
     PART,
     STATE,
     STATE_KEY,
+    SYNCED_KEY,
     Parts,
     parsed_part_key,
     parsed_value,
@@ -133,7 +134,7 @@ def _write(engine: Engine, records: Iterator[tuple[bytes, bytes]], left_out: lis
                 if value != b"%d" % FORMAT:
                     raise OptionError(f"it has format {value[:20]!r}, and this version of cairnkv knows {FORMAT}")
                 continue
-            elif key == END_KEY:
+            elif key in (SYNCED_KEY, END_KEY):
                 continue
             else:
                 raise ValueError("a record that this format does not have")

@@ -19,6 +19,7 @@ from cairnkv.log.disk.records import (
     PART,
     STATE,
     STATE_KEY,
+    SYNCED_KEY,
     Parts,
     parsed_part_key,
     parsed_value,
@@ -126,7 +127,7 @@ def restore(
         elif key == STATE_KEY and len(value) == STATE.size:
             position, time = STATE.unpack(value)
             keyspaces[0].advance(time)
-        elif key not in (FORMAT_KEY, END_KEY):
+        elif key not in (FORMAT_KEY, SYNCED_KEY, END_KEY):
             raise ValueError(f"a record that this format does not have: {key[:16]!r}")
         records += 1
         if records % PROGRESS_RECORDS == 0:

@@ -1,0 +1,382 @@
+"""Writers that keep a history: what they said to a server and what it acknowledged; and what a store may hold then.
+
+Each writer has a keyspace of Redis' wire to itself and says many kinds of writes, some in pipelines and transactions.
+
+What always holds: a store that lost nothing has, in a writer's keyspace, exactly what the first n of its steps come to,
+for an n of at least those that were acknowledged and at most those that were said. A step is one command or one
+transaction: half of one is never there.
+"""
+
+import dataclasses
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, Self
+
+import cairnkv
+from tests.support.raw_resp import Peer, command, value_of
+
+KEYS: Final = 12
+"""Keys of each kind that a writer uses."""
+
+LONG_TTL_SECONDS: Final = 10_000
+
+BRIEF_TTL_MS: Final = 300
+
+LOG_TIME_AHEAD_MS: Final = 2_000
+"""How far log time may be ahead of the clock, since it outlives crashes."""
+
+CLOCK_SLACK_MS: Final = 500
+"""How much older than a command the server's look at the clock may be."""
+
+LARGE_BYTES: Final = (200_000, 900_000)
+"""Lengths of large values, which stand in parts or in their records."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A value, and the deadlines (ms since 1970) that it may have: from the earliest, to the latest."""
+
+    value: bytes
+    earliest: int | None = None
+    latest: int | None = None
+
+    def allows(self, found: tuple[bytes, int | None]) -> bool:
+        """Whether a store may hold this for it."""
+        value, deadline = found
+        if self.earliest is None or self.latest is None:
+            return value == self.value and deadline is None
+        return value == self.value and deadline is not None and self.earliest <= deadline <= self.latest
+
+    def may_be_over(self, now: int) -> bool:
+        """Whether its time may be over."""
+        return self.earliest is not None and self.earliest <= now + LOG_TIME_AHEAD_MS
+
+
+State = dict[bytes, Value]
+Change = Callable[[State, int, int], None]
+"""What a command does to a state; between two times in ms."""
+
+
+@dataclasses.dataclass
+class Step:
+    """What was said as one, and where the test was then: a place of its own counting, and the monotonic time in ns.
+
+    acknowledged: where the test was as the reply had come; None as long as none has.
+    """
+
+    change: Change
+    said: int
+    clock: int
+    acknowledged: int | None = None
+    time: int | None = None
+    clock_after: int = 0
+
+    def apply(self, state: State) -> None:
+        """Change a state as the store does."""
+        self.change(state, self.clock, self.clock_after or _clock() + LOG_TIME_AHEAD_MS)
+
+
+def _clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Entries(Protocol):
+    """What a keyspace holds, as a `Keyspace` tells it."""
+
+    def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
+        """Keys."""
+
+    def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
+        """A value and its deadline."""
+
+
+GONE: Final = -2
+"""What PEXPIRETIME says of a key that is not there."""
+
+
+class Told:
+    """What a server tells of a keyspace."""
+
+    def __init__(self, peer: Peer, space: int) -> None:
+        assert peer.ask(b"SELECT", b"%d" % space) == b"+OK\r\n"
+        self._entries: dict[bytes, tuple[bytes, int | None]] = {}
+        _, keys = value_of(peer.ask(b"KEYS", b"*"))
+        for _, key in keys:
+            _, value = value_of(peer.ask(b"GET", key))
+            _, deadline = value_of(peer.ask(b"PEXPIRETIME", key))
+            if value is not None and deadline != GONE:
+                self._entries[key] = value, None if deadline < 0 else deadline
+
+    def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
+        """All keys."""
+        return 0, list(self._entries)
+
+    def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
+        """What was told of a key."""
+        return self._entries.get(key)
+
+
+class Lost(AssertionError):
+    """A store does not hold what it has to."""
+
+
+class History:
+    """One writer's steps, on top of what its keyspace held before."""
+
+    def __init__(self, space: int) -> None:
+        self.space: Final = space
+        self.before: State = {}
+        self.steps: list[Step] = []
+
+    def check(self, keyspace: Entries, *, acknowledged: int, said: int) -> int:
+        """How many steps the keyspace holds. Raises `Lost` if not between these numbers, or none exactly."""
+        _, keys = keyspace.slice(0, 1_000_000, b"")
+        found = {key: entry for key in keys if (entry := keyspace.entry(key)) is not None}
+        state = dict(self.before)
+        matching: int | None = None
+        latest = _clock()
+        explained = ""
+        for number in range(said + 1):
+            if number:
+                self.steps[number - 1].apply(state)
+            if difference := _difference(state, found, latest):
+                explained = explained if number > acknowledged else difference
+            else:
+                matching = number
+        if matching is None or matching < acknowledged:
+            what = "no number of steps" if matching is None else f"the first {matching:,} steps"
+            raise Lost(
+                f"keyspace {self.space}: {acknowledged:,} of {said:,} steps have to be there, and what is there is "
+                f"what {what} come to. After {acknowledged:,} steps: {explained}"
+            )
+        return matching
+
+    def go_on(self, keyspace: Entries, number: int) -> "History":
+        """A history of what comes after a crash that left this many steps."""
+        following = History(self.space)
+        state = dict(self.before)
+        for step in self.steps[:number]:
+            step.apply(state)
+        following.before = {key: value for key, value in state.items() if keyspace.entry(key) is not None}
+        return following
+
+    def acknowledged_by(self, place: int) -> int:
+        """How many steps were acknowledged at this place of the test's counting."""
+        return sum(step.acknowledged is not None and step.acknowledged <= place for step in self.steps)
+
+    def acknowledged_before(self, moment: int) -> int:
+        """How many steps were acknowledged before this time."""
+        return sum(step.time is not None and step.time < moment for step in self.steps)
+
+    def said_by(self, place: int) -> int:
+        """How many steps were said before."""
+        return max(sum(step.said < place for step in self.steps), self.acknowledged_by(place))
+
+
+def _difference(state: State, found: dict[bytes, tuple[bytes, int | None]], now: int) -> str:
+    for key, value in state.items():
+        if key not in found:
+            if not value.may_be_over(now):
+                return f"{key!r} is not there, which should be {value.value[:20]!r}"
+        elif not value.allows(found[key]):
+            return f"{key!r} is {found[key][0][:20]!r}, until {found[key][1]}, and not {str(value)[:100]}"
+    for key in found:
+        if key not in state:
+            return f"{key!r} is there, which should not be"
+    return ""
+
+
+class Writer(threading.Thread):
+    """Says steps until the server is gone, or it is told to stop. Use as a context manager, which ends it."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        history: History,
+        seed: int,
+        place: Callable[[], int] = lambda: 0,
+        *,
+        large: bool = True,
+    ) -> None:
+        """place: where the test is; counts up. large: whether values may be so."""
+        super().__init__(name=f"writer {history.space}", daemon=True)
+        self._address = address
+        self._history = history
+        self._dice = random.Random(seed)
+        self._place = place
+        self._number = len(history.before) + self._dice.randrange(1_000_000)
+        self._weights = [weight if large or kind != "large" else 0 for kind, weight in _KINDS.items()]
+        self._state = dict(history.before)
+        self._stopped = threading.Event()
+        self.failure: bytes | None = None
+        """The error reply that it ended with, if it did."""
+        self.wrong = ""
+        """What it read that was wrong."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self.join(60)
+        assert not self.is_alive()
+
+    def run(self) -> None:
+        """Say them."""
+        try:
+            with Peer(self._address) as peer:
+                assert peer.ask(b"SELECT", b"%d" % self._history.space) == b"+OK\r\n"
+                while not self._stopped.is_set() and self.failure is None:
+                    self._say_some(peer)
+        except OSError:  # the server is gone
+            return
+
+    def _noted(self, step: Step) -> Step:
+        """Note a step that is about to be said."""
+        step.said, step.clock = self._place(), _clock()
+        self._history.steps.append(step)
+        return step
+
+    def _acknowledged(self, step: Step) -> None:
+        step.acknowledged, step.time = self._place(), time.monotonic_ns()
+        step.clock_after = _clock() + LOG_TIME_AHEAD_MS
+        step.apply(self._state)
+
+    def _say_some(self, peer: Peer) -> None:
+        dice = self._dice
+        count = 1 if dice.random() < 0.7 else dice.randint(2, 20)
+        said: list[tuple[Step, int]] = []
+        data = b""
+        for _ in range(count):
+            step, sent, replies = self._step()
+            said.append((step, replies))
+            data += sent
+        for step, _ in said:
+            self._noted(step)
+        peer.send(data)
+        for step, replies in said:
+            for _ in range(replies):
+                reply = peer.reply()
+                if reply[:1] == b"-" or b"\r\n-" in reply[:2_000]:
+                    self.failure = reply
+                    return
+            self._acknowledged(step)
+        if dice.random() < 0.2:
+            self._read(peer, b"%s:%d" % (dice.choice((b"key", b"count")), dice.randrange(KEYS)))
+
+    def _read(self, peer: Peer, key: bytes) -> None:
+        """What was acknowledged is what is read."""
+        raw = peer.ask(b"GET", key)
+        kind, value = value_of(raw)
+        if kind == b"-":
+            self.failure = raw
+        elif value != (expected := self._state[key].value if key in self._state else None):
+            self.wrong = f"{key!r} reads {value!r:.50}, not {expected!r:.50}"
+            self.failure = raw
+
+    def _step(self) -> tuple[Step, bytes, int]:
+        """A step, its bytes, and how many replies it gets."""
+        if self._dice.random() < 0.1:
+            parts = [self._command() for _ in range(self._dice.randint(2, 5))]
+            data = command(b"MULTI") + b"".join(sent for _, sent in parts) + command(b"EXEC")
+            changes = [change for change, _ in parts]
+
+            def change_all(state: State, begin: int, end: int) -> None:
+                for each in changes:
+                    each(state, begin, end)
+
+            return Step(change_all, 0, 0), data, len(parts) + 2
+        change, sent = self._command()
+        return Step(change, 0, 0), sent, 1
+
+    def _command(self) -> tuple[Change, bytes]:
+        dice = self._dice
+        self._number += 1
+        number = dice.randrange(KEYS)
+        key, text = b"key:%d" % number, b"%d:" % self._number
+        match dice.choices(list(_KINDS), self._weights)[0]:
+            case "set":
+                value = text + dice.choice((b"", b"x" * 100, b"y" * 3_000))
+                return _setting(key, value), command(b"SET", key, value)
+            case "large":
+                value = text * (dice.randint(*LARGE_BYTES) // len(text))
+                return _setting(key, value), command(b"SET", key, value)
+            case "lasting":
+                ttl = LONG_TTL_SECONDS + dice.randrange(1_000)
+                return _setting(key, text, ttl * 1_000), command(b"SET", key, text, b"EX", b"%d" % ttl)
+            case "brief":
+                key = b"brief:%d" % number
+                return _setting(key, text, BRIEF_TTL_MS), command(b"SET", key, text, b"PX", b"%d" % BRIEF_TTL_MS)
+            case "increment":
+                key = b"count:%d" % number
+                return _incrementing(key), command(b"INCR", key)
+            case "delete":
+                return _deleting(key), command(b"DEL", key)
+            case _:
+                return _clearing, command(b"FLUSHDB")
+
+
+_KINDS: Final = {"set": 40, "large": 0.5, "lasting": 10, "brief": 3, "increment": 25, "delete": 10, "clear": 0.4}
+"""What writers do, and how often."""
+
+
+class ArticleWriter(Writer):
+    """The same in plain words over the article's wire, in the one keyspace that it has: SET, and nothing else."""
+
+    def run(self) -> None:
+        """Say them."""
+        host, port = self._address
+        try:
+            with cairnkv.connect(f"cairn://{host}:{port}", timeout=20, attempts=1) as kv:
+                while not self._stopped.is_set():
+                    self._number += 1
+                    key, value = (
+                        f"key:{self._number % KEYS}",
+                        f"{self._number}:" + "x" * self._dice.choice((0, 50, 5_000)),
+                    )
+                    step = self._noted(Step(_setting(key.encode(), value.encode()), 0, 0))
+                    kv.set(key, value)
+                    self._acknowledged(step)
+        except cairnkv.CairnError:
+            return
+
+
+def _setting(key: bytes, value: bytes, ttl_ms: int | None = None) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        state[key] = Value(value) if ttl_ms is None else Value(value, begin + ttl_ms - CLOCK_SLACK_MS, end + ttl_ms)
+
+    return change
+
+
+def _incrementing(key: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        state[key] = Value(b"%d" % (int(state[key].value if key in state else b"0") + 1))
+
+    return change
+
+
+def _deleting(key: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        state.pop(key, None)
+
+    return change
+
+
+def _clearing(state: State, begin: int, end: int) -> None:
+    state.clear()
+
+
+def check_all(
+    histories: Sequence[History],
+    keyspaces: Sequence[Entries],
+    acknowledged: Callable[[History], int],
+    said: Callable[[History], int],
+) -> list[int]:
+    """Check every history; how many steps of each are there."""
+    return [
+        history.check(keyspaces[history.space], acknowledged=acknowledged(history), said=said(history))
+        for history in histories
+    ]
