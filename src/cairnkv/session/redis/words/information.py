@@ -98,7 +98,9 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
 
 
 def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
-    return (("loading", 0), ("async_loading", 0), ("rdb_bgsave_in_progress", 0), ("aof_enabled", 0))
+    yield "loading", int(talk.store.loading)
+    yield from (("async_loading", 0), ("rdb_bgsave_in_progress", 0), ("aof_enabled", 0))
+    yield from _renamed(facts, {"disk_state": "disk_state", "disk_loaded_keys": "disk_loaded_keys"})
 
 
 def _stats(talk: RedisConversation, facts: Facts) -> Lines:
@@ -155,7 +157,7 @@ _ALL: Final = frozenset({b"default", b"all", b"everything"})
 
 @in_conversation(
     "INFO [section [section ...]]",
-    "",
+    "loading",
     group="server",
     since="1.0.0",
     summary="What the server says of itself, in sections.",
@@ -174,7 +176,7 @@ def info(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "TIME", "fast", group="server", since="2.6.0", summary="The server's time: seconds since 1970, and microseconds."
+    "TIME", "loading fast", group="server", since="2.6.0", summary="The server's time: seconds since 1970, and microseconds."
 )
 def time(talk: RedisConversation, arguments: Arguments) -> Value:
     seconds, milliseconds = divmod(talk.store.clock(), 1000)
