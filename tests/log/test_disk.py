@@ -41,6 +41,10 @@ class Faulty:
     def behind(self) -> bool:
         return self._engine.behind
 
+    @property
+    def records(self) -> int:
+        return self._engine.records
+
     def write(self, batch: Any) -> None:
         self.at_gate.set()
         assert self.gate.wait(PATIENCE)

@@ -102,8 +102,8 @@ UNDONE = Code(
 RECOVERING = Code(
     "RECOVERING",
     Fault.SERVER,
-    "A write to the disk has failed, and until the store is opened there anew this server takes no writes, and does not "
-    "say what stands where the outcome of one is unknown. Other reads go on.",
+    "A write to the disk has failed, and until the store is opened there anew this server takes no writes, and shows "
+    "nothing of what an unknown write may have changed. Other reads go on.",
     passing=True,
 )
 READONLY = Code(

@@ -11,7 +11,8 @@ afterwards; the store knows nothing of how a log keeps its word.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
-from cairnkv.commands import Step
+from cairnkv.commands import Step, failures
+from cairnkv.commands.failures import Code
 from cairnkv.keyspace import Keyspace
 
 Deliver: TypeAlias = Callable[[Callable[[], None]], object]
@@ -48,7 +49,11 @@ class Log(Protocol):
     """Whether it keeps what entries change, not their commands: only then is `append` told, and `restore` of use."""
 
     def restore(self, keyspaces: Sequence[Keyspace]) -> int:
-        """Put what was kept into the keyspaces, log time included, and return the position of its newest entry."""
+        """Put what was kept into the keyspaces, log time included, and return the position of its newest entry.
+
+        Called once, before anything but `deliver_by`, `about` and `close`, and maybe in a thread of its own, while the
+        store's goes on to ask for these two. Raises `LoadingStopped` where `close` comes before the end.
+        """
 
     def deliver_by(self, deliver: Deliver) -> None:
         """How to reach the thread that uses the store. Until it is told, the log tells its listener nothing."""
@@ -89,9 +94,13 @@ class Log(Protocol):
 class LogRefused(Exception):
     """The log takes no entries at present; the text says why.
 
-    lasting: whether it takes none until it is opened anew.
+    code: of the failure that the command ends with, which was not executed.
     """
 
-    def __init__(self, text: str, *, lasting: bool = False) -> None:
+    def __init__(self, text: str, code: Code = failures.UNDONE) -> None:
         super().__init__(text)
-        self.lasting = lasting
+        self.code = code
+
+
+class LoadingStopped(Exception):
+    """The log was closed while it was read."""

@@ -14,10 +14,10 @@ Not for sessions, wires or sockets; and it has no lock: one thread at a time.
 import enum
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
-from cairnkv.commands.vocabulary import RandomKey
+from cairnkv.commands.vocabulary import Info, RandomKey
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
@@ -54,6 +54,9 @@ TIME_AHEAD_MS: Final = 1_000
 After a crash, keys may expire so much early, where the store is open again sooner than that."""
 
 
+LOADING_TEXT: Final = "what is on disk is being read; try again when it is there"
+
+
 class WhenFull(enum.Enum):
     """What happens to a write that the memory limit has no room for."""
 
@@ -77,6 +80,13 @@ class _Uncommitted:
     def waiting(self) -> "list[Held | HeldRun]":
         """All replies that wait for this commit, the write's own first."""
         return [*([] if self.own is None else [self.own]), *self.held, *self.runs]
+
+
+class Loaded(NamedTuple):
+    """What the log has kept: keyspaces that nobody uses yet, and the position of its newest entry."""
+
+    keyspaces: tuple[Keyspace, ...]
+    position: int
 
 
 class _TooMuch(Exception):
@@ -109,16 +119,19 @@ class Store:
         memory_limit: int | None = None,
         when_full: WhenFull = WhenFull.REFUSE,
         value_max: int = VALUE_MAX,
+        loads_later: bool = False,
     ) -> None:
         """memory_limit: bytes that the entries may take, by estimate; None: no limit.
 
         value_max: bytes that a value may come to have by commands that lengthen it.
+        loads_later: whether the log is read later, by `load` and `begin`; until then commands fail as `LOADING`.
         """
         self._shared: Final = Shared()
         self.keyspaces: Final = tuple(Keyspace(self._shared) for _ in range(SPACES))
         self._log: Log = log if log is not None else ProcessLog()
-        self._last = self._log.restore(self.keyspaces)  # position of the newest entry of the log
-        self._log.listen(self)
+        self._last = 0  # position of the newest entry of the log
+        self.loading = True
+        """Whether the log has yet to be read."""
         self.clock = clock
         self._memory_limit = memory_limit
         self._value_max = value_max
@@ -131,7 +144,7 @@ class Store:
         self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(SPACES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
-        self._noted = self._shared.now  # log time up to which replies may tell it, if the log outlives this process
+        self._noted = 0  # log time up to which replies may tell it, if the log outlives this process
         self._pending_time = 0  # the newest position that noted it
         self._committed = self._last  # the newest position that is known to be safe
         self._commands = 0
@@ -139,11 +152,35 @@ class Store:
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
+        if not loads_later:
+            self.begin(self.load())
 
     @property
     def keyspace(self) -> Keyspace:
         """The first keyspace: that of the article's wire and of the embedded store."""
         return self.keyspaces[0]
+
+    # -- loading ------------------------------------------------------------------------------------------
+
+    def load(self) -> Loaded:
+        """Read what the log has kept. Any thread may do so, since nothing that the store shows is touched.
+
+        Raises what the log raises: `OptionError` when it cannot be opened, `LoadingStopped` when the store is closed.
+        """
+        aside = Shared()
+        keyspaces = tuple(Keyspace(aside) for _ in range(SPACES))
+        return Loaded(keyspaces, self._log.restore(keyspaces))
+
+    def begin(self, loaded: Loaded) -> None:
+        """Take over what was read, and take commands from now on."""
+        for keyspace, kept in zip(self.keyspaces, loaded.keyspaces, strict=True):
+            keyspace.take_over(kept)
+        self._noted = loaded.keyspaces[0].now
+        self._shared.advance(self._noted)
+        self._last = self._committed = loaded.position
+        self.loading = False
+        self._log.listen(self)
+        self._tell_tallies()
 
     # -- commands -----------------------------------------------------------------------------------------
 
@@ -153,6 +190,8 @@ class Store:
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
         """
         self._commands += 1
+        if self.loading and not isinstance(command, Info):
+            return Failure(failures.LOADING, LOADING_TEXT)
         step = Step(space, command)
         now = self.clock()
         if not command.word.writes:
@@ -178,6 +217,8 @@ class Store:
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
         self._commands += len(steps)
+        if self.loading:
+            return Failure(failures.LOADING, LOADING_TEXT)
         self._advance(self.clock())
         newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
         if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
@@ -326,7 +367,7 @@ class Store:
 
     def refusal(self, refused: LogRefused) -> Failure:
         """How a client is told that the log takes nothing."""
-        return Failure(failures.READONLY if refused.lasting else failures.UNDONE, str(refused))
+        return Failure(refused.code, str(refused))
 
     # -- runs of the compiled hot path (`cairnkv.store.staging`) ----------------------------------------------
 
@@ -526,8 +567,7 @@ class Store:
         if evicts != (self._use_order is not None):
             self._use_order = UseOrder() if evicts else None
             self._expect_strangers()
-        for tally in self._tallies:
-            tally.off = not self._takes_runs
+        self._tell_tallies()
 
     # -- in the background ----------------------------------------------------------------------------------
 
@@ -579,17 +619,21 @@ class Store:
     @property
     def plain(self) -> bool:
         """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
-        return self._log.commits_at_once and self._memory_limit is None
+        return self._log.commits_at_once and self._memory_limit is None and not self.loading
 
     @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
-        return self.plain or (self._log.keeps_effects and self._memory_limit is None)
+        return self.plain or (self._log.keeps_effects and self._memory_limit is None and not self.loading)
 
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
         tally.off = not self._takes_runs
         self._tallies.append(tally)
+
+    def _tell_tallies(self) -> None:
+        for tally in self._tallies:
+            tally.off = not self._takes_runs
 
     # -- about itself ---------------------------------------------------------------------------------------
 
@@ -609,6 +653,7 @@ class Store:
         return (
             ("cairnkv_version", VERSION),
             ("size", self._log.size),
+            ("loading", int(self.loading)),
             *self._log.about(),
             ("hot_path", features()["hot path"]),
             ("commands", self._commands + sum(tally.commands for tally in self._tallies)),

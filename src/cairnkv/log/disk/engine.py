@@ -76,6 +76,10 @@ class Engine(Protocol):
     def behind(self) -> bool:
         """Whether nothing should be written for now: what was is not brought into its order as fast."""
 
+    @property
+    def records(self) -> int:
+        """How many records there are, by estimate."""
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records in the order of their keys. May end early where something is damaged: look for `END_KEY`."""
 
@@ -117,6 +121,11 @@ class RocksEngine:
         memtables = self._database.property_int_value("rocksdb.num-immutable-mem-table") or 0
         files = int(self._database.property_value("rocksdb.num-files-at-level0") or 0)
         return memtables >= BEHIND_MEMTABLES or files >= BEHIND_FILES
+
+    @property
+    def records(self) -> int:
+        """How many records there are, by estimate."""
+        return self._database.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records."""

@@ -9,15 +9,17 @@ Not for commits (`writer`), RocksDB's set-up (`engine`) or the format (`records`
 import collections
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from cairnkv.commands import Step
 from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
-from cairnkv.log.base import Deliver, Effect, LogListener
+from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
+from cairnkv.log.disk.replay import replay
 from cairnkv.log.disk.restoring import restore
 from cairnkv.log.disk.sync import Sync
 from cairnkv.log.disk.writer import Entry, Writer
@@ -25,7 +27,11 @@ from cairnkv.log.disk.writer import Entry, Writer
 _log: Final = logging.getLogger("cairnkv.disk")
 
 
-def _nobody(_: int) -> None:
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many records were read, and how many there are, by estimate. In the thread that reads."""
+
+
+def _nobody(read: int, records: int) -> None:
     pass
 
 
@@ -41,42 +47,63 @@ class DiskLog:
         directory: str | os.PathLike[str],
         *,
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
-        progress: Callable[[int], None] = _nobody,
+        apart: bool = False,
+        progress: Progress = _nobody,
         new_engine: Callable[[Path], Engine] = open_engine,
     ) -> None:
-        """progress: told how many records were read, every now and then. new_engine: for tests.
+        """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
 
-        Raises `OptionError` when the directory cannot be opened.
+        new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
         """
         self.directory: Final = Path(directory)
         self._sync = sync
+        self._apart = apart
         self._progress = progress
-        self._engine = new_engine(self.directory)
+        self._new_engine = new_engine
+        self._engine: Engine | None = None
+        self._read = self._records = 0
         self._pid = os.getpid()
         self._listener: LogListener | None = None
         self._deliver: Deliver | None = None
         self.position = 0
+        self._beginning = threading.Lock()  # for what follows, while one thread restores and another may close
         self._closed = False
+        self._writer: Writer | None = None  # once everything is restored
         # Only appended to by the writer's thread, and taken from by the store's:
         self._outcomes: collections.deque[int | str] = collections.deque()  # positions committed, or what went wrong
-        self._writer: Writer
 
     def restore(self, keyspaces: Sequence[Keyspace]) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
-            restored = restore(self._engine, keyspaces, self._progress)
+            if self._apart:
+                replay(self.directory, lambda: self._closed)
+            self._engine = self._new_engine(self.directory)
+            self._records = self._engine.records
+            self._restored_so_far(0)
+            restored = restore(self._engine, keyspaces, self._restored_so_far)
+            with self._beginning:
+                if self._closed:
+                    raise LoadingStopped
+                self._writer = Writer(self.directory, self._engine, self._sync, restored, self._found)
         except BaseException as error:
             self._closed = True
-            self._engine.close()
-            if isinstance(error, OptionError) or not isinstance(error, Exception):
+            if self._engine is not None:
+                self._engine.close()
+            if isinstance(error, OptionError | LoadingStopped) or not isinstance(error, Exception):
                 raise
             raise damaged(self.directory, str(error)) from None
         self.position = restored.position
-        self._writer = Writer(self.directory, self._engine, self._sync, restored, self._found)
         return self.position
+
+    def _restored_so_far(self, records: int) -> None:
+        self._read = records
+        if self._closed:
+            raise LoadingStopped
+        self._progress(records, self._records)
 
     def listen(self, listener: LogListener) -> None:
         """Tell this listener, and begin to write."""
+        assert self._writer is not None
         self._listener = listener
         self._writer.start()
 
@@ -89,23 +116,29 @@ class DiskLog:
     @property
     def takes(self) -> bool:
         """Whether there is room in the writer's queue, and the disk is well."""
-        return self._writer.takes
+        return self._writer is not None and self._writer.takes
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Queue an entry for the writer."""
+        assert self._writer is not None
         self._writer.put(Entry(self.position + 1, now, effects, size))
         self.position += 1
         return self.position
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
         """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""
+        assert self._writer is not None
         self._writer.hint(Entry(0, now, [(space, key, None, None) for key in keys]))
 
     def close(self, now: int) -> None:
         """Commit what is under way, note log time, and let the directory go."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._beginning:
+            if self._closed:
+                return
+            self._closed = True
+            if self._writer is None:
+                return  # `restore` will let it go, if it is under way
+        assert self._engine is not None
         if self._pid != os.getpid():
             self._engine.abandon()
             return
@@ -115,9 +148,16 @@ class DiskLog:
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""
+        common = ("data", str(self.directory)), ("sync", str(self._sync))
+        if self._writer is None:
+            return (
+                *common,
+                ("disk_state", "loading"),
+                ("disk_records", self._records),
+                ("disk_records_read", self._read),
+            )
         return (
-            ("data", str(self.directory)),
-            ("sync", str(self._sync)),
+            *common,
             ("disk_commits", self._writer.commits),
             ("disk_queued_entries", self._writer.queued),
             ("disk_queued_bytes", self._writer.queued_bytes),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from cairnkv.commands import failures
 from cairnkv.log.base import Effect, LogRefused
 from cairnkv.log.disk.engine import Engine
 from cairnkv.log.disk.recorder import Recorder
@@ -116,10 +117,10 @@ class Writer:
         with self._condition:
             if self.broken is not None:
                 raise LogRefused(
-                    f"{self.broken}; nothing is written to {self._directory} until it is opened anew", lasting=True
+                    f"{self.broken}; nothing is written to {self._directory} until it is opened anew", failures.READONLY
                 )
             if self._ending:
-                raise LogRefused(f"{self._directory} is closed", lasting=True)
+                raise LogRefused(f"{self._directory} is closed", failures.READONLY)
             waiting = len(self._queue)
             if waiting >= QUEUED_ENTRIES_MAX or (waiting and self.queued_bytes + entry.size > QUEUED_BYTES_MAX):
                 raise LogRefused(

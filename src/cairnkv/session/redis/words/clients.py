@@ -32,14 +32,22 @@ container("CLIENT", group="connection", since="2.4.0", summary="What is known of
 
 
 @in_conversation(
-    "CLIENT ID", "noscript loading", group="connection", since="5.0.0", summary="The number that this client alone ever has."
+    "CLIENT ID",
+    "noscript loading",
+    group="connection",
+    since="5.0.0",
+    summary="The number that this client alone ever has.",
 )
 def client_id(talk: RedisConversation, arguments: Arguments) -> Value:
     return talk.id
 
 
 @in_conversation(
-    "CLIENT GETNAME", "noscript loading", group="connection", since="2.6.9", summary="The name that this client has chosen."
+    "CLIENT GETNAME",
+    "noscript loading",
+    group="connection",
+    since="2.6.9",
+    summary="The name that this client has chosen.",
 )
 def client_getname(talk: RedisConversation, arguments: Arguments) -> Value:
     return talk.name or None
@@ -222,7 +230,9 @@ class _Listing(Job):
         return UNFINISHED if self._clients and self.kept <= self._room else Verbatim(b"".join(self._lines))
 
 
-@in_conversation("CLIENT INFO", "noscript loading", group="connection", since="6.2.0", summary="What is known of this client.")
+@in_conversation(
+    "CLIENT INFO", "noscript loading", group="connection", since="6.2.0", summary="What is known of this client."
+)
 def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
     return Verbatim(_line(talk))
 

@@ -62,7 +62,11 @@ def reset(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "SELECT index", "loading fast", group="connection", since="1.0.0", summary="Speak of another of the keyspaces, 0 to 15."
+    "SELECT index",
+    "loading fast",
+    group="connection",
+    since="1.0.0",
+    summary="Speak of another of the keyspaces, 0 to 15.",
 )
 def select(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.space = arguments.space_number()

@@ -100,7 +100,7 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
 def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
     yield "loading", int(talk.store.loading)
     yield from (("async_loading", 0), ("rdb_bgsave_in_progress", 0), ("aof_enabled", 0))
-    yield from _renamed(facts, {"disk_state": "disk_state", "disk_loaded_keys": "disk_loaded_keys"})
+    yield from _renamed(facts, {name: name for name in facts if name.startswith("disk_")})
 
 
 def _stats(talk: RedisConversation, facts: Facts) -> Lines:
@@ -176,7 +176,11 @@ def info(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "TIME", "loading fast", group="server", since="2.6.0", summary="The server's time: seconds since 1970, and microseconds."
+    "TIME",
+    "loading fast",
+    group="server",
+    since="2.6.0",
+    summary="The server's time: seconds since 1970, and microseconds.",
 )
 def time(talk: RedisConversation, arguments: Arguments) -> Value:
     seconds, milliseconds = divmod(talk.store.clock(), 1000)
