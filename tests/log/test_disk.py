@@ -45,6 +45,16 @@ class Faulty:
     def records(self) -> int:
         return self._engine.records
 
+    @property
+    def table_bytes(self) -> int:
+        return self._engine.table_bytes
+
+    def compact(self, begin: bytes, end: bytes) -> None:
+        self._engine.compact(begin, end)
+
+    def stop_compacting(self) -> None:
+        self._engine.stop_compacting()
+
     def write(self, batch: Any) -> None:
         self.at_gate.set()
         assert self.gate.wait(PATIENCE)

@@ -121,6 +121,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, str]: ...
 @overload
@@ -131,6 +132,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[bytes, bytes]: ...
 @overload
@@ -141,6 +143,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, Any]: ...
 @overload
@@ -151,6 +154,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, V]: ...
 def open(
@@ -160,6 +164,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process: the engine that a server runs, without one.
@@ -168,7 +173,8 @@ def open(
     memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
     when_full="evict" the least recently used keys go. Not with a path so far.
     sync: with a path, when a write counts as safe: "always" (after fsync, before the call returns), a time such as
-    "1s" (fsync so often), "none" (when the system likes). clock: for tests.
+    "1s" (fsync so often), "none" (when the system likes). disk_limit: with a path, bytes that the directory may have;
+    None: as many as its file system. Writes are refused at 90 % of that. clock: for tests.
     Raises `OptionError` when the directory is open already, damaged, or cannot be used.
 
     >>> import cairnkv
@@ -177,7 +183,9 @@ def open(
     >>> kv.get("greeting"), kv.get("nobody", "default")
     ('hello', 'default')
     """
-    return embedded(new_store(path, memory_limit, when_full, sync, clock), key_codec(codec), value_codec(codec))
+    return embedded(
+        new_store(path, memory_limit, when_full, sync, disk_limit, clock), key_codec(codec), value_codec(codec)
+    )
 
 
 def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:
@@ -194,7 +202,12 @@ def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V
 
 
 def new_store(
-    path: str | os.PathLike[str] | None, memory_limit: int | None, when_full: str, sync: str | None, clock: Clock
+    path: str | os.PathLike[str] | None,
+    memory_limit: int | None,
+    when_full: str,
+    sync: str | None,
+    disk_limit: int | None,
+    clock: Clock,
 ) -> Store:
     """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
     limit: object = memory_limit  # whatever its annotation says
@@ -203,14 +216,17 @@ def new_store(
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
     if path is not None:
-        return _store_on_disk(path, memory_limit, sync, clock)
-    if sync is not None:
-        raise OptionError("sync is for a store on disk: cairnkv.open('data/', sync=...)")
+        return _store_on_disk(path, memory_limit, sync, disk_limit, clock)
+    for name, given in (("sync", sync), ("disk_limit", disk_limit)):
+        if given is not None:
+            raise OptionError(f"{name} is for a store on disk: cairnkv.open('data/', {name}=...)")
     return Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
 
 
-def _store_on_disk(path: str | os.PathLike[str], memory_limit: int | None, sync: str | None, clock: Clock) -> Store:
-    from cairnkv.log.disk import DiskLog, Sync
+def _store_on_disk(
+    path: str | os.PathLike[str], memory_limit: int | None, sync: str | None, disk_limit: int | None, clock: Clock
+) -> Store:
+    from cairnkv.log.disk import DISK_LIMIT_LEAST, DiskLog, Sync
 
     if memory_limit is not None:
         raise OptionError("memory_limit with a store on disk is not there yet: it keeps everything in memory as well")
@@ -218,4 +234,7 @@ def _store_on_disk(path: str | os.PathLike[str], memory_limit: int | None, sync:
         mode = Sync.parse(sync or "always")
     except ValueError as error:
         raise OptionError(f"sync is {error}") from None
-    return Store(log=DiskLog(path, sync=mode), clock=clock)
+    limit: object = disk_limit  # whatever its annotation says
+    if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
+        raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
+    return Store(log=DiskLog(path, sync=mode, limit=disk_limit), clock=clock)

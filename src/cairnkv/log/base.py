@@ -31,11 +31,15 @@ class LogListener(Protocol):
     def committed(self, position: int) -> None:
         """Everything up to this position is safe."""
 
-    def failed(self, reason: str, *, unknown: bool) -> None:
+    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
         """Everything appended and not committed is off.
 
         unknown: False when none of it can appear later, True when nobody can tell.
+        unsettled: what may appear later after all; `settled` will say. Nothing is taken before that.
         """
+
+    def settled(self, happened: Sequence[Effect]) -> None:
+        """Of what was unsettled this is there, in this order, and nothing else."""
 
 
 class Log(Protocol):

@@ -387,7 +387,13 @@ def new_store(
     if log is None and settings.data is not None:
         from cairnkv.log.disk import DiskLog
 
-        log = DiskLog(settings.data, sync=settings.sync, apart=True, progress=progress or _logged(settings.data))
+        log = DiskLog(
+            settings.data,
+            sync=settings.sync,
+            apart=True,
+            progress=progress or _logged(settings.data),
+            limit=settings.disk_limit,
+        )
     return Store(
         loads_later=loads_later,
         log=log,

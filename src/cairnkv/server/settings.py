@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from cairnkv import limits
 from cairnkv.errors import OptionError
+from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
 from cairnkv.log.disk.sync import Sync
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
@@ -200,6 +201,13 @@ class Settings:
         shown="always",
         metavar="WHEN",
     )
+    disk_limit: int | None = _option(
+        size,
+        None,
+        "with --data, what its directory may have; writes stop at 90 % of that, or of the file system",
+        shown="none",
+        metavar="SIZE",
+    )
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time a client may say nothing; 0 is for ever")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
     stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time a client may take none of its replies")
@@ -231,6 +239,13 @@ class Settings:
         if self.data is not None and self.memory_limit is not None:
             raise OptionError(
                 "memory-limit with data is not there yet: a store on disk keeps everything in memory as well"
+            )
+        if self.disk_limit is not None and self.data is None:
+            raise OptionError("disk-limit is for a store on disk: name its directory as data")
+        if self.disk_limit is not None and self.disk_limit < DISK_LIMIT_LEAST:
+            raise OptionError(
+                f"disk-limit is {self.disk_limit:,}: too small for what RocksDB itself needs; "
+                f"it has to be at least {DISK_LIMIT_LEAST:,}"
             )
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")

@@ -54,9 +54,6 @@ TIME_AHEAD_MS: Final = 1_000
 After a crash, keys may expire so much early, where the store is open again sooner than that."""
 
 
-LOADING_TEXT: Final = "what is on disk is being read; try again when it is there"
-
-
 class WhenFull(enum.Enum):
     """What happens to a write that the memory limit has no room for."""
 
@@ -132,6 +129,8 @@ class Store:
         self._last = 0  # position of the newest entry of the log
         self.loading = True
         """Whether the log has yet to be read."""
+        self._unsettled: dict[int, set[bytes | None]] = {}  # by keyspace: keys; None: all of them
+        self._holds_back = True  # whether commands may not be executed at present: it loads, or something is unsettled
         self.clock = clock
         self._memory_limit = memory_limit
         self._value_max = value_max
@@ -178,11 +177,43 @@ class Store:
         self._noted = loaded.keyspaces[0].now
         self._shared.advance(self._noted)
         self._last = self._committed = loaded.position
-        self.loading = False
+        self.loading = self._holds_back = False
         self._log.listen(self)
         self._tell_tallies()
 
     # -- commands -----------------------------------------------------------------------------------------
+
+    def _held_back(self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = ()) -> Failure | None:
+        """Why these may not be executed now, if so: a reply would show what is not there, or may yet turn out to be.
+
+        Nobody sees a key as it was before a write whose outcome is unknown, and then as it is behind that one: the
+        write has failed as `UNKNOWN`, and those who ask in between are told to come again.
+        """
+        if self.loading:
+            if all(isinstance(step.command, Info) for step in steps):
+                return None
+            return Failure(failures.LOADING, "what is on disk is being read; try again when all of it is there")
+        if any(map(self._shows_unsettled, steps)) or any(
+            self._is_unsettled(space, watch.key) for space, watch in watched
+        ):
+            return Failure(
+                failures.RECOVERING,
+                "the disk has failed while this was written, and it is being found out whether it is there; try again",
+            )
+        return None
+
+    def _shows_unsettled(self, step: Step) -> bool:
+        match step.command.word.scope:
+            case Scope.NOTHING:
+                return False
+            case Scope.TABLE:
+                return step.space in self._unsettled
+            case Scope.KEYS:
+                return any(self._is_unsettled(*place) for place in step.command.places(step.space))
+
+    def _is_unsettled(self, space: int, key: bytes) -> bool:
+        keys = self._unsettled.get(space, ())
+        return key in keys or None in keys
 
     def execute(self, command: Command, space: int = 0, *, touch: bool = True) -> Reply | Held:
         """Carry a command out on a keyspace: its reply, or where the reply will be once it may leave.
@@ -190,9 +221,9 @@ class Store:
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
         """
         self._commands += 1
-        if self.loading and not isinstance(command, Info):
-            return Failure(failures.LOADING, LOADING_TEXT)
         step = Step(space, command)
+        if self._holds_back and (failure := self._held_back((step,))):
+            return failure
         now = self.clock()
         if not command.word.writes:
             if self._log.keeps_effects:
@@ -217,8 +248,8 @@ class Store:
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
         self._commands += len(steps)
-        if self.loading:
-            return Failure(failures.LOADING, LOADING_TEXT)
+        if self._holds_back and (failure := self._held_back(steps, watched)):
+            return failure
         self._advance(self.clock())
         newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
         if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
@@ -437,8 +468,11 @@ class Store:
             held.release()
         _tell(released)
 
-    def failed(self, reason: str, *, unknown: bool) -> None:
-        """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it."""
+    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
+        """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it.
+
+        What is unsettled nobody is shown before `settled` says what became of it.
+        """
         self._noted = self._pending_time = 0
         failed: list[Held | HeldRun] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
@@ -454,7 +488,27 @@ class Store:
             for run in uncommitted.runs:
                 run.fail_above(self._committed, write_failure, read_failure)
             failed += uncommitted.waiting
+        for space, key, _, _ in unsettled:
+            self._unsettled.setdefault(space, set()).add(key)
+        self._holds_back = bool(self._unsettled)
+        self._tell_tallies()
         _tell(failed)
+
+    def settled(self, happened: Sequence[Effect]) -> None:
+        """What was unsettled is known: let what has happened be there, which others see as changes made now."""
+        for space, key, value, deadline in happened:
+            keyspace = self.keyspaces[space]
+            if key is None:
+                keyspace.clear_all()
+            elif value is None:
+                keyspace.drop(key)
+            else:
+                keyspace.put(key, value, deadline)
+            if self._use_order is not None:
+                self._note_change(space, key)
+        self._unsettled.clear()
+        self._holds_back = False
+        self._tell_tallies()
 
     def _take_back(self, journal: Journal) -> None:
         undo(journal)
@@ -545,9 +599,17 @@ class Store:
         assert self._use_order is not None
         for change in journal:
             if isinstance(change, Cleared):
-                self._use_order.forget_all(change.keyspace.number)
-            elif isinstance(change, Before):
-                self._note_use([(change.keyspace.number, change.key)])
+                self._note_change(change.keyspace.number, None)
+            for key in change.keys:
+                self._note_change(change.keyspace.number, key)
+
+    def _note_change(self, space: int, key: bytes | None) -> None:
+        """Note what became of a key, or of all keys of a keyspace, which was cleared."""
+        assert self._use_order is not None
+        if key is None:
+            self._use_order.forget_all(space)
+        else:
+            self._note_use([(space, key)])
 
     def _note_use(self, places: Iterable[Place]) -> None:
         assert self._use_order is not None
@@ -619,12 +681,12 @@ class Store:
     @property
     def plain(self) -> bool:
         """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
-        return self._log.commits_at_once and self._memory_limit is None and not self.loading
+        return self._log.commits_at_once and self._memory_limit is None and not self._holds_back
 
     @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
-        return self.plain or (self._log.keeps_effects and self._memory_limit is None and not self.loading)
+        return self.plain or (self._log.keeps_effects and self._memory_limit is None and not self._holds_back)
 
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""

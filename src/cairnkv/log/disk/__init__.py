@@ -2,6 +2,7 @@
 
 from cairnkv.log.disk.engine import Engine, open_engine
 from cairnkv.log.disk.log import DiskLog, Progress
+from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
 from cairnkv.log.disk.sync import Sync
 
-__all__ = ["DiskLog", "Engine", "Progress", "Sync", "open_engine"]
+__all__ = ["DISK_LIMIT_LEAST", "DiskLog", "Engine", "Progress", "Sync", "open_engine"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from cairnkv.errors import OptionError
 from cairnkv.log.disk import wal
 from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY
+from cairnkv.log.disk.space import total_room
 
 if TYPE_CHECKING:
     from rocksdict import Options, Rdict
@@ -26,6 +27,12 @@ CACHE_BYTES: Final = 8 * 1024 * 1024
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
 """Writes that are gathered before they become a file of their own."""
+
+MEMTABLE_BYTES_LEAST: Final = 256 * 1024
+"""The same where there is little room."""
+
+MANIFEST_STEP_BYTES: Final = 64 * 1024
+"""By how much the list of RocksDB's files grows at a time; by itself it would take 4 MiB at once."""
 
 LOG_BYTES_MAX: Final = 256 * 1024 * 1024
 """The write-ahead log, which is read again at a start after a crash."""
@@ -83,8 +90,18 @@ class Engine(Protocol):
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records in the order of their keys. May end early where something is damaged: look for `END_KEY`."""
 
+    @property
+    def table_bytes(self) -> int:
+        """How much the tables take on the disk."""
+
+    def compact(self, begin: bytes, end: bytes) -> None:
+        """Give back the room of what was deleted among these keys. Takes as long as it takes, in any thread."""
+
+    def stop_compacting(self) -> None:
+        """Have that end soon; the engine is closed next."""
+
     def close(self) -> None:
-        """Let the directory go."""
+        """Let the directory go, also where this raises."""
 
     def abandon(self) -> None:
         """Never touch it again, not at this process' end either: it was opened by the one that this was forked from."""
@@ -131,6 +148,25 @@ class RocksEngine:
         """All records."""
         return iter(self._database.items())  # type: ignore[arg-type]  # in raw mode they are bytes
 
+    @property
+    def table_bytes(self) -> int:
+        """How much the tables take."""
+        return self._database.property_int_value("rocksdb.live-sst-files-size") or 0
+
+    def compact(self, begin: bytes, end: bytes) -> None:
+        """Give back the room of what was deleted; RocksDB's own compactions go on meanwhile."""
+        from rocksdict import CompactOptions
+
+        options = CompactOptions()
+        options.set_exclusive_manual_compaction(False)
+        self._database.compact_range(begin, end, options)
+
+    def stop_compacting(self) -> None:
+        """Have that end soon."""
+        with contextlib.suppress(Exception):
+            self._database.flush()  # as `close` does, which cannot any more then
+        self._database.cancel_all_background(True)
+
     def close(self) -> None:
         """Let the directory go."""
         self._database.close()
@@ -140,9 +176,10 @@ class RocksEngine:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
 
-def open_engine(directory: Path) -> Engine:
+def open_engine(directory: Path, limit: int | None = None) -> Engine:
     """RocksDB in this directory, which is made if it is not there, for its owner only.
 
+    limit: bytes that it is to have at most; None: as many as its file system.
     Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
     format, or something else's.
     """
@@ -156,10 +193,11 @@ def open_engine(directory: Path) -> Engine:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _look_at(directory)
+        room = total_room(directory, limit)
     except OSError as error:
         raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
     try:
-        database = rocksdict.Rdict(str(directory), _options())
+        database = rocksdict.Rdict(str(directory), _options(room))
     except Exception as error:  # that is all that rocksdict says of its class
         raise OptionError(_why(directory, str(error))) from None
     engine = RocksEngine(database)
@@ -199,7 +237,8 @@ def _end_without_destructors() -> None:
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
 
-def _options() -> "Options":
+def _options(room: int) -> "Options":
+    """room: bytes there are for it: of few it takes less for what it needs besides the tables."""
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 
     options = Options(raw_mode=True)
@@ -210,7 +249,7 @@ def _options() -> "Options":
     tables.set_block_cache(Cache(CACHE_BYTES))
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_write_buffer_size(MEMTABLE_BYTES)
+    options.set_write_buffer_size(max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 32)))
     # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
     options.set_memtable_factory(MemtableFactory.vector())
     options.set_allow_concurrent_memtable_write(False)
@@ -220,7 +259,8 @@ def _options() -> "Options":
     options.set_level_zero_stop_writes_trigger(10 * BEHIND_FILES)
     options.set_soft_pending_compaction_bytes_limit(0)
     options.set_hard_pending_compaction_bytes_limit(0)
-    options.set_max_total_wal_size(LOG_BYTES_MAX)
+    options.set_max_total_wal_size(max(MEMTABLE_BYTES_LEAST, min(LOG_BYTES_MAX, room // 16)))
+    options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES)
     options.set_max_log_file_size(OWN_LOG_BYTES)
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)

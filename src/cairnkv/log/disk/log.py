@@ -7,6 +7,7 @@ Not for commits (`writer`), RocksDB's set-up (`engine`) or the format (`records`
 """
 
 import collections
+import functools
 import logging
 import os
 import threading
@@ -21,8 +22,9 @@ from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
 from cairnkv.log.disk.replay import replay
 from cairnkv.log.disk.restoring import restore
+from cairnkv.log.disk.space import Space
 from cairnkv.log.disk.sync import Sync
-from cairnkv.log.disk.writer import Entry, Writer
+from cairnkv.log.disk.writer import Entry, Failed, Settled, State, Writer
 
 _log: Final = logging.getLogger("cairnkv.disk")
 
@@ -49,17 +51,21 @@ class DiskLog:
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
         apart: bool = False,
         progress: Progress = _nobody,
-        new_engine: Callable[[Path], Engine] = open_engine,
+        limit: int | None = None,
+        new_engine: Callable[[Path], Engine] | None = None,
     ) -> None:
         """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
 
+        limit: bytes that the directory is to have at most; None: as many as its file system.
         new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
         """
         self.directory: Final = Path(directory)
         self._sync = sync
         self._apart = apart
         self._progress = progress
-        self._new_engine = new_engine
+        self._limit = limit
+        self._new_engine = new_engine or functools.partial(open_engine, limit=limit)
+        self._space = Space(self.directory, limit)
         self._engine: Engine | None = None
         self._read = self._records = 0
         self._pid = os.getpid()
@@ -70,21 +76,27 @@ class DiskLog:
         self._closed = False
         self._writer: Writer | None = None  # once everything is restored
         # Only appended to by the writer's thread, and taken from by the store's:
-        self._outcomes: collections.deque[int | str] = collections.deque()  # positions committed, or what went wrong
+        self._outcomes: collections.deque[int | Failed | Settled] = collections.deque()  # positions committed, or else
 
     def restore(self, keyspaces: Sequence[Keyspace]) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
-            if self._apart:
-                replay(self.directory, lambda: self._closed)
-            self._engine = self._new_engine(self.directory)
+            self._engine = self._open()
             self._records = self._engine.records
             self._restored_so_far(0)
             restored = restore(self._engine, keyspaces, self._restored_so_far)
             with self._beginning:
                 if self._closed:
                     raise LoadingStopped
-                self._writer = Writer(self.directory, self._engine, self._sync, restored, self._found)
+                self._writer = Writer(
+                    self.directory,
+                    self._engine,
+                    self._sync,
+                    restored,
+                    space=self._space,
+                    found=self._found,
+                    reopen=self._open,
+                )
         except BaseException as error:
             self._closed = True
             if self._engine is not None:
@@ -94,6 +106,11 @@ class DiskLog:
             raise damaged(self.directory, str(error)) from None
         self.position = restored.position
         return self.position
+
+    def _open(self) -> Engine:
+        if self._apart:
+            replay(self.directory, self._limit, lambda: self._closed)
+        return self._new_engine(self.directory)
 
     def _restored_so_far(self, records: int) -> None:
         self._read = records
@@ -138,13 +155,11 @@ class DiskLog:
             self._closed = True
             if self._writer is None:
                 return  # `restore` will let it go, if it is under way
-        assert self._engine is not None
         if self._pid != os.getpid():
-            self._engine.abandon()
+            self._writer.abandon()
             return
         self._writer.end(now)
         self._tell()
-        self._engine.close()
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""
@@ -161,23 +176,32 @@ class DiskLog:
             ("disk_commits", self._writer.commits),
             ("disk_queued_entries", self._writer.queued),
             ("disk_queued_bytes", self._writer.queued_bytes),
-            ("disk_state", "ok" if self._writer.broken is None else "broken"),
+            ("disk_failures", self._writer.failures),
+            ("disk_state", self._state(self._writer)),
         )
+
+    def _state(self, writer: Writer) -> str:
+        return "full" if writer.state is State.OK and self._space.full is not None else writer.state.value
 
     def _tell(self) -> None:
         """Tell the listener what the writer has found out."""
         assert self._listener is not None
+        assert self._writer is not None
         while self._outcomes:
             outcome = self._outcomes.popleft()
-            if isinstance(outcome, str):
-                self._listener.failed(outcome, unknown=True)
+            if isinstance(outcome, Failed):
+                self._listener.failed(outcome.reason, unknown=True, unsettled=outcome.unsettled)
+            elif isinstance(outcome, Settled):
+                self.position = outcome.position
+                self._listener.settled(outcome.happened)
+                self._writer.resume()
             else:
                 while self._outcomes and isinstance(self._outcomes[0], int):
                     outcome = self._outcomes.popleft()
                 assert isinstance(outcome, int)
                 self._listener.committed(outcome)
 
-    def _found(self, outcome: int | str) -> None:
+    def _found(self, outcome: int | Failed | Settled) -> None:
         """Called in the writer's thread."""
         self._outcomes.append(outcome)
         if self._deliver is not None:

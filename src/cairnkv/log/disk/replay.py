@@ -27,21 +27,31 @@ ASK_SECONDS: Final = 0.1
 """How often it is asked whether to give up."""
 
 
-def replay(directory: Path, stopped: Callable[[], bool]) -> None:
-    """Have the write-ahead log read, if it is long. stopped: asked every now and then whether to give up."""
+def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> None:
+    """Have the write-ahead log read, if it is long.
+
+    limit: as for `open_engine`. stopped: asked every now and then whether to give up.
+    Raises `OptionError` when it cannot be.
+    """
     size = sum(log.stat().st_size for log in directory.glob("*.log"))
     if size <= SHORT_BYTES:
         return
     _log.info("%s: reading a write-ahead log of %s bytes, as a crash leaves it", directory, f"{size:,}")
-    command = [sys.executable, "-m", __name__, str(directory)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    code = f"from {__name__} import read; read()"
+    command = [sys.executable, "-c", code, str(directory), "" if limit is None else str(limit)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
         while not stopped():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(ASK_SECONDS)
-                return
+                said, _ = process.communicate(timeout=ASK_SECONDS)
+                if said:
+                    raise OptionError(said)
+                return  # where it has ended in any other way, opening the directory here will tell why
         process.kill()  # which is one crash more
 
 
-if __name__ == "__main__":
-    with contextlib.suppress(OptionError):  # the parent process will find the same
-        open_engine(Path(sys.argv[1])).close()
+def read() -> None:
+    """In the other process: open, close, and say what was wrong."""
+    try:
+        open_engine(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None).close()
+    except OptionError as error:
+        sys.stdout.write(str(error))
