@@ -49,8 +49,12 @@ class Faulty:
     def table_bytes(self) -> int:
         return self._engine.table_bytes
 
-    def compact(self, begin: bytes, end: bytes) -> None:
-        self._engine.compact(begin, end)
+    @property
+    def gave_up(self) -> bool:
+        return self._engine.gave_up
+
+    def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
+        self._engine.compact(begin, end, alone=alone)
 
     def stop_compacting(self) -> None:
         self._engine.stop_compacting()

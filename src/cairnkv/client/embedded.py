@@ -5,6 +5,7 @@ what a server does between commands, calls do a slice of here. A process that wa
 store in memory, as of any object of Python's; one on disk stays with the process that opened it.
 """
 
+import atexit
 import os
 import sys
 import threading
@@ -85,6 +86,15 @@ def _leave_to_the_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+def _close_at_exit() -> None:
+    """Close what nobody has: a thread within RocksDB while the interpreter goes would take the process down with it."""
+    for store in list(_ON_DISK):
+        store.close()
+
+
+atexit.register(_close_at_exit)
 
 
 class Embedded(KeyValue[K, V]):

@@ -28,6 +28,9 @@ CACHE_BYTES: Final = 8 * 1024 * 1024
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
 """Writes that are gathered before they become a file of their own."""
 
+TABLE_BYTES: Final = 64 * 1024 * 1024
+"""A table, once it was merged with others; RocksDB's own default."""
+
 MEMTABLE_BYTES_LEAST: Final = 256 * 1024
 """The same where there is little room."""
 
@@ -94,8 +97,15 @@ class Engine(Protocol):
     def table_bytes(self) -> int:
         """How much the tables take on the disk."""
 
-    def compact(self, begin: bytes, end: bytes) -> None:
-        """Give back the room of what was deleted among these keys. Takes as long as it takes, in any thread."""
+    @property
+    def gave_up(self) -> bool:
+        """Whether work in the background has failed, and is not tried again before the directory is opened anew."""
+
+    def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
+        """Give back the room of what was deleted among these keys. Takes as long as it takes, in any thread.
+
+        alone: whether nothing else is to be merged meanwhile.
+        """
 
     def stop_compacting(self) -> None:
         """Have that end soon; the engine is closed next."""
@@ -153,12 +163,18 @@ class RocksEngine:
         """How much the tables take."""
         return self._database.property_int_value("rocksdb.live-sst-files-size") or 0
 
-    def compact(self, begin: bytes, end: bytes) -> None:
-        """Give back the room of what was deleted; RocksDB's own compactions go on meanwhile."""
+    @property
+    def gave_up(self) -> bool:
+        """Whether work in the background has failed; of a disk that was full RocksDB wants more room than there may be
+        before it tries again."""
+        return bool(self._database.property_int_value("rocksdb.background-errors"))
+
+    def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
+        """Give back the room of what was deleted."""
         from rocksdict import CompactOptions
 
         options = CompactOptions()
-        options.set_exclusive_manual_compaction(False)
+        options.set_exclusive_manual_compaction(alone)
         self._database.compact_range(begin, end, options)
 
     def stop_compacting(self) -> None:
@@ -238,7 +254,9 @@ def _end_without_destructors() -> None:
 
 
 def _options(room: int) -> "Options":
-    """room: bytes there are for it: of few it takes less for what it needs besides the tables."""
+    """room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before what
+    was there goes, fits into what is left when writes stop.
+    """
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 
     options = Options(raw_mode=True)
@@ -249,7 +267,7 @@ def _options(room: int) -> "Options":
     tables.set_block_cache(Cache(CACHE_BYTES))
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_write_buffer_size(max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 32)))
+    options.set_write_buffer_size(max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 128)))
     # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
     options.set_memtable_factory(MemtableFactory.vector())
     options.set_allow_concurrent_memtable_write(False)
@@ -260,6 +278,9 @@ def _options(room: int) -> "Options":
     options.set_soft_pending_compaction_bytes_limit(0)
     options.set_hard_pending_compaction_bytes_limit(0)
     options.set_max_total_wal_size(max(MEMTABLE_BYTES_LEAST, min(LOG_BYTES_MAX, room // 16)))
+    options.set_target_file_size_base(max(MEMTABLE_BYTES_LEAST, min(TABLE_BYTES, room // 256)))
+    options.set_max_bytes_for_level_base(max(4 * MEMTABLE_BYTES_LEAST, min(4 * TABLE_BYTES, room // 32)))
+    options.set_max_compaction_bytes(max(4 * MEMTABLE_BYTES_LEAST, min(25 * TABLE_BYTES, room // 32)))
     options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES)
     options.set_max_log_file_size(OWN_LOG_BYTES)
     options.set_keep_log_file_num(2)

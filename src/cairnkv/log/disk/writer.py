@@ -418,16 +418,21 @@ class Writer:
             self._changed = False
         if self._to_compact:
             self._compact_at = time.monotonic() + COMPACTION_PAUSE_SECONDS
+            if self._engine.gave_up:
+                raise OSError("RocksDB has stopped bringing its tables in order")
             ranges, self._to_compact = sorted(self._to_compact), set()
             self._compaction = threading.Thread(
-                target=self._compact, args=(self._engine, ranges), name="cairnkv compaction", daemon=True
+                target=self._compact,
+                args=(self._engine, ranges, self._space.full is not None),
+                name="cairnkv compaction",
+                daemon=True,
             )
             self._compaction.start()
 
-    def _compact(self, engine: Engine, ranges: list[tuple[bytes, bytes]]) -> None:
+    def _compact(self, engine: Engine, ranges: list[tuple[bytes, bytes]], alone: bool) -> None:
         try:
             for begin, end in ranges:
-                engine.compact(begin, end)
+                engine.compact(begin, end, alone=alone)
         except Exception as error:
             _log.warning("%s: no room was given back: %s", self._directory, error)
 
