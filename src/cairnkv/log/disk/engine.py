@@ -254,8 +254,8 @@ def _end_without_destructors() -> None:
 
 
 def _options(room: int) -> "Options":
-    """room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before what
-    was there goes, fits into what is left when writes stop.
+    """room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before
+    what was there goes, fits into what is left when writes stop.
     """
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 

@@ -338,6 +338,7 @@ class Writer:
                     self._give_up(position)
                     return False
                 happened = position >= last
+                self._space.look()
                 self._recorder.go_on(self._engine, happened=happened)
             except Exception as error:
                 _log.error("%s: it failed again: %s", self._directory, error)
