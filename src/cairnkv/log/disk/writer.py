@@ -66,6 +66,12 @@ REOPEN_SAID_SECONDS: Final = 60.0
 COMPACTION_PAUSE_SECONDS: Final = 2.0
 """How long a writer waits from one compaction for room to the next."""
 
+COMPACTION_LOOK_SECONDS: Final = 0.2
+"""How often it is looked whether one has ended."""
+
+COMPACTIONS_FAILED_MAX: Final = 3
+"""How often a compaction is tried again that had no room; before each time the directory is opened anew."""
+
 EVERYTHING: Final = bytes((ENTRY,)), bytes((PART + 1,))
 """The range of all keys that entries and their parts have."""
 
@@ -135,6 +141,8 @@ class Writer:
         self._flight: Sequence[Entry] = ()  # what the commit under way has
         self._compaction: threading.Thread | None = None
         self._compact_at = 0.0
+        self._compacting: set[tuple[bytes, bytes]] = set()
+        self._compactions_failed = 0  # one after the other
         self._to_compact: set[tuple[bytes, bytes]] = set()
         self._changed = True  # whether anything was changed since everything was compacted
         self._sync = sync
@@ -394,6 +402,7 @@ class Writer:
         if self._compaction is not None and self._compaction.is_alive():
             self._engine.stop_compacting()
             self._compaction.join()
+            self._to_compact |= self._compacting
         self._compaction = None
         if self._is_open:
             self._is_open = False
@@ -408,8 +417,15 @@ class Writer:
 
         All is only compacted where there is room for all: what is kept is written anew before what was there goes.
         """
-        if self._compaction is not None and self._compaction.is_alive():
-            return
+        if self._compaction is not None:
+            if self._compaction.is_alive():
+                return
+            self._compaction = None
+            if self._engine.gave_up and self._compactions_failed < COMPACTIONS_FAILED_MAX:
+                self._compactions_failed += 1
+                self._to_compact |= self._compacting
+            else:
+                self._compactions_failed = 0
         if time.monotonic() < self._compact_at:
             return
         if self._space.full is not None and (self._changed or self._to_compact):
@@ -421,7 +437,8 @@ class Writer:
             self._compact_at = time.monotonic() + COMPACTION_PAUSE_SECONDS
             if self._engine.gave_up:
                 raise OSError("RocksDB has stopped bringing its tables in order")
-            ranges, self._to_compact = sorted(self._to_compact), set()
+            self._compacting, self._to_compact = self._to_compact, set()
+            ranges = sorted(self._compacting)
             self._compaction = threading.Thread(
                 target=self._compact,
                 args=(self._engine, ranges, self._space.full is not None),
@@ -440,7 +457,6 @@ class Writer:
     def _duty_at(self, sync_at: float | None) -> float | None:
         """When there is something to do though nothing is queued."""
         compact_at = None
-        if self._to_compact:
-            busy = self._compaction is not None and self._compaction.is_alive()
-            compact_at = max(self._compact_at, time.monotonic() + COMPACTION_PAUSE_SECONDS * busy)
+        if self._to_compact or self._compaction is not None:
+            compact_at = max(self._compact_at, time.monotonic() + COMPACTION_LOOK_SECONDS)
         return min((at for at in (sync_at, self._space.look_at, compact_at) if at is not None), default=None)
