@@ -62,7 +62,7 @@ format: $(dev)  ## settle the layout, and mend what the linter can
 demo: $(runtime)  ## a server, a real data set, both clients, compared
 	@$(python) demo/demo.py
 
-bench: $(bench)  ## cairnkv beside its peers, some fifteen minutes (BENCH=full for the largest sizes)
+bench: $(bench)  ## cairnkv beside its peers, below twenty minutes (BENCH=full for the largest sizes)
 	@BENCH=$(BENCH) $(python) benchmarks/bench.py
 
 fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers on (SECONDS=300)

@@ -31,7 +31,19 @@ from pathlib import Path
 from typing import Any
 
 import chart
-from servers import CAIRN, PACKAGES, Missing, Server, cairn, memcached, redis, version
+from servers import (
+    CAIRN,
+    PACKAGES,
+    Missing,
+    Server,
+    cairn,
+    cairn_on_disk,
+    disk_directory,
+    memcached,
+    redis,
+    redis_on_disk,
+    version,
+)
 
 from cairnkv.installation import features
 from cairnkv.version import VERSION
@@ -43,6 +55,9 @@ PATIENCE = 300.0
 
 MANY, DEEP = 16, 64
 """Commands in a pipeline."""
+
+THREADS = 8
+"""Of a process that shares a store."""
 
 Sample = dict[str, float]
 Samples = dict[str, list[Sample]]
@@ -64,6 +79,7 @@ class Profile:
     tasks: int = 100
     starts: int = 5  # of a process, in a round
     benchmark_commands: int = 600_000  # that redis-benchmark sends in a round, in a pipeline
+    disk_keys: int = 1_000_000  # of the store that is opened
 
     @property
     def keys(self) -> int:
@@ -92,6 +108,7 @@ PROFILES = {
         tasks=4,
         starts=1,
         benchmark_commands=2_000,
+        disk_keys=2_000,
     ),
 }
 
@@ -120,14 +137,18 @@ class Run:
 
     def generate(self, server: Server, work: str, **options: float) -> Sample:
         """Let the generator work on a server."""
+        return run_json(self.generating(server, work, **options))
+
+    def generating(self, server: Server, work: str, **options: float) -> list[str]:
+        """The command that does so."""
         given = {"connections": self.profile.connections, "keys": self.profile.keys, "seconds": self.profile.seconds}
         given |= {"wire": server.wire, "work": work, "port": server.port, "pid": server.pid, **options}
-        return run_json([str(self.generator), *(f"{name}={value}" for name, value in given.items())])
+        return [str(self.generator), *(f"{name}={value}" for name, value in given.items())]
 
-    def client(self, name: str, port: int = 0) -> Sample:
-        """Let a client library work in a process of its own."""
-        seconds = str(self.profile.seconds)
-        return run_json([sys.executable, str(HERE / "clients.py"), name, seconds, str(self.profile.keys), str(port)])
+    def client(self, name: str, port: int = 0, directory: Path | None = None) -> Sample:
+        """Let a client library work in a process of its own. directory: where stores on disk are made."""
+        given = [name, self.profile.seconds, self.profile.keys, port, *([directory] if directory else [])]
+        return run_json([sys.executable, str(HERE / "clients.py"), *map(str, given)])
 
     def contest(self, what: str, contestants: dict[str, Callable[[], Sample]]) -> Samples:
         """Let the contestants take turns."""
@@ -398,6 +419,129 @@ def steps(run: Run) -> None:
         run.row("beside the targets", f"{what}: CPU time", "redis-server", "ms", cpu["cairn"], cpu["redis-server"])
 
 
+# -- on disk ----------------------------------------------------------------------------------------------------------
+
+READS_A_SECOND = 2_000
+"""GETs whose latency is looked at while others write: far from what a server can do."""
+
+HEAD_START = 0.3
+"""Seconds that writers have before these GETs begin, and that they go on behind them."""
+
+OPENING = """
+import json, sys, time
+import cairnkv
+began = time.perf_counter()
+with cairnkv.open(sys.argv[1]) as kv:
+    print(json.dumps({"seconds": time.perf_counter() - began, "keys": kv.count()}))
+"""
+
+
+def disk(run: Run) -> None:
+    """Writes that are on the disk before their replies, reads among them, and opening what was written."""
+    if not has(run, "rocksdict"):
+        return
+    try:
+        with contextlib.ExitStack() as stack:
+            servers = installed(run, stack, cairn_on_disk, redis_on_disk)
+            for server in servers:
+                run.generate(server, "load", depth=DEEP)
+            synced_writes(run, servers)
+            for server in servers:
+                reads_among_writes(run, server)
+        opening(run)
+    except Missing as missing:
+        run.note(f"skipped: {missing}")
+
+
+def synced_writes(run: Run, servers: Sequence[Server]) -> None:
+    """SET with an fsync before each reply; with us on both wires."""
+    ours, *peers = servers
+    for depth in (1, MANY):
+        what = f"SET with fsync, {depth if depth > 1 else 'not'} in a pipeline, {run.profile.values[0][0]:,} B"
+        measure = partial(run.generate, work="set", depth=depth)
+        contestants = {server.name: partial(measure, server) for server in servers}
+        contestants["cairn, resp"] = partial(measure, replace(ours, wire="resp"))
+        samples = run.contest(what, contestants)
+        for peer in peers:
+            for name, where in ((ours.name, ""), ("cairn, resp", "Redis' wire: ")):
+                rate, theirs = rates(samples[name]), samples[peer.name]
+                group = f"{where}SET with fsync: commands/s"
+                run.row(group, f"{where}{what}: commands/s", peer.name, "/s", rate, rates(theirs), "≥ 1.2")
+                cost = f"{where}{what}: server CPU per command"
+                run.row("beside the targets", cost, peer.name, "µs", costs(samples[name]), costs(theirs))
+
+
+def reads_among_writes(run: Run, server: Server) -> None:
+    """The 99th percentile of GETs, while nobody writes and while others write all they can."""
+    reading = partial(run.generate, server, "get", rate=READS_A_SECOND, connections=10, poll=0)
+
+    def among_writes(depth: int) -> Sample:
+        seconds = run.profile.seconds + 2 * HEAD_START
+        writing = run.generating(server, "set", depth=depth, seconds=seconds)
+        with subprocess.Popen(writing, stdout=subprocess.DEVNULL) as writers:
+            try:
+                time.sleep(HEAD_START)
+                sample = reading()
+                if writers.poll() is not None:
+                    raise RuntimeError(f"the writers at {server.name} were done before the readers")
+                writers.wait(PATIENCE)
+            finally:
+                writers.kill()
+            return sample
+
+    what = f"GET at {READS_A_SECOND:,}/s beside {run.profile.connections} connections that SET with fsync"
+    loads = {f"{depth if depth > 1 else 'not'} in a pipeline": partial(among_writes, depth) for depth in (1, MANY)}
+    samples = run.contest(f"{server.name}: {what}", {"idle": reading, **loads})
+    p99 = {name: [sample["p99_us"] for sample in rounds] for name, rounds in samples.items()}
+    for name in loads:
+        shown, peer = f"{what}, {name}: p99 latency", "itself while nobody writes"
+        if server.name == "cairn":
+            run.row(
+                "p99 latency of GET under a full load of SETs with fsync",
+                shown,
+                peer,
+                "µs",
+                p99[name],
+                p99["idle"],
+                "≤ 2",
+            )
+        else:
+            run.row("beside the targets", f"{server.name}'s {shown}", peer, "µs", p99[name], p99["idle"])
+
+
+def opening(run: Run) -> None:
+    """How long a store takes to be opened, whose files the system has in memory."""
+    keys = run.profile.disk_keys
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory:
+        data = str(Path(directory) / "data")
+        with cairn("--data", data, "--sync", "none") as server:
+            run.generate(server, "load", keys=keys, value=100, depth=DEEP, connections=4)
+        what = f"opening a store on disk, {keys:,} × (16 B key, 100 B value)"
+        samples = run.contest(what, {"cairnkv": partial(run_json, [sys.executable, "-c", OPENING, data])})["cairnkv"]
+    if any(sample["keys"] != keys for sample in samples):
+        raise RuntimeError("a store was opened that has not all its keys")
+    run.row("opening a store on disk", what, "none", "s", [sample["seconds"] for sample in samples])
+
+
+def embedded_disk(run: Run) -> None:
+    """A store in this process and on disk, set and get in a loop; the peers are set up as safe as they can be."""
+    names = [name for name in ("cairnkv", "diskcache", "sqlitedict") if name == "cairnkv" or has(run, name)]
+    if not has(run, "rocksdict"):
+        return
+    try:
+        directory = disk_directory()
+    except Missing as missing:
+        run.note(f"skipped: {missing}")
+        return
+    for work, threads in (("set", 1), ("set", THREADS), ("get", 1)):
+        what = f"embedded on disk, {work} with {threads} thread{'s' * (threads > 1)}: calls/s"
+        kind = f"{work}{threads}_on_disk"
+        measure = {name: partial(run.client, f"{kind}-{name}", directory=directory) for name in names}
+        figures = call_rates(run.contest(what, measure))
+        for name in names[1:]:
+            run.row("embedded on disk, in a loop", what, name, "/s", figures["cairnkv"], figures[name], "≥ 5")
+
+
 # -- clients ----------------------------------------------------------------------------------------------------------
 
 
@@ -470,6 +614,8 @@ DISTRIBUTIONS = {
     "pymemcache": ("pymemcache",),
     "glide": ("valkey-glide",),
     "diskcache": ("diskcache",),
+    "sqlitedict": ("sqlitedict",),
+    "rocksdict": ("rocksdict",),
 }
 """The packages of the client libraries that are compared."""
 
@@ -541,8 +687,8 @@ def processes(run: Run) -> None:
 
 # -- all of it --------------------------------------------------------------------------------------------------------
 
-WITH_GENERATOR = (commands, redis_wire, memory, growth, steps, clients)
-WITHOUT = (embedded, imports, processes)
+WITH_GENERATOR = (commands, redis_wire, memory, growth, steps, disk, clients)
+WITHOUT = (embedded, embedded_disk, imports, processes)
 PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 
 

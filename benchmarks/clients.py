@@ -1,8 +1,9 @@
-"""One client library in one process, in a loop, for some seconds: `clients.py CLIENT SECONDS KEYS [PORT]`.
+"""One client library in one process, in a loop, for some seconds: `clients.py CLIENT SECONDS KEYS [PORT [DIRECTORY]]`.
 
 It prints a line of JSON: how many calls, in how many seconds. Keys and values are bytes everywhere, keys are drawn
 from all KEYS in a random order that is the same for all, clients have their defaults, and the event loop is asyncio's
-own. Servers have been loaded before (`key:` and twelve digits); stores in this process load themselves.
+own. Servers have been loaded before (`key:` and twelve digits); stores in this process load themselves, and those that
+are on disk are made in DIRECTORY and gone at the end.
 
 Run by benchmarks/bench.py. Not for servers' rates: here the client is what takes the time.
 """
@@ -14,10 +15,12 @@ import json
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 VALUE = b"x" * 32
+PAIRS_AT_ONCE = 1_000
 CALLS_PER_LOOK = 500
 """Calls between two looks at the clock."""
 
@@ -141,16 +144,97 @@ def embedded_diskcache() -> Iterator[tuple[Get, Put, contextlib.AbstractContextM
         yield cache.get, cache.set, cache.transact()
 
 
+# -- stores in this process and on disk, as safe as they can be: no call returns before an fsync --------------------
+
+
+KEYS_ON_DISK = 10_000
+"""Fewer, since the slowest takes its time for each to be loaded."""
+
+
+@contextlib.contextmanager
+def disk_cairnkv(directory: str, loaded: Sequence[bytes]) -> Iterator[tuple[Get, Put]]:
+    import cairnkv
+
+    with cairnkv.open(f"{directory}/data", codec="bytes", sync="always") as kv:
+        for at in range(0, len(loaded), PAIRS_AT_ONCE):
+            kv.set_many(dict.fromkeys(loaded[at : at + PAIRS_AT_ONCE], VALUE))
+        yield kv.get, kv.set
+
+
+@contextlib.contextmanager
+def disk_diskcache(directory: str, loaded: Sequence[bytes]) -> Iterator[tuple[Get, Put]]:
+    import diskcache
+
+    with diskcache.Cache(directory, sqlite_synchronous=2, eviction_policy="none") as cache:  # 2: FULL
+        with cache.transact():
+            for key in loaded:
+                cache.set(key, VALUE)
+        yield cache.get, cache.set
+
+
+@contextlib.contextmanager
+def disk_sqlitedict(directory: str, loaded: Sequence[bytes]) -> Iterator[tuple[Get, Put]]:
+    import sqlitedict
+
+    # Without `outer_stack` it is quicker, and its errors say less.
+    with sqlitedict.SqliteDict(f"{directory}/data.sqlite", autocommit=True, outer_stack=False) as table:
+        for key in loaded:
+            table[key] = VALUE
+        table.conn.select_one("PRAGMA synchronous=FULL")  # it turns that off itself, and has no option for it
+        if table.conn.select_one("PRAGMA synchronous") != (2,):
+            raise ValueError("sqlitedict does not wait for the disk")
+        yield table.__getitem__, table.__setitem__
+
+
+def repeat_on_disk(name: str, work: str, threads: int, keys: Sequence[bytes], seconds: float, directory: str) -> Timed:
+    """Get or set one after the other of the keys in each thread until the time is up."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=directory) as own,
+        ON_DISK[name](own, keys if work == "get" else ()) as (get, put),
+    ):
+        if work == "get" and get(keys[0]) != VALUE:
+            raise ValueError("not what the store was loaded with")
+        done: list[int] = []
+
+        def loop(some: Sequence[bytes]) -> None:
+            for calls, key in enumerate(itertools.cycle(some)):
+                if time.perf_counter() >= end:
+                    done.append(calls)
+                    return
+                if work == "get":
+                    get(key)
+                else:
+                    put(key, VALUE)
+
+        share = len(keys) // threads
+        loops = [
+            threading.Thread(target=loop, args=(keys[n * share : n * share + share],), daemon=True)
+            for n in range(threads)
+        ]
+        began = time.perf_counter()
+        end = began + seconds
+        for one in loops:
+            one.start()
+        for one in loops:
+            one.join()
+        if len(done) != threads:
+            raise ValueError("a thread has failed")
+        return sum(done), time.perf_counter() - began
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 SYNC = {"cairnkv": sync_cairnkv, "redis": sync_redis, "pymemcache": sync_pymemcache}
 ASYNC = {"cairnkv": async_cairnkv, "redis": async_redis, "glide": async_glide}
 EMBEDDED = {"cairnkv": embedded_cairnkv, "dict": embedded_dict, "diskcache": embedded_diskcache}
+ON_DISK = {"cairnkv": disk_cairnkv, "diskcache": disk_diskcache, "sqlitedict": disk_sqlitedict}
 
 
-def measure(client: str, seconds: float, count: int, port: int) -> Timed:
-    """Let a client work; `client` is KIND-NAME: sync-redis, async100-glide, get-dict, set-diskcache."""
+def measure(client: str, seconds: float, count: int, port: int, directory: str) -> Timed:
+    """Let a client work; `client` is KIND-NAME: sync-redis, async100-glide, get-dict, set8_on_disk-diskcache."""
     kind, _, name = client.partition("-")
+    if kind.endswith("_on_disk"):
+        count = min(count, KEYS_ON_DISK)
     keys = [b"key:%012d" % n for n in range(count)]
     random.Random(1).shuffle(keys)
     if kind == "sync":
@@ -158,6 +242,8 @@ def measure(client: str, seconds: float, count: int, port: int) -> Timed:
         if get(keys[0]) != VALUE:
             raise ValueError("not what the server was loaded with")
         return repeat(get, [(key,) for key in keys], seconds)
+    if kind.endswith("_on_disk"):
+        return repeat_on_disk(name, kind[:3], int(kind[3:].removesuffix("_on_disk")), keys, seconds, directory)
     if kind.startswith("async"):
         return asyncio.run(repeat_in_tasks(ASYNC[name], port, keys, int(kind.removeprefix("async")), seconds))
     with EMBEDDED[name]() as (get, put, together):
@@ -171,9 +257,9 @@ def measure(client: str, seconds: float, count: int, port: int) -> Timed:
         return repeat(put, [(key, VALUE) for key in keys], seconds)
 
 
-def main(client: str, seconds: str, count: str, port: str = "0") -> None:
+def main(client: str, seconds: str, count: str, port: str = "0", directory: str = "") -> None:
     """Measure one client and print what came of it."""
-    calls, spent = measure(client, float(seconds), int(count), int(port))
+    calls, spent = measure(client, float(seconds), int(count), int(port), directory)
     print(json.dumps({"calls": calls, "seconds": spent}))
 
 

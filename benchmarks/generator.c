@@ -7,7 +7,8 @@
    With `rate=0` each connection sends its next `depth` commands when the replies to the last have come. With a rate
    (commands a second, all connections together) each is due at a moment set beforehand, and its latency counts from
    then: a server that falls behind is not spared the wait. It then polls without sleeping, so that it is never late
-   itself.
+   itself; with `poll=0` it sleeps until the next is due, which is late by what the system takes to wake it, where others
+   need the processor.
 
    What always holds: it talks to 127.0.0.1 only. A reply that is not the one expected (a miss, an error, a wrong
    length) ends the run with exit code 1. What was sent is answered before the clock stops, so rates and the server's
@@ -20,6 +21,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -48,8 +51,9 @@ static struct options {
     long value; /* bytes */
     double seconds;
     double rate; /* commands a second; 0: as many as are answered */
+    int poll;    /* with a rate: without sleeping */
     int pid;     /* of the server, 0: its CPU time is of no interest */
-} options = {"article", "get", 0, 50, 1, 100000, 32, 1.0, 0.0, 0};
+} options = {"article", "get", 0, 50, 1, 100000, 32, 1.0, 0.0, 1, 0};
 
 static void die(const char *format, ...)
 {
@@ -78,6 +82,7 @@ static void read_options(int count, char **words)
         else if (!strcmp(words[i], "value")) options.value = atol(value);
         else if (!strcmp(words[i], "seconds")) options.seconds = atof(value);
         else if (!strcmp(words[i], "rate")) options.rate = atof(value);
+        else if (!strcmp(words[i], "poll")) options.poll = atoi(value);
         else if (!strcmp(words[i], "pid")) options.pid = atoi(value);
         else die("unknown option: %s", words[i]);
     }
@@ -379,6 +384,18 @@ static void receive(struct connection *self, int64_t start)
         finish(self, start);
 }
 
+/* Connections that something came on, or that can take more; with a rate, none when the next command is due. */
+static int ready(struct epoll_event *events, int64_t due)
+{
+    int64_t left = options.rate > 0 && !options.poll ? due - now_ns() : 0;
+    if (left > 0) {
+        struct timespec pause = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+        struct pollfd any = {.fd = epoll, .events = POLLIN};
+        ppoll(&any, 1, &pause, NULL);
+    }
+    return epoll_wait(epoll, events, EVENTS_MAX, options.rate > 0 ? 0 : 1000);
+}
+
 static void run(int64_t start)
 {
     int64_t end = start + (int64_t)(options.seconds * 1e9), last = start;
@@ -389,7 +406,7 @@ static void run(int64_t start)
         for (int i = 0; i < options.connections; i++)
             begin(connections + i, now_ns());
     while (busy > 0 || (!stopping && !loading)) {
-        int count = epoll_wait(epoll, events, EVENTS_MAX, options.rate > 0 ? 0 : 1000);
+        int count = ready(events, options.rate > 0 ? start + (int64_t)(turn * (1e9 / options.rate)) : 0);
         int64_t now = now_ns();
         if (count > 0)
             last = now;
@@ -422,6 +439,7 @@ int main(int count, char **words)
     if (strcmp(options.work, "load") != 0)
         prepare_batches();
     connect_all();
+    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: woken when it asked to be */
     usleep(20000); /* the server may still be accepting */
     cpu = step_cpu = server_cpu_ns();
     own_cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID);

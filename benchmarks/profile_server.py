@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench import DEEP, MANY, PATIENCE, PROFILES, Run, compiled_generator
-from servers import Missing, Server, cairn
+from servers import Missing, Server, cairn, cairn_on_disk
 
 SHARE_MIN = 0.02
 """The least share of the samples that gets a symbol a line of its own."""
@@ -31,6 +31,8 @@ KERNEL_CALLS = {
     r"__(x64_)?sys_(recvfrom|read)$": "the kernel: receiving",
     r"__(x64_)?sys_(sendto|sendmsg|write)$": "the kernel: sending, and waking up who receives",
     r"__(x64_)?sys_epoll_\w+$": "the kernel: waiting",
+    r"__(x64_)?sys_f(data)?sync$": "the kernel: fsync",
+    r"__(x64_)?sys_futex$": "the kernel: one thread waking another, or asleep",
 }
 """Functions of the kernel that a system call begins with, and what is done in them."""
 
@@ -42,12 +44,13 @@ def main() -> int:
     parser.add_argument("--depths", default=f"1,{MANY},{DEEP}", help="commands in a pipeline (default: %(default)s)")
     parser.add_argument("--keys", type=int, default=PROFILES["default"].keys)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--disk", action="store_true", help="with --data: every write is on the disk before its reply")
     given = parser.parse_args()
     if shutil.which("perf") is None:
         print("profile_server: perf is not installed; on Debian: apt-get install linux-perf", file=sys.stderr)
         return 1
     try:
-        with compiled_generator() as generator, cairn() as server:
+        with compiled_generator() as generator, (cairn_on_disk if given.disk else cairn)() as server:
             run = Run(PROFILES["default"], generator)
             run.generate(server, "load", keys=given.keys, depth=MANY)
             for depth in map(int, given.depths.split(",")):

@@ -1,6 +1,7 @@
 """The servers that are compared: each a process of its own on a free port, ended by whoever started it.
 
-What always holds: every wait is bounded; a server is gone when its `with` block is left, in whatever way.
+What always holds: every wait is bounded; a server is gone when its `with` block is left, in whatever way, and what it
+kept with it.
 
 Not for what is asked of them (`bench`, `generator.c`, `clients`).
 """
@@ -32,6 +33,9 @@ PACKAGES = {"redis-server": "redis-server", "memcached": "memcached", "cc": "gcc
 """Programs that are needed, and Debian's packages that have them."""
 
 
+IN_MEMORY = ("tmpfs", "ramfs")
+"""File systems that are no disk: fsync costs nothing there."""
+
 T = TypeVar("T")
 
 
@@ -55,16 +59,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def cairn(*flags: str, program: Path = CAIRN) -> Iterator[Server]:
-    """`cairn serve` with its defaults, on a free port. program: that of another checkout, to compare the two."""
-    with served("cairn", [str(program), "serve", "--port", "0", *flags]) as server:
+def cairn(*flags: str, program: Path = CAIRN, within: Path | None = None) -> Iterator[Server]:
+    """`cairn serve` with its defaults, on a free port.
+
+    program: that of another checkout, to compare the two. within: where its own directory is made.
+    """
+    with served("cairn", [str(program), "serve", "--port", "0", *flags], within) as server:
         yield server
 
 
 @contextlib.contextmanager
-def served(name: str, command: Sequence[str]) -> Iterator[Server]:
+def served(name: str, command: Sequence[str], within: Path | None = None) -> Iterator[Server]:
     """A server of cairnkv that a command starts, once it has said where it can be reached."""
-    with _process(command) as (process, log):
+    with _process(command, within) as (process, log):
         ready = _until(process, log, lambda: re.search(r"ready on cairn://[\d.]+:(\d+)", log.read_text()))
         yield Server(name, "article", int(ready[1]), process.pid)
 
@@ -72,11 +79,45 @@ def served(name: str, command: Sequence[str]) -> Iterator[Server]:
 @contextlib.contextmanager
 def redis() -> Iterator[Server]:
     """redis-server as redis-benchmark's users run it for comparison: nothing is saved."""
+    with _redis("--appendonly", "no") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def cairn_on_disk() -> Iterator[Server]:
+    """`cairn serve --data`, which has every write on the disk before its reply."""
+    with cairn("--data", "data", within=disk_directory()) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def redis_on_disk() -> Iterator[Server]:
+    """redis-server that has every write on the disk before its reply; it rewrites its log at no time."""
+    flags = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
+    with _redis(*flags, within=disk_directory()) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _redis(*flags: str, within: Path | None = None) -> Iterator[Server]:
     port = _free_port()
-    command = [_program("redis-server"), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--port", str(port)]
-    with _process(command) as (process, log):
+    command = [_program("redis-server"), "--save", "", *flags, "--bind", "127.0.0.1", "--port", str(port)]
+    with _process(command, within) as (process, log):
         _until(process, log, lambda: _accepts(port))
         yield Server("redis-server", "resp", port, process.pid)
+
+
+def disk_directory() -> Path:
+    """Where all that are compared keep what they keep: a directory for temporary files that is on a disk.
+
+    Raises `Missing` where there is none.
+    """
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    for path in map(Path, (tempfile.gettempdir(), "/var/tmp", Path.home())):
+        over = [(place, kind) for place, kind in mounts if path.resolve().is_relative_to(place)]
+        if max(over, key=lambda mount: len(mount[0]), default=("", "tmpfs"))[1] not in IN_MEMORY:
+            return path
+    raise Missing("temporary files are in memory here, not on a disk: name a directory in TMPDIR")
 
 
 @contextlib.contextmanager
@@ -107,10 +148,10 @@ def _program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process in a directory of its own, and the file that its output goes to."""
+def _process(command: Sequence[str], within: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process in a directory of its own, and the file that its output goes to. within: where that is made."""
     settings = {name: text for name, text in os.environ.items() if not re.match("CAIRNKV_(?!PURE)", name)}
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as directory:
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=within) as directory:
         log = Path(directory) / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(

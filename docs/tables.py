@@ -190,6 +190,23 @@ def redis_suite() -> str:
     return suite.markdown(json.loads(suite.RECORD.read_text()))
 
 
+# -- guarantees --------------------------------------------------------------------------------------------------------
+
+RUNS = ROOT / "docs" / "runs.json"
+"""What `docs/record.py` has written down."""
+
+
+def runs() -> str:
+    """The runs that were written down."""
+    if not RUNS.exists():
+        return "no run is written down yet"
+    rows = [
+        (f"`{it['command']}`", it["said"], f"{it['minutes']:g} min", it["date"], f"`{it['commit']}`", it["machine"])
+        for it in json.loads(RUNS.read_text())
+    ]
+    return table(("command", "what it said at its end", "took", "on", "commit", "machine"), *rows)
+
+
 # -- performance -------------------------------------------------------------------------------------------------------
 
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
@@ -269,6 +286,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "redis_differences": redis_differences,
     "redis_suite": redis_suite,
     "redis_words": redis_words,
+    "runs": runs,
     "transitions": transitions,
 }
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

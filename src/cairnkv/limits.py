@@ -44,6 +44,10 @@ nobody else is served."""
 TRANSACTION_BYTES_MAX: Final = 1024 * MIB
 """Bytes of values that one transaction may read or make anew: about a second, if it is nothing else."""
 
+READ_TOGETHER_MAX: Final = 512 * MIB
+"""Bytes of values that one command over several keys, or one transaction, may need if some of them have to be read from
+the disk; nor may they be more than the memory limit. All of them are in memory until it was carried out."""
+
 WATCHED_MAX: Final = 10_000
 """Keys that one client of the Redis wire may watch."""
 

@@ -63,6 +63,11 @@ def test_a_run_and_what_is_made_of_it(tmp_path: Path, monkeypatch: pytest.Monkey
         assert "server CPU per GET while keys grow" in groups
         if shutil.which("redis-server"):
             assert "GET, SET not in a pipeline: server CPU per command" in groups
+            assert "SET with fsync: commands/s" in groups
+        assert "p99 latency of GET under a full load of SETs with fsync" in groups
+        assert "opening a store on disk" in groups
+    if any(importlib.util.find_spec(name) for name in ("diskcache", "sqlitedict")):
+        assert "embedded on disk, in a loop" in groups
     for program in ("redis-server", "memcached"):
         left_out = any(f"{program} is not installed" in note for note in results["notes"])
         assert left_out == (shutil.which("cc") is not None and shutil.which(program) is None)
@@ -88,6 +93,18 @@ def test_a_machine_that_has_nothing(tmp_path: Path) -> None:
         "bench: the load generator needs a C compiler; on Debian: apt-get install gcc libc6-dev"
     ]
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
+def test_what_is_kept_is_kept_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = loaded(ROOT / "benchmarks" / "servers.py")
+    monkeypatch.setattr(servers.tempfile, "gettempdir", lambda: "/dev/shm")
+    assert servers.disk_directory() != Path("/dev/shm")
+    monkeypatch.setattr(
+        servers, "IN_MEMORY", {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    )
+    with pytest.raises(servers.Missing, match="name a directory in TMPDIR"):
+        servers.disk_directory()
 
 
 def test_no_figures_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,11 @@ def test_flags_have_names(header: int, meaning: str):
     assert next(iter(command_fields(frame))).meaning == meaning
 
 
+def test_a_reply_says_in_words_that_it_is_safe_in_memory_only():
+    header, *_ = response_fields(write_response(Answer(True, b"OK", 0x08)))
+    assert (header.name, header.meaning) == ("header", "memory only")
+
+
 def test_a_frame_that_the_connection_ends_in_is_given_as_far_as_it_came():
     frame = write_command(Set(b"key", b"value"))
     for cut in range(1, len(frame)):

@@ -7,8 +7,10 @@ import os
 import pytest
 
 import cairnkv
+from cairnkv.testing import running_server
 from tests.cli.conftest import Call, Said, cairn_process
 from tests.cli.terminal import Terminal
+from tests.support.late_log import LateLog
 
 Store = cairnkv.Client[bytes, bytes]
 
@@ -77,6 +79,7 @@ def test_set_under_conditions(cairn_here: Call, kv: Store):
         ["set", "k", "v", "--ttl", "0"],
         ["set", "k", "v", "--ttl", "1s", "--keep-ttl"],
         ["set", "k", "v", "--if-absent", "--if-present"],
+        ["set", "k", "v", "--durable", "disk"],
         ["set", "", "v"],
         ["set", "k" * 65_536, "v"],
         ["get"],
@@ -161,6 +164,19 @@ def test_exists_incr_expire_persist(cairn_here: Call, kv: Store):
     assert cairn_here("expire", "nothing", "2m") == NO
     kv.set("text", b"abc")
     assert cairn_here("incr", "text").code == 2
+
+
+def test_a_write_need_not_wait_for_the_log_where_memory_is_enough(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
+    log = LateLog()
+    with running_server(log=log) as server:
+        monkeypatch.setenv("CAIRNKV_URL", server.url)
+        for arguments in (["set", "k", "1"], ["incr", "k"], ["expire", "k", "1m"], ["persist", "k"], ["clear", "k"]):
+            assert cairn_here(*arguments, "--durable", "memory").code == 0
+        assert server.call(lambda: len(log.pending)) == 5
+        said = cairn_here("set", "k", "2", "--timeout", "100ms")
+        assert (said.code, "it was executed, or it was not" in said.err) == (2, True)
+        server.call(log.commit)
+        assert cairn_here("get", "k") == Said(0, b"2\n", "")
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class TestTheSame:
         words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), min_size=1, max_size=8))
         heads = st.builds(
             lambda header, status, length: bytes((header, status)) + length.to_bytes(4, "big"),
-            st.sampled_from([0, 1, 2, 4, 255]),
+            st.sampled_from([0, 1, 2, 4, 8, 9, 255]),
             st.sampled_from([0x00, 0x01, 0x30, 0x31, 0x02, 0x11, 0xFF]),
             st.sampled_from([0, 1, 3, 8, 2**32 - 1]),
         )

@@ -486,7 +486,7 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
 
 
 def test_open_says_what_it_cannot_do() -> None:
-    for wrong in ({"path": "data/"}, {"memory_limit": "1GiB"}, {"memory_limit": 0}, {"when_full": "x"}):
+    for wrong in ({"memory_limit": "1GiB"}, {"memory_limit": 0}, {"when_full": "x"}):
         with pytest.raises(cairnkv.OptionError):
             cairnkv.open(**wrong)  # type: ignore[call-overload]
 

@@ -155,6 +155,36 @@ def test_options_that_exclude_each_other(kv: Any, options: dict[str, Any]) -> No
     assert kv.exists(b"k") is False
 
 
+# -- as safe as somebody wants it --------------------------------------------------------------------------------
+
+
+def test_writes_for_which_memory_is_safe_enough_do_what_the_others_do(kv: Any) -> None:
+    quick = kv.durable("memory")
+    assert quick.set(b"k", b"1") is True
+    assert quick.set(b"k", b"2", if_absent=True) is False
+    assert quick.incr(b"k", 4) == 5
+    assert quick.swap(b"k", b"x") == b"5"
+    assert quick.get(b"k") == kv.get(b"k") == b"x"
+    with pytest.raises(cairnkv.BadCommand, match="NOTINT"):
+        quick.incr(b"k")
+    quick.set_many({b"a": b"1", b"b": b"2"}, ttl=10)
+    assert quick.expire(b"a", 20) is True
+    assert quick.persist(b"b") is True
+    assert quick.clear_many([b"b", b"c"]) == 1
+    assert quick.get(b"a", clear=True) == b"1"
+    assert quick.get(b"a", clear=True) is None
+    assert quick.clear_if_equals(b"k", b"y") is False
+    assert quick.clear_prefix(b"k") == 1
+    assert quick.clear(b"k") is None
+    assert kv.count() == 0
+    assert quick.durable("size").clear_all() is None
+
+
+def test_what_is_no_degree_of_safety_is_refused(kv: Any) -> None:
+    with pytest.raises(cairnkv.CallerError, match="durable is 'memory' or 'size', not 'disk'"):
+        kv.durable("disk")
+
+
 # -- several keys ------------------------------------------------------------------------------------------------
 
 

@@ -17,10 +17,13 @@ from typing import Any
 
 import cairnkv
 from cairnkv import aio
-from cairnkv.client.calls import Call
+from cairnkv.client.calls import Call, Durable
 from cairnkv.client.codec import Bytes
+from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
-from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Command, Failure, Items, Reply, failures
+from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
+from cairnkv.limits import MIB
+from cairnkv.store import Store, WhenFull
 from cairnkv.testing import ManualClock, running_server
 from tests.conformance import redis_way
 
@@ -34,20 +37,22 @@ class ByHand(KeyValue[bytes, bytes]):
     def __init__(self, address: tuple[str, int], width: int) -> None:
         super().__init__(Bytes(), Bytes())
         self._socket = socket.create_connection(address, PATIENCE)
-        self._number = ">xH" if width == 2 else ">xI"
+        self._number = ">BH" if width == 2 else ">BI"
 
     def close(self) -> None:
         self._socket.close()
 
     def _do(self, call: Call[Any]) -> Any:
-        self._socket.sendall(self._frame(call.command))
+        self._socket.sendall(self._frame(call))
         header, status, length = struct.unpack(">BBI", self._exactly(6))
         payload = self._exactly(length)
-        return call.result(_reply(header, status, payload, call.command.word.answer))
+        reply = _reply(header & ~8, status, payload, call.command.word.answer)
+        return call.result(InMemory(reply) if header & 8 else reply)
 
-    def _frame(self, command: Command) -> bytes:
+    def _frame(self, call: Call[Any]) -> bytes:
+        command = call.command
         strings = command.arguments()
-        frame = struct.pack(self._number, command.word.number)
+        frame = struct.pack(self._number, 2 if call.memory_is_enough else 0, command.word.number)
         if command.word.number >= COUNTED_FROM:
             frame += struct.pack(">I", len(strings))
         return frame + b"".join(struct.pack(">I", len(string)) + string for string in strings)
@@ -96,6 +101,8 @@ class Awaited:
 
         def call(*arguments: Any, **options: Any) -> Any:
             outcome = method(*arguments, **options)
+            if isinstance(outcome, aio.AsyncKeyValue):
+                return Awaited(outcome, self._loop)
             if inspect.isasyncgen(outcome):
                 outcome = _all_of(outcome)
             return asyncio.run_coroutine_threadsafe(outcome, self._loop).result(PATIENCE)
@@ -148,17 +155,22 @@ def pipelined(clock: ManualClock) -> Iterator[Any]:
 
 
 class Pipelined:
-    def __init__(self, client: cairnkv.Client[bytes, bytes]) -> None:
+    def __init__(self, client: cairnkv.Client[bytes, bytes], how: Durable = "size") -> None:
         self._client = client
+        self._how = how
+        self._store = client.durable(how)
+
+    def durable(self, how: Durable) -> "Pipelined":
+        return Pipelined(self._client, how)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if not hasattr(cairnkv.Pipeline, name):
-            method: Callable[..., Any] = getattr(self._client, name)
+            method: Callable[..., Any] = getattr(self._store, name)
             return method
 
         def call(*arguments: Any, **options: Any) -> Any:
             with self._client.pipeline() as pipeline:
-                pending = getattr(pipeline, name)(*arguments, **options)
+                pending = getattr(pipeline.durable(self._how), name)(*arguments, **options)
             return pending.result()
 
         return call
@@ -172,10 +184,12 @@ def asynchronous(clock: ManualClock) -> Iterator[Any]:
         store.close()
 
 
-def by_hand(width: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
+def by_hand(width: int, *, on_disk: bool = False) -> Callable[[ManualClock], AbstractContextManager[Any]]:
     @contextlib.contextmanager
     def way(clock: ManualClock) -> Iterator[Any]:
-        with running_server(clock=clock) as server:
+        with contextlib.ExitStack() as stack:
+            data = {"data": stack.enter_context(tempfile.TemporaryDirectory())} if on_disk else {}
+            server = stack.enter_context(running_server(clock=clock, **data))
             assert server.address is not None
             with ByHand(server.address, width) as store:
                 yield store
@@ -202,14 +216,58 @@ def disk_sync(clock: ManualClock) -> Iterator[Any]:
         yield store
 
 
+MEMORY_LIMIT = 100 * MIB
+
+
+class Cooled:
+    """The methods of a store on disk none of whose values are in memory when one is called."""
+
+    def __init__(self, store: Any, engine: Store, call: Callable[[Callable[[], None]], Any]) -> None:
+        """call: calls a function in the thread that uses the engine."""
+        self._store = store
+        self._engine = engine
+        self._call = call
+
+    def _cool(self) -> None:
+        self._engine.limit_memory(1, WhenFull.REFUSE)
+        while self._engine.housekeep():
+            pass
+        self._engine.limit_memory(MEMORY_LIMIT, WhenFull.REFUSE)
+
+    def __getattr__(self, name: str) -> Any:
+        self._call(self._cool)
+        return getattr(self._store, name)
+
+
+@contextlib.contextmanager
+def disk_cache(clock: ManualClock) -> Iterator[Any]:
+    with tempfile.TemporaryDirectory() as directory:
+        engine = new_store(directory, MEMORY_LIMIT, "refuse", "none", clock)
+        with Embedded(engine, Bytes(), Bytes()) as store:
+            yield Cooled(store, engine, store._shared._call)
+
+
+@contextlib.contextmanager
+def disk_cache_sync(clock: ManualClock) -> Iterator[Any]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running_server(clock=clock, data=directory, memory_limit=MEMORY_LIMIT) as server,
+        cairnkv.connect(server.url, codec="bytes", timeout=PATIENCE) as store,
+    ):
+        yield Cooled(store, server.server.store, server.call)
+
+
 WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "embedded": embedded,
     "embedded-async": embedded_async,
     "sync": sync,
     "disk": disk,
     "disk-sync": disk_sync,
+    "disk-cache": disk_cache,
+    "disk-cache-sync": disk_cache_sync,
     "pipeline": pipelined,
     "async": asynchronous,
+    "disk, two-byte frames": by_hand(2, on_disk=True),
     "two-byte frames": by_hand(2),
     "four-byte frames": by_hand(4),
     **redis_way.WAYS,

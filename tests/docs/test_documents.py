@@ -1,7 +1,9 @@
 """The documents say what is so: their tables, names, files, conversations and examples are checked or run."""
 
+import ast
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -21,7 +23,12 @@ ROOMS = ROOT / "src" / "cairnkv"
 
 
 def tables() -> Any:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    return script("tables")
+
+
+def script(name: str) -> Any:
+    """A program that stands with the documents."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -86,6 +93,44 @@ def test_every_room_stands_on_the_architecture_page() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rooms = {path.name for path in ROOMS.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert {room for room in rooms if f"| `{room}/` |" in text} == rooms
+
+
+# -- the page on guarantees ------------------------------------------------------------------------------------------
+
+
+def defined_in(path: Path) -> set[str]:
+    """The names of a test file's functions and classes."""
+    tree = ast.parse(path.read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_tests_that_guarantees_are_shown_by_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 10
+    for file, name in named:
+        assert (ROOT / file).exists(), file
+        assert not name or name in defined_in(ROOT / file), f"{file} has no {name}"
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked_for = set(re.findall(r"`make ([a-z-]+)", text))
+    assert len(asked_for) > 2
+    assert asked_for <= targets
+
+
+def test_runs_are_written_down_if_they_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, path = script("record").record, tmp_path / "runs.json"
+    assert record([sys.executable, "-c", "print('1 failed in 0.10s'); raise SystemExit(1)"], path) == 1
+    assert not path.exists()
+    for seconds in (1, 2):
+        said = f"===== 3 passed, 1 skipped in {seconds}.25s (0:00:01) ====="
+        monkeypatch.setenv("SAID", said)
+        assert record([sys.executable, "-c", "import os; print(os.environ['SAID'])"], path) == 0
+    (made,) = json.loads(path.read_text())
+    assert made["said"] == "3 passed, 1 skipped in 2.25s"
+    monkeypatch.setattr(documents := tables(), "RUNS", path)
+    assert "| 3 passed, 1 skipped in 2.25s |" in documents.runs()
+    path.unlink()
+    assert documents.runs() == "no run is written down yet"
 
 
 # -- the protocol page -----------------------------------------------------------------------------------------------

@@ -74,8 +74,8 @@ def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int) -> int
 def fuzz(seconds: float, first: int) -> int:
     """Live lives until the time is up."""
     import cairnkv.session.accelerator
-    from cairnkv.wire import Dialect, Limits, write_command
-    from tests.support.lives import flipped, lively, lively_redis
+    from cairnkv.wire import Dialect, Limits
+    from tests.support.lives import flipped, lively_frame, lively_redis
     from tests.support.twins import Twins
 
     print(f"fuzz: {cairnkv.session.accelerator.__file__}, from seed {first}", flush=True)
@@ -95,10 +95,7 @@ def fuzz(seconds: float, first: int) -> int:
                 twins.clock.advance(chance.randrange(3_000))
                 count = chance.randrange(120)
                 total += count
-                said = b"".join(
-                    lively_redis(chance) if on_redis else write_command(lively(chance), width=width)
-                    for _ in range(count)
-                )
+                said = b"".join(lively_redis(chance) if on_redis else lively_frame(chance, width) for _ in range(count))
                 if chance.random() < 0.15:
                     said = flipped(said, chance)
                 if chance.random() < 0.05:

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ class Faulty:
         self.fail_sync = False
         self.writes = 0
         self.at_gate = threading.Event()
+        self.read_gate = threading.Event()
+        self.read_gate.set()
+        self.fail_read = False
+        self.read_keys: list[bytes] = []
 
     def batch(self) -> Batch:
         return self._engine.batch()
@@ -74,6 +78,14 @@ class Faulty:
             raise OSError("fsync failed")
         self._engine.sync()
 
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.read_keys += keys
+        records = self._engine.read(keys)
+        assert self.read_gate.wait(PATIENCE)
+        if self.fail_read:
+            raise OSError("the disk cannot be read")
+        return records
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         return self._engine.items()
 
@@ -90,7 +102,14 @@ class OnDisk:
     unopenable: set to a reason, the directory cannot be opened anew. on_opening: called before it is.
     """
 
-    def __init__(self, directory: Path, *, clock: ManualClock | None = None, sync: str = "always") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: ManualClock | None = None,
+        sync: str = "always",
+        memory_limit: int | None = None,
+    ) -> None:
         self.unopenable: str | None = None
         self.on_opening: Callable[[], object] = lambda: None
         self.engine: Faulty
@@ -103,7 +122,9 @@ class OnDisk:
             return self.engine
 
         self.store = Store(
-            log=DiskLog(directory, sync=Sync.parse(sync), new_engine=new_engine), clock=clock or ManualClock()
+            log=DiskLog(directory, sync=Sync.parse(sync), new_engine=new_engine),
+            clock=clock or ManualClock(),
+            memory_limit=memory_limit,
         )
         self._told = threading.Condition()
         self._functions: list[object] = []
@@ -117,11 +138,11 @@ class OnDisk:
     def reply(self, outcome: Reply | Held) -> Reply:
         """What a reply is once it may leave."""
         while isinstance(outcome, Held) and outcome.reply is None:
-            self.be_told()
+            self.step()
         return outcome.reply if isinstance(outcome, Held) and outcome.reply is not None else outcome  # type: ignore[return-value]
 
-    def be_told(self) -> None:
-        """Wait for the writer to find something out."""
+    def step(self) -> None:
+        """Wait for the next thing that the log has to say, and have it said."""
         with self._told:
             assert self._told.wait_for(lambda: self._functions, PATIENCE)
             function = self._functions.pop(0)
@@ -136,13 +157,14 @@ class OnDisk:
     def recover(self) -> None:
         """Wait until writes are taken again."""
         while self.state == "recovering":
-            self.be_told()
+            self.step()
 
     def __enter__(self) -> "OnDisk":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.engine.gate.set()
+        self.engine.read_gate.set()
         self.store.close()
 
 
@@ -241,8 +263,8 @@ def test_what_is_no_store_and_what_is_newer_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="not there yet"):
-        cairnkv.open(tmp_path / "data", memory_limit=1_000_000)
+    with pytest.raises(OptionError, match="nothing is evicted"):
+        cairnkv.open(tmp_path / "data", memory_limit=1_000_000, when_full="evict")
     with pytest.raises(OptionError, match="always, none, or a time"):
         cairnkv.open(tmp_path / "data", sync="sometimes")
     with pytest.raises(OptionError, match="on disk"):

@@ -21,10 +21,12 @@ import cairnkv
 CRASHES = int(os.environ.get("CRASHES", "2"))
 WRITERS = 4
 PATIENCE = 30.0
+PADDING = " " * 1_000
+"""So that the keys of all writers are more than the least memory limit here."""
 
 
-def served(directory: Path, sync: str) -> "tuple[subprocess.Popen[str], str]":
-    command = [sys.executable, "-m", "cairnkv", "serve", "--port", "0", "--data", str(directory), "--sync", sync]
+def served(directory: Path, sync: str, *more: str) -> "tuple[subprocess.Popen[str], str]":
+    command = [sys.executable, "-m", "cairnkv", "serve", "--port", "0", "--data", str(directory), "--sync", sync, *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -42,21 +44,24 @@ def write(url: str, writer: int, said: dict[str, int], acknowledged: dict[str, i
                 number += 1
                 key = f"{writer}:{number % 7}"
                 said[key] = number
-                kv.set(key, str(number))
+                kv.set(key, str(number) + PADDING)
                 acknowledged[key] = number
+                if (before := acknowledged.get(earlier := f"{writer}:{(number + 3) % 7}")) is not None:
+                    assert before <= int(kv[earlier].removesuffix(PADDING)) <= said[earlier]
     except cairnkv.CairnError:
         return
 
 
+@pytest.mark.parametrize("limit", [(), ("--memory-limit", "20000")], ids=["", "cache"])
 @pytest.mark.parametrize("sync", ["always", "1s", "none"])
-def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str) -> None:
+def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, limit: tuple[str, ...]) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     dice = random.Random(seed)
     said: list[dict[str, int]] = [{} for _ in range(WRITERS)]
     acknowledged: list[dict[str, int]] = [{} for _ in range(WRITERS)]
     for _ in range(CRASHES):
-        process, url = served(tmp_path / "data", sync)
+        process, url = served(tmp_path / "data", sync, *limit)
         threads = [
             threading.Thread(target=write, args=(url, writer, said[writer], acknowledged[writer]))
             for writer in range(WRITERS)
@@ -73,9 +78,9 @@ def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str) -> No
             for writer in range(WRITERS):
                 assert acknowledged[writer], "nothing was acknowledged, so nothing was tested"
                 for key, number in acknowledged[writer].items():
-                    assert number <= int(kv[key]) <= said[writer][key], key
+                    assert number <= int(kv[key].removesuffix(PADDING)) <= said[writer][key], key
                 for key in said[writer].keys() - acknowledged[writer].keys():
-                    assert int(kv.get(key, "0")) in (0, said[writer][key])
+                    assert int(kv.get(key, "0").removesuffix(PADDING)) in (0, said[writer][key])
 
 
 def test_a_flipped_byte_in_the_log_is_reported_wherever_it_is(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_disk_that_has_lost_what_it_confirmed_is_read_only(tmp_path: Path) -> 
         disk.engine.fail = "before"
         assert code_of(disk.reply(disk.store.execute(Set(b"a", b"3")))) is failures.UNKNOWN
         while disk.store.execute(Get(b"a")) != b"2":
-            disk.be_told()
+            disk.step()
         assert disk.state == "broken"
         assert code_of(disk.store.execute(Set(b"b", b"1"))) is failures.READONLY
 

@@ -139,8 +139,6 @@ def test_a_limit_that_is_none_is_refused(tmp_path: Path) -> None:
         cairnkv.open(disk_limit=LIMIT)
     with pytest.raises(OptionError, match="at least"):
         Settings(data="data", disk_limit=1_000)
-    with pytest.raises(OptionError, match="name its directory"):
-        Settings(disk_limit=LIMIT)
 
 
 def mount_small() -> None:

@@ -33,7 +33,7 @@ from cairnkv.keyspace.table import BUCKET_KEYS, position
 from cairnkv.store import Store, WhenFull
 from cairnkv.wire import Dialect, Limits, write_command
 from cairnkv.wire.article import Width
-from tests.support.lives import flipped, lively
+from tests.support.lives import flipped, lively_frame
 from tests.support.strategies import commands
 from tests.support.twins import Twins
 
@@ -70,7 +70,7 @@ class TestTheSame:
         twins = Twins(width=width, limits=Limits(value=2_000, frame=80_000))
         for _ in range(12):
             twins.clock.advance(chance.randrange(3_000))
-            said = b"".join(write_command(lively(chance), width=width) for _ in range(chance.randrange(80)))
+            said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(80)))
             if chance.random() < 0.1:
                 said = flipped(said, chance)
             twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])

@@ -9,6 +9,7 @@ from cairnkv.commands import Clear, Command, Count, Get, Incr, Info, Ping, Set
 from cairnkv.session import State
 from cairnkv.store import Store
 from cairnkv.wire import write_command
+from cairnkv.wire.article import CommandFlag
 from tests.session.talk import Talk
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
@@ -78,6 +79,31 @@ def test_an_unknown_outcome_is_said_as_such_of_writes_only() -> None:
     assert [(response.payload[:7], response.header) for response in talk.hear()] == [(b"UNKNOWN", 4), (b"UNDONE ", 2)]
 
 
+def test_a_write_to_which_memory_is_enough_waits_for_its_turn_only() -> None:
+    log = LateLog()
+    store = Store(log=log, clock=HandClock())
+    one, other = Talk(store=store), Talk(store=store)
+    quick = write_command(Set(b"k", b"2"), flags=CommandFlag.MEMORY_IS_ENOUGH)
+    one.send(quick)
+    assert [(response.payload, response.header) for response in one.hear()] == [(b"OK", 8)]
+    other.send(Set(b"other", b"1"), quick, Get(b"k"))
+    assert other.payloads() == [], "a reply before it waits for the log"
+    log.commit(2)
+    assert [(response.payload, response.header) for response in other.hear()] == [(b"OK", 0), (b"OK", 8)]
+    log.fail()
+    assert [response.header for response in other.hear()] == [2]
+    one.send(Get(b"k"))
+    assert one.payloads() == [b"2"], "that of the first, which was committed"
+
+
+def test_a_read_waits_though_its_client_finds_memory_safe_enough() -> None:
+    talk = Talk(late=True)
+    talk.send(Set(b"k", b"1"), write_command(Get(b"k"), flags=CommandFlag.MEMORY_IS_ENOUGH))
+    assert talk.hear() == []
+    talk.log.commit()
+    assert [(response.payload, response.header) for response in talk.hear()] == [(b"OK", 0), (b"1", 0)]
+
+
 def test_who_waits_is_woken() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"k", b"v"))
@@ -103,20 +129,26 @@ SAID = st.one_of(
 @given(
     said=st.lists(st.tuples(st.integers(0, 2), SAID), min_size=1, max_size=15),
     outcomes=st.lists(st.sampled_from(["nothing", "commit one", "commit all", "fail"]), max_size=15),
+    enough=st.lists(st.booleans(), max_size=15),
     data=st.data(),
 )
 def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
-    said: list[tuple[int, Command]], outcomes: list[str], data: st.DataObject
+    said: list[tuple[int, Command]], outcomes: list[str], enough: list[bool], data: st.DataObject
 ) -> None:
-    """Three clients, one log. Behind each command goes a PING that tells one reply from another."""
+    """Three clients, one log. Behind each command goes a PING that tells one reply from another.
+
+    enough: for which commands memory is safe enough.
+    """
     log = LateLog()
     store = Store(log=log, clock=HandClock())
     talks = [Talk(store=store) for _ in range(3)]
     sent: list[list[Command]] = [[], [], []]
     heard: list[list[bytes]] = [[], [], []]
+    memory = itertools.chain(enough, itertools.repeat(False))
     for (who, command), outcome in itertools.zip_longest(said, outcomes[: len(said)], fillvalue="nothing"):
+        flags = CommandFlag.MEMORY_IS_ENOUGH if next(memory) else 0
         ping = Ping(b"%d of %d" % (len(sent[who]), who))
-        for piece in data.draw(cuttings(write_command(command) + write_command(ping))):
+        for piece in data.draw(cuttings(write_command(command, flags=flags) + write_command(ping))):
             talks[who].send(piece)
         sent[who] += [command, ping]
         match outcome:

@@ -32,6 +32,7 @@ from cairnkv.commands import (
     Incr,
     IncrFloat,
     Info,
+    InMemory,
     Items,
     Persist,
     Ping,
@@ -170,6 +171,41 @@ class TestEveryWrite:
         store.log.commit()
         store.safely(Set(b"other", b"v"))
         assert seen == [reply]
+
+    def test_is_answered_at_once_where_memory_is_enough_and_nobody_else_sees_it_before(
+        self, store: LateStore, command: Command, reply: Reply
+    ) -> None:
+        store.safely(SetWith(b"k", b"5", ttl=5_000))
+        write = store.held(command)
+        assert write.from_memory() == InMemory(reply)
+        read, count = store.held(GetMany((b"k", b"m"))), store.held(Count())
+        assert len(store.log.pending) == 1, "its commit follows"
+        store.log.commit()
+        assert read.reply is not None
+        assert count.reply is not None
+        assert write.from_memory() == reply, "now it is as safe as any"
+
+    def test_is_undone_with_its_commit_though_it_was_answered_from_memory(
+        self, store: LateStore, command: Command, reply: Reply
+    ) -> None:
+        store.safely(SetWith(b"k", b"5", ttl=5_000))
+        write = store.held(command)
+        assert write.from_memory() == InMemory(reply)
+        behind = store.held(Append(b"k", b"!"))
+        store.log.fail("the disk is gone")
+        assert store.at_once(Get(b"k")) == b"5"
+        assert store.at_once(Ttl(b"k")) == 5_000
+        assert store.at_once(Count()) == 1
+        assert behind.reply == Failure(failures.UNDONE, "the disk is gone")
+        assert write.from_memory() == Failure(failures.UNDONE, "the disk is gone")
+
+
+def test_a_failure_from_memory_is_a_failure_like_any_other(store: LateStore) -> None:
+    """It changed nothing, so there is nothing to make safe."""
+    store.held(Set(b"k", b"no number"))
+    reply = store.held(Incr(b"k", 1)).from_memory()
+    assert isinstance(reply, Failure)
+    assert reply.code is failures.NOTINT
 
 
 READS: list[tuple[Command, Reply]] = [

@@ -5,7 +5,7 @@ the majority that a reply waits for.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Command, Step
 from cairnkv.keyspace import Keyspace
@@ -58,7 +58,7 @@ class LateLog:
         assert self._listener is None, "listen is called once"
         self._listener = listener
 
-    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """It begins empty."""
         return 0
 
@@ -90,6 +90,10 @@ class LateLog:
         self._last += 1
         self.pending.append(Entry(self._last, tuple(steps), now, tuple(effects)))
         return self._last
+
+    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+        """It keeps commands."""
+        raise NotImplementedError
 
     def close(self, now: int) -> None:
         """Commit what is under way."""

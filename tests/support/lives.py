@@ -23,6 +23,8 @@ from cairnkv.commands import (
     SetMany,
     SetWith,
 )
+from cairnkv.wire import write_command
+from cairnkv.wire.article import CommandFlag, Width
 
 SOME_KEYS = [b"%d" % n for n in range(300)] + [b"k" * 300]
 SOME_VALUES = [b"", b"0", b"5", b"-7", b"-0", b"007", b"x", b"9" * 18, b"9" * 19, b"-9223372036854775808", b"v" * 200]
@@ -52,6 +54,12 @@ def lively(chance: random.Random) -> Command:
         choices = [ClearAll(), ClearPrefix(b"1", 0)]
     command: Command = chance.choice(choices)
     return command
+
+
+def lively_frame(chance: random.Random, width: Width) -> bytes:
+    """Its frame; now and then memory is safe enough."""
+    flags = CommandFlag.MEMORY_IS_ENOUGH if chance.random() < 0.05 else 0
+    return write_command(lively(chance), width=width, flags=flags)
 
 
 def lively_redis(chance: random.Random) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, Failure, Items, Reply, Word
+from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, Failure, InMemory, Items, Reply, Word
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place, Slot
 from cairnkv.commands.vocabulary import DECIMAL
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
@@ -104,7 +104,8 @@ _ANSWERS: dict[Answer, SearchStrategy[Reply]] = {
 
 def replies(word: Word) -> SearchStrategy[Reply]:
     """Any reply that a command of this word can have."""
-    return st.one_of(_ANSWERS[word.answer], FAILURES)
+    answers = _ANSWERS[word.answer]
+    return st.one_of(answers, FAILURES, answers.map(InMemory)) if word.writes else st.one_of(answers, FAILURES)
 
 
 def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import COMMANDS, Command, Failure, Word
+from cairnkv.commands import COMMANDS, MISSING, OK, Command, Failure, InMemory, Items, Reply, Word
 from cairnkv.errors import PeerError
 from cairnkv.wire import CommandDecoder, Dialect, Request, Response, ResponseDecoder, write_command, write_response
 from cairnkv.wire.article import Width, command_parts, pack_strings, reply_in, reply_parts, response_to, unpack_strings
@@ -79,6 +79,13 @@ def test_a_reply_arrives_as_it_was_said(word: Word, data: st.DataObject, dialect
 def test_a_reply_in_pieces_is_the_same_frame(data: st.DataObject, dialect: Dialect) -> None:
     reply = data.draw(replies(data.draw(st.sampled_from(COMMANDS)).word))
     assert b"".join(reply_parts(reply, dialect)) == write_response(response_to(reply), dialect=dialect)
+
+
+@pytest.mark.parametrize("reply", [OK, MISSING, b"5", Items((b"0", None))])
+def test_a_reply_from_memory_is_the_same_with_a_flag(reply: Reply) -> None:
+    """A client that does not know the flag understands it as it always did."""
+    response = response_to(InMemory(reply))
+    assert response == Response(response_to(reply).ok, response_to(reply).payload, response_to(reply).header | 0x08)
 
 
 @given(strings=st.lists(st.none() | STRINGS, max_size=6))

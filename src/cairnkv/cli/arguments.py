@@ -57,11 +57,26 @@ def client_parser(name: str, *, example: str, description: str = "", json: bool 
     return parser
 
 
+def durable_option(parser: Parser) -> None:
+    """Let a subcommand that writes say how safe that has to be; `store` heeds it."""
+    parser.add_argument(
+        "--durable",
+        choices=("size", "memory"),
+        default="size",
+        help="when it is done: as safe as the server promises (default), or in memory, from where a crash may take it",
+    )
+
+
 def client(options: argparse.Namespace) -> "cairnkv.Client[bytes, bytes]":
     """The client that --url and --timeout ask for. Keys and values are bytes."""
     import cairnkv
 
     return cairnkv.connect(options.url, codec="bytes", timeout=options.timeout)
+
+
+def store(options: argparse.Namespace) -> "cairnkv.KeyValue[bytes, bytes]":
+    """The same, with --durable heeded."""
+    return client(options).durable(options.durable)
 
 
 def octets(text: str) -> bytes:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from cairnkv.cli.arguments import Parser, client, client_parser, duration, octets
+from cairnkv.cli.arguments import Parser, client, client_parser, durable_option, duration, octets, store
 from cairnkv.cli.main import FOUND, NOT_FOUND
 from cairnkv.cli.output import escaped, named, note, on_terminal, put_json
 from cairnkv.errors import CallerError
@@ -28,7 +28,8 @@ def _set(name: str, arguments: Sequence[str]) -> int:
         name,
         description="Store a value under a key. Exit code 1 when a condition kept it from being stored.",
         example="cairn set greeting hello\ncairn set session:9 anna --ttl 30m\n"
-        "cairn set lock me --if-absent --ttl 10s\ncairn set picture - < picture.png",
+        "cairn set lock me --if-absent --ttl 10s\ncairn set picture - < picture.png\n"
+        "cairn set seen 12:00 --durable memory",
     )
     parser.add_argument("key", type=octets, help="the key")
     parser.add_argument("value", type=octets, help="the value; - reads it from standard input, byte by byte")
@@ -39,9 +40,10 @@ def _set(name: str, arguments: Sequence[str]) -> int:
     only.add_argument("--if-absent", action="store_true", help="only if the key is not there")
     only.add_argument("--if-present", action="store_true", help="only if the key is there")
     only.add_argument("--if-equals", type=octets, metavar="VALUE", help="only if the key has this value")
+    durable_option(parser)
     options = parser.parse_args(arguments)
     value = sys.stdin.buffer.read() if options.value == STDIN else options.value
-    with client(options) as kv:
+    with store(options) as kv:
         if options.if_equals is not None:
             stored = kv.set(options.key, value, ttl=options.ttl, keep_ttl=options.keep_ttl, if_equals=options.if_equals)
         else:
@@ -68,6 +70,7 @@ def _clear(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--prefix", type=octets, help="clear the keys that begin with this")
     parser.add_argument("--all", action="store_true", help="clear every key")
     parser.add_argument("--yes", action="store_true", help="do not ask before clearing by prefix, or all")
+    durable_option(parser)
     options = parser.parse_args(arguments)
     if sum((bool(options.keys), options.prefix is not None, options.all)) != 1:
         parser.error("name keys, or --prefix PREFIX, or --all")
@@ -80,7 +83,7 @@ def _clear(name: str, arguments: Sequence[str]) -> int:
 
 def _clear_keys(options: argparse.Namespace) -> int:
     keys: list[bytes] = options.keys
-    with client(options) as kv:
+    with store(options) as kv:
         if options.if_equals is not None:
             cleared = kv.clear_if_equals(keys[0], options.if_equals)
             return _say(options, cleared, {"cleared": cleared}, "OK" if cleared else "not cleared", key=keys[0])
@@ -96,7 +99,7 @@ def _clear_keys(options: argparse.Namespace) -> int:
 
 
 def _clear_many(options: argparse.Namespace, parser: Parser) -> int:
-    with client(options) as kv:
+    with store(options) as kv:
         if not options.yes and on_terminal(sys.stdin):
             what = (
                 f"the keys that begin with {escaped(options.prefix)!r}" if options.prefix is not None else "every key"
@@ -139,8 +142,9 @@ def _incr(name: str, arguments: Sequence[str]) -> int:
     )
     parser.add_argument("key", type=octets, help="the key")
     parser.add_argument("n", type=int, nargs="?", default=1, help="what to add; may be negative (default: 1)")
+    durable_option(parser)
     options = parser.parse_args(arguments)
-    with client(options) as kv:
+    with store(options) as kv:
         total = kv.incr(options.key, options.n)
     return _say(options, True, {"value": total}, str(total))
 
@@ -165,8 +169,9 @@ def _expire(name: str, arguments: Sequence[str]) -> int:
         description="Give a key a new time to live. Exit code 1 when the key is not there.",
         example="cairn expire session:9 30m",
     )
+    durable_option(parser)
     options = _of_one_key(parser, arguments, also_ttl=True)
-    with client(options) as kv:
+    with store(options) as kv:
         found = kv.expire(options.key, options.ttl)
     return _say(options, found, {"found": found}, "OK" if found else None)
 
@@ -177,8 +182,9 @@ def _persist(name: str, arguments: Sequence[str]) -> int:
         description="Take a key's time to live away, so that it stays. Exit code 1 when it had none or is not there.",
         example="cairn persist session:9",
     )
+    durable_option(parser)
     options = _of_one_key(parser, arguments)
-    with client(options) as kv:
+    with store(options) as kv:
         changed = kv.persist(options.key)
     return _say(options, changed, {"changed": changed}, "OK" if changed else "had no time to live, or is not there")
 

@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
 from cairnkv.client.codec import Codec, KeyCodec, key_bytes, utf8
 from cairnkv.commands import (
@@ -34,6 +34,7 @@ from cairnkv.commands import (
     GetWith,
     Incr,
     Info,
+    InMemory,
     Items,
     Persist,
     Ping,
@@ -57,6 +58,8 @@ T = TypeVar("T")
 
 Key: TypeAlias = str | bytes
 Seconds: TypeAlias = float | timedelta
+Durable: TypeAlias = Literal["memory", "size"]
+"""How safe a write is: in memory, or as safe as the size of the store promises."""
 Values: TypeAlias = Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V]
 
 
@@ -75,8 +78,12 @@ UNSET: Final = Unset.UNSET
 
 @dataclasses.dataclass(slots=True)  # not frozen, which costs more than all the rest of making one
 class Call(Generic[T]):
-    """A command, and what to make of the reply to it. Nobody changes one."""
+    """A command, and what to make of the reply to it. Nobody changes one.
 
+    memory_is_enough: whether the reply need not wait until the write is as safe as the store's size promises.
+    """
+
+    memory_is_enough: ClassVar[bool] = False  # no field: plain calls pay nothing for it
     command: Command
     decode: Callable[[Reply], T]
 
@@ -85,6 +92,28 @@ class Call(Generic[T]):
         if isinstance(reply, Failure):
             raise error_of(reply, writes=self.command.word.writes)
         return self.decode(reply)
+
+
+class _FromMemory(Call[T]):
+    """A call of a write whose reply may come from memory."""
+
+    __slots__ = ()
+    memory_is_enough = True
+
+    def result(self, reply: Reply) -> T:
+        return super().result(reply.reply if isinstance(reply, InMemory) else reply)
+
+
+def from_memory(call: Call[T]) -> Call[T]:
+    """The same call, content with memory if it writes: a read shows nothing that could be taken back, whoever asks."""
+    return _FromMemory(call.command, call.decode) if call.command.word.writes else call
+
+
+def memory_is_enough(how: Durable) -> bool:
+    """Whether memory is as safe as somebody wants it. Raises `OptionError` for what is no `Durable`."""
+    if how not in ("memory", "size"):
+        raise OptionError(f"durable is 'memory' or 'size', not {how!r}")
+    return how == "memory"
 
 
 class Calls(Generic[K, V]):

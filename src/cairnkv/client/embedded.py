@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, overload
 
 from cairnkv.client import forking
-from cairnkv.client.calls import Call, K, T, V
+from cairnkv.client.calls import Call, Durable, K, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
@@ -103,9 +103,15 @@ class Embedded(KeyValue[K, V]):
     def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)
         self._shared = Shared(store)
+        self._in_memory = store.plain
 
     def __repr__(self) -> str:
         return "<cairnkv.Embedded>"
+
+    def durable(self, how: Durable) -> KeyValue[K, V]:
+        """In memory there is nothing that is less safe than this store itself."""
+        asked = super().durable(how)
+        return self if self._in_memory else asked
 
     def close(self) -> None:
         """Let the store go. Using it afterwards is an error."""
@@ -113,6 +119,8 @@ class Embedded(KeyValue[K, V]):
 
     def _do(self, call: Call[T]) -> T:
         outcome = self._shared.execute(call.command)
+        if isinstance(outcome, Held) and call.memory_is_enough:
+            outcome = outcome.from_memory()
         if isinstance(outcome, Held):
             ready = threading.Event()
             outcome.on_ready = ready.set
@@ -181,7 +189,9 @@ def open(
 
     path: a directory where it is kept, made if it is not there; None: in memory only. codec: as for `connect`.
     memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
-    when_full="evict" the least recently used keys go. Not with a path so far.
+    when_full="evict" the least recently used keys go. With a path nothing goes: there the least recently used values
+    leave memory and are read from the disk again when they are needed, and only where keys take all of it writes are
+    refused.
     sync: with a path, when a write counts as safe: "always" (after fsync, before the call returns), a time such as
     "1s" (fsync so often), "none" (when the system likes). disk_limit: with a path, bytes that the directory may have;
     None: as many as its file system. Writes are refused at 90 % of that. clock: for tests.
@@ -226,7 +236,7 @@ def new_store(
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
     if path is not None:
-        return _store_on_disk(path, memory_limit, sync, disk_limit, clock)
+        return _store_on_disk(path, memory_limit, when_full, sync, disk_limit, clock)
     for name, given in (("sync", sync), ("disk_limit", disk_limit)):
         if given is not None:
             raise OptionError(f"{name} is for a store on disk: cairnkv.open('data/', {name}=...)")
@@ -234,12 +244,19 @@ def new_store(
 
 
 def _store_on_disk(
-    path: str | os.PathLike[str], memory_limit: int | None, sync: str | None, disk_limit: int | None, clock: Clock
+    path: str | os.PathLike[str],
+    memory_limit: int | None,
+    when_full: str,
+    sync: str | None,
+    disk_limit: int | None,
+    clock: Clock,
 ) -> Store:
     from cairnkv.log.disk import DISK_LIMIT_LEAST, DiskLog, Sync
 
-    if memory_limit is not None:
-        raise OptionError("memory_limit with a store on disk is not there yet: it keeps everything in memory as well")
+    if when_full != "refuse":
+        raise OptionError(
+            "when_full is not for a store on disk: with a memory_limit values leave memory, and nothing is evicted"
+        )
     try:
         mode = Sync.parse(sync or "always")
     except ValueError as error:
@@ -247,4 +264,5 @@ def _store_on_disk(
     limit: object = disk_limit  # whatever its annotation says
     if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
         raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
-    return Store(log=DiskLog(path, sync=mode, limit=disk_limit), clock=clock)
+    log = DiskLog(path, sync=mode, reads=memory_limit is not None, limit=disk_limit)
+    return Store(log=log, memory_limit=memory_limit, clock=clock)

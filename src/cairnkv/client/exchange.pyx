@@ -65,6 +65,7 @@ cdef object ANSWER_BYTES = Answer.BYTES
 cdef object reply_in = article.reply_in
 cdef object Response = article.Response
 cdef int FLAG_MISSING = int(article.ResponseFlag.MISSING)
+cdef int FLAG_MEMORY_ONLY = int(article.ResponseFlag.MEMORY_ONLY)
 
 
 cdef inline double monotonic() noexcept nogil:
@@ -166,7 +167,9 @@ cdef class ReplyDecoder:
         if size < HEAD_BYTES + <Py_ssize_t>length:
             return self._wait()
         self._start += HEAD_BYTES + <Py_ssize_t>length
-        if not status & 1:
+        if head[0] & FLAG_MEMORY_ONLY:
+            pass
+        elif not status & 1:
             answer = word.answer
             if answer is ANSWER_BYTES:
                 return PyBytes_FromStringAndSize(<const char *>head + HEAD_BYTES, length)

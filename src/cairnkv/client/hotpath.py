@@ -4,9 +4,11 @@ Commands to bytes (`command_parts`), bytes to replies (`ReplyDecoder`), and byte
 forms have the same names and do the same; tests hold them equal.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from cairnkv.commands import Command
 from cairnkv.installation import compiled
+from cairnkv.wire import article
 
 if TYPE_CHECKING or not compiled():
     from cairnkv.client.line import Line
@@ -14,4 +16,11 @@ if TYPE_CHECKING or not compiled():
 else:
     from cairnkv.client.exchange import Line, ReplyDecoder, command_parts
 
-__all__ = ["Line", "ReplyDecoder", "command_parts"]
+__all__ = ["Line", "ReplyDecoder", "command_parts", "memory_parts"]
+
+_MEMORY_IS_ENOUGH: Final = int(article.CommandFlag.MEMORY_IS_ENOUGH)
+
+
+def memory_parts(command: Command) -> list[bytes]:
+    """As `command_parts`, for a write to which memory is safe enough: rarer, and so the readable one in both forms."""
+    return article.command_parts(command, flags=_MEMORY_IS_ENOUGH)

@@ -9,7 +9,22 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Generic, Self, overload
 
-from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V, Values
+from cairnkv.client.calls import (
+    UNSET,
+    Call,
+    Calls,
+    D,
+    Durable,
+    K,
+    Key,
+    Seconds,
+    T,
+    Unset,
+    V,
+    Values,
+    from_memory,
+    memory_is_enough,
+)
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.limits import SCAN_COUNT
 
@@ -189,6 +204,22 @@ class KeyValue(abc.ABC, Generic[K, V]):
         """What the store says of itself."""
         return self._do(self._calls.info())
 
+    def durable(self, how: Durable) -> "KeyValue[K, V]":
+        """This store, whose writes return as soon as they are as safe as this says; for those that need not be safe.
+
+        how: "memory", once they are applied: until they are committed, which follows, a crash or a failing disk takes
+        them back, and no read shows them. "size", once they are as safe as the size of the store promises, as here.
+        Closing what is given closes this store. Raises `OptionError` for anything else.
+
+        >>> import cairnkv
+        >>> kv = cairnkv.open()
+        >>> quick = kv.durable("memory")
+        >>> quick["seen"] = "1"
+        >>> kv["seen"]
+        '1'
+        """
+        return _FromMemory(self) if memory_is_enough(how) else self
+
     # -- as a mapping ---------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Key) -> V:
@@ -225,3 +256,24 @@ class KeyValue(abc.ABC, Generic[K, V]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _FromMemory(KeyValue[K, V]):
+    """A store whose writes return once they are in memory."""
+
+    def __init__(self, store: KeyValue[K, V]) -> None:
+        self._calls = store._calls
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"{self._store!r}.durable('memory')"
+
+    def _do(self, call: Call[T]) -> T:
+        return self._store._do(from_memory(call))
+
+    def durable(self, how: Durable) -> KeyValue[K, V]:
+        return self if memory_is_enough(how) else self._store
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()

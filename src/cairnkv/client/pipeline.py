@@ -7,8 +7,23 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, overload
 
-from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V, Values
-from cairnkv.commands import Failure, Reply
+from cairnkv.client.calls import (
+    UNSET,
+    Call,
+    Calls,
+    D,
+    Durable,
+    K,
+    Key,
+    Seconds,
+    T,
+    Unset,
+    V,
+    Values,
+    from_memory,
+    memory_is_enough,
+)
+from cairnkv.commands import Failure, InMemory, Reply
 from cairnkv.errors import CairnError, CallerError, error_of
 
 
@@ -37,11 +52,19 @@ class Pending(Generic[T]):
 
     def result(self) -> T:
         """The result; raises what went wrong with this command."""
+        return self.call.result(self._answer())
+
+    @property
+    def reached(self) -> Durable:
+        """How safe a write was when its reply left: "memory" only where that was asked for; raises as `result`."""
+        return "memory" if isinstance(self._answer(), InMemory) else "size"
+
+    def _answer(self) -> Reply:
         if (error := self.error) is not None:
             raise error
         if self._reply is None:
             raise CallerError("the pipeline was not carried out yet: leave its with statement, or call execute()")
-        return self.call.result(self._reply)
+        return self._reply
 
 
 AnyPending: TypeAlias = Pending[Any]
@@ -69,6 +92,10 @@ class Pipeline(Generic[K, V]):
         self._carry_out(pending)
         for error in filter(None, (result.error for result in pending)):
             raise error
+
+    def durable(self, how: Durable) -> "Pipeline[K, V]":
+        """This pipeline, whose writes are answered as soon as they are as safe as this says: see `KeyValue.durable`."""
+        return _FromMemory(self) if memory_is_enough(how) else self
 
     def __enter__(self) -> Self:
         return self
@@ -188,3 +215,23 @@ class Pipeline(Generic[K, V]):
 
     def info(self) -> Pending[dict[str, str | int]]:
         return self._add(self._calls.info())
+
+
+class _FromMemory(Pipeline[K, V]):
+    """A pipeline whose writes are answered once they are in memory."""
+
+    def __init__(self, pipeline: Pipeline[K, V]) -> None:
+        self._calls = pipeline._calls
+        self._pipeline = pipeline
+
+    def _add(self, call: Call[T]) -> Pending[T]:
+        return self._pipeline._add(from_memory(call))
+
+    def durable(self, how: Durable) -> Pipeline[K, V]:
+        return self if memory_is_enough(how) else self._pipeline
+
+    def execute(self) -> None:
+        self._pipeline.execute()
+
+    def __len__(self) -> int:
+        return len(self._pipeline)

@@ -19,7 +19,7 @@ from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts
+from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, memory_parts
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
@@ -87,7 +87,7 @@ class Client(KeyValue[K, V]):
             try:
                 self._take_turn(deadline)
                 try:
-                    reply = self._exchange(call.command, deadline)
+                    reply = self._exchange(call, deadline)
                 finally:
                     self._lock.release()
             except Unavailable:
@@ -110,11 +110,12 @@ class Client(KeyValue[K, V]):
         time.sleep(pause)
         return True
 
-    def _exchange(self, command: Command, deadline: float) -> Reply:
+    def _exchange(self, call: Call[T], deadline: float) -> Reply:
         """Send a command and read its reply. Raises `Unavailable` when trying again is safe."""
         connection = self._connected(deadline)
+        command = call.command
         try:
-            connection.send(command_parts(command), deadline)
+            connection.send(memory_parts(command) if call.memory_is_enough else command_parts(command), deadline)
             reply = connection.receive(command, deadline)
         except PeerError:
             self._drop()
@@ -200,7 +201,11 @@ class Client(KeyValue[K, V]):
             return
         unanswered = list(window)
         try:
-            connection.send([part for pending in window for part in command_parts(pending.call.command)], deadline)
+            parts: list[bytes] = []
+            for pending in window:
+                call = pending.call
+                parts += memory_parts(call.command) if call.memory_is_enough else command_parts(call.command)
+            connection.send(parts, deadline)
             while unanswered:
                 pending = unanswered[0]
                 reply = connection.receive(pending.call.command, deadline)

@@ -6,7 +6,7 @@ This is the lowest room: it imports nothing of cairnkv but the limits, and does 
 from cairnkv.commands import failures
 from cairnkv.commands.failures import CODES, Code, Fault
 from cairnkv.commands.grammar import Answer, ArgumentFault, Command, Scope, Step, Word
-from cairnkv.commands.replies import MISSING, OK, Failure, Items, Mark, Replies, Reply
+from cairnkv.commands.replies import MISSING, OK, Failure, InMemory, Items, Mark, Replies, Reply
 from cairnkv.commands.vocabulary import (
     BY_NAME,
     BY_NUMBER,
@@ -74,6 +74,7 @@ __all__ = [
     "Get",
     "GetMany",
     "GetWith",
+    "InMemory",
     "Incr",
     "IncrFloat",
     "Info",

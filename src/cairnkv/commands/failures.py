@@ -64,7 +64,7 @@ BIGREPLY = Code("BIGREPLY", Fault.CALLER, "The reply would be over the frame lim
 FULL = Code(
     "FULL",
     Fault.SERVER,
-    "The memory limit is reached and this server refuses writes rather than evict. Reads and CLEAR go on.",
+    "The memory limit is reached, and there is nothing that may go to make room. Reads and CLEAR go on.",
     passing=True,
 )
 DISKFULL = Code(
@@ -118,6 +118,11 @@ LOADING = Code(
     "The server is reading what it has on disk, and executes nothing but INFO before it has all of it.",
     passing=True,
 )
+UNREADABLE = Code(
+    "UNREADABLE",
+    Fault.SERVER,
+    "A value that is on the disk only could not be read from there; the server's log has the details.",
+)
 UNKNOWN = Code(
     "UNKNOWN",
     Fault.SERVER,
@@ -155,6 +160,7 @@ CODES = {
         RECOVERING,
         READONLY,
         LOADING,
+        UNREADABLE,
         UNKNOWN,
         INTERNAL,
     )

@@ -153,6 +153,7 @@ class Word:
 
     writes: whether it may change the keyspace.
     grows: whether it may make the keyspace larger; refused when memory is full.
+    reads: whether it may need the values that its keys have, and not only to know that they are there and for how long.
     exclusive: groups of fields; of each group at most one may be given.
     key_fields: the fields that hold a key, keys, or pairs of key and value.
     by_store: answered by the store about itself; never applied to a keyspace and never logged.
@@ -165,6 +166,7 @@ class Word:
     scope: Scope
     writes: bool
     grows: bool
+    reads: bool
     answer: Answer
     exclusive: tuple[tuple[str, ...], ...]
     by_store: bool
@@ -275,6 +277,10 @@ class Command:
         """The same, each with its keyspace, when the command is said to keyspace `space`."""
         return tuple([(space, key) for key in self.named_keys()])
 
+    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+        """Those whose values the command needs, each with its keyspace; of a word that reads."""
+        return self.places(space) if self.word.reads else ()
+
 
 class Step(NamedTuple):
     """A command, and the number of the keyspace that it is said to."""
@@ -353,6 +359,7 @@ def word(
     answer: Answer,
     writes: bool = False,
     grows: bool = False,
+    reads: bool = False,
     exclusive: tuple[tuple[str, ...], ...] = (),
     by_store: bool = False,
 ) -> Callable[[type[_C]], type[_C]]:
@@ -381,6 +388,7 @@ def word(
             scope=scope,
             writes=writes,
             grows=grows,
+            reads=reads,
             answer=answer,
             exclusive=exclusive,
             by_store=by_store,

@@ -1,6 +1,7 @@
 """What a command answers, before any wire has touched it.
 
-A reply is one of: `OK`, `MISSING`, bytes, an int, `Items`, a `Failure`, or the `Replies` to several commands.
+A reply is one of: `OK`, `MISSING`, bytes, an int, `Items`, a `Failure`, one of these `InMemory`, or the `Replies` to
+several commands.
 The store makes them, a wire turns them into bytes, a client turns them into Python values. Nothing here knows how
 either looks.
 """
@@ -52,10 +53,20 @@ class Failure:
 
 
 @record
+class InMemory:
+    """The reply to a write that is in memory only so far, which is safe enough to whoever asked; never a failure.
+
+    It has not waited for the log, and a crash or a failing log may still take back what it says.
+    """
+
+    reply: "Reply"
+
+
+@record
 class Replies:
     """What the commands of a transaction answer, in their order. No wire but that of the transaction has it."""
 
     values: tuple["Reply", ...]
 
 
-Reply: TypeAlias = Mark | bytes | int | Items | Failure | Replies
+Reply: TypeAlias = Mark | bytes | int | Items | Failure | InMemory | Replies

@@ -48,7 +48,7 @@ BIT: Final = NumberKind("bit", 0, 1)
 SPACE: Final = NumberKind("keyspace", 0, SPACES - 1)
 
 
-@word(0, scope=Scope.KEYS, answer=Answer.BYTES)
+@word(0, scope=Scope.KEYS, reads=True, answer=Answer.BYTES)
 class Get(Command):
     """The value of a key.
 
@@ -83,7 +83,7 @@ class Ping(Command):
 _CONDITIONS: Final = (("if_absent", "if_present", "if_equals"), ("ttl", "at", "keep_ttl"))
 
 
-@word(16, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
+@word(16, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
 class SetWith(Command):
     """Store a value under conditions; answers 1 when it was stored and 0 when it was not.
 
@@ -102,17 +102,31 @@ class SetWith(Command):
     if_equals: bytes | None = option("IFEQUALS", VALUE, default=None)
     at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
 
+    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+        """The key, where its value is compared."""
+        return () if self.if_equals is None else ((space, self.key),)
 
-@word(17, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
+
+@word(17, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
 class Swap(SetWith):
     """As SET_WITH, but answers the value that was there before, whether or not the new one was stored.
 
     A key that was not there is answered with `MISSING`.
     """
 
+    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+        """The key."""
+        return ((space, self.key),)
+
 
 @word(
-    18, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES, exclusive=(("clear", "ttl", "persist", "at"),)
+    18,
+    scope=Scope.KEYS,
+    reads=True,
+    writes=True,
+    grows=True,
+    answer=Answer.BYTES,
+    exclusive=(("clear", "ttl", "persist", "at"),),
 )
 class GetWith(Command):
     """The value of a key, which is also cleared, given a new time to live, or made to stay.
@@ -128,7 +142,7 @@ class GetWith(Command):
     at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
 
 
-@word(19, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+@word(19, scope=Scope.KEYS, reads=True, writes=True, answer=Answer.NUMBER)
 class ClearIfEquals(Command):
     """Clear a key if it has this value; answers 1 when it was cleared and 0 when it was not."""
 
@@ -143,7 +157,7 @@ class Exists(Command):
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@word(21, scope=Scope.KEYS, answer=Answer.ITEMS)
+@word(21, scope=Scope.KEYS, reads=True, answer=Answer.ITEMS)
 class GetMany(Command):
     """The values of several keys, in their order, of one moment."""
 
@@ -165,7 +179,7 @@ class ClearMany(Command):
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@word(24, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+@word(24, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Incr(Command):
     """Add n to a number, kept as decimal text; a key that is not there counts as 0. Answers the sum.
 
@@ -186,7 +200,7 @@ class Ttl(Command):
     key: bytes = argument(KEY)
 
 
-@word(26, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+@word(26, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Expire(Command):
     """Give a key a new time to live; answers 1, or 0 when the key is not there."""
 
@@ -194,7 +208,7 @@ class Expire(Command):
     ttl: int = argument(MILLISECONDS)
 
 
-@word(27, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+@word(27, scope=Scope.KEYS, reads=True, writes=True, answer=Answer.NUMBER)
 class Persist(Command):
     """Take a key's time to live away; answers 1, or 0 when it had none or is not there."""
 
@@ -247,6 +261,7 @@ class Info(Command):
 @word(
     33,
     scope=Scope.KEYS,
+    reads=True,
     writes=True,
     grows=True,
     answer=Answer.NUMBER,
@@ -279,7 +294,7 @@ class Deadline(Command):
     key: bytes = argument(KEY)
 
 
-@word(35, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+@word(35, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Append(Command):
     """Put a string behind the value of a key, an empty one when it is not there; answers how long it is then.
 
@@ -290,7 +305,7 @@ class Append(Command):
     value: bytes = argument(VALUE)
 
 
-@word(36, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+@word(36, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class SetRange(Command):
     """Write a string over the value of a key from an offset on; answers how long it is then.
 
@@ -302,7 +317,7 @@ class SetRange(Command):
     value: bytes = argument(VALUE)
 
 
-@word(37, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+@word(37, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class SetBit(Command):
     """Set one bit of the value of a key, 0 being the highest of the first byte; answers what it was.
 
@@ -314,7 +329,7 @@ class SetBit(Command):
     bit: int = argument(BIT)
 
 
-@word(38, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.BYTES)
+@word(38, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.BYTES)
 class IncrFloat(Command):
     """Add to a number with a fraction, kept as decimal text; a key that is not there counts as 0. Answers the sum.
 
@@ -325,7 +340,7 @@ class IncrFloat(Command):
     amount: bytes = argument(DECIMAL)
 
 
-@word(39, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+@word(39, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Rename(Command):
     """Let a key have another name, with its value and its time to live, in the place of what had that name.
 
@@ -337,8 +352,12 @@ class Rename(Command):
     target: bytes = argument(KEY)
     if_absent: bool = switch("IFABSENT", default=False)
 
+    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+        """The key that gets another name."""
+        return ((space, self.source),)
 
-@word(40, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+
+@word(40, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Copy(Command):
     """Store the value of a key, with its time to live, under another one as well; answers 1.
 
@@ -354,6 +373,10 @@ class Copy(Command):
     def places(self, space: int) -> tuple[tuple[int, bytes], ...]:
         """The two keys, each with its keyspace."""
         return (space, self.source), (space if self.space is None else self.space, self.target)
+
+    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+        """The key that is copied."""
+        return ((space, self.source),)
 
 
 @word(41, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)

@@ -5,7 +5,7 @@ Each says what it does of what the keyspace does, by the same rules; whatever is
 and then the caller leaves it to the readable way.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem, PyDict_Size
 from cpython.list cimport PyList_GET_ITEM
 from cpython.long cimport PyLong_AsLongLong
@@ -79,6 +79,9 @@ cdef class HotTable:
     # Of the command at hand, set to 0 by whoever begins with one:
     cdef int64_t wait  # the position that its reply has to wait for; 0: none
     cdef bint wrote
+    # Where values may be cold:
+    cdef bint _only_reads  # nothing is changed here
+    cdef bint found_cold  # since it was set to False: what was shown was wrong, and must not be said
 
     cdef bint begin(self, int64_t now) except -1
     cdef int take(self) except -1
@@ -189,6 +192,9 @@ cdef inline PyObject *visible(HotTable self, Place *place) except? NULL:
         await_commits(self, place)
     if place.value is not NULL and has_deadline(self, place, &deadline) and deadline <= self.now:
         return NULL
+    if self._only_reads and place.value is not NULL and not PyBytes_CheckExact(<object>place.value):
+        self.found_cold = True
+        return NULL
     return place.value
 
 
@@ -237,6 +243,8 @@ cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) exc
 
 cdef inline bint can_put(HotTable self, Place *place, Py_ssize_t count=1) except -1:
     """Whether `put` can be done here, `count` times: without a bucket to split."""
+    if self._only_reads:
+        return False
     if place.value is NULL:
         look_up(self, place)
     return place.value is not NULL or PyDict_Size(<object>place.values) + count <= self._bucket_keys
@@ -274,7 +282,7 @@ cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=
 
 cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except -1:
     """Whether `drop` can be done here, `count` times: without a bucket to empty."""
-    return PyDict_Size(<object>place.values) > count
+    return PyDict_Size(<object>place.values) > count and not self._only_reads
 
 
 cdef inline bint drop(HotTable self, Place *place) except -1:

@@ -53,6 +53,7 @@ cdef class HotTable:
         self._staging = staging
         self._pending = {} if staging is None else staging.pending
         self._space = keyspace.number
+        self._only_reads = staging is not None and staging.only_reads
         self._values_at = _offset(Bucket, "values")
         self._deadlines_at = _offset(Bucket, "deadlines")
         self._bucket_keys = BUCKET_KEYS

@@ -11,12 +11,12 @@ What always holds:
 Not for what each command does (`operations`), and not for when a reply may leave (the store).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, cast
 
 from cairnkv.keyspace.expiry import DeadlineIndex
 from cairnkv.keyspace.shared import Shared, Watched
-from cairnkv.keyspace.table import Table
+from cairnkv.keyspace.table import Stored, Table, length_of
 from cairnkv.records import record
 
 FREE_BUCKETS: Final = 64
@@ -32,7 +32,7 @@ class Before:
 
     keyspace: "Keyspace"
     key: bytes
-    entry: tuple[bytes, int | None] | None
+    entry: tuple[Stored, int | None] | None
 
     @property
     def keys(self) -> Sequence[bytes]:
@@ -105,6 +105,10 @@ class Cleared:
         """There are no keys of it."""
 
 
+class ColdValue(Exception):
+    """The value of a key was asked for, which is cold: whoever asks has to see before that it is not."""
+
+
 class Keyspace:
     """A table in log time. One thread at a time."""
 
@@ -133,21 +137,37 @@ class Keyspace:
     # -- reading ------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
-        """The visible value of a key."""
+        """The visible value of a key. Raises `ColdValue`."""
         bucket = self._table.bucket(key)
         value = bucket.values.get(key)
         if value is not None and bucket.deadlines:
             deadline = bucket.deadlines.get(key)
             if deadline is not None and deadline <= self.now:
                 return None
+        if isinstance(value, int):
+            raise ColdValue(f"the value of {key[:64]!r} is not in memory")
         return value
 
     def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
-        """The visible value of a key and its deadline (None: never)."""
+        """The visible value of a key and its deadline (None: never). Raises `ColdValue`."""
+        entry = self.stored(key)
+        if entry is None:
+            return None
+        value, deadline = entry
+        if isinstance(value, int):
+            raise ColdValue(f"the value of {key[:64]!r} is not in memory")
+        return value, deadline
+
+    def stored(self, key: bytes) -> tuple[Stored, int | None] | None:
+        """What stands under a key, visibly, and its deadline: for whoever does not need the value."""
         entry = self._table.get(key)
         return entry if self._is_visible(entry) else None
 
-    def _is_visible(self, entry: tuple[bytes, int | None] | None) -> bool:
+    def has(self, key: bytes) -> bool:
+        """Whether a key is visible."""
+        return self._is_visible(self._table.get(key))
+
+    def _is_visible(self, entry: tuple[Stored, int | None] | None) -> bool:
         return entry is not None and (entry[1] is None or entry[1] > self.now)
 
     def count(self) -> int:
@@ -161,7 +181,7 @@ class Keyspace:
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """The visible keys with a prefix in one slice of the table, and the next cursor (0: the end)."""
         following, keys = self._table.slice(cursor, count)
-        return following, [key for key in keys if key.startswith(prefix) and self.get(key) is not None]
+        return following, [key for key in keys if key.startswith(prefix) and self.has(key)]
 
     @property
     def used_bytes(self) -> int:
@@ -206,7 +226,9 @@ class Keyspace:
         else:
             self.discard(cleared)
 
-    def _replace(self, key: bytes, old: tuple[bytes, int | None] | None, new: tuple[bytes, int | None] | None) -> None:
+    def _replace(
+        self, key: bytes, old: tuple[Stored, int | None] | None, new: tuple[Stored, int | None] | None
+    ) -> None:
         if old is not None and old[1] is not None:
             self._deadlines.remove(key, old[1])
         if new is None:
@@ -216,7 +238,7 @@ class Keyspace:
             if new[1] is not None:
                 self._deadlines.add(key, new[1])
 
-    def load(self, key: bytes, value: bytes, deadline: int | None) -> None:
+    def load(self, key: bytes, value: Stored, deadline: int | None) -> None:
         """Let an entry stand that was there in an earlier life. Only before the first command: no such key is there."""
         self._table.put(key, value, deadline)
         if deadline is not None:
@@ -230,7 +252,7 @@ class Keyspace:
 
     # -- undoing (for journals) -----------------------------------------------------------------------------
 
-    def restore(self, key: bytes, entry: tuple[bytes, int | None] | None) -> None:
+    def restore(self, key: bytes, entry: tuple[Stored, int | None] | None) -> None:
         """Let this entry stand under a key again, or none."""
         present = self._table.get(key)
         self._replace(key, present, entry)
@@ -251,7 +273,7 @@ class Keyspace:
 
     def watch(self, key: bytes) -> Watched:
         """What a key is like now, for `is_unchanged`."""
-        entry = self.entry(key)
+        entry = self.stored(key)
         return Watched(
             key,
             self.shared.version(self.number, key),
@@ -271,6 +293,43 @@ class Keyspace:
             return True
         expired = watched.deadline is not None and watched.deadline <= self.now
         return not expired and self._times_cleared == watched.cleared
+
+    # -- values that are elsewhere ----------------------------------------------------------------------------
+
+    @property
+    def cold_keys(self) -> int:
+        """How many values are cold, those of expired keys included."""
+        return self._table.cold_keys
+
+    @property
+    def cold_bytes(self) -> int:
+        """Bytes that these have, wherever they are."""
+        return self._table.cold_bytes
+
+    def cold_length(self, key: bytes) -> int | None:
+        """Bytes of the value of a key if it is cold, expired or not; None: it is not, or there is none."""
+        value = self._table.bucket(key).values.get(key)
+        return value if isinstance(value, int) else None
+
+    def length(self, key: bytes) -> int:
+        """Bytes of the value of a key, wherever it is, expired or not; 0: there is none."""
+        return length_of(self._table.bucket(key).values.get(key) or 0)
+
+    def is_hot(self, key: bytes) -> bool:
+        """Whether a value is there in memory, expired or not."""
+        return isinstance(self._table.bucket(key).values.get(key), bytes)
+
+    def hot_keys(self) -> Iterator[bytes]:
+        """The keys of all values in memory. Nothing may change meanwhile."""
+        return (key for key, value, _ in self._table if isinstance(value, bytes))
+
+    def cool(self, key: bytes) -> None:
+        """Let go of a value that is in memory. It shows nowhere, so no journal is told and no version changes."""
+        self._table.cool(key)
+
+    def warm(self, key: bytes, value: bytes) -> None:
+        """Let a cold value stand there again, which is this one."""
+        self._table.warm(key, value)
 
     # -- in the background --------------------------------------------------------------------------------
 
@@ -313,3 +372,4 @@ class Keyspace:
             assert self._table.get(key) == (value, deadline)
             rebuilt.put(key, value, deadline)
         assert rebuilt.used_bytes == self._table.used_bytes
+        assert (rebuilt.cold_keys, rebuilt.cold_bytes) == (self._table.cold_keys, self._table.cold_bytes)

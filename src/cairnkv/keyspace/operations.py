@@ -51,6 +51,7 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import AMOUNT, NO_TTL
 from cairnkv.keyspace import extended
 from cairnkv.keyspace.keyspace import Keyspace
+from cairnkv.keyspace.table import Stored
 from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN
 
 _C = TypeVar("_C", bound=Command)
@@ -103,7 +104,8 @@ def _ping(_keyspace: Keyspace, command: Ping) -> Reply:
 
 @_operation(SetWith)
 def _set_with(keyspace: Keyspace, command: SetWith) -> Reply:
-    return int(_set_under_conditions(keyspace, command, keyspace.entry(command.key)))
+    old = keyspace.stored(command.key) if command.if_equals is None else keyspace.entry(command.key)
+    return int(_set_under_conditions(keyspace, command, old))
 
 
 @_operation(Swap)
@@ -113,7 +115,7 @@ def _swap(keyspace: Keyspace, command: Swap) -> Reply:
     return MISSING if old is None else old[0]
 
 
-def _set_under_conditions(keyspace: Keyspace, command: SetWith | Swap, old: tuple[bytes, int | None] | None) -> bool:
+def _set_under_conditions(keyspace: Keyspace, command: SetWith | Swap, old: tuple[Stored, int | None] | None) -> bool:
     """Store the value if the conditions hold of the old entry; whether they do."""
     if command.if_absent and old is not None:
         return False
@@ -167,7 +169,7 @@ def _clear_if_equals(keyspace: Keyspace, command: ClearIfEquals) -> Reply:
 
 @_operation(Exists)
 def _exists(keyspace: Keyspace, command: Exists) -> Reply:
-    return sum(keyspace.get(key) is not None for key in command.names)
+    return sum(map(keyspace.has, command.names))
 
 
 @_operation(GetMany)
@@ -204,7 +206,7 @@ def _incr(keyspace: Keyspace, command: Incr) -> Reply:
 
 @_operation(Ttl)
 def _ttl(keyspace: Keyspace, command: Ttl) -> Reply:
-    entry = keyspace.entry(command.key)
+    entry = keyspace.stored(command.key)
     if entry is None:
         return MISSING
     return -1 if entry[1] is None else entry[1] - keyspace.now
@@ -274,7 +276,7 @@ def _expire_with(keyspace: Keyspace, command: ExpireWith) -> Reply:
 
 @_operation(Deadline)
 def _deadline(keyspace: Keyspace, command: Deadline) -> Reply:
-    entry = keyspace.entry(command.key)
+    entry = keyspace.stored(command.key)
     if entry is None:
         return MISSING
     return -1 if entry[1] is None else entry[1]
@@ -328,7 +330,7 @@ def _rename(keyspace: Keyspace, command: Rename) -> Reply:
     entry = keyspace.entry(command.source)
     if entry is None:
         return MISSING
-    if command.if_absent and keyspace.get(command.target) is not None:
+    if command.if_absent and keyspace.has(command.target):
         return 0
     if command.source != command.target:
         keyspace.drop(command.source)
@@ -340,7 +342,7 @@ def _rename(keyspace: Keyspace, command: Rename) -> Reply:
 def _copy(keyspace: Keyspace, command: Copy) -> Reply:
     elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
     entry = keyspace.entry(command.source)
-    if entry is None or (elsewhere.get(command.target) is not None and not command.replace):
+    if entry is None or (elsewhere.has(command.target) and not command.replace):
         return 0
     elsewhere.put(command.target, *entry)
     return 1
@@ -348,7 +350,7 @@ def _copy(keyspace: Keyspace, command: Copy) -> Reply:
 
 @_operation(SetManyIfAbsent)
 def _set_many_if_absent(keyspace: Keyspace, command: SetManyIfAbsent) -> Reply:
-    if any(keyspace.get(key) is not None for key, _ in command.pairs):
+    if any(keyspace.has(key) for key, _ in command.pairs):
         return 0
     for key, value in command.pairs:
         keyspace.put(key, value, None)

@@ -8,13 +8,16 @@ bucket, or doubles the directory, a plain array of references.
 What always holds: a key's position (its CRC-32) depends on the key alone, and buckets stand in the order of
 positions. So a scan's cursor begins with a position, and means the same after any change, a restart, or elsewhere.
 
+In the place of a value may stand its length alone, where the log has the value: it is cold then, and the table never
+finds out by itself what it is. Nothing here decides which values those are.
+
 Not for: time (whether a deadline is over is the keyspace's business), undoing, or expiry in the background.
 """
 
 import hashlib
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 POSITION_BITS: Final = 32
 
@@ -43,6 +46,19 @@ objects (33 each), a dict's share for it, and what the allocator rounds up. Meas
 
 DEADLINE_BYTES: Final = 150
 """Bytes of memory that a deadline takes: an int, a dict's share, a set's share."""
+
+Stored: TypeAlias = bytes | int
+"""What stands under a key: a value, or the length of one that is cold, in bytes."""
+
+
+def memory_of(value: Stored) -> int:
+    """Bytes of memory that it takes besides what every entry takes."""
+    return len(value) if isinstance(value, bytes) else 0
+
+
+def length_of(value: Stored) -> int:
+    """Bytes of the value, wherever they are."""
+    return len(value) if isinstance(value, bytes) else value
 
 
 def position(key: bytes) -> int:
@@ -81,14 +97,14 @@ class Bucket:
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        self.values: dict[bytes, bytes] = {}
+        self.values: dict[bytes, Stored] = {}
         self.deadlines: dict[bytes, int] | None = None
 
 
 class Table:
     """Keys with their values and deadlines (milliseconds of log time; None: never)."""
 
-    __slots__ = ("_depth", "_directory", "_shift", "keys", "used_bytes")
+    __slots__ = ("_depth", "_directory", "_shift", "cold_bytes", "cold_keys", "keys", "used_bytes")
 
     def __init__(self) -> None:
         self._depth = 0
@@ -98,12 +114,16 @@ class Table:
         """How many keys there are, those whose deadline is over included."""
         self.used_bytes = 0
         """An estimate of the memory that the entries take."""
+        self.cold_keys = 0
+        """How many of the values are cold."""
+        self.cold_bytes = 0
+        """Bytes that these have, wherever they are."""
 
     def bucket(self, key: bytes) -> Bucket:
         """The bucket that holds the key if the table does."""
         return self._directory[zlib.crc32(key) >> self._shift]
 
-    def get(self, key: bytes) -> tuple[bytes, int | None] | None:
+    def get(self, key: bytes) -> tuple[Stored, int | None] | None:
         """The value and deadline of a key, or None."""
         bucket = self._directory[zlib.crc32(key) >> self._shift]
         value = bucket.values.get(key)
@@ -111,15 +131,21 @@ class Table:
             return None
         return value, bucket.deadlines.get(key) if bucket.deadlines else None
 
-    def put(self, key: bytes, value: bytes, deadline: int | None) -> None:
+    def put(self, key: bytes, value: Stored, deadline: int | None) -> None:
         """Store an entry, whatever was there."""
         bucket = self._directory[zlib.crc32(key) >> self._shift]
         old = bucket.values.get(key)
         if old is None:
             self.keys += 1
-            self.used_bytes += ENTRY_BYTES + len(key) + len(value)
+            self.used_bytes += ENTRY_BYTES + len(key)
+        elif isinstance(old, bytes):
+            self.used_bytes -= len(old)
         else:
-            self.used_bytes += len(value) - len(old)
+            self._count_cold(-1, old)
+        if isinstance(value, bytes):
+            self.used_bytes += len(value)
+        else:
+            self._count_cold(1, value)
         bucket.values[key] = value
         if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
             self.used_bytes -= DEADLINE_BYTES
@@ -138,7 +164,11 @@ class Table:
         if value is None:
             return False
         self.keys -= 1
-        self.used_bytes -= ENTRY_BYTES + len(key) + len(value)
+        self.used_bytes -= ENTRY_BYTES + len(key)
+        if isinstance(value, bytes):
+            self.used_bytes -= len(value)
+        else:
+            self._count_cold(-1, value)
         if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
             self.used_bytes -= DEADLINE_BYTES
         if not bucket.values:
@@ -146,6 +176,27 @@ class Table:
             bucket.values = {}
             bucket.deadlines = None
         return True
+
+    def cool(self, key: bytes) -> None:
+        """Let the length stand for the value of a key, which is in memory."""
+        values = self._directory[zlib.crc32(key) >> self._shift].values
+        value = values[key]
+        assert isinstance(value, bytes), "only what is hot gets cold"
+        self.used_bytes -= len(value)
+        self._count_cold(1, len(value))
+        values[key] = len(value)
+
+    def warm(self, key: bytes, value: bytes) -> None:
+        """Let the value of a key, which is cold, stand there again."""
+        values = self._directory[zlib.crc32(key) >> self._shift].values
+        assert values[key] == len(value), "only what is cold gets hot, and as long as it was"
+        self.used_bytes += len(value)
+        self._count_cold(-1, len(value))
+        values[key] = value
+
+    def _count_cold(self, keys: int, length: int) -> None:
+        self.cold_keys += keys
+        self.cold_bytes += keys * length
 
     def _split(self, bucket: Bucket, at: int) -> None:
         """Split the bucket that holds a position, and its half again if all its keys fell into one."""
@@ -213,7 +264,7 @@ class Table:
         self.used_bytes = self.used_bytes * len(self._directory) // entries
         return bool(self._directory)
 
-    def __iter__(self) -> Iterator[tuple[bytes, bytes, int | None]]:
+    def __iter__(self) -> Iterator[tuple[bytes, Stored, int | None]]:
         """All entries; for checks and tests. The table must not change meanwhile."""
         for at, bucket in enumerate(self._directory):
             if at == 0 or bucket is not self._directory[at - 1]:

@@ -52,9 +52,10 @@ class Log(Protocol):
     keeps_effects: bool
     """Whether it keeps what entries change, not their commands: only then is `append` told, and `restore` of use."""
 
-    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """Put what was kept into the keyspaces, log time included, and return the position of its newest entry.
 
+        memory_limit: bytes that entries may take, by the table's estimate; values beyond it are left cold.
         Called once, before anything but `deliver_by`, `about` and `close`, and maybe in a thread of its own, while the
         store's goes on to ask for these two. Raises `LoadingStopped` where `close` comes before the end.
         """
@@ -84,6 +85,13 @@ class Log(Protocol):
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
         """The time of these keys was over at log time `now`, and nobody waits for what the log makes of that."""
+
+    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+        """Begin to read the value of an entry that is committed, of so many bytes. Only of a log that keeps effects.
+
+        told: called in the thread that uses the store, with the value, or with what was wrong; later, or at once when
+        it cannot be asked for. The entry may have changed meanwhile, and then either may be told.
+        """
 
     def close(self, now: int) -> None:
         """Commit or fail what is under way, and take no more.

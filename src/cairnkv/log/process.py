@@ -1,6 +1,6 @@
 """The log of the process size: a write is as safe as this process is, so it is safe at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Step
 from cairnkv.keyspace import Keyspace
@@ -20,7 +20,7 @@ class ProcessLog:
     def listen(self, listener: LogListener) -> None:
         """Nothing is ever told: entries are committed when `append` returns."""
 
-    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """There is nothing to restore."""
         return self.position
 
@@ -39,6 +39,10 @@ class ProcessLog:
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
         """Nothing is kept of them."""
+
+    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+        """No value is anywhere else."""
+        raise NotImplementedError
 
     def close(self, now: int) -> None:
         """There is nothing under way."""

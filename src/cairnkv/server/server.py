@@ -183,16 +183,16 @@ class Server:
     def change(self, settings: Settings) -> None:
         """Go on with other settings, which differ in what can be changed while the server runs.
 
-        Raises `OptionError` when the system does not allow so many clients.
+        Raises `OptionError` when the system does not allow so many clients, or the store no memory limit.
         """
         before = self.settings
         wanted = settings.max_connections + SPARE_DESCRIPTORS
         if settings.max_connections > before.max_connections and (allowed := allow_descriptors(wanted)) < wanted:
             raise OptionError(f"this system allows {allowed:,} open files; so many clients would need {wanted:,}")
+        self.store.limit_memory(settings.memory_limit, settings.when_full)
+        self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
         _log.info("CONFIG SET has changed: %s", ", ".join(changed) or "nothing")
-        self.settings = settings
-        self.store.limit_memory(settings.memory_limit, settings.when_full)
         self._surroundings.want_password(settings.password)
         for connection in self._connections:
             connection.reconsider()
@@ -393,6 +393,7 @@ def new_store(
             apart=True,
             progress=progress or _logged(settings.data),
             limit=settings.disk_limit,
+            reads=settings.memory_limit is not None,
         )
     return Store(
         loads_later=loads_later,

@@ -178,12 +178,16 @@ class Settings:
         limits.UNSENT_MAX, "replies not taken by all clients together; beyond it the worst client is closed"
     )
     memory_limit: int | None = _option(
-        size, None, "memory for keys and values, by estimate", shown="none", metavar="SIZE"
+        size,
+        None,
+        "memory for keys and values, by estimate; with --data, for keys and those values that are used most",
+        shown="none",
+        metavar="SIZE",
     )
     when_full: WhenFull = _option(
         choice(WhenFull),
         WhenFull.REFUSE,
-        "at the memory limit: refuse writes, or evict the least recently used keys",
+        "at the memory limit, without --data: refuse writes, or evict the least recently used keys",
         shown="refuse",
         metavar="NAME",
     )
@@ -236,12 +240,10 @@ class Settings:
         for name in ("frame_timeout", "stall_timeout"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"{name.replace('_', '-')} has to be more than 0: nothing can be done in no time")
-        if self.data is not None and self.memory_limit is not None:
+        if self.data is not None and self.when_full is not WhenFull.REFUSE:
             raise OptionError(
-                "memory-limit with data is not there yet: a store on disk keeps everything in memory as well"
+                "when-full is not for a store on disk: with a memory limit values leave memory, and nothing is evicted"
             )
-        if self.disk_limit is not None and self.data is None:
-            raise OptionError("disk-limit is for a store on disk: name its directory as data")
         if self.disk_limit is not None and self.disk_limit < DISK_LIMIT_LEAST:
             raise OptionError(
                 f"disk-limit is {self.disk_limit:,}: too small for what RocksDB itself needs; "

@@ -173,7 +173,7 @@ cdef class Accelerator:
         That is one at least, and all but those for which there is no room for replies until these were sent.
         """
         cdef Piece *piece
-        cdef Py_ssize_t done
+        cdef Py_ssize_t done, before
         cdef bint executed = False
         cdef HotTable table = self._table
         self._size = self._marks_count = 0
@@ -198,7 +198,12 @@ cdef class Accelerator:
                         _look_ahead(self, pieces, count)
                     table.wait = 0
                     table.wrote = False
+                    before = self._size
                     done = self.frame(piece.data + piece.done, piece.length - piece.done)
+                    if table.found_cold:
+                        table.found_cold = False
+                        self._size = before
+                        done = 0
                     if done == 0:
                         table._ahead_next = table._ahead_count  # what was met behind it is out of step
                         break

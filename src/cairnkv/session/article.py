@@ -7,16 +7,18 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import Failure, Reply, Scope, failures
-from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Due
+from cairnkv.commands import Failure, Reply, Scope, Step, failures
+from cairnkv.session.conversation import AHEAD_BYTES, AHEAD_COMMANDS, WHOLE_TABLE_COST, Acceleration, Due
 from cairnkv.session.redis.surroundings import Surroundings
 from cairnkv.store import Held, Store
-from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Request, Width, reply_parts
+from cairnkv.wire.article import CommandDecoder, CommandFlag, Dialect, Limits, Request, Width, reply_parts
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
 
 _log: Final = logging.getLogger("cairnkv.session")
+
+_MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
 
 
 class ArticleConversation:
@@ -59,6 +61,14 @@ class ArticleConversation:
         cost = WHOLE_TABLE_COST if word.scope is Scope.TABLE or word.by_store else 1
         return Due(outcome, self._encode, cost)
 
+    def upcoming(self) -> tuple[list[Step], int]:
+        """Some of the commands that come next."""
+        ahead = self._decoder.copy(AHEAD_BYTES)
+        steps: list[Step] = []
+        while len(steps) < AHEAD_COMMANDS and isinstance(request := ahead.next(), Request):
+            steps.append(Step(0, request.command))
+        return steps, ahead.consumed
+
     def failure(self, failure: Failure) -> Due:
         """A failure, which may be one that ends the conversation."""
         return Due(failure, self._encode, closes=failure.code.closes)
@@ -67,7 +77,10 @@ class ArticleConversation:
         if self._surroundings.wants_password:
             return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
-            return self._store.execute(request.command)
+            outcome = self._store.execute(request.command)
+            if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, Held) and request.command.word.writes:
+                return outcome.from_memory()
+            return outcome
         except Exception:
             _log.exception("%s failed", request.command.word.name)
             return Failure(failures.INTERNAL, "the server's log has the details")

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from cairnkv.commands import Failure, Reply
+from cairnkv.commands import Failure, Reply, Step
 from cairnkv.store import Held
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ WORDS_PER_COST: Final = 8
 
 BYTES_PER_COST: Final = 65_536
 """Bytes of a value, read or made, that are: bits are counted at some gigabytes a second, and others copied faster."""
+
+AHEAD_COMMANDS: Final = 64
+"""Commands that are looked at behind one that waits for the disk, to have read what they need as well."""
+
+AHEAD_BYTES: Final = 16_384
+"""Bytes of input that are looked at for that."""
 
 Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
 """Turns a reply into the bytes to send, in pieces; there may be none."""
@@ -68,6 +74,9 @@ class Conversation(Protocol):
 
     def next(self) -> Due | Unfinished | None:
         """Carry out the next command that is there whole, or a part of it; None when more bytes are needed."""
+
+    def upcoming(self) -> tuple[list[Step], int]:
+        """Some of the commands that come next, as far as is known without carrying them out, and in how many bytes."""
 
     def failure(self, failure: Failure) -> Due:
         """How a failure is said that no command has asked for."""

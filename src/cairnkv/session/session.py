@@ -2,7 +2,8 @@
 
 Which wire the client speaks is told by its first byte; the `Conversation` of that wire turns bytes into what is due.
 
-What always holds: replies leave in the order of their commands, whatever each of them waits for. What a
+What always holds: replies leave in the order of their commands, whatever each of them waits for. While a command was
+not carried out yet, because what it needs is being read from the disk, none behind it is. What a
 client may have pending is bounded, in replies that wait and in bytes of replies; at a bound the session
 executes no further until `advance` finds room. Behind a failure that ends the conversation nothing is executed
 and nothing more is said.
@@ -24,7 +25,7 @@ from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Convers
 from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, Store, size_of
+from cairnkv.store import Held, Postponed, Store, size_of
 from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Session:
         self._output: list[bytes] = []
         self._output_size = 0
         self._more = False  # whole commands may be waiting
+        self._postponed: Postponed | None = None  # the newest command that was put off
+        self._looked_at = 0  # up to where input was looked at for what else has to be read
         self.state = State.OPEN
         self.paused = False
         """Set by the connection while its client does not take what was sent."""
@@ -220,7 +223,11 @@ class Session:
     def blocked(self) -> bool:
         """Whether the session executes nothing before replies are taken or released: read no more for it."""
         due = self._output_size + self._held_size
-        return self.paused or due >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX
+        return self.paused or due >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX or self._is_put_off
+
+    @property
+    def _is_put_off(self) -> bool:
+        return self._postponed is not None and not self._postponed.executed
 
     @property
     def runnable(self) -> bool:
@@ -287,10 +294,24 @@ class Session:
             else:
                 self._say(due)
                 left -= due.cost - 1
+        if self._is_put_off:
+            self._look_ahead()
         if not self._more and not self._held:
             self._on(Event.ALL_SAID)
         if self.state is State.DONE and self._conversation is not None:
             self._conversation.end()  # nobody will finish the frame that was begun, if one was
+
+    def _look_ahead(self) -> None:
+        """Have read what the commands need that stand behind the one that was put off."""
+        assert self._conversation is not None
+        begin = self._conversation.consumed
+        if begin < self._looked_at:
+            return
+        steps, length = self._conversation.upcoming()
+        self._looked_at = begin + max(length, 1)
+        for step in steps:
+            if not self._store.read_ahead(step):
+                break
 
     @property
     def _can_execute(self) -> bool:
@@ -317,6 +338,9 @@ class Session:
         """Put what is due behind what was due before."""
         if isinstance(due.outcome, Held):
             due.outcome.on_ready = self._wake
+            if isinstance(due.outcome, Postponed):
+                due.outcome.on_executed = self._wake
+                self._postponed = due.outcome
             self._hold(due, due.outcome.size + due.size)
         elif self._held:
             self._hold(due, size_of(due.outcome) + due.size)

@@ -1,8 +1,9 @@
 """The store: a keyspace behind a log, and when each reply may leave."""
 
 from cairnkv.store.clock import Clock, wall_clock
+from cairnkv.store.cold import Postponed
 from cairnkv.store.growth import length_after
 from cairnkv.store.held import Held, size_of
 from cairnkv.store.store import Store, WhenFull
 
-__all__ = ["Clock", "Held", "Store", "WhenFull", "length_after", "size_of", "wall_clock"]
+__all__ = ["Clock", "Held", "Postponed", "Store", "WhenFull", "length_after", "size_of", "wall_clock"]

@@ -24,7 +24,7 @@ from cairnkv.commands import (
 )
 from cairnkv.keyspace import Keyspace
 from cairnkv.keyspace.extended import text_of_sum
-from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES
+from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES, length_of, memory_of
 
 
 def growth(keyspace: Keyspace, command: Command) -> int:
@@ -44,7 +44,7 @@ def growth(keyspace: Keyspace, command: Command) -> int:
         case GetWith(ttl=None, at=None):
             return 0
         case Expire(key) | ExpireWith(key) | GetWith(key):
-            return DEADLINE_BYTES if keyspace.get(key) is not None and not _expires(keyspace, key) else 0
+            return DEADLINE_BYTES if keyspace.has(key) and not _expires(keyspace, key) else 0
         case SetRange(value=b""):
             return 0
         case Append(key) | SetRange(key) | SetBit(key):
@@ -60,11 +60,11 @@ def growth(keyspace: Keyspace, command: Command) -> int:
             except (ValueError, OverflowError):
                 return 0
         case Rename(source, target):
-            return len(target) - len(source) if keyspace.get(source) is not None else 0
+            return len(target) - len(source) if keyspace.has(source) else 0
         case Copy(source, target):
             entry = keyspace.entry(source)
             elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
-            if entry is None or (elsewhere.get(target) is not None and not command.replace):
+            if entry is None or (elsewhere.has(target) and not command.replace):
                 return 0
             return _of_put(elsewhere, target, len(entry[0]), expires=entry[1] is not None)
     raise NotImplementedError(f"by how much {command.word.name} could make the entries grow is not said")
@@ -72,10 +72,10 @@ def growth(keyspace: Keyspace, command: Command) -> int:
 
 def _of_put(keyspace: Keyspace, key: bytes, length: int, *, expires: bool) -> int:
     """What an entry with a value of so many bytes takes more than the one that it replaces."""
-    old = keyspace.entry(key)
+    old = keyspace.stored(key)
     if old is None:
         return ENTRY_BYTES + len(key) + length + DEADLINE_BYTES * expires
-    return length - len(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
+    return length - memory_of(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
 
 
 def _of_change(keyspace: Keyspace, key: bytes, length: int) -> int:
@@ -84,7 +84,7 @@ def _of_change(keyspace: Keyspace, key: bytes, length: int) -> int:
 
 
 def _expires(keyspace: Keyspace, key: bytes) -> bool:
-    entry = keyspace.entry(key)
+    entry = keyspace.stored(key)
     return entry is not None and entry[1] is not None
 
 
@@ -94,9 +94,14 @@ def length_after(keyspace: Keyspace, command: Command) -> int:
         return 0
     match command:
         case Append(key, more):
-            return len(keyspace.get(key) or b"") + len(more)
+            return _length(keyspace, key) + len(more)
         case SetRange(key, offset, over) if over:
-            return max(len(keyspace.get(key) or b""), offset + len(over))
+            return max(_length(keyspace, key), offset + len(over))
         case SetBit(key, offset):
-            return max(len(keyspace.get(key) or b""), offset // 8 + 1)
+            return max(_length(keyspace, key), offset // 8 + 1)
     return 0
+
+
+def _length(keyspace: Keyspace, key: bytes) -> int:
+    entry = keyspace.stored(key)
+    return 0 if entry is None else length_of(entry[0])

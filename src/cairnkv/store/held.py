@@ -6,7 +6,7 @@ Not for when that is (the store). Replies that the compiled hot path has made ar
 from collections.abc import Callable
 from typing import Final
 
-from cairnkv.commands import Failure, Items, Replies, Reply
+from cairnkv.commands import Failure, InMemory, Items, Replies, Reply
 
 ITEM_BYTES: Final = 32
 """Bytes of memory that one of several values takes besides its own."""
@@ -36,6 +36,15 @@ class Held:
         """Bytes that the reply keeps in memory, near enough."""
         return size_of(self._outcome)
 
+    def from_memory(self) -> Reply:
+        """The reply to a write whose client finds memory safe enough: it leaves now, and says so unless that is true.
+
+        All that was executed stays as it is: others wait for the commit, and are undone with it.
+        """
+        if self.reply is not None:
+            return self.reply
+        return self._outcome if isinstance(self._outcome, Failure) else InMemory(self._outcome)
+
     def release(self) -> None:
         """The commit that it waited for is safe."""
         self.reply = self._outcome
@@ -53,6 +62,8 @@ def size_of(reply: Reply) -> int:
         return sum(ITEM_BYTES + len(value or b"") for value in reply.values)
     if isinstance(reply, Replies):
         return sum(ITEM_BYTES + size_of(value) for value in reply.values)
+    if isinstance(reply, InMemory):
+        return size_of(reply.reply)
     return 0
 
 

@@ -59,8 +59,11 @@ class UseOrder:
         """Whether this key has been used."""
         return place in self._shard(place)
 
-    def oldest(self, spared: Container[Place]) -> Place | None:
-        """One of the least recently used keys, none of those that are spared; None when none is known."""
+    def oldest(self, spared: Container[Place], sampled: int = SAMPLED_SHARDS) -> Place | None:
+        """One of the least recently used keys, none of those that are spared; None when none is known.
+
+        sampled: how many shards are looked at.
+        """
         oldest: tuple[int, Place] | None = None
         looked = 0
         for _ in self._ring:
@@ -71,7 +74,7 @@ class UseOrder:
                 place, use = found
                 oldest = min(oldest or (use, place), (use, place))
                 looked += 1
-                if looked == SAMPLED_SHARDS:
+                if looked == sampled:
                     break
         return oldest[1] if oldest else None
 

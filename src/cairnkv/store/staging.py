@@ -46,9 +46,15 @@ class StagingStore(Protocol):
 class Staging:
     """The runs on one keyspace of a store."""
 
-    def __init__(self, store: StagingStore, keyspace: Keyspace, pending: dict[bytes, int]) -> None:
-        """pending: keys that were changed and are not committed, with the newest position that did."""
+    def __init__(
+        self, store: StagingStore, keyspace: Keyspace, pending: dict[bytes, int], *, only_reads: bool = False
+    ) -> None:
+        """pending: keys that were changed and are not committed, with the newest position that did.
+
+        only_reads: whether runs may change nothing, since values may be cold.
+        """
         self.pending = pending
+        self.only_reads = only_reads
         self._store = store
         self._keyspace = keyspace
         self._position = 0  # of the run at hand

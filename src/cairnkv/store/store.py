@@ -1,7 +1,7 @@
 """The store: executes commands against the keyspace, and decides when each reply may leave.
 
 What always holds (the promises, for any log that keeps its contract):
-- A reply that says a write succeeded leaves when the log has committed it.
+- A reply that says a write succeeded leaves when the log has committed it, but for `Held.from_memory`.
 - A reply shows nothing that could still be taken back: it waits for the newest pending commit among the keys
   it touched, or of all where it touched the whole table.
 - When commits fail, what they changed is undone, newest first, and the replies that waited for them fail,
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
 from cairnkv.commands.vocabulary import Info, RandomKey
+from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
@@ -25,6 +26,7 @@ from cairnkv.keyspace.table import CURSORS
 from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
+from cairnkv.store.cold import Cache
 from cairnkv.store.growth import growth, length_after
 from cairnkv.store.held import Held, size_of
 from cairnkv.store.memory import Place, UseOrder
@@ -134,7 +136,8 @@ class Store:
         self.clock = clock
         self._memory_limit = memory_limit
         self._value_max = value_max
-        self._use_order = UseOrder() if memory_limit is not None and when_full is WhenFull.EVICT else None
+        deletes = memory_limit is not None and when_full is WhenFull.EVICT and not self._log.keeps_effects
+        self._use_order = UseOrder() if deletes else None  # where eviction deletes
         self._strangers = False  # whether keys may be there of which no use is known
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
@@ -151,8 +154,19 @@ class Store:
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
+        self._cache: Cache | None = None  # once everything is loaded
         if not loads_later:
             self.begin(self.load())
+
+    def _new_cache(self) -> Cache | None:
+        if self._memory_limit is None or not self._log.keeps_effects:
+            return None
+        return Cache(
+            self.keyspaces,
+            self._log.fetch,
+            self._memory_limit,
+            is_pending=lambda space, key: space in self._pending_tables or key in self._pending_keys[space],
+        )
 
     @property
     def keyspace(self) -> Keyspace:
@@ -168,7 +182,7 @@ class Store:
         """
         aside = Shared()
         keyspaces = tuple(Keyspace(aside) for _ in range(SPACES))
-        return Loaded(keyspaces, self._log.restore(keyspaces))
+        return Loaded(keyspaces, self._log.restore(keyspaces, self._memory_limit))
 
     def begin(self, loaded: Loaded) -> None:
         """Take over what was read, and take commands from now on."""
@@ -178,6 +192,7 @@ class Store:
         self._shared.advance(self._noted)
         self._last = self._committed = loaded.position
         self.loading = self._holds_back = False
+        self._cache = self._new_cache()
         self._log.listen(self)
         self._tell_tallies()
 
@@ -220,10 +235,14 @@ class Store:
 
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
         """
-        self._commands += 1
         step = Step(space, command)
         if self._holds_back and (failure := self._held_back((step,))):
             return failure
+        if self._cache is not None:
+            put_off = self._cache.put_off((step,), lambda: self.execute(command, space, touch=touch))
+            if put_off is not None:
+                return put_off
+        self._commands += 1
         now = self.clock()
         if not command.word.writes:
             if self._log.keeps_effects:
@@ -247,9 +266,13 @@ class Store:
         bytes_max: of values that may be read or made anew; with more, all of it is taken back. None: any number.
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
-        self._commands += len(steps)
         if self._holds_back and (failure := self._held_back(steps, watched)):
             return failure
+        if self._cache is not None:
+            put_off = self._cache.put_off(steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max))
+            if put_off is not None:
+                return put_off
+        self._commands += len(steps)
         self._advance(self.clock())
         newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
         if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
@@ -268,6 +291,10 @@ class Store:
             if bytes_max is not None and worked > bytes_max:
                 raise _TooMuch(f"a transaction that works on more than {bytes_max:,} bytes of values")
         return Replies(tuple(replies))
+
+    def read_ahead(self, step: Step) -> bool:
+        """This command will be said soon: have read what it needs. False: no more of that for now."""
+        return self._cache is not None and self._cache.read_ahead(step)
 
     def watch(self, space: int, key: bytes) -> Watched:
         """What a key is like now, for `execute_all`."""
@@ -304,6 +331,8 @@ class Store:
         reply = apply(self.keyspaces[space], command, now)
         if touch and self._use_order is not None:
             self._note_use(command.places(space))
+        elif touch and self._cache is not None:
+            self._cache.used(command.places(space))
         return reply
 
     def _about_itself(self, step: Step) -> Reply:
@@ -383,6 +412,8 @@ class Store:
         self._last = position
         if self._use_order is not None:
             self._note_changes(journal)
+        elif self._cache is not None:
+            self._cache.changed(journal, position, effects)
         if self._log.commits_at_once:
             forget(journal)
             return reply
@@ -406,11 +437,14 @@ class Store:
         """Where the hot path hands over what it has done to a keyspace; None: the log has no use for that."""
         if not self._log.keeps_effects:
             return None
-        return Staging(self, self.keyspaces[space], self._pending_keys[space])
+        only_reads = self._memory_limit is not None if self.loading else self._cache is not None
+        return Staging(self, self.keyspaces[space], self._pending_keys[space], only_reads=only_reads)
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
         if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self._noted):
+            return None
+        if self._cache is not None and self._cache.wants_a_look():
             return None
         newest = max(self._pending_tables.get(space, 0), self._pending_time)
         return self._log.position + 1, newest if newest > self._committed else 0
@@ -462,11 +496,15 @@ class Store:
         while self._uncommitted and (first := next(iter(self._uncommitted))) <= position:
             uncommitted = self._uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
+            if self._cache is not None:
+                self._cache.committed(uncommitted.journal, first)
             forget(uncommitted.journal)
             released += uncommitted.waiting
         for held in released:
             held.release()
         _tell(released)
+        if self._cache is not None:
+            self._cache.cool_some()
 
     def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
         """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it.
@@ -480,7 +518,7 @@ class Store:
         while self._uncommitted:
             position, uncommitted = self._uncommitted.popitem()
             self._no_longer_pending(position, uncommitted.journal)
-            self._take_back(uncommitted.journal)
+            self._take_back(uncommitted.journal, unknown=unknown)
             if uncommitted.own is not None:
                 uncommitted.own.fail(write_failure)
             for held in uncommitted.held:
@@ -492,6 +530,8 @@ class Store:
             self._unsettled.setdefault(space, set()).add(key)
         self._holds_back = bool(self._unsettled)
         self._tell_tallies()
+        if self._cache is not None:
+            self._cache.failed()
         _tell(failed)
 
     def settled(self, happened: Sequence[Effect]) -> None:
@@ -509,9 +549,14 @@ class Store:
         self._unsettled.clear()
         self._holds_back = False
         self._tell_tallies()
+        if self._cache is not None:
+            self._cache.settled(happened)
+            self._cache.cool_some()
 
-    def _take_back(self, journal: Journal) -> None:
+    def _take_back(self, journal: Journal, *, unknown: bool = False) -> None:
         undo(journal)
+        if self._cache is not None:
+            self._cache.taken_back(journal, unknown=unknown)
         if self._use_order is not None:
             self._note_use(_places(journal))
             if any(isinstance(change, Cleared) for change in journal):
@@ -534,6 +579,8 @@ class Store:
         if self._memory_limit is None or (more := growth(keyspace, step.command)) <= 0:
             return None
         limit = self._memory_limit
+        if self._cache is not None:
+            return self._admit_beside_values(self._cache, more)
         for _ in range(SLICES_PER_WRITE):
             if self.used_bytes + self.garbage_bytes + more <= limit or not self._housekeep():
                 break
@@ -546,6 +593,15 @@ class Store:
         if self.used_bytes + more <= limit:
             return None
         return Failure(failures.FULL, f"the memory limit of {limit:,} bytes has no room for {more:,} more")
+
+    def _admit_beside_values(self, cache: Cache, more: int) -> Failure | None:
+        """The same where values can leave memory: there is no room only where keys take all of it."""
+        if self.garbage_bytes:
+            self._housekeep()
+        if cache.has_room(more):
+            return None
+        text = f"the memory limit of {cache.limit:,} bytes has no room for {more:,} more beside the keys"
+        return Failure(failures.FULL, text)
 
     @property
     def used_bytes(self) -> int:
@@ -623,7 +679,20 @@ class Store:
         """Have another limit from the next write on; see `__init__`.
 
         Keys that nobody uses from then on count as least recently used.
+        Raises `OptionError` where the log keeps values and the store was not made with a limit.
         """
+        if self._log.keeps_effects:
+            if self.loading and limit != self._memory_limit:
+                raise OptionError("what is on disk is being read; change the memory limit when all of it is there")
+            if self._cache is not None:
+                self._cache.limit = limit
+                self._cache.cool_some()
+            elif limit is not None and not self.loading:
+                raise OptionError(
+                    "a store on disk has a memory limit from its start on, or none: stop it and start it with one"
+                )
+            self._memory_limit = limit
+            return
         self._memory_limit = limit
         evicts = limit is not None and when_full is WhenFull.EVICT
         if evicts != (self._use_order is not None):
@@ -652,16 +721,19 @@ class Store:
                 keyspace.free_expired(key)
                 if self._use_order is not None:
                     self._use_order.forget((keyspace.number, key))
+                elif self._cache is not None:
+                    self._cache.forget((keyspace.number, key))
             left -= len(expired)
             more = (not more and keyspace.free_slice()) or more
         self._expired += EXPIRED_PER_SLICE - left
         more_uses = self._use_order is not None and self._use_order.free_some()
-        return more or more_uses or left == 0
+        more_cold = self._cache is not None and self._cache.cool_some()
+        return more or more_uses or more_cold or left == 0
 
     @property
     def tidy(self) -> bool:
         """Whether a slice would find nothing to do, now or later, unless a command is executed before."""
-        return self._use_order is None and self.keyspace.tidy
+        return self._use_order is None and self._cache is None and self.keyspace.tidy
 
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""
@@ -686,7 +758,9 @@ class Store:
     @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
-        return self.plain or (self._log.keeps_effects and self._memory_limit is None and not self._holds_back)
+        if self._holds_back:
+            return False
+        return self.plain or (self._log.keeps_effects and (self._memory_limit is None or self._cache is not None))
 
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
@@ -717,6 +791,7 @@ class Store:
             ("size", self._log.size),
             ("loading", int(self.loading)),
             *self._log.about(),
+            *(() if self._cache is None else self._cache.about()),
             ("hot_path", features()["hot path"]),
             ("commands", self._commands + sum(tally.commands for tally in self._tallies)),
             ("keys", sum(keyspace.count() for keyspace in self.keyspaces)),

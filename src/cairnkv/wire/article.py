@@ -31,6 +31,7 @@ from cairnkv.commands import (
     Command,
     Failure,
     Get,
+    InMemory,
     Items,
     Reply,
     Word,
@@ -234,6 +235,12 @@ class CommandDecoder:
         """Take more bytes of the connection; those behind a failure that closes are thrown away."""
         if not self.broken:
             self._buffer += data
+
+    def copy(self, length: int) -> "CommandDecoder":
+        """Another decoder that was fed so many of the bytes that are pending here, at most; between two frames."""
+        ahead = CommandDecoder(width=self._width, limits=self._limits)
+        ahead.feed(self._buffer[self._start : self._start + length])
+        return ahead
 
     def next(self) -> Request | Failure | None:
         """The next request, or a failure in its place, or None when more bytes are needed."""
@@ -463,6 +470,9 @@ def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
         if size <= frame_limit:
             return Response(True, pack_strings(reply.values))
         reply = Failure(failures.BIGREPLY, f"the reply has {size:,} bytes; the limit is {frame_limit:,}")
+    if isinstance(reply, InMemory):
+        safe = response_to(reply.reply, frame_limit=frame_limit)
+        return Response(safe.ok, safe.payload, int(safe.header | ResponseFlag.MEMORY_ONLY))
     assert isinstance(reply, Failure)
     return Response(False, reply.message.encode(), _EXECUTED_FLAGS[reply.code.executed])
 
@@ -480,6 +490,14 @@ def reply_in(response: Response, word: Word) -> Reply:
     Failure codes that this version does not know keep their name and what the header's bits say of them.
     Raises `PeerError` when a success does not carry what the command answers.
     """
+    if response.header and response.header & ResponseFlag.MEMORY_ONLY:
+        reply = _reply_in(response, word)
+        return reply if isinstance(reply, Failure) else InMemory(reply)
+    return _reply_in(response, word)
+
+
+def _reply_in(response: Response, word: Word) -> Reply:
+    """The same, however safe it is."""
     if not response.ok:
         return MISSING if response.missing else _failure_in(response)
     match word.answer:

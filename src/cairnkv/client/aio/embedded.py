@@ -33,6 +33,8 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
         if call.command.word.scope is Scope.TABLE:
             await asyncio.sleep(0)
         outcome = self._shared.execute(call.command)
+        if isinstance(outcome, Held) and call.memory_is_enough:
+            outcome = outcome.from_memory()
         if isinstance(outcome, Held):
             loop = asyncio.get_running_loop()
             ready = asyncio.Event()

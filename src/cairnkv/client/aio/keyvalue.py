@@ -8,7 +8,22 @@ from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Generic, Self, overload
 
-from cairnkv.client.calls import UNSET, Call, Calls, D, K, Key, Seconds, T, Unset, V, Values
+from cairnkv.client.calls import (
+    UNSET,
+    Call,
+    Calls,
+    D,
+    Durable,
+    K,
+    Key,
+    Seconds,
+    T,
+    Unset,
+    V,
+    Values,
+    from_memory,
+    memory_is_enough,
+)
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.limits import SCAN_COUNT
 
@@ -189,6 +204,15 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         """What the store says of itself."""
         return await self._do(self._calls.info())
 
+    def durable(self, how: Durable) -> "AsyncKeyValue[K, V]":
+        """This store, whose writes are done as soon as they are as safe as this says; for those that need not be safe.
+
+        how: "memory", once they are applied: until they are committed, which follows, a crash or a failing disk takes
+        them back, and no read shows them. "size", once they are as safe as the size of the store promises, as here.
+        Closing what is given closes this store. Raises `OptionError` for anything else.
+        """
+        return _FromMemory(self) if memory_is_enough(how) else self
+
     # -- in a with statement --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -198,3 +222,24 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _FromMemory(AsyncKeyValue[K, V]):
+    """A store whose writes are done once they are in memory."""
+
+    def __init__(self, store: AsyncKeyValue[K, V]) -> None:
+        self._calls = store._calls
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"{self._store!r}.durable('memory')"
+
+    async def _do(self, call: Call[T]) -> T:
+        return await self._store._do(from_memory(call))
+
+    def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
+        return self if memory_is_enough(how) else self._store
+
+    async def close(self) -> None:
+        """Close the store."""
+        await self._store.close()

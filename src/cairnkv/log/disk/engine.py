@@ -10,7 +10,7 @@ Not for what the records mean (`records`), and not for when what is written (`lo
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from rocksdict import Options, Rdict
 
 CACHE_BYTES: Final = 8 * 1024 * 1024
-"""RocksDB's cache of blocks: small, since everything is in memory anyway."""
+"""RocksDB's cache of blocks: small, since memory is the store's, which keeps values and not blocks."""
+
+FILTER_BITS: Final = 10
+"""Bits for each key that tell which files certainly do not have it: one in a hundred is searched in vain."""
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
 """Writes that are gathered before they become a file of their own."""
@@ -90,6 +93,9 @@ class Engine(Protocol):
     def records(self) -> int:
         """How many records there are, by estimate."""
 
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records under these keys as they were written last; None: there is none. Any thread may ask."""
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records in the order of their keys. May end early where something is damaged: look for `END_KEY`."""
 
@@ -154,6 +160,10 @@ class RocksEngine:
         """How many records there are, by estimate."""
         return self._database.property_int_value("rocksdb.estimate-num-keys") or 0
 
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The records under these keys. Lets the interpreter go, as reading a single one would not."""
+        return self._database.get(list(keys))  # type: ignore[return-value]  # in raw mode they are bytes
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records."""
         return iter(self._database.items())  # type: ignore[arg-type]  # in raw mode they are bytes
@@ -192,10 +202,11 @@ class RocksEngine:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
 
-def open_engine(directory: Path, limit: int | None = None) -> Engine:
+def open_engine(directory: Path, limit: int | None = None, *, reads: bool = False) -> Engine:
     """RocksDB in this directory, which is made if it is not there, for its owner only.
 
     limit: bytes that it is to have at most; None: as many as its file system.
+    reads: whether single records will be read while it is open, so that what was written last has to be in order.
     Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
     format, or something else's.
     """
@@ -213,7 +224,7 @@ def open_engine(directory: Path, limit: int | None = None) -> Engine:
     except OSError as error:
         raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
     try:
-        database = rocksdict.Rdict(str(directory), _options(room))
+        database = rocksdict.Rdict(str(directory), _options(room, reads=reads))
     except Exception as error:  # that is all that rocksdict says of its class
         raise OptionError(_why(directory, str(error))) from None
     engine = RocksEngine(database)
@@ -253,7 +264,7 @@ def _end_without_destructors() -> None:
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
 
-def _options(room: int) -> "Options":
+def _options(room: int, *, reads: bool) -> "Options":
     """room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before
     what was there goes, fits into what is left when writes stop.
     """
@@ -265,12 +276,15 @@ def _options(room: int) -> "Options":
     options.set_paranoid_checks(True)
     tables = BlockBasedOptions()
     tables.set_block_cache(Cache(CACHE_BYTES))
+    if reads:
+        tables.set_bloom_filter(FILTER_BITS, False)
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 128)))
-    # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
-    options.set_memtable_factory(MemtableFactory.vector())
-    options.set_allow_concurrent_memtable_write(False)
+    if not reads:
+        # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
+        options.set_memtable_factory(MemtableFactory.vector())
+        options.set_allow_concurrent_memtable_write(False)
     # Writes never wait within RocksDB: see `RocksEngine`.
     options.set_max_write_buffer_number(MEMTABLES_MAX)
     options.set_level_zero_slowdown_writes_trigger(10 * BEHIND_FILES)

@@ -20,6 +20,7 @@ from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
 from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
+from cairnkv.log.disk.reader import Answer, Reader, Request
 from cairnkv.log.disk.replay import replay
 from cairnkv.log.disk.restoring import restore
 from cairnkv.log.disk.space import Space
@@ -51,10 +52,13 @@ class DiskLog:
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
         apart: bool = False,
         progress: Progress = _nobody,
+        reads: bool = False,
         limit: int | None = None,
         new_engine: Callable[[Path], Engine] | None = None,
     ) -> None:
         """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
+
+        reads: whether single values will be read again (`fetch`), as with a memory limit.
 
         limit: bytes that the directory is to have at most; None: as many as its file system.
         new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
@@ -64,10 +68,10 @@ class DiskLog:
         self._apart = apart
         self._progress = progress
         self._limit = limit
-        self._new_engine = new_engine or functools.partial(open_engine, limit=limit)
+        self._new_engine = new_engine or functools.partial(open_engine, limit=limit, reads=reads)
         self._space = Space(self.directory, limit)
         self._engine: Engine | None = None
-        self._read = self._records = 0
+        self._records_read = self._records = 0
         self._pid = os.getpid()
         self._listener: LogListener | None = None
         self._deliver: Deliver | None = None
@@ -77,17 +81,20 @@ class DiskLog:
         self._writer: Writer | None = None  # once everything is restored
         # Only appended to by the writer's thread, and taken from by the store's:
         self._outcomes: collections.deque[int | Failed | Settled] = collections.deque()  # positions committed, or else
+        self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # by the readers' threads
+        self._reader: Reader | None = None  # likewise
 
-    def restore(self, keyspaces: Sequence[Keyspace]) -> int:
+    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
             self._engine = self._open()
             self._records = self._engine.records
             self._restored_so_far(0)
-            restored = restore(self._engine, keyspaces, self._restored_so_far)
+            restored = restore(self._engine, keyspaces, self._restored_so_far, memory_limit)
             with self._beginning:
                 if self._closed:
                     raise LoadingStopped
+                self._reader = Reader(self._engine, self._read)
                 self._writer = Writer(
                     self.directory,
                     self._engine,
@@ -96,6 +103,7 @@ class DiskLog:
                     space=self._space,
                     found=self._found,
                     reopen=self._open,
+                    reader=self._reader,
                 )
         except BaseException as error:
             self._closed = True
@@ -113,7 +121,7 @@ class DiskLog:
         return self._new_engine(self.directory)
 
     def _restored_so_far(self, records: int) -> None:
-        self._read = records
+        self._records_read = records
         if self._closed:
             raise LoadingStopped
         self._progress(records, self._records)
@@ -127,7 +135,7 @@ class DiskLog:
     def deliver_by(self, deliver: Deliver) -> None:
         """How to reach the thread that uses the store."""
         self._deliver = deliver
-        if self._outcomes:
+        if self._outcomes or self._answers:
             deliver(self._tell)
 
     @property
@@ -146,6 +154,14 @@ class DiskLog:
         """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""
         assert self._writer is not None
         self._writer.hint(Entry(0, now, [(space, key, None, None) for key in keys]))
+
+    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+        """Have a value read by another thread."""
+        assert self._reader is not None
+        try:
+            self._reader.ask(Request(space, key, length, told))
+        except OSError as error:
+            told(error)
 
     def close(self, now: int) -> None:
         """Commit what is under way, note log time, and let the directory go."""
@@ -169,13 +185,14 @@ class DiskLog:
                 *common,
                 ("disk_state", "loading"),
                 ("disk_records", self._records),
-                ("disk_records_read", self._read),
+                ("disk_records_read", self._records_read),
             )
         return (
             *common,
             ("disk_commits", self._writer.commits),
             ("disk_queued_entries", self._writer.queued),
             ("disk_queued_bytes", self._writer.queued_bytes),
+            ("disk_reads", self._reader.calls if self._reader is not None else 0),
             ("disk_failures", self._writer.failures),
             ("disk_state", self._state(self._writer)),
         )
@@ -184,7 +201,7 @@ class DiskLog:
         return "full" if writer.state is State.OK and self._space.full is not None else writer.state.value
 
     def _tell(self) -> None:
-        """Tell the listener what the writer has found out."""
+        """Tell the listener what the writer has found out, and then whoever waits for a value."""
         assert self._listener is not None
         assert self._writer is not None
         while self._outcomes:
@@ -200,10 +217,21 @@ class DiskLog:
                     outcome = self._outcomes.popleft()
                 assert isinstance(outcome, int)
                 self._listener.committed(outcome)
+        while self._answers:
+            request, answer = self._answers.popleft()
+            request.told(answer)
 
     def _found(self, outcome: int | Failed | Settled) -> None:
         """Called in the writer's thread."""
         self._outcomes.append(outcome)
+        self._have_told()
+
+    def _read(self, answers: Sequence[tuple[Request, Answer]]) -> None:
+        """Called in a reader's thread."""
+        self._answers.extend(answers)
+        self._have_told()
+
+    def _have_told(self) -> None:
         if self._deliver is not None:
             try:
                 self._deliver(self._tell)

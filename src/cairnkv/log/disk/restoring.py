@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from cairnkv.keyspace import Keyspace
+from cairnkv.keyspace.table import ENTRY_BYTES
 from cairnkv.log.disk.engine import Engine
 from cairnkv.log.disk.records import (
     END_KEY,
@@ -45,17 +46,54 @@ class Restored(NamedTuple):
 class _Parted:
     """A value whose parts are yet to come."""
 
-    def __init__(self, space: int, key: bytes, deadline: int | None, parts: Parts) -> None:
+    def __init__(self, space: int, key: bytes, deadline: int | None, parts: Parts, *, hot: bool) -> None:
+        """hot: whether the value is to be in memory."""
         self.space = space
         self.key = key
         self.deadline = deadline
         self.parts = parts
-        self.come: list[bytes] = []
+        self._hot = hot
+        self._pieces: list[bytes] = []
+        self._length = 0
+        self.come = 0  # parts
+
+    def comes(self, piece: bytes) -> None:
+        """The next part is there."""
+        self.come += 1
+        self._length += len(piece)
+        if self._hot:
+            self._pieces.append(piece)
+
+    def load(self, keyspace: Keyspace) -> None:
+        """All have come: let the entry stand in its keyspace. Raises `ValueError` if parts are missing."""
+        if self._length != self.parts.length:
+            raise ValueError(f"the value of {self.key[:64]!r} has {self._length:,} of {self.parts.length:,} bytes")
+        keyspace.load(self.key, b"".join(self._pieces) if self._hot else self._length, self.deadline)
 
 
-def restore(engine: Engine, keyspaces: Sequence[Keyspace], progress: Callable[[int], None]) -> Restored:
+class _Room:
+    """What of the memory limit is left for values."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._left = limit
+
+    def take(self, key: bytes, length: int) -> bool:
+        """Whether there is room for a value of so many bytes, under this key; then it is taken."""
+        if self._left is None:
+            return True
+        self._left -= ENTRY_BYTES + len(key)
+        if self._left < length:
+            return False
+        self._left -= length
+        return True
+
+
+def restore(
+    engine: Engine, keyspaces: Sequence[Keyspace], progress: Callable[[int], None], memory_limit: int | None = None
+) -> Restored:
     """Put every entry into its keyspace, and log time.
 
+    memory_limit: bytes that entries may take; values beyond it are left cold. None: no limit.
     progress: told how many records were read, every now and then.
     Raises `ValueError` for records that are not as this format has them, and what the engine raises.
     """
@@ -63,6 +101,7 @@ def restore(engine: Engine, keyspaces: Sequence[Keyspace], progress: Callable[[i
     parted: dict[int, _Parted] = {}
     numbers: set[int] = set()
     dropped: list[bytes] = []
+    room = _Room(memory_limit)
     key = b""
     for key, value in engine.items():
         kind = key[0] if key else None
@@ -71,18 +110,19 @@ def restore(engine: Engine, keyspaces: Sequence[Keyspace], progress: Callable[[i
             if deadline is not None and deadline <= time:
                 dropped.append(key)
             elif isinstance(entry, Parts):
-                parted[entry.number] = _Parted(key[1], key[2:], deadline, entry)
+                hot = room.take(key, entry.length)
+                parted[entry.number] = _Parted(key[1], key[2:], deadline, entry, hot=hot)
             else:
-                keyspaces[key[1]].load(key[2:], entry, deadline)
+                keyspaces[key[1]].load(key[2:], entry if room.take(key, len(entry)) else len(entry), deadline)
         elif kind == PART:  # all entries come before these
             number, index = parsed_part_key(key)
             numbers.add(number)
             if (owner := parted.get(number)) is None:
                 dropped.append(key)
-            elif index != len(owner.come):
-                raise ValueError(f"part {len(owner.come)} of the value of {owner.key[:64]!r} is missing")
+            elif index != owner.come:
+                raise ValueError(f"part {owner.come} of the value of {owner.key[:64]!r} is missing")
             else:
-                owner.come.append(value)
+                owner.comes(value)
         elif key == STATE_KEY and len(value) == STATE.size:
             position, time = STATE.unpack(value)
             keyspaces[0].advance(time)
@@ -94,10 +134,7 @@ def restore(engine: Engine, keyspaces: Sequence[Keyspace], progress: Callable[[i
     if key != END_KEY:
         raise ValueError(f"it cannot be read to its end, only to record {records:,}")
     for owner in parted.values():
-        value = b"".join(owner.come)
-        if len(value) != owner.parts.length:
-            raise ValueError(f"the value of {owner.key[:64]!r} has {len(value):,} of {owner.parts.length:,} bytes")
-        keyspaces[owner.space].load(owner.key, value, owner.deadline)
+        owner.load(keyspaces[owner.space])
     _drop(engine, dropped)
     left = {(owner.space, owner.key): owner.parts for owner in parted.values()}
     return Restored(position, time, left, max(numbers, default=0) + 1)

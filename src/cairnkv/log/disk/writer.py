@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 from cairnkv.commands import failures
 from cairnkv.log.base import Effect, LogRefused
 from cairnkv.log.disk.engine import Engine
+from cairnkv.log.disk.reader import Reader
 from cairnkv.log.disk.recorder import Recorder
 from cairnkv.log.disk.records import ENTRY, PART, space_range
 from cairnkv.log.disk.restoring import Restored, newest
@@ -128,16 +129,18 @@ class Writer:
         space: Space,
         found: Callable[[int | Failed | Settled], None],
         reopen: Callable[[], Engine],
+        reader: Reader,
     ) -> None:
         """found: called in the writer's thread with the newest position that is safe, or what else was found out.
 
-        reopen: opens the directory anew. `resume` is to be called for each `Settled`.
+        reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Settled`.
         """
         self._directory = directory
         self._engine = engine
         self._is_open = True
         self._space = space
         self._reopen = reopen
+        self._reader = reader
         self._flight: Sequence[Entry] = ()  # what the commit under way has
         self._compaction: threading.Thread | None = None
         self._compact_at = 0.0
@@ -227,6 +230,7 @@ class Writer:
                     self._engine.sync()
             except Exception as error:
                 _log.error("%s: log time was not noted at the end: %s", self._directory, error)
+        self._reader.end()
         self._space.release()
         self._close()
 
@@ -389,6 +393,7 @@ class Writer:
             try:
                 self._engine = self._reopen()
                 self._is_open = True
+                self._reader.go_on(self._engine)
                 return True
             except Exception as error:
                 text = str(error)
@@ -406,6 +411,7 @@ class Writer:
         self._compaction = None
         if self._is_open:
             self._is_open = False
+            self._reader.pause()
             # It complains where it cannot bring everything into tables; the write-ahead log has it then.
             with contextlib.suppress(Exception):
                 self._engine.close()

@@ -17,10 +17,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cairnkv.commands import Failure, Reply, Scan, Scope, failures
+from cairnkv.commands import Failure, Reply, Scan, Scope, Step, failures
 from cairnkv.keyspace import Watched
 from cairnkv.limits import SCAN_COUNT_MAX, TRANSACTION_COST_MAX
 from cairnkv.session.conversation import (
+    AHEAD_BYTES,
+    AHEAD_COMMANDS,
     BYTES_PER_COST,
     KEYS_PER_COST,
     UNFINISHED,
@@ -216,6 +218,25 @@ class RedisConversation:
             _log.info("%s: %s", self.peer.address, words.text)
             return Due(0, partial(self._say, Error(words.text), self.protocol), closes=True)
         return self._due(words)
+
+    def upcoming(self) -> tuple[list[Step], int]:
+        """Some of the commands that come next, up to the first that is not on keys."""
+        steps: list[Step] = []
+        if self.queue is not None or self._job is not None:
+            return steps, 0
+        ahead = self._decoder.copy(AHEAD_BYTES)
+        while len(steps) < AHEAD_COMMANDS and isinstance(words := ahead.next(), list) and words:
+            word = WORDS.get(words[0].upper())
+            if word is None or word.on_keys is None or word.behind or not word.fits(len(words)):
+                break
+            try:
+                call = word.on_keys(self.arguments(word, words))
+            except Refusal:
+                break
+            if isinstance(call, Calls):
+                break
+            steps.append(Step(self.space, call.command))
+        return steps, ahead.consumed
 
     def failure(self, failure: Failure) -> Due:
         """A failure that no command has asked for."""

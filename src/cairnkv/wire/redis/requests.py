@@ -103,6 +103,12 @@ class RequestDecoder:
             self._buffer = bytearray(self._buffer)
         self._buffer += data
 
+    def copy(self, length: int) -> "RequestDecoder":
+        """Another decoder that was fed so many of the bytes that are pending here, at most; between two requests."""
+        ahead = RequestDecoder(self._limits, trusted=self.trusted)
+        ahead.feed(self._buffer[self._start : self._start + length])
+        return ahead
+
     def next(self) -> list[bytes] | ProtocolFault | None:
         """The next request, or a fault in its place, or None when more bytes are needed; empty: ask again."""
         for _ in range(EMPTY_PER_LOOK):

@@ -1,0 +1,179 @@
+"""`durable("memory")`: a write that returns once it is applied, on a log that commits when a test says, or on disk."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cairnkv
+from cairnkv import aio
+from cairnkv.client.aio.embedded import AsyncEmbedded
+from cairnkv.client.codec import Text
+from cairnkv.client.embedded import Embedded
+from cairnkv.commands import OK, InMemory
+from cairnkv.store import Store
+from cairnkv.testing import RunningServer, running_server
+from cairnkv.wire.article import CommandFlag
+from tests.support.late_log import LateLog
+from tests.support.scripted import Conversation, scripted
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def log() -> LateLog:
+    return LateLog()
+
+
+@pytest.fixture
+def server(log: LateLog) -> Iterator[RunningServer]:
+    """A server that commits when the test says."""
+    with running_server(log=log) as server:
+        yield server
+        server.call(log.commit)
+
+
+@pytest.fixture
+def kv(server: RunningServer) -> Iterator[cairnkv.Client[str, str]]:
+    with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+        yield kv
+
+
+def test_a_write_returns_before_its_commit_and_others_do_not_see_it_before(
+    server: RunningServer, log: LateLog, kv: cairnkv.Client[str, str]
+) -> None:
+    quick = kv.durable("memory")
+    assert quick.set("k", "1") is True
+    assert quick.incr("k", 4) == 5
+    quick["other"] = "x"
+    assert server.call(lambda: len(log.pending)) == 3
+    seen: list[str | None] = []
+    with cairnkv.connect(server.url, timeout=PATIENCE) as reader:
+        reading = threading.Thread(target=lambda: seen.append(reader.get("k")))
+        reading.start()
+        server.call(lambda: log.commit(1))
+        reading.join(0.1)
+        assert seen == [], "the newest write of it is not committed"
+        server.call(log.commit)
+        reading.join(PATIENCE)
+    assert seen == ["5"]
+    assert kv["other"] == "x"
+
+
+def test_what_a_failing_log_takes_back_is_gone_though_it_was_acknowledged(
+    server: RunningServer, log: LateLog, kv: cairnkv.Client[str, str]
+) -> None:
+    kv.durable("memory").set("k", "1")
+    server.call(log.fail)
+    assert kv.get("k") is None
+
+
+def test_a_pipeline_may_have_both_and_tells_what_was_reached(
+    server: RunningServer, log: LateLog, kv: cairnkv.Client[str, str]
+) -> None:
+    with kv.pipeline() as pipeline:
+        quick = pipeline.durable("memory")
+        first = quick.incr("n", 2)
+        read = quick.exists("nobody")
+        assert len(quick) == len(pipeline) == 2
+        with pytest.raises(cairnkv.CallerError, match="not carried out yet"):
+            first.reached  # noqa: B018
+    assert (first.result(), first.reached, read.reached) == (2, "memory", "size")
+    pipeline = kv.pipeline()
+    last = pipeline.durable("memory").durable("size").incr("n")
+    carried_out = threading.Thread(target=pipeline.execute)
+    carried_out.start()
+    while not server.call(lambda: len(log.pending) == 2):
+        pass
+    server.call(log.commit)
+    carried_out.join(PATIENCE)
+    assert (last.result(), last.reached) == (3, "size")
+
+
+async def test_the_same_with_asyncio(server: RunningServer, log: LateLog) -> None:
+    async with aio.connect(server.url, timeout=PATIENCE) as kv:
+        quick = kv.durable("memory")
+        assert await asyncio.gather(quick.set("k", "1"), quick.incr("n")) == [True, 1]
+        read = asyncio.ensure_future(kv.get("k"))
+        done, _ = await asyncio.wait([read], timeout=0.05)
+        assert not done
+        server.call(log.commit)
+        assert await read == "1"
+    with pytest.raises(cairnkv.CallerError, match="closed"):
+        await quick.get("k")
+
+
+def test_a_store_in_this_process_that_waits_for_a_log(log: LateLog) -> None:
+    kv = Embedded(Store(log=log), Text(), Text())
+    quick = kv.durable("memory")
+    quick["k"] = "1"
+    assert quick.swap("k", "2") == "1"
+    assert len(log.pending) == 2
+    log.fail()
+    assert "k" not in quick
+    quick.close()
+    with pytest.raises(cairnkv.CallerError, match="closed"):
+        kv.get("k")
+
+
+async def test_the_same_awaited(log: LateLog) -> None:
+    async with AsyncEmbedded(Store(log=log), Text(), Text()).durable("memory") as quick:
+        assert await quick.incr("n") == 1
+        log.commit()
+        assert await quick.get("n") == "1"
+
+
+def test_in_a_pipeline_to_a_server_on_disk_each_has_its_turn_and_its_promise(tmp_path: Path) -> None:
+    """The compiled hot path takes those without a flag only."""
+    with running_server(data=str(tmp_path)) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+        with kv.pipeline() as pipeline:
+            quick = pipeline.durable("memory")
+            totals = [(pipeline if n % 3 else quick).incr("n") for n in range(300)]
+            last = pipeline.get("n")
+        assert [total.result() for total in totals] == list(range(1, 301))
+        assert last.result() == "300"
+        assert {total.reached for n, total in enumerate(totals) if n % 3} == {"size"}
+        assert "memory" in {total.reached for n, total in enumerate(totals) if n % 3 == 0}
+
+
+@pytest.mark.parametrize("sync", ["always", "1s", "none"])
+def test_on_disk_it_is_there_after_a_close_in_good_order(tmp_path: Path, sync: str) -> None:
+    with cairnkv.open(tmp_path / "data", sync=sync) as kv:
+        quick = kv.durable("memory")
+        for number in range(1_000):
+            quick[f"{number}"] = "x"
+    with cairnkv.open(tmp_path / "data") as kv:
+        assert len(kv) == 1_000
+
+
+def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def answer(conversation: Conversation) -> None:
+        while (request := conversation.command()) is not None:
+            asked.append((request.command.word.name, request.flags))
+            conversation.say(OK if len(asked) != 2 else InMemory(OK))
+
+    with scripted(answer) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+        quick = kv.durable("memory")
+        quick.set("k", "1")
+        quick.set("k", "2")
+        kv.set("k", "3")
+        quick.get("k")
+    enough = int(CommandFlag.MEMORY_IS_ENOUGH)
+    assert asked == [("SET", enough), ("SET", enough), ("SET", 0), ("GET", 0)]
+
+
+def test_it_shows_what_it_is(log: LateLog) -> None:
+    kv = Embedded(Store(log=log), Text(), Text())
+    assert repr(kv.durable("memory")) == "<cairnkv.Embedded>.durable('memory')"
+    assert kv.durable("size") is kv.durable("memory").durable("size") is kv
+
+
+def test_in_memory_there_is_nothing_less_safe() -> None:
+    with cairnkv.open() as kv:
+        assert kv.durable("memory") is kv.durable("size") is kv
+        with pytest.raises(cairnkv.OptionError, match="durable is 'memory' or 'size'"):
+            kv.durable("none")  # type: ignore[arg-type]
