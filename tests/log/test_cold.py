@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import cairnkv
 from cairnkv import aio
+from cairnkv.cli.main import main
 from cairnkv.commands import (
     MISSING,
     OK,
@@ -29,6 +30,7 @@ from cairnkv.commands import (
     Get,
     GetMany,
     Incr,
+    InMemory,
     Items,
     Ping,
     Rename,
@@ -41,7 +43,7 @@ from cairnkv.commands import (
     Swap,
     Ttl,
 )
-from cairnkv.errors import OptionError, Refused
+from cairnkv.errors import BadCommand, OptionError
 from cairnkv.keyspace import Keyspace, apply
 from cairnkv.keyspace.keyspace import ColdValue
 from cairnkv.keyspace.table import ENTRY_BYTES
@@ -343,6 +345,24 @@ def test_after_a_failed_commit_a_cold_value_is_not_taken_from_a_disk_that_may_ha
         assert disk.do(Get(b"k")) == shown
 
 
+@pytest.mark.parametrize("happened", [False, True])
+def test_once_it_is_known_what_the_disk_has_it_is_read_again(tmp_path: Path, happened: bool) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(Set(b"k", b"old"))
+        disk.cool_all()
+        disk.engine.fail = "after" if happened else "before"
+        assert failure(disk.do(Set(b"k", b"new"))) == "UNKNOWN"
+        assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
+        if happened:
+            disk.store.keyspace.put(b"k", b"new", None)
+        assert disk.store._cache is not None
+        disk.store._cache.settled([(0, b"k", b"new", None)] if happened else [])
+        assert disk.do(Get(b"k")) == (b"new" if happened else b"old")
+        disk.cool_all()
+        assert disk.do(Get(b"k")) == (b"new" if happened else b"old")
+        disk.engine.fail = None
+
+
 def test_a_write_that_the_log_refuses_leaves_a_cold_value_as_it_was(disk: Cooled, monkeypatch: Any) -> None:
     disk.do(Set(b"k", b"old"))
     disk.cool_all()
@@ -421,7 +441,7 @@ def test_what_is_more_than_fits_in_memory_together_is_refused(disk: Cooled) -> N
         disk.store.execute_all([Step(0, Get(b"%d" % number)) for number in range(20)]),
     ):
         reply = disk.reply(outcome)
-        assert failure(reply) == "FULL"
+        assert failure(reply) == "BIGREPLY"
         assert isinstance(reply, Failure)
         assert "in memory together" in reply.text
     assert disk.engine.read_keys == []
@@ -517,6 +537,19 @@ def test_a_write_that_waited_is_carried_out_and_what_follows_does_not_wait_for_i
     assert turns(disk, talk, 5) == [b"2", b"3", b"4", b"5", b"6"]
 
 
+def test_a_write_for_which_memory_is_enough_waits_for_the_value_and_not_for_the_commit(disk: Cooled) -> None:
+    disk.do(Set(b"n", b"41"))
+    disk.cool_all()
+    disk.engine.gate.clear()
+    outcome = disk.store.execute(Incr(b"n", 1))
+    assert isinstance(outcome, Postponed)
+    outcome = outcome.from_memory()
+    assert isinstance(outcome, Postponed)
+    assert disk.reply(outcome) == InMemory(42)
+    assert isinstance(disk.store.execute(Get(b"n")), Held)
+    disk.engine.gate.set()
+
+
 def test_a_pipeline_of_cold_keys_is_read_together(disk: Cooled) -> None:
     for number in range(64):
         disk.do(Set(b"%d" % number, b"v%d" % number))
@@ -589,6 +622,15 @@ def test_config_changes_the_limit_of_a_server_that_has_one(tmp_path: Path) -> No
         assert server.server.settings.memory_limit is None
 
 
+def test_all_of_a_store_that_does_not_fit_in_memory_can_be_exported(tmp_path: Path) -> None:
+    with running_server(data=str(tmp_path / "data"), memory_limit=LIMIT) as server:
+        with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+            for number in range(100):
+                kv[f"{number}"] = "v" * 9_000
+        assert main(["export", "--url", server.url, str(tmp_path / "all.jsonl")]) == 0
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 100
+
+
 def _with(before: Settings, **changes: Any) -> Settings:
     import dataclasses
 
@@ -618,7 +660,7 @@ def test_threads_share_a_store_larger_than_its_memory(tmp_path: Path) -> None:
             assert not thread.is_alive()
         assert wrong == []
         assert kv.incr("n", 1) == 1
-        with pytest.raises(Refused, match="in memory together"):
+        with pytest.raises(BadCommand, match="in memory together"):
             kv.get_many([str(number) for number in range(300)])
 
 

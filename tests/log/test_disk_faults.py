@@ -186,6 +186,18 @@ def test_a_disk_that_has_lost_what_it_confirmed_is_read_only(tmp_path: Path) -> 
         assert code_of(disk.store.execute(Set(b"b", b"1"))) is failures.READONLY
 
 
+def test_nobody_asks_and_nothing_is_written(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with OnDisk(tmp_path / "data", clock=clock) as disk:
+        disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=60_000)))
+        position = dict(disk.store.info())["log_position"]
+        for _ in range(30):
+            clock.advance(1)
+            disk.store.housekeep()
+        assert dict(disk.store.info())["log_position"] == position
+        assert isinstance(disk.store.execute(Get(b"a")), Held), "now somebody is told of the time"
+
+
 class FaultyMachine(RuleBasedStateMachine):
     """Writes of any kind, which fail now and then: memory holds what the disk does, whatever became of them."""
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 import cairnkv
-from cairnkv.commands import MISSING, OK, Get, InMemory, Set
-from cairnkv.store import Held
+from cairnkv.commands import MISSING, OK, Failure, Get, Incr, InMemory, Ping, Set, SetMany, Swap, failures
+from cairnkv.store import Held, Postponed
+from cairnkv.wire import write_command
+from cairnkv.wire.article import CommandFlag
+from tests.log.test_cold import Cooled
 from tests.log.test_disk import PATIENCE, OnDisk
 from tests.log.test_disk_crash import served
+from tests.session.talk import Talk
 
 CRASHES = 3
 
@@ -33,6 +37,48 @@ def test_it_is_answered_before_the_disk_has_it_and_committed_in_its_turn(tmp_pat
         assert disk.store.execute(Get(b"a")) is MISSING
     with OnDisk(tmp_path / "data") as disk:
         assert disk.store.execute(Get(b"a")) == b"1"
+
+
+def test_where_its_value_is_cold_it_waits_for_that_and_no_longer(tmp_path: Path) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(SetMany(0, ((b"n", b"5"), (b"text", b"x" * 100))))
+        disk.cool_all()
+        disk.engine.gate.clear()
+        writes = [disk.store.execute(command) for command in (Incr(b"n", 2), Incr(b"text", 1), Swap(b"n", b"9"))]
+        assert all(isinstance(write, Postponed) and not write.executed for write in writes)
+        quick = [write.from_memory() for write in writes if isinstance(write, Held)]
+        total, failure, before = [disk.reply(outcome) for outcome in quick]
+        assert (total, before) == (InMemory(7), InMemory(b"7"))
+        assert isinstance(failure, Failure)
+        assert failure.code is failures.NOTINT
+        read = disk.store.execute(Get(b"n"))
+        assert isinstance(read, Held)
+        assert read.reply is None
+        again = writes[0]
+        assert isinstance(again, Held)
+        assert again.from_memory() == InMemory(7)
+        disk.engine.gate.set()
+        assert disk.reply(read) == b"9"
+
+
+def test_of_a_client_that_waits_for_a_cold_value_replies_keep_their_order(tmp_path: Path) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(Set(b"n", b"5"))
+        disk.cool_all()
+        talk = Talk(store=disk.store)
+        quick = write_command(Incr(b"n", 2), flags=CommandFlag.MEMORY_IS_ENOUGH)
+        disk.engine.gate.clear()
+        talk.send(quick, Ping(b"between"), quick, Get(b"n"))
+        assert talk.payloads() == []
+        heard = []
+        while len(heard) < 3:
+            disk.step()
+            heard += talk.hear()
+        assert [(response.payload, response.header) for response in heard] == [(b"7", 8), (b"between", 0), (b"9", 8)]
+        disk.engine.gate.set()
+        while not (last := talk.hear()):
+            disk.step()
+        assert [(response.payload, response.header) for response in last] == [(b"9", 0)]
 
 
 @pytest.mark.parametrize("sync", ["always", "1s"])

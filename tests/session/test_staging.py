@@ -41,6 +41,8 @@ class LateTwins(Twins):
         self.settle()
 
     def fail(self, *, unknown: bool) -> None:
+        for store in self.stores:
+            store.keyspace.advance(self.clock())  # what is over has no version to undo; a PING may have told only one
         for log in self.logs:
             log.fail("the disk is gone", unknown=unknown)
         self.settle()

@@ -45,7 +45,7 @@ class Shared:
         with self._lock:
             function()
 
-    def execute(self, command: Command) -> Reply | Held:
+    def execute(self, command: Command, memory_is_enough: bool = False) -> Reply | Held:
         if self._generation != forking.generation:
             if not self._store.forkable:
                 raise CallerError(
@@ -64,7 +64,9 @@ class Shared:
             self._calls += 1
             if self._calls % CALLS_PER_SLICE == 0:
                 self._store.housekeep()
-            return self._store.execute(command)
+            outcome = self._store.execute(command)
+            # Here, since what is held may be told of by another thread.
+            return outcome.from_memory() if memory_is_enough and isinstance(outcome, Held) else outcome
 
     def close(self) -> None:
         if self._generation != forking.generation and not self._store.forkable:
@@ -118,9 +120,7 @@ class Embedded(KeyValue[K, V]):
         self._shared.close()
 
     def _do(self, call: Call[T]) -> T:
-        outcome = self._shared.execute(call.command)
-        if isinstance(outcome, Held) and call.memory_is_enough:
-            outcome = outcome.from_memory()
+        outcome = self._shared.execute(call.command, call.memory_is_enough)
         if isinstance(outcome, Held):
             ready = threading.Event()
             outcome.on_ready = ready.set

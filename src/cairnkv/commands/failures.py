@@ -60,7 +60,11 @@ NOTINT = Code("NOTINT", Fault.CALLER, "INCR of a value that is not a decimal int
 OVERFLOW = Code("OVERFLOW", Fault.CALLER, "INCR beyond 64 signed bits, or INCR_FLOAT beyond any number.")
 NOTFLOAT = Code("NOTFLOAT", Fault.CALLER, "INCR_FLOAT of a value, or by an amount, that is no decimal number.")
 TOOLONG = Code("TOOLONG", Fault.CALLER, "The value would become longer than a value may be.")
-BIGREPLY = Code("BIGREPLY", Fault.CALLER, "The reply would be over the frame limit.")
+BIGREPLY = Code(
+    "BIGREPLY",
+    Fault.CALLER,
+    "The reply would be over the frame limit, or the values it needs are more than may be in memory together.",
+)
 FULL = Code(
     "FULL",
     Fault.SERVER,

@@ -66,7 +66,17 @@ class Postponed(Held):
     on_executed: called once, when that is so.
     """
 
-    __slots__ = ("_inner", "_length", "attempts", "executed", "left", "on_executed", "places", "run")
+    __slots__ = (
+        "_inner",
+        "_length",
+        "_memory_is_enough",
+        "attempts",
+        "executed",
+        "left",
+        "on_executed",
+        "places",
+        "run",
+    )
 
     def __init__(self, run: Run, places: Sequence[Place], length: int) -> None:
         """run: carries it out. places: what it needs, some of it there already. length: of all that, in bytes."""
@@ -79,6 +89,7 @@ class Postponed(Held):
         self.on_executed: Callable[[], None] = _nobody
         self._length = length
         self._inner: Held | None = None
+        self._memory_is_enough = False
 
     @property
     def outcome(self) -> Reply:
@@ -91,11 +102,18 @@ class Postponed(Held):
         """Bytes that the reply will keep in memory, near enough."""
         return self._length
 
+    def from_memory(self) -> Reply | Held:
+        """The reply, as soon as the command was carried out. Another thread may be at that."""
+        self._memory_is_enough = True
+        return self._inner.from_memory() if self.executed and self._inner is not None else self
+
     def settle(self, outcome: Reply | Held) -> None:
         """It was carried out, with this outcome, or has failed."""
+        self._inner = outcome if isinstance(outcome, Held) else None
         self.executed = True
+        if self._inner is not None and self._memory_is_enough:
+            outcome = self._inner.from_memory()
         if isinstance(outcome, Held) and outcome.reply is None:
-            self._inner = outcome
             outcome.on_ready = self._ready
             self.on_executed()
             return
@@ -206,7 +224,7 @@ class Cache:
         bound = min(READ_TOGETHER_MAX, self.limit or READ_TOGETHER_MAX)
         if len(needed) > 1 and length > bound:
             text = f"{len(needed):,} values of {length:,} bytes would have to be in memory together"
-            return Failure(failures.FULL, f"{text}; the limit is {bound:,}. Ask for fewer at once")
+            return Failure(failures.BIGREPLY, f"{text}; the limit is {bound:,}. Ask for fewer at once")
         postponed = Postponed(run, needed, length)
         self._waiting.append(postponed)
         self._begin_some()
@@ -297,17 +315,18 @@ class Cache:
         self._uncommitted.clear()
         self._uncommitted_bytes = 0
 
-    def settled(self, happened: Iterable[Effect]) -> None:
-        """The disk was asked what has become of what was in doubt; this has happened, and is in memory now as well."""
+    def settled(self, happened: Sequence[Effect]) -> None:
+        """What the disk has is known after all: of what was undone this, which stands in the keyspaces again."""
+        self._doubtful.clear()
+        self._doubtful_spaces.clear()
         for space, key, _, _ in happened:
             if key is None:
                 self._outdate_all(space)
                 self._order.forget_all(space)
             else:
                 self._outdate((space, key))
+                self._order.forget((space, key))
                 self._settle((space, key))
-        self._doubtful.clear()
-        self._doubtful_spaces.clear()
 
     def forget(self, place: Place) -> None:
         """An expired entry was removed."""

@@ -36,14 +36,16 @@ class Held:
         """Bytes that the reply keeps in memory, near enough."""
         return size_of(self._outcome)
 
-    def from_memory(self) -> Reply:
-        """The reply to a write whose client finds memory safe enough: it leaves now, and says so unless that is true.
+    def from_memory(self) -> "Reply | Held":
+        """The reply to a write whose client finds memory safe enough, which need not wait for the log.
 
-        All that was executed stays as it is: others wait for the commit, and are undone with it.
+        It says that it has not waited. All that was executed stays as it is: others wait for the commit, and are undone
+        with it.
         """
         if self.reply is not None:
             return self.reply
-        return self._outcome if isinstance(self._outcome, Failure) else InMemory(self._outcome)
+        outcome = self.outcome
+        return outcome if isinstance(outcome, Failure) else InMemory(outcome)
 
     def release(self) -> None:
         """The commit that it waited for is safe."""

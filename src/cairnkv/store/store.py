@@ -707,7 +707,7 @@ class Store:
 
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
-        self._advance(self.clock())
+        self._shared.advance(self.clock())  # and the log need not note it: nobody is shown anything
         return self._housekeep()
 
     def _housekeep(self) -> bool:

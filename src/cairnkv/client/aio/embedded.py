@@ -32,9 +32,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
     async def _do(self, call: Call[T]) -> T:
         if call.command.word.scope is Scope.TABLE:
             await asyncio.sleep(0)
-        outcome = self._shared.execute(call.command)
-        if isinstance(outcome, Held) and call.memory_is_enough:
-            outcome = outcome.from_memory()
+        outcome = self._shared.execute(call.command, call.memory_is_enough)
         if isinstance(outcome, Held):
             loop = asyncio.get_running_loop()
             ready = asyncio.Event()
