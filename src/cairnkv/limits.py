@@ -140,6 +140,9 @@ INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 """What INCR counts with: 64 signed bits, as Redis does."""
 
+BACKUPS_KEPT_MAX: Final = 1_000
+"""Backups of one name that BACKUP can be told to keep."""
+
 PORT: Final = 6555
 """Where the article's published server listens, and so does this one."""
 

@@ -133,3 +133,15 @@ def test_the_ways_to_the_hot_path() -> None:
         return
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| uvloop |") == 6
+
+
+def test_the_measurement_of_backups_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "backup.py", "5", "1"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "with a backup: longest wait" in done.stdout

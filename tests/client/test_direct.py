@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -320,3 +321,62 @@ def test_the_variable_turns_them_off() -> None:
         env={**os.environ, "CAIRNKV_PURE": "1"},
     )
     assert ran.stdout == "Embedded v\n"
+
+
+@compiled_only
+class TestOnDisk:
+    """There only reads are direct, and only while nothing waits for the disk."""
+
+    def test_reads_are_direct_and_writes_are_not(self, tmp_path: Path) -> None:
+        with cairnkv.open(tmp_path / "data") as kv:
+            kv["a"] = "1"
+            before = kv.info()["commands"]
+            assert (kv["a"], kv.get("b"), "a" in kv, kv.exists("b")) == ("1", None, True, False)
+            assert getattr(kv, "direct_calls") == 4  # noqa: B009
+            assert kv.info()["commands"] == int(before) + 5
+
+    def test_what_is_uncommitted_is_not_shown(self) -> None:
+        log = LateLog(keeps_effects=True)
+        kv: Any = embedded(Store(log=log), key_codec("text"), value_codec("text"))
+        assert kv.durable("memory").set("a", "1") is True
+        seen: list[object] = []
+        reading = threading.Thread(target=lambda: seen.append(outcome(lambda store: store.get("a"), kv)))
+        reading.start()
+        reading.join(0.05)
+        assert reading.is_alive()
+        assert kv.direct_calls == 0
+        log.fail("the disk is gone")
+        reading.join(20)
+        assert not reading.is_alive()
+        assert "UNDONE" in repr(seen)
+        assert kv.get("a") is None
+        assert kv.direct_calls == 1
+
+    def test_time_is_noted_before_it_is_shown(self, tmp_path: Path) -> None:
+        clock = HandClock()
+        with cairnkv.open(tmp_path / "data", clock=clock) as kv:
+            kv.set("a", "1", ttl=60)
+            kv.get("a")
+            direct = getattr(kv, "direct_calls")  # noqa: B009
+            kv.get("a")
+            assert getattr(kv, "direct_calls") == direct + 1  # noqa: B009
+            clock.advance(61_000)
+            assert kv.get("a") is None, "and the disk knows what time it is"
+            assert getattr(kv, "direct_calls") == direct + 1  # noqa: B009
+        with cairnkv.open(tmp_path / "data", clock=HandClock()) as kv:
+            assert kv.count() == 0
+
+    def test_threads_read_what_they_wrote(self, tmp_path: Path) -> None:
+        with cairnkv.open(tmp_path / "data", sync="none") as kv:
+
+            def count(name: str) -> None:
+                for number in range(300):
+                    kv[name] = str(number)
+                    assert [kv[name] for _ in range(20)] == [str(number)] * 20
+
+            threads = [threading.Thread(target=count, args=(str(n),)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            assert {name: kv[name] for name in "0123"} == dict.fromkeys("0123", "299")

@@ -78,6 +78,9 @@ class Faulty:
             raise OSError("fsync failed")
         self._engine.sync()
 
+    def flush(self) -> None:
+        self._engine.flush()
+
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self.read_keys += keys
         records = self._engine.read(keys)

@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "memory_limit": (["1g", "7", "8"], [2**30, 7, 8]),
     "when_full": (["evict", "refuse", "evict"], [WhenFull.EVICT, WhenFull.REFUSE, WhenFull.EVICT]),
     "data": (["a", "b", "c"], ["a", "b", "c"]),
+    "backup_dir": (["d", "e", "f"], ["d", "e", "f"]),
     "sync": (["none", "1s", "always"], [Sync(None), Sync(1.0), Sync()]),
     "disk_limit": (["1g", "16MiB", "9000000"], [2**30, 2**24, 9_000_000]),
     "idle_timeout": (["0", "1h", "2.5s"], [0, 3_600, 2.5]),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Command, Step
 from cairnkv.keyspace import Keyspace
-from cairnkv.log import Deliver, Effect, LogListener, LogRefused
+from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class LateLog:
 
     size = "late"
     commits_at_once = False
+    back_up: BackUp | None = None
 
     def __init__(self, *, reuse_positions: bool = False, keeps_effects: bool = False) -> None:
         self.keeps_effects = keeps_effects

@@ -34,6 +34,11 @@ SUBCOMMANDS: Final = {
     "info": ("table", "print what a server says of itself"),
     "import": ("transfer", "store what a file holds"),
     "export": ("transfer", "write keys and values to a file"),
+    "backup": ("care", "make a backup of a store on disk, while it serves or not"),
+    "restore": ("care", "make a store of a backup"),
+    "verify": ("care", "read a whole backup, and say whether it is as it was made"),
+    "check": ("care", "read a whole store on disk, and say whether anything is damaged"),
+    "repair": ("care", "make a new store of what can be read of a damaged one"),
     "shell": ("shell", "talk to a store command by command"),
     "trace": ("trace", "pass a connection through and show every frame of it"),
 }

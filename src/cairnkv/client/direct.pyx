@@ -9,10 +9,13 @@ What always holds: a direct call runs no Python code from its look at `_busy` to
 lock and no other thread sees it half done. It is made only while nobody is on the readable way. What it did to counts
 and to log time is handed over before anybody is.
 
-Not for stores with a memory limit or a log to wait for, and not for interpreters without a lock.
+On disk only reads are direct, and only while nothing waits for the disk: then all that is there may be shown.
+
+Not for stores with a memory limit, and not for interpreters without a lock.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Size
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t
@@ -91,6 +94,8 @@ cdef class DirectCalls:
     cdef bint _tidy  # whether there is nothing to keep house of, and cannot be by direct calls alone
     cdef int64_t _granted  # how many calls may be direct, while it is held, before a slice of housekeeping is due
     cdef int64_t _left  # ... and how many of these are left
+    cdef dict _uncommitted  # what waits for the disk; None: this store has none
+    cdef object _time  # where log time is
 
     def __init__(self, store, keys, values):
         READABLE.__init__(self, store, keys, values)
@@ -103,6 +108,11 @@ cdef class DirectCalls:
         self._threads_share = self._shared
         self._engine = store
         self._generation = forking.generation
+        self._uncommitted = None
+        if not store.plain:
+            self._uncommitted = store.uncommitted
+            self._time = store.keyspace.shared
+            store.deliver_by(self._deliver)
 
     @property
     def direct_calls(self):
@@ -115,6 +125,12 @@ cdef class DirectCalls:
         """Whether the call at hand can be direct; then log time has gone on, and the keyspace is held."""
         cdef int64_t now = self._clock.milliseconds()  # first, since a clock may be Python code, and let others in
         if self._busy != 0:
+            return False
+        if self._uncommitted is not None and (
+            PyDict_Size(self._uncommitted) > 0
+            or forking.generation != self._generation
+            or (self._time.expiring and now > self._engine.noted)
+        ):
             return False
         if not self._held:
             if self._threads_share._closed:
@@ -157,6 +173,14 @@ cdef class DirectCalls:
             self._tidy = tidy and self._visits == visits
         self._busy -= 1
         return 0
+
+    def _deliver(self, function):
+        """What the log has to say: see `Shared.call`."""
+        self._leave()
+        try:
+            self._threads_share.call(function)
+        finally:
+            self._come_back()
 
     def _do(self, call):
         self._leave()
@@ -220,7 +244,7 @@ cdef class DirectCalls:
         cdef bytes name = _name(key), data
         cdef Place place
         cdef int64_t deadline
-        if name is None:
+        if name is None or self._uncommitted is not None:
             return False
         data = self._encoded(value)
         if data is None or not self._may():

@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Literal, overload
 
 from cairnkv.client import forking
@@ -18,9 +19,10 @@ from cairnkv.client.calls import Call, Durable, K, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
-from cairnkv.errors import CallerError, OptionError
+from cairnkv.errors import CallerError, OptionError, Refused
 from cairnkv.installation import compiled
 from cairnkv.limits import VALUE_MAX
+from cairnkv.log import LogRefused, Made
 from cairnkv.store import Clock, Held, Store, WhenFull, wall_clock
 
 CALLS_PER_SLICE: Final = 64
@@ -37,10 +39,10 @@ class Shared:
         self._calls = 0
         self._closed = False
         if not store.forkable:
-            store.deliver_by(self._call)
+            store.deliver_by(self.call)
             _ON_DISK.add(store)
 
-    def _call(self, function: Callable[[], None]) -> None:
+    def call(self, function: Callable[[], None]) -> None:
         """Call it as one of the threads that use the store."""
         with self._lock:
             function()
@@ -67,6 +69,20 @@ class Shared:
             outcome = self._store.execute(command)
             # Here, since what is held may be told of by another thread.
             return outcome.from_memory() if memory_is_enough and isinstance(outcome, Held) else outcome
+
+    def back_up(self, directory: Path, keep: int | None) -> Made:
+        """Without the lock: the log's own threads and files are all that it is about."""
+        make = self._store.back_up
+        if make is None:
+            raise CallerError("a store in memory has no backups; one on disk has: cairnkv.open('data/')")
+        if self._closed:
+            raise CallerError("this store is closed")
+        if keep is not None and keep < 1:
+            raise OptionError(f"keep is a number of backups above 0, not {keep!r}")
+        try:
+            return make(directory, keep=keep)
+        except LogRefused as refused:
+            raise Refused(str(refused)) from None
 
     def close(self) -> None:
         if self._generation != forking.generation and not self._store.forkable:
@@ -118,6 +134,17 @@ class Embedded(KeyValue[K, V]):
     def close(self) -> None:
         """Let the store go. Using it afterwards is an error."""
         self._shared.close()
+
+    def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> Made:
+        """Make a backup of a store on disk among those in a directory, which is made if it is not there.
+
+        It has every write that has returned before; other threads go on meanwhile. `cairn restore` makes a store of it.
+        keep: so many of the newest backups there are kept, this one included; None: all.
+        Returns its `path`, its `size` in bytes, and how much of that is `new` there.
+        Raises `CallerError` for a store in memory, `OptionError` when one is made there already, `Refused` after a
+        write has failed or when the store is closed meanwhile, `OSError`.
+        """
+        return self._shared.back_up(Path(directory), keep)
 
     def _do(self, call: Call[T]) -> T:
         outcome = self._shared.execute(call.command, call.memory_is_enough)
@@ -214,7 +241,7 @@ def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V
     A direct call is atomic because it keeps the interpreter's lock, so an interpreter without one has none.
     """
     gil_is_there: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not (compiled() and store.plain and gil_is_there):
+    if not (compiled() and store.shows_plainly and gil_is_there):
         return Embedded(store, keys, values)
     from cairnkv.client.direct import DirectEmbedded
 

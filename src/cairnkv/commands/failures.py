@@ -133,6 +133,12 @@ UNKNOWN = Code(
     "The log failed in a way that does not tell whether the write will be there afterwards.",
     executed=None,
 )
+NOBACKUP = Code(
+    "NOBACKUP",
+    Fault.SERVER,
+    "This server makes no backups: its store is in memory only, or it was given no directory for them.",
+)
+UNDERWAY = Code("UNDERWAY", Fault.SERVER, "A backup is being made, and one is made at a time.", passing=True)
 INTERNAL = Code(
     "INTERNAL",
     Fault.US,
@@ -166,6 +172,8 @@ CODES = {
         LOADING,
         UNREADABLE,
         UNKNOWN,
+        NOBACKUP,
+        UNDERWAY,
         INTERNAL,
     )
 }

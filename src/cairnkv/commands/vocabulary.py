@@ -23,7 +23,7 @@ from cairnkv.commands.grammar import (
     switch,
     word,
 )
-from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, SPACES, STRING_MAX, TTL_MAX
+from cairnkv.limits import BACKUPS_KEPT_MAX, INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, SPACES, STRING_MAX, TTL_MAX
 
 COUNTED_FROM: Final = 16
 """The first command number whose frame counts its arguments."""
@@ -32,6 +32,7 @@ KEY: Final = KeyKind("key")
 VALUE: Final = Kind("value")
 PREFIX: Final = Kind("prefix")
 TEXT: Final = Kind("text")
+NAME: Final = Kind("name")
 DECIMAL: Final = Kind("decimal")
 """A number with a fraction, as text; whether it is one shows when it is added."""
 MILLISECONDS: Final = NumberKind("milliseconds", 1, TTL_MAX)
@@ -46,6 +47,7 @@ OFFSET: Final = NumberKind("offset", 0, STRING_MAX - 1)
 BIT_OFFSET: Final = NumberKind("offset", 0, STRING_MAX * 8 - 1)
 BIT: Final = NumberKind("bit", 0, 1)
 SPACE: Final = NumberKind("keyspace", 0, SPACES - 1)
+KEPT: Final = NumberKind("backups", 1, BACKUPS_KEPT_MAX)
 
 
 @word(0, scope=Scope.KEYS, reads=True, answer=Answer.BYTES)
@@ -394,6 +396,19 @@ class RandomKey(Command):
     """
 
 
+@word(43, scope=Scope.NOTHING, answer=Answer.NUMBER, by_store=True)
+class Backup(Command):
+    """Begin a backup of a store on disk, and answer its number; INFO tells how far it is.
+
+    It is made beside others of this name, in the directory that the server's owner has given it for backups, and has
+    everything that was executed before this command.
+    keep: once it is there, so many of the newest of that name are kept, this one included; without it all.
+    """
+
+    name: bytes = argument(NAME)
+    keep: int | None = option("KEEP", KEPT, default=None)
+
+
 COMMANDS: Final[tuple[type[Command], ...]] = (
     Get,
     Set,
@@ -426,6 +441,7 @@ COMMANDS: Final[tuple[type[Command], ...]] = (
     Copy,
     SetManyIfAbsent,
     RandomKey,
+    Backup,
 )
 BY_NUMBER: Final[dict[int, Word]] = {command.word.number: command.word for command in COMMANDS}
 BY_NAME: Final[dict[str, Word]] = {command.word.name: command.word for command in COMMANDS}

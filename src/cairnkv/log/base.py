@@ -9,7 +9,8 @@ afterwards; the store knows nothing of how a log keeps its word.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeAlias
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import Step, failures
 from cairnkv.commands.failures import Code
@@ -23,6 +24,38 @@ Deliver: TypeAlias = Callable[[Callable[[], None]], object]
 Effect: TypeAlias = tuple[int, bytes | None, bytes | None, int | None]
 """What stands in a keyspace after an entry: keyspace, key, value and deadline. No value: the key is not there. No key:
 nothing is there. A plain tuple, since the hot path makes one for each write."""
+
+
+def nobody(_: int) -> None:
+    """Progress that nobody looks at."""
+
+
+class Made(NamedTuple):
+    """A backup that was made.
+
+    size: bytes of its files; new: of those that no earlier backup beside it has.
+    began_ms, ended_ms: when, in milliseconds since 1970.
+    """
+
+    path: Path
+    size: int
+    new: int
+    began_ms: int
+    ended_ms: int
+
+
+class BackUp(Protocol):
+    """Makes a backup; see `Log.back_up`."""
+
+    def __call__(
+        self,
+        directory: Path,
+        *,
+        keep: int | None = None,
+        expect: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = nobody,
+    ) -> Made:
+        """Make one."""
 
 
 class LogListener(Protocol):
@@ -101,6 +134,17 @@ class Log(Protocol):
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells of the log besides its size."""
+
+    @property
+    def back_up(self) -> BackUp | None:
+        """Makes a backup of what is kept, among those in a directory; None: nothing is kept.
+
+        Everything appended before it is called is in the backup, and what comes later up to some commit. It takes as
+        long as the disk does, so it is called in a thread of its own, while the store goes on.
+        keep: so many of the newest backups are kept, this one included; None: all. expect: told how many bytes it will
+        have; progress: how many more are done. What that raises ends the backup, of which nothing is left then.
+        Raises `OptionError` where one is made already, `LogRefused` when the log is broken, `OSError`.
+        """
 
 
 class LogRefused(Exception):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Step
 from cairnkv.keyspace import Keyspace
-from cairnkv.log.base import Deliver, Effect, LogListener
+from cairnkv.log.base import BackUp, Deliver, Effect, LogListener
 
 
 class ProcessLog:
@@ -13,6 +13,7 @@ class ProcessLog:
     size = "process"
     commits_at_once = True
     keeps_effects = False
+    back_up: BackUp | None = None
 
     def __init__(self) -> None:
         self.position = 0

@@ -27,6 +27,7 @@ from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT
 from cairnkv.log import LoadingStopped, Log
+from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import ListeningServer, bind, listen
@@ -77,6 +78,9 @@ class Server:
             store = new_store(settings, progress=progress)
         self.store = store
         self.store.add_info(self._info)
+        self._backups = Backups(store.back_up, settings.backup_dir)
+        self.store.begin_backups_by(self._backups.begin)
+        self.store.add_info(self._backups.info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
         self._connections: set[Connection] = set()
         self._refused: set[Connection] = set()  # those of them that are over the limit, and are told so
@@ -227,6 +231,7 @@ class Server:
                 connection.abort("it did not take its last replies in time")
             for timer in self._timers.values():
                 timer.cancel()
+            self._backups.stop()
             self.store.close()
 
     def _remove_unix_socket(self) -> None:

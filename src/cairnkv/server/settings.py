@@ -212,6 +212,13 @@ class Settings:
         shown="none",
         metavar="SIZE",
     )
+    backup_dir: str | None = _option(
+        str,
+        None,
+        "with --data, directory that backups are made in where clients ask for one (`cairn backup`, BGSAVE)",
+        shown="none",
+        metavar="DIR",
+    )
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time a client may say nothing; 0 is for ever")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
     stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time a client may take none of its replies")
@@ -249,6 +256,12 @@ class Settings:
                 f"disk-limit is {self.disk_limit:,}: too small for what RocksDB itself needs; "
                 f"it has to be at least {DISK_LIMIT_LEAST:,}"
             )
+        if (
+            self.backup_dir is not None
+            and self.data is not None
+            and Path(self.backup_dir).resolve().is_relative_to(Path(self.data).resolve())
+        ):
+            raise OptionError("backup-dir is within data, which belongs to the store: name another directory")
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")
         open_to_all = not self.insecure and self.password is None

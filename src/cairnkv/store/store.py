@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
-from cairnkv.commands.vocabulary import Info, RandomKey
+from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
 from cairnkv.keyspace.table import CURSORS
 from cairnkv.limits import SPACES, VALUE_MAX
-from cairnkv.log import Deliver, Effect, Log, LogRefused, ProcessLog
+from cairnkv.log import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.cold import Cache
 from cairnkv.store.growth import growth, length_after
@@ -61,6 +61,10 @@ class WhenFull(enum.Enum):
 
     REFUSE = "refuse"
     EVICT = "evict"
+
+
+def _no_backups(command: Backup) -> Reply:
+    return Failure(failures.NOBACKUP, "there is no server around this store that makes them")
 
 
 class _Uncommitted:
@@ -132,6 +136,7 @@ class Store:
         self.loading = True
         """Whether the log has yet to be read."""
         self._unsettled: dict[int, set[bytes | None]] = {}  # by keyspace: keys; None: all of them
+        self._expired_before = False  # what `Shared.expiring` was before there was something unsettled
         self._holds_back = True  # whether commands may not be executed at present: it loads, or something is unsettled
         self.clock = clock
         self._memory_limit = memory_limit
@@ -141,12 +146,16 @@ class Store:
         self._strangers = False  # whether keys may be there of which no use is known
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
-        self._uncommitted: dict[int, _Uncommitted] = {}  # by position, oldest first
+        self.uncommitted: Final[dict[int, _Uncommitted]] = {}
+        """Entries that the log has not committed, by position, oldest first. While there are none, and it is not later
+        than `noted`, what is in the keyspaces may be shown without asking."""
         # By keyspace: the newest uncommitted position that changed a key
         self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(SPACES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
-        self._noted = 0  # log time up to which replies may tell it, if the log outlives this process
+        self.noted = 0
+        """Log time up to which replies may show it, where a key has ever had a deadline and the log outlives this
+        process."""
         self._pending_time = 0  # the newest position that noted it
         self._committed = self._last  # the newest position that is known to be safe
         self._commands = 0
@@ -154,6 +163,7 @@ class Store:
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
+        self._begin_backup: Callable[[Backup], Reply] = _no_backups
         self._cache: Cache | None = None  # once everything is loaded
         if not loads_later:
             self.begin(self.load())
@@ -188,8 +198,8 @@ class Store:
         """Take over what was read, and take commands from now on."""
         for keyspace, kept in zip(self.keyspaces, loaded.keyspaces, strict=True):
             keyspace.take_over(kept)
-        self._noted = loaded.keyspaces[0].now
-        self._shared.advance(self._noted)
+        self.noted = loaded.keyspaces[0].now
+        self._shared.advance(self.noted)
         self._last = self._committed = loaded.position
         self.loading = self._holds_back = False
         self._cache = self._new_cache()
@@ -248,7 +258,7 @@ class Store:
             if self._log.keeps_effects:
                 self._note_time(now)
             reply = self._read(step, now, touch=touch)
-            return self._when_safe(reply, self._newest_commit_for(step)) if self._uncommitted else reply
+            return self._when_safe(reply, self._newest_commit_for(step)) if self.uncommitted else reply
         self._advance(now)
         if refusal := self._admit(step):
             return self._when_safe(refusal, self._newest_commit_for(step))
@@ -314,14 +324,14 @@ class Store:
         """
         self._shared.advance(now)
         now = self._shared.now
-        if now <= self._noted or not self._shared.expiring:
+        if now <= self.noted or not self._shared.expiring:
             return
         try:
             self._last = self._pending_time = self._log.append((), now + TIME_AHEAD_MS)
         except LogRefused:
             return
-        self._noted = now + TIME_AHEAD_MS
-        self._uncommitted[self._last] = _Uncommitted([])
+        self.noted = now + TIME_AHEAD_MS
+        self.uncommitted[self._last] = _Uncommitted([])
 
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
         space, command = step
@@ -338,6 +348,8 @@ class Store:
     def _about_itself(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
             return self._random_key(self.keyspaces[step.space])
+        if isinstance(step.command, Backup):
+            return self._begin_backup(step.command)
         return Items(tuple(str(text).encode() for pair in self._told() for text in pair))
 
     def _random_key(self, keyspace: Keyspace) -> Reply:
@@ -424,7 +436,7 @@ class Store:
             elif isinstance(change, Cleared):
                 self._pending_tables[change.keyspace.number] = position
         held = Held(reply)
-        self._uncommitted[position] = _Uncommitted(journal, held)
+        self.uncommitted[position] = _Uncommitted(journal, held)
         return held
 
     def refusal(self, refused: LogRefused) -> Failure:
@@ -442,7 +454,7 @@ class Store:
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
-        if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self._noted):
+        if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self.noted):
             return None
         if self._cache is not None and self._cache.wants_a_look():
             return None
@@ -452,13 +464,13 @@ class Store:
     def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
         """See `StagingStore`."""
         position = self._last = self._log.append((), self._shared.now, effects, size)
-        uncommitted = self._uncommitted[position] = _Uncommitted([staged])
+        uncommitted = self.uncommitted[position] = _Uncommitted([staged])
         self._pending_spaces[staged.keyspace.number] = position
         return uncommitted.runs
 
     def hold_run(self, position: int, run: "HeldRun") -> None:
         """See `StagingStore`."""
-        uncommitted = self._uncommitted.get(position)
+        uncommitted = self.uncommitted.get(position)
         if uncommitted is None:
             run.release()
         else:
@@ -480,7 +492,7 @@ class Store:
         return max(self._pending_tables.get(space, 0), self._pending_keys[space].get(key, 0), self._pending_time)
 
     def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
-        uncommitted = self._uncommitted.get(position)
+        uncommitted = self.uncommitted.get(position)
         if uncommitted is None:
             return reply
         held = Held(reply)
@@ -493,8 +505,8 @@ class Store:
         """Everything up to this position is safe: the replies that waited for it may leave."""
         self._committed = max(self._committed, position)
         released: list[Held | HeldRun] = []
-        while self._uncommitted and (first := next(iter(self._uncommitted))) <= position:
-            uncommitted = self._uncommitted.pop(first)
+        while self.uncommitted and (first := next(iter(self.uncommitted))) <= position:
+            uncommitted = self.uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
             if self._cache is not None:
                 self._cache.committed(uncommitted.journal, first)
@@ -511,12 +523,17 @@ class Store:
 
         What is unsettled nobody is shown before `settled` says what became of it.
         """
-        self._noted = self._pending_time = 0
+        self.noted = self._pending_time = 0
+        if unsettled:
+            # No time is noted from now until writes are taken again. Who reads without asking, while none is
+            # uncommitted and the time is noted or of no account, has to ask then, as for what is unsettled.
+            self._expired_before = self._shared.expiring
+            self._shared.expiring = True
         failed: list[Held | HeldRun] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
-        while self._uncommitted:
-            position, uncommitted = self._uncommitted.popitem()
+        while self.uncommitted:
+            position, uncommitted = self.uncommitted.popitem()
             self._no_longer_pending(position, uncommitted.journal)
             self._take_back(uncommitted.journal, unknown=unknown)
             if uncommitted.own is not None:
@@ -536,6 +553,8 @@ class Store:
 
     def settled(self, happened: Sequence[Effect]) -> None:
         """What was unsettled is known: let what has happened be there, which others see as changes made now."""
+        if self._unsettled:
+            self._shared.expiring = self._expired_before
         for space, key, value, deadline in happened:
             keyspace = self.keyspaces[space]
             if key is None:
@@ -756,6 +775,11 @@ class Store:
         return self._log.commits_at_once and self._memory_limit is None and not self._holds_back
 
     @property
+    def shows_plainly(self) -> bool:
+        """Whether a read has to know no more than whether anything is uncommitted, and whether its time is noted."""
+        return self.plain or (self._log.keeps_effects and self._memory_limit is None)
+
+    @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
         if self._holds_back:
@@ -770,6 +794,15 @@ class Store:
     def _tell_tallies(self) -> None:
         for tally in self._tallies:
             tally.off = not self._takes_runs
+
+    @property
+    def back_up(self) -> BackUp | None:
+        """The log's, for any thread; None: nothing is kept."""
+        return self._log.back_up
+
+    def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
+        """Have BACKUP answered by this, at once."""
+        self._begin_backup = begin
 
     # -- about itself ---------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ Commands about the whole table let other tasks go first, so that a long scan is 
 
 import asyncio
 import contextlib
+import os
+from pathlib import Path
 
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import Call, K, T, V
@@ -12,6 +14,7 @@ from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.embedded import Shared
 from cairnkv.commands import Scope
 from cairnkv.limits import VALUE_MAX
+from cairnkv.log import Made
 from cairnkv.store import Held, Store
 
 
@@ -28,6 +31,10 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
     async def close(self) -> None:
         """Let the store go. Using it afterwards is an error."""
         await asyncio.to_thread(self._shared.close)  # a store on disk has its last writes to wait for
+
+    async def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> Made:
+        """Make a backup of a store on disk; see `cairnkv.Embedded.backup`. Other tasks go on meanwhile."""
+        return await asyncio.to_thread(self._shared.back_up, Path(directory), keep)
 
     async def _do(self, call: Call[T]) -> T:
         if call.command.word.scope is Scope.TABLE:

@@ -10,6 +10,7 @@ Not for what the records mean (`records`), and not for when what is written (`lo
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -30,6 +31,9 @@ FILTER_BITS: Final = 10
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
 """Writes that are gathered before they become a file of their own."""
+
+PLENTY: Final = 2**62
+"""Bytes of room, where nobody has looked how many there are."""
 
 TABLE_BYTES: Final = 64 * 1024 * 1024
 """A table, once it was merged with others; RocksDB's own default."""
@@ -85,6 +89,9 @@ class Engine(Protocol):
     def sync(self) -> None:
         """Return when everything that was written is on the disk."""
 
+    def flush(self) -> None:
+        """Return when everything that was written is in tables. Any thread may ask for that."""
+
     @property
     def behind(self) -> bool:
         """Whether nothing should be written for now: what was is not brought into its order as fast."""
@@ -135,6 +142,7 @@ class RocksEngine:
 
         self._new_batch = WriteBatch
         self._database = database
+        self._flushing = threading.Lock()  # rocksdict cannot close what another thread is within
 
     def batch(self) -> Batch:
         """A new batch."""
@@ -147,6 +155,11 @@ class RocksEngine:
     def sync(self) -> None:
         """Return when everything that was written is on the disk."""
         self._database.flush_wal(sync=True)
+
+    def flush(self) -> None:
+        """Return when everything that was written is in tables. The interpreter is let go meanwhile."""
+        with self._flushing:
+            self._database.flush()
 
     @property
     def behind(self) -> bool:
@@ -195,7 +208,8 @@ class RocksEngine:
 
     def close(self) -> None:
         """Let the directory go."""
-        self._database.close()
+        with self._flushing:
+            self._database.close()
 
     def abandon(self) -> None:
         """Never touch it again: a reference too many keeps its destructor from running."""
@@ -210,12 +224,7 @@ def open_engine(directory: Path, limit: int | None = None, *, reads: bool = Fals
     Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
     format, or something else's.
     """
-    try:
-        import rocksdict
-    except ImportError:
-        raise OptionError(
-            "a store on disk needs the package rocksdict, which is not installed: pip install 'cairnkv[disk]'"
-        ) from None
+    rocksdict = _rocksdict()
     _not_in_a_fork()
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -234,6 +243,39 @@ def open_engine(directory: Path, limit: int | None = None, *, reads: bool = Fals
         engine.close()
         raise
     return engine
+
+
+def open_to_read(directory: Path, *, lenient: bool = False) -> "Rdict":
+    """RocksDB in this directory, for reading only. RocksDB itself writes nothing there; rocksdict a file of its own.
+
+    lenient: leave out what is damaged in the write-ahead log. Raises what RocksDB raises.
+    """
+    rocksdict = _rocksdict()
+    _not_in_a_fork()
+    options = _options(reads=False)
+    options.create_if_missing(False)
+    if lenient:
+        options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.skip_any_corrupted_record())
+    database: Rdict = rocksdict.Rdict(str(directory), options, access_type=rocksdict.AccessType.read_only(False))
+    return database
+
+
+def rebuild(directory: Path) -> None:
+    """Have RocksDB make a new MANIFEST from whatever tables and logs it can read. What it cannot read it sets aside.
+
+    Raises what RocksDB raises.
+    """
+    _rocksdict().Rdict.repair(str(directory), _options(reads=False))
+
+
+def _rocksdict() -> Any:
+    try:
+        import rocksdict
+    except ImportError:
+        raise OptionError(
+            "a store on disk needs the package rocksdict, which is not installed: pip install 'cairnkv[disk]'"
+        ) from None
+    return rocksdict
 
 
 _opened_by: int | None = None
@@ -264,7 +306,7 @@ def _end_without_destructors() -> None:
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
 
-def _options(room: int, *, reads: bool) -> "Options":
+def _options(room: int = PLENTY, *, reads: bool) -> "Options":
     """room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before
     what was there goes, fits into what is left when writes stop.
     """
@@ -367,7 +409,8 @@ def _why(directory: Path, text: str) -> str:
 def _damaged(directory: Path, text: str) -> str:
     return (
         f"{directory} is damaged, and nothing was changed: {text}. "
-        "Restore a copy from before, or keep this one and find out what the disk has done to it"
+        f"`cairn check {directory}` says how far it goes; restore a backup into another directory (cairn restore), or "
+        f"save what can be read (cairn repair {directory} NEW)"
     )
 
 

@@ -11,14 +11,16 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from cairnkv.commands import Step
+from cairnkv.commands import Step, failures
 from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
-from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener
+from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener, LogRefused, Made, nobody
+from cairnkv.log.disk import backup, checkpoint
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
 from cairnkv.log.disk.reader import Answer, Reader, Request
 from cairnkv.log.disk.replay import replay
@@ -29,6 +31,15 @@ from cairnkv.log.disk.writer import Entry, Failed, Settled, State, Writer
 
 _log: Final = logging.getLogger("cairnkv.disk")
 
+WRITTEN_SECONDS_MAX: Final = 60.0
+"""How long a backup waits until what was executed before it has been written."""
+
+PAUSE_SECONDS_MAX: Final = 0.01
+"""How long a backup pauses behind a piece of a file: as long as that took, so that it has half a processor, or so much.
+Others wait less for one then."""
+
+WRITTEN_PAUSE_SECONDS: Final = 0.005
+"""How long it waits before it looks again."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how many records were read, and how many there are, by estimate. In the thread that reads."""
@@ -83,11 +94,13 @@ class DiskLog:
         self._outcomes: collections.deque[int | Failed | Settled] = collections.deque()  # positions committed, or else
         self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # by the readers' threads
         self._reader: Reader | None = None  # likewise
+        self._backing_up = threading.Lock()
 
     def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
             self._engine = self._open()
+            checkpoint.clear(self.directory)
             self._records = self._engine.records
             self._restored_so_far(0)
             restored = restore(self._engine, keyspaces, self._restored_so_far, memory_limit)
@@ -174,8 +187,64 @@ class DiskLog:
         if self._pid != os.getpid():
             self._writer.abandon()
             return
+        with self._backing_up:
+            pass  # a backup under way has ended, since this is closed
         self._writer.end(now)
         self._tell()
+
+    def back_up(
+        self,
+        directory: Path,
+        *,
+        keep: int | None = None,
+        expect: Callable[[int], None] = nobody,
+        progress: Callable[[int], None] = nobody,
+    ) -> Made:
+        """Make a backup among those in a directory; see the contract."""
+
+        worked_since = time.monotonic()
+
+        def go_on(size: int) -> None:
+            nonlocal worked_since
+            self._refuse_if_over()
+            progress(size)
+            time.sleep(min(time.monotonic() - worked_since, PAUSE_SECONDS_MAX))
+            worked_since = time.monotonic()
+
+        self._refuse_if_over()  # in a forked process, the lock may be held by a thread that is not there
+        with self._backing_up:
+            assert self._writer is not None
+            self._wait_until_written(self._writer, self.position)
+            return backup.make(
+                self._writer.engine,
+                self.directory,
+                directory,
+                state=self._writer.written,
+                keep=keep,
+                expect=expect,
+                progress=go_on,
+            )
+
+    def _wait_until_written(self, writer: Writer, position: int) -> None:
+        """Have everything up to this position with the engine: clients may have a reply already, or not."""
+        end = time.monotonic() + WRITTEN_SECONDS_MAX
+        while True:
+            self._refuse_if_over()
+            if writer.written[0] >= position:
+                return
+            if time.monotonic() > end:
+                raise OSError(f"{self.directory}: the disk is behind; what was said has not been written yet")
+            time.sleep(WRITTEN_PAUSE_SECONDS)
+
+    def _refuse_if_over(self) -> None:
+        """Raise `LogRefused` if there is nothing to back up any more."""
+        if self._closed or self._pid != os.getpid():
+            raise LogRefused(f"{self.directory} is closed", failures.READONLY)
+        if self._writer is None:
+            raise LogRefused("what is on disk is being read; try again when all of it is there", failures.LOADING)
+        if self._writer.state is not State.OK:
+            code = failures.READONLY if self._writer.state is State.BROKEN else failures.RECOVERING
+            raise LogRefused(f"{self._writer.why}; nobody can tell what a backup would have", code)
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""

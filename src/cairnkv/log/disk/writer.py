@@ -153,6 +153,7 @@ class Writer:
         self._found = found
         self._position = restored.position
         self._time = restored.time  # log time that was given to the engine
+        self.written = (restored.position, restored.time)  # of the newest commit that the engine has for certain
         self._unchecked = 0  # bytes written since the last look at whether RocksDB is behind
         # What both threads use, under the condition's lock:
         self._condition = threading.Condition()
@@ -168,6 +169,11 @@ class Writer:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    @property
+    def engine(self) -> Engine:
+        """What is written to."""
+        return self._engine
 
     @property
     def queued(self) -> int:
@@ -317,6 +323,7 @@ class Writer:
         self.commits += 1
         self._changed = self._changed or any(entry.effects for entry in entries)
         self._to_compact.update(map(space_range, self._recorder.cleared))
+        self.written = (position, self._time)
         if position > self._position:
             self._position = position
             self._found(position)
@@ -356,6 +363,7 @@ class Writer:
                 _log.error("%s: it failed again: %s", self._directory, error)
                 continue
             self._position, self._time = position, max(self._time, log_time)
+            self.written = (self._position, self._time)
             _log.warning(
                 "%s: opened anew; what was being written is %s", self._directory, "there" if happened else "not there"
             )

@@ -6,6 +6,7 @@ server. Importing this declares all of them in `cairnkv.session.redis.grammar.WO
 
 from cairnkv.session.redis.words import (
     administration,
+    backups,
     bits,
     clients,
     commands,
@@ -23,6 +24,7 @@ from cairnkv.session.redis.words import (
 
 __all__ = [
     "administration",
+    "backups",
     "bits",
     "clients",
     "commands",

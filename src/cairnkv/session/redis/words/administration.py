@@ -24,7 +24,8 @@ def shutdown(talk: RedisConversation, arguments: Arguments) -> Value:
         raise Refusal(SYNTAX)
     if b"ABORT" in ways:
         raise Refusal("ERR No shutdown in progress.")
-    if b"SAVE" in ways and b"FORCE" not in ways:
+    is_kept = dict(talk.store.info())["size"] != "process"  # then everything that was acknowledged is saved already
+    if b"SAVE" in ways and b"FORCE" not in ways and not is_kept:
         raise Refusal("ERR this server keeps everything in memory and has nowhere to save it; SHUTDOWN NOSAVE stops it")
     if talk.surroundings.shut_down is None:
         raise Refusal("ERR there is no server to stop around this store")

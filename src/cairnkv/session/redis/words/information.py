@@ -99,7 +99,14 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
 
 def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
     yield "loading", int(talk.store.loading)
-    yield from (("async_loading", 0), ("rdb_bgsave_in_progress", 0), ("aof_enabled", 0))
+    yield "async_loading", 0
+    running = facts.get("backup_state") == "running"
+    yield "rdb_bgsave_in_progress", int(running)
+    if "backup_state" in facts:
+        yield "rdb_last_save_time", int(facts["backup_last_ms"]) // 1000
+        yield "rdb_last_bgsave_status", "err" if facts["backup_state"] == "failed" else "ok"
+        yield "rdb_current_bgsave_time_sec", facts["backup_seconds"] if running else -1
+    yield "aof_enabled", 0
     yield from _renamed(facts, {name: name for name in facts if name.startswith("disk_")})
 
 

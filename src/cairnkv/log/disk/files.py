@@ -1,0 +1,108 @@
+"""Directories that appear whole or not at all, and files that are copied and told apart by what they hold.
+
+What always holds: whoever finds a directory under its own name finds all of it, and so does the disk: everything was
+fsynced before it got that name.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from cairnkv.errors import OptionError
+from cairnkv.log.base import nobody
+
+CHUNK: Final = 1024 * 1024
+"""Bytes that are read at a time. Reading, hashing and writing them lets the interpreter go."""
+
+UNFINISHED: Final = ".part"
+"""What the name of a directory ends with that is not whole yet, or is being removed; it begins with a dot."""
+
+Progress: TypeAlias = Callable[[int], None]
+"""Told how many bytes, or records, more were done. What it raises ends the work."""
+
+
+def unfinished(directory: Path) -> Path:
+    """Where a directory is while it is made or removed."""
+    return directory.with_name(f".{directory.name}{UNFINISHED}")
+
+
+@contextlib.contextmanager
+def becoming(directory: Path) -> Iterator[Path]:
+    """A directory to fill, which has this name when the block is done. The name may be that of an empty one.
+
+    Raises `OptionError` where there is something already.
+    """
+    part = unfinished(directory)
+    try:
+        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+            raise OptionError(f"{directory} is there and is not empty: name a directory that is empty or not there yet")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir(mode=0o700)
+    except FileExistsError:
+        raise OptionError(f"{part} is there: this is being done already, or was interrupted; remove it then") from None
+    except OSError as error:
+        raise OptionError(f"cannot make {directory}: {error.strerror or error}") from None
+    try:
+        yield part
+        for path in part.iterdir():
+            sync(path)
+        sync(part)
+        part.rename(directory)
+        sync(directory.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory; half removed, it does not have its name any more."""
+    part = unfinished(directory)
+    directory.rename(part)
+    sync(directory.parent)
+    shutil.rmtree(part)
+
+
+def sync(path: Path) -> None:
+    """Have the disk know what is there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path, progress: Progress = nobody) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def copied(source: Path, target: Path, progress: Progress = nobody) -> str:
+    """Copy a file, which may not be there yet; the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    with source.open("rb") as file, target.open("xb") as copy:
+        os.fchmod(copy.fileno(), 0o600)
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Give a file a second name, if the file system can: False if not."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one that has no such thing, or as many of them as it can have
+        return False
+    return True

@@ -1,0 +1,141 @@
+"""A server's backups: one at a time, in a thread of its own, among those in the directory that its owner has named.
+
+What always holds: a client chooses a name, never a place: nothing is written outside of that directory. Who asks is
+answered at once; INFO tells the rest.
+
+Not for what a backup is (`cairnkv.log`).
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from cairnkv.commands import Backup, Failure, Reply, failures
+from cairnkv.log import BackUp, Made
+
+_log: Final = logging.getLogger("cairnkv.backup")
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What backups may be called: no path, and nothing that a file system or a shell understands otherwise."""
+
+
+class _Stopped(Exception):
+    """The server stops."""
+
+
+class _Job:
+    """A backup under way, or as it has ended. One thread writes here, and the server's reads."""
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.began = time.monotonic()
+        self.seconds: float | None = None  # that it took; None: it is under way
+        self.size = 0
+        self.done = 0
+        self.made: Made | None = None
+        self.error = ""
+
+    @property
+    def state(self) -> str:
+        return "running" if self.seconds is None else "done" if self.made is not None else "failed"
+
+
+def _newest_ms(directory: Path | None) -> int:
+    """When the newest backup of any name ended; 0: there is none, or none that could be read."""
+    if directory is None or not directory.is_dir():
+        return 0
+    from cairnkv.log.disk.backup import listed
+
+    named = (path for path in directory.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+    return max((backup.ended_ms for path in named for backup in listed(path)), default=0)
+
+
+class Backups:
+    """What BACKUP begins, and what INFO tells of it."""
+
+    def __init__(self, back_up: BackUp | None, directory: str | None) -> None:
+        """back_up: the log's; None: nothing is kept. directory: where backups may be made; None: nowhere."""
+        self._back_up = back_up
+        self._directory = None if directory is None else Path(directory)
+        self._job = _Job(0, "")
+        self._job.seconds = 0.0
+        self._last_ms = _newest_ms(self._directory)  # when the newest whole one ended
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def begin(self, command: Backup) -> Reply:
+        """Begin a backup; its number."""
+        if self._back_up is None:
+            return Failure(failures.NOBACKUP, "this store is in memory only; one on disk (--data) has backups")
+        if self._directory is None:
+            return Failure(
+                failures.NOBACKUP, "this server was given no directory for backups: start it with --backup-dir DIR"
+            )
+        name = command.name.decode("utf-8", "replace")
+        if not NAME.fullmatch(name):
+            text = f"1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {name[:80]!r}"
+            return Failure(failures.BADARGS, f"backups go by a name among those of this server: {text}")
+        if self._job.state == "running" or self._stopping:
+            return Failure(failures.UNDERWAY, f"a backup to {self._job.name} is under way; one is made at a time")
+        self._job = _Job(self._job.number + 1, name)
+        self._thread = threading.Thread(
+            target=self._make,
+            args=(self._job, self._back_up, self._directory / name, command.keep),
+            name="cairnkv backup",
+            daemon=True,
+        )
+        self._thread.start()
+        return self._job.number
+
+    def _make(self, job: _Job, back_up: BackUp, directory: Path, keep: int | None) -> None:
+        """In the thread."""
+
+        def expect(size: int) -> None:
+            job.size = size
+
+        def progress(size: int) -> None:
+            if self._stopping:
+                raise _Stopped("the server is stopping")
+            job.done += size
+
+        try:
+            job.made = back_up(directory, keep=keep, expect=expect, progress=progress)
+            self._last_ms = job.made.ended_ms
+            _log.info("%s: %s bytes, %s of them new", job.made.path, f"{job.made.size:,}", f"{job.made.new:,}")
+        except Exception as error:  # whatever it is, whoever asks INFO is told
+            job.error = " ".join(str(error).split()) or type(error).__name__
+            _log.error("the backup to %s has failed: %s", directory, job.error)
+        finally:
+            job.seconds = time.monotonic() - job.began
+
+    def stop(self) -> None:
+        """Give up what is under way, and begin no more. Waits for at most one piece of a file, or a flush."""
+        self._stopping = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def info(self) -> Iterable[tuple[str, str | int]]:
+        """What INFO tells."""
+        if self._back_up is None or self._directory is None:
+            return ()
+        job = self._job
+        seconds = job.seconds
+        state = job.state if job.number else "none"
+        made = job.made
+        return (
+            ("backup_job", job.number),
+            ("backup_state", state),
+            ("backup_name", job.name),
+            ("backup_made", "" if made is None else f"{job.name}/{made.path.name}"),
+            ("backup_bytes", job.size if made is None else made.size),
+            ("backup_bytes_done", job.done),
+            ("backup_bytes_new", 0 if made is None else made.new),
+            ("backup_seconds", int(time.monotonic() - job.began if seconds is None else seconds)),
+            ("backup_error", job.error),
+            ("backup_last_ms", self._last_ms),
+        )

@@ -1,0 +1,65 @@
+"""BGSAVE, LASTSAVE and SAVE: backups, for those who know them as Redis' snapshots.
+
+They are made beside those of the article's wire, under a name of their own (`cairnkv.commands.vocabulary.Backup`).
+"""
+
+from typing import Final
+
+from cairnkv.commands import Backup, Reply, failures
+from cairnkv.session.redis.conversation import RedisConversation
+from cairnkv.session.redis.grammar import SYNTAX, Arguments, Call, Refusal, Value, in_conversation, on_keys
+from cairnkv.wire.redis import Simple
+
+NAME: Final = b"bgsave"
+"""What these backups are called."""
+
+KEEP: Final = 1
+"""How many of them are kept: Redis too replaces its snapshot when the next one is whole."""
+
+_NO_BACKUPS: Final = "ERR this server makes no backups: it needs --data and --backup-dir"
+
+
+@on_keys(
+    "BGSAVE [SCHEDULE]",
+    "admin noscript",
+    group="server",
+    since="1.0.0",
+    summary="Begin a backup, which takes the place of the one before when it is whole; INFO tells how far it is.",
+)
+def bgsave(arguments: Arguments) -> Call:
+    if len(arguments) and arguments.word() != b"SCHEDULE":
+        raise Refusal(SYNTAX)
+    arguments.end()
+
+    def show(_: Reply) -> Value:
+        return Simple("Background saving started")
+
+    errors = {failures.UNDERWAY: "ERR Background save already in progress", failures.NOBACKUP: _NO_BACKUPS}
+    return Call(Backup(NAME, KEEP), show, errors)
+
+
+@in_conversation(
+    "LASTSAVE",
+    "fast",
+    group="server",
+    since="1.0.0",
+    summary="When the newest of this server's backups was whole, in seconds since 1970; 0: there is none.",
+)
+def lastsave(talk: RedisConversation, arguments: Arguments) -> Value:
+    facts = dict(talk.store.info())
+    if "backup_last_ms" not in facts:
+        raise Refusal(_NO_BACKUPS)
+    return int(facts["backup_last_ms"]) // 1000
+
+
+@in_conversation(
+    "SAVE",
+    "admin noscript no-multi",
+    group="server",
+    since="1.0.0",
+    summary="Refused, since the others would have to wait: BGSAVE does the same while they are served.",
+)
+def save(talk: RedisConversation, arguments: Arguments) -> Value:
+    raise Refusal(
+        "ERR SAVE would have everybody wait; BGSAVE makes a backup meanwhile, and INFO tells when it is there"
+    )
