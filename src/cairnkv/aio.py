@@ -80,6 +80,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, str]: ...
 @overload
@@ -90,6 +91,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[bytes, bytes]: ...
 @overload
@@ -100,6 +102,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, Any]: ...
 @overload
@@ -110,6 +113,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, V]: ...
 def open(
@@ -119,7 +123,10 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process. Arguments are those of `cairnkv.open`."""
-    return Embedded(new_store(path, memory_limit, when_full, sync, clock), key_codec(codec), value_codec(codec))
+    return Embedded(
+        new_store(path, memory_limit, when_full, sync, disk_limit, clock), key_codec(codec), value_codec(codec)
+    )

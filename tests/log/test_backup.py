@@ -19,6 +19,7 @@ from cairnkv.log.disk import backup as backups
 from cairnkv.log.disk import checkpoint
 from cairnkv.log.disk.check import look_at
 from cairnkv.log.disk.files import sha256
+from cairnkv.log.disk.writer import State
 
 PATIENCE = 30.0
 WRITERS = 3
@@ -292,10 +293,10 @@ def test_embedded_stores_say_what_they_cannot(tmp_path: Path) -> None:
 def test_after_a_failed_write_nothing_is_backed_up(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data") as kv:
         log = kv._shared._store._log
-        log._writer.broken = "a write to the disk has failed"  # type: ignore[attr-defined]
+        log._writer.state = State.RECOVERING  # type: ignore[attr-defined]
         with pytest.raises(Refused, match="nobody can tell"):
             kv.backup(tmp_path / "backups")
-        log._writer.broken = None  # type: ignore[attr-defined]
+        log._writer.state = State.OK  # type: ignore[attr-defined]
 
 
 def test_asyncio_has_it_too(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "data": (["a", "b", "c"], ["a", "b", "c"]),
     "backup_dir": (["d", "e", "f"], ["d", "e", "f"]),
     "sync": (["none", "1s", "always"], [Sync(None), Sync(1.0), Sync()]),
+    "disk_limit": (["1g", "16MiB", "9000000"], [2**30, 2**24, 9_000_000]),
     "idle_timeout": (["0", "1h", "2.5s"], [0, 3_600, 2.5]),
     "frame_timeout": (["1", "500ms", "2m"], [1, 0.5, 120]),
     "stall_timeout": (["1d", "3s", "4"], [86_400, 3, 4]),

@@ -1,10 +1,14 @@
 """`cairn serve`: a server in the foreground. Its flags are the server's options, all of them."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 from cairnkv.cli.arguments import Parser
 from cairnkv.cli.main import FOUND
+from cairnkv.cli.output import on_terminal
+from cairnkv.cli.progress import progress as shown
 from cairnkv.server.run import run as serve
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS, load
 
@@ -31,5 +35,20 @@ def run(name: str, arguments: Sequence[str]) -> int:
     file = given.pop("config")
     flags = {option: text for option, text in given.items() if text is not None}
     settings = load(flags, environment=os.environ, file=file)
-    serve(settings, ready=lambda line: print(line, flush=True))
+    bar = contextlib.ExitStack()
+    show: Callable[[int], None] | None = None
+
+    def progress(read: int, records: int) -> None:
+        """In the thread that loads, and begun there: where there is little to load there is no bar."""
+        nonlocal show
+        if show is None:
+            show = bar.enter_context(shown(f"reading {settings.data}", records, "records"))
+        show(read)
+
+    def ready(line: str) -> None:
+        bar.close()
+        print(line, flush=True)
+
+    with bar:
+        serve(settings, ready=ready, progress=progress if on_terminal(sys.stderr) else None)
     return FOUND

@@ -5,6 +5,7 @@ what a server does between commands, calls do a slice of here. A process that wa
 store in memory, as of any object of Python's; one on disk stays with the process that opened it.
 """
 
+import atexit
 import os
 import sys
 import threading
@@ -105,6 +106,15 @@ def _leave_to_the_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
+def _close_at_exit() -> None:
+    """Close what nobody has: a thread within RocksDB while the interpreter goes would take the process down with it."""
+    for store in list(_ON_DISK):
+        store.close()
+
+
+atexit.register(_close_at_exit)
+
+
 class Embedded(KeyValue[K, V]):
     """A store in this process."""
 
@@ -156,6 +166,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, str]: ...
 @overload
@@ -166,6 +177,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[bytes, bytes]: ...
 @overload
@@ -176,6 +188,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, Any]: ...
 @overload
@@ -186,6 +199,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[str, V]: ...
 def open(
@@ -195,6 +209,7 @@ def open(
     memory_limit: int | None = None,
     when_full: Literal["refuse", "evict"] = "refuse",
     sync: str | None = None,
+    disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process: the engine that a server runs, without one.
@@ -205,7 +220,8 @@ def open(
     leave memory and are read from the disk again when they are needed, and only where keys take all of it writes are
     refused.
     sync: with a path, when a write counts as safe: "always" (after fsync, before the call returns), a time such as
-    "1s" (fsync so often), "none" (when the system likes). clock: for tests.
+    "1s" (fsync so often), "none" (when the system likes). disk_limit: with a path, bytes that the directory may have;
+    None: as many as its file system. Writes are refused at 90 % of that. clock: for tests.
     Raises `OptionError` when the directory is open already, damaged, or cannot be used.
 
     >>> import cairnkv
@@ -214,7 +230,9 @@ def open(
     >>> kv.get("greeting"), kv.get("nobody", "default")
     ('hello', 'default')
     """
-    return embedded(new_store(path, memory_limit, when_full, sync, clock), key_codec(codec), value_codec(codec))
+    return embedded(
+        new_store(path, memory_limit, when_full, sync, disk_limit, clock), key_codec(codec), value_codec(codec)
+    )
 
 
 def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:
@@ -231,7 +249,12 @@ def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V
 
 
 def new_store(
-    path: str | os.PathLike[str] | None, memory_limit: int | None, when_full: str, sync: str | None, clock: Clock
+    path: str | os.PathLike[str] | None,
+    memory_limit: int | None,
+    when_full: str,
+    sync: str | None,
+    disk_limit: int | None,
+    clock: Clock,
 ) -> Store:
     """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
     limit: object = memory_limit  # whatever its annotation says
@@ -240,16 +263,22 @@ def new_store(
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
     if path is not None:
-        return _store_on_disk(path, memory_limit, when_full, sync, clock)
-    if sync is not None:
-        raise OptionError("sync is for a store on disk: cairnkv.open('data/', sync=...)")
+        return _store_on_disk(path, memory_limit, when_full, sync, disk_limit, clock)
+    for name, given in (("sync", sync), ("disk_limit", disk_limit)):
+        if given is not None:
+            raise OptionError(f"{name} is for a store on disk: cairnkv.open('data/', {name}=...)")
     return Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
 
 
 def _store_on_disk(
-    path: str | os.PathLike[str], memory_limit: int | None, when_full: str, sync: str | None, clock: Clock
+    path: str | os.PathLike[str],
+    memory_limit: int | None,
+    when_full: str,
+    sync: str | None,
+    disk_limit: int | None,
+    clock: Clock,
 ) -> Store:
-    from cairnkv.log.disk import DiskLog, Sync
+    from cairnkv.log.disk import DISK_LIMIT_LEAST, DiskLog, Sync
 
     if when_full != "refuse":
         raise OptionError(
@@ -259,5 +288,8 @@ def _store_on_disk(
         mode = Sync.parse(sync or "always")
     except ValueError as error:
         raise OptionError(f"sync is {error}") from None
-    log = DiskLog(path, sync=mode, reads=memory_limit is not None)
+    limit: object = disk_limit  # whatever its annotation says
+    if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
+        raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
+    log = DiskLog(path, sync=mode, reads=memory_limit is not None, limit=disk_limit)
     return Store(log=log, memory_limit=memory_limit, clock=clock)

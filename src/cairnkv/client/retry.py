@@ -26,9 +26,9 @@ def pause_before(attempt: int) -> float:
 def worth_repeating(reply: Reply) -> bool:
     """Whether a reply says that the command was not executed, for a reason that passes by itself.
 
-    A full memory does not: somebody has to clear something first.
+    Where memory or disk are full it does not: somebody has to clear something first.
     """
-    return isinstance(reply, Failure) and reply.code.passing and reply.code is not failures.FULL
+    return isinstance(reply, Failure) and reply.code.passing and reply.code not in (failures.FULL, failures.DISKFULL)
 
 
 def lost(word: Word, where: str, why: str, *, timed_out: bool) -> CairnError:

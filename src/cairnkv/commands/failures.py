@@ -71,6 +71,13 @@ FULL = Code(
     "The memory limit is reached, and there is nothing that may go to make room. Reads and CLEAR go on.",
     passing=True,
 )
+DISKFULL = Code(
+    "DISKFULL",
+    Fault.SERVER,
+    "The disk, or what this store may have of it, is nearly full, and this server refuses what needs more. "
+    "Reads and CLEAR go on.",
+    passing=True,
+)
 BUSY = Code(
     "BUSY",
     Fault.SERVER,
@@ -96,10 +103,24 @@ UNDONE = Code(
     "The log refused the write, or one that this reply would have shown; all of it was taken back.",
     passing=True,
 )
+RECOVERING = Code(
+    "RECOVERING",
+    Fault.SERVER,
+    "A write to the disk has failed, and until the store is opened there anew this server takes no writes, and shows "
+    "nothing of what an unknown write may have changed. Other reads go on.",
+    passing=True,
+)
 READONLY = Code(
     "READONLY",
     Fault.SERVER,
-    "A write to the disk has failed, and this server takes no more of them until it is started anew. Reads go on.",
+    "The disk has failed in a way that this server does not get over, so it takes no writes until it is started anew. "
+    "Reads go on.",
+)
+LOADING = Code(
+    "LOADING",
+    Fault.SERVER,
+    "The server is reading what it has on disk, and executes nothing but INFO before it has all of it.",
+    passing=True,
 )
 UNREADABLE = Code(
     "UNREADABLE",
@@ -141,11 +162,14 @@ CODES = {
         TOOLONG,
         BIGREPLY,
         FULL,
+        DISKFULL,
         BUSY,
         TIMEOUT,
         NOAUTH,
         UNDONE,
+        RECOVERING,
         READONLY,
+        LOADING,
         UNREADABLE,
         UNKNOWN,
         NOBACKUP,
@@ -153,4 +177,4 @@ CODES = {
         INTERNAL,
     )
 }
-"""Every code by its name. LOADING and NOQUORUM come with the sizes that need them."""
+"""Every code by its name. NOQUORUM comes with the size that needs it."""

@@ -32,6 +32,11 @@ class DeadlineIndex:
         self._ticks: dict[int, dict[bytes, int]] = {}
         self._heap: list[int] = []  # every tick that has keys, and a bounded number that no longer do
 
+    def belong_to(self, shared: Shared) -> None:
+        """Be the index of a keyspace that shares this."""
+        self._shared = shared
+        shared.expiring = shared.expiring or bool(self._ticks)
+
     def add(self, key: bytes, deadline: int) -> None:
         """Remember a key's deadline. The key has none in the index."""
         tick = deadline >> TICK_BITS

@@ -244,6 +244,12 @@ class Keyspace:
         if deadline is not None:
             self._deadlines.add(key, deadline)
 
+    def take_over(self, loaded: "Keyspace") -> None:
+        """Have the entries of another keyspace, which is of no use afterwards. There are none here yet."""
+        self._table, self._deadlines = loaded._table, loaded._deadlines
+        self._deadlines.belong_to(self.shared)
+        self._times_restored += 1  # for whoever began to watch a key before
+
     # -- undoing (for journals) -----------------------------------------------------------------------------
 
     def restore(self, key: bytes, entry: tuple[Stored, int | None] | None) -> None:

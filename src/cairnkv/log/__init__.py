@@ -4,7 +4,7 @@
 of machines (NATS JetStream) comes with its size, behind the same contract.
 """
 
-from cairnkv.log.base import BackUp, Deliver, Effect, Log, LogListener, LogRefused, Made
+from cairnkv.log.base import BackUp, Deliver, Effect, LoadingStopped, Log, LogListener, LogRefused, Made
 from cairnkv.log.process import ProcessLog
 
-__all__ = ["BackUp", "Deliver", "Effect", "Log", "LogListener", "LogRefused", "Made", "ProcessLog"]
+__all__ = ["BackUp", "Deliver", "Effect", "LoadingStopped", "Log", "LogListener", "LogRefused", "Made", "ProcessLog"]

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
-from cairnkv.commands import Step
+from cairnkv.commands import Step, failures
+from cairnkv.commands.failures import Code
 from cairnkv.keyspace import Keyspace
 
 Deliver: TypeAlias = Callable[[Callable[[], None]], object]
@@ -63,11 +64,15 @@ class LogListener(Protocol):
     def committed(self, position: int) -> None:
         """Everything up to this position is safe."""
 
-    def failed(self, reason: str, *, unknown: bool) -> None:
+    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
         """Everything appended and not committed is off.
 
         unknown: False when none of it can appear later, True when nobody can tell.
+        unsettled: what may appear later after all; `settled` will say. Nothing is taken before that.
         """
+
+    def settled(self, happened: Sequence[Effect]) -> None:
+        """Of what was unsettled this is there, in this order, and nothing else."""
 
 
 class Log(Protocol):
@@ -84,6 +89,8 @@ class Log(Protocol):
         """Put what was kept into the keyspaces, log time included, and return the position of its newest entry.
 
         memory_limit: bytes that entries may take, by the table's estimate; values beyond it are left cold.
+        Called once, before anything but `deliver_by`, `about` and `close`, and maybe in a thread of its own, while the
+        store's goes on to ask for these two. Raises `LoadingStopped` where `close` comes before the end.
         """
 
     def deliver_by(self, deliver: Deliver) -> None:
@@ -143,9 +150,13 @@ class Log(Protocol):
 class LogRefused(Exception):
     """The log takes no entries at present; the text says why.
 
-    lasting: whether it takes none until it is opened anew.
+    code: of the failure that the command ends with, which was not executed.
     """
 
-    def __init__(self, text: str, *, lasting: bool = False) -> None:
+    def __init__(self, text: str, code: Code = failures.UNDONE) -> None:
         super().__init__(text)
-        self.lasting = lasting
+        self.code = code
+
+
+class LoadingStopped(Exception):
+    """The log was closed while it was read."""

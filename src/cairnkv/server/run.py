@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
@@ -22,6 +22,9 @@ from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings
 from cairnkv.version import VERSION
 
+if TYPE_CHECKING:
+    from cairnkv.log.disk import Progress
+
 _log: Final = logging.getLogger("cairnkv.server")
 
 REPEATED_SIGNAL_SECONDS: Final = 1.0
@@ -29,11 +32,11 @@ REPEATED_SIGNAL_SECONDS: Final = 1.0
 one. A signal that comes later means that whoever sends it will not wait for the drain."""
 
 
-def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
+def run(settings: Settings, *, ready: Callable[[str], None], progress: "Progress | None" = None) -> None:
     """Serve until SIGINT, SIGTERM or the word SHUTDOWN, then drain and return.
 
-    ready: told the readiness line once connections are accepted.
-    Raises `OptionError` when it cannot listen.
+    ready: told the readiness line once commands are executed. progress: of loading, see `Server`.
+    Raises `OptionError` when it cannot listen, or not open its store.
     """
     logging.basicConfig(
         level=settings.log_level.value, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -43,12 +46,12 @@ def run(settings: Settings, *, ready: Callable[[str], None]) -> None:
         _log.warning("this system allows %d open files; max-connections would need %d", allowed, wanted)
     os.umask(0o077)  # what a server makes, RocksDB's files among it, is its owner's
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(settings, ready))
+        runner.run(_serve(settings, ready, progress))
 
 
-async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, ready: Callable[[str], None], progress: "Progress | None") -> None:
     loop = asyncio.get_running_loop()
-    server = Server(settings)
+    server = Server(settings, progress=progress)
     first_signal: list[float] = []
     stopping: asyncio.Task[None] | None = None
 
@@ -64,15 +67,16 @@ async def _serve(settings: Settings, ready: Callable[[str], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
     try:
-        await server.start()
+        serves = await server.start()
     except BaseException:
         server.store.close()
         raise
-    # What has been loaded by now stays for good. Taken out of the garbage collector's sight, it does not prolong the
-    # collections that a growing table brings about, in which every client waits.
-    gc.collect()
-    gc.freeze()
-    ready(readiness(server))
+    if serves:
+        # What has been loaded by now stays for good. Taken out of the garbage collector's sight, it does not prolong
+        # the collections that a growing table brings about, in which every client waits.
+        gc.collect()
+        gc.freeze()
+        ready(readiness(server))
     await server.told_to_stop()
     stopping = loop.create_task(server.stop())
     with contextlib.suppress(asyncio.CancelledError):

@@ -20,13 +20,13 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT
-from cairnkv.log import Log
+from cairnkv.log import LoadingStopped, Log
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
@@ -36,6 +36,9 @@ from cairnkv.server.settings import OPTIONS, Settings
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
 from cairnkv.store import Clock, Store, wall_clock
 from cairnkv.wire.article import Limits
+
+if TYPE_CHECKING:
+    from cairnkv.log.disk import Progress
 
 _log: Final = logging.getLogger("cairnkv.server")
 
@@ -52,6 +55,9 @@ HOUSEKEEPING_SECONDS: Final = 0.1
 HOUSEKEEPING_PAUSE: Final = 0.002
 """How long clients have the loop between two slices of housekeeping, in seconds."""
 
+PROGRESS_SECONDS: Final = 1.0
+"""How often the log says how far loading is."""
+
 REFUSED_MAX: Final = 256
 """Connections over the limit that are told so at once; beyond these they are just closed."""
 
@@ -62,11 +68,14 @@ class Server:
     `start`, then `stop`; in between `addresses` says where it can be reached.
     """
 
-    def __init__(self, settings: Settings, store: Store | None = None) -> None:
-        """store: the store to serve; None makes one as the settings say."""
+    def __init__(self, settings: Settings, store: Store | None = None, *, progress: "Progress | None" = None) -> None:
+        """store: the store to serve, which may have yet to be loaded; None makes one as the settings say.
+
+        progress: told how far loading is, in another thread; None: the log is told.
+        """
         self.settings = settings
         if store is None:
-            store = new_store(settings)
+            store = new_store(settings, progress=progress)
         self.store = store
         self.store.add_info(self._info)
         self._backups = Backups(store.back_up, settings.backup_dir)
@@ -101,19 +110,51 @@ class Server:
 
     # -- starting and stopping --------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Listen. Raises `OptionError` when an address cannot be listened on; then it listens on none."""
+    async def start(self) -> bool:
+        """Listen, and load the store. False: it was told to stop before the store was loaded.
+
+        Clients are answered from the beginning, that the store is being loaded where it has to do with it.
+        Raises `OptionError` when an address cannot be listened on, or the store not be opened; then it listens on none.
+        """
         self.store.deliver_by(asyncio.get_running_loop().call_soon_threadsafe)
         try:
             await self._listen()
+            self._sweep()
+            if self.store.loading and not await self._load():
+                return False
         except BaseException:
+            self._stopping = True
             for listener in self._listeners:
                 listener.close()
             for listening in self._sockets:
                 listening.close()
+            self._remove_unix_socket()
+            for connection in list(self._connections):
+                connection.abort("the server could not start", level=logging.INFO)
+            for timer in self._timers.values():
+                timer.cancel()
             raise
-        self._sweep()
         self._keep_house()
+        return True
+
+    async def _load(self) -> bool:
+        """Load the store in another thread; False where the server is told to stop before the end of that."""
+        loading = asyncio.create_task(asyncio.to_thread(self.store.load))
+        told = asyncio.create_task(self.told_to_stop())
+        try:
+            await asyncio.wait((loading, told), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            if not loading.done():
+                self.store.close()  # upon which loading ends as well
+        try:
+            loaded = await loading
+        except LoadingStopped:
+            return False
+        self.store.begin(loaded)
+        for connection in self._connections:
+            connection.reconsider()
+        return True
 
     async def _listen(self) -> None:
         if not self.settings.no_tcp:
@@ -340,25 +381,46 @@ class Server:
         )
 
 
-def new_store(settings: Settings, *, log: Log | None = None, clock: Clock = wall_clock) -> Store:
-    """The store that settings ask for. Raises `OptionError` when their directory cannot be opened.
+def new_store(
+    settings: Settings, *, log: Log | None = None, clock: Clock = wall_clock, progress: "Progress | None" = None
+) -> Store:
+    """The store that settings ask for; one on disk has yet to be loaded.
 
-    log: None: the one of the settings' size.
+    log: None: the one of the settings' size. progress: of loading; None: the log is told.
     """
+    loads_later = log is None and settings.data is not None
     if log is None and settings.data is not None:
         from cairnkv.log.disk import DiskLog
 
-        def progress(entries: int) -> None:
-            _log.info("%s: %s entries read", settings.data, f"{entries:,}")
-
-        log = DiskLog(settings.data, sync=settings.sync, progress=progress, reads=settings.memory_limit is not None)
+        log = DiskLog(
+            settings.data,
+            sync=settings.sync,
+            apart=True,
+            progress=progress or _logged(settings.data),
+            limit=settings.disk_limit,
+            reads=settings.memory_limit is not None,
+        )
     return Store(
+        loads_later=loads_later,
         log=log,
         clock=clock,
         memory_limit=settings.memory_limit,
         when_full=settings.when_full,
         value_max=settings.max_value,
     )
+
+
+def _logged(directory: str) -> "Progress":
+    """Progress of loading as lines of the log."""
+    due = time.monotonic() + PROGRESS_SECONDS
+
+    def progress(read: int, records: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + PROGRESS_SECONDS
+            _log.info("%s: %s of about %s records read", directory, f"{read:,}", f"{records:,}")
+
+    return progress
 
 
 def _about_the_process() -> Iterator[tuple[str, str | int]]:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from cairnkv import limits
 from cairnkv.errors import OptionError
+from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
 from cairnkv.log.disk.sync import Sync
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
@@ -204,6 +205,13 @@ class Settings:
         shown="always",
         metavar="WHEN",
     )
+    disk_limit: int | None = _option(
+        size,
+        None,
+        "with --data, what its directory may have; writes stop at 90 % of that, or of the file system",
+        shown="none",
+        metavar="SIZE",
+    )
     backup_dir: str | None = _option(
         str,
         None,
@@ -242,6 +250,11 @@ class Settings:
         if self.data is not None and self.when_full is not WhenFull.REFUSE:
             raise OptionError(
                 "when-full is not for a store on disk: with a memory limit values leave memory, and nothing is evicted"
+            )
+        if self.disk_limit is not None and self.disk_limit < DISK_LIMIT_LEAST:
+            raise OptionError(
+                f"disk-limit is {self.disk_limit:,}: too small for what RocksDB itself needs; "
+                f"it has to be at least {DISK_LIMIT_LEAST:,}"
             )
         if (
             self.backup_dir is not None

@@ -14,10 +14,10 @@ Not for sessions, wires or sockets; and it has no lock: one thread at a time.
 import enum
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
-from cairnkv.commands.vocabulary import Backup, RandomKey
+from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
@@ -85,6 +85,13 @@ class _Uncommitted:
         return [*([] if self.own is None else [self.own]), *self.held, *self.runs]
 
 
+class Loaded(NamedTuple):
+    """What the log has kept: keyspaces that nobody uses yet, and the position of its newest entry."""
+
+    keyspaces: tuple[Keyspace, ...]
+    position: int
+
+
 class _TooMuch(Exception):
     """A transaction is more work than it may be."""
 
@@ -115,16 +122,22 @@ class Store:
         memory_limit: int | None = None,
         when_full: WhenFull = WhenFull.REFUSE,
         value_max: int = VALUE_MAX,
+        loads_later: bool = False,
     ) -> None:
         """memory_limit: bytes that the entries may take, by estimate; None: no limit.
 
         value_max: bytes that a value may come to have by commands that lengthen it.
+        loads_later: whether the log is read later, by `load` and `begin`; until then commands fail as `LOADING`.
         """
         self._shared: Final = Shared()
         self.keyspaces: Final = tuple(Keyspace(self._shared) for _ in range(SPACES))
         self._log: Log = log if log is not None else ProcessLog()
-        self._last = self._log.restore(self.keyspaces, memory_limit)  # position of the newest entry of the log
-        self._log.listen(self)
+        self._last = 0  # position of the newest entry of the log
+        self.loading = True
+        """Whether the log has yet to be read."""
+        self._unsettled: dict[int, set[bytes | None]] = {}  # by keyspace: keys; None: all of them
+        self._expired_before = False  # what `Shared.expiring` was before there was something unsettled
+        self._holds_back = True  # whether commands may not be executed at present: it loads, or something is unsettled
         self.clock = clock
         self._memory_limit = memory_limit
         self._value_max = value_max
@@ -140,7 +153,7 @@ class Store:
         self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(SPACES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
-        self.noted = self._shared.now
+        self.noted = 0
         """Log time up to which replies may show it, where a key has ever had a deadline and the log outlives this
         process."""
         self._pending_time = 0  # the newest position that noted it
@@ -151,7 +164,9 @@ class Store:
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
         self._begin_backup: Callable[[Backup], Reply] = _no_backups
-        self._cache: Final = self._new_cache()
+        self._cache: Cache | None = None  # once everything is loaded
+        if not loads_later:
+            self.begin(self.load())
 
     def _new_cache(self) -> Cache | None:
         if self._memory_limit is None or not self._log.keeps_effects:
@@ -168,7 +183,62 @@ class Store:
         """The first keyspace: that of the article's wire and of the embedded store."""
         return self.keyspaces[0]
 
+    # -- loading ------------------------------------------------------------------------------------------
+
+    def load(self) -> Loaded:
+        """Read what the log has kept. Any thread may do so, since nothing that the store shows is touched.
+
+        Raises what the log raises: `OptionError` when it cannot be opened, `LoadingStopped` when the store is closed.
+        """
+        aside = Shared()
+        keyspaces = tuple(Keyspace(aside) for _ in range(SPACES))
+        return Loaded(keyspaces, self._log.restore(keyspaces, self._memory_limit))
+
+    def begin(self, loaded: Loaded) -> None:
+        """Take over what was read, and take commands from now on."""
+        for keyspace, kept in zip(self.keyspaces, loaded.keyspaces, strict=True):
+            keyspace.take_over(kept)
+        self.noted = loaded.keyspaces[0].now
+        self._shared.advance(self.noted)
+        self._last = self._committed = loaded.position
+        self.loading = self._holds_back = False
+        self._cache = self._new_cache()
+        self._log.listen(self)
+        self._tell_tallies()
+
     # -- commands -----------------------------------------------------------------------------------------
+
+    def _held_back(self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = ()) -> Failure | None:
+        """Why these may not be executed now, if so: a reply would show what is not there, or may yet turn out to be.
+
+        Nobody sees a key as it was before a write whose outcome is unknown, and then as it is behind that one: the
+        write has failed as `UNKNOWN`, and those who ask in between are told to come again.
+        """
+        if self.loading:
+            if all(isinstance(step.command, Info) for step in steps):
+                return None
+            return Failure(failures.LOADING, "what is on disk is being read; try again when all of it is there")
+        if any(map(self._shows_unsettled, steps)) or any(
+            self._is_unsettled(space, watch.key) for space, watch in watched
+        ):
+            return Failure(
+                failures.RECOVERING,
+                "the disk has failed while this was written, and it is being found out whether it is there; try again",
+            )
+        return None
+
+    def _shows_unsettled(self, step: Step) -> bool:
+        match step.command.word.scope:
+            case Scope.NOTHING:
+                return False
+            case Scope.TABLE:
+                return step.space in self._unsettled
+            case Scope.KEYS:
+                return any(self._is_unsettled(*place) for place in step.command.places(step.space))
+
+    def _is_unsettled(self, space: int, key: bytes) -> bool:
+        keys = self._unsettled.get(space, ())
+        return key in keys or None in keys
 
     def execute(self, command: Command, space: int = 0, *, touch: bool = True) -> Reply | Held:
         """Carry a command out on a keyspace: its reply, or where the reply will be once it may leave.
@@ -176,6 +246,8 @@ class Store:
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
         """
         step = Step(space, command)
+        if self._holds_back and (failure := self._held_back((step,))):
+            return failure
         if self._cache is not None:
             put_off = self._cache.put_off((step,), lambda: self.execute(command, space, touch=touch))
             if put_off is not None:
@@ -204,6 +276,8 @@ class Store:
         bytes_max: of values that may be read or made anew; with more, all of it is taken back. None: any number.
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
+        if self._holds_back and (failure := self._held_back(steps, watched)):
+            return failure
         if self._cache is not None:
             put_off = self._cache.put_off(steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max))
             if put_off is not None:
@@ -367,7 +441,7 @@ class Store:
 
     def refusal(self, refused: LogRefused) -> Failure:
         """How a client is told that the log takes nothing."""
-        return Failure(failures.READONLY if refused.lasting else failures.UNDONE, str(refused))
+        return Failure(refused.code, str(refused))
 
     # -- runs of the compiled hot path (`cairnkv.store.staging`) ----------------------------------------------
 
@@ -375,7 +449,7 @@ class Store:
         """Where the hot path hands over what it has done to a keyspace; None: the log has no use for that."""
         if not self._log.keeps_effects:
             return None
-        only_reads = self._cache is not None
+        only_reads = self._memory_limit is not None if self.loading else self._cache is not None
         return Staging(self, self.keyspaces[space], self._pending_keys[space], only_reads=only_reads)
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
@@ -444,9 +518,17 @@ class Store:
         if self._cache is not None:
             self._cache.cool_some()
 
-    def failed(self, reason: str, *, unknown: bool) -> None:
-        """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it."""
+    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
+        """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it.
+
+        What is unsettled nobody is shown before `settled` says what became of it.
+        """
         self.noted = self._pending_time = 0
+        if unsettled:
+            # No time is noted from now until writes are taken again. Who reads without asking, while none is
+            # uncommitted and the time is noted or of no account, has to ask then, as for what is unsettled.
+            self._expired_before = self._shared.expiring
+            self._shared.expiring = True
         failed: list[Held | HeldRun] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
@@ -461,9 +543,34 @@ class Store:
             for run in uncommitted.runs:
                 run.fail_above(self._committed, write_failure, read_failure)
             failed += uncommitted.waiting
+        for space, key, _, _ in unsettled:
+            self._unsettled.setdefault(space, set()).add(key)
+        self._holds_back = bool(self._unsettled)
+        self._tell_tallies()
         if self._cache is not None:
             self._cache.failed()
         _tell(failed)
+
+    def settled(self, happened: Sequence[Effect]) -> None:
+        """What was unsettled is known: let what has happened be there, which others see as changes made now."""
+        if self._unsettled:
+            self._shared.expiring = self._expired_before
+        for space, key, value, deadline in happened:
+            keyspace = self.keyspaces[space]
+            if key is None:
+                keyspace.clear_all()
+            elif value is None:
+                keyspace.drop(key)
+            else:
+                keyspace.put(key, value, deadline)
+            if self._use_order is not None:
+                self._note_change(space, key)
+        self._unsettled.clear()
+        self._holds_back = False
+        self._tell_tallies()
+        if self._cache is not None:
+            self._cache.settled(happened)
+            self._cache.cool_some()
 
     def _take_back(self, journal: Journal, *, unknown: bool = False) -> None:
         undo(journal)
@@ -567,9 +674,17 @@ class Store:
         assert self._use_order is not None
         for change in journal:
             if isinstance(change, Cleared):
-                self._use_order.forget_all(change.keyspace.number)
-            elif isinstance(change, Before):
-                self._note_use([(change.keyspace.number, change.key)])
+                self._note_change(change.keyspace.number, None)
+            for key in change.keys:
+                self._note_change(change.keyspace.number, key)
+
+    def _note_change(self, space: int, key: bytes | None) -> None:
+        """Note what became of a key, or of all keys of a keyspace, which was cleared."""
+        assert self._use_order is not None
+        if key is None:
+            self._use_order.forget_all(space)
+        else:
+            self._note_use([(space, key)])
 
     def _note_use(self, places: Iterable[Place]) -> None:
         assert self._use_order is not None
@@ -586,10 +701,12 @@ class Store:
         Raises `OptionError` where the log keeps values and the store was not made with a limit.
         """
         if self._log.keeps_effects:
+            if self.loading and limit != self._memory_limit:
+                raise OptionError("what is on disk is being read; change the memory limit when all of it is there")
             if self._cache is not None:
                 self._cache.limit = limit
                 self._cache.cool_some()
-            elif limit is not None:
+            elif limit is not None and not self.loading:
                 raise OptionError(
                     "a store on disk has a memory limit from its start on, or none: stop it and start it with one"
                 )
@@ -600,8 +717,7 @@ class Store:
         if evicts != (self._use_order is not None):
             self._use_order = UseOrder() if evicts else None
             self._expect_strangers()
-        for tally in self._tallies:
-            tally.off = not self._takes_runs
+        self._tell_tallies()
 
     # -- in the background ----------------------------------------------------------------------------------
 
@@ -610,7 +726,7 @@ class Store:
 
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
-        self._advance(self.clock())
+        self._shared.advance(self.clock())  # and the log need not note it: nobody is shown anything
         return self._housekeep()
 
     def _housekeep(self) -> bool:
@@ -656,7 +772,7 @@ class Store:
     @property
     def plain(self) -> bool:
         """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
-        return self._log.commits_at_once and self._memory_limit is None
+        return self._log.commits_at_once and self._memory_limit is None and not self._holds_back
 
     @property
     def shows_plainly(self) -> bool:
@@ -666,12 +782,18 @@ class Store:
     @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
+        if self._holds_back:
+            return False
         return self.plain or (self._log.keeps_effects and (self._memory_limit is None or self._cache is not None))
 
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
         tally.off = not self._takes_runs
         self._tallies.append(tally)
+
+    def _tell_tallies(self) -> None:
+        for tally in self._tallies:
+            tally.off = not self._takes_runs
 
     @property
     def back_up(self) -> BackUp | None:
@@ -700,6 +822,7 @@ class Store:
         return (
             ("cairnkv_version", VERSION),
             ("size", self._log.size),
+            ("loading", int(self.loading)),
             *self._log.about(),
             *(() if self._cache is None else self._cache.about()),
             ("hot_path", features()["hot path"]),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from cairnkv.errors import OptionError
 from cairnkv.log.disk import lock, wal
 from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
+from cairnkv.log.disk.space import total_room
 
 if TYPE_CHECKING:
     from rocksdict import Options, Rdict
@@ -38,6 +39,18 @@ MEMTABLE_BYTES: Final = 32 * 1024 * 1024
 
 MEMTABLE_FACTOR: Final = 4
 """How many times that RocksDB may take in memory before it makes a file by itself, which it never comes to."""
+
+PLENTY: Final = 2**62
+"""Bytes of room, where nobody has looked how many there are."""
+
+TABLE_BYTES: Final = 64 * 1024 * 1024
+"""A table, once it was merged with others; RocksDB's own default."""
+
+MEMTABLE_BYTES_LEAST: Final = 256 * 1024
+"""The same where there is little room."""
+
+MANIFEST_STEP_BYTES: Final = 64 * 1024
+"""By how much the list of RocksDB's files grows at a time; by itself it would take 4 MiB at once."""
 
 LOG_BYTES_MAX: Final = 256 * 1024 * 1024
 """The write-ahead log, which is read again at a start after a crash."""
@@ -64,6 +77,10 @@ FLUSH_SECONDS_MAX: Final = 120.0
 
 FLUSH_PAUSE_SECONDS: Final = 0.01
 """How long is waited between two looks at whether it has."""
+
+
+COMPACTION_BEGINS_SECONDS: Final = 0.05
+"""How long RocksDB may take to look what was written in a range that it is to compact."""
 
 
 class Batch(Protocol):
@@ -98,14 +115,35 @@ class Engine(Protocol):
     def behind(self) -> bool:
         """Whether nothing should be written for now: what was is not brought into its order as fast."""
 
+    @property
+    def records(self) -> int:
+        """How many records there are, by estimate."""
+
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records under these keys as they were written last; None: there is none. Any thread may ask."""
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records in the order of their keys. May end early where something is damaged: look for `END_KEY`."""
 
+    @property
+    def table_bytes(self) -> int:
+        """How much the tables take on the disk."""
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether work in the background has failed, and is not tried again before the directory is opened anew."""
+
+    def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
+        """Give back the room of what was deleted among these keys. Takes as long as it takes, in any thread.
+
+        alone: whether nothing else is to be merged meanwhile.
+        """
+
+    def stop_compacting(self) -> None:
+        """Have that end soon; the engine is closed next."""
+
     def close(self) -> None:
-        """Let the directory go."""
+        """Let the directory go, also where this raises."""
 
     def abandon(self) -> None:
         """Never touch it again, not at this process' end either: it was opened by the one that this was forked from."""
@@ -124,13 +162,14 @@ class RocksEngine:
     One thread writes; `flush` may be called by another one.
     """
 
-    def __init__(self, database: "Rdict", place: lock.Place) -> None:
-        """place: what was claimed for it."""
+    def __init__(self, database: "Rdict", place: lock.Place, memtable_bytes: int) -> None:
+        """place: what was claimed for it. memtable_bytes: written before a new log begins."""
         from rocksdict import WriteBatch
 
         self._let_go = weakref.finalize(self, lock.let_go, place)
         self._new_batch = WriteBatch
         self._database = database
+        self._memtable_bytes = memtable_bytes
         self._logged = 0  # bytes in the newest log
         self._synced = database.latest_sequence_number()  # what was there at the start is in tables
         self._writing = threading.Lock()  # nothing is written while a new log begins
@@ -143,16 +182,16 @@ class RocksEngine:
     def write(self, batch: Any) -> None:
         """Write all of it or nothing."""
         with self._writing:
-            if self._logged >= MEMTABLE_BYTES:
-                self._begin_log()
+            if self._logged >= self._memtable_bytes:
+                self._begin_log(wait=False)
             batch.put(SYNCED_KEY, SYNCED.pack(self._database.latest_sequence_number(), self._synced))
             self._logged += batch.size_in_bytes()
             self._database.write(batch)
 
-    def _begin_log(self) -> None:
-        """Have RocksDB make tables of what was written, and begin a new log."""
+    def _begin_log(self, *, wait: bool) -> None:
+        """Have RocksDB make tables of what was written, and begin a new log. wait: until it has."""
         self.sync()
-        self._database.flush(wait=False)
+        self._database.flush(wait=wait)
         self._logged = 0
 
     def sync(self) -> None:
@@ -168,10 +207,10 @@ class RocksEngine:
         """
         with self._flushing:
             with self._writing:
-                self._begin_log()
+                self._begin_log(wait=False)
             end = time.monotonic() + FLUSH_SECONDS_MAX
             while self._database.property_int_value("rocksdb.num-immutable-mem-table"):
-                if time.monotonic() > end:
+                if self.gave_up or time.monotonic() > end:
                     raise OSError(f"RocksDB has not written its tables in {FLUSH_SECONDS_MAX:g} seconds")
                 time.sleep(FLUSH_PAUSE_SECONDS)
 
@@ -182,6 +221,11 @@ class RocksEngine:
         files = int(self._database.property_value("rocksdb.num-files-at-level0") or 0)
         return memtables >= BEHIND_MEMTABLES or files >= BEHIND_FILES
 
+    @property
+    def records(self) -> int:
+        """How many records there are, by estimate."""
+        return self._database.property_int_value("rocksdb.estimate-num-keys") or 0
+
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records under these keys. Lets the interpreter go, as reading a single one would not."""
         return self._database.get(list(keys))  # type: ignore[return-value]  # in raw mode they are bytes
@@ -189,6 +233,43 @@ class RocksEngine:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All records."""
         return iter(self._database.items())  # type: ignore[arg-type]  # in raw mode they are bytes
+
+    @property
+    def table_bytes(self) -> int:
+        """How much the tables take."""
+        return self._database.property_int_value("rocksdb.live-sst-files-size") or 0
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether work in the background has failed; of a disk that was full RocksDB wants more room than there may be
+        before it tries again."""
+        return bool(self._database.property_int_value("rocksdb.background-errors"))
+
+    def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
+        """Give back the room of what was deleted.
+
+        It begins with making a table of what was written there and is not in one, and then a log would begin. So there
+        is nothing: it is flushed before, and nothing is written until RocksDB has looked.
+        """
+        from rocksdict import CompactOptions
+
+        options = CompactOptions()
+        options.set_exclusive_manual_compaction(alone)
+        self.flush()
+        self._writing.acquire()
+        begun = threading.Timer(COMPACTION_BEGINS_SECONDS, self._writing.release)
+        begun.daemon = True
+        try:
+            self._begin_log(wait=True)
+        finally:
+            begun.start()
+        self._database.compact_range(begin, end, options)
+
+    def stop_compacting(self) -> None:
+        """Have that end soon."""
+        with contextlib.suppress(Exception):
+            self.flush()  # as `close` does, which cannot any more then
+        self._database.cancel_all_background(True)
 
     def close(self) -> None:
         """Let the directory go."""
@@ -204,9 +285,10 @@ class RocksEngine:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
 
-def open_engine(directory: Path, *, reads: bool = False) -> Engine:
+def open_engine(directory: Path, limit: int | None = None, *, reads: bool = False) -> Engine:
     """RocksDB in this directory, which is made if it is not there, for its owner only.
 
+    limit: bytes that it is to have at most; None: as many as its file system.
     reads: whether single records will be read while it is open, so that what was written last has to be in order.
     Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
     format, or something else's.
@@ -217,12 +299,12 @@ def open_engine(directory: Path, *, reads: bool = False) -> Engine:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = lock.claim(directory)
+        room = total_room(directory, limit)
     except OSError as error:
         raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
     try:
-        engine = RocksEngine(
-            database := _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(reads=reads))), place
-        )
+        database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, reads=reads)))
+        engine = RocksEngine(database, place, _memtable_bytes(room))
     except BaseException:
         lock.let_go(place)
         raise
@@ -324,7 +406,15 @@ def _end_without_destructors() -> None:
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
 
-def _options(*, reads: bool) -> "Options":
+def _memtable_bytes(room: int) -> int:
+    """Less than usual where there is little room: a log is as long as that, and so is a table."""
+    return max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 128))
+
+
+def _options(room: int = PLENTY, *, reads: bool) -> "Options":
+    """room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before
+    what was there goes, fits into what is left when writes stop.
+    """
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 
     options = Options(raw_mode=True)
@@ -337,7 +427,7 @@ def _options(*, reads: bool) -> "Options":
         tables.set_bloom_filter(FILTER_BITS, False)
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_write_buffer_size(MEMTABLE_FACTOR * MEMTABLE_BYTES)
+    options.set_write_buffer_size(MEMTABLE_FACTOR * _memtable_bytes(room))
     if not reads:
         # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
         options.set_memtable_factory(MemtableFactory.vector())
@@ -348,7 +438,11 @@ def _options(*, reads: bool) -> "Options":
     options.set_level_zero_stop_writes_trigger(10 * BEHIND_FILES)
     options.set_soft_pending_compaction_bytes_limit(0)
     options.set_hard_pending_compaction_bytes_limit(0)
-    options.set_max_total_wal_size(LOG_BYTES_MAX)
+    options.set_max_total_wal_size(max(MEMTABLE_BYTES_LEAST, min(LOG_BYTES_MAX, room // 16)))
+    options.set_target_file_size_base(max(MEMTABLE_BYTES_LEAST, min(TABLE_BYTES, room // 256)))
+    options.set_max_bytes_for_level_base(max(4 * MEMTABLE_BYTES_LEAST, min(4 * TABLE_BYTES, room // 32)))
+    options.set_max_compaction_bytes(max(4 * MEMTABLE_BYTES_LEAST, min(25 * TABLE_BYTES, room // 32)))
+    options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES)
     options.set_max_log_file_size(OWN_LOG_BYTES)
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)

@@ -7,24 +7,27 @@ Not for commits (`writer`), RocksDB's set-up (`engine`) or the format (`records`
 """
 
 import collections
+import functools
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from cairnkv.commands import Step
+from cairnkv.commands import Step, failures
 from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
-from cairnkv.log.base import Deliver, Effect, LogListener, LogRefused, Made, nobody
+from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener, LogRefused, Made, nobody
 from cairnkv.log.disk import backup, checkpoint
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
 from cairnkv.log.disk.reader import Answer, Reader, Request
+from cairnkv.log.disk.replay import replay
 from cairnkv.log.disk.restoring import restore
+from cairnkv.log.disk.space import Space
 from cairnkv.log.disk.sync import Sync
-from cairnkv.log.disk.writer import Entry, Writer
+from cairnkv.log.disk.writer import Entry, Failed, Settled, State, Writer
 
 _log: Final = logging.getLogger("cairnkv.disk")
 
@@ -37,6 +40,13 @@ Others wait less for one then."""
 
 WRITTEN_PAUSE_SECONDS: Final = 0.005
 """How long it waits before it looks again."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many records were read, and how many there are, by estimate. In the thread that reads."""
+
+
+def _nobody(read: int, records: int) -> None:
+    pass
 
 
 class DiskLog:
@@ -51,49 +61,87 @@ class DiskLog:
         directory: str | os.PathLike[str],
         *,
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
-        progress: Callable[[int], None] = nobody,
+        apart: bool = False,
+        progress: Progress = _nobody,
         reads: bool = False,
+        limit: int | None = None,
         new_engine: Callable[[Path], Engine] | None = None,
     ) -> None:
-        """progress: told how many records were read, every now and then.
+        """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
 
-        reads: whether single values will be read again (`fetch`), as with a memory limit. new_engine: for tests.
+        reads: whether single values will be read again (`fetch`), as with a memory limit.
 
-        Raises `OptionError` when the directory cannot be opened.
+        limit: bytes that the directory is to have at most; None: as many as its file system.
+        new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
         """
         self.directory: Final = Path(directory)
         self._sync = sync
+        self._apart = apart
         self._progress = progress
-        self._engine = open_engine(self.directory, reads=reads) if new_engine is None else new_engine(self.directory)
-        checkpoint.clear(self.directory)
+        self._limit = limit
+        self._new_engine = new_engine or functools.partial(open_engine, limit=limit, reads=reads)
+        self._space = Space(self.directory, limit)
+        self._engine: Engine | None = None
+        self._records_read = self._records = 0
         self._pid = os.getpid()
         self._listener: LogListener | None = None
         self._deliver: Deliver | None = None
         self.position = 0
+        self._beginning = threading.Lock()  # for what follows, while one thread restores and another may close
         self._closed = False
+        self._writer: Writer | None = None  # once everything is restored
         # Only appended to by the writer's thread, and taken from by the store's:
-        self._outcomes: collections.deque[int | str] = collections.deque()  # positions committed, or what went wrong
+        self._outcomes: collections.deque[int | Failed | Settled] = collections.deque()  # positions committed, or else
         self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # by the readers' threads
-        self._reader = Reader(self._engine, self._read)
-        self._writer: Writer
+        self._reader: Reader | None = None  # likewise
         self._backing_up = threading.Lock()
 
     def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
-            restored = restore(self._engine, keyspaces, self._progress, memory_limit)
+            self._engine = self._open()
+            checkpoint.clear(self.directory)
+            self._records = self._engine.records
+            self._restored_so_far(0)
+            restored = restore(self._engine, keyspaces, self._restored_so_far, memory_limit)
+            with self._beginning:
+                if self._closed:
+                    raise LoadingStopped
+                self._reader = Reader(self._engine, self._read)
+                self._writer = Writer(
+                    self.directory,
+                    self._engine,
+                    self._sync,
+                    restored,
+                    space=self._space,
+                    found=self._found,
+                    reopen=self._open,
+                    reader=self._reader,
+                )
         except BaseException as error:
             self._closed = True
-            self._engine.close()
-            if isinstance(error, OptionError) or not isinstance(error, Exception):
+            if self._engine is not None:
+                self._engine.close()
+            if isinstance(error, OptionError | LoadingStopped) or not isinstance(error, Exception):
                 raise
             raise damaged(self.directory, str(error)) from None
         self.position = restored.position
-        self._writer = Writer(self.directory, self._engine, self._sync, restored, self._found)
         return self.position
+
+    def _open(self) -> Engine:
+        if self._apart:
+            replay(self.directory, self._limit, lambda: self._closed)
+        return self._new_engine(self.directory)
+
+    def _restored_so_far(self, records: int) -> None:
+        self._records_read = records
+        if self._closed:
+            raise LoadingStopped
+        self._progress(records, self._records)
 
     def listen(self, listener: LogListener) -> None:
         """Tell this listener, and begin to write."""
+        assert self._writer is not None
         self._listener = listener
         self._writer.start()
 
@@ -106,20 +154,23 @@ class DiskLog:
     @property
     def takes(self) -> bool:
         """Whether there is room in the writer's queue, and the disk is well."""
-        return self._writer.takes
+        return self._writer is not None and self._writer.takes
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Queue an entry for the writer."""
+        assert self._writer is not None
         self._writer.put(Entry(self.position + 1, now, effects, size))
         self.position += 1
         return self.position
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
         """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""
+        assert self._writer is not None
         self._writer.hint(Entry(0, now, [(space, key, None, None) for key in keys]))
 
     def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
         """Have a value read by another thread."""
+        assert self._reader is not None
         try:
             self._reader.ask(Request(space, key, length, told))
         except OSError as error:
@@ -127,18 +178,19 @@ class DiskLog:
 
     def close(self, now: int) -> None:
         """Commit what is under way, note log time, and let the directory go."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._beginning:
+            if self._closed:
+                return
+            self._closed = True
+            if self._writer is None:
+                return  # `restore` will let it go, if it is under way
         if self._pid != os.getpid():
-            self._engine.abandon()
+            self._writer.abandon()
             return
         with self._backing_up:
             pass  # a backup under way has ended, since this is closed
         self._writer.end(now)
-        self._reader.end()
         self._tell()
-        self._engine.close()
 
     def back_up(
         self,
@@ -161,7 +213,8 @@ class DiskLog:
 
         self._refuse_if_over()  # in a forked process, the lock may be held by a thread that is not there
         with self._backing_up:
-            self._wait_until_written(self.position)
+            assert self._writer is not None
+            self._wait_until_written(self._writer, self.position)
             return backup.make(
                 self._writer.engine,
                 self.directory,
@@ -172,12 +225,12 @@ class DiskLog:
                 progress=go_on,
             )
 
-    def _wait_until_written(self, position: int) -> None:
+    def _wait_until_written(self, writer: Writer, position: int) -> None:
         """Have everything up to this position with the engine: clients may have a reply already, or not."""
         end = time.monotonic() + WRITTEN_SECONDS_MAX
         while True:
             self._refuse_if_over()
-            if self._writer.written[0] >= position:
+            if writer.written[0] >= position:
                 return
             if time.monotonic() > end:
                 raise OSError(f"{self.directory}: the disk is behind; what was said has not been written yet")
@@ -186,29 +239,48 @@ class DiskLog:
     def _refuse_if_over(self) -> None:
         """Raise `LogRefused` if there is nothing to back up any more."""
         if self._closed or self._pid != os.getpid():
-            raise LogRefused(f"{self.directory} is closed", lasting=True)
-        if self._writer.broken is not None:
-            raise LogRefused(f"{self._writer.broken}; nobody can tell what a backup would have", lasting=True)
+            raise LogRefused(f"{self.directory} is closed", failures.READONLY)
+        if self._writer is None:
+            raise LogRefused("what is on disk is being read; try again when all of it is there", failures.LOADING)
+        if self._writer.state is not State.OK:
+            code = failures.READONLY if self._writer.state is State.BROKEN else failures.RECOVERING
+            raise LogRefused(f"{self._writer.why}; nobody can tell what a backup would have", code)
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""
+        common = ("data", str(self.directory)), ("sync", str(self._sync))
+        if self._writer is None:
+            return (
+                *common,
+                ("disk_state", "loading"),
+                ("disk_records", self._records),
+                ("disk_records_read", self._records_read),
+            )
         return (
-            ("data", str(self.directory)),
-            ("sync", str(self._sync)),
+            *common,
             ("disk_commits", self._writer.commits),
             ("disk_queued_entries", self._writer.queued),
             ("disk_queued_bytes", self._writer.queued_bytes),
-            ("disk_reads", self._reader.calls),
-            ("disk_state", "ok" if self._writer.broken is None else "broken"),
+            ("disk_reads", self._reader.calls if self._reader is not None else 0),
+            ("disk_failures", self._writer.failures),
+            ("disk_state", self._state(self._writer)),
         )
+
+    def _state(self, writer: Writer) -> str:
+        return "full" if writer.state is State.OK and self._space.full is not None else writer.state.value
 
     def _tell(self) -> None:
         """Tell the listener what the writer has found out, and then whoever waits for a value."""
         assert self._listener is not None
+        assert self._writer is not None
         while self._outcomes:
             outcome = self._outcomes.popleft()
-            if isinstance(outcome, str):
-                self._listener.failed(outcome, unknown=True)
+            if isinstance(outcome, Failed):
+                self._listener.failed(outcome.reason, unknown=True, unsettled=outcome.unsettled)
+            elif isinstance(outcome, Settled):
+                self.position = outcome.position
+                self._listener.settled(outcome.happened)
+                self._writer.resume()
             else:
                 while self._outcomes and isinstance(self._outcomes[0], int):
                     outcome = self._outcomes.popleft()
@@ -218,7 +290,7 @@ class DiskLog:
             request, answer = self._answers.popleft()
             request.told(answer)
 
-    def _found(self, outcome: int | str) -> None:
+    def _found(self, outcome: int | Failed | Settled) -> None:
         """Called in the writer's thread."""
         self._outcomes.append(outcome)
         self._have_told()

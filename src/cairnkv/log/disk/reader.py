@@ -2,7 +2,7 @@
 
 What always holds: what is asked for together is read together, up to a bound, in calls that let the interpreter go and
 give back no more than `READ_BYTES` each, so that none holds it for long. Each request is answered once, with the value
-or with what was wrong; also those that are left when the reader ends.
+or with what was wrong; also those that are left when the reader ends. While the directory is opened anew they wait.
 
 Not for whether the value is still wanted, or still what the entry has: whoever asked sees to that.
 """
@@ -42,8 +42,8 @@ class Reader:
 
     def __init__(self, engine: Engine, found: Callable[[Sequence[tuple[Request, Answer]]], None]) -> None:
         """found: called in one of the threads with what has become of some requests."""
-        self.engine = engine
-        """What is read from; another one where the directory is opened anew."""
+        self._engine: Engine | None = engine
+        self._reading = 0  # how many threads ask it
         self._found = found
         self._condition = threading.Condition()
         self._queue: collections.deque[Request] = collections.deque()
@@ -75,18 +75,40 @@ class Reader:
             self._condition.notify_all()
         for thread in self._threads:
             thread.join()
+        left = [(request, OSError("the store is closed")) for request in self._queue]
+        self._queue.clear()
+        if left:
+            self._found(left)
+
+    def pause(self) -> None:
+        """Read nothing until there is another engine: this one is closed next. Waits for what is being read."""
+        with self._condition:
+            self._engine = None
+            self._condition.wait_for(lambda: not self._reading)
+
+    def go_on(self, engine: Engine) -> None:
+        """Read from this one."""
+        with self._condition:
+            self._engine = engine
+            self._condition.notify_all()
 
     # -- in the threads -----------------------------------------------------------------------------------------
 
     def _read_all(self) -> None:
         while requests := self._next():
-            self._found(list(zip(requests, self._answers(requests), strict=True)))
+            answers = self._answers(requests)
+            with self._condition:
+                self._reading -= 1
+                self._condition.notify_all()
+            self._found(list(zip(requests, answers, strict=True)))
 
     def _next(self) -> list[Request]:
         """What is read together next; nothing: there will be no more."""
         with self._condition:
-            while not self._queue and not self._ending:
+            while (not self._queue or self._engine is None) and not self._ending:
                 self._condition.wait()
+            if self._engine is None:
+                return []
             requests: list[Request] = []
             size = 0
             while self._queue and size < READ_BYTES and len(requests) < READ_KEYS:
@@ -94,6 +116,7 @@ class Reader:
                 size += min(requests[-1].length, PART_BYTES)  # what is longer has only a few bytes in its record
             if self._queue:
                 self._condition.notify()
+            self._reading += bool(requests)
             return requests
 
     def _answers(self, requests: Sequence[Request]) -> list[Answer]:
@@ -131,4 +154,5 @@ class Reader:
 
     def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self.calls += 1
-        return self.engine.read(keys)
+        assert self._engine is not None
+        return self._engine.read(keys)

@@ -53,6 +53,36 @@ class Recorder:
         self._parted = parted
         self._number = number
         self._fill_fast = _fill_fast()
+        self._before: list[tuple[tuple[int, bytes], Parts | None]] = []  # where values stood before this batch
+        self._first = number  # of the parts that this batch has
+        self.cleared: set[int] = set()
+        """Keyspaces that this batch clears."""
+
+    def begin(self) -> Batch:
+        """A batch to fill; the one before is there."""
+        self._before.clear()
+        self._first = self._number
+        self.cleared.clear()
+        return self._engine.batch()
+
+    def go_on(self, engine: Engine, *, happened: bool) -> None:
+        """The engine was opened anew. happened: whether the batch that was begun last is there.
+
+        Removes what parts it has left if it is not. Raises what the engine raises.
+        """
+        self._engine = engine
+        if happened:
+            return
+        for place, parts in reversed(self._before):
+            if parts is None:
+                self._parted.pop(place, None)
+            else:
+                self._parted[place] = parts
+        self._before.clear()
+        if self._number > self._first:
+            batch = engine.batch()
+            batch.delete_range(part_key(self._first, 0), part_key(self._number, 0))
+            engine.write(batch)
 
     def fill(self, batch: Batch, effects: Sequence[Effect], size: int) -> None:
         """Add what an entry comes to. size: its bytes, near enough."""
@@ -68,12 +98,14 @@ class Recorder:
                 self._clear(batch, space)
                 continue
             if self._parted and (old := self._parted.pop((space, key), None)) is not None:
+                self._before.append(((space, key), old))
                 batch.delete_range(*old.range)
             if value is None:
                 batch.delete(record_key(space, key))
             elif len(value) <= longest:
                 put(record_key(space, key), record_value(value, deadline))
             else:
+                self._before.append(((space, key), None))
                 parts = self._parted[space, key] = self._write_parts(value)
                 put(record_key(space, key), record_value(parts, deadline))
 
@@ -82,9 +114,12 @@ class Recorder:
         batch.put(STATE_KEY, STATE.pack(position, now))
 
     def _clear(self, batch: Batch, space: int) -> None:
+        self.cleared.add(space)
         batch.delete_range(*space_range(space))
         for place in [place for place in self._parted if place[0] == space]:
-            batch.delete_range(*self._parted.pop(place).range)
+            parts = self._parted.pop(place)
+            self._before.append((place, parts))
+            batch.delete_range(*parts.range)
 
     def _write_parts(self, value: bytes) -> Parts:
         parts = Parts(self._number, len(value))

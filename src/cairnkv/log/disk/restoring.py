@@ -141,6 +141,17 @@ def restore(
     return Restored(position, time, left, max(numbers, default=0) + 1)
 
 
+def newest(engine: Engine) -> tuple[int, int]:
+    """Position and log time of the newest entry; zeros before the first."""
+    for key, value in engine.items():
+        if key == STATE_KEY and len(value) == STATE.size:
+            position, time = STATE.unpack(value)
+            return position, time
+        if key > STATE_KEY:
+            break
+    return 0, 0
+
+
 def _drop(engine: Engine, keys: Sequence[bytes]) -> None:
     for first in range(0, len(keys), DROPPED_TOGETHER):
         batch = engine.batch()

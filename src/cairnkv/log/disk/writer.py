@@ -1,26 +1,34 @@
-"""The writer: a thread that makes commits of what is queued, and says when they are safe.
+"""The writer: a thread that makes commits of what is queued, says when they are safe, and gets over a disk that fails.
 
 What always holds:
 - Entries are written in the order of their positions; those that one commit has, it has whole or not at all.
 - Everything that was queued while a commit was under way goes into the next one, up to its bounds.
-- Position and log time stand in the same write as what they describe.
-- After a write or an fsync has failed nothing is written any more.
+- Position and log time stand in the same write as what they describe. So the position that a directory says, opened
+  anew, tells which commits are there: all up to it, and none behind it.
+- After a write or an fsync has failed nothing is written before the directory was opened anew, it is known what became
+  of the commit that was under way, and the store has been told.
 
 Not for who is told, in which thread (`log`).
 """
 
 import collections
+import contextlib
+import enum
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from cairnkv.commands import failures
 from cairnkv.log.base import Effect, LogRefused
 from cairnkv.log.disk.engine import Engine
+from cairnkv.log.disk.reader import Reader
 from cairnkv.log.disk.recorder import Recorder
-from cairnkv.log.disk.restoring import Restored
+from cairnkv.log.disk.records import ENTRY, PART, space_range
+from cairnkv.log.disk.restoring import Restored, newest
+from cairnkv.log.disk.space import Space
 from cairnkv.log.disk.sync import Sync
 
 _log: Final = logging.getLogger("cairnkv.disk")
@@ -47,6 +55,51 @@ BEHIND_SECONDS_MAX: Final = 60.0
 BEHIND_PAUSE_SECONDS: Final = 0.01
 """How long a writer waits before it looks again."""
 
+REOPEN_FIRST_SECONDS: Final = 0.1
+"""How long a writer waits after an attempt to open the directory anew that failed; doubled each time."""
+
+REOPEN_LONGEST_SECONDS: Final = 5.0
+"""How long it waits at most. It never gives up: the disk may come back."""
+
+REOPEN_SAID_SECONDS: Final = 60.0
+"""How often the log says that it still fails for the same reason."""
+
+COMPACTION_PAUSE_SECONDS: Final = 2.0
+"""How long a writer waits from one compaction for room to the next."""
+
+COMPACTION_LOOK_SECONDS: Final = 0.2
+"""How often it is looked whether one has ended."""
+
+COMPACTIONS_FAILED_MAX: Final = 3
+"""How often a compaction is tried again that had no room; before each time the directory is opened anew."""
+
+EVERYTHING: Final = bytes((ENTRY,)), bytes((PART + 1,))
+"""The range of all keys that entries and their parts have."""
+
+
+class State(enum.Enum):
+    """What a writer can do at present."""
+
+    OK = "ok"
+    RECOVERING = "recovering"
+    """Nothing: a write has failed, and the directory is being opened anew."""
+    BROKEN = "broken"
+    """Nothing, for good."""
+
+
+class Failed(NamedTuple):
+    """A write or an fsync has failed: why, and the effects of which nobody can tell whether they are there."""
+
+    reason: str
+    unsettled: list[Effect]
+
+
+class Settled(NamedTuple):
+    """The directory is open anew: its position, and which of these effects are there."""
+
+    position: int
+    happened: list[Effect]
+
 
 class Entry:
     """What waits for the disk. position: 0 of a hint that nobody waits for."""
@@ -72,11 +125,29 @@ class Writer:
         engine: Engine,
         sync: Sync,
         restored: Restored,
-        found: Callable[[int | str], None],
+        *,
+        space: Space,
+        found: Callable[[int | Failed | Settled], None],
+        reopen: Callable[[], Engine],
+        reader: Reader,
     ) -> None:
-        """found: called in the writer's thread with the newest position that is safe, or what went wrong."""
+        """found: called in the writer's thread with the newest position that is safe, or what else was found out.
+
+        reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Settled`.
+        """
         self._directory = directory
         self._engine = engine
+        self._is_open = True
+        self._space = space
+        self._reopen = reopen
+        self._reader = reader
+        self._flight: Sequence[Entry] = ()  # what the commit under way has
+        self._compaction: threading.Thread | None = None
+        self._compact_at = 0.0
+        self._compacting: set[tuple[bytes, bytes]] = set()
+        self._compactions_failed = 0  # one after the other
+        self._to_compact: set[tuple[bytes, bytes]] = set()
+        self._changed = True  # whether anything was changed since everything was compacted
         self._sync = sync
         self._recorder = Recorder(engine, restored.parted, restored.number)
         self._found = found
@@ -89,9 +160,11 @@ class Writer:
         self._queue: collections.deque[Entry] = collections.deque()
         self._ending = False
         self.queued_bytes = 0
-        self.broken: str | None = None
+        self.state = State.OK
+        self.why = ""  # it is not ok
         self.commits = 0
-        self._thread = threading.Thread(target=self._write_all, name="cairnkv disk", daemon=True)
+        self.failures = 0
+        self._thread = threading.Thread(target=self._run, name="cairnkv disk", daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -111,8 +184,9 @@ class Writer:
     def takes(self) -> bool:
         """Whether `put` would take an entry now, however large."""
         return (
-            self.broken is None
+            self.state is State.OK
             and not self._ending
+            and self._space.full is None
             and self.queued_bytes < QUEUED_BYTES_MAX // 2
             and len(self._queue) < QUEUED_ENTRIES_MAX
         )
@@ -120,12 +194,13 @@ class Writer:
     def put(self, entry: Entry) -> None:
         """Queue an entry. Raises `LogRefused` when none is taken."""
         with self._condition:
-            if self.broken is not None:
-                raise LogRefused(
-                    f"{self.broken}; nothing is written to {self._directory} until it is opened anew", lasting=True
-                )
+            if self.state is not State.OK:
+                lasting = self.state is State.BROKEN
+                raise LogRefused(self.why, failures.READONLY if lasting else failures.RECOVERING)
             if self._ending:
-                raise LogRefused(f"{self._directory} is closed", lasting=True)
+                raise LogRefused(f"{self._directory} is closed", failures.READONLY)
+            if self._space.full is not None and any(value is not None for _, _, value, _ in entry.effects):
+                raise LogRefused(f"{self._directory}: {self._space.full}", failures.DISKFULL)
             waiting = len(self._queue)
             if waiting >= QUEUED_ENTRIES_MAX or (waiting and self.queued_bytes + entry.size > QUEUED_BYTES_MAX):
                 raise LogRefused(
@@ -136,7 +211,7 @@ class Writer:
     def hint(self, entry: Entry) -> None:
         """Queue an entry that nobody waits for, if there is room to spare."""
         with self._condition:
-            if self.broken is None and not self._ending and len(self._queue) < QUEUED_ENTRIES_MAX // 2:
+            if self.state is State.OK and not self._ending and len(self._queue) < QUEUED_ENTRIES_MAX // 2:
                 self._put(entry)
 
     def _put(self, entry: Entry) -> None:
@@ -152,48 +227,69 @@ class Writer:
             self._condition.notify()
         if self._thread.is_alive():
             self._thread.join()
-        if self.broken is not None:
-            return
-        try:
-            batch = self._engine.batch()
-            self._recorder.note(batch, self._position, now)
-            self._engine.write(batch)
-            if self._sync.every is not None:
-                self._engine.sync()
-        except Exception as error:
-            _log.error("%s: log time was not noted at the end: %s", self._directory, error)
+        if self._is_open and self.state is State.OK:
+            try:
+                batch = self._engine.batch()
+                self._recorder.note(batch, self._position, now)
+                self._engine.write(batch)
+                if self._sync.every is not None:
+                    self._engine.sync()
+            except Exception as error:
+                _log.error("%s: log time was not noted at the end: %s", self._directory, error)
+        self._reader.end()
+        self._space.release()
+        self._close()
+
+    def resume(self) -> None:
+        """Take entries again: the store has been told what was settled."""
+        with self._condition:
+            if self.state is not State.RECOVERING:
+                return
+            self.state, self.why = State.OK, ""
+        _log.warning("%s: writes go on", self._directory)
+
+    def abandon(self) -> None:
+        """Never touch the directory again, in a process that was forked from the writer's."""
+        self._engine.abandon()
 
     # -- in the thread ------------------------------------------------------------------------------------------
 
+    def _run(self) -> None:
+        while True:
+            try:
+                self._write_all()
+                return
+            except Exception as error:  # whatever it is, nobody can tell what the disk has
+                reason = f"a write to the disk has failed: {error}"
+            # Not within the clause: what was raised holds on to what has to go before the directory can be opened.
+            if not self._recover(reason):
+                return
+
     def _write_all(self) -> None:
+        self._space.look()
         sync_at: float | None = None  # when fsync is to be called next, if it is called every now and then
         every = self._sync.every
-        try:
-            while (entries := self._next_entries(sync_at)) is not None:
-                if entries:
-                    self._commit(entries)
-                    if every and sync_at is None:
-                        sync_at = time.monotonic() + every
-                if sync_at is not None and time.monotonic() >= sync_at:
-                    self._engine.sync()
-                    sync_at = None
-            if sync_at is not None:
+        while (entries := self._next_entries(self._duty_at(sync_at))) is not None:
+            if entries:
+                self._commit(entries)
+                if every and sync_at is None:
+                    sync_at = time.monotonic() + every
+            if sync_at is not None and time.monotonic() >= sync_at:
                 self._engine.sync()
-        except Exception as error:  # whatever it is, nobody can tell what the disk has
-            with self._condition:
-                self.broken = f"a write to the disk has failed: {error}"
-                self._queue.clear()
-                self.queued_bytes = 0
-            _log.error("%s: %s. Nothing more is written there; restart to go on", self._directory, self.broken)
-            self._found(self.broken)
+                sync_at = None
+            if self._space.due:
+                self._space.look()
+            self._make_room()
+        if sync_at is not None:
+            self._engine.sync()
 
-    def _next_entries(self, sync_at: float | None) -> list[Entry] | None:
-        """What the next commit has; nothing when it is time to sync, None when there will be no more."""
+    def _next_entries(self, duty_at: float | None) -> list[Entry] | None:
+        """What the next commit has; nothing when there is something else to do, None when there will be no more."""
         with self._condition:
             while not self._queue:
                 if self._ending:
                     return None
-                left = None if sync_at is None else sync_at - time.monotonic()
+                left = None if duty_at is None else duty_at - time.monotonic()
                 if left is not None and left <= 0:
                     return []
                 self._condition.wait(left)
@@ -211,20 +307,26 @@ class Writer:
         """Write these as one, make them as safe as they are to be, and say so."""
         if self._unchecked >= UNCHECKED_BYTES:
             self._wait_while_behind()
-        batch = self._engine.batch()
-        before = self._position
+        batch = self._recorder.begin()
+        self._flight = entries
+        position = self._position
         for entry in entries:
             self._recorder.fill(batch, entry.effects, entry.size)
-            self._position = entry.position or self._position
+            position = entry.position or position
             self._time = max(self._time, entry.now)
-        self._recorder.note(batch, self._position, self._time)
+            self._space.wrote(entry.size)
+        self._recorder.note(batch, position, self._time)
         self._engine.write(batch)
         if self._sync.every == 0:
             self._engine.sync()
+        self._flight = ()
         self.commits += 1
-        self.written = (self._position, self._time)
-        if self._position > before:
-            self._found(self._position)
+        self._changed = self._changed or any(entry.effects for entry in entries)
+        self._to_compact.update(map(space_range, self._recorder.cleared))
+        self.written = (position, self._time)
+        if position > self._position:
+            self._position = position
+            self._found(position)
 
     def _wait_while_behind(self) -> None:
         self._unchecked = 0
@@ -233,3 +335,142 @@ class Writer:
             if time.monotonic() > begin + BEHIND_SECONDS_MAX:
                 raise OSError(f"RocksDB was behind for {BEHIND_SECONDS_MAX:g} seconds")
             time.sleep(BEHIND_PAUSE_SECONDS)
+
+    # -- when the disk has failed -------------------------------------------------------------------------------
+
+    def _recover(self, reason: str) -> bool:
+        """Have everything fail that is not committed, open the directory anew, and find out what is there.
+
+        Whether that was possible; if not, the writer ends.
+        """
+        unsettled = [effect for entry in self._flight for effect in entry.effects]
+        last = max((entry.position for entry in self._flight), default=0) or self._position
+        self._flight = ()
+        self.failures += 1
+        self._set(State.RECOVERING, f"{reason}; {self._directory} is being opened anew, and takes no writes before")
+        _log.error("%s: %s. It is opened anew; until then it takes no writes", self._directory, reason)
+        self._found(Failed(reason, unsettled))
+        while self._open_again():
+            try:
+                position, log_time = newest(self._engine)
+                if position < self._position:
+                    self._give_up(position)
+                    return False
+                happened = position >= last
+                self._space.look()
+                self._recorder.go_on(self._engine, happened=happened)
+            except Exception as error:
+                _log.error("%s: it failed again: %s", self._directory, error)
+                continue
+            self._position, self._time = position, max(self._time, log_time)
+            self.written = (self._position, self._time)
+            _log.warning(
+                "%s: opened anew; what was being written is %s", self._directory, "there" if happened else "not there"
+            )
+            self._found(Settled(position, unsettled if happened else []))
+            return True
+        return False
+
+    def _give_up(self, position: int) -> None:
+        """The disk has less than it had confirmed; memory has it still."""
+        lost = self._position - position
+        self._set(
+            State.BROKEN,
+            f"the disk has failed, and {lost:,} writes that it had taken are not in {self._directory}: what is in "
+            "memory can be read, and exported; a restart goes on from what is on the disk",
+        )
+        _log.critical("%s: %s", self._directory, self.why)
+        self._found(Settled(self._position, []))
+
+    def _set(self, state: State, why: str) -> None:
+        with self._condition:
+            self.state, self.why = state, why
+            self._queue.clear()
+            self.queued_bytes = 0
+
+    def _open_again(self) -> bool:
+        """Open the directory anew, however long it takes; False when the writer is to end."""
+        pause = REOPEN_FIRST_SECONDS
+        said, said_at = "", 0.0
+        while True:
+            self._close()
+            with self._condition:
+                if self._ending or self._condition.wait_for(lambda: self._ending, pause):
+                    return False
+            pause = min(2 * pause, REOPEN_LONGEST_SECONDS)
+            try:
+                self._engine = self._reopen()
+                self._is_open = True
+                self._reader.go_on(self._engine)
+                return True
+            except Exception as error:
+                text = str(error)
+            if "No space left" in text and self._space.release():
+                _log.warning("%s: the reserve is given up to open it", self._directory)
+            if text != said or time.monotonic() >= said_at + REOPEN_SAID_SECONDS:
+                said, said_at = text, time.monotonic()
+                _log.error("%s: it cannot be opened anew yet: %s", self._directory, text)
+
+    def _close(self) -> None:
+        if self._compaction is not None and self._compaction.is_alive():
+            self._engine.stop_compacting()
+            self._compaction.join()
+            self._to_compact |= self._compacting
+        self._compaction = None
+        if self._is_open:
+            self._is_open = False
+            self._reader.pause()
+            # It complains where it cannot bring everything into tables; the write-ahead log has it then.
+            with contextlib.suppress(Exception):
+                self._engine.close()
+
+    # -- room ---------------------------------------------------------------------------------------------------
+
+    def _make_room(self) -> None:
+        """Have RocksDB give back the room of what was deleted: after a keyspace was cleared, and while it is short.
+
+        All is only compacted where there is room for all: what is kept is written anew before what was there goes.
+        """
+        if self._compaction is not None:
+            if self._compaction.is_alive():
+                return
+            self._compaction = None
+            if self._engine.gave_up and self._compactions_failed < COMPACTIONS_FAILED_MAX:
+                self._compactions_failed += 1
+                self._to_compact |= self._compacting
+            else:
+                self._compactions_failed = 0
+        if time.monotonic() < self._compact_at:
+            return
+        if self._space.full is not None and (self._changed or self._to_compact):
+            self._space.make_way()
+            if self._changed and self._engine.table_bytes < self._space.free:
+                self._to_compact = {EVERYTHING}
+            self._changed = False
+        if self._to_compact:
+            self._compact_at = time.monotonic() + COMPACTION_PAUSE_SECONDS
+            if self._engine.gave_up:
+                raise OSError("RocksDB has stopped bringing its tables in order")
+            self._compacting, self._to_compact = self._to_compact, set()
+            ranges = sorted(self._compacting)
+            self._compaction = threading.Thread(
+                target=self._compact,
+                args=(self._engine, ranges, self._space.full is not None),
+                name="cairnkv compaction",
+                daemon=True,
+            )
+            self._compaction.start()
+
+    def _compact(self, engine: Engine, ranges: list[tuple[bytes, bytes]], alone: bool) -> None:
+        try:
+            for begin, end in ranges:
+                engine.compact(begin, end, alone=alone)
+        except Exception as error:
+            _log.warning("%s: no room was given back: %s", self._directory, error)
+
+    def _duty_at(self, sync_at: float | None) -> float | None:
+        """When there is something to do though nothing is queued."""
+        compact_at = None
+        if self._to_compact or self._compaction is not None:
+            compact_at = max(self._compact_at, time.monotonic() + COMPACTION_LOOK_SECONDS)
+        return min((at for at in (sync_at, self._space.look_at, compact_at) if at is not None), default=None)

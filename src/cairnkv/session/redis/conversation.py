@@ -33,6 +33,7 @@ from cairnkv.session.conversation import (
     Unfinished,
 )
 from cairnkv.session.redis.grammar import (
+    LOADING,
     REPEATED_MAX,
     WORDS,
     Arguments,
@@ -403,6 +404,8 @@ class RedisConversation:
             raise Refusal(wrong_number(word.name))
         if not self.authenticated and "no-auth" not in word.flags:
             raise Refusal("NOAUTH Authentication required.")
+        if self.store.loading and "loading" not in word.flags:
+            raise Refusal(LOADING)
         if self.is_subscribed and self.protocol == 2 and "subscribed" not in word.flags:
             raise Refusal(
                 f"ERR Can't execute '{word.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "

@@ -37,6 +37,7 @@ NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
 NOT_A_FLOAT: Final = "ERR value is not a valid float"
 WRONG_SPACE: Final = "ERR DB index is out of range"
 NO_SUCH_KEY: Final = "ERR no such key"
+LOADING: Final = "LOADING Redis is loading the dataset in memory"
 TOO_LONG: Final = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 
 _ERRORS: Final = {
@@ -45,8 +46,14 @@ _ERRORS: Final = {
     failures.NOTFLOAT: NOT_A_FLOAT,
     failures.TOOLONG: TOO_LONG,
     failures.FULL: "OOM command not allowed when used memory > 'maxmemory'.",
+    failures.LOADING: LOADING,
 }
-"""Failures that Redis has a text of its own for; the others are `ERR` and what the store says."""
+"""Failures that Redis has a text of its own for."""
+
+_MISCONF: Final = frozenset({failures.DISKFULL, failures.RECOVERING, failures.READONLY})
+"""Failures that Redis has a code for, and a text that names the reason: writes are refused because they cannot be kept.
+Its READONLY is another matter: a replica says it, and clients go and look for another server.
+All other failures are `ERR` and what the store says."""
 
 Errors: TypeAlias = Mapping[Code, str]
 """Texts for failures, where a word of Redis has others than most have."""
@@ -55,6 +62,8 @@ Errors: TypeAlias = Mapping[Code, str]
 def error_of(failure: Failure, errors: Errors | None = None) -> Error:
     """How a failure is said."""
     own = errors.get(failure.code) if errors else None
+    if failure.code in _MISCONF:
+        return Error(f"MISCONF {failure.message}")
     return Error(own or _ERRORS.get(failure.code) or f"ERR {failure.message}")
 
 

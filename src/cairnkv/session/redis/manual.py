@@ -14,7 +14,7 @@ from typing import Final
 from cairnkv.session.redis.grammar import KEY_NAMES, WORDS, Value, Word
 from cairnkv.wire.redis import SetOf, Simple
 
-FLAGS: Final = ("write", "readonly", "denyoom", "admin", "pubsub", "noscript", "fast", "no-auth", "no-multi")
+FLAGS: Final = ("write", "readonly", "denyoom", "admin", "pubsub", "noscript", "loading", "fast", "no-auth", "no-multi")
 """Flags of words that COMMAND tells, in Redis' order; what else a word has is for this server."""
 
 _CATEGORY_OF_GROUP: Final = {

@@ -13,7 +13,7 @@ _WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
 
 @in_conversation(
     "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
-    "admin noscript no-multi",
+    "admin noscript loading no-multi",
     group="server",
     since="1.0.0",
     summary="Stop the server: what it has read is answered, and clients are closed.",

@@ -32,14 +32,22 @@ container("CLIENT", group="connection", since="2.4.0", summary="What is known of
 
 
 @in_conversation(
-    "CLIENT ID", "noscript", group="connection", since="5.0.0", summary="The number that this client alone ever has."
+    "CLIENT ID",
+    "noscript loading",
+    group="connection",
+    since="5.0.0",
+    summary="The number that this client alone ever has.",
 )
 def client_id(talk: RedisConversation, arguments: Arguments) -> Value:
     return talk.id
 
 
 @in_conversation(
-    "CLIENT GETNAME", "noscript", group="connection", since="2.6.9", summary="The name that this client has chosen."
+    "CLIENT GETNAME",
+    "noscript loading",
+    group="connection",
+    since="2.6.9",
+    summary="The name that this client has chosen.",
 )
 def client_getname(talk: RedisConversation, arguments: Arguments) -> Value:
     return talk.name or None
@@ -47,7 +55,7 @@ def client_getname(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "CLIENT SETNAME connection-name",
-    "noscript",
+    "noscript loading",
     group="connection",
     since="2.6.9",
     summary="Choose a name for this client; an empty one for none.",
@@ -80,7 +88,7 @@ def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "CLIENT NO-EVICT <ON | OFF>",
-    "admin noscript",
+    "admin noscript loading",
     group="connection",
     since="7.0.0",
     summary="Close this client after all others when untaken replies need too much memory, or no longer so.",
@@ -112,7 +120,7 @@ def _switch(arguments: Arguments) -> bool:
 
 @in_conversation(
     "CLIENT REPLY <ON | OFF | SKIP>",
-    "noscript",
+    "noscript loading",
     group="connection",
     since="3.2.0",
     summary="Get replies, or none at all, or none to the next command.",
@@ -222,14 +230,16 @@ class _Listing(Job):
         return UNFINISHED if self._clients and self.kept <= self._room else Verbatim(b"".join(self._lines))
 
 
-@in_conversation("CLIENT INFO", "noscript", group="connection", since="6.2.0", summary="What is known of this client.")
+@in_conversation(
+    "CLIENT INFO", "noscript loading", group="connection", since="6.2.0", summary="What is known of this client."
+)
 def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
     return Verbatim(_line(talk))
 
 
 @in_conversation(
     "CLIENT LIST [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]",
-    "admin noscript",
+    "admin noscript loading",
     group="connection",
     since="2.4.0",
     summary="What is known of the clients on this wire.",

@@ -27,7 +27,7 @@ COST_OF_NAME: Final = 4
 
 @in_conversation(
     "COMMAND [unknown ...]",
-    "",
+    "loading",
     group="server",
     since="2.8.13",
     summary="Every command: its name, how many words it has, which of them are keys.",
@@ -39,14 +39,14 @@ def command(talk: RedisConversation, arguments: Arguments) -> Value:
     return [manual.described(word) for word in WORDS.values()]
 
 
-@in_conversation("COMMAND COUNT", "", group="server", since="2.8.13", summary="How many commands there are.")
+@in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="How many commands there are.")
 def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
     return len(WORDS)
 
 
 @in_conversation(
     "COMMAND INFO [command-name [command-name ...]]",
-    "",
+    "loading",
     group="server",
     since="2.8.13",
     summary="As COMMAND, of these commands; null for one that there is not.",
@@ -60,7 +60,7 @@ def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "COMMAND DOCS [command-name [command-name ...]]",
-    "",
+    "loading",
     group="server",
     since="7.0.0",
     summary="What commands are for, and their arguments.",
@@ -81,7 +81,7 @@ def _named(talk: RedisConversation, arguments: Arguments) -> list[Word | None]:
 
 @in_conversation(
     "COMMAND LIST [FILTERBY <MODULE module-name | ACLCAT category | PATTERN pattern>]",
-    "",
+    "loading",
     group="server",
     since="7.0.0",
     summary="The names of all commands, or of those in a category or that match a glob pattern.",
@@ -110,7 +110,7 @@ def _filtered(talk: RedisConversation, words: list[Word], kind: bytes, text: byt
 
 @in_conversation(
     "COMMAND GETKEYS command [arg ...]",
-    "",
+    "loading",
     group="server",
     since="2.8.13",
     summary="Those words of a command that are keys.",

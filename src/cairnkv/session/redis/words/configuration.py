@@ -15,7 +15,7 @@ container("CONFIG", group="server", since="2.0.0", summary="How the server is se
 
 @in_conversation(
     "CONFIG GET parameter [parameter ...]",
-    "admin noscript",
+    "admin noscript loading",
     group="server",
     since="2.0.0",
     summary="Options whose names match glob patterns, and their values.",
@@ -34,7 +34,7 @@ def config_get(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "CONFIG SET parameter value [parameter value ...]",
-    "admin noscript",
+    "admin noscript loading",
     group="server",
     since="2.0.0",
     summary="Change options, all or none of them.",
@@ -66,7 +66,7 @@ def _failed(name: str, reason: str) -> Refusal:
 
 @in_conversation(
     "CONFIG RESETSTAT",
-    "admin noscript",
+    "admin noscript loading",
     group="server",
     since="2.0.0",
     summary="Let the counters of INFO stats begin at nothing again.",

@@ -31,14 +31,14 @@ def ping(talk: RedisConversation, arguments: Arguments) -> Value:
     return Simple("PONG") if message is None else message
 
 
-@in_conversation("ECHO message", "fast", group="connection", since="1.0.0", summary="The message.")
+@in_conversation("ECHO message", "loading fast", group="connection", since="1.0.0", summary="The message.")
 def echo(talk: RedisConversation, arguments: Arguments) -> Value:
     return arguments.take()
 
 
 @in_conversation(
     "QUIT [argument ...]",
-    "fast no-auth noscript in-multi subscribed",
+    "noscript loading fast no-auth in-multi subscribed",
     group="connection",
     since="1.0.0",
     summary="End the conversation.",
@@ -50,7 +50,7 @@ def quit_(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "RESET",
-    "fast no-auth noscript in-multi subscribed",
+    "noscript loading fast no-auth in-multi subscribed",
     group="connection",
     since="6.2.0",
     summary="Be as a conversation is that has just begun.",
@@ -62,7 +62,11 @@ def reset(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "SELECT index", "fast", group="connection", since="1.0.0", summary="Speak of another of the keyspaces, 0 to 15."
+    "SELECT index",
+    "loading fast",
+    group="connection",
+    since="1.0.0",
+    summary="Speak of another of the keyspaces, 0 to 15.",
 )
 def select(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.space = arguments.space_number()
@@ -71,7 +75,7 @@ def select(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "AUTH [username] password",
-    "fast no-auth noscript",
+    "noscript loading fast no-auth",
     group="connection",
     since="1.0.0",
     summary="Say the password; there is one user, named default.",
@@ -96,7 +100,7 @@ _PROTOCOLS: Final[dict[int, Resp]] = {2: 2, 3: 3}
 
 @in_conversation(
     "HELLO [protover [AUTH username password] [SETNAME clientname]]",
-    "fast no-auth noscript",
+    "noscript loading fast no-auth",
     group="connection",
     since="6.0.0",
     summary="Choose a version of the protocol, say the password and a name at once; who the server is.",

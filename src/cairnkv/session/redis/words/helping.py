@@ -28,7 +28,7 @@ def help_of(name: str, *, since: str) -> None:
     """Declare HELP for a word with others behind it, which all are declared already."""
     word = WORDS[name.encode()]
 
-    @in_conversation(f"{name} HELP", "", group=word.group, since=since, summary="What can be said here.")
+    @in_conversation(f"{name} HELP", "loading", group=word.group, since=since, summary="What can be said here.")
     def say_help(_talk: object, _arguments: Arguments) -> Value:
         lines = [f"{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
         for second, behind in sorted(word.behind.items()):

@@ -98,7 +98,8 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
 
 
 def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
-    yield from (("loading", 0), ("async_loading", 0))
+    yield "loading", int(talk.store.loading)
+    yield "async_loading", 0
     running = facts.get("backup_state") == "running"
     yield "rdb_bgsave_in_progress", int(running)
     if "backup_state" in facts:
@@ -106,6 +107,7 @@ def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
         yield "rdb_last_bgsave_status", "err" if facts["backup_state"] == "failed" else "ok"
         yield "rdb_current_bgsave_time_sec", facts["backup_seconds"] if running else -1
     yield "aof_enabled", 0
+    yield from _renamed(facts, {name: name for name in facts if name.startswith("disk_")})
 
 
 def _stats(talk: RedisConversation, facts: Facts) -> Lines:
@@ -162,7 +164,7 @@ _ALL: Final = frozenset({b"default", b"all", b"everything"})
 
 @in_conversation(
     "INFO [section [section ...]]",
-    "",
+    "loading",
     group="server",
     since="1.0.0",
     summary="What the server says of itself, in sections.",
@@ -181,7 +183,11 @@ def info(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "TIME", "fast", group="server", since="2.6.0", summary="The server's time: seconds since 1970, and microseconds."
+    "TIME",
+    "loading fast",
+    group="server",
+    since="2.6.0",
+    summary="The server's time: seconds since 1970, and microseconds.",
 )
 def time(talk: RedisConversation, arguments: Arguments) -> Value:
     seconds, milliseconds = divmod(talk.store.clock(), 1000)

@@ -64,7 +64,7 @@ def _leave(
 
 @in_conversation(
     "SUBSCRIBE channel [channel ...]",
-    "pubsub noscript subscribed",
+    "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
     summary="Listen to channels.",
@@ -81,7 +81,7 @@ def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "UNSUBSCRIBE [channel [channel ...]]",
-    "pubsub noscript subscribed",
+    "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
     summary="Listen to these channels no longer, or to none at all.",
@@ -95,7 +95,7 @@ def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "PSUBSCRIBE pattern [pattern ...]",
-    "pubsub noscript subscribed",
+    "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
     summary="Listen to all channels whose names match glob patterns.",
@@ -115,7 +115,7 @@ def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "PUNSUBSCRIBE [pattern [pattern ...]]",
-    "pubsub noscript subscribed",
+    "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
     summary="Listen to these patterns no longer, or to none at all.",
@@ -129,7 +129,7 @@ def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "PUBLISH channel message",
-    "pubsub fast",
+    "pubsub loading fast",
     group="pubsub",
     since="2.0.0",
     summary="Say something to all who listen to a channel; how many they are.",
@@ -163,7 +163,7 @@ container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of cha
 
 @in_conversation(
     "PUBSUB CHANNELS [pattern]",
-    "pubsub",
+    "pubsub loading",
     group="pubsub",
     since="2.8.0",
     summary="The channels that somebody listens to, or those that match a glob pattern.",
@@ -180,7 +180,7 @@ def pubsub_channels(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "PUBSUB NUMSUB [channel [channel ...]]",
-    "pubsub",
+    "pubsub loading",
     group="pubsub",
     since="2.8.0",
     summary="How many listen to each of these channels, patterns not counted.",
@@ -192,7 +192,7 @@ def pubsub_numsub(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "PUBSUB NUMPAT",
-    "pubsub",
+    "pubsub loading",
     group="pubsub",
     since="2.8.0",
     summary="How many patterns somebody listens to.",

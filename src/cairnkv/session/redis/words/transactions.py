@@ -29,7 +29,11 @@ WATCHED_BYTES: Final = 256
 
 
 @in_conversation(
-    "MULTI", "fast in-multi", group="transactions", since="1.2.0", summary="Begin a transaction: queue what follows."
+    "MULTI",
+    "loading fast in-multi",
+    group="transactions",
+    since="1.2.0",
+    summary="Begin a transaction: queue what follows.",
 )
 def multi(talk: RedisConversation, arguments: Arguments) -> Value:
     if talk.queue is not None:
@@ -41,7 +45,11 @@ def multi(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation(
-    "DISCARD", "fast in-multi", group="transactions", since="2.0.0", summary="Forget the transaction that is open."
+    "DISCARD",
+    "loading fast in-multi",
+    group="transactions",
+    since="2.0.0",
+    summary="Forget the transaction that is open.",
 )
 def discard(talk: RedisConversation, arguments: Arguments) -> Value:
     if talk.queue is None:
@@ -52,7 +60,7 @@ def discard(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @in_conversation(
     "WATCH key [key ...]",
-    "fast in-multi",
+    "loading fast in-multi",
     group="transactions",
     since="2.2.0",
     summary="Let the next transaction be given up if one of these keys changes before.",
@@ -70,7 +78,7 @@ def watch(talk: RedisConversation, arguments: Arguments) -> Value:
     return OK
 
 
-@in_conversation("UNWATCH", "fast", group="transactions", since="2.2.0", summary="Watch no key any more.")
+@in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0", summary="Watch no key any more.")
 def unwatch(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.forget_watched()
     return OK
@@ -94,7 +102,11 @@ class _Planned:
 
 
 @in_conversation(
-    "EXEC", "in-multi", group="transactions", since="1.2.0", summary="Carry the queued commands out, all at once."
+    "EXEC",
+    "loading in-multi",
+    group="transactions",
+    since="1.2.0",
+    summary="Carry the queued commands out, all at once.",
 )
 def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     if talk.queue is None:
