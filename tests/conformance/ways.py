@@ -242,9 +242,9 @@ class Cooled:
 @contextlib.contextmanager
 def disk_cache(clock: ManualClock) -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as directory:
-        engine = new_store(directory, MEMORY_LIMIT, "refuse", "none", clock)
+        engine = new_store(directory, MEMORY_LIMIT, "refuse", "none", None, clock)
         with Embedded(engine, Bytes(), Bytes()) as store:
-            yield Cooled(store, engine, store._shared._call)
+            yield Cooled(store, engine, store._shared.call)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from cairnkv.store.store import TIME_AHEAD_MS
 from cairnkv.testing import ManualClock
 from tests.log.test_disk import OnDisk
 from tests.store.test_late_machine import APPLIED, KINDS
+from tests.support.model import same
 from tests.support.strategies import commands
 
 SPACES = st.integers(0, 2)
@@ -105,7 +106,8 @@ class CachedMachine(DiskMachine):
 
     @rule(command=commands(APPLIED, KINDS), space=SPACES)
     def read(self, command: Command, space: int) -> None:
-        assert self.disk.reply(self.disk.store.execute(command, space)) == self.memory.execute(command, space)
+        reply = self.disk.reply(self.disk.store.execute(command, space))
+        assert same(command, reply, self.memory.execute(command, space))
 
     @rule(said=st.lists(st.tuples(commands(APPLIED, KINDS), SPACES), max_size=6))
     def say_at_once(self, said: list[tuple[Command, int]]) -> None:
@@ -115,9 +117,9 @@ class CachedMachine(DiskMachine):
             outcome = self.disk.store.execute(command, space)
             while isinstance(outcome, Postponed) and not outcome.executed:
                 self.disk.step()
-            outcomes.append((outcome, self.memory.execute(command, space)))
-        for outcome, expected in outcomes:
-            assert self.disk.reply(outcome) == expected
+            outcomes.append((command, outcome, self.memory.execute(command, space)))
+        for command, outcome, expected in outcomes:
+            assert same(command, self.disk.reply(outcome), expected)
 
     @rule(said=st.lists(st.tuples(WRITES | st.just(ClearAll()), SPACES), max_size=6), cool=st.booleans())
     def say_what_fails(self, said: list[tuple[Command, int]], cool: bool) -> None:

@@ -140,8 +140,8 @@ def test_a_server_at_its_limit_says_so_on_both_wires(tmp_path: Path) -> None:
         fill(kv)
         assert redis("SET a 1").text.startswith("MISCONF DISKFULL ")
         assert redis("GET a") is None
-        assert redis("DEL 000000") == 1
         assert "disk_state:full" in str(redis("INFO persistence"))
+        assert redis("DEL 000000") == 1
 
 
 def test_a_limit_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -96,13 +96,20 @@ GONE: Final = -2
 """What PEXPIRETIME says of a key that is not there."""
 
 
+class Unsettled(Exception):
+    """The server tells nothing of a keyspace: it does not know what of it the disk has."""
+
+
 class Told:
-    """What a server tells of a keyspace."""
+    """What a server tells of a keyspace. Raises `Unsettled`."""
 
     def __init__(self, peer: Peer, space: int) -> None:
         assert peer.ask(b"SELECT", b"%d" % space) == b"+OK\r\n"
         self._entries: dict[bytes, tuple[bytes, int | None]] = {}
-        _, keys = value_of(peer.ask(b"KEYS", b"*"))
+        said = peer.ask(b"KEYS", b"*")
+        if said.startswith(b"-MISCONF RECOVERING"):
+            raise Unsettled(said)
+        _, keys = value_of(said)
         for _, key in keys:
             _, value = value_of(peer.ask(b"GET", key))
             _, deadline = value_of(peer.ask(b"PEXPIRETIME", key))

@@ -26,7 +26,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--config", metavar="FILE", help="TOML file with options (default: $CAIRNKV_CONFIG)")
     for option, known in OPTIONS.items():
         flag = f"--{option.replace('_', '-')}"
-        text = f"{known.help} (default: {known.shown})"
+        text = f"{known.help} (default: {known.shown})".replace("%", "%%")  # argparse fills such places in
         if known.metavar:
             parser.add_argument(flag, dest=option, metavar=known.metavar, help=text)
         else:
