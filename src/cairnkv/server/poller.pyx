@@ -157,7 +157,11 @@ cdef class Poller:
         if events != EPOLLIN or not transport._is_plain():
             return transport._serve(events)
         room = min(RECEIVE_LONG_BYTES if transport._long_frames else RECEIVE_BYTES, RECEIVE_LONG_BYTES - self._filled)
-        received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
+        if transport._shares:
+            with nogil:
+                received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
+        else:
+            received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
         if received <= 0:
             if self._together:
                 self._serve_together()
@@ -263,6 +267,7 @@ cdef class Transport:
     cdef Py_ssize_t _read_next  # bytes, at most; 0: what there is room for
     cdef uint32_t _interest
     cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
+    cdef bint _shares  # whether another thread, that of a log, wants the interpreter as well: let it go for the system
     cdef bint _long_frames  # whether those that came last were
     cdef Accelerator _accelerator  # None while everything goes the readable way
     cdef Conversation _conversation
@@ -362,6 +367,7 @@ cdef class Transport:
     def accelerate(self, accelerator, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max):
         """From now on, let an accelerator have the first look at what comes (None: no longer)."""
         self._accelerator = accelerator
+        self._shares = accelerator is not None and (<Accelerator>accelerator)._staging is not None
         self._conversation.width = width
         self._conversation.success = statuses[0]
         self._conversation.failure = statuses[1]
@@ -526,7 +532,12 @@ cdef class Transport:
 
     cdef int _send_replies(self, const char *replies, Py_ssize_t size) except -1:
         """Send what the accelerator has said; keep what the system does not take."""
-        cdef Py_ssize_t sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        cdef Py_ssize_t sent
+        if self._shares:
+            with nogil:
+                sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
         if sent == size:
             return 0
         try:
