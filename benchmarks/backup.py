@@ -122,10 +122,10 @@ def _round(url: str, keys: int, seconds: float | None) -> Round:
     return Round(seconds is None, all_waits[-1], all_waits[len(all_waits) * 99 // 100], len(all_waits), writes, took)
 
 
-def measure(megabytes: int = 1_000, rounds: int = 4, *, sync: str = "always") -> list[Round]:
-    """Rounds with a backup of so much data, each followed by one as long without."""
+def measure(megabytes: int = 1_000, rounds: int = 4, *, sync: str = "always", where: str | None = None) -> list[Round]:
+    """Rounds with a backup of so much data, each followed by one as long without. where: the directory for it."""
     keys = megabytes * 1_000_000 // VALUE_BYTES
-    directory = Path(tempfile.mkdtemp(prefix="cairnkv-backup-"))
+    directory = Path(tempfile.mkdtemp(prefix="cairnkv-backup-", dir=where))
     try:
         flags = ("--data", str(directory / "data"), "--sync", sync, "--backup-dir", str(directory / "backups"))
         with servers.cairn(*flags) as server:

@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import backup
 import chart
 from servers import (
     CAIRN,
@@ -80,6 +81,7 @@ class Profile:
     starts: int = 5  # of a process, in a round
     benchmark_commands: int = 600_000  # that redis-benchmark sends in a round, in a pipeline
     disk_keys: int = 1_000_000  # of the store that is opened
+    backup_megabytes: int = 1_000  # of the store that is backed up
 
     @property
     def keys(self) -> int:
@@ -109,6 +111,7 @@ PROFILES = {
         starts=1,
         benchmark_commands=2_000,
         disk_keys=2_000,
+        backup_megabytes=2,
     ),
 }
 
@@ -421,6 +424,9 @@ def steps(run: Run) -> None:
 
 # -- on disk ----------------------------------------------------------------------------------------------------------
 
+BACKUPS = 3
+"""Rounds of backups: each takes some ten seconds."""
+
 READS_A_SECOND = 2_000
 """GETs whose latency is looked at while others write: far from what a server can do."""
 
@@ -449,6 +455,7 @@ def disk(run: Run) -> None:
             for server in servers:
                 reads_among_writes(run, server)
         opening(run)
+        backing_up(run)
     except Missing as missing:
         run.note(f"skipped: {missing}")
 
@@ -521,6 +528,18 @@ def opening(run: Run) -> None:
     if any(sample["keys"] != keys for sample in samples):
         raise RuntimeError("a store was opened that has not all its keys")
     run.row("opening a store on disk", what, "none", "s", [sample["seconds"] for sample in samples])
+
+
+def backing_up(run: Run) -> None:
+    """How long the server keeps a client waiting at most, while others write and a backup is made."""
+    megabytes = run.profile.backup_megabytes
+    run.say(f"a backup of {megabytes:,} MB while serving")
+    found = backup.measure(megabytes, min(run.profile.rounds, BACKUPS), where=disk_directory())
+    for during, target in ((True, "≤ 20"), (False, None)):
+        what = f"{'during' if during else 'without'} a backup of {megabytes:,} MB under a full load of SETs with fsync"
+        longest = [one.longest for one in found if one.with_backup is during]
+        group = "longest wait of a client while a store is backed up" if during else "beside the targets"
+        run.row(group, f"longest wait of a client {what}", "none", "ms", longest, None, target)
 
 
 def embedded_disk(run: Run) -> None:
