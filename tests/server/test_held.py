@@ -143,3 +143,21 @@ def test_more_replies_than_a_transport_holds(start_on_both: Start, log: LateLog)
         finally:
             done.set()
             committing.join()
+
+
+def test_what_comes_behind_a_failure_is_said_behind_it(start_on_both: Start, log: LateLog) -> None:
+    """Also when it is there before the failure is: the loop was busy, say, and hears of both at once."""
+    server = start_on_both(log=log)
+    with RawClient(server.address) as client:
+        client.send_commands([Ping(b"")])
+        assert client.reply() == PONG
+        client.send_commands([Set(b"a", b"1")])
+        eventually(lambda: pending(server, log) == 1)
+
+        def fail_late() -> None:
+            client.send_commands([Ping(b"second")])
+            log.fail("the disk is gone", unknown=True)
+
+        server.call(fail_late)
+        assert failed_with(client.reply(), "UNKNOWN")
+        assert client.reply() == Response(True, b"second")

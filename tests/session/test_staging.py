@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import Clear, ClearMany, Get, GetMany, Incr, Ping, Set, SetMany, SetWith
 from cairnkv.commands.vocabulary import Command
+from cairnkv.session import Session
 from cairnkv.wire import write_command
 from cairnkv.wire.article import Width
 from tests.session.test_accelerator import compiled_only
@@ -190,3 +191,43 @@ def test_time_is_noted_before_it_is_shown() -> None:
     assert len(twins.heard[1]) == before, "it shows that it is over, which no log has"
     twins.commit()
     twins.agree()
+
+
+def test_a_run_that_is_refused_at_the_last_moment() -> None:
+    """Its replies fail; those that show an earlier write wait for that one, and the key stays marked by it."""
+    log = LateLog(keeps_effects=True)
+    twins = Twins(width=2, logs=(LateLog(keeps_effects=True), log))
+    swift, other = twins.sessions[1], Session(twins.stores[1], wake=lambda: None, width=2)
+
+    def say(session: Session, *commands: Command) -> bytes:
+        session.receive(frames(*commands))
+        session.advance()
+        return b"".join(session.output())
+
+    say(swift, Set(b"k", b"safe"))
+    log.commit()
+    assert say(swift).endswith(b"OK")
+    assert say(swift, Set(b"k", b"5")) == b""
+    log.surprise = "the disk has failed meanwhile"
+    assert say(swift, Ping(b"now"), Get(b"k"), Set(b"k", b"6"), Get(b"k"), Set(b"l", b"1")) == b""
+    log.surprise = None
+    assert twins.stores[1].keyspace.get(b"k") == b"5"
+    assert twins.stores[1].keyspace.get(b"l") is None
+    assert say(other, Get(b"k")) == b"", "which is not committed yet"
+    log.fail("the disk is gone", unknown=True)
+    said = say(swift)
+    assert [said.count(part) for part in (b"UNKNOWN", b"now", b"UNDONE", b"the disk has failed meanwhile")] == [
+        1,
+        1,
+        4,
+        3,
+    ]
+    assert b"UNDONE" in say(other)
+    assert say(swift, Set(b"k", b"7")) == b""
+    log.surprise = "once more"
+    assert say(swift, Get(b"k"), Set(b"k", b"8")) == b""
+    log.surprise = None
+    log.commit()
+    said = say(swift)
+    assert b"\x00\x00\x00\x017" in said
+    assert said.endswith(b"UNDONE once more")

@@ -47,6 +47,8 @@ class LateLog:
         self.pending: list[Entry] = []
         self.refusal: str | None = None
         """Set to a reason, the log takes no entries."""
+        self.surprise: str | None = None
+        """The same, but it does not say so before: as a log that breaks between a look at it and the entry."""
         self.closed = False
         self._reuse_positions = reuse_positions
         self._last = 0
@@ -86,8 +88,8 @@ class LateLog:
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Keep an entry pending."""
         assert not self.closed
-        if self.refusal is not None:
-            raise LogRefused(self.refusal)
+        if (reason := self.refusal or self.surprise) is not None:
+            raise LogRefused(reason)
         self._last += 1
         self.pending.append(Entry(self._last, tuple(steps), now, tuple(effects)))
         return self._last

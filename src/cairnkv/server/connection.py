@@ -148,6 +148,7 @@ class Connection(asyncio.Protocol):
     def take_over(self, runs: "list[HeldRun]") -> None:
         """The transport brings replies that it holds, since something comes behind them that it cannot do."""
         self.session.take_over(runs)
+        self._let_accelerate()  # not any more, for now: what comes next stands behind these
 
     def resume_held(self) -> None:
         """The transport has brought replies of which some may leave now."""

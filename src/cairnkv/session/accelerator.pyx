@@ -218,7 +218,11 @@ cdef class Accelerator:
         finally:
             if table.staged:
                 self.writes = 0  # which the log counts itself
-            table.end(executed)
+            try:
+                table.end(executed)
+            except BaseException:
+                self.at_piece = count  # nothing of the run is true
+                raise
         return self.at_piece
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:

@@ -13,5 +13,8 @@ cdef class HeldRun:
     cdef bytes _marks
     cdef int64_t _start, _waiting
     cdef list _parts
+    cdef int64_t _refused_from  # the position of what was refused at once
+    cdef object _refusal  # ... and why; None: nothing was
+    cdef list _split(self, int64_t committed, write_failure, read_failure)
 
 cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)

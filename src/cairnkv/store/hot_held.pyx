@@ -39,20 +39,41 @@ cdef class HeldRun:
         """What is to be said, once it may be: bytes, or a failure in the place of a reply."""
         return [self._replies] if self._parts is None else self._parts
 
+    def refuse(self, int64_t position, refusal):
+        """What waits for this position, the newest, has been refused; the newest position that others wait for, or 0."""
+        cdef const Mark *marks = <const Mark *>PyBytes_AS_STRING(self._marks)
+        cdef int64_t newest = 0
+        cdef Py_ssize_t at
+        self._refused_from = position
+        self._refusal = refusal
+        for at in range(PyBytes_GET_SIZE(self._marks) // <Py_ssize_t>sizeof(Mark)):
+            if newest < marks[at].wait < position:
+                newest = marks[at].wait
+        return newest
+
     def release(self):
         """The commits are safe."""
+        if self._refusal is not None:
+            self._parts = self._split(self._refused_from, None, None)
         self.reply = OK
 
     def fail_above(self, int64_t committed, write_failure, read_failure):
         """The commits behind a position have failed."""
+        self._parts = self._split(committed, write_failure, read_failure)
+        self.reply = read_failure
+
+    cdef list _split(self, int64_t committed, write_failure, read_failure):
+        """The replies, with failures in the place of those that wait for more than what is committed, or was refused."""
         cdef const Mark *marks = <const Mark *>PyBytes_AS_STRING(self._marks)
         cdef int64_t begin = self._waiting
         cdef Py_ssize_t at
-        self._parts = [self._replies[: begin - self._start]]
+        cdef list parts = [self._replies[: begin - self._start]]
         for at in range(PyBytes_GET_SIZE(self._marks) // <Py_ssize_t>sizeof(Mark)):
-            if marks[at].wait > committed:
-                self._parts.append(write_failure if marks[at].wrote else read_failure)
+            if self._refusal is not None and marks[at].wait >= self._refused_from:
+                parts.append(self._refusal)
+            elif marks[at].wait > committed:
+                parts.append(write_failure if marks[at].wrote else read_failure)
             else:
-                self._parts.append(self._replies[begin - self._start : marks[at].end - self._start])
+                parts.append(self._replies[begin - self._start : marks[at].end - self._start])
             begin = marks[at].end
-        self.reply = read_failure
+        return parts

@@ -39,6 +39,9 @@ class StagingStore(Protocol):
     def hold_run(self, position: int, run: "HeldRun") -> None:
         """Hold replies until that position is committed."""
 
+    def uncommitted_keys(self, space: int) -> dict[bytes, int]:
+        """The keys of a keyspace that were changed and are not committed, with the newest position that did."""
+
     def refusal(self, refused: LogRefused) -> Failure:
         """How a client is told."""
 
@@ -88,11 +91,12 @@ class Staging:
 
     def _take_back(self, staged: Staged) -> None:
         staged.undo()
-        staged.settle(self.pending, self._position)
+        # Where an earlier entry had changed a key as well, the run's mark stands in the place of that entry's.
+        self.pending.clear()
+        self.pending.update(self._store.uncommitted_keys(self._keyspace.number))
 
     def hold(self, position: int, run: "HeldRun") -> None:
         """Hold replies of which some wait for this position, others for earlier ones."""
         if self._refused is not None and position == self._position:
-            run.fail_above(position - 1, self._refused, self._refused)
-        else:
-            self._store.hold_run(position, run)
+            position = run.refuse(position, self._refused)  # the others wait for theirs
+        self._store.hold_run(position, run)

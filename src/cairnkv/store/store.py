@@ -468,6 +468,16 @@ class Store:
         self._pending_spaces[staged.keyspace.number] = position
         return uncommitted.runs
 
+    def uncommitted_keys(self, space: int) -> dict[bytes, int]:
+        """See `StagingStore`."""
+        return {
+            key: position
+            for position, uncommitted in self.uncommitted.items()  # oldest first
+            for change in uncommitted.journal
+            if change.keyspace.number == space
+            for key in change.keys
+        }
+
     def hold_run(self, position: int, run: "HeldRun") -> None:
         """See `StagingStore`."""
         uncommitted = self.uncommitted.get(position)

@@ -159,8 +159,12 @@ class DiskLog:
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Queue an entry for the writer."""
         assert self._writer is not None
-        self._writer.put(Entry(self.position + 1, now, effects, size))
-        self.position += 1
+        self.position += 1  # first: whatever interrupts this, no other entry gets this position
+        try:
+            self._writer.put(Entry(self.position, now, effects, size))
+        except LogRefused:
+            self.position -= 1
+            raise
         return self.position
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
