@@ -352,3 +352,32 @@ def test_values_that_have_left_memory_are_in_it(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "restored") as kv:
         assert kv.count() == 500
         assert all(kv[f"key {number}"] == f"{number} " * 1_000 for number in range(500))
+
+
+def test_a_backup_takes_nothing_over_from_one_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path / "data")
+    monkeypatch.setattr(backups, "linked", lambda source, target: False)  # as on another file system
+    first = backups.make_of_closed(tmp_path / "data", tmp_path / "backups")
+    monkeypatch.undo()
+    table = next(first.path.glob("*.sst"))
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+
+    def not_from_the_store(source: Path, target: Path) -> bool:
+        if checkpoint.STAGE in source.parts:
+            return False
+        os.link(source, target)
+        return True
+
+    monkeypatch.setattr(backups, "linked", not_from_the_store)
+    second = backups.make_of_closed(tmp_path / "data", tmp_path / "backups")
+    assert backups.damaged_files(backups.read(first.path)) != []
+    assert backups.damaged_files(backups.read(second.path)) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"text"'])
+def test_a_manifest_that_is_something_else_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "backup.json").write_text(text)
+    with pytest.raises(OptionError, match="is damaged"):
+        backups.read(tmp_path)

@@ -344,7 +344,8 @@ kv = cairnkv.open(sys.argv[1])
 kv["a"] = "1"
 child = os.fork()
 if child == 0:
-    for attempt in (lambda: kv["a"], lambda: kv["a"], lambda: kv.get("a"), lambda: cairnkv.open(sys.argv[1] + " of the child")):
+    reads = [lambda: kv["a"], lambda: kv["a"], lambda: kv.get("a")]
+    for attempt in (*reads, lambda: cairnkv.open(sys.argv[1] + " of the child")):
         try:
             attempt()
         except cairnkv.CairnError as error:

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -28,12 +29,14 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.failures import Code
-from cairnkv.log.disk import open_engine, writer
+from cairnkv.log.disk import DiskLog, open_engine, writer
 from cairnkv.log.disk.records import PART, PART_BYTES
-from cairnkv.store import Held
+from cairnkv.log.disk.space import Space
+from cairnkv.store import Held, Store
 from cairnkv.testing import ManualClock
-from tests.log.test_disk import PATIENCE, OnDisk
+from tests.log.test_disk import PATIENCE, Faulty, OnDisk
 from tests.log.test_disk_machine import SPACES, WRITES
+from tests.support.raw import eventually
 
 
 def code_of(reply: Reply | Held) -> Code:
@@ -255,3 +258,63 @@ class FaultyMachine(RuleBasedStateMachine):
 
 FaultyMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
 TestFaultyMachine = FaultyMachine.TestCase
+
+
+def test_a_second_failure_before_the_first_was_told_is_not_taken_for_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"a", b"old")))
+        fail(disk, "before", Set(b"a", b"new"))
+        looks = 0
+        look = Space.look
+
+        def fails_again(space: Space) -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 2:  # the first one is within the recovery, this one behind it
+                disk.unopenable = "not again"
+                raise OSError("it failed anew")
+            look(space)
+
+        monkeypatch.setattr(Space, "look", fails_again)
+        disk.unopenable = None
+        eventually(lambda: dict(disk.store.info())["disk_failures"] == 2)
+        while disk._functions:  # all that there is to say, the settling of the first failure included
+            disk.step()
+        assert disk.state == "recovering"
+        assert code_of(disk.store.execute(Set(b"b", b"1"))) is failures.RECOVERING
+        disk.unopenable = None
+        disk.recover()
+        assert disk.reply(disk.store.execute(Set(b"b", b"2"))) == OK
+        assert disk.store.execute(Get(b"a")) == b"old"
+
+
+def test_a_store_that_is_closed_before_it_has_begun_keeps_its_time(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with OnDisk(tmp_path / "data", clock=clock) as disk:
+        disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
+        clock.advance(1)
+        disk.reply(disk.store.execute(Get(b"a")))
+    store = Store(log=DiskLog(tmp_path / "data"), clock=clock, loads_later=True)
+    store.load()
+    store.close()
+    clock.advance(-1)
+    with OnDisk(tmp_path / "data", clock=clock) as disk:
+        assert disk.store.keyspace.count() == 0
+
+
+def test_what_was_written_is_synced_before_the_writer_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "UNCHECKED_BYTES", 0)
+    with OnDisk(tmp_path / "data", sync="1h") as disk:
+        synced = threading.Event()
+        is_behind = threading.Event()
+        monkeypatch.setattr(Faulty, "sync", lambda engine: synced.set())
+        monkeypatch.setattr(Faulty, "behind", property(lambda engine: is_behind.is_set()))
+        assert disk.reply(disk.store.execute(Set(b"a", b"1"))) == OK
+        assert not synced.is_set()
+        is_behind.set()
+        waiting = disk.store.execute(Set(b"a", b"2"))
+        assert synced.wait(PATIENCE)
+        is_behind.clear()
+        assert disk.reply(waiting) == OK

@@ -82,14 +82,15 @@ class Backups:
             return Failure(failures.BADARGS, f"backups go by a name among those of this server: {text}")
         if self._job.state == "running" or self._stopping:
             return Failure(failures.UNDERWAY, f"a backup to {self._job.name} is under way; one is made at a time")
-        self._job = _Job(self._job.number + 1, name)
-        self._thread = threading.Thread(
+        job = _Job(self._job.number + 1, name)
+        thread = threading.Thread(
             target=self._make,
-            args=(self._job, self._back_up, self._directory / name, command.keep),
+            args=(job, self._back_up, self._directory / name, command.keep),
             name="cairnkv backup",
             daemon=True,
         )
-        self._thread.start()
+        thread.start()
+        self._job, self._thread = job, thread
         return self._job.number
 
     def _make(self, job: _Job, back_up: BackUp, directory: Path, keep: int | None) -> None:

@@ -151,6 +151,9 @@ class Server:
             loaded = await loading
         except LoadingStopped:
             return False
+        if told.done():
+            self.store.close()
+            return False
         self.store.begin(loaded)
         for connection in self._connections:
             connection.reconsider()
@@ -231,8 +234,10 @@ class Server:
                 connection.abort("it did not take its last replies in time")
             for timer in self._timers.values():
                 timer.cancel()
-            self._backups.stop()
-            self.store.close()
+            try:
+                self._backups.stop()
+            finally:
+                self.store.close()
 
     def _remove_unix_socket(self) -> None:
         """Remove the file, unless another server's socket has taken its place."""

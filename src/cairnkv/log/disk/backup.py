@@ -104,9 +104,10 @@ def read(path: Path) -> Backup:
         hint = f": it holds backups; name one of them, such as {path / inner[-1]}" if inner else ""
         raise OptionError(f"{path} is no whole backup ({MANIFEST}: {error.strerror}){hint}") from None
     told: dict[str, Any] = {}  # if it is what `make` has written, all of it is there
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        told = json.loads(text)
-        told.pop("sha256", None)
+    with contextlib.suppress(ValueError):
+        if isinstance(parsed := json.loads(text), dict):
+            told = parsed
+            told.pop("sha256", None)
     if _rendered(told) != text:
         raise OptionError(f"{path} is damaged: {MANIFEST} is not as it was written. Take another backup")
     if told["backup_format"] != MANIFEST_FORMAT or told["store_format"] != FORMAT:
@@ -252,7 +253,7 @@ class _Known:
             return File(source.name, size, digest)
         digest = sha256(source, progress)
         earlier = self._by_content.get((size, digest))
-        if earlier is not None and linked(earlier, target):
+        if earlier is not None and sha256(earlier, nobody) == digest and linked(earlier, target):
             return File(source.name, size, digest)
         self.new += size
         if not linked(source, target) and copied(source, target) != digest:

@@ -256,13 +256,15 @@ class RocksEngine:
         options = CompactOptions()
         options.set_exclusive_manual_compaction(alone)
         self.flush()
-        self._writing.acquire()
         begun = threading.Timer(COMPACTION_BEGINS_SECONDS, self._writing.release)
         begun.daemon = True
+        self._writing.acquire()
         try:
             self._begin_log(wait=True)
-        finally:
             begun.start()
+        except BaseException:
+            self._writing.release()
+            raise
         self._database.compact_range(begin, end, options)
 
     def stop_compacting(self) -> None:

@@ -27,6 +27,7 @@ Progress: TypeAlias = Callable[[int], None]
 
 def unfinished(directory: Path) -> Path:
     """Where a directory is while it is made or removed."""
+    directory = directory.absolute()
     return directory.with_name(f".{directory.name}{UNFINISHED}")
 
 

@@ -99,7 +99,7 @@ class DiskLog:
     def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
-            self._engine = self._open()
+            self._engine = self._open_first()
             checkpoint.clear(self.directory)
             self._records = self._engine.records
             self._restored_so_far(0)
@@ -132,6 +132,16 @@ class DiskLog:
         if self._apart:
             replay(self.directory, self._limit, lambda: self._closed)
         return self._new_engine(self.directory)
+
+    def _open_first(self) -> Engine:
+        """The same at the start, which a full disk may leave no room for: then with that of the reserve."""
+        try:
+            return self._open()
+        except OptionError as error:
+            if "No space left" not in str(error) or not self._space.release():
+                raise
+        _log.warning("%s: the reserve is given up to open it", self.directory)
+        return self._open()
 
     def _restored_so_far(self, records: int) -> None:
         self._records_read = records
@@ -190,6 +200,10 @@ class DiskLog:
                 return  # `restore` will let it go, if it is under way
         if self._pid != os.getpid():
             self._writer.abandon()
+            return
+        if self._listener is None:  # nothing was said or shown since it was read
+            assert self._engine is not None
+            self._engine.close()
             return
         with self._backing_up:
             pass  # a backup under way has ended, since this is closed
@@ -284,7 +298,7 @@ class DiskLog:
             elif isinstance(outcome, Settled):
                 self.position = outcome.position
                 self._listener.settled(outcome.happened)
-                self._writer.resume()
+                self._writer.resume(outcome.failure)
             else:
                 while self._outcomes and isinstance(self._outcomes[0], int):
                     outcome = self._outcomes.popleft()

@@ -48,6 +48,7 @@ class Reader:
         self._condition = threading.Condition()
         self._queue: collections.deque[Request] = collections.deque()
         self._ending = False
+        self._useless: str | None = None  # why what the engine has is of no use
         self._threads: list[threading.Thread] = []
         self.calls = 0
         """How often the engine was asked."""
@@ -86,6 +87,10 @@ class Reader:
             self._engine = None
             self._condition.wait_for(lambda: not self._reading)
 
+    def give_up(self, why: str) -> None:
+        """From now on the disk has other values than those that were here: answer nothing with them."""
+        self._useless = why
+
     def go_on(self, engine: Engine) -> None:
         """Read from this one."""
         with self._condition:
@@ -95,20 +100,21 @@ class Reader:
     # -- in the threads -----------------------------------------------------------------------------------------
 
     def _read_all(self) -> None:
-        while requests := self._next():
-            answers = self._answers(requests)
+        while (work := self._next()) is not None:
+            engine, requests = work
+            answers = self._answers(engine, requests)
             with self._condition:
                 self._reading -= 1
                 self._condition.notify_all()
             self._found(list(zip(requests, answers, strict=True)))
 
-    def _next(self) -> list[Request]:
-        """What is read together next; nothing: there will be no more."""
+    def _next(self) -> tuple[Engine, list[Request]] | None:
+        """What is read together next, and from where; None: there will be no more."""
         with self._condition:
             while (not self._queue or self._engine is None) and not self._ending:
                 self._condition.wait()
-            if self._engine is None:
-                return []
+            if self._engine is None or not self._queue:
+                return None
             requests: list[Request] = []
             size = 0
             while self._queue and size < READ_BYTES and len(requests) < READ_KEYS:
@@ -116,43 +122,44 @@ class Reader:
                 size += min(requests[-1].length, PART_BYTES)  # what is longer has only a few bytes in its record
             if self._queue:
                 self._condition.notify()
-            self._reading += bool(requests)
-            return requests
+            self._reading += 1
+            return self._engine, requests
 
-    def _answers(self, requests: Sequence[Request]) -> list[Answer]:
+    def _answers(self, engine: Engine, requests: Sequence[Request]) -> list[Answer]:
+        if self._useless is not None:
+            return [OSError(self._useless)] * len(requests)
         try:
-            records = self._read([record_key(request.space, request.key) for request in requests])
+            records = self._read(engine, [record_key(request.space, request.key) for request in requests])
         except Exception as error:
             if len(requests) == 1:
                 return [error]
-            return [answer for request in requests for answer in self._answers([request])]
-        return [self._answer(request, record) for request, record in zip(requests, records, strict=True)]
+            return [answer for request in requests for answer in self._answers(engine, [request])]
+        return [self._answer(engine, request, record) for request, record in zip(requests, records, strict=True)]
 
-    def _answer(self, request: Request, record: bytes | None) -> Answer:
+    def _answer(self, engine: Engine, request: Request, record: bytes | None) -> Answer:
         try:
             if record is None:
                 raise ValueError("its record is missing")
             value, _ = parsed_value(record)
             if isinstance(value, Parts):
-                value = self._joined(value)
+                value = self._joined(engine, value)
             if len(value) != request.length:
                 raise ValueError(f"its record has {len(value):,} of {request.length:,} bytes")
             return value
         except Exception as error:  # RocksDB's are of no other class
             return error
 
-    def _joined(self, parts: Parts) -> bytes:
+    def _joined(self, engine: Engine, parts: Parts) -> bytes:
         pieces: list[bytes] = []
         together = READ_BYTES // PART_BYTES
         for first in range(0, parts.pieces, together):
             keys = [part_key(parts.number, index) for index in range(first, min(first + together, parts.pieces))]
-            for piece in self._read(keys):
+            for piece in self._read(engine, keys):
                 if piece is None:
                     raise ValueError(f"part {len(pieces)} of it is missing")
                 pieces.append(piece)
         return b"".join(pieces)  # lets the interpreter go where it is long
 
-    def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def _read(self, engine: Engine, keys: Sequence[bytes]) -> list[bytes | None]:
         self.calls += 1
-        assert self._engine is not None
-        return self._engine.read(keys)
+        return engine.read(keys)

@@ -95,8 +95,9 @@ class Failed(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """The directory is open anew: its position, and which of these effects are there."""
+    """The directory is open anew, behind that failure: its position, and which of these effects are there."""
 
+    failure: int
     position: int
     happened: list[Effect]
 
@@ -240,10 +241,10 @@ class Writer:
         self._space.release()
         self._close()
 
-    def resume(self) -> None:
-        """Take entries again: the store has been told what was settled."""
+    def resume(self, failure: int) -> None:
+        """Take entries again, unless it has failed anew: the store has been told what was settled."""
         with self._condition:
-            if self.state is not State.RECOVERING:
+            if self.state is not State.RECOVERING or failure != self.failures:
                 return
             self.state, self.why = State.OK, ""
         _log.warning("%s: writes go on", self._directory)
@@ -331,6 +332,8 @@ class Writer:
     def _wait_while_behind(self) -> None:
         self._unchecked = 0
         begin = time.monotonic()
+        if self._sync.every is not None and self._engine.behind:
+            self._engine.sync()  # nothing is written meanwhile, and what was is not to wait for that
         while self._engine.behind:
             if time.monotonic() > begin + BEHIND_SECONDS_MAX:
                 raise OSError(f"RocksDB was behind for {BEHIND_SECONDS_MAX:g} seconds")
@@ -345,8 +348,7 @@ class Writer:
         """
         unsettled = [effect for entry in self._flight for effect in entry.effects]
         last = max((entry.position for entry in self._flight), default=0) or self._position
-        self._flight = ()
-        self.failures += 1
+        flight, self._flight = self._flight, ()
         self._set(State.RECOVERING, f"{reason}; {self._directory} is being opened anew, and takes no writes before")
         _log.error("%s: %s. It is opened anew; until then it takes no writes", self._directory, reason)
         self._found(Failed(reason, unsettled))
@@ -356,7 +358,7 @@ class Writer:
                 if position < self._position:
                     self._give_up(position)
                     return False
-                happened = position >= last
+                happened = any(entry.position for entry in flight) and position >= last
                 self._space.look()
                 self._recorder.go_on(self._engine, happened=happened)
             except Exception as error:
@@ -367,7 +369,8 @@ class Writer:
             _log.warning(
                 "%s: opened anew; what was being written is %s", self._directory, "there" if happened else "not there"
             )
-            self._found(Settled(position, unsettled if happened else []))
+            self._found(Settled(self.failures, position, unsettled if happened else []))
+            self._reader.go_on(self._engine)  # behind that, so that nothing is answered before it is settled
             return True
         return False
 
@@ -379,12 +382,15 @@ class Writer:
             f"the disk has failed, and {lost:,} writes that it had taken are not in {self._directory}: what is in "
             "memory can be read, and exported; a restart goes on from what is on the disk",
         )
+        self._reader.give_up(self.why)
+        self._reader.go_on(self._engine)
         _log.critical("%s: %s", self._directory, self.why)
-        self._found(Settled(self._position, []))
+        self._found(Settled(self.failures, self._position, []))
 
     def _set(self, state: State, why: str) -> None:
         with self._condition:
             self.state, self.why = state, why
+            self.failures += state is State.RECOVERING
             self._queue.clear()
             self.queued_bytes = 0
 
@@ -401,7 +407,6 @@ class Writer:
             try:
                 self._engine = self._reopen()
                 self._is_open = True
-                self._reader.go_on(self._engine)
                 return True
             except Exception as error:
                 text = str(error)
