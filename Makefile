@@ -89,13 +89,13 @@ $(made):
 
 $(runtime): $(made) $(sources)
 	@echo "make: installing cairnkv and what it needs to run, and compiling its hot path" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable .
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[disk]'
 	@$(say_features)
 	@touch $@
 
 $(dev): $(made) $(sources)
 	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev,msgpack]'
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev,disk,msgpack]'
 	@$(say_features)
 	@touch $(runtime) $@
 
@@ -106,6 +106,6 @@ $(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
 
 $(bench): $(made) $(sources)
 	@echo "make: installing cairnkv and the clients it is compared with" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[bench,disk]'
 	@$(say_features)
 	@touch $(runtime) $@

@@ -6,6 +6,7 @@ installed all the same and runs in plain Python. `cairnkv.features()` says which
 """
 
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -49,13 +50,14 @@ def extensions() -> list[Extension]:
         "cairnkv.client.exchange": "src/cairnkv/client/exchange.pyx",
         "cairnkv.client.aio.waking": "src/cairnkv/client/aio/waking.pyx",
     }
+    shared = [str(path) for kind in ("*.pxd", "*.h") for path in sorted(Path("src").rglob(kind))]
     built: list[Extension] = cythonize(
         [
             Extension(
                 name,
                 [source],
                 include_dirs=["src/cairnkv/keyspace"],
-                depends=["src/cairnkv/keyspace/crc32.h", "src/cairnkv/keyspace/layout.h"],
+                depends=shared,  # all: objects of one module are laid out by the declarations of another
                 extra_compile_args=["-O3"],
             )
             for name, source in modules.items()

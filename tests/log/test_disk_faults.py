@@ -318,3 +318,15 @@ def test_what_was_written_is_synced_before_the_writer_waits(tmp_path: Path, monk
         assert synced.wait(PATIENCE)
         is_behind.clear()
         assert disk.reply(waiting) == OK
+
+
+def test_a_second_failure_leaves_nothing_of_the_first_behind(tmp_path: Path) -> None:
+    """A store without deadlines has none afterwards either: nobody notes its time, or waits for that."""
+    with OnDisk(tmp_path / "data") as disk:
+        for when in ("before", "after"):
+            fail(disk, when, Set(b"a", b"1"))
+            disk.unopenable = None
+            disk.recover()
+        position = dict(disk.store.info())["log_position"]
+        assert disk.store.execute(Get(b"b")) is MISSING
+        assert dict(disk.store.info())["log_position"] == position

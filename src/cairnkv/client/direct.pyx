@@ -129,6 +129,7 @@ cdef class DirectCalls:
         if self._uncommitted is not None and (
             PyDict_Size(self._uncommitted) > 0
             or forking.generation != self._threads_share._generation  # which stays as it is where a store is on disk
+            or self._engine.holds_back
             or (self._time.expiring and now > self._engine.noted)
         ):
             return False

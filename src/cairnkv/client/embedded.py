@@ -95,24 +95,21 @@ class Shared:
 
 
 _ON_DISK: "Final[weakref.WeakSet[Store]]" = weakref.WeakSet()
-"""Stores that a forked process must not touch, not even by collecting them as garbage."""
+"""Stores that somebody has to let go of before the interpreter does."""
 
 
-def _leave_to_the_parent() -> None:
+def _close_all() -> None:
+    """Close what nobody has closed.
+
+    In a forked process, which must not touch these stores, not even by collecting them as garbage, their logs abandon
+    what is the parent's. At the end a thread within RocksDB would take the process down with it.
+    """
     for store in list(_ON_DISK):
         store.close()
 
 
-os.register_at_fork(after_in_child=_leave_to_the_parent)
-
-
-def _close_at_exit() -> None:
-    """Close what nobody has: a thread within RocksDB while the interpreter goes would take the process down with it."""
-    for store in list(_ON_DISK):
-        store.close()
-
-
-atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_close_all)
+atexit.register(_close_all)
 
 
 class Embedded(KeyValue[K, V]):

@@ -136,8 +136,8 @@ class Store:
         self.loading = True
         """Whether the log has yet to be read."""
         self._unsettled: dict[int, set[bytes | None]] = {}  # by keyspace: keys; None: all of them
-        self._expired_before = False  # what `Shared.expiring` was before there was something unsettled
-        self._holds_back = True  # whether commands may not be executed at present: it loads, or something is unsettled
+        self.holds_back = True
+        """Whether a look at each command is needed before it is executed: it loads, or something is unsettled."""
         self.clock = clock
         self._memory_limit = memory_limit
         self._value_max = value_max
@@ -147,8 +147,8 @@ class Store:
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
         self.uncommitted: Final[dict[int, _Uncommitted]] = {}
-        """Entries that the log has not committed, by position, oldest first. While there are none, and it is not later
-        than `noted`, what is in the keyspaces may be shown without asking."""
+        """Entries that the log has not committed, by position, oldest first. While there are none, nothing is held back
+        and it is not later than `noted`, what is in the keyspaces may be shown without asking."""
         # By keyspace: the newest uncommitted position that changed a key
         self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(SPACES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
@@ -201,7 +201,7 @@ class Store:
         self.noted = loaded.keyspaces[0].now
         self._shared.advance(self.noted)
         self._last = self._committed = loaded.position
-        self.loading = self._holds_back = False
+        self.loading = self.holds_back = False
         self._cache = self._new_cache()
         self._log.listen(self)
         self._tell_tallies()
@@ -246,7 +246,7 @@ class Store:
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
         """
         step = Step(space, command)
-        if self._holds_back and (failure := self._held_back((step,))):
+        if self.holds_back and (failure := self._held_back((step,))):
             return failure
         if self._cache is not None:
             put_off = self._cache.put_off((step,), lambda: self.execute(command, space, touch=touch))
@@ -276,7 +276,7 @@ class Store:
         bytes_max: of values that may be read or made anew; with more, all of it is taken back. None: any number.
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
-        if self._holds_back and (failure := self._held_back(steps, watched)):
+        if self.holds_back and (failure := self._held_back(steps, watched)):
             return failure
         if self._cache is not None:
             put_off = self._cache.put_off(steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max))
@@ -534,11 +534,6 @@ class Store:
         What is unsettled nobody is shown before `settled` says what became of it.
         """
         self.noted = self._pending_time = 0
-        if unsettled:
-            # No time is noted from now until writes are taken again. Who reads without asking, while none is
-            # uncommitted and the time is noted or of no account, has to ask then, as for what is unsettled.
-            self._expired_before = self._shared.expiring
-            self._shared.expiring = True
         failed: list[Held | HeldRun] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
@@ -555,7 +550,7 @@ class Store:
             failed += uncommitted.waiting
         for space, key, _, _ in unsettled:
             self._unsettled.setdefault(space, set()).add(key)
-        self._holds_back = bool(self._unsettled)
+        self.holds_back = bool(self._unsettled)
         self._tell_tallies()
         if self._cache is not None:
             self._cache.failed()
@@ -563,8 +558,6 @@ class Store:
 
     def settled(self, happened: Sequence[Effect]) -> None:
         """What was unsettled is known: let what has happened be there, which others see as changes made now."""
-        if self._unsettled:
-            self._shared.expiring = self._expired_before
         for space, key, value, deadline in happened:
             keyspace = self.keyspaces[space]
             if key is None:
@@ -576,7 +569,7 @@ class Store:
             if self._use_order is not None:
                 self._note_change(space, key)
         self._unsettled.clear()
-        self._holds_back = False
+        self.holds_back = False
         self._tell_tallies()
         if self._cache is not None:
             self._cache.settled(happened)
@@ -782,7 +775,7 @@ class Store:
     @property
     def plain(self) -> bool:
         """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
-        return self._log.commits_at_once and self._memory_limit is None and not self._holds_back
+        return self._log.commits_at_once and self._memory_limit is None and not self.holds_back
 
     @property
     def shows_plainly(self) -> bool:
@@ -792,7 +785,7 @@ class Store:
     @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
-        if self._holds_back:
+        if self.holds_back:
             return False
         return self.plain or (self._log.keeps_effects and (self._memory_limit is None or self._cache is not None))
 

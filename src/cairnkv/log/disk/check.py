@@ -7,7 +7,6 @@ Not for what a running store does with damage (`engine`, `restoring`): it refuse
 """
 
 import contextlib
-import fcntl
 import re
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from cairnkv.errors import OptionError
 from cairnkv.limits import SPACES
 from cairnkv.log.base import nobody
-from cairnkv.log.disk import wal
+from cairnkv.log.disk import lock, wal
 from cairnkv.log.disk.checkpoint import CONFIG, CURRENT
 from cairnkv.log.disk.engine import mend_logs, open_to_read
 from cairnkv.log.disk.files import Progress
@@ -105,19 +104,13 @@ class Findings:
 
 @contextlib.contextmanager
 def not_open(directory: Path) -> Iterator[None]:
-    """While no server has the store in this directory open, and none can open it. Raises `OptionError` if one has.
-
-    Not in a process that has it open itself: the lock is the process', and would be lost.
-    """
+    """While nobody has the store in this directory open, and nobody can open it. Raises `OptionError` if one has."""
     if not any(directory.glob("*.sst")) and not any(directory.glob("*.log")):
         raise OptionError(f"{directory} has no store: there is neither a table nor a log in it")
     with contextlib.ExitStack() as stack:
+        stack.callback(lock.let_go, lock.claim(directory))
         if (directory / "LOCK").exists():  # it is, once RocksDB has opened it
-            lock = stack.enter_context((directory / "LOCK").open("r+b"))
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise OptionError(f"{directory} is open in another process: stop that first") from None
+            stack.enter_context(lock.locked(directory))
         yield
 
 

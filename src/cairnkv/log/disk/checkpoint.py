@@ -1,7 +1,7 @@
 """A store's files as of one moment, under second names, while it is written to.
 
 RocksDB has a function for this, which rocksdict offers as `Checkpoint`. It keeps the interpreter through its fsyncs
-and a flush: up to 1.9 seconds were measured under load, in which no client would be served. So it is done here, with
+and a flush, and under load that is long enough for every client to notice. So it is done here, with
 system calls that let the interpreter go, from what RocksDB's files promise:
 
 - A table file ends with its footer, and never changes once it has that.

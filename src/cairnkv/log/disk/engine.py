@@ -72,6 +72,12 @@ MEMTABLES_MAX: Final = 2 * BEHIND_MEMTABLES
 """Memtables at which RocksDB itself would stop writes, and with them this whole process (see `RocksEngine`)."""
 
 
+BEHIND_SECONDS_MAX: Final = 60.0
+"""How long it may be behind before that counts as a failed write."""
+
+BEHIND_PAUSE_SECONDS: Final = 0.01
+"""How long whoever writes waits before it looks again."""
+
 FLUSH_SECONDS_MAX: Final = 120.0
 """How long RocksDB may take to make tables of what was written."""
 
@@ -149,6 +155,15 @@ class Engine(Protocol):
         """Never touch it again, not at this process' end either: it was opened by the one that this was forked from."""
 
 
+def wait_while_behind(engine: Engine) -> None:
+    """Return when there is something to be written again. Raises `OSError` when that takes too long."""
+    end = time.monotonic() + BEHIND_SECONDS_MAX
+    while engine.behind:
+        if time.monotonic() > end:
+            raise OSError(f"RocksDB was behind for {BEHIND_SECONDS_MAX:g} seconds")
+        time.sleep(BEHIND_PAUSE_SECONDS)
+
+
 class RocksEngine:
     """RocksDB in a directory.
 
@@ -203,14 +218,16 @@ class RocksEngine:
     def flush(self) -> None:
         """Return when everything that was written is in tables, while others go on writing.
 
-        Raises `OSError` when that takes too long.
+        Raises `OSError` when RocksDB cannot, or takes too long.
         """
         with self._flushing:
             with self._writing:
                 self._begin_log(wait=False)
             end = time.monotonic() + FLUSH_SECONDS_MAX
             while self._database.property_int_value("rocksdb.num-immutable-mem-table"):
-                if self.gave_up or time.monotonic() > end:
+                if self.gave_up:
+                    raise OSError("RocksDB could not write its tables")
+                if time.monotonic() > end:
                     raise OSError(f"RocksDB has not written its tables in {FLUSH_SECONDS_MAX:g} seconds")
                 time.sleep(FLUSH_PAUSE_SECONDS)
 

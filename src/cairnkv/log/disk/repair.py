@@ -27,7 +27,7 @@ from cairnkv.log.disk.check import (
     readable,
     shown,
 )
-from cairnkv.log.disk.engine import Engine, open_engine, rebuild
+from cairnkv.log.disk.engine import Engine, open_engine, rebuild, wait_while_behind
 from cairnkv.log.disk.files import Progress, becoming, copied, linked
 from cairnkv.log.disk.records import (
     END_KEY,
@@ -165,6 +165,5 @@ def _write(engine: Engine, records: Iterator[tuple[bytes, bytes]], left_out: lis
 
 
 def _put(engine: Engine, batch: object) -> None:
-    while engine.behind:
-        time.sleep(0.01)
+    wait_while_behind(engine)
     engine.write(batch)

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from cairnkv.commands import failures
 from cairnkv.log.base import Effect, LogRefused
-from cairnkv.log.disk.engine import Engine
+from cairnkv.log.disk.engine import Engine, wait_while_behind
 from cairnkv.log.disk.reader import Reader
 from cairnkv.log.disk.recorder import Recorder
 from cairnkv.log.disk.records import ENTRY, PART, space_range
@@ -48,12 +48,6 @@ EFFECT_BYTES: Final = 32
 
 UNCHECKED_BYTES: Final = 8 * 1024 * 1024
 """Bytes that are written between two looks at whether RocksDB is behind."""
-
-BEHIND_SECONDS_MAX: Final = 60.0
-"""How long it may be behind before that counts as a failed write."""
-
-BEHIND_PAUSE_SECONDS: Final = 0.01
-"""How long a writer waits before it looks again."""
 
 REOPEN_FIRST_SECONDS: Final = 0.1
 """How long a writer waits after an attempt to open the directory anew that failed; doubled each time."""
@@ -331,13 +325,9 @@ class Writer:
 
     def _wait_while_behind(self) -> None:
         self._unchecked = 0
-        begin = time.monotonic()
         if self._sync.every is not None and self._engine.behind:
             self._engine.sync()  # nothing is written meanwhile, and what was is not to wait for that
-        while self._engine.behind:
-            if time.monotonic() > begin + BEHIND_SECONDS_MAX:
-                raise OSError(f"RocksDB was behind for {BEHIND_SECONDS_MAX:g} seconds")
-            time.sleep(BEHIND_PAUSE_SECONDS)
+        wait_while_behind(self._engine)
 
     # -- when the disk has failed -------------------------------------------------------------------------------
 
