@@ -34,7 +34,10 @@ class Screen:
         self.shown = ""
 
     def type(self, keys: str) -> None:
-        """Press keys; Enter is \\r, Ctrl-C is \\x03."""
+        """Press keys; Enter is \\r, Ctrl-C is \\x03.
+
+        Only at a prompt that was seen: redis-cli throws away what was typed before it reads keys one by one.
+        """
         os.write(self.terminal, keys.encode())
 
     def expect(self, text: str) -> None:
@@ -115,9 +118,10 @@ def test_in_a_terminal(server: Target, tmp_path: Path) -> None:
         terminal.type("select 0\r")
         terminal.expect(prompt)
         terminal.type("multi\r")
-        terminal.expect(f"{server.host}:{server.port}(TX)> ")
+        within = f"{server.host}:{server.port}(TX)> "
+        terminal.expect(within)
         terminal.type("incr n\r")
-        terminal.expect("\nQUEUED\r\n")
+        terminal.expect("\nQUEUED\r\n" + within)
         terminal.type("exec\r")
         terminal.expect("\n1) (integer) 1\r\n" + prompt)
         terminal.type("quit\r")
