@@ -89,13 +89,13 @@ $(made):
 
 $(runtime): $(made) $(sources)
 	@echo "make: installing cairnkv and what it needs to run, and compiling its hot path" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[disk]'
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
 	@$(say_features)
 	@touch $@
 
 $(dev): $(made) $(sources)
 	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev,disk,msgpack]'
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev,cluster,msgpack]'
 	@$(say_features)
 	@touch $(runtime) $@
 
@@ -106,6 +106,6 @@ $(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
 
 $(bench): $(made) $(sources)
 	@echo "make: installing cairnkv and the clients it is compared with" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[bench,disk]'
+	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[bench,cluster]'
 	@$(say_features)
 	@touch $(runtime) $@

@@ -26,6 +26,8 @@ LEVELS = [
     {"aio"},
     {"__init__"},
     {"server"},
+    {"cluster"},
+    {"consistency"},
     {"cli"},
     {"testing"},
     {"__main__"},

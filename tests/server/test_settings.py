@@ -36,6 +36,12 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "backup_dir": (["d", "e", "f"], ["d", "e", "f"]),
     "sync": (["none", "1s", "always"], [Sync(None), Sync(1.0), Sync()]),
     "disk_limit": (["1g", "16MiB", "9000000"], [2**30, 2**24, 9_000_000]),
+    "name": (["a", "b-1", "c_2"], ["a", "b-1", "c_2"]),
+    "log_limit": (["1g", "64MiB", "2GiB"], [2**30, 2**26, 2**31]),
+    "nats_creds": (["a", "b", "c"], ["a", "b", "c"]),
+    "nats_ca": (["a", "b", "c"], ["a", "b", "c"]),
+    "nats_system": (["a:b", "c", "d"], ["a:b", "c", "d"]),
+    "trust_nats_sync": (["yes", "off", "TRUE"], [True, False, True]),
     "idle_timeout": (["0", "1h", "2.5s"], [0, 3_600, 2.5]),
     "frame_timeout": (["1", "500ms", "2m"], [1, 0.5, 120]),
     "stall_timeout": (["1d", "3s", "4"], [86_400, 3, 4]),
@@ -44,9 +50,12 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
 }
 """Of each option, three texts and what they mean."""
 
+TOGETHER = {"cluster", "nats_cert", "nats_key"}
+"""Those that cannot stand alone."""
+
 
 def test_every_option_is_tried_here() -> None:
-    assert VALUES.keys() == OPTIONS.keys() == {field.name for field in dataclasses.fields(Settings)}
+    assert VALUES.keys() | TOGETHER == OPTIONS.keys() == {field.name for field in dataclasses.fields(Settings)}
 
 
 @pytest.mark.parametrize("option", VALUES)
@@ -70,6 +79,23 @@ def test_flag_then_environment_then_file_then_default(option: str, tmp_path: Pat
 def test_the_default_that_is_shown_is_the_default(option: str, shown: str) -> None:
     default = getattr(Settings(), option)
     assert default is None if shown == "none" else OPTIONS[option].parse(shown) == default
+
+
+def test_a_node_of_a_cluster() -> None:
+    flags = {"cluster": "nats://a:4222,nats://b:4222", "data": "node", "nats_cert": "c.pem", "nats_key": "k.pem"}
+    settings = load(flags, environment={})
+    assert settings.cluster == ("nats://a:4222", "nats://b:4222")
+    assert (settings.nats_cert, settings.nats_key) == ("c.pem", "k.pem")
+    for wrong in (
+        {"data": None},
+        {"nats_key": None},
+        {"backup_dir": "b"},
+        {"when_full": "evict"},
+        {"cluster": "http://a"},
+    ):
+        changed = {name: text for name, text in (flags | wrong).items() if text is not None}
+        with pytest.raises(OptionError):
+            load(changed, environment={})
 
 
 def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from cairnkv import limits
 from cairnkv.errors import OptionError
 from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
 from cairnkv.log.disk.sync import Sync
+from cairnkv.log.quorum.options import LOG_LIMIT, LOG_LIMIT_LEAST, cluster_wants_data, parsed_name, parsed_urls
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
@@ -219,6 +220,59 @@ class Settings:
         shown="none",
         metavar="DIR",
     )
+    cluster: tuple[str, ...] | None = _option(
+        parsed_urls,
+        None,
+        "be a node of a cluster whose log is in this NATS JetStream: addresses like nats://HOST:4222, with commas "
+        "between; its table is in --data",
+        shown="none",
+        metavar="URLS",
+        secret=True,
+    )
+    name: str = _option(
+        parsed_name,
+        "cairn",
+        "with --cluster, the cluster's name; several may share a NATS",
+        shown="cairn",
+        metavar="NAME",
+    )
+    log_limit: int = _option(
+        size,
+        LOG_LIMIT,
+        "with --cluster, what its log may have in NATS; writes stop at 90 % of that",
+        shown=f"{LOG_LIMIT // limits.MIB}MiB",
+        metavar="SIZE",
+    )
+    nats_creds: str | None = _option(
+        str,
+        None,
+        "with --cluster, file with the credentials (JWT and seed) of a user of NATS",
+        shown="none",
+        metavar="FILE",
+    )
+    nats_ca: str | None = _option(
+        str, None, "with --cluster, TLS to NATS: certificates of those to be trusted", shown="none", metavar="FILE"
+    )
+    nats_cert: str | None = _option(
+        str, None, "with --cluster, TLS to NATS: this node's certificate", shown="none", metavar="FILE"
+    )
+    nats_key: str | None = _option(str, None, "with --cluster, TLS to NATS: its key", shown="none", metavar="FILE")
+    nats_system: str | None = _option(
+        str,
+        None,
+        "with --cluster, USER:PASSWORD or a file with credentials of a user of NATS' system account: proves that NATS "
+        "syncs every write",
+        shown="none",
+        metavar="WHO",
+        secret=True,
+    )
+    trust_nats_sync: bool = _option(
+        switch,
+        False,
+        "with --cluster, serve although nobody can see whether NATS syncs every write",
+        shown="no",
+        metavar="",
+    )
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time a client may say nothing; 0 is for ever")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
     stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time a client may take none of its replies")
@@ -262,6 +316,8 @@ class Settings:
             and Path(self.backup_dir).resolve().is_relative_to(Path(self.data).resolve())
         ):
             raise OptionError("backup-dir is within data, which belongs to the store: name another directory")
+        if self.cluster is not None:
+            self._check_cluster()
         if self.no_tcp and self.unix is None:
             raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")
         open_to_all = not self.insecure and self.password is None
@@ -270,6 +326,18 @@ class Settings:
                 f"{self.host} is beyond this machine, and nobody has to authenticate: whoever reaches the port "
                 "can read and clear everything. Listen on 127.0.0.1, want a password, or say --insecure if you mean it"
             )
+
+    def _check_cluster(self) -> None:
+        if self.data is None:
+            raise cluster_wants_data()
+        if self.when_full is not WhenFull.REFUSE:
+            raise OptionError("when-full: a node of a cluster evicts nothing; without room it refuses writes")
+        if self.backup_dir is not None:
+            raise OptionError("backup-dir is not for a node of a cluster, whose snapshots are in NATS")
+        if self.log_limit < LOG_LIMIT_LEAST:
+            raise OptionError(f"log-limit is {self.log_limit:,}; it has to be at least {LOG_LIMIT_LEAST:,}")
+        if (self.nats_cert is None) != (self.nats_key is None):
+            raise OptionError("nats-cert and nats-key go together: a certificate and its key")
 
 
 OPTIONS: Final[dict[str, Option]] = {field.name: field.metadata[_OPTION] for field in dataclasses.fields(Settings)}
