@@ -58,12 +58,18 @@ class Due:
     size: int = 0
 
 
+@dataclasses.dataclass(slots=True, frozen=True)
 class Unfinished:
-    """The type of `UNFINISHED`."""
+    """In the place of what is due: a command takes several turns, and has had one.
+
+    until: it gets no other before this was carried out; None: when it is its turn.
+    """
+
+    until: Held | None = None
 
 
 UNFINISHED: Final = Unfinished()
-"""In the place of what is due: a command takes several turns, and has had one."""
+"""One that waits for nothing but its turn."""
 
 
 class Conversation(Protocol):
