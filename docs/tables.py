@@ -60,7 +60,7 @@ def failures() -> str:
             code.meaning,
             {False: "not executed (0x02)", None: "unknown (0x04)"}.get(code.executed, "executed"),
             "closes" if code.closes else "survives",
-            "may help later" if code.passing else "no use",
+            ("may help later" if code.passing else "no use") + ("; another node may do it" if code.elsewhere else ""),
         )
         for code in CODES.values()
     ]
