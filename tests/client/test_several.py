@@ -280,6 +280,19 @@ def test_a_write_of_unknown_outcome_is_not_followed_by_others_there(connect: Con
     assert (here.got, there.got) == (["SET"], ["SET"])
 
 
+def test_a_write_has_all_of_the_time_since_it_cannot_be_had_elsewhere(connect: Connect) -> None:
+    def slow(conversation: Conversation) -> None:
+        while (request := conversation.command()) is not None:
+            if not isinstance(request.command, Ping):
+                time.sleep(1.2)
+            conversation.say(OK if request.command.word.writes else b"PONG")
+
+    there = Node()
+    with nodes(slow, there) as [one, other], connect(url_of(one.port, other.port, timeout=2)) as kv:
+        assert kv.set("k", "v") is True
+    assert there.got == []
+
+
 def test_where_the_others_are_no_better_a_read_has_all_of_the_time(connect: Connect) -> None:
     def slow(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
