@@ -72,6 +72,25 @@ UNFINISHED: Final = Unfinished()
 """One that waits for nothing but its turn."""
 
 
+class OwnWrites:
+    """Whether all that a client has written is there to be read, so that a local read cannot miss it."""
+
+    def __init__(self) -> None:
+        self._newest: Held | None = None
+
+    def note(self, outcome: Reply | Held) -> None:
+        """The client has written something, with this outcome."""
+        if isinstance(outcome, Held):
+            self._newest = outcome
+
+    @property
+    def are_there(self) -> bool:
+        """Whether they are; an outcome that nobody knows will not be waited for."""
+        if self._newest is not None and self._newest.executed:
+            self._newest = None
+        return self._newest is None
+
+
 class Conversation(Protocol):
     """One wire's part of a session."""
 
