@@ -232,6 +232,11 @@ class ReplicatedStore(Store):
         self._breaks_writes = "early-replies" in broken
         super().__init__(log=log, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
 
+    @property
+    def size(self) -> str:
+        """What this store is called, whatever its table is in."""
+        return "quorum"
+
     # -- loading ----------------------------------------------------------------------------------------------
 
     def load(self) -> Loaded:

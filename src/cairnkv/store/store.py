@@ -179,6 +179,11 @@ class Store:
         )
 
     @property
+    def size(self) -> str:
+        """What this store is called: process, disk or quorum."""
+        return self._log.size
+
+    @property
     def keyspace(self) -> Keyspace:
         """The first keyspace: that of the article's wire and of the embedded store."""
         return self.keyspaces[0]
@@ -827,7 +832,7 @@ class Store:
     def _info(self) -> Iterable[tuple[str, str | int]]:
         return (
             ("cairnkv_version", VERSION),
-            ("size", self._log.size),
+            ("size", self.size),
             ("loading", int(self.loading)),
             *self._log.about(),
             *(() if self._cache is None else self._cache.about()),

@@ -127,6 +127,7 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
         return Together([one.say(replies) for one in planned])
 
     outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX)
+    talk.own_writes.note(outcome)
     return Later(outcome, show, cost=talk.queued_cost, size=talk.queued_bytes)
 
 
