@@ -7,7 +7,7 @@ The fixture `nats` starts it once for all tests of a process; a test uses a name
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -29,14 +29,11 @@ _numbers = itertools.count(1)
 class Nats:
     """A cluster of NATS servers. Use as a context manager, which ends them."""
 
-    def __init__(
-        self, directory: Path, *, sync: tuple[str | None, ...] = ("always",) * SERVERS, **settings: Any
-    ) -> None:
+    def __init__(self, directory: Path, *, sync: Sequence[str | None] = ("always",) * SERVERS, **settings: Any) -> None:
         """sync: each server's sync_interval. settings: more of `NatsConfig`, for all."""
         ports = free_ports(2 * len(sync))
         client_ports, route_ports = ports[: len(sync)], ports[len(sync) :]
-        settings = {"file_max": 8192 * MIB, "password": "a store's", "system_password": "a-system", **settings}
-        settings["password"] = settings["password"].replace(" ", "-").replace("'", "")
+        settings = {"file_max": 8192 * MIB, "password": "a-store", "system_password": "a-system", **settings}
         self.servers = [
             NatsServer(
                 NatsConfig(
@@ -135,6 +132,5 @@ def nats_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
 @pytest.fixture
 def nats(nats_session: Nats) -> Nats:
     """The cluster of this process, healthy."""
-    if not all(server.running for server in nats_session.servers):
-        nats_session.heal()
+    nats_session.heal()
     return nats_session
