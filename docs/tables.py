@@ -111,8 +111,7 @@ def transitions() -> str:
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
-REDIS_GROUPS = ("string", "bitmap", "generic", "transactions",
-    "cluster", "pubsub", "connection", "server")
+REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server", "cluster")
 """Groups of Redis' words, in the order of the table."""
 
 REDIS_ABSENT = {

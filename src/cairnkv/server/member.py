@@ -24,7 +24,7 @@ from typing import Final
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError
 from cairnkv.log.disk import DiskLog, Sync
-from cairnkv.log.quorum.entries import Entry
+from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
@@ -245,7 +245,7 @@ class Member:
             store.adopt(stream.identity.created)
         elif store.identity != stream.identity.created:
             raise OptionError(
-                f"{self._directory.path} belongs to another stream than {stream.identity.name}, which was made "
+                f"{self._directory.path} belongs to another stream than {stream.identity.stream}, which was made "
                 "anew since; see `cairn cluster repair`"
             )
         if store.position > stream.last:
@@ -268,14 +268,13 @@ class Member:
         target = self.stream.last
         if store.position >= target:
             self._caught_up.set()
-        while store.stopped is None:
+        while store.takes_part:
             try:
                 async for batch in self.stream.entries(store.position):
-                    await self._apply(batch)
+                    if not await self._apply(batch):
+                        return
                     if not self._caught_up.is_set() and store.position >= target:
                         self._caught_up.set()
-                    if store.stopped is not None:
-                        return
             except Purged:
                 await self._take_snapshot()
             except PastEnd as past:
@@ -283,13 +282,14 @@ class Member:
             except Replaced as replaced:
                 store.leave(f"the stream is another one now: {replaced}; see `cairn cluster repair`")
 
-    async def _apply(self, batch: list[tuple[int, bytes]]) -> None:
+    async def _apply(self, batch: list[tuple[int, bytes]]) -> bool:
+        """Apply what has come together; False where this node does not go on."""
         store = self.store
         began = time.monotonic()
         for position, data in batch:
             await self._room_in_table()
-            if store.stopped is not None:
-                return
+            if not store.takes_part:
+                return False
             if position == store.position + 1:
                 store.apply_entry(position, data)
             if time.monotonic() - began > APPLY_SECONDS:
@@ -299,11 +299,12 @@ class Member:
         if store.proposer.quorum:
             self._quorum.set()
         self._pump()
+        return store.takes_part
 
     async def _room_in_table(self) -> None:
         """Wait while the node's table takes nothing: a disk that is slower than the log holds back this node only."""
         while True:
-            if self.store.takes_entries or self.store.stopped is not None:
+            if self.store.takes_entries or not self.store.takes_part:
                 return
             await asyncio.sleep(TABLE_PAUSE)
 
@@ -325,6 +326,7 @@ class Member:
     def _pump(self) -> None:
         self._pump_wanted = False
         now = asyncio.get_running_loop().time()
+        self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
         for data in self.store.proposer.entries(now, 0 if self._clock_off else self.store.clock()):
             self._own_sent = now
             self.stream.publish(data, self._refused)
@@ -338,7 +340,7 @@ class Member:
         """See to what takes too long, as long as this node takes part."""
         loop = asyncio.get_running_loop()
         store = self.store
-        while store.stopped is None:
+        while store.takes_part:
             now = loop.time()
             store.proposer.tick(now, store.table)
             self._look_at_limits(now)

@@ -237,6 +237,11 @@ class ReplicatedStore(Store):
         """What this store is called, whatever its table is in."""
         return "quorum"
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether this node goes on with its cluster."""
+        return self.stopped is None
+
     # -- loading ----------------------------------------------------------------------------------------------
 
     def load(self) -> Loaded:
