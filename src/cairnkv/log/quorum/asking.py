@@ -1,0 +1,68 @@
+"""Requests to JetStream, asked again while nobody can answer: a server that fails is replaced within seconds.
+
+What always holds: only what passes by itself is asked again, and not for ever. A request may have been executed though
+nobody said so; whoever asks again has to make sure that this does no harm.
+
+Not for entries of the log, of which it matters what became of each (`proposer`).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from nats import errors
+from nats.js.errors import APIError, Error, NoStreamResponseError, ServiceUnavailableError
+
+_T = TypeVar("_T")
+
+PATIENCE: Final = 30.0
+"""Seconds for which something is asked again. NATS takes some 6 to agree on another leader."""
+
+PAUSE_SECONDS: Final = 0.2
+"""How long is waited before it is."""
+
+_FULL: Final = (10_023, 10_047, 10_077)
+"""Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
+
+
+class Unanswered(Exception):
+    """JetStream could not be asked, or has refused; the text says what, and why."""
+
+
+async def patiently(what: str, ask: Callable[[], Awaitable[_T]], patience: float = PATIENCE) -> _T:
+    """What comes of asking, again and again if need be.
+
+    what: is being done, for the error. Raises `Unanswered`, and what `ask` raises that NATS has not said.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return await ask()
+        except (errors.Error, Error, OSError) as error:
+            if not _passes(error) or time.monotonic() >= end:
+                raise Unanswered(f"{what}: {in_words(error)}") from error
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+def in_words(error: Exception) -> str:
+    """What NATS, or its client, says."""
+    if isinstance(error, NoStreamResponseError):
+        return "nobody answers for the stream"
+    if isinstance(error, APIError) and error.description:
+        return f"NATS says {error.description!r}"
+    return str(error).removeprefix("nats: ") or type(error).__name__
+
+
+def _passes(error: Exception) -> bool:
+    if isinstance(error, ServiceUnavailableError):
+        return error.err_code not in _FULL
+    return isinstance(
+        error,
+        errors.TimeoutError
+        | errors.NoRespondersError
+        | errors.ConnectionReconnectingError
+        | errors.OutboundBufferLimitError
+        | errors.StaleConnectionError
+        | NoStreamResponseError,
+    )
