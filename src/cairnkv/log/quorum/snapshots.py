@@ -149,8 +149,8 @@ class Snapshots:
                 config = (await self._js.stream_info(self._stream)).config
             if config.num_replicas != self._replicas or config.storage != "file" or config.max_age:
                 raise OptionError(
-                    f"NATS has a stream {self._stream} with {config.num_replicas} replicas, in {config.storage}, with a "
-                    f"max age of {config.max_age or 0:g} s; snapshots need {self._replicas}, file, and none"
+                    f"NATS has a stream {self._stream} with {config.num_replicas} replicas, in {config.storage}, with "
+                    f"a max age of {config.max_age or 0:g} s; snapshots need {self._replicas}, file, and none"
                 )
 
         await patiently(f"opening {self._stream}", ask)
