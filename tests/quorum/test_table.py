@@ -93,7 +93,7 @@ def test_damaged_files_are_not_installed(data: Path, tmp_path: Path) -> None:
     content = bytearray(sst.read_bytes())
     content[len(content) // 2] ^= 1
     sst.write_bytes(content)
-    with pytest.raises(OptionError, match="is damaged: .* SHA-256"):
+    with pytest.raises(OptionError, match=r"is damaged: .* SHA-256"):
         install(tmp_path / "fetched", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

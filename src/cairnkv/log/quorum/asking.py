@@ -26,6 +26,10 @@ _FULL: Final = (10_023, 10_047, 10_077)
 """Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
 
 
+_NO_PEERS: Final = 10_005
+"""The code of JetStream that says too few servers are there for a new stream, as when they have just begun."""
+
+
 class Unanswered(Exception):
     """JetStream could not be asked, or has refused; the text says what, and why."""
 
@@ -57,6 +61,8 @@ def in_words(error: Exception) -> str:
 def _passes(error: Exception) -> bool:
     if isinstance(error, ServiceUnavailableError):
         return error.err_code not in _FULL
+    if isinstance(error, APIError):
+        return error.err_code == _NO_PEERS or isinstance(error, NoStreamResponseError)
     return isinstance(
         error,
         errors.TimeoutError
