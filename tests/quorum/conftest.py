@@ -1,4 +1,4 @@
-"""Fixtures of a NATS cluster, for all tests here."""
+"""Three NATS servers for these tests."""
 
 from tests.support.nats import nats, nats_session
 
