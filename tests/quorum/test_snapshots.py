@@ -8,19 +8,20 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 
-import nats as client
 import pytest
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, ObjectStoreConfig
 
 from cairnkv.errors import OptionError
+from cairnkv.log.quorum.connection import Connection, close, connect
+from cairnkv.log.quorum.declaration import Identity
 from cairnkv.log.quorum.leases import Lease
 from cairnkv.log.quorum.snapshots import PINS_MAX, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.table import install, node_record, staged
 from tests.quorum.tables import POSITION, Table
 from tests.support.nats import Nats
 
-IDENTITY = "2026-11-22T16:00:00.123456Z"
+IDENTITY = Identity("CAIRN_test", 1_700_000_000_123_456_789)
 LEASE_SECONDS = 1.5
 CHUNK = 128 * 1024
 PATIENCE = 20.0
@@ -33,30 +34,28 @@ class Cluster:
         self.name = nats.fresh_name()
         self.bucket = f"CAIRN_{self.name}_snapshots"
         self._nats = nats
-        self._clients: list[client.NATS] = []
+        self._clients: list[Connection] = []
         self._opened: list[Snapshots] = []
 
-    async def js(self) -> JetStreamContext:
-        async def ignore(_: Exception) -> None:
-            pass
-
-        nc = await client.connect(
-            list(self._nats.urls), ping_interval=1, max_outstanding_pings=2, reconnect_time_wait=0.1, error_cb=ignore
-        )
+    async def nc(self) -> Connection:
+        nc = await connect(self._nats.options(), "test")
         self._clients.append(nc)
-        return nc.jetstream(timeout=1.0)
+        return nc
+
+    async def js(self) -> JetStreamContext:
+        return (await self.nc()).jetstream(timeout=1.0)
 
     async def node(
-        self, name: str = "node-1", identity: str = IDENTITY, kind: type[Snapshots] = Snapshots
+        self, name: str = "node-1", identity: Identity = IDENTITY, kind: type[Snapshots] = Snapshots
     ) -> Snapshots:
-        snapshots = kind(await self.js(), self.name, name, chunk=CHUNK, lease_seconds=LEASE_SECONDS)
+        snapshots = kind(await self.nc(), self.name, name, chunk=CHUNK, lease_seconds=LEASE_SECONDS)
         self._opened.append(snapshots)
         await snapshots.open(identity)
         return snapshots
 
     async def die(self) -> None:
         """The node that was made last is heard of no more."""
-        await self._clients[-1].close()
+        await close(self._clients[-1])
 
     async def chunks(self) -> dict[str, int]:
         """How many chunks there are, by subject."""
@@ -67,7 +66,7 @@ class Cluster:
         for snapshots in self._opened:
             snapshots.close()
         for nc in self._clients:
-            await nc.close()
+            await close(nc)
         self._clients.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # nats-py leaves sockets to Python when it reconnects
@@ -127,7 +126,7 @@ async def test_a_table_goes_there_and_comes_back(cluster: Cluster, tmp_path: Pat
             assert ours
             position = int(await node.side.run(node_record, staging, POSITION) or b"")
             made = await node.put(staging, position, sent.append)
-    assert (made.position, made.identity, made.node) == (1_234, IDENTITY, "node-1")
+    assert (made.position, made.created, made.node) == (1_234, IDENTITY.created, "node-1")
     assert made.size > 4_000_000
     assert sum(sent) == 2 * made.size, "sent, and read back"
 
@@ -169,7 +168,7 @@ async def test_other_programs_can_read_it(cluster: Cluster, files: Path) -> None
     made = await put(await cluster.node(), files, 7)
     store = await (await cluster.js()).object_store(cluster.bucket)
     (listed,) = await store.list()
-    assert listed.name == made.name == f"{7:020}@{IDENTITY}"
+    assert listed.name == made.name == f"{7:020}@{IDENTITY.created}"
     got = await store.get(made.name)  # compares the digest
     assert got.data is not None
     assert len(got.data) == made.size
@@ -201,7 +200,7 @@ async def test_there_is_one_of_a_position_and_none_before_the_newest(cluster: Cl
 
 
 async def test_those_of_another_stream_count_for_nothing_and_stay(cluster: Cluster, files: Path) -> None:
-    before = await cluster.node(identity="before")
+    before = await cluster.node(identity=Identity("CAIRN_test", 1_600_000_000_000_000_000))
     for position in (100, 200):
         await put(before, files, position)
     node = await cluster.node()

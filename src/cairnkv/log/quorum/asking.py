@@ -12,7 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from nats import errors
+from nats.aio.client import Client
 from nats.js.errors import APIError, Error, NoStreamResponseError, ServiceUnavailableError
+
+from cairnkv.errors import Unavailable
+from cairnkv.log.quorum.connection import text_of
 
 _T = TypeVar("_T")
 
@@ -30,22 +34,21 @@ _NO_PEERS: Final = 10_005
 """The code of JetStream that says too few servers are there for a new stream, as when they have just begun."""
 
 
-class Unanswered(Exception):
-    """JetStream could not be asked, or has refused; the text says what, and why."""
-
-
-async def patiently(what: str, ask: Callable[[], Awaitable[_T]], patience: float = PATIENCE) -> _T:
+async def patiently(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], patience: float = PATIENCE) -> _T:
     """What comes of asking, again and again if need be.
 
-    what: is being done, for the error. Raises `Unanswered`, and what `ask` raises that NATS has not said.
+    what: is being done, for the error. Raises `Unavailable` with what is wrong, after `patience` or where it does not
+    pass, and what `ask` raises that NATS has not said.
     """
     end = time.monotonic() + patience
     while True:
         try:
+            if not nc.is_connected and not nc.is_closed:  # nats-py would keep the request's future for ever
+                raise errors.ConnectionReconnectingError
             return await ask()
         except (errors.Error, Error, OSError) as error:
             if not _passes(error) or time.monotonic() >= end:
-                raise Unanswered(f"{what}: {in_words(error)}") from error
+                raise Unavailable(f"{what}: {in_words(error)}") from error
         await asyncio.sleep(PAUSE_SECONDS)
 
 
@@ -55,7 +58,7 @@ def in_words(error: Exception) -> str:
         return "nobody answers for the stream"
     if isinstance(error, APIError) and error.description:
         return f"NATS says {error.description!r}"
-    return str(error).removeprefix("nats: ") or type(error).__name__
+    return text_of(error).removeprefix("nats: ")
 
 
 def _passes(error: Exception) -> bool:

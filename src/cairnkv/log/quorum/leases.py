@@ -17,11 +17,13 @@ from nats.js.api import KeyValueConfig, StorageType
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.nuid import NUID
 
-from cairnkv.errors import OptionError
-from cairnkv.log.quorum.asking import Unanswered, patiently
+from cairnkv.errors import OptionError, Unavailable
+from cairnkv.log.quorum.asking import patiently
+from cairnkv.log.quorum.connection import ASK_PATIENCE
+from cairnkv.log.quorum.options import REPLICAS
 
 if TYPE_CHECKING:
-    from nats.js import JetStreamContext
+    from nats.aio.client import Client
     from nats.js.kv import KeyValue
 
 LEASE_SECONDS: Final = 30.0
@@ -54,14 +56,14 @@ class Lease:
         self._renewing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._renewing
-        with contextlib.suppress(Unanswered):
+        with contextlib.suppress(Unavailable):
             await self._leases.remove(self._key, self._value)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._leases.seconds / RENEWALS)
             asked = time.monotonic()
-            with contextlib.suppress(Unanswered):
+            with contextlib.suppress(Unavailable):
                 revision = await self._leases.write(self._key, self._value, self._revision)
                 if revision is None:  # it was over; nobody else may have it yet
                     revision = await self._leases.write(self._key, self._value, None)
@@ -74,18 +76,17 @@ class Lease:
 class Leases:
     """The bucket. seconds: how long a lease lasts, which is for the bucket to say."""
 
-    def __init__(
-        self, js: "JetStreamContext", bucket: str, *, replicas: int = 3, seconds: float = LEASE_SECONDS
-    ) -> None:
+    def __init__(self, nc: "Client", bucket: str, *, replicas: int = REPLICAS, seconds: float = LEASE_SECONDS) -> None:
         """seconds: in a bucket that is not there yet."""
-        self._js = js
+        self._nc = nc
+        self._js = nc.jetstream(timeout=ASK_PATIENCE)
         self._bucket = bucket
         self._replicas = replicas
         self.seconds = seconds
         self._values: KeyValue | None = None
 
     async def open(self) -> None:
-        """Make the bucket if it is not there. Raises `OptionError` if it is another one, and `Unanswered`."""
+        """Make the bucket if it is not there. Raises `OptionError` if it is another one, and `Unavailable`."""
         stream = f"KV_{self._bucket}"
 
         async def ask() -> None:
@@ -111,18 +112,18 @@ class Leases:
             self.seconds = float(config.max_age)
             self._values = await self._js.key_value(self._bucket)
 
-        await patiently(f"opening {stream}", ask)
+        await patiently(self._nc, f"opening {stream}", ask)
 
     async def take(self, key: str, told: dict[str, Any]) -> Lease | None:
-        """Have this lease; None: somebody else has it. told: what others are told of it. Raises `Unanswered`."""
+        """Have this lease; None: somebody else has it. told: what others are told of it. Raises `Unavailable`."""
         value = json.dumps({**told, "token": NUID().next().decode()}).encode()
         asked = time.monotonic()
         revision = await self.write(key, value, None)
         return Lease(self, key, value, revision, asked) if revision is not None else None
 
     async def told(self, key: str) -> dict[str, Any] | None:
-        """What is told of a lease; None: nobody has it. Raises `Unanswered`."""
-        found = await patiently(f"reading the lease {key}", lambda: self._read(key))
+        """What is told of a lease; None: nobody has it. Raises `Unavailable`."""
+        found = await patiently(self._nc, f"reading the lease {key}", lambda: self._read(key))
         if found is None:
             return None
         told: dict[str, Any] = {}
@@ -143,7 +144,7 @@ class Leases:
                 found = await self._read(key)  # maybe it was written already, and only the answer was lost
                 return found[0] if found is not None and found[1] == value else None
 
-        return await patiently(f"writing the lease {key}", ask, self.seconds)
+        return await patiently(self._nc, f"writing the lease {key}", ask, self.seconds)
 
     async def remove(self, key: str, value: bytes) -> None:
         """Have no such lease, if it has this value. Asked once: it is over by itself."""
@@ -153,7 +154,7 @@ class Leases:
             if found is not None and found[1] == value:
                 await self._bucket_open.delete(key, last=found[0])
 
-        await patiently(f"releasing the lease {key}", ask, 0.0)
+        await patiently(self._nc, f"releasing the lease {key}", ask, 0.0)
 
     async def _read(self, key: str) -> tuple[int, bytes] | None:
         try:

@@ -22,7 +22,6 @@ import datetime
 import functools
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -33,21 +32,23 @@ from nats.js.api import Header, ObjectStoreConfig, StorageType
 from nats.js.errors import BadRequestError, NotFoundError
 from nats.nuid import NUID
 
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB
 from cairnkv.log.base import nobody
 from cairnkv.log.disk.files import Progress, becoming, unfinished
 from cairnkv.log.quorum.archive import BadArchive, Unpacking, packed
-from cairnkv.log.quorum.asking import PATIENCE, Unanswered, patiently
+from cairnkv.log.quorum.asking import PATIENCE, patiently
+from cairnkv.log.quorum.connection import ASK_PATIENCE, log
+from cairnkv.log.quorum.declaration import Identity
 from cairnkv.log.quorum.leases import LEASE_SECONDS, Lease, Leases
+from cairnkv.log.quorum.options import REPLICAS
 from cairnkv.log.quorum.side_thread import SideThread
+from cairnkv.log.quorum.stream import HEADERS_MAX
 from cairnkv.records import record
 
 if TYPE_CHECKING:
-    from nats.js import JetStreamContext
+    from nats.aio.client import Client
     from nats.js.api import RawStreamMsg
-
-_log: Final = logging.getLogger("cairnkv.quorum")
 
 CHUNK_BYTES: Final = 256 * KIB
 """A message of a snapshot. Measured: longer ones are not much faster, and hold up the log's entries for longer."""
@@ -86,12 +87,13 @@ class PinsTaken(SnapshotError):
 class Snapshot:
     """One that counts.
 
-    position: of the newest entry that its files have. identity: of the log's stream. node: has made it.
+    position: of the newest entry that its files have. created: when the log's stream was made, in nanoseconds since
+    1970, by which it is told from others of its name. node: has made it. made: when, in ISO 8601.
     size: bytes of its archive, in so many chunks. digest: their SHA-256, in hexadecimal.
     """
 
     position: int
-    identity: str
+    created: int
     node: str
     size: int
     chunks: int
@@ -102,39 +104,40 @@ class Snapshot:
     @property
     def name(self) -> str:
         """Names sort by position. There is one snapshot of a position of a stream."""
-        return f"{self.position:020}@{self.identity}"
+        return f"{self.position:020}@{self.created}"
 
 
 class Snapshots:
-    """The snapshots of a cluster, as one node sees them. Methods raise `Unanswered` when NATS does not answer."""
+    """The snapshots of a cluster, as one node sees them. Methods raise `Unavailable` when NATS does not answer."""
 
     def __init__(
         self,
-        js: "JetStreamContext",
+        nc: "Client",
         name: str,
         node: str,
         *,
-        replicas: int = 3,
+        replicas: int = REPLICAS,
         chunk: int = CHUNK_BYTES,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """name: of the cluster. chunk: bytes; it has to fit into a message, with its headers.
+        """nc: a connection. name: of the cluster. chunk: bytes of a message at most, if NATS takes so many.
 
         lease_seconds: if the leases' bucket is not there yet.
         """
-        self._js = js
+        self._nc = nc
+        self._js = nc.jetstream(timeout=ASK_PATIENCE)
         self._bucket = f"CAIRN_{name}_snapshots"
         self._stream = f"OBJ_{self._bucket}"
         self._node = node
         self._replicas = replicas
         self._chunk = chunk
-        self._identity: str | None = None
-        self._leases = Leases(js, f"CAIRN_{name}_leases", replicas=replicas, seconds=lease_seconds)
+        self._created = 0  # when the stream was made whose snapshots count
+        self._leases = Leases(nc, f"CAIRN_{name}_leases", replicas=replicas, seconds=lease_seconds)
         self._turn: Lease | None = None
         self.side: Final = SideThread(f"{self._bucket} files")
         """Where its file work is done; others may use it for theirs."""
 
-    async def open(self, identity: str) -> None:
+    async def open(self, identity: Identity) -> None:
         """Make the buckets if they are not there. identity: of the stream whose snapshots count.
 
         Raises `OptionError` if they are there and would not keep what they are given.
@@ -153,9 +156,9 @@ class Snapshots:
                     f"a max age of {config.max_age or 0:g} s; snapshots need {self._replicas}, file, and none"
                 )
 
-        await patiently(f"opening {self._stream}", ask)
+        await patiently(self._nc, f"opening {self._stream}", ask)
         await self._leases.open()
-        self._identity = identity
+        self._created = identity.created
 
     def close(self) -> None:
         """Let the thread end."""
@@ -166,7 +169,7 @@ class Snapshots:
     async def listed(self) -> list[Snapshot]:
         """All that count, the newest first. There may be more than are kept for a while."""
         found = [_parsed(told) for told in await self._records()]
-        ours = [snapshot for snapshot in found if snapshot is not None and snapshot.identity == self._identity]
+        ours = [snapshot for snapshot in found if snapshot is not None and snapshot.created == self._created]
         return sorted(ours, key=lambda snapshot: snapshot.position, reverse=True)
 
     async def newest(self) -> Snapshot | None:
@@ -184,7 +187,7 @@ class Snapshots:
         """What the records of all objects tell, also of those that are none of ours."""
         records = []
         for subject in await self._subjects("M.>"):
-            message = await patiently("reading a snapshot's record", functools.partial(self._last, subject))
+            message = await patiently(self._nc, "reading a snapshot's record", functools.partial(self._last, subject))
             with contextlib.suppress(ValueError):
                 if message is not None and isinstance(told := json.loads(message.data or b""), dict):
                     records.append(told)
@@ -192,6 +195,7 @@ class Snapshots:
 
     async def _subjects(self, below: str) -> list[str]:
         info = await patiently(
+            self._nc,
             "listing snapshots",
             lambda: self._js.stream_info(self._stream, subjects_filter=f"$O.{self._bucket}.{below}"),
         )
@@ -243,7 +247,7 @@ class Snapshots:
         """Names and positions of the snapshots of this stream that are pinned."""
         told = [await self._leases.told(f"pin.{number}") for number in range(PINS_MAX)]
         pins = [(str(pin.get("name", "")), pin.get("position", 0)) for pin in told if pin is not None]
-        return [(name, position) for name, position in pins if name.endswith(f"@{self._identity}")]
+        return [(name, position) for name, position in pins if name.endswith(f"@{self._created}")]
 
     # -- putting one there ---------------------------------------------------------------------------------------
 
@@ -266,13 +270,13 @@ class Snapshots:
             self._refuse_if_not_our_turn()
             await self._record(snapshot, last)
         except BaseException:
-            with contextlib.suppress(Unanswered):
+            with contextlib.suppress(Unavailable):
                 await self._purge(self._chunks_of(nuid), TIDY_PATIENCE)
             raise
         try:
             await self._tidy()
-        except Unanswered as error:
-            _log.warning("older snapshots were not removed; the next one will do it: %s", error)
+        except Unavailable as error:
+            log.warning("older snapshots were not removed; the next one will do it: %s", error)
         return snapshot
 
     def _refuse_if_not_our_turn(self) -> None:
@@ -281,7 +285,7 @@ class Snapshots:
 
     async def _upload(self, directory: Path, position: int, nuid: str, progress: Progress) -> tuple[Snapshot, int]:
         """Send all chunks. Also says the sequence of the last one."""
-        pieces = packed(directory, self._chunk)
+        pieces = packed(directory, min(self._chunk, self._nc.max_payload - HEADERS_MAX))
         digest = hashlib.sha256()
         size = chunks = last = 0
         while piece := await self.side.run(_next_of, pieces, digest):
@@ -290,8 +294,7 @@ class Snapshots:
             chunks += 1
             progress(len(piece))
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        assert self._identity is not None
-        snapshot = Snapshot(position, self._identity, self._node, size, chunks, digest.hexdigest(), nuid, made)
+        snapshot = Snapshot(position, self._created, self._node, size, chunks, digest.hexdigest(), nuid, made)
         return snapshot, last
 
     async def _verify(self, snapshot: Snapshot, progress: Progress) -> None:
@@ -330,7 +333,7 @@ class Snapshots:
                 raise errors.TimeoutError  # it is being stored
             raise SnapshotError("somebody else has written to this snapshot, or removed it, while it was made")
 
-        return await patiently("writing a snapshot", ask)
+        return await patiently(self._nc, "writing a snapshot", ask)
 
     # -- using one -----------------------------------------------------------------------------------------------
 
@@ -366,7 +369,7 @@ class Snapshots:
         sequence = 0
         for number in range(snapshot.chunks):
             ask = functools.partial(self._next, self._chunks_of(snapshot.nuid), sequence)
-            message = await patiently(f"reading snapshot {snapshot.name}", ask)
+            message = await patiently(self._nc, f"reading snapshot {snapshot.name}", ask)
             if message is None:
                 raise Damaged(f"snapshot {snapshot.name} is damaged: chunk {number} of {snapshot.chunks} is missing")
             sequence = message.seq or 0
@@ -399,7 +402,7 @@ class Snapshots:
 
     async def _purge(self, subject: str, patience: float = PATIENCE) -> None:
         ask = functools.partial(self._js.purge_stream, self._stream, subject=subject)
-        await patiently("removing a snapshot", ask, patience)
+        await patiently(self._nc, "removing a snapshot", ask, patience)
 
     def _chunks_of(self, nuid: str) -> str:
         return f"$O.{self._bucket}.C.{nuid}"
@@ -423,7 +426,7 @@ def _rendered(snapshot: Snapshot, bucket: str, chunk: int) -> bytes:
         "digest": _DIGEST + digest,
         "mtime": snapshot.made,
         "options": {"max_chunk_size": chunk},
-        "metadata": {"position": str(snapshot.position), "identity": snapshot.identity, "node": snapshot.node},
+        "metadata": {"position": str(snapshot.position), "created": str(snapshot.created), "node": snapshot.node},
     }
     return json.dumps(told).encode()
 
@@ -435,7 +438,7 @@ def _parsed(told: dict[str, Any]) -> Snapshot | None:
             return None
         snapshot = Snapshot(
             int(told["metadata"]["position"]),
-            str(told["metadata"]["identity"]),
+            int(told["metadata"]["created"]),
             str(told["metadata"]["node"]),
             int(told["size"]),
             int(told["chunks"]),
