@@ -17,7 +17,7 @@ from typing import Any
 
 import cairnkv
 from cairnkv import aio
-from cairnkv.client.calls import Call, Durable
+from cairnkv.client.calls import Call, Durable, Leeway
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
@@ -30,6 +30,10 @@ from tests.support import nats
 
 PATIENCE = 30.0
 """Seconds that anything here may take."""
+
+
+FLAGS = {None: 0, Leeway.LOCAL: 1, Leeway.MEMORY: 2}
+"""What of a command's header the protocol page says of these."""
 
 
 class ByHand(KeyValue[bytes, bytes]):
@@ -53,7 +57,7 @@ class ByHand(KeyValue[bytes, bytes]):
     def _frame(self, call: Call[Any]) -> bytes:
         command = call.command
         strings = command.arguments()
-        frame = struct.pack(self._number, 2 if call.memory_is_enough else 0, command.word.number)
+        frame = struct.pack(self._number, FLAGS[call.leeway], command.word.number)
         if command.word.number >= COUNTED_FROM:
             frame += struct.pack(">I", len(strings))
         return frame + b"".join(struct.pack(">I", len(string)) + string for string in strings)
