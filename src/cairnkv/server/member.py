@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import struct
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -22,14 +23,17 @@ from pathlib import Path
 from typing import Final
 
 from cairnkv.commands import Failure, failures
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, Unavailable
+from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
+from cairnkv.log.quorum import table
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
 from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.log.quorum.snapshots import Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
-from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, Proposed, ReplicatedStore
+from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, POSITION, POSITION_KEY, Proposed, ReplicatedStore
 
 _log: Final = logging.getLogger("cairnkv.cluster")
 
@@ -51,6 +55,17 @@ CLOCK_OFF_MS: Final = 1_000
 
 FILL_MAX: Final = 0.9
 """The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
+
+SNAPSHOT_ENTRIES: Final = 50_000
+"""Entries after which another snapshot is made; the log has up to three times as many."""
+
+SNAPSHOT_FILL: Final = 0.3
+"""The part of the log's room beyond which one is made sooner, if there are `SNAPSHOT_LEAST` entries more."""
+
+SNAPSHOT_LEAST: Final = 100
+
+SNAPSHOT_LOOK_SECONDS: Final = 5.0
+"""How often it is looked whether it is time."""
 
 TABLE_PAUSE: Final = 0.002
 """Seconds between two looks at whether the node's table takes another entry."""
@@ -159,6 +174,9 @@ class Member:
         self._directory = directory
         self._new_table = new_table
         self._clocks = Clocks()
+        self._pin = contextlib.AsyncExitStack()
+        self._opened: Snapshots | None = None  # once the stream is open
+        self._snapshot_entries = SNAPSHOT_ENTRIES
         self._tasks: list[asyncio.Task[None]] = []
         self._pump_wanted = False
         self._quorum = asyncio.Event()
@@ -182,6 +200,8 @@ class Member:
         Raises `OptionError` where that cannot be, with what can be done.
         """
         await self.stream.open()
+        self._opened = Snapshots(self.stream.nc, self._options.name, f"{self.store.proposer.node:016x}")
+        await self._snapshots.open(self.stream.identity)
         await self._load()
         await self._find_place()
         loop = asyncio.get_running_loop()
@@ -190,6 +210,7 @@ class Member:
         await self._or_fail(self._caught_up.wait())
         self.store.proposer.begin(self.store.table)
         self._begin(self._look())
+        self._begin(self._keep_snapshots())
         await self._or_fail(self._quorum.wait())
         self.store.join()
 
@@ -223,6 +244,10 @@ class Member:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(Unavailable):
+            await self._pin.aclose()
+        if self._opened is not None:
+            self._opened.close()
         await self.stream.close()
 
     async def _load(self) -> None:
@@ -256,9 +281,81 @@ class Member:
         if store.position + 1 < stream.first:
             await self._take_snapshot()
 
+    @property
+    def _snapshots(self) -> Snapshots:
+        assert self._opened is not None
+        return self._opened
+
+    # -- snapshots --------------------------------------------------------------------------------------------
+
     async def _take_snapshot(self) -> None:
-        """Begin from a snapshot: the log does not go back to where this node is."""
-        raise OptionError("the log begins behind this node's table, and there is no snapshot")
+        """Begin from a snapshot: the log does not go back to where this node is.
+
+        It stays pinned until this node has caught up with the log. Raises `OptionError` where none is of use.
+        """
+        store = self.store
+        await self._pin.aclose()
+        why = f"the log begins behind this node's position {store.position:,}, and there is no snapshot"
+        for snapshot in await self._snapshots.listed():
+            if snapshot.position <= store.position:
+                break
+            try:
+                await self._pin.enter_async_context(self._snapshots.pinned(snapshot))
+                _log.info("beginning from the snapshot of position %s", f"{snapshot.position:,}")
+                await self._install(snapshot)
+            except (SnapshotError, OSError) as error:
+                await self._pin.aclose()
+                why = f"{error}"
+                _log.warning("snapshot %s: %s", snapshot.name, why)
+                continue
+            if store.position != snapshot.position or store.identity != self.stream.identity.created:
+                raise OptionError(f"snapshot {snapshot.name} is of position {store.position:,} of another stream")
+            return
+        raise OptionError(f"this node cannot begin from a snapshot: {why}")
+
+    async def _install(self, snapshot: Snapshot) -> None:
+        directory, side = self._directory, self._snapshots.side
+        fetched = directory.path / "table.fetched"
+        await side.run(shutil.rmtree, fetched, ignore_errors=True)
+        await self._snapshots.fetch(snapshot, fetched)
+        self.store.reopen(self._new_table())
+        await side.run(shutil.rmtree, directory.table, ignore_errors=True)
+        await side.run(table.install, fetched, directory.table)
+        self.store.begin(await asyncio.to_thread(self.store.load))
+
+    async def _keep_snapshots(self) -> None:
+        """Make a snapshot when it is time and this node's turn, and truncate the log, for ever."""
+        while True:
+            await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
+            try:
+                await self._make_snapshot()
+            except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
+                _log.warning("no snapshot was made: %s", error)
+
+    async def _make_snapshot(self) -> None:
+        store, snapshots = self.store, self._snapshots
+        if store.loading or not store.proposer.quorum:
+            return
+        newest = await snapshots.newest()
+        since = store.position - (newest.position if newest is not None else 0)
+        if since >= self._snapshot_entries or (since >= SNAPSHOT_LEAST and self.stream.fill >= SNAPSHOT_FILL):
+            async with snapshots.turn() as mine:
+                if mine:
+                    await self._make_one()
+        floor = await snapshots.floor()
+        if floor >= self.stream.first:
+            await self.stream.truncate(floor)
+
+    async def _make_one(self) -> None:
+        side = self._snapshots.side
+        log = self.store.own_table
+        assert isinstance(log, DiskLog)
+        async with side.entered(table.staged(log)) as files:
+            told = await side.run(table.node_record, files, POSITION_KEY)
+            if told is not None:
+                position = POSITION.unpack(told)[0]
+                made = await self._snapshots.put(files, position)
+                _log.info("made a snapshot of position %s: %s bytes", f"{position:,}", f"{made.size:,}")
 
     # -- following the log ------------------------------------------------------------------------------------
 
@@ -275,8 +372,12 @@ class Member:
                         return
                     if not self._caught_up.is_set() and store.position >= target:
                         self._caught_up.set()
+                        await self._pin.aclose()
             except Purged:
+                self._caught_up.clear()
                 await self._take_snapshot()
+                target = self.stream.last
+                store.join()
             except PastEnd as past:
                 store.leave(f"the stream ends before this node's position {store.position:,}: {past}")
             except Replaced as replaced:

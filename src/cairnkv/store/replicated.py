@@ -46,6 +46,7 @@ from cairnkv.keyspace.keyspace import Before
 from cairnkv.keyspace.shared import VERSION_SLOTS, version_slot
 from cairnkv.limits import CLEAR_PREFIX_SLICE, SPACES
 from cairnkv.log import Effect, Log, LogRefused
+from cairnkv.log.disk.records import NODE_SPACE
 from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.log.quorum.proposer import Proposal, Proposer
 from cairnkv.log.quorum.proposers import Proposers
@@ -70,9 +71,6 @@ from cairnkv.store.memory import Place
 from cairnkv.store.store import Loaded, Store, effects_of
 
 _log: Final = logging.getLogger("cairnkv.cluster")
-
-STATE_SPACE: Final = SPACES
-"""The keyspace of the node's table that has the state besides keys and values. No command reaches it."""
 
 POSITION_KEY: Final = b"position"
 PROPOSER_KEY: Final = b"proposer:"
@@ -253,6 +251,8 @@ class ReplicatedStore(Store):
 
     def reopen(self, log: Log) -> None:
         """Have another table, to be read by `load` and `begin`: this one is damaged, or too far behind the log."""
+        reason = "this node has fallen behind its cluster's log, and begins anew"
+        self.proposer.fail_waiting(Failure(failures.NOQUORUM, reason), under_way=True)
         self._log.close(self._shared.now)
         self._log = log
         self.loading = self.holds_back = True
@@ -260,10 +260,11 @@ class ReplicatedStore(Store):
 
     def begin(self, loaded: Loaded) -> None:
         """Take over what was read. It goes on to load until `join`: what others have logged meanwhile is missing."""
-        state = loaded.keyspaces[STATE_SPACE]
+        state = loaded.keyspaces[NODE_SPACE]
         super().begin(Loaded(loaded.keyspaces[:SPACES], loaded.position))
         self.loading = self.holds_back = True
         self._load_state(state)
+        self.proposer.lost(self.table)  # where it had begun: what was under way may have come before this position
 
     def _load_state(self, state: Keyspace) -> None:
         records = {key: value for key in state.hot_keys() if (value := state.get(key)) is not None}
@@ -600,7 +601,7 @@ class ReplicatedStore(Store):
 
     def _keep_slot(self, slot: int, changes: Changes) -> None:
         record = SLOT_KEY + _SLOT.pack(slot)
-        changes.effects.append((STATE_SPACE, record, _NUMBER.pack(self._shared.versions[slot]), None))
+        changes.effects.append((NODE_SPACE, record, _NUMBER.pack(self._shared.versions[slot]), None))
 
     # -- semantics and digests --------------------------------------------------------------------------------
 
@@ -608,7 +609,7 @@ class ReplicatedStore(Store):
         if not self.semantics < version <= self.table.supported:
             return
         self.semantics = self.proposer.semantics = version
-        changes.effects.append((STATE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None))
+        changes.effects.append((NODE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None))
 
     def propose_newer_semantics(self) -> None:
         """Propose that what all nodes know by now be in force, if it is not."""
@@ -660,16 +661,16 @@ class ReplicatedStore(Store):
         row = self.table.rows.get(node)
         if row is not None and row.position == changes.position:
             key = _NODE.pack(node)
-            effects.append((STATE_SPACE, PROPOSER_KEY + key, self.table.packed(node), None))
+            effects.append((NODE_SPACE, PROPOSER_KEY + key, self.table.packed(node), None))
             if entry.kind is Kind.PART and row.parts:
                 index = _PART.pack(node, len(row.parts) - 1)
-                effects.append((STATE_SPACE, PART_KEY + index, row.parts[-1], None))
+                effects.append((NODE_SPACE, PART_KEY + index, row.parts[-1], None))
             self._drop_parts(node, len(row.parts), effects)
         for forgotten in self.table.forgotten:
-            effects.append((STATE_SPACE, PROPOSER_KEY + _NODE.pack(forgotten), None, None))
+            effects.append((NODE_SPACE, PROPOSER_KEY + _NODE.pack(forgotten), None, None))
             self._drop_parts(forgotten, 0, effects)
         packed = POSITION.pack(self.position, self.identity, self._shared.now, self.digest)
-        effects.append((STATE_SPACE, POSITION_KEY, packed, None))
+        effects.append((NODE_SPACE, POSITION_KEY, packed, None))
         try:
             self._last = self._log.append((), self._shared.now, effects)
         except LogRefused as refused:
@@ -678,11 +679,16 @@ class ReplicatedStore(Store):
     def _drop_parts(self, node: int, kept: int, effects: list[Effect]) -> None:
         """Parts of a batch that are on disk and of no use any more."""
         over = range(kept, self._parts_kept.get(node, 0))
-        effects += [(STATE_SPACE, PART_KEY + _PART.pack(node, index), None, None) for index in over]
+        effects += [(NODE_SPACE, PART_KEY + _PART.pack(node, index), None, None) for index in over]
         if kept:
             self._parts_kept[node] = kept
         else:
             self._parts_kept.pop(node, None)
+
+    @property
+    def own_table(self) -> Log:
+        """The node's table, as a log."""
+        return self._log
 
     @property
     def takes_entries(self) -> bool:
