@@ -45,7 +45,7 @@ from cairnkv.keyspace import Journal, Keyspace, Shared, Watched, apply, forget, 
 from cairnkv.keyspace.keyspace import Before
 from cairnkv.keyspace.shared import VERSION_SLOTS, version_slot
 from cairnkv.limits import CLEAR_PREFIX_SLICE, SPACES
-from cairnkv.log import Effect, Log, LogRefused
+from cairnkv.log import Deliver, Effect, Log, LogRefused
 from cairnkv.log.disk.records import NODE_SPACE
 from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.log.quorum.proposer import Proposal, Proposer
@@ -225,6 +225,7 @@ class ReplicatedStore(Store):
         self._supports = supports
         self._tracked: set[int] = set()  # slots whose versions are a part of the state
         self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
+        self._deliver: Deliver | None = None
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
@@ -255,6 +256,8 @@ class ReplicatedStore(Store):
         self.proposer.fail_waiting(Failure(failures.NOQUORUM, reason), under_way=True)
         self._log.close(self._shared.now)
         self._log = log
+        if self._deliver is not None:
+            log.deliver_by(self._deliver)
         self.loading = self.holds_back = True
         self._digests.clear()
 
@@ -292,6 +295,11 @@ class ReplicatedStore(Store):
                 (slot,) = _SLOT.unpack(key[len(SLOT_KEY) :])
                 (self._shared.versions[slot],) = _NUMBER.unpack(value)
                 self._tracked.add(slot)
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """How the node's table, or the one in its place, reaches the thread that uses this store."""
+        self._deliver = deliver
+        super().deliver_by(deliver)
 
     def adopt(self, identity: int) -> None:
         """The stream is this one, and nothing of it was carried out before."""
