@@ -4,7 +4,7 @@ For trying out, tests and checks. Not for machines in service, where systemd or 
 (docs/cluster.md).
 """
 
-from cairnkv.cluster.local import LocalCluster
+from cairnkv.cluster.local import LocalCluster, end_left_over
 from cairnkv.cluster.machines import ClusterError, Machine, Process, Role, State
 
-__all__ = ["ClusterError", "LocalCluster", "Machine", "Process", "Role", "State"]
+__all__ = ["ClusterError", "LocalCluster", "Machine", "Process", "Role", "State", "end_left_over"]

@@ -239,3 +239,21 @@ class LocalCluster:
                 names = " and ".join(f"{one.name} ({one.state.value})" for one in late)
                 raise ClusterError(f"after {seconds:g} s not ready: {names}; the logs are in {self.directory}")
             time.sleep(_LOOK_EVERY)
+
+
+def end_left_over(directory: str | Path) -> tuple[str, ...]:
+    """End the processes that a supervisor has left which ended without stopping them; gives their names.
+
+    Raises `ClusterError` when a supervisor runs.
+    """
+    directory = Path(directory)
+    saved = state.load(directory)
+    if saved is None or saved.run is None:
+        return ()
+    lock = state.Lock(directory)
+    try:
+        left = tuple(state.left_over(saved))
+        state.clean_up(directory, saved)
+        return left
+    finally:
+        lock.free()

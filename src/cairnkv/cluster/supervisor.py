@@ -99,9 +99,10 @@ class _Charge:
 
     def described(self) -> Process:
         """As others see it."""
-        return Process(
-            self.name, self.role, self.machine, self.address, self.state, self.child.pid, self.restarts, self.why
-        )
+        pid, state = self.child.pid, self.state
+        if pid is None and state in (State.STARTING, State.READY, State.PAUSED):
+            state = State.FAILED  # and the watcher will see it, too
+        return Process(self.name, self.role, self.machine, self.address, state, pid, self.restarts, self.why)
 
 
 class Supervisor:
@@ -139,9 +140,10 @@ class Supervisor:
         self._network: Network | None = None
         self._control: ControlServer | None = None
         self._threads: list[threading.Thread] = []
-        self._ending = threading.Event()
-        self._hurry = threading.Event()
-        self._ended = threading.Event()
+        # Plain flags, which a signal handler may set at any moment, as it may not set a `threading.Event`.
+        self._ending = False
+        self._hurry = False
+        self._ended = False
         self._restarting = False
         """Whether what ends is started again without end: not while the cluster starts."""
         self._socket_directory: str | None = None
@@ -312,10 +314,10 @@ class Supervisor:
     # -- watching -------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        while not self._ending.wait(LOOK_EVERY):
+        while not self._wait():
             with self._lock:
                 for charge in self._charges.values():
-                    if not self._ending.is_set():
+                    if not self._ending:
                         self._look_after(charge, time.monotonic())
 
     def _look_after(self, charge: _Charge, now: float) -> None:
@@ -348,7 +350,7 @@ class Supervisor:
 
     def _look_at_health(self) -> None:
         """In a thread of its own: a server may take its time to answer."""
-        while not self._ending.wait(LOOK_EVERY):
+        while not self._wait():
             for charge in self._of(Role.NATS):
                 child = charge.child
                 with self._lock:
@@ -386,7 +388,7 @@ class Supervisor:
             case {"do": str(verb), "what": str(what)} if verb in _VERBS:
                 target = parsed_target(what, self.plan.nodes)
                 with self._lock:
-                    if self._ending.is_set():
+                    if self._ending:
                         raise ClusterError("the cluster is stopping")
                     try:
                         _VERBS[verb](self, target)
@@ -427,7 +429,7 @@ class Supervisor:
     def _start_again(self, target: Target) -> None:
         down = [charge for charge in self._meant(target) if charge.state in (State.KILLED, State.FAILED)]
         if not down:
-            raise OptionError(f"{_names(self._meant(target))} runs already")
+            raise OptionError(f"{target} runs already")
         for charge in down:
             if charge.child.running:  # it is about to end
                 charge.child.kill()
@@ -444,7 +446,7 @@ class Supervisor:
     def _resume(self, target: Target) -> None:
         paused = [charge for charge in self._meant(target) if charge.state is State.PAUSED]
         if not paused:
-            raise OptionError(f"{_names(self._meant(target))} is not paused")
+            raise OptionError(f"{target} is not paused")
         for charge in paused:
             charge.state = charge.before_pause
             charge.next_look = time.monotonic() + HEALTH_EVERY
@@ -486,8 +488,7 @@ class Supervisor:
             if charge.state in (State.STARTING, State.READY) and charge.child.running
         ]
         if not running:
-            charges = self._meant(target)
-            raise OptionError(f"{_names(charges)} cannot be {done}: it is {charges[0].state.value}")
+            raise OptionError(f"{target} cannot be {done}: it is {self._meant(target)[0].described().state.value}")
         return running
 
     def _of(self, role: Role) -> list[_Charge]:
@@ -500,7 +501,7 @@ class Supervisor:
         until = time.monotonic() + patience
         while True:
             with self._lock:
-                if self._ending.is_set():
+                if self._ending:
                     raise ClusterError("the cluster was stopped while it started")
                 late = [charge for charge in charges if charge.state is not State.READY]
                 given_up = [charge for charge in late if charge.restarts >= START_ATTEMPTS]
@@ -516,21 +517,27 @@ class Supervisor:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def tell_to_stop(self) -> None:
-        """Have `wait` return, or `start` give up. May be called in a signal handler."""
-        self._ending.set()
+        """Have `told_to_stop` return, or `start` give up. May be called in a signal handler."""
+        self._ending = True
 
     def hurry(self) -> None:
         """Have `stop` wait for nobody. May be called in a signal handler."""
-        self._hurry.set()
+        self._hurry = True
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it was told to stop; gives whether it was."""
-        return self._ending.wait(seconds)
+    def told_to_stop(self) -> None:
+        """Wait until it was told to stop."""
+        while not self._wait():
+            pass
+
+    def _wait(self) -> bool:
+        """Wait a little; gives whether the end has come."""
+        time.sleep(LOOK_EVERY)
+        return self._ending
 
     def stop(self) -> None:
         """End all in good order: nodes first, then NATS. Then nothing runs, and the directory is free."""
-        self._ending.set()
-        if self._state_lock is None or self._ended.is_set():
+        self._ending = True
+        if self._state_lock is None or self._ended:
             return
         for thread in self._threads:
             thread.join()
@@ -550,7 +557,7 @@ class Supervisor:
             state.save(self.directory, state.Saved(self.plan, None))
         if self._socket_directory is not None:
             shutil.rmtree(self._socket_directory, ignore_errors=True)
-        self._ended.set()
+        self._ended = True
         self._state_lock.free()
 
     def _end(self, charges: Sequence[_Charge]) -> None:
@@ -559,7 +566,7 @@ class Supervisor:
         until = time.monotonic() + STOP_PATIENCE
         for charge in charges:
             while not charge.child.wait(LOOK_EVERY):
-                if time.monotonic() > until or self._hurry.is_set():
+                if time.monotonic() > until or self._hurry:
                     self._tell(f"{charge.name} is killed, since it does not end")
                     charge.child.kill()
             charge.state = State.STOPPED
@@ -600,10 +607,6 @@ _VERBS: Final[dict[str, Callable[[Supervisor, Target], None]]] = {
     "heal": Supervisor._heal,
     "wipe": Supervisor._wipe,
 }
-
-
-def _names(charges: Sequence[_Charge]) -> str:
-    return " and ".join(charge.name for charge in charges)
 
 
 def _check_free(port: int) -> None:
