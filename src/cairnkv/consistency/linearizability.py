@@ -30,8 +30,8 @@ from typing import Final, TypeAlias
 from cairnkv.consistency.history import Operation, Outcome, Verb
 from cairnkv.records import record, replace
 
-CONFIGURATIONS_MAX: Final = 500_000
-"""Configurations per key before the search gives up: some ten seconds, and some 200 MiB."""
+CONFIGURATIONS_MAX: Final = 1_000_000
+"""Configurations per key before the search gives up: some seconds, and some 300 MiB."""
 
 State: TypeAlias = str | None
 """The value of a key, or None where it is missing."""
