@@ -341,7 +341,6 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
     over = {
         sign: _Sums((one.completed, one.amount) for one in acknowledged if one.amount * sign > 0) for sign in (1, -1)
     }
-    unknown = [one for one in adds if one.outcome is Outcome.UNKNOWN]
     by_sum: dict[int, Operation] = {}
     rising = all(one.amount > 0 for one in adds)
     for one in operations:
@@ -376,12 +375,20 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
             mine = [other for other in acknowledged if other.client == one.client and other.completed < one.invoked]
             kind = Kind.LOST if one.final else Kind.OWN_WRITE if mine and len(mine) == 1 else Kind.STALE
             yield Violation(kind, one.key, text, (one, *_last(acknowledged, one)))
-        elif one.final and found not in _Possible(sum(must.values()), unknown):
-            text = (
-                f"it is {found:,} at the end, and the additions acknowledged come to {sum(must.values()):,}; "
-                f"no choice among the {len(unknown):,} unknown ones makes up the difference"
-            )
-            yield Violation(Kind.DOUBLED, one.key, text, (one, *unknown[-8:]))
+        elif one.final:
+            still_open = [
+                other
+                for other in adds
+                if (other.outcome is Outcome.UNKNOWN or other.completed >= one.invoked)
+                and other.invoked <= one.completed
+                and other is not one
+            ]
+            if found not in _Possible(sum(must.values()), still_open):
+                text = (
+                    f"it is {found:,} at the end, and the additions acknowledged come to {sum(must.values()):,}; "
+                    f"no choice among the {len(still_open):,} unknown ones makes up the difference"
+                )
+                yield Violation(Kind.DOUBLED, one.key, text, (one, *still_open[-8:]))
 
 
 def _last(adds: Sequence[Operation], one: Operation) -> list[Operation]:

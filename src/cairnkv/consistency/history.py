@@ -256,8 +256,10 @@ def load(path: Path) -> History:
                 history.actions.append(_action(line))
             else:
                 history.operations.append(_operation(line))
-        except (KeyError, ValueError, TypeError) as error:
-            raise BadHistory(f"{path}, line {number}: neither an operation nor an action: {error}") from None
+        except KeyError as error:
+            raise BadHistory(f"{path}, line {number}: it has no {error}") from None
+        except (ValueError, TypeError) as error:
+            raise BadHistory(f"{path}, line {number}: {error}") from None
     return history
 
 
@@ -286,25 +288,24 @@ def _operation(line: dict[str, Any]) -> Operation:
     one = Operation(**fields)
     if one.completed < one.invoked:
         raise ValueError("it was completed before it was invoked")
-    if one.outcome is Outcome.OK and not _fits(one):
+    if one.verb in (Verb.SET, Verb.SWAP, Verb.SET_IF) and one.value is None:
+        raise ValueError(f"{one.verb.value} takes a value")
+    if one.verb in (Verb.SET_IF, Verb.CLEAR_IF) and one.expected is None:
+        raise ValueError(f"{one.verb.value} compares with something")
+    if one.outcome is Outcome.OK and not _answers(one.verb, one.result):
         raise ValueError(f"{one.verb.value} does not answer {one.result!r:.40}")
     return one
 
 
-def _fits(one: Operation) -> bool:
-    """Whether the result, and the arguments, are of the verb's kind."""
-    kind = type(one.result)
-    if one.verb in (Verb.SET_IF, Verb.SWAP, Verb.SET) and one.value is None:
-        return False
-    if one.verb in (Verb.SET_IF, Verb.CLEAR_IF) and one.expected is None:
-        return False
-    if one.verb in (Verb.GET, Verb.SWAP):
-        return kind is str or one.result is None
-    if one.verb is Verb.INCR:
-        return kind is int
-    if one.verb in (Verb.SET, Verb.CLEAR):
-        return one.result is None
-    return kind is bool
+def _answers(verb: Verb, result: str | int | bool | None) -> bool:
+    """Whether a result is of the kind that a verb answers with."""
+    if verb in (Verb.GET, Verb.SWAP):
+        return result is None or isinstance(result, str)
+    if verb is Verb.INCR:
+        return type(result) is int
+    if verb in (Verb.SET, Verb.CLEAR):
+        return result is None
+    return isinstance(result, bool)
 
 
 def _action(line: dict[str, Any]) -> Action:
