@@ -7,7 +7,7 @@ from hypothesis import given, strategies
 
 from cairnkv.consistency import checks, linearizability
 from cairnkv.consistency.checks import Kind, Report
-from cairnkv.consistency.history import History, Operation, Outcome, Verb
+from cairnkv.consistency.history import Action, History, Operation, Outcome, Verb
 from cairnkv.records import replace
 from tests.consistency.simulated import register, spoilt
 
@@ -205,6 +205,15 @@ def test_a_key_that_is_not_decided_leaves_the_verdict_open() -> None:
     last = [get(999, 101, 102, "0"), get(999, 103, 104, "1")]
     report = checks.check(History([*writes, *gets, *last]), limit=1_000)
     assert (report.consistent, report.undecided) == (None, ("k",))
+
+
+def test_what_is_answered_without_a_majority_is_a_violation() -> None:
+    operations = [put(1, 0, 9, "a"), put(1, 11, 19, "b"), put(1, 21, 29, "c", REFUSED), put(1, 31, 45, "d")]
+    assert checks.check(History(operations, [Action("kill", "1", 10, 20)])).consistent is True
+    assert checks.check(History(operations, [Action("majority", "kill 1 and 2", 12, 40)])).consistent is True
+    report = checks.check(History(operations, [Action("majority", "kill 1 and 2", 10, 20)]))
+    assert [violation.kind for violation in report.violations] == [Kind.MINORITY]
+    assert report.violations[0].operations == (operations[1],)
 
 
 def test_unknown_sums_that_are_too_many_to_work_out_are_held_against_bounds() -> None:

@@ -21,6 +21,9 @@ from cairnkv.consistency.history import History, Operation, Outcome, Verb
 from cairnkv.consistency.linearizability import CONFIGURATIONS_MAX, State
 from cairnkv.records import record
 
+MAJORITY: Final = "majority"
+"""What the action is called that leaves no majority."""
+
 VIOLATIONS_PER_KEY_MAX: Final = 5
 """Violations that are told of one key; one cause tends to show in many reads."""
 
@@ -38,6 +41,7 @@ class Kind(enum.Enum):
     BACKWARDS = "a client's reads went back in time"
     INVENTED = "a value that nobody wrote"
     REFUSED = "a write took effect that was answered as not executed"
+    MINORITY = "something was answered although no majority was there"
     FUTURE = "a value was read before it was written"
     ORDER = "no order of the operations explains the answers"
 
@@ -106,6 +110,7 @@ def check(
             violations += found[:VIOLATIONS_PER_KEY_MAX]
         done += len(operations)
         progress(done)
+    violations += _without_majority(history)
     violations.sort(key=lambda one: one.operations[0].completed)
     outcomes = collections.Counter(one.outcome for one in history.operations)
     return Report(
@@ -126,6 +131,20 @@ def _by_rules(operations: Sequence[Operation]) -> Iterator[Violation]:
         yield from _Register(operations).violations()
     elif all(one.verb is Verb.INCR for one in writes):
         yield from _counter(operations)
+
+
+def _without_majority(history: History) -> Iterator[Violation]:
+    """What was answered while the nemesis had left no majority: it is on too few disks, or may be old."""
+    for action in history.actions:
+        if action.what != MAJORITY:
+            continue
+        within = [
+            one
+            for one in history.operations
+            if one.outcome is Outcome.OK and action.began < one.invoked and one.completed < action.ended
+        ]
+        for one in within[:VIOLATIONS_PER_KEY_MAX]:
+            yield Violation(Kind.MINORITY, one.key, f"it was answered during {action}", (one,))
 
 
 def _unexplained(operations: Sequence[Operation], limit: int) -> Violation:
