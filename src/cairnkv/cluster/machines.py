@@ -114,6 +114,9 @@ class Target:
         """Whether the machine is meant."""
         return len(self.roles) > 1
 
+    def __str__(self) -> str:
+        return f"machine {self.machine}" if self.whole else f"{self.roles[0].value}-{self.machine}"
+
 
 def parsed_target(text: str, machines: int) -> Target:
     """A machine by its number, or a process by its name. Raises `OptionError`.

@@ -114,6 +114,11 @@ class Lock:
         os.close(self._descriptor)
 
 
+def runs(run: Run) -> bool:
+    """Whether its supervisor still does."""
+    return identity(run.supervisor.pid) == run.supervisor
+
+
 def left_over(saved: Saved | None) -> dict[str, Identity]:
     """The processes that run still, by name, of a supervisor that does not."""
     if saved is None or saved.run is None:
