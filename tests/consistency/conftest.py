@@ -1,9 +1,13 @@
-"""Where nobody listens."""
+"""Where nobody listens; and the command line, called as in its own tests."""
 
 import socket
 from collections.abc import Iterator
 
 import pytest
+
+from tests.cli.conftest import cairn_here
+
+__all__ = ["cairn_here"]
 
 
 @pytest.fixture

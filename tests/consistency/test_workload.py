@@ -35,7 +35,7 @@ async def test_a_server_is_consistent(data: bool, tmp_path: Path) -> None:
             assert kv.count() == 0  # it has cleaned up behind itself
     assert report.consistent is True, report.violations
     assert report.keys == 4
-    assert not ran.silent
+    assert not report.silent
     operations = ran.history.operations
     assert {one.verb for one in operations} == set(Verb)
     assert 500 < len(operations) < 2_000  # as many as the rate allows, whatever the machine's load
@@ -93,17 +93,15 @@ async def test_an_address_that_never_answers_is_named(unused_address: str, monke
     monkeypatch.setattr("cairnkv.consistency.workload.FINAL_SECONDS", 0.2)
     async with serving(Right(), 1) as addresses:
         ran, report = await run(*addresses, unused_address, seconds=0.5)
-    assert report.consistent is True
-    assert ran.silent == [unused_address]
+    assert (report.consistent, report.silent, report.violations) == (None, (unused_address,), ())
     assert (
         len({one.client for one in ran.history.operations if one.outcome is Outcome.OK}) == 9
     )  # all went on to the other
 
 
 async def test_an_address_that_is_none_is_an_error() -> None:
-    with pytest.raises(ExceptionGroup) as raised:
+    with pytest.raises(AddressError):
         await Run(Options(("nonsense",), seconds=0.3, clients=2)).run()
-    assert raised.group_contains(AddressError)
 
 
 def test_the_names_of_keys() -> None:

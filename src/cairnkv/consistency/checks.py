@@ -68,12 +68,14 @@ class Report:
     """What the checks found.
 
     violations: in the order of time, at most `VIOLATIONS_PER_KEY_MAX` of a key. wrong_keys: all that have one.
-    undecided: the keys whose search gave up. keys, outcomes: how many there are. configurations: searched, in all.
+    undecided: the keys whose search gave up. silent: the addresses at which the end was not read, of those of the run.
+    keys, outcomes: how many there are. configurations: searched, in all.
     """
 
     violations: tuple[Violation, ...]
     wrong_keys: tuple[str, ...]
     undecided: tuple[str, ...]
+    silent: tuple[str, ...]
     keys: int
     outcomes: dict[Outcome, int]
     configurations: int
@@ -83,7 +85,7 @@ class Report:
         """Whether all is well; None when nobody can tell."""
         if self.violations:
             return False
-        return None if self.undecided else True
+        return None if self.undecided or self.silent else True
 
 
 def check(
@@ -117,10 +119,20 @@ def check(
         tuple(violations),
         tuple(wrong),
         tuple(undecided),
+        _silent(history, len(by_key)),
         len(by_key),
         {outcome: outcomes[outcome] for outcome in Outcome},
         configurations,
     )
+
+
+def _silent(history: History, keys: int) -> tuple[str, ...]:
+    """The addresses of the run at which not every key was read at the end."""
+    read: dict[str, set[str]] = {}
+    for one in history.operations:
+        if one.final and one.outcome is Outcome.OK:
+            read.setdefault(one.node, set()).add(one.key)
+    return tuple(node for node in history.about.get("addresses", ()) if len(read.get(node, ())) < keys)
 
 
 def _by_rules(operations: Sequence[Operation]) -> Iterator[Violation]:

@@ -78,13 +78,12 @@ class NoAnswer(Unavailable):
 class Run:
     """One run.
 
-    history: grows while it runs. silent: the addresses that gave no final reads.
+    history: grows while it runs.
     """
 
     def __init__(self, options: Options, *, saver: Saver | None = None) -> None:
         self.options = options
-        self.history = History(about=_about(options))
-        self.silent: list[str] = []
+        self.history = History(about=about(options))
         self._saver = saver
         self._began = time.monotonic_ns()
         self._prefix = f"{PREFIX}{secrets.token_hex(6)}:"
@@ -112,11 +111,14 @@ class Run:
         options = self.options
         deadline = time.monotonic() + options.seconds
         clients = [_Client(self, number, self._prefix, progress) for number in range(options.clients)]
-        async with asyncio.TaskGroup() as tasks:
-            if nemesis is not None:
-                tasks.create_task(_awaited(nemesis(self)))
-            for client in clients:
-                tasks.create_task(client.use(self._keys, deadline))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if nemesis is not None:
+                    tasks.create_task(_awaited(nemesis(self)))
+                for client in clients:
+                    tasks.create_task(client.use(self._keys, deadline))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None  # who fails at all fails for the reason of all others
         if not any(one.outcome is Outcome.OK for one in self.history.operations):
             notes = {one.note for one in self.history.operations if one.note}
             raise NoAnswer(f"nothing was answered at {', '.join(options.addresses)}: {'; '.join(sorted(notes)[:3])}")
@@ -135,8 +137,7 @@ class Run:
         for number, address in enumerate(self.options.addresses, self.options.clients):
             reader = _Client(self, number, self._prefix, progress, addresses=(address,))
             deadline = time.monotonic() + FINAL_SECONDS
-            if not await reader.read_finally(self._keys, deadline):
-                self.silent.append(address)
+            await reader.read_finally(self._keys, deadline)
 
     async def _clean_up(self) -> None:
         """Take the run's keys out again, where anybody lets us."""
@@ -161,7 +162,8 @@ def key_names(count: int) -> list[str]:
     return [f"r{n}" for n in range(1, count - counters + 1)] + [f"c{n}" for n in range(1, counters + 1)]
 
 
-def _about(options: Options) -> dict[str, Any]:
+def about(options: Options) -> dict[str, Any]:
+    """What the header of a run's history says."""
     return {
         "addresses": list(options.addresses),
         "seconds": options.seconds,
@@ -216,8 +218,8 @@ class _Client:
         finally:
             await self._leave()
 
-    async def read_finally(self, keys: Sequence[str], deadline: float) -> bool:
-        """Read all of these keys; whether it was answered."""
+    async def read_finally(self, keys: Sequence[str], deadline: float) -> None:
+        """Read all of these keys, each until it is answered or the time is up."""
         try:
             for key in keys:
                 while True:
@@ -225,9 +227,8 @@ class _Client:
                     if one.outcome is Outcome.OK:
                         break
                     if time.monotonic() > deadline:
-                        return False
+                        return
                     await self._move_on()
-            return True
         finally:
             await self._leave()
 
