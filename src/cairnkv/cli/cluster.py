@@ -45,8 +45,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     actions = "\n".join(f"  {action:<{width}}  {summary}" for action, (_, summary) in _ACTIONS.items())
     parser = Parser(
         name,
-        description="A cluster on this machine. Each of its machines is played by two processes: a NATS server, which keeps\n"
-        "the log, and a store node, which clients talk to.\n\n"
+        description="A cluster on this machine. Each of its machines is played by two processes: a NATS server, which\n"
+        "keeps the log, and a store node, which clients talk to.\n\n"
         f"{actions}\n\n`cairn {name} ACTION --help` explains an action.",
         example=f"cairn {name} up --nodes 3 --dir cluster/\ncairn {name} status --dir cluster/\n"
         f"cairn {name} kill 2 --dir cluster/\ncairn {name} start 2 --dir cluster/",

@@ -3,7 +3,8 @@
 What always holds: one supervisor for a directory; all state is changed under its lock, and nothing that waits is done
 there, but for the system to end a killed process. What ended by itself is started again, sooner or later; what was
 killed on request stays down until a request starts it. A NATS server that runs, but has switched its JetStream off
-since its disk was full, counts as one that has ended. The state file names all processes that run, at any time.
+since its disk was full, counts as one that has ended. The state file names all processes that run, at any time when the
+disk has room for it.
 
 Not for telling people (`cairnkv.cli.cluster`), nor for requests from other processes (`control`).
 """
@@ -16,6 +17,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -61,6 +63,9 @@ PORT_STEP: Final = 100
 
 NATS_PORTS: Final = (4222, 6222, 8222)
 """Those of NATS itself, for clients, servers and health: in a namespace nothing else has them."""
+
+NOTES_MAX: Final = 1_000
+"""Lines that have not been told yet; older ones are forgotten."""
 
 SOCKET: Final = "cluster.sock"
 SOCKET_PATH_MAX: Final = 100
@@ -133,6 +138,8 @@ class Supervisor:
         self._command = command
         self._sync = sync
         self._tell = tell
+        self._notes: deque[str] = deque(maxlen=NOTES_MAX)
+        """What is to be told, since nothing is told under the lock: whoever is told may ask."""
         self._state_lock: state.Lock | None = None
         self._lock = threading.RLock()
         self._charges: dict[str, _Charge] = {}
@@ -147,6 +154,8 @@ class Supervisor:
         self._restarting = False
         """Whether what ends is started again without end: not while the cluster starts."""
         self._socket_directory: str | None = None
+        self._unsaved = False
+        """Whether the state file is behind."""
         self.plan = state.Plan(0, "", 0)
         self.nats_urls: tuple[str, ...] = ()
         self.nats_system = ""
@@ -158,6 +167,12 @@ class Supervisor:
 
         Raises `OptionError`, `ClusterError`.
         """
+        if self._wanted[0] not in (None, *NODES):
+            raise OptionError(
+                f"a cluster has {' or '.join(map(str, NODES))} nodes here, not {self._wanted[0]}: its log is kept by "
+                f"{REPLICAS} machines, and an even number survives no more failures than one fewer. For a single node "
+                "take `cairn serve --data DIR`"
+            )
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             saved = state.load(self.directory)
@@ -179,10 +194,12 @@ class Supervisor:
             if left := state.left_over(saved):
                 self._tell(f"ending what a supervisor that crashed has left: {', '.join(left)}")
             state.clean_up(self.directory, saved)
-        share = file_share(self.directory, self._machines_of(saved))
-        self.plan = self._planned(saved, share)
+        nodes = self._wanted[0] or (NODES[0] if saved is None else saved.plan.nodes)
+        share = file_share(self.directory, nodes)
+        self.plan = self._planned(saved, nodes, share)
         self._network = Network.made(self.plan.nodes) if self._namespaces else None
-        for charge in self._made(share):
+        # A log that is there needs its room also when others have filled the disk since: NATS does not open it else.
+        for charge in self._made(max(share, SNAPSHOT_PART * self.plan.log_limit)):
             self._charges[charge.name] = charge
         self._save()
         self._control = ControlServer(self.socket, self.ask)
@@ -198,33 +215,16 @@ class Supervisor:
         with self._lock:
             self._restarting = True
 
-    def _machines_of(self, saved: state.Saved | None) -> int:
-        nodes = self._wanted[0]
-        if nodes is None:
-            return NODES[0] if saved is None else saved.plan.nodes
-        if nodes not in NODES:
-            raise OptionError(
-                f"a cluster has {' or '.join(map(str, NODES))} nodes here, not {nodes}: its log is kept by {REPLICAS} "
-                "machines, and an even number survives no more failures than one fewer. For a single node take "
-                "`cairn serve --data DIR`"
-            )
-        return nodes
-
-    def _planned(self, saved: state.Saved | None, share: int) -> state.Plan:
+    def _planned(self, saved: state.Saved | None, nodes: int, share: int) -> state.Plan:
         """What was wanted, where it does not differ from what the data say."""
-        nodes, name, log_limit = self._wanted
+        _, name, log_limit = self._wanted
         if saved is not None:
             had = saved.plan
-            for what, wanted, there in (
-                ("nodes", nodes, had.nodes),
-                ("name", name, had.name),
-                ("log limit", log_limit, had.log_limit),
-            ):
-                if wanted not in (None, there):
-                    raise OptionError(
-                        f"the cluster in {self.directory} has the {what} {there}, not {wanted}: leave that away, or "
-                        "choose another directory"
-                    )
+            if nodes != had.nodes or name not in (None, had.name) or log_limit not in (None, had.log_limit):
+                raise OptionError(
+                    f"{self.directory} has a cluster of {had.nodes} nodes named {had.name}, with a log of "
+                    f"{had.log_limit // MIB} MiB: ask for no other, or choose another directory"
+                )
             return had
         room = share // SNAPSHOT_PART
         limit = min(LOG_LIMIT, room) if log_limit is None else log_limit
@@ -232,10 +232,10 @@ class Supervisor:
             raise OptionError(
                 f"a log of {limit // MIB} MiB cannot be: it has at least {LOG_LIMIT_LEAST // MIB} MiB, and the disk of "
                 f"{self.directory} has room for one of {room // MIB} MiB with its snapshots on each of "
-                f"{self._machines_of(saved)} machines"
+                f"{nodes} machines"
             )
         try:
-            return state.Plan(self._machines_of(saved), parsed_name(name or "cairn"), limit)
+            return state.Plan(nodes, parsed_name(name or "cairn"), limit)
         except ValueError as error:
             raise OptionError(f"the cluster's name is {error}") from None
 
@@ -319,6 +319,9 @@ class Supervisor:
                 for charge in self._charges.values():
                     if not self._ending:
                         self._look_after(charge, time.monotonic())
+                if self._unsaved:
+                    self._save()
+            self._tell_notes()
 
     def _look_after(self, charge: _Charge, now: float) -> None:
         child = charge.child
@@ -327,7 +330,8 @@ class Supervisor:
         if child.running:
             if charge.end_by is not None:
                 if now > charge.end_by:
-                    child.kill()
+                    with contextlib.suppress(TimeoutError):  # it is looked at again
+                        child.kill()
             elif charge.state is State.STARTING and isinstance(child, Node) and child.says_ready():
                 charge.state = State.READY
             elif charge.state is State.READY and now - charge.since > STEADY_SECONDS:
@@ -336,15 +340,22 @@ class Supervisor:
             self._has_failed(charge, charge.why if charge.end_by is not None else child.end)
         elif now >= charge.due and (self._restarting or charge.restarts < START_ATTEMPTS):
             charge.restarts += 1
-            self._tell(f"{charge.name}: starting it again")
+            self._note(f"{charge.name}: starting it again")
             self._launch(charge)
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def _tell_notes(self) -> None:
+        while self._notes:
+            self._tell(self._notes.popleft())
 
     def _has_failed(self, charge: _Charge, why: str) -> None:
         charge.state = State.FAILED
         charge.why = why
         charge.end_by = None
         charge.due = time.monotonic() + charge.delay
-        self._tell(f"{charge.name} {why}; it is started again in {charge.delay:g} s; see {charge.child.log}")
+        self._note(f"{charge.name} {why}; it is started again in {charge.delay:g} s; see {charge.child.log}")
         charge.delay = min(2 * charge.delay, AGAIN_MAX)
         self._save()
 
@@ -549,12 +560,14 @@ class Supervisor:
                     self._network.heal(machine)
         for role in (Role.NODE, Role.NATS):
             self._end(self._of(role))
+        self._tell_notes()
         if self._network is not None:
             self._network.remove()
         if self._control is not None:
             self._control.close()
         if self.plan.nodes:
-            state.save(self.directory, state.Saved(self.plan, None))
+            with contextlib.suppress(OSError):  # who comes next finds that none of the processes is there
+                state.save(self.directory, state.Saved(self.plan, None))
         if self._socket_directory is not None:
             shutil.rmtree(self._socket_directory, ignore_errors=True)
         self._ended = True
@@ -567,8 +580,12 @@ class Supervisor:
         for charge in charges:
             while not charge.child.wait(LOOK_EVERY):
                 if time.monotonic() > until or self._hurry:
-                    self._tell(f"{charge.name} is killed, since it does not end")
-                    charge.child.kill()
+                    self._note(f"{charge.name} is killed, since it does not end")
+                    try:
+                        charge.child.kill()
+                    except TimeoutError as error:
+                        self._note(str(error))
+                        break
             charge.state = State.STOPPED
 
     # -- the state file -------------------------------------------------------------------------------------------
@@ -592,7 +609,14 @@ class Supervisor:
         processes: dict[str, Identity] = {name: whom for name, whom in whos.items() if whom is not None}
         network = None if self._network is None else (self._network.number, self._network.token)
         run = state.Run(supervisor, str(self.socket), network, processes)
-        state.save(self.directory, state.Saved(self.plan, run))
+        try:
+            state.save(self.directory, state.Saved(self.plan, run))
+        except OSError as error:  # such as on a full disk, which is when processes fail, too
+            if not self._unsaved:
+                self._note(f"{self.directory / state.FILE} cannot be written: {error}; this is tried again")
+            self._unsaved = True
+        else:
+            self._unsaved = False
 
 
 _LINES: Final = 5
