@@ -111,7 +111,7 @@ def transitions() -> str:
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
-REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server")
+REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server", "cluster")
 """Groups of Redis' words, in the order of the table."""
 
 REDIS_ABSENT = {
@@ -126,7 +126,7 @@ REDIS_ABSENT = {
     "other words on keys": "MOVE SWAPDB SORT SORT_RO DUMP RESTORE MIGRATE",
     "sharded channels": "SSUBSCRIBE SUNSUBSCRIBE SPUBLISH",
     "users and rights": "ACL",
-    "several servers": "CLUSTER ASKING READONLY REPLICAOF SLAVEOF PSYNC SYNC FAILOVER WAITAOF",
+    "several servers": "CLUSTER ASKING REPLICAOF SLAVEOF PSYNC SYNC FAILOVER WAITAOF",
     "disk": "BGREWRITEAOF",
     "looking inside": "MONITOR SLOWLOG LATENCY DEBUG MODULE LOLWUT",
     "behind words that are served": "CLIENT|TRACKING CLIENT|CACHING CLIENT|PAUSE CLIENT|UNPAUSE CLIENT|UNBLOCK "

@@ -341,6 +341,7 @@ def _looked_at(what: str, look: "Callable[[Callable[[int], None]], Findings]") -
 def _counts(found: "Findings") -> dict[str, Any]:
     return {
         "entries": found.entries,
+        "node_records": found.node,
         "keyspaces": {str(number): count for number, count in sorted(found.keys.items())},
         "expired": found.expired,
         "values_in_parts": found.in_parts,
@@ -354,7 +355,8 @@ def _summary(found: "Findings") -> str:
     expired = f", {found.expired:,} of them expired" if found.expired else ""
     parts = f", {found.in_parts:,} with values in parts" if found.in_parts else ""
     one = f"{found.entries:,} {'entry' if found.entries == 1 else 'entries'}"
-    return f"{one}{keyspaces}{expired}{parts}; position {found.position:,}"
+    node = f"; the table of a node of a cluster, {counted(found.node, 'record')} of its own" if found.node else ""
+    return f"{one}{keyspaces}{expired}{parts}; position {found.position:,}{node}"
 
 
 def _told_found(what: str, found: "Findings", advice: str, options: argparse.Namespace, **also: int) -> int:

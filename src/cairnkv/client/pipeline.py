@@ -21,6 +21,7 @@ from cairnkv.client.calls import (
     V,
     Values,
     from_memory,
+    locally,
     memory_is_enough,
 )
 from cairnkv.commands import Failure, InMemory, Reply
@@ -96,6 +97,10 @@ class Pipeline(Generic[K, V]):
     def durable(self, how: Durable) -> "Pipeline[K, V]":
         """This pipeline, whose writes are answered as soon as they are as safe as this says: see `KeyValue.durable`."""
         return _FromMemory(self) if memory_is_enough(how) else self
+
+    def local(self) -> "Pipeline[K, V]":
+        """This pipeline, whose reads are answered from the table of the node that is asked: see `KeyValue.local`."""
+        return _Local(self)
 
     def __enter__(self) -> Self:
         return self
@@ -217,12 +222,22 @@ class Pipeline(Generic[K, V]):
         return self._add(self._calls.info())
 
 
-class _FromMemory(Pipeline[K, V]):
-    """A pipeline whose writes are answered once they are in memory."""
+class _View(Pipeline[K, V]):
+    """A pipeline that adds its calls to another one, in its own way."""
 
     def __init__(self, pipeline: Pipeline[K, V]) -> None:
         self._calls = pipeline._calls
         self._pipeline = pipeline
+
+    def execute(self) -> None:
+        self._pipeline.execute()
+
+    def __len__(self) -> int:
+        return len(self._pipeline)
+
+
+class _FromMemory(_View[K, V]):
+    """A pipeline whose writes are answered once they are in memory."""
 
     def _add(self, call: Call[T]) -> Pending[T]:
         return self._pipeline._add(from_memory(call))
@@ -230,8 +245,16 @@ class _FromMemory(Pipeline[K, V]):
     def durable(self, how: Durable) -> Pipeline[K, V]:
         return self if memory_is_enough(how) else self._pipeline
 
-    def execute(self) -> None:
-        self._pipeline.execute()
 
-    def __len__(self) -> int:
-        return len(self._pipeline)
+class _Local(_View[K, V]):
+    """A pipeline whose reads are answered by the node that is asked."""
+
+    def _add(self, call: Call[T]) -> Pending[T]:
+        return self._pipeline._add(locally(call))
+
+    def durable(self, how: Durable) -> Pipeline[K, V]:
+        pipeline = self._pipeline.durable(how)
+        return self if pipeline is self._pipeline else _Local(pipeline)
+
+    def local(self) -> Pipeline[K, V]:
+        return self

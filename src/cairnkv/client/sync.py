@@ -19,7 +19,7 @@ from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, memory_parts
+from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
@@ -115,7 +115,8 @@ class Client(KeyValue[K, V]):
         connection = self._connected(deadline)
         command = call.command
         try:
-            connection.send(memory_parts(command) if call.memory_is_enough else command_parts(command), deadline)
+            parts = command_parts(command) if call.leeway is None else parts_with(call.leeway, command)
+            connection.send(parts, deadline)
             reply = connection.receive(command, deadline)
         except PeerError:
             self._drop()
@@ -204,7 +205,7 @@ class Client(KeyValue[K, V]):
             parts: list[bytes] = []
             for pending in window:
                 call = pending.call
-                parts += memory_parts(call.command) if call.memory_is_enough else command_parts(call.command)
+                parts += command_parts(call.command) if call.leeway is None else parts_with(call.leeway, call.command)
             connection.send(parts, deadline)
             while unanswered:
                 pending = unanswered[0]

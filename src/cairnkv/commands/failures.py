@@ -122,6 +122,30 @@ LOADING = Code(
     "The server is reading what it has on disk, and executes nothing but INFO before it has all of it.",
     passing=True,
 )
+NOQUORUM = Code(
+    "NOQUORUM",
+    Fault.SERVER,
+    "The log of this cluster has no majority of its machines, or this node cannot reach it. Local reads go on.",
+    passing=True,
+)
+LOGFULL = Code(
+    "LOGFULL",
+    Fault.SERVER,
+    "The cluster's log is nearly full, and takes no writes before a snapshot has made room. Reads and CLEAR go on.",
+    passing=True,
+)
+CLOCK = Code(
+    "CLOCK",
+    Fault.SERVER,
+    "This node's clock is off from the other nodes' by more than a second, so it proposes no writes. Reads go on.",
+    passing=True,
+)
+STOPPED = Code(
+    "STOPPED",
+    Fault.SERVER,
+    "This node takes no part in its cluster any more, for a reason that it does not get over; INFO says which. "
+    "Other nodes go on.",
+)
 UNREADABLE = Code(
     "UNREADABLE",
     Fault.SERVER,
@@ -170,6 +194,10 @@ CODES = {
         RECOVERING,
         READONLY,
         LOADING,
+        NOQUORUM,
+        LOGFULL,
+        CLOCK,
+        STOPPED,
         UNREADABLE,
         UNKNOWN,
         NOBACKUP,
@@ -177,4 +205,4 @@ CODES = {
         INTERNAL,
     )
 }
-"""Every code by its name. NOQUORUM comes with the size that needs it."""
+"""Every code by its name."""

@@ -58,12 +58,37 @@ class Due:
     size: int = 0
 
 
+@dataclasses.dataclass(slots=True, frozen=True)
 class Unfinished:
-    """The type of `UNFINISHED`."""
+    """In the place of what is due: a command takes several turns, and has had one.
+
+    until: it gets no other before this was carried out; None: when it is its turn.
+    """
+
+    until: Held | None = None
 
 
 UNFINISHED: Final = Unfinished()
-"""In the place of what is due: a command takes several turns, and has had one."""
+"""One that waits for nothing but its turn."""
+
+
+class OwnWrites:
+    """Whether all that a client has written is there to be read, so that a local read cannot miss it."""
+
+    def __init__(self) -> None:
+        self._newest: Held | None = None
+
+    def note(self, outcome: Reply | Held) -> None:
+        """The client has written something, with this outcome."""
+        if isinstance(outcome, Held):
+            self._newest = outcome
+
+    @property
+    def are_there(self) -> bool:
+        """Whether they are; an outcome that nobody knows will not be waited for."""
+        if self._newest is not None and self._newest.executed:
+            self._newest = None
+        return self._newest is None
 
 
 class Conversation(Protocol):

@@ -61,7 +61,7 @@ class Client(AsyncKeyValue[K, V]):
                     connection = await self._connected(deadline)
                 while connection.crowded:
                     await connection.room(deadline)
-                reply = await connection.submit(call.command, deadline, call.memory_is_enough)
+                reply = await connection.submit(call.command, deadline, call.leeway)
             except Unavailable:
                 if last or not await self._pause(attempt, deadline):
                     raise

@@ -13,7 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 from cairnkv.client.address import Endpoint, shown
-from cairnkv.client.hotpath import ReplyDecoder, command_parts, memory_parts
+from cairnkv.client.calls import Leeway
+from cairnkv.client.hotpath import ReplyDecoder, command_parts, parts_with
 from cairnkv.client.retry import lost, not_reached
 from cairnkv.commands import Command, Failure
 from cairnkv.errors import PeerError, Unavailable
@@ -91,7 +92,7 @@ class Connection(asyncio.Protocol):
                 f"no turn in time at {self.name}; {len(self._waiting_for_room):,} commands wait for theirs"
             ) from None
 
-    def submit(self, command: Command, deadline: float, memory_is_enough: bool = False) -> Due:
+    def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> Due:
         """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
         due = Due(command.word, deadline, self._waking)
         if not self.usable:
@@ -100,7 +101,7 @@ class Connection(asyncio.Protocol):
         at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
         if not at_once and not self._outbox:
             self._loop.call_soon(self._flush)
-        self._outbox += memory_parts(command) if memory_is_enough else command_parts(command)
+        self._outbox += command_parts(command) if leeway is None else parts_with(leeway, command)
         self._slots.append(due)
         if at_once:
             self._flush()
