@@ -39,6 +39,7 @@ SUBCOMMANDS: Final = {
     "verify": ("care", "read a whole backup, and say whether it is as it was made"),
     "check": ("care", "read a whole store on disk, and say whether anything is damaged"),
     "repair": ("care", "make a new store of what can be read of a damaged one"),
+    "cluster": ("cluster", "run a cluster of several nodes on this machine, and hurt it"),
     "shell": ("shell", "talk to a store command by command"),
     "trace": ("trace", "pass a connection through and show every frame of it"),
 }
