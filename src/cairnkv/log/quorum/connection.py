@@ -1,0 +1,268 @@
+"""A connection to NATS as a node needs it: it notices silence within seconds, and comes back for ever.
+
+What always holds: nothing that nats-py meets on its way is fatal once the connection was made, and none of it prints a
+traceback; it is logged in a line, and the next server tried. Nothing is kept to be sent later while there is no
+connection. Answers of JetStream's API are plain dictionaries: what they leave out of nats-py's classes matters here.
+
+Not for what is asked or consumed (`stream`, `consumption`, `syncing`).
+"""
+
+import asyncio
+import importlib.util
+import json
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from nats import errors
+from nats.aio.client import Client, Srv
+
+from cairnkv.errors import OptionError, Unavailable
+from cairnkv.limits import MIB
+from cairnkv.log.quorum.options import ClusterOptions
+
+PING_INTERVAL: Final = 1
+PINGS_MAX: Final = 2
+"""Seconds between pings, and how many may be without an answer: a server that is paused is left after some three
+seconds. nats-py's defaults take minutes."""
+
+CONNECT_PATIENCE: Final = 1
+"""Seconds for each step of connecting to one server, before the next is tried."""
+
+RECONNECT_WAIT: Final = 0.25
+"""Seconds between two attempts at the same server."""
+
+OPEN_PATIENCE: Final = 30.0
+"""Seconds until there is a connection, and a JetStream with a leader, before a node gives up starting: machines that
+boot together need some."""
+
+ASK_PATIENCE: Final = 1.0
+"""Seconds for one answer of JetStream's API, which takes milliseconds unless there is no leader."""
+
+PENDING_MAX: Final = 16 * MIB
+"""Bytes of messages of one subscription that nats-py keeps for a reader. Entries are bounded elsewhere."""
+
+REPEAT_AFTER: Final = 30.0
+"""Seconds before the same trouble is logged again."""
+
+Answer: TypeAlias = dict[str, Any]
+
+log: Final = logging.getLogger("cairnkv.cluster")
+
+
+class NoAnswer(Exception):
+    """JetStream did not answer, or there is no connection: whether it did what it was asked is unknown."""
+
+
+class ApiError(Exception):
+    """JetStream answered with an error.
+
+    number: JetStream's own, which says more than the status.
+    """
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+class Connection(Client):
+    """nats-py's client, some of whose ways are mended here.
+
+    It waits until a connection is closed in good order before it tries the next server, and a paused server never
+    takes what is still to be sent; and it forgets connections that were not answered. So they are cut. It ends for good
+    upon most errors that a server may name, such as an authentication that took too long while that server was paused.
+    """
+
+    def cut(self) -> None:
+        """End the connection to a server, whatever is still to be sent."""
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer: asyncio.StreamWriter | None = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.cut()
+        await super()._connect_to_server(s)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if not self.is_closed and not self.is_reconnecting:
+            note(f"NATS: left {_shown(self.connected_url)}: {text_of(e)}")
+            self.cut()
+        await super()._process_op_err(e)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "permissions violation" in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(errors.Error(f"nats: {err_msg}"))
+
+
+_noted: dict[str, float] = {}
+
+
+def note(text: str) -> None:
+    """Log a trouble, but not the same one again and again."""
+    now = time.monotonic()
+    for old in [old for old, at in _noted.items() if now - at > REPEAT_AFTER]:
+        del _noted[old]
+    if text not in _noted:
+        _noted[text] = now
+        log.info("%s", text)
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception of nats-py says, on one line; some say nothing but their class."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _host(url: Any) -> str:
+    """What a URL names, without user and password."""
+    return str(url.netloc.rpartition("@")[2])
+
+
+def _shown(url: Any) -> str:
+    return _host(url) if url is not None else "a server"
+
+
+async def connect(
+    options: ClusterOptions, what: str, *, back: Callable[[], None] | None = None, system: bool = False
+) -> Connection:
+    """Connect to any of the servers.
+
+    what: shown in NATS' lists of connections. back: called upon each later connection. system: as one of the system
+    account. Raises `OptionError` for credentials or files that are not right, `Unavailable` after `OPEN_PATIENCE`.
+    """
+    client = Connection()
+    refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    last = "no answer"
+
+    async def met(error: Exception) -> None:
+        nonlocal last
+        last = text_of(error)
+        note(f"NATS: {last}")
+        if not refused.done() and "authorization" in last.lower():
+            refused.set_result(last)
+        if not refused.done() and isinstance(error, ssl.SSLError):
+            refused.set_result(last)
+
+    async def returned() -> None:
+        note(f"NATS: back, by way of {_shown(client.connected_url)}")
+        if back is not None:
+            back()
+
+    connecting = asyncio.ensure_future(
+        client.connect(
+            servers=[f"{parts.scheme}://{_host(parts)}" for parts in map(urlsplit, options.urls)],
+            name=what,
+            error_cb=met,
+            reconnected_cb=returned,
+            ping_interval=PING_INTERVAL,
+            max_outstanding_pings=PINGS_MAX,
+            connect_timeout=CONNECT_PATIENCE,
+            reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]  # it only sleeps so long
+            max_reconnect_attempts=-1,
+            no_echo=True,
+            pending_size=0,
+            **_credentials(options, system=system),
+        )
+    )
+    either: set[asyncio.Future[Any]] = {connecting, refused}
+    await asyncio.wait(either, timeout=OPEN_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    if not connecting.done():
+        connecting.cancel()
+        with suppress(asyncio.CancelledError, errors.Error, OSError):
+            await connecting
+        await close(client)
+        if refused.done():
+            which = "--nats-system" if system else "the user in --cluster, or --nats-creds, --nats-ca"
+            raise OptionError(f"NATS does not let this node in ({refused.result()}): check {which}")
+        raise Unavailable(f"no NATS server of {_hosts(options)} answers after {OPEN_PATIENCE:g} s: {last}")
+    refused.cancel()
+    try:
+        await connecting
+    except (errors.Error, OSError, ValueError) as error:
+        await close(client)
+        raise OptionError(f"cannot connect to NATS: {text_of(error)}") from error
+    if _wants_tls(options) and not client._server_info.get("tls_required"):
+        await close(client)
+        raise OptionError(
+            f"NATS at {_hosts(options)} does not speak TLS; without --nats-ca it is spoken to in the clear"
+        )
+    return client
+
+
+async def close(client: Connection) -> None:
+    """End a connection, whatever its state."""
+    with suppress(errors.Error, OSError, asyncio.TimeoutError):
+        async with asyncio.timeout(CONNECT_PATIENCE):
+            await client.close()
+    client.cut()
+
+
+async def ask(
+    client: Connection, subject: str, request: Answer | None = None, patience: float = ASK_PATIENCE
+) -> Answer:
+    """One request to JetStream's API. Raises `NoAnswer`, `ApiError`."""
+    if not client.is_connected:  # nats-py would keep the request's future for ever
+        raise NoAnswer("not connected to NATS")
+    try:
+        message = await client.request(subject, json.dumps(request).encode() if request else b"", timeout=patience)
+    except errors.NoRespondersError:
+        raise NoAnswer("JetStream is not enabled there, or not there yet") from None
+    except errors.TimeoutError:
+        raise NoAnswer(f"JetStream does not answer within {patience:g} s: it has no leader at present") from None
+    except (errors.Error, OSError) as error:
+        raise NoAnswer(text_of(error)) from error
+    answer: Answer = json.loads(message.data)
+    if (wrong := answer.get("error")) is not None:
+        raise ApiError(wrong.get("err_code", 0), wrong.get("description", "an error without a text"))
+    return answer
+
+
+def _hosts(options: ClusterOptions) -> str:
+    return ", ".join(_shown(urlsplit(url)) for url in options.urls)
+
+
+def _wants_tls(options: ClusterOptions) -> bool:
+    return bool(options.ca or options.cert) or any(url.startswith("tls:") for url in options.urls)
+
+
+def _credentials(options: ClusterOptions, *, system: bool) -> dict[str, Any]:
+    """What nats-py is told of who connects, and how. Raises `OptionError`."""
+    told: dict[str, Any] = {}
+    if _wants_tls(options):
+        try:
+            told["tls"] = ssl.create_default_context(cafile=options.ca)
+            if options.cert is not None:
+                told["tls"].load_cert_chain(options.cert, options.key)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"nats-ca, nats-cert or nats-key cannot be used: {error}") from error
+    file = options.creds
+    # nats-py would not say them to servers that it is told of by others.
+    users = {urlsplit(url).netloc.rpartition("@")[0] for url in options.urls} - {""}
+    if len(users) > 1:
+        raise OptionError("the addresses in --cluster name several users; one user has to be the same at all servers")
+    for named in () if system else users:
+        user, colon, password = named.partition(":")
+        told |= {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
+    if system:
+        assert options.system is not None
+        user, colon, password = options.system.partition(":")
+        if colon and not Path(options.system).is_file():
+            return told | {"user": user, "password": password}
+        file = options.system
+    if file is not None:
+        try:
+            if b"NATS USER JWT" not in Path(file).read_bytes():
+                raise OptionError(f"{file} is not a file of NATS credentials, which has a user's JWT and seed")
+        except OSError as error:
+            raise OptionError(f"the file of NATS credentials cannot be read: {error}") from error
+        if importlib.util.find_spec("nkeys") is None:
+            raise OptionError("credentials in files need nkeys: pip install 'nats-py[nkeys]'")
+        told["user_credentials"] = file
+    return told
