@@ -273,11 +273,16 @@ def _verify(name: str, arguments: Sequence[str]) -> int:
 
 
 def _check(name: str, arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "consistency":
+        from cairnkv.cli import consistency
+
+        return consistency.run(arguments[1:])
     parser = _local_parser(
         name,
         "Read all of a store that no server has open: the write-ahead log, every table with its checksums, all\n"
-        "records to the mark of the end. Nothing is written to. Exit code 1 when it is damaged, and where.",
-        "cairn check data/",
+        "records to the mark of the end. Nothing is written to. Exit code 1 when it is damaged, and where.\n\n"
+        "`cairn check consistency --help` explains how a store that is running is checked.",
+        "cairn check data/\ncairn check consistency 127.0.0.1:6555",
     )
     parser.add_argument("directory", metavar="DIR", help="the store's directory")
     options = parser.parse_args(arguments)
@@ -341,6 +346,7 @@ def _looked_at(what: str, look: "Callable[[Callable[[int], None]], Findings]") -
 def _counts(found: "Findings") -> dict[str, Any]:
     return {
         "entries": found.entries,
+        "node_records": found.node,
         "keyspaces": {str(number): count for number, count in sorted(found.keys.items())},
         "expired": found.expired,
         "values_in_parts": found.in_parts,
@@ -354,7 +360,8 @@ def _summary(found: "Findings") -> str:
     expired = f", {found.expired:,} of them expired" if found.expired else ""
     parts = f", {found.in_parts:,} with values in parts" if found.in_parts else ""
     one = f"{found.entries:,} {'entry' if found.entries == 1 else 'entries'}"
-    return f"{one}{keyspaces}{expired}{parts}; position {found.position:,}"
+    node = f"; the table of a node of a cluster, {counted(found.node, 'record')} of its own" if found.node else ""
+    return f"{one}{keyspaces}{expired}{parts}; position {found.position:,}{node}"
 
 
 def _told_found(what: str, found: "Findings", advice: str, options: argparse.Namespace, **also: int) -> int:

@@ -92,7 +92,9 @@ def readiness(server: Server) -> str:
     """One line: where, who, which size, what it runs on, and a command to try."""
     addresses = server.addresses
     size = "process (in memory)"
-    if server.settings.data is not None:
+    if server.member is not None:
+        size = f"quorum ({server.settings.name}, {server.settings.data}, fsync in NATS {server.member.stream.sync})"
+    elif server.settings.data is not None:
         size = f"disk ({server.settings.data}, sync {server.settings.sync})"
     runs_on = " on ".join(features().values())
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cairnkv.errors import OptionError
-from cairnkv.limits import SPACES
 from cairnkv.log.base import nobody
 from cairnkv.log.disk import lock, wal
 from cairnkv.log.disk.checkpoint import CONFIG, CURRENT
@@ -26,6 +25,7 @@ from cairnkv.log.disk.records import (
     ENTRY,
     FORMAT,
     FORMAT_KEY,
+    NODE_SPACE,
     PART,
     STATE,
     STATE_KEY,
@@ -73,12 +73,14 @@ class Findings:
     """What was found.
 
     keys: entries by their keyspace's number. expired: those of them whose time is over. in_parts: values in parts.
+    node: records that a node of a cluster keeps for itself.
     loose: parts of values that no entry has, as a crash leaves them; the next start removes them.
     problems: what is wrong, at most `PROBLEMS_MAX` of them; problem_count: how many there are.
     """
 
     def __init__(self) -> None:
         self.keys: dict[int, int] = {}
+        self.node = 0
         self.expired = 0
         self.in_parts = 0
         self.loose = 0
@@ -89,7 +91,7 @@ class Findings:
 
     @property
     def entries(self) -> int:
-        """Entries of all keyspaces, the expired ones included."""
+        """Entries of all keyspaces, the expired ones included, but for the node's own."""
         return sum(self.keys.values())
 
     def wrong(self, problem: str) -> None:
@@ -253,9 +255,12 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
         has_end = key == END_KEY
         has_state = has_state or key == STATE_KEY
         try:
-            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] < SPACES:
+            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_SPACE:
                 entry, deadline = parsed_value(value)
-                found.keys[key[1]] = found.keys.get(key[1], 0) + 1
+                if key[1] == NODE_SPACE:
+                    found.node += 1
+                else:
+                    found.keys[key[1]] = found.keys.get(key[1], 0) + 1
                 found.expired += deadline is not None and deadline <= found.log_time_ms
                 if isinstance(entry, Parts):
                     found.in_parts += 1
@@ -285,7 +290,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
             found.wrong(f"the value of {shown(owner.key)} has {owner.length:,} of {owner.parts.length:,} bytes")
     if not has_format:
         found.wrong("the record of the format is missing")
-    if not has_state and found.entries:  # the first commit writes it
+    if not has_state and (found.entries or found.node):  # the first commit writes it
         found.wrong("the record of position and log time is missing")
     if not has_end:
         found.wrong("the mark of the end is missing: nobody can tell how many records are")
@@ -294,6 +299,8 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
 
 def shown(record_key: bytes) -> str:
     """An entry's key, as people are told it."""
+    if record_key[:2] == bytes((ENTRY, NODE_SPACE)):
+        return repr(record_key[2:66])[1:] + " of the node's own"
     if record_key[0] == ENTRY:
         return repr(record_key[2:66])[1:] + (f" of keyspace {record_key[1]}" if record_key[1:2] != b"\0" else "")
     return "a part of a value" if record_key[0] == PART else "a record of the store's own"

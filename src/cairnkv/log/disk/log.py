@@ -24,7 +24,7 @@ from cairnkv.log.disk import backup, checkpoint
 from cairnkv.log.disk.engine import Engine, damaged, open_engine
 from cairnkv.log.disk.reader import Answer, Reader, Request
 from cairnkv.log.disk.replay import replay
-from cairnkv.log.disk.restoring import restore
+from cairnkv.log.disk.restoring import OfNode, restore
 from cairnkv.log.disk.space import Space
 from cairnkv.log.disk.sync import Sync
 from cairnkv.log.disk.writer import Entry, Failed, Settled, State, Writer
@@ -124,6 +124,11 @@ class DiskLog:
                 self._engine.close()
             if isinstance(error, OptionError | LoadingStopped) or not isinstance(error, Exception):
                 raise
+            if isinstance(error, OfNode):
+                raise OptionError(
+                    f"{self.directory} is the table of a node of a cluster: serve it with --cluster, or have a store "
+                    f"without a cluster made of it (cairn repair {self.directory} NEW)"
+                ) from None
             raise damaged(self.directory, str(error)) from None
         self.position = restored.position
         return self.position

@@ -7,6 +7,8 @@ the first day, so that whoever reads all records and does not come to it knows t
 import struct
 from typing import Final, NamedTuple
 
+from cairnkv.limits import SPACES
+
 FORMAT: Final = 1
 """The version of what is written. Others are refused."""
 
@@ -17,6 +19,9 @@ END_KEY: Final = b"\xff"
 
 ENTRY: Final = 1
 """First byte of an entry's record key; the keyspace's number and the key follow."""
+
+NODE_SPACE: Final = SPACES
+"""The keyspace, behind those that commands can name, in which a node of a cluster keeps what it needs to go on."""
 
 PART: Final = 2
 """First byte of the record key of a part of a value; the number that the value's parts share and their index follow."""

@@ -4,6 +4,9 @@ What always holds: the damaged store stays as it is, so that it can be tried aga
 every record that can be read and is well formed, and no value without all its parts; it has the mark of the end and the
 record of the format, so it opens. Nobody can tell what else there was.
 
+Of a node's table it makes a store without a cluster: were entries missing from it, the node would go on as if they had
+never been, unlike all others.
+
 RocksDB's own repair leaves out a whole table for one damaged block, so it is only asked where MANIFEST is of no use.
 """
 
@@ -14,7 +17,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cairnkv.errors import OptionError
-from cairnkv.limits import SPACES
 from cairnkv.log.base import nobody
 from cairnkv.log.disk.check import (
     Findings,
@@ -34,6 +36,7 @@ from cairnkv.log.disk.records import (
     ENTRY,
     FORMAT,
     FORMAT_KEY,
+    NODE_SPACE,
     PART,
     STATE,
     STATE_KEY,
@@ -112,12 +115,16 @@ def _write(engine: Engine, records: Iterator[tuple[bytes, bytes]], left_out: lis
     """Write what is well formed."""
     parted: dict[int, _Parted] = {}
     state: bytes | None = None
+    node = 0
     batch, size = engine.batch(), 0
     key = b""
     for key, value in records:
         try:
-            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] < SPACES:
+            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_SPACE:
                 entry, _ = parsed_value(value)
+                if key[1] == NODE_SPACE:
+                    node += 1
+                    continue
                 if isinstance(entry, Parts):  # to be written once its parts are there
                     parted[entry.number] = _Parted(key, value, entry)
                     continue
@@ -148,6 +155,11 @@ def _write(engine: Engine, records: Iterator[tuple[bytes, bytes]], left_out: lis
         if size >= TOGETHER_BYTES:
             _put(engine, batch)
             batch, size = engine.batch(), 0
+    if node:
+        left_out.append(
+            f"what a node of a cluster keeps for itself, {node:,} records: the new store is one without a cluster. "
+            "The node itself fetches its table from the cluster where its directory is removed"
+        )
     if not key:
         raise OptionError("nothing of it can be read: " + "; ".join(left_out))
     for owner in parted.values():

@@ -16,6 +16,7 @@ from cairnkv.log.disk.records import (
     END_KEY,
     ENTRY,
     FORMAT_KEY,
+    NODE_SPACE,
     PART,
     STATE,
     STATE_KEY,
@@ -30,6 +31,10 @@ PROGRESS_RECORDS: Final = 50_000
 
 DROPPED_TOGETHER: Final = 10_000
 """Records that one write drops."""
+
+
+class OfNode(Exception):
+    """It is the table of a node of a cluster, and there is no node to give it to."""
 
 
 class Restored(NamedTuple):
@@ -96,7 +101,8 @@ def restore(
 
     memory_limit: bytes that entries may take; values beyond it are left cold. None: no limit.
     progress: told how many records were read, every now and then.
-    Raises `ValueError` for records that are not as this format has them, and what the engine raises.
+    Raises `ValueError` for records that are not as this format has them, `OfNode` where there are records of a node's
+    own and no keyspace for them, and what the engine raises.
     """
     records = position = time = 0
     parted: dict[int, _Parted] = {}
@@ -127,6 +133,8 @@ def restore(
         elif key == STATE_KEY and len(value) == STATE.size:
             position, time = STATE.unpack(value)
             keyspaces[0].advance(time)
+        elif kind == ENTRY and key[1:2] == bytes((NODE_SPACE,)):
+            raise OfNode
         elif key not in (FORMAT_KEY, SYNCED_KEY, END_KEY):
             raise ValueError(f"a record that this format does not have: {key[:16]!r}")
         records += 1

@@ -1,0 +1,77 @@
+"""Requests to JetStream, asked again while nobody can answer: a server that fails is replaced within seconds.
+
+What always holds: only what passes by itself is asked again, and not for ever. A request may have been executed though
+nobody said so; whoever asks again has to make sure that this does no harm.
+
+Not for entries of the log, of which it matters what became of each (`proposer`).
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from nats import errors
+from nats.aio.client import Client
+from nats.js.errors import APIError, Error, NoStreamResponseError, ServiceUnavailableError
+
+from cairnkv.errors import Unavailable
+from cairnkv.log.quorum.connection import text_of
+
+_T = TypeVar("_T")
+
+PATIENCE: Final = 30.0
+"""Seconds for which something is asked again. NATS takes some 6 to agree on another leader."""
+
+PAUSE_SECONDS: Final = 0.2
+"""How long is waited before it is."""
+
+_FULL: Final = (10_023, 10_047, 10_077)
+"""Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
+
+
+_NO_PEERS: Final = 10_005
+"""The code of JetStream that says too few servers are there for a new stream, as when they have just begun."""
+
+
+async def patiently(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], patience: float = PATIENCE) -> _T:
+    """What comes of asking, again and again if need be.
+
+    what: is being done, for the error. Raises `Unavailable` with what is wrong, after `patience` or where it does not
+    pass, and what `ask` raises that NATS has not said.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            if not nc.is_connected and not nc.is_closed:  # nats-py would keep the request's future for ever
+                raise errors.ConnectionReconnectingError
+            return await ask()
+        except (errors.Error, Error, OSError) as error:
+            if not _passes(error) or time.monotonic() >= end:
+                raise Unavailable(f"{what}: {in_words(error)}") from error
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+def in_words(error: Exception) -> str:
+    """What NATS, or its client, says."""
+    if isinstance(error, NoStreamResponseError):
+        return "nobody answers for the stream"
+    if isinstance(error, APIError) and error.description:
+        return f"NATS says {error.description!r}"
+    return text_of(error).removeprefix("nats: ")
+
+
+def _passes(error: Exception) -> bool:
+    if isinstance(error, ServiceUnavailableError):
+        return error.err_code not in _FULL
+    if isinstance(error, APIError):
+        return error.err_code == _NO_PEERS or isinstance(error, NoStreamResponseError)
+    return isinstance(
+        error,
+        errors.TimeoutError
+        | errors.NoRespondersError
+        | errors.ConnectionReconnectingError
+        | errors.OutboundBufferLimitError
+        | errors.StaleConnectionError
+        | NoStreamResponseError,
+    )
