@@ -1,6 +1,7 @@
 """Finding NATS, and what is said when it is not there or does not let us in."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import subprocess
@@ -83,6 +84,12 @@ def port_of(nats: Nats) -> int:
     return nats.servers[0].config.port
 
 
+def without_cluster(text: str) -> str:
+    """A configuration for a server that is alone."""
+    head, _, rest = text.partition("cluster {")
+    return f"{head}accounts{rest.partition('accounts')[2]}"
+
+
 class TestOneServerAlone:
     """It cannot keep three copies, nor one if it has no JetStream."""
 
@@ -90,11 +97,11 @@ class TestOneServerAlone:
     def alone(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
         class Alone(NatsConfig):
             def text(self) -> str:
-                text, _, rest = super().text().partition("cluster {")
-                rest = rest.partition("\naccounts")[2]
+                text = without_cluster(super().text())
                 if request.param == "none":
-                    text, rest = text.partition("jetstream {")[0], rest.replace("jetstream: enabled, ", "")
-                return f"{text}\naccounts{rest}"
+                    head, _, rest = text.partition("jetstream {")
+                    text = head + rest.partition("}")[2].replace("jetstream: enabled, ", "")
+                return text
 
         (port,) = free_ports(1)
         server = NatsServer(Alone("alone", tmp_path, port, 0, (), "one", "two", file_max=256 * MIB))
@@ -142,7 +149,7 @@ def guarded(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 f'{name}: "{certificates / file}"'
                 for name, file in (("cert_file", "node.pem"), ("key_file", "node.key"), ("ca_file", "ca.pem"))
             )
-            return f"{super().text()}\ntls {{ {files}, verify: true }}\n"
+            return f"{without_cluster(super().text())}\ntls {{ {files}, verify: true }}\n"
 
     port, route = free_ports(2)
     directory = tmp_path_factory.mktemp("guarded")
@@ -188,3 +195,21 @@ async def test_troubles_are_logged_in_a_line_and_not_again_and_again(
     assert not any("\n" in line or record.exc_info for line, record in zip(lines, caplog.records, strict=False))
     assert not [record for record in caplog.records if record.name.startswith("nats")]
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+async def test_a_cancellation_that_comes_with_the_answer_counts(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 loses it where nats-py waits, and a task that was cancelled would go on for ever."""
+    async with opened(nats.options()) as one:
+        request = one.nc.request
+
+        async def lost(*arguments: object, **named: object) -> object:
+            answer = await request(*arguments, **named)  # type: ignore[arg-type]
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            return answer
+
+        monkeypatch.setattr(one.nc, "request", lost)
+        task = asyncio.ensure_future(one.state())
+        with pytest.raises(asyncio.CancelledError):
+            await task

@@ -176,3 +176,19 @@ async def test_what_a_paused_server_holds_is_logged_later(nats: Nats) -> None:
             await reader.has(lambda: reader.texts == [b"first", b"later"])
             held.resume()
             await reader.has(lambda: reader.texts == [b"first", b"later", b"held"])
+
+
+async def test_a_paused_server_is_left_though_it_does_not_take_what_is_sent(nats: Nats) -> None:
+    """More than the sockets keep, so that the connection cannot be closed in good order."""
+    async with opened(nats.options()) as one, Reader(one) as reader:
+        await put(one, b"first")
+        await reader.has(lambda: reader.texts == [b"first"])
+        url = one.nc.connected_url
+        assert url is not None
+        server_of(nats, url.port).pause()
+        for _ in range(40):
+            one.publish(bytes(one.payload_max), lambda reason: None)
+        await eventually(lambda: one.nc.connected_url not in (url, None), 8)
+        one.publish(b"last", lambda reason: None)
+        await reader.has(lambda: reader.texts[-1] == b"last")
+        assert reader.positions == list(range(1, len(reader.got) + 1))

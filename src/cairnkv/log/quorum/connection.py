@@ -218,6 +218,10 @@ async def ask(
         raise NoAnswer(f"JetStream does not answer within {patience:g} s: it has no leader at present") from None
     except (errors.Error, OSError) as error:
         raise NoAnswer(text_of(error)) from error
+    finally:
+        # It waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes with the answer.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
     answer: Answer = json.loads(message.data)
     if (wrong := answer.get("error")) is not None:
         raise ApiError(wrong.get("err_code", 0), wrong.get("description", "an error without a text"))
