@@ -256,9 +256,8 @@ class LosesChunk(Snapshots):
     """One whose first chunk is gone when it is read back."""
 
     async def _verify(self, snapshot: Snapshot, progress: Callable[[int], None]) -> None:
-        message = await self._next(self._chunks_of(snapshot.nuid), 0)
-        assert message is not None
-        await self._js.delete_msg(self._stream, message.seq or 0)
+        first = await self._js.get_msg(self._stream, seq=1, subject=self._chunks_of(snapshot.nuid), next=True)
+        await self._js.delete_msg(self._stream, first.seq or 0)
         await super()._verify(snapshot, progress)
 
 
