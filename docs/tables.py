@@ -274,12 +274,41 @@ def worst(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(chosen.values())
 
 
+# -- the cluster -------------------------------------------------------------------------------------------------------
+
+PARTITION = ROOT / "benchmarks" / "results" / "partition.json"
+"""What `benchmarks/partition.py --write` found."""
+
+
+def partition() -> str:
+    """Every placement on every number of machines, and what they were simulated with."""
+    found = json.loads(PARTITION.read_text())
+    shown = ("slots", "weighted", "keys", "heat", "copies", "join", "join_copies", "leave")
+    rows = [
+        (
+            f"{row['nodes']:,}",
+            row["placement"],
+            *("–" if row[name] is None else f"{row[name]:.{0 if row[name] >= 100 else 2}f}" for name in shown),
+        )
+        for row in found["rows"]
+    ]
+    made = found["made"]
+    where = (
+        f"`python benchmarks/partition.py --write`: {made['slots']:,} slots, {made['keys']:,} keys, of whose load the "
+        f"key of rank r has 1 / r^{made['zipf']:g}: the hottest slot alone has {made['hottest']:.1%} of it. "
+        f"Seed {made['seed']}."
+    )
+    heading = ("slots", "unequal machines", "keys", "uneven load", "copies", "join", "join: copies", "leave")
+    return f"{table(('machines', 'placement', *heading), *rows)}\n\n{where}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "failures": failures,
     "headlines": headlines,
     "limits": wire_limits,
     "options": options,
+    "partition": partition,
     "performance": performance,
     "redis_absent": redis_absent,
     "redis_clients": redis_clients,

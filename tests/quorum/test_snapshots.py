@@ -12,7 +12,8 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, ObjectStoreConfig
 
-from cairnkv.errors import OptionError
+from cairnkv.cluster.nats import NatsServer
+from cairnkv.errors import OptionError, Unavailable
 from cairnkv.log.quorum.connection import Connection, close, connect
 from cairnkv.log.quorum.declaration import Identity
 from cairnkv.log.quorum.leases import Lease
@@ -321,6 +322,18 @@ async def test_a_cancelled_fetch_leaves_nothing_and_an_interrupted_one_is_no_hin
         await node.fetch(made, tmp_path / "fetched")
 
 
+async def test_where_nats_has_no_room_it_says_so(cluster: Cluster, files: Path) -> None:
+    node = await cluster.node()
+    js = await cluster.js()
+    config = (await js.stream_info(f"OBJ_{cluster.bucket}")).config
+    config.max_bytes = 300_000
+    await js.update_stream(config)
+    with pytest.raises(Unavailable, match="writing a snapshot: NATS says 'maximum bytes exceeded'"):
+        await put(node, files, 1)
+    assert await node.listed() == []
+    assert await cluster.chunks() == {}
+
+
 # -- pins and turns ------------------------------------------------------------------------------------------------
 
 
@@ -417,27 +430,28 @@ async def test_one_of_many_has_the_turn(cluster: Cluster) -> None:
 # -- servers that fail ---------------------------------------------------------------------------------------------
 
 
-async def kill_leader(nats: Nats, cluster: Cluster) -> None:
-    info = await (await cluster.js()).stream_info(f"OBJ_{cluster.bucket}")
-    assert info.cluster is not None
-    (leader,) = [server for server in nats.servers if server.config.name == info.cluster.leader]
-    leader.kill()
+def leader_of(nats: Nats, name: str | None) -> NatsServer:
+    return next(server for server in nats.servers if server.config.name == name)
 
 
+@pytest.mark.parametrize("hurt", [NatsServer.kill, NatsServer.pause], ids=["killed", "paused"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # see `Cluster.close`
-async def test_a_server_may_be_killed_while_one_is_put_or_fetched(nats: Nats, cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_server_may_fail_while_one_is_put_and_while_it_is_fetched(
+    nats: Nats, cluster: Cluster, tmp_path: Path, hurt: Callable[[NatsServer], None]
+) -> None:
     files = tmp_path / "files"
     files.mkdir()
     (files / "a.sst").write_bytes(random.Random(3).randbytes(3_000_000))
     node = await cluster.node()
-    fetched = tmp_path / "fetched"
+    js = await cluster.js()
 
-    async def while_it_is_killed(do: Callable[[Callable[[int], None]], Coroutine[None, None, None]]) -> None:
+    async def while_its_leader_fails(do: Callable[[Callable[[int], None]], Coroutine[None, None, None]]) -> None:
+        info = await js.stream_info(f"OBJ_{cluster.bucket}")
+        assert info.cluster is not None
         begun = asyncio.Event()
         doing = asyncio.create_task(do(lambda _: begun.set()))
         await begun.wait()
-        await kill_leader(nats, cluster)
-        assert not doing.done()
+        hurt(leader_of(nats, info.cluster.leader))
         await doing
 
     async def put_in_turn(progress: Callable[[int], None]) -> None:
@@ -449,13 +463,9 @@ async def test_a_server_may_be_killed_while_one_is_put_or_fetched(nats: Nats, cl
                         return
             await asyncio.sleep(0.2)
 
-    await while_it_is_killed(put_in_turn)
+    await while_its_leader_fails(put_in_turn)
+    await asyncio.to_thread(nats.heal)  # what a paused server still had to say comes now
     (made,) = await node.listed()
-    assert list(await cluster.chunks()) == [f"$O.{cluster.bucket}.C.{made.nuid}"]
-    for server in nats.servers:
-        if not server.running:
-            server.start()
-            await asyncio.to_thread(server.wait_listening)
-    await asyncio.to_thread(nats.wait_healthy)
-    await while_it_is_killed(lambda progress: node.fetch(made, fetched, progress))
-    assert contents(fetched) == contents(files)
+    assert await cluster.chunks() == {f"$O.{cluster.bucket}.C.{made.nuid}": made.chunks}
+    await while_its_leader_fails(lambda progress: node.fetch(made, tmp_path / "fetched", progress))
+    assert contents(tmp_path / "fetched") == contents(files)

@@ -25,7 +25,7 @@ from cairnkv.client.calls import (
     memory_is_enough,
 )
 from cairnkv.commands import Failure, InMemory, Reply
-from cairnkv.errors import CairnError, CallerError, error_of
+from cairnkv.errors import CairnError, CallerError, Unavailable, error_of
 
 
 class Pending(Generic[T]):
@@ -38,11 +38,21 @@ class Pending(Generic[T]):
 
     def settle(self, reply: Reply) -> None:
         """The reply has come."""
-        self._reply = reply
+        self._reply, self._error = reply, None
 
     def fail(self, error: CairnError) -> None:
         """No reply will come."""
-        self._error = error
+        self._reply, self._error = None, error
+
+    @property
+    def refused_here(self) -> Failure | None:
+        """The failure, if it says that another node may well do what this one could not."""
+        return self._reply if isinstance(self._reply, Failure) and self._reply.code.elsewhere else None
+
+    @property
+    def unharmed(self) -> bool:
+        """Whether the command was certainly not executed, or only reads, and may be carried out by another node."""
+        return self.refused_here is not None or (self._reply is None and isinstance(self._error, Unavailable))
 
     @property
     def error(self) -> CairnError | None:
@@ -74,7 +84,8 @@ AnyPending: TypeAlias = Pending[Any]
 class Pipeline(Generic[K, V]):
     """Commands that leave together. Each method gives a `Pending`, and nothing happens before `execute`.
 
-    The commands are carried out in order, one by one: others may come in between. Nothing is repeated.
+    The commands are carried out in order, one by one: others may come in between. Nothing is repeated, but for what a
+    node of several could not do at all: some tens of KiB of commands that leave together, none of which it executed.
     """
 
     def __init__(self, calls: Calls[K, V], carry_out: Callable[[list[AnyPending]], None]) -> None:

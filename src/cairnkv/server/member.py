@@ -377,6 +377,7 @@ class Member:
                 self._caught_up.clear()
                 await self._take_snapshot()
                 target = self.stream.last
+                store.proposer.begin(store.table)
                 store.join()
             except PastEnd as past:
                 store.leave(f"the stream ends before this node's position {store.position:,}: {past}")

@@ -79,7 +79,7 @@ class ArticleConversation:
         if self._surroundings.wants_password:
             return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
-            if request.flags & _LOCAL_READ:
+            if request.flags & _LOCAL_READ and not request.command.word.writes:
                 return self._store.execute(request.command, local=self._own_writes.are_there)
             outcome = self._store.execute(request.command)
             if request.command.word.writes:

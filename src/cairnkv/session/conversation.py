@@ -7,6 +7,7 @@ Not for the order of replies, nor for bounds: those are the session's, and the s
 """
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -76,19 +77,24 @@ class OwnWrites:
     """Whether all that a client has written is there to be read, so that a local read cannot miss it."""
 
     def __init__(self) -> None:
-        self._newest: Held | None = None
+        # In their order; not only the newest: it may have failed while one before it is on its way.
+        self._waiting: deque[Held] = deque()
 
     def note(self, outcome: Reply | Held) -> None:
         """The client has written something, with this outcome."""
         if isinstance(outcome, Held):
-            self._newest = outcome
+            self._forget_executed()
+            self._waiting.append(outcome)
 
     @property
     def are_there(self) -> bool:
         """Whether they are; an outcome that nobody knows will not be waited for."""
-        if self._newest is not None and self._newest.executed:
-            self._newest = None
-        return self._newest is None
+        self._forget_executed()
+        return not self._waiting
+
+    def _forget_executed(self) -> None:
+        while self._waiting and self._waiting[0].executed:
+            self._waiting.popleft()
 
 
 class Conversation(Protocol):

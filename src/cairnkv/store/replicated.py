@@ -22,7 +22,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from cairnkv.commands import (
     MISSING,
@@ -45,11 +45,11 @@ from cairnkv.keyspace import Journal, Keyspace, Shared, Watched, apply, forget, 
 from cairnkv.keyspace.keyspace import Before
 from cairnkv.keyspace.shared import VERSION_SLOTS, version_slot
 from cairnkv.limits import CLEAR_PREFIX_SLICE, SPACES
-from cairnkv.log import Effect, Log, LogRefused
+from cairnkv.log import Deliver, Effect, Log, LogRefused
 from cairnkv.log.disk.records import NODE_SPACE
-from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, items, parsed
+from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.log.quorum.proposer import Proposal, Proposer
-from cairnkv.log.quorum.proposers import Proposers
+from cairnkv.log.quorum.proposers import Judged, Proposers
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.growth import length_after
 from cairnkv.store.held import Held, size_of
@@ -77,6 +77,7 @@ PROPOSER_KEY: Final = b"proposer:"
 PART_KEY: Final = b"part:"
 SLOT_KEY: Final = b"slot:"
 SEMANTICS_KEY: Final = b"semantics"
+FLOOR_KEY: Final = b"floor"
 
 POSITION: Final = struct.Struct(">QQQI")
 """Position in the stream, when the stream was made (ns), log time (ms), and the digest of all that came so far."""
@@ -185,6 +186,43 @@ class _TooMuch(Exception):
     """A transaction is more work than it may be."""
 
 
+class _Records(NamedTuple):
+    """The state besides keys and values, as it stands in a node's table."""
+
+    position: tuple[int, int, int, int]
+    semantics: int
+    table: Proposers
+    versions: dict[int, int]
+
+
+def _records(state: Keyspace) -> _Records:
+    """Read it. Raises `ValueError`."""
+    position, semantics, table = (0, 0, 0, 0), 1, Proposers()
+    versions: dict[int, int] = {}
+    records = sorted((key, value) for key in state.hot_keys() if (value := state.get(key)) is not None)
+    try:
+        # Proposers first, and their parts in their order.
+        for key, value in sorted(records, key=lambda record: record[0].startswith(PART_KEY)):
+            if key == POSITION_KEY:
+                position = POSITION.unpack(value)
+            elif key == SEMANTICS_KEY:
+                (semantics,) = _SLOT.unpack(value)
+            elif key == FLOOR_KEY:
+                (table.floor,) = _NUMBER.unpack(value)
+            elif key.startswith(PROPOSER_KEY):
+                (node,) = _NODE.unpack(key[len(PROPOSER_KEY) :])
+                table.load(node, value)
+            elif key.startswith(PART_KEY):
+                node, _ = _PART.unpack(key[len(PART_KEY) :])
+                table.load_part(node, value)
+            elif key.startswith(SLOT_KEY):
+                (slot,) = _SLOT.unpack(key[len(SLOT_KEY) :])
+                (versions[slot],) = _NUMBER.unpack(value)
+    except (struct.error, ValueError) as error:
+        raise ValueError(f"the node's table is damaged: {error}") from None
+    return _Records(position, semantics, table, versions)
+
+
 class ReplicatedStore(Store):
     """The store of one node."""
 
@@ -225,6 +263,7 @@ class ReplicatedStore(Store):
         self._supports = supports
         self._tracked: set[int] = set()  # slots whose versions are a part of the state
         self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
+        self._deliver: Deliver | None = None
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
@@ -247,51 +286,47 @@ class ReplicatedStore(Store):
         aside = Shared()
         keyspaces = tuple(Keyspace(aside) for _ in range(SPACES + 1))
         position = self._log.restore(keyspaces)
+        _records(keyspaces[NODE_SPACE])
         return Loaded(keyspaces, position)
+
+    def _new_cache(self) -> None:
+        """None: an entry may need any value, and waits for no disk."""
 
     def reopen(self, log: Log) -> None:
         """Have another table, to be read by `load` and `begin`: this one is damaged, or too far behind the log."""
-        reason = "this node has fallen behind its cluster's log, and begins anew"
-        self.proposer.fail_waiting(Failure(failures.NOQUORUM, reason), under_way=True)
         self._log.close(self._shared.now)
         self._log = log
+        if self._deliver is not None:
+            log.deliver_by(self._deliver)
         self.loading = self.holds_back = True
         self._digests.clear()
+        self.proposer.interrupt(self._loads())
 
     def begin(self, loaded: Loaded) -> None:
         """Take over what was read. It goes on to load until `join`: what others have logged meanwhile is missing."""
         state = loaded.keyspaces[NODE_SPACE]
+        self._shared.now = 0  # log time is that of this table, however late it was in another
         super().begin(Loaded(loaded.keyspaces[:SPACES], loaded.position))
         self.loading = self.holds_back = True
         self._load_state(state)
-        self.proposer.lost(self.table)  # where it had begun: what was under way may have come before this position
 
     def _load_state(self, state: Keyspace) -> None:
-        records = {key: value for key in state.hot_keys() if (value := state.get(key)) is not None}
-        self.table = Proposers()
-        self.position = self.identity = self.digest = 0
-        if POSITION_KEY in records:
-            self.position, self.identity, now, self.digest = POSITION.unpack(records[POSITION_KEY])
-            self._shared.advance(now)
-        (self.semantics,) = _SLOT.unpack(records.get(SEMANTICS_KEY, b"\0\1"))
-        self.proposer.semantics = self.semantics
-        self._tracked = set()
-        self._parts_kept = {}
-        for key in sorted(records):  # the parts of a batch in their order
-            value = records[key]
-            if key.startswith(PROPOSER_KEY):
-                (node,) = _NODE.unpack(key[len(PROPOSER_KEY) :])
-                self.table.load(node, value)
-        for key in sorted(records):
-            value = records[key]
-            if key.startswith(PART_KEY):
-                node, _ = _PART.unpack(key[len(PART_KEY) :])
-                self.table.load_part(node, value)
-                self._parts_kept[node] = self._parts_kept.get(node, 0) + 1
-            elif key.startswith(SLOT_KEY):
-                (slot,) = _SLOT.unpack(key[len(SLOT_KEY) :])
-                (self._shared.versions[slot],) = _NUMBER.unpack(value)
-                self._tracked.add(slot)
+        records = _records(state)
+        self.position, self.identity, now, self.digest = records.position
+        self._shared.advance(now)
+        self.semantics = self.proposer.semantics = records.semantics
+        self.table = records.table
+        self._parts_kept = {node: len(row.parts) for node, row in self.table if row.parts}
+        self._tracked = set(records.versions)
+        for slot, version in records.versions.items():
+            self._shared.versions[slot] = version
+        if self.semantics > self._supports:
+            self.leave(f"semantics {self.semantics} is in force: this node needs a newer release")
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """How the node's table, or the one in its place, reaches the thread that uses this store."""
+        self._deliver = deliver
+        super().deliver_by(deliver)
 
     def adopt(self, identity: int) -> None:
         """The stream is this one, and nothing of it was carried out before."""
@@ -456,38 +491,47 @@ class ReplicatedStore(Store):
         """Carry out the entry that stands at a position, which is the next one. Raises nothing."""
         assert position == self.position + 1
         changes = Changes(position, self.digest)
+        entry: Entry | None = None
+        judged = Judged(counts=False)
         try:
             entry = parsed(data)
             if entry.semantics > self._supports:
-                raise ValueError(f"semantics {entry.semantics} is in force; this release knows {self._supports}")
-        except ValueError as error:
-            self.leave(f"{error}: this node needs a newer release")
-            return
-        counts, batch = False, None
-        try:
+                raise Newer(f"semantics {entry.semantics} is in force; this release knows {self._supports}")
             judged = self.table.judge(entry, position)
-            counts, batch = judged.counts, judged.batch
+        except Newer as newer:
+            self.leave(f"{newer}: this node needs a newer release")
+            return
         except ValueError as error:  # on all nodes alike
             _log.warning("position %d: %s", position, error)
-        own: Sequence[Proposal] = ()
-        if entry.node == self.proposer.node:
-            own = self.proposer.came(entry, self.table, counts=counts)
-            if self.proposer.taken_over:
-                self.leave("another process takes part as this node: its directory was copied, or is used twice")
-                return
-        if counts:
-            self._shared.advance(entry.time)
-            self.heard(entry)
-        if own:
-            for proposal in own:
-                assert isinstance(proposal, Proposed)
-                proposal.take_turn(changes)
-        elif batch:
-            self._carry_out_batch(batch, changes, entry.node)
+        if entry is not None:
+            self._carry_out(entry, judged, changes)
+        if self.proposer.taken_over:
+            self.leave("another process takes part as this node: its directory was copied, or is used twice")
+            return
         self.position, self.digest = position, changes.digest
         self._keep(entry, changes)
         if position % DIGEST_ENTRIES == 0:
             self._note_digest(position, self.proposer.node, self.digest)
+
+    def _carry_out(self, entry: Entry, judged: Judged, changes: Changes) -> None:
+        own: Sequence[Proposal] = ()
+        if entry.node == self.proposer.node:
+            own = self.proposer.came(entry, self.table, counts=judged.counts)
+        if not judged.counts:
+            return
+        if entry.kind is not Kind.EPOCH:  # whose proposer may not know yet that its clock is off
+            self._shared.advance(entry.time)
+        self.heard(entry)
+        for proposal in own:
+            assert isinstance(proposal, Proposed)
+            try:
+                proposal.take_turn(changes)
+            except Exception:  # a fault of ours, behind what all nodes do
+                _log.exception("position %d: a proposal of this node failed", changes.position)
+                if proposal.reply is None:
+                    proposal.fail(Failure(failures.INTERNAL, "the server's log has the details"))
+        if judged.batch and not own:
+            self._carry_out_batch(judged.batch, changes, entry.node)
 
     def _carry_out_batch(self, batch: bytes, changes: Changes, node: int) -> None:
         """What another node has proposed, or an earlier life of this one."""
@@ -511,7 +555,7 @@ class ReplicatedStore(Store):
 
     def _change(self, step: Step, changes: Changes) -> Reply:
         """Carry out one command that may change something."""
-        if step.space >= SPACES or step.command.word.by_store:
+        if step.space >= SPACES or not _is_for_the_log(step.command):
             return Failure(failures.BADARGS, "no command for a keyspace")
         return self._journalled(changes, lambda: apply(self.keyspaces[step.space], step.command, self._shared.now))
 
@@ -521,10 +565,10 @@ class ReplicatedStore(Store):
         try:
             reply = work()
         except _TooMuch as refused:
-            undo(journal)
+            self._take_back_all(journal, changes)
             return Failure(failures.UNDONE, str(refused))
         except Exception:  # a fault of ours, and on all nodes alike
-            undo(journal)
+            self._take_back_all(journal, changes)
             _log.exception("position %d: a command failed", changes.position)
             return Failure(failures.INTERNAL, "the server's log has the details")
         finally:
@@ -538,21 +582,30 @@ class ReplicatedStore(Store):
             forget(journal)
         return reply
 
+    def _take_back_all(self, journal: Journal, changes: Changes) -> None:
+        """Undo it. Versions do not go back, and those that are tracked are part of the state."""
+        undo(journal)
+        slots = {version_slot(change.keyspace.number, key) for change in journal for key in change.keys}
+        for slot in sorted(slots & self._tracked):
+            self._keep_slot(slot, changes)
+
     def _visible(self, journal: Journal, effects: Sequence[Effect]) -> Sequence[Effect]:
-        """The effects but for those that only free what had expired: when that is freed is each node's own affair."""
-        if not self._shared.expiring:
-            return effects
+        """The effects as they are on all nodes: by keys, without those that only free what had expired.
+
+        When that is freed is each node's own affair; a journal has more of it, and earlier, where it was not.
+        """
         now = self._shared.now
         first: dict[Place, bool] = {}
         for change in journal:
             if isinstance(change, Before):
                 there = change.entry is not None and (change.entry[1] is None or change.entry[1] > now)
                 first.setdefault((change.keyspace.number, change.key), there)
-        return [
+        shown = [
             (space, key, value, deadline)
             for space, key, value, deadline in effects
             if key is None or value is not None or first[space, key]
         ]
+        return sorted(shown, key=lambda effect: (effect[1] is not None, effect[0], effect[1] or b""))
 
     def _carry_out_all(self, transaction: Transaction, changes: Changes) -> Reply:
         now, versions = self._shared.now, self._shared.versions
@@ -564,14 +617,22 @@ class ReplicatedStore(Store):
     def _one_after_the_other(self, transaction: Transaction) -> Replies:
         replies: list[Reply] = []
         worked, most = 0, transaction.bytes_max
-        for space, command in transaction.steps:
+        found = 0  # bytes of keys: which ones a look at the table finds is each node's own affair
+        for step in transaction.steps:
+            space, command = step
+            if not command.word.writes and command.word.scope is Scope.TABLE:
+                reply = self._read_now(step)
+                found += size_of(reply)
+                too_large = most and found > most
+                replies.append(Failure(failures.BIGREPLY, "too many keys in one reply") if too_large else reply)
+                continue
+            if not _is_for_the_log(command):
+                replies.append(Failure(failures.BADARGS, "no command for a transaction"))
+                continue
             if most:
                 worked += length_after(self.keyspaces[space], command)
             if not most or worked <= most:
-                if isinstance(command, RandomKey):
-                    replies.append(self._random_key(self.keyspaces[space]))
-                else:
-                    replies.append(apply(self.keyspaces[space], command, self._shared.now))
+                replies.append(apply(self.keyspaces[space], command, self._shared.now))
                 worked += size_of(replies[-1])
             if most and worked > most:
                 raise _TooMuch(f"a transaction that works on more than {most:,} bytes of values")
@@ -655,20 +716,21 @@ class ReplicatedStore(Store):
 
     # -- the node's table -------------------------------------------------------------------------------------
 
-    def _keep(self, entry: Entry, changes: Changes) -> None:
+    def _keep(self, entry: Entry | None, changes: Changes) -> None:
         effects = changes.effects
-        node = entry.node
-        row = self.table.rows.get(node)
-        if row is not None and row.position == changes.position:
+        row = self.table.rows.get(entry.node) if entry is not None else None
+        if entry is not None and row is not None and row.position == changes.position:
+            node = entry.node
             key = _NODE.pack(node)
             effects.append((NODE_SPACE, PROPOSER_KEY + key, self.table.packed(node), None))
             if entry.kind is Kind.PART and row.parts:
                 index = _PART.pack(node, len(row.parts) - 1)
                 effects.append((NODE_SPACE, PART_KEY + index, row.parts[-1], None))
             self._drop_parts(node, len(row.parts), effects)
-        for forgotten in self.table.forgotten:
-            effects.append((NODE_SPACE, PROPOSER_KEY + _NODE.pack(forgotten), None, None))
-            self._drop_parts(forgotten, 0, effects)
+            for forgotten in self.table.forgotten:
+                effects.append((NODE_SPACE, PROPOSER_KEY + _NODE.pack(forgotten), None, None))
+                effects.append((NODE_SPACE, FLOOR_KEY, _NUMBER.pack(self.table.floor), None))
+                self._drop_parts(forgotten, 0, effects)
         packed = POSITION.pack(self.position, self.identity, self._shared.now, self.digest)
         effects.append((NODE_SPACE, POSITION_KEY, packed, None))
         try:
@@ -728,6 +790,11 @@ class ReplicatedStore(Store):
     @property
     def _takes_runs(self) -> bool:
         return False
+
+
+def _is_for_the_log(command: Command) -> bool:
+    """Whether what a command changes depends on nothing but the state."""
+    return not command.word.by_store and not isinstance(command, ClearPrefix)
 
 
 def _nobody() -> None:

@@ -7,7 +7,8 @@ Integers are unsigned and big-endian. A batch that is too large for one entry is
 their own and mean nothing before the last one is there.
 
 What always holds: whatever bytes come, `parsed` and `items` give an entry and items or raise `ValueError`, on all nodes
-alike, since nobody can ask whoever wrote them.
+alike, since nobody can ask whoever wrote them. What is none is as if it were not there; what this release is too old
+to read, `Newer`, is not.
 
 Not for which entries count (`proposers`), and not for what commands are: their frames are bytes here.
 """
@@ -26,6 +27,9 @@ PARTITION: Final = 0
 SEMANTICS: Final = 1
 """The newest version of what commands do that this release knows. An entry says the one that is in force where it was
 proposed; a node that does not know that version stops rather than apply it otherwise than others do."""
+
+TIME_MAX: Final = 2**53
+"""The latest that an entry may say it is, in milliseconds: far from where a deadline would not fit its record."""
 
 _HEADER: Final = struct.Struct(">BBHHQQQQ")
 HEADER_BYTES: Final = _HEADER.size
@@ -59,6 +63,10 @@ class ItemKind(enum.IntEnum):
     """What the proposer's state came to at a position."""
     SEMANTICS = 5
     """Another version of what commands do is in force from now on."""
+
+
+class Newer(ValueError):
+    """A newer release is needed to read it."""
 
 
 class Entry(NamedTuple):
@@ -96,7 +104,7 @@ class Item(NamedTuple):
 
 
 def parsed(data: bytes) -> Entry:
-    """The entry that these bytes are. Raises `ValueError`.
+    """The entry that these bytes are. Raises `ValueError`, and `Newer` of an entry that others may understand.
 
     >>> entry = Entry(Kind.BATCH, node=7, epoch=1, number=2, time=1_000, body=b"...")
     >>> parsed(entry.packed()) == entry
@@ -105,8 +113,10 @@ def parsed(data: bytes) -> Entry:
     if len(data) < HEADER_BYTES:
         raise ValueError(f"an entry of {len(data)} bytes, which is less than its header has")
     form, kind, partition, semantics, node, epoch, number, time = _HEADER.unpack_from(data)
-    if form != FORMAT:
-        raise ValueError(f"an entry of format {form}; this release knows format {FORMAT}")
+    if form > FORMAT:
+        raise Newer(f"an entry of format {form}; this release knows format {FORMAT}")
+    if form < FORMAT or partition != PARTITION or time > TIME_MAX:
+        raise ValueError(f"an entry of format {form}, partition {partition} and time {time}, which nobody proposes")
     return Entry(Kind(kind), node, epoch, number, time, data[HEADER_BYTES:], semantics, partition)
 
 

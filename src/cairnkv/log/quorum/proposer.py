@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from cairnkv.commands import Failure, failures
 from cairnkv.limits import MIB
 from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry, Item, Kind, packed_items
-from cairnkv.log.quorum.proposers import Proposers, epoch_body
+from cairnkv.log.quorum.proposers import STAGED_MAX, Proposers, epoch_body
 
 IN_FLIGHT_MAX: Final = 4
 """Entries of a node that are under way at once."""
@@ -43,6 +43,13 @@ UNSEEN_SECONDS: Final = 5.0
 
 OUTCOME_SECONDS: Final = 15.0
 """How long a client waits at most for what became of a write that was under way then: an election takes some six."""
+
+STRANGER_EPOCHS_MAX: Final = 3
+"""Epochs that one other process may begin as this node. An earlier life's that was held somewhere may come late; who
+goes on to begin them is alive."""
+
+PROPOSAL_BYTES_MAX: Final = STAGED_MAX - MIB
+"""Bytes of one proposal: with the heads of its items it has to be a batch that counts as one."""
 
 PROBE_SECONDS: Final = 0.5
 """How often it is tried again to begin an epoch."""
@@ -95,6 +102,9 @@ class Proposer:
         self._number = 0  # of the newest entry of this epoch that was sent
         self._wanted = 0  # the epoch that is to begin; 0: none is
         self._wanted_sent: float | None = None  # when that was logged last
+        self._wanted_since: float | None = None  # when it, or one before it that has not begun, was logged first
+        self._newest = 0  # the latest that this process has wanted
+        self._stranger = b"", 0  # another process that has begun an epoch of this node, and how many
         self._queue: collections.deque[Proposal] = collections.deque()
         self._queued_bytes = 0
         self._flights: dict[int, _Flight] = {}  # by number, oldest first
@@ -107,6 +117,9 @@ class Proposer:
         """Queue a proposal; or fail it at once where it could only wait."""
         if not self.quorum:
             proposal.fail(_no_quorum())
+        elif proposal.weight > PROPOSAL_BYTES_MAX:
+            text = f"{proposal.weight:,} bytes in one piece; the log takes {PROPOSAL_BYTES_MAX:,}"
+            proposal.fail(Failure(failures.UNDONE, text))
         elif len(self._queue) >= QUEUED_MAX or (
             self._queued_bytes and self._queued_bytes + proposal.weight > QUEUED_BYTES_MAX
         ):
@@ -139,6 +152,8 @@ class Proposer:
         if self._wanted:
             if self._wanted_sent is None or now - self._wanted_sent >= PROBE_SECONDS:
                 self._wanted_sent = now
+                if self._wanted_since is None:
+                    self._wanted_since = now
                 body = epoch_body(self._nonce, self._supports)
                 yield Entry(Kind.EPOCH, self.node, self._wanted, 0, time, body, self.semantics).packed()
             return
@@ -183,9 +198,21 @@ class Proposer:
 
         Until it has begun nothing else is logged.
         """
-        row = table.rows.get(self.node)
-        self._wanted = max(self._epoch, row.epoch if row else 0, self._wanted) + 1
+        self._wanted = self._newest = max(self._newest, table.newest_epoch(self.node)) + 1
         self._wanted_sent = None
+
+    def interrupt(self, failure: Failure) -> None:
+        """Another table takes the place of this node's, and may have entries of this node that it will not be told of.
+
+        What waits fails, and what is under way as unknown: to propose it again could do it twice. `begin` goes on.
+        """
+        self.quorum = False
+        self.fail_waiting(failure, under_way=True)
+        self._epoch = self._wanted = 0
+        self._wanted_since = None
+        self._flights.clear()
+        self._parts.clear()
+        self._parted = ()
 
     def came(self, entry: Entry, table: Proposers, *, counts: bool) -> Sequence[Proposal]:
         """An entry of this node has come, which counts or not: what is to be carried out with it, in order.
@@ -195,32 +222,34 @@ class Proposer:
         if entry.kind is Kind.EPOCH:
             self._epoch_came(entry, table, counts=counts)
             return ()
-        if entry.epoch != self._epoch:
+        if entry.epoch != self._epoch or not self._epoch:
             return ()  # of an earlier life, or given up
-        self.quorum = True
         if counts:
-            return self._flights.pop(entry.number).proposals
-        if entry.number > table.rows[self.node].number:  # one before it is missing; otherwise it has come twice
+            self.quorum = True
+            flight = self._flights.pop(entry.number, None)
+            return () if flight is None else flight.proposals
+        row = table.rows.get(self.node)
+        # It has come twice; or one before it is missing, or this node was forgotten.
+        if row is None or row.epoch != self._epoch or entry.number > row.number:
             self.lost(table)
         return ()
 
     def _epoch_came(self, entry: Entry, table: Proposers, *, counts: bool) -> None:
         row = table.rows.get(self.node)
         if row is not None and counts and row.nonce != self._nonce:
-            if self._epoch:  # an earlier life's was late, or somebody else has this node's number
-                self.taken_over = True
+            self._stranger_came(row.nonce, table)
             return
         if not self._wanted:
             return
         if not counts:  # its number was used before
-            if row is not None and row.epoch >= self._wanted:
+            if table.newest_epoch(self.node) >= self._wanted:
                 self.begin(table)
             return
         if entry.epoch < self._wanted:
             return  # one that was given up; the wanted one is on its way
         self.quorum = True
         self._epoch, self._number = entry.epoch, 0
-        self._wanted, self._wanted_sent = 0, None
+        self._wanted, self._wanted_sent, self._wanted_since = 0, None, None
         under_way = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         again = [proposal for proposal in [*under_way, *self._parted] if not proposal.given_up]
         self._flights.clear()
@@ -228,6 +257,17 @@ class Proposer:
         self._parted = ()
         self._queue.extendleft(reversed(again))
         self._queued_bytes += sum(proposal.weight for proposal in again)
+
+    def _stranger_came(self, nonce: bytes, table: Proposers) -> None:
+        """An earlier life's epoch was late, or somebody else is this node: what is under way will not count."""
+        if not self._epoch:
+            return  # it is known by the next of this process that none was
+        before, epochs = self._stranger
+        self._stranger = nonce, epochs + 1 if nonce == before else 1
+        if self._stranger[1] >= STRANGER_EPOCHS_MAX:
+            self.taken_over = True
+        else:
+            self.begin(table)
 
     def lost(self, table: Proposers) -> None:
         """Something that was published has not come into the log, as far as is known: find out by a new epoch."""
@@ -238,9 +278,12 @@ class Proposer:
 
     def tick(self, now: float, table: Proposers) -> None:
         """Look at what takes too long. To be called several times a second."""
-        if not self._flights:
+        waits = [flight.sent for flight in self._flights.values()]
+        if self._wanted and self._wanted_since is not None:
+            waits.append(self._wanted_since)
+        if not waits:
             return
-        oldest = min(flight.sent for flight in self._flights.values())
+        oldest = min(waits)
         if now - oldest < UNSEEN_SECONDS:
             return
         self.lost(table)

@@ -4,7 +4,8 @@ A message that was held somewhere may come into the log late, twice, or behind o
 ids prevent neither. So every entry says its proposer, the proposer's epoch, and which of that epoch it is, and each
 node judges alike, by a table that is a part of the state:
 
-- an entry that begins an epoch counts if the epoch is later than the proposer's is;
+- an entry that begins an epoch counts if the epoch is later than the proposer's is, or, of one that is not in the
+  table, later than that of anyone who was and is no longer: nothing that has counted once counts again;
 - any other counts if it is of the proposer's epoch and the next in it;
 - whatever does not count is as if it were not there.
 
@@ -25,14 +26,14 @@ from cairnkv.log.quorum.entries import Entry, Kind
 
 PROPOSERS_MAX: Final = 64
 """Nodes that are remembered. For one more, that is forgotten which has proposed nothing for longest: it may begin an
-epoch again, which it does by itself."""
+epoch again, a later one than any that was forgotten, which it does by itself."""
 
 STAGED_MAX: Final = 1_024 * MIB
 """Bytes of parts of one batch of one proposer. More of them count as a batch that is none."""
 
 NONCE_BYTES: Final = 8
 
-_ROW: Final = struct.Struct(f">QQQH{NONCE_BYTES}s")
+_ROW: Final = struct.Struct(f">QQQH{NONCE_BYTES}s?")
 _EPOCH: Final = struct.Struct(f">{NONCE_BYTES}sH")
 
 
@@ -49,7 +50,7 @@ class Row:
     """What is known of one node.
 
     number: of its newest entry in this epoch that counts. position: of its newest that counts at all.
-    parts: of a batch whose last one is not there.
+    parts: of a batch whose last one is not there. spoilt: whether there were too many of them, so that it is none.
     """
 
     epoch: int
@@ -57,6 +58,7 @@ class Row:
     position: int
     supports: int
     nonce: bytes
+    spoilt: bool = False
     parts: list[bytes] = dataclasses.field(default_factory=list)
 
     @property
@@ -81,6 +83,8 @@ class Proposers:
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
+        self.floor = 0
+        """The latest epoch of any node that was forgotten."""
         self.forgotten: list[int] = []
         """Nodes that the newest entry has pushed out of the table; whoever keeps it has to know."""
 
@@ -94,7 +98,7 @@ class Proposers:
         if entry.kind is Kind.EPOCH:
             if len(entry.body) != _EPOCH.size:
                 raise ValueError("an entry that begins an epoch and does not say whose")
-            if row is not None and entry.epoch <= row.epoch:
+            if entry.epoch <= self.newest_epoch(entry.node):
                 return Judged(counts=False)
             nonce, supports = _EPOCH.unpack(entry.body)
             self.rows[entry.node] = Row(entry.epoch, 0, position, supports, nonce)
@@ -105,22 +109,26 @@ class Proposers:
         row.number = entry.number
         row.position = position
         if entry.kind is Kind.BATCH:
-            row.parts = []
+            row.parts, row.spoilt = [], False
             return Judged(counts=True, batch=entry.body)
-        if row.staged + len(entry.body) > STAGED_MAX:
-            row.parts = []
-            return Judged(counts=True)
-        row.parts.append(entry.body)
+        row.spoilt = row.spoilt or row.staged + len(entry.body) > STAGED_MAX
+        row.parts = [] if row.spoilt else [*row.parts, entry.body]
         if entry.kind is Kind.PART:
             return Judged(counts=True)
-        batch, row.parts = b"".join(row.parts), []
+        batch = None if row.spoilt else b"".join(row.parts)
+        row.parts, row.spoilt = [], False
         return Judged(counts=True, batch=batch)
 
     def _forget(self) -> None:
         while len(self.rows) > PROPOSERS_MAX:
             longest = min(self.rows, key=lambda node: self.rows[node].position)
-            del self.rows[longest]
+            self.floor = max(self.floor, self.rows.pop(longest).epoch)
             self.forgotten.append(longest)
+
+    def newest_epoch(self, node: int) -> int:
+        """The epoch that a node's next has to be later than."""
+        row = self.rows.get(node)
+        return self.floor if row is None else row.epoch
 
     @property
     def supported(self) -> int:
@@ -132,14 +140,13 @@ class Proposers:
     def packed(self, node: int) -> bytes:
         """A node's row, but for its parts."""
         row = self.rows[node]
-        return _ROW.pack(row.epoch, row.number, row.position, row.supports, row.nonce)
+        return _ROW.pack(row.epoch, row.number, row.position, row.supports, row.nonce, row.spoilt)
 
     def load(self, node: int, packed: bytes) -> None:
         """Have a row that was packed. Raises `ValueError`."""
         if len(packed) != _ROW.size:
             raise ValueError("a row of the table of proposers that is none")
-        epoch, number, position, supports, nonce = _ROW.unpack(packed)
-        self.rows[node] = Row(epoch, number, position, supports, nonce)
+        self.rows[node] = Row(*_ROW.unpack(packed))
 
     def load_part(self, node: int, part: bytes) -> None:
         """Have the next part of a node's batch. Raises `ValueError`."""
