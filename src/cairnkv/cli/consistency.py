@@ -213,6 +213,7 @@ def _as_json(history: "History", report: "Report", problems: list[str]) -> dict[
         **{outcome.name.lower(): count for outcome, count in report.outcomes.items()},
         "configurations": report.configurations,
         "actions": len(history.actions),
+        "longest_without_answer_ms": report.gap // 1_000_000,
         "wrong_keys": list(report.wrong_keys),
         "undecided_keys": list(report.undecided),
         "silent": list(report.silent),
