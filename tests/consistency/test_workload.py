@@ -14,7 +14,7 @@ from cairnkv.testing import running_server
 from tests.consistency import servers
 from tests.consistency.servers import Right, serving
 
-SECONDS = 1.0
+SECONDS = 0.7
 """How long a broken server is looked at."""
 
 
@@ -45,7 +45,7 @@ async def test_a_server_is_consistent(data: bool, tmp_path: Path) -> None:
 async def test_a_server_that_is_right_and_unpleasant_is_consistent() -> None:
     """It hangs up, so that outcomes are unknown, and carries out what it hung up on long afterwards."""
     async with serving(servers.Unpleasant()) as addresses:
-        ran, report = await run(*addresses, seconds=2.0)
+        ran, report = await run(*addresses, seconds=1.5)
     assert report.consistent is True, report.violations
     assert report.outcomes[Outcome.UNKNOWN] > 20
     assert report.outcomes[Outcome.NOT_EXECUTED] > 20
