@@ -162,7 +162,10 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
         if options.save is not None:
             saver = stack.enter_context(Saver(Path(options.save), workload.about(wanted)))
         show = stack.enter_context(progress("using the store", None, "operations"))
-        history = asyncio.run(workload.Run(wanted, saver=saver).run(nemesis, show))
+        driven = workload.Run(wanted, saver=saver)
+        history = asyncio.run(driven.run(nemesis, show))
+        if driven.left_behind is not None:
+            complain(f"nobody cleared the keys of this run, which begin with {driven.left_behind}")
         if nemesis is not None:
             problems += nemesis.problems
         return history
