@@ -23,7 +23,7 @@ from tests.consistency import power
 
 GIVEN = float(os.environ.get("CLUSTER_SECONDS") or 0)
 LONG = GIVEN > 0
-SECONDS = GIVEN or 4.0
+SECONDS = GIVEN or 3.0
 """How long each kind of harm is done."""
 
 SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))

@@ -17,7 +17,7 @@ from cairnkv.testing import running_server
 from tests.consistency import servers
 from tests.consistency.servers import Right, serving
 
-SECONDS = 0.7
+SECONDS = 0.5
 """How long a broken server is looked at."""
 
 
