@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from cairnkv.commands import (
     MISSING,
@@ -350,7 +350,6 @@ class Chaos:
 
     def _watch(self, client: Client) -> None:
         places = [(1, key) for key in self.dice.sample(KEYS, self.dice.choice((1, 2)))]
-        client.watched_at = 0
         into: dict[tuple[int, bytes], Watched] = {}
         outcome = client.node.running.watch(places, into)
         life = client.life
@@ -677,8 +676,3 @@ def _linearizable(key: bytes, ops: Sequence[Op]) -> None:
                     seen.add(state)
                     todo.append(state)
     raise AssertionError(f"no order of these explains what was told: {said}")
-
-
-def seeds(first: int, count: int) -> Iterator[int]:
-    """So many seeds."""
-    yield from range(first, first + count)
