@@ -524,6 +524,9 @@ class ReplicatedStore(Store):
         self.heard(entry)
         for proposal in own:
             assert isinstance(proposal, Proposed)
+            if judged.batch is None:  # too many parts: it is none for anybody
+                proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
+                continue
             try:
                 proposal.take_turn(changes)
             except Exception:  # a fault of ours, behind what all nodes do
