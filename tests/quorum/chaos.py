@@ -509,7 +509,7 @@ class Reference:
             return
         row = self._rows.get(entry.node)
         if entry.kind is Kind.EPOCH:
-            if len(entry.body) == 10 and (row is None or entry.epoch > row[0]):
+            if len(entry.body) == 10 and entry.epoch > (0 if row is None else row[0]):
                 self._rows[entry.node] = [entry.epoch, 0]
                 self._parts[entry.node] = []
             self._look(position)
