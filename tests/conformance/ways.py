@@ -26,8 +26,8 @@ from cairnkv.limits import MIB
 from cairnkv.store import Held, Store, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_way
-from tests.support.simulated import Cluster
 from tests.support import nats
+from tests.support.simulated import Cluster
 
 PATIENCE = 30.0
 """Seconds that anything here may take."""
@@ -317,7 +317,7 @@ class OnNode(KeyValue[bytes, bytes]):
 
 
 @contextlib.contextmanager
-def quorum(clock: ManualClock) -> Iterator[Any]:
+def quorum_simulated(clock: ManualClock) -> Iterator[Any]:
     cluster = Cluster(2, room=MIB, clock=clock)
     cluster.settle()
     with OnNode(cluster, 1) as store:
@@ -332,7 +332,7 @@ WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "disk-sync": disk_sync,
     "disk-cache": disk_cache,
     "disk-cache-sync": disk_cache_sync,
-    "quorum, simulated": quorum,
+    "quorum, simulated": quorum_simulated,
     "pipeline": pipelined,
     "async": asynchronous,
     "disk, two-byte frames": by_hand(2, on_disk=True),
