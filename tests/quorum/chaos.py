@@ -46,6 +46,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.failures import Fault
 from cairnkv.keyspace import Watched
+from cairnkv.log.quorum import proposers
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.store import Held
 from cairnkv.store.items import run_of, transaction_of
@@ -285,7 +286,7 @@ class Chaos:
                         changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
                 body = bytes(changed)
             time = self.cluster.observer.clock() + dice.randrange(100)
-            data = Entry(kind, node, dice.randrange(3), dice.randrange(1, 4), time, body).packed()
+            data = Entry(kind, node, dice.choice((0, 1, 2, 30)), dice.randrange(1, 4), time, body).packed()
         self.cluster.append(data)
 
     # -- what clients say ---------------------------------------------------------------------------------------
@@ -482,7 +483,8 @@ class Reference:
     def __init__(self, chaos: Chaos) -> None:
         self._tagged_at = chaos.tagged_at
         self._models = [Model() for _ in range(3)]
-        self._rows: dict[int, list[int]] = {}  # epoch, number
+        self._rows: dict[int, list[int]] = {}  # epoch, number, position
+        self._floor = 0
         self._parts: dict[int, list[bytes]] = {}
         self._now = 0
         self.done: dict[object, list[_Done]] = collections.defaultdict(list)
@@ -509,14 +511,17 @@ class Reference:
             return
         row = self._rows.get(entry.node)
         if entry.kind is Kind.EPOCH:
-            if len(entry.body) == 10 and entry.epoch > (0 if row is None else row[0]):
-                self._rows[entry.node] = [entry.epoch, 0]
+            if len(entry.body) == 10 and entry.epoch > (self._floor if row is None else row[0]):
+                self._rows[entry.node] = [entry.epoch, 0, position]
                 self._parts[entry.node] = []
+                if len(self._rows) > proposers.PROPOSERS_MAX:
+                    longest = min(self._rows, key=lambda node: self._rows[node][2])
+                    self._floor = max(self._floor, self._rows.pop(longest)[0])
             self._look(position)
             return
         if row is None or entry.epoch != row[0] or entry.number != row[1] + 1:
             return
-        row[1] += 1
+        row[1], row[2] = row[1] + 1, position
         self._now = max(self._now, entry.time)
         for model in self._models:
             model.advance(self._now)

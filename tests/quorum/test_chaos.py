@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cairnkv.log.quorum import proposers
 from cairnkv.log.quorum.entries import Entry, Kind
 from cairnkv.log.quorum.proposer import Proposer
 from cairnkv.log.quorum.proposers import Judged, Proposers
@@ -27,6 +28,14 @@ def test_clients_are_told_what_is_true_and_all_nodes_are_alike(seed: int, steps:
 @given(seed=SEEDS, nodes=st.sampled_from([1, 5]))
 def test_the_same_of_one_node_and_of_five(seed: int, nodes: int) -> None:
     check(Chaos(seed, nodes=nodes, clients=2 * nodes, faults=0.4).run(500).end())
+
+
+@settings(max_examples=max(5, settings().max_examples // 4))
+@given(seed=SEEDS)
+def test_the_same_where_nodes_are_forgotten_and_come_back(seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proposers, "PROPOSERS_MAX", 3)
+        check(Chaos(seed, faults=0.7).run(500).end())
 
 
 def test_most_is_acknowledged_where_nothing_goes_wrong() -> None:

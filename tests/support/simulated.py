@@ -261,7 +261,7 @@ class Cluster:
         memory_limit: int | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        """room: bytes of the body of an entry. clock: of all nodes; None: their time of day goes with the simulation."""
+        """room: bytes of the body of an entry. clock: of all nodes; None: it goes with the simulation."""
         self.now = 100.0
         self.clock = clock
         self.room = room
