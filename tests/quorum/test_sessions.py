@@ -122,6 +122,22 @@ def test_watch_holds_back_what_comes_behind_it() -> None:
     assert hear(cluster, one) == [OK, QUEUED, NULL_ARRAY, b"theirs"]
 
 
+def test_a_transaction_of_nothing_is_given_up_as_well() -> None:
+    """Though this node has not heard of the change: that is found out in the log."""
+    cluster = settled()
+    one, other = chat_with(cluster.nodes[0]), chat_with(cluster.nodes[1])
+    one.send(b"WATCH", b"k")
+    assert hear(cluster, one) == [OK]
+    other.send(b"SET", b"k", b"theirs")
+    cluster.nodes[1].pump()
+    cluster.arrive()
+    cluster.nodes[1].follow(9)
+    assert other.hear() == [OK]
+    one.send(b"MULTI")
+    one.send(b"EXEC")
+    assert hear(cluster, one) == [OK, NULL_ARRAY]
+
+
 def test_keys_and_scan_find_what_was_written_before() -> None:
     cluster = settled()
     chat = chat_with(cluster.nodes[0])
