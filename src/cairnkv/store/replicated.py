@@ -449,8 +449,8 @@ class ReplicatedStore(Store):
     ) -> Reply | Held:
         """Have several commands carried out as one, in one turn; see `Store`.
 
-        Without steps and bytes_max: whether the watched keys are unchanged as far as this node knows now. That they have
-        changed is certain; that they have not is found out in the turn.
+        Without steps and bytes_max: whether the watched keys are unchanged as far as this node knows now. That they
+        have changed is certain; that they have not is found out in the turn.
         """
         if self.loading:
             return self._loads()
