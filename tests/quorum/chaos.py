@@ -49,7 +49,6 @@ from cairnkv.keyspace import Watched
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.store import Held
 from cairnkv.store.items import run_of, transaction_of
-from cairnkv.wire import write_command
 from tests.support.model import Model, same
 from tests.support.simulated import Cluster, Node
 
@@ -302,10 +301,10 @@ class Chaos:
 
     def _say(self) -> None:
         client = self.dice.choice(self.clients)
-        if client.node.store is None or client.life != client.node.life or not client.waiting:
-            if client.node.store is None or self.dice.random() < 0.3 or client.life != client.node.life:
-                self._leave(client)
-                client.node = self._some_node()
+        gone = client.node.store is None or client.life != client.node.life
+        if gone or (not client.waiting and self.dice.random() < 0.3):
+            self._leave(client)
+            client.node = self._some_node()
                 client.life = client.node.life
                 if client.node.store is None:
                     return

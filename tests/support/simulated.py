@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from cairnkv.commands import Command, Reply, Step
 from cairnkv.keyspace import Keyspace
-from cairnkv.limits import SPACES, VALUE_MAX
+from cairnkv.limits import VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
 from cairnkv.log.quorum.entries import HEADER_BYTES
 from cairnkv.store import Held
