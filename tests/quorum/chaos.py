@@ -305,9 +305,9 @@ class Chaos:
         if gone or (not client.waiting and self.dice.random() < 0.3):
             self._leave(client)
             client.node = self._some_node()
-                client.life = client.node.life
-                if client.node.store is None:
-                    return
+            client.life = client.node.life
+            if client.node.store is None:
+                return
         if client.blocked or len(client.waiting) >= OUTSTANDING_MAX:
             return
         self._moment += 1
