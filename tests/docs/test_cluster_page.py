@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from cairnkv.cluster.nats import find_program
-from cairnkv.commands import CODES
+from cairnkv.commands import CODES, Failure
 from cairnkv.commands.failures import NOQUORUM
 from cairnkv.log.quorum.options import LOG_LIMIT_LEAST
 from cairnkv.server.member import Member
 from cairnkv.server.settings import Settings, load
 from cairnkv.session.redis import manual
+from cairnkv.session.redis.grammar import error_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
@@ -155,8 +156,9 @@ def test_the_codes_are_those_that_there_are() -> None:
     (table,) = re.findall(r"\| code \| Redis \|.*\n\| --- .*\n((?:\|.*\n)+)", PAGE)
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
     assert NOQUORUM.name in {row[0].strip("`") for row in rows}
-    for code, _, executed, _ in rows:
+    for code, redis, executed, _ in rows:
         known = CODES[code.strip("`")]
+        assert not redis or error_of(Failure(known, "")).text.split()[0] == redis.strip("`")
         assert executed == ("nobody knows" if known.executed is None else "no")
 
 
