@@ -1,5 +1,6 @@
 """The files on the page about clusters are given to the programs that they are for."""
 
+import asyncio
 import inspect
 import re
 import shutil
@@ -11,14 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
-from cairnkv.cluster.nats import find_program
+from cairnkv.cluster.nats import NatsConfig, NatsServer, find_program, free_ports
 from cairnkv.commands import CODES, Failure
 from cairnkv.commands.failures import NOQUORUM
+from cairnkv.limits import MIB
 from cairnkv.log.quorum.options import LOG_LIMIT_LEAST
-from cairnkv.server.member import Member
+from cairnkv.server.member import Member, new_member
 from cairnkv.server.settings import Settings, load
 from cairnkv.session.redis import manual
 from cairnkv.session.redis.grammar import error_of
+from cairnkv.store import wall_clock
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
@@ -43,7 +46,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if openssl is None:
         pytest.skip("needs openssl")
     directory = tmp_path_factory.mktemp("certificates")
-    (directory / "names").write_text("subjectAltName=IP:10.0.0.1,IP:10.0.0.2,IP:10.0.0.3")
+    (directory / "names").write_text("subjectAltName=IP:10.0.0.1,IP:10.0.0.2,IP:10.0.0.3,IP:127.0.0.1")
     for command in (
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
         "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout node.key -out node.csr",
@@ -80,6 +83,56 @@ def test_nats_is_told_to_sync_and_to_leave_room() -> None:
     config = re.sub(r"#.*", "", files()["nats.conf"])
     assert re.search(r"jetstream \{[^}]*sync_interval: always", config)
     assert re.search(r"jetstream \{[^}]*max_file_store:", config)
+
+
+async def test_a_node_and_nats_run_with_them(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this machine and other ports: they let each other in, by TLS, and the node sees that NATS syncs."""
+    monkeypatch.setenv("STORE_PASSWORD", "s3cret")
+    monkeypatch.setenv("SYSTEM_PASSWORD", "0ther")
+    ports = free_ports(9)
+    moved = {"/etc/cairnkv": str(certificates)}
+    for number in range(3):
+        moved[f"10.0.0.{number + 1}:4222"] = f"127.0.0.1:{ports[number]}"
+        moved[f"10.0.0.{number + 1}:6222"] = f"127.0.0.1:{ports[3 + number]}"
+
+    def here(text: str, **more: str) -> str:
+        for there, instead in {**moved, **more}.items():
+            text = text.replace(there, instead)
+        return text
+
+    def server(number: int) -> NatsServer:
+        name, directory = f"a{number + 1}", tmp_path / f"a{number + 1}"
+        own = (
+            files()["nats.conf"]
+            .replace('"a1"', f'"{name}"')
+            .replace('listen: "10.0.0.1', f'listen: "10.0.0.{number + 1}')
+        )
+        text = here(own, **{"127.0.0.1:8222": f"127.0.0.1:{ports[6 + number]}", "/var/lib/nats": str(directory)})
+
+        class OfThePage(NatsConfig):
+            def text(self) -> str:
+                return text
+
+        return NatsServer(OfThePage(name, directory, ports[number], ports[3 + number], (), "", "", file_max=MIB))
+
+    path = tmp_path / "node.toml"
+    path.write_text(here(files()["node.toml"], **{"/var/lib/cairnkv": str(tmp_path / "node")}))
+    settings = load({}, environment={}, file=path)
+    servers = [server(number) for number in range(3)]
+    member = new_member(settings, clock=wall_clock)
+    try:
+        for one in servers:
+            one.start()
+        async with asyncio.timeout(PATIENCE):
+            await member.stream.open()
+        assert member.stream.sync == "proven"
+        await member.stream.close()
+    finally:
+        member.store.close()
+        for one in servers:
+            one.kill()
 
 
 def test_a_node_takes_its_options(tmp_path: Path) -> None:
