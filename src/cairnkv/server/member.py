@@ -492,6 +492,8 @@ class Member:
         store, stream = self.store, self.stream
         yield "cluster", self._options.name
         yield "node", f"{store.proposer.node:016x}"
+        if self._opened is None:  # NATS has not been found yet
+            return
         yield "nats_connected", int(stream.connected)
         yield "nats_sync", stream.sync
         yield "quorum", int(store.proposer.quorum and store.stopped is None)
