@@ -60,7 +60,7 @@ def failures() -> str:
             code.meaning,
             {False: "not executed (0x02)", None: "unknown (0x04)"}.get(code.executed, "executed"),
             "closes" if code.closes else "survives",
-            "may help later" if code.passing else "no use",
+            ("may help later" if code.passing else "no use") + ("; another node may do it" if code.elsewhere else ""),
         )
         for code in CODES.values()
     ]
@@ -288,7 +288,7 @@ def partition() -> str:
         (
             f"{row['nodes']:,}",
             row["placement"],
-            *("–" if row[name] is None else f"{row[name]:.{0 if row[name] >= 100 else 2}f}" for name in shown),
+            *("–" if row[name] is None else f"{row[name]:#.3g}".rstrip(".") for name in shown),
         )
         for row in found["rows"]
     ]

@@ -181,6 +181,19 @@ def test_a_write_need_not_wait_for_the_log_where_memory_is_enough(cairn_here: Ca
         assert cairn_here("get", "k") == Said(0, b"2\n", "")
 
 
+def test_several_addresses_any_of_which_serves(cairn_here: Call, unused_url: str, url: str, kv: Store):
+    kv.set("k", b"v")
+    hosts = ",".join(address.removeprefix("cairn://") for address in (unused_url, url))
+    for arguments in (["get", "k"], ["set", "k", "w"], ["exists", "k"]):
+        assert cairn_here(*arguments, "--url", f"cairn://{hosts}/?order=given").code == 0
+    said = cairn_here("get", "k", "--url", f"{unused_url},{url.removeprefix('cairn://')}:x")
+    assert (said.code, "is no HOST or HOST:PORT" in said.err) == (2, True)
+    said = cairn_here("get", "k", "--url", f"{unused_url},[::1]:1", "--timeout", "1s")
+    assert said.code == 2
+    assert unused_url.removeprefix("cairn://") in said.err
+    assert "[::1]:1: " in said.err
+
+
 def test_a_read_may_be_answered_by_the_node_that_is_asked(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
     flags: list[int] = []
 

@@ -6,6 +6,7 @@ fails the run.
 
 import asyncio
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 from nats.js.errors import Error as JetStreamError
 
-from cairnkv.cluster import LocalCluster, Role
+from cairnkv.cluster import LocalCluster
 from cairnkv.limits import MIB
 from tests.cluster.stand_in import stand_in
 
@@ -41,8 +42,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="NOT TESTED HERE: a disk is mounted, which only root may do, on Linux")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_it_is_started_again_when_its_disk_was_full(disk: Path) -> None:
-    with LocalCluster.up(disk, command=stand_in) as cluster:
+    told: list[str] = []
+    with LocalCluster.up(disk, command=stand_in, tell=told.append) as cluster:
         assert cluster.log_limit < 100 * MIB, "less than usual, since the disk is small"
         ballast = disk / "ballast"
         connection = await nats.connect(list(cluster.nats_urls), error_cb=ignore)
@@ -54,10 +57,9 @@ async def test_it_is_started_again_when_its_disk_was_full(disk: Path) -> None:
                 await asyncio.sleep(0.1)
             await stream.publish("s", b"before")
             fill(ballast)
-            while not (failed := hurt(cluster)):
-                assert time.monotonic() < until
+            while not any("its disk being full may have brought about" in line for line in told):
+                assert time.monotonic() < until, told
                 await published(stream, bytes(900_000))
-            assert all("its disk being full may have brought about" in why for why in failed)
             ballast.unlink()
             cluster.wait_ready()
             while not await published(stream, b"after"):
@@ -66,6 +68,8 @@ async def test_it_is_started_again_when_its_disk_was_full(disk: Path) -> None:
             assert info.state.messages >= 2
         finally:
             await connection.close()
+            del stream, connection
+            gc.collect()  # nats-py leaves sockets to Python when it reconnects
 
 
 def fill(file: Path) -> None:
@@ -89,11 +93,6 @@ async def published(stream: JetStreamContext, data: bytes) -> bool:
     except (JetStreamError, nats.errors.Error):
         return False
     return True
-
-
-def hurt(cluster: LocalCluster) -> list[str]:
-    """Why NATS servers were started again, or are about to be."""
-    return [one.why for machine in cluster.machines for one in machine.processes if one.why and one.role is Role.NATS]
 
 
 async def ignore(_: Exception) -> None:

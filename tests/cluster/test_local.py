@@ -78,6 +78,7 @@ def test_every_nats_server_syncs_and_has_its_part_of_the_disk(cluster: LocalClus
     for number in (1, 2, 3):
         config = (cluster.directory / f"nats-{number}" / "nats.conf").read_text()
         assert "sync_interval: always" in config
+        assert 'ping_interval: "1s"' in config, "or what is healed comes back late"
         (line,) = [line for line in config.splitlines() if "max_file_store" in line]
         disk = os.statvfs(cluster.directory)
         assert 2 * cluster.log_limit <= int(line.split()[1]) <= disk.f_blocks * disk.f_frsize // 3

@@ -23,10 +23,11 @@ from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
-from cairnkv.store import Store, WhenFull
+from cairnkv.store import Held, Store, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_way
 from tests.support import nats
+from tests.support.simulated import Cluster
 
 PATIENCE = 30.0
 """Seconds that anything here may take."""
@@ -295,6 +296,34 @@ def quorum_by_hand(clock: ManualClock) -> Iterator[Any]:
             yield store
 
 
+class OnNode(KeyValue[bytes, bytes]):
+    """The methods at one node of a simulated cluster, in which everything comes as it should."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        super().__init__(Bytes(), Bytes())
+        self._cluster = cluster
+        self._node = cluster.nodes[number]
+
+    def close(self) -> None:
+        pass
+
+    def _do(self, call: Call[Any]) -> Any:
+        outcome = self._node.execute(call.command)
+        if isinstance(outcome, Held):
+            self._cluster.settle()
+            assert outcome.reply is not None
+            outcome = outcome.reply
+        return call.result(outcome)
+
+
+@contextlib.contextmanager
+def quorum_simulated(clock: ManualClock) -> Iterator[Any]:
+    cluster = Cluster(2, room=MIB, clock=clock)
+    cluster.settle()
+    with OnNode(cluster, 1) as store:
+        yield store
+
+
 WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "embedded": embedded,
     "embedded-async": embedded_async,
@@ -303,6 +332,7 @@ WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "disk-sync": disk_sync,
     "disk-cache": disk_cache,
     "disk-cache-sync": disk_cache_sync,
+    "quorum, simulated": quorum_simulated,
     "pipeline": pipelined,
     "async": asynchronous,
     "disk, two-byte frames": by_hand(2, on_disk=True),

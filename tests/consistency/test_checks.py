@@ -1,6 +1,7 @@
 """What violations are called, on histories written by hand; and that no rule speaks where an order explains all."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies
@@ -8,6 +9,7 @@ from hypothesis import given, strategies
 from cairnkv.consistency import checks, linearizability
 from cairnkv.consistency.checks import Kind, Report
 from cairnkv.consistency.history import Action, History, Operation, Outcome, Verb
+from cairnkv.consistency.nemesis import Harm
 from cairnkv.records import replace
 from tests.consistency.simulated import register, spoilt
 
@@ -223,3 +225,11 @@ def test_unknown_sums_that_are_too_many_to_work_out_are_held_against_bounds() ->
     assert 1 in checks._Possible(0, unknown)  # though it is not
     assert 2 * large + 1 not in checks._Possible(0, unknown)
     assert 1 not in checks._Possible(0, [incr(1, 0, 1, large, None)])
+
+
+def test_the_page_on_consistency_has_every_kind() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "consistency.md").read_text()
+    for kind in Kind:
+        assert f"| {kind.value} |" in page
+    for harm in Harm:
+        assert f"| `{harm.value}` |" in page

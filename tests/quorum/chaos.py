@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from cairnkv.commands import (
     MISSING,
@@ -46,6 +46,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.failures import Fault
 from cairnkv.keyspace import Watched
+from cairnkv.log.quorum import proposers
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.store import Held
 from cairnkv.store.items import run_of, transaction_of
@@ -285,7 +286,7 @@ class Chaos:
                         changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
                 body = bytes(changed)
             time = self.cluster.observer.clock() + dice.randrange(100)
-            data = Entry(kind, node, dice.randrange(3), dice.randrange(1, 4), time, body).packed()
+            data = Entry(kind, node, dice.choice((0, 1, 2, 30)), dice.randrange(1, 4), time, body).packed()
         self.cluster.append(data)
 
     # -- what clients say ---------------------------------------------------------------------------------------
@@ -350,7 +351,6 @@ class Chaos:
 
     def _watch(self, client: Client) -> None:
         places = [(1, key) for key in self.dice.sample(KEYS, self.dice.choice((1, 2)))]
-        client.watched_at = 0
         into: dict[tuple[int, bytes], Watched] = {}
         outcome = client.node.running.watch(places, into)
         life = client.life
@@ -483,7 +483,8 @@ class Reference:
     def __init__(self, chaos: Chaos) -> None:
         self._tagged_at = chaos.tagged_at
         self._models = [Model() for _ in range(3)]
-        self._rows: dict[int, list[int]] = {}  # epoch, number
+        self._rows: dict[int, list[int]] = {}  # epoch, number, position
+        self._floor = 0
         self._parts: dict[int, list[bytes]] = {}
         self._now = 0
         self.done: dict[object, list[_Done]] = collections.defaultdict(list)
@@ -510,14 +511,17 @@ class Reference:
             return
         row = self._rows.get(entry.node)
         if entry.kind is Kind.EPOCH:
-            if len(entry.body) == 10 and (row is None or entry.epoch > row[0]):
-                self._rows[entry.node] = [entry.epoch, 0]
+            if len(entry.body) == 10 and entry.epoch > (self._floor if row is None else row[0]):
+                self._rows[entry.node] = [entry.epoch, 0, position]
                 self._parts[entry.node] = []
+                if len(self._rows) > proposers.PROPOSERS_MAX:
+                    longest = min(self._rows, key=lambda node: self._rows[node][2])
+                    self._floor = max(self._floor, self._rows.pop(longest)[0])
             self._look(position)
             return
         if row is None or entry.epoch != row[0] or entry.number != row[1] + 1:
             return
-        row[1] += 1
+        row[1], row[2] = row[1] + 1, position
         self._now = max(self._now, entry.time)
         for model in self._models:
             model.advance(self._now)
@@ -677,8 +681,3 @@ def _linearizable(key: bytes, ops: Sequence[Op]) -> None:
                     seen.add(state)
                     todo.append(state)
     raise AssertionError(f"no order of these explains what was told: {said}")
-
-
-def seeds(first: int, count: int) -> Iterator[int]:
-    """So many seeds."""
-    yield from range(first, first + count)

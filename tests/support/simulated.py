@@ -184,6 +184,8 @@ class Node:
 
     def clock(self) -> int:
         """Its time of day."""
+        if self.cluster.clock is not None:
+            return self.cluster.clock() + self.clock_off
         return EPOCH_MS + int(self.cluster.now * 1000) + self.clock_off
 
     # -- what its member does ---------------------------------------------------------------------------------
@@ -251,10 +253,17 @@ class Cluster:
     """The stream, what is on its way to it, and the nodes."""
 
     def __init__(
-        self, nodes: int = 3, *, room: int = 400, broken: Collection[str] = (), memory_limit: int | None = None
+        self,
+        nodes: int = 3,
+        *,
+        room: int = 400,
+        broken: Collection[str] = (),
+        memory_limit: int | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
-        """room: bytes of the body of an entry."""
+        """room: bytes of the body of an entry. clock: of all nodes; None: it goes with the simulation."""
         self.now = 100.0
+        self.clock = clock
         self.room = room
         self.stream: list[bytes] = []
         self.flying: list[Publish] = []

@@ -99,6 +99,7 @@ def _up(name: str, arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     from cairnkv.cluster import ClusterError, LocalCluster
     from cairnkv.cluster.supervisor import Supervisor
+    from cairnkv.server.run import called
 
     supervisor = Supervisor(
         Path(options.dir),
@@ -126,7 +127,7 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         _show(cluster)
         print(
             f"\ncluster {cluster.name} ready in {time.monotonic() - began:.1f} s, pid {os.getpid()}, on {cluster.url}; "
-            f"try: {_called()} set greeting hello --url {cluster.url}",
+            f"try: {called()} set greeting hello --url {cluster.url}",
             flush=True,
         )
         supervisor.told_to_stop()
@@ -139,11 +140,6 @@ def _up(name: str, arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
     _tell("stopped")
     return FOUND
-
-
-def _called() -> str:
-    """How to call `cairn` from another terminal."""
-    return "cairn"
 
 
 def _tell(text: str) -> None:

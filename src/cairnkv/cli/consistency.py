@@ -162,7 +162,10 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
         if options.save is not None:
             saver = stack.enter_context(Saver(Path(options.save), workload.about(wanted)))
         show = stack.enter_context(progress("using the store", None, "operations"))
-        history = asyncio.run(workload.Run(wanted, saver=saver).run(nemesis, show))
+        driven = workload.Run(wanted, saver=saver)
+        history = asyncio.run(driven.run(nemesis, show))
+        if driven.left_behind is not None:
+            complain(f"nobody cleared the keys of this run, which begin with {driven.left_behind}")
         if nemesis is not None:
             problems += nemesis.problems
         return history
@@ -213,6 +216,7 @@ def _as_json(history: "History", report: "Report", problems: list[str]) -> dict[
         **{outcome.name.lower(): count for outcome, count in report.outcomes.items()},
         "configurations": report.configurations,
         "actions": len(history.actions),
+        "longest_without_answer_ms": report.gap // 1_000_000,
         "wrong_keys": list(report.wrong_keys),
         "undecided_keys": list(report.undecided),
         "silent": list(report.silent),

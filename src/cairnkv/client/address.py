@@ -29,7 +29,7 @@ ORDERS: Final = ("random", "given")
 """Orders in which the hosts of an address may be tried."""
 
 _HOST: Final = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s:,/\[\]@?#]+))(?::(?P<port>\d{1,5}))?"
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s:,;/\[\]@?#]+))(?::(?P<port>\d{1,5}))?"
 )
 
 

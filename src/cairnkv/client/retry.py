@@ -1,7 +1,7 @@
 """When a client tries again, and how long it waits before that.
 
 Once a command's bytes may have left, only what reads is repeated, and what failed as not executed; any other
-write raises `OutcomeUnknown`. What never left may always be repeated.
+write raises `OutcomeUnknown`. What never left may always be repeated. Not for where it is repeated (`endpoints`).
 """
 
 from typing import Final

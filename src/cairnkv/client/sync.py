@@ -43,7 +43,8 @@ hold that much, so that client and server can never both wait for the other to r
 class Client(KeyValue[K, V]):
     """A store at an address. Threads may share it; they take turns on its one connection.
 
-    It connects when it is first used, and again when the connection is lost.
+    It connects when it is first used, and again when the connection is lost; with several addresses to the next of
+    them, also when a node cannot do what another may.
     """
 
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:

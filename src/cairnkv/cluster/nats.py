@@ -39,6 +39,13 @@ DISK_PART: Final = 0.75
 """Of the disk space that is free, what the servers that share it may fill: a NATS whose disk is full switches JetStream
 off, and does not switch it on again by itself. The rest is for tables, logs, and whoever else writes there."""
 
+PING_SECONDS: Final = 1
+PINGS_UNANSWERED: Final = 3
+"""Seconds between two signs of life that a server asks others and its clients for, and how many may stay unanswered
+before it closes the connection. With NATS' own, two minutes, servers that are cut off from each other keep connections
+on which the system tries ever more rarely: after a cut of 20 s what was healed took up to 31 s to be back; so it takes
+5 to 8 (measured)."""
+
 PAYLOAD_MAX: Final = MIB
 """Bytes in one message, by default; NATS' own. Entries are cut to fit."""
 
@@ -144,6 +151,8 @@ class NatsConfig:
 server_name: {_quoted(self.name)}
 listen: {_quoted(authority(self.host, self.port))}
 max_payload: {self.payload_max}{monitor}
+ping_interval: "{PING_SECONDS}s"
+ping_max: {PINGS_UNANSWERED}
 jetstream {{
   store_dir: {_quoted(str(self.directory / "data"))}
   max_memory_store: {self.memory_max}

@@ -38,8 +38,8 @@ LOOPBACK: Final = "127.0.0.1"
 START_PATIENCE: Final = 60.0
 """Seconds that a cluster may take until all of it is ready; it takes about four."""
 
-START_ATTEMPTS: Final = 3
-"""How often a process may end before a cluster that is starting is given up."""
+START_ATTEMPTS: Final = 2
+"""How often a process that ends is started again before a cluster that is starting is given up."""
 
 AGAIN_FIRST: Final = 0.5
 AGAIN_MAX: Final = 10.0
@@ -515,7 +515,7 @@ class Supervisor:
                 if self._ending:
                     raise ClusterError("the cluster was stopped while it started")
                 late = [charge for charge in charges if charge.state is not State.READY]
-                given_up = [charge for charge in late if charge.restarts >= START_ATTEMPTS]
+                given_up = [one for one in late if one.state is State.FAILED and one.restarts >= START_ATTEMPTS]
             if not late:
                 return
             if given_up or time.monotonic() > until:

@@ -13,7 +13,7 @@ import enum
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from cairnkv.consistency import linearizability
@@ -69,7 +69,8 @@ class Report:
 
     violations: in the order of time, at most `VIOLATIONS_PER_KEY_MAX` of a key. wrong_keys: all that have one.
     undecided: the keys whose search gave up. silent: the addresses at which the end was not read, of those of the run.
-    keys, outcomes: how many there are. configurations: searched, in all.
+    keys, outcomes: how many there are. configurations: searched, in all. gap: the longest time, in nanoseconds, in
+    which nothing was answered; a failover shows there.
     """
 
     violations: tuple[Violation, ...]
@@ -79,6 +80,7 @@ class Report:
     keys: int
     outcomes: dict[Outcome, int]
     configurations: int
+    gap: int
 
     @property
     def consistent(self) -> bool | None:
@@ -108,8 +110,7 @@ def check(
                 found = [_unexplained(operations, limit)]
         if found:
             wrong.append(key)
-            found.sort(key=lambda one: one.operations[0].completed)
-            violations += found[:VIOLATIONS_PER_KEY_MAX]
+            violations += _most_telling(found)
         done += len(operations)
         progress(done)
     violations += _without_majority(history)
@@ -123,7 +124,23 @@ def check(
         len(by_key),
         {outcome: outcomes[outcome] for outcome in Outcome},
         configurations,
+        _gap(history),
     )
+
+
+def _most_telling(found: list[Violation]) -> list[Violation]:
+    """Those that are told of a key: the first of each kind, and then the first of all."""
+    found.sort(key=lambda one: one.operations[0].completed)
+    first: dict[Kind, Violation] = {}
+    for one in found:
+        first.setdefault(one.kind, one)
+    others = [one for one in found if one is not first[one.kind]]
+    return [*first.values(), *others][:VIOLATIONS_PER_KEY_MAX]
+
+
+def _gap(history: History) -> int:
+    answered = sorted(one.completed for one in history.operations if one.outcome is Outcome.OK)
+    return max((after - before for before, after in pairwise([0, *answered])), default=0)
 
 
 def _silent(history: History, keys: int) -> tuple[str, ...]:
@@ -405,7 +422,8 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
             text = f"it was {found:,}, and the additions acknowledged before come to {least:,} at least"
             mine = [other for other in acknowledged if other.client == one.client and other.completed < one.invoked]
             kind = Kind.LOST if one.final else Kind.OWN_WRITE if mine and len(mine) == 1 else Kind.STALE
-            yield Violation(kind, one.key, text, (one, *_last(acknowledged, one)))
+            before = [other for other in acknowledged if other.completed < one.invoked]
+            yield Violation(kind, one.key, text, (one, *before[-4:]))
         elif one.final:
             still_open = [
                 other
@@ -423,7 +441,7 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
 
 
 def _last(adds: Sequence[Operation], one: Operation) -> list[Operation]:
-    """Some of the additions around an operation."""
+    """Some of the additions that were begun before an operation was over."""
     return [other for other in adds if other is not one and other.invoked <= one.completed][-4:]
 
 

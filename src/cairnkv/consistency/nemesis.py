@@ -101,7 +101,8 @@ class Nemesis:
             raise OptionError("a nemesis takes at least one kind of harm")
         if Harm.CUT in harms and not cluster.can_cut:
             raise OptionError(
-                "a machine can only be cut off in a cluster with network namespaces, which only root makes"
+                "a machine can only be cut off in a cluster with network namespaces: cairn cluster up --namespaces, "
+                "as root"
             )
         self.problems: list[str] = []
         self._cluster = cluster

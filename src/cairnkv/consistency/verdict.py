@@ -16,8 +16,10 @@ def verdict(history: History, report: Report) -> str:
 
 
 def details(report: Report) -> list[str]:
-    """The first violations, each with the operations that show it, over several lines."""
-    lines = [str(violation) for violation in report.violations[:TOLD_MAX]]
+    """Some violations, of every kind the first, each with the operations that show it, over several lines."""
+    kinds = {violation.kind: violation for violation in reversed(report.violations)}  # the first of each kind
+    told = sorted(report.violations, key=lambda violation: violation is not kinds[violation.kind])
+    lines = [str(violation) for violation in told[:TOLD_MAX]]
     if len(report.violations) > TOLD_MAX:
         lines.append(f"and {len(report.violations) - TOLD_MAX:,} more")
     return lines
@@ -62,7 +64,10 @@ def _extent(history: History, report: Report) -> str:
     if history.actions:
         kinds = collections.Counter(action.what for action in history.actions)
         did = ", ".join(f"{what} {count:,}" for what, count in sorted(kinds.items()))
-        text += f"; meanwhile the nemesis acted {_some(len(history.actions), 'time')} ({did})"
+        text += (
+            f"; meanwhile the nemesis acted {_some(len(history.actions), 'time')} ({did}), and the longest time "
+            f"without any answer was {report.gap / 1e9:.1f} s"
+        )
     return f"{text}."
 
 

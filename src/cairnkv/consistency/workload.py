@@ -78,12 +78,13 @@ class NoAnswer(Unavailable):
 class Run:
     """One run.
 
-    history: grows while it runs.
+    history: grows while it runs. left_behind: the prefix of its keys, if they could not be cleared at the end.
     """
 
     def __init__(self, options: Options, *, saver: Saver | None = None) -> None:
         self.options = options
         self.history = History(about=about(options))
+        self.left_behind: str | None = None
         self._saver = saver
         self._began = time.monotonic_ns()
         self._prefix = f"{PREFIX}{secrets.token_hex(6)}:"
@@ -108,6 +109,16 @@ class Run:
 
         progress: is told how many operations there were. Raises `NoAnswer`, and what the nemesis does.
         """
+        try:
+            await self._use(nemesis, progress)
+            await self._read_all(progress)
+        finally:
+            if self._any_answer():
+                self.left_behind = None if await self._clean_up() else self._prefix
+        return self.history
+
+    async def _use(self, nemesis: "Callable[[Run], Awaitable[None]] | None", progress: Callable[[int], None]) -> None:
+        """Drive all clients until the time is up."""
         options = self.options
         deadline = time.monotonic() + options.seconds
         clients = [_Client(self, number, self._prefix, progress) for number in range(options.clients)]
@@ -119,12 +130,12 @@ class Run:
                     tasks.create_task(client.use(self._keys, deadline))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None  # who fails at all fails for the reason of all others
-        if not any(one.outcome is Outcome.OK for one in self.history.operations):
+        if not self._any_answer():
             notes = {one.note for one in self.history.operations if one.note}
             raise NoAnswer(f"nothing was answered at {', '.join(options.addresses)}: {'; '.join(sorted(notes)[:3])}")
-        await self._read_all(progress)
-        await self._clean_up()
-        return self.history
+
+    def _any_answer(self) -> bool:
+        return any(one.outcome is Outcome.OK for one in self.history.operations)
 
     def done(self, one: Operation) -> None:
         """Write an operation down."""
@@ -139,13 +150,14 @@ class Run:
             deadline = time.monotonic() + FINAL_SECONDS
             await reader.read_finally(self._keys, deadline)
 
-    async def _clean_up(self) -> None:
-        """Take the run's keys out again, where anybody lets us."""
+    async def _clean_up(self) -> bool:
+        """Take the run's keys out again, where anybody lets us; whether somebody did."""
         for address in self.options.addresses:
             with contextlib.suppress(CairnError):
                 async with cairnkv.aio.connect(address, timeout=self.options.timeout) as kv:
                     await kv.clear_many([self._prefix + key for key in self._keys])
-                return
+                return True
+        return False
 
 
 async def _awaited(work: Awaitable[None]) -> None:

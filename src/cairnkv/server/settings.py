@@ -27,7 +27,7 @@ from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
 
 ENVIRONMENT_PREFIX: Final = "CAIRNKV_"
-NOT_OPTIONS: Final = frozenset({"CAIRNKV_URL", "CAIRNKV_PURE", "CAIRNKV_CONFIG"})
+NOT_OPTIONS: Final = frozenset({"CAIRNKV_URL", "CAIRNKV_PURE", "CAIRNKV_CONFIG", "CAIRNKV_BREAK"})
 """Variables with the prefix that are no options of the server; the last one names the file."""
 
 # -- kinds of values: text to value --------------------------------------------------------------------

@@ -449,12 +449,12 @@ class ReplicatedStore(Store):
     ) -> Reply | Held:
         """Have several commands carried out as one, in one turn; see `Store`.
 
-        Without steps: whether the watched keys are unchanged as far as this node knows now. That they have changed is
-        certain; that they have not is found out in the turn.
+        Without steps and bytes_max: whether the watched keys are unchanged as far as this node knows now. That they
+        have changed is certain; that they have not is found out in the turn.
         """
         if self.loading:
             return self._loads()
-        if not steps:
+        if not steps and (bytes_max is None or not watched):
             changed = any(self._shared.version(space, watch.key) != watch.version for space, watch in watched)
             return MISSING if changed else Replies(())
         self._commands += len(steps)
@@ -524,6 +524,9 @@ class ReplicatedStore(Store):
         self.heard(entry)
         for proposal in own:
             assert isinstance(proposal, Proposed)
+            if judged.batch is None:  # too many parts: it is none for anybody
+                proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
+                continue
             try:
                 proposal.take_turn(changes)
             except Exception:  # a fault of ours, behind what all nodes do

@@ -26,7 +26,8 @@ LEFT_MAX: Final = 16
 class Client(AsyncKeyValue[K, V]):
     """A store at an address. Any number of tasks of one event loop share it.
 
-    It connects when it is first used, and again when the connection is lost, or in another event loop.
+    It connects when it is first used, and again when the connection is lost, or in another event loop; with several
+    addresses to the next of them, also when a node is silent or cannot do what another may.
     """
 
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:

@@ -44,7 +44,7 @@ ASLEEP_MAX: Final = 64
 """Writes between two tries of staying awake, where it never helps."""
 
 CHECKS_PER_TIMEOUT: Final = 10
-"""How often within one timeout the slots are looked at: a call may time out a tenth late."""
+"""How often within one timeout, or one silence, the slots are looked at: a call may time out a tenth late."""
 
 Silence: TypeAlias = Callable[[float], float | None]
 """At a time of the loop: the seconds without a sign from a server after which what only reads is failed, since it may
@@ -272,7 +272,10 @@ class Connection(asyncio.Protocol):
                 room -= 1
 
     def _check_later(self) -> None:
-        self._checking = self._loop.call_later(self._timeout / CHECKS_PER_TIMEOUT, self._check)
+        soonest = self._timeout
+        if self._silence is not None:
+            soonest = min(soonest, self._silence(self._loop.time()) or soonest)
+        self._checking = self._loop.call_later(soonest / CHECKS_PER_TIMEOUT, self._check)
 
     def _check(self) -> None:
         """Time out the slots whose time is up; a connection that has been silent for one's whole time is dead."""

@@ -1,7 +1,7 @@
 """Requests to JetStream, asked again while nobody can answer: a server that fails is replaced within seconds.
 
 What always holds: only what passes by itself is asked again, and not for ever. A request may have been executed though
-nobody said so; whoever asks again has to make sure that this does no harm.
+nobody said so; whoever asks again has to make sure that this does no harm. Who is cancelled meanwhile, is.
 
 Not for entries of the log, of which it matters what became of each (`proposer`).
 """
@@ -20,8 +20,9 @@ from cairnkv.log.quorum.connection import text_of
 
 _T = TypeVar("_T")
 
-PATIENCE: Final = 30.0
-"""Seconds for which something is asked again. NATS takes some 6 to agree on another leader."""
+PATIENCE: Final = 45.0
+"""Seconds for which something is asked again. NATS takes some 6 to agree on another leader; where one is paused, and
+connections to it fill up with chunks, it waits another 10 or 20 before it lets go of them (its write_deadline)."""
 
 PAUSE_SECONDS: Final = 0.2
 """How long is waited before it is."""
@@ -40,12 +41,18 @@ async def patiently(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], pat
     what: is being done, for the error. Raises `Unavailable` with what is wrong, after `patience` or where it does not
     pass, and what `ask` raises that NATS has not said.
     """
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = task.cancelling()
     end = time.monotonic() + patience
     while True:
         try:
             if not nc.is_connected and not nc.is_closed:  # nats-py would keep the request's future for ever
                 raise errors.ConnectionReconnectingError
-            return await ask()
+            answer = await ask()
+            if task.cancelling() > cancelled:  # Python 3.11's `wait_for`, in nats-py, has lost it to the answer
+                raise asyncio.CancelledError
+            return answer
         except (errors.Error, Error, OSError) as error:
             if not _passes(error) or time.monotonic() >= end:
                 raise Unavailable(f"{what}: {in_words(error)}") from error

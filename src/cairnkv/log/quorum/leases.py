@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.js.kv import KeyValue
 
-LEASE_SECONDS: Final = 30.0
-"""How long a lease lasts that is not renewed: longer than NATS takes to agree on another leader."""
+LEASE_SECONDS: Final = 60.0
+"""How long a lease lasts that is not renewed: longer than NATS takes to get over a server (`asking.PATIENCE`)."""
 
 RENEWALS: Final = 5
 """How often one is renewed in that time."""

@@ -48,6 +48,7 @@ from cairnkv.records import record
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
+    from nats.js import JetStreamContext
     from nats.js.api import RawStreamMsg
 
 CHUNK_BYTES: Final = 256 * KIB
@@ -366,21 +367,12 @@ class Snapshots:
 
     async def _pieces(self, snapshot: Snapshot) -> AsyncIterator[bytes]:
         """Its chunks, one after the other. Raises `Damaged` where one is missing."""
-        sequence = 0
+        reader = _Reader(self._js, self._stream, self._chunks_of(snapshot.nuid))
         for number in range(snapshot.chunks):
-            ask = functools.partial(self._next, self._chunks_of(snapshot.nuid), sequence)
-            message = await patiently(self._nc, f"reading snapshot {snapshot.name}", ask)
+            message = await patiently(self._nc, f"reading snapshot {snapshot.name}", reader.next)
             if message is None:
                 raise Damaged(f"snapshot {snapshot.name} is damaged: chunk {number} of {snapshot.chunks} is missing")
-            sequence = message.seq or 0
             yield message.data or b""
-
-    async def _next(self, subject: str, sequence: int) -> "RawStreamMsg | None":
-        """The first message of a subject behind a sequence: by any server that has it, else by the leader."""
-        for direct in (True, False):
-            with contextlib.suppress(NotFoundError):
-                return await self._js.get_msg(self._stream, seq=sequence + 1, subject=subject, next=True, direct=direct)
-        return None
 
     # -- removing ------------------------------------------------------------------------------------------------
 
@@ -409,6 +401,36 @@ class Snapshots:
 
     def _record_of(self, snapshot: Snapshot) -> str:
         return f"$O.{self._bucket}.M.{base64.urlsafe_b64encode(snapshot.name.encode()).decode()}"
+
+
+class _Reader:
+    """Reads the messages of a subject, one after the other."""
+
+    def __init__(self, js: "JetStreamContext", stream: str, subject: str) -> None:
+        self._js = js
+        self._stream = stream
+        self._subject = subject
+        self._sequence = 0
+        self._direct = True
+
+    async def next(self) -> "RawStreamMsg | None":
+        """The next one; None: there is none. Any server may say what it has, but only the leader that there is none.
+
+        One that says nothing may be asked again by chance; so after that it is the leader only.
+        """
+        for direct in (True, False) if self._direct else (False,):
+            try:
+                message = await self._js.get_msg(
+                    self._stream, seq=self._sequence + 1, subject=self._subject, next=True, direct=direct
+                )
+            except NotFoundError:
+                continue
+            except errors.TimeoutError:
+                self._direct = False
+                raise
+            self._sequence = message.seq or 0
+            return message
+        return None
 
 
 # -- records -------------------------------------------------------------------------------------------------------
