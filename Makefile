@@ -26,7 +26,7 @@ say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cai
 sources := pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-crash test-clients test-differential test-redis-suite check format fuzz demo bench clean
+.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format fuzz demo bench clean
 
 help:  ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -40,6 +40,9 @@ test: $(dev)  ## run the whole test suite (TESTS=tests/wire for a part)
 test-crash: $(dev)  ## servers on disk: killed, without power, their calls failing, their files damaged (CRASHES=50, SEED=)
 	@CRASHES=$(or $(CRASHES),50) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s \
 		tests/log/test_disk_crash.py tests/log/test_disk_damage.py tests/power
+
+test-cluster: $(dev)  ## a cluster hurt while clients use it, each kind of harm for SECONDS, and judged (SECONDS=300 SEED=)
+	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s tests/consistency/test_cluster.py
 
 test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each speaking with us (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients

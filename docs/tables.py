@@ -60,7 +60,7 @@ def failures() -> str:
             code.meaning,
             {False: "not executed (0x02)", None: "unknown (0x04)"}.get(code.executed, "executed"),
             "closes" if code.closes else "survives",
-            "may help later" if code.passing else "no use",
+            ("may help later" if code.passing else "no use") + ("; another node may do it" if code.elsewhere else ""),
         )
         for code in CODES.values()
     ]
@@ -111,7 +111,7 @@ def transitions() -> str:
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
-REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server")
+REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server", "cluster")
 """Groups of Redis' words, in the order of the table."""
 
 REDIS_ABSENT = {
@@ -126,7 +126,7 @@ REDIS_ABSENT = {
     "other words on keys": "MOVE SWAPDB SORT SORT_RO DUMP RESTORE MIGRATE",
     "sharded channels": "SSUBSCRIBE SUNSUBSCRIBE SPUBLISH",
     "users and rights": "ACL",
-    "several servers": "CLUSTER ASKING READONLY REPLICAOF SLAVEOF PSYNC SYNC FAILOVER WAITAOF",
+    "several servers": "CLUSTER ASKING REPLICAOF SLAVEOF PSYNC SYNC FAILOVER WAITAOF",
     "disk": "BGREWRITEAOF",
     "looking inside": "MONITOR SLOWLOG LATENCY DEBUG MODULE LOLWUT",
     "behind words that are served": "CLIENT|TRACKING CLIENT|CACHING CLIENT|PAUSE CLIENT|UNPAUSE CLIENT|UNBLOCK "
@@ -274,12 +274,41 @@ def worst(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(chosen.values())
 
 
+# -- the cluster -------------------------------------------------------------------------------------------------------
+
+PARTITION = ROOT / "benchmarks" / "results" / "partition.json"
+"""What `benchmarks/partition.py --write` found."""
+
+
+def partition() -> str:
+    """Every placement on every number of machines, and what they were simulated with."""
+    found = json.loads(PARTITION.read_text())
+    shown = ("slots", "weighted", "keys", "heat", "copies", "join", "join_copies", "leave")
+    rows = [
+        (
+            f"{row['nodes']:,}",
+            row["placement"],
+            *("–" if row[name] is None else f"{row[name]:#.3g}".rstrip(".") for name in shown),
+        )
+        for row in found["rows"]
+    ]
+    made = found["made"]
+    where = (
+        f"`python benchmarks/partition.py --write`: {made['slots']:,} slots, {made['keys']:,} keys, of whose load the "
+        f"key of rank r has 1 / r^{made['zipf']:g}: the hottest slot alone has {made['hottest']:.1%} of it. "
+        f"Seed {made['seed']}."
+    )
+    heading = ("slots", "unequal machines", "keys", "uneven load", "copies", "join", "join: copies", "leave")
+    return f"{table(('machines', 'placement', *heading), *rows)}\n\n{where}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "failures": failures,
     "headlines": headlines,
     "limits": wire_limits,
     "options": options,
+    "partition": partition,
     "performance": performance,
     "redis_absent": redis_absent,
     "redis_clients": redis_clients,

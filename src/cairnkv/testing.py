@@ -224,12 +224,14 @@ class _ServerThread:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_complains)
         settings = self._settings
-        store = new_store(settings, log=self._log, clock=self._clock)
-        server = Server(settings, store)
+        if settings.cluster is None:
+            server = Server(settings, new_store(settings, log=self._log, clock=self._clock))
+        else:
+            server = Server(settings, clock=self._clock)
         try:
             await server.start()
         except BaseException:
-            store.close()
+            server.store.close()
             raise
         self._stop = lambda: loop.call_soon_threadsafe(server.tell_to_stop)
         self._running = RunningServer(server, self._clock, loop)

@@ -8,9 +8,11 @@ import pytest
 
 import cairnkv
 from cairnkv.testing import running_server
+from cairnkv.wire.article import CommandFlag
 from tests.cli.conftest import Call, Said, cairn_process
 from tests.cli.terminal import Terminal
 from tests.support.late_log import LateLog
+from tests.support.scripted import Conversation, scripted
 
 Store = cairnkv.Client[bytes, bytes]
 
@@ -177,6 +179,37 @@ def test_a_write_need_not_wait_for_the_log_where_memory_is_enough(cairn_here: Ca
         assert (said.code, "it was executed, or it was not" in said.err) == (2, True)
         server.call(log.commit)
         assert cairn_here("get", "k") == Said(0, b"2\n", "")
+
+
+def test_several_addresses_any_of_which_serves(cairn_here: Call, unused_url: str, url: str, kv: Store):
+    kv.set("k", b"v")
+    hosts = ",".join(address.removeprefix("cairn://") for address in (unused_url, url))
+    for arguments in (["get", "k"], ["set", "k", "w"], ["exists", "k"]):
+        assert cairn_here(*arguments, "--url", f"cairn://{hosts}/?order=given").code == 0
+    said = cairn_here("get", "k", "--url", f"{unused_url},{url.removeprefix('cairn://')}:x")
+    assert (said.code, "is no HOST or HOST:PORT" in said.err) == (2, True)
+    said = cairn_here("get", "k", "--url", f"{unused_url},[::1]:1", "--timeout", "1s")
+    assert said.code == 2
+    assert unused_url.removeprefix("cairn://") in said.err
+    assert "[::1]:1: " in said.err
+
+
+def test_a_read_may_be_answered_by_the_node_that_is_asked(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
+    flags: list[int] = []
+
+    def answer(conversation: Conversation) -> None:
+        while (request := conversation.command()) is not None:
+            flags.append(request.flags)
+            conversation.say(b"old")
+
+    with scripted(answer) as server:
+        monkeypatch.setenv("CAIRNKV_URL", server.url)
+        for arguments in (["--local"], ["--local", "--timeout", "5s"], []):
+            assert cairn_here("get", "k", *arguments) == Said(0, b"old\n", "")
+        for more in (["--clear"], ["--ttl", "1s"], ["--persist"]):
+            said = cairn_here("get", "k", "--local", *more)
+            assert (said.code, "--local is for what only reads" in said.err) == (2, True)
+    assert flags == [CommandFlag.LOCAL_READ, CommandFlag.LOCAL_READ, 0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import cairnkv
 from cairnkv.cli import quick
 from cairnkv.commands import MISSING, Failure, Get, Reply, failures
 from cairnkv.testing import running_server
-from cairnkv.wire.article import Dialect, reply_parts, write_command
+from cairnkv.wire.article import CommandFlag, Dialect, reply_parts, write_command
 from tests.cli.conftest import Call, cairn_process
 
 SLOW = ("asyncio", "rich", "prompt_toolkit", "uvloop", "ssl", "json", "tomllib", "concurrent.futures")
@@ -52,6 +52,7 @@ def test_no_simple_command_imports_what_only_others_need(url: str, arguments: li
 @pytest.mark.parametrize("key", [b"k", bytes(range(256)), b"x" * 65_535])
 def test_the_frame_known_by_heart_is_the_wires(key: bytes):
     assert quick.request(key) == write_command(Get(key))
+    assert quick.request(key, local=True) == write_command(Get(key), flags=CommandFlag.LOCAL_READ)
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 65_536])

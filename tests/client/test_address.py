@@ -15,6 +15,8 @@ from cairnkv.errors import AddressError
         ("cairn://a,b:7000,c", [("a", 6555), ("b", 7000), ("c", 6555)]),
         ("cairn://[::1]", [("::1", 6555)]),
         ("cairn://[::1]:7000,[fe80::1%eth0],127.0.0.1:1", [("::1", 7000), ("fe80::1%eth0", 6555), ("127.0.0.1", 1)]),
+        ("cairn://a:1,a:2,[::1]:1", [("a", 1), ("a", 2), ("::1", 1)]),
+        ("cairn://" + ",".join(f"h{n}" for n in range(64)), [(f"h{n}", 6555) for n in range(64)]),
         ("cairn+unix:///run/cairn.sock", ["/run/cairn.sock"]),
         ("cairn+unix:///tmp/with%20space", ["/tmp/with space"]),
     ],
@@ -29,6 +31,8 @@ def test_options_and_keywords() -> None:
     assert parse("cairn://a?timeout=1.5").timeout == 1.5
     assert parse("cairn+unix:///run/s?timeout=1.5").timeout == 1.5
     assert parse("cairn://a/?timeout=1.5", timeout=9).timeout == 9
+    assert parse("cairn://a,b").order == parse("cairn://a,b?order=random").order == "random"
+    assert parse("cairn://a,b/?order=given&attempts=2").order == "given"
 
 
 def test_the_default_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,10 +54,24 @@ def test_the_default_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         ("cairn://a:b", "no HOST"),
         ("cairn://::1", "no HOST"),
         ("cairn://a b", "no HOST"),
+        ("cairn://a, b", "a comma without blanks"),
+        ("cairn://a,,b", "one comma between"),
+        ("cairn://a,::1,b", "in brackets, [::1]"),
+        ("cairn://a,[::1", "no HOST"),
+        ("cairn://a;b", "no HOST"),
+        ("cairn://a,cairn://b", "several hosts are one address, cairn://HOST,HOST"),
+        ("cairn://a,b:7000,A:6555", "names each host once; it has a:6555 several times"),
+        ("cairn://" + ",".join(f"h{n}" for n in range(65)), "up to 64 hosts, not 65"),
+        ("cairn://a,b/path", "has no path"),
         ("cairn://a/path", "has no path"),
+        ("cairn://user:secret@a/path", "authentication"),
+        ("cairn://a,user:secret@b", "authentication"),
         ("cairn://user:secret@a", "authentication"),
         ("cairns://a", "TLS"),
         ("cairn://a/?colour=red", "there is no 'colour'"),
+        ("cairn://a,b?order=sorted", "order is random or given, not 'sorted'"),
+        ("cairn://a,b?order=", "order is random or given"),
+        ("cairn://a?timeout=1&timeout=2", "has timeout several times"),
         ("cairn://a/?timeout=soon", "timeout is a number"),
         ("cairn://a/?timeout=0", "above 0"),
         ("cairn://a/?timeout=nan", "above 0"),

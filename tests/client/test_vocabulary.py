@@ -26,7 +26,7 @@ def test_what_there_is() -> None:
     one_key = {"set", "get", "swap", "clear", "clear_if_equals", "exists", "incr", "ttl", "expire", "persist"}
     several = {"get_many", "set_many", "clear_many"}
     whole_store = {"scan", "count", "clear_all", "clear_prefix", "ping", "info", "close"}
-    assert set(methods(cairnkv.KeyValue)) == one_key | several | whole_store | {"durable"}
+    assert set(methods(cairnkv.KeyValue)) == one_key | several | whole_store | {"durable", "local"}
 
 
 def test_async_has_the_same_methods() -> None:

@@ -47,7 +47,7 @@ from cairnkv.commands import (
     Ttl,
     failures,
 )
-from cairnkv.testing import ManualClock, running_server
+from cairnkv.testing import ManualClock, RunningServer, running_server
 
 PATIENCE = 30.0
 
@@ -179,10 +179,16 @@ def _text(answer: Any) -> str:
     return answer if isinstance(answer, str) else bytes(answer).decode()
 
 
-def sync(protocol: int) -> Callable[[ManualClock], AbstractContextManager[Any]]:
+def _in_memory(clock: ManualClock) -> AbstractContextManager[RunningServer]:
+    return running_server(clock=clock)
+
+
+def sync(
+    protocol: int, served: Callable[[ManualClock], AbstractContextManager[RunningServer]] = _in_memory
+) -> Callable[[ManualClock], AbstractContextManager[Any]]:
     @contextlib.contextmanager
     def way(clock: ManualClock) -> Iterator[Any]:
-        with running_server(clock=clock) as server:
+        with served(clock) as server:
             assert server.address is not None
             host, port = server.address
             client: Any = redis.Redis(host, port, protocol=protocol, socket_timeout=PATIENCE)

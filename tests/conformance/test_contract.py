@@ -381,7 +381,8 @@ def test_ping_and_info(kv: Any, request: pytest.FixtureRequest) -> None:
     info = kv.info()
     assert info["keys"] == 1
     assert info["cairnkv_version"] == cairnkv.__version__
-    assert info["size"] == ("disk" if "disk" in request.node.name else "process")
+    size = next((size for size in ("disk", "quorum") if size in request.node.name), "process")
+    assert info["size"] == size
 
 
 def test_a_random_walk_beside_a_dict(kv: Any) -> None:

@@ -17,18 +17,24 @@ from typing import Any
 
 import cairnkv
 from cairnkv import aio
-from cairnkv.client.calls import Call, Durable
+from cairnkv.client.calls import Call, Durable, Leeway
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
-from cairnkv.store import Store, WhenFull
-from cairnkv.testing import ManualClock, running_server
+from cairnkv.store import Held, Store, WhenFull
+from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_way
+from tests.support import nats
+from tests.support.simulated import Cluster
 
 PATIENCE = 30.0
 """Seconds that anything here may take."""
+
+
+FLAGS = {None: 0, Leeway.LOCAL: 1, Leeway.MEMORY: 2}
+"""What of a command's header the protocol page says of these."""
 
 
 class ByHand(KeyValue[bytes, bytes]):
@@ -52,7 +58,7 @@ class ByHand(KeyValue[bytes, bytes]):
     def _frame(self, call: Call[Any]) -> bytes:
         command = call.command
         strings = command.arguments()
-        frame = struct.pack(self._number, 2 if call.memory_is_enough else 0, command.word.number)
+        frame = struct.pack(self._number, FLAGS[call.leeway], command.word.number)
         if command.word.number >= COUNTED_FROM:
             frame += struct.pack(">I", len(strings))
         return frame + b"".join(struct.pack(">I", len(string)) + string for string in strings)
@@ -257,6 +263,67 @@ def disk_cache_sync(clock: ManualClock) -> Iterator[Any]:
         yield Cooled(store, server.server.store, server.call)
 
 
+@contextlib.contextmanager
+def a_node(clock: ManualClock) -> Iterator[RunningServer]:
+    """A node of a cluster that nobody else is a node of yet."""
+    cluster = nats.of_this_process()
+    name = cluster.fresh_name()
+    with contextlib.ExitStack() as stack:
+        stack.callback(cluster.forget, name)
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        node = running_server(
+            clock=clock,
+            cluster=",".join(cluster.urls),
+            nats_system=cluster.system,
+            name=name,
+            log_limit=nats.STREAM_LIMIT,
+            data=directory,
+        )
+        yield stack.enter_context(node)
+
+
+@contextlib.contextmanager
+def quorum(clock: ManualClock) -> Iterator[Any]:
+    with a_node(clock) as node, cairnkv.connect(node.url, codec="bytes", timeout=PATIENCE) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def quorum_by_hand(clock: ManualClock) -> Iterator[Any]:
+    with a_node(clock) as node:
+        assert node.address is not None
+        with ByHand(node.address, 4) as store:
+            yield store
+
+
+class OnNode(KeyValue[bytes, bytes]):
+    """The methods at one node of a simulated cluster, in which everything comes as it should."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        super().__init__(Bytes(), Bytes())
+        self._cluster = cluster
+        self._node = cluster.nodes[number]
+
+    def close(self) -> None:
+        pass
+
+    def _do(self, call: Call[Any]) -> Any:
+        outcome = self._node.execute(call.command)
+        if isinstance(outcome, Held):
+            self._cluster.settle()
+            assert outcome.reply is not None
+            outcome = outcome.reply
+        return call.result(outcome)
+
+
+@contextlib.contextmanager
+def quorum_simulated(clock: ManualClock) -> Iterator[Any]:
+    cluster = Cluster(2, room=MIB, clock=clock)
+    cluster.settle()
+    with OnNode(cluster, 1) as store:
+        yield store
+
+
 WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "embedded": embedded,
     "embedded-async": embedded_async,
@@ -265,10 +332,14 @@ WAYS: dict[str, Callable[[ManualClock], AbstractContextManager[Any]]] = {
     "disk-sync": disk_sync,
     "disk-cache": disk_cache,
     "disk-cache-sync": disk_cache_sync,
+    "quorum, simulated": quorum_simulated,
     "pipeline": pipelined,
     "async": asynchronous,
     "disk, two-byte frames": by_hand(2, on_disk=True),
     "two-byte frames": by_hand(2),
     "four-byte frames": by_hand(4),
+    "quorum": quorum,
+    "quorum, four-byte frames": quorum_by_hand,
     **redis_way.WAYS,
+    "quorum, redis-py": redis_way.sync(3, a_node),
 }

@@ -61,6 +61,7 @@ from tests.session.talk import Talk
 from tests.store.test_late_machine import APPLIED, KINDS
 from tests.support.resp import NULL_ARRAY, ReplyDecoder, Simple, request
 from tests.support.strategies import commands
+from tests.support.watching import watch
 
 LIMIT = 100_000
 
@@ -447,7 +448,7 @@ def test_what_is_more_than_fits_in_memory_together_is_refused(disk: Cooled) -> N
 
 def test_watching_does_not_see_what_leaves_memory_and_comes_back(disk: Cooled) -> None:
     disk.do(Set(b"k", b"v"))
-    watched = [(0, disk.store.watch(0, b"k"))]
+    watched = [watch(disk.store, b"k")]
     disk.cool_all()
     assert disk.do(Get(b"k")) == b"v"
     assert disk.reply(disk.store.execute_all([Step(0, Get(b"k"))], watched)) == Replies((b"v",))

@@ -37,6 +37,7 @@ from cairnkv.testing import ManualClock
 from tests.log.test_disk import PATIENCE, Faulty, OnDisk
 from tests.log.test_disk_machine import SPACES, WRITES
 from tests.support.raw import eventually
+from tests.support.watching import watch
 
 
 def code_of(reply: Reply | Held) -> Code:
@@ -66,13 +67,13 @@ def test_what_is_unknown_is_not_shown_before_it_is_known(tmp_path: Path, when: s
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(SetMany(0, ((b"a", b"old"), (b"other", b"1")))))
         fail(disk, when, Set(b"a", b"new"))
-        watched = disk.store.watch(0, b"a")
+        watched = watch(disk.store, b"a")
         assert code_of(disk.store.execute(Get(b"a"))) is failures.RECOVERING
         unless_there = SetManyIfAbsent(((b"a", b"x"),))
         assert code_of(disk.store.execute(unless_there)) is failures.RECOVERING, "its reply would show it"
         assert code_of(disk.store.execute(Count())) is failures.RECOVERING
         assert code_of(disk.store.execute_all([Step(0, Get(b"other")), Step(0, Get(b"a"))])) is failures.RECOVERING
-        assert code_of(disk.store.execute_all([Step(0, Get(b"other"))], [(0, watched)])) is failures.RECOVERING
+        assert code_of(disk.store.execute_all([Step(0, Get(b"other"))], [watched])) is failures.RECOVERING
         assert disk.store.execute(Get(b"other")) == b"1"
         assert disk.store.execute(Get(b"a"), 1) is MISSING
         assert disk.store.execute(Ping(b"")) == b"PONG"
@@ -81,7 +82,7 @@ def test_what_is_unknown_is_not_shown_before_it_is_known(tmp_path: Path, when: s
         disk.recover()
         now = disk.store.execute(Get(b"a"))
         assert now == (b"old" if when == "before" else b"new")
-        assert disk.store.keyspace.is_unchanged(watched) == (when == "before")
+        assert disk.store.keyspace.is_unchanged(watched[1]) == (when == "before")
         assert disk.reply(disk.store.execute(Set(b"b", b"1"))) == OK
         assert disk.state == "ok"
     with OnDisk(tmp_path / "data") as disk:

@@ -10,7 +10,7 @@ from cairnkv.errors import Unavailable
 from cairnkv.limits import KIB, MIB
 from cairnkv.log.quorum import consumption, stream
 from cairnkv.log.quorum.connection import ApiError
-from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced
+from cairnkv.log.quorum.stream import Identity, PastEnd, Purged, Replaced
 from tests.quorum.reading import Reader, api, eventually, opened, put
 from tests.support.nats import Nats
 
@@ -92,8 +92,8 @@ class TestASlowReader:
     async def test_gets_everything_though_little_is_kept_for_it(
         self, nats: Nats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Here JetStream's window is larger than what is kept, so that it is asked again."""
-        monkeypatch.setattr(consumption, "BUFFER_LOW", 64 * KIB)
+        """Here JetStream is always told to go on, so that more comes than is kept, and is asked for again."""
+        monkeypatch.setattr(consumption, "BUFFER_LOW", 1024 * MIB)
         monkeypatch.setattr(consumption, "BUFFER_MAX", 256 * KIB)
         async with opened(nats.options()) as one:
             texts = [b"%d" % number + bytes(16 * KIB) for number in range(200)]
@@ -102,15 +102,15 @@ class TestASlowReader:
 
             async def dawdle() -> None:
                 nonlocal largest
+                await asyncio.sleep(0.1)
                 (reading,) = one._consumptions
                 largest = max(largest, reading._waiting_bytes)
-                await asyncio.sleep(0.1)
 
             async with Reader(one, each=dawdle) as reader:
                 await reader.has(lambda: len(reader.got) >= len(texts))
                 assert reader.texts == texts
                 assert reader.positions == list(range(1, len(texts) + 1))
-                assert largest <= 256 * KIB
+                assert 200 * KIB < largest <= 256 * KIB
 
     async def test_holds_the_consumer_up_until_it_has_read(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         """By JetStream's flow control: nothing is thrown away, and no other consumer made."""
@@ -118,15 +118,7 @@ class TestASlowReader:
         async with opened(nats.options()) as one:
             texts = [b"%d" % number + bytes(256 * KIB) for number in range(160)]
             await put(one, *texts)
-            made = 0
-            make = consumption._Consumer.make
-
-            async def counted(*arguments: object) -> object:
-                nonlocal made
-                made += 1
-                return await make(*arguments)  # type: ignore[arg-type]
-
-            monkeypatch.setattr(consumption._Consumer, "make", counted)
+            made = counted_consumers(monkeypatch)
             waiting = 0
 
             async def dawdle() -> None:
@@ -139,7 +131,7 @@ class TestASlowReader:
             async with Reader(one, each=dawdle) as reader:
                 await reader.has(lambda: len(reader.got) >= len(texts))
                 assert reader.texts == texts
-                assert made == 1
+                assert len(made) == 1
                 assert 0 < waiting < 36 * MIB, "all of it, and more than JetStream's window"
 
 
@@ -249,6 +241,46 @@ class TestPositions:
                 await anext(one.entries(1))
 
 
+class TestWhatAConsumerSends:
+    """Without JetStream: what it does rarely."""
+
+    def test_positions_that_were_there_are_left_out(self) -> None:
+        """A consumer on a server that is behind begins too early."""
+        reading = consumption.Consumption(None, Identity("x", 1), 5, None)  # type: ignore[arg-type]
+        assert [reading.take(position, b"%d" % position) for position in (4, 5, 6, 6, 7)] == [None] * 5
+        assert reading._waiting == [(6, b"6"), (7, b"7")]
+
+    def test_a_position_too_far_is_not_taken(self) -> None:
+        reading = consumption.Consumption(None, Identity("x", 1), 5, None)  # type: ignore[arg-type]
+        assert reading.take(7, b"7") == "it goes on at position 7"
+        assert reading._waiting == []
+        assert reading.take(6, b"6") is None
+
+    async def test_messages_that_were_lost_show_in_heartbeats(self, nats: Nats) -> None:
+        """When nothing comes behind them whose number would show it."""
+        async with opened(nats.options()) as one:
+            reading = consumption.Consumption(one.nc, one.identity, 5, one.state)
+            for headers, ended in (
+                ({"Nats-Last-Consumer": "0", "Nats-Last-Stream": "5"}, None),
+                ({"Nats-Last-Consumer": "2", "Nats-Last-Stream": "7"}, "of its messages 1 to 2 were lost"),
+                ({"Nats-Last-Consumer": "0", "Nats-Last-Stream": "7"}, "it goes on at position 8"),
+            ):
+                consumer = consumption._Consumer(reading, one.nc, "x")
+                consumer.silences = 3
+                await consumer._receive(Msg(one.nc, "", headers={"Status": "100", **headers}))
+                assert (consumer.ended, consumer.silences) == (ended, 0)
+
+    async def test_a_consumer_that_has_nothing_to_send_is_kept(
+        self, nats: Nats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(consumption, "HEARTBEAT", 0.1)
+        monkeypatch.setattr(consumption, "LOOK_EVERY", 0.1)
+        made = counted_consumers(monkeypatch)
+        async with opened(nats.options()) as one, Reader(one):
+            await asyncio.sleep(1.5)
+            assert len(made) == 1
+
+
 class TestAFullStream:
     async def test_a_large_message_is_refused_while_later_small_ones_are_taken(self, nats: Nats) -> None:
         """Measured: so a refusal does not keep what was published behind it out of the log."""
@@ -310,6 +342,19 @@ async def test_an_error_of_jetstream_has_its_number(nats: Nats) -> None:
 # -- JetStream, asked directly -----------------------------------------------------------------------------------------
 
 _numbers = itertools.count()
+
+
+def counted_consumers(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Those that are made from now on."""
+    made: list[object] = []
+    make = consumption._Consumer.make
+
+    async def counted(*arguments: object) -> object:
+        made.append(await make(*arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(consumption._Consumer, "make", counted)
+    return made
 
 
 async def consumed(one: stream.Stream, start: int, meanwhile: object = None) -> tuple[dict[str, object], list[Msg]]:

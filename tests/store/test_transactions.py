@@ -47,6 +47,7 @@ from tests.store.test_late_machine import KINDS
 from tests.support.clock import HandClock
 from tests.support.late_log import Entry, LateLog
 from tests.support.strategies import Kinds, commands
+from tests.support.watching import watch
 
 
 class LateStore(Store):
@@ -213,7 +214,7 @@ CHANGES: list[tuple[str, Callable[[LateStore], object]]] = [
 
 def watched_set(store: LateStore, change: Callable[[LateStore], object]) -> object:
     """What a transaction answers that watched `k` while something happened."""
-    watched = [(0, store.watch(0, b"k"))]
+    watched = [watch(store, b"k")]
     change(store)
     store.log.commit()
     outcome = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
@@ -299,7 +300,7 @@ def test_a_key_that_is_there_and_did_not_change(store: LateStore, change: Callab
 
 
 def test_that_a_watched_key_changed_is_told_when_that_is_committed(store: LateStore) -> None:
-    watched = [(0, store.watch(0, b"k"))]
+    watched = [watch(store, b"k")]
     store.execute(Set(b"other", b"1"))
     store.execute(Set(b"k", b"1"))
     held = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
@@ -313,7 +314,7 @@ def test_that_a_watched_key_changed_is_told_when_that_is_committed(store: LateSt
 def test_a_transaction_shows_that_a_watched_key_did_not_change(store: LateStore) -> None:
     """So it waits for that, though it touches another one."""
     store.execute(Set(b"k", b"1"))
-    watched = [(0, store.watch(0, b"k"))]
+    watched = [watch(store, b"k")]
     held = store.execute_all([Step(0, Get(b"another"))], watched)
     assert isinstance(held, Held)
     store.log.fail("gone", unknown=False)

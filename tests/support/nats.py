@@ -5,9 +5,13 @@ The fixture `nats` starts it once for all tests of a process; a test uses a name
 """
 
 import asyncio
+import atexit
+import contextlib
+import functools
 import itertools
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -17,6 +21,7 @@ from nats.js.errors import Error as JetStreamError
 
 from cairnkv.cluster.nats import NatsConfig, NatsServer, free_ports
 from cairnkv.limits import MIB
+from cairnkv.log.quorum.declaration import stream_name
 from cairnkv.log.quorum.options import ClusterOptions
 
 SERVERS: Final = 3
@@ -68,6 +73,17 @@ class Nats:
     def fresh_name() -> str:
         """A cluster's name that no other test has."""
         return f"test-{next(_numbers)}"
+
+    def forget(self, name: str) -> None:
+        """Delete the log of a cluster: what it may have is taken off the servers' room."""
+        asyncio.run(self._forget(name))
+
+    async def _forget(self, name: str) -> None:
+        nc = await client.connect(list(self.urls), error_cb=_ignore)
+        try:
+            await nc.jetstream(timeout=PATIENCE).delete_stream(stream_name(name))
+        finally:
+            await nc.close()
 
     def __enter__(self) -> Self:
         try:
@@ -122,15 +138,18 @@ async def _ignore(_: Exception) -> None:
     pass
 
 
-@pytest.fixture(scope="session")
-def nats_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
-    """The cluster of this process."""
-    with Nats(tmp_path_factory.mktemp("nats")) as nats:
-        yield nats
+@functools.cache
+def of_this_process() -> Nats:
+    """The cluster of this process, which ends with it."""
+    ending = contextlib.ExitStack()
+    atexit.register(ending.close)
+    directory = ending.enter_context(tempfile.TemporaryDirectory(prefix="cairn-nats-"))
+    return ending.enter_context(Nats(Path(directory)))
 
 
 @pytest.fixture
-def nats(nats_session: Nats) -> Nats:
+def nats() -> Nats:
     """The cluster of this process, healthy."""
-    nats_session.heal()
-    return nats_session
+    cluster = of_this_process()
+    cluster.heal()
+    return cluster

@@ -48,7 +48,11 @@ def client_parser(name: str, *, example: str, description: str = "", json: bool 
     """
     summary = SUBCOMMANDS[name][1]
     parser = Parser(name, description=description or f"{summary[0].upper()}{summary[1:]}.", example=example)
-    parser.add_argument("--url", help="the server's address (default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)")
+    parser.add_argument(
+        "--url",
+        help="the server's address, or several of a cluster's nodes, cairn://HOST,HOST "
+        "(default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)",
+    )
     parser.add_argument(
         "--timeout", type=duration, metavar="TIME", help="how long to wait for the server, e.g. 500ms or 5s"
     )

@@ -273,11 +273,16 @@ def _verify(name: str, arguments: Sequence[str]) -> int:
 
 
 def _check(name: str, arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] == "consistency":
+        from cairnkv.cli import consistency
+
+        return consistency.run(arguments[1:])
     parser = _local_parser(
         name,
         "Read all of a store that no server has open: the write-ahead log, every table with its checksums, all\n"
-        "records to the mark of the end. Nothing is written to. Exit code 1 when it is damaged, and where.",
-        "cairn check data/",
+        "records to the mark of the end. Nothing is written to. Exit code 1 when it is damaged, and where.\n\n"
+        "`cairn check consistency --help` explains how a store that is running is checked.",
+        "cairn check data/\ncairn check consistency 127.0.0.1:6555",
     )
     parser.add_argument("directory", metavar="DIR", help="the store's directory")
     options = parser.parse_args(arguments)

@@ -18,15 +18,21 @@ def run(name: str, arguments: Sequence[str]) -> int:
         description="Print the value of a key and a newline. Exit code 1 when the key is not there.",
         example="cairn get greeting\ncairn get --raw picture > picture.png\n"
         "cairn get --clear job:17        # take it: no one else gets it\n"
-        "cairn get --ttl 30m session:9   # and let it live for another half an hour",
+        "cairn get --ttl 30m session:9   # and let it live for another half an hour\n"
+        "cairn get --local greeting      # what this node of a cluster has, which may be behind the others",
     )
     parser.add_argument("key", type=octets, help="the key")
     parser.add_argument("--raw", action="store_true", help="print the exact bytes, without a newline")
+    parser.add_argument(
+        "--local", action="store_true", help="be content with what the node that is asked has: it may be behind"
+    )
     also = parser.add_mutually_exclusive_group()
     also.add_argument("--clear", action="store_true", help="clear the key as well, in one step")
     also.add_argument("--ttl", type=duration, metavar="TIME", help="give the key a new time to live as well")
     also.add_argument("--persist", action="store_true", help="take the key's time to live away as well")
     options = parser.parse_args(arguments)
+    if options.local and _changes(options):
+        parser.error("--local is for what only reads: not with --clear, --ttl or --persist")
     value = _value(options)
     if options.json:
         found = value is not None
@@ -38,11 +44,18 @@ def run(name: str, arguments: Sequence[str]) -> int:
     return FOUND if value is not None else NOT_FOUND
 
 
+def _changes(options: argparse.Namespace) -> bool:
+    """Whether the key is not only read."""
+    return options.clear or options.ttl is not None or options.persist
+
+
 def _value(options: argparse.Namespace) -> bytes | None:
-    if not (options.clear or options.ttl is not None or options.persist or options.timeout is not None):
+    if not _changes(options) and options.timeout is None:
+        url = options.url or os.environ.get("CAIRNKV_URL") or DEFAULT_URL
         try:
-            return quick.get(options.url or os.environ.get("CAIRNKV_URL") or DEFAULT_URL, options.key)
+            return quick.get(url, options.key, local=options.local)
         except quick.NotQuick:
             pass
     with client(options) as kv:
-        return kv.get(options.key, clear=options.clear, ttl=options.ttl, persist=options.persist)
+        store = kv.local() if options.local else kv
+        return store.get(options.key, clear=options.clear, ttl=options.ttl, persist=options.persist)

@@ -37,8 +37,9 @@ SUBCOMMANDS: Final = {
     "backup": ("care", "make a backup of a store on disk, while it serves or not"),
     "restore": ("care", "make a store of a backup"),
     "verify": ("care", "read a whole backup, and say whether it is as it was made"),
-    "check": ("care", "read a whole store on disk, and say whether anything is damaged"),
+    "check": ("care", "read a store on disk for damage, or try a running one's consistency"),
     "repair": ("care", "make a new store of what can be read of a damaged one"),
+    "cluster": ("cluster", "run a cluster of several nodes on this machine, and hurt it"),
     "shell": ("shell", "talk to a store command by command"),
     "trace": ("trace", "pass a connection through and show every frame of it"),
 }

@@ -16,6 +16,8 @@ _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 BOLD: Final = "1"
 DIM: Final = "2"
 RED: Final = "31"
+GREEN: Final = "32"
+YELLOW: Final = "33"
 CYAN: Final = "36"
 
 

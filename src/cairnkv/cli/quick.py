@@ -23,16 +23,16 @@ class NotQuick(Exception):
     """This is none of the simple cases: ask the client."""
 
 
-def request(key: bytes) -> bytes:
-    """The frame of a GET: header, two-byte number, key."""
+def request(key: bytes, *, local: bool = False) -> bytes:
+    """The frame of a GET: header, two-byte number, key. local: with the header's flag for what may be behind."""
     if not 1 <= len(key) <= KEY_MAX:
         raise NotQuick
-    return b"\0\0\0" + len(key).to_bytes(4, "big") + key
+    return (b"\1\0\0" if local else b"\0\0\0") + len(key).to_bytes(4, "big") + key
 
 
-def get(url: str, key: bytes) -> bytes | None:
+def get(url: str, key: bytes, *, local: bool = False) -> bytes | None:
     """The value of a key, None when it is not there; `NotQuick` when that takes more than the simplest case."""
-    frame = request(key)
+    frame = request(key, local=local)
     try:
         with _connected(url) as connection:
             connection.settimeout(PATIENCE)

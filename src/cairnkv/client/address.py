@@ -3,14 +3,17 @@
     cairn://HOST[:PORT][,HOST[:PORT]...][/?OPTION=VALUE&...]     TCP; the port is 6555; [::1] in brackets
     cairn+unix:///PATH[?OPTION=VALUE&...]                        a Unix socket
 
-Options: `timeout` and `connect_timeout` in seconds, `attempts`. Keywords of `connect` win over them. An option
-that does not exist is an error. `cairns://` (TLS) and user:password@ are kept for later, and refused until then.
+Several hosts are nodes of one cluster, any of which serves; a client uses one at a time (`endpoints`). Options:
+`timeout` and `connect_timeout` in seconds, `attempts`; `order`, in which several hosts are tried: `random` (shuffled
+by each client, so that many spread over the nodes; the default) or `given`. Keywords of `connect` win over them. An
+option that does not exist is an error, and so is one that is there twice, or a host. `cairns://` (TLS) and
+user:password@ are kept for later, and refused until then.
 """
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Final, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from cairnkv.errors import AddressError
 from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT
@@ -19,8 +22,14 @@ from cairnkv.records import record
 Endpoint: TypeAlias = tuple[str, int] | str
 """Host and port, or the path of a Unix socket."""
 
+ENDPOINTS_MAX: Final = 64
+"""Hosts in one address. A cluster has three nodes or five; whoever has more machines has them behind names."""
+
+ORDERS: Final = ("random", "given")
+"""Orders in which the hosts of an address may be tried."""
+
 _HOST: Final = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s:,/\[\]@?#]+))(?::(?P<port>\d{1,5}))?"
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s:,;/\[\]@?#]+))(?::(?P<port>\d{1,5}))?"
 )
 
 
@@ -28,16 +37,18 @@ _HOST: Final = re.compile(
 class Address:
     """Where a store is, and how patient its client is.
 
-    endpoints: tried in turn.
+    endpoints: nodes of one cluster, or a single one.
     timeout: seconds that a call may take, repetitions included.
-    connect_timeout: seconds that one endpoint may take to accept.
-    attempts: how often a call that is safe to repeat is tried.
+    connect_timeout: seconds that one endpoint may take to accept, and where there are several, to give a sign of life.
+    attempts: how often a call that is safe to repeat is tried; each further endpoint is one more.
+    order: in which several endpoints are tried, "random" or "given".
     """
 
     endpoints: tuple[Endpoint, ...]
     timeout: float = CLIENT_TIMEOUT
     connect_timeout: float = CONNECT_TIMEOUT
     attempts: int = CLIENT_ATTEMPTS
+    order: str = "random"
 
     def __post_init__(self) -> None:
         for name in ("timeout", "connect_timeout"):
@@ -45,6 +56,13 @@ class Address:
                 raise AddressError(f"{name} is a number of seconds above 0 and up to a day, not {getattr(self, name)}")
         if not 1 <= self.attempts <= 100:
             raise AddressError(f"attempts is a number from 1 to 100, not {self.attempts}")
+        if self.order not in ORDERS:
+            raise AddressError(f"order is {' or '.join(ORDERS)}, not {self.order!r}")
+        if len(self.endpoints) > ENDPOINTS_MAX:
+            raise AddressError(f"an address names up to {ENDPOINTS_MAX} hosts, not {len(self.endpoints):,}")
+        names = [shown(endpoint).lower() for endpoint in self.endpoints]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise AddressError(f"an address names each host once; it has {', '.join(sorted(twice))} several times")
 
     def __str__(self) -> str:
         return ",".join(shown(endpoint) for endpoint in self.endpoints)
@@ -89,6 +107,7 @@ def parse(url: str | None = None, **keywords: float | None) -> Address:
         timeout=options.get("timeout", CLIENT_TIMEOUT),
         connect_timeout=options.get("connect_timeout", CONNECT_TIMEOUT),
         attempts=int(options.get("attempts", CLIENT_ATTEMPTS)),
+        order=options.get("order", "random"),
     )
 
 
@@ -101,32 +120,49 @@ def _socket(rest: str) -> str:
 
 
 def _hosts(rest: str, url: str) -> tuple[Endpoint, ...]:
+    if "@" in rest:
+        raise AddressError("an address with user and password is kept for later; this version has no authentication")
+    if "://" in rest:
+        raise AddressError(f"several hosts are one address, cairn://HOST,HOST, without a second ://; not {url!r}")
     hosts, slash, path = rest.partition("/")
     if path:
         raise AddressError(f"an address has no path: {slash + path!r} in {url!r}")
-    if "@" in hosts:
-        raise AddressError("an address with user and password is kept for later; this version has no authentication")
     endpoints: list[Endpoint] = []
     for text in hosts.split(","):
         match = _HOST.fullmatch(text)
         port = int(match["port"] or PORT) if match else 0
         if match is None or not 1 <= port <= 65_535:
-            raise AddressError(f"{text!r} is no HOST or HOST:PORT, in {url!r}")
+            raise AddressError(f"{text!r} is no HOST or HOST:PORT, in {url!r}{_hint(text, hosts)}")
         endpoints.append((match["v6"] or match["name"], port))
     return tuple(endpoints)
 
 
-_NUMBERS: Final[Mapping[str, type[int] | type[float]]] = {"timeout": float, "connect_timeout": float, "attempts": int}
+def _hint(text: str, hosts: str) -> str:
+    if text != text.strip():
+        return "; between hosts is a comma without blanks"
+    if text.count(":") > 1:
+        return f"; an IPv6 address is in brackets, [{text}]"
+    return "; hosts have one comma between them" if not text and hosts else ""
 
 
-def _options(query: str) -> dict[str, float]:
-    options: dict[str, float] = {}
+_OPTIONS: Final[Mapping[str, Callable[[str], float | str]]] = {
+    "timeout": float,
+    "connect_timeout": float,
+    "attempts": int,
+    "order": str,
+}
+
+
+def _options(query: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         name, _, text = part.partition("=")
-        if name not in _NUMBERS:
-            raise AddressError(f"an address has the options {', '.join(_NUMBERS)}; there is no {name!r}")
+        if name not in _OPTIONS:
+            raise AddressError(f"an address has the options {', '.join(_OPTIONS)}; there is no {name!r}")
+        if name in options:
+            raise AddressError(f"an address has each option once; it has {name} several times")
         try:
-            options[name] = _NUMBERS[name](text)
+            options[name] = _OPTIONS[name](text)
         except ValueError:
             raise AddressError(f"the option {name} is a number, not {text!r}") from None
     return options

@@ -76,14 +76,21 @@ UNSET: Final = Unset.UNSET
 """Stands for an option that was not given, where None is a value that could be."""
 
 
+class Leeway(enum.Enum):
+    """How much less than its promises a store may do for a call: each is a flag of the command's header."""
+
+    MEMORY = "the reply to a write need not wait until it is as safe as the store's size promises"
+    LOCAL = "a read may be answered from the table of the node that is asked, which may be behind the others"
+
+
 @dataclasses.dataclass(slots=True)  # not frozen, which costs more than all the rest of making one
 class Call(Generic[T]):
     """A command, and what to make of the reply to it. Nobody changes one.
 
-    memory_is_enough: whether the reply need not wait until the write is as safe as the store's size promises.
+    leeway: None where all that the store promises is wanted.
     """
 
-    memory_is_enough: ClassVar[bool] = False  # no field: plain calls pay nothing for it
+    leeway: ClassVar[Leeway | None] = None  # no field: plain calls pay nothing for it
     command: Command
     decode: Callable[[Reply], T]
 
@@ -98,7 +105,7 @@ class _FromMemory(Call[T]):
     """A call of a write whose reply may come from memory."""
 
     __slots__ = ()
-    memory_is_enough = True
+    leeway = Leeway.MEMORY
 
     def result(self, reply: Reply) -> T:
         return super().result(reply.reply if isinstance(reply, InMemory) else reply)
@@ -107,6 +114,18 @@ class _FromMemory(Call[T]):
 def from_memory(call: Call[T]) -> Call[T]:
     """The same call, content with memory if it writes: a read shows nothing that could be taken back, whoever asks."""
     return _FromMemory(call.command, call.decode) if call.command.word.writes else call
+
+
+class _Local(Call[T]):
+    """A call of a read that any node may answer by itself."""
+
+    __slots__ = ()
+    leeway = Leeway.LOCAL
+
+
+def locally(call: Call[T]) -> Call[T]:
+    """The same call, content with what the node that is asked has if it only reads: a write is everybody's."""
+    return call if call.command.word.writes else _Local(call.command, call.decode)
 
 
 def memory_is_enough(how: Durable) -> bool:

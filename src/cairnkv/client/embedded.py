@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, overload
 
 from cairnkv.client import forking
-from cairnkv.client.calls import Call, Durable, K, T, V
+from cairnkv.client.calls import Call, Durable, K, Leeway, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Command, Reply
@@ -47,7 +47,7 @@ class Shared:
         with self._lock:
             function()
 
-    def execute(self, command: Command, memory_is_enough: bool = False) -> Reply | Held:
+    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | Held:
         if self._generation != forking.generation:
             if not self._store.forkable:
                 raise CallerError(
@@ -68,7 +68,7 @@ class Shared:
                 self._store.housekeep()
             outcome = self._store.execute(command)
             # Here, since what is held may be told of by another thread.
-            return outcome.from_memory() if memory_is_enough and isinstance(outcome, Held) else outcome
+            return outcome.from_memory() if leeway is Leeway.MEMORY and isinstance(outcome, Held) else outcome
 
     def back_up(self, directory: Path, keep: int | None) -> Made:
         """Without the lock: the log's own threads and files are all that it is about."""
@@ -128,6 +128,10 @@ class Embedded(KeyValue[K, V]):
         asked = super().durable(how)
         return self if self._in_memory else asked
 
+    def local(self) -> KeyValue[K, V]:
+        """This store itself, which is the only one that there is."""
+        return self
+
     def close(self) -> None:
         """Let the store go. Using it afterwards is an error."""
         self._shared.close()
@@ -144,7 +148,7 @@ class Embedded(KeyValue[K, V]):
         return self._shared.back_up(Path(directory), keep)
 
     def _do(self, call: Call[T]) -> T:
-        outcome = self._shared.execute(call.command, call.memory_is_enough)
+        outcome = self._shared.execute(call.command, call.leeway)
         if isinstance(outcome, Held):
             ready = threading.Event()
             outcome.on_ready = ready.set

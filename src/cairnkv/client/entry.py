@@ -57,10 +57,12 @@ def connect(
 ) -> Client[Any, Any]:
     """A client of the store at a URL. It connects when it is first used, and again when need be.
 
-    url: as `cairnkv.client.address` describes; default: the variable CAIRNKV_URL, else cairn://127.0.0.1:6555.
+    url: cairn://HOST[:PORT][,HOST[:PORT]...][/?OPTION=VALUE&...] or cairn+unix:///PATH, as `cairnkv.client.address`
+    describes; default: the variable CAIRNKV_URL, else cairn://127.0.0.1:6555. Several hosts are nodes of one cluster:
+    the client stays with one while that serves, and then goes on to the next.
     codec: what values are: "text", "bytes", "json", "msgpack", or an object with encode and decode.
     timeout: seconds that a call may take, repetitions included. connect_timeout: for one address.
-    attempts: how often a call that is safe to repeat is tried.
+    attempts: how often a call that is safe to repeat is tried; each further host is one more.
     Raises `AddressError` or `OptionError` for what cannot be understood.
     """
     address = parse(url, timeout=timeout, connect_timeout=connect_timeout, attempts=attempts)

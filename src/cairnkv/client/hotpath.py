@@ -1,11 +1,12 @@
 """What a call over a network spends its time in: compiled where it could be, else the readable one.
 
-Commands to bytes (`command_parts`), bytes to replies (`ReplyDecoder`), and bytes through a socket (`Line`). Both
-forms have the same names and do the same; tests hold them equal.
+Commands to bytes (`command_parts`; `parts_with` for the rarer ones with a flag), bytes to replies (`ReplyDecoder`), and
+bytes through a socket (`Line`). Both forms have the same names and do the same; tests hold them equal.
 """
 
 from typing import TYPE_CHECKING, Final
 
+from cairnkv.client.calls import Leeway
 from cairnkv.commands import Command
 from cairnkv.installation import compiled
 from cairnkv.wire import article
@@ -16,11 +17,14 @@ if TYPE_CHECKING or not compiled():
 else:
     from cairnkv.client.exchange import Line, ReplyDecoder, command_parts
 
-__all__ = ["Line", "ReplyDecoder", "command_parts", "memory_parts"]
+__all__ = ["Line", "ReplyDecoder", "command_parts", "parts_with"]
 
-_MEMORY_IS_ENOUGH: Final = int(article.CommandFlag.MEMORY_IS_ENOUGH)
+_FLAGS: Final = {
+    Leeway.MEMORY: int(article.CommandFlag.MEMORY_IS_ENOUGH),
+    Leeway.LOCAL: int(article.CommandFlag.LOCAL_READ),
+}
 
 
-def memory_parts(command: Command) -> list[bytes]:
-    """As `command_parts`, for a write to which memory is safe enough: rarer, and so the readable one in both forms."""
-    return article.command_parts(command, flags=_MEMORY_IS_ENOUGH)
+def parts_with(leeway: Leeway, command: Command) -> list[bytes]:
+    """As `command_parts`, for a command with the flag of a leeway: rarer, and so the readable one in both forms."""
+    return article.command_parts(command, flags=_FLAGS[leeway])

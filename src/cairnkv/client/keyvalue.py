@@ -23,6 +23,7 @@ from cairnkv.client.calls import (
     V,
     Values,
     from_memory,
+    locally,
     memory_is_enough,
 )
 from cairnkv.client.codec import Codec, KeyCodec
@@ -220,6 +221,24 @@ class KeyValue(abc.ABC, Generic[K, V]):
         """
         return _FromMemory(self) if memory_is_enough(how) else self
 
+    def local(self) -> "KeyValue[K, V]":
+        """This store, whose reads may be behind in a cluster; for those to which soon matters more than latest.
+
+        In a cluster reads are linearizable: they show every write that had returned before they began, whichever node
+        is asked, and cost a round through the cluster's log. These are answered from the table of the node that is
+        asked, at once and also where it has no quorum; what it has may be old. How far behind it may be it says
+        itself: `local_reads_behind_ms` of its `info`. With several addresses, the next call may ask another node,
+        which may be further behind. Writes, and stores of other sizes, are as ever.
+        Closing what is given closes this store.
+
+        >>> import cairnkv
+        >>> kv = cairnkv.open()
+        >>> kv["seen"] = "1"
+        >>> kv.local()["seen"]
+        '1'
+        """
+        return _Local(self)
+
     # -- as a mapping ---------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Key) -> V:
@@ -273,6 +292,34 @@ class _FromMemory(KeyValue[K, V]):
 
     def durable(self, how: Durable) -> KeyValue[K, V]:
         return self if memory_is_enough(how) else self._store
+
+    def local(self) -> KeyValue[K, V]:
+        return self if self._store.local() is self._store else _Local(self)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+
+class _Local(KeyValue[K, V]):
+    """A store whose reads are answered by the node that is asked."""
+
+    def __init__(self, store: KeyValue[K, V]) -> None:
+        self._calls = store._calls
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"{self._store!r}.local()"
+
+    def _do(self, call: Call[T]) -> T:
+        return self._store._do(locally(call))
+
+    def durable(self, how: Durable) -> KeyValue[K, V]:
+        store = self._store.durable(how)
+        return self if store is self._store else _Local(store)
+
+    def local(self) -> KeyValue[K, V]:
+        return self
 
     def close(self) -> None:
         """Close the store."""

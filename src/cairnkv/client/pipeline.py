@@ -21,10 +21,11 @@ from cairnkv.client.calls import (
     V,
     Values,
     from_memory,
+    locally,
     memory_is_enough,
 )
 from cairnkv.commands import Failure, InMemory, Reply
-from cairnkv.errors import CairnError, CallerError, error_of
+from cairnkv.errors import CairnError, CallerError, Unavailable, error_of
 
 
 class Pending(Generic[T]):
@@ -37,11 +38,21 @@ class Pending(Generic[T]):
 
     def settle(self, reply: Reply) -> None:
         """The reply has come."""
-        self._reply = reply
+        self._reply, self._error = reply, None
 
     def fail(self, error: CairnError) -> None:
         """No reply will come."""
-        self._error = error
+        self._reply, self._error = None, error
+
+    @property
+    def refused_here(self) -> Failure | None:
+        """The failure, if it says that another node may well do what this one could not."""
+        return self._reply if isinstance(self._reply, Failure) and self._reply.code.elsewhere else None
+
+    @property
+    def unharmed(self) -> bool:
+        """Whether the command was certainly not executed, or only reads, and may be carried out by another node."""
+        return self.refused_here is not None or (self._reply is None and isinstance(self._error, Unavailable))
 
     @property
     def error(self) -> CairnError | None:
@@ -73,7 +84,8 @@ AnyPending: TypeAlias = Pending[Any]
 class Pipeline(Generic[K, V]):
     """Commands that leave together. Each method gives a `Pending`, and nothing happens before `execute`.
 
-    The commands are carried out in order, one by one: others may come in between. Nothing is repeated.
+    The commands are carried out in order, one by one: others may come in between. Nothing is repeated, but for what a
+    node of several could not do at all: some tens of KiB of commands that leave together, none of which it executed.
     """
 
     def __init__(self, calls: Calls[K, V], carry_out: Callable[[list[AnyPending]], None]) -> None:
@@ -96,6 +108,10 @@ class Pipeline(Generic[K, V]):
     def durable(self, how: Durable) -> "Pipeline[K, V]":
         """This pipeline, whose writes are answered as soon as they are as safe as this says: see `KeyValue.durable`."""
         return _FromMemory(self) if memory_is_enough(how) else self
+
+    def local(self) -> "Pipeline[K, V]":
+        """This pipeline, whose reads are answered from the table of the node that is asked: see `KeyValue.local`."""
+        return _Local(self)
 
     def __enter__(self) -> Self:
         return self
@@ -217,12 +233,22 @@ class Pipeline(Generic[K, V]):
         return self._add(self._calls.info())
 
 
-class _FromMemory(Pipeline[K, V]):
-    """A pipeline whose writes are answered once they are in memory."""
+class _View(Pipeline[K, V]):
+    """A pipeline that adds its calls to another one, in its own way."""
 
     def __init__(self, pipeline: Pipeline[K, V]) -> None:
         self._calls = pipeline._calls
         self._pipeline = pipeline
+
+    def execute(self) -> None:
+        self._pipeline.execute()
+
+    def __len__(self) -> int:
+        return len(self._pipeline)
+
+
+class _FromMemory(_View[K, V]):
+    """A pipeline whose writes are answered once they are in memory."""
 
     def _add(self, call: Call[T]) -> Pending[T]:
         return self._pipeline._add(from_memory(call))
@@ -230,8 +256,16 @@ class _FromMemory(Pipeline[K, V]):
     def durable(self, how: Durable) -> Pipeline[K, V]:
         return self if memory_is_enough(how) else self._pipeline
 
-    def execute(self) -> None:
-        self._pipeline.execute()
 
-    def __len__(self) -> int:
-        return len(self._pipeline)
+class _Local(_View[K, V]):
+    """A pipeline whose reads are answered by the node that is asked."""
+
+    def _add(self, call: Call[T]) -> Pending[T]:
+        return self._pipeline._add(locally(call))
+
+    def durable(self, how: Durable) -> Pipeline[K, V]:
+        pipeline = self._pipeline.durable(how)
+        return self if pipeline is self._pipeline else _Local(pipeline)
+
+    def local(self) -> Pipeline[K, V]:
+        return self

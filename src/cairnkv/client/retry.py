@@ -1,11 +1,12 @@
 """When a client tries again, and how long it waits before that.
 
 Once a command's bytes may have left, only what reads is repeated, and what failed as not executed; any other
-write raises `OutcomeUnknown`. What never left may always be repeated.
+write raises `OutcomeUnknown`. What never left may always be repeated. Not for where it is repeated (`endpoints`).
 """
 
 from typing import Final
 
+from cairnkv.client.endpoints import Endpoints
 from cairnkv.commands import Failure, Reply, Word, failures
 from cairnkv.errors import CairnError, OutcomeUnknown, TimedOut, Unavailable
 
@@ -14,6 +15,9 @@ FIRST_PAUSE: Final = 0.02
 
 LONGEST_PAUSE: Final = 1.0
 """Seconds before any repetition, at most."""
+
+SAYS_NOTHING: Final = "it accepts connections and says nothing"
+"""Said of an endpoint that has given no sign of life in its time."""
 
 
 def pause_before(attempt: int) -> float:
@@ -36,6 +40,13 @@ def lost(word: Word, where: str, why: str, *, timed_out: bool) -> CairnError:
     if word.writes:
         return OutcomeUnknown(f"{word.name} to {where}: {why}; it was executed, or it was not")
     return (TimedOut if timed_out else Unavailable)(f"{word.name} to {where}: {why}")
+
+
+def with_story(failure: Failure, endpoints: Endpoints, now: float) -> Failure:
+    """A failure that is not repeated any more; with what the other endpoints said, where those were asked as well."""
+    if not (endpoints.several and failure.code.elsewhere):
+        return failure
+    return Failure(failure.code, f"{failure.text}{endpoints.besides(None, now)}")
 
 
 def not_reached(word: Word, where: str, failure: Failure) -> Unavailable:

@@ -4,7 +4,7 @@ What always holds: a reply goes to the call that asked for it: when a call ends 
 read, its connection is dropped. Nothing waits longer than the timeout. A process that was forked makes a
 connection of its own.
 
-Not for what a call means (`calls`) and when it may be repeated (`retry`).
+Not for what a call means (`calls`), when it may be repeated (`retry`), and where it goes (`endpoints`).
 """
 
 import contextlib
@@ -19,11 +19,12 @@ from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, memory_parts
+from cairnkv.client.endpoints import Endpoints
+from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
-from cairnkv.client.retry import lost, not_reached, pause_before, worth_repeating
-from cairnkv.commands import Command, Failure, Reply
+from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
+from cairnkv.commands import Command, Failure, Ping, Reply
 from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable
 
 LAST_WORDS_BYTES: Final = 64 * 1024
@@ -42,7 +43,8 @@ hold that much, so that client and server can never both wait for the other to r
 class Client(KeyValue[K, V]):
     """A store at an address. Threads may share it; they take turns on its one connection.
 
-    It connects when it is first used, and again when the connection is lost.
+    It connects when it is first used, and again when the connection is lost; with several addresses to the next of
+    them, also when a node cannot do what another may.
     """
 
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
@@ -51,7 +53,7 @@ class Client(KeyValue[K, V]):
         self._lock = threading.Lock()
         self._generation = forking.generation
         self._connection: _Connection | None = None
-        self._endpoint = 0  # the one that was last good
+        self._endpoints = Endpoints(address)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -83,7 +85,6 @@ class Client(KeyValue[K, V]):
         attempt = 0
         while True:
             attempt += 1
-            last = attempt >= self._address.attempts
             try:
                 self._take_turn(deadline)
                 try:
@@ -91,20 +92,26 @@ class Client(KeyValue[K, V]):
                 finally:
                     self._lock.release()
             except Unavailable:
-                if last or not self._pause(attempt, deadline):
+                if not self._goes_on(attempt, deadline, at_once=self._endpoints.fresh(time.monotonic())):
                     raise
                 continue
-            if last or not worth_repeating(reply) or not self._pause(attempt, deadline):
+            if not isinstance(reply, Failure):
                 return call.result(reply)
+            now = time.monotonic()
+            at_once = reply.code.elsewhere and self._endpoints.fresh(now)
+            if not (at_once or worth_repeating(reply)) or not self._goes_on(attempt, deadline, at_once=at_once):
+                return call.result(with_story(reply, self._endpoints, now))
 
     def _take_turn(self, deadline: float) -> None:
         """Have the lock. Raises `TimedOut`, before anything is sent, when other threads keep it too long."""
         if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
 
-    def _pause(self, attempt: int, deadline: float) -> bool:
-        """Wait before another attempt; False when there is no time for one."""
-        pause = pause_before(attempt)
+    def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
+        """Whether there is another attempt, and time for it; waits before it, unless it is elsewhere."""
+        if attempt >= self._endpoints.attempts:
+            return False
+        pause = 0.0 if at_once else pause_before(attempt)
         if time.monotonic() + pause >= deadline:
             return False
         time.sleep(pause)
@@ -114,26 +121,51 @@ class Client(KeyValue[K, V]):
         """Send a command and read its reply. Raises `Unavailable` when trying again is safe."""
         connection = self._connected(deadline)
         command = call.command
+        silence: float | None = None
+        if self._endpoints.several and not command.word.writes:
+            silence = self._endpoints.silence(connection.endpoint, time.monotonic())
         try:
-            connection.send(memory_parts(command) if call.memory_is_enough else command_parts(command), deadline)
-            reply = connection.receive(command, deadline)
-        except PeerError:
-            self._drop()
+            parts = command_parts(command) if call.leeway is None else parts_with(call.leeway, command)
+            connection.send(parts, deadline)
+            reply = connection.receive(command, deadline, silence)
+        except PeerError as error:
+            self._leave(connection, str(error))
             raise
         except OSError as error:
             reply_before_the_end = connection.last_words(command)
-            self._drop()
             if reply_before_the_end is not None:
+                self._leave(connection, reply_before_the_end.message)
                 return reply_before_the_end
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
-            why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
-            raise lost(command.word, connection.name, why, timed_out=timed_out) from None
+            raise lost(
+                command.word, connection.name, self._leave_after(connection, error, silence), timed_out=timed_out
+            ) from None
         except BaseException:
             self._drop()  # the reply is still to come, and would be taken for the next call's
             raise
-        if isinstance(reply, Failure) and reply.code.closes:
-            self._drop()
+        if isinstance(reply, Failure):
+            self._heed(reply, connection)
         return reply
+
+    def _heed(self, failure: Failure, connection: "_Connection") -> None:
+        """What a failure says of its connection, and of where to go next."""
+        if self._endpoints.several and failure.code.elsewhere:
+            self._leave(connection, failure.message)
+        elif failure.code.closes:
+            self._drop()
+
+    def _leave(self, connection: "_Connection", why: str) -> None:
+        """Drop the connection, and go elsewhere first from now on."""
+        self._drop()
+        self._endpoints.trouble(connection.endpoint, why, time.monotonic())
+
+    def _leave_after(self, connection: "_Connection", error: Exception, silence: float | None = None) -> str:
+        """The same after an error, or no reply; what to say of it."""
+        timed_out = isinstance(error, BlockingIOError | TimeoutError)
+        patience = silence or self._address.timeout
+        why = f"no reply in {patience:g} s" if timed_out else f"connection lost ({_why(error)})"
+        self._leave(connection, why)
+        return why + self._endpoints.besides(connection.endpoint, time.monotonic())
 
     def _connected(self, deadline: float) -> "_Connection":
         """The connection, made anew when there is none that is of use. Raises `Unavailable`: nothing was sent."""
@@ -141,6 +173,8 @@ class Client(KeyValue[K, V]):
             raise CallerError("this client is closed")
         connection = self._connection
         if connection is None or not connection.is_good():
+            if connection is not None:
+                self._leave(connection, "connection lost (the server closed it)")
             connection = self._connect(deadline)
         if time.monotonic() >= deadline:
             raise TimedOut(f"no time was left to send anything to {connection.name}")
@@ -148,22 +182,23 @@ class Client(KeyValue[K, V]):
 
     def _connect(self, deadline: float) -> "_Connection":
         """A new connection, to the first endpoint that takes one."""
-        self._drop()
-        problems: list[str] = []
-        endpoints = self._address.endpoints
-        for turn in range(len(endpoints)):
-            at = (self._endpoint + turn) % len(endpoints)
-            patience = min(self._address.connect_timeout, deadline - time.monotonic())
-            if patience <= 0:
-                raise TimedOut(f"no time was left to connect to {'; '.join(problems) or self._address}")
+        endpoints = self._endpoints
+        in_turn = endpoints.in_turn(time.monotonic())
+        for turn, endpoint in enumerate(in_turn):
+            now = time.monotonic()
+            if now >= deadline:
+                raise TimedOut(f"no time was left to connect to {endpoints.story(now)}")
             try:
-                self._connection = _Connection(endpoints[at], patience)
+                connection = _Connection(endpoint, endpoints.patience(deadline - now, len(in_turn) - turn))
+                if endpoints.several:
+                    connection.greet()
             except OSError as error:
-                problems.append(f"{shown(endpoints[at])}: {_why(error)}")
+                endpoints.trouble(endpoint, _why(error), time.monotonic())
             else:
-                self._endpoint = at
-                return self._connection
-        raise Unavailable(f"cannot connect to {'; '.join(problems)}")
+                endpoints.good(endpoint)
+                self._connection = connection
+                return connection
+        raise Unavailable(f"cannot connect to {endpoints.story(time.monotonic())}")
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -177,6 +212,7 @@ class Client(KeyValue[K, V]):
                 if self._generation != forking.generation:
                     self._lock = threading.Lock()
                     self._drop()
+                    self._endpoints = Endpoints(self._address)  # in an order of its own
                     # Last: another thread of this process may look at it meanwhile.
                     self._generation = forking.generation
 
@@ -192,6 +228,21 @@ class Client(KeyValue[K, V]):
             self._lock.release()
 
     def _run_window(self, window: list[AnyPending], deadline: float) -> None:
+        """Carry some commands out together; elsewhere, where a node has done none of them, and changed nothing."""
+        for _ in range(self._endpoints.attempts):
+            self._try_window(window, deadline)
+            if not self._endpoints.several:
+                return
+            if self._connection is not None:
+                for pending in window:
+                    if (refused := pending.refused_here) is not None:
+                        self._leave(self._connection, refused.message)
+                        break
+            now = time.monotonic()
+            if now >= deadline or not self._endpoints.fresh(now) or not all(pending.unharmed for pending in window):
+                return
+
+    def _try_window(self, window: list[AnyPending], deadline: float) -> None:
         """Send some commands together and read their replies; each pending result is settled."""
         try:
             connection = self._connected(deadline)
@@ -204,28 +255,28 @@ class Client(KeyValue[K, V]):
             parts: list[bytes] = []
             for pending in window:
                 call = pending.call
-                parts += memory_parts(call.command) if call.memory_is_enough else command_parts(call.command)
+                parts += command_parts(call.command) if call.leeway is None else parts_with(call.leeway, call.command)
             connection.send(parts, deadline)
             while unanswered:
                 pending = unanswered[0]
                 reply = connection.receive(pending.call.command, deadline)
                 unanswered.pop(0).settle(reply)
                 if isinstance(reply, Failure) and reply.code.closes:
-                    self._drop()
+                    self._heed(reply, connection)
                     for behind in unanswered:
                         behind.fail(not_reached(behind.call.command.word, connection.name, reply))
                     return
         except (OSError, PeerError) as error:
             last_words = connection.last_words(unanswered[0].call.command)
-            self._drop()
             if last_words is not None and last_words.code.closes:
+                self._leave(connection, last_words.message)
                 first, *rest = unanswered
                 first.settle(last_words)
                 for behind in rest:
                     behind.fail(not_reached(behind.call.command.word, connection.name, last_words))
                 return
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
-            why = f"no reply in {self._address.timeout:g} s" if timed_out else f"connection lost ({_why(error)})"
+            why = self._leave_after(connection, error)
             for pending in unanswered:
                 pending.fail(lost(pending.call.command.word, connection.name, why, timed_out=timed_out))
         except BaseException:
@@ -233,11 +284,16 @@ class Client(KeyValue[K, V]):
             raise
 
 
+_GREETING: Final = Ping(b"")
+
+
 class _Connection:
     """A socket, the line through it, and what has come."""
 
     def __init__(self, endpoint: Endpoint, connect_timeout: float) -> None:
+        self.endpoint = endpoint
         self.name = shown(endpoint)
+        self._greet_until = time.monotonic() + connect_timeout
         if isinstance(endpoint, str):
             self._socket = socket.socket(socket.AF_UNIX)
             self._socket.settimeout(connect_timeout)
@@ -257,6 +313,23 @@ class _Connection:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
+    def greet(self) -> None:
+        """Have a sign of life: the system accepts also for a server that hangs. Raises OSError, closed, for none."""
+        try:
+            self.send(command_parts(_GREETING), self._greet_until)
+            reply = self.receive(_GREETING, self._greet_until)
+            if isinstance(reply, Failure) and reply.code.closes:
+                raise ConnectionRefusedError(reply.message)
+        except PeerError as error:
+            self.close()
+            raise ConnectionRefusedError(str(error)) from None
+        except (BlockingIOError, TimeoutError):
+            self.close()
+            raise TimeoutError(SAYS_NOTHING) from None
+        except BaseException:
+            self.close()
+            raise
+
     def is_good(self) -> bool:
         """Whether it is of use: without bytes that nobody asked for and, after some quiet, without an end."""
         if self._decoder.pending:
@@ -267,10 +340,14 @@ class _Connection:
         """Send bytes. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
         self._line.send(b"".join(parts), deadline)
 
-    def receive(self, command: Command, deadline: float) -> Reply:
-        """The next reply. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
+    def receive(self, command: Command, deadline: float, silence: float | None = None) -> Reply:
+        """The next reply. Raises OSError; BlockingIOError or TimeoutError when it takes too long.
+
+        silence: seconds in which nothing at all may come.
+        """
         while (reply := self._decoder.reply(command.word)) is None:
-            self._decoder.feed(self._line.receive(deadline))
+            until = deadline if silence is None else min(deadline, time.monotonic() + silence)
+            self._decoder.feed(self._line.receive(until))
         self._used = time.monotonic()
         return reply
 

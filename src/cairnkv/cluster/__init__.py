@@ -1,4 +1,10 @@
-"""A cluster on this machine: NATS servers and nodes as child processes, for trying out, tests and checks.
+"""A cluster on this machine: NATS servers and store nodes as processes, watched, started again, and hurt on purpose.
 
-`nats` is one NATS server. Not for machines in service, where systemd or containers keep processes (docs/cluster.md).
+For trying out, tests and checks. Not for machines in service, where systemd or containers keep processes
+(docs/cluster.md).
 """
+
+from cairnkv.cluster.local import LocalCluster, end_left_over
+from cairnkv.cluster.machines import ClusterError, Machine, Process, Role, State
+
+__all__ = ["ClusterError", "LocalCluster", "Machine", "Process", "Role", "State", "end_left_over"]

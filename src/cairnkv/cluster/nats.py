@@ -8,20 +8,20 @@ Not for how many there are and who watches over them.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from cairnkv.cluster.child import Child
 from cairnkv.errors import OptionError
-from cairnkv.limits import KIB, MIB
+from cairnkv.limits import MIB
 from cairnkv.records import record
 
 PROGRAM: Final = "nats-server"
@@ -29,8 +29,8 @@ PROGRAM: Final = "nats-server"
 LISTEN_PATIENCE: Final = 10.0
 """Seconds that a server may take until it listens; it takes some tenths of one."""
 
-STOP_PATIENCE: Final = 10.0
-"""Seconds that a server may take to end in good order, before it is killed."""
+LOOK_PATIENCE: Final = 1.0
+"""Seconds that a server may take to say how it is; a paused one never does."""
 
 LOOK_EVERY: Final = 0.02
 """Seconds between two looks at whether a server listens."""
@@ -38,6 +38,13 @@ LOOK_EVERY: Final = 0.02
 DISK_PART: Final = 0.75
 """Of the disk space that is free, what the servers that share it may fill: a NATS whose disk is full switches JetStream
 off, and does not switch it on again by itself. The rest is for tables, logs, and whoever else writes there."""
+
+PING_SECONDS: Final = 1
+PINGS_UNANSWERED: Final = 3
+"""Seconds between two signs of life that a server asks others and its clients for, and how many may stay unanswered
+before it closes the connection. With NATS' own, two minutes, servers that are cut off from each other keep connections
+on which the system tries ever more rarely: after a cut of 20 s what was healed took up to 31 s to be back; so it takes
+5 to 8 (measured)."""
 
 PAYLOAD_MAX: Final = MIB
 """Bytes in one message, by default; NATS' own. Entries are cut to fit."""
@@ -52,7 +59,9 @@ STORE_USER: Final = "cairn"
 SYSTEM_USER: Final = "system"
 _ROUTES_USER: Final = "routes"
 
-_LOG_TAIL: Final = 2 * KIB
+_SWITCHED_OFF: Final = ("JetStream not enabled", "write error")
+"""What a server's health says when it has met a full disk: JetStream is off, or one of its streams is. Being behind
+others or without a leader is another thing, which passes."""
 
 
 def find_program() -> Path:
@@ -102,7 +111,7 @@ class NatsConfig:
     be among them. password: of `STORE_USER`, whose account has JetStream; system_password: of `SYSTEM_USER`, who may
     look at servers; also said on routes.
     file_max: bytes of streams on disk, see `file_share`. sync: JetStream's sync_interval; None leaves NATS' default,
-    which loses acknowledged writes.
+    which loses acknowledged writes. monitor_port: where it says by HTTP how it is, to whoever asks; None: nowhere.
     """
 
     name: str
@@ -118,11 +127,12 @@ class NatsConfig:
     memory_max: int = MEMORY_MAX
     payload_max: int = PAYLOAD_MAX
     sync: str | None = "always"
+    monitor_port: int | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect to, with user and password."""
-        return f"nats://{STORE_USER}:{self.password}@{_authority(self.host, self.port)}"
+        return f"nats://{STORE_USER}:{self.password}@{authority(self.host, self.port)}"
 
     @property
     def system(self) -> str:
@@ -132,14 +142,17 @@ class NatsConfig:
     def text(self) -> str:
         """The configuration file."""
         routes = ", ".join(
-            _quoted(f"nats://{_ROUTES_USER}:{self.system_password}@{_authority(host, port)}")
+            _quoted(f"nats://{_ROUTES_USER}:{self.system_password}@{authority(host, port)}")
             for host, port in self.routes
         )
         sync = "" if self.sync is None else f"\n  sync_interval: {self.sync}"
+        monitor = "" if self.monitor_port is None else f"\nhttp: {_quoted(authority(self.host, self.monitor_port))}"
         return f"""\
 server_name: {_quoted(self.name)}
-listen: {_quoted(_authority(self.host, self.port))}
-max_payload: {self.payload_max}
+listen: {_quoted(authority(self.host, self.port))}
+max_payload: {self.payload_max}{monitor}
+ping_interval: "{PING_SECONDS}s"
+ping_max: {PINGS_UNANSWERED}
 jetstream {{
   store_dir: {_quoted(str(self.directory / "data"))}
   max_memory_store: {self.memory_max}
@@ -147,7 +160,7 @@ jetstream {{
 }}
 cluster {{
   name: {_quoted(self.cluster)}
-  listen: {_quoted(_authority(self.host, self.route_port))}
+  listen: {_quoted(authority(self.host, self.route_port))}
   authorization {{ user: {_ROUTES_USER}, password: {_quoted(self.system_password)} }}
   routes: [{routes}]
 }}
@@ -159,50 +172,27 @@ system_account: SYSTEM
 """
 
 
-class NatsServer:
-    """A server's process: started, stopped, killed, paused and resumed."""
+class NatsServer(Child):
+    """A server's process."""
 
     def __init__(self, config: NatsConfig, *, prefix: Sequence[str] = ()) -> None:
         """prefix: a command that runs the program, such as `ip netns exec NAME`."""
+        super().__init__(config.name, config.directory / "nats.log")
         self.config = config
         self._prefix = list(prefix)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> Path:
-        """The file that it writes its log to."""
-        return self.config.directory / "nats.log"
-
-    @property
-    def pid(self) -> int | None:
-        """Of its process; None: there is none."""
-        return self._process.pid if self._process is not None and self.running else None
-
-    @property
-    def running(self) -> bool:
-        """Whether there is a process, which may be paused."""
-        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Have a process, which does not listen yet. A Ctrl-C in the terminal does not reach it.
+        """Have a process, which does not listen yet.
 
         Raises `OptionError` where there is no program, `OSError`.
         """
-        assert not self.running, "a server is started once"
-        program = find_program()
         config = self.config
-        config.directory.mkdir(parents=True, exist_ok=True)
+        config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = config.directory / "nats.conf"
         path.touch(mode=0o600)
         path.write_text(config.text())
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._prefix, program, "-c", path],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._command = [*self._prefix, find_program(), "-c", path]
+        super().start()
 
     def wait_listening(self, patience: float = LISTEN_PATIENCE) -> None:
         """Wait until clients can connect; JetStream may take seconds more.
@@ -212,49 +202,42 @@ class NatsServer:
         until = time.monotonic() + patience
         while True:
             if not self.running:
-                raise OSError(f"NATS server {self.config.name} ended:\n{self._log_tail()}")
+                raise OSError(f"NATS server {self.config.name} {self.end}:\n{self.log_tail()}")
             with contextlib.suppress(OSError), socket.create_connection((self.config.host, self.config.port), 1.0):
                 return
             if time.monotonic() > until:
                 raise OSError(f"NATS server {self.config.name} does not listen after {patience:g} s; see {self.log}")
             time.sleep(LOOK_EVERY)
 
-    def stop(self, patience: float = STOP_PATIENCE) -> None:
-        """End it in good order, or kill it when that takes longer."""
-        self._signal(signal.SIGCONT)
-        self._signal(signal.SIGTERM)
-        if self._process is not None:
-            try:
-                self._process.wait(patience)
-            except subprocess.TimeoutExpired:
-                self.kill()
+    def has_leader(self) -> bool:
+        """Whether its JetStream knows a leader of the cluster of servers, so that streams can be made and used."""
+        _, report = self._look("/jsz")
+        meta = report.get("meta_cluster")
+        return isinstance(meta, dict) and bool(meta.get("leader"))
 
-    def kill(self) -> None:
-        """End it with SIGKILL."""
-        self._signal(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait()
+    def switched_off(self) -> str:
+        """Why it cannot write, if it says so; else nothing. It stays so until it is started anew."""
+        status, report = self._look("/healthz")
+        error = str(report.get("error", ""))
+        return error if status != http.HTTPStatus.OK and any(sign in error for sign in _SWITCHED_OFF) else ""
 
-    def pause(self) -> None:
-        """Stop it as it is, until `resume`: its connections stay open, and say nothing."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def _log_tail(self) -> str:
+    def _look(self, path: str) -> tuple[int, dict[str, Any]]:
+        """What it says of itself by HTTP: status and JSON. Nothing when it does not answer."""
+        assert self.config.monitor_port is not None, "a server without this port cannot be looked at"
+        connection = http.client.HTTPConnection(self.config.host, self.config.monitor_port, timeout=LOOK_PATIENCE)
         try:
-            return self.log.read_bytes()[-_LOG_TAIL:].decode(errors="replace")
-        except OSError as error:
-            return str(error)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            report = json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return 0, {}
+        finally:
+            connection.close()
+        return answer.status, report if isinstance(report, dict) else {}
 
 
-def _authority(host: str, port: int) -> str:
+def authority(host: str, port: int) -> str:
+    """HOST:PORT, as addresses have it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -29,6 +29,8 @@ class Code:
     executed: False when the command certainly changed nothing, None when nobody can tell.
     closes: True when the connection ends behind this failure, its input discarded.
     passing: True when the same command may succeed later, unchanged.
+    elsewhere: True when it is for want of something that another node of the cluster may have. Never where the outcome
+    is unknown.
     meaning: one sentence for the protocol page.
     """
 
@@ -38,6 +40,7 @@ class Code:
     executed: bool | None = False
     closes: bool = False
     passing: bool = False
+    elsewhere: bool = False
 
 
 BADFRAME = Code(
@@ -77,6 +80,7 @@ DISKFULL = Code(
     "The disk, or what this store may have of it, is nearly full, and this server refuses what needs more. "
     "Reads and CLEAR go on.",
     passing=True,
+    elsewhere=True,
 )
 BUSY = Code(
     "BUSY",
@@ -84,6 +88,7 @@ BUSY = Code(
     "Too many connections, or too many bytes of unfinished frames over all connections.",
     closes=True,
     passing=True,
+    elsewhere=True,
 )
 TIMEOUT = Code(
     "TIMEOUT",
@@ -109,23 +114,54 @@ RECOVERING = Code(
     "A write to the disk has failed, and until the store is opened there anew this server takes no writes, and shows "
     "nothing of what an unknown write may have changed. Other reads go on.",
     passing=True,
+    elsewhere=True,
 )
 READONLY = Code(
     "READONLY",
     Fault.SERVER,
     "The disk has failed in a way that this server does not get over, so it takes no writes until it is started anew. "
     "Reads go on.",
+    elsewhere=True,
 )
 LOADING = Code(
     "LOADING",
     Fault.SERVER,
     "The server is reading what it has on disk, and executes nothing but INFO before it has all of it.",
     passing=True,
+    elsewhere=True,
+)
+NOQUORUM = Code(
+    "NOQUORUM",
+    Fault.SERVER,
+    "The log of this cluster has no majority of its machines, or this node cannot reach it. Local reads go on.",
+    passing=True,
+    elsewhere=True,
+)
+LOGFULL = Code(
+    "LOGFULL",
+    Fault.SERVER,
+    "The cluster's log is nearly full, and takes no writes before a snapshot has made room. Reads and CLEAR go on.",
+    passing=True,
+)
+CLOCK = Code(
+    "CLOCK",
+    Fault.SERVER,
+    "This node's clock is off from the other nodes' by more than a second, so it proposes no writes. Reads go on.",
+    passing=True,
+    elsewhere=True,
+)
+STOPPED = Code(
+    "STOPPED",
+    Fault.SERVER,
+    "This node takes no part in its cluster any more, for a reason that it does not get over; INFO says which. "
+    "Other nodes go on.",
+    elsewhere=True,
 )
 UNREADABLE = Code(
     "UNREADABLE",
     Fault.SERVER,
     "A value that is on the disk only could not be read from there; the server's log has the details.",
+    elsewhere=True,
 )
 UNKNOWN = Code(
     "UNKNOWN",
@@ -170,6 +206,10 @@ CODES = {
         RECOVERING,
         READONLY,
         LOADING,
+        NOQUORUM,
+        LOGFULL,
+        CLOCK,
+        STOPPED,
         UNREADABLE,
         UNKNOWN,
         NOBACKUP,
@@ -177,4 +217,4 @@ CODES = {
         INTERNAL,
     )
 }
-"""Every code by its name. NOQUORUM comes with the size that needs it."""
+"""Every code by its name."""

@@ -92,17 +92,19 @@ def readiness(server: Server) -> str:
     """One line: where, who, which size, what it runs on, and a command to try."""
     addresses = server.addresses
     size = "process (in memory)"
-    if server.settings.data is not None:
+    if server.member is not None:
+        size = f"quorum ({server.settings.name}, {server.settings.data}, fsync in NATS {server.member.stream.sync})"
+    elif server.settings.data is not None:
         size = f"disk ({server.settings.data}, sync {server.settings.sync})"
     runs_on = " on ".join(features().values())
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
-    attempt = f"try: {_command()} set greeting hello{elsewhere}"
+    attempt = f"try: {called()} set greeting hello{elsewhere}"
     if server.settings.password is not None:
         attempt = "clients have to say a password, which they can on the Redis wire only"
     return f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, size {size}, {runs_on}; {attempt}"
 
 
-def _command() -> str:
+def called() -> str:
     """How to call `cairn` from another terminal: by its name where that would find this one."""
     here = Path(sys.executable).parent
     if str(here) in os.environ.get("PATH", "").split(os.pathsep):

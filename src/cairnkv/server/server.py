@@ -39,6 +39,7 @@ from cairnkv.wire.article import Limits
 
 if TYPE_CHECKING:
     from cairnkv.log.disk import Progress
+    from cairnkv.server.member import Member
 
 _log: Final = logging.getLogger("cairnkv.server")
 
@@ -68,14 +69,28 @@ class Server:
     `start`, then `stop`; in between `addresses` says where it can be reached.
     """
 
-    def __init__(self, settings: Settings, store: Store | None = None, *, progress: "Progress | None" = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None = None,
+        *,
+        clock: Clock = wall_clock,
+        progress: "Progress | None" = None,
+    ) -> None:
         """store: the store to serve, which may have yet to be loaded; None makes one as the settings say.
 
-        progress: told how far loading is, in another thread; None: the log is told.
+        clock: of a store that is made. progress: told how far loading is, in another thread; None: the log is told.
         """
         self.settings = settings
-        if store is None:
-            store = new_store(settings, progress=progress)
+        self.member: Member | None = None
+        """What a server that is a node of a cluster has its part in it by."""
+        if settings.cluster is not None:
+            from cairnkv.server.member import new_member
+
+            self.member = new_member(settings, clock=clock)
+            store = self.member.store
+        elif store is None:
+            store = new_store(settings, clock=clock, progress=progress)
         self.store = store
         self.store.add_info(self._info)
         self._backups = Backups(store.back_up, settings.backup_dir)
@@ -93,6 +108,9 @@ class Server:
         self._surroundings = Surroundings(
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
         )
+        if self.member is not None:
+            self._surroundings.pubsub.relay = self.member.say_on_channel
+            self.member.said_on_channel = self._surroundings.pubsub.publish_here
         self._run_id = secrets.token_hex(20)
         self._stop_wanted = asyncio.Event()
         self._sockets: list[socket.socket] = []
@@ -133,12 +151,16 @@ class Server:
                 connection.abort("the server could not start", level=logging.INFO)
             for timer in self._timers.values():
                 timer.cancel()
+            if self.member is not None:
+                await self.member.leave()
             raise
         self._keep_house()
         return True
 
     async def _load(self) -> bool:
         """Load the store in another thread; False where the server is told to stop before the end of that."""
+        if self.member is not None:
+            return await self._join(self.member)
         loading = asyncio.create_task(asyncio.to_thread(self.store.load))
         told = asyncio.create_task(self.told_to_stop())
         try:
@@ -155,6 +177,25 @@ class Server:
             self.store.close()
             return False
         self.store.begin(loaded)
+        for connection in self._connections:
+            connection.reconsider()
+        return True
+
+    async def _join(self, member: "Member") -> bool:
+        """Take part in the cluster; False where the server is told to stop before it does."""
+        joining = asyncio.create_task(member.join())
+        told = asyncio.create_task(self.told_to_stop())
+        try:
+            await asyncio.wait((joining, told), return_when=asyncio.FIRST_COMPLETED)
+            if told.done():
+                joining.cancel()
+                await asyncio.gather(joining, return_exceptions=True)
+                await member.leave()
+                self.store.close()
+                return False
+        finally:
+            told.cancel()
+        await joining
         for connection in self._connections:
             connection.reconsider()
         return True
@@ -236,6 +277,8 @@ class Server:
                 timer.cancel()
             try:
                 self._backups.stop()
+                if self.member is not None:
+                    await self.member.leave()
             finally:
                 self.store.close()
 

@@ -27,7 +27,7 @@ from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
 
 ENVIRONMENT_PREFIX: Final = "CAIRNKV_"
-NOT_OPTIONS: Final = frozenset({"CAIRNKV_URL", "CAIRNKV_PURE", "CAIRNKV_CONFIG"})
+NOT_OPTIONS: Final = frozenset({"CAIRNKV_URL", "CAIRNKV_PURE", "CAIRNKV_CONFIG", "CAIRNKV_BREAK"})
 """Variables with the prefix that are no options of the server; the last one names the file."""
 
 # -- kinds of values: text to value --------------------------------------------------------------------
@@ -181,7 +181,8 @@ class Settings:
     memory_limit: int | None = _option(
         size,
         None,
-        "memory for keys and values, by estimate; with --data, for keys and those values that are used most",
+        "memory for keys and values, by estimate; with --data, for keys and those values that are used most; "
+        "with --cluster, beyond it this node proposes no writes that grow",
         shown="none",
         metavar="SIZE",
     )

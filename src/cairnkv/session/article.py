@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, Reply, Scope, Step, failures
-from cairnkv.session.conversation import AHEAD_BYTES, AHEAD_COMMANDS, WHOLE_TABLE_COST, Acceleration, Due
+from cairnkv.session.conversation import AHEAD_BYTES, AHEAD_COMMANDS, WHOLE_TABLE_COST, Acceleration, Due, OwnWrites
 from cairnkv.session.redis.surroundings import Surroundings
 from cairnkv.store import Held, Store
 from cairnkv.wire.article import CommandDecoder, CommandFlag, Dialect, Limits, Request, Width, reply_parts
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("cairnkv.session")
 
+_LOCAL_READ: Final = int(CommandFlag.LOCAL_READ)
 _MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
 
 
@@ -41,6 +42,7 @@ class ArticleConversation:
         self._decoder = CommandDecoder(width=width, limits=limits)
         self._accelerator = accelerator
         self._surroundings = surroundings
+        self._own_writes = OwnWrites()
         self._acceleration: Acceleration | None = None  # once the width is settled
 
     def feed(self, data: bytes | memoryview) -> None:
@@ -77,7 +79,11 @@ class ArticleConversation:
         if self._surroundings.wants_password:
             return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
+            if request.flags & _LOCAL_READ and not request.command.word.writes:
+                return self._store.execute(request.command, local=self._own_writes.are_there)
             outcome = self._store.execute(request.command)
+            if request.command.word.writes:
+                self._own_writes.note(outcome)
             if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, Held) and request.command.word.writes:
                 return outcome.from_memory()
             return outcome

@@ -7,6 +7,7 @@ Not for the order of replies, nor for bounds: those are the session's, and the s
 """
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -58,12 +59,42 @@ class Due:
     size: int = 0
 
 
+@dataclasses.dataclass(slots=True, frozen=True)
 class Unfinished:
-    """The type of `UNFINISHED`."""
+    """In the place of what is due: a command takes several turns, and has had one.
+
+    until: it gets no other before this was carried out; None: when it is its turn.
+    """
+
+    until: Held | None = None
 
 
 UNFINISHED: Final = Unfinished()
-"""In the place of what is due: a command takes several turns, and has had one."""
+"""One that waits for nothing but its turn."""
+
+
+class OwnWrites:
+    """Whether all that a client has written is there to be read, so that a local read cannot miss it."""
+
+    def __init__(self) -> None:
+        # In their order; not only the newest: it may have failed while one before it is on its way.
+        self._waiting: deque[Held] = deque()
+
+    def note(self, outcome: Reply | Held) -> None:
+        """The client has written something, with this outcome."""
+        if isinstance(outcome, Held):
+            self._forget_executed()
+            self._waiting.append(outcome)
+
+    @property
+    def are_there(self) -> bool:
+        """Whether they are; an outcome that nobody knows will not be waited for."""
+        self._forget_executed()
+        return not self._waiting
+
+    def _forget_executed(self) -> None:
+        while self._waiting and self._waiting[0].executed:
+            self._waiting.popleft()
 
 
 class Conversation(Protocol):

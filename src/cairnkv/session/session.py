@@ -25,7 +25,7 @@ from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Convers
 from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, Postponed, Store, size_of
+from cairnkv.store import Deferred, Held, Store, size_of
 from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Session:
         self._output: list[bytes] = []
         self._output_size = 0
         self._more = False  # whole commands may be waiting
-        self._postponed: Postponed | None = None  # the newest command that was put off
+        self._awaited: Held | None = None  # what has to be carried out before anything else is
         self._looked_at = 0  # up to where input was looked at for what else has to be read
         self.state = State.OPEN
         self.paused = False
@@ -227,7 +227,7 @@ class Session:
 
     @property
     def _is_put_off(self) -> bool:
-        return self._postponed is not None and not self._postponed.executed
+        return self._awaited is not None and not self._awaited.executed
 
     @property
     def runnable(self) -> bool:
@@ -291,6 +291,8 @@ class Session:
                 self._more = False
             elif isinstance(due, Unfinished):
                 left -= WHOLE_TABLE_COST - 1
+                if due.until is not None:
+                    self._wait_for(due.until)
             else:
                 self._say(due)
                 left -= due.cost - 1
@@ -338,9 +340,8 @@ class Session:
         """Put what is due behind what was due before."""
         if isinstance(due.outcome, Held):
             due.outcome.on_ready = self._wake
-            if isinstance(due.outcome, Postponed):
-                due.outcome.on_executed = self._wake
-                self._postponed = due.outcome
+            if due.outcome.blocks:
+                self._wait_for(due.outcome)
             self._hold(due, due.outcome.size + due.size)
         elif self._held:
             self._hold(due, size_of(due.outcome) + due.size)
@@ -348,6 +349,14 @@ class Session:
             self._write(due.encode(due.outcome))
         if due.closes:
             self._stop_reading()
+
+    def _wait_for(self, held: Held) -> None:
+        """Execute nothing more before this was carried out."""
+        self._awaited = held
+        if isinstance(held, Deferred):
+            held.on_executed = self._wake
+        else:
+            held.on_ready = self._wake
 
     def _say_all(self, replies: bytes, behind: "HeldRun | None") -> None:
         """Say what an accelerator has made: replies, and behind them some that wait."""

@@ -23,7 +23,7 @@ from cairnkv.keyspace import Journal, Keyspace
 from cairnkv.keyspace.keyspace import Cleared
 from cairnkv.limits import MIB, READ_TOGETHER_MAX
 from cairnkv.log import Effect
-from cairnkv.store.held import Held
+from cairnkv.store.held import Deferred, Held
 from cairnkv.store.memory import Place, UseOrder
 
 _log: Final = logging.getLogger("cairnkv.store")
@@ -58,35 +58,26 @@ early has gone again before it is of use."""
 Run: TypeAlias = Callable[[], Reply | Held]
 
 
-class Postponed(Held):
-    """A command that was not carried out yet, because a value that it needs is being read.
-
-    executed: whether it was carried out, or never will be: then whoever said it may go on with the next one. Its reply
-    may have to wait for longer, as any.
-    on_executed: called once, when that is so.
-    """
+class Postponed(Deferred):
+    """A command that was not carried out yet, because a value that it needs is being read."""
 
     __slots__ = (
         "_inner",
         "_length",
         "_memory_is_enough",
         "attempts",
-        "executed",
         "left",
-        "on_executed",
         "places",
         "run",
     )
 
     def __init__(self, run: Run, places: Sequence[Place], length: int) -> None:
         """run: carries it out. places: what it needs, some of it there already. length: of all that, in bytes."""
-        super().__init__(0)
+        super().__init__()
         self.run = run
         self.places = places
         self.left = 0  # values that it still waits for
         self.attempts = 0
-        self.executed = False
-        self.on_executed: Callable[[], None] = _nobody
         self._length = length
         self._inner: Held | None = None
         self._memory_is_enough = False
@@ -110,7 +101,7 @@ class Postponed(Held):
     def settle(self, outcome: Reply | Held) -> None:
         """It was carried out, with this outcome, or has failed."""
         self._inner = outcome if isinstance(outcome, Held) else None
-        self.executed = True
+        self._executed = True
         if self._inner is not None and self._memory_is_enough:
             outcome = self._inner.from_memory()
         if isinstance(outcome, Held) and outcome.reply is None:
@@ -127,10 +118,6 @@ class Postponed(Held):
         assert self._inner is not None
         self.reply = self._inner.reply
         self.on_ready()
-
-
-def _nobody() -> None:
-    pass
 
 
 class Fetch(Protocol):

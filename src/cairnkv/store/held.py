@@ -4,7 +4,7 @@ Not for when that is (the store). Replies that the compiled hot path has made ar
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from cairnkv.commands import Failure, InMemory, Items, Replies, Reply
 
@@ -12,14 +12,23 @@ ITEM_BYTES: Final = 32
 """Bytes of memory that one of several values takes besides its own."""
 
 
+def _nobody_waits() -> None:
+    pass
+
+
 class Held:
     """A reply that may not leave yet.
 
     reply: None until it may leave; then what to send, which is a failure if its commit failed.
     on_ready: called once, when it may.
+    executed: whether the command was carried out, or never will be.
+    blocks: whether its client's next commands wait until it was.
     """
 
     __slots__ = ("_outcome", "on_ready", "reply")
+
+    executed: bool = True
+    blocks: ClassVar[bool] = False
 
     def __init__(self, outcome: Reply) -> None:
         self._outcome = outcome
@@ -56,6 +65,27 @@ class Held:
         self.reply = failure
 
 
+class Deferred(Held):
+    """A reply to a command that was not carried out yet; it may have to wait for longer than that, as any.
+
+    on_executed: called once, when it was, or never will be.
+    """
+
+    __slots__ = ("_executed", "on_executed")
+
+    blocks = True
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._executed = False
+        self.on_executed: Callable[[], None] = _nobody_waits
+
+    @property
+    def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand
+        """Whether it was carried out, or never will be."""
+        return self._executed
+
+
 def size_of(reply: Reply) -> int:
     """Bytes that a reply keeps in memory, near enough."""
     if isinstance(reply, bytes):
@@ -67,7 +97,3 @@ def size_of(reply: Reply) -> int:
     if isinstance(reply, InMemory):
         return size_of(reply.reply)
     return 0
-
-
-def _nobody_waits() -> None:
-    pass

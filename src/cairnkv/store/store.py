@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from cairnkv.commands import MISSING, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
+from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
@@ -179,6 +179,11 @@ class Store:
         )
 
     @property
+    def size(self) -> str:
+        """What this store is called: process, disk or quorum."""
+        return self._log.size
+
+    @property
     def keyspace(self) -> Keyspace:
         """The first keyspace: that of the article's wire and of the embedded store."""
         return self.keyspaces[0]
@@ -240,10 +245,11 @@ class Store:
         keys = self._unsettled.get(space, ())
         return key in keys or None in keys
 
-    def execute(self, command: Command, space: int = 0, *, touch: bool = True) -> Reply | Held:
+    def execute(self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False) -> Reply | Held:
         """Carry a command out on a keyspace: its reply, or where the reply will be once it may leave.
 
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
+        local: whether a read may show what was true a moment ago, where the newest is not at hand (in a cluster).
         """
         step = Step(space, command)
         if self.holds_back and (failure := self._held_back((step,))):
@@ -306,10 +312,12 @@ class Store:
         """This command will be said soon: have read what it needs. False: no more of that for now."""
         return self._cache is not None and self._cache.read_ahead(step)
 
-    def watch(self, space: int, key: bytes) -> Watched:
-        """What a key is like now, for `execute_all`."""
+    def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | Held:
+        """Note what keys are like now, for `execute_all`. Done once the reply is there."""
         self._advance(self.clock())
-        return self.keyspaces[space].watch(key)
+        for space, key in places:
+            into[space, key] = self.keyspaces[space].watch(key)
+        return OK
 
     def _advance(self, now: int) -> None:
         self._shared.advance(now)
@@ -408,7 +416,7 @@ class Store:
             reply = work()
             if not steps:  # nothing changed, so there is nothing to make safe but what the reply shows
                 return self._when_safe(reply, max([newest, *map(self._newest_commit_for, said)]))
-            effects = _effects(journal) if self._log.keeps_effects else ()
+            effects = effects_of(journal) if self._log.keeps_effects else ()
             position = self._log.append(tuple(steps), self._shared.now, effects)
         except LogRefused as refused:
             self._take_back(journal)
@@ -824,7 +832,7 @@ class Store:
     def _info(self) -> Iterable[tuple[str, str | int]]:
         return (
             ("cairnkv_version", VERSION),
-            ("size", self._log.size),
+            ("size", self.size),
             ("loading", int(self.loading)),
             *self._log.about(),
             *(() if self._cache is None else self._cache.about()),
@@ -847,7 +855,7 @@ def _tell(waiting: "Iterable[Held | HeldRun]") -> None:
             held.on_ready()
 
 
-def _effects(journal: Journal) -> list[Effect]:
+def effects_of(journal: Journal) -> list[Effect]:
     """What a journal's changes have come to. A keyspace that was cleared comes before the keys that stand in it now."""
     cleared: dict[int, Effect] = {}
     keys: dict[Place, Effect] = {}

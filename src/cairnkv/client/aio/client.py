@@ -1,25 +1,33 @@
 """The asyncio client: a store at an address, over one connection that any number of tasks share.
 
-Not for what a call means (`calls`), when it may be repeated (`retry`), or how replies find their calls
-(`connection`).
+Not for what a call means (`calls`), when it may be repeated (`retry`), where it goes (`endpoints`), or how replies find
+their calls (`connection`).
 """
 
 import asyncio
+import functools
+from typing import Final
 
 from cairnkv.client import forking
-from cairnkv.client.address import Address, shown
+from cairnkv.client.address import Address, Endpoint
 from cairnkv.client.aio.connection import Connection, open_connection
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.retry import pause_before, worth_repeating
+from cairnkv.client.endpoints import Endpoints
+from cairnkv.client.retry import SAYS_NOTHING, pause_before, with_story, worth_repeating
+from cairnkv.commands import Failure
 from cairnkv.errors import CallerError, Unavailable
+
+LEFT_MAX: Final = 16
+"""Connections to nodes that were left and still owe replies. Beyond it the oldest is closed, whoever waits for it."""
 
 
 class Client(AsyncKeyValue[K, V]):
     """A store at an address. Any number of tasks of one event loop share it.
 
-    It connects when it is first used, and again when the connection is lost, or in another event loop.
+    It connects when it is first used, and again when the connection is lost, or in another event loop; with several
+    addresses to the next of them, also when a node is silent or cannot do what another may.
     """
 
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
@@ -29,7 +37,8 @@ class Client(AsyncKeyValue[K, V]):
         self._connecting: asyncio.Task[Connection] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # where it is at home, in the process of this generation
         self._generation = 0
-        self._endpoint = 0  # the one that was last good
+        self._endpoints = Endpoints(address)
+        self._left: list[Connection] = []  # for others, and still owe replies
         self._closed = False
 
     def __repr__(self) -> str:
@@ -38,13 +47,15 @@ class Client(AsyncKeyValue[K, V]):
     async def close(self) -> None:
         """Close the connection. Calls that await replies fail, and using the client afterwards is an error."""
         self._closed = True
-        connection, connecting = self._connection, self._connecting
+        connections, connecting = [*self._left, self._connection], self._connecting
         self._connection = self._connecting = None
+        self._left = []
         if self._loop is asyncio.get_running_loop() and self._generation == forking.generation:
             if connecting is not None:
                 connecting.cancel()
-            if connection is not None:
-                connection.close("this client was closed")
+            for connection in connections:
+                if connection is not None:
+                    connection.close("this client was closed")
 
     async def _do(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
@@ -54,41 +65,68 @@ class Client(AsyncKeyValue[K, V]):
         attempt = 0
         while True:
             attempt += 1
-            last = attempt >= self._address.attempts
             connection = self._connection
             try:
                 if connection is None or not connection.usable:
                     connection = await self._connected(deadline)
                 while connection.crowded:
                     await connection.room(deadline)
-                reply = await connection.submit(call.command, deadline, call.memory_is_enough)
+                reply = await connection.submit(call.command, deadline, call.leeway)
             except Unavailable:
-                if last or not await self._pause(attempt, deadline):
+                if connection is not None and not connection.usable:
+                    self._leave(connection, connection.ended)
+                at_once = self._endpoints.fresh(loop.time())
+                if not await self._goes_on(attempt, deadline, at_once=at_once):
                     raise
                 continue
-            if last or not worth_repeating(reply) or not await self._pause(attempt, deadline):
+            if not isinstance(reply, Failure):
                 return call.result(reply)
+            if elsewhere := self._endpoints.several and reply.code.elsewhere:
+                self._leave(connection, reply.message)
+            at_once = elsewhere and self._endpoints.fresh(loop.time())
+            if not (at_once or worth_repeating(reply)) or not await self._goes_on(attempt, deadline, at_once=at_once):
+                return call.result(with_story(reply, self._endpoints, loop.time()))
 
-    async def _pause(self, attempt: int, deadline: float) -> bool:
-        """Wait before another attempt; False when there is no time for one."""
-        pause = pause_before(attempt)
+    async def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
+        """Whether there is another attempt, and time for it; waits before it, unless it is elsewhere."""
+        if attempt >= self._endpoints.attempts:
+            return False
+        pause = 0.0 if at_once else pause_before(attempt)
         if asyncio.get_running_loop().time() + pause >= deadline:
             return False
         await asyncio.sleep(pause)
         return True
 
+    def _leave(self, connection: Connection, why: str) -> None:
+        """Go elsewhere from now on; what others await on this connection may still come. Who says it first counts."""
+        if self._connection is not connection:
+            return
+        self._connection = None
+        self._endpoints.trouble(connection.endpoint, why, asyncio.get_running_loop().time())
+        connection.retire()
+        self._left = [left for left in self._left if left.owes]
+        if connection.owes:
+            self._left.append(connection)
+        if len(self._left) > LEFT_MAX:
+            self._left.pop(0).close("it was left for another node, with too many others")
+
     def _move_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Be at home in this event loop and process; what belongs to another one is left behind."""
         if self._loop is not None and self._generation == forking.generation and self._loop.is_running():
             raise CallerError("this client is in use by another event loop that runs; make one for each loop")
+        if self._generation != forking.generation:
+            self._endpoints = Endpoints(self._address)  # in an order of its own
         self._loop, self._generation = loop, forking.generation
         self._connection = self._connecting = None
+        self._left = []
 
     async def _connected(self, deadline: float) -> Connection:
         """The connection, made anew; calls that come meanwhile await the same one."""
         if self._closed:
             raise CallerError("this client is closed")
         loop = asyncio.get_running_loop()
+        if self._connection is not None and not self._connection.usable:
+            self._leave(self._connection, self._connection.ended)
         if self._connecting is None:
             self._connecting = loop.create_task(self._connect())
             self._connecting.add_done_callback(self._connect_done)
@@ -96,7 +134,8 @@ class Client(AsyncKeyValue[K, V]):
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._connecting)
         except TimeoutError:
-            raise Unavailable(f"cannot connect to {self._address} in {self._address.timeout:g} s") from None
+            told = self._endpoints.besides(None, loop.time())
+            raise Unavailable(f"cannot connect to {self._address} in {self._address.timeout:g} s{told}") from None
         except asyncio.CancelledError:
             if self._closed:
                 raise CallerError("this client is closed") from None
@@ -108,17 +147,41 @@ class Client(AsyncKeyValue[K, V]):
             task.exception()  # whoever awaits it sees it; with nobody left it is no news
 
     async def _connect(self) -> Connection:
-        problems = []
-        endpoints = self._address.endpoints
-        for turn in range(len(endpoints)):
-            at = (self._endpoint + turn) % len(endpoints)
+        """A new connection, to the first endpoint that takes one."""
+        loop, endpoints = asyncio.get_running_loop(), self._endpoints
+        until = loop.time() + self._address.timeout
+        in_turn = endpoints.in_turn(loop.time())
+        for turn, endpoint in enumerate(in_turn):
             try:
-                async with asyncio.timeout(self._address.connect_timeout):
-                    connection = await open_connection(endpoints[at], self._address.timeout)
+                connection = await self._try(endpoint, until, len(in_turn) - turn)
             except OSError as error:
-                problems.append(f"{shown(endpoints[at])}: {error.strerror or str(error) or type(error).__name__}")
+                why = error.strerror or str(error) or type(error).__name__
+                endpoints.trouble(endpoint, why, loop.time())
             else:
-                self._endpoint = at
+                endpoints.good(endpoint)
                 self._connection = connection
                 return connection
-        raise Unavailable(f"cannot connect to {'; '.join(problems)}")
+        raise Unavailable(f"cannot connect to {endpoints.story(loop.time())}")
+
+    async def _try(self, endpoint: Endpoint, until: float, untried: int) -> Connection:
+        """A connection to an endpoint. Raises OSError."""
+        loop, endpoints = asyncio.get_running_loop(), self._endpoints
+        patience, silence = self._address.connect_timeout, None
+        if endpoints.several:
+            patience = endpoints.patience(until - loop.time(), untried)
+            silence = functools.partial(endpoints.silence, endpoint)
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(patience):
+                connection = await open_connection(endpoint, self._address.timeout, silence)
+                if endpoints.several:
+                    await connection.greet(loop.time() + patience)
+        except BaseException as error:
+            if connection is not None:
+                connection.close("it was given up")
+                if isinstance(error, TimeoutError):
+                    raise TimeoutError(SAYS_NOTHING) from None
+            elif isinstance(error, TimeoutError) and not error.args:
+                raise TimeoutError("timed out") from None
+            raise
+        return connection

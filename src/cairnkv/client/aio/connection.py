@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from cairnkv.client.address import Endpoint, shown
-from cairnkv.client.hotpath import ReplyDecoder, command_parts, memory_parts
+from cairnkv.client.calls import Leeway
+from cairnkv.client.hotpath import ReplyDecoder, command_parts, parts_with
 from cairnkv.client.retry import lost, not_reached
-from cairnkv.commands import Command, Failure
+from cairnkv.commands import Command, Failure, Ping
 from cairnkv.errors import PeerError, Unavailable
 from cairnkv.installation import compiled
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
@@ -42,19 +44,37 @@ ASLEEP_MAX: Final = 64
 """Writes between two tries of staying awake, where it never helps."""
 
 CHECKS_PER_TIMEOUT: Final = 10
-"""How often within one timeout the slots are looked at: a call may time out a tenth late."""
+"""How often within one timeout, or one silence, the slots are looked at: a call may time out a tenth late."""
+
+Silence: TypeAlias = Callable[[float], float | None]
+"""At a time of the loop: the seconds without a sign from a server after which what only reads is failed, since it may
+be had elsewhere; None: it has to wait."""
 
 _offer_processor: Final = getattr(os, "sched_yield", None)  # there is none on Windows
 
 
 class Connection(asyncio.Protocol):
-    """One connection: commands out in batches, replies back into their slots."""
+    """One connection: commands out in batches, replies back into their slots.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, timeout: float) -> None:
-        self.name = name
+    usable: whether it takes calls. ended: why it takes none any more.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        endpoint: Endpoint,
+        timeout: float,
+        silence: Silence | None = None,
+    ) -> None:
+        """silence: None where there is nowhere else to go."""
+        self.endpoint = endpoint
+        self.name = shown(endpoint)
         self.usable = True
+        self.ended = ""
         self._loop = loop
         self._timeout = timeout
+        self._silence = silence
+        self._retired = False
         self._transport: asyncio.Transport
         self._decoder = ReplyDecoder()
         self._slots: deque[Due] = deque()
@@ -91,7 +111,7 @@ class Connection(asyncio.Protocol):
                 f"no turn in time at {self.name}; {len(self._waiting_for_room):,} commands wait for theirs"
             ) from None
 
-    def submit(self, command: Command, deadline: float, memory_is_enough: bool = False) -> Due:
+    def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> Due:
         """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
         due = Due(command.word, deadline, self._waking)
         if not self.usable:
@@ -100,13 +120,40 @@ class Connection(asyncio.Protocol):
         at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
         if not at_once and not self._outbox:
             self._loop.call_soon(self._flush)
-        self._outbox += memory_parts(command) if memory_is_enough else command_parts(command)
+        self._outbox += command_parts(command) if leeway is None else parts_with(leeway, command)
         self._slots.append(due)
         if at_once:
             self._flush()
         if self._checking is None:
             self._check_later()
         return due
+
+    async def greet(self, deadline: float) -> None:
+        """Have a sign of life: the system accepts also for a server that hangs. Raises OSError for none."""
+        try:
+            await self.submit(Ping(b""), deadline)
+        except Unavailable:
+            raise ConnectionResetError(self.ended) from None
+        if not self.usable:  # what it said was a failure that ends the connection
+            raise ConnectionRefusedError(self.ended)
+
+    @property
+    def owes(self) -> bool:
+        """Whether somebody awaits a reply."""
+        return not all(slot.done() for slot in self._slots)
+
+    def retire(self) -> None:
+        """Take no more calls, and end once nobody awaits a reply any more."""
+        if self.usable:
+            self._flush()
+            self.usable = False
+            self._let_in()
+        self._retired = True
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._retired and not self.owes:
+            self.close(self.ended or "it was left for another node")
 
     def close(self, why: str) -> None:
         """Close the connection; whoever awaits a reply is told why none will come."""
@@ -171,6 +218,8 @@ class Connection(asyncio.Protocol):
             self.close(str(error))
             return
         self._let_in()
+        if self._retired:
+            self._end_if_done()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -196,6 +245,7 @@ class Connection(asyncio.Protocol):
     def _lose(self, why: str, *, timed_out: bool = False, behind: Failure | None = None) -> None:
         """Be of no more use: fail every slot, and let those who wait for room go elsewhere."""
         self.usable = False
+        self.ended = self.ended or why
         self._outbox.clear()
         if self._checking is not None:
             self._checking.cancel()
@@ -222,30 +272,50 @@ class Connection(asyncio.Protocol):
                 room -= 1
 
     def _check_later(self) -> None:
-        self._checking = self._loop.call_later(self._timeout / CHECKS_PER_TIMEOUT, self._check)
+        soonest = self._timeout
+        if self._silence is not None:
+            soonest = min(soonest, self._silence(self._loop.time()) or soonest)
+        self._checking = self._loop.call_later(soonest / CHECKS_PER_TIMEOUT, self._check)
 
     def _check(self) -> None:
         """Time out the slots whose time is up; a connection that has been silent for one's whole time is dead."""
         self._checking = None
         now = self._loop.time()
         why = f"no reply in {self._timeout:g} s"
-        if self._slots and self._heard + self._timeout < self._slots[0].deadline <= now:
+        if any(self._heard + self._timeout < slot.deadline <= now for slot in self._slots):
             self._lose(why, timed_out=True)
             self._transport.abort()
             return
         for slot in self._slots:
             if slot.deadline <= now and not slot.done():
                 slot.fail(lost(slot.word, self.name, why, timed_out=True))
+        if self._silence is not None and self._slots and self.usable:
+            self._check_silence(self._silence(now), now)
         if self._slots:
             self._check_later()
+        if self._retired:
+            self._end_if_done()
+
+    def _check_silence(self, silence: float | None, now: float) -> None:
+        """Hand no more calls to a server that is silent, and let reads go elsewhere. Writes wait: it may have them."""
+        asked = max(self._heard, self._slots[0].deadline - self._timeout)
+        if silence is None or now < asked + silence:
+            return
+        self._flush()
+        self.usable = False
+        self.ended = f"no reply in {silence:.3g} s"
+        for slot in self._slots:
+            if not slot.word.writes and not slot.done():
+                slot.fail(lost(slot.word, self.name, self.ended, timed_out=True))
+        self._let_in()
 
 
-async def open_connection(endpoint: Endpoint, patience: float) -> Connection:
+async def open_connection(endpoint: Endpoint, patience: float, silence: Silence | None = None) -> Connection:
     """A connection to an endpoint, whose calls may take so many seconds. Raises OSError."""
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:
-        return Connection(loop, shown(endpoint), patience)
+        return Connection(loop, endpoint, patience, silence)
 
     if isinstance(endpoint, str):
         return (await loop.create_unix_connection(connection, endpoint))[1]

@@ -32,6 +32,10 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
         """Let the store go. Using it afterwards is an error."""
         await asyncio.to_thread(self._shared.close)  # a store on disk has its last writes to wait for
 
+    def local(self) -> AsyncKeyValue[K, V]:
+        """This store itself, which is the only one that there is."""
+        return self
+
     async def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> Made:
         """Make a backup of a store on disk; see `cairnkv.Embedded.backup`. Other tasks go on meanwhile."""
         return await asyncio.to_thread(self._shared.back_up, Path(directory), keep)
@@ -39,7 +43,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
     async def _do(self, call: Call[T]) -> T:
         if call.command.word.scope is Scope.TABLE:
             await asyncio.sleep(0)
-        outcome = self._shared.execute(call.command, call.memory_is_enough)
+        outcome = self._shared.execute(call.command, call.leeway)
         if isinstance(outcome, Held):
             loop = asyncio.get_running_loop()
             ready = asyncio.Event()

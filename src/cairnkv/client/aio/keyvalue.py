@@ -22,6 +22,7 @@ from cairnkv.client.calls import (
     V,
     Values,
     from_memory,
+    locally,
     memory_is_enough,
 )
 from cairnkv.client.codec import Codec, KeyCodec
@@ -213,6 +214,18 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         """
         return _FromMemory(self) if memory_is_enough(how) else self
 
+    def local(self) -> "AsyncKeyValue[K, V]":
+        """This store, whose reads may be behind in a cluster; for those to which soon matters more than latest.
+
+        In a cluster reads are linearizable: they show every write that had returned before they began, whichever node
+        is asked, and cost a round through the cluster's log. These are answered from the table of the node that is
+        asked, at once and also where it has no quorum; what it has may be old. How far behind it may be it says
+        itself: `local_reads_behind_ms` of its `info`. With several addresses, the next call may ask another node,
+        which may be further behind. Writes, and stores of other sizes, are as ever.
+        Closing what is given closes this store.
+        """
+        return _Local(self)
+
     # -- in a with statement --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -239,6 +252,34 @@ class _FromMemory(AsyncKeyValue[K, V]):
 
     def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
         return self if memory_is_enough(how) else self._store
+
+    def local(self) -> AsyncKeyValue[K, V]:
+        return self if self._store.local() is self._store else _Local(self)
+
+    async def close(self) -> None:
+        """Close the store."""
+        await self._store.close()
+
+
+class _Local(AsyncKeyValue[K, V]):
+    """A store whose reads are answered by the node that is asked."""
+
+    def __init__(self, store: AsyncKeyValue[K, V]) -> None:
+        self._calls = store._calls
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"{self._store!r}.local()"
+
+    async def _do(self, call: Call[T]) -> T:
+        return await self._store._do(locally(call))
+
+    def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
+        store = self._store.durable(how)
+        return self if store is self._store else _Local(store)
+
+    def local(self) -> AsyncKeyValue[K, V]:
+        return self
 
     async def close(self) -> None:
         """Close the store."""

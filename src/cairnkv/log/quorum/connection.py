@@ -17,10 +17,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from nats import errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import MIB
@@ -71,19 +71,28 @@ class ApiError(Exception):
 
 
 class Connection(Client):
-    """nats-py's client, which two of its ways are taken from.
+    """nats-py's client, some of whose ways are mended here.
 
     It waits until a connection is closed in good order before it tries the next server, and a paused server never
-    takes what is still to be sent; so it is cut. And it ends for good upon most errors that a server may name, such as
-    an authentication that took too long while that server was paused.
+    takes what is still to be sent; and it forgets connections that were not answered. So they are cut. It ends for good
+    upon most errors that a server may name, such as an authentication that took too long while that server was paused.
     """
+
+    def cut(self) -> None:
+        """End the connection to a server, whatever is still to be sent."""
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer: asyncio.StreamWriter | None = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.cut()
+        await super()._connect_to_server(s)
 
     async def _process_op_err(self, e: Exception) -> None:
         if not self.is_closed and not self.is_reconnecting:
             note(f"NATS: left {_shown(self.connected_url)}: {text_of(e)}")
-            for writer in ("_io_writer", "_bare_io_writer"):
-                if (stream := getattr(self._transport, writer, None)) is not None:
-                    stream.transport.abort()
+            self.cut()
         await super()._process_op_err(e)
 
     async def _process_err(self, err_msg: str) -> None:
@@ -111,13 +120,13 @@ def text_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _host(url: Any) -> str:
+    """What a URL names, without user and password."""
+    return str(url.netloc.rpartition("@")[2])
+
+
 def _shown(url: Any) -> str:
-    """A server without its password."""
-    return f"{url.hostname}:{url.port}" if url is not None else "a server"
-
-
-async def _nothing() -> None:
-    pass
+    return _host(url) if url is not None else "a server"
 
 
 async def connect(
@@ -148,7 +157,7 @@ async def connect(
 
     connecting = asyncio.ensure_future(
         client.connect(
-            servers=list(options.urls),
+            servers=[f"{parts.scheme}://{_host(parts)}" for parts in map(urlsplit, options.urls)],
             name=what,
             error_cb=met,
             reconnected_cb=returned,
@@ -192,6 +201,7 @@ async def close(client: Connection) -> None:
     with suppress(errors.Error, OSError, asyncio.TimeoutError):
         async with asyncio.timeout(CONNECT_PATIENCE):
             await client.close()
+    client.cut()
 
 
 async def ask(
@@ -208,6 +218,10 @@ async def ask(
         raise NoAnswer(f"JetStream does not answer within {patience:g} s: it has no leader at present") from None
     except (errors.Error, OSError) as error:
         raise NoAnswer(text_of(error)) from error
+    finally:
+        # It waits with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes with the answer.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
     answer: Answer = json.loads(message.data)
     if (wrong := answer.get("error")) is not None:
         raise ApiError(wrong.get("err_code", 0), wrong.get("description", "an error without a text"))
@@ -233,6 +247,13 @@ def _credentials(options: ClusterOptions, *, system: bool) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise OptionError(f"nats-ca, nats-cert or nats-key cannot be used: {error}") from error
     file = options.creds
+    # nats-py would not say them to servers that it is told of by others.
+    users = {urlsplit(url).netloc.rpartition("@")[0] for url in options.urls} - {""}
+    if len(users) > 1:
+        raise OptionError("the addresses in --cluster name several users; one user has to be the same at all servers")
+    for named in () if system else users:
+        user, colon, password = named.partition(":")
+        told |= {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
     if system:
         assert options.system is not None
         user, colon, password = options.system.partition(":")

@@ -109,6 +109,7 @@ class Stream:
         self._channels_subject = channels_subject(options.name)
         self._client: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
         self._consumptions: set[Consumption] = set()
         self._told: list[Callable[[bytes], None]] = []
         # What is to be sent, in order: subject, data, and the number of the publish, 0 for a broadcast.
@@ -167,6 +168,8 @@ class Stream:
 
     async def close(self) -> None:
         """End everything; `entries` ends too. What was published may still be logged."""
+        self._closed = True  # nats-py may swallow what cancels a task
+        self._more.set()
         for consumption in self._consumptions:
             consumption.stop()
         for task in self._tasks:
@@ -248,7 +251,7 @@ class Stream:
 
     async def _look_at_sync(self) -> None:
         """A server may be started with another configuration, or be seen only later."""
-        while True:
+        while not self._closed:
             await asyncio.sleep(SYNC_UNSEEN_EVERY if self._sync_unseen else SYNC_EVERY)
             assert self._state is not None
             try:
@@ -355,7 +358,7 @@ class Stream:
     async def _look(self) -> None:
         """Look at the stream every second."""
         looks = 0
-        while True:
+        while not self._closed:
             await asyncio.sleep(LOOK_EVERY)
             try:
                 state = await self.state()
@@ -407,7 +410,7 @@ class Stream:
     async def _send(self) -> None:
         """nats-py sends in the order that it is called in, and does not wait while it is connected."""
         client = self.nc
-        while True:
+        while not self._closed:
             await self._more.wait()
             self._more.clear()
             while self._outgoing:

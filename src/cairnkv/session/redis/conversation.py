@@ -30,6 +30,7 @@ from cairnkv.session.conversation import (
     WORDS_PER_COST,
     Acceleration,
     Due,
+    OwnWrites,
     Unfinished,
 )
 from cairnkv.session.redis.grammar import (
@@ -153,6 +154,7 @@ class RedisConversation:
         self.limits: Final = limits
         self._push = push
         self._decoder = RequestDecoder(limits)
+        self.own_writes: Final = OwnWrites()
         self._acceleration: Acceleration | None = None
         self._accelerated = (0, 0)  # the keyspace and the protocol that it is for
         self._job: Job | None = None
@@ -185,6 +187,8 @@ class RedisConversation:
         self.surroundings.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
+        self.reads_locally = False
+        """Whether reads may show what was true a moment ago: READONLY."""
         self.no_touch = False
         self.no_evict = False
         self.closing = False  # whether the conversation ends behind the reply to this command
@@ -445,13 +449,19 @@ class RedisConversation:
     def _ask(self, call: Call | Calls) -> Later:
         """Let the store carry out what a word on keys stands for."""
         if isinstance(call, Calls):
-            return Later(self.store.execute_all(call.steps), call.show, WHOLE_TABLE_COST)
+            several = self.store.execute_all(call.steps)
+            self.own_writes.note(several)
+            return Later(several, call.show, WHOLE_TABLE_COST)
         cost = WHOLE_TABLE_COST if call.command.word.scope is Scope.TABLE else 1
         if isinstance(call.command, Scan):
             cost = max(cost, call.command.count // KEYS_PER_COST)
         touch = call.touch if call.touch is not None else not self.no_touch
         made = length_after(self.store.keyspaces[self.space], call.command)
-        outcome = self.store.execute(call.command, self.space, touch=touch)
+        writes = call.command.word.writes
+        local = self.reads_locally and not writes and self.own_writes.are_there
+        outcome = self.store.execute(call.command, self.space, touch=touch, local=local)
+        if writes:
+            self.own_writes.note(outcome)
         read = outcome.size if isinstance(outcome, Held) else size_of(outcome)
         return Later(outcome, call.show, cost + (made + read) // BYTES_PER_COST, call.errors)
 

@@ -50,10 +50,13 @@ _ERRORS: Final = {
 }
 """Failures that Redis has a text of its own for."""
 
-_MISCONF: Final = frozenset({failures.DISKFULL, failures.RECOVERING, failures.READONLY})
+_MISCONF: Final = frozenset({failures.DISKFULL, failures.RECOVERING, failures.READONLY, failures.LOGFULL})
 """Failures that Redis has a code for, and a text that names the reason: writes are refused because they cannot be kept.
 Its READONLY is another matter: a replica says it, and clients go and look for another server.
 All other failures are `ERR` and what the store says."""
+
+_CLUSTERDOWN: Final = frozenset({failures.NOQUORUM, failures.CLOCK, failures.STOPPED})
+"""Likewise: this node cannot, and another may well be able to."""
 
 Errors: TypeAlias = Mapping[Code, str]
 """Texts for failures, where a word of Redis has others than most have."""
@@ -64,6 +67,8 @@ def error_of(failure: Failure, errors: Errors | None = None) -> Error:
     own = errors.get(failure.code) if errors else None
     if failure.code in _MISCONF:
         return Error(f"MISCONF {failure.message}")
+    if failure.code in _CLUSTERDOWN:
+        return Error(f"CLUSTERDOWN {failure.message}")
     return Error(own or _ERRORS.get(failure.code) or f"ERR {failure.message}")
 
 

@@ -53,6 +53,8 @@ class PubSub:
         self._channels: dict[bytes, dict[RedisConversation, None]] = {}
         self._patterns: dict[bytes, tuple[Callable[[bytes], bool], dict[RedisConversation, None]]] = {}
         self._searched_bytes = 0
+        self.relay: Callable[[bytes, bytes], None] = _alone
+        """Told what is said here, for those who listen elsewhere."""
 
     def subscribe(self, channel: bytes, listener: "RedisConversation") -> None:
         """Let somebody listen to a channel."""
@@ -105,7 +107,12 @@ class PubSub:
             self.unsubscribe_pattern(pattern, listener)
 
     def publish(self, channel: bytes, message: bytes) -> int:
-        """Say something on a channel; to how many listeners."""
+        """Say something on a channel; to how many listeners here."""
+        self.relay(channel, message)
+        return self.publish_here(channel, message)
+
+    def publish_here(self, channel: bytes, message: bytes) -> int:
+        """The same, said by somebody elsewhere."""
         size = len(channel) + len(message) + MESSAGE_BYTES
         told = _tell(self._channels.get(channel, {}), Push((b"message", channel, message)), size)
         for pattern, (matches, listeners) in self._patterns.items():
@@ -124,6 +131,10 @@ class PubSub:
     def patterns(self) -> int:
         """How many patterns somebody listens to."""
         return len(self._patterns)
+
+
+def _alone(channel: bytes, message: bytes) -> None:
+    """Nobody listens elsewhere."""
 
 
 def _tell(listeners: Collection["RedisConversation"], message: Push, size: int) -> int:

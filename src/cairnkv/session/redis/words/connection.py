@@ -48,6 +48,31 @@ def quit_(talk: RedisConversation, arguments: Arguments) -> Value:
     return OK
 
 
+def _reads_locally(talk: RedisConversation, wanted: bool) -> Value:
+    if talk.store.size != "quorum":
+        raise Refusal("ERR This instance has cluster support disabled")
+    talk.reads_locally = wanted
+    return OK
+
+
+@in_conversation(
+    "READONLY",
+    "loading fast",
+    group="cluster",
+    since="3.0.0",
+    summary="Let reads show what this node has, which may be behind.",
+)
+def readonly(talk: RedisConversation, arguments: Arguments) -> Value:
+    return _reads_locally(talk, True)
+
+
+@in_conversation(
+    "READWRITE", "loading fast", group="cluster", since="3.0.0", summary="Let reads show the newest again."
+)
+def readwrite(talk: RedisConversation, arguments: Arguments) -> Value:
+    return _reads_locally(talk, False)
+
+
 @in_conversation(
     "RESET",
     "noscript loading fast no-auth in-multi subscribed",

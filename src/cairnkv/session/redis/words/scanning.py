@@ -11,7 +11,7 @@ from typing import Final
 from cairnkv.commands import Count, Failure, Items, RandomKey, Reply, Scan
 from cairnkv.commands.vocabulary import CURSOR
 from cairnkv.limits import SCAN_COUNT_MAX
-from cairnkv.session.conversation import UNFINISHED
+from cairnkv.session.conversation import UNFINISHED, Unfinished
 from cairnkv.session.redis.conversation import Job, Later, Prepared, RedisConversation
 from cairnkv.session.redis.glob import Matcher, literal_prefix, matcher, searched
 from cairnkv.session.redis.grammar import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
@@ -122,9 +122,14 @@ class _Keys(Job):
         self._pieces = [b""]  # of the reply, made as the keys are found; the head comes first, and last of all
         self._count_found = 0
         self._held: list[Held] = []
+        self._asked: Reply | Held | None = None  # a slice that is not there yet
 
     def step(self) -> Value:
-        outcome = self._store.execute(Scan(self._cursor, self._count, self._prefix), self._space)
+        outcome = self._asked or self._store.execute(Scan(self._cursor, self._count, self._prefix), self._space)
+        if isinstance(outcome, Held) and not outcome.executed:
+            self._asked = outcome
+            return Unfinished(until=outcome)
+        self._asked = None
         if isinstance(outcome, Held):
             self._held.append(outcome)
         reply = outcome.outcome if isinstance(outcome, Held) else outcome

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
-from cairnkv.commands import Replies, Reply, Step
+from cairnkv.commands import MISSING, Replies, Reply, Step
 from cairnkv.limits import TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
 from cairnkv.session.redis.conversation import (
     NOTHING,
@@ -72,10 +72,8 @@ def watch(talk: RedisConversation, arguments: Arguments) -> Value:
     places = [(talk.space, key) for key in keys if (talk.space, key) not in talk.watched]
     if len(talk.watched) + len(places) > WATCHED_MAX:
         raise Refusal(f"ERR more than {WATCHED_MAX} keys are watched")
-    for place in places:
-        talk.watched[place] = talk.store.watch(*place)
-        talk.watched_bytes += len(place[1]) + WATCHED_BYTES
-    return OK
+    talk.watched_bytes += sum(len(key) + WATCHED_BYTES for _, key in places)
+    return Later(talk.store.watch(places, talk.watched), lambda _: OK)
 
 
 @in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0", summary="Watch no key any more.")
@@ -123,10 +121,13 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     planned = [_plan(talk, queued, steps) for queued in queue]
 
     def show(reply: Reply) -> Value:
+        if reply is MISSING:
+            return NULL_ARRAY
         replies = iter(reply.values if isinstance(reply, Replies) else ())
         return Together([one.say(replies) for one in planned])
 
-    outcome = talk.store.execute_all(steps, bytes_max=TRANSACTION_BYTES_MAX)
+    outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX)
+    talk.own_writes.note(outcome)
     return Later(outcome, show, cost=talk.queued_cost, size=talk.queued_bytes)
 
 

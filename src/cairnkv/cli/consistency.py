@@ -1,0 +1,234 @@
+"""`cairn check consistency`: use a store with many clients at once, and judge what they were told.
+
+What always holds: the verdict is one paragraph on standard output. Exit codes: 0 consistent; 1 not, and the operations
+that show it are told; 2 it could not be done, or not be decided.
+
+Not for how it is judged (`cairnkv.consistency`), nor for `cairn check DIR`, which reads a store's files (`care`).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cairnkv.cli.arguments import Parser, duration
+from cairnkv.cli.main import ERROR, FOUND, complain
+from cairnkv.cli.output import note, put_json
+from cairnkv.cli.progress import progress
+
+if TYPE_CHECKING:
+    from cairnkv.consistency.checks import Report
+    from cairnkv.consistency.history import History
+    from cairnkv.consistency.nemesis import Harm, Nemesis
+
+VIOLATED: Final = 1
+"""The exit code when the store is not consistent."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Drive a run or replay one, judge it, and say so."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    sources = [options.addresses, options.cluster, options.replay]
+    if sum(source is not None for source in sources) != 1:
+        parser.error("one of ADDRESS, --cluster and --replay says what is checked")
+    if options.nemesis and options.cluster is None:
+        parser.error("--nemesis hurts a cluster on this machine: name its directory with --cluster")
+    if options.replay is not None and options.save is not None:
+        parser.error("--replay judges what was saved, so there is nothing to --save")
+    problems: list[str] = []
+    if options.replay is not None:
+        from cairnkv.consistency.history import load
+
+        history = load(Path(options.replay))
+    else:
+        history = _driven(options, problems)
+    return _judged(history, problems, options)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "check consistency",
+        description="Use a store with many clients at once, on a few keys of its own, and judge what they were told:\n"
+        "is every key linearizable, was anything lost that was acknowledged, done twice, or read stale?\n"
+        "With --cluster and --nemesis, while machines of a cluster on this one are killed, paused and cut off.\n\n"
+        "(A store's directory of the name `consistency` is checked by `cairn check ./consistency`.)",
+        example="cairn check consistency 127.0.0.1:6555\n"
+        "cairn check consistency db1:6555,db2:6555,db3:6555 --seconds 5m --save history.jsonl\n"
+        "cairn check consistency --cluster DIR --nemesis kill,pause\n"
+        "cairn check consistency --replay history.jsonl --timeline violation.html",
+    )
+    parser.add_argument(
+        "addresses", metavar="ADDRESS[,ADDRESS...]", nargs="?", help="the store's nodes, e.g. cairn://db1:6555,db2:6555"
+    )
+    parser.add_argument(
+        "--cluster", metavar="DIR", help="instead: the nodes of the cluster that `cairn cluster up` runs"
+    )
+    parser.add_argument(
+        "--nemesis",
+        type=_harms,
+        default=(),
+        metavar="KINDS",
+        help="what is done to that cluster: some of kill, pause, cut, wipe, majority, with commas (default: none)",
+    )
+    parser.add_argument("--seconds", type=duration, default=30.0, metavar="TIME", help="how long (default: 30s)")
+    parser.add_argument("--clients", type=_count, default=10, metavar="N", help="clients at once (default: 10)")
+    parser.add_argument("--keys", type=_count, default=8, metavar="N", help="keys that they share (default: 8)")
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        default=1_000.0,
+        metavar="N",
+        help="operations per second of all together, or max (default: 1000)",
+    )
+    parser.add_argument(
+        "--timeout", type=duration, default=3.0, metavar="TIME", help="how long an operation may take (default: 3s)"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, metavar="N", help="of all that is chosen; default: a new one, which is told"
+    )
+    parser.add_argument("--save", metavar="FILE", help="write the history there, as it comes")
+    parser.add_argument("--replay", metavar="FILE", help="judge a history that was saved")
+    parser.add_argument("--timeline", metavar="FILE.html", help="draw the violations there")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _harms(text: str) -> "tuple[Harm, ...]":
+    from cairnkv.consistency.nemesis import parsed_harms
+
+    try:
+        return parsed_harms(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"it takes {error}") from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= 1_000):
+        raise argparse.ArgumentTypeError(f"it takes a number from 1 to 1,000, not {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise argparse.ArgumentTypeError(f"it takes a number of at most 19 digits, not {text!r}")
+    return int(text)
+
+
+def _rate(text: str) -> float | None:
+    if text == "max":
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"it takes a number of operations per second, or max, not {text!r}")
+    return float(text)
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    """Every address of a list as one of its own. Raises `AddressError`."""
+    from cairnkv.client.address import parse, shown
+
+    text = text if "://" in text else f"cairn://{text}"
+    return tuple(
+        text if isinstance(endpoint, str) else f"cairn://{shown(endpoint)}" for endpoint in parse(text).endpoints
+    )
+
+
+def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
+    """The history of a run, which is driven here. problems: gets what went wrong with the cluster."""
+    from cairnkv.consistency import workload
+    from cairnkv.consistency.history import Saver
+
+    seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
+    with contextlib.ExitStack() as stack:
+        nemesis: Nemesis | None = None
+        if options.cluster is not None:
+            from cairnkv.cluster import LocalCluster
+            from cairnkv.consistency.nemesis import Nemesis as Hurting
+
+            cluster = stack.enter_context(LocalCluster.at(options.cluster))
+            addresses = cluster.addresses
+            if options.nemesis:
+                nemesis = Hurting(cluster, options.nemesis, seconds=options.seconds, seed=seed)
+        else:
+            addresses = _addresses(options.addresses)
+        wanted = workload.Options(
+            addresses, options.seconds, options.clients, options.keys, options.rate, seed, options.timeout
+        )
+        note(f"seed {seed}, {', '.join(addresses)}")
+        saver = None
+        if options.save is not None:
+            saver = stack.enter_context(Saver(Path(options.save), workload.about(wanted)))
+        show = stack.enter_context(progress("using the store", None, "operations"))
+        driven = workload.Run(wanted, saver=saver)
+        history = asyncio.run(driven.run(nemesis, show))
+        if driven.left_behind is not None:
+            complain(f"nobody cleared the keys of this run, which begin with {driven.left_behind}")
+        if nemesis is not None:
+            problems += nemesis.problems
+        return history
+
+
+def _judged(history: "History", problems: list[str], options: argparse.Namespace) -> int:
+    """Judge a history and say what was found."""
+    from cairnkv.consistency import checks
+    from cairnkv.consistency.verdict import details, verdict
+
+    with progress("judging", len(history.operations), "operations") as show:
+        report = checks.check(history, progress=show)
+    text = verdict(history, report)
+    if options.timeline is not None:
+        from cairnkv.consistency.timeline import drawn
+
+        Path(options.timeline).write_text(drawn(history, report, text), encoding="utf-8")
+    if options.json:
+        put_json(_as_json(history, report, problems))
+    else:
+        print(text)
+        for line in details(report):
+            print(line)
+    if report.violations:
+        seed = history.about.get("seed")
+        return _hinted(options, seed)
+    for problem in problems:
+        complain(f"the cluster: {problem}")
+    return FOUND if report.consistent and not problems else ERROR
+
+
+def _hinted(options: argparse.Namespace, seed: object) -> int:
+    """After a violation: say how to look at it more closely."""
+    if options.timeline is not None:
+        note(f"drawn in {options.timeline}")
+    elif options.save is not None:
+        note(f"`cairn check consistency --replay {options.save} --timeline FILE.html` draws it")
+    elif options.replay is None:
+        note(f"--seed {seed} chooses the same again; --save keeps a history, --timeline draws what is wrong")
+    return VIOLATED
+
+
+def _as_json(history: "History", report: "Report", problems: list[str]) -> dict[str, object]:
+    return {
+        "consistent": report.consistent,
+        "operations": len(history.operations),
+        "keys": report.keys,
+        **{outcome.name.lower(): count for outcome, count in report.outcomes.items()},
+        "configurations": report.configurations,
+        "actions": len(history.actions),
+        "longest_without_answer_ms": report.gap // 1_000_000,
+        "wrong_keys": list(report.wrong_keys),
+        "undecided_keys": list(report.undecided),
+        "silent": list(report.silent),
+        "problems": problems,
+        "seed": history.about.get("seed"),
+        "violations": [
+            {
+                "kind": violation.kind.name.lower(),
+                "key": violation.key,
+                "text": violation.text,
+                "operations": [str(one) for one in violation.operations],
+            }
+            for violation in report.violations
+        ],
+    }

@@ -1,0 +1,542 @@
+"""A node's part in its cluster: brings the log to the store, and the store's proposals to the log.
+
+    store ── proposals ──→ publish ─→ NATS ─→ entries ──→ store.apply_entry
+
+What always holds: entries are applied in the order of the stream, each once, in the loop that serves clients, a bounded
+number between two turns of it. A node does not take commands before it has applied what was logged when it came, and an
+entry of its own has come back. What it cannot get over it says, and goes on to answer INFO and local reads.
+
+Not for NATS (`log.quorum`), not for what entries do (`store.replicated`), nor for clients.
+"""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import struct
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Final
+
+from cairnkv.commands import Failure, failures
+from cairnkv.errors import OptionError, Unavailable
+from cairnkv.log import LogRefused
+from cairnkv.log.disk import DiskLog, Sync
+from cairnkv.log.quorum import table
+from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
+from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.log.quorum.snapshots import Snapshot, SnapshotError, Snapshots
+from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
+from cairnkv.server.settings import Settings
+from cairnkv.store import Clock
+from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, POSITION, POSITION_KEY, Proposed, ReplicatedStore
+
+_log: Final = logging.getLogger("cairnkv.cluster")
+
+APPLY_SECONDS: Final = 0.005
+"""How long entries are applied before clients have the loop again."""
+
+TICK_SECONDS: Final = 0.1
+"""How often it is looked at what takes too long."""
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""A node that has proposed nothing for so long proposes nothing at all: so it knows that it is not cut off, how far its
+table may be behind, and others what its clock says."""
+
+CLOCK_SECONDS: Final = 10.0
+"""How long others' clocks are remembered."""
+
+CLOCK_OFF_MS: Final = 1_000
+"""By how much a node's clock may be off from the other nodes' clocks."""
+
+FILL_MAX: Final = 0.9
+"""The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
+
+SNAPSHOT_ENTRIES: Final = 50_000
+"""Entries after which another snapshot is made; the log has up to three times as many."""
+
+SNAPSHOT_FILL: Final = 0.3
+"""The part of the log's room beyond which one is made sooner, if there are `SNAPSHOT_LEAST` entries more."""
+
+SNAPSHOT_LEAST: Final = 100
+
+SNAPSHOT_LOOK_SECONDS: Final = 5.0
+"""How often it is looked whether it is time."""
+
+TABLE_PAUSE: Final = 0.002
+"""Seconds between two looks at whether the node's table takes another entry."""
+
+BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
+"""The variable that makes a node do something wrong on purpose; its value has names with commas between."""
+
+
+_CHANNEL: Final = struct.Struct(">H")
+
+
+def _nobody_listens(channel: bytes, message: bytes) -> None:
+    pass
+
+
+def broken_on_purpose() -> list[str]:
+    """What this process is to do wrong. Raises `OptionError`."""
+    names = [name for name in os.environ.get(BREAK_VARIABLE, "").split(",") if name]
+    for name in names:
+        if name not in BREAKS:
+            raise OptionError(f"{BREAK_VARIABLE}: {name!r}; there are {', '.join(BREAKS)}")
+    return names
+
+
+class NodeDirectory:
+    """What a node keeps on its disk: its number, and its table.
+
+    node        the node's number, 16 hexadecimal digits
+    table/      what RocksDB has of the state
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path: Final = path
+        self.table: Final = path / "table"
+
+    def node(self) -> int:
+        """The node's number, drawn when it is asked for the first time. Raises `OptionError`."""
+        file = self.path / "node"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                return int(file.read_text(), 16)
+            number = secrets.randbits(64)
+            new = file.with_suffix(".new")
+            with new.open("w") as written:
+                written.write(f"{number:016x}\n")
+                written.flush()
+                os.fsync(written.fileno())
+            new.replace(file)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{file}: {error}") from None
+        return number
+
+    def set_aside(self) -> Path:
+        """Put the table somewhere else, where nothing uses it; where."""
+        number = 1
+        while (aside := self.path / f"table.damaged-{number}").exists():
+            number += 1
+        self.table.rename(aside)
+        return aside
+
+
+class Clocks:
+    """Whether this node's clock agrees with those of the others, by what their entries say.
+
+    An entry comes some time after it was made, so what it says of its clock is off to one side; the least that was seen
+    lately is the best guess. A node is off if it agrees with nobody.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, collections.deque[tuple[float, int]]] = {}  # node → when, and by how much
+
+    def note(self, node: int, ahead: int, now: float) -> None:
+        """An entry of another node has come. ahead: by how many ms our clock is ahead of what it says."""
+        seen = self._seen.setdefault(node, collections.deque())
+        while seen and seen[-1][1] >= ahead:
+            seen.pop()
+        seen.append((now, ahead))
+
+    def off(self, now: float) -> int:
+        """By how many ms our clock is off from the one that is nearest to it; 0: nobody has been heard lately."""
+        for node in list(self._seen):
+            seen = self._seen[node]
+            while seen and now - seen[0][0] > CLOCK_SECONDS:
+                seen.popleft()
+            if not seen:
+                del self._seen[node]
+        return min((seen[0][1] for seen in self._seen.values()), key=abs, default=0)
+
+
+class Member:
+    """One node. Use within one event loop."""
+
+    def __init__(
+        self,
+        options: ClusterOptions,
+        directory: NodeDirectory,
+        *,
+        store: ReplicatedStore,
+        new_table: Callable[[], DiskLog],
+    ) -> None:
+        """directory: the node's. store: whose log is what `new_table` gives, at first."""
+        self.store: Final = store
+        self.stream = Stream(options)
+        self._options = options
+        self._directory = directory
+        self._new_table = new_table
+        self._clocks = Clocks()
+        self._pin = contextlib.AsyncExitStack()
+        self._opened: Snapshots | None = None  # once the stream is open
+        self._snapshot_entries = SNAPSHOT_ENTRIES
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pump_wanted = False
+        self._quorum = asyncio.Event()
+        self._caught_up = asyncio.Event()
+        self._own_came = 0.0  # when an entry of this node came last
+        self._own_sent = 0.0  # when one was published last
+        self._told_digest = 0
+        self._clock_off = 0
+        store.something_proposed = self._want_pump
+        store.heard = self._heard
+        self.stream.on_broadcast(self._heard_on_channel)
+        self.said_on_channel: Callable[[bytes, bytes], object] = _nobody_listens
+        """Told what is said on channels at other nodes."""
+        store.add_info(self._info)
+
+    # -- joining and leaving ----------------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Take part: read the table, catch up with the log, and have an own entry come back.
+
+        Raises `OptionError` where that cannot be, with what can be done.
+        """
+        await self.stream.open()
+        self._opened = Snapshots(self.stream.nc, self._options.name, f"{self.store.proposer.node:016x}")
+        await self._snapshots.open(self.stream.identity)
+        await self._load()
+        await self._find_place()
+        loop = asyncio.get_running_loop()
+        self._own_came = self._own_sent = loop.time()
+        self._begin(self._follow())
+        await self._or_fail(self._caught_up.wait())
+        self.store.proposer.begin(self.store.table)
+        self._begin(self._look())
+        self._begin(self._keep_snapshots())
+        await self._or_fail(self._quorum.wait())
+        self.store.join()
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        """Have something go on as long as this node takes part."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a fault of cairnkv itself", exc_info=error)
+            self.store.leave(f"a fault of cairnkv itself: {error!r}")
+
+    async def _or_fail(self, waited: Coroutine[None, None, bool]) -> None:
+        """Wait, but no longer than what is under way goes on."""
+        task = asyncio.create_task(waited)
+        try:
+            await asyncio.wait([task, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+            for other in self._tasks:
+                if other.done():
+                    other.result()
+            if self.store.stopped is not None:
+                raise OptionError(self.store.stopped)
+            await task
+        finally:
+            task.cancel()
+
+    async def leave(self) -> None:
+        """Take no part any more; the store is closed by whoever has it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(Unavailable):
+            await self._pin.aclose()
+        if self._opened is not None:
+            self._opened.close()
+        await self.stream.close()
+
+    async def _load(self) -> None:
+        """Read the node's table. One that is damaged counts as wiped."""
+        try:
+            loaded = await asyncio.to_thread(self.store.load)
+        except (OptionError, ValueError) as error:
+            if not self._directory.table.exists() or "damage" not in str(error):
+                raise
+            aside = self._directory.set_aside()
+            _log.error("%s; it is now %s, and this node begins anew", error, aside)
+            self.store.reopen(self._new_table())
+            loaded = await asyncio.to_thread(self.store.load)
+        self.store.begin(loaded)
+
+    async def _find_place(self) -> None:
+        """See that the table is one of this stream, and not behind what it still has."""
+        store, stream = self.store, self.stream
+        if store.identity == 0:
+            store.adopt(stream.identity.created)
+        elif store.identity != stream.identity.created:
+            raise OptionError(
+                f"{self._directory.path} belongs to another stream than {stream.identity.stream}, which was made "
+                "anew since; see `cairn cluster repair`"
+            )
+        if store.position > stream.last:
+            raise OptionError(
+                f"{self._directory.path} has entries up to {store.position:,}, and the stream ends at {stream.last:,}: "
+                "it has lost some; see `cairn cluster repair`"
+            )
+        if store.position + 1 < stream.first:
+            await self._take_snapshot()
+
+    @property
+    def _snapshots(self) -> Snapshots:
+        assert self._opened is not None
+        return self._opened
+
+    # -- snapshots --------------------------------------------------------------------------------------------
+
+    async def _take_snapshot(self) -> None:
+        """Begin from a snapshot: the log does not go back to where this node is.
+
+        It stays pinned until this node has caught up with the log. Raises `OptionError` where none is of use.
+        """
+        store = self.store
+        await self._pin.aclose()
+        why = f"the log begins behind this node's position {store.position:,}, and there is no snapshot"
+        for snapshot in await self._snapshots.listed():
+            if snapshot.position <= store.position:
+                break
+            try:
+                await self._pin.enter_async_context(self._snapshots.pinned(snapshot))
+                _log.info("beginning from the snapshot of position %s", f"{snapshot.position:,}")
+                await self._install(snapshot)
+            except (SnapshotError, OSError) as error:
+                await self._pin.aclose()
+                why = f"{error}"
+                _log.warning("snapshot %s: %s", snapshot.name, why)
+                continue
+            if store.position != snapshot.position or store.identity != self.stream.identity.created:
+                raise OptionError(f"snapshot {snapshot.name} is of position {store.position:,} of another stream")
+            return
+        raise OptionError(f"this node cannot begin from a snapshot: {why}")
+
+    async def _install(self, snapshot: Snapshot) -> None:
+        directory, side = self._directory, self._snapshots.side
+        fetched = directory.path / "table.fetched"
+        await side.run(shutil.rmtree, fetched, ignore_errors=True)
+        await self._snapshots.fetch(snapshot, fetched)
+        self.store.reopen(self._new_table())
+        await side.run(shutil.rmtree, directory.table, ignore_errors=True)
+        await side.run(table.install, fetched, directory.table)
+        self.store.begin(await asyncio.to_thread(self.store.load))
+
+    async def _keep_snapshots(self) -> None:
+        """Make a snapshot when it is time and this node's turn, and truncate the log, for ever."""
+        while True:
+            await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
+            try:
+                await self._make_snapshot()
+            except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
+                _log.warning("no snapshot was made: %s", error)
+
+    async def _make_snapshot(self) -> None:
+        store, snapshots = self.store, self._snapshots
+        if store.loading or not store.proposer.quorum:
+            return
+        newest = await snapshots.newest()
+        since = store.position - (newest.position if newest is not None else 0)
+        if since >= self._snapshot_entries or (since >= SNAPSHOT_LEAST and self.stream.fill >= SNAPSHOT_FILL):
+            async with snapshots.turn() as mine:
+                if mine:
+                    await self._make_one()
+        floor = await snapshots.floor()
+        if floor >= self.stream.first:
+            await self.stream.truncate(floor)
+
+    async def _make_one(self) -> None:
+        side = self._snapshots.side
+        log = self.store.own_table
+        assert isinstance(log, DiskLog)
+        async with side.entered(table.staged(log)) as files:
+            told = await side.run(table.node_record, files, POSITION_KEY)
+            if told is not None:
+                position = POSITION.unpack(told)[0]
+                made = await self._snapshots.put(files, position)
+                _log.info("made a snapshot of position %s: %s bytes", f"{position:,}", f"{made.size:,}")
+
+    # -- following the log ------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Apply what is logged, for ever."""
+        store = self.store
+        target = self.stream.last
+        if store.position >= target:
+            self._caught_up.set()
+        while store.takes_part:
+            try:
+                async for batch in self.stream.entries(store.position):
+                    if not await self._apply(batch):
+                        return
+                    if not self._caught_up.is_set() and store.position >= target:
+                        self._caught_up.set()
+                        await self._pin.aclose()
+            except Purged:
+                self._caught_up.clear()
+                await self._take_snapshot()
+                target = self.stream.last
+                store.proposer.begin(store.table)
+                store.join()
+            except PastEnd as past:
+                store.leave(f"the stream ends before this node's position {store.position:,}: {past}")
+            except Replaced as replaced:
+                store.leave(f"the stream is another one now: {replaced}; see `cairn cluster repair`")
+
+    async def _apply(self, batch: list[tuple[int, bytes]]) -> bool:
+        """Apply what has come together; False where this node does not go on."""
+        store = self.store
+        began = time.monotonic()
+        for position, data in batch:
+            await self._room_in_table()
+            if not store.takes_part:
+                return False
+            if position == store.position + 1:
+                store.apply_entry(position, data)
+            if time.monotonic() - began > APPLY_SECONDS:
+                self._pump()
+                await asyncio.sleep(0)
+                began = time.monotonic()
+        if store.proposer.quorum:
+            self._quorum.set()
+        self._pump()
+        return store.takes_part
+
+    async def _room_in_table(self) -> None:
+        """Wait while the node's table takes nothing: a disk that is slower than the log holds back this node only."""
+        while True:
+            if self.store.takes_entries or not self.store.takes_part:
+                return
+            await asyncio.sleep(TABLE_PAUSE)
+
+    def _heard(self, entry: Entry) -> None:
+        now = asyncio.get_running_loop().time()
+        if entry.node == self.store.proposer.node:
+            self._own_came = now
+        elif entry.time:
+            self._clocks.note(entry.node, self.store.clock() - entry.time, now)
+
+    # -- proposing --------------------------------------------------------------------------------------------
+
+    def _want_pump(self) -> None:
+        """Have published what waits, behind all that clients have said by now."""
+        if not self._pump_wanted:
+            self._pump_wanted = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_wanted = False
+        now = asyncio.get_running_loop().time()
+        self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
+        for data in self.store.proposer.entries(now, 0 if self._clock_off else self.store.clock()):
+            self._own_sent = now
+            self.stream.publish(data, self._refused)
+
+    def _refused(self, reason: str) -> None:
+        _log.warning("the log has refused an entry: %s", reason)
+        self.store.proposer.lost(self.store.table)
+        self._want_pump()
+
+    async def _look(self) -> None:
+        """See to what takes too long, as long as this node takes part."""
+        loop = asyncio.get_running_loop()
+        store = self.store
+        while store.takes_part:
+            now = loop.time()
+            store.proposer.tick(now, store.table)
+            self._look_at_limits(now)
+            if store.proposer.quorum and now - self._own_sent >= HEARTBEAT_SECONDS:
+                store.proposer.propose(Proposed((), lambda _: 0))
+            newest = store.position - store.position % DIGEST_ENTRIES
+            if newest > self._told_digest and store.proposer.quorum:
+                self._told_digest = newest
+                store.propose_digest()
+                store.propose_newer_semantics()
+            self._pump()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _look_at_limits(self, now: float) -> None:
+        off = self._clocks.off(now)
+        self._clock_off = off if abs(off) > CLOCK_OFF_MS else 0
+        self.store.refuses_writes = None
+        if self._clock_off:
+            side = "ahead of" if self._clock_off > 0 else "behind"
+            text = f"this node's clock is {abs(self._clock_off):,} ms {side} the other nodes' clocks"
+            self.store.refuses_writes = Failure(failures.CLOCK, text)
+        self.store.refuses_growth = None
+        if self.stream.fill >= FILL_MAX:
+            text = f"the log has {self.stream.fill:.0%} of the room that it may have"
+            self.store.refuses_growth = Failure(failures.LOGFULL, text)
+
+    # -- channels ---------------------------------------------------------------------------------------------
+
+    def say_on_channel(self, channel: bytes, message: bytes) -> None:
+        """Have others who listen told as well, at most once: nobody keeps it for those who are not there."""
+        self.stream.broadcast(_CHANNEL.pack(len(channel)) + channel + message)
+
+    def _heard_on_channel(self, data: bytes) -> None:
+        if len(data) >= _CHANNEL.size:
+            (length,) = _CHANNEL.unpack_from(data)
+            begin = _CHANNEL.size + length
+            self.said_on_channel(data[_CHANNEL.size : begin], data[begin:])
+
+    # -- about itself -----------------------------------------------------------------------------------------
+
+    @property
+    def behind_ms(self) -> int:
+        """By how much local reads may be behind: since when nothing of this node has come back."""
+        return int((asyncio.get_running_loop().time() - self._own_came) * 1000)
+
+    def _info(self) -> Iterable[tuple[str, str | int]]:
+        store, stream = self.store, self.stream
+        yield "cluster", self._options.name
+        yield "node", f"{store.proposer.node:016x}"
+        if self._opened is None:  # NATS has not been found yet
+            return
+        yield "nats_connected", int(stream.connected)
+        yield "nats_sync", stream.sync
+        yield "quorum", int(store.proposer.quorum and store.stopped is None)
+        yield "stopped", store.stopped or ""
+        yield "stream_position", store.position
+        yield "stream_last_seen", max(store.position, stream.last)
+        yield "log_fill_percent", int(stream.fill * 100)
+        yield "proposals_waiting", store.proposer.waiting
+        yield "local_reads_behind_ms", self.behind_ms
+        yield "clock_off_ms", self._clock_off
+        yield "semantics", store.semantics
+        yield "state_digest", f"{store.digest:08x}"
+        yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.table.rows))
+
+
+def new_member(settings: Settings, *, clock: Clock) -> Member:
+    """A node as a server's settings say. Raises `OptionError`."""
+    assert settings.cluster is not None
+    assert settings.data is not None
+    options = ClusterOptions(
+        urls=settings.cluster,
+        name=settings.name,
+        creds=settings.nats_creds,
+        ca=settings.nats_ca,
+        cert=settings.nats_cert,
+        key=settings.nats_key,
+        system=settings.nats_system,
+        trust_sync=settings.trust_nats_sync,
+        limit=settings.log_limit,
+    )
+    directory = NodeDirectory(Path(settings.data))
+    node = directory.node()
+
+    def new_table() -> DiskLog:
+        return DiskLog(directory.table, sync=Sync(None), apart=True, limit=settings.disk_limit)
+
+    store = ReplicatedStore(
+        node=node,
+        nonce=secrets.token_bytes(8),
+        log=new_table(),
+        clock=clock,
+        memory_limit=settings.memory_limit,
+        value_max=settings.max_value,
+        broken=broken_on_purpose(),
+    )
+    return Member(options, directory, store=store, new_table=new_table)

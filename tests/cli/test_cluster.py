@@ -1,0 +1,205 @@
+"""`cairn cluster`: its help, what it prints, and a cluster that lives from `up` to Ctrl-C.
+
+Its nodes stand in for real ones (`tests.cluster.stand_in`); what they are together is tested in tests/quorum.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cairnkv
+from cairnkv.cli.cluster import _ACTIONS
+from cairnkv.cluster import LocalCluster
+from cairnkv.cluster.state import load
+from tests.cli.conftest import SECONDS, Call
+
+UP = [sys.executable, "-m", "tests.cluster.stand_in", "cluster", "up"]
+
+ROWS = [f"{what}-{number}" for number in (1, 2, 3) for what in ("nats", "node")]
+
+
+@pytest.mark.parametrize("action", _ACTIONS)
+def test_every_action_explains_itself(cairn_here: Call, action: str) -> None:
+    said = cairn_here("cluster", action, "--help")
+    assert said.code == 0
+    assert said.out.startswith(f"usage: cairn cluster {action} ".encode())
+    assert f"cairn cluster {action} " in said.out.decode().partition("examples:")[2]
+    assert f"  {action} " in cairn_here("cluster", "--help").out.decode()
+
+
+@pytest.mark.parametrize("action", _ACTIONS)
+def test_every_action_wants_a_directory(cairn_here: Call, action: str) -> None:
+    said = cairn_here("cluster", action)
+    assert (said.code, said.out) == (2, b"")
+    assert re.match(rf"cairn: cluster {action}: .*--dir", said.err)
+
+
+@pytest.mark.parametrize("action", ["dance", "UP", ""])
+def test_other_actions_are_refused(cairn_here: Call, action: str) -> None:
+    said = cairn_here("cluster", action)
+    assert said.code == 2
+    assert "up" in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nodes", "1"], "3 or 5 nodes here, not 1: its log is kept by 3 machines"),
+        (["--nodes", "4"], "3 or 5 nodes here, not 4"),
+        (["--nodes", "many"], "invalid int value: 'many'"),
+        (["--port", "65536"], "a number from 0 to 65535"),
+        (["--log-limit", "1MiB"], "at least 64 MiB"),
+        (["--log-limit", "much"], "--log-limit"),
+        (["--name", "a b"], "letters, digits, - and _"),
+    ],
+)
+def test_wrong_options_of_up(cairn_here: Call, tmp_path: Path, arguments: list[str], said: str) -> None:
+    heard = cairn_here("cluster", "up", "--dir", str(tmp_path / "new"), *arguments)
+    assert (heard.code, heard.out) == (2, b"")
+    assert said in heard.err
+    assert heard.err.count("\n") == 1
+
+
+def test_namespaces_want_root(cairn_here: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    said = cairn_here("cluster", "up", "--dir", str(tmp_path), "--namespaces")
+    assert said.code == 2
+    assert "namespaces are" in said.err
+
+
+@pytest.mark.parametrize(("action", "code"), [("status", 1), ("stop", 2), ("kill", 2), ("start", 2), ("cut", 2)])
+def test_where_no_cluster_runs_that_is_said(cairn_here: Call, tmp_path: Path, action: str, code: int) -> None:
+    node = [] if action in ("status", "stop") else ["1"]
+    said = cairn_here("cluster", action, *node, "--dir", str(tmp_path))
+    assert (said.code, said.out) == (code, b"")
+    assert said.err == f"cairn: no cluster runs in {tmp_path}; `cairn cluster up --dir {tmp_path}` starts one\n"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+    """A cluster that runs: its directory, and what `up` has printed."""
+    directory = tmp_path_factory.mktemp("cluster")
+    with subprocess.Popen(
+        [*UP, "--dir", directory, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not lines or "ready in" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1]
+        yield directory, lines
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=SECONDS)
+        assert (process.returncode, out) == (0, "")
+        assert re.fullmatch(r"(\S+ .*\n)*\S+ stopping\n\S+ stopped\n", err)
+
+
+def test_up_prints_what_runs_and_a_command_to_try(up: tuple[Path, list[str]]) -> None:
+    directory, lines = up
+    heading, *rows, empty, ready = lines
+    assert heading.split() == ["machine", "process", "address", "pid", "state"]
+    assert [row.split()[1] for row in rows] == ROWS
+    assert all(re.fullmatch(r"\d +\S+ +(cairn|nats)://127\.0\.0\.1:\d+ +\d+ +ready\n", row) for row in rows)
+    assert empty == "\n"
+    url = LocalCluster.at(directory).url
+    assert re.fullmatch(
+        rf"cluster cairn ready in \d+\.\d s, pid \d+, on {url}; try: .*(cairn|-m cairnkv) set greeting hello "
+        rf"--url {url}\n",
+        ready,
+    )
+
+
+def test_what_is_done_to_a_cluster_is_shown_by_status(up: tuple[Path, list[str]], cairn_here: Call) -> None:
+    directory = str(up[0])
+
+    def states() -> dict[str, str]:
+        rows = cairn_here("cluster", "status", "--dir", directory).out.decode().splitlines()[1:]
+        return {row.split()[1]: " ".join(row.split()[4:]) for row in rows}
+
+    def done(*arguments: str) -> str:
+        said = cairn_here("cluster", *arguments, "--dir", directory)
+        assert (said.code, said.err) == (0, "")
+        return said.out.decode()
+
+    ready = dict.fromkeys(ROWS, "ready")
+    assert states() == ready
+    assert done("kill", "node-2") == "node-2: killed\n"
+    assert done("pause", "3") == "machine 3: paused\n"
+    assert states() == ready | {"node-2": "killed", "nats-3": "paused", "node-3": "paused"}
+    assert done("resume", "3") == "machine 3: resumed\n"
+    assert done("start", "2") == "machine 2: ready\n"
+    assert states() == ready
+    with pytest.raises(cairnkv.CairnError, match="whole machine"):
+        LocalCluster.at(directory).cut("node-1")
+    said = cairn_here("cluster", "cut", "1", "--dir", directory)
+    assert (said.code, said.out) == (2, b"")
+    assert "start it with --namespaces" in said.err
+
+
+def test_status_in_json(up: tuple[Path, list[str]], cairn_here: Call) -> None:
+    said = cairn_here("cluster", "status", "--json", "--dir", str(up[0]))
+    described = json.loads(said.out)
+    assert [machine["node"]["state"] for machine in described["machines"]] == ["ready"] * 3
+    assert (described["name"], described["namespaces"]) == ("cairn", False)
+    assert b"password" not in said.out
+    assert not re.search(rb"nats://[^\"]*@", said.out)
+
+
+def test_a_second_up_is_refused(up: tuple[Path, list[str]], cairn_here: Call) -> None:
+    said = cairn_here("cluster", "up", "--dir", str(up[0]))
+    assert said.code == 2
+    assert "a cluster runs in" in said.err
+
+
+def test_on_a_terminal_there_is_colour_and_ctrl_c_stops_in_good_order(tmp_path: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    with subprocess.Popen(
+        [*UP, "--dir", tmp_path, "--port", "0"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        screen = ""
+        while "ready in" not in screen:
+            screen += os.read(ours, 10_000).decode()
+        assert "\x1b[32mready\x1b[0m" in screen
+        saved = load(tmp_path)
+        assert saved is not None
+        assert saved.run is not None
+        assert len(saved.run.processes) == 6
+        process.send_signal(signal.SIGINT)
+        until = time.monotonic() + SECONDS
+        while "stopped" not in screen:
+            assert time.monotonic() < until
+            screen += os.read(ours, 10_000).decode()
+        assert process.wait(SECONDS) == 0
+    os.close(ours)
+    with pytest.raises(cairnkv.CairnError, match="no cluster runs"):
+        LocalCluster.at(tmp_path)
+    assert not any(Path(f"/proc/{whom.pid}").exists() for whom in saved.run.processes.values())
+
+
+def test_what_a_crashed_one_has_left_is_ended_by_stop(tmp_path: Path, cairn_here: Call) -> None:
+    with subprocess.Popen(
+        [*UP, "--dir", tmp_path, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        while b"ready in" not in process.stdout.readline():
+            pass
+        process.kill()
+    said = cairn_here("cluster", "status", "--dir", str(tmp_path))
+    assert said.code == 1
+    assert "its supervisor ended without stopping it, and left nats-1 (pid " in said.err
+    said = cairn_here("cluster", "stop", "--dir", str(tmp_path))
+    assert (said.code, said.err) == (0, "")
+    assert said.out.decode() == f"ended what a crashed cluster had left: {', '.join(ROWS)}\n"

@@ -1,0 +1,95 @@
+"""The order in which a client tries the endpoints of its address, at times that a test says."""
+
+import pytest
+
+from cairnkv.client.address import parse
+from cairnkv.client.endpoints import TROUBLE_SECONDS, Endpoints
+from cairnkv.commands import CODES
+
+A, B, C = ("a", 6555), ("b", 6555), ("c", 6555)
+
+
+@pytest.fixture
+def three() -> Endpoints:
+    return Endpoints(parse("cairn://a,b,c/?order=given&timeout=6&connect_timeout=5"))
+
+
+def test_trouble_puts_an_endpoint_behind_the_others_for_a_while(three: Endpoints) -> None:
+    assert three.in_turn(0) == [A, B, C]
+    three.trouble(A, "refused", 0)
+    assert three.in_turn(1) == [B, C, A]
+    three.trouble(B, "refused", 1)
+    assert three.in_turn(1) == [C, A, B]
+    assert three.in_turn(TROUBLE_SECONDS) == [A, C, B]
+    assert three.in_turn(TROUBLE_SECONDS + 1) == [A, B, C]
+
+
+def test_where_all_had_trouble_that_of_longest_ago_comes_first(three: Endpoints) -> None:
+    for now, endpoint in enumerate([B, A, C]):
+        three.trouble(endpoint, "refused", now)
+    assert three.in_turn(3) == [B, A, C]
+    assert not three.fresh(3)
+    three.good(A)
+    assert three.in_turn(3) == [A, B, C]
+    assert three.fresh(3)
+    assert not three.fresh(3, besides=A)
+
+
+def test_the_one_that_accepted_is_the_one_to_return_to(three: Endpoints) -> None:
+    three.good(B)
+    assert three.in_turn(0) == [B, C, A]
+
+
+def test_one_that_is_down_costs_its_share_of_the_time(three: Endpoints) -> None:
+    left = 6.0
+    for untried in (3, 2, 1):
+        assert three.patience(left, untried) == pytest.approx(2.0)
+        left -= 2.0
+    assert three.patience(60.0, 3) == 5.0
+
+
+def test_silence_is_borne_only_where_nobody_else_is_better(three: Endpoints) -> None:
+    assert three.silence(A, 0) == pytest.approx(2.0)
+    three.trouble(B, "refused", 0)
+    assert three.silence(A, 0) == pytest.approx(2.0)
+    three.trouble(C, "refused", 0)
+    assert three.silence(A, 0) is None
+    assert three.silence(A, TROUBLE_SECONDS) is not None
+
+
+def test_what_is_told(three: Endpoints) -> None:
+    assert three.besides(A, 0) == ""
+    three.trouble(A, "refused", 0)
+    three.trouble(C, "NOQUORUM no majority", 5)
+    assert three.besides(A, 5) == " (c:6555: NOQUORUM no majority)"
+    assert three.story(5) == "a:6555: refused; b:6555: not tried; c:6555: NOQUORUM no majority"
+    assert three.besides(None, 5 + TROUBLE_SECONDS) == ""
+
+
+def test_one_endpoint_is_no_choice() -> None:
+    one = Endpoints(parse("cairn://a/?attempts=3"))
+    assert (one.several, one.attempts, one.fresh(0)) == (False, 3, False)
+    one.trouble(A, "refused", 0)
+    assert one.in_turn(0) == [A]
+    assert (one.besides(A, 0), one.besides(None, 0), one.silence(A, 0)) == ("", "", None)
+
+
+def test_each_further_endpoint_is_one_more_attempt() -> None:
+    assert Endpoints(parse("cairn://a,b,c/?attempts=1")).attempts == 3
+
+
+def test_many_clients_spread_at_first_and_after_the_end_of_a_node() -> None:
+    orders = [Endpoints(parse("cairn://a,b,c")).in_turn(0) for _ in range(300)]
+    for order in orders:
+        assert sorted(order) == [A, B, C]
+    firsts = [order[0] for order in orders]
+    seconds = [order[1] for order in orders if order[0] == A]
+    assert all(50 < firsts.count(endpoint) < 150 for endpoint in (A, B, C))  # 100 are expected; 6 deviations away
+    assert all(seconds.count(endpoint) > 20 for endpoint in (B, C))
+
+
+def test_what_another_node_may_do_was_certainly_not_done_by_this_one() -> None:
+    elsewhere = {code.name for code in CODES.values() if code.elsewhere}
+    assert elsewhere >= {"NOQUORUM", "LOADING", "STOPPED", "CLOCK"}
+    assert not elsewhere & {"FULL", "LOGFULL", "UNDONE", "TIMEOUT"}, "these are no better elsewhere"
+    assert all(CODES[name].executed is False for name in elsewhere)

@@ -1,0 +1,215 @@
+"""Finding NATS, and what is said when it is not there or does not let us in."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cairnkv.cluster.nats import NatsConfig, NatsServer, free_ports
+from cairnkv.errors import OptionError, Unavailable
+from cairnkv.limits import MIB
+from cairnkv.log.quorum import connection, stream
+from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.log.quorum.stream import Stream
+from tests.quorum.reading import Reader, eventually, opened
+from tests.support.nats import Nats
+
+
+async def refusal(options: ClusterOptions, **more: int) -> str:
+    with pytest.raises(OptionError) as caught:
+        await Stream(options, **more).open()
+    return str(caught.value)
+
+
+class TestWhoIsNotLetIn:
+    async def test_a_wrong_password_is_told_at_once(self, nats: Nats) -> None:
+        began = asyncio.get_running_loop().time()
+        text = await refusal(nats.options(urls=tuple(url.replace("a-store", "secret") for url in nats.urls)))
+        assert asyncio.get_running_loop().time() - began < 3
+        assert "does not let this node in" in text
+        assert "secret" not in text
+
+    async def test_several_users_are_not_guessed_among(self, nats: Nats) -> None:
+        one, other, _ = nats.urls
+        assert "several users" in await refusal(nats.options(urls=(one, other.replace("cairn:", "else:"))))
+
+    async def test_a_file_of_credentials_has_to_be_one(self, nats: Nats, tmp_path: Path) -> None:
+        assert "cannot be read" in await refusal(nats.options(creds=str(tmp_path / "none")))
+        (tmp_path / "other").write_text("something")
+        assert "is not a file of NATS credentials" in await refusal(nats.options(creds=str(tmp_path / "other")))
+
+    async def test_certificates_have_to_be_some(self, nats: Nats, tmp_path: Path) -> None:
+        assert "cannot be used" in await refusal(nats.options(ca=str(tmp_path / "none")))
+
+
+class TestNobodyThere:
+    async def test_is_said_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connection, "OPEN_PATIENCE", 1.0)
+        (port,) = free_ports(1)
+        options = ClusterOptions(urls=(f"nats://u:secret@127.0.0.1:{port}",), trust_sync=True)
+        with pytest.raises(Unavailable, match=f"no NATS server of 127.0.0.1:{port} answers after 1 s") as caught:
+            await Stream(options).open()
+        assert "secret" not in str(caught.value)
+
+    async def test_one_of_several_is_enough(self, nats: Nats) -> None:
+        (port,) = free_ports(1)
+        nowhere = nats.urls[0].rpartition(":")[0] + f":{port}"
+        async with opened(nats.options(urls=(nowhere, nats.urls[0]))) as one:
+            assert one.connected
+
+    async def test_the_other_servers_are_learned_of(self, nats: Nats) -> None:
+        """And let us in, though nobody told us their addresses with a password."""
+        async with opened(nats.options(urls=nats.urls[:1])) as one, Reader(one) as reader:
+            nats.servers[0].pause()
+            await eventually(lambda: one.nc.connected_url is not None and one.nc.connected_url.port != port_of(nats))
+            one.publish(b"x", lambda reason: None)
+            await reader.has(lambda: reader.texts == [b"x"])
+
+    async def test_a_jetstream_without_a_leader_is_waited_for(
+        self, nats: Nats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stream, "OPEN_PATIENCE", 2.0)
+        for server in nats.servers[1:]:
+            server.pause()
+        with pytest.raises(Unavailable, match="cannot be opened after 2 s: JetStream"):
+            await Stream(nats.options(urls=nats.urls[:1])).open()
+
+
+def port_of(nats: Nats) -> int:
+    return nats.servers[0].config.port
+
+
+def without_cluster(text: str) -> str:
+    """A configuration for a server that is alone."""
+    head, _, rest = text.partition("cluster {")
+    return f"{head}accounts{rest.partition('accounts')[2]}"
+
+
+class TestOneServerAlone:
+    """It cannot keep three copies, nor one if it has no JetStream."""
+
+    @pytest.fixture(params=["jetstream", "none"])
+    def alone(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
+        class Alone(NatsConfig):
+            def text(self) -> str:
+                text = without_cluster(super().text())
+                if request.param == "none":
+                    head, _, rest = text.partition("jetstream {")
+                    text = head + rest.partition("}")[2].replace("jetstream: enabled, ", "")
+                return text
+
+        (port,) = free_ports(1)
+        server = NatsServer(Alone("alone", tmp_path, port, 0, (), "one", "two", file_max=256 * MIB))
+        server.start()
+        try:
+            server.wait_listening()
+            yield server
+        finally:
+            server.kill()
+
+    async def test_is_refused(self, alone: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stream, "REFUSAL_PATIENCE", 0.3)
+        monkeypatch.setattr(stream, "OPEN_PATIENCE", 1.0)
+        options = ClusterOptions(urls=(alone.config.url,), limit=MIB, trust_sync=True)
+        with pytest.raises((OptionError, Unavailable)) as caught:
+            await Stream(options).open()
+        assert any(
+            said in str(caught.value)
+            for said in ("It needs 3 servers that are one cluster", "Enable JetStream", "JetStream is not enabled")
+        ), caught.value
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA and a certificate for 127.0.0.1, which also speaks for a client."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl")
+    directory = tmp_path_factory.mktemp("certificates")
+    (directory / "names").write_text("subjectAltName=IP:127.0.0.1")
+    for command in (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout node.key -out node.csr",
+        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out node.pem",
+    ):
+        subprocess.run([openssl, *command.split()], cwd=directory, check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def guarded(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    class Guarded(NatsConfig):
+        def text(self) -> str:
+            files = ", ".join(
+                f'{name}: "{certificates / file}"'
+                for name, file in (("cert_file", "node.pem"), ("key_file", "node.key"), ("ca_file", "ca.pem"))
+            )
+            return f"{without_cluster(super().text())}\ntls {{ {files}, verify: true }}\n"
+
+    port, route = free_ports(2)
+    directory = tmp_path_factory.mktemp("guarded")
+    server = NatsServer(Guarded("guarded", directory, port, route, (), "one", "two", file_max=256 * MIB))
+    server.start()
+    try:
+        server.wait_listening()
+        yield server
+    finally:
+        server.kill()
+
+
+class TestTls:
+    def options(self, server: NatsServer, **files: str) -> ClusterOptions:
+        return ClusterOptions(urls=(server.config.url,), limit=MIB, trust_sync=True, **files)
+
+    async def test_with_a_certificate_we_are_let_in(self, guarded: NatsServer, certificates: Path) -> None:
+        files = {name: str(certificates / file) for name, file in (("ca", "ca.pem"), ("cert", "node.pem"))}
+        client = await connection.connect(self.options(guarded, **files, key=str(certificates / "node.key")), "a test")
+        assert client.is_connected
+        await connection.close(client)
+
+    async def test_a_server_that_we_cannot_trust_is_refused(self, guarded: NatsServer) -> None:
+        with pytest.raises(OptionError, match="CERTIFICATE_VERIFY_FAILED"):
+            await connection.connect(self.options(guarded), "a test")
+
+    async def test_a_server_without_tls_is_refused_where_it_is_wanted(self, nats: Nats, certificates: Path) -> None:
+        text = await refusal(nats.options(ca=str(certificates / "ca.pem")))
+        assert "does not speak TLS" in text
+
+
+async def test_troubles_are_logged_in_a_line_and_not_again_and_again(
+    nats: Nats, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO, "cairnkv.cluster")
+    async with opened(nats.options()) as one, Reader(one):
+        for server in nats.servers:
+            server.kill()
+        await asyncio.sleep(2.5)
+    lines = [record.getMessage() for record in caplog.records if record.name == "cairnkv.cluster"]
+    assert lines
+    assert len(lines) == len(set(lines)), "once each"
+    assert not any("\n" in line or record.exc_info for line, record in zip(lines, caplog.records, strict=False))
+    assert not [record for record in caplog.records if record.name.startswith("nats")]
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+async def test_a_cancellation_that_comes_with_the_answer_counts(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 loses it where nats-py waits, and a task that was cancelled would go on for ever."""
+    async with opened(nats.options()) as one:
+        request = one.nc.request
+
+        async def lost(*arguments: object, **named: object) -> object:
+            answer = await request(*arguments, **named)  # type: ignore[arg-type]
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            return answer
+
+        monkeypatch.setattr(one.nc, "request", lost)
+        task = asyncio.ensure_future(one.state())
+        with pytest.raises(asyncio.CancelledError):
+            await task

@@ -1,0 +1,101 @@
+"""Entries and their items: what is put in comes out, and of any other bytes nodes say the same."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import Step
+from cairnkv.limits import SPACES
+from cairnkv.log.quorum import entries
+from cairnkv.log.quorum.entries import Entry, Item, ItemKind, Kind, Newer, packed_items, parsed
+from cairnkv.store import items
+from cairnkv.store.items import Transaction, Watch
+from tests.support.strategies import commands
+
+NUMBERS = st.integers(0, 2**64 - 1)
+STEPS = st.builds(Step, st.integers(0, SPACES - 1), commands())
+ENTRIES = st.builds(
+    Entry,
+    st.sampled_from(Kind),
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.integers(0, entries.TIME_MAX),
+    st.binary(max_size=50),
+    st.integers(0, 2**16 - 1),
+    st.just(entries.PARTITION),
+)
+ITEMS = st.builds(Item, st.sampled_from(ItemKind), st.integers(0, 255), st.binary(max_size=20))
+
+
+@given(ENTRIES)
+def test_an_entry_comes_out_as_it_was_put_in(entry: Entry) -> None:
+    assert parsed(entry.packed()) == entry
+
+
+@given(st.lists(ITEMS, max_size=8))
+def test_items_come_out_as_they_were_put_in_but_for_runs_that_are_joined(said: list[Item]) -> None:
+    expected: list[Item] = []
+    for item in said:
+        if expected and item.kind is ItemKind.RUN and expected[-1][:2] == item[:2]:
+            expected[-1] = item._replace(payload=expected[-1].payload + item.payload)
+        else:
+            expected.append(item)
+    assert list(entries.items(packed_items(said))) == expected
+
+
+@given(st.lists(STEPS, min_size=1, max_size=5))
+def test_any_command_is_read_as_it_was_said(steps: list[Step]) -> None:
+    body = packed_items(map(items.run_item, steps))
+    assert [step for item in entries.items(body) for step in items.run_of(item)] == steps
+
+
+@given(
+    st.lists(st.builds(Watch, st.integers(0, 65_535), NUMBERS, NUMBERS), max_size=3),
+    st.lists(STEPS, max_size=4),
+    NUMBERS,
+)
+def test_a_transaction_is_read_as_it_was_said(watches: list[Watch], steps: list[Step], most: int) -> None:
+    transaction = Transaction(watches, steps, most)
+    assert items.transaction_of(items.transaction_item(transaction)) == transaction
+
+
+@given(st.lists(st.integers(0, 65_535), max_size=5), NUMBERS, st.integers(0, 2**32 - 1), st.integers(0, 65_535))
+def test_so_are_slots_digests_and_versions(slots: list[int], position: int, digest: int, version: int) -> None:
+    assert items.slots_of(items.track_item(slots)) == slots
+    assert items.digest_of(items.digest_item(position, digest)) == (position, digest)
+    assert items.semantics_of(items.semantics_item(version)) == version
+
+
+@given(st.binary(max_size=120), st.sampled_from(ItemKind))
+def test_any_bytes_are_something_or_a_value_error(data: bytes, kind: ItemKind) -> None:
+    item = Item(kind, 0, data)
+    for read in (
+        parsed,
+        lambda data: list(entries.items(data)),
+        lambda _: list(items.run_of(item)),
+        lambda _: items.transaction_of(item),
+        lambda _: items.slots_of(item),
+        lambda _: items.digest_of(item),
+        lambda _: items.semantics_of(item),
+    ):
+        with contextlib.suppress(ValueError):
+            read(data)
+
+
+def test_only_a_newer_format_needs_a_newer_release() -> None:
+    data = Entry(Kind.BATCH, 1, 1, 1, 1).packed()
+    with pytest.raises(Newer):
+        parsed(b"\2" + data[1:])
+    for none in (b"\0" + data[1:], data[:-1], data[:1] + b"\x63" + data[2:], data[:3] + b"\1" + data[4:]):
+        with pytest.raises(ValueError, match=r".") as raised:
+            parsed(none)
+        assert not isinstance(raised.value, Newer)
+
+
+def test_a_time_with_which_no_deadline_would_fit_is_nobodys() -> None:
+    parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX).packed())
+    with pytest.raises(ValueError, match="nobody proposes"):
+        parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX + 1).packed())

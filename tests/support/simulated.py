@@ -1,0 +1,358 @@
+"""A cluster in one thread: a stream, the network before it, nodes with their tables, and a clock that is told.
+
+A node is driven as `cairnkv.server.member` does it. What a network or a crash may do is a method here, and chance has
+no part in it: whoever calls says what happens.
+
+What always holds: at each position every node that gets there is held against what the first had there, byte by byte.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeAlias
+
+from cairnkv.commands import Command, Reply, Step
+from cairnkv.keyspace import Keyspace
+from cairnkv.limits import VALUE_MAX
+from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
+from cairnkv.log.quorum.entries import HEADER_BYTES
+from cairnkv.store import Held
+from cairnkv.store.replicated import ReplicatedStore
+
+EPOCH_MS = 1_700_000_000_000
+"""The time of day when a simulation begins, in milliseconds since 1970."""
+
+IDENTITY = 77
+
+Fingerprint: TypeAlias = tuple[object, ...]
+
+
+@dataclasses.dataclass
+class Disk:
+    """What is in a node's table: all commits, oldest first, each with log time and effects."""
+
+    commits: list[tuple[int, tuple[Effect, ...]]] = dataclasses.field(default_factory=list)
+
+    def copy(self) -> "Disk":
+        """A snapshot."""
+        return Disk(list(self.commits))
+
+    def fall_back(self, commits: int) -> None:
+        """Lose the newest commits: they were not synced."""
+        del self.commits[max(0, len(self.commits) - commits) :]
+
+
+class TableLog:
+    """A node's table: a log that keeps effects, in memory."""
+
+    size = "disk"
+    commits_at_once = False
+    keeps_effects = True
+    back_up: BackUp | None = None
+    takes = True
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.position = len(disk.commits)
+        self.refuses = False
+
+    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
+        """As the disk's does, leave out what was over."""
+        tables: list[dict[bytes, tuple[bytes, int | None]]] = [{} for _ in keyspaces]
+        now = 0
+        for time, effects in self.disk.commits:
+            now = max(now, time)
+            for space, key, value, deadline in effects:
+                if key is None:
+                    tables[space].clear()
+                elif value is None:
+                    tables[space].pop(key, None)
+                else:
+                    tables[space][key] = value, deadline
+        keyspaces[0].advance(now)
+        for keyspace, table in zip(keyspaces, tables, strict=True):
+            for key, (value, deadline) in table.items():
+                if deadline is None or deadline > now:
+                    keyspace.load(key, value, deadline)
+        return self.position
+
+    def listen(self, listener: LogListener) -> None:
+        """Nobody waits for a node's table."""
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """One thread."""
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
+        """Keep a commit."""
+        if self.refuses:
+            raise LogRefused("the table takes nothing")
+        self.position += 1
+        self.disk.commits.append((now, tuple(effects)))
+        return self.position
+
+    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+        """The next start drops them."""
+
+    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+        """Everything is in memory."""
+        raise NotImplementedError
+
+    def close(self, now: int) -> None:
+        """Nothing is open."""
+
+    def about(self) -> Iterable[tuple[str, str | int]]:
+        """Nothing."""
+        return ()
+
+
+def fingerprint(store: ReplicatedStore) -> Fingerprint:
+    """Whatever has to be the same on all nodes at a position."""
+    entries = [
+        (space, sorted((key, keyspace.entry(key)) for key, _, _ in keyspace._table if keyspace.has(key)))
+        for space, keyspace in enumerate(store.keyspaces)
+        if keyspace.count()
+    ]
+    table = store.table
+    rows = {node: (table.packed(node), tuple(row.parts)) for node, row in table.rows.items()}
+    versions = {slot: store._shared.versions[slot] for slot in store._tracked}
+    return (store.position, store._shared.now, store.digest, store.semantics, entries, rows, versions, *_others(table))
+
+
+def _others(table: object) -> tuple[object, ...]:
+    return (getattr(table, "floor", None),)
+
+
+class Node:
+    """One node: its number and its disk, and, while it runs, a store and what is done with it."""
+
+    def __init__(self, cluster: "Cluster", number: int) -> None:
+        self.cluster = cluster
+        self.number = number
+        self.disk = Disk()
+        self.life = 0
+        self.clock_off = 0  # milliseconds
+        self.cut_off = False  # it reaches nothing, and nothing reaches it
+        self.store: ReplicatedStore | None = None
+        self.table: TableLog | None = None
+        self.target = 0
+        self.caught_up = False
+        self.pump_wanted = False
+
+    # -- its life ---------------------------------------------------------------------------------------------
+
+    def start(self, disk: Disk | None = None) -> None:
+        """Begin a life with what is on its disk, or with this."""
+        assert self.store is None
+        if disk is not None:
+            self.disk = disk
+        self.life += 1
+        self.table = TableLog(self.disk)
+        self.store = self.cluster.new_store(self, self.table)
+        self.store.something_proposed = self._want_pump
+        self._load()
+
+    def _load(self) -> None:
+        store = self.running
+        store.begin(store.load())
+        if store.identity == 0:
+            store.adopt(IDENTITY)
+        self.target = len(self.cluster.stream)
+        self.caught_up = False
+        self._look_whether_caught_up()
+
+    def crash(self, lost_commits: int = 0) -> None:
+        """End this life; of what was written, so much was not synced."""
+        self.store = None
+        self.disk.fall_back(lost_commits)
+
+    def take_snapshot(self, disk: Disk) -> None:
+        """Go on in the same life with another table."""
+        self.disk = disk
+        self.table = TableLog(disk)
+        self.running.reopen(self.table)
+        self._load()
+
+    @property
+    def running(self) -> ReplicatedStore:
+        """Its store, since it runs."""
+        assert self.store is not None
+        return self.store
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs and goes on."""
+        return self.store is not None and self.store.stopped is None
+
+    def clock(self) -> int:
+        """Its time of day."""
+        if self.cluster.clock is not None:
+            return self.cluster.clock() + self.clock_off
+        return EPOCH_MS + int(self.cluster.now * 1000) + self.clock_off
+
+    # -- what its member does ---------------------------------------------------------------------------------
+
+    def _want_pump(self) -> None:
+        self.pump_wanted = True
+
+    def pump(self) -> None:
+        """Publish what is to be published."""
+        self.pump_wanted = False
+        if not self.is_up or not self.caught_up:
+            return
+        proposer = self.running.proposer
+        proposer.room = self.cluster.room
+        for data in proposer.entries(self.cluster.now, self.clock()):
+            assert len(data) <= self.cluster.room + HEADER_BYTES
+            self.cluster.published(self, data)
+
+    def follow(self, entries: int = 1) -> None:
+        """Apply so many of the entries that are there."""
+        for _ in range(entries):
+            if self.cut_off or not self.is_up or self.running.position >= len(self.cluster.stream):
+                return
+            store = self.running
+            position = store.position + 1
+            store.apply_entry(position, self.cluster.stream[position - 1])
+            self.cluster.applied(self)
+            self._look_whether_caught_up()
+
+    def _look_whether_caught_up(self) -> None:
+        store = self.running
+        if not self.caught_up and store.position >= self.target:
+            self.caught_up = True
+            store.proposer.begin(store.table)
+        if self.caught_up and store.loading and store.proposer.quorum:
+            store.join()
+
+    def tick(self) -> None:
+        """Look at what takes too long."""
+        if self.is_up:
+            self.running.proposer.tick(self.cluster.now, self.running.table)
+            self.pump()
+
+    def refused(self) -> None:
+        """The stream has not taken an entry."""
+        if self.is_up:
+            self.running.proposer.lost(self.running.table)
+            self.pump()
+
+    def execute(self, command: Command, space: int = 0) -> Reply | Held:
+        """Say a command."""
+        return self.running.execute(command, space)
+
+
+@dataclasses.dataclass
+class Publish:
+    """An entry on its way to the stream."""
+
+    node: Node
+    life: int
+    data: bytes
+
+
+class Cluster:
+    """The stream, what is on its way to it, and the nodes."""
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        *,
+        room: int = 400,
+        broken: Collection[str] = (),
+        memory_limit: int | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        """room: bytes of the body of an entry. clock: of all nodes; None: it goes with the simulation."""
+        self.now = 100.0
+        self.clock = clock
+        self.room = room
+        self.stream: list[bytes] = []
+        self.flying: list[Publish] = []
+        """What was published, and has neither come nor been lost."""
+        self.seen: dict[int, Fingerprint] = {}
+        self.watchers: list[Callable[[Node], None]] = []
+        self._broken = broken
+        self._memory_limit = memory_limit
+        self.nodes = [Node(self, 0xA0 + number) for number in range(nodes)]
+        self.observer = Node(self, 0x0B5)
+        """One that proposes nothing, and is always at the end of the stream."""
+        self.observer.start()
+        for node in self.nodes:
+            node.start()
+
+    def new_store(self, node: Node, table: TableLog) -> ReplicatedStore:
+        """The store of a node's life."""
+        nonce = b"%4x%4x" % (node.number, node.life)
+        return ReplicatedStore(
+            node=node.number,
+            nonce=nonce,
+            log=table,
+            clock=node.clock,
+            value_max=VALUE_MAX,
+            memory_limit=self._memory_limit,
+            broken=self._broken,
+        )
+
+    # -- the network ------------------------------------------------------------------------------------------
+
+    def published(self, node: Node, data: bytes) -> None:
+        """A node has sent an entry on its way."""
+        if not node.cut_off:
+            self.flying.append(Publish(node, node.life, data))
+
+    def arrive(self, at: int = 0, *, again: bool = False) -> None:
+        """One of those on their way gets into the stream; it stays on its way as well if it is to come again."""
+        publish = self.flying[at] if again else self.flying.pop(at)
+        self.append(publish.data)
+
+    def append(self, data: bytes) -> None:
+        """Put something into the stream."""
+        self.stream.append(data)
+        self.observer.caught_up = True
+        store = self.observer.running
+        position = store.position + 1
+        store.apply_entry(position, data)
+        self.applied(self.observer)
+
+    def lose(self, at: int = 0) -> None:
+        """One of those on their way never comes, and nobody is told."""
+        self.flying.pop(at)
+
+    def refuse(self, at: int = 0) -> None:
+        """One of those on their way is not taken, and its node is told, if it still lives."""
+        publish = self.flying.pop(at)
+        if publish.life == publish.node.life and publish.node.store is not None:
+            publish.node.refused()
+
+    # -- what has to hold -------------------------------------------------------------------------------------
+
+    def applied(self, node: Node) -> None:
+        """A node has applied an entry: it is as every other one was there."""
+        store = node.running
+        if store.stopped is None:
+            found = fingerprint(store)
+            expected = self.seen.setdefault(store.position, found)
+            assert found == expected, f"node {node.number:x} differs at {store.position}:\n{found}\n{expected}"
+        for watcher in self.watchers:
+            watcher(node)
+
+    # -- when all is well -------------------------------------------------------------------------------------
+
+    def settle(self, rounds: int = 400) -> None:
+        """Let everything that is on its way come, in order, until nothing happens any more."""
+        for _ in range(rounds):
+            for node in self.nodes:
+                node.pump()
+            while self.flying:
+                self.arrive()
+            for node in self.nodes:
+                node.follow(1_000)
+            self.now += 0.1
+            for node in self.nodes:
+                node.tick()
+            quiet = all(
+                not node.is_up or (node.running.proposer.quorum and not node.running.proposer.waiting)
+                for node in self.nodes
+            )
+            if quiet and not self.flying:
+                return
+        raise AssertionError("it does not come to rest")
