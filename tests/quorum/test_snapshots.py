@@ -275,6 +275,32 @@ class LosesAll(Snapshots):
         await super()._record(snapshot, last)
 
 
+class LosesAnswer(Snapshots):
+    """One that is not told what became of its record."""
+
+    recorded = True
+
+    async def _record(self, snapshot: Snapshot, last: int) -> None:
+        if self.recorded:
+            await super()._record(snapshot, last)
+        raise Unavailable("nobody knows")
+
+
+async def test_one_of_which_nobody_knows_whether_it_counts_is_whole_or_removed(cluster: Cluster, files: Path) -> None:
+    node = await cluster.node(kind=LosesAnswer)
+    assert isinstance(node, LosesAnswer)
+    for position, node.recorded in ((1, True), (2, False)):
+        with pytest.raises(Unavailable):
+            await put(node, files, position)
+    (counts,) = await node.listed()
+    assert counts.position == 1
+    assert len(await cluster.chunks()) == 2
+    made = await put(await cluster.node("node-2"), files, 3)
+    assert await cluster.chunks() == {
+        f"$O.{cluster.bucket}.C.{snapshot.nuid}": snapshot.chunks for snapshot in (counts, made)
+    }
+
+
 @pytest.mark.parametrize(("kind", "why"), [(LosesChunk, "is missing|SHA-256"), (LosesAll, "somebody else has written")])
 async def test_what_is_not_there_as_it_was_sent_never_counts(
     cluster: Cluster, files: Path, kind: type[Snapshots], why: str

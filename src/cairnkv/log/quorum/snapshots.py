@@ -257,7 +257,7 @@ class Snapshots:
 
         progress: told how many bytes more were sent or read back, so about twice the files'.
         Raises `SnapshotError` where there is a newer one, the turn is lost, or what comes back is not what was sent;
-        `BadArchive` for a directory that has more than files; `OSError`.
+        `BadArchive` for a directory that has more than files; `OSError`. After `Unavailable` it may count even so.
         """
         self._refuse_if_not_our_turn()
         await self._tidy()
@@ -269,11 +269,11 @@ class Snapshots:
             snapshot, last = await self._upload(directory, position, nuid, progress)
             await self._verify(snapshot, progress)
             self._refuse_if_not_our_turn()
-            await self._record(snapshot, last)
         except BaseException:
             with contextlib.suppress(Unavailable):
                 await self._purge(self._chunks_of(nuid), TIDY_PATIENCE)
             raise
+        await self._record(snapshot, last)  # if this fails it may be there, or be yet to come: so its chunks stay
         try:
             await self._tidy()
         except Unavailable as error:
