@@ -273,11 +273,6 @@ class Member:
                 f"{self._directory.path} belongs to another stream than {stream.identity.stream}, which was made "
                 "anew since; see `cairn cluster repair`"
             )
-        if store.position > stream.last:
-            raise OptionError(
-                f"{self._directory.path} has entries up to {store.position:,}, and the stream ends at {stream.last:,}: "
-                "it has lost some; see `cairn cluster repair`"
-            )
         if store.position + 1 < stream.first:
             await self._take_snapshot()
 
@@ -380,7 +375,9 @@ class Member:
                 store.proposer.begin(store.table)
                 store.join()
             except PastEnd as past:
-                store.leave(f"the stream ends before this node's position {store.position:,}: {past}")
+                store.leave(
+                    f"{self._directory.path} has entries up to {store.position:,}, and {past}; see `cairn cluster repair`"
+                )
             except Replaced as replaced:
                 store.leave(f"the stream is another one now: {replaced}; see `cairn cluster repair`")
 
