@@ -16,6 +16,7 @@ begins again with a newer one.
 Not for what the files are (`table`), nor for when it is time for a snapshot (the node).
 """
 
+import asyncio
 import base64
 import contextlib
 import datetime
@@ -23,6 +24,7 @@ import functools
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +39,7 @@ from cairnkv.limits import KIB
 from cairnkv.log.base import nobody
 from cairnkv.log.disk.files import Progress, becoming, unfinished
 from cairnkv.log.quorum.archive import BadArchive, Unpacking, packed
-from cairnkv.log.quorum.asking import PATIENCE, patiently
+from cairnkv.log.quorum.asking import PATIENCE, PAUSE_SECONDS, patiently
 from cairnkv.log.quorum.connection import ASK_PATIENCE, log
 from cairnkv.log.quorum.declaration import Identity
 from cairnkv.log.quorum.leases import LEASE_SECONDS, Lease, Leases
@@ -59,6 +61,10 @@ KEPT: Final = 2
 
 PINS_MAX: Final = 4
 """Snapshots that are pinned at a time: each may keep the log from being truncated."""
+
+MISSING_SECONDS: Final = 5.0
+"""How long a chunk has to be missing until that is believed: a server that was paused takes itself for the leader for a
+moment, and does not know what came meanwhile."""
 
 TIDY_PATIENCE: Final = 5.0
 """Seconds for which it is tried to remove an upload that has failed; the next one removes what is left."""
@@ -369,7 +375,12 @@ class Snapshots:
         """Its chunks, one after the other. Raises `Damaged` where one is missing."""
         reader = _Reader(self._js, self._stream, self._chunks_of(snapshot.nuid))
         for number in range(snapshot.chunks):
-            message = await patiently(self._nc, f"reading snapshot {snapshot.name}", reader.next)
+            end = time.monotonic() + MISSING_SECONDS
+            while True:
+                message = await patiently(self._nc, f"reading snapshot {snapshot.name}", reader.next)
+                if message is not None or time.monotonic() >= end:
+                    break
+                await asyncio.sleep(PAUSE_SECONDS)
             if message is None:
                 raise Damaged(f"snapshot {snapshot.name} is damaged: chunk {number} of {snapshot.chunks} is missing")
             yield message.data or b""
