@@ -56,8 +56,8 @@ FILE_LEAST: Final = 64 * MIB
 """Bytes that the streams of a server have to have at least, for it to be of any use."""
 
 ROUTE_WRITE_DEADLINE: Final = "2s"
-"""For how long a server waits for another that takes nothing, such as one that is paused, before it cuts the route: NATS'
-own ten seconds hold up everything else that goes there, an election's votes among it."""
+"""For how long a server waits for another that takes nothing, such as one that is paused, before it cuts the route.
+NATS' own ten seconds hold up everything else that goes there, an election's votes among it."""
 
 STORE_USER: Final = "cairn"
 SYSTEM_USER: Final = "system"
