@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from servers import Missing, Server, disk_directory, installed_program
+from servers import Missing, Server, disk_directory, installed_program, version
 
 import cairnkv
-from cairnkv.cluster import ClusterError, LocalCluster
+from cairnkv.cluster import LocalCluster
 from cairnkv.cluster.child import Child
 from cairnkv.cluster.nats import find_program, free_ports
 from cairnkv.errors import CairnError, OptionError
@@ -37,7 +37,7 @@ MEMBERS = 3
 READY_SECONDS = 60.0
 """How long a cluster, or a member that is started again, may take until it can be used."""
 
-CALL_SECONDS = 1.0
+CALL_SECONDS = 0.25
 """How long a client of etcd waits for a reply before it asks the next member: one that its leader has left would keep
 it waiting for seven seconds."""
 
@@ -61,6 +61,8 @@ FAILOVER_SECONDS = 90.0
 """How long no write may be acknowledged until it is given up."""
 
 KEY = b"key:000000000000"
+VALUE_BYTES = 100
+VALUE = b"x" * VALUE_BYTES
 
 
 # -- cairnkv ----------------------------------------------------------------------------------------------------------
@@ -117,8 +119,7 @@ class CairnCluster:
         hosts = [address.removeprefix("cairn://") for address in self._cluster.addresses]
         hosts.insert(0, hosts.pop(leader - 1))
         with cairnkv.connect(f"cairn://{','.join(hosts)}/?order=given", codec="bytes") as kv:
-            value = b"x" * 100
-            found = longest_gap(lambda: kv.set(KEY, value), lambda: self._cluster.kill(leader), watched)
+            found = longest_gap(lambda: kv.set(KEY, VALUE), lambda: self._cluster.kill(leader), watched)
         self._cluster.start(leader, wait=READY_SECONDS)
         return found
 
@@ -135,19 +136,17 @@ def cairn() -> Iterator[CairnCluster]:
         raise Missing(str(error)) from None
     with (
         tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory,
-        errors_are_ours(),
+        errors_end_the_run(),
         LocalCluster.up(Path(directory) / "cluster", nodes=MEMBERS) as cluster,
     ):
         yield CairnCluster(cluster)
 
 
-@contextlib.contextmanager
-def errors_are_ours() -> Iterator[None]:
-    """What a cluster on this machine cannot do, as an error of the run."""
-    try:
-        yield
-    except (ClusterError, OptionError) as error:
-        raise RuntimeError(f"the cluster: {error}") from error
+def nats_version() -> str | None:
+    """What the `nats-server` says of its version that a cluster runs on; None: there is none."""
+    with contextlib.suppress(OptionError):
+        return version(str(find_program()))
+    return None
 
 
 # -- etcd -------------------------------------------------------------------------------------------------------------
@@ -164,7 +163,7 @@ def _field(number: int, text: bytes) -> bytes:
 
 
 CALLS = {
-    "set": ("Put", grpc_message(_field(1, KEY) + _field(2, b"x" * 100))),
+    "set": ("Put", grpc_message(_field(1, KEY) + _field(2, VALUE))),
     "get": ("Range", grpc_message(_field(1, KEY))),
     "local": ("Range", grpc_message(_field(1, KEY) + bytes([7 << 3, 1]))),  # serializable
 }
@@ -218,8 +217,9 @@ class EtcdCluster:
         until = time.monotonic() + READY_SECONDS
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
-                if len({self._status(port)["leader"] for port in self.ports} - {"0"}) == 1:
+                if len({self._status(port)["leader"] for port in self.ports}) == 1:
                     return
+            # What has no leader does not say one: KeyError.
             ended = [member for member in self._members if not member.running]
             if ended or time.monotonic() > until:
                 said = "".join(member.log_tail() for member in ended or self._members).strip().splitlines()
@@ -245,9 +245,10 @@ class EtcdCluster:
         streams: calls under way in each connection. connections: everywhere: to each member, else to the leader.
         """
         for _ in range(ATTEMPTS):
-            found = self._generate(work, connections, streams, seconds, warmup, everywhere)
-            if found is not None:
-                return found
+            with contextlib.suppress(OSError, http.client.HTTPException):  # no leader at this moment
+                found = self._generate(work, connections, streams, seconds, warmup, everywhere)
+                if found is not None:
+                    return found
         raise RuntimeError(f"etcd has failed calls in each of {ATTEMPTS} measurements")
 
     def _generate(
@@ -294,10 +295,13 @@ class EtcdCluster:
 
     def leader_port(self) -> int:
         """Where the leader is."""
-        for port in self.ports:
-            status = self._status(port)
-            if status["leader"] == status["header"]["member_id"]:
-                return port
+        until = time.monotonic() + READY_SECONDS
+        while time.monotonic() < until:
+            for port in self.ports:
+                status = self._status(port)
+                if status.get("leader") == status["header"]["member_id"]:
+                    return port
+            time.sleep(0.05)
         raise RuntimeError("etcd has no leader")
 
     def _status(self, port: int) -> dict[str, Any]:
@@ -325,7 +329,10 @@ class EtcdCluster:
 def etcd() -> Iterator[EtcdCluster]:
     """Three members of etcd, with their defaults: they sync each write before they acknowledge it."""
     installed_program("h2load")
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory,
+        errors_end_the_run(),
+    ):
         cluster = EtcdCluster(Path(directory))
         try:
             cluster.start()
@@ -370,7 +377,7 @@ def base64_text(plain: bytes) -> str:
     return base64.b64encode(plain).decode()
 
 
-PUT = json.dumps({"key": base64_text(KEY), "value": base64_text(b"x" * 100)})
+PUT = json.dumps({"key": base64_text(KEY), "value": base64_text(VALUE)})
 
 
 def request(port: int, verb: str, path: str, body: str | None = None) -> bytes:
@@ -391,6 +398,15 @@ def ask(port: int, path: str, question: dict[str, str]) -> dict[str, Any]:
 
 
 # -- both -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def errors_end_the_run() -> Iterator[None]:
+    """What a cluster cannot do is an error of the run."""
+    try:
+        yield
+    except (CairnError, OSError, http.client.HTTPException) as error:
+        raise RuntimeError(f"a cluster: {error!r}") from error
 
 
 def longest_gap(write: Callable[[], object], kill: Callable[[], None], watched: float) -> dict[str, float]:
