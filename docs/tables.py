@@ -288,7 +288,7 @@ def partition() -> str:
         (
             f"{row['nodes']:,}",
             row["placement"],
-            *("–" if row[name] is None else f"{row[name]:.{0 if row[name] >= 100 else 2}f}" for name in shown),
+            *("–" if row[name] is None else f"{row[name]:#.3g}".rstrip(".") for name in shown),
         )
         for row in found["rows"]
     ]

@@ -101,7 +101,9 @@ def test_every_room_stands_on_the_architecture_page() -> None:
 def defined_in(path: Path) -> set[str]:
     """The names of a test file's functions and classes."""
     tree = ast.parse(path.read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return {
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
 
 
 def test_tests_that_guarantees_are_shown_by_exist() -> None:

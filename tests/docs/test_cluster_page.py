@@ -1,0 +1,220 @@
+"""The files on the page about clusters are given to the programs that they are for."""
+
+import asyncio
+import inspect
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cairnkv.cluster.nats import NatsConfig, NatsServer, find_program, free_ports
+from cairnkv.commands import CODES, Failure
+from cairnkv.commands.failures import NOQUORUM
+from cairnkv.limits import MIB
+from cairnkv.log.quorum.options import LOG_LIMIT_LEAST
+from cairnkv.server.member import Member, new_member
+from cairnkv.server.settings import Settings, load
+from cairnkv.session.redis import manual
+from cairnkv.session.redis.grammar import error_of
+from cairnkv.store import wall_clock
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
+PATIENCE = 60.0
+
+
+def files() -> dict[str, str]:
+    """What stands in the page's blocks, by the file name in their first line."""
+    found = {}
+    for kind, block in re.findall(r"```(nats|ini|toml|yaml)\n(.*?)```", PAGE, re.DOTALL):
+        first = block.splitlines()[0]
+        named = re.fullmatch(r"# ([\w./-]+)(,.*)?", first)
+        assert named is not None, f"a block of {kind} does not begin with its file's name"
+        found[named[1].rpartition("/")[2]] = block
+    return found
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the page's configurations have in /etc/cairnkv, for the addresses on it."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl")
+    directory = tmp_path_factory.mktemp("certificates")
+    (directory / "names").write_text("subjectAltName=IP:10.0.0.1,IP:10.0.0.2,IP:10.0.0.3,IP:127.0.0.1")
+    for command in (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout node.key -out node.csr",
+        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out node.pem",
+    ):
+        subprocess.run([openssl, *command.split()], cwd=directory, check=True, capture_output=True, timeout=PATIENCE)
+    return directory
+
+
+def checked(config: str, certificates: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """What nats-server says of a configuration."""
+    path = tmp_path / "nats.conf"
+    path.write_text(config.replace("/etc/cairnkv", str(certificates)).replace("/var/lib/nats", str(tmp_path)))
+    return subprocess.run(
+        [find_program(), "-c", path, "-t"],
+        env={"STORE_PASSWORD": "s3cret", "SYSTEM_PASSWORD": "other"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_nats_takes_its_configuration(certificates: Path, tmp_path: Path) -> None:
+    config = files()["nats.conf"]
+    ran = checked(config, certificates, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "is valid" in ran.stderr
+    misspelled = config.replace("sync_interval", "sync_intervall")
+    assert checked(misspelled, certificates, tmp_path).returncode != 0
+
+
+def test_nats_is_told_to_sync_and_to_leave_room() -> None:
+    config = re.sub(r"#.*", "", files()["nats.conf"])
+    assert re.search(r"jetstream \{[^}]*sync_interval: always", config)
+    assert re.search(r"jetstream \{[^}]*max_file_store:", config)
+
+
+async def test_a_node_and_nats_run_with_them(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this machine and other ports: they let each other in, by TLS, and the node sees that NATS syncs."""
+    monkeypatch.setenv("STORE_PASSWORD", "s3cret")
+    monkeypatch.setenv("SYSTEM_PASSWORD", "0ther")
+    ports = free_ports(9)
+    moved = {"/etc/cairnkv": str(certificates)}
+    for number in range(3):
+        moved[f"10.0.0.{number + 1}:4222"] = f"127.0.0.1:{ports[number]}"
+        moved[f"10.0.0.{number + 1}:6222"] = f"127.0.0.1:{ports[3 + number]}"
+
+    def here(text: str, **more: str) -> str:
+        for there, instead in {**moved, **more}.items():
+            text = text.replace(there, instead)
+        return text
+
+    def server(number: int) -> NatsServer:
+        name, directory = f"a{number + 1}", tmp_path / f"a{number + 1}"
+        own = (
+            files()["nats.conf"]
+            .replace('"a1"', f'"{name}"')
+            .replace('listen: "10.0.0.1', f'listen: "10.0.0.{number + 1}')
+        )
+        text = here(own, **{"127.0.0.1:8222": f"127.0.0.1:{ports[6 + number]}", "/var/lib/nats": str(directory)})
+
+        class OfThePage(NatsConfig):
+            def text(self) -> str:
+                return text
+
+        return NatsServer(OfThePage(name, directory, ports[number], ports[3 + number], (), "", "", file_max=MIB))
+
+    path = tmp_path / "node.toml"
+    path.write_text(here(files()["node.toml"], **{"/var/lib/cairnkv": str(tmp_path / "node")}))
+    settings = load({}, environment={}, file=path)
+    servers = [server(number) for number in range(3)]
+    member = new_member(settings, clock=wall_clock)
+    try:
+        for one in servers:
+            one.start()
+        async with asyncio.timeout(PATIENCE):
+            await member.stream.open()
+        assert member.stream.sync == "proven"
+        await member.stream.close()
+    finally:
+        member.store.close()
+        for one in servers:
+            one.kill()
+
+
+def test_a_node_takes_its_options(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text(files()["node.toml"])
+    settings = load({}, environment={}, file=path)
+    assert settings.cluster is not None
+    assert len(settings.cluster) == 3
+    assert settings.log_limit >= LOG_LIMIT_LEAST
+    assert settings.nats_system is not None
+    assert not settings.trust_nats_sync
+    assert set(tomllib.loads(path.read_text())) <= {name.replace("_", "-") for name in Settings.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("unit", ["cairn-nats.service", "cairnkv.service"])
+def test_systemd_takes_the_units(unit: str, tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("needs systemd-analyze: apt-get install systemd")
+    text = files()[unit]
+    runs = re.findall(r"^ExecStart=(\S+)", text, re.MULTILINE)
+    assert len(runs) == 1
+    other = "cairn-nats.service" if unit == "cairnkv.service" else "cairnkv.service"
+    for name, content in ((unit, text), (other, files()[other])):
+        # Only whether the program is there is not asked.
+        (tmp_path / name).write_text(
+            re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", content, flags=re.M)
+        )
+    for broken in ("", "Restart=sometimes"):
+        path = tmp_path / unit
+        path.write_text(path.read_text().replace("Restart=always", broken or "Restart=always"))
+        ran = subprocess.run(
+            [program, "verify", "--man=no", "--recursive-errors=no", path],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        said = [line for line in (ran.stdout + ran.stderr).splitlines() if unit in line]
+        assert bool(said) == bool(broken), said
+
+
+def compose() -> Any:
+    return yaml.safe_load(files()["compose.yaml"])
+
+
+def test_the_compose_file_is_of_two_services() -> None:
+    services = compose()["services"]
+    assert set(services) == {"nats", "node"}
+    assert services["node"]["depends_on"] == ["nats"]
+    for service in services.values():
+        assert service.keys() <= {
+            *("image", "build", "command", "network_mode", "restart", "stop_signal", "stop_grace_period"),
+            *("environment", "volumes", "depends_on"),
+        }
+        for volume in service["volumes"]:
+            assert re.fullmatch(r"/[\w/]+:/[\w/]+(:ro)?", volume)
+    command = services["node"]["command"]
+    assert command[0] == "serve"
+    flags = {flag.removeprefix("--").replace("-", "_") for flag in command if flag.startswith("--")}
+    assert flags <= {*Settings.__dataclass_fields__, "config"}
+    assert set(re.findall(r"\$(\w+)", files()["nats.conf"])) <= set(services["nats"]["environment"])
+
+
+def test_what_info_is_said_to_tell_it_tells() -> None:
+    told = set(re.findall(r'yield "(\w+)"', inspect.getsource(Member._info)))
+    (table,) = re.findall(r"\| INFO \| \|\n\| --- \| --- \|\n((?:\|.*\n)+)", PAGE)
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert len(named) > 8
+    assert named <= told
+
+
+def test_the_codes_are_those_that_there_are() -> None:
+    (table,) = re.findall(r"\| code \| Redis \|.*\n\| --- .*\n((?:\|.*\n)+)", PAGE)
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    assert NOQUORUM.name in {row[0].strip("`") for row in rows}
+    for code, redis, executed, _ in rows:
+        known = CODES[code.strip("`")]
+        assert not redis or error_of(Failure(known, "")).text.split()[0] == redis.strip("`")
+        assert executed == ("nobody knows" if known.executed is None else "no")
+
+
+def test_words_of_redis_that_are_named_are_served() -> None:
+    assert manual.find(b"READONLY")
+    assert "`READONLY` on the wire of Redis" in PAGE
