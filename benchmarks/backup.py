@@ -30,6 +30,12 @@ PING_PAUSE = 0.000_3
 
 BACKUP_SECONDS_MAX = 120.0
 
+HELPERS_SECONDS_MAX = 60.0
+"""How long the processes that ask and write may take until they do."""
+
+HEAD_SECONDS = 1.0
+"""How long they are at work before a round begins."""
+
 
 class Round(NamedTuple):
     """What a round came to; times in milliseconds."""
@@ -42,12 +48,18 @@ class Round(NamedTuple):
     seconds: float
 
 
-def _ping(url: str, stop: "multiprocessing.synchronize.Event", answer: "multiprocessing.Queue[list[float]]") -> None:
+def _ping(
+    url: str,
+    at_work: "multiprocessing.synchronize.Barrier",
+    stop: "multiprocessing.synchronize.Event",
+    answer: "multiprocessing.Queue[list[float]]",
+) -> None:
     """In a process of its own: ask until told to stop."""
     waits = []
     with cairnkv.connect(url) as kv:
         kv.ping()
-        while not stop.is_set():
+        at_work.wait(HELPERS_SECONDS_MAX)
+        while not waits or not stop.is_set():
             began = time.perf_counter()
             kv.ping()
             waits.append((time.perf_counter() - began) * 1000)
@@ -55,11 +67,19 @@ def _ping(url: str, stop: "multiprocessing.synchronize.Event", answer: "multipro
     answer.put(waits)
 
 
-def _write(url: str, keys: int, stop: "multiprocessing.synchronize.Event", count: "multiprocessing.Queue[int]") -> None:
+def _write(
+    url: str,
+    keys: int,
+    at_work: "multiprocessing.synchronize.Barrier",
+    stop: "multiprocessing.synchronize.Event",
+    count: "multiprocessing.Queue[int]",
+) -> None:
     """In a process of its own: overwrite keys until told to stop."""
     written = 0
     noise = os.urandom(1 << 20)
     with cairnkv.connect(url, codec="bytes") as kv:
+        kv.ping()
+        at_work.wait(HELPERS_SECONDS_MAX)
         while not stop.is_set():
             with kv.pipeline() as pipeline:
                 for number in range(written, written + SETS_TOGETHER):
@@ -102,14 +122,15 @@ def _back_up(url: str) -> float:
 def _round(url: str, keys: int, seconds: float | None) -> Round:
     """One round: with a backup, or for so many seconds without."""
     spawn = multiprocessing.get_context("spawn")
-    stop, waits, count = spawn.Event(), spawn.Queue(), spawn.Queue()
+    at_work, stop, waits, count = spawn.Barrier(3), spawn.Event(), spawn.Queue(), spawn.Queue()
     helpers = [
-        spawn.Process(target=_ping, args=(url, stop, waits)),
-        spawn.Process(target=_write, args=(url, keys, stop, count)),
+        spawn.Process(target=_ping, args=(url, at_work, stop, waits)),
+        spawn.Process(target=_write, args=(url, keys, at_work, stop, count)),
     ]
     for helper in helpers:
         helper.start()
-    time.sleep(1.5)  # until they are at work
+    at_work.wait(HELPERS_SECONDS_MAX)
+    time.sleep(HEAD_SECONDS)
     if seconds is None:
         took = _back_up(url)
     else:
