@@ -1,5 +1,6 @@
 """Nodes of a cluster on a real NATS: they join, fall behind, come back, and say what they cannot get over."""
 
+import asyncio
 import contextlib
 import shutil
 import time
@@ -176,3 +177,36 @@ def test_the_full_log_takes_no_growth(node: Node, monkeypatch: pytest.MonkeyPatc
             one.set("k", "v")
         assert one.get("k") is None
         one.clear_all()
+
+
+def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Node) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        there = first.server.member
+        assert there is not None
+        apply = there._apply
+
+        async def later(batch: list[tuple[int, bytes]]) -> bool:
+            await asyncio.sleep(1.5)
+            return await apply(batch)
+
+        first.call(lambda: setattr(there, "_apply", later))
+        end = time.monotonic() + 4.0
+        one.set("k", "w")  # and so something has come back
+        behind = []
+        while time.monotonic() < end:
+            behind.append(told(first)["local_reads_behind_ms"])
+        assert min(behind[len(behind) // 2 :]) >= 1_000
+
+
+def test_clocks_are_not_judged_by_what_is_replayed(node: Node) -> None:
+    with node("a"):
+        pass
+    with node("b") as second, client(second) as other:
+        other.set("k", "v")
+    time.sleep(1.5)
+    with node("a") as first, client(first) as one:
+        one.set("k", "w")
+        assert told(first)["clock_off_ms"] == 0
+        time.sleep(2 * member.TICK_SECONDS)
+        assert told(first)["clock_off_ms"] == 0

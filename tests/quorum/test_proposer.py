@@ -404,3 +404,29 @@ def test_a_table_that_is_behind_is_brought_to_where_it_was() -> None:
     node.take_snapshot(early)
     cluster.settle()
     assert value(node, b"n") == b"3"
+
+
+def test_how_old_the_newest_own_entry_is_counts_from_when_it_was_published() -> None:
+    cluster = settled()
+    node = cluster.nodes[0]
+    node.execute(Incr(b"n", 1))
+    node.pump()
+    published = cluster.now
+    cluster.now += 3.0  # on its way, or behind many others
+    cluster.arrive()
+    node.follow()
+    assert value(node, b"n") == b"1"
+    assert node.running.proposer.came_sent == published
+
+
+def test_of_several_attempts_to_begin_an_epoch_the_first_may_be_the_one_that_has_come() -> None:
+    cluster = settled()
+    node = cluster.nodes[0]
+    node.refused()
+    began = cluster.now
+    wait(cluster, 2.0)
+    assert len(kinds(cluster, node)) > 1
+    cluster.arrive()
+    node.follow(len(cluster.stream))
+    assert node.running.proposer.quorum
+    assert node.running.proposer.came_sent == began

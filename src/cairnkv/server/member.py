@@ -182,7 +182,6 @@ class Member:
         self._pump_wanted = False
         self._quorum = asyncio.Event()
         self._caught_up = asyncio.Event()
-        self._own_came = 0.0  # when an entry of this node came last
         self._own_sent = 0.0  # when one was published last
         self._told_digest = 0
         self._clock_off = 0
@@ -210,7 +209,7 @@ class Member:
         await self._load()
         await self._find_place()
         loop = asyncio.get_running_loop()
-        self._own_came = self._own_sent = loop.time()
+        self._own_sent = loop.time()
         self._begin(self._follow())
         await self._or_fail(self._caught_up.wait())
         self.store.proposer.begin(self.store.table)
@@ -415,11 +414,9 @@ class Member:
             await asyncio.sleep(TABLE_PAUSE)
 
     def _heard(self, entry: Entry) -> None:
-        now = asyncio.get_running_loop().time()
-        if entry.node == self.store.proposer.node:
-            self._own_came = now
-        elif entry.time:
-            self._clocks.note(entry.node, self.store.clock() - entry.time, now)
+        # What is replayed was made when it was made, and says nothing of clocks.
+        if entry.node != self.store.proposer.node and entry.time and self._caught_up.is_set():
+            self._clocks.note(entry.node, self.store.clock() - entry.time, asyncio.get_running_loop().time())
 
     # -- proposing --------------------------------------------------------------------------------------------
 
@@ -489,8 +486,8 @@ class Member:
 
     @property
     def behind_ms(self) -> int:
-        """By how much local reads may be behind: since when nothing of this node has come back."""
-        return int((asyncio.get_running_loop().time() - self._own_came) * 1000)
+        """By how much local reads may be behind: the age of this node's newest entry that has come back."""
+        return int((asyncio.get_running_loop().time() - self.store.proposer.came_sent) * 1000)
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
         store, stream = self.store, self.stream

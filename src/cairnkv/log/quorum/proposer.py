@@ -94,6 +94,8 @@ class Proposer:
         """What is in force, as entries say."""
         self.quorum = False
         """Whether own entries come back."""
+        self.came_sent = 0.0
+        """When the newest own entry that has come back was published: all that was acknowledged before is here."""
         self.taken_over = False
         """Whether another process has begun an epoch of this node."""
         self._nonce = nonce
@@ -227,7 +229,10 @@ class Proposer:
         if counts:
             self.quorum = True
             flight = self._flights.pop(entry.number, None)
-            return () if flight is None else flight.proposals
+            if flight is None:
+                return ()
+            self.came_sent = flight.sent
+            return flight.proposals
         row = table.rows.get(self.node)
         # It has come twice; or one before it is missing, or this node was forgotten.
         if row is None or row.epoch != self._epoch or entry.number > row.number:
@@ -249,6 +254,8 @@ class Proposer:
             return  # one that was given up; the wanted one is on its way
         self.quorum = True
         self._epoch, self._number = entry.epoch, 0
+        if self._wanted_since is not None:  # it is not known which of several it was
+            self.came_sent = self._wanted_since
         self._wanted, self._wanted_sent, self._wanted_since = 0, None, None
         under_way = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         again = [proposal for proposal in [*under_way, *self._parted] if not proposal.given_up]
