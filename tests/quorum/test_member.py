@@ -5,13 +5,18 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nats as nats_client
 import pytest
+from nats.js.errors import Error as JetStreamError
 
 import cairnkv
 from cairnkv.errors import OptionError
+from cairnkv.limits import MIB
+from cairnkv.log.quorum.declaration import log_subject
 from cairnkv.server import member
 from cairnkv.store import wall_clock
 from cairnkv.testing import RunningServer, running_server
@@ -210,3 +215,50 @@ def test_clocks_are_not_judged_by_what_is_replayed(node: Node) -> None:
         assert told(first)["clock_off_ms"] == 0
         time.sleep(2 * member.TICK_SECONDS)
         assert told(first)["clock_off_ms"] == 0
+
+
+def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attempts(node: Node) -> None:
+    with node("a") as first:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(client(first)) for _ in range(8)]
+
+            def fill(number: int) -> str:
+                try:
+                    for count in range(STREAM_LIMIT):
+                        clients[number].set(f"{number} {count}", "v" * 900_000)
+                except cairnkv.CairnError as error:
+                    return str(error)
+                return ""
+
+            with ThreadPoolExecutor(len(clients)) as threads:
+                for said in threads.map(fill, range(len(clients))):
+                    assert "LOGFULL" in said
+            clients[0].clear("0 0")
+            assert clients[0].get("0 0") is None
+        assert told(first)["stream_position"] < 200
+
+
+def test_a_log_that_has_no_room_for_anything_is_truncated(
+    node: Node, nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.5)
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        asyncio.run(filled(nats, first.server.settings.name))
+        until(lambda: not told(first)["quorum"])
+        until(lambda: bool(told(first)["quorum"]))
+        one.set("k", "w")
+        assert one.get("k") == "w"
+
+
+async def filled(nats: Nats, name: str) -> None:
+    """Have the log take what nobody proposes, until it takes nothing any more."""
+    connection = await nats_client.connect(list(nats.urls))
+    stream = connection.jetstream(timeout=PATIENCE)
+    size = MIB // 2
+    while size:
+        try:
+            await stream.publish(log_subject(name), bytes(size))
+        except JetStreamError:
+            size //= 2
+    await connection.close()

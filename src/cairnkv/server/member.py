@@ -29,7 +29,7 @@ from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection, table
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
 from cairnkv.log.quorum.options import ClusterOptions
-from cairnkv.log.quorum.snapshots import Damaged, Snapshot, SnapshotError, Snapshots
+from cairnkv.log.quorum.snapshots import KEPT, Damaged, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
@@ -55,6 +55,10 @@ CLOCK_OFF_MS: Final = 1_000
 
 FILL_MAX: Final = 0.9
 """The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
+
+FULL: Final = 0.99
+"""The part from which on the log counts as full: if no entry gets into it then, there will be no second snapshot
+either, and it is truncated behind the only one."""
 
 SNAPSHOT_ENTRIES: Final = 50_000
 """Entries after which another snapshot is made; the log has up to three times as many."""
@@ -325,24 +329,28 @@ class Member:
 
     async def _keep_snapshots(self) -> None:
         """Make a snapshot when it is time and this node's turn, and truncate the log, for ever."""
-        while True:
+        while self.store.takes_part:
             await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
             try:
                 await self._make_snapshot()
             except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
                 _log.warning("no snapshot was made: %s", error)
+            except Exception:  # a fault of ours, for which there may be none; what it comes to is said as the log fills
+                _log.exception("no snapshot was made")
 
     async def _make_snapshot(self) -> None:
         store, snapshots = self.store, self._snapshots
-        if store.loading or not store.proposer.quorum:
+        stuck = self.stream.fill >= FULL and not store.proposer.quorum
+        if store.loading or not store.takes_part or not (store.proposer.quorum or stuck):
             return
         newest = await snapshots.newest()
         since = store.position - (newest.position if newest is not None else 0)
-        if since >= self._snapshot_entries or (since >= SNAPSHOT_LEAST and self.stream.fill >= SNAPSHOT_FILL):
+        least = 1 if stuck else SNAPSHOT_LEAST
+        if since >= self._snapshot_entries or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
             async with snapshots.turn() as mine:
                 if mine:
                     await self._make_one()
-        floor = await snapshots.floor()
+        floor = await snapshots.floor(1 if stuck else KEPT)
         if floor >= self.stream.first:
             await self.stream.truncate(floor)
 
@@ -436,7 +444,11 @@ class Member:
 
     def _refused(self, reason: str) -> None:
         _log.warning("the log has refused an entry: %s", reason)
-        self.store.proposer.lost(self.store.table)
+        self._look_at_limits(asyncio.get_running_loop().time())
+        if self.store.refuses_growth is not None:
+            self.store.proposer.no_room(self.store.refuses_growth, self.store.table)
+        else:
+            self.store.proposer.lost(self.store.table)
         self._want_pump()
 
     async def _look(self) -> None:

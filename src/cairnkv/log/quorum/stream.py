@@ -21,6 +21,7 @@ from nats.js import JetStreamContext
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, MIB
 from cairnkv.log.quorum import connection, syncing
+from cairnkv.log.quorum.asking import NO_ROOM
 from cairnkv.log.quorum.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, log, note
 from cairnkv.log.quorum.consumption import STREAM_NOT_FOUND, Consumption, Interrupted, PastEnd, Purged, Replaced
 from cairnkv.log.quorum.declaration import (
@@ -435,6 +436,8 @@ class Stream:
             refused("nobody takes what is published: the stream has no leader at present, or is gone")
         elif b'"error"' in message.data:
             error = json.loads(message.data)["error"]
+            if error.get("err_code") in NO_ROOM:
+                self._stream_fill = 1.0  # until it is looked at again
             refused(f"JetStream does not take it: {error.get('description', error)}")
 
     # -- consume -------------------------------------------------------------------------------------------------------
