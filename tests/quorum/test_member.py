@@ -14,9 +14,10 @@ import pytest
 from nats.js.errors import Error as JetStreamError
 
 import cairnkv
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import MIB
 from cairnkv.log.quorum.declaration import log_subject
+from cairnkv.log.quorum.stream import Purged
 from cairnkv.server import member
 from cairnkv.store import wall_clock
 from cairnkv.testing import RunningServer, running_server
@@ -262,3 +263,58 @@ async def filled(nats: Nats, name: str) -> None:
         except JetStreamError:
             size //= 2
     await connection.close()
+
+
+def member_of(server: RunningServer) -> member.Member:
+    """What a running node has."""
+    assert server.server.member is not None
+    return server.server.member
+
+
+def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+    with node("a") as first, client(first) as one:
+        there = member_of(first)
+        apply = there._apply
+        attempts: list[int] = []
+
+        async def purged(batch: list[tuple[int, bytes]]) -> bool:
+            if len(attempts) == 2:
+                monkeypatch.setattr(there, "_apply", apply)
+            raise Purged(7)
+
+        async def taken() -> None:
+            attempts.append(1)
+            if len(attempts) < 3:
+                raise Unavailable("no leader")
+
+        monkeypatch.setattr(there, "_apply", purged)
+        monkeypatch.setattr(there, "_take_snapshot", taken)
+        with contextlib.suppress(cairnkv.CairnError):
+            one.set("k", "v")
+        one.set("k", "w")
+        assert one.get("k") == "w"
+        assert len(attempts) == 3
+
+
+def test_a_node_that_takes_no_part_makes_no_snapshot(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
+    monkeypatch.setattr(member, "SNAPSHOT_LEAST", 1)
+    with node("a") as first, client(first) as one:
+        there = member_of(first)
+        one.set("k", "v")
+        first.call(lambda: there.store.leave("its state is not that of others"))
+        for work in (there._make_snapshot(), there._snapshots.newest()):
+            assert asyncio.run_coroutine_threadsafe(work, first._loop).result(PATIENCE) is None
+
+
+def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        monkeypatch.setattr(member_of(first).stream.nc, "publish", None)
+        with pytest.raises(cairnkv.OutcomeUnknown):
+            one.set("k", "w")
+        assert "fault" in told(first)["stopped"]
+        assert one.local().get("k") == "v"

@@ -29,7 +29,7 @@ from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection, table
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
 from cairnkv.log.quorum.options import ClusterOptions
-from cairnkv.log.quorum.snapshots import KEPT, Damaged, Snapshot, SnapshotError, Snapshots
+from cairnkv.log.quorum.snapshots import KEPT, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
@@ -192,6 +192,7 @@ class Member:
         store.something_proposed = self._want_pump
         store.heard = self._heard
         self.stream.on_broadcast(self._heard_on_channel)
+        self.stream.failed = self._failed
         self.said_on_channel: Callable[[bytes, bytes], object] = _nobody_listens
         """Told what is said on channels at other nodes."""
         store.add_info(self._info)
@@ -230,8 +231,11 @@ class Member:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a fault of cairnkv itself", exc_info=error)
-            self.store.leave(f"a fault of cairnkv itself: {error!r}")
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        _log.error("a fault of cairnkv itself", exc_info=error)
+        self.store.leave(f"a fault of cairnkv itself: {error!r}")
 
     async def _or_fail(self, waited: Coroutine[None, None, bool]) -> None:
         """Wait, but no longer than what is under way goes on."""
@@ -293,7 +297,8 @@ class Member:
     async def _take_snapshot(self) -> None:
         """Begin from a snapshot: the log does not go back to where this node is.
 
-        It stays pinned until this node has caught up with the log. Raises `OptionError` where none is of use.
+        It stays pinned until this node has caught up with the log. Raises `OptionError` where none is of use, and
+        `Unavailable` where that may pass.
         """
         store = self.store
         await self._pin.aclose()
@@ -305,6 +310,9 @@ class Member:
                 await self._pin.enter_async_context(self._snapshots.pinned(snapshot))
                 _log.info("beginning from the snapshot of position %s", f"{snapshot.position:,}")
                 await self._install(snapshot)
+            except (PinsTaken, Unavailable) as error:
+                await self._pin.aclose()
+                raise Unavailable(f"snapshot {snapshot.name} cannot be had at present: {error}") from error
             except (SnapshotError, OSError) as error:
                 await self._pin.aclose()
                 if isinstance(error, Damaged):
@@ -383,7 +391,15 @@ class Member:
                         await self._pin.aclose()
             except Purged:
                 self._caught_up.clear()
-                await self._take_snapshot()
+                try:
+                    await self._take_snapshot()
+                except Unavailable as error:
+                    _log.warning("%s", error)
+                    await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
+                    continue
+                except OptionError as error:
+                    store.leave(str(error))
+                    return
                 target = self.stream.last
                 store.proposer.begin(store.table)
                 store.join()

@@ -118,12 +118,15 @@ class Proposer:
         self._parts: collections.deque[bytes] = collections.deque()  # of a batch that is being sent
         self._parted: Sequence[Proposal] = ()  # what that batch is of
         self._no_room: Failure | None = None  # for writes that are found not to be in the log
+        self._closed: Failure | None = None
 
     # -- what the store says ----------------------------------------------------------------------------------
 
     def propose(self, proposal: Proposal) -> None:
         """Queue a proposal; or fail it at once where it could only wait."""
-        if not self.quorum:
+        if self._closed is not None:
+            proposal.fail(self._closed)
+        elif not self.quorum:
             proposal.fail(_no_quorum())
         elif proposal.weight > PROPOSAL_BYTES_MAX:
             text = f"{proposal.weight:,} bytes in one piece; the log takes {PROPOSAL_BYTES_MAX:,}"
@@ -138,6 +141,11 @@ class Proposer:
             self._queue.append(proposal)
             self._queued_bytes += proposal.weight
 
+    def close(self, failure: Failure) -> None:
+        """Propose nothing more, and fail what waits: nobody will say what comes back."""
+        self._closed = failure
+        self.fail_waiting(failure, under_way=True)
+
     @property
     def waiting(self) -> int:
         """Proposals that are neither carried out nor failed."""
@@ -148,7 +156,7 @@ class Proposer:
     @property
     def has_more(self) -> bool:
         """Whether `entries` would give something now, but for a new epoch, which waits for its time."""
-        if self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
+        if self._closed is not None or self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
             return False
         return bool(self._queue or self._parts)
 
@@ -157,7 +165,7 @@ class Proposer:
 
         now: in seconds, on a clock that only goes on. time: in milliseconds since 1970.
         """
-        if self._wanted:
+        if self._wanted and self._closed is None:
             if self._epoch_sent is None or now - self._epoch_sent >= PROBE_SECONDS:
                 self._epoch_sent = now
                 if self._wanted_since is None:

@@ -85,6 +85,10 @@ _PEERS: Final = (10_005, 10_023, 10_047, 10_074)
 """JetStream's error numbers."""
 
 
+def _log_fault(error: BaseException) -> None:
+    log.error("a fault of cairnkv itself", exc_info=error)
+
+
 @record
 class StreamState:
     """What JetStream says of the stream; `first` > `last` where it is empty. bytes: of what it keeps.
@@ -130,6 +134,8 @@ class Stream:
         self._payload: int | None = None
         self._sync: Sync = "unproven"
         self._sync_unseen: tuple[str, ...] = ()
+        self.failed: Callable[[BaseException], None] = _log_fault
+        """Told of a fault of ours, behind which this is of no use any more."""
         self.trouble: str | None = None
         """What is wrong with JetStream as far as it can be seen without publishing, in words; None: nothing."""
 
@@ -183,7 +189,13 @@ class Stream:
             await connection.close(self._client)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed(error)
 
     async def _stream_there(self) -> StreamState:
         """The stream, which is made if it is not there."""
