@@ -265,6 +265,26 @@ async def filled(nats: Nats, name: str) -> None:
     await connection.close()
 
 
+@pytest.mark.parametrize("others", [("a",), ("a", "c")])
+def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_it(
+    node: Node, others: tuple[str, ...]
+) -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(node(name)) for name in others]
+        one = stack.enter_context(client(servers[0]))
+        with node("b"):
+            one.set("k", "v")
+        with node("b", clock=lambda: wall_clock() + 300_000) as off:
+            with (
+                pytest.raises(cairnkv.CairnError, match="CLOCK"),
+                cairnkv.connect(off.url, timeout=5.0, attempts=1) as other,
+            ):
+                other.set("k", "w")
+            one.set("k", "x")
+            assert told(off)["clock_off_ms"] > 299_000
+            assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
+
+
 def member_of(server: RunningServer) -> member.Member:
     """What a running node has."""
     assert server.server.member is not None

@@ -27,7 +27,7 @@ from cairnkv.errors import OptionError, Unavailable
 from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection, table
-from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
+from cairnkv.log.quorum.entries import HEADER_BYTES, Entry, Kind
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.snapshots import KEPT, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
@@ -49,6 +49,9 @@ table may be behind, and others what its clock says."""
 
 CLOCK_SECONDS: Final = 10.0
 """How long others' clocks are remembered."""
+
+HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
+"""How long a node that joins waits for another's; after that it is alone."""
 
 CLOCK_OFF_MS: Final = 1_000
 """By how much a node's clock may be off from the other nodes' clocks."""
@@ -186,6 +189,7 @@ class Member:
         self._pump_wanted = False
         self._quorum = asyncio.Event()
         self._caught_up = asyncio.Event()
+        self._other_heard = asyncio.Event()
         self._own_sent = 0.0  # when one was published last
         self._told_digest = 0
         self._clock_off = 0
@@ -221,7 +225,16 @@ class Member:
         self._begin(self._look())
         self._begin(self._keep_snapshots())
         await self._or_fail(self._quorum.wait())
+        await self._hear_others()
         self.store.join()
+
+    async def _hear_others(self) -> None:
+        """Know what others' clocks say before log time follows this one, for it never goes back."""
+        if len(self.store.table.rows) > 1:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEAR_SECONDS):
+                    await self._or_fail(self._other_heard.wait())
+        self._look_at_limits(asyncio.get_running_loop().time())
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         """Have something go on as long as this node takes part."""
@@ -438,9 +451,15 @@ class Member:
             await asyncio.sleep(TABLE_PAUSE)
 
     def _heard(self, entry: Entry) -> None:
-        # What is replayed was made when it was made, and says nothing of clocks.
-        if entry.node != self.store.proposer.node and entry.time and self._caught_up.is_set():
-            self._clocks.note(entry.node, self.store.clock() - entry.time, asyncio.get_running_loop().time())
+        if entry.node == self.store.proposer.node or not entry.time:
+            return
+        ahead = self.store.clock() - entry.time
+        if not self._caught_up.is_set() and ahead > 0:
+            return  # what is replayed may be of any age
+        if entry.kind is Kind.EPOCH and not self.store.loading:
+            return  # it may be the other one that is off, who hears so before it says the time again
+        self._clocks.note(entry.node, ahead, asyncio.get_running_loop().time())
+        self._other_heard.set()
 
     # -- proposing --------------------------------------------------------------------------------------------
 
@@ -454,7 +473,9 @@ class Member:
         self._pump_wanted = False
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
-        for data in self.store.proposer.entries(now, 0 if self._clock_off else self.store.clock()):
+        # Before there is a quorum it is an epoch that says the time, which log time does not follow.
+        joining = self.store.loading and self.store.proposer.quorum
+        for data in self.store.proposer.entries(now, 0 if self._clock_off or joining else self.store.clock()):
             self._own_sent = now
             self.stream.publish(data, self._refused)
 
