@@ -338,3 +338,28 @@ def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Node, monkeypatch
             one.set("k", "w")
         assert "fault" in told(first)["stopped"]
         assert one.local().get("k") == "v"
+
+
+def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Node, nats: Nats) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+    name = nats.fresh_name()
+    with pytest.raises(OptionError, match="repair"), node("a", name=name):
+        pass
+    nats.forget(name)
+    with node("a") as first, client(first) as one:
+        assert one.get("k") == "v"
+
+
+def test_a_crash_while_a_table_is_removed_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = member.NodeDirectory(tmp_path)
+    for _ in range(2):
+        directory.table.mkdir()
+        (directory.table / "CURRENT").touch()
+        with monkeypatch.context() as crash:
+            crash.setattr(shutil, "rmtree", lambda path, **_: (path / "CURRENT").unlink(missing_ok=True))
+            with contextlib.suppress(OSError):
+                directory.remove_table()
+        assert not directory.table.exists()
+        directory.remove_table()
+        assert not list(tmp_path.iterdir())

@@ -134,6 +134,14 @@ class NodeDirectory:
         self.table.rename(aside)
         return aside
 
+    def remove_table(self) -> None:
+        """Have no table. A crash meanwhile leaves all of it or none: a part of one could not be opened."""
+        removed = self.path / "table.removed"
+        shutil.rmtree(removed, ignore_errors=True)  # what a crash has left
+        with contextlib.suppress(FileNotFoundError):
+            self.table.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
 
 class Clocks:
     """Whether this node's clock agrees with those of the others, by what their entries say.
@@ -344,7 +352,7 @@ class Member:
         await side.run(shutil.rmtree, fetched, ignore_errors=True)
         await self._snapshots.fetch(snapshot, fetched)
         self.store.reopen(self._new_table())
-        await side.run(shutil.rmtree, directory.table, ignore_errors=True)
+        await side.run(directory.remove_table)
         await side.run(table.install, fetched, directory.table)
         self.store.begin(await asyncio.to_thread(self.store.load))
 
