@@ -13,6 +13,7 @@ import asyncio
 import collections
 import contextlib
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -465,7 +466,9 @@ class Member:
         if not self._caught_up.is_set() and ahead > 0:
             return  # what is replayed may be of any age
         if entry.kind is Kind.EPOCH and not self.store.loading:
-            return  # it may be the other one that is off, who hears so before it says the time again
+            # It may be the other one that is off; so it is told our time before it says its own again.
+            self._own_sent = -math.inf
+            return
         self._clocks.note(entry.node, ahead, asyncio.get_running_loop().time())
         self._other_heard.set()
 
