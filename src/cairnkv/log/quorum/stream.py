@@ -506,7 +506,9 @@ class Stream:
 
     def broadcast(self, data: bytes) -> None:
         """Send a message to the other nodes: once, or not at all."""
-        if self.connected and self._broadcasts < BROADCASTS_MAX:
+        if self._payload is not None and len(data) > self._payload:
+            note(f"a message of {len(data):,} bytes on a channel reaches this node only: NATS takes {self._payload:,}")
+        elif self.connected and self._broadcasts < BROADCASTS_MAX:
             self._broadcasts += 1
             self._outgoing.append((self._channels_subject, data, 0))
             self._more.set()
