@@ -193,6 +193,10 @@ class Server:
                 await member.leave()
                 self.store.close()
                 return False
+        except BaseException:  # cancelled: nobody would end it
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
+            raise
         finally:
             told.cancel()
         await joining
