@@ -41,6 +41,7 @@ def extensions() -> list[Extension]:
         "cairnkv.keyspace.hot_table": "src/cairnkv/keyspace/hot_table.pyx",
         "cairnkv.log.disk.hot_recorder": "src/cairnkv/log/disk/hot_recorder.pyx",
         "cairnkv.store.hot_held": "src/cairnkv/store/hot_held.pyx",
+        "cairnkv.store.hot_digest": "src/cairnkv/store/hot_digest.pyx",
         "cairnkv.store.hot_clock": "src/cairnkv/store/hot_clock.pyx",
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
         "cairnkv.session.article_frames": "src/cairnkv/session/article_frames.pyx",

@@ -14,6 +14,7 @@ COMPILED: Final = (
     "cairnkv.keyspace.hot_table",
     "cairnkv.log.disk.hot_recorder",
     "cairnkv.store.hot_clock",
+    "cairnkv.store.hot_digest",
     "cairnkv.store.hot_held",
     "cairnkv.session.accelerator",
     "cairnkv.session.article_frames",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from cairnkv.installation import compiled
 from cairnkv.store import Store
+from cairnkv.store.replicated import ReplicatedStore
+from cairnkv.store.runs import log_time
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
@@ -19,6 +21,9 @@ def article_accelerator(store: Store) -> "Accelerator | None":
         return None
     from cairnkv.session.article_frames import ArticleAccelerator
 
+    if isinstance(store, ReplicatedStore):
+        store.execute_runs_by(lambda space: ArticleAccelerator(store.keyspaces[space], log_time, store.staging(space)))
+        return None
     accelerator = ArticleAccelerator(store.keyspace, store.clock, store.staging(0))
     store.count_also(accelerator)
     return accelerator
@@ -27,6 +32,8 @@ def article_accelerator(store: Store) -> "Accelerator | None":
 def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
     """Likewise for Redis' wire and a keyspace."""
     if not compiled():
+        return None
+    if isinstance(store, ReplicatedStore):
         return None
     from cairnkv.session.redis_frames import RedisAccelerator
 

@@ -21,7 +21,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
-from cairnkv.keyspace.hot_table cimport HotTable, meet
+from cairnkv.keyspace.hot_table cimport HotTable, end_command, meet
 from cairnkv.store.hot_clock cimport HotClock
 from cairnkv.store.hot_held cimport HeldRun, Mark, held_run
 
@@ -210,7 +210,10 @@ cdef class Accelerator:
                     piece.done += done
                     piece.commands += 1
                     if table.staged:
-                        self._mark(piece)
+                        if table._undoes:
+                            self._mark(piece)
+                        else:
+                            end_command(table)
                 executed = executed or piece.done > 0
                 self.commands += piece.commands
                 piece.replies_size = self._size - piece.replies_at

@@ -68,7 +68,9 @@ from cairnkv.store.items import (
     transaction_of,
 )
 from cairnkv.store.memory import Place
+from cairnkv.store.runs import Gathering, NewExecutor
 from cairnkv.store.store import Loaded, Store, effects_of
+from cairnkv.wire.article import Prefix
 
 _log: Final = logging.getLogger("cairnkv.cluster")
 
@@ -265,6 +267,10 @@ class ReplicatedStore(Store):
         self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
         self._deliver: Deliver | None = None
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
+        self._at_hand = Changes(0, 0)  # of the entry that is carried out
+        self._gathering = Gathering(self._gathered)
+        self._new_executor: NewExecutor | None = None
+        self._executors: dict[int, Prefix] = {}  # by keyspace
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
         super().__init__(log=log, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
@@ -490,7 +496,7 @@ class ReplicatedStore(Store):
     def apply_entry(self, position: int, data: bytes) -> None:
         """Carry out the entry that stands at a position, which is the next one. Raises nothing."""
         assert position == self.position + 1
-        changes = Changes(position, self.digest)
+        changes = self._at_hand = Changes(position, self.digest)
         entry: Entry | None = None
         judged = Judged(counts=False)
         try:
@@ -542,7 +548,7 @@ class ReplicatedStore(Store):
             for item in items(batch):
                 match item.kind:
                     case ItemKind.RUN:
-                        for step in run_of(item):
+                        for step in run_of(item, self._executor(item.space)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
                         self._carry_out_all(transaction_of(item), changes)
@@ -555,6 +561,32 @@ class ReplicatedStore(Store):
                         self._raise_semantics(semantics_of(item), changes)
         except ValueError as error:  # what came before it is carried out; on all nodes alike
             _log.warning("position %d: %s", changes.position, error)
+
+    def execute_runs_by(self, new_executor: NewExecutor) -> None:
+        """Have the compiled hot path carry out what it can of the runs of entries."""
+        self._new_executor = new_executor
+
+    def staging(self, space: int) -> Gathering:  # type: ignore[override]  # what the log has is not staged
+        """Where the hot path hands over what it has done in its turn."""
+        return self._gathering
+
+    def _executor(self, space: int) -> Prefix | None:
+        if self._new_executor is None or space >= SPACES:
+            return None
+        if space not in self._executors:
+            self._executors[space] = self._new_executor(space)
+        return self._executors[space]
+
+    def _gathered(self, effects: list[Effect], groups: list[int]) -> None:
+        """A run of the entry at hand has done this."""
+        from cairnkv.store.hot_digest import digest_of, slots_changed  # there is one: whoever calls is compiled
+
+        changes = self._at_hand
+        changes.effects += effects
+        changes.digest = digest_of(changes.digest, effects, groups)
+        if self._tracked:
+            for slot in slots_changed(effects, self._tracked):
+                self._keep_slot(slot, changes)
 
     def _change(self, step: Step, changes: Changes) -> Reply:
         """Carry out one command that may change something."""
