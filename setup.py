@@ -45,6 +45,7 @@ def extensions() -> list[Extension]:
         "cairnkv.store.hot_clock": "src/cairnkv/store/hot_clock.pyx",
         "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
         "cairnkv.session.article_frames": "src/cairnkv/session/article_frames.pyx",
+        "cairnkv.session.proposing": "src/cairnkv/session/proposing.pyx",
         "cairnkv.session.redis_frames": "src/cairnkv/session/redis_frames.pyx",
         "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
         "cairnkv.client.direct": "src/cairnkv/client/direct.pyx",

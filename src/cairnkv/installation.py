@@ -18,6 +18,7 @@ COMPILED: Final = (
     "cairnkv.store.hot_held",
     "cairnkv.session.accelerator",
     "cairnkv.session.article_frames",
+    "cairnkv.session.proposing",
     "cairnkv.session.redis_frames",
     "cairnkv.server.poller",
     "cairnkv.client.direct",

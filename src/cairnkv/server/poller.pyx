@@ -197,6 +197,8 @@ cdef class Poller:
                         for at in range(begin, count):
                             (<Transport>self._senders[at])._wrong(failed)
                         break
+                if self._accelerator.proposes:
+                    self._called = True  # what is proposed is published in the loop's turn
                 for at in range(begin, end):
                     if self._pieces[at].replies_size:
                         (<Transport>self._senders[at])._take_replies(self._pieces + at)
@@ -399,7 +401,7 @@ cdef class Transport:
         try:
             held = accelerator.hold(piece, behind)
             self._held.append(held)
-            self._held_size += PyBytes_GET_SIZE(held._replies)
+            self._held_size += held._charged
             if held.reply is None:
                 held.on_ready = self._when_released
             else:
@@ -422,14 +424,14 @@ cdef class Transport:
             held = self._held[0]
             if held._parts is None:
                 del self._held[0]
-                self._held_size -= PyBytes_GET_SIZE(held._replies)
+                self._held_size -= held._charged
                 self._send_replies(PyBytes_AS_STRING(held._replies), PyBytes_GET_SIZE(held._replies))
                 return
         released = self._held[:count]
         del self._held[:count]
         pieces = []
         for held in released:
-            self._held_size -= PyBytes_GET_SIZE(held._replies)
+            self._held_size -= held._charged
             for part in held.parts:
                 if type(part) is not bytes:  # a failure, which the protocol knows how to say
                     self._held[:0] = released

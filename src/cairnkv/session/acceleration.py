@@ -22,8 +22,12 @@ def article_accelerator(store: Store) -> "Accelerator | None":
     from cairnkv.session.article_frames import ArticleAccelerator
 
     if isinstance(store, ReplicatedStore):
+        from cairnkv.session.proposing import ProposingAccelerator
+
         store.execute_runs_by(lambda space: ArticleAccelerator(store.keyspaces[space], log_time, store.staging(space)))
-        return None
+        proposing = ProposingAccelerator(store, store.executor(0))
+        store.count_also(proposing)
+        return proposing
     accelerator = ArticleAccelerator(store.keyspace, store.clock, store.staging(0))
     store.count_also(accelerator)
     return accelerator

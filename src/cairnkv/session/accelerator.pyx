@@ -218,6 +218,8 @@ cdef class Accelerator:
                 self.commands += piece.commands
                 piece.replies_size = self._size - piece.replies_at
                 self.at_piece += 1
+                if table.staged and not table._undoes and piece.done < piece.length:
+                    break  # what is left of it stands before the next one in the log
         finally:
             if table.staged:
                 self.writes = 0  # which the log counts itself
@@ -231,6 +233,20 @@ cdef class Accelerator:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
         return 0
+
+    # In a cluster (`proposing`); `_conversation` is the client's.
+
+    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
+        """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
+        return 0
+
+    cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
+        """Write a frame that was scanned as the log has it, which is no longer; how many bytes that is."""
+        return 0
+
+    cdef object left(self, object store, object changes, bytes frame):
+        """Carry out a frame that was scanned the readable way, in its turn; the bytes of the reply."""
+        raise NotImplementedError
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:

@@ -22,7 +22,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, cast
 
 from cairnkv.commands import (
     MISSING,
@@ -118,6 +118,11 @@ class Proposed(Held):
         self._length = length
 
     @property
+    def cost(self) -> int:
+        """One command."""
+        return 1
+
+    @property
     def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand
         """Whether it had its turn, or gets none."""
         return self.reply is not None
@@ -150,10 +155,27 @@ class Proposed(Held):
         self.reply = reply
         self.on_ready()
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
         """It will have no turn, or nobody knows."""
         self.given_up = True
         self.settle(failure)
+
+    def fail_reads(self, failure: Failure) -> None:
+        """If it only reads, it will have no turn."""
+        if not self.items:
+            self.fail(failure)
+
+
+class Turn(Proposal, Protocol):
+    """A proposal that this store can carry out.
+
+    reply: None until it had its turn, or has failed.
+    """
+
+    reply: Reply | None
+
+    def take_turn(self, changes: "Changes") -> None:
+        """Carry it out."""
 
 
 class Blocking(Proposed):
@@ -528,8 +550,7 @@ class ReplicatedStore(Store):
         if entry.kind is not Kind.EPOCH:  # whose proposer may not know yet that its clock is off
             self._shared.advance(entry.time)
         self.heard(entry)
-        for proposal in own:
-            assert isinstance(proposal, Proposed)
+        for proposal in cast("Sequence[Turn]", own):  # nobody proposes anything else
             if judged.batch is None:  # too many parts: it is none for anybody
                 proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
                 continue
@@ -548,7 +569,7 @@ class ReplicatedStore(Store):
             for item in items(batch):
                 match item.kind:
                     case ItemKind.RUN:
-                        for step in run_of(item, self._executor(item.space)):
+                        for step in run_of(item, self.executor(item.space)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
                         self._carry_out_all(transaction_of(item), changes)
@@ -562,6 +583,30 @@ class ReplicatedStore(Store):
         except ValueError as error:  # what came before it is carried out; on all nodes alike
             _log.warning("position %d: %s", changes.position, error)
 
+    # -- runs of the compiled hot path (`cairnkv.session.proposing`) ------------------------------------------
+
+    @property
+    def takes_runs(self) -> bool:
+        """Whether nothing has to be asked of a command before it is proposed."""
+        return (
+            self.proposer.takes
+            and not self.loading
+            and self.stopped is None
+            and self.refuses_writes is None
+            and self.refuses_growth is None
+            and self._memory_limit is None
+            and not (self._breaks_reads or self._breaks_writes)
+        )
+
+    def propose_run(self, run: Turn) -> None:
+        """Have commands carried out in their turn, all in one."""
+        self.proposer.propose(run)
+        self.something_proposed()
+
+    def take_turn(self, step: Step, changes: Changes) -> Reply:
+        """Carry out one command of a run, whose turn it is."""
+        return self._change(step, changes) if step.command.word.writes else self._read_now(step)
+
     def execute_runs_by(self, new_executor: NewExecutor) -> None:
         """Have the compiled hot path carry out what it can of the runs of entries."""
         self._new_executor = new_executor
@@ -570,7 +615,8 @@ class ReplicatedStore(Store):
         """Where the hot path hands over what it has done in its turn."""
         return self._gathering
 
-    def _executor(self, space: int) -> Prefix | None:
+    def executor(self, space: int) -> Prefix | None:
+        """Who carries out frames of the log for a keyspace; None: the readable way."""
         if self._new_executor is None or space >= SPACES:
             return None
         if space not in self._executors:
@@ -824,7 +870,7 @@ class ReplicatedStore(Store):
 
     @property
     def _takes_runs(self) -> bool:
-        return False
+        return True  # it is asked each time: `takes_runs`
 
 
 def _is_for_the_log(command: Command) -> bool:

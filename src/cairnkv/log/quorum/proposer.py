@@ -29,8 +29,9 @@ from cairnkv.log.quorum.proposers import STAGED_MAX, Proposers, epoch_body
 IN_FLIGHT_MAX: Final = 4
 """Entries of a node that are under way at once."""
 
-PROPOSALS_PER_ENTRY: Final = 2_000
-"""Proposals in one entry: to apply it takes some ten milliseconds, in which a node does nothing else."""
+COST_PER_ENTRY: Final = 2_000
+"""Commands in one entry, as the readable way carries them out: to apply it takes some ten milliseconds, in which a node
+does nothing else."""
 
 QUEUED_MAX: Final = 200_000
 """Proposals that wait for an entry."""
@@ -67,11 +68,21 @@ class Proposal(Protocol):
         """Bytes of the items, near enough."""
 
     @property
+    def cost(self) -> int:
+        """How many commands of the readable way it is as much work as."""
+
+    @property
     def given_up(self) -> bool:
         """Whether it has failed: who waited for it was told, whatever becomes of its items."""
 
-    def fail(self, failure: Failure) -> None:
-        """It will not be carried out, or nobody knows: the failure's code says which."""
+    def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
+        """It will not be carried out, or nobody knows: the failure's code says which.
+
+        of_reads: what is said of what only reads; None: the same.
+        """
+
+    def fail_reads(self, failure: Failure) -> None:
+        """What is in it that only reads, and of which nobody awaits a write's outcome first, will not be carried out."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -131,6 +142,11 @@ class Proposer:
             self._queued_bytes += proposal.weight
 
     @property
+    def takes(self) -> bool:
+        """Whether there is quorum, and room for another run of commands."""
+        return self.quorum and len(self._queue) < QUEUED_MAX and self._queued_bytes < QUEUED_BYTES_MAX - MIB
+
+    @property
     def waiting(self) -> int:
         """Proposals that are neither carried out nor failed."""
         return len(self._queue) + len(self._parted) + sum(len(flight.proposals) for flight in self._flights.values())
@@ -177,10 +193,11 @@ class Proposer:
     def _taken(self) -> list[Proposal]:
         """The proposals of the next entry, out of the queue."""
         taken: list[Proposal] = []
-        size = 0
-        while self._queue and len(taken) < PROPOSALS_PER_ENTRY:
+        size = cost = 0
+        while self._queue:
             size += self._queue[0].weight
-            if taken and size > self.room:
+            cost += self._queue[0].cost
+            if taken and (size > self.room or cost > COST_PER_ENTRY):
                 break
             taken.append(self._queue.popleft())
             self._queued_bytes -= taken[-1].weight
@@ -303,8 +320,12 @@ class Proposer:
         unknown = Failure(failures.UNKNOWN, f"{failure.text}, while this was on its way into the log")
         sent = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         for proposal in [*sent, *self._parted]:
-            if not proposal.given_up and (under_way or not proposal.items):
-                proposal.fail(unknown if proposal.items else failure)
+            if proposal.given_up:
+                continue
+            if under_way:
+                proposal.fail(unknown if proposal.items else failure, failure)
+            else:
+                proposal.fail_reads(failure)
         for proposal in queued:
             proposal.fail(failure)
 

@@ -55,6 +55,7 @@ from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simpl
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
 
 _log: Final = logging.getLogger("cairnkv.session")
 
@@ -248,6 +249,10 @@ class RedisConversation:
         if failure.code is failures.BUSY:
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
+
+    def said(self, run: "HeldRun") -> None:
+        """Commands of the client are on their way past this."""
+        self.own_writes.note_run(run)
 
     def carry_out(self) -> "Accelerator | None":
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
