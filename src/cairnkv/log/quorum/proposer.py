@@ -1,7 +1,8 @@
 """How a node has its own proposals logged: in which entries, and what became of those that nobody has seen. Sans-IO.
 
-Proposals wait in a queue. Up to `IN_FLIGHT_MAX` entries are under way; below that the next is made at once of all that
-waits, so the slower the log, the more commands share an entry. A read is a proposal without items: it rides in the next
+Proposals wait in a queue. Up to `IN_FLIGHT_MAX` entries are under way; below that the next is made of all that waits
+once that is as much as all that is under way: at once where little is, and the slower the log and the more clients, the
+more commands share an entry, which costs three servers a sync each, however small it is. A read is a proposal without items: it rides in the next
 entry that is published after it came, or in an empty one, and is carried out when that has come back, so it sees
 everything that was acknowledged before it came.
 
@@ -91,6 +92,7 @@ class _Flight:
 
     proposals: Sequence[Proposal]
     sent: float
+    cost: int
 
 
 class Proposer:
@@ -117,7 +119,7 @@ class Proposer:
         self._newest = 0  # the latest that this process has wanted
         self._stranger = b"", 0  # another process that has begun an epoch of this node, and how many
         self._queue: collections.deque[Proposal] = collections.deque()
-        self._queued_bytes = 0
+        self._queued_bytes = self._queued_cost = 0
         self._flights: dict[int, _Flight] = {}  # by number, oldest first
         self._parts: collections.deque[bytes] = collections.deque()  # of a batch that is being sent
         self._parted: Sequence[Proposal] = ()  # what that batch is of
@@ -140,6 +142,7 @@ class Proposer:
         else:
             self._queue.append(proposal)
             self._queued_bytes += proposal.weight
+            self._queued_cost += proposal.cost
 
     @property
     def takes(self) -> bool:
@@ -158,7 +161,9 @@ class Proposer:
         """Whether `entries` would give something now, but for a new epoch, which waits for its time."""
         if self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
             return False
-        return bool(self._queue or self._parts)
+        if self._parts:
+            return True
+        return bool(self._queue) and self._queued_cost >= sum(flight.cost for flight in self._flights.values())
 
     def entries(self, now: float, time: int) -> Iterator[bytes]:
         """The entries to publish, in this order.
@@ -201,11 +206,12 @@ class Proposer:
                 break
             taken.append(self._queue.popleft())
             self._queued_bytes -= taken[-1].weight
+            self._queued_cost -= taken[-1].cost
         return taken
 
     def _sent(self, kind: Kind, body: bytes, proposals: Sequence[Proposal], now: float, time: int) -> bytes:
         self._number += 1
-        self._flights[self._number] = _Flight(proposals, now)
+        self._flights[self._number] = _Flight(proposals, now, sum(proposal.cost for proposal in proposals))
         return Entry(kind, self.node, self._epoch, self._number, time, body, self.semantics).packed()
 
     # -- what comes back --------------------------------------------------------------------------------------
@@ -274,6 +280,7 @@ class Proposer:
         self._parted = ()
         self._queue.extendleft(reversed(again))
         self._queued_bytes += sum(proposal.weight for proposal in again)
+        self._queued_cost += sum(proposal.cost for proposal in again)
 
     def _stranger_came(self, nonce: bytes, table: Proposers) -> None:
         """An earlier life's epoch was late, or somebody else is this node: what is under way will not count."""
@@ -316,7 +323,7 @@ class Proposer:
         What is under way stays where it is: if it comes, it is carried out as on all nodes.
         """
         queued, self._queue = self._queue, collections.deque()
-        self._queued_bytes = 0
+        self._queued_bytes = self._queued_cost = 0
         unknown = Failure(failures.UNKNOWN, f"{failure.text}, while this was on its way into the log")
         sent = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         for proposal in [*sent, *self._parted]:

@@ -1,0 +1,344 @@
+"""What the compiled hot path of a cluster's node brings to the log, and answers, is what the readable way does.
+
+Two clusters in one thread are told the same by their clients: one node of the first goes the readable way with every
+command, that of the second proposes runs of bytes. Other nodes follow, compiled or not, and every position is held
+against what the others have there.
+"""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import Clear, Count, Get, GetMany, Incr, Ping, Set, SetMany
+from cairnkv.commands.vocabulary import Command
+from cairnkv.session import Session, Surroundings, article_accelerator
+from cairnkv.session.accelerator import Accelerator
+from cairnkv.wire import write_command
+from cairnkv.wire.article import CommandFlag, Response, ResponseDecoder, Width
+from tests.session.test_accelerator import compiled_only
+from tests.support.lives import lively_frame, lively_redis
+from tests.support.simulated import Cluster
+from tests.support.twins import WithoutAccelerators
+
+pytestmark = compiled_only
+
+
+@pytest.fixture(autouse=True)
+def compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where CAIRNKV_PURE keeps it out of use."""
+    monkeypatch.setattr("cairnkv.session.acceleration.compiled", lambda: True)
+
+
+class Clients:
+    """Clients of the first node of a cluster, which others follow."""
+
+    def __init__(self, count: int, *, compiled: bool, width: Width | None = 2, room: int = 400) -> None:
+        self.cluster = Cluster(3, room=room)
+        self.node = self.cluster.nodes[0]
+        store = self.node.running
+        self.accelerator: Accelerator | None = article_accelerator(store) if compiled else None
+        if compiled:
+            article_accelerator(self.cluster.nodes[1].running)  # the third goes the readable way
+        surroundings = Surroundings(store) if compiled else WithoutAccelerators(store)
+        self.sessions = [
+            Session(store, wake=lambda: None, width=width, accelerator=self.accelerator, surroundings=surroundings)
+            for _ in range(count)
+        ]
+        self.heard = [b""] * count
+        self.cluster.settle()
+        assert not store.loading
+
+    def say(self, client: int, data: bytes) -> None:
+        """A client says something, and is told what is due."""
+        session = self.sessions[client]
+        session.receive(data)
+        self.turn(client)
+
+    def turn(self, client: int) -> None:
+        """Let its session go on."""
+        session = self.sessions[client]
+        session.advance()
+        self.heard[client] += b"".join(session.output())
+        while session.runnable:
+            session.advance()
+            self.heard[client] += b"".join(session.output())
+
+    def deliver(self) -> None:
+        """Let everything that is on its way come, at this moment."""
+        for _ in range(10_000):
+            self.node.pump()
+            while self.cluster.flying:
+                self.cluster.arrive()
+            for node in self.cluster.nodes:
+                node.follow(1_000)
+            for client in range(len(self.sessions)):
+                self.turn(client)
+            if not self.node.running.proposer.waiting:
+                return
+        raise AssertionError("it does not come to rest")
+
+    def lose_quorum(self, seconds: float) -> None:
+        """Let time go on while nothing comes."""
+        until = self.cluster.now + seconds
+        while self.cluster.now < until:
+            self.cluster.now += 0.1
+            self.node.tick()
+            self.cluster.flying[:] = self.cluster.flying[:4]
+        for client in range(len(self.sessions)):
+            self.turn(client)
+
+
+def twins(count: int, *, width: Width | None = 2, room: int = 400) -> tuple[Clients, Clients]:
+    """The same clients of two clusters."""
+    return (
+        Clients(count, compiled=False, width=width, room=room),
+        Clients(count, compiled=True, width=width, room=room),
+    )
+
+
+def agree(plain: Clients, swift: Clients) -> None:
+    """Assert that both have said the same and are in the same state."""
+    assert plain.heard == swift.heard
+    for one, other in zip(plain.sessions, swift.sessions, strict=True):
+        assert one.state is other.state
+        assert one.consumed == other.consumed
+        assert one.buffered == other.buffered
+    stores = plain.node.running, swift.node.running
+    assert stores[0].digest == stores[1].digest
+    assert stores[0]._shared.now == stores[1]._shared.now
+    for spaces in zip(*(store.keyspaces for store in stores), strict=True):
+        spaces[1].check()
+        assert sorted(spaces[0]._table) == sorted(spaces[1]._table)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.sampled_from([100, 400, 100_000]))
+def test_a_life_of_clients(seed: int, width: Width, room: int) -> None:
+    chance = random.Random(seed)
+    both = twins(3, width=width, room=room)
+    for _ in range(4):
+        forward = chance.random() * 2
+        for clients in both:
+            clients.cluster.now += forward
+        for _ in range(chance.randrange(5)):
+            client = chance.randrange(3)
+            said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(30)))
+            cuts = sorted(chance.randrange(len(said) + 1) for _ in range(chance.randrange(3)))
+            for begin, end in zip([0, *cuts], [*cuts, len(said)], strict=True):
+                for clients in both:
+                    clients.say(client, said[begin:end])
+        for clients in both:
+            clients.deliver()
+        agree(*both)
+
+
+def test_most_of_a_life_is_proposed_as_runs() -> None:
+    clients = Clients(1, compiled=True, room=100_000)
+    clients.say(0, frames(*[Set(b"%d" % n, b"x") for n in range(100)], *[Get(b"%d" % n) for n in range(100)]))
+    clients.deliver()
+    assert clients.accelerator is not None
+    assert clients.accelerator.commands == 200
+    assert clients.node.running.proposer.waiting == 0
+    assert len(responses(clients.heard[0])) == 200
+
+
+def responses(data: bytes) -> list[Response]:
+    decoder = ResponseDecoder()
+    decoder.feed(data)
+    return list(iter(decoder.next, None))
+
+
+def frames(*commands: Command, flags: int = 0) -> bytes:
+    return b"".join(write_command(command, flags=flags) for command in commands)
+
+
+def said(clients: Clients, client: int = 0) -> Iterator[tuple[bool, bytes]]:
+    return ((response.ok, response.payload) for response in responses(clients.heard[client]))
+
+
+def codes(clients: Clients, client: int = 0) -> list[str]:
+    """The replies, failures by their codes."""
+    return [payload.decode() if success else payload.split()[0].decode() for success, payload in said(clients, client)]
+
+
+def test_buckets_that_split_in_the_middle_of_a_run() -> None:
+    both = twins(2, room=100_000)
+    for clients in both:
+        clients.say(0, frames(*(Set(b"%d" % n, b"%d" % n) for n in range(2_000))))
+        clients.say(1, frames(*(Get(b"%d" % n) for n in range(2_000))))
+        clients.deliver()
+        clients.say(0, frames(*(Clear(b"%d" % n) for n in range(2_000)), Count()))
+        clients.deliver()
+    agree(*both)
+
+
+def test_replies_that_are_longer_than_the_room_for_them() -> None:
+    both = twins(1, room=1_000_000)
+    for clients in both:
+        clients.say(0, frames(*(Set(b"%d" % n, bytes([n]) * 300_000) for n in range(9))))
+        clients.deliver()
+        clients.say(0, frames(*[Get(b"%d" % n) for n in range(9)], GetMany(tuple(b"%d" % n for n in range(9)))))
+        clients.deliver()
+    agree(*both)
+
+
+def test_what_the_hot_path_leaves_in_a_turn_is_answered_in_its_place() -> None:
+    both = twins(2)
+    for clients in both:
+        clients.say(0, frames(Set(b"a", b"text"), Incr(b"a", 1), Get(b"a"), Set(b"n", b"9" * 18), Incr(b"n", 1)))
+        clients.say(
+            0, frames(Incr(b"n", 9 * 10**18), SetMany(0, ((b"k", b"1"), (b"l", b"2"), (b"k", b"3"))), Get(b"k"))
+        )
+        clients.say(1, frames(Ping(b"now"), Count()))
+        clients.deliver()
+    agree(*both)
+
+
+def test_a_client_reads_its_own_writes_locally() -> None:
+    clients = Clients(2, compiled=True)
+    clients.say(0, frames(Set(b"k", b"1")))
+    clients.deliver()
+    clients.say(0, frames(Set(b"k", b"2")))
+    clients.say(0, frames(Get(b"k"), flags=CommandFlag.LOCAL_READ))
+    clients.say(1, frames(Get(b"k"), flags=CommandFlag.LOCAL_READ))
+    assert codes(clients, 1) == ["1"]
+    clients.deliver()
+    assert codes(clients) == ["OK", "OK", "2"]
+
+
+class TestFailures:
+    def test_an_entry_that_is_lost_is_carried_out_once(self) -> None:
+        both = twins(1, room=10_000)
+        for clients in both:
+            clients.say(0, frames(Incr(b"n", 1), Get(b"n"), Incr(b"n", 1), Set(b"k", b"v")))
+            clients.node.pump()
+            assert clients.cluster.flying
+            while clients.cluster.flying:
+                clients.cluster.refuse()
+            clients.cluster.settle()
+            clients.turn(0)
+            assert codes(clients) == ["1", "1", "2", "OK"]
+
+    def test_without_quorum_nothing_is_proposed(self) -> None:
+        both = twins(1)
+        for clients in both:
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.node.pump()
+            clients.cluster.flying.clear()
+            clients.lose_quorum(6)
+            clients.say(0, frames(Set(b"k", b"2"), Get(b"k"), Ping(b"")))
+            clients.lose_quorum(12)
+        assert codes(both[0]) == ["UNKNOWN", "NOQUORUM", "NOQUORUM", "PONG"]
+        assert codes(both[1]) == codes(both[0])
+
+    def test_what_waits_when_the_majority_goes(self) -> None:
+        """Writes that are on their way fail as nobody knows, what only reads as not executed."""
+        both = twins(2, room=10_000)
+        for clients in both:
+            clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
+            clients.node.pump()
+            clients.say(1, frames(Get(b"k")))
+            clients.cluster.flying.clear()
+            clients.lose_quorum(6)
+            assert codes(clients, 0) == []
+            assert codes(clients, 1) == ["NOQUORUM"]
+            clients.lose_quorum(12)
+            assert codes(clients, 0) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+
+    def test_an_entry_that_comes_after_all(self) -> None:
+        """It counts, as on all nodes; and whoever was told that nobody knows is told nothing more."""
+        clients = Clients(1, compiled=True, room=10_000)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 5)))
+        clients.node.pump()
+        clients.lose_quorum(16)
+        assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+        clients.cluster.settle()
+        clients.turn(0)
+        assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+        assert clients.node.running.keyspace.get(b"n") == b"5"
+        clients.say(0, frames(Get(b"k"), Incr(b"n", 1)))
+        clients.deliver()
+        assert codes(clients)[3:] == ["1", "6"]
+
+    def test_a_client_that_has_gone(self) -> None:
+        clients = Clients(1, compiled=True)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        clients.sessions[0].lost()
+        clients.deliver()
+        assert clients.node.running.keyspace.get(b"k") == b"1"
+
+    def test_a_node_that_leaves(self) -> None:
+        clients = Clients(1, compiled=True)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        clients.node.pump()
+        clients.node.running.leave("it was told to")
+        clients.turn(0)
+        assert codes(clients) == ["UNKNOWN", "STOPPED"]
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        assert codes(clients)[2:] == ["STOPPED", "STOPPED"]
+
+    @given(st.integers(0, 2**32))
+    def test_each_command_is_answered_once(self, seed: int) -> None:
+        """Whatever is lost, comes late or twice."""
+        chance = random.Random(seed)
+        clients = Clients(3, compiled=True, room=chance.choice([100, 100_000]))
+        expected = [0, 0, 0]
+        flying = clients.cluster.flying
+        for _ in range(30):
+            client = chance.randrange(3)
+            some = [chance.choice([Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1), Count()]) for _ in range(6)]
+            expected[client] += len(some)
+            clients.say(client, frames(*some))
+            clients.node.pump()
+            clients.cluster.now += chance.choice([0, 0, 1, 6])
+            clients.node.tick()
+            for _ in range(chance.randrange(4)):
+                if flying:
+                    at = chance.randrange(len(flying))
+                    what = chance.random()
+                    if what < 0.5:
+                        clients.cluster.arrive(0, again=chance.random() < 0.1)
+                    elif what < 0.7:
+                        clients.cluster.lose(at)
+                    elif what < 0.9:
+                        clients.cluster.refuse(at)
+            clients.node.follow(chance.randrange(4))
+        clients.cluster.settle()
+        for _ in range(100):
+            for client in range(3):
+                clients.turn(client)
+            clients.cluster.settle()
+        assert [len(list(said(clients, client))) for client in range(3)] == expected
+
+
+def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
+    """While writes are refused, each is told why."""
+    from cairnkv.commands import Failure, failures
+
+    both = twins(1)
+    for clients in both:
+        clients.node.running.refuses_growth = Failure(failures.LOGFULL, "the log is full")
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Clear(b"k")))
+        clients.deliver()
+        assert codes(clients)[0] == "LOGFULL"
+    agree(*both)
+
+
+@given(st.integers(0, 2**32))
+def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
+    chance = random.Random(seed)
+    both = twins(2, width=None, room=1_000)
+    for _ in range(3):
+        forward = chance.random() * 2
+        for clients in both:
+            clients.cluster.now += forward
+        for _ in range(chance.randrange(5)):
+            client = chance.randrange(2)
+            text = b"".join(lively_redis(chance) for _ in range(chance.randrange(30)))
+            for clients in both:
+                clients.say(client, text)
+        for clients in both:
+            clients.deliver()
+        agree(*both)
