@@ -2,9 +2,9 @@
 
 Proposals wait in a queue. Up to `IN_FLIGHT_MAX` entries are under way; below that the next is made of all that waits
 once that is as much as all that is under way: at once where little is, and the slower the log and the more clients, the
-more commands share an entry, which costs three servers a sync each, however small it is. A read is a proposal without items: it rides in the next
-entry that is published after it came, or in an empty one, and is carried out when that has come back, so it sees
-everything that was acknowledged before it came.
+more commands share an entry, which costs three servers a sync each, however small it is. A read is a proposal without
+items: it rides in the next entry that is published after it came, or in an empty one, and is carried out when that has
+come back, so it sees everything that was acknowledged before it came.
 
     propose → queue → entries → (NATS) → came → carried out
                  ↑                  |
@@ -83,7 +83,7 @@ class Proposal(Protocol):
         """
 
     def fail_reads(self, failure: Failure) -> None:
-        """What is in it that only reads, and of which nobody awaits a write's outcome first, will not be carried out."""
+        """What is in it of clients that only read will not be carried out."""
 
 
 @dataclasses.dataclass(slots=True)
