@@ -536,6 +536,8 @@ class ReplicatedStore(Store):
         if self.proposer.taken_over:
             self.leave("another process takes part as this node: its directory was copied, or is used twice")
             return
+        if self.stopped is not None:
+            return  # its table stays as it was before
         self.position, self.digest = position, changes.digest
         self._keep(entry, changes)
         if position % DIGEST_ENTRIES == 0:

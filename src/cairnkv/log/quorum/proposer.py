@@ -1,10 +1,10 @@
 """How a node has its own proposals logged: in which entries, and what became of those that nobody has seen. Sans-IO.
 
 Proposals wait in a queue. Up to `IN_FLIGHT_MAX` entries are under way; below that the next is made of all that waits
-once that is as much as all that is under way: at once where little is, and the slower the log and the more clients, the
-more commands share an entry, which costs three servers a sync each, however small it is. A read is a proposal without
-items: it rides in the next entry that is published after it came, or in an empty one, and is carried out when that has
-come back, so it sees everything that was acknowledged before it came.
+once that is as much as the largest of these: at once where little is under way, and the slower the log and the more
+clients, the more commands share an entry, which costs each server a sync, however small it is. A read is a proposal
+without items: it rides in the next entry that is published after it came, or in an empty one, and is carried out when
+that has come back, so it sees everything that was acknowledged before it came.
 
     propose → queue → entries → (NATS) → came → carried out
                  ↑                  |
@@ -163,7 +163,9 @@ class Proposer:
             return False
         if self._parts:
             return True
-        return bool(self._queue) and self._queued_cost >= sum(flight.cost for flight in self._flights.values())
+        return bool(self._queue) and self._queued_cost >= max(
+            (flight.cost for flight in self._flights.values()), default=0
+        )
 
     def entries(self, now: float, time: int) -> Iterator[bytes]:
         """The entries to publish, in this order.
