@@ -202,7 +202,6 @@ cdef class ProposingAccelerator(Accelerator):
         """executor: carries out, in their turn, frames of the wire that this is for."""
         self._store = store
         self._executor = executor
-        self._staging = executor._staging
         self._table = executor._table
         self.proposes = True
 
