@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import Clear, Count, Get, GetMany, Incr, Ping, Set, SetMany
+from cairnkv.commands import BY_NAME, Clear, ClearMany, Count, Get, GetMany, Incr, Ping, Set, SetMany
 from cairnkv.commands.vocabulary import Command
+from cairnkv.log.quorum.entries import Item, ItemKind, items, parsed
 from cairnkv.session import Session, Surroundings, article_accelerator
 from cairnkv.session.accelerator import Accelerator
 from cairnkv.wire import write_command
 from cairnkv.wire.article import CommandFlag, Response, ResponseDecoder, Width
 from tests.session.test_accelerator import compiled_only
 from tests.support.lives import lively_frame, lively_redis
+from tests.support.resp import request
 from tests.support.simulated import Cluster
 from tests.support.twins import WithoutAccelerators
 
@@ -42,7 +44,7 @@ class Clients:
         self.accelerator: Accelerator | None = article_accelerator(store) if compiled else None
         if compiled:
             article_accelerator(self.cluster.nodes[1].running)  # the third goes the readable way
-        surroundings = Surroundings(store) if compiled else WithoutAccelerators(store)
+        self.surroundings = surroundings = Surroundings(store) if compiled else WithoutAccelerators(store)
         self.sessions = [
             Session(store, wake=lambda: None, width=width, accelerator=self.accelerator, surroundings=surroundings)
             for _ in range(count)
@@ -342,3 +344,44 @@ def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
         for clients in both:
             clients.deliver()
         agree(*both)
+
+
+def resp(*commands: tuple[bytes, ...]) -> bytes:
+    return b"".join(request(*command) for command in commands)
+
+
+def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
+    from cairnkv.session.redis_frames import LOGGED
+
+    assert {name: BY_NAME[name].number for name in LOGGED} == LOGGED
+    clients = Clients(1, compiled=True, width=None, room=100_000)
+    clients.say(0, resp((b"SELECT", b"3"), (b"set", b"k", b"v"), (b"INCR", b"n"), (b"DEL", b"a", b"k", b"k")))
+    clients.deliver()
+    (body,) = (parsed(data).body for data in clients.cluster.stream if b"k" in parsed(data).body)
+    assert list(items(body)) == [
+        Item(ItemKind.RUN, 3, frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k"))))
+    ]
+    assert clients.heard[0] == b"+OK\r\n+OK\r\n:1\r\n:1\r\n"
+
+
+def test_what_is_left_of_redis_commands_is_answered_in_its_place() -> None:
+    both = twins(2, width=None, room=100_000)
+    for clients in both:
+        clients.say(0, resp((b"SET", b"a", b"text"), (b"INCR", b"a"), (b"MGET", b"a", b"b"), (b"GET", b"a")))
+        clients.say(1, resp(*((b"SET", b"%d" % n, b"x" * 3_000) for n in range(1_000))))
+        clients.deliver()
+        clients.say(1, resp((b"MGET", *(b"%d" % n for n in range(100))), *((b"DEL", b"%d" % n) for n in range(1_000))))
+        clients.say(0, resp((b"READONLY",), (b"INCR", b"n"), (b"GET", b"n"), (b"PING",)))
+        clients.deliver()
+    agree(*both)
+
+
+def test_a_majority_that_goes_is_told_on_redis_wire() -> None:
+    for clients in twins(1, width=None, room=10_000):
+        clients.say(0, resp((b"SET", b"k", b"1"), (b"GET", b"k")))
+        clients.node.pump()
+        clients.cluster.flying.clear()
+        clients.lose_quorum(18)
+        unknown, no_quorum = clients.heard[0].splitlines()
+        assert b"UNKNOWN" in unknown
+        assert no_quorum.startswith(b"-CLUSTERDOWN")

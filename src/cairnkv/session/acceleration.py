@@ -12,6 +12,7 @@ from cairnkv.store.runs import log_time
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.wire.article import Prefix
 
 
 def article_accelerator(store: Store) -> "Accelerator | None":
@@ -22,12 +23,8 @@ def article_accelerator(store: Store) -> "Accelerator | None":
     from cairnkv.session.article_frames import ArticleAccelerator
 
     if isinstance(store, ReplicatedStore):
-        from cairnkv.session.proposing import ProposingAccelerator
-
         store.execute_runs_by(lambda space: ArticleAccelerator(store.keyspaces[space], log_time, store.staging(space)))
-        proposing = ProposingAccelerator(store, store.executor(0))
-        store.count_also(proposing)
-        return proposing
+        return _proposing(store, store.executor(0))
     accelerator = ArticleAccelerator(store.keyspace, store.clock, store.staging(0))
     store.count_also(accelerator)
     return accelerator
@@ -37,10 +34,20 @@ def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
     """Likewise for Redis' wire and a keyspace."""
     if not compiled():
         return None
-    if isinstance(store, ReplicatedStore):
-        return None
     from cairnkv.session.redis_frames import RedisAccelerator
 
+    if isinstance(store, ReplicatedStore):
+        return _proposing(store, RedisAccelerator(store.keyspaces[space], log_time, store.staging(space)))
+
     accelerator = RedisAccelerator(store.keyspaces[space], store.clock, store.staging(space))
+    store.count_also(accelerator)
+    return accelerator
+
+
+def _proposing(store: ReplicatedStore, executor: "Prefix | None") -> "Accelerator":
+    """One that brings commands to the log, for an executor to carry out in their turn."""
+    from cairnkv.session.proposing import ProposingAccelerator
+
+    accelerator = ProposingAccelerator(store, executor)
     store.count_also(accelerator)
     return accelerator

@@ -47,7 +47,7 @@ cdef class Accelerator:
     cdef Conversation *_conversation
     cdef Py_ssize_t _room_end  # where the replies to this piece have to end
     cdef public bint off
-    cdef bint proposes  # whether commands are only brought to a log here, and have their turn later
+    cdef readonly bint proposes  # whether commands are only brought to a log here, and have their turn later
     cdef object _staging
     cdef Mark *_marks
     cdef int _marks_count, _marks_room

@@ -8,6 +8,7 @@ class Accelerator:
     commands: int
     writes: int
     off: bool
+    proposes: bool
     def __init__(self, keyspace: Keyspace, clock: Clock, staging: Staging | Gathering | None = None) -> None: ...
     def run(
         self,
