@@ -15,15 +15,11 @@ from hypothesis import strategies as st
 from cairnkv.commands import BY_NAME, Clear, ClearMany, Count, Get, GetMany, Incr, Ping, Set, SetMany
 from cairnkv.commands.vocabulary import Command
 from cairnkv.log.quorum.entries import Item, ItemKind, items, parsed
-from cairnkv.session import Session, Surroundings, article_accelerator
-from cairnkv.session.accelerator import Accelerator
 from cairnkv.wire import write_command
 from cairnkv.wire.article import CommandFlag, Response, ResponseDecoder, Width
 from tests.session.test_accelerator import compiled_only
-from tests.support.lives import lively_frame, lively_redis
+from tests.support.cluster_twins import Clients, agree, live, twins
 from tests.support.resp import request
-from tests.support.simulated import Cluster
-from tests.support.twins import WithoutAccelerators
 
 pytestmark = compiled_only
 
@@ -34,106 +30,20 @@ def compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnkv.session.acceleration.compiled", lambda: True)
 
 
-class Clients:
-    """Clients of the first node of a cluster, which others follow."""
-
-    def __init__(self, count: int, *, compiled: bool, width: Width | None = 2, room: int = 400) -> None:
-        self.cluster = Cluster(3, room=room)
-        self.node = self.cluster.nodes[0]
-        store = self.node.running
-        self.accelerator: Accelerator | None = article_accelerator(store) if compiled else None
-        if compiled:
-            article_accelerator(self.cluster.nodes[1].running)  # the third goes the readable way
-        self.surroundings = surroundings = Surroundings(store) if compiled else WithoutAccelerators(store)
-        self.sessions = [
-            Session(store, wake=lambda: None, width=width, accelerator=self.accelerator, surroundings=surroundings)
-            for _ in range(count)
-        ]
-        self.heard = [b""] * count
-        self.cluster.settle()
-        assert not store.loading
-
-    def say(self, client: int, data: bytes) -> None:
-        """A client says something, and is told what is due."""
-        session = self.sessions[client]
-        session.receive(data)
-        self.turn(client)
-
-    def turn(self, client: int) -> None:
-        """Let its session go on."""
-        session = self.sessions[client]
-        session.advance()
-        self.heard[client] += b"".join(session.output())
-        while session.runnable:
-            session.advance()
-            self.heard[client] += b"".join(session.output())
-
-    def deliver(self) -> None:
-        """Let everything that is on its way come, at this moment."""
-        for _ in range(10_000):
-            self.node.pump()
-            while self.cluster.flying:
-                self.cluster.arrive()
-            for node in self.cluster.nodes:
-                node.follow(1_000)
-            for client in range(len(self.sessions)):
-                self.turn(client)
-            if not self.node.running.proposer.waiting:
-                return
-        raise AssertionError("it does not come to rest")
-
-    def lose_quorum(self, seconds: float) -> None:
-        """Let time go on while nothing comes."""
-        until = self.cluster.now + seconds
-        while self.cluster.now < until:
-            self.cluster.now += 0.1
-            self.node.tick()
-            self.cluster.flying[:] = self.cluster.flying[:4]
-        for client in range(len(self.sessions)):
-            self.turn(client)
-
-
-def twins(count: int, *, width: Width | None = 2, room: int = 400) -> tuple[Clients, Clients]:
-    """The same clients of two clusters."""
-    return (
-        Clients(count, compiled=False, width=width, room=room),
-        Clients(count, compiled=True, width=width, room=room),
-    )
-
-
-def agree(plain: Clients, swift: Clients) -> None:
-    """Assert that both have said the same and are in the same state."""
-    assert plain.heard == swift.heard
-    for one, other in zip(plain.sessions, swift.sessions, strict=True):
-        assert one.state is other.state
-        assert one.consumed == other.consumed
-        assert one.buffered == other.buffered
-    stores = plain.node.running, swift.node.running
-    assert stores[0].digest == stores[1].digest
-    assert stores[0]._shared.now == stores[1]._shared.now
-    for spaces in zip(*(store.keyspaces for store in stores), strict=True):
-        spaces[1].check()
-        assert sorted(spaces[0]._table) == sorted(spaces[1]._table)
-
-
 @given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.sampled_from([100, 400, 100_000]))
 def test_a_life_of_clients(seed: int, width: Width, room: int) -> None:
     chance = random.Random(seed)
     both = twins(3, width=width, room=room)
     for _ in range(4):
-        forward = chance.random() * 2
-        for clients in both:
-            clients.cluster.now += forward
-        for _ in range(chance.randrange(5)):
-            client = chance.randrange(3)
-            said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(30)))
-            cuts = sorted(chance.randrange(len(said) + 1) for _ in range(chance.randrange(3)))
-            for begin, end in zip([0, *cuts], [*cuts, len(said)], strict=True):
-                for clients in both:
-                    clients.say(client, said[begin:end])
-        for clients in both:
-            clients.deliver()
-        agree(*both)
+        live(both, chance, width, on_redis=False)
+
+
+@given(st.integers(0, 2**32))
+def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
+    chance = random.Random(seed)
+    both = twins(2, width=None, room=1_000)
+    for _ in range(3):
+        live(both, chance, 2, on_redis=True)
 
 
 def test_most_of_a_life_is_proposed_as_runs() -> None:
@@ -326,24 +236,6 @@ def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
         clients.deliver()
         assert codes(clients)[0] == "LOGFULL"
     agree(*both)
-
-
-@given(st.integers(0, 2**32))
-def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
-    chance = random.Random(seed)
-    both = twins(2, width=None, room=1_000)
-    for _ in range(3):
-        forward = chance.random() * 2
-        for clients in both:
-            clients.cluster.now += forward
-        for _ in range(chance.randrange(5)):
-            client = chance.randrange(2)
-            text = b"".join(lively_redis(chance) for _ in range(chance.randrange(30)))
-            for clients in both:
-                clients.say(client, text)
-        for clients in both:
-            clients.deliver()
-        agree(*both)
 
 
 def resp(*commands: tuple[bytes, ...]) -> bytes:
