@@ -519,7 +519,7 @@ class ReplicatedStore(Store):
     # -- what the log says ------------------------------------------------------------------------------------
 
     def apply_entry(self, position: int, data: bytes) -> None:
-        """Carry out the entry that stands at a position, which is the next one, while `takes_entries`. Raises nothing."""
+        """Carry out the entry at a position, which is the next one, while `takes_entries`. Raises nothing."""
         assert position == self.position + 1
         assert self._owed is None, "only while `takes_entries`"
         changes = self._at_hand = Changes(position, self.digest)
