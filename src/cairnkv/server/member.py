@@ -71,6 +71,7 @@ SNAPSHOT_FILL: Final = 0.3
 """The part of the log's room beyond which one is made sooner, if there are `SNAPSHOT_LEAST` entries more."""
 
 SNAPSHOT_LEAST: Final = 100
+"""Entries at least: what else fills the log's room is not given back by snapshots that follow each other closely."""
 
 SNAPSHOT_LOOK_SECONDS: Final = 5.0
 """How often it is looked whether it is time."""
