@@ -158,7 +158,8 @@ class Proposer:
     @property
     def takes(self) -> bool:
         """Whether there is quorum, and room for another run of commands."""
-        return self.quorum and len(self._queue) < QUEUED_MAX and self._queued_bytes < QUEUED_BYTES_MAX - MIB
+        open_ = self._closed is None and self.quorum
+        return open_ and len(self._queue) < QUEUED_MAX and self._queued_bytes < QUEUED_BYTES_MAX - MIB
 
     def close(self, failure: Failure) -> None:
         """Propose nothing more, and fail what waits: nobody will say what comes back."""
@@ -293,8 +294,12 @@ class Proposer:
             return
         if entry.epoch < self._wanted:
             return  # one that was given up; the wanted one is on its way
+        self._begun(entry.epoch)
+
+    def _begun(self, epoch: int) -> None:
+        """The epoch that was wanted has begun: what is under way will never count, and is proposed again, in order."""
         self.quorum = True
-        self._epoch, self._number = entry.epoch, 0
+        self._epoch, self._number = epoch, 0
         self._barren_epochs += 1
         if self._wanted_since is not None:  # it is not known which of several it was
             self.came_sent = self._wanted_since
