@@ -171,6 +171,11 @@ class Proposer:
         """Proposals that are neither carried out nor failed."""
         return len(self._queue) + len(self._parted) + sum(len(flight.proposals) for flight in self._flights.values())
 
+    @property
+    def under_way(self) -> bool:
+        """Whether an entry was published that has not come back yet."""
+        return bool(self._flights or (self._wanted and self._wanted_since is not None))
+
     # -- what is to be published ------------------------------------------------------------------------------
 
     @property
