@@ -286,6 +286,33 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
             assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
 
 
+def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
+        one.set("k", "v")
+        until(lambda: other.get("k") == "v")
+        space = member_of(first).store.own_table._space  # type: ignore[attr-defined]
+        look, space.look = space.look, lambda: None
+        space.full = "its file system of 3 bytes is 99 % used"
+        other.set("k", "w")
+        until(lambda: told(first)["quorum"] == 0)
+        assert told(first)["table_trouble"] == "the disk of this node's own table is full"
+        assert told(first)["stopped"] == ""
+        with (
+            cairnkv.connect(first.url, attempts=1) as refused,
+            pytest.raises(cairnkv.CairnError, match=r"NOQUORUM.*the disk of this node's own table is full"),
+        ):
+            refused.set("k", "x")
+        assert [one.levelname for one in caplog.records if "own table is full: its file" in one.getMessage()] == [
+            "ERROR"
+        ]
+        space.look, space.full = look, None
+        until(lambda: told(first)["quorum"] == 1)
+        assert told(first)["table_trouble"] == ""
+        assert one.get("k") == "w"
+
+
 class TestClocks:
     """Of two nodes or three. Clocks are in ms; nobody sets the one in seconds."""
 

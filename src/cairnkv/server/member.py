@@ -79,6 +79,9 @@ SNAPSHOT_LOOK_SECONDS: Final = 5.0
 TABLE_PAUSE: Final = 0.002
 """Seconds between two looks at whether the node's table takes another entry."""
 
+TABLE_PATIENCE: Final = 1.0
+"""Seconds for which it may take nothing until that is said."""
+
 BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
 """The variable that makes a node do something wrong on purpose; its value has names with commas between."""
 
@@ -477,10 +480,23 @@ class Member:
 
     async def _room_in_table(self) -> None:
         """Wait while the node's table takes nothing: a disk that is slower than the log holds back this node only."""
-        while True:
-            if self.store.takes_entries or not self.store.takes_part:
-                return
+        began = time.monotonic()
+        proposer = self.store.proposer
+        while not self.store.takes_entries and self.store.takes_part:
+            if proposer.obstacle is None and time.monotonic() - began > TABLE_PATIENCE:
+                log = self.store.own_table
+                full = log.full if isinstance(log, DiskLog) else None
+                proposer.obstacle = (
+                    f"the disk of this node's own table is {'full' if full else 'behind, or has failed'}"
+                )
+                _log.error(
+                    "%s: %s. This node stands still until that is over; its local reads go on, and the others",
+                    *(proposer.obstacle, full or self._directory.table),
+                )
             await asyncio.sleep(TABLE_PAUSE)
+        if proposer.obstacle is not None:
+            proposer.obstacle = None
+            _log.info("this node's own table takes entries again")
 
     def _heard(self, entry: Entry) -> None:
         now, proposer = asyncio.get_running_loop().time(), self.store.proposer
@@ -600,6 +616,7 @@ class Member:
         yield "nats_sync", stream.sync
         yield "quorum", int(store.proposer.quorum and store.stopped is None)
         yield "stopped", store.stopped or ""
+        yield "table_trouble", store.proposer.obstacle or ""
         yield "stream_position", store.position
         yield "stream_last_seen", max(store.position, stream.last)
         yield "log_fill_percent", int(stream.fill * 100)
