@@ -380,7 +380,9 @@ class Member:
             return
         newest = await snapshots.newest()
         since = store.position - (newest.position if newest is not None else 0)
-        least = 1 if stuck else SNAPSHOT_LEAST
+        # The log is truncated behind the last but one: where it is full, that does not wait for entries nobody may log.
+        given_back = newest.position - self.stream.first if newest is not None and self.stream.fill >= FILL_MAX else 0
+        least = 1 if stuck or given_back >= SNAPSHOT_LEAST else SNAPSHOT_LEAST
         if since >= self._snapshot_entries or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
             async with snapshots.turn() as mine:
                 if mine:
