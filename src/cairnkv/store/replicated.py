@@ -288,6 +288,8 @@ class ReplicatedStore(Store):
         self._tracked: set[int] = set()  # slots whose versions are a part of the state
         self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
         self._deliver: Deliver | None = None
+        self._owed: tuple[int, list[Effect]] | None = None
+        """Log time and effects of the newest entry, where the table has not taken them yet."""
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
         self._at_hand = Changes(0, 0)  # of the entry that is carried out
         self._gathering = Gathering(self._gathered)
@@ -327,6 +329,7 @@ class ReplicatedStore(Store):
         if self._deliver is not None:
             log.deliver_by(self._deliver)
         self.loading = self.holds_back = True
+        self._owed = None
         self._digests.clear()
         self.proposer.interrupt(self._loads())
 
@@ -516,8 +519,9 @@ class ReplicatedStore(Store):
     # -- what the log says ------------------------------------------------------------------------------------
 
     def apply_entry(self, position: int, data: bytes) -> None:
-        """Carry out the entry that stands at a position, which is the next one. Raises nothing."""
+        """Carry out the entry at a position, which is the next one, while `takes_entries`. Raises nothing."""
         assert position == self.position + 1
+        assert self._owed is None, "only while `takes_entries`"
         changes = self._at_hand = Changes(position, self.digest)
         entry: Entry | None = None
         judged = Judged(counts=False)
@@ -816,10 +820,21 @@ class ReplicatedStore(Store):
                 self._drop_parts(forgotten, 0, effects)
         packed = POSITION.pack(self.position, self.identity, self._shared.now, self.digest)
         effects.append((NODE_SPACE, POSITION_KEY, packed, None))
+        self._owed = self._shared.now, effects
+        self._pay()
+
+    def _pay(self) -> bool:
+        """Give the node's table what it has not taken yet; whether it has everything then."""
+        if self._owed is None:
+            return True
         try:
-            self._last = self._log.append((), self._shared.now, effects)
+            self._last = self._log.append((), *self._owed)
         except LogRefused as refused:
-            self.leave(f"its own table takes nothing any more: {refused}")
+            if refused.code is failures.READONLY:
+                self.leave(f"its own table takes nothing any more: {refused}")
+            return False  # it is behind, or its disk is full: nothing is applied meanwhile
+        self._owed = None
+        return True
 
     def _drop_parts(self, node: int, kept: int, effects: list[Effect]) -> None:
         """Parts of a batch that are on disk and of no use any more."""
@@ -838,7 +853,7 @@ class ReplicatedStore(Store):
     @property
     def takes_entries(self) -> bool:
         """Whether the node's table has room for another entry now."""
-        return self._log.takes
+        return self._pay() and self._log.takes
 
     def committed(self, position: int) -> None:
         """The node's table has it. Nobody waits for that: a majority's disks have the entry."""
