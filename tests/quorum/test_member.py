@@ -239,6 +239,17 @@ def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attem
         assert told(first)["stream_position"] < 200
 
 
+def test_a_full_log_is_truncated_without_many_more_entries(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
+    monkeypatch.setattr(member, "FILL_MAX", 0.0)
+    with node("a") as first, client(first) as one:
+        for number in range(member.SNAPSHOT_LEAST + 10):
+            one.clear(f"{number}")
+        until(lambda: first.call(lambda: member_of(first).stream.first) > member.SNAPSHOT_LEAST)
+        assert told(first)["stream_position"] < 2 * member.SNAPSHOT_LEAST
+
+
 def test_a_log_that_has_no_room_for_anything_is_truncated(
     node: Node, nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
