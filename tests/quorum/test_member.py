@@ -254,6 +254,7 @@ def test_a_log_that_has_no_room_for_anything_is_truncated(
     node: Node, nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(member, "SNAPSHOT_LEAST", 10_000)  # none while there is quorum
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         asyncio.run(filled(nats, first.server.settings.name))
