@@ -1,63 +1,19 @@
 """Nodes of a cluster on a real NATS: they join, fall behind, come back, and say what they cannot get over."""
 
-import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import cairnkv
 from cairnkv.errors import OptionError
 from cairnkv.server import member
-from cairnkv.store import wall_clock
-from cairnkv.testing import RunningServer, running_server
-from tests.support.nats import STREAM_LIMIT, Nats
-
-PATIENCE = 30.0
-
-Node = Callable[..., contextlib.AbstractContextManager[RunningServer]]
+from tests.quorum.nodes import PATIENCE, Nodes, client, told, until
+from tests.support.nats import Nats
 
 
-@pytest.fixture
-def node(nats: Nats, tmp_path: Path) -> Iterator[Node]:
-    """Runs a node of a cluster of this test's own, by the name of its directory."""
-    name = nats.fresh_name()
-
-    def run(directory: str = "a", **settings: Any) -> contextlib.AbstractContextManager[RunningServer]:
-        wanted = {
-            "clock": wall_clock,
-            "cluster": ",".join(nats.urls),
-            "nats_system": nats.system,
-            "name": name,
-            "log_limit": STREAM_LIMIT,
-            "data": str(tmp_path / directory),
-            **settings,
-        }
-        return running_server(**wanted)
-
-    yield run
-    nats.forget(name)
-
-
-def client(server: RunningServer) -> "cairnkv.Client[str, str]":
-    return cairnkv.connect(server.url, timeout=PATIENCE)
-
-
-def told(server: RunningServer) -> dict[str, Any]:
-    return dict(server.call(server.server.store.info))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
-
-
-def test_nodes_agree(node: Node) -> None:
+def test_nodes_agree(node: Nodes) -> None:
     with node("a") as first, node("b") as second, client(first) as one, client(second) as other:
         one.set("k", "1")
         assert other.incr("k") == 2
@@ -67,7 +23,7 @@ def test_nodes_agree(node: Node) -> None:
         assert told(first)["nats_sync"] == "proven"
 
 
-def test_a_node_that_was_away_replays_what_it_missed(node: Node) -> None:
+def test_a_node_that_was_away_replays_what_it_missed(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         with node("b") as second, client(second) as other:
             other.set("k", "old")
@@ -76,7 +32,7 @@ def test_a_node_that_was_away_replays_what_it_missed(node: Node) -> None:
             assert other.get("k") == "new"
 
 
-def test_a_wiped_node_begins_from_a_snapshot(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wiped_node_begins_from_a_snapshot(node: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 20)
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
@@ -100,7 +56,7 @@ def test_a_wiped_node_begins_from_a_snapshot(node: Node, tmp_path: Path, monkeyp
             assert told(first)["state_digest"] == told(second)["state_digest"]
 
 
-def test_another_stream_is_refused(node: Node, nats: Nats, tmp_path: Path) -> None:
+def test_another_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
@@ -109,7 +65,7 @@ def test_another_stream_is_refused(node: Node, nats: Nats, tmp_path: Path) -> No
     nats.forget(name)
 
 
-def test_a_node_without_a_majority_refuses_and_comes_back(node: Node, nats: Nats) -> None:
+def test_a_node_without_a_majority_refuses_and_comes_back(node: Nodes, nats: Nats) -> None:
     with node("a") as first, cairnkv.connect(first.url, timeout=PATIENCE) as one:
         one.set("k", "v")
         for server in nats.servers[:2]:
@@ -126,7 +82,7 @@ def test_a_node_without_a_majority_refuses_and_comes_back(node: Node, nats: Nats
         assert one.get("k") == "x"
 
 
-def test_a_node_that_differs_stops(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_differs_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "DIGEST_ENTRIES", 20)
     monkeypatch.setattr("cairnkv.store.replicated.DIGEST_ENTRIES", 20)
     with (
@@ -151,7 +107,7 @@ def test_a_node_that_differs_stops(node: Node, monkeypatch: pytest.MonkeyPatch) 
             other.get("n")
 
 
-def test_what_is_said_on_channels_reaches_all_nodes(node: Node) -> None:
+def test_what_is_said_on_channels_reaches_all_nodes(node: Nodes) -> None:
     redis = pytest.importorskip("redis")
     with node("a") as first, node("b") as second:
         assert first.address is not None
@@ -169,7 +125,7 @@ def test_what_is_said_on_channels_reaches_all_nodes(node: Node) -> None:
         listener.close()
 
 
-def test_the_full_log_takes_no_growth(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "FILL_MAX", 0.0)
     with node("a") as first, client(first) as one:
         with pytest.raises(cairnkv.CairnError, match="LOGFULL"):

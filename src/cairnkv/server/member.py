@@ -119,10 +119,10 @@ class NodeDirectory:
             raise OptionError(f"{file}: {error}") from None
         return number
 
-    def set_aside(self) -> Path:
-        """Put the table somewhere else, where nothing uses it; where."""
+    def set_aside(self, why: str = "damaged") -> Path:
+        """Put the table somewhere else, where nothing uses it; where. why: a word of its new name."""
         number = 1
-        while (aside := self.path / f"table.damaged-{number}").exists():
+        while (aside := self.path / f"table.{why}-{number}").exists():
             number += 1
         self.table.rename(aside)
         return aside
@@ -507,11 +507,10 @@ class Member:
         yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.table.rows))
 
 
-def new_member(settings: Settings, *, clock: Clock) -> Member:
-    """A node as a server's settings say. Raises `OptionError`."""
+def cluster_options(settings: Settings) -> ClusterOptions:
+    """How a node finds its NATS, as its settings say."""
     assert settings.cluster is not None
-    assert settings.data is not None
-    options = ClusterOptions(
+    return ClusterOptions(
         urls=settings.cluster,
         name=settings.name,
         creds=settings.nats_creds,
@@ -522,6 +521,11 @@ def new_member(settings: Settings, *, clock: Clock) -> Member:
         trust_sync=settings.trust_nats_sync,
         limit=settings.log_limit,
     )
+
+
+def new_member(settings: Settings, *, clock: Clock) -> Member:
+    """A node as a server's settings say. Raises `OptionError`."""
+    assert settings.data is not None
     directory = NodeDirectory(Path(settings.data))
     node = directory.node()
 
@@ -537,4 +541,4 @@ def new_member(settings: Settings, *, clock: Clock) -> Member:
         value_max=settings.max_value,
         broken=broken_on_purpose(),
     )
-    return Member(options, directory, store=store, new_table=new_table)
+    return Member(cluster_options(settings), directory, store=store, new_table=new_table)

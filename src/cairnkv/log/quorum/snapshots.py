@@ -138,9 +138,10 @@ class Snapshots:
         self.side: Final = SideThread(f"{self._bucket} files")
         """Where its file work is done; others may use it for theirs."""
 
-    async def open(self, identity: Identity) -> None:
+    async def open(self, identity: Identity, *, make: bool = True) -> None:
         """Make the buckets if they are not there. identity: of the stream whose snapshots count.
 
+        make: False: only to look what there is, by `listed`.
         Raises `OptionError` if they are there and would not keep what they are given.
         """
 
@@ -157,9 +158,11 @@ class Snapshots:
                     f"a max age of {config.max_age or 0:g} s; snapshots need {self._replicas}, file, and none"
                 )
 
+        self._created = identity.created
+        if not make:
+            return
         await patiently(self._nc, f"opening {self._stream}", ask)
         await self._leases.open()
-        self._created = identity.created
 
     def close(self) -> None:
         """Let the thread end."""
@@ -195,12 +198,14 @@ class Snapshots:
         return records
 
     async def _subjects(self, below: str) -> list[str]:
-        info = await patiently(
-            self._nc,
-            "listing snapshots",
-            lambda: self._js.stream_info(self._stream, subjects_filter=f"$O.{self._bucket}.{below}"),
-        )
-        return list(info.state.subjects or ())
+        async def ask() -> list[str]:
+            try:
+                info = await self._js.stream_info(self._stream, subjects_filter=f"$O.{self._bucket}.{below}")
+            except NotFoundError:  # nobody has made the bucket yet, or it was deleted
+                return []
+            return list(info.state.subjects or ())
+
+        return await patiently(self._nc, "listing snapshots", ask)
 
     async def _last(self, subject: str) -> "RawStreamMsg | None":
         """The newest message of a subject, by the stream's leader."""
