@@ -16,7 +16,7 @@ from cairnkv.cluster.node import NodeConfig
 def stand_in(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]]:
     """`cairn serve` on disk."""
     words = [sys.executable, "-m", "cairnkv", "serve", "--host", config.host, "--port", str(config.port)]
-    return [*words, "--data", config.table, *config.flags], dict(config.environment)
+    return [*words, "--data", config.data, *config.flags], dict(config.environment)
 
 
 def failing(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]]:

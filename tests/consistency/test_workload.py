@@ -41,7 +41,7 @@ async def test_a_server_is_consistent(data: bool, tmp_path: Path) -> None:
     assert not report.silent
     operations = ran.history.operations
     assert {one.verb for one in operations} == set(Verb)
-    assert 500 < len(operations) < 2_000  # as many as the rate allows, whatever the machine's load
+    assert 100 < len(operations) < 1_200 * SECONDS  # the rate bounds them; how many there are is up to the machine
     assert sum(one.final for one in operations) == 4
 
 

@@ -14,6 +14,7 @@ from cairnkv.cluster.nats import NatsConfig, NatsServer, free_ports
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import MIB
 from cairnkv.log.quorum import connection, stream
+from cairnkv.log.quorum.connection import ApiError
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.stream import Stream
 from tests.quorum.reading import Reader, eventually, opened
@@ -69,6 +70,23 @@ class TestNobodyThere:
             await eventually(lambda: one.nc.connected_url is not None and one.nc.connected_url.port != port_of(nats))
             one.publish(b"x", lambda reason: None)
             await reader.has(lambda: reader.texts == [b"x"])
+
+    async def test_servers_that_are_away_are_waited_for(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        """JetStream refuses a stream then as it does where servers are missing for good; but it names the reason."""
+        monkeypatch.setattr(stream, "REFUSAL_PATIENCE", 0.0)
+        answers: list[Exception] = [ApiError(10_005, "no suitable peers for placement, peer offline")] * 3
+        one = Stream(nats.options())
+        ask = one._ask
+
+        async def away(what: str, request: dict[str, object] | None = None) -> dict[str, object]:
+            if what == "STREAM.CREATE" and answers:
+                raise answers.pop()
+            return await ask(what, request)
+
+        monkeypatch.setattr(one, "_ask", away)
+        await one.open()
+        await one.close()
+        assert not answers
 
     async def test_a_jetstream_without_a_leader_is_waited_for(
         self, nats: Nats, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from nats.js.api import KeyValueConfig, ObjectStoreConfig
 from cairnkv.cluster.nats import NatsServer
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB
+from cairnkv.log.quorum import snapshots
 from cairnkv.log.quorum.connection import Connection, close, connect
 from cairnkv.log.quorum.declaration import Identity
 from cairnkv.log.quorum.leases import Lease
@@ -70,8 +71,8 @@ class Cluster:
         return info.state.subjects or {}
 
     async def close(self) -> None:
-        for snapshots in self._opened:
-            snapshots.close()
+        for opened in self._opened:
+            opened.close()
         for nc in self._clients:
             await close(nc)
         self._clients.clear()
@@ -223,37 +224,43 @@ async def test_those_of_another_stream_count_for_nothing_and_stay(cluster: Clust
 # -- damage --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _missed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "MISSING_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("_missed_soon")
 async def test_a_damaged_one_is_refused_and_an_older_one_used(cluster: Cluster, files: Path, tmp_path: Path) -> None:
     node = await cluster.node()
-    snapshots = [await put(node, files, position) for position in (1, 2)]
+    both = [await put(node, files, position) for position in (1, 2)]
     js = await cluster.js()
-    stream, subject = f"OBJ_{cluster.bucket}", f"$O.{cluster.bucket}.C.{snapshots[1].nuid}"
+    stream, subject = f"OBJ_{cluster.bucket}", f"$O.{cluster.bucket}.C.{both[1].nuid}"
 
     first = await js.get_msg(stream, seq=1, subject=subject, next=True)
     assert first.seq is not None
     await js.delete_msg(stream, first.seq)
     with pytest.raises(Damaged):
-        await node.fetch(snapshots[1], tmp_path / "fetched")
+        await node.fetch(both[1], tmp_path / "fetched")
 
     await js.purge_stream(stream, subject=subject)
     for byte in b"wxyz":
         await js.publish(subject, bytes([byte]) * 100)
     with pytest.raises(Damaged):
-        await node.fetch(snapshots[1], tmp_path / "fetched")
+        await node.fetch(both[1], tmp_path / "fetched")
     await js.purge_stream(stream, subject=subject)
 
-    archive = b"".join([piece async for piece in node._pieces(snapshots[0])])
+    archive = b"".join([piece async for piece in node._pieces(both[0])])
     flipped = bytearray(archive)
     flipped[archive.index(b"a\n")] ^= 1
     for begin in range(0, len(flipped), CHUNK):
         await js.publish(subject, bytes(flipped[begin : begin + CHUNK]))
     with pytest.raises(Damaged, match="its SHA-256 is another one"):
-        await node.fetch(snapshots[1], tmp_path / "fetched")
+        await node.fetch(both[1], tmp_path / "fetched")
     assert names(tmp_path) == ["files"], "nothing is left of it"
 
-    await node.remove(snapshots[1])
+    await node.remove(both[1])
     newest = await node.newest()
-    assert newest == snapshots[0]
+    assert newest == both[0]
     await node.fetch(newest, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == contents(files)
 
@@ -275,7 +282,34 @@ class LosesAll(Snapshots):
         await super()._record(snapshot, last)
 
 
+class LosesAnswer(Snapshots):
+    """One that is not told what became of its record."""
+
+    recorded = True
+
+    async def _record(self, snapshot: Snapshot, last: int) -> None:
+        if self.recorded:
+            await super()._record(snapshot, last)
+        raise Unavailable("nobody knows")
+
+
+async def test_one_of_which_nobody_knows_whether_it_counts_is_whole_or_removed(cluster: Cluster, files: Path) -> None:
+    node = await cluster.node(kind=LosesAnswer)
+    assert isinstance(node, LosesAnswer)
+    for position, node.recorded in ((1, True), (2, False)):
+        with pytest.raises(Unavailable):
+            await put(node, files, position)
+    (counts,) = await node.listed()
+    assert counts.position == 1
+    assert len(await cluster.chunks()) == 2
+    made = await put(await cluster.node("node-2"), files, 3)
+    assert await cluster.chunks() == {
+        f"$O.{cluster.bucket}.C.{snapshot.nuid}": snapshot.chunks for snapshot in (counts, made)
+    }
+
+
 @pytest.mark.parametrize(("kind", "why"), [(LosesChunk, "is missing|SHA-256"), (LosesAll, "somebody else has written")])
+@pytest.mark.usefixtures("_missed_soon")
 async def test_what_is_not_there_as_it_was_sent_never_counts(
     cluster: Cluster, files: Path, kind: type[Snapshots], why: str
 ) -> None:
@@ -471,8 +505,13 @@ async def test_a_leader_may_fail_while_one_is_put(
     async with node.turn():
         await while_it_goes_on(lambda progress: node.put(more_files, 1, progress), lambda: hurt(leader))
     await asyncio.to_thread(nats.heal)  # what a paused server still had to say comes now
+
+    async def whole() -> bool:  # that server takes itself for the leader for a moment
+        made = await node.newest()
+        return made is not None and await cluster.chunks() == {f"$O.{cluster.bucket}.C.{made.nuid}": made.chunks}
+
+    await eventually(whole)
     (made,) = await node.listed()
-    assert await cluster.chunks() == {f"$O.{cluster.bucket}.C.{made.nuid}": made.chunks}
     await node.fetch(made, tmp_path / "fetched")
     assert contents(tmp_path / "fetched") == contents(more_files)
 

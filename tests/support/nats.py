@@ -143,7 +143,7 @@ def of_this_process() -> Nats:
     """The cluster of this process, which ends with it."""
     ending = contextlib.ExitStack()
     atexit.register(ending.close)
-    directory = ending.enter_context(tempfile.TemporaryDirectory(prefix="cairn-nats-"))
+    directory = ending.enter_context(tempfile.TemporaryDirectory(prefix="cairn-nats-", ignore_cleanup_errors=True))
     return ending.enter_context(Nats(Path(directory)))
 
 

@@ -55,6 +55,10 @@ MEMORY_MAX: Final = 64 * MIB
 FILE_LEAST: Final = 64 * MIB
 """Bytes that the streams of a server have to have at least, for it to be of any use."""
 
+ROUTE_WRITE_DEADLINE: Final = "2s"
+"""For how long a server waits for another that takes nothing, such as one that is paused, before it cuts the route.
+NATS' own ten seconds hold up everything else that goes there, an election's votes among it."""
+
 STORE_USER: Final = "cairn"
 SYSTEM_USER: Final = "system"
 _ROUTES_USER: Final = "routes"
@@ -163,6 +167,7 @@ cluster {{
   listen: {_quoted(authority(self.host, self.route_port))}
   authorization {{ user: {_ROUTES_USER}, password: {_quoted(self.system_password)} }}
   routes: [{routes}]
+  write_deadline: {ROUTE_WRITE_DEADLINE}
 }}
 accounts {{
   STORE {{ jetstream: enabled, users: [{{ user: {STORE_USER}, password: {_quoted(self.password)} }}] }}

@@ -48,9 +48,9 @@ class NodeConfig:
         return f"cairn://{authority(self.host, self.port)}"
 
     @property
-    def table(self) -> Path:
-        """The directory of its table."""
-        return self.directory / "table"
+    def data(self) -> Path:
+        """What it keeps."""
+        return self.directory / "data"
 
 
 Command = Callable[[NodeConfig], tuple[Sequence[str | Path], Mapping[str, str]]]
@@ -60,7 +60,7 @@ Command = Callable[[NodeConfig], tuple[Sequence[str | Path], Mapping[str, str]]]
 def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]]:
     """`cairn serve --cluster`."""
     words: list[str | Path] = [sys.executable, "-m", "cairnkv", "serve", "--name", config.cluster]
-    words += ["--host", config.host, "--port", str(config.port), "--data", config.table]
+    words += ["--host", config.host, "--port", str(config.port), "--data", config.data]
     words += ["--log-limit", str(config.log_limit), *config.flags]
     return words, {
         f"{ENVIRONMENT_PREFIX}CLUSTER": ",".join(config.nats),

@@ -3,7 +3,7 @@
 What always holds: the file is replaced as a whole, and only its owner can read it, since passwords are in it; one
 process at most supervises, which the lock says, and the system takes the lock from a process that ends.
 
-Not for data of the cluster, which are in `nats-1/data`, `node-1/table` and so on.
+Not for data of the cluster, which are in `nats-1/data`, `node-1/data` and so on.
 """
 
 import fcntl

@@ -474,10 +474,9 @@ class Supervisor:
     def _wipe(self, target: Target) -> None:
         self._kill(target)
         for charge in self._meant(target):
-            config = charge.child.config
-            table = config.table if isinstance(config, NodeConfig) else config.directory / "data"
-            if table.exists():
-                shutil.rmtree(table)
+            data = charge.child.config.directory / "data"
+            if data.exists():
+                shutil.rmtree(data)
 
     def _networked(self, target: Target, verb: str) -> Network:
         if not target.whole:

@@ -26,10 +26,10 @@ from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
-from cairnkv.log.quorum import table
+from cairnkv.log.quorum import connection, table
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
 from cairnkv.log.quorum.options import ClusterOptions
-from cairnkv.log.quorum.snapshots import Snapshot, SnapshotError, Snapshots
+from cairnkv.log.quorum.snapshots import Damaged, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
@@ -175,6 +175,7 @@ class Member:
         self._new_table = new_table
         self._clocks = Clocks()
         self._pin = contextlib.AsyncExitStack()
+        self._ending = contextlib.AsyncExitStack()  # what is to be closed as this node leaves
         self._opened: Snapshots | None = None  # once the stream is open
         self._snapshot_entries = SNAPSHOT_ENTRIES
         self._tasks: list[asyncio.Task[None]] = []
@@ -200,7 +201,11 @@ class Member:
         Raises `OptionError` where that cannot be, with what can be done.
         """
         await self.stream.open()
-        self._opened = Snapshots(self.stream.nc, self._options.name, f"{self.store.proposer.node:016x}")
+        # Over a connection of their own: large messages to a server that is paused hold up what comes behind them.
+        beside = await connection.connect(self._options, f"cairnkv {self._options.name} snapshots")
+        self._ending.push_async_callback(connection.close, beside)
+        self._opened = Snapshots(beside, self._options.name, f"{self.store.proposer.node:016x}")
+        self._ending.callback(self._opened.close)
         await self._snapshots.open(self.stream.identity)
         await self._load()
         await self._find_place()
@@ -246,8 +251,7 @@ class Member:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(Unavailable):
             await self._pin.aclose()
-        if self._opened is not None:
-            self._opened.close()
+        await self._ending.aclose()
         await self.stream.close()
 
     async def _load(self) -> None:
@@ -272,11 +276,6 @@ class Member:
             raise OptionError(
                 f"{self._directory.path} belongs to another stream than {stream.identity.stream}, which was made "
                 "anew since; see `cairn cluster repair`"
-            )
-        if store.position > stream.last:
-            raise OptionError(
-                f"{self._directory.path} has entries up to {store.position:,}, and the stream ends at {stream.last:,}: "
-                "it has lost some; see `cairn cluster repair`"
             )
         if store.position + 1 < stream.first:
             await self._take_snapshot()
@@ -305,6 +304,8 @@ class Member:
                 await self._install(snapshot)
             except (SnapshotError, OSError) as error:
                 await self._pin.aclose()
+                if isinstance(error, Damaged):
+                    await self._snapshots.remove(snapshot)
                 why = f"{error}"
                 _log.warning("snapshot %s: %s", snapshot.name, why)
                 continue
@@ -380,7 +381,10 @@ class Member:
                 store.proposer.begin(store.table)
                 store.join()
             except PastEnd as past:
-                store.leave(f"the stream ends before this node's position {store.position:,}: {past}")
+                store.leave(
+                    f"{self._directory.path} has entries up to {store.position:,}, and {past}; "
+                    "see `cairn cluster repair`"
+                )
             except Replaced as replaced:
                 store.leave(f"the stream is another one now: {replaced}; see `cairn cluster repair`")
 
@@ -492,6 +496,8 @@ class Member:
         store, stream = self.store, self.stream
         yield "cluster", self._options.name
         yield "node", f"{store.proposer.node:016x}"
+        if self._opened is None:  # NATS has not been found yet
+            return
         yield "nats_connected", int(stream.connected)
         yield "nats_sync", stream.sync
         yield "quorum", int(store.proposer.quorum and store.stopped is None)

@@ -181,7 +181,8 @@ class Settings:
     memory_limit: int | None = _option(
         size,
         None,
-        "memory for keys and values, by estimate; with --data, for keys and those values that are used most",
+        "memory for keys and values, by estimate; with --data, for keys and those values that are used most; "
+        "with --cluster, beyond it this node proposes no writes that grow",
         shown="none",
         metavar="SIZE",
     )

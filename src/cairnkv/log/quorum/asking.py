@@ -46,16 +46,19 @@ async def patiently(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], pat
     cancelled = task.cancelling()
     end = time.monotonic() + patience
     while True:
+        trouble: Exception | None = None
         try:
             if not nc.is_connected and not nc.is_closed:  # nats-py would keep the request's future for ever
                 raise errors.ConnectionReconnectingError
             answer = await ask()
-            if task.cancelling() > cancelled:  # Python 3.11's `wait_for`, in nats-py, has lost it to the answer
-                raise asyncio.CancelledError
-            return answer
         except (errors.Error, Error, OSError) as error:
-            if not _passes(error) or time.monotonic() >= end:
-                raise Unavailable(f"{what}: {in_words(error)}") from error
+            trouble = error
+        if task.cancelling() > cancelled:  # Python 3.11's `wait_for`, in nats-py, may lose it to what comes just then
+            raise asyncio.CancelledError
+        if trouble is None:
+            return answer
+        if not _passes(trouble) or time.monotonic() >= end:
+            raise Unavailable(f"{what}: {in_words(trouble)}") from trouble
         await asyncio.sleep(PAUSE_SECONDS)
 
 

@@ -16,6 +16,7 @@ begins again with a newer one.
 Not for what the files are (`table`), nor for when it is time for a snapshot (the node).
 """
 
+import asyncio
 import base64
 import contextlib
 import datetime
@@ -23,6 +24,7 @@ import functools
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +39,7 @@ from cairnkv.limits import KIB
 from cairnkv.log.base import nobody
 from cairnkv.log.disk.files import Progress, becoming, unfinished
 from cairnkv.log.quorum.archive import BadArchive, Unpacking, packed
-from cairnkv.log.quorum.asking import PATIENCE, patiently
+from cairnkv.log.quorum.asking import PATIENCE, PAUSE_SECONDS, patiently
 from cairnkv.log.quorum.connection import ASK_PATIENCE, log
 from cairnkv.log.quorum.declaration import Identity
 from cairnkv.log.quorum.leases import LEASE_SECONDS, Lease, Leases
@@ -59,6 +61,10 @@ KEPT: Final = 2
 
 PINS_MAX: Final = 4
 """Snapshots that are pinned at a time: each may keep the log from being truncated."""
+
+MISSING_SECONDS: Final = 5.0
+"""How long a chunk has to be missing until that is believed: a server that was paused takes itself for the leader for a
+moment, and does not know what came meanwhile."""
 
 TIDY_PATIENCE: Final = 5.0
 """Seconds for which it is tried to remove an upload that has failed; the next one removes what is left."""
@@ -262,7 +268,7 @@ class Snapshots:
 
         progress: told how many bytes more were sent or read back, so about twice the files'.
         Raises `SnapshotError` where there is a newer one, the turn is lost, or what comes back is not what was sent;
-        `BadArchive` for a directory that has more than files; `OSError`.
+        `BadArchive` for a directory that has more than files; `OSError`. After `Unavailable` it may count even so.
         """
         self._refuse_if_not_our_turn()
         await self._tidy()
@@ -274,11 +280,11 @@ class Snapshots:
             snapshot, last = await self._upload(directory, position, nuid, progress)
             await self._verify(snapshot, progress)
             self._refuse_if_not_our_turn()
-            await self._record(snapshot, last)
         except BaseException:
             with contextlib.suppress(Unavailable):
                 await self._purge(self._chunks_of(nuid), TIDY_PATIENCE)
             raise
+        await self._record(snapshot, last)  # if this fails it may be there, or be yet to come: so its chunks stay
         try:
             await self._tidy()
         except Unavailable as error:
@@ -374,7 +380,12 @@ class Snapshots:
         """Its chunks, one after the other. Raises `Damaged` where one is missing."""
         reader = _Reader(self._js, self._stream, self._chunks_of(snapshot.nuid))
         for number in range(snapshot.chunks):
-            message = await patiently(self._nc, f"reading snapshot {snapshot.name}", reader.next)
+            end = time.monotonic() + MISSING_SECONDS
+            while True:
+                message = await patiently(self._nc, f"reading snapshot {snapshot.name}", reader.next)
+                if message is not None or time.monotonic() >= end:
+                    break
+                await asyncio.sleep(PAUSE_SECONDS)
             if message is None:
                 raise Damaged(f"snapshot {snapshot.name} is damaged: chunk {number} of {snapshot.chunks} is missing")
             yield message.data or b""

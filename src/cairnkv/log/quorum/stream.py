@@ -76,6 +76,9 @@ FORGET_AFTER: Final = 30.0
 BROADCASTS_MAX: Final = 1_024
 """Messages on channels that wait to be sent; more are dropped, as they are on any other trouble."""
 
+_OFFLINE: Final = "offline"
+"""In JetStream's refusal of a stream for which there are servers enough, but not at present."""
+
 _DIFFERENT: Final = 10_058
 _NOT_ENABLED: Final = (10_035, 10_039, 10_076)
 _PEERS: Final = (10_005, 10_023, 10_047, 10_074)
@@ -212,7 +215,7 @@ class Stream:
                 refused = None
             except ApiError as error:
                 trouble = error
-                if error.number != _DIFFERENT:  # another node was first
+                if error.number != _DIFFERENT and _OFFLINE not in str(error):  # another node was first, or it passes
                     refused = loop.time() if refused is None else refused
                     if loop.time() - refused > REFUSAL_PATIENCE:
                         raise OptionError(self._refusal(error)) from None
