@@ -404,3 +404,18 @@ def test_a_table_that_is_behind_is_brought_to_where_it_was() -> None:
     node.take_snapshot(early)
     cluster.settle()
     assert value(node, b"n") == b"3"
+
+
+def test_a_refusal_that_comes_late_concerns_its_own_epoch_only() -> None:
+    cluster = settled()
+    store = cluster.nodes[0].running
+    proposer, table = store.proposer, store.table
+    epoch = proposer.epoch
+    assert epoch
+    proposer.lost(table, epoch - 1)
+    proposer.lost(table, 0)  # what begins an epoch is tried again by itself
+    assert proposer.epoch == epoch
+    proposer.lost(table, epoch)
+    assert proposer.epoch == 0
+    (entry,) = map(parsed, proposer.entries(cluster.now, 0))
+    assert (entry.kind, entry.epoch) == (Kind.EPOCH, epoch + 1)

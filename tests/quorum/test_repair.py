@@ -189,7 +189,7 @@ def test_a_stream_that_lost_its_end_goes_on_from_the_node_that_has_it(
         member.table.put_node_record(path, member.POSITION_KEY, member.POSITION.pack(position, identity, now, digest))
 
     in_stream(500)
-    with pytest.raises(OptionError, match="it has lost some"), node("a"):
+    with pytest.raises(OptionError, match=r"the stream ends at position .*cairn cluster repair"), node("a"):
         pass
     assert "lost some" in looked(node, "a", capsys)["problem"]
     until(lambda: not looked(node, "a", capsys)["stream"]["alive"])
@@ -241,9 +241,9 @@ def test_three_machines_of_which_all_nats_disks_are_new(tmp_path: Path, capsys: 
         for number in (1, 2, 3):
             cluster.start(f"nats-{number}", wait=0)
         where = ["--cluster", urls, "--name", "phoenix", "--log-limit", str(cluster.log_limit), "--yes"]
-        assert main(["cluster", "repair", str(tmp_path / "node-2" / "table"), *where, "--begin-from"]) == 0
+        assert main(["cluster", "repair", str(tmp_path / "node-2" / "data"), *where, "--begin-from"]) == 0
         for number in (1, 3):
-            assert main(["cluster", "repair", str(tmp_path / f"node-{number}" / "table"), *where, "--rejoin"]) == 0
+            assert main(["cluster", "repair", str(tmp_path / f"node-{number}" / "data"), *where, "--rejoin"]) == 0
         for number in (2, 1, 3):
             cluster.start(f"node-{number}")
         for address in cluster.addresses:

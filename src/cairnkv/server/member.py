@@ -12,6 +12,7 @@ Not for NATS (`log.quorum`), not for what entries do (`store.replicated`), nor f
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -27,6 +28,7 @@ from cairnkv.errors import OptionError, Unavailable
 from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection, table
+from cairnkv.log.quorum.connection import note
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.snapshots import Damaged, Snapshot, SnapshotError, Snapshots
@@ -433,13 +435,15 @@ class Member:
         self._pump_wanted = False
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
+        refused = functools.partial(self._refused, self.store.proposer.epoch)
         for data in self.store.proposer.entries(now, 0 if self._clock_off else self.store.clock()):
             self._own_sent = now
-            self.stream.publish(data, self._refused)
+            self.stream.publish(data, refused)
 
-    def _refused(self, reason: str) -> None:
-        _log.warning("the log has refused an entry: %s", reason)
-        self.store.proposer.lost(self.store.table)
+    def _refused(self, epoch: int, reason: str) -> None:
+        """An entry of that epoch will not come; maybe it is over by now."""
+        note(f"the log has refused an entry: {reason}")
+        self.store.proposer.lost(self.store.table, epoch)
         self._want_pump()
 
     async def _look(self) -> None:
