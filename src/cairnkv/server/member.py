@@ -21,7 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, Unavailable
@@ -31,6 +31,7 @@ from cairnkv.log.quorum import connection, table
 from cairnkv.log.quorum.connection import note
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
 from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.log.quorum.proposer import UNSEEN_SECONDS
 from cairnkv.log.quorum.snapshots import Damaged, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
@@ -77,6 +78,13 @@ BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
 
 
 _CHANNEL: Final = struct.Struct(">H")
+
+
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+
+
+def _nobody_looks(what: str, done: int, total: int, unit: str) -> None:
+    pass
 
 
 def _nobody_listens(channel: bytes, message: bytes) -> None:
@@ -168,13 +176,19 @@ class Member:
         *,
         store: ReplicatedStore,
         new_table: Callable[[], DiskLog],
+        progress: Progress = _nobody_looks,
     ) -> None:
-        """directory: the node's. store: whose log is what `new_table` gives, at first."""
+        """directory: the node's. store: whose log is what `new_table` gives, at first.
+
+        progress: told how far joining is: what goes on, how much is done, of how much, in which unit.
+        """
         self.store: Final = store
         self.stream = Stream(options)
         self._options = options
         self._directory = directory
         self._new_table = new_table
+        self._progress = progress
+        self._has_quorum = True  # as was said last
         self._clocks = Clocks()
         self._pin = contextlib.AsyncExitStack()
         self._ending = contextlib.AsyncExitStack()  # what is to be closed as this node leaves
@@ -186,6 +200,7 @@ class Member:
         self._caught_up = asyncio.Event()
         self._own_came = 0.0  # when an entry of this node came last
         self._own_sent = 0.0  # when one was published last
+        self._from = 0  # where catching up began
         self._told_digest = 0
         self._clock_off = 0
         store.something_proposed = self._want_pump
@@ -246,10 +261,14 @@ class Member:
         finally:
             task.cancel()
 
-    async def leave(self) -> None:
-        """Take no part any more; the store is closed by whoever has it."""
+    def halt(self) -> None:
+        """Apply nothing more, and propose nothing: `leave` comes next."""
         for task in self._tasks:
             task.cancel()
+
+    async def leave(self) -> None:
+        """Take no part any more; the store is closed by whoever has it."""
+        self.halt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(Unavailable):
             await self._pin.aclose()
@@ -320,7 +339,14 @@ class Member:
         directory, side = self._directory, self._snapshots.side
         fetched = directory.path / "table.fetched"
         await side.run(shutil.rmtree, fetched, ignore_errors=True)
-        await self._snapshots.fetch(snapshot, fetched)
+        came = 0
+
+        def more(count: int) -> None:
+            nonlocal came
+            came += count
+            self._progress("fetching a snapshot", came, snapshot.size, "bytes")
+
+        await self._snapshots.fetch(snapshot, fetched, more)
         self.store.reopen(self._new_table())
         await side.run(shutil.rmtree, directory.table, ignore_errors=True)
         await side.run(table.install, fetched, directory.table)
@@ -348,6 +374,7 @@ class Member:
         floor = await snapshots.floor()
         if floor >= self.stream.first:
             await self.stream.truncate(floor)
+            _log.info("the log begins behind position %s now", f"{floor:,}")
 
     async def _make_one(self) -> None:
         side = self._snapshots.side
@@ -366,8 +393,11 @@ class Member:
         """Apply what is logged, for ever."""
         store = self.store
         target = self.stream.last
+        self._from = store.position
         if store.position >= target:
             self._caught_up.set()
+        else:
+            _log.info("catching up with %s entries", f"{target - store.position:,}")
         while store.takes_part:
             try:
                 async for batch in self.stream.entries(store.position):
@@ -379,7 +409,7 @@ class Member:
             except Purged:
                 self._caught_up.clear()
                 await self._take_snapshot()
-                target = self.stream.last
+                target, self._from = self.stream.last, store.position
                 store.proposer.begin(store.table)
                 store.join()
             except PastEnd as past:
@@ -401,6 +431,8 @@ class Member:
             if position == store.position + 1:
                 store.apply_entry(position, data)
             if time.monotonic() - began > APPLY_SECONDS:
+                if store.loading:
+                    self._progress("catching up", store.position - self._from, self.stream.last - self._from, "entries")
                 self._pump()
                 await asyncio.sleep(0)
                 began = time.monotonic()
@@ -453,6 +485,7 @@ class Member:
         while store.takes_part:
             now = loop.time()
             store.proposer.tick(now, store.table)
+            self._tell_of_quorum()
             self._look_at_limits(now)
             if store.proposer.quorum and now - self._own_sent >= HEARTBEAT_SECONDS:
                 store.proposer.propose(Proposed((), lambda _: 0))
@@ -463,6 +496,22 @@ class Member:
                 store.propose_newer_semantics()
             self._pump()
             await asyncio.sleep(TICK_SECONDS)
+
+    def _tell_of_quorum(self) -> None:
+        """Log it once when the majority is lost, and once when it is back."""
+        has = self.store.proposer.quorum
+        if has == self._has_quorum or self.store.loading:
+            return
+        self._has_quorum = has
+        if has:
+            _log.info("the majority is back: entries of this node come back from the log")
+        else:
+            _log.warning(
+                "no majority: no entry of this node came back for %g s. Commands are refused, but for local reads; "
+                "JetStream says: %s",
+                UNSEEN_SECONDS,
+                self.stream.trouble or ("nothing" if self.stream.connected else "no connection to NATS"),
+            )
 
     def _look_at_limits(self, now: float) -> None:
         off = self._clocks.off(now)
@@ -533,14 +582,20 @@ def cluster_options(settings: Settings) -> ClusterOptions:
     )
 
 
-def new_member(settings: Settings, *, clock: Clock) -> Member:
-    """A node as a server's settings say. Raises `OptionError`."""
+def new_member(settings: Settings, *, clock: Clock, progress: Progress = _nobody_looks) -> Member:
+    """A node as a server's settings say. progress: see `Member`. Raises `OptionError`."""
     assert settings.data is not None
     directory = NodeDirectory(Path(settings.data))
     node = directory.node()
 
     def new_table() -> DiskLog:
-        return DiskLog(directory.table, sync=Sync(None), apart=True, limit=settings.disk_limit)
+        return DiskLog(
+            directory.table,
+            sync=Sync(None),
+            apart=True,
+            progress=lambda read, records: progress(f"reading {directory.table}", read, records, "records"),
+            limit=settings.disk_limit,
+        )
 
     store = ReplicatedStore(
         node=node,
@@ -551,4 +606,4 @@ def new_member(settings: Settings, *, clock: Clock) -> Member:
         value_max=settings.max_value,
         broken=broken_on_purpose(),
     )
-    return Member(cluster_options(settings), directory, store=store, new_table=new_table)
+    return Member(cluster_options(settings), directory, store=store, new_table=new_table, progress=progress)
