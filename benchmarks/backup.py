@@ -29,6 +29,7 @@ PING_PAUSE = 0.000_3
 """Seconds between two signs of life."""
 
 BACKUP_SECONDS_MAX = 120.0
+AT_WORK_SECONDS_MAX = 30.0
 
 
 class Round(NamedTuple):
@@ -42,7 +43,12 @@ class Round(NamedTuple):
     seconds: float
 
 
-def _ping(url: str, stop: "multiprocessing.synchronize.Event", answer: "multiprocessing.Queue[list[float]]") -> None:
+def _ping(
+    url: str,
+    stop: "multiprocessing.synchronize.Event",
+    at_work: "multiprocessing.synchronize.Semaphore",
+    answer: "multiprocessing.Queue[list[float]]",
+) -> None:
     """In a process of its own: ask until told to stop."""
     waits = []
     with cairnkv.connect(url) as kv:
@@ -51,11 +57,19 @@ def _ping(url: str, stop: "multiprocessing.synchronize.Event", answer: "multipro
             began = time.perf_counter()
             kv.ping()
             waits.append((time.perf_counter() - began) * 1000)
+            if len(waits) == 1:
+                at_work.release()
             time.sleep(PING_PAUSE)
     answer.put(waits)
 
 
-def _write(url: str, keys: int, stop: "multiprocessing.synchronize.Event", count: "multiprocessing.Queue[int]") -> None:
+def _write(
+    url: str,
+    keys: int,
+    stop: "multiprocessing.synchronize.Event",
+    at_work: "multiprocessing.synchronize.Semaphore",
+    count: "multiprocessing.Queue[int]",
+) -> None:
     """In a process of its own: overwrite keys until told to stop."""
     written = 0
     noise = os.urandom(1 << 20)
@@ -65,6 +79,8 @@ def _write(url: str, keys: int, stop: "multiprocessing.synchronize.Event", count
                 for number in range(written, written + SETS_TOGETHER):
                     at = number * 7_919 % (len(noise) - VALUE_BYTES)
                     pipeline.set(b"%08d" % (number * 104_729 % keys), noise[at : at + VALUE_BYTES])
+            if not written:
+                at_work.release()
             written += SETS_TOGETHER
     count.put(written)
 
@@ -103,13 +119,16 @@ def _round(url: str, keys: int, seconds: float | None) -> Round:
     """One round: with a backup, or for so many seconds without."""
     spawn = multiprocessing.get_context("spawn")
     stop, waits, count = spawn.Event(), spawn.Queue(), spawn.Queue()
+    at_work = spawn.Semaphore(0)
     helpers = [
-        spawn.Process(target=_ping, args=(url, stop, waits)),
-        spawn.Process(target=_write, args=(url, keys, stop, count)),
+        spawn.Process(target=_ping, args=(url, stop, at_work, waits)),
+        spawn.Process(target=_write, args=(url, keys, stop, at_work, count)),
     ]
     for helper in helpers:
         helper.start()
-    time.sleep(1.5)  # until they are at work
+    for _ in helpers:
+        if not at_work.acquire(timeout=AT_WORK_SECONDS_MAX):
+            raise TimeoutError("who pings and writes did not begin")
     if seconds is None:
         took = _back_up(url)
     else:

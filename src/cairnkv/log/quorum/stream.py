@@ -80,6 +80,8 @@ _OFFLINE: Final = "offline"
 """In JetStream's refusal of a stream for which there are servers enough, but not at present."""
 
 _DIFFERENT: Final = 10_058
+_PASSING: Final = (_DIFFERENT, 10_008, 10_009)
+"""Another node was first; or JetStream itself says that it is temporary: it has no leader, or another one."""
 _NOT_ENABLED: Final = (10_035, 10_039, 10_076)
 _PEERS: Final = (10_005, 10_023, 10_047, 10_074)
 """JetStream's error numbers."""
@@ -215,7 +217,8 @@ class Stream:
                 refused = None
             except ApiError as error:
                 trouble = error
-                if error.number != _DIFFERENT and _OFFLINE not in str(error):  # another node was first, or it passes
+                passes = error.number in _PASSING or _OFFLINE in str(error)
+                if not passes:
                     refused = loop.time() if refused is None else refused
                     if loop.time() - refused > REFUSAL_PATIENCE:
                         raise OptionError(self._refusal(error)) from None
