@@ -73,6 +73,11 @@ SNAPSHOT_LOOK_SECONDS: Final = 5.0
 TABLE_PAUSE: Final = 0.002
 """Seconds between two looks at whether the node's table takes another entry."""
 
+QUIET_SECONDS: Final = 0.2
+AWAY_SECONDS: Final = 2.0
+"""A node that is stopped refuses what clients go on to say until nobody has said anything for so long, and so long at
+most; then it closes their connections."""
+
 BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
 """The variable that makes a node do something wrong on purpose; its value has names with commas between."""
 
@@ -260,6 +265,20 @@ class Member:
             await task
         finally:
             task.cancel()
+
+    async def send_clients_away(self) -> None:
+        """Refuse what comes from now on, which clients ask another node for then, and finish what has come before.
+
+        A connection that is closed leaves a client in doubt about what it said just then: so they stay for a while.
+        """
+        loop = asyncio.get_running_loop()
+        store = self.store
+        store.stopping = "this node is being stopped: ask another one"
+        end, quiet_since, commands = loop.time() + AWAY_SECONDS, loop.time(), store.commands
+        while loop.time() < end and loop.time() - quiet_since < QUIET_SECONDS:
+            await asyncio.sleep(QUIET_SECONDS / 10)
+            if store.commands != commands or store.proposer.waiting:
+                quiet_since, commands = loop.time(), store.commands
 
     def halt(self) -> None:
         """Apply nothing more, and propose nothing: `leave` comes next."""

@@ -267,9 +267,11 @@ class Server:
         for listener in self._listeners:
             listener.close()
         self._remove_unix_socket()
-        for connection in list(self._connections):
-            connection.drain()
         try:
+            if self.member is not None and not self.store.loading:
+                await self.member.send_clients_away()
+            for connection in list(self._connections):
+                connection.drain()
             if self._connections:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.settings.drain_timeout):

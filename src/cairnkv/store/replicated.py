@@ -253,6 +253,8 @@ class ReplicatedStore(Store):
         self.semantics = 1
         self.stopped: str | None = None
         """Why this node takes no part any more; None: it does."""
+        self.stopping: str | None = None
+        """Why this node takes no more commands, while it goes on with those that it has; None: it takes them."""
         self.refuses_writes: Failure | None = None
         """Why this node proposes no writes at present: what grows, or all."""
         self.refuses_growth: Failure | None = None
@@ -336,6 +338,11 @@ class ReplicatedStore(Store):
         """Everything that was logged before has been carried out: take commands from now on."""
         self.loading = self.holds_back = False
 
+    @property
+    def commands(self) -> int:
+        """How many came."""
+        return self._commands
+
     def leave(self, reason: str) -> None:
         """Take no part any more."""
         if self.stopped is None:
@@ -377,6 +384,8 @@ class ReplicatedStore(Store):
         """Why something that needs a turn in the log gets none; write: if it is one."""
         if self.stopped is not None:
             return Failure(failures.STOPPED, self.stopped)
+        if self.stopping is not None:
+            return Failure(failures.NOQUORUM, self.stopping)
         if write is None:
             return None
         if self.refuses_writes is not None:
