@@ -29,7 +29,7 @@ from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection, table
 from cairnkv.log.quorum.connection import note
-from cairnkv.log.quorum.entries import HEADER_BYTES, Entry
+from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.proposer import UNSEEN_SECONDS
 from cairnkv.log.quorum.snapshots import Damaged, Snapshot, SnapshotError, Snapshots
@@ -77,6 +77,9 @@ QUIET_SECONDS: Final = 0.2
 AWAY_SECONDS: Final = 2.0
 """A node that is stopped refuses what clients go on to say until nobody has said anything for so long, and so long at
 most; then it closes their connections."""
+
+SUPPORTS: Final = SEMANTICS
+"""The newest semantics that nodes of this process know."""
 
 BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
 """The variable that makes a node do something wrong on purpose; its value has names with commas between."""
@@ -623,6 +626,7 @@ def new_member(settings: Settings, *, clock: Clock, progress: Progress = _nobody
         clock=clock,
         memory_limit=settings.memory_limit,
         value_max=settings.max_value,
+        supports=SUPPORTS,
         broken=broken_on_purpose(),
     )
     return Member(cluster_options(settings), directory, store=store, new_table=new_table, progress=progress)

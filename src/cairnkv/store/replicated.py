@@ -528,6 +528,7 @@ class ReplicatedStore(Store):
                 self._carry_out(entry, judged, changes)
             except MemoryError:  # what stands at this position is carried out whole, or not at all, after a restart
                 self.leave(f"there was not enough memory to carry out position {position:,}")
+            if not self.takes_part:
                 return
         if self.proposer.taken_over:
             self.leave("another process takes part as this node: its directory was copied, or is used twice")
@@ -701,6 +702,9 @@ class ReplicatedStore(Store):
 
     def _raise_semantics(self, version: int, changes: Changes) -> None:
         if not self.semantics < version <= self.table.supported:
+            return
+        if version > self._supports:
+            self.leave(f"semantics {version} is in force: this node needs a newer release")
             return
         self.semantics = self.proposer.semantics = version
         changes.effects.append((NODE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None))
