@@ -29,7 +29,12 @@ PING_PAUSE = 0.000_3
 """Seconds between two signs of life."""
 
 BACKUP_SECONDS_MAX = 120.0
-AT_WORK_SECONDS_MAX = 30.0
+
+HELPERS_SECONDS_MAX = 60.0
+"""How long the processes that ask and write may take until they do."""
+
+HEAD_SECONDS = 1.0
+"""How long they are at work before a round begins."""
 
 
 class Round(NamedTuple):
@@ -45,20 +50,19 @@ class Round(NamedTuple):
 
 def _ping(
     url: str,
+    at_work: "multiprocessing.synchronize.Barrier",
     stop: "multiprocessing.synchronize.Event",
-    at_work: "multiprocessing.synchronize.Semaphore",
     answer: "multiprocessing.Queue[list[float]]",
 ) -> None:
     """In a process of its own: ask until told to stop."""
     waits = []
     with cairnkv.connect(url) as kv:
         kv.ping()
-        while not stop.is_set():
+        at_work.wait(HELPERS_SECONDS_MAX)
+        while not waits or not stop.is_set():
             began = time.perf_counter()
             kv.ping()
             waits.append((time.perf_counter() - began) * 1000)
-            if len(waits) == 1:
-                at_work.release()
             time.sleep(PING_PAUSE)
     answer.put(waits)
 
@@ -66,21 +70,21 @@ def _ping(
 def _write(
     url: str,
     keys: int,
+    at_work: "multiprocessing.synchronize.Barrier",
     stop: "multiprocessing.synchronize.Event",
-    at_work: "multiprocessing.synchronize.Semaphore",
     count: "multiprocessing.Queue[int]",
 ) -> None:
     """In a process of its own: overwrite keys until told to stop."""
     written = 0
     noise = os.urandom(1 << 20)
     with cairnkv.connect(url, codec="bytes") as kv:
+        kv.ping()
+        at_work.wait(HELPERS_SECONDS_MAX)
         while not stop.is_set():
             with kv.pipeline() as pipeline:
                 for number in range(written, written + SETS_TOGETHER):
                     at = number * 7_919 % (len(noise) - VALUE_BYTES)
                     pipeline.set(b"%08d" % (number * 104_729 % keys), noise[at : at + VALUE_BYTES])
-            if not written:
-                at_work.release()
             written += SETS_TOGETHER
     count.put(written)
 
@@ -118,17 +122,15 @@ def _back_up(url: str) -> float:
 def _round(url: str, keys: int, seconds: float | None) -> Round:
     """One round: with a backup, or for so many seconds without."""
     spawn = multiprocessing.get_context("spawn")
-    stop, waits, count = spawn.Event(), spawn.Queue(), spawn.Queue()
-    at_work = spawn.Semaphore(0)
+    at_work, stop, waits, count = spawn.Barrier(3), spawn.Event(), spawn.Queue(), spawn.Queue()
     helpers = [
-        spawn.Process(target=_ping, args=(url, stop, at_work, waits)),
-        spawn.Process(target=_write, args=(url, keys, stop, at_work, count)),
+        spawn.Process(target=_ping, args=(url, at_work, stop, waits)),
+        spawn.Process(target=_write, args=(url, keys, at_work, stop, count)),
     ]
     for helper in helpers:
         helper.start()
-    for _ in helpers:
-        if not at_work.acquire(timeout=AT_WORK_SECONDS_MAX):
-            raise TimeoutError("who pings and writes did not begin")
+    at_work.wait(HELPERS_SECONDS_MAX)
+    time.sleep(HEAD_SECONDS)
     if seconds is None:
         took = _back_up(url)
     else:

@@ -32,6 +32,7 @@ from typing import Any
 
 import backup
 import chart
+import clusters
 from servers import (
     CAIRN,
     PACKAGES,
@@ -82,6 +83,11 @@ class Profile:
     benchmark_commands: int = 600_000  # that redis-benchmark sends in a round, in a pipeline
     disk_keys: int = 1_000_000  # of the store that is opened
     backup_megabytes: int = 1_000  # of the store that is backed up
+    cluster_rounds: int = 3
+    cluster_warmup: float = 0.4  # seconds that do not count: a thousand connections take their time to get going
+    cluster_seconds: float = 0.8
+    cluster_connections: tuple[int, int, int] = (1, 50, 1_000)
+    failover_seconds: float = 6.0  # from the kill on, at least
 
     @property
     def keys(self) -> int:
@@ -112,6 +118,11 @@ PROFILES = {
         benchmark_commands=2_000,
         disk_keys=2_000,
         backup_megabytes=2,
+        cluster_rounds=1,
+        cluster_warmup=0.1,
+        cluster_seconds=0.2,
+        cluster_connections=(1, 4, 60),
+        failover_seconds=0.5,
     ),
 }
 
@@ -138,11 +149,11 @@ class Run:
             self.notes.append(text)
             self.say(text)
 
-    def generate(self, server: Server, work: str, **options: float) -> Sample:
+    def generate(self, server: Server, work: str, **options: float | str) -> Sample:
         """Let the generator work on a server."""
         return run_json(self.generating(server, work, **options))
 
-    def generating(self, server: Server, work: str, **options: float) -> list[str]:
+    def generating(self, server: Server, work: str, **options: float | str) -> list[str]:
         """The command that does so."""
         given = {"connections": self.profile.connections, "keys": self.profile.keys, "seconds": self.profile.seconds}
         given |= {"wire": server.wire, "work": work, "port": server.port, "pid": server.pid, **options}
@@ -153,10 +164,10 @@ class Run:
         given = [name, self.profile.seconds, self.profile.keys, port, *([directory] if directory else [])]
         return run_json([sys.executable, str(HERE / "clients.py"), *map(str, given)])
 
-    def contest(self, what: str, contestants: dict[str, Callable[[], Sample]]) -> Samples:
-        """Let the contestants take turns."""
+    def contest(self, what: str, contestants: dict[str, Callable[[], Sample]], rounds: int | None = None) -> Samples:
+        """Let the contestants take turns. rounds: None: as many as usual."""
         samples: Samples = {name: [] for name in contestants}
-        for _ in range(self.profile.rounds):
+        for _ in range(rounds or self.profile.rounds):
             for name, measure in contestants.items():
                 samples[name].append(measure())
         self.rounds[what] = samples
@@ -214,8 +225,8 @@ def run_json(command: Sequence[str]) -> Sample:
     return result
 
 
-def installed(run: Run, stack: contextlib.ExitStack, *starters: Callable[[], Any]) -> list[Server]:
-    """Start these servers; those that are not installed are noted and left out."""
+def installed(run: Run, stack: contextlib.ExitStack, *starters: Callable[[], Any]) -> list[Any]:
+    """Start these servers, or clusters; those that are not installed are noted and left out."""
     servers = []
     for start in starters:
         try:
@@ -561,6 +572,133 @@ def embedded_disk(run: Run) -> None:
             run.row("embedded on disk, in a loop", what, name, "/s", figures["cairnkv"], figures[name], "≥ 5")
 
 
+# -- a cluster --------------------------------------------------------------------------------------------------------
+
+STREAMS = 50
+"""Calls that etcd's clients have under way on each connection, where they share connections."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of clusters at once.
+
+    depth: commands in a pipeline. theirs: etcd's connections, and calls under way on each, by what the row says of it.
+    everywhere: over all members, so many connections of etcd's to each; else all to one. aimed: whether targets are
+    for this load.
+    """
+
+    what: str
+    connections: int
+    depth: int
+    theirs: dict[str, tuple[int, int]]
+    everywhere: bool = False
+    aimed: bool = False
+
+
+def cluster_loads(profile: Profile) -> dict[str, list[Load]]:
+    """The loads of each work. etcd's calls share connections wherever that is to its advantage."""
+    one, some, many = profile.cluster_connections
+    shared = -(-many // STREAMS)
+    each = -(-shared // clusters.MEMBERS)
+    same = "1 connection" if one == 1 else f"{one} connections"
+    shares = {f" (etcd: {shared} × {STREAMS} streams)": (shared, STREAMS)}
+    shares_all = {f" (etcd: {clusters.MEMBERS} × {each} × {STREAMS} streams)": (each, STREAMS)}
+    streams = {f" (etcd: {some} × {MANY} streams)": (some, MANY)}
+    aimed = Load(f"{many:,} connections", many, 1, {"": (many, 1)} | shares, aimed=True)
+    piped = Load(f"{some} connections, {MANY} in a pipeline", some, MANY, streams)
+    every = [
+        Load(same, one, 1, {"": (one, 1)}),
+        Load(f"{some} connections", some, 1, {"": (some, 1)}),
+        aimed,
+        piped,
+        Load(f"{many:,} connections, to all three nodes", many, 1, shares_all, everywhere=True),
+    ]
+    return {"set": every, "get": every, "local": [aimed, piped]}
+
+
+CLUSTER_WORKS = {
+    "set": ("cluster: SET", "etcd", "writes/s of a cluster at 1,000 concurrent", "≥ 5"),
+    "get": ("cluster: linearizable GET", "etcd", "linearizable reads/s of a cluster at 1,000 concurrent", "≥ 10"),
+    "local": ("cluster: local GET", "etcd, serializable", "beside the targets", None),
+}
+"""What a work is called, its peer, and group and target of its rows at the load that targets are for."""
+
+
+def cluster(run: Run) -> None:
+    """Three nodes on this machine, each write on the disks of two before its reply; then the leader is killed."""
+    if not has(run, "rocksdict"):
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            ours = stack.enter_context(clusters.cairn())
+        except Missing as missing:
+            run.note(f"skipped: {missing}")
+            return
+        peers = installed(run, stack, clusters.etcd)
+        run.generate(ours.node(), "load", depth=DEEP, value=clusters.VALUE_BYTES)
+        if peers:
+            for work, loads in cluster_loads(run.profile).items():
+                for load in loads:
+                    try:
+                        cluster_rates(run, ours, peers[0], work, load)
+                    except clusters.PeerFailed as failed:
+                        run.note(f"not measured: {work}, {load.what}: {failed}")
+        contestants = {one.name: partial(one.failover, run.profile.failover_seconds) for one in (ours, *peers)}
+        what = "cluster: the longest time between two acknowledged writes while the leading machine is killed"
+        samples = run.contest(what, contestants, run.profile.cluster_rounds)
+    gaps = {name: [sample["longest_gap_seconds"] for sample in rounds] for name, rounds in samples.items()}
+    run.row("a cluster's failover", what, "none", "s", gaps["cairn"], None, "≤ 12")
+    for peer in peers:
+        run.row("beside the targets", what, peer.name, "s", gaps["cairn"], gaps[peer.name])
+
+
+def cluster_rates(run: Run, ours: clusters.CairnCluster, peer: clusters.EtcdCluster, work: str, load: Load) -> None:
+    """The rows of one work under one load."""
+    profile = run.profile
+    begin, against, group, target = CLUSTER_WORKS[work]
+    what = f"{begin}, {clusters.VALUE_BYTES} B, {load.what}"
+
+    def measured() -> Sample:
+        return run.generate(
+            ours.node(),
+            "set" if work == "set" else "get",
+            local=int(work == "local"),
+            value=clusters.VALUE_BYTES,
+            connections=load.connections,
+            depth=load.depth,
+            port=numbers(ours.ports if load.everywhere else ours.ports[:1]),
+            pid=numbers(ours.pids),
+            warmup=profile.cluster_warmup,
+            seconds=profile.cluster_seconds,
+        )
+
+    contestants: dict[str, Callable[[], Sample]] = {ours.name: measured}
+    for said, (connections, streams) in load.theirs.items():
+        contestants[f"{peer.name}{said}"] = partial(
+            peer.generate,
+            work,
+            connections=connections,
+            streams=streams,
+            seconds=profile.cluster_seconds,
+            warmup=profile.cluster_warmup,
+            everywhere=load.everywhere,
+        )
+    samples = run.contest(what, contestants, profile.cluster_rounds)
+    for said in load.theirs:
+        shown = f"{what}{said}"
+        in_group, aim = (group, target) if load.aimed else ("beside the targets", None)
+        mine, theirs = samples[ours.name], samples[f"{peer.name}{said}"]
+        run.row(in_group, f"{shown}: commands/s", against, "/s", rates(mine), rates(theirs), aim)
+        if load.aimed:
+            cost = f"{shown}: CPU of all servers per command"
+            run.row("beside the targets", cost, against, "µs", costs(mine), costs(theirs))
+
+
+def numbers(several: Sequence[int]) -> str:
+    """A list, as the generator reads it."""
+    return ",".join(map(str, several))
+
+
 # -- clients ----------------------------------------------------------------------------------------------------------
 
 
@@ -706,7 +844,7 @@ def processes(run: Run) -> None:
 
 # -- all of it --------------------------------------------------------------------------------------------------------
 
-WITH_GENERATOR = (commands, redis_wire, memory, growth, steps, disk, clients)
+WITH_GENERATOR = (commands, redis_wire, memory, growth, steps, disk, cluster, clients)
 WITHOUT = (embedded, embedded_disk, imports, processes)
 PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 
@@ -751,6 +889,9 @@ def results(run: Run) -> dict[str, Any]:
                 "python": platform.python_version(),
                 "redis-server": version("redis-server"),
                 "memcached": version("memcached"),
+                "nats-server": clusters.nats_version(),
+                "etcd": version("etcd"),
+                "h2load": version("h2load"),
                 **{name: package_version(name) for name in packages},
             },
         },

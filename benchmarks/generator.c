@@ -10,9 +10,12 @@
    itself; with `poll=0` it sleeps until the next is due, which is late by what the system takes to wake it, where others
    need the processor.
 
+   What comes back in the first `warmup` seconds does not count. With several ports, which are nodes of one cluster,
+   connections take turns in using them.
+
    What always holds: it talks to 127.0.0.1 only. A reply that is not the one expected (a miss, an error, a wrong
    length) ends the run with exit code 1. What was sent is answered before the clock stops, so rates and the server's
-   CPU time (`pid`; the kernel's clock of that process) are about the same commands.
+   CPU time (`pid`; the kernel's clocks of these processes) are about the same commands.
 
    Built and run by benchmarks/bench.py. */
 
@@ -39,21 +42,29 @@
 #define POOL_BYTES (64 << 20)   /* prepared frames, in all; less when that is enough for every key */
 #define RECEIVE_BYTES (1 << 20) /* asked of a socket at once */
 #define EVENTS_MAX 256
+#define LIST_MAX 16 /* ports, processes */
 #define PATIENCE_NS 30000000000 /* without any reply: give up */
+
+struct list {
+    int count;
+    int items[LIST_MAX];
+};
 
 static struct options {
     const char *wire; /* article, resp or memcached */
     const char *work; /* get, set or load */
-    int port;
+    struct list port;
     int connections;
     int depth; /* commands in a pipeline */
     long keys;
     long value; /* bytes */
+    double warmup;  /* seconds before those that count */
     double seconds;
-    double rate; /* commands a second; 0: as many as are answered */
-    int poll;    /* with a rate: without sleeping */
-    int pid;     /* of the server, 0: its CPU time is of no interest */
-} options = {"article", "get", 0, 50, 1, 100000, 32, 1.0, 0.0, 1, 0};
+    double rate;     /* commands a second; 0: as many as are answered */
+    int poll;        /* with a rate: without sleeping */
+    int local;       /* GETs may be answered by what one node has: the flag of the article's header */
+    struct list pid; /* of the server; none: its CPU time is of no interest */
+} options = {"article", "get", {0}, 50, 1, 100000, 32, 0.0, 1.0, 0.0, 1, 0, {0}};
 
 static void die(const char *format, ...)
 {
@@ -66,6 +77,21 @@ static void die(const char *format, ...)
     exit(1);
 }
 
+/* Whole numbers with commas between them. */
+static struct list read_list(const char *text)
+{
+    struct list list = {0};
+    for (char *end; *text != '\0'; text = *end == ',' ? end + 1 : end) {
+        long item = strtol(text, &end, 10);
+        if (end == text || (*end != ',' && *end != '\0'))
+            die("not a list of numbers: %s", text);
+        if (list.count == LIST_MAX)
+            die("a list has at most %d numbers", LIST_MAX);
+        list.items[list.count++] = item;
+    }
+    return list;
+}
+
 static void read_options(int count, char **words)
 {
     for (int i = 1; i < count; i++) {
@@ -75,21 +101,25 @@ static void read_options(int count, char **words)
         *value++ = '\0';
         if (!strcmp(words[i], "wire")) options.wire = value;
         else if (!strcmp(words[i], "work")) options.work = value;
-        else if (!strcmp(words[i], "port")) options.port = atoi(value);
+        else if (!strcmp(words[i], "port")) options.port = read_list(value);
         else if (!strcmp(words[i], "connections")) options.connections = atoi(value);
         else if (!strcmp(words[i], "depth")) options.depth = atoi(value);
         else if (!strcmp(words[i], "keys")) options.keys = atol(value);
         else if (!strcmp(words[i], "value")) options.value = atol(value);
+        else if (!strcmp(words[i], "warmup")) options.warmup = atof(value);
         else if (!strcmp(words[i], "seconds")) options.seconds = atof(value);
         else if (!strcmp(words[i], "rate")) options.rate = atof(value);
         else if (!strcmp(words[i], "poll")) options.poll = atoi(value);
-        else if (!strcmp(words[i], "pid")) options.pid = atoi(value);
+        else if (!strcmp(words[i], "local")) options.local = atoi(value);
+        else if (!strcmp(words[i], "pid")) options.pid = read_list(value);
         else die("unknown option: %s", words[i]);
     }
-    if (options.port < 1 || options.connections < 1 || options.depth < 1 || options.keys < 1 || options.value < 1)
+    if (options.port.count < 1 || options.connections < 1 || options.depth < 1 || options.keys < 1 || options.value < 1)
         die("port, connections, depth, keys and value are at least 1");
     if (options.rate > 0 && options.depth != 1)
         die("a rate is for single commands: depth=1");
+    if (options.local && strcmp(options.wire, "article") != 0)
+        die("local reads are asked for on the article's wire");
 }
 
 /* -- time ------------------------------------------------------------------------------------------------------- */
@@ -107,15 +137,17 @@ static int64_t now_ns(void)
     return read_clock(CLOCK_MONOTONIC);
 }
 
-/* The CPU time of the server's process, user and system, all threads. */
+/* The CPU time of the server's processes, user and system, all threads. */
 static int64_t server_cpu_ns(void)
 {
-    static clockid_t clock;
-    if (options.pid == 0)
-        return 0;
-    if (clock == 0 && clock_getcpuclockid(options.pid, &clock) != 0)
-        die("there is no process %d", options.pid);
-    return read_clock(clock);
+    static clockid_t clocks[LIST_MAX];
+    int64_t sum = 0;
+    for (int i = 0; i < options.pid.count; i++) {
+        if (clocks[i] == 0 && clock_getcpuclockid(options.pid.items[i], clocks + i) != 0)
+            die("there is no process %d", options.pid.items[i]);
+        sum += read_clock(clocks[i]);
+    }
+    return sum;
 }
 
 /* A histogram of nanoseconds: 128 steps to each doubling, so that a percentile is right within 1 %. */
@@ -162,7 +194,7 @@ static size_t put_command(char *at, long number)
     snprintf(key, sizeof key, "key:%012ld", number);
     switch (options.wire[0]) {
     case 'a':
-        at = mempcpy(at, writes ? "\0\0\1" : "\0\0\0", 3); /* header, two-byte number */
+        at = mempcpy(at, writes ? "\0\0\1" : options.local ? "\1\0\0" : "\0\0\0", 3); /* header, two-byte number */
         at += be32(at, KEY_BYTES);
         at = mempcpy(at, key, KEY_BYTES);
         if (writes)
@@ -275,7 +307,7 @@ static void watch(struct connection *self, int what, uint32_t events)
 
 static void connect_all(void)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(options.port)};
+    struct sockaddr_in address = {.sin_family = AF_INET};
     struct rlimit files;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     getrlimit(RLIMIT_NOFILE, &files);
@@ -286,6 +318,7 @@ static void connect_all(void)
     for (int i = 0, on = 1; i < options.connections; i++) {
         struct connection *self = connections + i;
         self->fd = socket(AF_INET, SOCK_STREAM, 0);
+        address.sin_port = htons(options.port.items[i % options.port.count]);
         if (self->fd < 0 || connect(self->fd, (struct sockaddr *)&address, sizeof address) < 0)
             die("cannot make connection %d: %s", i + 1, strerror(errno));
         setsockopt(self->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -396,9 +429,23 @@ static int ready(struct epoll_event *events, int64_t due)
     return epoll_wait(epoll, events, EVENTS_MAX, options.rate > 0 ? 0 : 1000);
 }
 
+/* What counts, counts from here. */
+static struct {
+    int64_t wall, cpu, own_cpu;
+} began;
+
+static void begin_measuring(void)
+{
+    done = recorded = 0;
+    memset(histogram, 0, sizeof histogram);
+    began.cpu = step_cpu = server_cpu_ns();
+    began.own_cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID);
+    began.wall = now_ns();
+}
+
 static void run(int64_t start)
 {
-    int64_t end = start + (int64_t)(options.seconds * 1e9), last = start;
+    int64_t warm = start + (int64_t)(options.warmup * 1e9), end = warm + (int64_t)(options.seconds * 1e9), last = start;
     struct epoll_event events[EVENTS_MAX];
     bool loading = !strcmp(options.work, "load");
     long turn = 0; /* with a rate: the next command of all connections */
@@ -412,6 +459,10 @@ static void run(int64_t start)
             last = now;
         if (now - last > PATIENCE_NS)
             die("no reply in %d seconds", (int)(PATIENCE_NS / 1000000000));
+        if (warm > start && now >= warm) {
+            warm = start;
+            begin_measuring();
+        }
         if (now >= end && !loading)
             stopping = true;
         if (options.rate > 0 && !stopping)
@@ -432,7 +483,7 @@ static void run(int64_t start)
 
 int main(int count, char **words)
 {
-    int64_t start, cpu, own_cpu;
+    int64_t cpu, own_cpu;
     double seconds;
     read_options(count, words);
     prepare_reply();
@@ -441,14 +492,12 @@ int main(int count, char **words)
     connect_all();
     prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: woken when it asked to be */
     usleep(20000); /* the server may still be accepting */
-    cpu = step_cpu = server_cpu_ns();
-    own_cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID);
-    start = now_ns();
-    run(start);
-    seconds = (now_ns() - start) / 1e9;
-    own_cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID) - own_cpu;
+    begin_measuring();
+    run(began.wall);
+    seconds = (now_ns() - began.wall) / 1e9;
+    own_cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID) - began.own_cpu;
     usleep(2000); /* what it does behind the last reply is part of the work */
-    cpu = server_cpu_ns() - cpu;
+    cpu = server_cpu_ns() - began.cpu;
     printf("{\"commands\": %ld, \"seconds\": %.6f, \"cpu_seconds\": %.6f, \"own_cpu_seconds\": %.6f, "
            "\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
            "\"longest_step_cpu_ms\": %.4f, \"longest_step_ms\": %.4f}\n",

@@ -16,8 +16,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import clusters
 from bench import DEEP, MANY, PATIENCE, PROFILES, Run, compiled_generator
 from servers import Missing, Server, cairn, cairn_on_disk
 
@@ -44,13 +46,17 @@ def main() -> int:
     parser.add_argument("--depths", default=f"1,{MANY},{DEEP}", help="commands in a pipeline (default: %(default)s)")
     parser.add_argument("--keys", type=int, default=PROFILES["default"].keys)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--disk", action="store_true", help="with --data: every write is on the disk before its reply")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--disk", action="store_true", help="with --data: every write is on the disk before its reply")
+    kinds.add_argument("--cluster", action="store_true", help="a node of three, the one that clients talk to")
+    parser.add_argument("--connections", type=int, default=PROFILES["default"].connections)
     given = parser.parse_args()
+    start = cluster_node if given.cluster else cairn_on_disk if given.disk else cairn
     if shutil.which("perf") is None:
         print("profile_server: perf is not installed; on Debian: apt-get install linux-perf", file=sys.stderr)
         return 1
     try:
-        with compiled_generator() as generator, (cairn_on_disk if given.disk else cairn)() as server:
+        with compiled_generator() as generator, start() as server:
             run = Run(PROFILES["default"], generator)
             run.generate(server, "load", keys=given.keys, depth=MANY)
             for depth in map(int, given.depths.split(",")):
@@ -69,6 +75,13 @@ def main() -> int:
     return 0
 
 
+@contextlib.contextmanager
+def cluster_node() -> Iterator[Server]:
+    """The first node of a cluster on this machine; the NATS servers are other processes, and not in its samples."""
+    with clusters.cairn() as cluster:
+        yield cluster.node()
+
+
 def sampled(run: Run, server: Server, given: argparse.Namespace, depth: int) -> Counter[str]:
     """How many samples each part has while the generator works."""
     with tempfile.TemporaryDirectory(prefix="cairn-profile-") as directory:
@@ -82,7 +95,14 @@ def sampled(run: Run, server: Server, given: argparse.Namespace, depth: int) -> 
             time.sleep(0.3)
             with contextlib.ExitStack() as stack:
                 stack.callback(perf.wait, PATIENCE)
-                run.generate(server, given.work, depth=depth, keys=given.keys, seconds=given.seconds - 0.6)
+                run.generate(
+                    server,
+                    given.work,
+                    depth=depth,
+                    keys=given.keys,
+                    seconds=given.seconds - 0.6,
+                    connections=given.connections,
+                )
             if perf.returncode != 0:
                 raise RuntimeError(f"perf record: {perf.stderr.read().strip() if perf.stderr else ''}")
         script = subprocess.run(

@@ -29,7 +29,13 @@ STOP_SECONDS = 10.0
 CAIRN = Path(sys.executable).with_name("cairn")
 """The command of the package that is measured: the one beside this interpreter."""
 
-PACKAGES = {"redis-server": "redis-server", "memcached": "memcached", "cc": "gcc libc6-dev"}
+PACKAGES = {
+    "redis-server": "redis-server",
+    "memcached": "memcached",
+    "cc": "gcc libc6-dev",
+    "etcd": "etcd-server",
+    "h2load": "nghttp2-client",
+}
 """Programs that are needed, and Debian's packages that have them."""
 
 
@@ -101,7 +107,7 @@ def redis_on_disk() -> Iterator[Server]:
 @contextlib.contextmanager
 def _redis(*flags: str, within: Path | None = None) -> Iterator[Server]:
     port = _free_port()
-    command = [_program("redis-server"), "--save", "", *flags, "--bind", "127.0.0.1", "--port", str(port)]
+    command = [installed_program("redis-server"), "--save", "", *flags, "--bind", "127.0.0.1", "--port", str(port)]
     with _process(command, within) as (process, log):
         _until(process, log, lambda: _accepts(port))
         yield Server("redis-server", "resp", port, process.pid)
@@ -124,7 +130,7 @@ def disk_directory() -> Path:
 def memcached() -> Iterator[Server]:
     """memcached with its defaults, and memory enough that it throws nothing away."""
     port = _free_port()
-    command = [_program("memcached"), "-U", "0", "-l", "127.0.0.1", "-p", str(port), "-m", "4096"]
+    command = [installed_program("memcached"), "-U", "0", "-l", "127.0.0.1", "-p", str(port), "-m", "4096"]
     with _process([*command, *(["-u", "root"] if os.geteuid() == 0 else [])]) as (process, log):
         _until(process, log, lambda: _accepts(port))
         yield Server("memcached", "memcached", port, process.pid)
@@ -140,7 +146,8 @@ def version(program: str) -> str | None:
     return found[0] if found else "unknown"
 
 
-def _program(name: str) -> str:
+def installed_program(name: str) -> str:
+    """The path of a program. Raises `Missing`."""
     path = shutil.which(name)
     if path is None:
         raise Missing(f"{name} is not installed; on Debian: apt-get install {PACKAGES[name]}")

@@ -311,3 +311,21 @@ def test_ports_that_are_taken_are_named(tmp_path: Path) -> None:
             LocalCluster.up(tmp_path, port=port)
     with pytest.raises(OptionError, match="65400 is too high"):
         LocalCluster.up(tmp_path, port=65_400)
+
+
+def test_it_goes_on_when_nobody_can_be_told(tmp_path: Path) -> None:
+    def gone(text: str) -> None:
+        raise BrokenPipeError(text)
+
+    supervisor = module.Supervisor(tmp_path / "cluster", command=stand_in, tell=gone)
+    supervisor.start()
+    try:
+        cluster = LocalCluster(supervisor.ask, supervisor)
+        for restarts in (1, 2):
+            pid = process(cluster, "node-1").pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda wanted=restarts: process(cluster, "node-1").restarts == wanted)  # type: ignore[misc]
+            eventually(lambda: process(cluster, "node-1").state is State.READY)
+    finally:
+        supervisor.stop()

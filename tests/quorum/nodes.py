@@ -35,7 +35,7 @@ class Nodes:
     @contextlib.contextmanager
     def __call__(self, directory: str = "a", **settings: Any) -> Iterator[RunningServer]:
         """One that runs."""
-        with running_server(clock=wall_clock, **{**self.settings(directory), **settings}) as server:
+        with running_server(**{"clock": wall_clock, **self.settings(directory), **settings}) as server:
             yield server
 
 

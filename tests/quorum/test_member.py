@@ -1,16 +1,26 @@
 """Nodes of a cluster on a real NATS: they join, fall behind, come back, and say what they cannot get over."""
 
+import asyncio
+import contextlib
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nats as nats_client
 import pytest
+from nats.js.errors import Error as JetStreamError
 
 import cairnkv
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, Unavailable
+from cairnkv.limits import MIB
+from cairnkv.log.quorum.declaration import log_subject
+from cairnkv.log.quorum.stream import Purged
 from cairnkv.server import member
+from cairnkv.store import wall_clock
+from cairnkv.testing import RunningServer
 from tests.quorum.nodes import PATIENCE, Nodes, client, told, until
-from tests.support.nats import Nats
+from tests.support.nats import STREAM_LIMIT, Nats
 
 
 def test_nodes_agree(node: Nodes) -> None:
@@ -132,3 +142,183 @@ def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPat
             one.set("k", "v")
         assert one.get("k") is None
         one.clear_all()
+
+
+def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Nodes) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        there = first.server.member
+        assert there is not None
+        apply = there._apply
+
+        async def later(batch: list[tuple[int, bytes]]) -> bool:
+            await asyncio.sleep(1.5)
+            return await apply(batch)
+
+        first.call(lambda: setattr(there, "_apply", later))
+        end = time.monotonic() + 4.0
+        one.set("k", "w")  # and so something has come back
+        behind = []
+        while time.monotonic() < end:
+            behind.append(told(first)["local_reads_behind_ms"])
+        assert min(behind[len(behind) // 2 :]) >= 1_000
+
+
+def test_clocks_are_not_judged_by_what_is_replayed(node: Nodes) -> None:
+    with node("a"):
+        pass
+    with node("b") as second, client(second) as other:
+        other.set("k", "v")
+    time.sleep(1.5)
+    with node("a") as first, client(first) as one:
+        one.set("k", "w")
+        assert told(first)["clock_off_ms"] == 0
+        time.sleep(2 * member.TICK_SECONDS)
+        assert told(first)["clock_off_ms"] == 0
+
+
+def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attempts(node: Nodes) -> None:
+    with node("a") as first:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(client(first)) for _ in range(8)]
+
+            def fill(number: int) -> str:
+                try:
+                    for count in range(STREAM_LIMIT):
+                        clients[number].set(f"{number} {count}", "v" * 900_000)
+                except cairnkv.CairnError as error:
+                    return str(error)
+                return ""
+
+            with ThreadPoolExecutor(len(clients)) as threads:
+                for said in threads.map(fill, range(len(clients))):
+                    assert "LOGFULL" in said
+            clients[0].clear("0 0")
+            assert clients[0].get("0 0") is None
+        assert told(first)["stream_position"] < 200
+
+
+def test_a_log_that_has_no_room_for_anything_is_truncated(
+    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.5)
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        asyncio.run(filled(nats, first.server.settings.name))
+        until(lambda: not told(first)["quorum"])
+        until(lambda: bool(told(first)["quorum"]))
+        one.set("k", "w")
+        assert one.get("k") == "w"
+
+
+async def filled(nats: Nats, name: str) -> None:
+    """Have the log take what nobody proposes, until it takes nothing any more."""
+    connection = await nats_client.connect(list(nats.urls))
+    stream = connection.jetstream(timeout=PATIENCE)
+    size = MIB // 2
+    while size:
+        try:
+            await stream.publish(log_subject(name), bytes(size))
+        except JetStreamError:
+            size //= 2
+    await connection.close()
+
+
+@pytest.mark.parametrize("others", [("a",), ("a", "c")])
+def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_it(
+    node: Nodes, others: tuple[str, ...]
+) -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(node(name)) for name in others]
+        one = stack.enter_context(client(servers[0]))
+        with node("b"):
+            one.set("k", "v")
+        with node("b", clock=lambda: wall_clock() + 300_000) as off:
+            with (
+                pytest.raises(cairnkv.CairnError, match="CLOCK"),
+                cairnkv.connect(off.url, timeout=5.0, attempts=1) as other,
+            ):
+                other.set("k", "w")
+            one.set("k", "x")
+            assert told(off)["clock_off_ms"] > 299_000
+            assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
+
+
+def member_of(server: RunningServer) -> member.Member:
+    """What a running node has."""
+    assert server.server.member is not None
+    return server.server.member
+
+
+def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
+    node: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+    with node("a") as first, client(first) as one:
+        there = member_of(first)
+        apply = there._apply
+        attempts: list[int] = []
+
+        async def purged(batch: list[tuple[int, bytes]]) -> bool:
+            if len(attempts) == 2:
+                monkeypatch.setattr(there, "_apply", apply)
+            raise Purged(7)
+
+        async def taken() -> None:
+            attempts.append(1)
+            if len(attempts) < 3:
+                raise Unavailable("no leader")
+
+        monkeypatch.setattr(there, "_apply", purged)
+        monkeypatch.setattr(there, "_take_snapshot", taken)
+        with contextlib.suppress(cairnkv.CairnError):
+            one.set("k", "v")
+        one.set("k", "w")
+        assert one.get("k") == "w"
+        assert len(attempts) == 3
+
+
+def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
+    monkeypatch.setattr(member, "SNAPSHOT_LEAST", 1)
+    with node("a") as first, client(first) as one:
+        there = member_of(first)
+        one.set("k", "v")
+        first.call(lambda: there.store.leave("its state is not that of others"))
+        for work in (there._make_snapshot(), there._snapshots.newest()):
+            assert asyncio.run_coroutine_threadsafe(work, first._loop).result(PATIENCE) is None
+
+
+def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        monkeypatch.setattr(member_of(first).stream.nc, "publish", None)
+        with pytest.raises(cairnkv.OutcomeUnknown):
+            one.set("k", "w")
+        assert "fault" in told(first)["stopped"]
+        assert one.local().get("k") == "v"
+
+
+def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Nodes, nats: Nats) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+    name = nats.fresh_name()
+    with pytest.raises(OptionError, match="repair"), node("a", name=name):
+        pass
+    nats.forget(name)
+    with node("a") as first, client(first) as one:
+        assert one.get("k") == "v"
+
+
+def test_a_crash_while_a_table_is_removed_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = member.NodeDirectory(tmp_path)
+    for _ in range(2):
+        directory.table.mkdir()
+        (directory.table / "CURRENT").touch()
+        with monkeypatch.context() as crash:
+            crash.setattr(shutil, "rmtree", lambda path, **_: (path / "CURRENT").unlink(missing_ok=True))
+            with contextlib.suppress(OSError):
+                directory.remove_table()
+        assert not directory.table.exists()
+        directory.remove_table()
+        assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,17 @@ def test_what_stands_in_the_way_of_a_start_is_said_in_one_line(
     assert "number 2 is none" in refused(capsys, node, cluster=f"{nats.urls[0]},http://cairn:a-store@127.0.0.1")
     with node("a"):
         assert "is open already" in refused(capsys, node)
+
+
+def test_a_file_that_is_not_understood_is_not_shown_where_it_has_passwords(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('cluster = ["nats://cairn:a-store@127.0.0.1:4222"]\n')
+    assert main(["serve", "--config", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "cluster is a string" in said
+    assert "a-store" not in said
 
 
 def test_it_ends_at_once_when_it_is_told_so_while_it_joins(node: Nodes) -> None:

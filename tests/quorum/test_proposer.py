@@ -2,7 +2,7 @@
 
 import pytest
 
-from cairnkv.commands import OK, Failure, Get, Incr, Reply, Set, failures
+from cairnkv.commands import MISSING, OK, Failure, Get, Incr, Reply, Set, failures
 from cairnkv.commands.failures import Code
 from cairnkv.log.quorum import proposer, proposers
 from cairnkv.log.quorum.entries import Entry, Kind, parsed
@@ -419,3 +419,66 @@ def test_a_refusal_that_comes_late_concerns_its_own_epoch_only() -> None:
     assert proposer.epoch == 0
     (entry,) = map(parsed, proposer.entries(cluster.now, 0))
     assert (entry.kind, entry.epoch) == (Kind.EPOCH, epoch + 1)
+
+
+def test_how_old_the_newest_own_entry_is_counts_from_when_it_was_published() -> None:
+    cluster = settled()
+    node = cluster.nodes[0]
+    node.execute(Incr(b"n", 1))
+    node.pump()
+    published = cluster.now
+    cluster.now += 3.0  # on its way, or behind many others
+    cluster.arrive()
+    node.follow()
+    assert value(node, b"n") == b"1"
+    assert node.running.proposer.came_sent == published
+
+
+def test_of_several_attempts_to_begin_an_epoch_the_first_may_be_the_one_that_has_come() -> None:
+    cluster = settled()
+    node = cluster.nodes[0]
+    node.refused()
+    began = cluster.now
+    wait(cluster, 2.0)
+    assert len(kinds(cluster, node)) > 1
+    cluster.arrive()
+    node.follow(len(cluster.stream))
+    assert node.running.proposer.quorum
+    assert node.running.proposer.came_sent == began
+
+
+def test_what_is_always_refused_begins_no_more_epochs_than_there_is_time_for() -> None:
+    cluster = settled()
+    node = cluster.nodes[0]
+    write = held(node.execute(Incr(b"n", 1)))
+    before = len(cluster.stream)
+    for _ in range(100):
+        cluster.now += 0.05
+        node.tick()
+        while cluster.flying:
+            if kinds(cluster, node)[0] is Kind.EPOCH:
+                cluster.arrive()
+                node.follow()
+            else:
+                cluster.refuse()
+    assert len(cluster.stream) - before <= proposer.BARREN_EPOCHS_MAX + 5.0 / proposer.PROBE_SECONDS
+    cluster.settle()
+    assert write.reply == 1
+
+
+def test_writes_that_the_log_has_no_room_for_fail_once_they_cannot_count() -> None:
+    cluster = settled()
+    node = cluster.nodes[0]
+    write, read = held(node.execute(Incr(b"n", 1))), held(node.execute(Get(b"k")))
+    node.pump()
+    cluster.lose()
+    node.running.proposer.no_room(Failure(failures.LOGFULL, "full"), node.running.table)
+    node.pump()
+    assert write.reply is None
+    cluster.settle()
+    assert code(write) is failures.LOGFULL
+    assert not failures.LOGFULL.executed
+    assert read.reply == MISSING
+    again = held(node.execute(Incr(b"n", 10)))
+    cluster.settle()
+    assert again.reply == 10

@@ -452,3 +452,18 @@ def test_a_table_that_takes_nothing_ends_the_node_and_nobody_else() -> None:
     assert not one.is_up
     assert isinstance(outcome, Held)
     assert outcome.reply is OK
+
+
+def test_a_node_that_has_left_lets_nobody_wait() -> None:
+    cluster = settled()
+    node = cluster.nodes[0]
+    (watched,) = watching(cluster, node, b"k")
+    under_way = node.execute(ClearPrefix(b"k", 0))
+    node.running.leave("it is not well")
+    empty = node.running.execute_all((), (watched,), bytes_max=1)
+    for outcome in (under_way, empty, node.execute(Get(b"k"))):
+        reply = outcome.reply if isinstance(outcome, Held) else outcome
+        assert isinstance(reply, Failure)
+        assert reply.code is failures.STOPPED
+    node.pump()
+    assert not cluster.flying

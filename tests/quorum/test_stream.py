@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 
 import pytest
 from nats.aio.msg import Msg
@@ -323,6 +324,20 @@ class TestBroadcasts:
             other.broadcast(b"back")
             await eventually(lambda: len(heard["other"]) == 3 and len(heard["one"]) == 1)
             assert heard == {"one": [b"back"], "other": [b"0", b"1", b"2"], "stranger": []}
+
+    async def test_one_that_nats_does_not_take_is_told_of_and_not_kept(
+        self, nats: Nats, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        options = nats.options()
+        async with opened(options) as one, opened(options) as other:
+            heard: list[bytes] = []
+            other.on_broadcast(heard.append)
+            with caplog.at_level(logging.INFO):
+                one.broadcast(bytes(one.payload_max + 1))
+            assert "reaches this node only" in caplog.text
+            one.broadcast(bytes(one.payload_max))
+            await eventually(lambda: bool(heard))
+            assert [len(message) for message in heard] == [one.payload_max]
 
 
 async def test_there_are_several_clusters_on_one_nats(nats: Nats) -> None:

@@ -35,9 +35,15 @@ class ControlServer:
         """ask: does what is asked, and raises `CairnError`."""
         path.unlink(missing_ok=True)  # of one that crashed: who has the directory's lock is the only one
         self._path = path
-        self._server = _Server(str(path), _Handler)
-        path.chmod(0o600)
+        self._server = _Server(str(path), _Handler, bind_and_activate=False)
         self._server.ask = ask
+        try:
+            self._server.server_bind()
+            path.chmod(0o600)  # before it listens
+            self._server.server_activate()
+        except BaseException:
+            self._server.server_close()
+            raise
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 

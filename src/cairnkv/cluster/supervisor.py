@@ -348,7 +348,9 @@ class Supervisor:
 
     def _tell_notes(self) -> None:
         while self._notes:
-            self._tell(self._notes.popleft())
+            text = self._notes.popleft()
+            with contextlib.suppress(OSError):  # who was told may have gone, such as a terminal; the cluster goes on
+                self._tell(text)
 
     def _has_failed(self, charge: _Charge, why: str) -> None:
         charge.state = State.FAILED

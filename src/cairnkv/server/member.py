@@ -14,6 +14,7 @@ import collections
 import contextlib
 import functools
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -29,10 +30,10 @@ from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection, table
 from cairnkv.log.quorum.connection import note
-from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry
+from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry, Kind
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.proposer import UNSEEN_SECONDS
-from cairnkv.log.quorum.snapshots import Damaged, Snapshot, SnapshotError, Snapshots
+from cairnkv.log.quorum.snapshots import KEPT, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
@@ -53,11 +54,18 @@ table may be behind, and others what its clock says."""
 CLOCK_SECONDS: Final = 10.0
 """How long others' clocks are remembered."""
 
+HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
+"""How long a node that joins waits for another's; after that it is alone."""
+
 CLOCK_OFF_MS: Final = 1_000
 """By how much a node's clock may be off from the other nodes' clocks."""
 
 FILL_MAX: Final = 0.9
 """The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
+
+FULL: Final = 0.99
+"""The part from which on the log counts as full: if no entry gets into it then, there will be no second snapshot
+either, and it is truncated behind the only one."""
 
 SNAPSHOT_ENTRIES: Final = 50_000
 """Entries after which another snapshot is made; the log has up to three times as many."""
@@ -145,6 +153,14 @@ class NodeDirectory:
         self.table.rename(aside)
         return aside
 
+    def remove_table(self) -> None:
+        """Have no table. A crash meanwhile leaves all of it or none: a part of one could not be opened."""
+        removed = self.path / "table.removed"
+        shutil.rmtree(removed, ignore_errors=True)  # what a crash has left
+        with contextlib.suppress(FileNotFoundError):
+            self.table.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
 
 class Clocks:
     """Whether this node's clock agrees with those of the others, by what their entries say.
@@ -206,7 +222,7 @@ class Member:
         self._pump_wanted = False
         self._quorum = asyncio.Event()
         self._caught_up = asyncio.Event()
-        self._own_came = 0.0  # when an entry of this node came last
+        self._other_heard = asyncio.Event()
         self._own_sent = 0.0  # when one was published last
         self._from = 0  # where catching up began
         self._told_digest = 0
@@ -214,6 +230,7 @@ class Member:
         store.something_proposed = self._want_pump
         store.heard = self._heard
         self.stream.on_broadcast(self._heard_on_channel)
+        self.stream.failed = self._failed
         self.said_on_channel: Callable[[bytes, bytes], object] = _nobody_listens
         """Told what is said on channels at other nodes."""
         store.add_info(self._info)
@@ -235,14 +252,23 @@ class Member:
         await self._load()
         await self._find_place()
         loop = asyncio.get_running_loop()
-        self._own_came = self._own_sent = loop.time()
+        self._own_sent = loop.time()
         self._begin(self._follow())
         await self._or_fail(self._caught_up.wait())
         self.store.proposer.begin(self.store.table)
         self._begin(self._look())
         self._begin(self._keep_snapshots())
         await self._or_fail(self._quorum.wait())
+        await self._hear_others()
         self.store.join()
+
+    async def _hear_others(self) -> None:
+        """Know what others' clocks say before log time follows this one, for it never goes back."""
+        if len(self.store.table.rows) > 1:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEAR_SECONDS):
+                    await self._or_fail(self._other_heard.wait())
+        self._look_at_limits(asyncio.get_running_loop().time())
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         """Have something go on as long as this node takes part."""
@@ -252,8 +278,11 @@ class Member:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a fault of cairnkv itself", exc_info=error)
-            self.store.leave(f"a fault of cairnkv itself: {error!r}")
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        _log.error("a fault of cairnkv itself", exc_info=error)
+        self.store.leave(f"a fault of cairnkv itself: {error!r}")
 
     async def _or_fail(self, waited: Coroutine[None, None, bool]) -> None:
         """Wait, but no longer than what is under way goes on."""
@@ -333,7 +362,8 @@ class Member:
     async def _take_snapshot(self) -> None:
         """Begin from a snapshot: the log does not go back to where this node is.
 
-        It stays pinned until this node has caught up with the log. Raises `OptionError` where none is of use.
+        It stays pinned until this node has caught up with the log. Raises `OptionError` where none is of use, and
+        `Unavailable` where that may pass.
         """
         store = self.store
         await self._pin.aclose()
@@ -345,6 +375,9 @@ class Member:
                 await self._pin.enter_async_context(self._snapshots.pinned(snapshot))
                 _log.info("beginning from the snapshot of position %s", f"{snapshot.position:,}")
                 await self._install(snapshot)
+            except (PinsTaken, Unavailable) as error:
+                await self._pin.aclose()
+                raise Unavailable(f"snapshot {snapshot.name} cannot be had at present: {error}") from error
             except (SnapshotError, OSError) as error:
                 await self._pin.aclose()
                 if isinstance(error, Damaged):
@@ -370,30 +403,34 @@ class Member:
 
         await self._snapshots.fetch(snapshot, fetched, more)
         self.store.reopen(self._new_table())
-        await side.run(shutil.rmtree, directory.table, ignore_errors=True)
+        await side.run(directory.remove_table)
         await side.run(table.install, fetched, directory.table)
         self.store.begin(await asyncio.to_thread(self.store.load))
 
     async def _keep_snapshots(self) -> None:
         """Make a snapshot when it is time and this node's turn, and truncate the log, for ever."""
-        while True:
+        while self.store.takes_part:
             await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
             try:
                 await self._make_snapshot()
             except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
                 _log.warning("no snapshot was made: %s", error)
+            except Exception:  # a fault of ours, for which there may be none; what it comes to is said as the log fills
+                _log.exception("no snapshot was made")
 
     async def _make_snapshot(self) -> None:
         store, snapshots = self.store, self._snapshots
-        if store.loading or not store.proposer.quorum:
+        stuck = self.stream.fill >= FULL and not store.proposer.quorum
+        if store.loading or not store.takes_part or not (store.proposer.quorum or stuck):
             return
         newest = await snapshots.newest()
         since = store.position - (newest.position if newest is not None else 0)
-        if since >= self._snapshot_entries or (since >= SNAPSHOT_LEAST and self.stream.fill >= SNAPSHOT_FILL):
+        least = 1 if stuck else SNAPSHOT_LEAST
+        if since >= self._snapshot_entries or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
             async with snapshots.turn() as mine:
                 if mine:
                     await self._make_one()
-        floor = await snapshots.floor()
+        floor = await snapshots.floor(1 if stuck else KEPT)
         if floor >= self.stream.first:
             await self.stream.truncate(floor)
             _log.info("the log begins behind position %s now", f"{floor:,}")
@@ -430,7 +467,15 @@ class Member:
                         await self._pin.aclose()
             except Purged:
                 self._caught_up.clear()
-                await self._take_snapshot()
+                try:
+                    await self._take_snapshot()
+                except Unavailable as error:
+                    _log.warning("%s", error)
+                    await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
+                    continue
+                except OptionError as error:
+                    store.leave(str(error))
+                    return
                 target, self._from = self.stream.last, store.position
                 store.proposer.begin(store.table)
                 store.join()
@@ -471,11 +516,17 @@ class Member:
             await asyncio.sleep(TABLE_PAUSE)
 
     def _heard(self, entry: Entry) -> None:
-        now = asyncio.get_running_loop().time()
-        if entry.node == self.store.proposer.node:
-            self._own_came = now
-        elif entry.time:
-            self._clocks.note(entry.node, self.store.clock() - entry.time, now)
+        if entry.node == self.store.proposer.node or not entry.time:
+            return
+        ahead = self.store.clock() - entry.time
+        if not self._caught_up.is_set() and ahead > 0:
+            return  # what is replayed may be of any age
+        if entry.kind is Kind.EPOCH and not self.store.loading:
+            # It may be the other one that is off; so it is told our time before it says its own again.
+            self._own_sent = -math.inf
+            return
+        self._clocks.note(entry.node, ahead, asyncio.get_running_loop().time())
+        self._other_heard.set()
 
     # -- proposing --------------------------------------------------------------------------------------------
 
@@ -490,14 +541,20 @@ class Member:
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
         refused = functools.partial(self._refused, self.store.proposer.epoch)
-        for data in self.store.proposer.entries(now, 0 if self._clock_off else self.store.clock()):
+        # Before there is a quorum it is an epoch that says the time, which log time does not follow.
+        joining = self.store.loading and self.store.proposer.quorum
+        for data in self.store.proposer.entries(now, 0 if self._clock_off or joining else self.store.clock()):
             self._own_sent = now
             self.stream.publish(data, refused)
 
     def _refused(self, epoch: int, reason: str) -> None:
         """An entry of that epoch will not come; maybe it is over by now."""
         note(f"the log has refused an entry: {reason}")
-        self.store.proposer.lost(self.store.table, epoch)
+        self._look_at_limits(asyncio.get_running_loop().time())
+        if self.store.refuses_growth is not None:
+            self.store.proposer.no_room(self.store.refuses_growth, self.store.table, epoch)
+        else:
+            self.store.proposer.lost(self.store.table, epoch)
         self._want_pump()
 
     async def _look(self) -> None:
@@ -564,8 +621,8 @@ class Member:
 
     @property
     def behind_ms(self) -> int:
-        """By how much local reads may be behind: since when nothing of this node has come back."""
-        return int((asyncio.get_running_loop().time() - self._own_came) * 1000)
+        """By how much local reads may be behind: the age of this node's newest entry that has come back."""
+        return int((asyncio.get_running_loop().time() - self.store.proposer.came_sent) * 1000)
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
         store, stream = self.store, self.stream

@@ -197,6 +197,10 @@ class Server:
                 self.store.close()  # upon which a table that is being read is read no further
                 await asyncio.gather(joining, return_exceptions=True)
                 return False
+        except BaseException:  # cancelled: nobody would end it
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
+            raise
         finally:
             told.cancel()
         await joining

@@ -348,7 +348,7 @@ class ReplicatedStore(Store):
         if self.stopped is None:
             self.stopped = reason
             _log.error("this node takes no part any more: %s", reason)
-            self.proposer.fail_waiting(Failure(failures.STOPPED, reason), under_way=True)
+            self.proposer.close(Failure(failures.STOPPED, reason))
 
     # -- commands ---------------------------------------------------------------------------------------------
 

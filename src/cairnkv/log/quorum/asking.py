@@ -27,7 +27,7 @@ connections to it fill up with chunks, it waits another 10 or 20 before it lets 
 PAUSE_SECONDS: Final = 0.2
 """How long is waited before it is."""
 
-_FULL: Final = (10_023, 10_047, 10_077)
+NO_ROOM: Final = (10_023, 10_047, 10_077)
 """Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
 
 
@@ -73,7 +73,7 @@ def in_words(error: Exception) -> str:
 
 def _passes(error: Exception) -> bool:
     if isinstance(error, ServiceUnavailableError):
-        return error.err_code not in _FULL
+        return error.err_code not in NO_ROOM
     if isinstance(error, APIError):
         return error.err_code == _NO_PEERS or isinstance(error, NoStreamResponseError)
     return isinstance(

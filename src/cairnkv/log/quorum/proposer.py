@@ -54,6 +54,10 @@ PROPOSAL_BYTES_MAX: Final = STAGED_MAX - MIB
 PROBE_SECONDS: Final = 0.5
 """How often it is tried again to begin an epoch."""
 
+BARREN_EPOCHS_MAX: Final = 2
+"""Epochs in a row in which nothing was logged; behind these, others are begun no more often than tried again. An entry
+that is always refused would fill the log with them else."""
+
 
 class Proposal(Protocol):
     """Something to be carried out in its turn."""
@@ -94,6 +98,8 @@ class Proposer:
         """What is in force, as entries say."""
         self.quorum = False
         """Whether own entries come back."""
+        self.came_sent = 0.0
+        """When the newest own entry that has come back was published: all that was acknowledged before is here."""
         self.taken_over = False
         """Whether another process has begun an epoch of this node."""
         self._nonce = nonce
@@ -101,7 +107,8 @@ class Proposer:
         self._epoch = 0  # none has begun
         self._number = 0  # of the newest entry of this epoch that was sent
         self._wanted = 0  # the epoch that is to begin; 0: none is
-        self._wanted_sent: float | None = None  # when that was logged last
+        self._epoch_sent: float | None = None  # when one was logged last; None: the next waits for nothing
+        self._barren_epochs = 0
         self._wanted_since: float | None = None  # when it, or one before it that has not begun, was logged first
         self._newest = 0  # the latest that this process has wanted
         self._stranger = b"", 0  # another process that has begun an epoch of this node, and how many
@@ -110,12 +117,16 @@ class Proposer:
         self._flights: dict[int, _Flight] = {}  # by number, oldest first
         self._parts: collections.deque[bytes] = collections.deque()  # of a batch that is being sent
         self._parted: Sequence[Proposal] = ()  # what that batch is of
+        self._no_room: Failure | None = None  # for writes that are found not to be in the log
+        self._closed: Failure | None = None
 
     # -- what the store says ----------------------------------------------------------------------------------
 
     def propose(self, proposal: Proposal) -> None:
         """Queue a proposal; or fail it at once where it could only wait."""
-        if not self.quorum:
+        if self._closed is not None:
+            proposal.fail(self._closed)
+        elif not self.quorum:
             proposal.fail(_no_quorum())
         elif proposal.weight > PROPOSAL_BYTES_MAX:
             text = f"{proposal.weight:,} bytes in one piece; the log takes {PROPOSAL_BYTES_MAX:,}"
@@ -130,6 +141,11 @@ class Proposer:
             self._queue.append(proposal)
             self._queued_bytes += proposal.weight
 
+    def close(self, failure: Failure) -> None:
+        """Propose nothing more, and fail what waits: nobody will say what comes back."""
+        self._closed = failure
+        self.fail_waiting(failure, under_way=True)
+
     @property
     def waiting(self) -> int:
         """Proposals that are neither carried out nor failed."""
@@ -140,7 +156,7 @@ class Proposer:
     @property
     def has_more(self) -> bool:
         """Whether `entries` would give something now, but for a new epoch, which waits for its time."""
-        if self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
+        if self._closed is not None or self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
             return False
         return bool(self._queue or self._parts)
 
@@ -149,9 +165,9 @@ class Proposer:
 
         now: in seconds, on a clock that only goes on. time: in milliseconds since 1970.
         """
-        if self._wanted:
-            if self._wanted_sent is None or now - self._wanted_sent >= PROBE_SECONDS:
-                self._wanted_sent = now
+        if self._wanted and self._closed is None:
+            if self._epoch_sent is None or now - self._epoch_sent >= PROBE_SECONDS:
+                self._epoch_sent = now
                 if self._wanted_since is None:
                     self._wanted_since = now
                 body = epoch_body(self._nonce, self._supports)
@@ -199,7 +215,8 @@ class Proposer:
         Until it has begun nothing else is logged.
         """
         self._wanted = self._newest = max(self._newest, table.newest_epoch(self.node)) + 1
-        self._wanted_sent = None
+        if self._barren_epochs < BARREN_EPOCHS_MAX:
+            self._epoch_sent = None
 
     def interrupt(self, failure: Failure) -> None:
         """Another table takes the place of this node's, and may have entries of this node that it will not be told of.
@@ -227,7 +244,11 @@ class Proposer:
         if counts:
             self.quorum = True
             flight = self._flights.pop(entry.number, None)
-            return () if flight is None else flight.proposals
+            if flight is None:
+                return ()
+            self.came_sent = flight.sent
+            self._barren_epochs = 0
+            return flight.proposals
         row = table.rows.get(self.node)
         # It has come twice; or one before it is missing, or this node was forgotten.
         if row is None or row.epoch != self._epoch or entry.number > row.number:
@@ -249,14 +270,24 @@ class Proposer:
             return  # one that was given up; the wanted one is on its way
         self.quorum = True
         self._epoch, self._number = entry.epoch, 0
-        self._wanted, self._wanted_sent, self._wanted_since = 0, None, None
+        self._barren_epochs += 1
+        if self._wanted_since is not None:  # it is not known which of several it was
+            self.came_sent = self._wanted_since
+        self._wanted, self._wanted_since = 0, None
         under_way = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         again = [proposal for proposal in [*under_way, *self._parted] if not proposal.given_up]
         self._flights.clear()
         self._parts.clear()
         self._parted = ()
+        no_room, self._no_room = self._no_room, None
+        if no_room is not None:
+            refused = [proposal for proposal in again if proposal.items]
+            again = [proposal for proposal in again if not proposal.items]
         self._queue.extendleft(reversed(again))
         self._queued_bytes += sum(proposal.weight for proposal in again)
+        if no_room is not None:
+            for proposal in refused:
+                proposal.fail(no_room)
 
     def _stranger_came(self, nonce: bytes, table: Proposers) -> None:
         """An earlier life's epoch was late, or somebody else is this node: what is under way will not count."""
@@ -281,6 +312,12 @@ class Proposer:
         """
         if self._epoch and not self._wanted and epoch in (None, self._epoch):
             self.begin(table)
+
+    def no_room(self, failure: Failure, table: Proposers, epoch: int | None = None) -> None:
+        """The same, and the log has no room for it: writes that are under way fail, as soon as they cannot count."""
+        if epoch in (None, self._epoch) or (self._wanted and not epoch):
+            self._no_room = failure
+            self.lost(table, epoch)
 
     # -- as time goes on --------------------------------------------------------------------------------------
 

@@ -186,10 +186,13 @@ class Snapshots:
         """The one with the highest position; None: there is none."""
         return next(iter(await self.listed()), None)
 
-    async def floor(self) -> int:
-        """The log may be truncated up to this position, that one included; 0: not at all."""
-        kept = (await self.listed())[:KEPT]
-        if len(kept) < KEPT:
+    async def floor(self, least: int = KEPT) -> int:
+        """The log may be truncated up to this position, that one included; 0: not at all.
+
+        least: so many snapshots have to have what is truncated.
+        """
+        kept = (await self.listed())[:least]
+        if len(kept) < least:
             return 0
         return min([kept[-1].position, *(position for _, position in await self._pins())])
 

@@ -22,6 +22,7 @@ from nats.js import JetStreamContext
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, MIB
 from cairnkv.log.quorum import connection, syncing
+from cairnkv.log.quorum.asking import NO_ROOM
 from cairnkv.log.quorum.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, log, note
 from cairnkv.log.quorum.consumption import STREAM_NOT_FOUND, Consumption, Interrupted, PastEnd, Purged, Replaced
 from cairnkv.log.quorum.declaration import (
@@ -91,6 +92,10 @@ class Missing(OptionError):
     """There is no such stream."""
 
 
+def _log_fault(error: BaseException) -> None:
+    log.error("a fault of cairnkv itself", exc_info=error)
+
+
 @record
 class StreamState:
     """What JetStream says of the stream; `first` > `last` where it is empty. bytes: of what it keeps.
@@ -136,6 +141,8 @@ class Stream:
         self._payload: int | None = None
         self._sync: Sync = "unproven"
         self._sync_unseen: tuple[str, ...] = ()
+        self.failed: Callable[[BaseException], None] = _log_fault
+        """Told of a fault of ours, behind which this is of no use any more."""
         self.trouble: str | None = None
         """What is wrong with JetStream as far as it can be seen without publishing, in words; None: nothing."""
 
@@ -190,7 +197,13 @@ class Stream:
             await connection.close(self._client)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(work))
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed(error)
 
     async def _stream_there(self, *, make: bool) -> StreamState:
         """The stream, which is made if it is not there."""
@@ -450,6 +463,8 @@ class Stream:
             refused("nobody takes what is published: the stream has no leader at present, or is gone")
         elif b'"error"' in message.data:
             error = json.loads(message.data)["error"]
+            if error.get("err_code") in NO_ROOM:
+                self._stream_fill = 1.0  # until it is looked at again
             refused(f"JetStream does not take it: {error.get('description', error)}")
 
     # -- consume -------------------------------------------------------------------------------------------------------
@@ -528,7 +543,9 @@ class Stream:
 
     def broadcast(self, data: bytes) -> None:
         """Send a message to the other nodes: once, or not at all."""
-        if self.connected and self._broadcasts < BROADCASTS_MAX:
+        if self._payload is not None and len(data) > self._payload:
+            note(f"a message of {len(data):,} bytes on a channel reaches this node only: NATS takes {self._payload:,}")
+        elif self.connected and self._broadcasts < BROADCASTS_MAX:
             self._broadcasts += 1
             self._outgoing.append((self._channels_subject, data, 0))
             self._more.set()

@@ -1,0 +1,480 @@
+"""The clusters that are compared: three members of each, as processes of this machine that keep their data on its disk.
+
+What always holds: every wait is bounded; a cluster is gone when its `with` block is left, in whatever way, and what it
+kept with it. What counts as done by etcd was executed: its own counter of calls that ended well says so, and for
+writes its revision.
+
+Not for what is asked of them in which order (`bench`), nor for single servers (`servers`).
+"""
+
+import asyncio
+import base64
+import concurrent.futures
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import re
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from servers import Missing, Server, disk_directory, installed_program, version
+
+import cairnkv
+from cairnkv.cluster import LocalCluster
+from cairnkv.cluster.child import Child
+from cairnkv.cluster.nats import find_program, free_ports
+from cairnkv.errors import CairnError, OptionError
+
+MEMBERS = 3
+
+READY_SECONDS = 60.0
+"""How long a cluster, or a member that is started again, may take until it can be used."""
+
+CALL_SECONDS = 0.25
+"""How long a client of etcd waits for a reply before it asks the next member: one that its leader has left would keep
+it waiting for seven seconds."""
+
+ASK_SECONDS = 10.0
+"""How long an answer to a question about the cluster may take."""
+
+LOAD_SECONDS = 60.0
+"""How long h2load may take beyond the time that it measures."""
+
+ATTEMPTS = 3
+"""How often etcd is measured until it has failed no call: an election is not what is measured."""
+
+STARTS = 3
+"""How often members that end are started."""
+
+HEAD_SECONDS = 1.0
+"""Seconds that a client writes before its machine is killed."""
+
+QUIET_SECONDS = 1.0
+SETTLED_SECONDS = 2.0
+"""A gap this long is one of the failover; it is watched for so long behind it whether another one follows."""
+
+FAILOVER_SECONDS = 90.0
+"""How long no write may be acknowledged until it is given up."""
+
+KEY = b"key:000000000000"
+VALUE_BYTES = 100
+VALUE = b"x" * VALUE_BYTES
+
+
+class PeerFailed(Exception):
+    """A peer could not be measured."""
+
+
+# -- cairnkv ----------------------------------------------------------------------------------------------------------
+
+
+class CairnCluster:
+    """`cairn cluster up` in this process: nodes and NATS servers are processes of their own."""
+
+    name = "cairn"
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        """cluster: which runs."""
+        self._cluster = cluster
+
+    @property
+    def ports(self) -> list[int]:
+        """Of the nodes, in the order of the machines."""
+        return [int(address.rpartition(":")[2]) for address in self._cluster.addresses]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all its processes, the NATS servers included."""
+        found = (process.pid for machine in self._cluster.machines for process in machine.processes)
+        return [pid for pid in found if pid is not None]
+
+    def node(self) -> Server:
+        """The first node, as a server by itself."""
+        pid = self._cluster.machines[0].node.pid
+        assert pid is not None
+        return Server("cairn", "article", self.ports[0], pid)
+
+    def leader(self) -> int:
+        """The number of the machine whose NATS server leads the stream."""
+        import nats
+
+        async def asked() -> str:
+            connection = await nats.connect(list(self._cluster.nats_urls), connect_timeout=ASK_SECONDS)
+            try:
+                info = await connection.jetstream(timeout=ASK_SECONDS).stream_info(f"CAIRN_{self._cluster.name}")
+            finally:
+                await connection.close()
+            return info.cluster.leader if info.cluster and info.cluster.leader else ""
+
+        until = time.monotonic() + READY_SECONDS
+        while not (found := re.fullmatch(r"nats-(\d+)", asyncio.run(asked()))):
+            if time.monotonic() > until:
+                raise RuntimeError("the stream has no leader")
+            time.sleep(0.1)
+        return int(found[1])
+
+    def failover(self, watched: float) -> dict[str, float]:
+        """Kill the machine that leads the stream while a client that has connected to it writes."""
+        leader = self.leader()
+        hosts = [address.removeprefix("cairn://") for address in self._cluster.addresses]
+        hosts.insert(0, hosts.pop(leader - 1))
+        with cairnkv.connect(f"cairn://{','.join(hosts)}/?order=given", codec="bytes") as kv:
+            found = longest_gap(lambda: kv.set(KEY, VALUE), lambda: self._cluster.kill(leader), watched)
+        self._cluster.start(leader, wait=READY_SECONDS)
+        return found
+
+
+@contextlib.contextmanager
+def cairn() -> Iterator[CairnCluster]:
+    """Three machines as `cairn cluster up` makes them: NATS syncs each write before it acknowledges it."""
+    for package in ("nats", "rocksdict"):
+        if importlib.util.find_spec(package) is None:
+            raise Missing(f"{package} is not installed, which a cluster needs; pip install '.[cluster]'")
+    try:
+        find_program()
+    except OptionError as error:
+        raise Missing(str(error)) from None
+    with (
+        tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory,
+        errors_end_the_run(),
+        LocalCluster.up(Path(directory) / "cluster", nodes=MEMBERS) as cluster,
+    ):
+        yield CairnCluster(cluster)
+
+
+def nats_version() -> str | None:
+    """What the `nats-server` says of its version that a cluster runs on; None: there is none."""
+    with contextlib.suppress(OptionError):
+        return version(str(find_program()))
+    return None
+
+
+# -- etcd -------------------------------------------------------------------------------------------------------------
+
+
+def grpc_message(body: bytes) -> bytes:
+    """A message as gRPC frames it: not compressed, its length, itself."""
+    return b"\0" + struct.pack(">I", len(body)) + body
+
+
+def _field(number: int, text: bytes) -> bytes:
+    """A field of bytes in protobuf's encoding; fewer than 128 of them."""
+    return bytes([number << 3 | 2, len(text)]) + text
+
+
+CALLS = {
+    "set": ("Put", grpc_message(_field(1, KEY) + _field(2, VALUE))),
+    "get": ("Range", grpc_message(_field(1, KEY))),
+    "local": ("Range", grpc_message(_field(1, KEY) + bytes([7 << 3, 1]))),  # serializable
+}
+"""What a work is for etcd: the method, and the message that is sent each time."""
+
+LEFT = ("Canceled", "Unknown")
+"""What etcd says of calls whose connection was closed: those that are under way when h2load ends."""
+
+
+class EtcdCluster:
+    """Three members with etcd's defaults. Calls go to the leader, which spares them a way, unless they go to all."""
+
+    name = "etcd"
+
+    def __init__(self, directory: Path) -> None:
+        """directory: of all their data; on a disk. Nothing runs yet."""
+        ports = free_ports(2 * MEMBERS)
+        self.ports, peers = ports[:MEMBERS], ports[MEMBERS:]
+        cluster = ",".join(f"member-{n}=http://127.0.0.1:{port}" for n, port in enumerate(peers))
+        settings = {name: text for name, text in os.environ.items() if not name.startswith("ETCD_")}
+        self._directory = directory
+        self._members = [
+            Child(
+                f"member-{n}",
+                directory / f"member-{n}.log",
+                [
+                    installed_program("etcd"),
+                    *("--name", f"member-{n}", "--data-dir", str(directory / f"member-{n}")),
+                    *("--listen-client-urls", f"http://127.0.0.1:{port}"),
+                    *("--advertise-client-urls", f"http://127.0.0.1:{port}"),
+                    *("--listen-peer-urls", f"http://127.0.0.1:{peer}"),
+                    *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}"),
+                    *("--initial-cluster", cluster, "--initial-cluster-state", "new"),
+                    *("--logger", "zap", "--log-level", "error"),
+                ],
+                settings,
+            )
+            for n, (port, peer) in enumerate(zip(self.ports, peers, strict=True))
+        ]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the members."""
+        return [member.pid for member in self._members if member.pid is not None]
+
+    def start(self) -> None:
+        """Start what does not run, and wait until all know their leader.
+
+        A member that ends at once is started again: somebody's connection may have had its port for a moment.
+        """
+        until, starts = time.monotonic() + READY_SECONDS, 0
+        while True:
+            if any(not member.running for member in self._members) and starts < STARTS:
+                starts += 1
+                for member in self._members:
+                    if not member.running:
+                        member.start()
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+                if len({self._status(port)["leader"] for port in self.ports}) == 1:
+                    return
+            # What has no leader does not say one: KeyError.
+            ended = [member for member in self._members if not member.running]
+            if (ended and starts == STARTS) or time.monotonic() > until:
+                said = "".join(member.log_tail() for member in ended or self._members).strip().splitlines()
+                raise RuntimeError(f"etcd did not start; the last it said: {(said or ['nothing'])[-1]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End the members."""
+        for member in self._members:
+            member.tell_to_stop()
+        for member in self._members:
+            member.stop()
+
+    def put(self) -> None:
+        """Store the key that is read."""
+        request(self.ports[0], "POST", "/v3/kv/put", PUT)
+
+    def generate(
+        self, work: str, *, connections: int, streams: int, seconds: float, warmup: float, everywhere: bool = False
+    ) -> dict[str, float]:
+        """Have h2load call all it can, and give how much was done in how much time.
+
+        streams: calls under way in each connection. connections: everywhere: to each member, else to the leader.
+        """
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(OSError, http.client.HTTPException):  # no leader at this moment
+                found = self._generate(work, connections, streams, seconds, warmup, everywhere)
+                if found is not None:
+                    return found
+            time.sleep(QUIET_SECONDS)
+        raise PeerFailed(f"etcd has failed calls in each of {ATTEMPTS} measurements")
+
+    def _generate(
+        self, work: str, connections: int, streams: int, seconds: float, warmup: float, everywhere: bool
+    ) -> dict[str, float] | None:
+        """None: calls have failed."""
+        method, message = CALLS[work]
+        body = self._directory / work
+        body.write_bytes(message)
+        loads = [
+            [
+                installed_program("h2load"),
+                *("-t", "1", "-c", str(connections), "-m", str(streams), "-d", str(body)),
+                *("-D", f"{round(seconds * 1000)}ms", "--warm-up-time", f"{round(warmup * 1000)}ms"),
+                *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+                f"http://127.0.0.1:{port}/etcdserverpb.KV/{method}",
+            ]
+            for port in (self.ports if everywhere else [self.leader_port()])
+        ]
+        revision, before, busy = self._revision(), self._handled(method), cpu_seconds(self.pids)
+        said = run_all(loads)
+        busy = cpu_seconds(self.pids) - busy
+        after = self._handled(method)
+        handled = {code: count - before.get(code, 0) for code, count in after.items()}
+        well = handled.pop("OK", 0)
+        done = sum(int(re.search(r"(\d+) succeeded", text)[1]) for text in said)
+        left = sum(handled.pop(code, 0) for code in LEFT)
+        if any(handled.values()) or left > len(loads) * connections * streams:
+            return None
+        if any(" 0 failed, 0 errored, 0 timeout" not in text for text in said):
+            return None
+        if done == 0:
+            return None
+        if done > well or (work == "set" and self._revision() - revision < done):
+            raise RuntimeError(f"h2load counts {done} calls of {method}, etcd {well} that ended well")
+        # What nobody waited for any more was worked on as well.
+        return {"commands": done, "seconds": seconds, "cpu_seconds": busy * done / (well + left)}
+
+    def failover(self, watched: float) -> dict[str, float]:
+        """Kill the leader while a client that has connected to it writes."""
+        leader = self.ports.index(self.leader_port())
+        ports = [*self.ports[leader:], *self.ports[:leader]]
+        with contextlib.closing(EtcdClient(ports)) as client:
+            found = longest_gap(client.put, self._members[leader].kill, watched)
+        self.start()
+        return found
+
+    def leader_port(self) -> int:
+        """Where the leader is."""
+        until = time.monotonic() + READY_SECONDS
+        while time.monotonic() < until:
+            for port in self.ports:
+                status = self._status(port)
+                if status.get("leader") == status["header"]["member_id"]:
+                    return port
+            time.sleep(0.05)
+        raise RuntimeError("etcd has no leader")
+
+    def _status(self, port: int) -> dict[str, Any]:
+        return ask(port, "/v3/maintenance/status", {})
+
+    def _revision(self) -> int:
+        """How many writes there were."""
+        found = ask(self.ports[0], "/v3/kv/range", {"key": base64_text(KEY)})
+        if found.get("count") != "1":
+            raise RuntimeError("etcd does not have the key that is read")
+        return int(found["header"]["revision"])
+
+    def _handled(self, method: str) -> dict[str, int]:
+        """How many calls of a method ended with which gRPC status, at all members."""
+        counts: dict[str, int] = {}
+        for port in self.ports:
+            for line in request(port, "GET", "/metrics").decode().splitlines():
+                if line.startswith("grpc_server_handled_total{") and f'grpc_method="{method}"' in line:
+                    code = re.search(r'grpc_code="(\w+)"', line)[1]
+                    counts[code] = counts.get(code, 0) + int(float(line.split()[-1]))
+        return counts
+
+
+@contextlib.contextmanager
+def etcd() -> Iterator[EtcdCluster]:
+    """Three members of etcd, with their defaults: they sync each write before they acknowledge it."""
+    installed_program("h2load")
+    with (
+        tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory,
+        errors_end_the_run(),
+    ):
+        cluster = EtcdCluster(Path(directory))
+        try:
+            cluster.start()
+            cluster.put()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+class EtcdClient:
+    """A connection to one member at a time, and to the next when a call fails."""
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        """ports: of the members, in the order in which they are tried."""
+        self._ports = list(ports)
+        self._connection: http.client.HTTPConnection | None = None
+
+    def put(self) -> None:
+        """Store a value. Raises `OSError`, `http.client.HTTPException` when that is not acknowledged."""
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self._ports[0], timeout=CALL_SECONDS)
+        try:
+            self._connection.request("POST", "/v3/kv/put", PUT)
+            answer = self._connection.getresponse()
+            if answer.status != http.HTTPStatus.OK:
+                raise OSError(f"etcd says {answer.read().decode(errors='replace').strip()}")
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            self._ports.append(self._ports.pop(0))
+            raise
+
+    def close(self) -> None:
+        """Have no connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def base64_text(plain: bytes) -> str:
+    """As etcd's JSON has bytes."""
+    return base64.b64encode(plain).decode()
+
+
+PUT = json.dumps({"key": base64_text(KEY), "value": base64_text(VALUE)})
+
+
+def request(port: int, verb: str, path: str, body: str | None = None) -> bytes:
+    """What a member answers by HTTP. Raises `OSError`, `http.client.HTTPException`."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_SECONDS)) as connection:
+        connection.request(verb, path, body)
+        answer = connection.getresponse()
+        said = answer.read()
+        if answer.status != http.HTTPStatus.OK:
+            raise OSError(f"{path}: {answer.status} {said[:200]!r}")
+        return said
+
+
+def ask(port: int, path: str, question: dict[str, str]) -> dict[str, Any]:
+    """The same in JSON."""
+    found: dict[str, Any] = json.loads(request(port, "POST", path, json.dumps(question)))
+    return found
+
+
+# -- both -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def errors_end_the_run() -> Iterator[None]:
+    """What a cluster cannot do is an error of the run."""
+    try:
+        yield
+    except (CairnError, OSError, http.client.HTTPException) as error:
+        raise RuntimeError(f"a cluster: {error!r}") from error
+
+
+def longest_gap(write: Callable[[], object], kill: Callable[[], None], watched: float) -> dict[str, float]:
+    """The longest time between two acknowledged writes, one after the other, while a machine is killed.
+
+    A write that fails, or of which nobody knows, is followed by the next. watched: seconds from the kill on, and until
+    it has been well for `SETTLED_SECONDS`. Raises RuntimeError when no write is acknowledged for `FAILOVER_SECONDS`.
+    """
+    longest, writes, failed = 0.0, 0, 0
+    killing: concurrent.futures.Future[None] | None = None
+    write()
+    last = time.monotonic()
+    kill_at, until = last + HEAD_SECONDS, last + HEAD_SECONDS + watched
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+        while last < until:
+            if killing is None and last >= kill_at:
+                killing = other.submit(kill)  # in the midst of a write
+            try:
+                write()
+            except (CairnError, OSError, http.client.HTTPException) as error:
+                failed += 1
+                if time.monotonic() - last > FAILOVER_SECONDS:
+                    raise RuntimeError(f"no write for {FAILOVER_SECONDS:g} s; the last says: {error}") from None
+                time.sleep(0.01)
+                continue
+            now = time.monotonic()
+            writes += 1
+            longest = max(longest, now - last)
+            if now - last > QUIET_SECONDS:
+                until = max(until, now + SETTLED_SECONDS)
+            last = now
+    if killing is None:
+        raise RuntimeError("nothing was killed")
+    killing.result()
+    return {"longest_gap_seconds": longest, "writes": writes, "failed": failed}
+
+
+def run_all(commands: Sequence[Sequence[str]]) -> list[str]:
+    """What programs that run at the same time print. Raises `subprocess.SubprocessError`."""
+    with contextlib.ExitStack() as stack:
+        running = []
+        for command in commands:
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.kill)
+            running.append(process)
+        said = [process.communicate(timeout=LOAD_SECONDS)[0] for process in running]
+        for process in running:
+            if process.returncode != 0:
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+        return said
+
+
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """CPU time of processes so far, all threads, in user mode and in the kernel."""
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # clock_getcpuclockid(3)
