@@ -140,6 +140,7 @@ class Snapshots:
         self._chunk = chunk
         self._created = 0  # when the stream was made whose snapshots count
         self._leases = Leases(nc, f"CAIRN_{name}_leases", replicas=replicas, seconds=lease_seconds)
+        self._made = True  # the bucket is there, whoever has made it
         self._turn: Lease | None = None
         self.side: Final = SideThread(f"{self._bucket} files")
         """Where its file work is done; others may use it for theirs."""
@@ -165,6 +166,7 @@ class Snapshots:
                 )
 
         self._created = identity.created
+        self._made = make
         if not make:
             return
         await patiently(self._nc, f"opening {self._stream}", ask)
@@ -210,7 +212,9 @@ class Snapshots:
         async def ask() -> list[str]:
             try:
                 info = await self._js.stream_info(self._stream, subjects_filter=f"$O.{self._bucket}.{below}")
-            except NotFoundError:  # nobody has made the bucket yet, or it was deleted
+            except NotFoundError:
+                if self._made:
+                    raise
                 return []
             return list(info.state.subjects or ())
 
