@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cairnkv.cli.main import main
-from cairnkv.cluster.nats import free_ports
+from cairnkv.cluster.nats import find_program, free_ports
 from cairnkv.server import member
 from tests.quorum.nodes import Nodes, client, told, until
 from tests.support.nats import Nats
@@ -181,3 +181,28 @@ def test_another_stream_is_named_by_a_process_too(node: Nodes, nats: Nats, capsy
     name = nats.fresh_name()
     assert "see `cairn cluster repair`" in refused(capsys, node, name=name)
     nats.forget(name)
+
+
+def test_a_nats_without_jetstream_or_without_others_is_named(
+    node: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cairnkv.log.quorum.stream.OPEN_PATIENCE", 0.5)
+    monkeypatch.setattr("cairnkv.log.quorum.stream.REFUSAL_PATIENCE", 0.2)
+    text = 'server_name: alone\nlisten: "127.0.0.1:{port}"\n{more}authorization {{ user: cairn, password: a-store }}\n'
+    for more, said in (
+        ("", "stream .* cannot be opened after 0.5 s: JetStream is not enabled there"),
+        (f'jetstream {{ store_dir: "{tmp_path / "js"}" }}\n', "It needs 3 servers that are one cluster"),
+    ):
+        (port,) = free_ports(1)
+        (tmp_path / "nats.conf").write_text(text.format(port=port, more=more))
+        process = subprocess.Popen([find_program(), "-c", tmp_path / "nats.conf"], stderr=subprocess.DEVNULL)
+        try:
+            url = f"nats://cairn:a-store@127.0.0.1:{port}"
+            error = refused(capsys, node, "--trust-nats-sync", cluster=url, nats_system=None)
+            assert re.search(said, error)
+            assert "was lost" not in error
+        finally:
+            process.kill()
+            process.wait()
+    with node("a"):
+        pass

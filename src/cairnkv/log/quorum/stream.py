@@ -173,6 +173,9 @@ class Stream:
                 self._channels_subject, cb=self._heard, pending_bytes_limit=connection.PENDING_MAX
             )
             await self._client.flush()
+        except Unavailable:  # it says why itself
+            await connection.close(self._client)
+            raise
         except (errors.Error, OSError) as error:
             await connection.close(self._client)
             raise Unavailable(f"NATS was lost while the stream was opened: {connection.text_of(error)}") from error
