@@ -75,6 +75,7 @@ def fuzz(seconds: float, first: int) -> int:
     """Live lives until the time is up."""
     import cairnkv.session.accelerator
     from cairnkv.wire import Dialect, Limits
+    from tests.support import cluster_twins
     from tests.support.lives import flipped, lively_frame, lively_redis
     from tests.support.twins import Twins
 
@@ -91,6 +92,11 @@ def fuzz(seconds: float, first: int) -> int:
             width=width if chance.random() < 0.3 else None, dialect=chance.choice(list(Dialect)), limits=limits
         )
         try:
+            if chance.random() < 0.2:
+                room = chance.choice([100, 1_000, 100_000])
+                clusters = cluster_twins.twins(3, width=None if on_redis else width, room=room)
+                for _ in range(5):
+                    cluster_twins.live(clusters, chance, width, on_redis=on_redis)
             for _ in range(20):
                 twins.clock.advance(chance.randrange(3_000))
                 count = chance.randrange(120)

@@ -40,7 +40,7 @@ def test_the_same_where_nodes_are_forgotten_and_come_back(seed: int) -> None:
 
 def test_most_is_acknowledged_where_nothing_goes_wrong() -> None:
     """Or the tests above would be about nothing."""
-    chaos = Chaos(1, faults=0).run(2_000).end()
+    chaos = Chaos(4, faults=0).run(2_000).end()
     reference = check(chaos)
     assert len(chaos.ops) > 200
     assert not any(op.failed or op.unknown for op in chaos.ops)

@@ -85,11 +85,29 @@ def test_any_bytes_are_something_or_a_value_error(data: bytes, kind: ItemKind) -
             read(data)
 
 
-def test_only_a_newer_format_needs_a_newer_release() -> None:
-    data = Entry(Kind.BATCH, 1, 1, 1, 1).packed()
+def test_only_a_newer_format_needs_a_newer_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(Kind.BATCH, 1, 1, 1, 1, b"body")
+    with monkeypatch.context() as patched:
+        patched.setattr(entries, "FORMAT", 2)
+        newer = entry.packed()
     with pytest.raises(Newer):
-        parsed(b"\2" + data[1:])
-    for none in (b"\0" + data[1:], data[:-1], data[:1] + b"\x63" + data[2:], data[:3] + b"\1" + data[4:]):
+        parsed(newer)
+    with monkeypatch.context() as patched:
+        patched.setattr(entries, "FORMAT", 0)
+        older = entry.packed()
+    data = entry.packed()
+    for none in (older, data[:-1], data + b"!", entry._replace(partition=1).packed()):
+        with pytest.raises(ValueError, match=r".") as raised:
+            parsed(none)
+        assert not isinstance(raised.value, Newer)
+
+
+@given(st.binary(max_size=200), st.integers(0, 45), st.integers(1, 255))
+def test_what_no_node_has_published_is_nothing(text: bytes, at: int, flip: int) -> None:
+    """Neither a stray message nor an entry of which anything was changed asks for a newer release."""
+    changed = bytearray(Entry(Kind.BATCH, 1, 1, 1, 1, b"body").packed())
+    changed[at] ^= flip
+    for none in (text, bytes(changed)):
         with pytest.raises(ValueError, match=r".") as raised:
             parsed(none)
         assert not isinstance(raised.value, Newer)

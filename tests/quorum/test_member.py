@@ -244,6 +244,32 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
             assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
 
 
+def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None:
+    off = [0]
+    with (
+        node("a") as first,
+        node("b", clock=lambda: wall_clock() + off[0]) as second,
+        cairnkv.connect(second.url, timeout=PATIENCE, attempts=1) as other,
+    ):
+        other.set("k", "v")
+        until(lambda: bool(second.call(lambda: member_of(second)._clocks._seen)))
+        off[0] = 300_000
+
+        def is_refused() -> bool:
+            try:
+                other.set("k", "w")
+            except cairnkv.CairnError as refused:
+                return "CLOCK" in str(refused)
+            return False
+
+        until(is_refused)
+        assert other.get("k") in ("v", "w")
+        assert first.call(lambda: first.server.store.keyspace.now) < wall_clock() + 1_000
+        assert told(first)["clock_off_ms"] == 0
+        off[0] = 0
+        until(lambda: not is_refused())
+
+
 def member_of(server: RunningServer) -> member.Member:
     """What a running node has."""
     assert server.server.member is not None

@@ -68,6 +68,27 @@ def test_so_many_entries_are_under_way_and_what_comes_then_shares_one() -> None:
     assert len(cluster.stream) == before + IN_FLIGHT_MAX
 
 
+def test_a_small_entry_waits_while_a_large_one_is_under_way() -> None:
+    """And goes with what comes until there is as much, or the large one has come."""
+    cluster = settled()
+    node = cluster.nodes[0]
+    for _ in range(10):
+        node.execute(Incr(b"n", 1))
+    node.pump()
+    for waiting in range(9):
+        node.execute(Incr(b"n", 1))
+        node.pump()
+        assert len(cluster.flying) == 1, waiting
+    node.execute(Incr(b"n", 1))
+    node.pump()
+    assert len(cluster.flying) == 2
+    late = held(node.execute(Get(b"n")))
+    node.pump()
+    assert len(cluster.flying) == 2
+    cluster.settle()
+    assert late.reply == b"20"
+
+
 def test_a_read_is_carried_out_with_an_entry_that_was_published_behind_it() -> None:
     cluster = settled()
     one, other = cluster.nodes[:2]
@@ -90,9 +111,11 @@ def test_without_a_majority_it_is_said_so_and_it_goes_on_by_itself() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     node.cut_off = True
-    sent, asked = held(node.execute(Incr(b"n", 1))), held(node.execute(Get(b"n")))
+    sent = held(node.execute(Incr(b"n", 1)))
     node.pump()
-    for _ in range(IN_FLIGHT_MAX - 1):
+    asked = held(node.execute(Get(b"n")))
+    node.pump()
+    for _ in range(IN_FLIGHT_MAX - 2):
         node.execute(Get(b"n"))
         node.pump()
     queued = held(node.execute(Incr(b"n", 10)))

@@ -439,11 +439,11 @@ def test_a_table_that_makes_no_sense_is_damaged() -> None:
         store.load()
 
 
-def test_a_table_that_takes_nothing_ends_the_node_and_nobody_else() -> None:
+def test_a_table_that_takes_nothing_any_more_ends_the_node_and_nobody_else() -> None:
     cluster = settled()
     one, other = cluster.nodes[:2]
     assert one.table is not None
-    one.table.refuses = True
+    one.table.refuses = failures.READONLY
     outcome = other.execute(Set(b"k", b"v"))
     other.pump()
     cluster.arrive()
@@ -452,6 +452,33 @@ def test_a_table_that_takes_nothing_ends_the_node_and_nobody_else() -> None:
     assert not one.is_up
     assert isinstance(outcome, Held)
     assert outcome.reply is OK
+
+
+def test_a_table_that_is_behind_holds_its_node_back_and_gets_everything() -> None:
+    """An entry may be larger than what the table takes beside what waits for its disk already."""
+    cluster = settled()
+    one, other = cluster.nodes[:2]
+    assert one.table is not None
+    for number in range(3):
+        other.execute(Set(b"k", b"%d" % number))
+        other.pump()
+        cluster.arrive()
+        other.follow(9)
+        one.table.refuses = failures.UNDONE
+        at = one.running.position
+        one.running.apply_entry(at + 1, cluster.stream[at])
+        assert not one.running.takes_entries, "it owes the table what was applied"
+        one.follow(9)
+        assert one.is_up
+        assert one.running.position == at + 1
+        one.table.refuses = None
+        assert one.running.takes_entries
+        assert one.running.keyspace.get(b"k") == b"%d" % number
+    cluster.settle()
+    disk = one.table.disk
+    store = ReplicatedStore(node=5, nonce=b"12345678", log=TableLog(disk), value_max=VALUE_MAX)
+    store.begin(store.load())
+    assert fingerprint(store) == cluster.seen[len(cluster.stream)]
 
 
 def test_a_node_that_has_left_lets_nobody_wait() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeAlias
 
 from cairnkv.commands import Command, Reply, Step
+from cairnkv.commands.failures import Code
 from cairnkv.keyspace import Keyspace
 from cairnkv.limits import VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
@@ -53,7 +54,7 @@ class TableLog:
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.position = len(disk.commits)
-        self.refuses = False
+        self.refuses: Code | None = None
 
     def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
         """As the disk's does, leave out what was over."""
@@ -83,8 +84,8 @@ class TableLog:
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Keep a commit."""
-        if self.refuses:
-            raise LogRefused("the table takes nothing")
+        if self.refuses is not None:
+            raise LogRefused("the table takes nothing", self.refuses)
         self.position += 1
         self.disk.commits.append((now, tuple(effects)))
         return self.position
@@ -210,6 +211,8 @@ class Node:
             if self.cut_off or not self.is_up or self.running.position >= len(self.cluster.stream):
                 return
             store = self.running
+            if not store.takes_entries:
+                return
             position = store.position + 1
             store.apply_entry(position, self.cluster.stream[position - 1])
             self.cluster.applied(self)

@@ -7,7 +7,7 @@ and then the caller leaves it to the readable way.
 
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_DelItem, PyDict_GetItemWithError, PyDict_SetItem, PyDict_Size
-from cpython.list cimport PyList_GET_ITEM
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.long cimport PyLong_AsLongLong
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -70,8 +70,11 @@ cdef class HotTable:
     cdef dict _pending  # keys that were changed and are not committed, with the positions that will be
     cdef object _space
     cdef bint staged  # whether this run's changes are gathered: as what they come to, and as what undoes them
+    cdef bint _undoes  # whether anything may have to be undone; if not, nothing has to be waited for either
     cdef list _effects, _undos
     cdef Py_ssize_t _effect_bytes
+    cdef Py_ssize_t _said_from  # where the effects of the command at hand begin
+    cdef list _groups  # of the commands that have several effects: where they begin and end
     cdef object _its_position
     cdef int64_t position  # that the entry of this run will have, if there is one
     cdef list waiting  # behind `end`: where the replies go that wait for that entry; None: the staging knows
@@ -174,6 +177,9 @@ cdef inline int await_commits(HotTable self, Place *place) except -1:
 cdef inline int stage(HotTable self, bytes key, bytes value, object deadline, bytes old, object old_deadline) except -1:
     """Note that a key has this value and deadline instead of those; None: it is not there."""
     self._effects.append((self._space, key, value, deadline))
+    if not self._undoes:
+        self._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
+        return 0
     self._undos.append(key)
     self._undos.append(old)
     self._undos.append(old_deadline)
@@ -181,6 +187,23 @@ cdef inline int stage(HotTable self, bytes key, bytes value, object deadline, by
     PyDict_SetItem(self._pending, key, self._its_position)
     self.wait = self.position
     self.wrote = True
+    return 0
+
+
+cdef inline int end_command(HotTable self) except -1:
+    """A command was carried out that is not to be undone: what it comes to is one effect for each key, its last."""
+    cdef Py_ssize_t end = PyList_GET_SIZE(self._effects)
+    cdef list its
+    cdef dict by_key
+    if end > self._said_from + 1:
+        its = self._effects[self._said_from :]
+        by_key = {effect[1]: effect for effect in its}
+        if len(by_key) < len(its):
+            self._effects[self._said_from :] = list(by_key.values())
+            end = PyList_GET_SIZE(self._effects)
+        self._groups.append(self._said_from)
+        self._groups.append(end)
+    self._said_from = end
     return 0
 
 
@@ -281,8 +304,17 @@ cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=
 
 
 cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except -1:
-    """Whether `drop` can be done here, `count` times: without a bucket to empty."""
-    return PyDict_Size(<object>place.values) > count and not self._only_reads
+    """Whether `drop` can be done here, `count` times: without a bucket to empty.
+
+    Nor may what is over be dropped where changes are gathered for good: nobody else may have it any more.
+    """
+    cdef int64_t due
+    if PyDict_Size(<object>place.values) <= count or self._only_reads:
+        return False
+    if not self.staged or self._undoes:
+        return True
+    look_up(self, place)
+    return place.value is NULL or not has_deadline(self, place, &due) or due > self.now
 
 
 cdef inline bint drop(HotTable self, Place *place) except -1:

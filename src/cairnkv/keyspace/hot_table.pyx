@@ -9,7 +9,8 @@ What always holds: dicts are changed through CPython's interface only. A key and
 until one has to be stored; no object is made to look a key up that is there.
 
 Where changes have a log to wait for, a run gathers what they come to and what would undo them, and hands both over at
-its end; and for each command it finds out which commits the reply has to wait for.
+its end; and for each command it finds out which commits the reply has to wait for. Where the log has come first, as in
+a cluster, it gathers only what they come to.
 
 Not for wires (`accelerator.pyx`), and not for what is rare: buckets that a change would split or empty. There the
 functions say that they cannot, and nothing was changed. The first deadline of a second, and the last, are brought to
@@ -54,6 +55,7 @@ cdef class HotTable:
         self._pending = {} if staging is None else staging.pending
         self._space = keyspace.number
         self._only_reads = staging is not None and staging.only_reads
+        self._undoes = staging is None or staging.undoes
         self._values_at = _offset(Bucket, "values")
         self._deadlines_at = _offset(Bucket, "deadlines")
         self._bucket_keys = BUCKET_KEYS
@@ -80,6 +82,7 @@ cdef class HotTable:
             self._its_position, self._floor = said
             self.position = self._its_position
             self._effects, self._undos, self._effect_bytes = [], [], 0
+            self._groups, self._said_from = [], 0
             self.staged = True
         self.take()
         if now > self.now:
@@ -112,8 +115,9 @@ cdef class HotTable:
             self.staged = False
             self.waiting = None
             if self._effects:
-                self.waiting = self._staging.stage(self._effects, self._undos, self._effect_bytes)
-            self._effects = self._undos = None
+                undos = self._undos if self._undoes else self._groups
+                self.waiting = self._staging.stage(self._effects, undos, self._effect_bytes)
+            self._effects = self._undos = self._groups = None
         return 0
 
     cdef void fetch(self) noexcept:

@@ -74,6 +74,7 @@ SNAPSHOT_FILL: Final = 0.3
 """The part of the log's room beyond which one is made sooner, if there are `SNAPSHOT_LEAST` entries more."""
 
 SNAPSHOT_LEAST: Final = 100
+"""Entries at least: what else fills the log's room is not given back by snapshots that follow each other closely."""
 
 SNAPSHOT_LOOK_SECONDS: Final = 5.0
 """How often it is looked whether it is time."""
@@ -165,29 +166,33 @@ class NodeDirectory:
 class Clocks:
     """Whether this node's clock agrees with those of the others, by what their entries say.
 
-    An entry comes some time after it was made, so what it says of its clock is off to one side; the least that was seen
-    lately is the best guess. A node is off if it agrees with nobody.
+    An entry comes some time after it was made, so what it says of its clock is off to one side; the latest that it can
+    be by what was seen lately is the best guess. It is kept against a clock that nobody sets, so that it shows at once
+    when ours was. A node is off if it agrees with nobody.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, collections.deque[tuple[float, int]]] = {}  # node → when, and by how much
+        # By node: when, and by how many ms its clock was ahead of ours that nobody sets.
+        self._seen: dict[int, collections.deque[tuple[float, float]]] = {}
 
-    def note(self, node: int, ahead: int, now: float) -> None:
-        """An entry of another node has come. ahead: by how many ms our clock is ahead of what it says."""
+    def note(self, node: int, clock: int, now: float) -> None:
+        """An entry of another node has come, which says that its clock is at so many ms. now: in seconds, never set."""
         seen = self._seen.setdefault(node, collections.deque())
-        while seen and seen[-1][1] >= ahead:
+        ahead = clock - now * 1000
+        while seen and seen[-1][1] <= ahead:
             seen.pop()
         seen.append((now, ahead))
 
-    def off(self, now: float) -> int:
-        """By how many ms our clock is off from the one that is nearest to it; 0: nobody has been heard lately."""
+    def off(self, clock: int, now: float) -> int:
+        """By how many ms our clock is ahead of the one that is nearest to it; 0: nobody has been heard lately."""
         for node in list(self._seen):
             seen = self._seen[node]
             while seen and now - seen[0][0] > CLOCK_SECONDS:
                 seen.popleft()
             if not seen:
                 del self._seen[node]
-        return min((seen[0][1] for seen in self._seen.values()), key=abs, default=0)
+        ours = clock - now * 1000
+        return round(min((ours - seen[0][1] for seen in self._seen.values()), key=abs, default=0))
 
 
 class Member:
@@ -518,14 +523,13 @@ class Member:
     def _heard(self, entry: Entry) -> None:
         if entry.node == self.store.proposer.node or not entry.time:
             return
-        ahead = self.store.clock() - entry.time
-        if not self._caught_up.is_set() and ahead > 0:
+        if not self._caught_up.is_set() and entry.time < self.store.clock():
             return  # what is replayed may be of any age
         if entry.kind is Kind.EPOCH and not self.store.loading:
             # It may be the other one that is off; so it is told our time before it says its own again.
             self._own_sent = -math.inf
             return
-        self._clocks.note(entry.node, ahead, asyncio.get_running_loop().time())
+        self._clocks.note(entry.node, entry.time, asyncio.get_running_loop().time())
         self._other_heard.set()
 
     # -- proposing --------------------------------------------------------------------------------------------
@@ -543,7 +547,9 @@ class Member:
         refused = functools.partial(self._refused, self.store.proposer.epoch)
         # Before there is a quorum it is an epoch that says the time, which log time does not follow.
         joining = self.store.loading and self.store.proposer.quorum
-        for data in self.store.proposer.entries(now, 0 if self._clock_off or joining else self.store.clock()):
+        clock = self.store.clock()
+        off = abs(self._clocks.off(clock, now)) > CLOCK_OFF_MS
+        for data in self.store.proposer.entries(now, 0 if off or joining else clock):
             self._own_sent = now
             self.stream.publish(data, refused)
 
@@ -593,7 +599,7 @@ class Member:
             )
 
     def _look_at_limits(self, now: float) -> None:
-        off = self._clocks.off(now)
+        off = self._clocks.off(self.store.clock(), now)
         self._clock_off = off if abs(off) > CLOCK_OFF_MS else 0
         self.store.refuses_writes = None
         if self._clock_off:

@@ -57,6 +57,7 @@ cdef enum:
     LONG_FRAME_BYTES = 4096  # from which on they are called so, on average
     RECEIVE_ROOM = 65536  # that there has to be for one more of those
     TOGETHER_MAX = 16  # clients that are served together
+    PROPOSED_MAX = 64  # clients whose commands are proposed together, which is less work for each
     EVENTS_MAX = 256  # of one wake-up
     PIECES_MAX = 512  # of replies that one call sends; the system takes 1,024
     HELD_MAX = 256  # batches of replies to a client that wait for the log before its session has to look after them
@@ -77,8 +78,8 @@ cdef class Poller:
     cdef double _now  # when the wake-up at hand began, in the loop's time
     # Those who are served together: what they sent stands in `_received`, one behind the other.
     cdef Accelerator _accelerator  # theirs
-    cdef Piece _pieces[TOGETHER_MAX]
-    cdef PyObject *_senders[TOGETHER_MAX]  # references of our own
+    cdef Piece _pieces[PROPOSED_MAX]
+    cdef PyObject *_senders[PROPOSED_MAX]  # references of our own
     cdef int _together
     cdef Py_ssize_t _filled
     cdef epoll_event _events[EVENTS_MAX]
@@ -148,7 +149,7 @@ cdef class Poller:
         cdef Py_ssize_t received, room
         cdef Piece *piece
         if self._together and (
-            self._together == TOGETHER_MAX
+            self._together == (PROPOSED_MAX if self._accelerator.proposes else TOGETHER_MAX)
             or RECEIVE_LONG_BYTES - self._filled < RECEIVE_ROOM
             or self._accelerator is not transport._accelerator
             or events != EPOLLIN
@@ -197,6 +198,8 @@ cdef class Poller:
                         for at in range(begin, count):
                             (<Transport>self._senders[at])._wrong(failed)
                         break
+                if self._accelerator.proposes:
+                    self._called = True  # what is proposed is published in the loop's turn
                 for at in range(begin, end):
                     if self._pieces[at].replies_size:
                         (<Transport>self._senders[at])._take_replies(self._pieces + at)
@@ -399,7 +402,7 @@ cdef class Transport:
         try:
             held = accelerator.hold(piece, behind)
             self._held.append(held)
-            self._held_size += PyBytes_GET_SIZE(held._replies)
+            self._held_size += held._charged
             if held.reply is None:
                 held.on_ready = self._when_released
             else:
@@ -422,14 +425,14 @@ cdef class Transport:
             held = self._held[0]
             if held._parts is None:
                 del self._held[0]
-                self._held_size -= PyBytes_GET_SIZE(held._replies)
+                self._held_size -= held._charged
                 self._send_replies(PyBytes_AS_STRING(held._replies), PyBytes_GET_SIZE(held._replies))
                 return
         released = self._held[:count]
         del self._held[:count]
         pieces = []
         for held in released:
-            self._held_size -= PyBytes_GET_SIZE(held._replies)
+            self._held_size -= held._charged
             for part in held.parts:
                 if type(part) is not bytes:  # a failure, which the protocol knows how to say
                     self._held[:0] = released

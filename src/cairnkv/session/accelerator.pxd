@@ -29,6 +29,12 @@ cdef struct Piece:
     int marks_at  # in the accelerator's marks
     int marks_count
 
+cdef struct Scanned:
+    # What a frame is that was not executed.
+    bint writes
+    bint measures  # whether `reply` is wanted
+    Py_ssize_t reply  # bytes of the reply, as far as is known now
+
 cdef class Accelerator:
     cdef HotTable _table
     cdef HotClock _clock
@@ -41,6 +47,7 @@ cdef class Accelerator:
     cdef Conversation *_conversation
     cdef Py_ssize_t _room_end  # where the replies to this piece have to end
     cdef public bint off
+    cdef readonly bint proposes  # whether commands are only brought to a log here, and have their turn later
     cdef object _staging
     cdef Mark *_marks
     cdef int _marks_count, _marks_room
@@ -50,6 +57,9 @@ cdef class Accelerator:
     cdef int execute(self, Piece *pieces, int count) except -1
     # What each wire has of its own:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1
+    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1
+    cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept
+    cdef object left(self, object store, object changes, bytes frame)
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept
 

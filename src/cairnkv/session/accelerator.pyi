@@ -1,13 +1,15 @@
 from cairnkv.keyspace import Keyspace
 from cairnkv.store import Clock
 from cairnkv.store.hot_held import HeldRun
+from cairnkv.store.runs import Gathering
 from cairnkv.store.staging import Staging
 
 class Accelerator:
     commands: int
     writes: int
     off: bool
-    def __init__(self, keyspace: Keyspace, clock: Clock, staging: Staging | None = None) -> None: ...
+    proposes: bool
+    def __init__(self, keyspace: Keyspace, clock: Clock, staging: Staging | Gathering | None = None) -> None: ...
     def run(
         self,
         buffer: bytes | bytearray,

@@ -21,7 +21,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
-from cairnkv.keyspace.hot_table cimport HotTable, meet
+from cairnkv.keyspace.hot_table cimport HotTable, end_command, meet
 from cairnkv.store.hot_clock cimport HotClock
 from cairnkv.store.hot_held cimport HeldRun, Mark, held_run
 
@@ -210,11 +210,16 @@ cdef class Accelerator:
                     piece.done += done
                     piece.commands += 1
                     if table.staged:
-                        self._mark(piece)
+                        if table._undoes:
+                            self._mark(piece)
+                        else:
+                            end_command(table)
                 executed = executed or piece.done > 0
                 self.commands += piece.commands
                 piece.replies_size = self._size - piece.replies_at
                 self.at_piece += 1
+                if table.staged and not table._undoes and piece.done < piece.length:
+                    break  # what is left of it stands before the next one in the log
         finally:
             if table.staged:
                 self.writes = 0  # which the log counts itself
@@ -228,6 +233,20 @@ cdef class Accelerator:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
         return 0
+
+    # In a cluster (`proposing`); `_conversation` is the client's.
+
+    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
+        """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
+        return 0
+
+    cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
+        """Write a frame that was scanned as the log has it, which is no longer; how many bytes that is."""
+        return 0
+
+    cdef object left(self, object store, object changes, bytes frame):
+        """Carry out a frame that was scanned the readable way, in its turn; the bytes of the reply."""
+        raise NotImplementedError
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:

@@ -15,11 +15,32 @@ from cairnkv.wire.article import CommandDecoder, CommandFlag, Dialect, Limits, R
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
+    from cairnkv.store.replicated import Changes, ReplicatedStore
 
 _log: Final = logging.getLogger("cairnkv.session")
 
 _LOCAL_READ: Final = int(CommandFlag.LOCAL_READ)
 _MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
+
+
+def said_in_turn(
+    store: "ReplicatedStore",
+    changes: "Changes",
+    frame: bytes,
+    *,
+    width: Width,
+    statuses: tuple[int, int],
+    string_max: int,
+    frame_max: int,
+) -> bytes:
+    """The reply to a frame, as it is sent, whose turn in the log it is: the compiled hot path has left it."""
+    decoder = CommandDecoder(width=width, limits=Limits(value=string_max, frame=frame_max))
+    decoder.feed(frame)
+    request = decoder.next()
+    assert isinstance(request, Request), "it was scanned"
+    reply = store.take_turn(Step(0, request.command), changes)
+    return b"".join(reply_parts(reply, Dialect(statuses), frame_limit=frame_max))
 
 
 class ArticleConversation:
@@ -94,6 +115,10 @@ class ArticleConversation:
     def _encode(self, reply: Reply) -> Sequence[bytes]:
         head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
         return (head, payload) if payload else (head,)
+
+    def said(self, run: "HeldRun") -> None:
+        """Commands of the client are on their way past this."""
+        self._own_writes.note_run(run)
 
     def carry_out(self) -> "Accelerator | None":
         """Let the compiled hot path have the first look; what it leaves is for `next`."""

@@ -9,12 +9,13 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcpy
 
-from cairnkv.keyspace.hot_table cimport Place, can_drop, can_put, drop, place_of, put, visible
-from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
+from cairnkv.keyspace.hot_table cimport Place, can_drop, can_put, drop, look_up, place_of, put, visible
+from cairnkv.session.accelerator cimport Accelerator, Scanned, read_decimal, write_decimal
 from cairnkv.wire.big_endian cimport be32, put_be32
 
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
+from cairnkv.session.article import said_in_turn
 
 cdef Py_ssize_t ARGUMENTS_MAX = _ARGUMENTS_MAX
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
@@ -44,6 +45,31 @@ cdef class ArticleAccelerator(Accelerator):
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
         return _frame(self, data, 1 + self._conversation.width, length)
+
+    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
+        """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
+        return _scan(self, data, 1 + self._conversation.width, length, found)
+
+    cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
+        """Write a frame that was scanned as the log has it: with a number of two bytes."""
+        if self._conversation.width == 2:
+            memcpy(into, data, length)
+            return length
+        into[0] = 0
+        memcpy(into + 1, data + 3, length - 3)
+        return length - 2
+
+    cdef object left(self, object store, object changes, bytes frame):
+        """Carry out a frame that was scanned the readable way, in its turn; the bytes of the reply."""
+        return said_in_turn(
+            store,
+            changes,
+            frame,
+            width=self._conversation.width,
+            statuses=(self._conversation.success, self._conversation.failure),
+            string_max=self._conversation.string_max,
+            frame_max=self._conversation.frame_max,
+        )
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
@@ -102,6 +128,66 @@ cdef Py_ssize_t _frame(Accelerator self, const unsigned char *frame, Py_ssize_t 
     else:
         return 0
     return done + head if done else 0
+
+
+cdef Py_ssize_t _scan(Accelerator self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length,
+                      Scanned *found) except -1:
+    """What `_frame` would try to execute, but for PING, which waits for no turn."""
+    cdef uint32_t number
+    cdef Py_ssize_t size, whole, count, item, at
+    cdef int64_t amount
+    if length < head + 4 or frame[0]:
+        return 0
+    number = _number(frame, head)
+    frame += head
+    length -= head
+    found.reply = 16  # of those that are short
+    found.writes = number == SET or number == CLEAR or number == SET_MANY or number == CLEAR_MANY or number == INCR
+    if number == GET or number == SET or number == CLEAR:
+        size = _string(frame, length, KEY_MAX)
+        if size < 1:
+            return 0
+        whole = 4 + size
+        if number == GET and found.measures:
+            found.reply += _length_of(self, frame + 4, size)
+        elif number == SET:
+            size = _string(frame + whole, length - whole, self._conversation.string_max)
+            if size < 0 or 5 + whole + 4 + size > self._conversation.frame_max:
+                return 0
+            whole += 4 + size
+        return head + whole
+    if number != EXISTS and number != GET_MANY and number != SET_MANY and number != CLEAR_MANY and number != INCR:
+        return 0
+    whole = _whole(self, frame, length, &count)
+    if whole == 0 or count == 0:
+        return 0
+    if number == INCR:
+        size = be32(frame + 4)
+        if count != 2 or not 1 <= size <= KEY_MAX:
+            return 0
+        frame += 8 + size
+        return head + whole if read_decimal(frame + 4, be32(frame), &amount) else 0
+    if number == SET_MANY and (count < 3 or count % 2 == 0 or be32(frame + 4) != 1 or frame[8] != c"0"):
+        return 0
+    at = 9 if number == SET_MANY else 4
+    for item in range(count // 2 if number == SET_MANY else count):
+        size = be32(frame + at)
+        if not 1 <= size <= KEY_MAX:
+            return 0
+        if number == GET_MANY and found.measures:
+            found.reply += 4 + _length_of(self, frame + at + 4, size)
+        at += 4 + size
+        if number == SET_MANY:
+            at += 4 + be32(frame + at)
+    return head + whole
+
+
+cdef inline Py_ssize_t _length_of(Accelerator self, const unsigned char *key, Py_ssize_t size) except -1:
+    """Bytes of the value that a key has now; 0: none."""
+    cdef Place place
+    place_of(self._table, &place, key, size)
+    look_up(self._table, &place)
+    return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
 
 # -- strings and replies --------------------------------------------------------------------------------
 

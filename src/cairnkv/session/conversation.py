@@ -16,6 +16,7 @@ from cairnkv.store import Held
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
 
 WHOLE_TABLE_COST: Final = 64
 """Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
@@ -78,13 +79,18 @@ class OwnWrites:
 
     def __init__(self) -> None:
         # In their order; not only the newest: it may have failed while one before it is on its way.
-        self._waiting: deque[Held] = deque()
+        self._waiting: deque[Held | HeldRun] = deque()
 
     def note(self, outcome: Reply | Held) -> None:
         """The client has written something, with this outcome."""
         if isinstance(outcome, Held):
             self._forget_executed()
             self._waiting.append(outcome)
+
+    def note_run(self, run: "HeldRun") -> None:
+        """The client has said several commands, some of which may write."""
+        self._forget_executed()
+        self._waiting.append(run)
 
     @property
     def are_there(self) -> bool:
@@ -111,6 +117,9 @@ class Conversation(Protocol):
 
     def failure(self, failure: Failure) -> Due:
         """How a failure is said that no command has asked for."""
+
+    def said(self, run: "HeldRun") -> None:
+        """An accelerator holds the replies to commands of the client, which may not have been carried out yet."""
 
     def carry_out(self) -> "Accelerator | None":
         """Let an accelerator carry out what it can of the bytes that were fed; it, with the replies, if it could."""

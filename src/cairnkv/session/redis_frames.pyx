@@ -11,7 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from cairnkv.session.accelerator cimport Accelerator, read_decimal, write_decimal
+from cairnkv.session.accelerator cimport Accelerator, Scanned, read_decimal, write_decimal
 from cairnkv.keyspace.hot_table cimport (
     Place,
     can_drop,
@@ -23,9 +23,11 @@ from cairnkv.keyspace.hot_table cimport (
     put,
     visible,
 )
+from cairnkv.wire.big_endian cimport put_be32
 
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
+from cairnkv.session.redis.conversation import said_in_turn
 
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
 cdef int64_t TTL_MAX = _TTL_MAX
@@ -34,6 +36,14 @@ cdef int64_t MILLISECONDS = 1000
 cdef enum:
     WORDS_MAX = 128  # of a command; one with more is left to the readable way
     HEAD_DIGITS_MAX = 9  # of a count or a length
+
+# The numbers of the vocabulary that these have in the log. A test holds them to `cairnkv.commands`.
+cdef enum:
+    LOGGED_SET = 1
+    LOGGED_CLEAR_MANY = 23
+    LOGGED_INCR = 24
+
+LOGGED = {"SET": LOGGED_SET, "CLEAR_MANY": LOGGED_CLEAR_MANY, "INCR": LOGGED_INCR}
 
 SERVED = ("GET", "SET", "DEL", "EXISTS", "MGET", "INCR", "PING")
 """The words that are served here. A test holds them to what is."""
@@ -134,6 +144,73 @@ cdef class RedisAccelerator(Accelerator):
             done = _count_keys(self, &words, False)
         return words.length if done else 0
 
+    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
+        """What command stands here, if `frame` would try to execute it, but for PING and times to live; its bytes, or 0."""
+        cdef Words words
+        cdef const unsigned char *name
+        cdef Py_ssize_t size
+        cdef int item
+        cdef bint gets, sets, increments, deletes
+        if not _words(self, data, length, &words) or words.count < 2:
+            return 0
+        name, size = words.at[0], words.size[0]
+        gets = _is(name, size, b"get", 3)
+        sets = _is(name, size, b"set", 3)
+        increments = _is(name, size, b"incr", 4)
+        deletes = _is(name, size, b"del", 3)
+        found.reply = 32
+        found.writes = sets or increments or deletes
+        if gets or sets or increments:
+            if words.count != (3 if sets else 2) or not _is_key(&words, 1):
+                return 0
+            if gets and found.measures:
+                found.reply += _length_of(self, &words, 1)
+            return words.length
+        gets = _is(name, size, b"mget", 4)
+        if not gets and not deletes and not _is(name, size, b"exists", 6):
+            return 0
+        for item in range(1, words.count):
+            if not _is_key(&words, item):
+                return 0
+            if gets and found.measures:
+                found.reply += 32 + _length_of(self, &words, item)
+        return words.length
+
+    cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
+        """Write a command that was scanned as the log has it: as a frame of the article, which is shorter."""
+        cdef Words words
+        cdef char *at = into
+        cdef int item
+        _words(self, data, length, &words)
+        at[0] = at[1] = 0
+        if _is(words.at[0], words.size[0], b"set", 3):
+            at[2] = LOGGED_SET
+            at = _string(_string(at + 3, words.at[1], words.size[1]), words.at[2], words.size[2])
+            return at - into
+        if _is(words.at[0], words.size[0], b"incr", 4):
+            at[2] = LOGGED_INCR
+            put_be32(at + 3, 2)
+            at = _string(_string(at + 7, words.at[1], words.size[1]), <const unsigned char *>b"1", 1)
+            return at - into
+        at[2] = LOGGED_CLEAR_MANY
+        put_be32(at + 3, words.count - 1)
+        at += 7
+        for item in range(1, words.count):
+            at = _string(at, words.at[item], words.size[item])
+        return at - into
+
+    cdef object left(self, object store, object changes, bytes frame):
+        """Carry out a command that was scanned the readable way, in its turn; the bytes of the reply."""
+        return said_in_turn(
+            store,
+            changes,
+            frame,
+            space=self._table._number,
+            protocol=self._conversation.width,
+            string_max=self._conversation.string_max,
+            frame_max=self._conversation.frame_max,
+        )
+
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
         """Which key the command that stands here will ask for; its bytes, or 0 when nobody knows."""
@@ -145,6 +222,21 @@ cdef class RedisAccelerator(Accelerator):
         key[0] = words.at[1]
         size[0] = words.size[1]
         return words.length
+
+
+cdef inline Py_ssize_t _length_of(Accelerator self, const Words *words, int item) except -1:
+    """Bytes of the value that a key has now; 0: none."""
+    cdef Place place
+    place_of(self._table, &place, words.at[item], words.size[item])
+    look_up(self._table, &place)
+    return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
+
+
+cdef inline char *_string(char *into, const unsigned char *string, Py_ssize_t size) noexcept nogil:
+    """Write a string as the article has it; where it ends."""
+    put_be32(into, size)
+    memcpy(into + 4, string, size)
+    return into + 4 + size
 
 # -- replies --------------------------------------------------------------------------------------------
 

@@ -370,6 +370,8 @@ class Session:
     def take_over(self, runs: "Iterable[HeldRun]") -> None:
         """Say what a transport's accelerator has made and could not send yet, before anything else is said."""
         for run in runs:
+            if not run.executed:
+                self._decide().said(run)
             held = Held(OK)
             if run.reply is not None:
                 held.release()

@@ -12,9 +12,14 @@ cdef class HeldRun:
     cdef bytes _replies
     cdef bytes _marks
     cdef int64_t _start, _waiting
+    cdef Py_ssize_t _charged  # bytes that it counts as among those that wait
+    cdef bint _in_turn  # whether the commands have yet to be carried out
     cdef list _parts
     cdef int64_t _refused_from  # the position of what was refused at once
     cdef object _refusal  # ... and why; None: nothing was
     cdef list _split(self, int64_t committed, write_failure, read_failure)
 
+    cdef int add(self, bytes replies) except -1
+
+cdef HeldRun awaited_run(Py_ssize_t charged)
 cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)

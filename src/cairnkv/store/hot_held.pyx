@@ -4,6 +4,9 @@
 What always holds: all leave together, when the newest commit is safe that any of them waits for. When it fails, each
 reply that waits for what has failed is a failure, and the others are what they were.
 
+In a cluster the commands have yet to be carried out: then they wait for their turn in the log, and the replies are
+added when it has come.
+
 Not for replies of the readable way (`cairnkv.store.held`).
 """
 
@@ -19,6 +22,16 @@ cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_
     run._marks = PyBytes_FromStringAndSize(<const char *>marks, count * <Py_ssize_t>sizeof(Mark))
     run._start = start
     run._waiting = waiting
+    run._charged = end - start
+    return run
+
+
+cdef HeldRun awaited_run(Py_ssize_t charged):
+    """Replies to commands whose turn will come. charged: bytes that they count as until then."""
+    cdef HeldRun run = HeldRun.__new__(HeldRun)
+    run._replies = b""
+    run._charged = charged
+    run._in_turn = True
     return run
 
 
@@ -31,8 +44,13 @@ cdef class HeldRun:
 
     @property
     def size(self):
-        """Bytes that the replies have."""
-        return PyBytes_GET_SIZE(self._replies)
+        """Bytes that the replies have, or count as before they are known."""
+        return self._charged
+
+    @property
+    def executed(self):
+        """Whether the commands were carried out, or never will be."""
+        return not self._in_turn or self.reply is not None
 
     @property
     def parts(self):
@@ -50,6 +68,16 @@ cdef class HeldRun:
             if newest < marks[at].wait < position:
                 newest = marks[at].wait
         return newest
+
+    cdef int add(self, bytes replies) except -1:
+        """Some of the commands had their turn: these are the replies."""
+        self._replies = self._replies + replies if PyBytes_GET_SIZE(self._replies) else replies
+        return 0
+
+    def fail(self, list failures, failure):
+        """The commands will have no turn, or nobody knows. failures: of each, in order; failure: one of them."""
+        self._parts = failures
+        self.reply = failure
 
     def release(self):
         """The commits are safe."""

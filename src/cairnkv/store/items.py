@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from cairnkv.commands import Step
 from cairnkv.limits import STRING_MAX
 from cairnkv.log.quorum.entries import Item, ItemKind
-from cairnkv.wire.article import CommandDecoder, Limits, Request, write_command
+from cairnkv.wire.article import CommandDecoder, Dialect, Limits, Prefix, Request, write_command
 
 _LIMITS: Final = Limits(value=STRING_MAX, frame=2**32 - 1)
 """A frame in the log was let in by whoever proposed it: here it is only held against what frames can have at all."""
@@ -47,11 +47,18 @@ def run_item(step: Step) -> Item:
     return Item(ItemKind.RUN, step.space, write_command(step.command))
 
 
-def run_of(item: Item) -> Iterator[Step]:
-    """The commands of a run. Raises `ValueError`, maybe behind some of them."""
+def run_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
+    """The commands of a run. Raises `ValueError`, maybe behind some of them.
+
+    executor: carries out what it can of them; only what it leaves is given, each command in its turn.
+    """
     decoder = CommandDecoder(width=2, limits=_LIMITS)
     decoder.feed(item.payload)
-    while (request := decoder.next()) is not None:
+    while True:
+        if executor is not None:
+            decoder.carry_out(executor, Dialect.ARTICLE)
+        if (request := decoder.next()) is None:
+            break
         if not isinstance(request, Request):
             raise ValueError(f"a frame in the log that is none: {request.message}")
         yield Step(item.space, request.command)

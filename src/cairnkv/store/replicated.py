@@ -22,7 +22,7 @@ import logging
 import struct
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, cast
 
 from cairnkv.commands import (
     MISSING,
@@ -68,7 +68,9 @@ from cairnkv.store.items import (
     transaction_of,
 )
 from cairnkv.store.memory import Place
+from cairnkv.store.runs import Gathering, NewExecutor
 from cairnkv.store.store import Loaded, Store, effects_of
+from cairnkv.wire.article import Prefix
 
 _log: Final = logging.getLogger("cairnkv.cluster")
 
@@ -116,6 +118,11 @@ class Proposed(Held):
         self._length = length
 
     @property
+    def cost(self) -> int:
+        """One command."""
+        return 1
+
+    @property
     def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand
         """Whether it had its turn, or gets none."""
         return self.reply is not None
@@ -148,10 +155,27 @@ class Proposed(Held):
         self.reply = reply
         self.on_ready()
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
         """It will have no turn, or nobody knows."""
         self.given_up = True
         self.settle(failure)
+
+    def fail_reads(self, failure: Failure) -> None:
+        """If it only reads, it will have no turn."""
+        if not self.items:
+            self.fail(failure)
+
+
+class Turn(Proposal, Protocol):
+    """A proposal that this store can carry out.
+
+    reply: None until it had its turn, or has failed.
+    """
+
+    reply: Reply | None
+
+    def take_turn(self, changes: "Changes") -> None:
+        """Carry it out."""
 
 
 class Blocking(Proposed):
@@ -266,7 +290,13 @@ class ReplicatedStore(Store):
         self._tracked: set[int] = set()  # slots whose versions are a part of the state
         self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
         self._deliver: Deliver | None = None
+        self._owed: tuple[int, list[Effect]] | None = None
+        """Log time and effects of the newest entry, where the table has not taken them yet."""
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
+        self._at_hand = Changes(0, 0)  # of the entry that is carried out
+        self._gathering = Gathering(self._gathered)
+        self._new_executor: NewExecutor | None = None
+        self._executors: dict[int, Prefix] = {}  # by keyspace
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
         super().__init__(log=log, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
@@ -301,6 +331,7 @@ class ReplicatedStore(Store):
         if self._deliver is not None:
             log.deliver_by(self._deliver)
         self.loading = self.holds_back = True
+        self._owed = None
         self._digests.clear()
         self.proposer.interrupt(self._loads())
 
@@ -508,9 +539,10 @@ class ReplicatedStore(Store):
     # -- what the log says ------------------------------------------------------------------------------------
 
     def apply_entry(self, position: int, data: bytes) -> None:
-        """Carry out the entry that stands at a position, which is the next one. Raises nothing."""
+        """Carry out the entry at a position, which is the next one, while `takes_entries`. Raises nothing."""
         assert position == self.position + 1
-        changes = Changes(position, self.digest)
+        assert self._owed is None, "only while `takes_entries`"
+        changes = self._at_hand = Changes(position, self.digest)
         entry: Entry | None = None
         judged = Judged(counts=False)
         try:
@@ -528,11 +560,11 @@ class ReplicatedStore(Store):
                 self._carry_out(entry, judged, changes)
             except MemoryError:  # what stands at this position is carried out whole, or not at all, after a restart
                 self.leave(f"there was not enough memory to carry out position {position:,}")
-            if not self.takes_part:
-                return
         if self.proposer.taken_over:
             self.leave("another process takes part as this node: its directory was copied, or is used twice")
             return
+        if self.stopped is not None:
+            return  # its table stays as it was before
         self.position, self.digest = position, changes.digest
         self._keep(entry, changes)
         if position % DIGEST_ENTRIES == 0:
@@ -547,8 +579,7 @@ class ReplicatedStore(Store):
         if entry.kind is not Kind.EPOCH:  # whose proposer may not know yet that its clock is off
             self._shared.advance(entry.time)
         self.heard(entry)
-        for proposal in own:
-            assert isinstance(proposal, Proposed)
+        for proposal in cast("Sequence[Turn]", own):  # nobody proposes anything else
             if judged.batch is None:  # too many parts: it is none for anybody
                 proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
                 continue
@@ -570,7 +601,7 @@ class ReplicatedStore(Store):
             for item in items(batch):
                 match item.kind:
                     case ItemKind.RUN:
-                        for step in run_of(item):
+                        for step in run_of(item, self.executor(item.space)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
                         self._carry_out_all(transaction_of(item), changes)
@@ -583,6 +614,58 @@ class ReplicatedStore(Store):
                         self._raise_semantics(semantics_of(item), changes)
         except ValueError as error:  # what came before it is carried out; on all nodes alike
             _log.warning("position %d: %s", changes.position, error)
+
+    # -- runs of the compiled hot path (`cairnkv.session.proposing`) ------------------------------------------
+
+    @property
+    def takes_runs(self) -> bool:
+        """Whether nothing has to be asked of a command before it is proposed."""
+        return (
+            self.proposer.takes
+            and not self.loading
+            and self.stopped is None
+            and self.stopping is None
+            and self.refuses_writes is None
+            and self.refuses_growth is None
+            and self._memory_limit is None
+            and not (self._breaks_reads or self._breaks_writes)
+        )
+
+    def propose_run(self, run: Turn) -> None:
+        """Have commands carried out in their turn, all in one."""
+        self.proposer.propose(run)
+        self.something_proposed()
+
+    def take_turn(self, step: Step, changes: Changes) -> Reply:
+        """Carry out one command of a run, whose turn it is."""
+        return self._change(step, changes) if step.command.word.writes else self._read_now(step)
+
+    def execute_runs_by(self, new_executor: NewExecutor) -> None:
+        """Have the compiled hot path carry out what it can of the runs of entries."""
+        self._new_executor = new_executor
+
+    def staging(self, space: int) -> Gathering:  # type: ignore[override]  # what the log has is not staged
+        """Where the hot path hands over what it has done in its turn."""
+        return self._gathering
+
+    def executor(self, space: int) -> Prefix | None:
+        """Who carries out frames of the log for a keyspace; None: the readable way."""
+        if self._new_executor is None or space >= SPACES:
+            return None
+        if space not in self._executors:
+            self._executors[space] = self._new_executor(space)
+        return self._executors[space]
+
+    def _gathered(self, effects: list[Effect], groups: list[int]) -> None:
+        """A run of the entry at hand has done this."""
+        from cairnkv.store.hot_digest import digest_of, slots_changed  # there is one: whoever calls is compiled
+
+        changes = self._at_hand
+        changes.effects += effects
+        changes.digest = digest_of(changes.digest, effects, groups)
+        if self._tracked:
+            for slot in slots_changed(effects, self._tracked):
+                self._keep_slot(slot, changes)
 
     def _change(self, step: Step, changes: Changes) -> Reply:
         """Carry out one command that may change something."""
@@ -770,10 +853,21 @@ class ReplicatedStore(Store):
                 self._drop_parts(forgotten, 0, effects)
         packed = POSITION.pack(self.position, self.identity, self._shared.now, self.digest)
         effects.append((NODE_SPACE, POSITION_KEY, packed, None))
+        self._owed = self._shared.now, effects
+        self._pay()
+
+    def _pay(self) -> bool:
+        """Give the node's table what it has not taken yet; whether it has everything then."""
+        if self._owed is None:
+            return True
         try:
-            self._last = self._log.append((), self._shared.now, effects)
+            self._last = self._log.append((), *self._owed)
         except LogRefused as refused:
-            self.leave(f"its own table takes nothing any more: {refused}")
+            if refused.code is failures.READONLY:
+                self.leave(f"its own table takes nothing any more: {refused}")
+            return False  # it is behind, or its disk is full: nothing is applied meanwhile
+        self._owed = None
+        return True
 
     def _drop_parts(self, node: int, kept: int, effects: list[Effect]) -> None:
         """Parts of a batch that are on disk and of no use any more."""
@@ -792,7 +886,7 @@ class ReplicatedStore(Store):
     @property
     def takes_entries(self) -> bool:
         """Whether the node's table has room for another entry now."""
-        return self._log.takes
+        return self._pay() and self._log.takes
 
     def committed(self, position: int) -> None:
         """The node's table has it. Nobody waits for that: a majority's disks have the entry."""
@@ -826,7 +920,7 @@ class ReplicatedStore(Store):
 
     @property
     def _takes_runs(self) -> bool:
-        return False
+        return True  # it is asked each time: `takes_runs`
 
 
 def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:
@@ -846,8 +940,8 @@ def _is_for_the_log(command: Command) -> bool:
 
 def _fail_all(proposals: Sequence[Proposal]) -> None:
     """The others have carried these out; this node cannot say what came of it."""
-    for proposal in proposals:
-        if isinstance(proposal, Proposed) and proposal.reply is None:
+    for proposal in cast("Sequence[Turn]", proposals):
+        if proposal.reply is None:
             proposal.fail(
                 Failure(failures.UNKNOWN, "it is done, but this node has not enough memory to say what came of it")
             )

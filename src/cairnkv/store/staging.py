@@ -49,6 +49,9 @@ class StagingStore(Protocol):
 class Staging:
     """The runs on one keyspace of a store."""
 
+    undoes = True
+    """Whether what a run does may have to be undone."""
+
     def __init__(
         self, store: StagingStore, keyspace: Keyspace, pending: dict[bytes, int], *, only_reads: bool = False
     ) -> None:

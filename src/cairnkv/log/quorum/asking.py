@@ -30,7 +30,6 @@ PAUSE_SECONDS: Final = 0.2
 NO_ROOM: Final = (10_023, 10_047, 10_077)
 """Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
 
-
 _NO_PEERS: Final = 10_005
 """The code of JetStream that says too few servers are there for a new stream, as when they have just begun."""
 

@@ -1,9 +1,10 @@
 """The format of an entry of the log: who proposes it, and a batch of items. Sans-IO.
 
-    format 1 | kind 1 | partition 2 | semantics 2 | node 8 | epoch 8 | number 8 | time 8 | body
+    "CK" 2 | format 1 | kind 1 | partition 2 | semantics 2 | node 8 | epoch 8 | number 8 | time 8 | CRC-32 4 | body
     body of a batch: items, each  kind 1 | keyspace 1 | length 4 | payload
 
-Integers are unsigned and big-endian. A batch that is too large for one entry is cut into parts, which are entries of
+Integers are unsigned and big-endian. The CRC-32 is that of everything else: what a stray hand has published is told
+from what a newer release has. A batch that is too large for one entry is cut into parts, which are entries of
 their own and mean nothing before the last one is there.
 
 What always holds: whatever bytes come, `parsed` and `items` give an entry and items or raise `ValueError`, on all nodes
@@ -15,6 +16,7 @@ Not for which entries count (`proposers`), and not for what commands are: their 
 
 import enum
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -31,8 +33,10 @@ proposed; a node that does not know that version stops rather than apply it othe
 TIME_MAX: Final = 2**53
 """The latest that an entry may say it is, in milliseconds: far from where a deadline would not fit its record."""
 
-_HEADER: Final = struct.Struct(">BBHHQQQQ")
-HEADER_BYTES: Final = _HEADER.size
+_MAGIC: Final = b"CK"
+_HEADER: Final = struct.Struct(">2sBBHHQQQQ")
+_CHECKSUM: Final = struct.Struct(">I")
+HEADER_BYTES: Final = _HEADER.size + _CHECKSUM.size
 _ITEM: Final = struct.Struct(">BBI")
 ITEM_BYTES: Final = _ITEM.size
 
@@ -87,12 +91,10 @@ class Entry(NamedTuple):
 
     def packed(self) -> bytes:
         """The bytes of the entry."""
-        return (
-            _HEADER.pack(
-                FORMAT, self.kind, self.partition, self.semantics, self.node, self.epoch, self.number, self.time
-            )
-            + self.body
+        header = _HEADER.pack(
+            _MAGIC, FORMAT, self.kind, self.partition, self.semantics, self.node, self.epoch, self.number, self.time
         )
+        return b"".join((header, _CHECKSUM.pack(zlib.crc32(self.body, zlib.crc32(header))), self.body))
 
 
 class Item(NamedTuple):
@@ -112,12 +114,16 @@ def parsed(data: bytes) -> Entry:
     """
     if len(data) < HEADER_BYTES:
         raise ValueError(f"an entry of {len(data)} bytes, which is less than its header has")
-    form, kind, partition, semantics, node, epoch, number, time = _HEADER.unpack_from(data)
+    magic, form, kind, partition, semantics, node, epoch, number, time = _HEADER.unpack_from(data)
+    (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
+    body = data[HEADER_BYTES:]
+    if magic != _MAGIC or checksum != zlib.crc32(body, zlib.crc32(data[: _HEADER.size])):
+        raise ValueError("a message that no node has published, or that is damaged")
     if form > FORMAT:
         raise Newer(f"an entry of format {form}; this release knows format {FORMAT}")
     if form < FORMAT or partition != PARTITION or time > TIME_MAX:
         raise ValueError(f"an entry of format {form}, partition {partition} and time {time}, which nobody proposes")
-    return Entry(Kind(kind), node, epoch, number, time, data[HEADER_BYTES:], semantics, partition)
+    return Entry(Kind(kind), node, epoch, number, time, body, semantics, partition)
 
 
 def packed_items(items: Iterable[Item]) -> bytes:

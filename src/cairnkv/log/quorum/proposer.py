@@ -1,9 +1,10 @@
 """How a node has its own proposals logged: in which entries, and what became of those that nobody has seen. Sans-IO.
 
-Proposals wait in a queue. Up to `IN_FLIGHT_MAX` entries are under way; below that the next is made at once of all that
-waits, so the slower the log, the more commands share an entry. A read is a proposal without items: it rides in the next
-entry that is published after it came, or in an empty one, and is carried out when that has come back, so it sees
-everything that was acknowledged before it came.
+Proposals wait in a queue. Up to `IN_FLIGHT_MAX` entries are under way; below that the next is made of all that waits
+once that is as much as the largest of these: at once where little is under way, and the slower the log and the more
+clients, the more commands share an entry, which costs each server a sync, however small it is. A read is a proposal
+without items: it rides in the next entry that is published after it came, or in an empty one, and is carried out when
+that has come back, so it sees everything that was acknowledged before it came.
 
     propose → queue → entries → (NATS) → came → carried out
                  ↑                  |
@@ -29,8 +30,9 @@ from cairnkv.log.quorum.proposers import STAGED_MAX, Proposers, epoch_body
 IN_FLIGHT_MAX: Final = 4
 """Entries of a node that are under way at once."""
 
-PROPOSALS_PER_ENTRY: Final = 2_000
-"""Proposals in one entry: to apply it takes some ten milliseconds, in which a node does nothing else."""
+COST_PER_ENTRY: Final = 2_000
+"""Commands in one entry, as the readable way carries them out: to apply it takes some ten milliseconds, in which a node
+does nothing else."""
 
 QUEUED_MAX: Final = 200_000
 """Proposals that wait for an entry."""
@@ -71,11 +73,21 @@ class Proposal(Protocol):
         """Bytes of the items, near enough."""
 
     @property
+    def cost(self) -> int:
+        """How many commands of the readable way it is as much work as."""
+
+    @property
     def given_up(self) -> bool:
         """Whether it has failed: who waited for it was told, whatever becomes of its items."""
 
-    def fail(self, failure: Failure) -> None:
-        """It will not be carried out, or nobody knows: the failure's code says which."""
+    def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
+        """It will not be carried out, or nobody knows: the failure's code says which.
+
+        of_reads: what is said of what only reads; None: the same.
+        """
+
+    def fail_reads(self, failure: Failure) -> None:
+        """What is in it of clients that only read will not be carried out."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,6 +96,7 @@ class _Flight:
 
     proposals: Sequence[Proposal]
     sent: float
+    cost: int
 
 
 class Proposer:
@@ -113,7 +126,7 @@ class Proposer:
         self._newest = 0  # the latest that this process has wanted
         self._stranger = b"", 0  # another process that has begun an epoch of this node, and how many
         self._queue: collections.deque[Proposal] = collections.deque()
-        self._queued_bytes = 0
+        self._queued_bytes = self._queued_cost = 0
         self._flights: dict[int, _Flight] = {}  # by number, oldest first
         self._parts: collections.deque[bytes] = collections.deque()  # of a batch that is being sent
         self._parted: Sequence[Proposal] = ()  # what that batch is of
@@ -140,6 +153,13 @@ class Proposer:
         else:
             self._queue.append(proposal)
             self._queued_bytes += proposal.weight
+            self._queued_cost += proposal.cost
+
+    @property
+    def takes(self) -> bool:
+        """Whether there is quorum, and room for another run of commands."""
+        open_ = self._closed is None and self.quorum
+        return open_ and len(self._queue) < QUEUED_MAX and self._queued_bytes < QUEUED_BYTES_MAX - MIB
 
     def close(self, failure: Failure) -> None:
         """Propose nothing more, and fail what waits: nobody will say what comes back."""
@@ -158,7 +178,11 @@ class Proposer:
         """Whether `entries` would give something now, but for a new epoch, which waits for its time."""
         if self._closed is not None or self._wanted or len(self._flights) >= IN_FLIGHT_MAX:
             return False
-        return bool(self._queue or self._parts)
+        if self._parts:
+            return True
+        return bool(self._queue) and self._queued_cost >= max(
+            (flight.cost for flight in self._flights.values()), default=0
+        )
 
     def entries(self, now: float, time: int) -> Iterator[bytes]:
         """The entries to publish, in this order.
@@ -193,18 +217,20 @@ class Proposer:
     def _taken(self) -> list[Proposal]:
         """The proposals of the next entry, out of the queue."""
         taken: list[Proposal] = []
-        size = 0
-        while self._queue and len(taken) < PROPOSALS_PER_ENTRY:
+        size = cost = 0
+        while self._queue:
             size += self._queue[0].weight
-            if taken and size > self.room:
+            cost += self._queue[0].cost
+            if taken and (size > self.room or cost > COST_PER_ENTRY):
                 break
             taken.append(self._queue.popleft())
             self._queued_bytes -= taken[-1].weight
+            self._queued_cost -= taken[-1].cost
         return taken
 
     def _sent(self, kind: Kind, body: bytes, proposals: Sequence[Proposal], now: float, time: int) -> bytes:
         self._number += 1
-        self._flights[self._number] = _Flight(proposals, now)
+        self._flights[self._number] = _Flight(proposals, now, sum(proposal.cost for proposal in proposals))
         return Entry(kind, self.node, self._epoch, self._number, time, body, self.semantics).packed()
 
     # -- what comes back --------------------------------------------------------------------------------------
@@ -268,8 +294,12 @@ class Proposer:
             return
         if entry.epoch < self._wanted:
             return  # one that was given up; the wanted one is on its way
+        self._begun(entry.epoch)
+
+    def _begun(self, epoch: int) -> None:
+        """The epoch that was wanted has begun: what is under way will never count, and is proposed again, in order."""
         self.quorum = True
-        self._epoch, self._number = entry.epoch, 0
+        self._epoch, self._number = epoch, 0
         self._barren_epochs += 1
         if self._wanted_since is not None:  # it is not known which of several it was
             self.came_sent = self._wanted_since
@@ -285,6 +315,7 @@ class Proposer:
             again = [proposal for proposal in again if not proposal.items]
         self._queue.extendleft(reversed(again))
         self._queued_bytes += sum(proposal.weight for proposal in again)
+        self._queued_cost += sum(proposal.cost for proposal in again)
         if no_room is not None:
             for proposal in refused:
                 proposal.fail(no_room)
@@ -344,12 +375,16 @@ class Proposer:
         What is under way stays where it is: if it comes, it is carried out as on all nodes.
         """
         queued, self._queue = self._queue, collections.deque()
-        self._queued_bytes = 0
+        self._queued_bytes = self._queued_cost = 0
         unknown = Failure(failures.UNKNOWN, f"{failure.text}, while this was on its way into the log")
         sent = [proposal for flight in self._flights.values() for proposal in flight.proposals]
         for proposal in [*sent, *self._parted]:
-            if not proposal.given_up and (under_way or not proposal.items):
-                proposal.fail(unknown if proposal.items else failure)
+            if proposal.given_up:
+                continue
+            if under_way:
+                proposal.fail(unknown if proposal.items else failure, failure)
+            else:
+                proposal.fail_reads(failure)
         for proposal in queued:
             proposal.fail(failure)
 

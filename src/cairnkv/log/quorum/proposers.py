@@ -31,6 +31,12 @@ epoch again, a later one than any that was forgotten, which it does by itself.""
 STAGED_MAX: Final = 1_024 * MIB
 """Bytes of parts of one batch of one proposer. More of them count as a batch that is none."""
 
+PARTS_MAX: Final = 65_536
+"""Parts of one batch; likewise."""
+
+EPOCHS_AHEAD_MAX: Final = 1 << 20
+"""By how much an epoch may be later than the one before it: a node begins the next one, and tries some more."""
+
 NONCE_BYTES: Final = 8
 
 _ROW: Final = struct.Struct(f">QQQH{NONCE_BYTES}s?")
@@ -50,7 +56,8 @@ class Row:
     """What is known of one node.
 
     number: of its newest entry in this epoch that counts. position: of its newest that counts at all.
-    parts: of a batch whose last one is not there. spoilt: whether there were too many of them, so that it is none.
+    parts: of a batch whose last one is not there; staged: their bytes. spoilt: whether there were too many of them, so
+    that it is none.
     """
 
     epoch: int
@@ -60,11 +67,16 @@ class Row:
     nonce: bytes
     spoilt: bool = False
     parts: list[bytes] = dataclasses.field(default_factory=list)
+    staged: int = 0
 
-    @property
-    def staged(self) -> int:
-        """Bytes of the parts."""
-        return sum(map(len, self.parts))
+    def add(self, part: bytes) -> None:
+        """Have the next part."""
+        self.parts.append(part)
+        self.staged += len(part)
+
+    def drop(self) -> None:
+        """Have no parts any more."""
+        self.parts, self.staged = [], 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,7 +110,7 @@ class Proposers:
         if entry.kind is Kind.EPOCH:
             if len(entry.body) != _EPOCH.size:
                 raise ValueError("an entry that begins an epoch and does not say whose")
-            if entry.epoch <= self.newest_epoch(entry.node):
+            if not 0 < entry.epoch - self.newest_epoch(entry.node) <= EPOCHS_AHEAD_MAX:
                 return Judged(counts=False)
             nonce, supports = _EPOCH.unpack(entry.body)
             self.rows[entry.node] = Row(entry.epoch, 0, position, supports, nonce)
@@ -106,17 +118,25 @@ class Proposers:
             return Judged(counts=True)
         if row is None or entry.epoch != row.epoch or entry.number != row.number + 1:
             return Judged(counts=False)
+        if entry.kind is not Kind.BATCH and not entry.body:
+            raise ValueError("a part of a batch that is none")
         row.number = entry.number
         row.position = position
         if entry.kind is Kind.BATCH:
-            row.parts, row.spoilt = [], False
+            row.drop()
+            row.spoilt = False
             return Judged(counts=True, batch=entry.body)
-        row.spoilt = row.spoilt or row.staged + len(entry.body) > STAGED_MAX
-        row.parts = [] if row.spoilt else [*row.parts, entry.body]
+        if row.staged + len(entry.body) > STAGED_MAX or len(row.parts) == PARTS_MAX:
+            row.spoilt = True
+        if row.spoilt:
+            row.drop()
+        else:
+            row.add(entry.body)
         if entry.kind is Kind.PART:
             return Judged(counts=True)
         batch = None if row.spoilt else b"".join(row.parts)
-        row.parts, row.spoilt = [], False
+        row.drop()
+        row.spoilt = False
         return Judged(counts=True, batch=batch)
 
     def _forget(self) -> None:
@@ -152,7 +172,7 @@ class Proposers:
         """Have the next part of a node's batch. Raises `ValueError`."""
         if node not in self.rows:
             raise ValueError("a part of a batch of a proposer that is not in the table")
-        self.rows[node].parts.append(part)
+        self.rows[node].add(part)
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         return iter(self.rows.items())

@@ -56,6 +56,8 @@ from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simpl
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
+    from cairnkv.store.hot_held import HeldRun
+    from cairnkv.store.replicated import Changes, ReplicatedStore
 
 _log: Final = logging.getLogger("cairnkv.session")
 
@@ -251,6 +253,10 @@ class RedisConversation:
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
 
+    def said(self, run: "HeldRun") -> None:
+        """Commands of the client are on their way past this."""
+        self.own_writes.note_run(run)
+
     def carry_out(self) -> "Accelerator | None":
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
         accelerator = self._usable_accelerator
@@ -275,7 +281,10 @@ class RedisConversation:
         plain = self.authenticated and self.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
-        return self.surroundings.accelerator(self.space)
+        accelerator = self.surroundings.accelerator(self.space)
+        if accelerator is not None and accelerator.proposes and self.reads_locally:
+            return None
+        return accelerator
 
     @property
     def missing(self) -> int:
@@ -494,27 +503,56 @@ class RedisConversation:
         return self._said(shown(later.show, reply, later.errors), protocol)
 
     def _said(self, value: Value, protocol: Resp) -> list[bytes]:
-        """The bytes of a reply, which are no more than a frame may have; of any other, those of an error."""
-        if isinstance(value, Several):
-            return [piece for one in value.values for piece in self._said(one, protocol)]
-        if isinstance(value, Prepared):
-            return value.pieces
-        room = self.limits.frame
-        if not isinstance(value, Together):
-            return self._bytes_of(value, protocol, room)
-        pieces = [array_head(len(value.values))]
-        for one in value.values:
-            said = self._bytes_of(one, protocol, room)
-            room -= sum(map(len, said))
-            pieces += said
-        return pieces
+        return bytes_of(value, protocol, self.limits.frame)
 
-    def _bytes_of(self, value: Value, protocol: Resp, room: int) -> list[bytes]:
-        try:
-            return encode_parts(value, protocol, room)
-        except TooLong:
-            text = f"the reply would be longer than the limit of {self.limits.frame:,} bytes"
-            return encode_parts(error_of(Failure(failures.BIGREPLY, text)), protocol)
+
+def bytes_of(value: Value, protocol: Resp, limit: int) -> list[bytes]:
+    """The bytes of a reply, which are no more than a frame may have; of any other, those of an error."""
+    if isinstance(value, Several):
+        return [piece for one in value.values for piece in bytes_of(one, protocol, limit)]
+    if isinstance(value, Prepared):
+        return value.pieces
+    if not isinstance(value, Together):
+        return _bytes_within(value, protocol, limit, limit)
+    room = limit
+    pieces = [array_head(len(value.values))]
+    for one in value.values:
+        said = _bytes_within(one, protocol, room, limit)
+        room -= sum(map(len, said))
+        pieces += said
+    return pieces
+
+
+def _bytes_within(value: Value, protocol: Resp, room: int, limit: int) -> list[bytes]:
+    try:
+        return encode_parts(value, protocol, room)
+    except TooLong:
+        text = f"the reply would be longer than the limit of {limit:,} bytes"
+        return encode_parts(error_of(Failure(failures.BIGREPLY, text)), protocol)
+
+
+def said_in_turn(
+    store: "ReplicatedStore",
+    changes: "Changes",
+    command: bytes,
+    *,
+    space: int,
+    protocol: Resp,
+    string_max: int,
+    frame_max: int,
+) -> bytes:
+    """The reply to a command, as it is sent, whose turn in the log it is: the compiled hot path has left it."""
+    decoder = RequestDecoder(Limits(value=string_max, frame=frame_max))
+    decoder.trusted = True
+    decoder.feed(command)
+    words = decoder.next()
+    assert isinstance(words, list), "it was scanned"
+    word = WORDS[words[0].upper()]
+    assert word.on_keys is not None
+    call = word.on_keys(Arguments(word.name, words[1:], space))
+    assert isinstance(call, Call)
+    reply = store.take_turn(Step(space, call.command), changes)
+    return b"".join(bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
 
 
 WORD_BYTES: Final = 64

@@ -1,0 +1,279 @@
+"""What the compiled hot path of a cluster's node brings to the log, and answers, is what the readable way does.
+
+Two clusters in one thread are told the same by their clients: one node of the first goes the readable way with every
+command, that of the second proposes runs of bytes. Other nodes follow, compiled or not, and every position is held
+against what the others have there.
+"""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import BY_NAME, Clear, ClearMany, Count, Get, GetMany, Incr, Ping, Set, SetMany
+from cairnkv.commands.vocabulary import Command
+from cairnkv.log.quorum.entries import Item, ItemKind, items, parsed
+from cairnkv.wire import write_command
+from cairnkv.wire.article import CommandFlag, Response, ResponseDecoder, Width
+from tests.session.test_accelerator import compiled_only
+from tests.support.cluster_twins import Clients, agree, live, twins
+from tests.support.resp import request
+
+pytestmark = compiled_only
+
+
+@pytest.fixture(autouse=True)
+def compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where CAIRNKV_PURE keeps it out of use."""
+    monkeypatch.setattr("cairnkv.session.acceleration.compiled", lambda: True)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.sampled_from([100, 400, 100_000]))
+def test_a_life_of_clients(seed: int, width: Width, room: int) -> None:
+    chance = random.Random(seed)
+    both = twins(3, width=width, room=room)
+    for _ in range(4):
+        live(both, chance, width, on_redis=False)
+
+
+@given(st.integers(0, 2**32))
+def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
+    chance = random.Random(seed)
+    both = twins(2, width=None, room=1_000)
+    for _ in range(3):
+        live(both, chance, 2, on_redis=True)
+
+
+def test_most_of_a_life_is_proposed_as_runs() -> None:
+    clients = Clients(1, compiled=True, room=100_000)
+    clients.say(0, frames(*[Set(b"%d" % n, b"x") for n in range(100)], *[Get(b"%d" % n) for n in range(100)]))
+    clients.deliver()
+    assert clients.accelerator is not None
+    assert clients.accelerator.commands == 200
+    assert clients.node.running.proposer.waiting == 0
+    assert len(responses(clients.heard[0])) == 200
+
+
+def responses(data: bytes) -> list[Response]:
+    decoder = ResponseDecoder()
+    decoder.feed(data)
+    return list(iter(decoder.next, None))
+
+
+def frames(*commands: Command, flags: int = 0) -> bytes:
+    return b"".join(write_command(command, flags=flags) for command in commands)
+
+
+def said(clients: Clients, client: int = 0) -> Iterator[tuple[bool, bytes]]:
+    return ((response.ok, response.payload) for response in responses(clients.heard[client]))
+
+
+def codes(clients: Clients, client: int = 0) -> list[str]:
+    """The replies, failures by their codes."""
+    return [payload.decode() if success else payload.split()[0].decode() for success, payload in said(clients, client)]
+
+
+def test_buckets_that_split_in_the_middle_of_a_run() -> None:
+    both = twins(2, room=100_000)
+    for clients in both:
+        clients.say(0, frames(*(Set(b"%d" % n, b"%d" % n) for n in range(2_000))))
+        clients.say(1, frames(*(Get(b"%d" % n) for n in range(2_000))))
+        clients.deliver()
+        clients.say(0, frames(*(Clear(b"%d" % n) for n in range(2_000)), Count()))
+        clients.deliver()
+    agree(*both)
+
+
+def test_replies_that_are_longer_than_the_room_for_them() -> None:
+    both = twins(1, room=1_000_000)
+    for clients in both:
+        clients.say(0, frames(*(Set(b"%d" % n, bytes([n]) * 300_000) for n in range(9))))
+        clients.deliver()
+        clients.say(0, frames(*[Get(b"%d" % n) for n in range(9)], GetMany(tuple(b"%d" % n for n in range(9)))))
+        clients.deliver()
+    agree(*both)
+
+
+def test_what_the_hot_path_leaves_in_a_turn_is_answered_in_its_place() -> None:
+    both = twins(2)
+    for clients in both:
+        clients.say(0, frames(Set(b"a", b"text"), Incr(b"a", 1), Get(b"a"), Set(b"n", b"9" * 18), Incr(b"n", 1)))
+        clients.say(
+            0, frames(Incr(b"n", 9 * 10**18), SetMany(0, ((b"k", b"1"), (b"l", b"2"), (b"k", b"3"))), Get(b"k"))
+        )
+        clients.say(1, frames(Ping(b"now"), Count()))
+        clients.deliver()
+    agree(*both)
+
+
+def test_a_client_reads_its_own_writes_locally() -> None:
+    clients = Clients(2, compiled=True)
+    clients.say(0, frames(Set(b"k", b"1")))
+    clients.deliver()
+    clients.say(0, frames(Set(b"k", b"2")))
+    clients.say(0, frames(Get(b"k"), flags=CommandFlag.LOCAL_READ))
+    clients.say(1, frames(Get(b"k"), flags=CommandFlag.LOCAL_READ))
+    assert codes(clients, 1) == ["1"]
+    clients.deliver()
+    assert codes(clients) == ["OK", "OK", "2"]
+
+
+class TestFailures:
+    def test_an_entry_that_is_lost_is_carried_out_once(self) -> None:
+        both = twins(1, room=10_000)
+        for clients in both:
+            clients.say(0, frames(Incr(b"n", 1), Get(b"n"), Incr(b"n", 1), Set(b"k", b"v")))
+            clients.node.pump()
+            assert clients.cluster.flying
+            while clients.cluster.flying:
+                clients.cluster.refuse()
+            clients.cluster.settle()
+            clients.turn(0)
+            assert codes(clients) == ["1", "1", "2", "OK"]
+
+    def test_without_quorum_nothing_is_proposed(self) -> None:
+        both = twins(1)
+        for clients in both:
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.node.pump()
+            clients.cluster.flying.clear()
+            clients.lose_quorum(6)
+            clients.say(0, frames(Set(b"k", b"2"), Get(b"k"), Ping(b"")))
+            clients.lose_quorum(12)
+        assert codes(both[0]) == ["UNKNOWN", "NOQUORUM", "NOQUORUM", "PONG"]
+        assert codes(both[1]) == codes(both[0])
+
+    def test_what_waits_when_the_majority_goes(self) -> None:
+        """Writes that are on their way fail as nobody knows, what only reads as not executed."""
+        both = twins(2, room=10_000)
+        for clients in both:
+            clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
+            clients.node.pump()
+            clients.say(1, frames(Get(b"k")))
+            clients.cluster.flying.clear()
+            clients.lose_quorum(6)
+            assert codes(clients, 0) == []
+            assert codes(clients, 1) == ["NOQUORUM"]
+            clients.lose_quorum(12)
+            assert codes(clients, 0) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+
+    def test_an_entry_that_comes_after_all(self) -> None:
+        """It counts, as on all nodes; and whoever was told that nobody knows is told nothing more."""
+        clients = Clients(1, compiled=True, room=10_000)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 5)))
+        clients.node.pump()
+        clients.lose_quorum(16)
+        assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+        clients.cluster.settle()
+        clients.turn(0)
+        assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+        assert clients.node.running.keyspace.get(b"n") == b"5"
+        clients.say(0, frames(Get(b"k"), Incr(b"n", 1)))
+        clients.deliver()
+        assert codes(clients)[3:] == ["1", "6"]
+
+    def test_a_client_that_has_gone(self) -> None:
+        clients = Clients(1, compiled=True)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        clients.sessions[0].lost()
+        clients.deliver()
+        assert clients.node.running.keyspace.get(b"k") == b"1"
+
+    def test_a_node_that_leaves(self) -> None:
+        clients = Clients(1, compiled=True)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        clients.node.pump()
+        clients.node.running.leave("it was told to")
+        clients.turn(0)
+        assert codes(clients) == ["UNKNOWN", "STOPPED"]
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        assert codes(clients)[2:] == ["STOPPED", "STOPPED"]
+
+    @given(st.integers(0, 2**32))
+    def test_each_command_is_answered_once(self, seed: int) -> None:
+        """Whatever is lost, comes late or twice."""
+        chance = random.Random(seed)
+        clients = Clients(3, compiled=True, room=chance.choice([100, 100_000]))
+        expected = [0, 0, 0]
+        flying = clients.cluster.flying
+        for _ in range(30):
+            client = chance.randrange(3)
+            some = [chance.choice([Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1), Count()]) for _ in range(6)]
+            expected[client] += len(some)
+            clients.say(client, frames(*some))
+            clients.node.pump()
+            clients.cluster.now += chance.choice([0, 0, 1, 6])
+            clients.node.tick()
+            for _ in range(chance.randrange(4)):
+                if flying:
+                    at = chance.randrange(len(flying))
+                    what = chance.random()
+                    if what < 0.5:
+                        clients.cluster.arrive(0, again=chance.random() < 0.1)
+                    elif what < 0.7:
+                        clients.cluster.lose(at)
+                    elif what < 0.9:
+                        clients.cluster.refuse(at)
+            clients.node.follow(chance.randrange(4))
+        clients.cluster.settle()
+        for _ in range(100):
+            for client in range(3):
+                clients.turn(client)
+            clients.cluster.settle()
+        assert [len(list(said(clients, client))) for client in range(3)] == expected
+
+
+def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
+    """While writes are refused, each is told why."""
+    from cairnkv.commands import Failure, failures
+
+    both = twins(1)
+    for clients in both:
+        clients.node.running.refuses_growth = Failure(failures.LOGFULL, "the log is full")
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Clear(b"k")))
+        clients.deliver()
+        assert codes(clients)[0] == "LOGFULL"
+    agree(*both)
+
+
+def resp(*commands: tuple[bytes, ...]) -> bytes:
+    return b"".join(request(*command) for command in commands)
+
+
+def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
+    from cairnkv.session.redis_frames import LOGGED
+
+    assert {name: BY_NAME[name].number for name in LOGGED} == LOGGED
+    clients = Clients(1, compiled=True, width=None, room=100_000)
+    clients.say(0, resp((b"SELECT", b"3"), (b"set", b"k", b"v"), (b"INCR", b"n"), (b"DEL", b"a", b"k", b"k")))
+    clients.deliver()
+    (body,) = (parsed(data).body for data in clients.cluster.stream if b"k" in parsed(data).body)
+    assert list(items(body)) == [
+        Item(ItemKind.RUN, 3, frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k"))))
+    ]
+    assert clients.heard[0] == b"+OK\r\n+OK\r\n:1\r\n:1\r\n"
+
+
+def test_what_is_left_of_redis_commands_is_answered_in_its_place() -> None:
+    both = twins(2, width=None, room=100_000)
+    for clients in both:
+        clients.say(0, resp((b"SET", b"a", b"text"), (b"INCR", b"a"), (b"MGET", b"a", b"b"), (b"GET", b"a")))
+        clients.say(1, resp(*((b"SET", b"%d" % n, b"x" * 3_000) for n in range(1_000))))
+        clients.deliver()
+        clients.say(1, resp((b"MGET", *(b"%d" % n for n in range(100))), *((b"DEL", b"%d" % n) for n in range(1_000))))
+        clients.say(0, resp((b"READONLY",), (b"INCR", b"n"), (b"GET", b"n"), (b"PING",)))
+        clients.deliver()
+    agree(*both)
+
+
+def test_a_majority_that_goes_is_told_on_redis_wire() -> None:
+    for clients in twins(1, width=None, room=10_000):
+        clients.say(0, resp((b"SET", b"k", b"1"), (b"GET", b"k")))
+        clients.node.pump()
+        clients.cluster.flying.clear()
+        clients.lose_quorum(18)
+        unknown, no_quorum = clients.heard[0].splitlines()
+        assert b"UNKNOWN" in unknown
+        assert no_quorum.startswith(b"-CLUSTERDOWN")

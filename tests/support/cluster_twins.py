@@ -1,0 +1,118 @@
+"""Clients of two clusters that are told the same: one's node goes the readable way, the other's is compiled.
+
+Each is a cluster in one thread (`simulated`), in which every position is held against what other nodes have there.
+"""
+
+import random
+from typing import TYPE_CHECKING
+
+from cairnkv.session import Session, Surroundings, article_accelerator
+from cairnkv.wire.article import Width
+from tests.support.lives import flipped, lively_frame, lively_redis
+from tests.support.simulated import Cluster
+from tests.support.twins import WithoutAccelerators
+
+if TYPE_CHECKING:
+    from cairnkv.session.accelerator import Accelerator
+
+
+class Clients:
+    """Clients of the first node of a cluster, which others follow."""
+
+    def __init__(self, count: int, *, compiled: bool, width: Width | None = 2, room: int = 400) -> None:
+        self.cluster = Cluster(3, room=room)
+        self.node = self.cluster.nodes[0]
+        store = self.node.running
+        self.accelerator: Accelerator | None = article_accelerator(store) if compiled else None
+        if compiled:
+            article_accelerator(self.cluster.nodes[1].running)  # the third goes the readable way
+        self.surroundings = surroundings = Surroundings(store) if compiled else WithoutAccelerators(store)
+        self.sessions = [
+            Session(store, wake=lambda: None, width=width, accelerator=self.accelerator, surroundings=surroundings)
+            for _ in range(count)
+        ]
+        self.heard = [b""] * count
+        self.cluster.settle()
+        assert not store.loading
+
+    def say(self, client: int, data: bytes) -> None:
+        """A client says something, and is told what is due."""
+        session = self.sessions[client]
+        session.receive(data)
+        self.turn(client)
+
+    def turn(self, client: int) -> None:
+        """Let its session go on."""
+        session = self.sessions[client]
+        session.advance()
+        self.heard[client] += b"".join(session.output())
+        while session.runnable:
+            session.advance()
+            self.heard[client] += b"".join(session.output())
+
+    def deliver(self) -> None:
+        """Let everything that is on its way come, at this moment."""
+        for _ in range(10_000):
+            self.node.pump()
+            while self.cluster.flying:
+                self.cluster.arrive()
+            for node in self.cluster.nodes:
+                node.follow(1_000)
+            for client in range(len(self.sessions)):
+                self.turn(client)
+            if not self.node.running.proposer.waiting:
+                return
+        raise AssertionError("it does not come to rest")
+
+    def lose_quorum(self, seconds: float) -> None:
+        """Let time go on while nothing comes."""
+        until = self.cluster.now + seconds
+        while self.cluster.now < until:
+            self.cluster.now += 0.1
+            self.node.tick()
+            self.cluster.flying[:] = self.cluster.flying[:4]
+        for client in range(len(self.sessions)):
+            self.turn(client)
+
+
+def twins(count: int, *, width: Width | None = 2, room: int = 400) -> tuple[Clients, Clients]:
+    """The same clients of two clusters."""
+    return (
+        Clients(count, compiled=False, width=width, room=room),
+        Clients(count, compiled=True, width=width, room=room),
+    )
+
+
+def agree(plain: Clients, swift: Clients) -> None:
+    """Assert that both have said the same and are in the same state."""
+    assert plain.heard == swift.heard
+    for one, other in zip(plain.sessions, swift.sessions, strict=True):
+        assert one.state is other.state
+        assert one.consumed == other.consumed
+        assert one.buffered == other.buffered
+    stores = plain.node.running, swift.node.running
+    assert stores[0].digest == stores[1].digest
+    assert stores[0]._shared.now == stores[1]._shared.now
+    for spaces in zip(*(store.keyspaces for store in stores), strict=True):
+        spaces[1].check()
+        assert sorted(spaces[0]._table) == sorted(spaces[1]._table)
+
+
+def live(both: tuple[Clients, Clients], chance: random.Random, width: Width, *, on_redis: bool) -> None:
+    """Have all clients say something, in pieces; then let all of it come."""
+    forward = chance.random() * 2
+    for clients in both:
+        clients.cluster.now += forward
+    for _ in range(chance.randrange(5)):
+        client = chance.randrange(len(both[0].sessions))
+        count = chance.randrange(30)
+        said = b"".join(lively_redis(chance) if on_redis else lively_frame(chance, width) for _ in range(count))
+        if chance.random() < 0.05:
+            said = flipped(said, chance)
+        cuts = sorted(chance.randrange(len(said) + 1) for _ in range(chance.randrange(3)))
+        for begin, end in zip([0, *cuts], [*cuts, len(said)], strict=True):
+            for clients in both:
+                clients.say(client, said[begin:end])
+    for clients in both:
+        clients.deliver()
+    agree(*both)
