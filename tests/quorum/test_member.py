@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import nats as nats_client
 import pytest
@@ -20,51 +18,12 @@ from cairnkv.log.quorum.declaration import log_subject
 from cairnkv.log.quorum.stream import Purged
 from cairnkv.server import member
 from cairnkv.store import wall_clock
-from cairnkv.testing import RunningServer, running_server
+from cairnkv.testing import RunningServer
+from tests.quorum.nodes import PATIENCE, Nodes, client, told, until
 from tests.support.nats import STREAM_LIMIT, Nats
 
-PATIENCE = 30.0
 
-Node = Callable[..., contextlib.AbstractContextManager[RunningServer]]
-
-
-@pytest.fixture
-def node(nats: Nats, tmp_path: Path) -> Iterator[Node]:
-    """Runs a node of a cluster of this test's own, by the name of its directory."""
-    name = nats.fresh_name()
-
-    def run(directory: str = "a", **settings: Any) -> contextlib.AbstractContextManager[RunningServer]:
-        wanted = {
-            "clock": wall_clock,
-            "cluster": ",".join(nats.urls),
-            "nats_system": nats.system,
-            "name": name,
-            "log_limit": STREAM_LIMIT,
-            "data": str(tmp_path / directory),
-            **settings,
-        }
-        return running_server(**wanted)
-
-    yield run
-    nats.forget(name)
-
-
-def client(server: RunningServer) -> "cairnkv.Client[str, str]":
-    return cairnkv.connect(server.url, timeout=PATIENCE)
-
-
-def told(server: RunningServer) -> dict[str, Any]:
-    return dict(server.call(server.server.store.info))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
-
-
-def test_nodes_agree(node: Node) -> None:
+def test_nodes_agree(node: Nodes) -> None:
     with node("a") as first, node("b") as second, client(first) as one, client(second) as other:
         one.set("k", "1")
         assert other.incr("k") == 2
@@ -74,7 +33,7 @@ def test_nodes_agree(node: Node) -> None:
         assert told(first)["nats_sync"] == "proven"
 
 
-def test_a_node_that_was_away_replays_what_it_missed(node: Node) -> None:
+def test_a_node_that_was_away_replays_what_it_missed(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         with node("b") as second, client(second) as other:
             other.set("k", "old")
@@ -83,7 +42,7 @@ def test_a_node_that_was_away_replays_what_it_missed(node: Node) -> None:
             assert other.get("k") == "new"
 
 
-def test_a_wiped_node_begins_from_a_snapshot(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wiped_node_begins_from_a_snapshot(node: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 20)
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
@@ -107,7 +66,7 @@ def test_a_wiped_node_begins_from_a_snapshot(node: Node, tmp_path: Path, monkeyp
             assert told(first)["state_digest"] == told(second)["state_digest"]
 
 
-def test_another_stream_is_refused(node: Node, nats: Nats, tmp_path: Path) -> None:
+def test_another_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
@@ -116,7 +75,7 @@ def test_another_stream_is_refused(node: Node, nats: Nats, tmp_path: Path) -> No
     nats.forget(name)
 
 
-def test_a_node_without_a_majority_refuses_and_comes_back(node: Node, nats: Nats) -> None:
+def test_a_node_without_a_majority_refuses_and_comes_back(node: Nodes, nats: Nats) -> None:
     with node("a") as first, cairnkv.connect(first.url, timeout=PATIENCE) as one:
         one.set("k", "v")
         for server in nats.servers[:2]:
@@ -133,7 +92,7 @@ def test_a_node_without_a_majority_refuses_and_comes_back(node: Node, nats: Nats
         assert one.get("k") == "x"
 
 
-def test_a_node_that_differs_stops(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_differs_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "DIGEST_ENTRIES", 20)
     monkeypatch.setattr("cairnkv.store.replicated.DIGEST_ENTRIES", 20)
     with (
@@ -158,7 +117,7 @@ def test_a_node_that_differs_stops(node: Node, monkeypatch: pytest.MonkeyPatch) 
             other.get("n")
 
 
-def test_what_is_said_on_channels_reaches_all_nodes(node: Node) -> None:
+def test_what_is_said_on_channels_reaches_all_nodes(node: Nodes) -> None:
     redis = pytest.importorskip("redis")
     with node("a") as first, node("b") as second:
         assert first.address is not None
@@ -176,7 +135,7 @@ def test_what_is_said_on_channels_reaches_all_nodes(node: Node) -> None:
         listener.close()
 
 
-def test_the_full_log_takes_no_growth(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "FILL_MAX", 0.0)
     with node("a") as first, client(first) as one:
         with pytest.raises(cairnkv.CairnError, match="LOGFULL"):
@@ -185,7 +144,7 @@ def test_the_full_log_takes_no_growth(node: Node, monkeypatch: pytest.MonkeyPatc
         one.clear_all()
 
 
-def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Node) -> None:
+def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         there = first.server.member
@@ -205,7 +164,7 @@ def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Node) -> 
         assert min(behind[len(behind) // 2 :]) >= 1_000
 
 
-def test_clocks_are_not_judged_by_what_is_replayed(node: Node) -> None:
+def test_clocks_are_not_judged_by_what_is_replayed(node: Nodes) -> None:
     with node("a"):
         pass
     with node("b") as second, client(second) as other:
@@ -218,7 +177,7 @@ def test_clocks_are_not_judged_by_what_is_replayed(node: Node) -> None:
         assert told(first)["clock_off_ms"] == 0
 
 
-def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attempts(node: Node) -> None:
+def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attempts(node: Nodes) -> None:
     with node("a") as first:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(client(first)) for _ in range(8)]
@@ -251,7 +210,7 @@ def test_a_full_log_is_truncated_without_many_more_entries(node: Node, monkeypat
 
 
 def test_a_log_that_has_no_room_for_anything_is_truncated(
-    node: Node, nats: Nats, monkeypatch: pytest.MonkeyPatch
+    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.5)
     monkeypatch.setattr(member, "SNAPSHOT_LEAST", 10_000)  # none while there is quorum
@@ -279,7 +238,7 @@ async def filled(nats: Nats, name: str) -> None:
 
 @pytest.mark.parametrize("others", [("a",), ("a", "c")])
 def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_it(
-    node: Node, others: tuple[str, ...]
+    node: Nodes, others: tuple[str, ...]
 ) -> None:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(node(name)) for name in others]
@@ -297,7 +256,7 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
             assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
 
 
-def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Node) -> None:
+def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None:
     off = [0]
     with (
         node("a") as first,
@@ -330,7 +289,7 @@ def member_of(server: RunningServer) -> member.Member:
 
 
 def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
@@ -357,7 +316,7 @@ def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
         assert len(attempts) == 3
 
 
-def test_a_node_that_takes_no_part_makes_no_snapshot(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
     monkeypatch.setattr(member, "SNAPSHOT_LEAST", 1)
     with node("a") as first, client(first) as one:
@@ -368,7 +327,7 @@ def test_a_node_that_takes_no_part_makes_no_snapshot(node: Node, monkeypatch: py
             assert asyncio.run_coroutine_threadsafe(work, first._loop).result(PATIENCE) is None
 
 
-def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         monkeypatch.setattr(member_of(first).stream.nc, "publish", None)
@@ -378,7 +337,7 @@ def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Node, monkeypatch
         assert one.local().get("k") == "v"
 
 
-def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Node, nats: Nats) -> None:
+def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Nodes, nats: Nats) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
