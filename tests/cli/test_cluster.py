@@ -39,7 +39,7 @@ def test_every_action_explains_itself(cairn_here: Call, action: str) -> None:
 def test_every_action_wants_a_directory(cairn_here: Call, action: str) -> None:
     said = cairn_here("cluster", action)
     assert (said.code, said.out) == (2, b"")
-    assert re.match(rf"cairn: cluster {action}: .*--dir", said.err)
+    assert re.match(rf"cairn: cluster {action}: .*(--dir|DIR)", said.err)
 
 
 @pytest.mark.parametrize("action", ["dance", "UP", ""])

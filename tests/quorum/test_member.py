@@ -5,10 +5,8 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import nats as nats_client
 import pytest
@@ -21,51 +19,12 @@ from cairnkv.log.quorum.declaration import log_subject
 from cairnkv.log.quorum.stream import Purged
 from cairnkv.server import member
 from cairnkv.store import wall_clock
-from cairnkv.testing import RunningServer, running_server
+from cairnkv.testing import RunningServer
+from tests.quorum.nodes import PATIENCE, Nodes, client, told, until
 from tests.support.nats import STREAM_LIMIT, Nats
 
-PATIENCE = 30.0
 
-Node = Callable[..., contextlib.AbstractContextManager[RunningServer]]
-
-
-@pytest.fixture
-def node(nats: Nats, tmp_path: Path) -> Iterator[Node]:
-    """Runs a node of a cluster of this test's own, by the name of its directory."""
-    name = nats.fresh_name()
-
-    def run(directory: str = "a", **settings: Any) -> contextlib.AbstractContextManager[RunningServer]:
-        wanted = {
-            "clock": wall_clock,
-            "cluster": ",".join(nats.urls),
-            "nats_system": nats.system,
-            "name": name,
-            "log_limit": STREAM_LIMIT,
-            "data": str(tmp_path / directory),
-            **settings,
-        }
-        return running_server(**wanted)
-
-    yield run
-    nats.forget(name)
-
-
-def client(server: RunningServer) -> "cairnkv.Client[str, str]":
-    return cairnkv.connect(server.url, timeout=PATIENCE)
-
-
-def told(server: RunningServer) -> dict[str, Any]:
-    return dict(server.call(server.server.store.info))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.02)
-
-
-def test_nodes_agree(node: Node) -> None:
+def test_nodes_agree(node: Nodes) -> None:
     with node("a") as first, node("b") as second, client(first) as one, client(second) as other:
         one.set("k", "1")
         assert other.incr("k") == 2
@@ -75,7 +34,7 @@ def test_nodes_agree(node: Node) -> None:
         assert told(first)["nats_sync"] == "proven"
 
 
-def test_a_node_that_was_away_replays_what_it_missed(node: Node) -> None:
+def test_a_node_that_was_away_replays_what_it_missed(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         with node("b") as second, client(second) as other:
             other.set("k", "old")
@@ -84,7 +43,7 @@ def test_a_node_that_was_away_replays_what_it_missed(node: Node) -> None:
             assert other.get("k") == "new"
 
 
-def test_a_wiped_node_begins_from_a_snapshot(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wiped_node_begins_from_a_snapshot(node: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 20)
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
@@ -108,7 +67,7 @@ def test_a_wiped_node_begins_from_a_snapshot(node: Node, tmp_path: Path, monkeyp
             assert told(first)["state_digest"] == told(second)["state_digest"]
 
 
-def test_another_stream_is_refused(node: Node, nats: Nats, tmp_path: Path) -> None:
+def test_another_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
@@ -117,7 +76,7 @@ def test_another_stream_is_refused(node: Node, nats: Nats, tmp_path: Path) -> No
     nats.forget(name)
 
 
-def test_a_node_without_a_majority_refuses_and_comes_back(node: Node, nats: Nats) -> None:
+def test_a_node_without_a_majority_refuses_and_comes_back(node: Nodes, nats: Nats) -> None:
     with node("a") as first, cairnkv.connect(first.url, timeout=PATIENCE) as one:
         one.set("k", "v")
         for server in nats.servers[:2]:
@@ -134,7 +93,7 @@ def test_a_node_without_a_majority_refuses_and_comes_back(node: Node, nats: Nats
         assert one.get("k") == "x"
 
 
-def test_a_node_that_differs_stops(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_differs_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "DIGEST_ENTRIES", 20)
     monkeypatch.setattr("cairnkv.store.replicated.DIGEST_ENTRIES", 20)
     with (
@@ -159,7 +118,7 @@ def test_a_node_that_differs_stops(node: Node, monkeypatch: pytest.MonkeyPatch) 
             other.get("n")
 
 
-def test_what_is_said_on_channels_reaches_all_nodes(node: Node) -> None:
+def test_what_is_said_on_channels_reaches_all_nodes(node: Nodes) -> None:
     redis = pytest.importorskip("redis")
     with node("a") as first, node("b") as second:
         assert first.address is not None
@@ -177,7 +136,7 @@ def test_what_is_said_on_channels_reaches_all_nodes(node: Node) -> None:
         listener.close()
 
 
-def test_the_full_log_takes_no_growth(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "FILL_MAX", 0.0)
     with node("a") as first, client(first) as one:
         with pytest.raises(cairnkv.CairnError, match="LOGFULL"):
@@ -186,7 +145,7 @@ def test_the_full_log_takes_no_growth(node: Node, monkeypatch: pytest.MonkeyPatc
         one.clear_all()
 
 
-def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Node) -> None:
+def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         there = first.server.member
@@ -206,7 +165,7 @@ def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Node) -> 
         assert min(behind[len(behind) // 2 :]) >= 1_000
 
 
-def test_clocks_are_not_judged_by_what_is_replayed(node: Node) -> None:
+def test_clocks_are_not_judged_by_what_is_replayed(node: Nodes) -> None:
     with node("a"):
         pass
     with node("b") as second, client(second) as other:
@@ -219,7 +178,7 @@ def test_clocks_are_not_judged_by_what_is_replayed(node: Node) -> None:
         assert told(first)["clock_off_ms"] == 0
 
 
-def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attempts(node: Node) -> None:
+def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attempts(node: Nodes) -> None:
     with node("a") as first:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(client(first)) for _ in range(8)]
@@ -240,10 +199,22 @@ def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attem
         assert told(first)["stream_position"] < 200
 
 
+def test_a_full_log_is_truncated_without_many_more_entries(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
+    monkeypatch.setattr(member, "FILL_MAX", 0.0)
+    with node("a") as first, client(first) as one:
+        for number in range(member.SNAPSHOT_LEAST + 10):
+            one.clear(f"{number}")
+        until(lambda: first.call(lambda: member_of(first).stream.first) > member.SNAPSHOT_LEAST)
+        assert told(first)["stream_position"] < 2 * member.SNAPSHOT_LEAST
+
+
 def test_a_log_that_has_no_room_for_anything_is_truncated(
-    node: Node, nats: Nats, monkeypatch: pytest.MonkeyPatch
+    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(member, "SNAPSHOT_LEAST", 10_000)  # none while there is quorum
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         asyncio.run(filled(nats, first.server.settings.name))
@@ -268,7 +239,7 @@ async def filled(nats: Nats, name: str) -> None:
 
 @pytest.mark.parametrize("others", [("a",), ("a", "c")])
 def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_it(
-    node: Node, others: tuple[str, ...]
+    node: Nodes, others: tuple[str, ...]
 ) -> None:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(node(name)) for name in others]
@@ -287,7 +258,7 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
 
 
 def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
-    node: Node, caplog: pytest.LogCaptureFixture
+    node: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         one.set("k", "v")
@@ -362,7 +333,7 @@ class TestClocks:
         assert clocks.off(400_000, 100.0) == 299_950
 
 
-def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "CLOCK_SECONDS", 3.0)  # so that what came in time is forgotten soon
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         other.set("k", "v")
@@ -383,7 +354,7 @@ def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Node, monkeyp
         one.set("k", "x")
 
 
-def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Node) -> None:
+def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None:
     off = [0]
     with (
         node("a") as first,
@@ -416,7 +387,7 @@ def member_of(server: RunningServer) -> member.Member:
 
 
 def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
@@ -443,7 +414,7 @@ def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
         assert len(attempts) == 3
 
 
-def test_a_node_that_takes_no_part_makes_no_snapshot(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
     monkeypatch.setattr(member, "SNAPSHOT_LEAST", 1)
     with node("a") as first, client(first) as one:
@@ -454,7 +425,7 @@ def test_a_node_that_takes_no_part_makes_no_snapshot(node: Node, monkeypatch: py
             assert asyncio.run_coroutine_threadsafe(work, first._loop).result(PATIENCE) is None
 
 
-def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         monkeypatch.setattr(member_of(first).stream.nc, "publish", None)
@@ -464,7 +435,7 @@ def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Node, monkeypatch
         assert one.local().get("k") == "v"
 
 
-def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Node, nats: Nats) -> None:
+def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Nodes, nats: Nats) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()

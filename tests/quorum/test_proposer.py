@@ -429,6 +429,21 @@ def test_a_table_that_is_behind_is_brought_to_where_it_was() -> None:
     assert value(node, b"n") == b"3"
 
 
+def test_a_refusal_that_comes_late_concerns_its_own_epoch_only() -> None:
+    cluster = settled()
+    store = cluster.nodes[0].running
+    proposer, table = store.proposer, store.table
+    epoch = proposer.epoch
+    assert epoch
+    proposer.lost(table, epoch - 1)
+    proposer.lost(table, 0)  # what begins an epoch is tried again by itself
+    assert proposer.epoch == epoch
+    proposer.lost(table, epoch)
+    assert proposer.epoch == 0
+    (entry,) = map(parsed, proposer.entries(cluster.now, 0))
+    assert (entry.kind, entry.epoch) == (Kind.EPOCH, epoch + 1)
+
+
 def test_how_old_the_newest_own_entry_is_counts_from_when_it_was_published() -> None:
     cluster = settled()
     node = cluster.nodes[0]

@@ -169,7 +169,9 @@ def test_without_a_directory_there_are_none(tmp_path: Path, on_disk: bool) -> No
         assert running.address is not None
         with Peer(running.address) as redis:
             for word in (b"BGSAVE", b"LASTSAVE"):
-                assert redis.ask(word) == b"-ERR this server makes no backups: it needs --data and --backup-dir\r\n"
+                assert redis.ask(word).startswith(
+                    b"-ERR this server makes no backups: it needs --data and --backup-dir"
+                )
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:

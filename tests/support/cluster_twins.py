@@ -6,6 +6,7 @@ Each is a cluster in one thread (`simulated`), in which every position is held a
 import random
 from typing import TYPE_CHECKING
 
+from cairnkv.commands.vocabulary import ClearPrefix
 from cairnkv.session import Session, Surroundings, article_accelerator
 from cairnkv.wire.article import Width
 from tests.support.lives import flipped, lively_frame, lively_redis
@@ -98,15 +99,27 @@ def agree(plain: Clients, swift: Clients) -> None:
         assert sorted(spaces[0]._table) == sorted(spaces[1]._table)
 
 
+def blocks(said: bytes, width: Width, *, on_redis: bool) -> bool:
+    """Whether a client's next commands wait until this one has had its turn."""
+    if on_redis:
+        return any(word in said.upper() for word in (b"KEYS", b"WATCH", b"EXEC"))
+    return int.from_bytes(said[1 : 1 + width]) == ClearPrefix.word.number
+
+
 def live(both: tuple[Clients, Clients], chance: random.Random, width: Width, *, on_redis: bool) -> None:
-    """Have all clients say something, in pieces; then let all of it come."""
+    """Have all clients say something, in pieces; then let all of it come.
+
+    One client alone says what blocks it: of two, nobody promises whose next commands come first.
+    """
+    blocked = chance.randrange(len(both[0].sessions))
     forward = chance.random() * 2
     for clients in both:
         clients.cluster.now += forward
     for _ in range(chance.randrange(5)):
         client = chance.randrange(len(both[0].sessions))
         count = chance.randrange(30)
-        said = b"".join(lively_redis(chance) if on_redis else lively_frame(chance, width) for _ in range(count))
+        pieces = [lively_redis(chance) if on_redis else lively_frame(chance, width) for _ in range(count)]
+        said = b"".join(piece for piece in pieces if client == blocked or not blocks(piece, width, on_redis=on_redis))
         if chance.random() < 0.05:
             said = flipped(said, chance)
         cuts = sorted(chance.randrange(len(said) + 1) for _ in range(chance.randrange(3)))

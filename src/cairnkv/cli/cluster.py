@@ -3,7 +3,7 @@
 What always holds: only `up` starts and watches processes; the others ask it, through its directory. Exit codes: 0 done;
 1 for `status` where no cluster runs; 2 for anything that could not be done.
 
-Not for clusters of several machines (docs/cluster.md).
+Not for clusters of several machines (docs/cluster.md), but for `repair`, which is for any node (`repairing`).
 """
 
 import argparse
@@ -315,6 +315,12 @@ def _start(name: str, arguments: Sequence[str]) -> int:
     return FOUND
 
 
+def _repair(name: str, arguments: Sequence[str]) -> int:
+    from cairnkv.cli import repairing
+
+    return repairing.run(name, arguments)
+
+
 _ACTIONS: Final[dict[str, tuple[Callable[[str, Sequence[str]], int], str]]] = {
     "up": (_up, "start a cluster, and watch it until Ctrl-C"),
     "status": (_status, "print what runs, and where"),
@@ -326,5 +332,6 @@ _ACTIONS: Final[dict[str, tuple[Callable[[str, Sequence[str]], int], str]]] = {
     "cut": (functools.partial(_hurt, "cut"), "take a machine off the network"),
     "heal": (functools.partial(_hurt, "heal"), "bring it back"),
     "wipe": (functools.partial(_hurt, "wipe"), "kill a machine or a process, and remove its data"),
+    "repair": (_repair, "say what is wrong with a node that does not start, here or on any machine, and mend it"),
 }
 """Each action: what does it, and what that is."""

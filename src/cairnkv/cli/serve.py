@@ -37,13 +37,16 @@ def run(name: str, arguments: Sequence[str]) -> int:
     settings = load(flags, environment=os.environ, file=file)
     bar = contextlib.ExitStack()
     show: Callable[[int], None] | None = None
+    stage = ""
 
-    def progress(read: int, records: int) -> None:
-        """In the thread that loads, and begun there: where there is little to load there is no bar."""
-        nonlocal show
-        if show is None:
-            show = bar.enter_context(shown(f"reading {settings.data}", records, "records"))
-        show(read)
+    def progress(what: str, done: int, total: int, unit: str) -> None:
+        """A bar for each thing that goes on, begun when it is told of first: where there is little to do is none."""
+        nonlocal show, stage
+        if show is None or what != stage:
+            bar.close()
+            stage = what
+            show = bar.enter_context(shown(what, max(total, done), unit))
+        show(done)
 
     def ready(line: str) -> None:
         bar.close()

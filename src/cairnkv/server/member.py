@@ -12,6 +12,7 @@ Not for NATS (`log.quorum`), not for what entries do (`store.replicated`), nor f
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -21,15 +22,17 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection, table
-from cairnkv.log.quorum.entries import HEADER_BYTES, Entry, Kind
+from cairnkv.log.quorum.connection import note
+from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry, Kind
 from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.log.quorum.proposer import UNSEEN_SECONDS
 from cairnkv.log.quorum.snapshots import KEPT, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.server.settings import Settings
@@ -82,11 +85,26 @@ TABLE_PAUSE: Final = 0.002
 TABLE_PATIENCE: Final = 1.0
 """Seconds for which it may take nothing until that is said."""
 
+QUIET_SECONDS: Final = 0.2
+AWAY_SECONDS: Final = 2.0
+"""A node that is stopped refuses what clients go on to say until nobody has said anything for so long, and so long at
+most; then it closes their connections."""
+
+SUPPORTS: Final = SEMANTICS
+"""The newest semantics that nodes of this process know."""
+
 BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
 """The variable that makes a node do something wrong on purpose; its value has names with commas between."""
 
 
 _CHANNEL: Final = struct.Struct(">H")
+
+
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+
+
+def _nobody_looks(what: str, done: int, total: int, unit: str) -> None:
+    pass
 
 
 def _nobody_listens(channel: bytes, message: bytes) -> None:
@@ -131,10 +149,10 @@ class NodeDirectory:
             raise OptionError(f"{file}: {error}") from None
         return number
 
-    def set_aside(self) -> Path:
-        """Put the table somewhere else, where nothing uses it; where."""
+    def set_aside(self, why: str = "damaged") -> Path:
+        """Put the table somewhere else, where nothing uses it; where. why: a word of its new name."""
         number = 1
-        while (aside := self.path / f"table.damaged-{number}").exists():
+        while (aside := self.path / f"table.{why}-{number}").exists():
             number += 1
         self.table.rename(aside)
         return aside
@@ -207,13 +225,19 @@ class Member:
         *,
         store: ReplicatedStore,
         new_table: Callable[[], DiskLog],
+        progress: Progress = _nobody_looks,
     ) -> None:
-        """directory: the node's. store: whose log is what `new_table` gives, at first."""
+        """directory: the node's. store: whose log is what `new_table` gives, at first.
+
+        progress: told how far joining is: what goes on, how much is done, of how much, in which unit.
+        """
         self.store: Final = store
         self.stream = Stream(options)
         self._options = options
         self._directory = directory
         self._new_table = new_table
+        self._progress = progress
+        self._has_quorum = True  # as was said last
         self._clocks = Clocks()
         self._pin = contextlib.AsyncExitStack()
         self._ending = contextlib.AsyncExitStack()  # what is to be closed as this node leaves
@@ -226,6 +250,7 @@ class Member:
         self._other_heard = asyncio.Event()
         self._own_sent = 0.0  # when one was published last
         self._came_sent = self._round_trip = 0.0  # of the newest own entry that has come: when it was sent, how long
+        self._from = 0  # where catching up began
         self._told_digest = 0
         self._clock_off = 0
         store.something_proposed = self._want_pump
@@ -299,10 +324,28 @@ class Member:
         finally:
             task.cancel()
 
-    async def leave(self) -> None:
-        """Take no part any more; the store is closed by whoever has it."""
+    async def send_clients_away(self) -> None:
+        """Refuse what comes from now on, which clients ask another node for then, and finish what has come before.
+
+        A connection that is closed leaves a client in doubt about what it said just then: so they stay for a while.
+        """
+        loop = asyncio.get_running_loop()
+        store = self.store
+        store.stopping = "this node is being stopped: ask another one"
+        end, quiet_since, commands = loop.time() + AWAY_SECONDS, loop.time(), store.commands
+        while loop.time() < end and loop.time() - quiet_since < QUIET_SECONDS:
+            await asyncio.sleep(QUIET_SECONDS / 10)
+            if store.commands != commands or store.proposer.waiting:
+                quiet_since, commands = loop.time(), store.commands
+
+    def halt(self) -> None:
+        """Apply nothing more, and propose nothing: `leave` comes next."""
         for task in self._tasks:
             task.cancel()
+
+    async def leave(self) -> None:
+        """Take no part any more; the store is closed by whoever has it."""
+        self.halt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(Unavailable):
             await self._pin.aclose()
@@ -377,7 +420,14 @@ class Member:
         directory, side = self._directory, self._snapshots.side
         fetched = directory.path / "table.fetched"
         await side.run(shutil.rmtree, fetched, ignore_errors=True)
-        await self._snapshots.fetch(snapshot, fetched)
+        came = 0
+
+        def more(count: int) -> None:
+            nonlocal came
+            came += count
+            self._progress("fetching a snapshot", came, snapshot.size, "bytes")
+
+        await self._snapshots.fetch(snapshot, fetched, more)
         self.store.reopen(self._new_table())
         await side.run(directory.remove_table)
         await side.run(table.install, fetched, directory.table)
@@ -401,7 +451,9 @@ class Member:
             return
         newest = await snapshots.newest()
         since = store.position - (newest.position if newest is not None else 0)
-        least = 1 if stuck else SNAPSHOT_LEAST
+        # The log is truncated behind the last but one: where it is full, that does not wait for entries nobody may log.
+        given_back = newest.position - self.stream.first if newest is not None and self.stream.fill >= FILL_MAX else 0
+        least = 1 if stuck or given_back >= SNAPSHOT_LEAST else SNAPSHOT_LEAST
         if since >= self._snapshot_entries or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
             async with snapshots.turn() as mine:
                 if mine:
@@ -409,6 +461,7 @@ class Member:
         floor = await snapshots.floor(1 if stuck else KEPT)
         if floor >= self.stream.first:
             await self.stream.truncate(floor)
+            _log.info("the log begins behind position %s now", f"{floor:,}")
 
     async def _make_one(self) -> None:
         side = self._snapshots.side
@@ -427,8 +480,11 @@ class Member:
         """Apply what is logged, for ever."""
         store = self.store
         target = self.stream.last
+        self._from = store.position
         if store.position >= target:
             self._caught_up.set()
+        else:
+            _log.info("catching up with %s entries", f"{target - store.position:,}")
         while store.takes_part:
             try:
                 async for batch in self.stream.entries(store.position):
@@ -448,7 +504,7 @@ class Member:
                 except OptionError as error:
                     store.leave(str(error))
                     return
-                target = self.stream.last
+                target, self._from = self.stream.last, store.position
                 store.proposer.begin(store.table)
                 store.join()
             except PastEnd as past:
@@ -470,6 +526,8 @@ class Member:
             if position == store.position + 1:
                 store.apply_entry(position, data)
             if time.monotonic() - began > APPLY_SECONDS:
+                if store.loading:
+                    self._progress("catching up", store.position - self._from, self.stream.last - self._from, "entries")
                 self._pump()
                 await asyncio.sleep(0)
                 began = time.monotonic()
@@ -539,21 +597,23 @@ class Member:
         self._pump_wanted = False
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
+        refused = functools.partial(self._refused, self.store.proposer.epoch)
         # Before there is a quorum it is an epoch that says the time, which log time does not follow.
         joining = self.store.loading and self.store.proposer.quorum
         clock = self.store.clock()
         off = abs(self._clocks.off(clock, now)) > CLOCK_OFF_MS
         for data in self.store.proposer.entries(now, 0 if off or joining else clock):
             self._own_sent = now
-            self.stream.publish(data, self._refused)
+            self.stream.publish(data, refused)
 
-    def _refused(self, reason: str) -> None:
-        _log.warning("the log has refused an entry: %s", reason)
+    def _refused(self, epoch: int, reason: str) -> None:
+        """An entry of that epoch will not come; maybe it is over by now."""
+        note(f"the log has refused an entry: {reason}")
         self._look_at_limits(asyncio.get_running_loop().time())
         if self.store.refuses_growth is not None:
-            self.store.proposer.no_room(self.store.refuses_growth, self.store.table)
+            self.store.proposer.no_room(self.store.refuses_growth, self.store.table, epoch)
         else:
-            self.store.proposer.lost(self.store.table)
+            self.store.proposer.lost(self.store.table, epoch)
         self._want_pump()
 
     async def _look(self) -> None:
@@ -563,6 +623,7 @@ class Member:
         while store.takes_part:
             now = loop.time()
             store.proposer.tick(now, store.table)
+            self._tell_of_quorum()
             self._look_at_limits(now)
             if store.proposer.quorum and now - self._own_sent >= HEARTBEAT_SECONDS:
                 store.proposer.propose(Proposed((), lambda _: 0))
@@ -573,6 +634,22 @@ class Member:
                 store.propose_newer_semantics()
             self._pump()
             await asyncio.sleep(TICK_SECONDS)
+
+    def _tell_of_quorum(self) -> None:
+        """Log it once when the majority is lost, and once when it is back."""
+        has = self.store.proposer.quorum
+        if has == self._has_quorum or self.store.loading:
+            return
+        self._has_quorum = has
+        if has:
+            _log.info("the majority is back: entries of this node come back from the log")
+        else:
+            _log.warning(
+                "no majority: no entry of this node came back for %g s. Commands are refused, but for local reads; "
+                "JetStream says: %s",
+                UNSEEN_SECONDS,
+                self.stream.trouble or ("nothing" if self.stream.connected else "no connection to NATS"),
+            )
 
     def _look_at_limits(self, now: float) -> None:
         off = self._clocks.off(self.store.clock(), now)
@@ -628,11 +705,10 @@ class Member:
         yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.table.rows))
 
 
-def new_member(settings: Settings, *, clock: Clock) -> Member:
-    """A node as a server's settings say. Raises `OptionError`."""
+def cluster_options(settings: Settings) -> ClusterOptions:
+    """How a node finds its NATS, as its settings say."""
     assert settings.cluster is not None
-    assert settings.data is not None
-    options = ClusterOptions(
+    return ClusterOptions(
         urls=settings.cluster,
         name=settings.name,
         creds=settings.nats_creds,
@@ -643,11 +719,22 @@ def new_member(settings: Settings, *, clock: Clock) -> Member:
         trust_sync=settings.trust_nats_sync,
         limit=settings.log_limit,
     )
+
+
+def new_member(settings: Settings, *, clock: Clock, progress: Progress = _nobody_looks) -> Member:
+    """A node as a server's settings say. progress: see `Member`. Raises `OptionError`."""
+    assert settings.data is not None
     directory = NodeDirectory(Path(settings.data))
     node = directory.node()
 
     def new_table() -> DiskLog:
-        return DiskLog(directory.table, sync=Sync(None), apart=True, limit=settings.disk_limit)
+        return DiskLog(
+            directory.table,
+            sync=Sync(None),
+            apart=True,
+            progress=lambda read, records: progress(f"reading {directory.table}", read, records, "records"),
+            limit=settings.disk_limit,
+        )
 
     store = ReplicatedStore(
         node=node,
@@ -656,6 +743,7 @@ def new_member(settings: Settings, *, clock: Clock) -> Member:
         clock=clock,
         memory_limit=settings.memory_limit,
         value_max=settings.max_value,
+        supports=SUPPORTS,
         broken=broken_on_purpose(),
     )
-    return Member(options, directory, store=store, new_table=new_table)
+    return Member(cluster_options(settings), directory, store=store, new_table=new_table, progress=progress)

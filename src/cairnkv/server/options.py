@@ -10,10 +10,12 @@ import dataclasses
 import enum
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cairnkv.errors import OptionError
 from cairnkv.limits import SPACES
+from cairnkv.log.quorum.options import without_user
 from cairnkv.server.loop import BACKLOG
 from cairnkv.server.settings import OPTIONS, Option, Settings
 from cairnkv.session import OptionRefused
@@ -142,8 +144,24 @@ def _text(value: object) -> str:
     return str(value)
 
 
+def _system_user(who: str | None) -> str:
+    """Without a password, if it is no file of credentials."""
+    if who is None or ":" not in who or Path(who).is_file():
+        return who or NO_VALUE
+    return f"{who.partition(':')[0]}:(hidden)"
+
+
+_HIDING: Final[dict[str, Callable[[Any], str]]] = {
+    "cluster": lambda urls: ",".join(map(without_user, urls)) if urls else NO_VALUE,
+    "nats_system": _system_user,
+}
+"""Settings that have passwords in them, and how they are shown without."""
+
+
 def _own(setting: str) -> _Named:
     changes = setting if setting in CHANGEABLE else ""
+    if setting in _HIDING:
+        return _Named(lambda server: _HIDING[setting](getattr(server.settings, setting)))
     if setting == "command_width":
         return _Named(lambda server: str(server.settings.command_width or "auto"))
     return _Named(lambda server: _text(getattr(server.settings, setting)), changes, _as_shown(OPTIONS[setting]))

@@ -12,18 +12,15 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import new_event_loop
-from cairnkv.server.server import Server
+from cairnkv.server.server import Progress, Server
 from cairnkv.server.settings import Settings
 from cairnkv.version import VERSION
-
-if TYPE_CHECKING:
-    from cairnkv.log.disk import Progress
 
 _log: Final = logging.getLogger("cairnkv.server")
 
@@ -32,10 +29,10 @@ REPEATED_SIGNAL_SECONDS: Final = 1.0
 one. A signal that comes later means that whoever sends it will not wait for the drain."""
 
 
-def run(settings: Settings, *, ready: Callable[[str], None], progress: "Progress | None" = None) -> None:
+def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress | None = None) -> None:
     """Serve until SIGINT, SIGTERM or the word SHUTDOWN, then drain and return.
 
-    ready: told the readiness line once commands are executed. progress: of loading, see `Server`.
+    ready: told the readiness line once commands are executed. progress: of loading and joining, see `Server`.
     Raises `OptionError` when it cannot listen, or not open its store.
     """
     logging.basicConfig(
@@ -49,7 +46,7 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: "Progress
         runner.run(_serve(settings, ready, progress))
 
 
-async def _serve(settings: Settings, ready: Callable[[str], None], progress: "Progress | None") -> None:
+async def _serve(settings: Settings, ready: Callable[[str], None], progress: Progress | None) -> None:
     loop = asyncio.get_running_loop()
     server = Server(settings, progress=progress)
     first_signal: list[float] = []

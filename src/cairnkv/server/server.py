@@ -9,6 +9,7 @@ Not for one client's affairs (the connection and its session), nor for signals a
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import platform
@@ -20,7 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError
@@ -38,7 +39,6 @@ from cairnkv.store import Clock, Store, wall_clock
 from cairnkv.wire.article import Limits
 
 if TYPE_CHECKING:
-    from cairnkv.log.disk import Progress
     from cairnkv.server.member import Member
 
 _log: Final = logging.getLogger("cairnkv.server")
@@ -59,6 +59,10 @@ HOUSEKEEPING_PAUSE: Final = 0.002
 PROGRESS_SECONDS: Final = 1.0
 """How often the log says how far loading is."""
 
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+"""Told what goes on before commands are taken, how much of it is done, of how much, near enough, and in which unit. It
+is called in any thread, from one at a time."""
+
 REFUSED_MAX: Final = 256
 """Connections over the limit that are told so at once; beyond these they are just closed."""
 
@@ -75,11 +79,11 @@ class Server:
         store: Store | None = None,
         *,
         clock: Clock = wall_clock,
-        progress: "Progress | None" = None,
+        progress: Progress | None = None,
     ) -> None:
         """store: the store to serve, which may have yet to be loaded; None makes one as the settings say.
 
-        clock: of a store that is made. progress: told how far loading is, in another thread; None: the log is told.
+        clock: of a store that is made. progress: told how far loading or joining is; None: the log is told.
         """
         self.settings = settings
         self.member: Member | None = None
@@ -87,7 +91,7 @@ class Server:
         if settings.cluster is not None:
             from cairnkv.server.member import new_member
 
-            self.member = new_member(settings, clock=clock)
+            self.member = new_member(settings, clock=clock, progress=progress or Logged())
             store = self.member.store
         elif store is None:
             store = new_store(settings, clock=clock, progress=progress)
@@ -189,9 +193,9 @@ class Server:
             await asyncio.wait((joining, told), return_when=asyncio.FIRST_COMPLETED)
             if told.done():
                 joining.cancel()
+                member.halt()
+                self.store.close()  # upon which a table that is being read is read no further
                 await asyncio.gather(joining, return_exceptions=True)
-                await member.leave()
-                self.store.close()
                 return False
         except BaseException:  # cancelled: nobody would end it
             joining.cancel()
@@ -267,9 +271,11 @@ class Server:
         for listener in self._listeners:
             listener.close()
         self._remove_unix_socket()
-        for connection in list(self._connections):
-            connection.drain()
         try:
+            if self.member is not None and not self.store.loading:
+                await self.member.send_clients_away()
+            for connection in list(self._connections):
+                connection.drain()
             if self._connections:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.settings.drain_timeout):
@@ -434,7 +440,7 @@ class Server:
 
 
 def new_store(
-    settings: Settings, *, log: Log | None = None, clock: Clock = wall_clock, progress: "Progress | None" = None
+    settings: Settings, *, log: Log | None = None, clock: Clock = wall_clock, progress: Progress | None = None
 ) -> Store:
     """The store that settings ask for; one on disk has yet to be loaded.
 
@@ -448,7 +454,7 @@ def new_store(
             settings.data,
             sync=settings.sync,
             apart=True,
-            progress=progress or _logged(settings.data),
+            progress=functools.partial(_told_of_records, progress or Logged(), f"reading {settings.data}"),
             limit=settings.disk_limit,
             reads=settings.memory_limit is not None,
         )
@@ -462,17 +468,21 @@ def new_store(
     )
 
 
-def _logged(directory: str) -> "Progress":
-    """Progress of loading as lines of the log."""
-    due = time.monotonic() + PROGRESS_SECONDS
+class Logged:
+    """Progress as lines of the log."""
 
-    def progress(read: int, records: int) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + PROGRESS_SECONDS
-            _log.info("%s: %s of about %s records read", directory, f"{read:,}", f"{records:,}")
+    def __init__(self) -> None:
+        self._due = time.monotonic() + PROGRESS_SECONDS
 
-    return progress
+    def __call__(self, what: str, done: int, total: int, unit: str) -> None:
+        """Say so, if it is time."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + PROGRESS_SECONDS
+            _log.info("%s: %s of about %s %s", what, f"{done:,}", f"{max(done, total):,}", unit)
+
+
+def _told_of_records(progress: Progress, what: str, read: int, records: int) -> None:
+    progress(what, read, records, "records")
 
 
 def _about_the_process() -> Iterator[tuple[str, str | int]]:

@@ -345,6 +345,10 @@ OPTIONS: Final[dict[str, Option]] = {field.name: field.metadata[_OPTION] for fie
 """Every option by its name."""
 
 
+SECRETS: Final = frozenset(field.name for field in dataclasses.fields(Settings) if not field.repr)
+"""Options that may have passwords in them, and are shown nowhere as they are."""
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address can only be reached from this machine."""
     if host == "localhost":
@@ -384,7 +388,8 @@ def _from_file(path: Path) -> dict[str, Any]:
     values = {}
     for key, value in table.items():
         if not isinstance(value, str | int | float):
-            raise OptionError(f"{path}: {key} is a string, a number or a boolean, not {value!r}")
+            shown = type(value).__name__ if key.replace("-", "_") in SECRETS else repr(value)
+            raise OptionError(f"{path}: {key} is a string, a number or a boolean, not {shown}")
         option = key.replace("-", "_")
         values[option] = _parsed(option, str(value), f"{path}: {key}")
     return values

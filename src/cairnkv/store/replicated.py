@@ -21,7 +21,7 @@ import collections
 import logging
 import struct
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, cast
 
 from cairnkv.commands import (
@@ -277,6 +277,8 @@ class ReplicatedStore(Store):
         self.semantics = 1
         self.stopped: str | None = None
         """Why this node takes no part any more; None: it does."""
+        self.stopping: str | None = None
+        """Why this node takes no more commands, while it goes on with those that it has; None: it takes them."""
         self.refuses_writes: Failure | None = None
         """Why this node proposes no writes at present: what grows, or all."""
         self.refuses_growth: Failure | None = None
@@ -367,6 +369,11 @@ class ReplicatedStore(Store):
         """Everything that was logged before has been carried out: take commands from now on."""
         self.loading = self.holds_back = False
 
+    @property
+    def commands(self) -> int:
+        """How many came."""
+        return self._commands
+
     def leave(self, reason: str) -> None:
         """Take no part any more."""
         if self.stopped is None:
@@ -408,6 +415,8 @@ class ReplicatedStore(Store):
         """Why something that needs a turn in the log gets none; write: if it is one."""
         if self.stopped is not None:
             return Failure(failures.STOPPED, self.stopped)
+        if self.stopping is not None:
+            return Failure(failures.NOQUORUM, self.stopping)
         if write is None:
             return None
         if self.refuses_writes is not None:
@@ -476,10 +485,16 @@ class ReplicatedStore(Store):
         self.something_proposed()
 
     def execute_all(
-        self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
+        self,
+        steps: Sequence[Step],
+        watched: Sequence[tuple[int, Watched]] = (),
+        *,
+        bytes_max: int | None = None,
+        blocks: bool = False,
     ) -> Reply | Held:
         """Have several commands carried out as one, in one turn; see `Store`.
 
+        What is too long, or has no room at this node, never comes to the log: it fails, and the others do not.
         Without steps and bytes_max: whether the watched keys are unchanged as far as this node knows now. That they
         have changed is certain; that they have not is found out in the turn.
         """
@@ -489,16 +504,21 @@ class ReplicatedStore(Store):
             changed = any(self._shared.version(space, watch.key) != watch.version for space, watch in watched)
             return MISSING if changed else Replies(())
         self._commands += len(steps)
-        for step in steps:
+        refused: dict[int, Failure] = {}
+        for index, step in enumerate(steps):
             if refusal := self._refused(step if step.command.word.writes else None):
-                return refusal
+                if refusal.code not in (failures.TOOLONG, failures.FULL):
+                    return refusal
+                refused[index] = refusal
+        admitted = tuple(step for index, step in enumerate(steps) if index not in refused)
         watches = [
             Watch(version_slot(space, watch.key), watch.version, watch.deadline or 0) for space, watch in watched
         ]
-        transaction = Transaction(watches, tuple(steps), bytes_max or 0)
-        writes = any(step.command.word.writes for step in steps)
+        transaction = Transaction(watches, admitted, bytes_max or 0)
+        writes = any(step.command.word.writes for step in admitted)
         wanted = (transaction_item(transaction),) if writes else ()
-        return self._propose(Proposed(wanted, lambda changes: self._carry_out_all(transaction, changes)))
+        kind = Blocking if blocks else Proposed
+        return self._propose(kind(wanted, lambda changes: _with(refused, self._carry_out_all(transaction, changes))))
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | Held:
         """Have it noted what keys are like, in a turn of its own, and their changes counted from then on."""
@@ -536,7 +556,10 @@ class ReplicatedStore(Store):
         except ValueError as error:  # on all nodes alike
             _log.warning("position %d: %s", position, error)
         if entry is not None:
-            self._carry_out(entry, judged, changes)
+            try:
+                self._carry_out(entry, judged, changes)
+            except MemoryError:  # what stands at this position is carried out whole, or not at all, after a restart
+                self.leave(f"there was not enough memory to carry out position {position:,}")
         if self.proposer.taken_over:
             self.leave("another process takes part as this node: its directory was copied, or is used twice")
             return
@@ -562,6 +585,9 @@ class ReplicatedStore(Store):
                 continue
             try:
                 proposal.take_turn(changes)
+            except MemoryError:
+                _fail_all(own)
+                raise
             except Exception:  # a fault of ours, behind what all nodes do
                 _log.exception("position %d: a proposal of this node failed", changes.position)
                 if proposal.reply is None:
@@ -598,6 +624,7 @@ class ReplicatedStore(Store):
             self.proposer.takes
             and not self.loading
             and self.stopped is None
+            and self.stopping is None
             and self.refuses_writes is None
             and self.refuses_growth is None
             and self._memory_limit is None
@@ -654,6 +681,9 @@ class ReplicatedStore(Store):
         except _TooMuch as refused:
             self._take_back_all(journal, changes)
             return Failure(failures.UNDONE, str(refused))
+        except MemoryError:  # this node's alone: the others carry it out
+            undo(journal)
+            raise
         except Exception:  # a fault of ours, and on all nodes alike
             self._take_back_all(journal, changes)
             _log.exception("position %d: a command failed", changes.position)
@@ -755,6 +785,9 @@ class ReplicatedStore(Store):
 
     def _raise_semantics(self, version: int, changes: Changes) -> None:
         if not self.semantics < version <= self.table.supported:
+            return
+        if version > self._supports:
+            self.leave(f"semantics {version} is in force: this node needs a newer release")
             return
         self.semantics = self.proposer.semantics = version
         changes.effects.append((NODE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None))
@@ -890,9 +923,28 @@ class ReplicatedStore(Store):
         return True  # it is asked each time: `takes_runs`
 
 
+def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:
+    """The replies to several commands, with those to some that were never proposed, by their place."""
+    if not refused or not isinstance(reply, Replies):
+        return reply
+    replies = list(reply.values)
+    for index in sorted(refused):
+        replies.insert(index, refused[index])
+    return Replies(tuple(replies))
+
+
 def _is_for_the_log(command: Command) -> bool:
     """Whether what a command changes depends on nothing but the state."""
     return not command.word.by_store and not isinstance(command, ClearPrefix)
+
+
+def _fail_all(proposals: Sequence[Proposal]) -> None:
+    """The others have carried these out; this node cannot say what came of it."""
+    for proposal in cast("Sequence[Turn]", proposals):
+        if proposal.reply is None:
+            proposal.fail(
+                Failure(failures.UNKNOWN, "it is done, but this node has not enough memory to say what came of it")
+            )
 
 
 def _nobody() -> None:

@@ -274,12 +274,18 @@ class Store:
         return outcome
 
     def execute_all(
-        self, steps: Sequence[Step], watched: Sequence[tuple[int, Watched]] = (), *, bytes_max: int | None = None
+        self,
+        steps: Sequence[Step],
+        watched: Sequence[tuple[int, Watched]] = (),
+        *,
+        bytes_max: int | None = None,
+        blocks: bool = False,
     ) -> Reply | Held:
         """Carry several commands out as one: their `Replies`, all or nothing in the log.
 
         watched: keys, each with its keyspace; if one of them has changed nothing is done, and the reply is `MISSING`.
         bytes_max: of values that may be read or made anew; with more, all of it is taken back. None: any number.
+        blocks: whether what its client says next has to wait where it is not carried out at once.
         One command may fail and the others not, as if they came one by one; a log that fails undoes them all.
         """
         if self.holds_back and (failure := self._held_back(steps, watched)):

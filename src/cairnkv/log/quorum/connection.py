@@ -172,12 +172,13 @@ async def connect(
         )
     )
     either: set[asyncio.Future[Any]] = {connecting, refused}
-    await asyncio.wait(either, timeout=OPEN_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        await asyncio.wait(either, timeout=OPEN_PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        await _give_up(connecting, client)
+        raise
     if not connecting.done():
-        connecting.cancel()
-        with suppress(asyncio.CancelledError, errors.Error, OSError):
-            await connecting
-        await close(client)
+        await _give_up(connecting, client)
         if refused.done():
             which = "--nats-system" if system else "the user in --cluster, or --nats-creds, --nats-ca"
             raise OptionError(f"NATS does not let this node in ({refused.result()}): check {which}")
@@ -194,6 +195,13 @@ async def connect(
             f"NATS at {_hosts(options)} does not speak TLS; without --nats-ca it is spoken to in the clear"
         )
     return client
+
+
+async def _give_up(connecting: "asyncio.Future[Any]", client: Connection) -> None:
+    connecting.cancel()
+    with suppress(asyncio.CancelledError, errors.Error, OSError):
+        await connecting
+    await close(client)
 
 
 async def close(client: Connection) -> None:

@@ -46,7 +46,7 @@ def parsed_urls(text: str) -> tuple[str, ...]:
     ('nats://a:4222', 'nats://b:4222')
     """
     urls = tuple(part.strip() for part in text.split(",") if part.strip())
-    for url in urls:
+    for number, url in enumerate(urls, 1):
         try:
             parts = urlsplit(url)
             well = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.path in ("", "/")
@@ -54,10 +54,21 @@ def parsed_urls(text: str) -> tuple[str, ...]:
         except ValueError:
             well = False
         if not well:
-            raise ValueError(f"addresses like nats://HOST:4222, with commas between, not {url!r}")
+            text = "addresses like nats://HOST:4222 or nats://USER:PASSWORD@HOST:4222, with commas between"
+            raise ValueError(f"{text}, and number {number} is none (within a password a comma is %2C)")
     if not urls:
         raise ValueError("at least one address like nats://HOST:4222")
     return urls
+
+
+def without_user(url: str) -> str:
+    """An address as anybody may see it.
+
+    >>> without_user("nats://cairn:s3cr@t@a:4222")
+    'nats://a:4222'
+    """
+    scheme, colon, rest = url.partition("://")
+    return f"{scheme}{colon}{rest.rpartition('@')[2]}"
 
 
 def parsed_name(text: str) -> str:

@@ -338,15 +338,24 @@ class Proposer:
         else:
             self.begin(table)
 
-    def lost(self, table: Proposers) -> None:
-        """Something that was published has not come into the log, as far as is known: find out by a new epoch."""
-        if self._epoch and not self._wanted:
+    @property
+    def epoch(self) -> int:
+        """The epoch of what `entries` gives now; 0 while none is there: what begins one is tried again by itself."""
+        return 0 if self._wanted else self._epoch
+
+    def lost(self, table: Proposers, epoch: int | None = None) -> None:
+        """Something that was published has not come into the log, as far as is known: find out by a new epoch.
+
+        epoch: of what is lost; of one that is over nothing is to be found out any more. None: this one.
+        """
+        if self._epoch and not self._wanted and epoch in (None, self._epoch):
             self.begin(table)
 
-    def no_room(self, failure: Failure, table: Proposers) -> None:
+    def no_room(self, failure: Failure, table: Proposers, epoch: int | None = None) -> None:
         """The same, and the log has no room for it: writes that are under way fail, as soon as they cannot count."""
-        self._no_room = failure
-        self.lost(table)
+        if epoch in (None, self._epoch) or (self._wanted and not epoch):
+            self._no_room = failure
+            self.lost(table, epoch)
 
     # -- as time goes on --------------------------------------------------------------------------------------
 

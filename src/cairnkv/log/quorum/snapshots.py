@@ -140,13 +140,15 @@ class Snapshots:
         self._chunk = chunk
         self._created = 0  # when the stream was made whose snapshots count
         self._leases = Leases(nc, f"CAIRN_{name}_leases", replicas=replicas, seconds=lease_seconds)
+        self._made = True  # the bucket is there, whoever has made it
         self._turn: Lease | None = None
         self.side: Final = SideThread(f"{self._bucket} files")
         """Where its file work is done; others may use it for theirs."""
 
-    async def open(self, identity: Identity) -> None:
+    async def open(self, identity: Identity, *, make: bool = True) -> None:
         """Make the buckets if they are not there. identity: of the stream whose snapshots count.
 
+        make: False: only to look what there is, by `listed`.
         Raises `OptionError` if they are there and would not keep what they are given.
         """
 
@@ -163,9 +165,12 @@ class Snapshots:
                     f"a max age of {config.max_age or 0:g} s; snapshots need {self._replicas}, file, and none"
                 )
 
+        self._created = identity.created
+        self._made = make
+        if not make:
+            return
         await patiently(self._nc, f"opening {self._stream}", ask)
         await self._leases.open()
-        self._created = identity.created
 
     def close(self) -> None:
         """Let the thread end."""
@@ -204,12 +209,16 @@ class Snapshots:
         return records
 
     async def _subjects(self, below: str) -> list[str]:
-        info = await patiently(
-            self._nc,
-            "listing snapshots",
-            lambda: self._js.stream_info(self._stream, subjects_filter=f"$O.{self._bucket}.{below}"),
-        )
-        return list(info.state.subjects or ())
+        async def ask() -> list[str]:
+            try:
+                info = await self._js.stream_info(self._stream, subjects_filter=f"$O.{self._bucket}.{below}")
+            except NotFoundError:
+                if self._made:
+                    raise
+                return []
+            return list(info.state.subjects or ())
+
+        return await patiently(self._nc, "listing snapshots", ask)
 
     async def _last(self, subject: str) -> "RawStreamMsg | None":
         """The newest message of a subject, by the stream's leader."""

@@ -10,6 +10,7 @@ what stands in an entry, nor for which entries count (`entries`, `proposers`). I
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, Literal, TypeAlias
@@ -36,7 +37,7 @@ from cairnkv.log.quorum.declaration import (
 from cairnkv.log.quorum.options import REPLICAS, ClusterOptions
 from cairnkv.records import record
 
-__all__ = ["Identity", "Interrupted", "PastEnd", "Purged", "Replaced", "Stream", "StreamState", "Sync"]
+__all__ = ["Identity", "Interrupted", "Missing", "PastEnd", "Purged", "Replaced", "Stream", "StreamState", "Sync"]
 
 Sync: TypeAlias = Literal["proven", "trusted", "unproven"]
 """Whether NATS syncs every write before it acknowledges it: seen; not seen, but we are told so; seen not to, after the
@@ -85,6 +86,10 @@ _PASSING: Final = (_DIFFERENT, 10_008, 10_009)
 _NOT_ENABLED: Final = (10_035, 10_039, 10_076)
 _PEERS: Final = (10_005, 10_023, 10_047, 10_074)
 """JetStream's error numbers."""
+
+
+class Missing(OptionError):
+    """There is no such stream."""
 
 
 def _log_fault(error: BaseException) -> None:
@@ -143,9 +148,10 @@ class Stream:
 
     # -- open and close ------------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
+    async def open(self, *, make: bool = True) -> None:
         """Connect, make the stream or check the one there, and see whether NATS syncs. Called once.
 
+        make: whether to make it where there is none; else that is `Missing`.
         Raises `OptionError` for what is not as it should be, saying what would be right; `Unavailable` where NATS or
         JetStream's leader is not there after `OPEN_PATIENCE`.
         """
@@ -155,7 +161,7 @@ class Stream:
         self._client = await connection.connect(options, f"cairnkv {options.name}", back=self._connected_again)
         try:
             self._see_payload(self._client.max_payload)
-            state = await self._stream_there()
+            state = await self._stream_there(make=make)
             self._check(state.config)
             if (most := state.config.get("max_msg_size", -1)) > 0:
                 self._see_payload(most)
@@ -167,6 +173,9 @@ class Stream:
                 self._channels_subject, cb=self._heard, pending_bytes_limit=connection.PENDING_MAX
             )
             await self._client.flush()
+        except Unavailable:  # it says why itself
+            await connection.close(self._client)
+            raise
         except (errors.Error, OSError) as error:
             await connection.close(self._client)
             raise Unavailable(f"NATS was lost while the stream was opened: {connection.text_of(error)}") from error
@@ -199,7 +208,7 @@ class Stream:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.failed(error)
 
-    async def _stream_there(self) -> StreamState:
+    async def _stream_there(self, *, make: bool) -> StreamState:
         """The stream, which is made if it is not there."""
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -211,7 +220,13 @@ class Stream:
                 except ApiError as error:
                     if error.number != STREAM_NOT_FOUND:
                         raise
-                await self._ask("STREAM.CREATE", declared(self._options, self._replicas))
+                    # Servers that have just started do not know yet what there is.
+                    if not make and loop.time() - began > REFUSAL_PATIENCE:
+                        raise Missing(f"this NATS has no stream {self._name}") from None
+                if make:
+                    await self._ask("STREAM.CREATE", declared(self._options, self._replicas))
+                    continue
+                await asyncio.sleep(RETRY_WAIT)
                 continue
             except NoAnswer as error:
                 trouble: Exception = error
@@ -501,6 +516,31 @@ class Stream:
             if asyncio.get_running_loop().time() > until:
                 raise Unavailable(f"stream {self._name} cannot be truncated up to position {up_to}: {trouble}")
             await asyncio.sleep(RETRY_WAIT)
+
+    async def begin_behind(self, position: int) -> None:
+        """Have the stream begin, and go on, behind a position at or beyond its end: all that it has is removed.
+
+        For repair only. Raises `Unavailable`, `OptionError` where something was logged meanwhile; then it may be empty.
+        """
+        await self._ask_of_operator("STREAM.PURGE", {"seq": position + 1})
+        self._keep(await self.state())
+        if (self.first, self.last) != (position + 1, position):
+            raise OptionError(
+                f"stream {self._name} has entries from {self.first:,} to {self.last:,} now: "
+                "somebody has logged meanwhile"
+            )
+
+    async def seconds_silent(self) -> float:
+        """How long ago the newest message was logged, by the clocks of NATS. Raises `Unavailable`."""
+        answer = await self._ask_of_operator("STREAM.INFO")
+        newest, now = (nanoseconds(time) for time in (answer["state"]["last_ts"], answer["ts"]))
+        return (now - newest) / 1e9 if newest > 0 else math.inf
+
+    async def _ask_of_operator(self, what: str, request: Answer | None = None) -> Answer:
+        try:
+            return await self._ask(what, request)
+        except (NoAnswer, ApiError) as error:
+            raise Unavailable(f"stream {self._name}: {error}") from None
 
     # -- messages that are not kept ------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """A node's table on its way into a snapshot and out of it: the files that are sent, and a directory made of them.
 
-What always holds: a table is only read. What is sent is a backup with its manifest, so whoever receives it has the
-SHA-256 of each file, too. All of this takes its time, and is for a thread.
+What always holds: a table is only read, but for `put_node_record`, which is for a copy. What is sent is a backup with
+its manifest, so whoever receives it has the SHA-256 of each file, too. All of this takes its time, and is for a thread.
 
 Not for how the files travel (`snapshots`).
 """
@@ -17,8 +17,9 @@ from cairnkv.log.base import nobody
 from cairnkv.log.disk import DiskLog
 from cairnkv.log.disk.backup import MANIFEST, damaged_files, read
 from cairnkv.log.disk.check import opened
+from cairnkv.log.disk.engine import open_engine
 from cairnkv.log.disk.files import Progress, sync
-from cairnkv.log.disk.records import NODE_SPACE, Parts, parsed_value, part_key, record_key
+from cairnkv.log.disk.records import NODE_SPACE, Parts, parsed_value, part_key, record_key, record_value
 
 STAGED: Final = ".snapshot"
 """What the name of the directory ends with, beside a table, in which the files for a snapshot are meanwhile."""
@@ -72,3 +73,15 @@ def node_record(directory: Path, key: bytes) -> bytes | None:
         if len(whole) != value.length:
             raise ValueError(f"{key!r} has {len(whole):,} of {value.length:,} bytes")
         return whole
+
+
+def put_node_record(directory: Path, key: bytes, value: bytes) -> None:
+    """Write a short record of a node's own into a table that nobody has open. Raises `OptionError`."""
+    engine = open_engine(directory)
+    try:
+        batch = engine.batch()
+        batch.put(record_key(NODE_SPACE, key), record_value(value, None))
+        engine.write(batch)
+        engine.sync()
+    finally:
+        engine.close()

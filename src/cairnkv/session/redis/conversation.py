@@ -30,6 +30,7 @@ from cairnkv.session.conversation import (
     WORDS_PER_COST,
     Acceleration,
     Due,
+    Encode,
     OwnWrites,
     Unfinished,
 )
@@ -108,6 +109,7 @@ class Later:
     cost: int = 1  # how many commands of one key it was as much work as
     errors: Errors | None = None
     size: int = 0  # bytes that are kept to show it, besides the outcome
+    acts: bool = False  # whether to show it does something, also for a client that wants no replies
 
 
 class Job(abc.ABC):
@@ -371,7 +373,9 @@ class RedisConversation:
         # What is said of subscriptions is said even so, as what is said on channels is.
         silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
-            encode = _silence if silent else partial(self._say_later, value, self.protocol)
+            encode: Encode = partial(self._say_later, value, self.protocol)
+            if silent:
+                encode = partial(_act, value) if value.acts else _silence
             return Due(value.outcome, encode, value.cost + self.cost, closes, value.size)
         if silent or value is NOTHING:
             return Due(0, _silence, 1 + self.cost, closes)
@@ -573,6 +577,11 @@ def _cost_in_transaction(word: Word, words: int) -> int:
 def shown(show: Callable[[Reply], Value], reply: Reply, errors: Errors | None = None) -> Value:
     """A reply as a value."""
     return error_of(reply, errors) if isinstance(reply, Failure) else show(reply)
+
+
+def _act(later: Later, reply: Reply) -> Sequence[bytes]:
+    shown(later.show, reply, later.errors)
+    return ()
 
 
 def _silence(_reply: Reply) -> Sequence[bytes]:

@@ -5,6 +5,7 @@ What it is set to is in `configuration`, what it says of itself in `information`
 
 from typing import Final
 
+from cairnkv.log.quorum.options import REPLICAS
 from cairnkv.session.redis.conversation import NOTHING, RedisConversation
 from cairnkv.session.redis.grammar import SYNTAX, Arguments, Refusal, Value, in_conversation
 
@@ -39,10 +40,11 @@ def shutdown(talk: RedisConversation, arguments: Arguments) -> Value:
     "",
     group="generic",
     since="3.0.0",
-    summary="How many replicas have what this client has written: none, at once.",
+    summary="How many replicas have what this client has written: none; at a node of a cluster those of a majority.",
 )
 def wait(talk: RedisConversation, arguments: Arguments) -> Value:
     arguments.integer()
     if arguments.integer("ERR timeout is not an integer or out of range") < 0:
         raise Refusal("ERR timeout is negative")
-    return 0
+    # What this client wrote before is answered before this, and then a majority's disks have it.
+    return REPLICAS // 2 if dict(talk.store.info())["size"] == "quorum" else 0

@@ -16,7 +16,10 @@ NAME: Final = b"bgsave"
 KEEP: Final = 1
 """How many of them are kept: Redis too replaces its snapshot when the next one is whole."""
 
-_NO_BACKUPS: Final = "ERR this server makes no backups: it needs --data and --backup-dir"
+_NO_BACKUPS: Final = (
+    "ERR this server makes no backups: it needs --data and --backup-dir; "
+    "and a node of a cluster has its snapshots in NATS"
+)
 
 
 @on_keys(

@@ -24,6 +24,26 @@ COUNTERS: Final = ("commands", "connections_accepted", "connections_refused", "e
 """What of `Store.info` counts from the server's beginning."""
 
 
+CLUSTER_FACTS: Final = (
+    "cluster",
+    "node",
+    "nats_connected",
+    "nats_sync",
+    "quorum",
+    "stopped",
+    "stream_position",
+    "stream_last_seen",
+    "log_fill_percent",
+    "proposals_waiting",
+    "local_reads_behind_ms",
+    "clock_off_ms",
+    "semantics",
+    "state_digest",
+    "nodes",
+)
+"""What a node of a cluster tells of itself besides."""
+
+
 def counted(talk: RedisConversation) -> dict[str, int]:
     """What the counters stand at."""
     facts = dict(talk.store.info())
@@ -134,7 +154,8 @@ def _cpu(talk: RedisConversation, facts: Facts) -> Lines:
 
 
 def _cluster(talk: RedisConversation, facts: Facts) -> Lines:
-    return (("cluster_enabled", 0),)
+    yield "cluster_enabled", 0  # Redis Cluster, which this is not
+    yield from _renamed(facts, {name: name for name in CLUSTER_FACTS})
 
 
 def _keyspace(talk: RedisConversation, facts: Facts) -> Lines:

@@ -5,7 +5,7 @@ watched key has changed, nothing is carried out, not even what does not speak of
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -22,6 +22,7 @@ from cairnkv.session.redis.conversation import (
     shown,
 )
 from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, in_conversation
+from cairnkv.store import Deferred, Held
 from cairnkv.wire.redis import NULL_ARRAY, OK, Error
 
 WATCHED_BYTES: Final = 256
@@ -84,12 +85,22 @@ def unwatch(talk: RedisConversation, arguments: Arguments) -> Value:
 
 @dataclasses.dataclass(slots=True)
 class _Planned:
-    """What will be shown for a queued command: the reply to the next step, or to several, or a value that is known."""
+    """What will be shown for a queued command: the reply to the next step, or to several, or a value.
 
-    show: Callable[[Reply], Value] | None
+    queued: a word that is not the store's, which is yet to be carried out for its value.
+    """
+
+    show: Callable[[Reply], Value] | None = None
     value: Value = None
     errors: Errors | None = None
     several: int = 0
+    queued: Queued | None = None
+
+    def act(self, talk: RedisConversation) -> None:
+        """Carry out what is not the store's, once."""
+        queued, self.queued = self.queued, None
+        if queued is not None:
+            self.value = _carried(talk, queued)
 
     def say(self, replies: Iterator[Reply]) -> Value:
         """Take what it is out of the replies to all steps."""
@@ -114,41 +125,74 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.forget_transaction()
     if talk.spoilt:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
-    # Before anything is carried out that is not the store's.
+    # What is certain already need not be asked for.
     if watched and (unchanged := talk.store.execute_all((), watched)) != Replies(()):
         return Later(unchanged, lambda _: NULL_ARRAY)
     steps: list[Step] = []
-    planned = [_plan(talk, queued, steps) for queued in queue]
+    planned = _planned(talk, queue, steps)
+    acts = any(one.queued is not None for one in planned)
+
+    def act(reply: Reply) -> None:
+        if isinstance(reply, Replies):
+            for one in planned:
+                one.act(talk)
 
     def show(reply: Reply) -> Value:
         if reply is MISSING:
             return NULL_ARRAY
+        act(reply)
         replies = iter(reply.values if isinstance(reply, Replies) else ())
         return Together([one.say(replies) for one in planned])
 
-    outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX)
+    outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
+    if not isinstance(outcome, Held):
+        act(outcome)
+    elif isinstance(outcome, Deferred):  # what its client says next does not wait for its reply
+        act(Replies(()))
+    elif outcome.executed:
+        act(outcome.outcome)
     talk.own_writes.note(outcome)
-    return Later(outcome, show, cost=talk.queued_cost, size=talk.queued_bytes)
+    return Later(outcome, show, cost=talk.queued_cost, size=talk.queued_bytes, acts=acts)
+
+
+def _planned(talk: RedisConversation, queue: Sequence[Queued], steps: list[Step]) -> list[_Planned]:
+    """Take the words on keys into the steps for the store; the others have their turn when its reply is known.
+
+    But for SELECT, which says what the words behind it are about, and is taken back.
+    """
+    space = talk.space
+    try:
+        return [_plan(talk, queued, steps) for queued in queue]
+    finally:
+        talk.space = space
 
 
 def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planned:
-    """Take a word on keys into the steps for the store, and carry out any other."""
     word = queued.word
     try:
-        if word.on_keys is not None:
-            call = word.on_keys(talk.arguments(word, queued.words))
-            if isinstance(call, Calls):
-                steps += call.steps
-                return _Planned(call.show, several=len(call.steps))
-            steps.append(Step(talk.space, call.command))
-            return _Planned(call.show, errors=call.errors)
+        if word.on_keys is None:
+            if word.name == "select":
+                talk.space = talk.arguments(word, queued.words).space_number()
+            return _Planned(queued=queued)
+        call = word.on_keys(talk.arguments(word, queued.words))
+    except Refusal as refusal:
+        return _Planned(value=Error(str(refusal)))
+    if isinstance(call, Calls):
+        steps += call.steps
+        return _Planned(call.show, several=len(call.steps))
+    steps.append(Step(talk.space, call.command))
+    return _Planned(call.show, errors=call.errors)
+
+
+def _carried(talk: RedisConversation, queued: Queued) -> Value:
+    try:
         if talk.cost > TRANSACTION_COST_MAX:
             raise Refusal("ERR not carried out: the transaction has been too much work already")
-        value = talk.carry(word, queued.words)
+        value = talk.carry(queued.word, queued.words)
         if isinstance(value, Job):
             value = value.finish()
     except Refusal as refusal:
         value = Error(str(refusal))
     if isinstance(value, Several):
         value = value.values[-1]
-    return _Planned(None, None if value is NOTHING else value)
+    return None if value is NOTHING else value
