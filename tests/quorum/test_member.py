@@ -71,6 +71,7 @@ def test_another_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> N
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
+    (tmp_path / "a" / "cluster").unlink()  # as releases left it that did not keep the name
     with pytest.raises(OptionError, match="cairn cluster repair"), node("a", name=name):
         pass
     nats.forget(name)
@@ -257,6 +258,56 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
             assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
 
 
+def test_buckets_that_were_removed_are_made_again_and_a_snapshot_too(
+    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+
+        def truncated() -> bool:
+            for number in range(30):
+                one.clear(f"{number}")
+            return bool(first.call(lambda: member_of(first).stream.first) > 1)
+
+        until(truncated)
+        monkeypatch.setattr(member, "SNAPSHOT_FILL", 2.0)  # there is no other reason for one
+        before = told(first)
+        assert before["snapshot_position"] > 0
+        asyncio.run(without_buckets(nats, first.server.settings.name))
+        until(lambda: told(first)["snapshot_made"] > before["snapshot_made"])
+        until(lambda: told(first)["snapshot_trouble"] == "")
+        with node("b") as second, client(second) as other:
+            assert other.get("k") == "v"
+
+
+async def without_buckets(nats: Nats, name: str) -> None:
+    """Remove what snapshots and leases are kept in."""
+    connection = await nats_client.connect(list(nats.urls))
+    stream = connection.jetstream(timeout=PATIENCE)
+    for bucket in (f"OBJ_CAIRN_{name}_snapshots", f"KV_CAIRN_{name}_leases"):
+        await stream.delete_stream(bucket)
+    await connection.close()
+
+
+def test_a_wrong_name_makes_no_stream(node: Nodes, nats: Nats) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+    other = nats.fresh_name()
+    with pytest.raises(OptionError, match=f"of cluster {node.name}, not {other}: take --name"), node("a", name=other):
+        pass
+
+    async def streams() -> list[str]:
+        connection = await nats_client.connect(list(nats.urls))
+        try:
+            return [one.config.name or "" for one in await connection.jetstream(timeout=PATIENCE).streams_info()]
+        finally:
+            await connection.close()
+
+    assert not [name for name in asyncio.run(streams()) if other in name]
+
+
 def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
     node: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -439,6 +490,7 @@ def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Nodes, nats: 
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
+    (node.directory / "a" / "cluster").unlink()
     with pytest.raises(OptionError, match="repair"), node("a", name=name):
         pass
     nats.forget(name)

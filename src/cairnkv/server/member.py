@@ -120,10 +120,21 @@ def broken_on_purpose() -> list[str]:
     return names
 
 
+def _write_line(file: Path, line: str) -> None:
+    """Have a file with this line, or the one before. Raises `OSError`."""
+    new = file.with_suffix(".new")
+    with new.open("w") as written:
+        written.write(f"{line}\n")
+        written.flush()
+        os.fsync(written.fileno())
+    new.replace(file)
+
+
 class NodeDirectory:
-    """What a node keeps on its disk: its number, and its table.
+    """What a node keeps on its disk: its number, its cluster's name, and its table.
 
     node        the node's number, 16 hexadecimal digits
+    cluster     the name of the cluster that the table is of
     table/      what RocksDB has of the state
     """
 
@@ -139,15 +150,37 @@ class NodeDirectory:
             with contextlib.suppress(FileNotFoundError):
                 return int(file.read_text(), 16)
             number = secrets.randbits(64)
-            new = file.with_suffix(".new")
-            with new.open("w") as written:
-                written.write(f"{number:016x}\n")
-                written.flush()
-                os.fsync(written.fileno())
-            new.replace(file)
+            _write_line(file, f"{number:016x}")
         except (OSError, ValueError) as error:
             raise OptionError(f"{file}: {error}") from None
         return number
+
+    def refuse_other(self, cluster: str) -> None:
+        """See that the table, if there is one, is not another cluster's, as far as it is known. Raises `OptionError`.
+
+        It is for before anything is asked of NATS, where a stream of a wrong name would be made, and take its room.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                name = (self.path / "cluster").read_text().strip()
+            except (OSError, ValueError) as error:
+                if isinstance(error, FileNotFoundError):
+                    raise
+                raise OptionError(f"{self.path / 'cluster'}: {error}") from None
+            if name != cluster and self.table.exists():
+                raise OptionError(
+                    f"{self.path} is of a node of cluster {name}, not {cluster}: take --name {name}, or another "
+                    "--data. To make another cluster of what it has, see `cairn cluster repair`"
+                )
+
+    def keep_cluster(self, name: str) -> None:
+        """The table is of this cluster. Raises `OptionError`."""
+        file = self.path / "cluster"
+        try:
+            if not file.exists() or file.read_text().strip() != name:
+                _write_line(file, name)
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{file}: {error}") from None
 
     def set_aside(self, why: str = "damaged") -> Path:
         """Put the table somewhere else, where nothing uses it; where. why: a word of its new name."""
@@ -243,6 +276,8 @@ class Member:
         self._ending = contextlib.AsyncExitStack()  # what is to be closed as this node leaves
         self._opened: Snapshots | None = None  # once the stream is open
         self._snapshot_entries = SNAPSHOT_ENTRIES
+        self._newest_snapshot: Snapshot | None = None  # as last seen
+        self._snapshot_trouble = ""  # why none could be made, or looked for
         self._tasks: list[asyncio.Task[None]] = []
         self._pump_wanted = False
         self._quorum = asyncio.Event()
@@ -375,6 +410,7 @@ class Member:
                 f"{self._directory.path} belongs to another stream than {stream.identity.stream}, which was made "
                 "anew since; see `cairn cluster repair`"
             )
+        self._directory.keep_cluster(self._options.name)
         if store.position + 1 < stream.first:
             await self._take_snapshot()
 
@@ -439,9 +475,12 @@ class Member:
             await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
             try:
                 await self._make_snapshot()
+                self._snapshot_trouble = ""
             except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
+                self._snapshot_trouble = str(error)
                 _log.warning("no snapshot was made: %s", error)
-            except Exception:  # a fault of ours, for which there may be none; what it comes to is said as the log fills
+            except Exception as error:  # a fault of ours, for which there may be none; also said as the log fills
+                self._snapshot_trouble = f"a fault of cairnkv itself: {error!r}"
                 _log.exception("no snapshot was made")
 
     async def _make_snapshot(self) -> None:
@@ -449,12 +488,14 @@ class Member:
         stuck = self.stream.fill >= FULL and not store.proposer.quorum
         if store.loading or not store.takes_part or not (store.proposer.quorum or stuck):
             return
-        newest = await snapshots.newest()
+        await snapshots.open(self.stream.identity)  # somebody may have removed the buckets, and with them all there was
+        newest = self._newest_snapshot = await snapshots.newest()
+        lacking = newest is None and self.stream.first > 1  # nobody could join
         since = store.position - (newest.position if newest is not None else 0)
         # The log is truncated behind the last but one: where it is full, that does not wait for entries nobody may log.
         given_back = newest.position - self.stream.first if newest is not None and self.stream.fill >= FILL_MAX else 0
         least = 1 if stuck or given_back >= SNAPSHOT_LEAST else SNAPSHOT_LEAST
-        if since >= self._snapshot_entries or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
+        if lacking or since >= self._snapshot_entries or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
             async with snapshots.turn() as mine:
                 if mine:
                     await self._make_one()
@@ -471,7 +512,7 @@ class Member:
             told = await side.run(table.node_record, files, POSITION_KEY)
             if told is not None:
                 position = POSITION.unpack(told)[0]
-                made = await self._snapshots.put(files, position)
+                made = self._newest_snapshot = await self._snapshots.put(files, position)
                 _log.info("made a snapshot of position %s: %s bytes", f"{position:,}", f"{made.size:,}")
 
     # -- following the log ------------------------------------------------------------------------------------
@@ -697,6 +738,10 @@ class Member:
         yield "stream_position", store.position
         yield "stream_last_seen", max(store.position, stream.last)
         yield "log_fill_percent", int(stream.fill * 100)
+        newest = self._newest_snapshot
+        yield "snapshot_position", newest.position if newest is not None else 0
+        yield "snapshot_made", newest.made if newest is not None else ""
+        yield "snapshot_trouble", self._snapshot_trouble
         yield "proposals_waiting", store.proposer.waiting
         yield "local_reads_behind_ms", self.behind_ms
         yield "clock_off_ms", self._clock_off
@@ -726,6 +771,7 @@ def new_member(settings: Settings, *, clock: Clock, progress: Progress = _nobody
     assert settings.data is not None
     directory = NodeDirectory(Path(settings.data))
     node = directory.node()
+    directory.refuse_other(settings.name)
 
     def new_table() -> DiskLog:
         return DiskLog(

@@ -229,6 +229,7 @@ class Repair:
                 await stream.begin_behind(position)
             with not_open(self._directory.table):
                 self._directory.set_aside("before")
+            self._directory.keep_cluster(self._options.name)
             begun.rename(self._directory.table)
         except (SnapshotError, LogRefused, OSError) as error:
             if isinstance(error, Unavailable):

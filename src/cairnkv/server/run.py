@@ -18,6 +18,7 @@ from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import new_event_loop
+from cairnkv.server.said_once import SaidOnce
 from cairnkv.server.server import Progress, Server
 from cairnkv.server.settings import Settings
 from cairnkv.version import VERSION
@@ -36,7 +37,9 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress 
     Raises `OptionError` when it cannot listen, or not open its store.
     """
     logging.basicConfig(
-        level=settings.log_level.value, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=settings.log_level.value,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[SaidOnce(sys.stderr)],
     )
     wanted = settings.max_connections + SPARE_DESCRIPTORS
     if (allowed := allow_descriptors(wanted)) < wanted:
