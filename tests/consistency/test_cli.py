@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cairnkv
-from cairnkv.consistency.history import History, Operation, Verb, load, save
+from cairnkv.consistency.history import Action, History, Operation, Verb, load, save
 from cairnkv.testing import running_server
 from tests.cli.conftest import Call
 from tests.cli.terminal import Terminal
@@ -79,6 +79,18 @@ def test_it_can_be_said_in_json(stale: str, cairn_here: Call) -> None:
     assert (said.code, told["consistent"], told["operations"], told["seed"]) == (1, False, 3, 9)
     assert told["violations"][0]["kind"] == "stale"
     assert len(told["violations"][0]["operations"]) == 3
+
+
+def test_harm_that_was_asked_for_and_not_done_is_named(cairn_here: Call, tmp_path: Path) -> None:
+    path = tmp_path / "calm.jsonl"
+    history = History([Operation(1, Verb.SET, "r1", 0, 10, value="a")], about={"nemesis": ["kill", "cut", "wipe"]})
+    history.actions.append(Action("cut", "1", 2, 4))
+    save(history, path)
+    said = cairn_here("check", "consistency", "--replay", str(path))
+    assert "the nemesis acted 1 time (cut 1), " in said.out.decode()
+    assert said.out.decode().endswith("; kill and wipe were asked for and not done.\n")
+    told = json.loads(cairn_here("check", "consistency", "--replay", str(path), "--json").out)
+    assert told["harms_not_done"] == ["kill", "wipe"]
 
 
 def test_what_cannot_be_decided_is_an_error(stale: str, cairn_here: Call, tmp_path: Path) -> None:

@@ -155,7 +155,14 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
         else:
             addresses = _addresses(options.addresses)
         wanted = workload.Options(
-            addresses, options.seconds, options.clients, options.keys, options.rate, seed, options.timeout
+            addresses,
+            options.seconds,
+            options.clients,
+            options.keys,
+            options.rate,
+            seed,
+            options.timeout,
+            tuple(harm.value for harm in options.nemesis or ()),
         )
         note(f"seed {seed}, {', '.join(addresses)}")
         saver = None
@@ -216,6 +223,7 @@ def _as_json(history: "History", report: "Report", problems: list[str]) -> dict[
         **{outcome.name.lower(): count for outcome, count in report.outcomes.items()},
         "configurations": report.configurations,
         "actions": len(history.actions),
+        "harms_not_done": list(history.not_done),
         "longest_without_answer_ms": report.gap // 1_000_000,
         "wrong_keys": list(report.wrong_keys),
         "undecided_keys": list(report.undecided),

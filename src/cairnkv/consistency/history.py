@@ -159,6 +159,12 @@ class History:
         self.actions = list(actions)
         self.about: dict[str, Any] = about or {}
 
+    @property
+    def not_done(self) -> tuple[str, ...]:
+        """Kinds of harm that a nemesis was asked for, and did not do: the time was too short, or chance had it so."""
+        done = {action.what for action in self.actions}
+        return tuple(str(harm) for harm in self.about.get("nemesis", ()) if harm not in done)
+
     def by_key(self) -> dict[str, list[Operation]]:
         """The operations of each key, in the order of their invocations."""
         found: dict[str, list[Operation]] = {}

@@ -68,6 +68,8 @@ def _extent(history: History, report: Report) -> str:
             f"; meanwhile the nemesis acted {_some(len(history.actions), 'time')} ({did}), and the longest time "
             f"without any answer was {report.gap / 1e9:.1f} s"
         )
+    if missing := history.not_done:
+        text += f"; {' and '.join(missing)} {'was' if len(missing) == 1 else 'were'} asked for and not done"
     return f"{text}."
 
 

@@ -59,7 +59,7 @@ class Options:
 
     addresses: of the store's nodes. seconds: how long it lasts, final reads aside. clients, keys: how many.
     rate: operations per second of all clients together; None: as many as there can be. seed: of what is chosen.
-    timeout: seconds that one operation may take.
+    timeout: seconds that one operation may take. harms: kinds that a nemesis is asked for meanwhile.
     """
 
     addresses: tuple[str, ...]
@@ -69,6 +69,7 @@ class Options:
     rate: float | None = 1_000.0
     seed: int = 0
     timeout: float = 3.0
+    harms: tuple[str, ...] = ()
 
 
 class NoAnswer(Unavailable):
@@ -184,6 +185,7 @@ def about(options: Options) -> dict[str, Any]:
         "rate": options.rate,
         "seed": options.seed,
         "timeout": options.timeout,
+        "nemesis": list(options.harms),
         "wall_clock_ms": time.time_ns() // 1_000_000,
     }
 
