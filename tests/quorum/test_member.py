@@ -198,7 +198,7 @@ def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attem
         assert told(first)["stream_position"] < 200
 
 
-def test_a_full_log_is_truncated_without_many_more_entries(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_log_is_truncated_without_many_more_entries(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
     monkeypatch.setattr(member, "FILL_MAX", 0.0)
