@@ -14,8 +14,6 @@ from tests.quorum.nodes import Nodes, told, until
 from tests.support.nats import Nats
 from tests.support.raw import OK, PONG, RawClient, all_of, failed_with
 
-__all__ = ["node"]
-
 
 @pytest.fixture
 def two(node: Nodes) -> Iterator[tuple[RunningServer, RunningServer]]:
