@@ -20,6 +20,7 @@ import cairnkv
 from cairnkv.cluster import ClusterError, LocalCluster, Process, State, end_left_over
 from cairnkv.cluster import supervisor as module
 from cairnkv.cluster.child import Identity, identity
+from cairnkv.cluster.health import READY, Health
 from cairnkv.cluster.state import load
 from cairnkv.errors import OptionError
 from cairnkv.limits import MIB
@@ -174,6 +175,43 @@ def test_a_wiped_machine_begins_with_nothing(cluster: LocalCluster) -> None:
 def test_what_makes_no_sense_is_refused(cluster: LocalCluster, verb: str, what: int | str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         getattr(cluster, verb)(what)
+
+
+def test_what_is_killed_cannot_be_killed_again(cluster: LocalCluster) -> None:
+    cluster.kill("node-2")
+    with pytest.raises(OptionError, match="node-2 cannot be killed: it is so already"):
+        cluster.kill("node-2")
+    cluster.kill(2)  # of the machine there was something left
+    cluster.wipe(2)
+
+
+def test_what_a_node_says_of_itself_is_shown_and_told(
+    cluster: LocalCluster, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {cluster.addresses[0]: Health(State.NO_QUORUM), cluster.addresses[1]: Health(State.STOPPED, "EIO")}
+    monkeypatch.setattr(module, "ask_health", lambda address: said.get(address, READY))
+    eventually(lambda: [one.node.state for one in cluster.machines] == [State.NO_QUORUM, State.STOPPED, State.READY])
+    command = f"`cairn cluster start node-2 --dir {cluster.directory}` has it begin again"
+    assert process(cluster, "node-2").why == f"EIO; {command}"
+    eventually(lambda: told == ["node-1 is without quorum", f"node-2 is stopped: EIO; {command}"])
+    pid = process(cluster, "node-2").pid
+    said.clear()
+    cluster.start("node-2")
+    assert process(cluster, "node-2").pid != pid
+    eventually(lambda: process(cluster, "node-1").state is State.READY)
+    eventually(lambda: "node-1 is ready again" in told)
+    with pytest.raises(OptionError, match="runs already"):
+        cluster.start("node-2")
+
+
+def test_a_node_that_hangs_is_silent(cluster: LocalCluster, told: Told) -> None:
+    pid = process(cluster, "node-1").pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: process(cluster, "node-1").state is State.SILENT)
+    os.kill(pid, signal.SIGCONT)
+    eventually(lambda: process(cluster, "node-1").state is State.READY)
+    eventually(lambda: [line.partition(":")[0] for line in told] == ["node-1 is silent", "node-1 is ready again"])
 
 
 def test_what_is_down_cannot_be_paused(cluster: LocalCluster) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -254,6 +255,103 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
             one.set("k", "x")
             assert told(off)["clock_off_ms"] > 299_000
             assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
+
+
+def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
+    node: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
+        one.set("k", "v")
+        until(lambda: other.get("k") == "v")
+        space = member_of(first).store.own_table._space  # type: ignore[attr-defined]
+        look, space.look = space.look, lambda: None
+        space.full = "its file system of 3 bytes is 99 % used"
+        other.set("k", "w")
+        until(lambda: told(first)["quorum"] == 0)
+        assert told(first)["table_trouble"] == "the disk of this node's own table is full"
+        assert told(first)["stopped"] == ""
+        with (
+            cairnkv.connect(first.url, attempts=1) as refused,
+            pytest.raises(cairnkv.CairnError, match=r"NOQUORUM.*the disk of this node's own table is full"),
+        ):
+            refused.set("k", "x")
+        assert [one.levelname for one in caplog.records if "own table is full: its file" in one.getMessage()] == [
+            "ERROR"
+        ]
+        space.look, space.full = look, None
+        until(lambda: told(first)["quorum"] == 1)
+        assert told(first)["table_trouble"] == ""
+        assert one.get("k") == "w"
+
+
+class TestClocks:
+    """Of two nodes or three. Clocks are in ms; nobody sets the one in seconds."""
+
+    def test_an_entry_from_our_future_shows_that_we_are_behind_however_late_it_came(self) -> None:
+        clocks = member.Clocks()
+        clocks.note(1, 105_000, math.inf, 100.0)
+        assert clocks.off(100_000, 100.0) == -5_000
+
+    def test_an_old_entry_shows_that_we_are_ahead_beyond_what_may_have_held_it_up(self) -> None:
+        clocks = member.Clocks()
+        clocks.note(1, 95_000, 200.0, 100.0)
+        assert clocks.off(100_000, 100.0) == 4_800
+        assert clocks.off(95_100, 100.0) == 0
+
+    @pytest.mark.parametrize("late", [12_000.0, math.inf])
+    def test_entries_that_were_held_up_show_nothing(self, late: float) -> None:
+        clocks = member.Clocks()
+        for second in range(100, 115):
+            clocks.note(1, 1000 * second - 12_000, late, float(second))
+            clocks.note(2, 1000 * second - 4_000, late, float(second))
+            assert clocks.off(1000 * second, float(second)) == 0
+
+    def test_of_those_that_came_lately_the_one_that_was_held_up_least_says_most(self) -> None:
+        clocks = member.Clocks()
+        clocks.note(1, 96_950, 60.0, 100.0)  # it is 3 s behind us
+        clocks.note(1, 92_000, 9_000.0, 101.0)
+        clocks.note(1, 97_000, 9_000.0, 102.0)
+        assert clocks.off(102_000, 102.0) == 2_990
+        assert clocks.off(111_500, 111.5) == 0, "what is known from before is too old by now"
+
+    def test_a_node_that_agrees_with_one_is_not_off(self) -> None:
+        clocks = member.Clocks()
+        clocks.note(1, 40_000, 60.0, 100.0)
+        clocks.note(2, 99_990, 60.0, 100.0)
+        assert clocks.off(100_000, 100.0) == 0
+
+    def test_who_may_agree_since_its_entries_were_held_up_does_not_count_as_agreeing(self) -> None:
+        clocks = member.Clocks()
+        clocks.note(1, 40_000, 60.0, 100.0)
+        clocks.note(2, 40_000, math.inf, 100.0)
+        assert clocks.off(100_000, 100.0) == 59_940
+
+    def test_it_shows_at_once_when_ours_is_set(self) -> None:
+        clocks = member.Clocks()
+        clocks.note(1, 99_990, 60.0, 100.0)
+        assert clocks.off(100_000, 100.0) == 0
+        assert clocks.off(400_000, 100.0) == 299_950
+
+
+def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member, "CLOCK_SECONDS", 3.0)  # so that what came in time is forgotten soon
+    with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
+        other.set("k", "v")
+        there = member_of(first)
+        apply = there._apply
+
+        async def later(batch: list[tuple[int, bytes]]) -> bool:
+            await asyncio.sleep(2.5)
+            return await apply(batch)
+
+        first.call(lambda: setattr(there, "_apply", later))
+        end = time.monotonic() + 8.0
+        seen = set()
+        while time.monotonic() < end:
+            other.set("k", "w")
+            seen.add(told(first)["clock_off_ms"])
+        assert seen == {0}
+        one.set("k", "x")
 
 
 def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None:

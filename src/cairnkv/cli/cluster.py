@@ -29,7 +29,18 @@ REPEATED_SIGNAL_SECONDS: Final = 1.0
 
 _COLUMNS: Final = ("machine", "process", "address", "pid")
 
-_STYLES: Final = {"ready": GREEN, "starting": YELLOW, "paused": YELLOW, "killed": RED, "failed": RED, "stopped": DIM}
+_STYLES: Final = {
+    "ready": GREEN,
+    "starting": YELLOW,
+    "joining": YELLOW,
+    "catching up": YELLOW,
+    "paused": YELLOW,
+    "no quorum": RED,
+    "silent": RED,
+    "killed": RED,
+    "failed": RED,
+    "stopped": RED,
+}
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -168,7 +179,8 @@ def _size(text: str) -> int:
 def _status(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Print what runs in a cluster on this machine. Exit code 1 when none runs there.",
+        "Print what runs in a cluster on this machine, and whether it serves: `ready`, or why not, as nodes said it\n"
+        "themselves within the last second or so. Exit code 1 when none runs there.",
         "cairn cluster status --dir cluster/\ncairn cluster status --dir cluster/ --json | jq .machines",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -260,6 +272,12 @@ _HURT: Final = {
         "For clusters that were started with --namespaces.",
     ),
     "heal": ("on the network again", "Bring a machine back to the network."),
+    "wipe": (
+        "wiped",
+        "Kill it and remove its data, as if its disk were new. It stays down until `start`, and begins with nothing:\n"
+        "a node takes a snapshot and the log behind it. Of the NATS servers wipe one at a time, and start it before\n"
+        "the next: what was logged is on two of three disks.",
+    ),
 }
 
 
@@ -280,7 +298,7 @@ def _hurt(verb: str, name: str, arguments: Sequence[str]) -> int:
 def _start(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Start what was killed, and wait until it is ready.",
+        "Start what was killed, or a node that has stopped by itself, and wait until it is ready.",
         "cairn cluster start 2 --dir cluster/\ncairn cluster start nats-2 --dir cluster/ --wait 0",
     )
     parser.add_argument("node", metavar="NODE", help=_TARGET)
@@ -313,6 +331,7 @@ _ACTIONS: Final[dict[str, tuple[Callable[[str, Sequence[str]], int], str]]] = {
     "resume": (functools.partial(_hurt, "resume"), "let it go on"),
     "cut": (functools.partial(_hurt, "cut"), "take a machine off the network"),
     "heal": (functools.partial(_hurt, "heal"), "bring it back"),
+    "wipe": (functools.partial(_hurt, "wipe"), "kill a machine or a process, and remove its data"),
     "repair": (_repair, "say what is wrong with a node that does not start, here or on any machine, and mend it"),
 }
 """Each action: what does it, and what that is."""

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from cairnkv.cluster import state
 from cairnkv.cluster.control import ask_at
-from cairnkv.cluster.machines import ClusterError, Machine, State, parsed_target
+from cairnkv.cluster.machines import ClusterError, Machine, Process, State, parsed_target
 from cairnkv.cluster.node import Command, serve_command
 from cairnkv.cluster.supervisor import Supervisor
 
@@ -221,6 +221,10 @@ class LocalCluster:
         """Wait until all that was not killed, paused or cut off is ready. Raises `ClusterError` when the time is up."""
         self._wait(lambda machine: not machine.cut, seconds)
 
+    def log_of(self, process: Process) -> Path:
+        """The file that a process writes its log to."""
+        return self.directory / process.name / f"{process.role.value}.log"
+
     def _do(self, verb: str, what: int | str) -> None:
         self._ask({"do": verb, "what": str(what)})
 
@@ -231,13 +235,13 @@ class LocalCluster:
                 process
                 for machine in filter(which, self.machines)
                 for process in machine.processes
-                if process.state in (State.STARTING, State.FAILED)
+                if process.state in (State.STARTING, State.JOINING, State.FAILED)
             ]
             if not late:
                 return
             if time.monotonic() > until:
-                names = " and ".join(f"{one.name} ({one.state.value})" for one in late)
-                raise ClusterError(f"after {seconds:g} s not ready: {names}; the logs are in {self.directory}")
+                names = " and ".join(f"{one.name} ({one.state.value}; see {self.log_of(one)})" for one in late)
+                raise ClusterError(f"after {seconds:g} s not ready: {names}")
             time.sleep(_LOOK_EVERY)
 
 

@@ -36,7 +36,11 @@ class State(enum.Enum):
     """What is known of a process.
 
     STARTING: it runs, and did not yet say that it is ready. READY: it did. PAUSED: somebody paused it. KILLED: somebody
-    killed it, so that it stays down. FAILED: it ended by itself, and is started again soon. STOPPED: with the cluster.
+    killed it, so that it stays down. FAILED: it ended by itself, and is started again soon. STOPPED: with the cluster;
+    or, of a node that runs, it takes no part any more.
+
+    Of nodes that run besides, by what they say themselves (`health`): JOINING: it does not serve yet. NO_QUORUM: its
+    entries do not come back. CATCHING_UP: they come late. SILENT: it says nothing.
     """
 
     STARTING = "starting"
@@ -45,12 +49,16 @@ class State(enum.Enum):
     KILLED = "killed"
     FAILED = "failed"
     STOPPED = "stopped"
+    JOINING = "joining"
+    NO_QUORUM = "no quorum"
+    CATCHING_UP = "catching up"
+    SILENT = "silent"
 
 
 @record
 class Process:
     """A store node or a NATS server. address: cairn://HOST:PORT or nats://HOST:PORT. restarts: how often the supervisor
-    has started it again by itself. why: of the last of these."""
+    has started it again by itself. why: of the last of these; or of the state, where that is one of trouble."""
 
     name: str
     role: Role

@@ -25,6 +25,8 @@ from typing import Any, Final, TypeAlias
 from cairnkv.cluster import state
 from cairnkv.cluster.child import STOP_PATIENCE, Identity, identity
 from cairnkv.cluster.control import ControlServer
+from cairnkv.cluster.health import READY, SILENT, Health
+from cairnkv.cluster.health import ask as ask_health
 from cairnkv.cluster.machines import NODES, ClusterError, Machine, Process, Role, State, Target, parsed_target
 from cairnkv.cluster.nats import NatsConfig, NatsServer, authority, file_share, free_ports
 from cairnkv.cluster.network import Network
@@ -32,6 +34,7 @@ from cairnkv.cluster.node import Command, Node, NodeConfig, serve_command
 from cairnkv.errors import CairnError, OptionError
 from cairnkv.limits import MIB, PORT
 from cairnkv.log.quorum.options import LOG_LIMIT, LOG_LIMIT_LEAST, REPLICAS, parsed_name
+from cairnkv.records import replace
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -53,7 +56,7 @@ HEALTH_EVERY: Final = 1.0
 """Seconds between two questions to a NATS server whether it can write."""
 
 SICK_LOOKS: Final = 2
-"""So often in a row it has to say no."""
+"""So often in a row it has to say no, or a node nothing."""
 
 SNAPSHOT_PART: Final = 2
 """How many times its log a NATS server has room for: snapshots and what has not been compacted yet are there, too."""
@@ -97,6 +100,8 @@ class _Charge:
         self.next_look = 0.0
         self.end_by: float | None = None
         """When it is killed, if it was told to end so that it is started anew."""
+        self.health = READY
+        """What a node says of itself."""
 
     @property
     def name(self) -> str:
@@ -107,7 +112,21 @@ class _Charge:
         pid, state = self.child.pid, self.state
         if pid is None and state in (State.STARTING, State.READY, State.PAUSED):
             state = State.FAILED  # and the watcher will see it, too
-        return Process(self.name, self.role, self.machine, self.address, state, pid, self.restarts, self.why)
+        why = self.why
+        if self._health_tells(state):
+            state, why = self.health.state, self.health.why or why
+        return Process(self.name, self.role, self.machine, self.address, state, pid, self.restarts, why)
+
+    def _health_tells(self, state: State) -> bool:
+        """Whether what it says of itself is news. Before a node is ready, it is whether it serves at all by now."""
+        return self.health != READY and (
+            state is State.READY or (state is State.STARTING and self.health.state is State.JOINING)
+        )
+
+    @property
+    def stopped_itself(self) -> bool:
+        """Whether it runs and takes no part any more."""
+        return self.state is State.READY and self.child.running and self.health.state is State.STOPPED
 
 
 class Supervisor:
@@ -203,7 +222,7 @@ class Supervisor:
             self._charges[charge.name] = charge
         self._save()
         self._control = ControlServer(self.socket, self.ask)
-        for target in (self._watch, self._look_at_health):
+        for target in (self._watch, self._look_at_health, self._look_at_nodes):
             thread = threading.Thread(target=target, name=f"cairn-cluster-{target.__name__}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -304,6 +323,7 @@ class Supervisor:
         charge.sick_looks = 0
         charge.next_look = 0.0
         charge.end_by = None
+        charge.health = READY
         charge.state = State.STARTING
         try:
             charge.child.start()
@@ -334,6 +354,7 @@ class Supervisor:
                         child.kill()
             elif charge.state is State.STARTING and isinstance(child, Node) and child.says_ready():
                 charge.state = State.READY
+                charge.health = READY
             elif charge.state is State.READY and now - charge.since > STEADY_SECONDS:
                 charge.delay = AGAIN_FIRST
         elif charge.state is not State.FAILED or charge.end_by is not None:
@@ -388,6 +409,42 @@ class Supervisor:
             charge.end_by = time.monotonic() + STOP_PATIENCE
             charge.child.tell_to_stop()
 
+    def _look_at_nodes(self) -> None:
+        """Ask nodes what they say of themselves, in a thread of its own: those that hang do not answer at once."""
+        next_look = 0.0
+        while not self._wait():
+            if time.monotonic() < next_look:
+                continue
+            next_look = time.monotonic() + HEALTH_EVERY
+            for charge in self._of(Role.NODE):
+                with self._lock:
+                    pid, before = charge.child.pid, charge.state
+                if self._ending or pid is None or before not in (State.STARTING, State.READY):
+                    continue
+                health = ask_health(charge.address)
+                with self._lock:
+                    if charge.child.pid == pid and charge.state is before:
+                        self._judge_node(charge, health)
+
+    def _judge_node(self, charge: _Charge, health: Health) -> None:
+        before = charge.health
+        charge.sick_looks = charge.sick_looks + 1 if health == SILENT else 0
+        if health == SILENT and (charge.state is State.STARTING or charge.sick_looks < SICK_LOOKS):
+            return
+        charge.health = health
+        if charge.state is State.READY and health.state is not before.state:
+            why = f": {health.why}" if health.why else ""
+            self._note(f"{charge.name} is {_SAID.get(health.state, health.state.value)}{why}{self._remedy(charge)}")
+
+    def _remedy(self, charge: _Charge) -> str:
+        """What to do about a node that has stopped by itself, if its reason does not say it."""
+        reason = charge.health.why
+        if not charge.stopped_itself or "repair" in reason or "release" in reason:
+            return ""
+        verbs = ("wipe", "start") if "wipe" in reason else ("start",)
+        commands = " and ".join(f"`cairn cluster {verb} {charge.name} --dir {self.directory}`" for verb in verbs)
+        return f"; {commands} has it begin again"
+
     # -- requests -------------------------------------------------------------------------------------------------
 
     def ask(self, request: Mapping[str, Any]) -> Any:
@@ -418,7 +475,7 @@ class Supervisor:
                 Machine(
                     number,
                     self._charges[f"nats-{number}"].described(),
-                    self._charges[f"node-{number}"].described(),
+                    self._node_described(self._charges[f"node-{number}"]),
                     number in self._cut,
                 ).as_json()
                 for number in range(1, self.plan.nodes + 1)
@@ -434,17 +491,28 @@ class Supervisor:
             "machines": machines,
         }
 
+    def _node_described(self, charge: _Charge) -> Process:
+        process = charge.described()
+        return replace(process, why=f"{process.why}{self._remedy(charge)}") if charge.stopped_itself else process
+
     def _kill(self, target: Target) -> None:
-        for charge in self._meant(target):
+        meant = self._meant(target)
+        if all(charge.state is State.KILLED for charge in meant):
+            raise OptionError(f"{target} cannot be killed: it is so already")
+        self._end_at_once(meant)
+
+    def _end_at_once(self, charges: Sequence[_Charge]) -> None:
+        for charge in charges:
             charge.state = State.KILLED  # before it ends, which the watcher may see
             charge.child.kill()
 
     def _start_again(self, target: Target) -> None:
-        down = [charge for charge in self._meant(target) if charge.state in (State.KILLED, State.FAILED)]
+        meant = self._meant(target)
+        down = [one for one in meant if one.state in (State.KILLED, State.FAILED) or one.stopped_itself]
         if not down:
             raise OptionError(f"{target} runs already")
         for charge in down:
-            if charge.child.running:  # it is about to end
+            if charge.child.running:  # it is about to end, or has stopped and does nothing more
                 charge.child.kill()
             charge.delay = AGAIN_FIRST
             self._launch(charge)
@@ -466,15 +534,21 @@ class Supervisor:
             charge.child.resume()
 
     def _cut_off(self, target: Target) -> None:
-        self._networked(target, "cut").cut(target.machine)
-        self._cut.add(target.machine)
+        network = self._networked(target, "cut")
+        if target.machine in self._cut:
+            raise OptionError(f"{target} cannot be cut off: it is so already")
+        self._cut.add(target.machine)  # before it is done: what is half done can be healed
+        network.cut(target.machine)
 
     def _heal(self, target: Target) -> None:
-        self._networked(target, "heal").heal(target.machine)
+        network = self._networked(target, "heal")
+        if target.machine not in self._cut:
+            raise OptionError(f"{target} is not cut off")
+        network.heal(target.machine)
         self._cut.discard(target.machine)
 
     def _wipe(self, target: Target) -> None:
-        self._kill(target)
+        self._end_at_once(self._meant(target))
         for charge in self._meant(target):
             data = charge.child.config.directory / "data"
             if data.exists():
@@ -619,6 +693,9 @@ class Supervisor:
         else:
             self._unsaved = False
 
+
+_SAID: Final = {State.READY: "ready again", State.NO_QUORUM: "without quorum"}
+"""How a node's new state is told, where that is not its name."""
 
 _LINES: Final = 5
 """Of a log that are shown."""

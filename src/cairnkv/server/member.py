@@ -22,7 +22,7 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, Unavailable
@@ -81,6 +81,9 @@ SNAPSHOT_LOOK_SECONDS: Final = 5.0
 
 TABLE_PAUSE: Final = 0.002
 """Seconds between two looks at whether the node's table takes another entry."""
+
+TABLE_PATIENCE: Final = 1.0
+"""Seconds for which it may take nothing until that is said."""
 
 QUIET_SECONDS: Final = 0.2
 AWAY_SECONDS: Final = 2.0
@@ -163,36 +166,53 @@ class NodeDirectory:
         shutil.rmtree(removed, ignore_errors=True)
 
 
+class _Sight(NamedTuple):
+    """What an entry says of its node's clock: by how many ms it is ahead of ours that nobody sets, from least to most,
+    as seen when."""
+
+    when: float
+    least: float
+    most: float
+
+
 class Clocks:
     """Whether this node's clock agrees with those of the others, by what their entries say.
 
-    An entry comes some time after it was made, so what it says of its clock is off to one side; the latest that it can
-    be by what was seen lately is the best guess. It is kept against a clock that nobody sets, so that it shows at once
-    when ours was. A node is off if it agrees with nobody.
+    An entry comes some time after it was made, never before. So a clock is as late as its entry says or later, by as
+    much as the entry may have been held up: that we are behind it is certain, that we are ahead only beyond that. Of
+    those that came lately, the one that was held up least says most. It is kept against a clock that nobody sets, so
+    that it shows at once when ours was. A node is off if it agrees with nobody.
     """
 
     def __init__(self) -> None:
-        # By node: when, and by how many ms its clock was ahead of ours that nobody sets.
-        self._seen: dict[int, collections.deque[tuple[float, float]]] = {}
+        self._seen: dict[int, collections.deque[_Sight]] = {}  # by node
 
-    def note(self, node: int, clock: int, now: float) -> None:
-        """An entry of another node has come, which says that its clock is at so many ms. now: in seconds, never set."""
+    def note(self, node: int, clock: int, late: float, now: float) -> None:
+        """An entry of another node has come, which says that its clock is at so many ms.
+
+        late: by how many ms it may have come late, at most. now: in seconds, never set.
+        """
         seen = self._seen.setdefault(node, collections.deque())
-        ahead = clock - now * 1000
-        while seen and seen[-1][1] <= ahead:
+        least = clock - now * 1000
+        while seen and seen[-1].least <= least:
             seen.pop()
-        seen.append((now, ahead))
+        seen.append(_Sight(now, least, least + late))
 
     def off(self, clock: int, now: float) -> int:
-        """By how many ms our clock is ahead of the one that is nearest to it; 0: nobody has been heard lately."""
+        """By how many ms our clock is certainly ahead of the one that is nearest to it; 0: maybe by nothing.
+
+        Of a node whose entries may have been held up so long that they agree with any clock, nothing is known.
+        """
         for node in list(self._seen):
             seen = self._seen[node]
-            while seen and now - seen[0][0] > CLOCK_SECONDS:
+            while seen and now - seen[0].when > CLOCK_SECONDS:
                 seen.popleft()
             if not seen:
                 del self._seen[node]
         ours = clock - now * 1000
-        return round(min((ours - seen[0][1] for seen in self._seen.values()), key=abs, default=0))
+        sights = [seen[0] for seen in self._seen.values()]
+        known = [one for one in sights if one.most - one.least < CLOCK_OFF_MS or not one.least <= ours <= one.most]
+        return round(min((max(ours - one.most, min(ours - one.least, 0.0)) for one in known), key=abs, default=0))
 
 
 class Member:
@@ -229,6 +249,7 @@ class Member:
         self._caught_up = asyncio.Event()
         self._other_heard = asyncio.Event()
         self._own_sent = 0.0  # when one was published last
+        self._came_sent = self._round_trip = 0.0  # of the newest own entry that has come: when it was sent, how long
         self._from = 0  # where catching up began
         self._told_digest = 0
         self._clock_off = 0
@@ -517,22 +538,52 @@ class Member:
 
     async def _room_in_table(self) -> None:
         """Wait while the node's table takes nothing: a disk that is slower than the log holds back this node only."""
-        while True:
-            if self.store.takes_entries or not self.store.takes_part:
-                return
+        began = time.monotonic()
+        proposer = self.store.proposer
+        while not self.store.takes_entries and self.store.takes_part:
+            if proposer.obstacle is None and time.monotonic() - began > TABLE_PATIENCE:
+                log = self.store.own_table
+                full = log.full if isinstance(log, DiskLog) else None
+                proposer.obstacle = (
+                    f"the disk of this node's own table is {'full' if full else 'behind, or has failed'}"
+                )
+                _log.error(
+                    "%s: %s. This node stands still until that is over; its local reads go on, and the others",
+                    *(proposer.obstacle, full or self._directory.table),
+                )
             await asyncio.sleep(TABLE_PAUSE)
+        if proposer.obstacle is not None:
+            proposer.obstacle = None
+            _log.info("this node's own table takes entries again")
 
     def _heard(self, entry: Entry) -> None:
-        if entry.node == self.store.proposer.node or not entry.time:
+        now, proposer = asyncio.get_running_loop().time(), self.store.proposer
+        if entry.node == proposer.node:
+            if proposer.came_sent != self._came_sent:
+                self._came_sent = proposer.came_sent
+                self._round_trip = now - proposer.came_sent
             return
-        if not self._caught_up.is_set() and entry.time < self.store.clock():
-            return  # what is replayed may be of any age
+        if not entry.time:
+            return
         if entry.kind is Kind.EPOCH and not self.store.loading:
             # It may be the other one that is off; so it is told our time before it says its own again.
             self._own_sent = -math.inf
             return
-        self._clocks.note(entry.node, entry.time, asyncio.get_running_loop().time())
-        self._other_heard.set()
+        late = 1000 * self._late(now)
+        self._clocks.note(entry.node, entry.time, late, now)
+        if late < CLOCK_OFF_MS or entry.time > self.store.clock():
+            self._other_heard.set()
+
+    def _late(self, now: float) -> float:
+        """For how many seconds entries that come now may have been held up on their way to here, or in here.
+
+        An own entry came by the same way. What came behind it is in the log since that was sent, or later. Where none
+        is under way, as much as that one took: the next, a second later, shows if it has become more.
+        """
+        proposer = self.store.proposer
+        if not proposer.came_sent:
+            return math.inf  # what is replayed may be of any age
+        return now - proposer.came_sent if proposer.under_way else self._round_trip
 
     # -- proposing --------------------------------------------------------------------------------------------
 
@@ -642,6 +693,7 @@ class Member:
         yield "nats_sync", stream.sync
         yield "quorum", int(store.proposer.quorum and store.stopped is None)
         yield "stopped", store.stopped or ""
+        yield "table_trouble", store.proposer.obstacle or ""
         yield "stream_position", store.position
         yield "stream_last_seen", max(store.position, stream.last)
         yield "log_fill_percent", int(stream.fill * 100)

@@ -171,6 +171,11 @@ class DiskLog:
         """Whether there is room in the writer's queue, and the disk is well."""
         return self._writer is not None and self._writer.takes
 
+    @property
+    def full(self) -> str | None:
+        """Why nothing is taken that needs more room on the disk; None: there is room."""
+        return self._space.full
+
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Queue an entry for the writer."""
         assert self._writer is not None

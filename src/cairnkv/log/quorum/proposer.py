@@ -111,6 +111,8 @@ class Proposer:
         """What is in force, as entries say."""
         self.quorum = False
         """Whether own entries come back."""
+        self.obstacle: str | None = None
+        """Why they do not, where that is this node's own affair."""
         self.came_sent = 0.0
         """When the newest own entry that has come back was published: all that was acknowledged before is here."""
         self.taken_over = False
@@ -140,7 +142,7 @@ class Proposer:
         if self._closed is not None:
             proposal.fail(self._closed)
         elif not self.quorum:
-            proposal.fail(_no_quorum())
+            proposal.fail(self._no_quorum())
         elif proposal.weight > PROPOSAL_BYTES_MAX:
             text = f"{proposal.weight:,} bytes in one piece; the log takes {PROPOSAL_BYTES_MAX:,}"
             proposal.fail(Failure(failures.UNDONE, text))
@@ -170,6 +172,11 @@ class Proposer:
     def waiting(self) -> int:
         """Proposals that are neither carried out nor failed."""
         return len(self._queue) + len(self._parted) + sum(len(flight.proposals) for flight in self._flights.values())
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an entry was published that has not come back yet."""
+        return bool(self._flights or (self._wanted and self._wanted_since is not None))
 
     # -- what is to be published ------------------------------------------------------------------------------
 
@@ -365,9 +372,9 @@ class Proposer:
         self.lost(table)
         if self.quorum:
             self.quorum = False
-            self.fail_waiting(_no_quorum(), under_way=False)
+            self.fail_waiting(self._no_quorum(), under_way=False)
         if now - oldest >= OUTCOME_SECONDS:
-            self.fail_waiting(_no_quorum(), under_way=True)
+            self.fail_waiting(self._no_quorum(), under_way=True)
 
     def fail_waiting(self, failure: Failure, *, under_way: bool) -> None:
         """Fail what waits, and reads that are under way; with `under_way` also writes that are, as unknown.
@@ -388,6 +395,6 @@ class Proposer:
         for proposal in queued:
             proposal.fail(failure)
 
-
-def _no_quorum() -> Failure:
-    return Failure(failures.NOQUORUM, "this node's log has no majority of its machines, or the node cannot reach it")
+    def _no_quorum(self) -> Failure:
+        text = self.obstacle or "this node's log has no majority of its machines, or the node cannot reach it"
+        return Failure(failures.NOQUORUM, text)

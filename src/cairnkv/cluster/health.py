@@ -1,0 +1,68 @@
+"""What a store node says of itself, and the state that comes of it: one that runs need not take part.
+
+What always holds: a node is asked for a bounded time, and what it says decides: a node that has stopped, or whose
+entries do not come back, is never called ready.
+
+Not for who asks, or tells people (`supervisor`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import cairnkv
+from cairnkv.cluster.machines import State
+from cairnkv.records import record
+
+ANSWER_SECONDS: Final = 1.0
+"""How long a node may take to answer."""
+
+BEHIND_MS: Final = 3_000
+"""Local reads that may be further behind than this: the node is catching up. Where all is well it is a little over
+1,000, since a node that has nothing to say says so every second."""
+
+
+@record
+class Health:
+    """state: READY, or what keeps a node from being so. why: in words; empty: the state says it all."""
+
+    state: State
+    why: str = ""
+
+
+READY: Final = Health(State.READY)
+SILENT: Final = Health(State.SILENT, f"it does not answer within {ANSWER_SECONDS:g} s")
+
+
+def health(info: Mapping[str, Any]) -> Health:
+    """What a node's INFO comes to. One without a cluster is ready.
+
+    >>> health({"cluster": "shop", "loading": 0, "quorum": 0, "stopped": "", "local_reads_behind_ms": 70_000})
+    Health(state=<State.NO_QUORUM: 'no quorum'>, why='')
+    """
+    if "cluster" not in info:
+        return READY
+    if stopped := info.get("stopped"):
+        return Health(State.STOPPED, str(stopped))
+    if info.get("loading") or "quorum" not in info:
+        return Health(State.JOINING, _missing(info))
+    if not info["quorum"]:
+        return Health(State.NO_QUORUM, str(info.get("table_trouble", "")))
+    if (behind := info.get("local_reads_behind_ms", 0)) > BEHIND_MS:
+        return Health(State.CATCHING_UP, ", ".join(filter(None, (f"{behind:,} ms behind", _missing(info)))))
+    return READY
+
+
+def _missing(info: Mapping[str, Any]) -> str:
+    missing = info.get("stream_last_seen", 0) - info.get("stream_position", 0)
+    return f"{missing:,} entries to go" if missing > 0 else ""
+
+
+def ask(address: str) -> Health:
+    """What the node there says. One that refuses to tell is ready, as far as anybody knows."""
+    try:
+        with cairnkv.connect(address, timeout=ANSWER_SECONDS, connect_timeout=ANSWER_SECONDS, attempts=1) as node:
+            return health(node.info())
+    except (cairnkv.Unavailable, cairnkv.OutcomeUnknown, OSError):
+        return SILENT
+    except cairnkv.CairnError:
+        return READY
