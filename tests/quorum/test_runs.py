@@ -10,15 +10,13 @@ from cairnkv.commands import Append, Command, Get, Incr, Ping, Set, SetMany
 from cairnkv.log.quorum import proposer
 from cairnkv.testing import RunningServer
 from cairnkv.wire.article import Response, write_command
-from tests.quorum.test_member import Node, node, told, until
+from tests.quorum.nodes import Nodes, told, until
 from tests.support.nats import Nats
 from tests.support.raw import OK, PONG, RawClient, all_of, failed_with
 
-__all__ = ["node"]
-
 
 @pytest.fixture
-def two(node: Node) -> Iterator[tuple[RunningServer, RunningServer]]:
+def two(node: Nodes) -> Iterator[tuple[RunningServer, RunningServer]]:
     """Two nodes of a cluster."""
     with node("a") as one, node("b") as other:
         yield one, other
@@ -90,7 +88,7 @@ def test_a_client_that_sends_more_than_it_may_have_waiting(two: tuple[RunningSer
 
 
 def test_when_the_majority_goes_each_client_hears_of_its_own(
-    nats: Nats, node: Node, monkeypatch: pytest.MonkeyPatch
+    nats: Nats, node: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who only read at once, those who write when it is too late to know."""
     with node() as server, all_of(RawClient(server.address) for _ in range(3)) as (reads, writes, both):
