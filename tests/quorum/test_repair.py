@@ -219,7 +219,7 @@ def test_an_attempt_that_fails_leaves_everything_as_it_was(
         broken.setattr("cairnkv.log.quorum.stream.Stream.begin_behind", fails)
         with pytest.raises(cairnkv.Unavailable):
             asyncio.run(repairing.begin_from(own))
-    assert sorted(path.name for path in directory.path.iterdir()) == ["node", "table"]
+    assert sorted(path.name for path in directory.path.iterdir()) == ["cluster", "node", "table"]
     assert repairing.own() == own
     position = asyncio.run(repairing.begin_from(own))  # and it can be said again
     assert position > GAP
