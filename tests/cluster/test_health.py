@@ -27,7 +27,7 @@ WELL = {
         ({"loading": 1, "stream_last_seen": 40_010}, State.JOINING, "40,000 entries to go"),
         ({"quorum": 0, "local_reads_behind_ms": 99_000}, State.NO_QUORUM, ""),
         ({"quorum": 0, "table_trouble": "its own disk is full"}, State.NO_QUORUM, "its own disk is full"),
-        ({"local_reads_behind_ms": 4_000}, State.CATCHING_UP, "4,000 ms behind"),
+        ({"local_reads_behind_ms": 4_000}, State.NO_QUORUM, "its entries have not come back for 4,000 ms"),
         (
             {"local_reads_behind_ms": 4_000, "stream_last_seen": 11},
             State.CATCHING_UP,

@@ -17,8 +17,8 @@ ANSWER_SECONDS: Final = 1.0
 """How long a node may take to answer."""
 
 BEHIND_MS: Final = 3_000
-"""Local reads that may be further behind than this: the node is catching up. Where all is well it is a little over
-1,000, since a node that has nothing to say says so every second."""
+"""Local reads that may be further behind than this: the node is catching up, or its entries do not come back. Where all
+is well it is a little over 1,000, since a node that has nothing to say says so every second."""
 
 
 @record
@@ -48,7 +48,9 @@ def health(info: Mapping[str, Any]) -> Health:
     if not info["quorum"]:
         return Health(State.NO_QUORUM, str(info.get("table_trouble", "")))
     if (behind := info.get("local_reads_behind_ms", 0)) > BEHIND_MS:
-        return Health(State.CATCHING_UP, ", ".join(filter(None, (f"{behind:,} ms behind", _missing(info)))))
+        if missing := _missing(info):
+            return Health(State.CATCHING_UP, f"{behind:,} ms behind, {missing}")
+        return Health(State.NO_QUORUM, f"its entries have not come back for {behind:,} ms")
     return READY
 
 
