@@ -93,9 +93,10 @@ def test_a_node_without_a_majority_refuses_and_comes_back(node: Nodes, nats: Nat
             try:
                 assert one.get("k") in ("v", "w", "x")
                 one.set("k", "x")
+                assert one.get("k") == "x"
             except (cairnkv.OutcomeUnknown, cairnkv.Unavailable, cairnkv.errors.Refused):
                 return False
-            return one.get("k") == "x"
+            return True
 
         until(recovered)
 
