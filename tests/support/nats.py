@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 import nats as client
 import pytest
 from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
 
 from cairnkv.cluster.nats import NatsConfig, NatsServer, free_ports
 from cairnkv.limits import MIB
@@ -79,9 +80,19 @@ class Nats:
         asyncio.run(self._forget(name))
 
     async def _forget(self, name: str) -> None:
+        until = time.monotonic() + PATIENCE
         nc = await client.connect(list(self.urls), error_cb=_ignore)
         try:
-            await nc.jetstream(timeout=PATIENCE).delete_stream(stream_name(name))
+            while True:
+                try:
+                    await nc.jetstream(timeout=2.0).delete_stream(stream_name(name))
+                    return
+                except NotFoundError:
+                    return
+                except (TimeoutError, client.errors.Error, JetStreamError):  # an election may be under way
+                    if time.monotonic() > until:
+                        raise
+                    await asyncio.sleep(0.1)
         finally:
             await nc.close()
 
