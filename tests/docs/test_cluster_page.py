@@ -18,10 +18,12 @@ from cairnkv.commands.failures import NOQUORUM
 from cairnkv.limits import MIB
 from cairnkv.log.quorum.options import LOG_LIMIT_LEAST
 from cairnkv.server.member import Member, new_member
+from cairnkv.server.progress import Logged
 from cairnkv.server.settings import Settings, load
 from cairnkv.session.redis import manual
 from cairnkv.session.redis.grammar import error_of
 from cairnkv.store import wall_clock
+from tests.support.certificates import certificates as made
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
@@ -42,18 +44,7 @@ def files() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the page's configurations have in /etc/cairnkv, for the addresses on it."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl")
-    directory = tmp_path_factory.mktemp("certificates")
-    (directory / "names").write_text("subjectAltName=IP:10.0.0.1,IP:10.0.0.2,IP:10.0.0.3,IP:127.0.0.1")
-    for command in (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
-        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout node.key -out node.csr",
-        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out node.pem",
-    ):
-        subprocess.run([openssl, *command.split()], cwd=directory, check=True, capture_output=True, timeout=PATIENCE)
-    return directory
+    return made(tmp_path_factory.mktemp("certificates"), ("10.0.0.1", "10.0.0.2", "10.0.0.3", "127.0.0.1"))
 
 
 def checked(config: str, certificates: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
@@ -121,7 +112,7 @@ async def test_a_node_and_nats_run_with_them(
     path.write_text(here(files()["node.toml"], **{"/var/lib/cairnkv": str(tmp_path / "node")}))
     settings = load({}, environment={}, file=path)
     servers = [server(number) for number in range(3)]
-    member = new_member(settings, clock=wall_clock)
+    member = new_member(settings, clock=wall_clock, progress=Logged())
     try:
         for one in servers:
             one.start()

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from cairnkv.log.quorum.connection import ApiError
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.stream import Stream
 from tests.quorum.reading import Reader, eventually, opened
+from tests.support.certificates import certificates as made
 from tests.support.nats import Nats
 
 
@@ -149,18 +148,7 @@ class TestOneServerAlone:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA and a certificate for 127.0.0.1, which also speaks for a client."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl")
-    directory = tmp_path_factory.mktemp("certificates")
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1")
-    for command in (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
-        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout node.key -out node.csr",
-        "x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out node.pem",
-    ):
-        subprocess.run([openssl, *command.split()], cwd=directory, check=True, capture_output=True)
-    return directory
+    return made(tmp_path_factory.mktemp("certificates"), ("127.0.0.1",))
 
 
 @pytest.fixture(scope="module")

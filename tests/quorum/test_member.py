@@ -18,6 +18,8 @@ from cairnkv.limits import MIB
 from cairnkv.log.quorum.declaration import log_subject
 from cairnkv.log.quorum.stream import Purged
 from cairnkv.server import member
+from cairnkv.server.clocks import Clocks
+from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.store import wall_clock
 from cairnkv.testing import RunningServer
 from tests.quorum.nodes import PATIENCE, Nodes, client, told, until
@@ -346,26 +348,26 @@ class TestClocks:
     """Of two nodes or three. Clocks are in ms; nobody sets the one in seconds."""
 
     def test_an_entry_from_our_future_shows_that_we_are_behind_however_late_it_came(self) -> None:
-        clocks = member.Clocks()
+        clocks = Clocks()
         clocks.note(1, 105_000, math.inf, 100.0)
         assert clocks.off(100_000, 100.0) == -5_000
 
     def test_an_old_entry_shows_that_we_are_ahead_beyond_what_may_have_held_it_up(self) -> None:
-        clocks = member.Clocks()
+        clocks = Clocks()
         clocks.note(1, 95_000, 200.0, 100.0)
         assert clocks.off(100_000, 100.0) == 4_800
         assert clocks.off(95_100, 100.0) == 0
 
     @pytest.mark.parametrize("late", [12_000.0, math.inf])
     def test_entries_that_were_held_up_show_nothing(self, late: float) -> None:
-        clocks = member.Clocks()
+        clocks = Clocks()
         for second in range(100, 115):
             clocks.note(1, 1000 * second - 12_000, late, float(second))
             clocks.note(2, 1000 * second - 4_000, late, float(second))
             assert clocks.off(1000 * second, float(second)) == 0
 
     def test_of_those_that_came_lately_the_one_that_was_held_up_least_says_most(self) -> None:
-        clocks = member.Clocks()
+        clocks = Clocks()
         clocks.note(1, 96_950, 60.0, 100.0)  # it is 3 s behind us
         clocks.note(1, 92_000, 9_000.0, 101.0)
         clocks.note(1, 97_000, 9_000.0, 102.0)
@@ -373,26 +375,26 @@ class TestClocks:
         assert clocks.off(111_500, 111.5) == 0, "what is known from before is too old by now"
 
     def test_a_node_that_agrees_with_one_is_not_off(self) -> None:
-        clocks = member.Clocks()
+        clocks = Clocks()
         clocks.note(1, 40_000, 60.0, 100.0)
         clocks.note(2, 99_990, 60.0, 100.0)
         assert clocks.off(100_000, 100.0) == 0
 
     def test_who_may_agree_since_its_entries_were_held_up_does_not_count_as_agreeing(self) -> None:
-        clocks = member.Clocks()
+        clocks = Clocks()
         clocks.note(1, 40_000, 60.0, 100.0)
         clocks.note(2, 40_000, math.inf, 100.0)
         assert clocks.off(100_000, 100.0) == 59_940
 
     def test_it_shows_at_once_when_ours_is_set(self) -> None:
-        clocks = member.Clocks()
+        clocks = Clocks()
         clocks.note(1, 99_990, 60.0, 100.0)
         assert clocks.off(100_000, 100.0) == 0
         assert clocks.off(400_000, 100.0) == 299_950
 
 
 def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "CLOCK_SECONDS", 3.0)  # so that what came in time is forgotten soon
+    monkeypatch.setattr("cairnkv.server.clocks.CLOCK_SECONDS", 3.0)  # so that what came in time is forgotten soon
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         other.set("k", "v")
         there = member_of(first)
@@ -472,6 +474,34 @@ def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
         assert len(attempts) == 3
 
 
+def test_a_node_that_fell_behind_takes_commands_when_it_has_caught_up(
+    node: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        there = member_of(first)
+        apply, taken = there._apply, asyncio.Event()
+        loading: list[bool] = []  # as each list of entries came behind the snapshot
+
+        async def looked_at(batch: list[tuple[int, bytes]]) -> bool:
+            if not taken.is_set():
+                raise Purged(7)
+            loading.append(there.store.loading)
+            return await apply(batch)
+
+        async def take() -> None:  # as another table in the place of this node's leaves it
+            there.store.loading = there.store.holds_back = True
+            there.store.proposer.interrupt(there.store._loads())
+            taken.set()
+
+        monkeypatch.setattr(there, "_apply", looked_at)
+        monkeypatch.setattr(there, "_take_snapshot", take)
+        until(lambda: bool(loading) and not there.store.loading)
+        assert loading[0]
+        one.set("k", "w")
+        assert one.get("k") == "w"
+
+
 def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
     monkeypatch.setattr(member, "SNAPSHOT_LEAST", 1)
@@ -506,7 +536,7 @@ def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Nodes, nats: 
 
 
 def test_a_crash_while_a_table_is_removed_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = member.NodeDirectory(tmp_path)
+    directory = NodeDirectory(tmp_path)
     for _ in range(2):
         directory.table.mkdir()
         (directory.table / "CURRENT").touch()

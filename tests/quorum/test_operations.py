@@ -153,7 +153,7 @@ def test_how_far_joining_is_and_what_became_of_snapshots_is_told(
     monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 20)
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(member, "APPLY_SECONDS", 0.0)
-    monkeypatch.setattr("cairnkv.server.server.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("cairnkv.server.progress.PROGRESS_SECONDS", 0.0)
     caplog.set_level(logging.INFO, "cairnkv")
     with node("a") as first, client(first) as one:
 

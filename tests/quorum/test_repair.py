@@ -14,7 +14,7 @@ from cairnkv.cluster import LocalCluster
 from cairnkv.errors import OptionError
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.server import member
-from cairnkv.server.member import NodeDirectory
+from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.server.repair import GAP, Log, Repair, Table, advice, problem
 from tests.quorum.nodes import Nodes, client, told, until
 from tests.support.nats import STREAM_LIMIT, Nats

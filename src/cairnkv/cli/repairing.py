@@ -65,7 +65,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def _repair(parser: Parser, options: argparse.Namespace) -> int:
-    from cairnkv.server.member import NodeDirectory, cluster_options
+    from cairnkv.server.member import cluster_options
+    from cairnkv.server.node_directory import NodeDirectory
     from cairnkv.server.repair import Repair
     from cairnkv.server.settings import load
 

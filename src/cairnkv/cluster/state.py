@@ -16,6 +16,7 @@ from cairnkv.cluster.child import Identity, end_processes, identity
 from cairnkv.cluster.machines import ClusterError
 from cairnkv.cluster.network import Network
 from cairnkv.errors import OptionError
+from cairnkv.log.disk.files import rewrite
 from cairnkv.records import record
 
 FILE: Final = "cluster.json"
@@ -84,11 +85,7 @@ def save(directory: Path, saved: Saved) -> None:
     if saved.run is not None:
         processes = {name: _fields(whom) for name, whom in saved.run.processes.items()}
         fields["run"] = _fields(saved.run) | {"supervisor": _fields(saved.run.supervisor), "processes": processes}
-    new = directory / f"{FILE}.new"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(fields, file, indent=1)
-    new.replace(directory / FILE)
+    rewrite(directory / FILE, json.dumps(fields, indent=1))
 
 
 def _fields(one: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ Not for NATS (`log.quorum`), not for what entries do (`store.replicated`), nor f
 """
 
 import asyncio
-import collections
 import contextlib
 import functools
 import logging
@@ -22,7 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, Unavailable
@@ -35,6 +34,9 @@ from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.proposer import UNSEEN_SECONDS
 from cairnkv.log.quorum.snapshots import KEPT, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
+from cairnkv.server.clocks import CLOCK_OFF_MS, Clocks
+from cairnkv.server.node_directory import NodeDirectory
+from cairnkv.server.progress import Progress
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
 from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, POSITION, POSITION_KEY, Proposed, ReplicatedStore
@@ -51,14 +53,8 @@ HEARTBEAT_SECONDS: Final = 1.0
 """A node that has proposed nothing for so long proposes nothing at all: so it knows that it is not cut off, how far its
 table may be behind, and others what its clock says."""
 
-CLOCK_SECONDS: Final = 10.0
-"""How long others' clocks are remembered."""
-
 HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
 """How long a node that joins waits for another's; after that it is alone."""
-
-CLOCK_OFF_MS: Final = 1_000
-"""By how much a node's clock may be off from the other nodes' clocks."""
 
 FILL_MAX: Final = 0.9
 """The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
@@ -100,13 +96,6 @@ BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
 _CHANNEL: Final = struct.Struct(">H")
 
 
-Progress: TypeAlias = Callable[[str, int, int, str], None]
-
-
-def _nobody_looks(what: str, done: int, total: int, unit: str) -> None:
-    pass
-
-
 def _nobody_listens(channel: bytes, message: bytes) -> None:
     pass
 
@@ -120,134 +109,6 @@ def broken_on_purpose() -> list[str]:
     return names
 
 
-def _write_line(file: Path, line: str) -> None:
-    """Have a file with this line, or the one before. Raises `OSError`."""
-    new = file.with_suffix(".new")
-    with new.open("w") as written:
-        written.write(f"{line}\n")
-        written.flush()
-        os.fsync(written.fileno())
-    new.replace(file)
-
-
-class NodeDirectory:
-    """What a node keeps on its disk: its number, its cluster's name, and its table.
-
-    node        the node's number, 16 hexadecimal digits
-    cluster     the name of the cluster that the table is of
-    table/      what RocksDB has of the state
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path: Final = path
-        self.table: Final = path / "table"
-
-    def node(self) -> int:
-        """The node's number, drawn when it is asked for the first time. Raises `OptionError`."""
-        file = self.path / "node"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                return int(file.read_text(), 16)
-            number = secrets.randbits(64)
-            _write_line(file, f"{number:016x}")
-        except (OSError, ValueError) as error:
-            raise OptionError(f"{file}: {error}") from None
-        return number
-
-    def refuse_other(self, cluster: str) -> None:
-        """See that the table, if there is one, is not another cluster's, as far as it is known. Raises `OptionError`.
-
-        It is for before anything is asked of NATS, where a stream of a wrong name would be made, and take its room.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                name = (self.path / "cluster").read_text().strip()
-            except (OSError, ValueError) as error:
-                if isinstance(error, FileNotFoundError):
-                    raise
-                raise OptionError(f"{self.path / 'cluster'}: {error}") from None
-            if name != cluster and self.table.exists():
-                raise OptionError(
-                    f"{self.path} is of a node of cluster {name}, not {cluster}: take --name {name}, or another "
-                    "--data. To make another cluster of what it has, see `cairn cluster repair`"
-                )
-
-    def keep_cluster(self, name: str) -> None:
-        """The table is of this cluster. Raises `OptionError`."""
-        file = self.path / "cluster"
-        try:
-            if not file.exists() or file.read_text().strip() != name:
-                _write_line(file, name)
-        except (OSError, ValueError) as error:
-            raise OptionError(f"{file}: {error}") from None
-
-    def set_aside(self, why: str = "damaged") -> Path:
-        """Put the table somewhere else, where nothing uses it; where. why: a word of its new name."""
-        number = 1
-        while (aside := self.path / f"table.{why}-{number}").exists():
-            number += 1
-        self.table.rename(aside)
-        return aside
-
-    def remove_table(self) -> None:
-        """Have no table. A crash meanwhile leaves all of it or none: a part of one could not be opened."""
-        removed = self.path / "table.removed"
-        shutil.rmtree(removed, ignore_errors=True)  # what a crash has left
-        with contextlib.suppress(FileNotFoundError):
-            self.table.rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)
-
-
-class _Sight(NamedTuple):
-    """What an entry says of its node's clock: by how many ms it is ahead of ours that nobody sets, from least to most,
-    as seen when."""
-
-    when: float
-    least: float
-    most: float
-
-
-class Clocks:
-    """Whether this node's clock agrees with those of the others, by what their entries say.
-
-    An entry comes some time after it was made, never before. So a clock is as late as its entry says or later, by as
-    much as the entry may have been held up: that we are behind it is certain, that we are ahead only beyond that. Of
-    those that came lately, the one that was held up least says most. It is kept against a clock that nobody sets, so
-    that it shows at once when ours was. A node is off if it agrees with nobody.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[int, collections.deque[_Sight]] = {}  # by node
-
-    def note(self, node: int, clock: int, late: float, now: float) -> None:
-        """An entry of another node has come, which says that its clock is at so many ms.
-
-        late: by how many ms it may have come late, at most. now: in seconds, never set.
-        """
-        seen = self._seen.setdefault(node, collections.deque())
-        least = clock - now * 1000
-        while seen and seen[-1].least <= least:
-            seen.pop()
-        seen.append(_Sight(now, least, least + late))
-
-    def off(self, clock: int, now: float) -> int:
-        """By how many ms our clock is certainly ahead of the one that is nearest to it; 0: maybe by nothing.
-
-        Of a node whose entries may have been held up so long that they agree with any clock, nothing is known.
-        """
-        for node in list(self._seen):
-            seen = self._seen[node]
-            while seen and now - seen[0].when > CLOCK_SECONDS:
-                seen.popleft()
-            if not seen:
-                del self._seen[node]
-        ours = clock - now * 1000
-        sights = [seen[0] for seen in self._seen.values()]
-        known = [one for one in sights if one.most - one.least < CLOCK_OFF_MS or not one.least <= ours <= one.most]
-        return round(min((max(ours - one.most, min(ours - one.least, 0.0)) for one in known), key=abs, default=0))
-
-
 class Member:
     """One node. Use within one event loop."""
 
@@ -258,7 +119,7 @@ class Member:
         *,
         store: ReplicatedStore,
         new_table: Callable[[], DiskLog],
-        progress: Progress = _nobody_looks,
+        progress: Progress,
     ) -> None:
         """directory: the node's. store: whose log is what `new_table` gives, at first.
 
@@ -275,13 +136,13 @@ class Member:
         self._pin = contextlib.AsyncExitStack()
         self._ending = contextlib.AsyncExitStack()  # what is to be closed as this node leaves
         self._opened: Snapshots | None = None  # once the stream is open
-        self._snapshot_entries = SNAPSHOT_ENTRIES
         self._newest_snapshot: Snapshot | None = None  # as last seen
         self._snapshot_trouble = ""  # why none could be made, or looked for
         self._tasks: list[asyncio.Task[None]] = []
         self._pump_wanted = False
         self._quorum = asyncio.Event()
         self._caught_up = asyncio.Event()
+        self._joined = False  # whether it has taken commands
         self._other_heard = asyncio.Event()
         self._own_sent = 0.0  # when one was published last
         self._came_sent = self._round_trip = 0.0  # of the newest own entry that has come: when it was sent, how long
@@ -321,6 +182,7 @@ class Member:
         self._begin(self._keep_snapshots())
         await self._or_fail(self._quorum.wait())
         await self._hear_others()
+        self._joined = True
         self.store.join()
 
     async def _hear_others(self) -> None:
@@ -495,7 +357,7 @@ class Member:
         # The log is truncated behind the last but one: where it is full, that does not wait for entries nobody may log.
         given_back = newest.position - self.stream.first if newest is not None and self.stream.fill >= FILL_MAX else 0
         least = 1 if stuck or given_back >= SNAPSHOT_LEAST else SNAPSHOT_LEAST
-        if lacking or since >= self._snapshot_entries or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
+        if lacking or since >= SNAPSHOT_ENTRIES or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
             async with snapshots.turn() as mine:
                 if mine:
                     await self._make_one()
@@ -534,6 +396,8 @@ class Member:
                     if not self._caught_up.is_set() and store.position >= target:
                         self._caught_up.set()
                         await self._pin.aclose()
+                        if self._joined:  # it fell behind, and began from a snapshot
+                            store.join()
             except Purged:
                 self._caught_up.clear()
                 try:
@@ -547,7 +411,6 @@ class Member:
                     return
                 target, self._from = self.stream.last, store.position
                 store.proposer.begin(store.table)
-                store.join()
             except PastEnd as past:
                 store.leave(
                     f"{self._directory.path} has entries up to {store.position:,}, and {past}; "
@@ -766,7 +629,7 @@ def cluster_options(settings: Settings) -> ClusterOptions:
     )
 
 
-def new_member(settings: Settings, *, clock: Clock, progress: Progress = _nobody_looks) -> Member:
+def new_member(settings: Settings, *, clock: Clock, progress: Progress) -> Member:
     """A node as a server's settings say. progress: see `Member`. Raises `OptionError`."""
     assert settings.data is not None
     directory = NodeDirectory(Path(settings.data))

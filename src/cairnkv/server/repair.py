@@ -32,7 +32,7 @@ from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.snapshots import Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import Missing, Stream
 from cairnkv.records import record
-from cairnkv.server.member import NodeDirectory
+from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.store.replicated import POSITION, POSITION_KEY
 
 GAP: Final = 1_000_000

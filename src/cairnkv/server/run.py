@@ -18,8 +18,9 @@ from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import new_event_loop
+from cairnkv.server.progress import Progress
 from cairnkv.server.said_once import SaidOnce
-from cairnkv.server.server import Progress, Server
+from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings
 from cairnkv.version import VERSION
 

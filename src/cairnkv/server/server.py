@@ -21,7 +21,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError
@@ -33,6 +33,7 @@ from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
+from cairnkv.server.progress import Logged, Progress
 from cairnkv.server.settings import OPTIONS, Settings
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
 from cairnkv.store import Clock, Store, wall_clock
@@ -55,13 +56,6 @@ HOUSEKEEPING_SECONDS: Final = 0.1
 
 HOUSEKEEPING_PAUSE: Final = 0.002
 """How long clients have the loop between two slices of housekeeping, in seconds."""
-
-PROGRESS_SECONDS: Final = 1.0
-"""How often the log says how far loading is."""
-
-Progress: TypeAlias = Callable[[str, int, int, str], None]
-"""Told what goes on before commands are taken, how much of it is done, of how much, near enough, and in which unit. It
-is called in any thread, from one at a time."""
 
 REFUSED_MAX: Final = 256
 """Connections over the limit that are told so at once; beyond these they are just closed."""
@@ -466,19 +460,6 @@ def new_store(
         when_full=settings.when_full,
         value_max=settings.max_value,
     )
-
-
-class Logged:
-    """Progress as lines of the log."""
-
-    def __init__(self) -> None:
-        self._due = time.monotonic() + PROGRESS_SECONDS
-
-    def __call__(self, what: str, done: int, total: int, unit: str) -> None:
-        """Say so, if it is time."""
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + PROGRESS_SECONDS
-            _log.info("%s: %s of about %s %s", what, f"{done:,}", f"{max(done, total):,}", unit)
 
 
 def _told_of_records(progress: Progress, what: str, read: int, records: int) -> None:

@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all, and files that are copied and told apart by what they hold.
+"""Directories and files that appear whole or not at all, and files that are told apart by what they hold.
 
 What always holds: whoever finds a directory under its own name finds all of it, and so does the disk: everything was
 fsynced before it got that name.
@@ -65,6 +65,18 @@ def remove(directory: Path) -> None:
     directory.rename(part)
     sync(directory.parent)
     shutil.rmtree(part)
+
+
+def rewrite(file: Path, text: str) -> None:
+    """Let a file, its owner's, have this text, or what it had before. Raises `OSError`."""
+    new = file.with_name(f".{file.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as written:
+        written.write(text)
+        written.flush()
+        os.fsync(descriptor)
+    new.replace(file)
+    sync(file.parent)
 
 
 def sync(path: Path) -> None:

@@ -160,8 +160,9 @@ class Proposer:
     @property
     def takes(self) -> bool:
         """Whether there is quorum, and room for another run of commands."""
-        open_ = self._closed is None and self.quorum
-        return open_ and len(self._queue) < QUEUED_MAX and self._queued_bytes < QUEUED_BYTES_MAX - MIB
+        if self._closed is not None or not self.quorum:
+            return False
+        return len(self._queue) < QUEUED_MAX and self._queued_bytes < QUEUED_BYTES_MAX - MIB
 
     def close(self, failure: Failure) -> None:
         """Propose nothing more, and fail what waits: nobody will say what comes back."""

@@ -5,7 +5,8 @@ ids prevent neither. So every entry says its proposer, the proposer's epoch, and
 node judges alike, by a table that is a part of the state:
 
 - an entry that begins an epoch counts if the epoch is later than the proposer's is, or, of one that is not in the
-  table, later than that of anyone who was and is no longer: nothing that has counted once counts again;
+  table, later than that of anyone who was and is no longer, and not so much later that no node would begin it:
+  nothing that has counted once counts again;
 - any other counts if it is of the proposer's epoch and the next in it;
 - whatever does not count is as if it were not there.
 
