@@ -18,7 +18,7 @@ from cairnkv.limits import KIB
 from cairnkv.log.quorum import snapshots
 from cairnkv.log.quorum.connection import Connection, close, connect
 from cairnkv.log.quorum.declaration import Identity
-from cairnkv.log.quorum.leases import Lease
+from cairnkv.log.quorum.leases import Lease, Leases
 from cairnkv.log.quorum.snapshots import PINS_MAX, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.table import install, node_record, staged
 from tests.quorum.tables import POSITION, Table
@@ -427,6 +427,29 @@ async def test_a_pin_and_a_turn_end_when_their_holder_is_heard_of_no_more(cluste
             return await node.floor() == 30
 
         await eventually(floor_rises)
+
+
+class Renewing(Leases):
+    """As if the last renewal arrived behind what was read to release the lease."""
+
+    async def _read(self, key: str) -> tuple[int, bytes] | None:
+        found = await super()._read(key)
+        if found is not None and not self.renewed:
+            self.renewed = True
+            assert await self.write(key, found[1], found[0]) is not None
+        return found
+
+    renewed = False
+
+
+async def test_a_lease_that_is_renewed_while_it_is_released_is_released(cluster: Cluster) -> None:
+    leases = Renewing(await cluster.nc(), f"{cluster.name}_leases", seconds=60.0)
+    await leases.open()
+    lease = await leases.take("turn", {"node": "node-1"})
+    assert lease is not None
+    await lease.release()
+    assert leases.renewed
+    assert await leases.told("turn") is None
 
 
 async def put_refused(snapshots: Snapshots, files: Path) -> None:

@@ -14,11 +14,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from nats.js.api import KeyValueConfig, StorageType
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.nuid import NUID
 
 from cairnkv.errors import OptionError, Unavailable
-from cairnkv.log.quorum.asking import patiently
+from cairnkv.log.quorum.asking import PAUSE_SECONDS, patiently
 from cairnkv.log.quorum.connection import ASK_PATIENCE
 from cairnkv.log.quorum.options import REPLICAS
 
@@ -31,6 +31,12 @@ LEASE_SECONDS: Final = 60.0
 
 RENEWALS: Final = 5
 """How often one is renewed in that time."""
+
+RELEASE_PATIENCE: Final = 2.0
+"""Seconds for which releasing one is asked again, since it is over by itself."""
+
+_WRONG_LAST_SEQUENCE: Final = (10_071, 10_164)
+"""Codes of JetStream that say something else was written meanwhile, or is about to be."""
 
 
 class Lease:
@@ -147,14 +153,27 @@ class Leases:
         return await patiently(self._nc, f"writing the lease {key}", ask, self.seconds)
 
     async def remove(self, key: str, value: bytes) -> None:
-        """Have no such lease, if it has this value. Asked once: it is over by itself."""
+        """Have no such lease, if it has this value. Raises `Unavailable`, soon: it is over by itself."""
+
+        async def removed() -> bool:
+            found = await self._read(key)
+            if found is None or found[1] != value:
+                return True
+            try:
+                return await self._bucket_open.delete(key, last=found[0])
+            except BadRequestError as error:
+                if error.err_code not in _WRONG_LAST_SEQUENCE:
+                    raise
+                return False  # a renewal that was cancelled was on its way already
 
         async def ask() -> None:
-            found = await self._read(key)
-            if found is not None and found[1] == value:
-                await self._bucket_open.delete(key, last=found[0])
+            for _ in range(RENEWALS):
+                if await removed():
+                    return
+                await asyncio.sleep(PAUSE_SECONDS)
+            raise Unavailable(f"releasing the lease {key}: it is written again and again")
 
-        await patiently(self._nc, f"releasing the lease {key}", ask, 0.0)
+        await patiently(self._nc, f"releasing the lease {key}", ask, RELEASE_PATIENCE)
 
     async def _read(self, key: str) -> tuple[int, bytes] | None:
         try:
