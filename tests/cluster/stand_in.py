@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cairnkv.cli.main import main
-from cairnkv.cluster import supervisor
+from cairnkv.cluster import topology
 from cairnkv.cluster.node import NodeConfig
 
 
@@ -25,5 +25,5 @@ def failing(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]
 
 
 if __name__ == "__main__":
-    supervisor.Supervisor = functools.partial(supervisor.Supervisor, command=stand_in)  # type: ignore[assignment,misc]
+    topology.ClusterSpec = functools.partial(topology.ClusterSpec, command=stand_in)  # type: ignore[assignment,misc]
     sys.exit(main())

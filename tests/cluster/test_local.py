@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 import pytest
 
 import cairnkv
-from cairnkv.cluster import ClusterError, LocalCluster, Process, State, end_left_over
-from cairnkv.cluster import supervisor as module
+from cairnkv.cluster import ClusterError, LocalCluster, Process, State, end_left_over, probes
 from cairnkv.cluster.child import Identity, identity
 from cairnkv.cluster.health import READY, Health
 from cairnkv.cluster.state import load
+from cairnkv.cluster.supervised import BACKOFF_FIRST
+from cairnkv.cluster.supervisor import Supervisor
+from cairnkv.cluster.topology import ClusterSpec
 from cairnkv.errors import OptionError
 from cairnkv.limits import MIB
 from tests.cluster.conftest import Told
@@ -106,7 +108,7 @@ def test_a_killed_machine_stays_down_until_it_is_started(cluster: LocalCluster, 
     cluster.kill(2)
     assert states(cluster, 2) == [State.KILLED, State.KILLED]
     assert not any(listens(one.address) for one in cluster.machines[1].processes)
-    time.sleep(module.AGAIN_FIRST + 0.3)
+    time.sleep(BACKOFF_FIRST + 0.3)
     assert states(cluster, 2) == [State.KILLED, State.KILLED]
     cluster.start(2)
     assert states(cluster, 2) == [State.READY, State.READY]
@@ -189,7 +191,7 @@ def test_what_a_node_says_of_itself_is_shown_and_told(
     cluster: LocalCluster, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {cluster.addresses[0]: Health(State.NO_QUORUM), cluster.addresses[1]: Health(State.STOPPED, "EIO")}
-    monkeypatch.setattr(module, "ask_health", lambda address: said.get(address, READY))
+    monkeypatch.setattr(probes, "ask_health", lambda address: said.get(address, READY))
     eventually(lambda: [one.node.state for one in cluster.machines] == [State.NO_QUORUM, State.STOPPED, State.READY])
     command = f"`cairn cluster start node-2 --dir {cluster.directory}` has it begin again"
     assert process(cluster, "node-2").why == f"EIO; {command}"
@@ -355,7 +357,7 @@ def test_it_goes_on_when_nobody_can_be_told(tmp_path: Path) -> None:
     def gone(text: str) -> None:
         raise BrokenPipeError(text)
 
-    supervisor = module.Supervisor(tmp_path / "cluster", command=stand_in, tell=gone)
+    supervisor = Supervisor(tmp_path / "cluster", ClusterSpec(command=stand_in), tell=gone)
     supervisor.start()
     try:
         cluster = LocalCluster(supervisor.ask, supervisor)

@@ -110,17 +110,11 @@ def _up(name: str, arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     from cairnkv.cluster import ClusterError, LocalCluster
     from cairnkv.cluster.supervisor import Supervisor
+    from cairnkv.cluster.topology import ClusterSpec
     from cairnkv.server.run import called
 
-    supervisor = Supervisor(
-        Path(options.dir),
-        nodes=options.nodes,
-        name=options.name,
-        port=options.port,
-        namespaces=options.namespaces,
-        log_limit=options.log_limit,
-        tell=_tell,
-    )
+    spec = ClusterSpec(options.nodes, options.name, options.port, options.namespaces, options.log_limit)
+    supervisor = Supervisor(Path(options.dir), spec, tell=_tell)
     first_signal: list[float] = []
 
     def on_signal(*_: object) -> None:

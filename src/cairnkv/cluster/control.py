@@ -3,13 +3,16 @@
 What always holds: who can open the socket may do everything, and only its owner can. A request and its answer are
 bounded, in size and in time.
 
-Not for what requests mean (`supervisor`).
+Not for what requests mean (`requests`).
 """
 
 import contextlib
 import json
+import os
+import shutil
 import socket
 import socketserver
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +25,13 @@ from cairnkv.limits import MIB
 LINE_MAX: Final = MIB
 """Bytes in a request or an answer."""
 
+LOOK_EVERY: Final = 0.05
+"""Seconds between two looks at whether the server is to close."""
+
+SOCKET: Final = "cluster.sock"
+PATH_MAX: Final = 100
+"""Bytes that the path of a Unix socket may have: 103 or 107 by the system."""
+
 ANSWER_PATIENCE: Final = 30.0
 """Seconds that an answer may take: to kill a machine is waited for, to start it is not."""
 
@@ -31,28 +41,42 @@ Ask = Callable[[Mapping[str, Any]], Any]
 class ControlServer:
     """Takes requests at a socket, in threads of its own, until it is closed."""
 
-    def __init__(self, path: Path, ask: Ask) -> None:
-        """ask: does what is asked, and raises `CairnError`."""
-        path.unlink(missing_ok=True)  # of one that crashed: who has the directory's lock is the only one
-        self._path = path
-        self._server = _Server(str(path), _Handler, bind_and_activate=False)
-        self._server.ask = ask
+    def __init__(self, directory: Path) -> None:
+        """One that is not open yet. directory: where its socket is, if that path is short enough for one."""
+        self._made: str | None = None
+        self.path = directory / SOCKET
+        """Of the socket."""
+        if len(os.fsencode(self.path)) > PATH_MAX:
+            self._made = tempfile.mkdtemp(prefix="cairn-")
+            self.path = Path(self._made) / SOCKET
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def open(self, ask: Ask) -> None:
+        """Take requests. ask: does what is asked, and raises `CairnError`. Raises `OSError`."""
+        self.path.unlink(missing_ok=True)  # of one that crashed: who has the directory's lock is the only one
+        server = _Server(str(self.path), _Handler, bind_and_activate=False)
+        server.ask = ask
         try:
-            self._server.server_bind()
-            path.chmod(0o600)  # before it listens
-            self._server.server_activate()
+            server.server_bind()
+            self.path.chmod(0o600)  # before it listens
+            server.server_activate()
         except BaseException:
-            self._server.server_close()
+            server.server_close()
             raise
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._server = server
+        self._thread = threading.Thread(target=server.serve_forever, args=(LOOK_EVERY,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more requests."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-        self._path.unlink(missing_ok=True)
+        """Take no more requests, if any were taken."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self.path.unlink(missing_ok=True)
+        if self._made is not None:
+            shutil.rmtree(self._made, ignore_errors=True)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -1,12 +1,13 @@
-"""What a store node says of itself, and the state that comes of it: one that runs need not take part.
+"""What a store node says of itself, the state that comes of it, since one that runs need not take part, and the remedy.
 
 What always holds: a node is asked for a bounded time, and what it says decides: a node that has stopped, or whose
 entries do not come back, is never called ready.
 
-Not for who asks, or tells people (`supervisor`).
+Not for who asks, or tells people (`probes`).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import cairnkv
@@ -57,6 +58,19 @@ def health(info: Mapping[str, Any]) -> Health:
 def _missing(info: Mapping[str, Any]) -> str:
     missing = info.get("stream_last_seen", 0) - info.get("stream_position", 0)
     return f"{missing:,} entries to go" if missing > 0 else ""
+
+
+def remedy(node: str, why: str, directory: Path) -> str:
+    """What to do about a node that has stopped by itself, as the end of a sentence; empty where its reason says it.
+
+    >>> remedy("node-2", "its disk lied; wipe it", Path("shop"))
+    '; `cairn cluster wipe node-2 --dir shop` and `cairn cluster start node-2 --dir shop` has it begin again'
+    """
+    if "repair" in why or "release" in why:
+        return ""
+    verbs = ("wipe", "start") if "wipe" in why else ("start",)
+    commands = " and ".join(f"`cairn cluster {verb} {node} --dir {directory}`" for verb in verbs)
+    return f"; {commands} has it begin again"
 
 
 def ask(address: str) -> Health:

@@ -20,6 +20,7 @@ from cairnkv.cluster.control import ask_at
 from cairnkv.cluster.machines import ClusterError, Machine, Process, State, parsed_target
 from cairnkv.cluster.node import Command, serve_command
 from cairnkv.cluster.supervisor import Supervisor
+from cairnkv.cluster.topology import ClusterSpec
 
 START_WAIT: Final = 30.0
 """Seconds to wait for what is started again, by default: an election takes about six."""
@@ -71,19 +72,8 @@ class LocalCluster:
         command: what a node is started by. sync: how NATS syncs; only a test takes anything but "always".
         tell: told what happens, line by line, from any thread.
         """
-        supervisor = Supervisor(
-            Path(directory),
-            nodes=nodes,
-            name=name,
-            port=port,
-            namespaces=namespaces,
-            log_limit=log_limit,
-            flags=flags,
-            environment=environment,
-            command=command,
-            sync=sync,
-            tell=tell,
-        )
+        spec = ClusterSpec(nodes, name, port, namespaces, log_limit, flags, environment, command, sync)
+        supervisor = Supervisor(Path(directory), spec, tell=tell)
         supervisor.start()
         return cls(supervisor.ask, supervisor)
 

@@ -3,7 +3,7 @@
 What always holds: these are values; they go into JSON and come back equal. A process is called `node-1` or `nats-1`, a
 machine by its number; machine 1 is those two.
 
-Not for the processes themselves (`supervisor`).
+Not for the processes themselves (`supervised`, `child`).
 """
 
 import enum

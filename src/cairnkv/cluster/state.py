@@ -9,6 +9,7 @@ Not for data of the cluster, which are in `nats-1/data`, `node-1/data` and so on
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from cairnkv.cluster.machines import ClusterError
 from cairnkv.cluster.network import Network
 from cairnkv.errors import OptionError
 from cairnkv.log.disk.files import rewrite
-from cairnkv.records import record
+from cairnkv.records import record, replace
 
 FILE: Final = "cluster.json"
 LOCK: Final = "cluster.lock"
@@ -86,6 +87,28 @@ def save(directory: Path, saved: Saved) -> None:
         processes = {name: _fields(whom) for name, whom in saved.run.processes.items()}
         fields["run"] = _fields(saved.run) | {"supervisor": _fields(saved.run.supervisor), "processes": processes}
     rewrite(directory / FILE, json.dumps(fields, indent=1))
+
+
+class StateFile:
+    """The file of a cluster that runs: its supervisor keeps it in step with the processes."""
+
+    def __init__(self, directory: Path, plan: Plan, socket: Path, network: Network | None) -> None:
+        """For who has the lock, of a plan that is being carried out. Nothing is written yet."""
+        supervisor = identity(os.getpid())
+        assert supervisor is not None, "this process exists"
+        self.path = directory / FILE
+        self._plan = plan
+        self._idle = Run(supervisor, str(socket), None if network is None else (network.number, network.token), {})
+
+    def write(self, pids: Mapping[str, int | None]) -> None:
+        """Say which processes run: numbers by name. Raises `OSError`."""
+        found = {name: identity(pid) for name, pid in pids.items() if pid is not None}
+        processes = {name: whom for name, whom in found.items() if whom is not None}
+        save(self.path.parent, Saved(self._plan, replace(self._idle, processes=processes)))
+
+    def close(self) -> None:
+        """Say that nothing runs. Raises `OSError`."""
+        save(self.path.parent, Saved(self._plan, None))
 
 
 def _fields(one: Any) -> dict[str, Any]:

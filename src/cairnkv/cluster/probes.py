@@ -1,0 +1,112 @@
+"""Health probes: a process that runs may be of no use, and only its answers tell.
+
+What always holds: each probe has a thread of its own, since a process that hangs takes its time to answer, and none is
+asked under the lock. What was asked of a process counts only if that process, in that state, is still there afterwards.
+One bad answer is chance; `FAILURES` in a row count. A NATS server that has switched its JetStream off, since its disk
+was full, is ended and started anew; a node is shown as it says it is, and mends itself or tells what to do.
+
+Not for what an answer means (`health`, `nats`), nor for processes that end (`restarts`).
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cairnkv.cluster.health import SILENT, Health, remedy
+from cairnkv.cluster.health import ask as ask_health
+from cairnkv.cluster.machines import Role, State
+from cairnkv.cluster.nats import NatsServer
+from cairnkv.cluster.notes import Notes
+from cairnkv.cluster.process_table import ProcessTable
+from cairnkv.cluster.shutdown import LOOK_EVERY, Shutdown
+from cairnkv.cluster.supervised import Supervised
+
+EVERY: Final = 1.0
+"""Seconds between two probes of a process."""
+
+UNREADY_EVERY: Final = 2 * LOOK_EVERY
+"""The same of a NATS server that is starting."""
+
+FAILURES: Final = 2
+"""So often in a row a NATS server has to say that it cannot write, or a node nothing."""
+
+_SAID: Final = {State.READY: "ready again", State.NO_QUORUM: "without quorum"}
+"""How a node's new state is told, where that is not its name."""
+
+
+class _Probe:
+    """Asks the processes of one role in turn."""
+
+    def __init__(self, table: ProcessTable, shutdown: Shutdown) -> None:
+        self._table = table
+        self._shutdown = shutdown
+
+    def _due(self, role: Role) -> Iterator[tuple[Supervised, int, State]]:
+        """Processes that run and whose time has come, each with its number and state."""
+        for one in self._table.of(role):
+            with self._table.lock:
+                pid, state = one.child.pid, one.state
+                due = state in (State.STARTING, State.READY) and time.monotonic() >= one.next_probe
+            if pid is not None and due and not self._shutdown.asked:
+                yield one, pid, state
+
+    def _is_same(self, one: Supervised, pid: int, state: State) -> bool:
+        """Whether it is what was asked. Under the lock."""
+        return one.child.pid == pid and one.state is state
+
+
+class NatsProbe(_Probe):
+    """Whether NATS servers are ready, and can write."""
+
+    def run(self) -> None:
+        """Ask them until the shutdown."""
+        while not self._shutdown.wait():
+            for one, pid, before in self._due(Role.NATS):
+                assert isinstance(one.child, NatsServer)
+                ready = before is State.READY or one.child.has_leader()
+                trouble = one.child.switched_off() if before is State.READY else ""
+                with self._table.lock:
+                    if self._is_same(one, pid, before):
+                        one.next_probe = time.monotonic() + (EVERY if ready else UNREADY_EVERY)
+                        self._judge(one, ready, trouble)
+
+    def _judge(self, one: Supervised, ready: bool, trouble: str) -> None:
+        if ready:
+            one.become_ready()
+        one.failed_probes = one.failed_probes + 1 if trouble else 0
+        if one.failed_probes >= FAILURES:
+            why = f"cannot write any more, which its disk being full may have brought about ({trouble})"
+            one.give_up(why, time.monotonic())
+
+
+class NodeProbe(_Probe):
+    """What nodes say of themselves."""
+
+    def __init__(self, table: ProcessTable, notes: Notes, shutdown: Shutdown, directory: Path) -> None:
+        """notes: told of a node's new state. directory: of the cluster, for what to do about it."""
+        super().__init__(table, shutdown)
+        self._notes = notes
+        self._directory = directory
+
+    def run(self) -> None:
+        """Ask them until the shutdown."""
+        while not self._shutdown.wait():
+            for one, pid, before in self._due(Role.NODE):
+                began = time.monotonic()
+                health = ask_health(one.address)
+                with self._table.lock:
+                    if self._is_same(one, pid, before):
+                        one.next_probe = began + EVERY
+                        self._judge(one, health)
+
+    def _judge(self, one: Supervised, health: Health) -> None:
+        before = one.health
+        one.failed_probes = one.failed_probes + 1 if health == SILENT else 0
+        if health == SILENT and (one.state is State.STARTING or one.failed_probes < FAILURES):
+            return
+        one.health = health
+        if one.state is State.READY and health.state is not before.state:
+            why = f": {health.why}" if health.why else ""
+            what_to_do = remedy(one.name, health.why, self._directory) if one.stopped_itself else ""
+            self._notes.add(f"{one.name} is {_SAID.get(health.state, health.state.value)}{why}{what_to_do}")
