@@ -38,11 +38,6 @@ class TestWhoIsNotLetIn:
         one, other, _ = nats.urls
         assert "several users" in await refusal(nats.options(urls=(one, other.replace("cairn:", "else:"))))
 
-    async def test_a_file_of_credentials_has_to_be_one(self, nats: Nats, tmp_path: Path) -> None:
-        assert "cannot be read" in await refusal(nats.options(creds=str(tmp_path / "none")))
-        (tmp_path / "other").write_text("something")
-        assert "is not a file of NATS credentials" in await refusal(nats.options(creds=str(tmp_path / "other")))
-
     async def test_certificates_have_to_be_some(self, nats: Nats, tmp_path: Path) -> None:
         assert "cannot be used" in await refusal(nats.options(ca=str(tmp_path / "none")))
 

@@ -247,7 +247,7 @@ class Settings:
     nats_creds: str | None = _option(
         str,
         None,
-        "with --cluster, file with the credentials (JWT and seed) of a user of NATS",
+        "with --cluster, file with the credentials of a user of NATS: JWT and seed, or an nkey's seed",
         shown="none",
         metavar="FILE",
     )

@@ -4,26 +4,25 @@ What always holds: nothing that nats-py meets on its way is fatal once the conne
 traceback; it is logged in a line, and the next server tried. Nothing is kept to be sent later while there is no
 connection. Answers of JetStream's API are plain dictionaries: what they leave out of nats-py's classes matters here.
 
-Not for what is asked or consumed (`stream`, `consumption`, `syncing`).
+Not for who a node is (`credentials`), nor for what is asked or consumed (`stream`, `consumption`, `syncing`).
 """
 
 import asyncio
-import importlib.util
 import json
 import logging
 import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from nats import errors
 from nats.aio.client import Client, Srv
 
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import MIB
+from cairnkv.log.quorum.credentials import credentials, is_refusal, what_to_check
 from cairnkv.log.quorum.options import ClusterOptions
 
 PING_INTERVAL: Final = 1
@@ -138,17 +137,15 @@ async def connect(
     account. Raises `OptionError` for credentials or files that are not right, `Unavailable` after `OPEN_PATIENCE`.
     """
     client = Connection()
-    refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     last = "no answer"
 
     async def met(error: Exception) -> None:
         nonlocal last
         last = text_of(error)
         note(f"NATS: {last}")
-        if not refused.done() and "authorization" in last.lower():
-            refused.set_result(last)
-        if not refused.done() and isinstance(error, ssl.SSLError):
-            refused.set_result(last)
+        if not refused.done() and (is_refusal(last) or isinstance(error, ssl.SSLError)):
+            refused.set_result(error)
 
     async def returned() -> None:
         note(f"NATS: back, by way of {_shown(client.connected_url)}")
@@ -168,7 +165,8 @@ async def connect(
             max_reconnect_attempts=-1,
             no_echo=True,
             pending_size=0,
-            **_credentials(options, system=system),
+            **_tls(options),
+            **credentials(options, system=system),
         )
     )
     either: set[asyncio.Future[Any]] = {connecting, refused}
@@ -180,8 +178,12 @@ async def connect(
     if not connecting.done():
         await _give_up(connecting, client)
         if refused.done():
-            which = "--nats-system" if system else "the user in --cluster, or --nats-creds, --nats-ca"
-            raise OptionError(f"NATS does not let this node in ({refused.result()}): check {which}")
+            why = refused.result()
+            if isinstance(why, ssl.SSLError):
+                raise OptionError(f"TLS with NATS fails ({text_of(why)}): check --nats-ca, --nats-cert and --nats-key")
+            raise OptionError(
+                f"NATS does not let this node in ({text_of(why)}): {what_to_check(options, system=system)}"
+            )
         raise Unavailable(f"no NATS server of {_hosts(options)} answers after {OPEN_PATIENCE:g} s: {last}")
     refused.cancel()
     try:
@@ -244,37 +246,14 @@ def _wants_tls(options: ClusterOptions) -> bool:
     return bool(options.ca or options.cert) or any(url.startswith("tls:") for url in options.urls)
 
 
-def _credentials(options: ClusterOptions, *, system: bool) -> dict[str, Any]:
-    """What nats-py is told of who connects, and how. Raises `OptionError`."""
-    told: dict[str, Any] = {}
-    if _wants_tls(options):
-        try:
-            told["tls"] = ssl.create_default_context(cafile=options.ca)
-            if options.cert is not None:
-                told["tls"].load_cert_chain(options.cert, options.key)
-        except (OSError, ValueError) as error:
-            raise OptionError(f"nats-ca, nats-cert or nats-key cannot be used: {error}") from error
-    file = options.creds
-    # nats-py would not say them to servers that it is told of by others.
-    users = {urlsplit(url).netloc.rpartition("@")[0] for url in options.urls} - {""}
-    if len(users) > 1:
-        raise OptionError("the addresses in --cluster name several users; one user has to be the same at all servers")
-    for named in () if system else users:
-        user, colon, password = named.partition(":")
-        told |= {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
-    if system:
-        assert options.system is not None
-        user, colon, password = options.system.partition(":")
-        if colon and not Path(options.system).is_file():
-            return told | {"user": user, "password": password}
-        file = options.system
-    if file is not None:
-        try:
-            if b"NATS USER JWT" not in Path(file).read_bytes():
-                raise OptionError(f"{file} is not a file of NATS credentials, which has a user's JWT and seed")
-        except OSError as error:
-            raise OptionError(f"the file of NATS credentials cannot be read: {error}") from error
-        if importlib.util.find_spec("nkeys") is None:
-            raise OptionError("credentials in files need nkeys: pip install 'nats-py[nkeys]'")
-        told["user_credentials"] = file
-    return told
+def _tls(options: ClusterOptions) -> dict[str, Any]:
+    """What nats-py is told of TLS. Raises `OptionError`."""
+    if not _wants_tls(options):
+        return {}
+    try:
+        context = ssl.create_default_context(cafile=options.ca)
+        if options.cert is not None:
+            context.load_cert_chain(options.cert, options.key)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"nats-ca, nats-cert or nats-key cannot be used: {error}") from error
+    return {"tls": context}

@@ -22,7 +22,7 @@ class ClusterOptions:
     """What a node is told about its NATS.
 
     urls: of its servers, nats://[USER:PASSWORD@]HOST:PORT or tls://... name: of the cluster, and so of its stream.
-    creds: a file with a NATS user's JWT and seed. ca, cert, key: PEM files, for TLS.
+    creds: a file with a NATS user's JWT and seed, or with an nkey's seed alone. ca, cert, key: PEM files, for TLS.
     system: how to say to NATS that one is of its system account, which may see how it syncs: USER:PASSWORD, or a file
     of credentials; None: nobody can look. trust_sync: whether to serve even so.
     limit: bytes of the stream.
