@@ -77,6 +77,10 @@ KNOWN = {
     ),
     "own write not read": (Kind.OWN_WRITE, [put(1, 0, 1, "a"), put(2, 2, 3, "b"), get(2, 4, 5, "a")]),
     "own write not there": (Kind.OWN_WRITE, [put(1, 0, 1, "a"), get(1, 2, 3, None)]),
+    "an addition of another not there": (
+        Kind.STALE,
+        [incr(1, 0, 1, 1, 1), incr(2, 2, 3, 5, 6), incr(3, 2, 7, 1, 7), get(1, 4, 5, "1")],
+    ),
     "own addition not there": (Kind.OWN_WRITE, [incr(1, 0, 1, 1, 1), get(1, 2, 3, None)]),
     "reads went back": (
         Kind.BACKWARDS,
@@ -233,3 +237,10 @@ def test_the_page_on_consistency_has_every_kind() -> None:
         assert f"| {kind.value} |" in page
     for harm in Harm:
         assert f"| `{harm.value}` |" in page
+
+
+def test_the_additions_that_were_not_seen_are_named() -> None:
+    seen, unseen = incr(1, 0, 1, 1, 1), incr(2, 2, 3, 5, 6)
+    read = get(1, 4, 5, "1")
+    (violation,) = judged(seen, unseen, read).violations
+    assert violation.operations == (read, unseen)

@@ -420,10 +420,12 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
             yield Violation(Kind.DOUBLED, one.key, text, (one, *_last(adds, one)))
         elif found < least:
             text = f"it was {found:,}, and the additions acknowledged before come to {least:,} at least"
-            mine = [other for other in acknowledged if other.client == one.client and other.completed < one.invoked]
-            kind = Kind.LOST if one.final else Kind.OWN_WRITE if mine and len(mine) == 1 else Kind.STALE
             before = [other for other in acknowledged if other.completed < one.invoked]
-            yield Violation(kind, one.key, text, (one, *before[-4:]))
+            # Where nothing is taken away sums only rise: what had come to more was not seen.
+            unseen = [other for other in before if rising and isinstance(other.result, int) and other.result > found]
+            own_unseen = [other for other in unseen if other.client == one.client]
+            kind = Kind.LOST if one.final else Kind.OWN_WRITE if own_unseen else Kind.STALE
+            yield Violation(kind, one.key, text, (one, *(own_unseen or unseen or before)[-4:]))
         elif one.final:
             still_open = [
                 other

@@ -2,58 +2,105 @@
 
 A lane for each client, a bar for each operation from its invocation to its completion, and the nemesis' actions behind.
 From left to right is the order of the ends of bars, not the clock: two bars are one above the other exactly where the
-operations were under way at the same time, which is what linearizability is about, and a microsecond is as wide as a
-second. The clock stands below.
+operations were under way at the same time, which is what linearizability is about, and a microsecond is as wide as what
+is written in the bar. The clock stands below. The lane of what cannot be is the first, and those of its causes follow.
 
 What always holds: at most `VIOLATIONS_MAX` violations with `OPERATIONS_MAX` operations each are drawn, whatever the
-history's size; whatever keys, values and errors contain, it is shown as text.
+history's size, and it is said how many are left out where; whatever keys, values and errors contain, it is shown as
+text. A label is never cut off by its bar.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 
-from cairnkv.consistency.checks import Report, Violation
-from cairnkv.consistency.history import Action, History, Operation, Outcome, Verb
+from cairnkv.consistency.checks import Kind, Report, Violation
+from cairnkv.consistency.history import Action, History, Operation, Outcome
 
 VIOLATIONS_MAX: Final = 10
 """Violations in one file."""
 
-OPERATIONS_MAX: Final = 120
-"""Operations drawn of one violation: those it names, and those on the same key that are nearest."""
+OPERATIONS_MAX: Final = 16
+"""Operations drawn of one violation: those it names, and those on the same key that are nearest. What more shows makes
+no violation clearer."""
+
+LABEL_MAX: Final = 40
+"""Characters in a bar."""
 
 _STEP: Final = 22
-"""Pixels between one end of a bar and the next."""
+"""Pixels between one end of a bar and the next, at least."""
+
+_CHARACTER: Final = 6.7
+"""Pixels that a character in a bar takes; all are as wide."""
 
 _LANE: Final = 34
 _BAR: Final = 24
-_LEFT: Final = 110
-_TOP: Final = 24
-_TICKS_EVERY: Final = 6
-"""How many steps from one time on the axis to the next."""
+_ROW: Final = 18
+"""Heights, in pixels: of a lane, its bars, and a line of text above or below."""
+
+_EDGE: Final = 40
+"""Pixels left and right of the bars, where it is said how many operations are left out."""
+
+_LANES_WIDTH: Final = 76
+_TICKS_APART: Final = 84
+
+_RULES: Final = {
+    Kind.LOST: "A write that was acknowledged stays until another takes its place",
+    Kind.DOUBLED: "A write takes effect once, however often it was tried",
+    Kind.STALE: "A read has to see the newest write that was over before it began, or one that came later",
+    Kind.OWN_WRITE: "A client has to see what it has written itself, or something newer",
+    Kind.BACKWARDS: "What a client has seen, its later reads have to see too, or something newer",
+    Kind.INVENTED: "A value that is read has been written by somebody",
+    Kind.REFUSED: "What was answered as not executed never takes effect",
+    Kind.MINORITY: "Without a majority of machines nothing is answered: the others may have gone on by themselves",
+    Kind.FUTURE: "A value cannot be read before somebody begins to write it",
+    Kind.ORDER: "There has to be an order of all operations in which each answer follows from what comes before it, "
+    "and an operation that was over before another began comes first",
+}
+"""What each kind of violation breaks."""
 
 _STYLE: Final = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --dim: #6a737d; --line: #d8dee4; --ok: #9cc4f2;
-  --refused: #c9ced4; --unknown: #f3c969; --wrong: #d1242f; --part: #1b1f24; --band: #8250df; --bartext: #10151b; }
-@media (prefers-color-scheme: dark) { :root { --page: #14181d; --ink: #e6edf3; --dim: #9198a1; --line: #30363d;
-  --ok: #4a7fb8; --refused: #596069; --unknown: #a87b1f; --wrong: #ff6b6b; --part: #e6edf3; --band: #a475f9;
-  --bartext: #fff; } }
+:root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --dim: #5d6670; --line: #d8dee4; --write: #a9cdf5;
+  --read: #cde8c5; --refused: #d3d7dc; --unknown: #f6d98a; --wrong: #cf222e; --part: #1b1f24; --band: #8250df; }
+@media (prefers-color-scheme: dark) { :root { --page: #14181d; --ink: #e6edf3; --dim: #9aa4ae; --line: #30363d;
+  --write: #2f5c8f; --read: #35663f; --refused: #4a5159; --unknown: #785a12; --wrong: #ff7b72; --part: #e6edf3;
+  --band: #b28cf5; } }
 body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 80rem; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.5rem; }
-.chart { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
-svg .tick { fill: var(--dim); font-size: 11px; } svg .lane { stroke: var(--line); }
-svg .bar text { fill: var(--bartext); font: 11px ui-monospace, monospace; }
-.ok { fill: var(--ok); background: var(--ok); } .refused { fill: var(--refused); background: var(--refused); }
-.unknown { fill: var(--unknown); background: var(--unknown); stroke-dasharray: 4 3; stroke: var(--dim); }
-.part rect { stroke: var(--part); stroke-width: 3; } .wrong rect { stroke: var(--wrong); stroke-width: 5; }
-.band { fill: var(--band); opacity: .16; } svg .bandname { fill: var(--band); }
-.key { display: inline-block; width: 1em; height: 1em; border-radius: 3px; vertical-align: -2px; margin: 0 .3em 0 1em; }
-.keywrong { border: 3px solid var(--wrong); box-sizing: border-box; } li { font-family: ui-monospace, monospace;
-  font-size: 13px; } p.dim { color: var(--dim); }
+  max-width: 80rem; padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.5rem; } p { max-width: 60rem; }
+ol { font: 13px/1.6 ui-monospace, monospace; padding-left: 2rem; } li.wrong { color: var(--wrong); font-weight: 600; }
+.keys { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; } .keys span { white-space: nowrap; }
+.keys i { display: inline-block; width: 1.1em; height: 1.1em; border-radius: 3px; vertical-align: -3px;
+  margin-right: .4em; box-sizing: border-box; }
+.keys .wrong { border: 3px solid var(--wrong); } .keys .part { border: 2px solid var(--part); }
+.chart { display: flex; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
+.scroll { overflow-x: auto; flex: 1; border-left: 1px solid var(--line); } svg { display: block; flex: none; }
+/* What cannot be stands on the right, and a narrow page shows that end first. */
+.scroll { direction: rtl; } .scroll svg { direction: ltr; margin-right: auto; min-width: 100%; }
+svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg .lane { stroke: var(--line); }
+svg .tick, svg .more { fill: var(--dim); font-size: 11px; } svg .more { text-anchor: middle; }
+svg .bar text { font: 11px ui-monospace, monospace; }
+.write { fill: var(--write); background: var(--write); } .read { fill: var(--read); background: var(--read); }
+.refused { fill: var(--refused); background: var(--refused); }
+.unknown { fill: var(--unknown); background: var(--unknown); stroke: var(--ink); stroke-dasharray: 4 3; }
+svg .part rect { stroke: var(--part); stroke-width: 2; } svg .wrong rect { stroke: var(--wrong); stroke-width: 3; }
+svg .wrong text, svg .part text { font-weight: 600; }
+svg .order { stroke: var(--wrong); stroke-dasharray: 3 3; fill: none; } svg .arrow { fill: var(--wrong); }
+svg .why { fill: var(--wrong); font-weight: 600; }
+.band { fill: var(--band); opacity: .16; } .keys .band { background: var(--band); opacity: .4; }
+svg .bandname { fill: var(--band); } p.dim { color: var(--dim); }
 """
+
+_LEGEND: Final = (
+    ("write", "a write, or one with a condition"),
+    ("read", "a read"),
+    ("unknown", "outcome unknown: it may take effect later, or never"),
+    ("refused", "not executed"),
+    ("wrong", "its answer cannot be"),
+    ("part", "shows why"),
+    ("band", "the nemesis at work"),
+)
 
 
 def drawn(history: History, report: Report, verdict: str) -> str:
@@ -67,13 +114,20 @@ def drawn(history: History, report: Report, verdict: str) -> str:
     ]
     if report.violations:
         parts.append(
-            "<p><span class='key ok'></span>ok<span class='key unknown'></span>unknown: it may take effect later, or "
-            "never<span class='key refused'></span>not executed<span class='key keywrong'></span>cannot be</p>"
+            "<p>A row is a client, and a bar one operation: from when it was sent to when its answer came, which "
+            "stands behind \u2192; where none does it was acknowledged. Operations whose bars overlap were under way "
+            "at the same time, and may have taken effect in either order. One that ends left of where another begins "
+            "has to come first. From left to right is the order of these ends, not the clock, which is below.</p>"
+            "<p class='keys'>"
+            + "".join(
+                f"<span><i class='{name}'></i>{meaning}</span>"
+                for name, meaning in _LEGEND
+                if history.actions or name != "band"
+            )
+            + "</p>"
         )
-    parts += [
-        _section(violation, by_key.get(violation.key, []), history.actions)
-        for violation in report.violations[:VIOLATIONS_MAX]
-    ]
+    shown = report.violations[:VIOLATIONS_MAX]
+    parts += [_section(violation, by_key.get(violation.key, []), history.actions) for violation in shown]
     if len(report.violations) > VIOLATIONS_MAX:
         parts.append(f"<p>And {len(report.violations) - VIOLATIONS_MAX:,} more.</p>")
     parts.append("</body></html>\n")
@@ -82,79 +136,172 @@ def drawn(history: History, report: Report, verdict: str) -> str:
 
 def _section(violation: Violation, of_key: Sequence[Operation], actions: Sequence[Action]) -> str:
     shown = _neighbourhood(violation, of_key)
-    named = "".join(f"<li>{_text(str(one))}</li>" for one in violation.operations)
-    aside = "" if len(shown) == len(of_key) else f" of the {len(of_key):,}"
+    wrong, *others = violation.operations
+    named = f"<li class='wrong'>{_text(str(wrong))}</li>" + "".join(f"<li>{_text(str(one))}</li>" for one in others)
+    aside = ""
+    if len(shown) < len(of_key):
+        aside = f", {len(shown):,} of the {len(of_key):,} on this key; +3 stands where three are left out"
+    found = violation.text[0].upper() + violation.text[1:]
     return (
-        f"<h2>{_text(violation.kind.value)}, key {_text(violation.key)}</h2><p>{_text(violation.text)}.</p>"
-        f"<ol>{named}</ol><div class='chart'>{_chart(violation, shown, actions)}</div>"
-        f"<p class='dim'>{len(shown):,}{aside} operations on this key. Numbers are those of the list; the first is "
-        "what cannot be. From left to right: the order of ends, not the clock.</p>"
+        f"<h2>{_text(violation.kind.value)}, key {_text(violation.key)}</h2><p>{_text(found)}. "
+        f"{_RULES[violation.kind]}.</p><ol>{named}</ol>{_chart(violation, shown, of_key, actions)}"
+        f"<p class='dim'>Drawn are these, with their numbers, and the operations nearest to the first{aside}.</p>"
     )
 
 
 def _neighbourhood(violation: Violation, of_key: Sequence[Operation]) -> list[Operation]:
-    """The operations of the violation, and those that are nearest to what is wrong."""
+    """The operations of the violation, and those that are nearest to what is wrong; sooner those before it."""
     wrong = violation.operations[0]
     named = {id(one) for one in violation.operations}
 
-    def distance(one: Operation) -> tuple[bool, int]:
-        return id(one) not in named, max(wrong.invoked - one.completed, one.invoked - wrong.completed, 0)
+    def distance(one: Operation) -> tuple[bool, bool, int]:
+        later = one.invoked - wrong.completed
+        return id(one) not in named, later > 0, max(wrong.invoked - one.completed, later, 0)
 
     return sorted(sorted(of_key, key=distance)[:OPERATIONS_MAX], key=lambda one: one.invoked)
 
 
 class _Axis:
-    """Where a time is, in pixels: each end of a bar has a place of its own, and what is between is in proportion."""
+    """Where a time is, in pixels: each end of a bar has a place of its own, as far from the bar's other end as its
+    label is wide, and what is between is in proportion."""
 
-    def __init__(self, shown: Sequence[Operation]) -> None:
-        self.times = sorted({time for one in shown for time in (one.invoked, one.completed)})
+    def __init__(self, shown: Sequence[Operation], labels: Sequence[str]) -> None:
+        # Of ends at the same time beginnings come first: those operations were under way together.
+        ends = sorted(
+            [(one.invoked, 0, at) for at, one in enumerate(shown)]
+            + [(one.completed, 1, at) for at, one in enumerate(shown)]
+        )
+        self.begins = [0.0] * len(shown)
+        self.ends = [0.0] * len(shown)
+        """Of each bar, its left and right end."""
+        self.times: list[int] = []
+        self.places: list[float] = []
+        """All ends, from left to right."""
+        place = float(_EDGE - _STEP)
+        for time, is_end, at in ends:
+            place += _STEP
+            if is_end:
+                place = max(place, self.begins[at] + _CHARACTER * len(labels[at]) + 10)
+            (self.ends if is_end else self.begins)[at] = place
+            self.times.append(time)
+            self.places.append(place)
+        self.width = round(place) + _EDGE
 
     def __call__(self, time: int) -> float:
-        times = self.times
-        at = bisect_left(times, time)
-        if at == len(times):
-            return self.width - _STEP / 2
-        if times[at] == time:
-            return _LEFT + _STEP * (at + 0.5)
-        if at == 0:
-            return _LEFT
-        share = (time - times[at - 1]) / (times[at] - times[at - 1])
-        return _LEFT + _STEP * (at - 0.5 + share)
-
-    @property
-    def width(self) -> int:
-        return _LEFT + _STEP * (len(self.times) + 1)
+        """Of a time that is not before the first end, nor after the last."""
+        at = bisect_left(self.times, time)
+        if self.times[at] == time:
+            return self.places[at]
+        share = (time - self.times[at - 1]) / (self.times[at] - self.times[at - 1])
+        return self.places[at - 1] + share * (self.places[at] - self.places[at - 1])
 
 
-def _chart(violation: Violation, shown: Sequence[Operation], actions: Sequence[Action]) -> str:
-    axis = _Axis(shown)
-    clients = sorted({one.client for one in shown})
-    lanes = {client: _TOP + _LANE * at for at, client in enumerate(clients)}
-    height = _TOP + _LANE * len(clients) + 30
-    bottom = height - 30
-    parts = [f"<svg width='{axis.width}' height='{height}' role='img' aria-label='{_text(violation.kind.value)}'>"]
-    first, last = axis.times[0], axis.times[-1]
-    for action in actions:
-        if action.began <= last and action.ended >= first:
-            left = axis(max(action.began, first))
-            width = max(axis(min(action.ended, last)) - left, 2)
-            parts.append(
-                f"<g><title>{_text(str(action))}</title><rect class='band' x='{left:.0f}' y='0' width='{width:.0f}' "
-                f"height='{bottom}'/><text class='bandname' x='{left + 4:.0f}' y='15'>"
-                f"{_text(f'{action.what} {action.target}')}</text></g>"
-            )
-    for client, top in lanes.items():
-        parts.append(
-            f"<line class='lane' x1='0' x2='{axis.width}' y1='{top + _LANE}' y2='{top + _LANE}'/>"
-            f"<text x='8' y='{top + 21}'>client {client}</text>"
-        )
+def _chart(
+    violation: Violation, shown: Sequence[Operation], of_key: Sequence[Operation], actions: Sequence[Action]
+) -> str:
     numbers = {id(one): number for number, one in enumerate(violation.operations, 1)}
-    parts += [_bar(one, lanes[one.client], axis, numbers.get(id(one), 0)) for one in shown]
-    for at in range(0, len(axis.times), _TICKS_EVERY):
-        left = _LEFT + _STEP * (at + 0.5)
-        parts.append(f"<text class='tick' x='{left:.0f}' y='{height - 10}'>{axis.times[at] / 1e6:,.2f} ms</text>")
+    labels = [_label(one, numbers.get(id(one), 0)) for one in shown]
+    axis = _Axis(shown, labels)
+    bands, names = _bands(axis, actions)
+    top = _ROW * (names + 1) + 8
+    # Those of the violation first.
+    clients = dict.fromkeys([one.client for one in violation.operations] + sorted({one.client for one in shown}))
+    lanes = {client: top + _LANE * at for at, client in enumerate(clients)}
+    bottom = top + _LANE * len(lanes)
+    height = bottom + 2 * _ROW + 4
+    beside = "".join(f"<text x='10' y='{lane + 21}'>client {client}</text>" for client, lane in lanes.items())
+    lines = "".join(f"<line class='lane' x1='0' x2='100%' y1='{y}' y2='{y}'/>" for y in [top, bottom, *lanes.values()])
+    parts = [f"<svg width='{axis.width}' height='{height}' role='img' aria-label='{_text(violation.kind.value)}'>"]
+    parts += [band.format(height=bottom) for band in bands]
+    parts.append(lines)
+    parts += _order(violation, shown, axis, lanes, top)
+    for at, one in enumerate(shown):
+        left, width = axis.begins[at], axis.ends[at] - axis.begins[at]
+        parts.append(_bar(one, lanes[one.client], left, width, labels[at], numbers.get(id(one), 0)))
+    parts += _left_out(axis, shown, of_key, bottom + 14)
+    parts += _ticks(axis, bottom + 14 + _ROW)
     parts.append("</svg>")
-    return "".join(parts)
+    return (
+        f"<div class='chart'><svg width='{_LANES_WIDTH}' height='{height}' aria-hidden='true'>{lines}{beside}</svg>"
+        f"<div class='scroll' tabindex='0'>{''.join(parts)}</div></div>"
+    )
+
+
+def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
+    """The nemesis' actions, and how many rows their names need; `{height}` stands for the height."""
+    first, last = axis.times[0], axis.times[-1]
+    rows: list[float] = []
+    bands = []
+    for action in sorted(actions, key=lambda action: action.began):
+        if action.began > last or action.ended < first:
+            continue
+        left = axis(max(action.began, first))
+        width = max(axis(min(action.ended, last)) - left, 2)
+        name = f"{action.what} {action.target}"
+        row = next((at for at, taken in enumerate(rows) if taken <= left), len(rows))
+        rows[row:] = [left + 8 * len(name), *rows[row + 1 :]]
+        bands.append(
+            f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.0f}' y='0' width='{width:.0f}' "
+            f"height='{{height}}'/><text class='bandname' x='{left + 4:.0f}' y='{_ROW * row + 14}'>"
+            f"{_braced(name)}</text></g>"
+        )
+    return bands, len(rows)
+
+
+def _braced(text: str) -> str:
+    """Text for `str.format`."""
+    return _text(text).replace("{", "{{").replace("}", "}}")
+
+
+def _order(
+    violation: Violation, shown: Sequence[Operation], axis: _Axis, lanes: dict[int, int], top: int
+) -> Iterator[str]:
+    """What was over before what began, as an arrow above the lanes: of the first operation and another of the list."""
+    wrong, *others = violation.operations
+    before = [one for one in others if one.completed < wrong.invoked]
+    if before:
+        pair = (max(before, key=lambda one: one.completed), wrong)
+    elif violation.kind is Kind.FUTURE and others:
+        pair = (wrong, others[0])
+    else:
+        return
+    numbers = [violation.operations.index(one) + 1 for one in pair]
+    places = [next(at for at, one in enumerate(shown) if one is wanted) for wanted in pair]
+    left, right = axis.ends[places[0]], axis.begins[places[1]]
+    y = top - 10
+    for x, one in zip((left, right), pair, strict=True):
+        yield f"<line class='order' x1='{x:.1f}' x2='{x:.1f}' y1='{y}' y2='{lanes[one.client] + 5}'/>"
+    yield f"<line class='order' x1='{left:.1f}' x2='{right:.1f}' y1='{y}' y2='{y}'/>"
+    yield f"<path class='arrow' d='M{right:.1f},{y} l-8,-4 v8 z'/>"
+    text = f"{numbers[0]} was over before {numbers[1]} began"
+    anchor, x = ("start", right + 6) if right + 7.5 * len(text) < axis.width else ("end", left - 6)
+    yield f"<text class='why' x='{x:.1f}' y='{y + 4}' text-anchor='{anchor}'>{text}</text>"
+
+
+def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operation], y: int) -> Iterator[str]:
+    """How many operations begin where none of them is drawn."""
+    drawn_ones = {id(one) for one in shown}
+    counts: dict[int, int] = {}
+    for one in of_key:
+        if id(one) not in drawn_ones:
+            at = bisect_right(axis.times, one.invoked)
+            counts[at] = counts.get(at, 0) + 1
+    for at, count in counts.items():
+        if at == 0:
+            x = _EDGE / 2
+        elif at == len(axis.places):
+            x = axis.width - _EDGE / 2
+        else:
+            x = (axis.places[at - 1] + axis.places[at]) / 2
+        yield f"<text class='more' x='{x:.0f}' y='{y}'>+{count:,}</text>"
+
+
+def _ticks(axis: _Axis, y: int) -> Iterator[str]:
+    last = -_TICKS_APART
+    for time, place in zip(axis.times, axis.places, strict=True):
+        if place >= last + _TICKS_APART and place < axis.width - _TICKS_APART / 2:
+            last = round(place)
+            yield f"<text class='tick' x='{place:.0f}' y='{y}'>{time / 1e6:,.2f} ms</text>"
 
 
 def _text(text: str) -> str:
@@ -162,41 +309,30 @@ def _text(text: str) -> str:
     return escape("".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text))
 
 
-_CLASSES: Final = {Outcome.OK: "ok", Outcome.NOT_EXECUTED: "refused", Outcome.UNKNOWN: "unknown"}
-
-
-def _bar(one: Operation, top: int, axis: _Axis, number: int) -> str:
+def _bar(one: Operation, lane: int, left: float, width: float, label: str, number: int) -> str:
     """A bar. number: in the violation's list, from 1; 0 if it is not there."""
-    left = axis(one.invoked)
-    width = max(axis(one.completed) - left, _STEP / 2)
     marked = " wrong" if number == 1 else " part" if number else ""
-    label = f"{number}: {_brief(one)}" if number else _brief(one)
     note = f"\n{one.note}" if one.note else ""
-    # An SVG within the SVG cuts off what does not fit.
     return (
-        f"<svg class='bar{marked}' x='{left:.1f}' y='{top + 5}' width='{width:.1f}' height='{_BAR}'>"
-        f"<title>{_text(str(one) + note)}</title>"
-        f"<rect class='{_CLASSES[one.outcome]}' width='{width:.1f}' height='{_BAR}' rx='4'/>"
-        f"<text x='5' y='16'>{_text(label)}</text></svg>"
+        f"<g class='bar{marked}'><title>{_text(str(one) + note)}</title>"
+        f"<rect class='{_class(one)}' x='{left:.1f}' y='{lane + 5}' width='{width:.1f}' height='{_BAR}' rx='4'/>"
+        f"<text x='{left + 5:.1f}' y='{lane + 21}'>{_text(label)}</text></g>"
     )
 
 
-def _brief(one: Operation) -> str:
-    """An operation in few characters, since bars are short."""
-    match one.verb:
-        case Verb.GET:
-            return one.answer
-        case Verb.EXISTS:
-            return f"there? {one.answer}"
-        case Verb.CLEAR:
-            return "clear"
-        case Verb.INCR:
-            return f"{one.amount:+} = {one.answer}"
-        case Verb.SET:
-            return f"={one.value}"
-        case Verb.SWAP:
-            return f"={one.value}, was {one.answer}"
-        case Verb.CLEAR_IF:
-            return f"clear if {one.expected}: {one.answer}"
-        case Verb.SET_IF:
-            return f"={one.value} if {one.expected}: {one.answer}"
+def _class(one: Operation) -> str:
+    if one.outcome is Outcome.OK:
+        return "write" if one.verb.writes else "read"
+    return "unknown" if one.outcome is Outcome.UNKNOWN else "refused"
+
+
+def _label(one: Operation, number: int) -> str:
+    """An operation in few characters, its number first. What is acknowledged and says no more needs no answer."""
+    called = one.called.replace(f" {one.key}", "", 1)
+    label = called if one.outcome is Outcome.OK and one.answer == "ok" else f"{called} → {_short_answer(one)}"
+    label = label if len(label) <= LABEL_MAX else f"{label[: LABEL_MAX - 1]}…"
+    return f"{number}: {label}" if number else label
+
+
+def _short_answer(one: Operation) -> str:
+    return "?" if one.outcome is Outcome.UNKNOWN else one.answer
