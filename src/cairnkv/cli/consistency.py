@@ -9,6 +9,7 @@ Not for how it is judged (`cairnkv.consistency`), nor for `cairn check DIR`, whi
 import argparse
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.cli.arguments import Parser, duration
 from cairnkv.cli.main import ERROR, FOUND, complain
-from cairnkv.cli.output import note, put_json
+from cairnkv.cli.output import BOLD, GREEN, RED, YELLOW, note, put_json, styled
 from cairnkv.cli.progress import progress
 
 if TYPE_CHECKING:
     from cairnkv.consistency.checks import Report
     from cairnkv.consistency.history import History
     from cairnkv.consistency.nemesis import Harm, Nemesis
+
+_STYLES: Final = {True: GREEN, False: RED, None: YELLOW}
 
 VIOLATED: Final = 1
 """The exit code when the store is not consistent."""
@@ -193,9 +196,11 @@ def _judged(history: "History", problems: list[str], options: argparse.Namespace
     if options.json:
         put_json(_as_json(history, report, problems))
     else:
-        print(text)
-        for line in details(report):
-            print(line)
+        finding, mark, rest = re.split("([,:])", text, maxsplit=1)
+        print(f"{styled(finding, _STYLES[report.consistent])}{mark}{rest}")
+        for told in details(report):
+            what, *operations = told.splitlines()
+            print("\n".join([styled(what, BOLD) if operations else what, *operations]))
     if report.violations:
         seed = history.about.get("seed")
         return _hinted(options, seed)
