@@ -351,6 +351,7 @@ def test_ports_that_are_taken_are_named(tmp_path: Path) -> None:
             LocalCluster.up(tmp_path, port=port)
     with pytest.raises(OptionError, match="65400 is too high"):
         LocalCluster.up(tmp_path, port=65_400)
+    assert load(tmp_path) is None, "what could not be started is no plan for the next attempt"
 
 
 def test_it_goes_on_when_nobody_can_be_told(tmp_path: Path) -> None:

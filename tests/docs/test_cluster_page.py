@@ -16,6 +16,7 @@ from cairnkv.cluster.nats import NatsConfig, NatsServer, find_program, free_port
 from cairnkv.commands import CODES, Failure
 from cairnkv.commands.failures import NOQUORUM
 from cairnkv.limits import MIB
+from cairnkv.log.quorum import connection
 from cairnkv.log.quorum.options import LOG_LIMIT_LEAST
 from cairnkv.server.member import Member, new_member
 from cairnkv.server.progress import Logged
@@ -136,6 +137,10 @@ def test_a_node_takes_its_options(tmp_path: Path) -> None:
     assert settings.nats_system is not None
     assert not settings.trust_nats_sync
     assert set(tomllib.loads(path.read_text())) <= {name.replace("_", "-") for name in Settings.__dataclass_fields__}
+
+
+def test_the_permissions_of_a_node_are_all_named() -> None:
+    assert all(f"`{subject}`" in PAGE for subject in (*connection.PUBLISHES, *connection.SUBSCRIBES))
 
 
 @pytest.mark.parametrize("unit", ["cairn-nats.service", "cairnkv.service"])

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +11,18 @@ from typing import Any
 
 import pytest
 
+import redis
 from cairnkv.cluster.nats import NatsConfig, NatsServer, free_ports
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import MIB
-from cairnkv.log.quorum import connection
+from cairnkv.log.quorum import connection, stream
 from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.log.quorum.stream import Stream
+from cairnkv.server import member
+from cairnkv.store import wall_clock
+from cairnkv.testing import RunningServer, running_server
+from tests.quorum.nodes import client, until
+from tests.quorum.nodes import told as info
 from tests.quorum.reading import opened
 from tests.support.certificates import certificates
 from tests.support.credentials import USER, Nkey, Operator
@@ -171,6 +180,71 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     with servers(tmp_path_factory.mktemp("passwords"), accounts, 1) as (url,):
         yield url
+
+
+@pytest.fixture(scope="module")
+def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """Servers with two users: `node` may do what nodes have to, `guest` less."""
+    able = f"{{ publish: {json.dumps(connection.PUBLISHES)}, subscribe: {json.dumps(connection.SUBSCRIBES)} }}"
+    accounts = (
+        f'accounts {{ STORE {{ jetstream: enabled, users: [{{ user: "node", password: "p", permissions: {able} }}\n'
+        '{ user: "guest", password: "p", permissions: { publish: ["cairn.>"], subscribe: ["_INBOX.>"] } }] }\n'
+        'SYSTEM { users: [{ user: "system", password: "p" }] } }\nsystem_account: SYSTEM'
+    )
+    with servers(tmp_path_factory.mktemp("fenced"), accounts) as urls:
+        yield urls
+
+
+def hears(one: RunningServer, other: RunningServer) -> bool:
+    """Whether what is said on a channel at one node arrives at the other, which need not be at the first try."""
+    assert one.address is not None
+    assert other.address is not None
+    with (
+        contextlib.closing(redis.Redis(*one.address)) as speaker,
+        contextlib.closing(redis.Redis(*other.address)) as to,
+        to.pubsub(ignore_subscribe_messages=True) as listener,
+    ):
+        listener.subscribe("news")
+        for _ in range(100):
+            speaker.publish("news", "hello")
+            if listener.get_message(timeout=0.1) is not None:
+                return True
+    return False
+
+
+class TestPermissions:
+    def of(self, user: str, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(url.replace("nats://", f"nats://{user}:p@") for url in urls)
+
+    def test_that_are_named_suffice(
+        self, fenced: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """For a node that writes, reads, sends messages and makes a snapshot, and one that begins from it."""
+        monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 50)
+        monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+        caplog.set_level(logging.INFO, "cairnkv.cluster")
+        told = {
+            "cluster": ",".join(self.of("node", fenced)),
+            "nats_system": "system:p",
+            "log_limit": 64 * MIB,
+            "clock": wall_clock,
+        }
+        with running_server(data=str(tmp_path / "a"), **told) as first, client(first) as kv:
+            for number in range(200):
+                kv.set("k", str(number))
+            until(lambda: info(first)["snapshot_position"] > 0)
+            with running_server(data=str(tmp_path / "b"), **told) as second, client(second) as other:
+                assert other.get("k") == "199"
+                assert hears(first, second)
+        assert not [one for one in caplog.messages if "violation" in one]
+
+    async def test_that_are_missing_are_told(self, fenced: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stream, "OPEN_PATIENCE", 1.5)
+        options = ClusterOptions(urls=self.of("guest", fenced), limit=64 * MIB, trust_sync=True)
+        with pytest.raises(
+            Unavailable, match=r"does not let its user publish to \$JS.API.* a node needs all of \$JS.>"
+        ):
+            await Stream(options).open()
 
 
 class TestPasswords:

@@ -56,10 +56,12 @@ def _extent(history: History, report: Report) -> str:
     readers = {one.client for one in operations if one.final}
     clients = len({one.client for one in operations} - readers)
     counts = report.outcomes
+    unknown = counts[Outcome.UNKNOWN]
+    have = "has" if unknown == 1 else "have"
     text = (
         f"{_some(clients, 'client')} did {_some(len(operations), 'operation')} on {_some(report.keys, 'key')} at "
         f"{_some(places, 'address', 'es')} in {seconds:.1f} s: {counts[Outcome.OK]:,} were answered, "
-        f"{counts[Outcome.NOT_EXECUTED]:,} not executed, {counts[Outcome.UNKNOWN]:,} have an unknown outcome"
+        f"{counts[Outcome.NOT_EXECUTED]:,} not executed, {unknown:,} {have} an unknown outcome"
     )
     if history.actions:
         kinds = collections.Counter(action.what for action in history.actions)

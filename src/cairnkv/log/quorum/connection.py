@@ -49,6 +49,10 @@ PENDING_MAX: Final = 16 * MIB
 REPEAT_AFTER: Final = 30.0
 """Seconds before the same trouble is logged again."""
 
+PUBLISHES: Final = ("$JS.>", "$O.>", "$KV.>", "cairn.>")
+SUBSCRIBES: Final = ("_INBOX.>", "cairn.>")
+"""What NATS has to permit a node's user: JetStream, its object stores and key-value stores, our log and channels."""
+
 Answer: TypeAlias = dict[str, Any]
 
 log: Final = logging.getLogger("cairnkv.cluster")
@@ -77,6 +81,9 @@ class Connection(Client):
     upon most errors that a server may name, such as an authentication that took too long while that server was paused.
     """
 
+    forbidden = ""
+    """What NATS said last that our user may not do."""
+
     def cut(self) -> None:
         """End the connection to a server, whatever is still to be sent."""
         for name in ("_io_writer", "_bare_io_writer"):
@@ -96,6 +103,7 @@ class Connection(Client):
 
     async def _process_err(self, err_msg: str) -> None:
         if "permissions violation" in err_msg:
+            self.forbidden = err_msg
             await super()._process_err(err_msg)
         else:
             await self._process_op_err(errors.Error(f"nats: {err_msg}"))
@@ -225,6 +233,11 @@ async def ask(
     except errors.NoRespondersError:
         raise NoAnswer("JetStream is not enabled there, or not there yet") from None
     except errors.TimeoutError:
+        if subject.lower() in client.forbidden.lower():
+            raise NoAnswer(
+                f"NATS does not let its user publish to {subject}: a node needs all of {', '.join(PUBLISHES)} and "
+                f"subscribes to {', '.join(SUBSCRIBES)}"
+            ) from None
         raise NoAnswer(f"JetStream does not answer within {patience:g} s: it has no leader at present") from None
     except (errors.Error, OSError) as error:
         raise NoAnswer(text_of(error)) from error
