@@ -23,7 +23,7 @@ from cairnkv.cluster.shutdown import LOOK_EVERY, Shutdown
 from cairnkv.cluster.supervised import Supervised
 
 EVERY: Final = 1.0
-"""Seconds between two probes of a process."""
+"""Seconds between two probes of a NATS server, and between two rounds through all nodes."""
 
 UNREADY_EVERY: Final = 2 * LOOK_EVERY
 """The same of a NATS server that is starting."""
@@ -42,13 +42,12 @@ class _Probe:
         self._table = table
         self._shutdown = shutdown
 
-    def _due(self, role: Role) -> Iterator[tuple[Supervised, int, State]]:
-        """Processes that run and whose time has come, each with its number and state."""
+    def _running(self, role: Role) -> Iterator[tuple[Supervised, int, State]]:
+        """Processes that run, and are not paused or about to end, each with its number and state."""
         for one in self._table.of(role):
             with self._table.lock:
                 pid, state = one.child.pid, one.state
-                due = state in (State.STARTING, State.READY) and time.monotonic() >= one.next_probe
-            if pid is not None and due and not self._shutdown.asked:
+            if pid is not None and state in (State.STARTING, State.READY) and not self._shutdown.asked:
                 yield one, pid, state
 
     def _is_same(self, one: Supervised, pid: int, state: State) -> bool:
@@ -62,7 +61,9 @@ class NatsProbe(_Probe):
     def run(self) -> None:
         """Ask them until the shutdown."""
         while not self._shutdown.wait():
-            for one, pid, before in self._due(Role.NATS):
+            for one, pid, before in self._running(Role.NATS):
+                if time.monotonic() < one.next_probe:
+                    continue
                 assert isinstance(one.child, NatsServer)
                 ready = before is State.READY or one.child.has_leader()
                 trouble = one.child.switched_off() if before is State.READY else ""
@@ -91,13 +92,15 @@ class NodeProbe(_Probe):
 
     def run(self) -> None:
         """Ask them until the shutdown."""
+        next_round = 0.0
         while not self._shutdown.wait():
-            for one, pid, before in self._due(Role.NODE):
-                began = time.monotonic()
+            if time.monotonic() < next_round:
+                continue
+            next_round = time.monotonic() + EVERY
+            for one, pid, before in self._running(Role.NODE):
                 health = ask_health(one.address)
                 with self._table.lock:
                     if self._is_same(one, pid, before):
-                        one.next_probe = began + EVERY
                         self._judge(one, health)
 
     def _judge(self, one: Supervised, health: Health) -> None:

@@ -52,6 +52,7 @@ class Supervised:
         self.failed_probes = 0
         """In a row."""
         self.next_probe = 0.0
+        """When a NATS server is asked again."""
         self._backoff = BACKOFF_FIRST
         self._started = 0.0
         self._before_pause = State.STARTING
