@@ -11,13 +11,16 @@ import asyncio
 import contextlib
 import re
 import secrets
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.cli.arguments import Parser, duration
 from cairnkv.cli.main import ERROR, FOUND, complain
-from cairnkv.cli.output import BOLD, GREEN, RED, YELLOW, note, put_json, styled
+from cairnkv.cli.output import BOLD, GREEN, RED, YELLOW, note, on_terminal, put_json, styled
 from cairnkv.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -193,9 +196,12 @@ def _judged(history: "History", problems: list[str], options: argparse.Namespace
         from cairnkv.consistency.timeline import drawn
 
         Path(options.timeline).write_text(drawn(history, report, text), encoding="utf-8")
+        note(f"drawn in {options.timeline}")
     if options.json:
         put_json(_as_json(history, report, problems))
     else:
+        if on_terminal(sys.stdout):
+            text = textwrap.fill(text, shutil.get_terminal_size().columns - 1)
         finding, mark, rest = re.split("([,:])", text, maxsplit=1)
         print(f"{styled(finding, _STYLES[report.consistent])}{mark}{rest}")
         for told in details(report):
@@ -212,8 +218,8 @@ def _judged(history: "History", problems: list[str], options: argparse.Namespace
 def _hinted(options: argparse.Namespace, seed: object) -> int:
     """After a violation: say how to look at it more closely."""
     if options.timeline is not None:
-        note(f"drawn in {options.timeline}")
-    elif options.save is not None:
+        return VIOLATED  # it has been drawn
+    if options.save is not None:
         note(f"`cairn check consistency --replay {options.save} --timeline FILE.html` draws it")
     elif options.replay is None:
         note(f"--seed {seed} chooses the same again; --save keeps a history, --timeline draws what is wrong")

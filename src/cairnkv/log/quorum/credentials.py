@@ -1,8 +1,8 @@
 """Who a node is to NATS, and what is said when NATS does not know it: password, token, nkey, or JWT and seed.
 
 What always holds: what is wrong with a file or an address is found before anybody is asked, and no message has anything
-of a seed, a JWT or a password in it. Files are read again at each connection, so that credentials can be renewed while
-a node runs.
+of a seed, a JWT or a password in it. Files are read again at each connection, so that a JWT can be renewed while a
+node runs; another nkey takes a restart.
 
 Not for how to connect (`connection`), nor for TLS, whose certificates are between NATS and the node besides.
 """
