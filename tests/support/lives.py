@@ -85,7 +85,8 @@ def lively_redis(chance: random.Random) -> bytes:
         *[[b"set", key, value], [b"Get", key], [b"INCR", key], [b"iNCr", key], [b"PING"], [b"ping", value]],
         *[[b"MGET", *several], [b"EXISTS", *several], *[[b"MSET", *pairs]] * 2, [b"INCRBY", key, b"7"]],
         [b"MSET", *pairs, chance.choice(SOME_KEYS)],
-        chance.choice([[b"READONLY"], [b"READWRITE"]]),
+        *[[b"READONLY"]] * 2,
+        [b"READWRITE"],
         *[
             [b"GET"],
             [b"GET", key, key],

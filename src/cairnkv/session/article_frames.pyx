@@ -248,8 +248,10 @@ cdef Py_ssize_t _whole(Accelerator self, const unsigned char *frame, Py_ssize_t 
 
 
 cdef bint _stored(const unsigned char *frame, Py_ssize_t count, Terms *terms, const unsigned char **value) noexcept:
-    """Read the strings of SET_WITH, which are there whole; False when they do not fit, or say what is for the readable
-    way. value: where its length stands."""
+    """Read the strings of SET_WITH, which are there whole; False: they do not fit, or are for the readable way.
+
+    value: where its length stands.
+    """
     cdef Py_ssize_t size, left = count - 2
     cdef const unsigned char *at
     terms.ttl = terms.if_absent = terms.if_present = 0

@@ -11,10 +11,10 @@ order; all frames are executed in their turn, in that order, and what the accele
 readable way. A frame that is not known, or has anything that is to be asked before, is left to the readable way, which
 brings it to the log behind these.
 
-A local read is executed from the node's table as it is, at once, whatever the log is like; how far behind that may be is
-what INFO tells (`Member.behind_ms`). While writes of its client wait for their turn it has its own behind them, as any
-read: so nobody misses what they have written. Behind reads that wait it is left to the readable way, by which it does
-not wait, though its reply does.
+A local read is executed from the node's table as it is, at once, whatever the log is like; INFO says how far behind that
+may be (`Member.behind_ms`). While writes of its client wait for their turn it has a turn too, behind them: so nobody
+misses what they have written. Where only reads wait it is left to the readable way, by which its reply waits for theirs,
+but it does not.
 
 Not for what a frame is (`article_frames`), nor for how proposals come into the log (`cairnkv.log.quorum.proposer`).
 """
@@ -276,6 +276,9 @@ cdef class ProposingAccelerator(Accelerator):
                 self._run = self._made(parts, used, total, proposed)
                 parts = NULL
                 self._store.propose_run(self._run)
+        except BaseException:
+            self.at_piece = count  # none of them has replies to wait for
+            raise
         finally:
             PyMem_Free(parts)
         return self.at_piece
