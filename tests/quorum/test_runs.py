@@ -6,13 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from cairnkv.commands import Append, Command, Get, Incr, Ping, Set, SetMany
+from cairnkv.commands import Append, Command, Get, Incr, Ping, Set, SetMany, SetWith
 from cairnkv.log.quorum import proposer
 from cairnkv.testing import RunningServer
-from cairnkv.wire.article import Response, write_command
-from tests.quorum.nodes import Nodes, told, until
+from cairnkv.wire.article import CommandFlag, Response, write_command
+from tests.quorum.nodes import PATIENCE, Nodes, told, until
 from tests.support.nats import Nats
 from tests.support.raw import OK, PONG, RawClient, all_of, failed_with
+
+
+def local(command: Command) -> bytes:
+    """Its frame, with the flag that says that a moment ago is good enough."""
+    return write_command(command, flags=CommandFlag.LOCAL_READ)
 
 
 @pytest.fixture
@@ -36,6 +41,7 @@ def test_many_clients_with_pipelines_of_every_kind(two: tuple[RunningServer, Run
                 key = b"key %d" % n
                 kinds: list[tuple[Command, Response, bytes]] = [
                     (Set(key, b"%d" % step), OK, b"%d" % step),
+                    (SetWith(key, b"%d?" % step, ttl=1_000_000), Response(True, b"1"), b"%d?" % step),
                     (SetMany(0, ((key, b"%d!" % step), (b"all", b""))), OK, b"%d!" % step),
                     (Append(key, b"+"), Response(True, b"%d" % (len(value) + 1)), value + b"+"),
                     (Ping(b""), PONG, value),
@@ -43,7 +49,7 @@ def test_many_clients_with_pipelines_of_every_kind(two: tuple[RunningServer, Run
                 if step:
                     kinds += [(Get(key), Response(True, value), value)] * 3
                 command, reply, value = chance.choice(kinds if step else kinds[:1])
-                said += write_command(command)
+                said += write_command(command, flags=chance.choice([0, CommandFlag.LOCAL_READ]))
                 replies.append(reply)
             expected.append(replies)
             client.send_in_pieces(said, chance.choice([len(said), 1_000, 100]))
@@ -64,6 +70,50 @@ def test_single_commands_of_many_clients(two: tuple[RunningServer, RunningServer
         for client in clients:
             client.send_commands([Get(b"n")])
         assert {client.reply() for client in clients} == {Response(True, b"500")}
+
+
+def test_local_reads_of_many_clients(two: tuple[RunningServer, RunningServer]) -> None:
+    """Alone, in pipelines that are longer than there is room for at once, and around what has to wait."""
+    server, _ = two
+    with all_of(RawClient(server.address) for _ in range(70)) as clients:
+        values = [Response(True, bytes([n]) * 3_000) for n in range(70)]
+        for n, client in enumerate(clients):
+            client.send_commands([Set(b"%d" % n, values[n].payload)])
+            assert client.reply() == OK
+        for _ in range(3):
+            for n, client in enumerate(clients):
+                client.send(local(Get(b"%d" % n)))
+            assert [client.reply() for client in clients] == values
+        for n, client in enumerate(clients):
+            client.send(local(Get(b"%d" % n)) * 1_000)
+        for n, client in enumerate(clients):
+            assert [client.reply() for _ in range(1_000)] == [values[n]] * 1_000
+        for n, client in enumerate(clients):
+            read, written = local(Get(b"%d" % n)), write_command(Set(b"%d" % n, b"new"))
+            client.send(read + write_command(Get(b"%d" % n)) + read)
+            client.send(read + written + read)
+        new = Response(True, b"new")
+        for n, client in enumerate(clients):
+            assert [client.reply() for _ in range(6)] == [*[values[n]] * 4, OK, new]
+            assert client.ask(Get(b"%d" % n)) == new
+
+
+def test_local_reads_of_readonly_connections(two: tuple[RunningServer, RunningServer]) -> None:
+    redis = pytest.importorskip("redis")
+    server, follower = two
+    assert server.address is not None
+    with redis.Redis(*server.address, socket_timeout=PATIENCE) as one:
+        one.set("k", "0", px=1_000_000)
+        one.mset({"l": "2", "m": "3"})
+        one.execute_command("READONLY")
+        for n in range(1, 50):
+            assert one.mget("k", "l", "no") == [b"%d" % (n - 1), b"2", None]
+            assert one.set("k", "x", nx=True) is None
+            assert one.set("k", str(n), px=1_000_000, xx=True)
+            assert one.get("k") == b"%d" % n
+            assert one.exists("k", "l", "no") == 2
+    until(lambda: told(follower)["stream_position"] == told(server)["stream_position"])
+    assert told(follower)["state_digest"] == told(server)["state_digest"]
 
 
 def test_clients_that_vanish_while_they_wait(two: tuple[RunningServer, RunningServer]) -> None:
@@ -107,6 +157,8 @@ def test_when_the_majority_goes_each_client_hears_of_its_own(
             assert failed_with(writes.reply(), "UNKNOWN")
             assert [both.reply().payload.split()[0] for _ in range(3)] == [b"NOQUORUM", b"UNKNOWN", b"NOQUORUM"]
             assert failed_with(both.ask(Set(b"k", b"4")), "NOQUORUM")
+            both.send(local(Get(b"k")))
+            assert both.reply() == Response(True, b"1")
         until(lambda: told(server)["quorum"] == 1)
         assert reads.ask(Set(b"k", b"5")) == OK
         assert writes.ask(Get(b"k")) == Response(True, b"5")

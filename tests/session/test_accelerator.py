@@ -28,6 +28,7 @@ from cairnkv.commands import (
     RandomKey,
     Set,
     SetMany,
+    SetWith,
 )
 from cairnkv.keyspace.table import BUCKET_KEYS, position
 from cairnkv.store import Store, WhenFull
@@ -43,7 +44,7 @@ compiled_only = pytest.mark.skipif(
 )
 
 PREDICTABLE = [command for command in COMMANDS if command is not RandomKey]
-SERVED = [Get, Set, Clear, Ping, Exists, GetMany, SetMany, ClearMany, Incr]
+SERVED = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, Incr]
 
 
 @compiled_only
@@ -119,10 +120,12 @@ class TestWhatItIs:
         twins.say(write_command(Ping(b"")))
         some = [Set(b"a", b"1"), Set(b"b", b"2"), Get(b"a"), Incr(b"a", 5), Exists((b"a", b"c")), GetMany((b"a", b"b"))]
         some += [SetMany(0, ((b"c", b"3"),)), ClearMany((b"c",)), Clear(b"b"), Ping(b"x")]
+        some += [SetMany(9, ((b"d", b"3"),)), SetWith(b"d", b"", ttl=5), SetWith(b"d", b"", ttl=5, if_absent=True)]
+        some += [SetWith(b"e", b"", if_present=True), SetWith(b"f", b""), Get(b"d"), Get(b"e"), Get(b"f")]
         twins.say(b"".join(map(write_command, some)))
         twins.agree()
         assert twins.accelerator.commands == len(some)
-        assert twins.accelerator.writes == 6
+        assert twins.accelerator.writes == 11
 
     @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=20)), max_size=400), st.binary(max_size=20))
     def test_what_it_finds_in_a_dict_by_itself_is_what_the_dict_has(

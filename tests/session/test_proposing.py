@@ -7,14 +7,31 @@ against what the others have there.
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import BY_NAME, Clear, ClearMany, Count, Get, GetMany, Incr, Ping, Set, SetMany
+from cairnkv.commands import (
+    BY_NAME,
+    Clear,
+    ClearMany,
+    Count,
+    Exists,
+    Failure,
+    Get,
+    GetMany,
+    Incr,
+    Ping,
+    Set,
+    SetMany,
+    SetWith,
+    failures,
+)
 from cairnkv.commands.vocabulary import Command
-from cairnkv.log.quorum.entries import Item, ItemKind, items, parsed
+from cairnkv.log.quorum.entries import ItemKind, items, parsed
+from cairnkv.store.replicated import ReplicatedStore
 from cairnkv.wire import write_command
 from cairnkv.wire.article import CommandFlag, Response, ResponseDecoder, Width
 from tests.session.test_accelerator import compiled_only
@@ -108,16 +125,134 @@ def test_what_the_hot_path_leaves_in_a_turn_is_answered_in_its_place() -> None:
     agree(*both)
 
 
-def test_a_client_reads_its_own_writes_locally() -> None:
-    clients = Clients(2, compiled=True)
-    clients.say(0, frames(Set(b"k", b"1")))
-    clients.deliver()
-    clients.say(0, frames(Set(b"k", b"2")))
-    clients.say(0, frames(Get(b"k"), flags=CommandFlag.LOCAL_READ))
-    clients.say(1, frames(Get(b"k"), flags=CommandFlag.LOCAL_READ))
-    assert codes(clients, 1) == ["1"]
-    clients.deliver()
-    assert codes(clients) == ["OK", "OK", "2"]
+def local(*commands: Command) -> bytes:
+    """Their frames, with the flag that says that a moment ago is good enough."""
+    return frames(*commands, flags=CommandFlag.LOCAL_READ)
+
+
+def readable(store: ReplicatedStore) -> list[Command]:
+    """What the store is asked to execute from now on: each command that goes the readable way."""
+    asked: list[Command] = []
+    execute = store.execute
+
+    def noting(command: Command, *arguments: Any, **options: Any) -> Any:
+        asked.append(command)
+        return execute(command, *arguments, **options)
+
+    store.execute = noting  # type: ignore[method-assign]
+    return asked
+
+
+class TestLocalReads:
+    def test_they_are_answered_at_once_without_a_turn(self) -> None:
+        for clients in twins(2):
+            clients.say(0, frames(Set(b"k", b"1"), Set(b"l", b"2")))
+            clients.deliver()
+            clients.say(0, frames(Set(b"k", b"3")))
+            logged, said = len(clients.cluster.stream), len(clients.cluster.flying)
+            asked = readable(clients.node.running)
+            clients.say(1, local(Get(b"k"), GetMany((b"k", b"l")), Exists((b"k", b"m")), Get(b"m")) * 2)
+            assert codes(clients, 1) == ["1", "\0\0\0\x011\0\0\0\x012", "1", "Key"] * 2
+            assert (len(clients.cluster.stream), len(clients.cluster.flying)) == (logged, said)
+            assert len(asked) == (0 if clients.accelerator else 8)
+
+    def test_a_client_reads_its_own_writes(self) -> None:
+        for clients in twins(2):
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.deliver()
+            clients.say(0, frames(Set(b"k", b"2")))
+            clients.say(0, local(Get(b"k")))
+            clients.say(1, local(Get(b"k")))
+            assert codes(clients, 1) == ["1"]
+            clients.say(1, local(Get(b"k"), Set(b"l", b"3"), Get(b"l")))
+            assert codes(clients, 1) == ["1", "1"]
+            clients.deliver()
+            assert codes(clients) == ["OK", "OK", "2"]
+            assert codes(clients, 1) == ["1", "1", "OK", "3"]
+            clients.say(1, local(Get(b"l")))
+            assert codes(clients, 1)[4:] == ["3"]
+
+    def test_a_write_with_their_flag_is_in_the_log_without(self) -> None:
+        clients = Clients(1, compiled=True, room=100_000)
+        clients.say(0, local(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
+        clients.deliver()
+        assert logged_with(clients, b"k") == frames(Set(b"k", b"1"), Incr(b"n", 1))
+
+    def test_behind_reads_that_wait_their_replies_wait_but_not_they(self) -> None:
+        for clients in twins(2):
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.deliver()
+            clients.say(1, frames(Set(b"k", b"2")))
+            clients.say(0, frames(Get(b"k")))
+            clients.say(0, local(Get(b"k")) + frames(Get(b"k")) + local(Get(b"k")))
+            assert codes(clients) == ["OK"]
+            clients.deliver()
+            assert codes(clients) == ["OK", "2", "1", "2", "1"]
+
+    def test_they_go_on_where_nothing_is_proposed(self) -> None:
+        """Without a majority, with a full log, on a node that is stopped; but not before it has caught up."""
+        for clients in twins(1):
+            running = clients.node.running
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.deliver()
+            asked = readable(running)
+            said = local(Get(b"k")) + frames(Set(b"k", b"2"))
+            running.refuses_growth = Failure(failures.LOGFULL, "the log is full")
+            clients.say(0, said)
+            running.refuses_growth = None
+            clients.say(0, frames(Get(b"k")))
+            clients.lose_quorum(12)
+            clients.say(0, said)
+            running.leave("it was told to")
+            clients.say(0, said)
+            assert codes(clients) == ["OK", "1", "LOGFULL", "NOQUORUM", "1", "NOQUORUM", "1", "STOPPED"]
+            if clients.accelerator:
+                assert [type(command) for command in asked] == [Set] * 3
+            running.loading = True
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients)[-1] == "LOADING"
+
+    def test_replies_that_are_longer_than_the_room_for_them(self) -> None:
+        both = twins(2, room=1_000_000)
+        for clients in both:
+            clients.say(0, frames(*(Set(b"%d" % n, bytes([n]) * 300_000) for n in range(9))))
+            clients.deliver()
+            several = GetMany(tuple(b"%d" % n for n in range(9)))
+            clients.say(1, local(*[Get(b"%d" % n) for n in range(9)], several, *[Get(b"1")] * 20))
+        agree(*both)
+        assert len(responses(both[1].heard[1])) == 30
+
+    @given(st.integers(0, 2**32))
+    def test_nobody_misses_what_they_have_written(self, seed: int) -> None:
+        """Whatever has come by then; another client writes the same keys."""
+        chance = random.Random(seed)
+        clients = Clients(2, compiled=True, room=chance.choice([100, 100_000]))
+        written = [0, 0, 0]
+        expected: list[int | None] = []
+        for step in range(1, 40):
+            said = b""
+            for number in range(step * 10, step * 10 + chance.randrange(5)):
+                key = chance.randrange(3)
+                if writes := chance.random() < 0.4:
+                    written[key] = number
+                expected.append(None if writes else written[key])
+                name = b"%d" % key
+                said += frames(Set(name, b"%d" % number)) if writes else chance.choice([local, frames])(Get(name))
+            clients.say(0, said)
+            clients.say(1, frames(Set(b"%d" % chance.randrange(3), b"%d" % (1_000 + step))))
+            for _ in range(chance.randrange(4)):
+                node = chance.choice(clients.cluster.nodes)
+                chance.choice((node.pump, node.follow, lambda: clients.cluster.flying and clients.cluster.arrive()))()
+            for client in range(2):
+                clients.turn(client)
+        clients.deliver()
+        replies = codes(clients)
+        assert len(replies) == len(expected)
+        for own, reply in zip(expected, replies, strict=True):
+            if own is None:
+                assert reply == "OK"
+            elif own:
+                assert int(reply) >= own, "what is shown is the own write, or a later one's"
 
 
 class TestFailures:
@@ -227,8 +362,6 @@ class TestFailures:
 
 def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
     """While writes are refused, each is told why."""
-    from cairnkv.commands import Failure, failures
-
     both = twins(1)
     for clients in both:
         clients.node.running.refuses_growth = Failure(failures.LOGFULL, "the log is full")
@@ -236,6 +369,14 @@ def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
         clients.deliver()
         assert codes(clients)[0] == "LOGFULL"
     agree(*both)
+
+
+def logged_with(clients: Clients, part: bytes, *, space: int = 0) -> bytes:
+    """The frames of the one entry that has these bytes, of which all are for one keyspace."""
+    (body,) = (parsed(data).body for data in clients.cluster.stream if part in parsed(data).body)
+    (item,) = items(body)
+    assert (item.kind, item.space) == (ItemKind.RUN, space)
+    return item.payload
 
 
 def resp(*commands: tuple[bytes, ...]) -> bytes:
@@ -249,11 +390,71 @@ def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
     clients = Clients(1, compiled=True, width=None, room=100_000)
     clients.say(0, resp((b"SELECT", b"3"), (b"set", b"k", b"v"), (b"INCR", b"n"), (b"DEL", b"a", b"k", b"k")))
     clients.deliver()
-    (body,) = (parsed(data).body for data in clients.cluster.stream if b"k" in parsed(data).body)
-    assert list(items(body)) == [
-        Item(ItemKind.RUN, 3, frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k"))))
-    ]
+    assert logged_with(clients, b"k", space=3) == frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k")))
     assert clients.heard[0] == b"+OK\r\n+OK\r\n:1\r\n:1\r\n"
+
+
+def test_what_is_stored_for_a_time_or_on_a_condition_is_in_the_log_with_that() -> None:
+    both = twins(1, width=None, room=100_000)
+    for clients in both:
+        asked = readable(clients.node.running)
+        clients.say(
+            0,
+            resp(
+                (b"SET", b"k", b"v", b"EX", b"10"),
+                (b"set", b"l", b"v", b"nx", b"px", b"1"),
+                (b"SET", b"l", b"w", b"PX", b"20", b"NX"),
+                (b"SET", b"m", b"", b"XX"),
+                (b"MSET", b"m", b"1", b"k", b"2", b"m", b"3"),
+                (b"SET", b"m", b"4", b"XX"),
+            ),
+        )
+        clients.deliver()
+        assert clients.heard[0] == b"+OK\r\n+OK\r\n$-1\r\n$-1\r\n+OK\r\n+OK\r\n"
+        assert len(asked) == (0 if clients.accelerator else 6)
+    agree(*both)
+    assert logged_with(both[1], b"k") == frames(
+        SetWith(b"k", b"v", ttl=10_000),
+        SetWith(b"l", b"v", ttl=1, if_absent=True),
+        SetWith(b"l", b"w", ttl=20, if_absent=True),
+        SetWith(b"m", b"", if_present=True),
+        SetMany(0, ((b"m", b"1"), (b"k", b"2"), (b"m", b"3"))),
+        SetWith(b"m", b"4", if_present=True),
+    )
+
+
+def test_a_time_to_live_is_proposed_on_the_articles_wire_too() -> None:
+    both = twins(1, room=100_000)
+    some = frames(
+        SetWith(b"k", b"v", ttl=5), SetMany(7, ((b"l", b"1"), (b"m", b"2"))), SetWith(b"k", b"", keep_ttl=True)
+    )
+    for clients in both:
+        asked = readable(clients.node.running)
+        clients.say(0, some + frames(Get(b"k")))
+        clients.deliver()
+        assert codes(clients) == ["1", "OK", "1", ""]
+        assert len(asked) == (1 if clients.accelerator else 4)
+    agree(*both)
+
+
+def test_a_readonly_connection_reads_locally() -> None:
+    for clients in twins(2, width=None, room=100_000):
+        clients.say(0, resp((b"SET", b"k", b"1"), (b"SET", b"l", b"2")))
+        clients.say(1, resp((b"READONLY",)))
+        clients.deliver()
+        clients.say(0, resp((b"SET", b"k", b"3")))
+        asked = readable(clients.node.running)
+        clients.heard[1] = b""
+        clients.say(1, resp((b"GET", b"k"), (b"MGET", b"k", b"no"), (b"EXISTS", b"k", b"l")))
+        assert clients.heard[1] == b"$1\r\n1\r\n*2\r\n$1\r\n1\r\n$-1\r\n:2\r\n"
+        assert len(asked) == (0 if clients.accelerator else 3)
+        clients.say(1, resp((b"SET", b"l", b"4"), (b"GET", b"l")))
+        clients.deliver()
+        assert clients.heard[1].endswith(b"+OK\r\n$1\r\n4\r\n")
+        clients.say(1, resp((b"READWRITE",), (b"GET", b"k")))
+        assert clients.heard[1].endswith(b"+OK\r\n")
+        clients.deliver()
+        assert clients.heard[1].endswith(b"+OK\r\n$1\r\n3\r\n")
 
 
 def test_what_is_left_of_redis_commands_is_answered_in_its_place() -> None:

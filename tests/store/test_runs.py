@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import Clear, ClearMany, Get, Incr, Set, SetMany, SetWith, Step
+from cairnkv.commands import Append, Clear, ClearMany, Get, Incr, Set, SetMany, SetWith, Step
 from cairnkv.commands.vocabulary import Command
 from cairnkv.keyspace.shared import VERSION_SLOTS
 from cairnkv.log import Effect
@@ -157,8 +157,9 @@ def test_the_hot_path_carries_out_what_it_knows() -> None:
     readable = []
     change = swift._change
     swift._change = lambda step, changes: readable.append(step) or change(step, changes)  # type: ignore[method-assign, func-returns-value]
-    followers.run(*(Set(b"%d" % n, b"x") for n in range(100)), SetWith(b"k", b"", ttl=1), *[Incr(b"n", 1)] * 100)
-    assert [type(step.command) for step in readable] == [SetWith]
+    followers.run(*(Set(b"%d" % n, b"x") for n in range(100)), Append(b"k", b""), *[Incr(b"n", 1)] * 100)
+    followers.run(SetWith(b"k", b"", ttl=1), SetWith(b"l", b"", if_absent=True), SetMany(5, ((b"m", b""), (b"o", b""))))
+    assert [type(step.command) for step in readable] == [Append]
 
 
 effects = st.tuples(

@@ -109,7 +109,8 @@ def blocks(said: bytes, width: Width, *, on_redis: bool) -> bool:
 def live(both: tuple[Clients, Clients], chance: random.Random, width: Width, *, on_redis: bool) -> None:
     """Have all clients say something, in pieces; then let all of it come.
 
-    One client alone says what blocks it: of two, nobody promises whose next commands come first.
+    One client alone says what blocks it: of two, nobody promises whose next commands come first. Nor what a local read
+    shows while entries come, so that client says none: of the others all are there before any has come.
     """
     blocked = chance.randrange(len(both[0].sessions))
     forward = chance.random() * 2
@@ -118,8 +119,14 @@ def live(both: tuple[Clients, Clients], chance: random.Random, width: Width, *, 
     for _ in range(chance.randrange(5)):
         client = chance.randrange(len(both[0].sessions))
         count = chance.randrange(30)
-        pieces = [lively_redis(chance) if on_redis else lively_frame(chance, width) for _ in range(count)]
-        said = b"".join(piece for piece in pieces if client == blocked or not blocks(piece, width, on_redis=on_redis))
+        is_blocked = client == blocked
+        pieces = [
+            lively_redis(chance) if on_redis else lively_frame(chance, width, local=not is_blocked)
+            for _ in range(count)
+        ]
+        if is_blocked:
+            pieces = [b"*1\r\n$9\r\nREADWRITE\r\n" * on_redis, *(piece for piece in pieces if b"READONLY" not in piece)]
+        said = b"".join(piece for piece in pieces if is_blocked or not blocks(piece, width, on_redis=on_redis))
         if chance.random() < 0.05:
             said = flipped(said, chance)
         cuts = sorted(chance.randrange(len(said) + 1) for _ in range(chance.randrange(3)))

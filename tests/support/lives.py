@@ -43,7 +43,10 @@ def lively(chance: random.Random) -> Command:
         SetMany(chance.choice([0, 0, 1_000]), pairs),
         ClearMany(several),
         *[Incr(key, chance.choice([1, -1, 10**17, -(10**18), 2**63 - 1, -(2**63)]))] * 2,
-        SetWith(key, value, ttl=chance.randrange(1, 4_000)),
+        *[SetWith(key, value, ttl=chance.randrange(1, 4_000))] * 2,
+        SetWith(key, value, ttl=chance.choice([None, 900]), if_absent=True),
+        SetWith(key, value, ttl=chance.choice([None, 900]), if_present=True),
+        SetWith(key, value, keep_ttl=True, if_equals=chance.choice([None, b"5"])),
         GetWith(key, clear=True),
         Expire(key, chance.randrange(1, 4_000)),
         Persist(key),
@@ -56,9 +59,11 @@ def lively(chance: random.Random) -> Command:
     return command
 
 
-def lively_frame(chance: random.Random, width: Width) -> bytes:
-    """Its frame; now and then memory is safe enough."""
+def lively_frame(chance: random.Random, width: Width, *, local: bool = True) -> bytes:
+    """Its frame; now and then memory is safe enough, and where it may be `local` what a read was like a moment ago."""
     flags = CommandFlag.MEMORY_IS_ENOUGH if chance.random() < 0.05 else 0
+    if local and chance.random() < 0.3:
+        flags |= CommandFlag.LOCAL_READ
     return write_command(lively(chance), width=width, flags=flags)
 
 
@@ -71,8 +76,17 @@ def lively_redis(chance: random.Random) -> bytes:
     choices: list[list[bytes]] = [
         *[[b"GET", key], [b"SET", key, value], [b"DEL", *several]] * 4,
         *[[b"SET", key, value, chance.choice([b"EX", b"PX", b"ex", b"Px", b"EY", b"AX"]), ttl]] * 4,
+        *[
+            [b"SET", key, value, *chance.choices([b"NX", b"xx", b"EX", b"px", b"900", b"3", b"KEEPTTL", b"GET"], k=n)]
+            for n in (1, 1, 3, 3, 4)
+        ],
+        [b"SET", key, value, chance.choice([b"NX", b"Xx"]), b"PX", b"900"],
+        [b"SET", key, value, b"EX", b"2", chance.choice([b"nX", b"XX"])],
         *[[b"set", key, value], [b"Get", key], [b"INCR", key], [b"iNCr", key], [b"PING"], [b"ping", value]],
-        *[[b"MGET", *several], [b"EXISTS", *several], [b"MSET", *pairs], [b"INCRBY", key, b"7"]],
+        *[[b"MGET", *several], [b"EXISTS", *several], *[[b"MSET", *pairs]] * 2, [b"INCRBY", key, b"7"]],
+        [b"MSET", *pairs, chance.choice(SOME_KEYS)],
+        *[[b"READONLY"]] * 2,
+        [b"READWRITE"],
         *[
             [b"GET"],
             [b"GET", key, key],

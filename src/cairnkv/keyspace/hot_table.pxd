@@ -44,6 +44,12 @@ cdef struct Place:
     PyObject *value  # once it was looked up; NULL: there is none
     PyObject *stored  # the key object that the dict has for it; NULL: not known
 
+cdef struct Terms:
+    # On which a value is stored.
+    int64_t ttl  # in milliseconds; 0: it does not expire
+    bint if_absent
+    bint if_present
+
 cdef class HotTable:
     cdef object _keyspace
     cdef object _shared  # that of all keyspaces
@@ -301,6 +307,22 @@ cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=
     changed(self, place)
     place.value = place.stored = NULL  # whoever asks again looks it up again
     return 0
+
+
+cdef inline int put_for(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size, int64_t ttl) except -1:
+    """`put`, for so many milliseconds; 0: for good."""
+    put(self, place, data, size)
+    if ttl:
+        look_up(self, place)
+        give_deadline(self, place, self.now + ttl)
+    return 0
+
+
+cdef inline bint are_met(HotTable self, Place *place, const Terms *terms) except -1:
+    """Whether a value is to be stored under a key, on these terms."""
+    if not terms.if_absent and not terms.if_present:
+        return True
+    return (visible(self, place) is NULL) == terms.if_absent
 
 
 cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except -1:

@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
         acceleration = self.session.acceleration if self._reading else None
         if self._polled is not None and acceleration is not self._accelerated:
             self._accelerated = acceleration
-            self._polled.accelerate(*(acceleration or (None, 2, (0, 0), 0, 0)))
+            self._polled.accelerate(*(acceleration or (None, 2, (0, 0), 0, 0, False)))
         if self._polled is not None and acceleration is None and (missing := self.session.missing) >= LONG_REST:
             self._polled.read_next(missing)
 

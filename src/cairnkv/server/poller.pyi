@@ -24,5 +24,6 @@ class Transport(asyncio.Transport):
         statuses: tuple[int, int],
         string_max: int,
         frame_max: int,
+        reads_locally: bool,
     ) -> None: ...
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...

@@ -22,7 +22,7 @@ from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.list cimport PyList_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -31,7 +31,15 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from cairnkv.session.accelerator cimport Accelerator, Conversation, Piece
+from cairnkv.session.accelerator cimport (
+    NOTHING_WAITS,
+    READS_WAIT,
+    WRITES_WAIT,
+    Accelerator,
+    Conversation,
+    Piece,
+    Waiting,
+)
 from cairnkv.store.hot_held cimport HeldRun
 
 cdef extern from "sys/epoll.h" nogil:
@@ -188,6 +196,8 @@ cdef class Poller:
                 for at in range(begin, count):
                     if (<Transport>self._senders[at])._lost:  # through what was brought to another
                         self._pieces[at].length = 0
+                    if self._accelerator.proposes:
+                        self._pieces[at].waits = (<Transport>self._senders[at])._what_waits()
                 failed = None
                 try:
                     end = begin + self._accelerator.execute(self._pieces + begin, count - begin)
@@ -198,8 +208,6 @@ cdef class Poller:
                         for at in range(begin, count):
                             (<Transport>self._senders[at])._wrong(failed)
                         break
-                if self._accelerator.proposes:
-                    self._called = True  # what is proposed is published in the loop's turn
                 for at in range(begin, end):
                     if self._pieces[at].replies_size:
                         (<Transport>self._senders[at])._take_replies(self._pieces + at)
@@ -367,7 +375,8 @@ cdef class Transport:
 
     # -- acceleration -----------------------------------------------------------------------------------------
 
-    def accelerate(self, accelerator, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max):
+    def accelerate(self, accelerator, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max,
+                   bint reads_locally):
         """From now on, let an accelerator have the first look at what comes (None: no longer)."""
         self._accelerator = accelerator
         self._shares = accelerator is not None and (<Accelerator>accelerator)._staging is not None
@@ -376,6 +385,7 @@ cdef class Transport:
         self._conversation.failure = statuses[1]
         self._conversation.string_max = string_max
         self._conversation.frame_max = frame_max
+        self._conversation.reads_locally = reads_locally
 
     # -- replies that wait for the log ------------------------------------------------------------------------
 
@@ -390,6 +400,19 @@ cdef class Transport:
             held, self._held, self._held_size = self._held, [], 0
             self._protocol.take_over(held)
 
+    cdef inline Waiting _what_waits(self) noexcept:
+        """What of the client's commands has yet to have its turn, as far as its replies are held here."""
+        cdef Py_ssize_t at = PyList_GET_SIZE(self._held)
+        cdef HeldRun held
+        if at == 0:
+            return NOTHING_WAITS
+        while at:
+            at -= 1
+            held = <HeldRun>PyList_GET_ITEM(self._held, at)
+            if held.writes and held.reply is None:
+                return WRITES_WAIT
+        return READS_WAIT
+
     cdef int _take_replies(self, Piece *piece) except -1:
         """Send what the accelerator has said to this client, or hold what has to wait."""
         cdef HeldRun held
@@ -397,6 +420,8 @@ cdef class Transport:
         cdef bint behind = PyList_GET_SIZE(self._held) > 0
         if not behind and piece.wait == 0:
             return self._send_replies(accelerator._out + piece.replies_at, piece.replies_size)
+        if accelerator.proposes:
+            self._poller._called = True  # what is proposed is published in the loop's turn
         if not behind and piece.ready_size:
             self._send_replies(accelerator._out + piece.replies_at, piece.ready_size)
         try:

@@ -14,12 +14,20 @@ cdef struct Conversation:
     int failure
     Py_ssize_t string_max
     Py_ssize_t frame_max
+    bint reads_locally  # whether all reads may show what was true a moment ago, where the newest is not at hand
+
+cdef enum Waiting:
+    # What of a client's earlier commands has yet to have its turn in a cluster's log
+    NOTHING_WAITS
+    READS_WAIT
+    WRITES_WAIT  # ... maybe among others
 
 cdef struct Piece:
     # What a client has sent, and what came of it.
     const unsigned char *data
     Py_ssize_t length
     Conversation *conversation
+    Waiting waits  # before it; of interest only to an accelerator that proposes
     Py_ssize_t done  # bytes that were executed
     Py_ssize_t commands  # that these were
     Py_ssize_t replies_at  # in the accelerator's output
@@ -32,6 +40,7 @@ cdef struct Piece:
 cdef struct Scanned:
     # What a frame is that was not executed.
     bint writes
+    bint local  # whether it may show what was true a moment ago
     bint measures  # whether `reply` is wanted
     Py_ssize_t reply  # bytes of the reply, as far as is known now
 
@@ -57,6 +66,7 @@ cdef class Accelerator:
     cdef int execute(self, Piece *pieces, int count) except -1
     # What each wire has of its own:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1
+    cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept
     cdef object left(self, object store, object changes, bytes frame)
@@ -64,5 +74,6 @@ cdef class Accelerator:
                               const unsigned char **key, Py_ssize_t *size) noexcept
 
 
+cdef int look_ahead(Accelerator self, const Piece *pieces, int count) except -1
 cdef bint read_decimal(const unsigned char *text, Py_ssize_t length, int64_t *number) noexcept nogil
 cdef int write_decimal(char *text, int64_t number) noexcept nogil

@@ -93,12 +93,12 @@ cdef class Accelerator:
         self._clock = HotClock(clock)
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
-            Py_ssize_t frame_max):
+            Py_ssize_t frame_max, bint reads_locally=False, bint own_writes_there=True):
         """Execute frames of a buffer from `start` on; how many bytes they had.
 
         buffer: bytes or a bytearray. width: of the command numbers, 2 or 4; of Redis' wire, its version. statuses: of
-        success and failure. string_max, frame_max: bytes that a value and a frame may have. The replies stand in
-        `output` until the next run.
+        success and failure. string_max, frame_max: bytes that a value and a frame may have. reads_locally,
+        own_writes_there: see `Prefix`. The replies stand in `output` until the next run.
         """
         cdef Conversation conversation
         cdef Piece *piece = &self._own
@@ -107,6 +107,8 @@ cdef class Accelerator:
         conversation.failure = statuses[1]
         conversation.string_max = string_max
         conversation.frame_max = frame_max
+        conversation.reads_locally = reads_locally
+        piece.waits = NOTHING_WAITS if own_writes_there else WRITES_WAIT
         if type(buffer) is bytes:
             piece.data = <const unsigned char *>PyBytes_AS_STRING(buffer) + start
             piece.length = PyBytes_GET_SIZE(buffer) - start
@@ -195,7 +197,7 @@ cdef class Accelerator:
                 self._room_end = self._size + OUTPUT_MAX
                 while piece.length > piece.done and not self.off:
                     if table._ahead_next == table._ahead_count:
-                        _look_ahead(self, pieces, count)
+                        look_ahead(self, pieces, count)
                     table.wait = 0
                     table.wrote = False
                     before = self._size
@@ -236,6 +238,10 @@ cdef class Accelerator:
 
     # In a cluster (`proposing`); `_conversation` is the client's.
 
+    cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Execute the frame that stands here if it is a read that may show what was true a moment ago; its bytes, or 0."""
+        return 0
+
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
         """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
         return 0
@@ -254,7 +260,7 @@ cdef class Accelerator:
         return 0
 
 
-cdef int _look_ahead(Accelerator self, const Piece *pieces, int count) except -1:
+cdef int look_ahead(Accelerator self, const Piece *pieces, int count) except -1:
     """Meet the keys of the frames that come next, of this client and of those behind it.
 
     The frames are only looked at: what is found of no use is dropped, and nothing depends on it.

@@ -123,7 +123,10 @@ class ArticleConversation:
     def carry_out(self) -> "Accelerator | None":
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
         accelerator = self._usable_accelerator
-        carried = accelerator is not None and self._decoder.carry_out(accelerator, self._dialect)
+        if accelerator is None:
+            return None
+        there = self._own_writes.are_there
+        carried = self._decoder.carry_out(accelerator, self._dialect, own_writes_there=there)
         return accelerator if carried else None
 
     @property
@@ -142,7 +145,7 @@ class ArticleConversation:
         if self._acceleration is None:
             limits = self._limits
             width = self._decoder.width or 2
-            self._acceleration = accelerator, width, self._dialect.value, limits.value, limits.frame
+            self._acceleration = accelerator, width, self._dialect.value, limits.value, limits.frame, False
         return self._acceleration
 
     @property

@@ -7,18 +7,34 @@ What holds of `accelerator` holds here. What is left goes to `CommandDecoder`, `
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
-from cairnkv.keyspace.hot_table cimport Place, can_drop, can_put, drop, look_up, place_of, put, visible
+from cairnkv.keyspace.hot_table cimport (
+    Place,
+    Terms,
+    are_met,
+    can_drop,
+    can_put,
+    drop,
+    look_up,
+    place_of,
+    put,
+    put_for,
+    visible,
+)
 from cairnkv.session.accelerator cimport Accelerator, Scanned, read_decimal, write_decimal
 from cairnkv.wire.big_endian cimport be32, put_be32
 
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
+from cairnkv.limits import TTL_MAX as _TTL_MAX
 from cairnkv.session.article import said_in_turn
+from cairnkv.wire.article import CommandFlag
 
 cdef Py_ssize_t ARGUMENTS_MAX = _ARGUMENTS_MAX
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
+cdef int64_t TTL_MAX = _TTL_MAX
+cdef int LOCAL_READ = CommandFlag.LOCAL_READ
 
 # The numbers of the vocabulary that are served here. A test holds them to `cairnkv.commands`.
 cdef enum:
@@ -26,7 +42,7 @@ cdef enum:
     SET = 1
     CLEAR = 2
     PING = 3
-    COUNTED_FROM = 16
+    SET_WITH = 16
     EXISTS = 20
     GET_MANY = 21
     SET_MANY = 22
@@ -34,7 +50,7 @@ cdef enum:
     INCR = 24
 
 SERVED = {
-    "GET": GET, "SET": SET, "CLEAR": CLEAR, "PING": PING, "EXISTS": EXISTS,
+    "GET": GET, "SET": SET, "CLEAR": CLEAR, "PING": PING, "SET_WITH": SET_WITH, "EXISTS": EXISTS,
     "GET_MANY": GET_MANY, "SET_MANY": SET_MANY, "CLEAR_MANY": CLEAR_MANY, "INCR": INCR,
 }
 
@@ -46,18 +62,27 @@ cdef class ArticleAccelerator(Accelerator):
         """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
         return _frame(self, data, 1 + self._conversation.width, length)
 
+    cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Execute the frame that stands here if it is a read whose header says that it may show what was true before."""
+        cdef Py_ssize_t head = 1 + self._conversation.width
+        cdef uint32_t number
+        if length < head or data[0] != LOCAL_READ:
+            return 0
+        number = _number(data, head)
+        if number != GET and number != EXISTS and number != GET_MANY:
+            return 0
+        return _frame(self, data, head, length)
+
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
         """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
         return _scan(self, data, 1 + self._conversation.width, length, found)
 
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
-        """Write a frame that was scanned as the log has it: with a number of two bytes."""
-        if self._conversation.width == 2:
-            memcpy(into, data, length)
-            return length
+        """Write a frame that was scanned as the log has it: with a number of two bytes, and no flags."""
+        cdef int left_out = self._conversation.width - 2
         into[0] = 0
-        memcpy(into + 1, data + 3, length - 3)
-        return length - 2
+        memcpy(into + 1, data + 1 + left_out, length - 1 - left_out)
+        return length - left_out
 
     cdef object left(self, object store, object changes, bytes frame):
         """Carry out a frame that was scanned the readable way, in its turn; the bytes of the reply."""
@@ -76,7 +101,7 @@ cdef class ArticleAccelerator(Accelerator):
         """Which key the frame that stands here will ask for; the frame's bytes, or 0 when nobody knows."""
         cdef Py_ssize_t head = 1 + width, whole
         cdef uint32_t number
-        if length < head + 5 or data[0]:
+        if length < head + 5 or data[0] & ~LOCAL_READ:
             return 0
         number = _number(data, head)
         if number != GET and number != SET and number != CLEAR:
@@ -104,7 +129,7 @@ cdef inline uint32_t _number(const unsigned char *frame, Py_ssize_t head) noexce
 cdef Py_ssize_t _frame(Accelerator self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
     cdef uint32_t number
     cdef Py_ssize_t done
-    if length < head + 4 or frame[0]:
+    if length < head + 4 or frame[0] & ~LOCAL_READ:  # what that flag allows is no less where it stands here
         return 0
     number = _number(frame, head)
     frame += head
@@ -117,6 +142,8 @@ cdef Py_ssize_t _frame(Accelerator self, const unsigned char *frame, Py_ssize_t 
         done = _clear(self, frame, length)
     elif number == PING:
         done = _ping(self, frame, length)
+    elif number == SET_WITH:
+        done = _set_with(self, frame, length)
     elif number == INCR:
         done = _incr(self, frame, length)
     elif number == GET_MANY:
@@ -136,13 +163,16 @@ cdef Py_ssize_t _scan(Accelerator self, const unsigned char *frame, Py_ssize_t h
     cdef uint32_t number
     cdef Py_ssize_t size, whole, count, item, at
     cdef int64_t amount
-    if length < head + 4 or frame[0]:
+    cdef const unsigned char *value
+    cdef Terms terms
+    if length < head + 4 or frame[0] & ~LOCAL_READ:
         return 0
     number = _number(frame, head)
+    found.reply = 16  # of those that are short
+    found.writes = number != GET and number != EXISTS and number != GET_MANY
+    found.local = frame[0] == LOCAL_READ and not found.writes
     frame += head
     length -= head
-    found.reply = 16  # of those that are short
-    found.writes = number == SET or number == CLEAR or number == SET_MANY or number == CLEAR_MANY or number == INCR
     if number == GET or number == SET or number == CLEAR:
         size = _string(frame, length, KEY_MAX)
         if size < 1:
@@ -156,20 +186,22 @@ cdef Py_ssize_t _scan(Accelerator self, const unsigned char *frame, Py_ssize_t h
                 return 0
             whole += 4 + size
         return head + whole
-    if number != EXISTS and number != GET_MANY and number != SET_MANY and number != CLEAR_MANY and number != INCR:
+    if number != SET_WITH and not EXISTS <= number <= INCR:
         return 0
     whole = _whole(self, frame, length, &count)
     if whole == 0 or count == 0:
         return 0
+    if number == SET_WITH:
+        return head + whole if _stored(frame, count, &terms, &value) else 0
     if number == INCR:
         size = be32(frame + 4)
         if count != 2 or not 1 <= size <= KEY_MAX:
             return 0
         frame += 8 + size
         return head + whole if read_decimal(frame + 4, be32(frame), &amount) else 0
-    if number == SET_MANY and (count < 3 or count % 2 == 0 or be32(frame + 4) != 1 or frame[8] != c"0"):
+    at = _many_from(frame, count, &amount) if number == SET_MANY else 4
+    if at == 0:
         return 0
-    at = 9 if number == SET_MANY else 4
     for item in range(count // 2 if number == SET_MANY else count):
         size = be32(frame + at)
         if not 1 <= size <= KEY_MAX:
@@ -213,6 +245,48 @@ cdef Py_ssize_t _whole(Accelerator self, const unsigned char *frame, Py_ssize_t 
             return 0
         at += 4 + size
     return at if at + 5 <= self._conversation.frame_max else 0
+
+
+cdef bint _stored(const unsigned char *frame, Py_ssize_t count, Terms *terms, const unsigned char **value) noexcept:
+    """Read the strings of SET_WITH, which are there whole; False: they do not fit, or are for the readable way.
+
+    value: where its length stands.
+    """
+    cdef Py_ssize_t size, left = count - 2
+    cdef const unsigned char *at
+    terms.ttl = terms.if_absent = terms.if_present = 0
+    if left < 0 or not 1 <= be32(frame + 4) <= KEY_MAX:
+        return False
+    value[0] = frame + 8 + be32(frame + 4)
+    at = value[0] + 4 + be32(value[0])
+    while left:
+        size = be32(at)
+        at += 4
+        left -= 1
+        if size == 3 and memcmp(at, b"TTL", 3) == 0 and left and terms.ttl == 0:
+            left -= 1
+            at += size
+            size = be32(at)
+            at += 4
+            if not read_decimal(at, size, &terms.ttl) or not 1 <= terms.ttl <= TTL_MAX:
+                return False
+        elif terms.if_absent or terms.if_present:
+            return False
+        elif size == 8 and memcmp(at, b"IFABSENT", 8) == 0:
+            terms.if_absent = True
+        elif size == 9 and memcmp(at, b"IFPRESENT", 9) == 0:
+            terms.if_present = True
+        else:
+            return False
+        at += size
+    return True
+
+
+cdef Py_ssize_t _many_from(const unsigned char *frame, Py_ssize_t count, int64_t *ttl) noexcept:
+    """Where the first key of SET_MANY stands, and its milliseconds; 0 when its strings do not fit."""
+    if count < 3 or count % 2 == 0 or not read_decimal(frame + 8, be32(frame + 4), ttl) or not 0 <= ttl[0] <= TTL_MAX:
+        return 0
+    return 8 + be32(frame + 4)
 
 
 cdef inline char *_reply(Accelerator self, bint success, Py_ssize_t header, Py_ssize_t length) noexcept:
@@ -283,6 +357,26 @@ cdef Py_ssize_t _set(Accelerator self, const unsigned char *frame, Py_ssize_t le
     put(self._table, &place, frame + 8 + size, value_size)
     self.writes += 1
     return 8 + size + value_size
+
+
+cdef Py_ssize_t _set_with(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count)
+    cdef const unsigned char *value
+    cdef Terms terms
+    cdef Place place
+    cdef bint stored
+    if whole == 0 or not _stored(frame, count, &terms, &value):
+        return 0
+    place_of(self._table, &place, frame + 8, be32(frame + 4))
+    if not can_put(self._table, &place):
+        return 0
+    stored = are_met(self._table, &place, &terms)
+    if not _reply_number(self, stored):
+        return 0
+    if stored:
+        put_for(self._table, &place, value + 4, be32(value), terms.ttl)
+    self.writes += 1
+    return whole
 
 
 cdef Py_ssize_t _clear(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
@@ -378,15 +472,15 @@ cdef Py_ssize_t _get_many(Accelerator self, const unsigned char *frame, Py_ssize
 
 
 cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at, size, value_size, pair
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), first, at, size, value_size, pair
+    cdef int64_t ttl
     cdef Place place
-    if whole == 0 or count < 3 or count % 2 == 0:
+    if whole == 0:
         return 0
-    if be32(frame + 4) != 1 or frame[8] != c"0":  # a time to live is for the readable way
+    first = _many_from(frame, count, &ttl)
+    if first == 0 or self._room_end - self._size < 8:
         return 0
-    if self._room_end - self._size < 8:
-        return 0
-    at = 9
+    at = first
     for pair in range(count // 2):  # all keys are well before any is stored
         size = be32(frame + at)
         if not 1 <= size <= KEY_MAX:
@@ -397,7 +491,7 @@ cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize
                 return 0
         at += 4 + size
         at += 4 + be32(frame + at)
-    at = 9
+    at = first
     for pair in range(count // 2):
         # When one of them is for the readable way, all are: storing the first ones again changes nothing.
         size = be32(frame + at)
@@ -406,7 +500,7 @@ cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize
             return 0
         at += 4 + size
         value_size = be32(frame + at)
-        put(self._table, &place, frame + at + 4, value_size)
+        put_for(self._table, &place, frame + at + 4, value_size, ttl)
         at += 4 + value_size
     if not _reply_ok(self):
         return 0

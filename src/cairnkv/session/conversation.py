@@ -40,9 +40,9 @@ AHEAD_BYTES: Final = 16_384
 Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
 """Turns a reply into the bytes to send, in pieces; there may be none."""
 
-Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int]
+Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int, bool]
 """An accelerator; the width of command numbers, or the version of Redis' protocol; the statuses, the longest string and
-the longest frame of a conversation."""
+the longest frame of a conversation; and whether all its reads may show what was true a moment ago."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -88,9 +88,10 @@ class OwnWrites:
             self._waiting.append(outcome)
 
     def note_run(self, run: "HeldRun") -> None:
-        """The client has said several commands, some of which may write."""
-        self._forget_executed()
-        self._waiting.append(run)
+        """The client has said several commands."""
+        if run.writes:
+            self._forget_executed()
+            self._waiting.append(run)
 
     @property
     def are_there(self) -> bool:

@@ -1,14 +1,20 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The compiled hot path of a cluster's node: commands are not executed where they are read, but have their turn in the
-log.
+log; all but local reads, which may show what was true a moment ago.
 
     bytes of some clients → ProposingAccelerator: which frames are these → one ProposedRun → the log
     its turn → ProposedRun: the accelerator of the clients' wire → the replies of each client
+    bytes that begin with local reads → the accelerator of the clients' wire → their replies, at once
 
 What always holds: what is brought to the log are the writes among the frames, each as its client has sent it, in their
 order; all frames are executed in their turn, in that order, and what the accelerator leaves of them in its place by the
 readable way. A frame that is not known, or has anything that is to be asked before, is left to the readable way, which
 brings it to the log behind these.
+
+A local read is executed from the node's table as it is, at once, whatever the log is like; INFO says how far behind that
+may be (`Member.behind_ms`). While writes of its client wait for their turn it has a turn too, behind them: so nobody
+misses what they have written. Where only reads wait it is left to the readable way, by which its reply waits for theirs,
+but it does not.
 
 Not for what a frame is (`article_frames`), nor for how proposals come into the log (`cairnkv.log.quorum.proposer`).
 """
@@ -17,7 +23,16 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.string cimport memcpy, memset
 
-from cairnkv.session.accelerator cimport Accelerator, Conversation, Piece, Scanned
+from cairnkv.session.accelerator cimport (
+    NOTHING_WAITS,
+    SHARED_OUTPUT,
+    WRITES_WAIT,
+    Accelerator,
+    Conversation,
+    Piece,
+    Scanned,
+    look_ahead,
+)
 from cairnkv.store.hot_held cimport HeldRun, awaited_run
 
 from cairnkv.commands import OK
@@ -35,9 +50,11 @@ cdef object RUN = ItemKind.RUN
 
 cdef struct Part:
     # What one client has in a run.
-    Py_ssize_t at  # in the run's bytes
+    const unsigned char *data  # where it was read, until the run has bytes of its own
+    Py_ssize_t at  # in those
     Py_ssize_t length
     Py_ssize_t commands
+    Py_ssize_t expected  # bytes of the replies, as far as is known
     bint writes
     bint given_up  # its client was told that it will not be carried out, or that nobody knows
     Conversation conversation
@@ -192,7 +209,7 @@ cdef class ProposedRun:
 
 
 cdef class ProposingAccelerator(Accelerator):
-    """Brings commands of one wire on one keyspace to the log."""
+    """Brings commands of one wire on one keyspace to the log, and answers local reads."""
 
     cdef Accelerator _executor
     cdef object _store
@@ -206,88 +223,125 @@ cdef class ProposingAccelerator(Accelerator):
         self.proposes = True
 
     cdef int execute(self, Piece *pieces, int count) except -1:
-        """Propose what some clients have sent; how many of the pieces were looked at.
+        """Propose what some clients have sent, behind their local reads; how many of the pieces were looked at.
 
-        That is one at least, and all that there is room for in one run.
+        That is one at least, and all that there is room for in one run, and for the replies to local reads.
         """
         cdef Part *parts
+        cdef Part *part
         cdef Piece *piece
-        cdef Scanned found
-        cdef Py_ssize_t size, total = 0, commands = 0, expected
-        cdef bint writes = False, full = False
-        cdef int at, looked = 0, used = 0
+        cdef Py_ssize_t total = 0, proposed = 0
+        cdef bint takes, full = False
+        cdef int at, used = 0
         self._run = None
+        self._size = 0
         self.at_piece = 0
         for at in range(count):
             piece = pieces + at
             piece.done = piece.commands = piece.replies_at = piece.replies_size = piece.ready_size = piece.wait = 0
             piece.marks_at = piece.marks_count = 0
-        if self.off or not self._store.takes_runs:
+        if self.off or self._store.loading:
             self.at_piece = count
             return count
+        takes = self._store.takes_runs
         parts = <Part *>PyMem_Malloc(count * sizeof(Part))
         if parts is NULL:
             raise MemoryError
         try:
-            found.measures = True
             self._table.take()
-            while looked < count and not full:
-                piece = pieces + looked
-                self.at_piece = looked
+            while self.at_piece < count and not full and self._size <= SHARED_OUTPUT:
+                piece = pieces + self.at_piece
+                part = parts + used
                 self._executor._conversation = piece.conversation
-                parts[used].writes = False
-                expected = 0
-                while piece.done < piece.length and expected < UNSENT_PAUSE:
-                    size = self._executor.scan(piece.data + piece.done, piece.length - piece.done, &found)
-                    if size == 0:
+                if piece.waits == NOTHING_WAITS:
+                    self._read_locally(pieces, count)
+                if takes:
+                    full = self._gather(piece, part, total)
+                    if full and self.at_piece and piece.done == part.length and piece.done < piece.length:
+                        piece.done = piece.commands = 0  # it is the first of the next run
                         break
-                    if total + piece.done + size > RUN_BYTES_MAX and (looked or piece.done):
-                        full = True
-                        break
-                    piece.done += size
-                    piece.commands += 1
-                    expected += found.reply
-                    if found.writes:
-                        parts[used].writes = True
-                if full and looked and piece.done < piece.length:
-                    piece.done = piece.commands = 0  # it is the first of the next run
-                    break
-                if piece.done:
-                    parts[used].at = total
-                    parts[used].length = piece.done
-                    parts[used].commands = piece.commands
-                    parts[used].given_up = False
-                    parts[used].conversation = piece.conversation[0]
-                    writes = writes or parts[used].writes
-                    piece.marks_at = used
-                    piece.replies_size = piece.done + expected
-                    piece.wait = 1
-                    used += 1
-                    total += piece.done
-                    commands += piece.commands
-                looked += 1
-            self.at_piece = looked
+                    if part.length:
+                        part.at = total
+                        part.given_up = False
+                        part.conversation = piece.conversation[0]
+                        piece.marks_at = used
+                        piece.replies_size += part.length + part.expected
+                        piece.wait = 1
+                        used += 1
+                        total += part.length
+                        proposed += part.commands
+                self.commands += piece.commands
+                self.at_piece += 1
             if used:
-                self._run = self._made(pieces, looked, parts, used, total, commands)
+                self._run = self._made(parts, used, total, proposed)
                 parts = NULL
-                self.commands += commands
                 self._store.propose_run(self._run)
+        except BaseException:
+            self.at_piece = count  # none of them has replies to wait for
+            raise
         finally:
             PyMem_Free(parts)
-        return looked
+        return self.at_piece
 
-    cdef ProposedRun _made(self, Piece *pieces, int looked, Part *parts, int used, Py_ssize_t total,
-                           Py_ssize_t commands):
-        """The run of what was looked at. It has the parts from now on."""
+    cdef int _read_locally(self, Piece *pieces, int count) except -1:
+        """Answer the local reads that the piece at hand begins with."""
+        cdef Piece *piece = pieces + self.at_piece
+        cdef Accelerator executor = self._executor
+        cdef Py_ssize_t size
+        piece.replies_at = self._size
+        executor._size = 0
+        executor._room_end = UNSENT_PAUSE
+        while piece.done < piece.length:
+            if (self._size or piece.done) and self._table._ahead_next == self._table._ahead_count:
+                look_ahead(self, pieces, count)  # the first one has shown that this is of use
+            size = executor.local_read(piece.data + piece.done, piece.length - piece.done)
+            if size == 0:
+                self._table._ahead_next = self._table._ahead_count  # what was met behind it is out of step
+                break
+            piece.done += size
+            piece.commands += 1
+        memcpy(self._out + self._size, executor._out, executor._size)
+        self._size += executor._size
+        piece.ready_size = piece.replies_size = executor._size
+        return 0
+
+    cdef bint _gather(self, Piece *piece, Part *part, Py_ssize_t total) except -1:
+        """See which frames of a piece are to be proposed, from where it is done; whether the run has no room for more.
+
+        total: bytes that the run has without them.
+        """
+        cdef Scanned found
+        cdef Py_ssize_t size
+        cdef bint waits = piece.waits == WRITES_WAIT
+        found.measures = True
+        part.data = piece.data + piece.done
+        part.length = part.commands = part.expected = 0
+        part.writes = False
+        while piece.done < piece.length and part.expected < UNSENT_PAUSE:
+            size = self._executor.scan(piece.data + piece.done, piece.length - piece.done, &found)
+            if size == 0 or (found.local and not waits):
+                break
+            if total + part.length + size > RUN_BYTES_MAX and (total or part.length):
+                return True
+            part.length += size
+            part.commands += 1
+            part.expected += found.reply
+            piece.done += size
+            piece.commands += 1
+            if found.writes:
+                part.writes = waits = True
+        return False
+
+    cdef ProposedRun _made(self, Part *parts, int used, Py_ssize_t total, Py_ssize_t commands):
+        """The run of these. It has the parts from now on."""
         cdef ProposedRun run = ProposedRun.__new__(ProposedRun)
         cdef char *into
         cdef int at
         run._said = PyBytes_FromStringAndSize(NULL, total)
         into = PyBytes_AS_STRING(run._said)
-        for at in range(looked):
-            memcpy(into, pieces[at].data, pieces[at].done)
-            into += pieces[at].done
-        run._held = [awaited_run(pieces[at].replies_size) for at in range(looked) if pieces[at].done]
+        for at in range(used):
+            memcpy(into + parts[at].at, parts[at].data, parts[at].length)
+        run._held = [awaited_run(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
         payload = self._logged(run._said, parts, used)
         run.items = (Item(RUN, self._table._number, payload),) if payload else ()
         run.weight = len(payload)
@@ -320,5 +374,10 @@ cdef class ProposingAccelerator(Accelerator):
         return payload[:written]
 
     cdef HeldRun hold(self, Piece *piece, bint whole):
-        """The replies to a piece, which wait for their turn."""
+        """The replies to a piece that wait for their turn. There are no others where the client waits for some already."""
         return <HeldRun>self._run._held[piece.marks_at]
+
+    cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
+                              const unsigned char **key, Py_ssize_t *size) noexcept:
+        """Which key the frame that stands here will ask for; the frame's bytes, or 0 when nobody knows."""
+        return self._executor.key_ahead(data, length, width, key, size)

@@ -14,13 +14,15 @@ from libc.string cimport memcpy
 from cairnkv.session.accelerator cimport Accelerator, Scanned, read_decimal, write_decimal
 from cairnkv.keyspace.hot_table cimport (
     Place,
+    Terms,
+    are_met,
     can_drop,
     can_put,
     drop,
-    give_deadline,
     look_up,
     place_of,
     put,
+    put_for,
     visible,
 )
 from cairnkv.wire.big_endian cimport put_be32
@@ -40,12 +42,17 @@ cdef enum:
 # The numbers of the vocabulary that these have in the log. A test holds them to `cairnkv.commands`.
 cdef enum:
     LOGGED_SET = 1
+    LOGGED_SET_WITH = 16
+    LOGGED_SET_MANY = 22
     LOGGED_CLEAR_MANY = 23
     LOGGED_INCR = 24
 
-LOGGED = {"SET": LOGGED_SET, "CLEAR_MANY": LOGGED_CLEAR_MANY, "INCR": LOGGED_INCR}
+LOGGED = {
+    "SET": LOGGED_SET, "SET_WITH": LOGGED_SET_WITH, "SET_MANY": LOGGED_SET_MANY, "CLEAR_MANY": LOGGED_CLEAR_MANY,
+    "INCR": LOGGED_INCR,
+}
 
-SERVED = ("GET", "SET", "DEL", "EXISTS", "MGET", "INCR", "PING")
+SERVED = ("GET", "SET", "DEL", "EXISTS", "MGET", "MSET", "INCR", "PING")
 """The words that are served here. A test holds them to what is."""
 
 
@@ -136,6 +143,8 @@ cdef class RedisAccelerator(Accelerator):
         elif size == 4:
             if _is(name, 4, b"mget", 4):
                 done = _mget(self, &words)
+            elif _is(name, 4, b"mset", 4):
+                done = _mset(self, &words)
             elif _is(name, 4, b"incr", 4):
                 done = _incr(self, &words)
             elif _is(name, 4, b"ping", 4):
@@ -144,9 +153,27 @@ cdef class RedisAccelerator(Accelerator):
             done = _count_keys(self, &words, False)
         return words.length if done else 0
 
-    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
-        """What command stands here, if `frame` would try to execute it, but for PING and times to live; its bytes, or 0."""
+    cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Execute the command that stands here if it is a read, and the client's may show what was true before."""
         cdef Words words
+        cdef const unsigned char *name
+        cdef Py_ssize_t size
+        cdef bint done = False
+        if not self._conversation.reads_locally or not _words(self, data, length, &words):
+            return 0
+        name, size = words.at[0], words.size[0]
+        if _is(name, size, b"get", 3):
+            done = _get(self, &words)
+        elif _is(name, size, b"mget", 4):
+            done = _mget(self, &words)
+        elif _is(name, size, b"exists", 6):
+            done = _count_keys(self, &words, False)
+        return words.length if done else 0
+
+    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
+        """What command stands here, if `frame` would try to execute it, but for PING; its bytes, or 0."""
+        cdef Words words
+        cdef Terms terms
         cdef const unsigned char *name
         cdef Py_ssize_t size
         cdef int item
@@ -160,12 +187,17 @@ cdef class RedisAccelerator(Accelerator):
         deletes = _is(name, size, b"del", 3)
         found.reply = 32
         found.writes = sets or increments or deletes
+        found.local = not found.writes and self._conversation.reads_locally
         if gets or sets or increments:
-            if words.count != (3 if sets else 2) or not _is_key(&words, 1):
+            if not _is_key(&words, 1) or (not _terms_of(&words, &terms) if sets else words.count != 2):
                 return 0
             if gets and found.measures:
                 found.reply += _length_of(self, &words, 1)
             return words.length
+        if _is(name, size, b"mset", 4):
+            found.writes = True
+            found.local = False
+            return words.length if _are_pairs(&words) else 0
         gets = _is(name, size, b"mget", 4)
         if not gets and not deletes and not _is(name, size, b"exists", 6):
             return 0
@@ -179,13 +211,30 @@ cdef class RedisAccelerator(Accelerator):
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
         """Write a command that was scanned as the log has it: as a frame of the article, which is shorter."""
         cdef Words words
+        cdef Terms terms
         cdef char *at = into
         cdef int item
         _words(self, data, length, &words)
         at[0] = at[1] = 0
         if _is(words.at[0], words.size[0], b"set", 3):
-            at[2] = LOGGED_SET
-            at = _string(_string(at + 3, words.at[1], words.size[1]), words.at[2], words.size[2])
+            _terms_of(&words, &terms)
+            if words.count == 3:
+                at[2] = LOGGED_SET
+                at += 3
+            else:
+                at[2] = LOGGED_SET_WITH
+                put_be32(at + 3, 2 + (2 if terms.ttl else 0) + (terms.if_absent or terms.if_present))
+                at += 7
+            at = _string(_string(at, words.at[1], words.size[1]), words.at[2], words.size[2])
+            if words.count > 3:
+                at = _logged_terms(at, &terms)
+            return at - into
+        if _is(words.at[0], words.size[0], b"mset", 4):
+            at[2] = LOGGED_SET_MANY
+            put_be32(at + 3, words.count)
+            at = _string(at + 7, <const unsigned char *>b"0", 1)
+            for item in range(1, words.count):
+                at = _string(at, words.at[item], words.size[item])
             return at - into
         if _is(words.at[0], words.size[0], b"incr", 4):
             at[2] = LOGGED_INCR
@@ -237,6 +286,19 @@ cdef inline char *_string(char *into, const unsigned char *string, Py_ssize_t si
     put_be32(into, size)
     memcpy(into + 4, string, size)
     return into + 4 + size
+
+
+cdef char *_logged_terms(char *into, const Terms *terms) noexcept nogil:
+    """Write the options of SET_WITH; where they end."""
+    cdef char text[20]
+    if terms.ttl:
+        into = _string(into, <const unsigned char *>b"TTL", 3)
+        into = _string(into, <const unsigned char *>text, write_decimal(text, terms.ttl))
+    if terms.if_absent:
+        into = _string(into, <const unsigned char *>b"IFABSENT", 8)
+    if terms.if_present:
+        into = _string(into, <const unsigned char *>b"IFPRESENT", 9)
+    return into
 
 # -- replies --------------------------------------------------------------------------------------------
 
@@ -292,29 +354,82 @@ cdef bint _get(RedisAccelerator self, const Words *words) except -1:
     return _say_value(self, visible(self._table, &place))
 
 
+cdef bint _terms_of(const Words *words, Terms *terms) noexcept:
+    """Read the options of SET; False when they do not fit, or say what is for the readable way."""
+    cdef int at = 3
+    cdef unsigned char first
+    terms.ttl = terms.if_absent = terms.if_present = 0
+    while at < words.count:
+        if words.size[at] != 2 or (words.at[at][1] | 0x20) != c"x":  # EX, PX, NX, XX
+            return False
+        first = words.at[at][0] | 0x20
+        at += 1
+        if first == c"e" or first == c"p":
+            if at == words.count or terms.ttl or not read_decimal(words.at[at], words.size[at], &terms.ttl):
+                return False
+            if not 1 <= terms.ttl <= TTL_MAX // MILLISECONDS:  # there are longer ones, for the readable way
+                return False
+            if first == c"e":
+                terms.ttl *= MILLISECONDS
+            at += 1
+        elif terms.if_absent or terms.if_present:
+            return False
+        elif first == c"n":
+            terms.if_absent = True
+        elif first == c"x":
+            terms.if_present = True
+        else:
+            return False
+    return words.count >= 3
+
+
 cdef bint _set(RedisAccelerator self, const Words *words) except -1:
     cdef Place place
-    cdef int64_t ttl = 0
-    if (words.count != 3 and words.count != 5) or not _is_key(words, 1):
+    cdef Terms terms
+    cdef bint stored
+    if not _terms_of(words, &terms) or not _is_key(words, 1):
         return False
-    if words.count == 5:
-        if words.size[3] != 2 or (words.at[3][1] | 0x20) != c"x" or not read_decimal(words.at[4], words.size[4], &ttl):
-            return False
-        if ttl < 1 or ttl > TTL_MAX // MILLISECONDS:  # there are longer ones, for the readable way
-            return False
-        if (words.at[3][0] | 0x20) == c"e":
-            ttl *= MILLISECONDS
-        elif (words.at[3][0] | 0x20) != c"p":
-            return False
     place_of(self._table, &place, words.at[1], words.size[1])
-    if not can_put(self._table, &place) or not _say(self, b"+OK\r\n", 5):
+    if not can_put(self._table, &place):
         return False
-    put(self._table, &place, words.at[2], words.size[2])
-    if ttl:
-        look_up(self._table, &place)
-        give_deadline(self._table, &place, self._table.now + ttl)
+    stored = are_met(self._table, &place, &terms)
+    if not (_say(self, b"+OK\r\n", 5) if stored else _say_null(self)):
+        return False
+    if stored:
+        put_for(self._table, &place, words.at[2], words.size[2], terms.ttl)
     self.writes += 1
     return True
+
+
+cdef bint _are_pairs(const Words *words) noexcept:
+    """Whether keys and values follow, by turns."""
+    cdef int item
+    if words.count < 3 or words.count % 2 == 0:
+        return False
+    for item in range(1, words.count, 2):
+        if not _is_key(words, item):
+            return False
+    return True
+
+
+cdef bint _mset(RedisAccelerator self, const Words *words) except -1:
+    cdef Place place
+    cdef int item
+    if not _are_pairs(words) or self._room_end - self._size < 5:
+        return False
+    if self._table.staged:  # then nothing may be staged of what is left to the readable way
+        for item in range(1, words.count, 2):
+            place_of(self._table, &place, words.at[item], words.size[item])
+            if not can_put(self._table, &place, words.count // 2):
+                return False
+    for item in range(1, words.count, 2):
+        # When one of them is for the readable way, all are: storing the first ones again changes nothing.
+        place_of(self._table, &place, words.at[item], words.size[item])
+        if not can_put(self._table, &place):
+            return False
+        put(self._table, &place, words.at[item + 1], words.size[item + 1])
+    self.writes += 1
+    return _say(self, b"+OK\r\n", 5)
 
 
 cdef bint _count_keys(RedisAccelerator self, const Words *words, bint clear) except -1:

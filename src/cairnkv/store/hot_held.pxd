@@ -14,6 +14,7 @@ cdef class HeldRun:
     cdef int64_t _start, _waiting
     cdef Py_ssize_t _charged  # bytes that it counts as among those that wait
     cdef bint _in_turn  # whether the commands have yet to be carried out
+    cdef readonly bint writes  # whether some of those may change something
     cdef list _parts
     cdef int64_t _refused_from  # the position of what was refused at once
     cdef object _refusal  # ... and why; None: nothing was
@@ -21,5 +22,5 @@ cdef class HeldRun:
 
     cdef int add(self, bytes replies) except -1
 
-cdef HeldRun awaited_run(Py_ssize_t charged)
+cdef HeldRun awaited_run(Py_ssize_t charged, bint writes)
 cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)

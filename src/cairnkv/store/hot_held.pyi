@@ -5,6 +5,7 @@ from cairnkv.commands import Failure, Reply
 class HeldRun:
     on_ready: Callable[[], None] | None
     reply: Reply | None
+    writes: bool
     @property
     def size(self) -> int: ...
     @property

@@ -26,12 +26,16 @@ cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_
     return run
 
 
-cdef HeldRun awaited_run(Py_ssize_t charged):
-    """Replies to commands whose turn will come. charged: bytes that they count as until then."""
+cdef HeldRun awaited_run(Py_ssize_t charged, bint writes):
+    """Replies to commands whose turn will come.
+
+    charged: bytes that they count as until then. writes: whether some of the commands do.
+    """
     cdef HeldRun run = HeldRun.__new__(HeldRun)
     run._replies = b""
     run._charged = charged
     run._in_turn = True
+    run.writes = writes
     return run
 
 
@@ -39,7 +43,7 @@ cdef class HeldRun:
     """What `Held` has, and `parts`.
 
     reply: None until they may leave; then OK, or why some of them did not come true. on_ready: called once, then; None:
-    nobody waits.
+    nobody waits. writes: whether commands that have yet to be carried out may change something.
     """
 
     @property

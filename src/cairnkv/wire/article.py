@@ -184,8 +184,14 @@ class Prefix(Protocol):
         statuses: tuple[int, int],
         string_max: int,
         frame_max: int,
+        reads_locally: bool = False,
+        own_writes_there: bool = True,
     ) -> int:
-        """Carry out frames of the buffer from `start` on; how many bytes they had."""
+        """Carry out frames of the buffer from `start` on; how many bytes they had.
+
+        reads_locally: whether all reads of the client may show what was true a moment ago, where the newest is not at
+        hand. own_writes_there: whether whatever the client has written can be read, so that such a read cannot miss it.
+        """
 
 
 class CommandDecoder:
@@ -261,7 +267,7 @@ class CommandDecoder:
         """Whether the next byte begins a frame, of a width that is settled."""
         return self._sure and self._number < 0 and not self.broken
 
-    def carry_out(self, prefix: Prefix, dialect: Dialect) -> bool:
+    def carry_out(self, prefix: Prefix, dialect: Dialect, *, own_writes_there: bool = True) -> bool:
         """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
         if not self.at_frame or len(self._buffer) < self._wanted:
             return False
@@ -272,6 +278,7 @@ class CommandDecoder:
             statuses=dialect.value,
             string_max=self._limits.value,
             frame_max=self._limits.frame,
+            own_writes_there=own_writes_there,
         )
         if not used:
             return False

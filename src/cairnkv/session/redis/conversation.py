@@ -160,7 +160,7 @@ class RedisConversation:
         self._decoder = RequestDecoder(limits)
         self.own_writes: Final = OwnWrites()
         self._acceleration: Acceleration | None = None
-        self._accelerated = (0, 0)  # the keyspace and the protocol that it is for
+        self._accelerated = (0, 0, False)  # the keyspace, the protocol and the kind of reads that it is for
         self._job: Job | None = None
         self._ended = False
         self.last_word = ""
@@ -260,7 +260,14 @@ class RedisConversation:
     def carry_out(self) -> "Accelerator | None":
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
         accelerator = self._usable_accelerator
-        carried = accelerator is not None and self._decoder.carry_out(accelerator, self.protocol)
+        if accelerator is None:
+            return None
+        carried = self._decoder.carry_out(
+            accelerator,
+            self.protocol,
+            reads_locally=self.reads_locally,
+            own_writes_there=self.own_writes.are_there,
+        )
         return accelerator if carried else None
 
     @property
@@ -269,10 +276,11 @@ class RedisConversation:
         accelerator = self._usable_accelerator
         if accelerator is None or self._decoder.pending:
             return None
-        chosen = self.space, self.protocol
+        chosen = self.space, self.protocol, self.reads_locally
         if self._acceleration is None or self._accelerated != chosen:
             self._accelerated = chosen
-            self._acceleration = accelerator, self.protocol, (0, 0), self.limits.value, self.limits.frame
+            limits = self.limits
+            self._acceleration = accelerator, self.protocol, (0, 0), limits.value, limits.frame, self.reads_locally
         return self._acceleration
 
     @property
@@ -281,10 +289,7 @@ class RedisConversation:
         plain = self.authenticated and self.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
-        accelerator = self.surroundings.accelerator(self.space)
-        if accelerator is not None and accelerator.proposes and self.reads_locally:
-            return None
-        return accelerator
+        return self.surroundings.accelerator(self.space)
 
     @property
     def missing(self) -> int:

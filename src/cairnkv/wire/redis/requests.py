@@ -134,7 +134,7 @@ class RequestDecoder:
         """Bytes without which `next` cannot get any further: of a long string, all that have not come."""
         return max(0, self._wanted - len(self._buffer))
 
-    def carry_out(self, prefix: Prefix, protocol: int) -> bool:
+    def carry_out(self, prefix: Prefix, protocol: int, *, reads_locally: bool, own_writes_there: bool) -> bool:
         """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
         if not self.at_frame or self._start == len(self._buffer):
             return False
@@ -145,6 +145,8 @@ class RequestDecoder:
             statuses=(0, 0),
             string_max=self._limits.value,
             frame_max=self._limits.frame,
+            reads_locally=reads_locally,
+            own_writes_there=own_writes_there,
         )
         if not used:
             return False
