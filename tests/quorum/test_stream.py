@@ -100,13 +100,19 @@ class TestASlowReader:
             texts = [b"%d" % number + bytes(16 * KIB) for number in range(200)]
             await put(one, *texts)
             largest = 0
+            take = consumption.Consumption.take
+
+            def noted(self: consumption.Consumption, position: int, data: bytes) -> str | None:
+                nonlocal largest
+                said = take(self, position, data)
+                largest = max(largest, self._waiting_bytes)
+                return said
 
             async def dawdle() -> None:
-                nonlocal largest
                 await asyncio.sleep(0.1)
-                (reading,) = one._consumptions
-                largest = max(largest, reading._waiting_bytes)
+                await eventually(lambda: largest > 200 * KIB)  # long before the last has come
 
+            monkeypatch.setattr(consumption.Consumption, "take", noted)
             async with Reader(one, each=dawdle) as reader:
                 await reader.has(lambda: len(reader.got) >= len(texts))
                 assert reader.texts == texts
