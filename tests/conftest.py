@@ -1,7 +1,8 @@
 """What holds for every test: how hard Hypothesis tries, and that nothing is skipped unnoticed.
 
-`HYPOTHESIS_PROFILE=long make test` tries much harder than the default, which keeps the suite short. With
-`CI=true` a skipped test fails the run: what a machine cannot run there is a fault of that machine's set-up.
+`HYPOTHESIS_PROFILE=long make test` tries much harder than the default, which keeps the suite short; `brief` is for what
+was tried so already, and runs once more somewhere else. With `CI=true` a skipped test fails the run: what a machine
+cannot run there is a fault of that machine's set-up.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ _COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("modest", _COMMON, max_examples=60, stateful_step_count=30)
+settings.register_profile("brief", _COMMON, max_examples=15, stateful_step_count=30)
 settings.register_profile("long", _COMMON, max_examples=2_000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "modest"))
 

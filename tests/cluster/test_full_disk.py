@@ -55,7 +55,8 @@ async def test_it_is_started_again_when_its_disk_was_full(disk: Path) -> None:
             while not await made(stream):  # the leader takes some seconds until it knows that all servers are there
                 assert time.monotonic() < until
                 await asyncio.sleep(0.1)
-            await stream.publish("s", b"before")
+            while not await published(stream, b"before"):
+                assert time.monotonic() < until
             fill(ballast)
             while not any("its disk being full may have brought about" in line for line in told):
                 assert time.monotonic() < until, told

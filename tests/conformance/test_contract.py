@@ -17,15 +17,27 @@ from cairnkv.testing import ManualClock
 from tests.conformance.ways import WAYS
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
-def kv(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS.keys())
+def opened(request: pytest.FixtureRequest) -> Iterator[tuple[Any, ManualClock]]:
+    """A store that is opened once for all tests of its way, and its clock."""
+    clock = ManualClock()
     with request.param(clock) as store:
-        yield store
+        yield store, clock
+
+
+@pytest.fixture
+def clock(opened: tuple[Any, ManualClock]) -> ManualClock:
+    return opened[1]
+
+
+@pytest.fixture
+def kv(opened: tuple[Any, ManualClock]) -> Any:
+    """The store, with nothing in it, at a time that no test before this one has reached."""
+    store, clock = opened
+    clock.advance(86_400)
+    store.clear_all()
+    assert store.count() == 0
+    return store
 
 
 EVERY_BYTE = bytes(range(256))

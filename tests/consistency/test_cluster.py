@@ -35,6 +35,9 @@ HARMS = [*ALONE, MIXED, tuple(Harm)] if LONG else [(Harm.KILL, Harm.PAUSE, Harm.
 FAILOVER_SECONDS = 12.0
 """Within which a cluster whose majority is there answers again, whatever was done to the rest."""
 
+ATTEMPTS = 8
+"""To find out nodes that are broken: where a machine is slow, few reads come at the moment at which they show it."""
+
 HARM_SECONDS = 10.0
 """How long `majority` and the others last at most (`cairnkv.consistency.nemesis`)."""
 
@@ -84,11 +87,15 @@ def test_it_is_consistent_whatever_is_done_to_it(
 @pytest.mark.parametrize("how", ["early-replies", "stale-reads"])
 def test_nodes_that_are_broken_are_found_out(how: str, tmp_path: Path) -> None:
     """Whatever else it is that they answer: it is seen that a read is not what it has to be."""
+    kinds: set[Kind] = set()
     with LocalCluster.up(tmp_path / "cluster", environment={"CAIRNKV_BREAK": how}) as cluster:
-        report = judged(cluster, tmp_path, seconds=2.0, keys=2, rate=None)
-    assert report.consistent is False
-    kinds = {violation.kind for violation in report.violations}
-    assert kinds & {Kind.STALE, Kind.OWN_WRITE, Kind.BACKWARDS, Kind.LOST}, kinds
+        for _ in range(ATTEMPTS):
+            report = judged(cluster, tmp_path, seconds=2.0, keys=2, rate=None)
+            kinds |= {violation.kind for violation in report.violations}
+            if kinds & {Kind.STALE, Kind.OWN_WRITE, Kind.BACKWARDS, Kind.LOST}:
+                assert report.consistent is False
+                return
+    raise AssertionError(f"only {kinds} were seen")
 
 
 if LONG:

@@ -20,8 +20,15 @@ from tests.support.serving import SMALL_MEMTABLES, Served, store_in
 CRASHES: Final = int(os.environ.get("CRASHES", "2"))
 WRITERS: Final = 4
 
+PATIENCE: Final = 20.0
+"""Seconds that writers may take to begin, or to end."""
+
 MEMORY: Final = {"all in memory": (), "a cache": ("--memory-limit", "80000")}
 """Flags of `cairn serve` about memory, by what they come to."""
+
+
+def any_acknowledged(histories: list[History]) -> bool:
+    return any(step.acknowledged is not None for history in histories for step in history.steps)
 
 
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
@@ -41,15 +48,18 @@ def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, memor
             ]
             for writer in writers:
                 writer.start()
+            until = time.monotonic() + PATIENCE
+            while not any_acknowledged(histories):
+                assert time.monotonic() < until
+                time.sleep(0.01)
             time.sleep(dice.uniform(0.1, 0.6))
             with pytest.raises(OptionError, match="open already"), store_in(tmp_path / "data"):
                 pass  # whoever is refused has mended nothing there
             served.kill()
         for writer in writers:
-            writer.join(20)
+            writer.join(PATIENCE)
             assert not writer.is_alive()
             assert writer.failure is None, writer.wrong
-        assert any(step.acknowledged is not None for history in histories for step in history.steps)
         with store_in(tmp_path / "data") as store:
             there = check_all(
                 histories,

@@ -5,6 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
+
 from cairnkv.log.quorum.connection import ask
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.stream import Stream
@@ -87,5 +90,15 @@ async def eventually(what: Callable[[], bool], patience: float = PATIENCE) -> No
 async def put(stream: Stream, *messages: bytes) -> None:
     """Have messages logged, one after the other."""
     for message in messages:
-        answer = await stream.nc.request(f"cairn.{stream.identity.stream[6:]}.log", message, timeout=PATIENCE)
+        answer = await _requested(stream, message)
         assert b'"error"' not in answer.data, answer.data
+
+
+async def _requested(stream: Stream, message: bytes) -> Msg:
+    """JetStream's answer. One that was just made has nobody yet who takes a message."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await stream.nc.request(f"cairn.{stream.identity.stream[6:]}.log", message, timeout=PATIENCE)
+            except NoRespondersError:
+                await asyncio.sleep(0.02)

@@ -40,13 +40,17 @@ def test_the_same_where_nodes_are_forgotten_and_come_back(seed: int) -> None:
 
 def test_most_is_acknowledged_where_nothing_goes_wrong() -> None:
     """Or the tests above would be about nothing."""
-    chaos = Chaos(4, faults=0).run(2_000).end()
-    reference = check(chaos)
-    assert len(chaos.ops) > 200
-    assert not any(op.failed or op.unknown for op in chaos.ops)
-    assert sum(op.tag in chaos.tagged_at for op in chaos.ops if op.watched) > 3
-    assert any(op.tag and op.tag not in chaos.tagged_at for op in chaos.ops if op.watched)
-    assert reference.done
+    carried_out = refused = 0
+    for seed in range(8):  # one alone may have few transactions, and have all of them carried out
+        chaos = Chaos(seed, faults=0).run(2_000).end()
+        assert check(chaos).done
+        assert len(chaos.ops) > 200
+        assert not any(op.failed or op.unknown for op in chaos.ops)
+        done = [op.tag in chaos.tagged_at for op in chaos.ops if op.watched]
+        carried_out += sum(done)
+        refused += len(done) - sum(done)
+    assert carried_out > 3
+    assert refused
 
 
 # -- broken on purpose --------------------------------------------------------------------------------------------

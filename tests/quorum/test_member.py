@@ -79,7 +79,11 @@ def test_another_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> N
     nats.forget(name)
 
 
-def test_a_node_without_a_majority_refuses_and_comes_back(node: Nodes, nats: Nats) -> None:
+def test_a_node_without_a_majority_refuses_and_comes_back(
+    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cairnkv.log.quorum.proposer.UNSEEN_SECONDS", 1.5)
+    monkeypatch.setattr("cairnkv.log.quorum.proposer.OUTCOME_SECONDS", 3.0)
     with node("a") as first, cairnkv.connect(first.url, timeout=PATIENCE) as one:
         one.set("k", "v")
         for server in nats.servers[:2]:
@@ -225,6 +229,7 @@ def test_a_log_that_has_no_room_for_anything_is_truncated(
 ) -> None:
     monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.5)
     monkeypatch.setattr(member, "SNAPSHOT_LEAST", 10_000)  # none while there is quorum
+    monkeypatch.setattr("cairnkv.log.quorum.proposer.UNSEEN_SECONDS", 1.5)
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         asyncio.run(filled(nats, first.server.settings.name))
@@ -318,8 +323,9 @@ def test_a_wrong_name_makes_no_stream(node: Nodes, nats: Nats) -> None:
 
 
 def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
-    node: Nodes, caplog: pytest.LogCaptureFixture
+    node: Nodes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cairnkv.log.quorum.proposer.UNSEEN_SECONDS", 1.5)
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         one.set("k", "v")
         until(lambda: other.get("k") == "v")
@@ -411,6 +417,7 @@ def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Nodes, monkey
             other.set("k", "w")
             seen.add(told(first)["clock_off_ms"])
         assert seen == {0}
+        first.call(lambda: setattr(there, "_apply", apply))
         one.set("k", "x")
 
 

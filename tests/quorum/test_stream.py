@@ -12,7 +12,7 @@ from cairnkv.limits import KIB, MIB
 from cairnkv.log.quorum import consumption, stream
 from cairnkv.log.quorum.connection import ApiError
 from cairnkv.log.quorum.stream import Identity, PastEnd, Purged, Replaced
-from tests.quorum.reading import Reader, api, eventually, opened, put
+from tests.quorum.reading import PATIENCE, Reader, api, eventually, opened, put
 from tests.support.nats import Nats
 
 
@@ -67,7 +67,7 @@ class TestPublishAndEntries:
             await eventually(lambda: bool(refused))
             assert "has not answered" in refused[0]
             await reader.has(lambda: len(reader.got) == 10)
-            await asyncio.sleep(0.1)
+            await eventually(lambda: not one._awaited)
             one.publish(b"", nobody)
             await reader.has(lambda: len(reader.got) == 11)
 
@@ -100,13 +100,19 @@ class TestASlowReader:
             texts = [b"%d" % number + bytes(16 * KIB) for number in range(200)]
             await put(one, *texts)
             largest = 0
+            take = consumption.Consumption.take
+
+            def noted(self: consumption.Consumption, position: int, data: bytes) -> str | None:
+                nonlocal largest
+                said = take(self, position, data)
+                largest = max(largest, self._waiting_bytes)
+                return said
 
             async def dawdle() -> None:
-                nonlocal largest
                 await asyncio.sleep(0.1)
-                (reading,) = one._consumptions
-                largest = max(largest, reading._waiting_bytes)
+                await eventually(lambda: largest > 200 * KIB)  # long before the last has come
 
+            monkeypatch.setattr(consumption.Consumption, "take", noted)
             async with Reader(one, each=dawdle) as reader:
                 await reader.has(lambda: len(reader.got) >= len(texts))
                 assert reader.texts == texts
@@ -143,7 +149,7 @@ class TestPositions:
             await put(one, *[b"x"] * 10)
             await one.truncate(6)
             assert (one.first, one.last) == (7, 10)
-            answer, got = await consumed(one, 3)
+            answer, got = await consumed(one, 3, wanted=4)
             assert "error" not in answer
             assert [position(message) for message in got] == [7, 8, 9, 10]
 
@@ -199,7 +205,7 @@ class TestPositions:
         monkeypatch.setattr(consumption, "DOUBT", 0.5)
         async with opened(nats.options()) as one:
             await put(one, *[b"x"] * 3)
-            answer, got = await consumed(one, 50, meanwhile=put(one, b"y"))
+            answer, got = await consumed(one, 50, wanted=0, meanwhile=put(one, b"y"))
             assert "error" not in answer
             assert got == []
 
@@ -319,11 +325,17 @@ class TestBroadcasts:
             one.on_broadcast(heard["one"].append)
             other.on_broadcast(heard["other"].append)
             stranger.on_broadcast(heard["stranger"].append)
+            async with asyncio.timeout(PATIENCE):
+                while not (heard["one"] and heard["other"]):  # servers have to tell each other who listens
+                    one.broadcast(b"hello")
+                    other.broadcast(b"hello")
+                    await asyncio.sleep(0.05)
             for number in range(3):
                 one.broadcast(b"%d" % number)
             other.broadcast(b"back")
-            await eventually(lambda: len(heard["other"]) == 3 and len(heard["one"]) == 1)
-            assert heard == {"one": [b"back"], "other": [b"0", b"1", b"2"], "stranger": []}
+            await eventually(lambda: heard["other"][-1] == b"2" and heard["one"][-1] == b"back")
+            said = {who: [text for text in texts if text != b"hello"] for who, texts in heard.items()}
+            assert said == {"one": [b"back"], "other": [b"0", b"1", b"2"], "stranger": []}
 
     async def test_one_that_nats_does_not_take_is_told_of_and_not_kept(
         self, nats: Nats, caplog: pytest.LogCaptureFixture
@@ -335,9 +347,11 @@ class TestBroadcasts:
             with caplog.at_level(logging.INFO):
                 one.broadcast(bytes(one.payload_max + 1))
             assert "reaches this node only" in caplog.text
-            one.broadcast(bytes(one.payload_max))
-            await eventually(lambda: bool(heard))
-            assert [len(message) for message in heard] == [one.payload_max]
+            async with asyncio.timeout(PATIENCE):
+                while not heard:  # servers have to tell each other who listens
+                    one.broadcast(bytes(one.payload_max))
+                    await asyncio.sleep(0.1)
+            assert {len(message) for message in heard} == {one.payload_max}
 
 
 async def test_there_are_several_clusters_on_one_nats(nats: Nats) -> None:
@@ -372,8 +386,10 @@ def counted_consumers(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return made
 
 
-async def consumed(one: stream.Stream, start: int, meanwhile: object = None) -> tuple[dict[str, object], list[Msg]]:
-    """What JetStream answers to a consumer that is to begin there, and what that gets."""
+async def consumed(
+    one: stream.Stream, start: int, *, wanted: int, meanwhile: object = None
+) -> tuple[dict[str, object], list[Msg]]:
+    """What JetStream answers to a consumer that is to begin there, and what that gets: so many messages, it should."""
     got = []
 
     async def take(message: Msg) -> None:
@@ -393,7 +409,9 @@ async def consumed(one: stream.Stream, start: int, meanwhile: object = None) -> 
     answer = await api(one, f"CONSUMER.CREATE.{of}.{name}", {"stream_name": of, "config": config, "action": "create"})
     if meanwhile is not None:
         await meanwhile  # type: ignore[misc]
-    await asyncio.sleep(0.5)
+    await eventually(lambda: len(got) >= wanted)
+    if not wanted:
+        await asyncio.sleep(0.5)  # in which there would be some
     await subscription.unsubscribe()
     return answer, got
 
