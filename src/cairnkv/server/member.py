@@ -75,6 +75,10 @@ SNAPSHOT_LEAST: Final = 100
 SNAPSHOT_LOOK_SECONDS: Final = 5.0
 """How often it is looked whether it is time."""
 
+TABLE_GATHER: Final = 0.02
+"""Seconds for which what entries change waits to be written to the node's table together. A reply waits for none of it,
+and what a crash takes of it the log still has."""
+
 TABLE_PAUSE: Final = 0.002
 """Seconds between two looks at whether the node's table takes another entry."""
 
@@ -643,6 +647,7 @@ def new_member(settings: Settings, *, clock: Clock, progress: Progress) -> Membe
             apart=True,
             progress=lambda read, records: progress(f"reading {directory.table}", read, records, "records"),
             limit=settings.disk_limit,
+            gather=TABLE_GATHER,
         )
 
     store = ReplicatedStore(
