@@ -503,6 +503,8 @@ class Member:
 
     def _pump(self) -> None:
         self._pump_wanted = False
+        if not self.store.proposer.may_publish:
+            return
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
         refused = functools.partial(self._refused, self.store.proposer.epoch)
