@@ -436,12 +436,12 @@ class Member:
             if time.monotonic() - began > APPLY_SECONDS:
                 if store.loading:
                     self._progress("catching up", store.position - self._from, self.stream.last - self._from, "entries")
-                self._pump()
+                self._want_pump()
                 await asyncio.sleep(0)
                 began = time.monotonic()
         if store.proposer.quorum:
             self._quorum.set()
-        self._pump()
+        self._want_pump()
         return store.takes_part
 
     async def _room_in_table(self) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cairnkv.commands import failures
-from cairnkv.log.base import Effect, LogRefused
+from cairnkv.log.base import Effect, LogRefused, size_of_effects
 from cairnkv.log.disk.engine import Engine, wait_while_behind
 from cairnkv.log.disk.reader import Reader
 from cairnkv.log.disk.recorder import Recorder
@@ -107,7 +107,7 @@ class Entry:
         self.now = now
         self.effects = effects
         if size is None:
-            size = sum(len(key or b"") + len(value or b"") for _, key, value, _ in effects)
+            size = size_of_effects(effects)
         self.size = EFFECT_BYTES * len(effects) + size
 
 
