@@ -87,7 +87,7 @@ class TableLog:
         """Keep a commit."""
         if self.refuses is not None:
             raise LogRefused("the table takes nothing", self.refuses)
-        assert size in (None, size_of_effects(effects))
+        assert size is None or size >= size_of_effects(effects)
         self.position += 1
         self.disk.commits.append((now, tuple(effects)))
         return self.position

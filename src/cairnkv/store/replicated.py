@@ -190,7 +190,7 @@ class Blocking(Proposed):
 class Changes:
     """What an entry changes: effects for the node's table, and what the digest of the state is made of.
 
-    size: bytes of the effects' keys and values.
+    size: bytes of the effects' keys and values; more where a command of the hot path names a key twice.
     """
 
     __slots__ = ("digest", "effects", "position", "size")

@@ -17,7 +17,7 @@ from cairnkv.wire.article import Prefix
 
 Gathered: TypeAlias = Callable[[list[Effect], list[int], int], None]
 """Takes what a run has come to: effects, in order; of each command that has several of them where those begin and end;
-and the bytes of all their keys and values."""
+and the bytes of their keys and values, or some more."""
 
 NewExecutor: TypeAlias = Callable[[int], Prefix]
 """Makes the hot path of a keyspace for frames of the log, which changes it through a `Gathering`."""
