@@ -499,10 +499,16 @@ class Member:
         """Have published what waits, behind all that clients have said by now."""
         if not self._pump_wanted:
             self._pump_wanted = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._pump_in_its_turn)
+
+    def _pump_in_its_turn(self) -> None:
+        self._pump_wanted = False
+        try:
+            self._pump()
+        except Exception as error:  # there is no task that would end by it
+            self._failed(error)
 
     def _pump(self) -> None:
-        self._pump_wanted = False
         if not self.store.proposer.may_publish:
             return
         now = asyncio.get_running_loop().time()
