@@ -441,7 +441,7 @@ class Member:
                 began = time.monotonic()
         if store.proposer.quorum:
             self._quorum.set()
-        self._want_pump()
+        self._want_pump()  # not at once: those who have their replies by now say more, which shares the next entry
         return store.takes_part
 
     async def _room_in_table(self) -> None:
