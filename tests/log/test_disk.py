@@ -16,6 +16,7 @@ from cairnkv.errors import OptionError
 from cairnkv.log.disk import DiskLog, Sync, open_engine
 from cairnkv.log.disk.engine import Batch, RocksEngine
 from cairnkv.log.disk.records import FORMAT_KEY, PART, PART_BYTES, part_key
+from cairnkv.log.disk.writer import COMMIT_BYTES
 from cairnkv.store import Held, Store
 from cairnkv.testing import ManualClock, running_server
 
@@ -112,6 +113,7 @@ class OnDisk:
         clock: ManualClock | None = None,
         sync: str = "always",
         memory_limit: int | None = None,
+        gather: float = 0.0,
     ) -> None:
         self.unopenable: str | None = None
         self.on_opening: Callable[[], object] = lambda: None
@@ -125,7 +127,7 @@ class OnDisk:
             return self.engine
 
         self.store = Store(
-            log=DiskLog(directory, sync=Sync.parse(sync), new_engine=new_engine),
+            log=DiskLog(directory, sync=Sync.parse(sync), gather=gather, new_engine=new_engine),
             clock=clock or ManualClock(),
             memory_limit=memory_limit,
         )
@@ -183,6 +185,18 @@ def test_a_reply_waits_for_the_disk_and_many_writes_share_a_commit(tmp_path: Pat
         assert disk.reply(rest[-1]) is not None
         assert disk.reply(shown) == b"1"
         assert disk.engine.writes == 2
+
+
+def test_what_nobody_waits_for_is_written_when_it_is_much_or_has_waited(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data", gather=0.2) as disk:
+        held = [disk.store.execute(Set(b"%d" % number, b"x")) for number in range(10)]
+        assert disk.reply(held[-1]) is not None
+        assert disk.engine.writes == 1
+    with OnDisk(tmp_path / "data", gather=3_600) as disk:
+        disk.store.execute(Set(b"a", b"x"))
+        assert disk.reply(disk.store.execute(Set(b"large", bytes(COMMIT_BYTES)))) is not None
+        last = disk.store.execute(Set(b"b", b"x"))
+    assert disk.reply(last) is not None, "to close it is not to wait"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

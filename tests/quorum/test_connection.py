@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nats import errors
+from nats.aio.msg import Msg
 
 from cairnkv.cluster.nats import NatsConfig, NatsServer, free_ports
 from cairnkv.errors import OptionError, Unavailable
@@ -40,6 +42,38 @@ class TestWhoIsNotLetIn:
 
     async def test_certificates_have_to_be_some(self, nats: Nats, tmp_path: Path) -> None:
         assert "cannot be used" in await refusal(nats.options(ca=str(tmp_path / "none")))
+
+
+class TestHearing:
+    async def test_what_is_sent_is_heard_in_order_behind_a_fault_as_well(self, nats: Nats) -> None:
+        options = nats.options(urls=nats.urls[:1])  # another server would have to hear of it first
+        async with opened(options) as one, opened(options) as other:
+            heard: list[bytes] = []
+
+            def told(message: Msg) -> None:
+                heard.append(message.data)
+                if message.data == b"1":
+                    raise ValueError("a fault of ours")
+
+            subscription = await one.nc.hear("heard.here", told)
+            await one.nc.flush()
+            for number in range(3):
+                other.nc.send("heard.here", b"%d" % number)
+            await eventually(lambda: len(heard) == 3)
+            assert heard == [b"0", b"1", b"2"]
+            await subscription.unsubscribe()
+            other.nc.send("heard.here", b"3")
+            await other.nc.flush()
+            await one.nc.flush()
+            assert len(heard) == 3
+
+    async def test_nothing_is_sent_that_is_too_large_or_without_a_connection(self, nats: Nats) -> None:
+        async with opened(nats.options()) as one:
+            with pytest.raises(errors.MaxPayloadError):
+                one.nc.send("heard.here", bytes(one.nc.max_payload + 1))
+            await connection.close(one.nc)
+            with pytest.raises(errors.OutboundBufferLimitError):
+                one.nc.send("heard.here", b"x")
 
 
 class TestNobodyThere:

@@ -523,7 +523,7 @@ def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: p
 def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
-        monkeypatch.setattr(member_of(first).stream.nc, "publish", None)
+        monkeypatch.setattr(member_of(first).stream.nc, "send", None)
         with pytest.raises(cairnkv.OutcomeUnknown):
             one.set("k", "w")
         assert "fault" in told(first)["stopped"]

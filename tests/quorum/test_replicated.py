@@ -2,6 +2,8 @@
 
 import contextlib
 import random
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -395,11 +397,10 @@ def test_nodes_compare_digests_through_the_log(monkeypatch: pytest.MonkeyPatch) 
 
 
 @contextlib.contextmanager
-def on_disk(directory: Path) -> Iterator[ReplicatedStore]:
+def on_disk(directory: Path, gather: float = 0.0) -> Iterator[ReplicatedStore]:
     """A node whose table is on disk."""
-    store = ReplicatedStore(
-        node=5, nonce=b"12345678", log=DiskLog(directory, sync=Sync(None)), value_max=VALUE_MAX, clock=lambda: EPOCH_MS
-    )
+    table = DiskLog(directory, sync=Sync(None), gather=gather)
+    store = ReplicatedStore(node=5, nonce=b"12345678", log=table, value_max=VALUE_MAX, clock=lambda: EPOCH_MS)
     store.begin(store.load())
     store.deliver_by(lambda _: None)
     if not store.identity:
@@ -430,6 +431,36 @@ def test_a_table_on_disk_has_all_of_the_state(tmp_path: Path) -> None:
         for position in range(store.position + 1, len(cluster.stream) + 1):
             store.apply_entry(position, cluster.stream[position - 1])
         assert fingerprint(store) == cluster.seen[len(cluster.stream)]
+
+
+@pytest.mark.parametrize("gather", [0.0, 0.02, 3_600.0])
+def test_what_a_kill_leaves_of_a_table_is_the_state_at_its_position(tmp_path: Path, gather: float) -> None:
+    """However late it was written: keys, position and all else are of one moment, and the log has what is missing."""
+    cluster = settled()
+    one = cluster.nodes[0]
+    watching(cluster, one, b"0")
+    for number in range(40):
+        said(cluster, one, Set(b"%d" % (number % 7), b"%d" % number), SetWith(b"d", b"x", ttl=60_000 + number))
+    killed = []
+    with on_disk(tmp_path / "table", gather) as store:
+        for position, data in enumerate(cluster.stream, 1):
+            store.apply_entry(position, data)
+            time.sleep(0.002)
+            if position % 10 == 0:
+                killed.append((position, tmp_path / f"killed {position}"))
+                shutil.copytree(tmp_path / "table", killed[-1][1])
+    for applied, directory in killed:
+        with on_disk(directory) as store:
+            assert store.position <= applied
+            if gather > 1:
+                assert store.position == 0, "nothing was written yet"
+            if store.position:
+                assert fingerprint(store) == cluster.seen[store.position]
+            for position in range(store.position + 1, len(cluster.stream) + 1):
+                store.apply_entry(position, cluster.stream[position - 1])
+            assert fingerprint(store) == cluster.seen[len(cluster.stream)]
+    with on_disk(tmp_path / "table") as store:
+        assert fingerprint(store) == cluster.seen[len(cluster.stream)], "whoever closes it waits for nothing"
 
 
 def test_a_table_that_makes_no_sense_is_damaged() -> None:

@@ -15,6 +15,7 @@ from cairnkv.commands.failures import Code
 from cairnkv.keyspace import Keyspace
 from cairnkv.limits import VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
+from cairnkv.log.base import size_of_effects
 from cairnkv.log.quorum.entries import HEADER_BYTES
 from cairnkv.store import Held
 from cairnkv.store.replicated import ReplicatedStore
@@ -86,6 +87,7 @@ class TableLog:
         """Keep a commit."""
         if self.refuses is not None:
             raise LogRefused("the table takes nothing", self.refuses)
+        assert size is None or size >= size_of_effects(effects)
         self.position += 1
         self.disk.commits.append((now, tuple(effects)))
         return self.position

@@ -26,6 +26,11 @@ Effect: TypeAlias = tuple[int, bytes | None, bytes | None, int | None]
 nothing is there. A plain tuple, since the hot path makes one for each write."""
 
 
+def size_of_effects(effects: Sequence[Effect]) -> int:
+    """Bytes of their keys and values."""
+    return sum(len(key or b"") + len(value or b"") for _, key, value, _ in effects)
+
+
 def nobody(_: int) -> None:
     """Progress that nobody looks at."""
 

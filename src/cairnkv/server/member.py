@@ -75,6 +75,10 @@ SNAPSHOT_LEAST: Final = 100
 SNAPSHOT_LOOK_SECONDS: Final = 5.0
 """How often it is looked whether it is time."""
 
+TABLE_GATHER: Final = 0.02
+"""Seconds for which what entries change waits to be written to the node's table together. A reply waits for none of it,
+and what a crash takes of it the log still has."""
+
 TABLE_PAUSE: Final = 0.002
 """Seconds between two looks at whether the node's table takes another entry."""
 
@@ -432,12 +436,12 @@ class Member:
             if time.monotonic() - began > APPLY_SECONDS:
                 if store.loading:
                     self._progress("catching up", store.position - self._from, self.stream.last - self._from, "entries")
-                self._pump()
+                self._want_pump()
                 await asyncio.sleep(0)
                 began = time.monotonic()
         if store.proposer.quorum:
             self._quorum.set()
-        self._pump()
+        self._want_pump()  # not at once: those who have their replies by now say more, which shares the next entry
         return store.takes_part
 
     async def _room_in_table(self) -> None:
@@ -495,10 +499,18 @@ class Member:
         """Have published what waits, behind all that clients have said by now."""
         if not self._pump_wanted:
             self._pump_wanted = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._pump_in_its_turn)
+
+    def _pump_in_its_turn(self) -> None:
+        self._pump_wanted = False
+        try:
+            self._pump()
+        except Exception as error:  # there is no task that would end by it
+            self._failed(error)
 
     def _pump(self) -> None:
-        self._pump_wanted = False
+        if not self.store.proposer.may_publish:
+            return
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
         refused = functools.partial(self._refused, self.store.proposer.epoch)
@@ -643,6 +655,7 @@ def new_member(settings: Settings, *, clock: Clock, progress: Progress) -> Membe
             apart=True,
             progress=lambda read, records: progress(f"reading {directory.table}", read, records, "records"),
             limit=settings.disk_limit,
+            gather=TABLE_GATHER,
         )
 
     store = ReplicatedStore(

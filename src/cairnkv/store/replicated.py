@@ -46,6 +46,7 @@ from cairnkv.keyspace.keyspace import Before
 from cairnkv.keyspace.shared import VERSION_SLOTS, version_slot
 from cairnkv.limits import CLEAR_PREFIX_SLICE, SPACES
 from cairnkv.log import Deliver, Effect, Log, LogRefused
+from cairnkv.log.base import size_of_effects
 from cairnkv.log.disk.records import NODE_SPACE
 from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.log.quorum.proposer import Proposal, Proposer
@@ -187,14 +188,23 @@ class Blocking(Proposed):
 
 
 class Changes:
-    """What an entry changes: effects for the node's table, and what the digest of the state is made of."""
+    """What an entry changes: effects for the node's table, and what the digest of the state is made of.
 
-    __slots__ = ("digest", "effects", "position")
+    size: bytes of the effects' keys and values; more where a command of the hot path names a key twice.
+    """
+
+    __slots__ = ("digest", "effects", "position", "size")
 
     def __init__(self, position: int, digest: int) -> None:
         self.position = position
         self.digest = digest
         self.effects: list[Effect] = []
+        self.size = 0
+
+    def keep(self, effects: Sequence[Effect], size: int | None = None) -> None:
+        """Have these in the node's table. size: bytes of their keys and values, if they are known."""
+        self.effects += effects
+        self.size += size_of_effects(effects) if size is None else size
 
     def count_in(self, effects: Iterable[Effect]) -> None:
         """Make these a part of the digest."""
@@ -290,8 +300,8 @@ class ReplicatedStore(Store):
         self._tracked: set[int] = set()  # slots whose versions are a part of the state
         self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
         self._deliver: Deliver | None = None
-        self._owed: tuple[int, list[Effect]] | None = None
-        """Log time and effects of the newest entry, where the table has not taken them yet."""
+        self._owed: tuple[int, list[Effect], int] | None = None
+        """Log time, effects and their size, of the newest entry, where the table has not taken them yet."""
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
         self._at_hand = Changes(0, 0)  # of the entry that is carried out
         self._gathering = Gathering(self._gathered)
@@ -656,12 +666,12 @@ class ReplicatedStore(Store):
             self._executors[space] = self._new_executor(space)
         return self._executors[space]
 
-    def _gathered(self, effects: list[Effect], groups: list[int]) -> None:
+    def _gathered(self, effects: list[Effect], groups: list[int], size: int) -> None:
         """A run of the entry at hand has done this."""
         from cairnkv.store.hot_digest import digest_of, slots_changed  # there is one: whoever calls is compiled
 
         changes = self._at_hand
-        changes.effects += effects
+        changes.keep(effects, size)
         changes.digest = digest_of(changes.digest, effects, groups)
         if self._tracked:
             for slot in slots_changed(effects, self._tracked):
@@ -692,7 +702,7 @@ class ReplicatedStore(Store):
             self._shared.journal = None
         if journal:
             effects = effects_of(journal)
-            changes.effects += effects
+            changes.keep(effects)
             changes.count_in(self._visible(journal, effects))
             if self._tracked:
                 self._count_changes(effects, changes)
@@ -779,7 +789,7 @@ class ReplicatedStore(Store):
 
     def _keep_slot(self, slot: int, changes: Changes) -> None:
         record = SLOT_KEY + _SLOT.pack(slot)
-        changes.effects.append((NODE_SPACE, record, _NUMBER.pack(self._shared.versions[slot]), None))
+        changes.keep([(NODE_SPACE, record, _NUMBER.pack(self._shared.versions[slot]), None)])
 
     # -- semantics and digests --------------------------------------------------------------------------------
 
@@ -790,7 +800,7 @@ class ReplicatedStore(Store):
             self.leave(f"semantics {version} is in force: this node needs a newer release")
             return
         self.semantics = self.proposer.semantics = version
-        changes.effects.append((NODE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None))
+        changes.keep([(NODE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None)])
 
     def propose_newer_semantics(self) -> None:
         """Propose that what all nodes know by now be in force, if it is not."""
@@ -837,7 +847,7 @@ class ReplicatedStore(Store):
     # -- the node's table -------------------------------------------------------------------------------------
 
     def _keep(self, entry: Entry | None, changes: Changes) -> None:
-        effects = changes.effects
+        effects: list[Effect] = []  # of the state besides keys and values
         row = self.table.rows.get(entry.node) if entry is not None else None
         if entry is not None and row is not None and row.position == changes.position:
             node = entry.node
@@ -853,7 +863,8 @@ class ReplicatedStore(Store):
                 self._drop_parts(forgotten, 0, effects)
         packed = POSITION.pack(self.position, self.identity, self._shared.now, self.digest)
         effects.append((NODE_SPACE, POSITION_KEY, packed, None))
-        self._owed = self._shared.now, effects
+        changes.keep(effects)
+        self._owed = self._shared.now, changes.effects, changes.size
         self._pay()
 
     def _pay(self) -> bool:

@@ -15,9 +15,9 @@ from typing import ClassVar, Final, TypeAlias
 from cairnkv.log import Effect
 from cairnkv.wire.article import Prefix
 
-Gathered: TypeAlias = Callable[[list[Effect], list[int]], None]
-"""Takes what a run has come to: effects, in order, and of each command that has several of them where those begin and
-end."""
+Gathered: TypeAlias = Callable[[list[Effect], list[int], int], None]
+"""Takes what a run has come to: effects, in order; of each command that has several of them where those begin and end;
+and the bytes of their keys and values, or some more."""
 
 NewExecutor: TypeAlias = Callable[[int], Prefix]
 """Makes the hot path of a keyspace for frames of the log, which changes it through a `Gathering`."""
@@ -45,4 +45,4 @@ class Gathering:
 
     def stage(self, effects: list[Effect], groups: list[int], size: int) -> None:
         """A run that has changed something ends."""
-        self._gathered(effects, groups)
+        self._gathered(effects, groups, size)

@@ -65,6 +65,7 @@ class DiskLog:
         progress: Progress = _nobody,
         reads: bool = False,
         limit: int | None = None,
+        gather: float = 0.0,
         new_engine: Callable[[Path], Engine] | None = None,
     ) -> None:
         """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
@@ -72,6 +73,7 @@ class DiskLog:
         reads: whether single values will be read again (`fetch`), as with a memory limit.
 
         limit: bytes that the directory is to have at most; None: as many as its file system.
+        gather: seconds for which an entry waits for others to be written with, where nobody waits for it.
         new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
         """
         self.directory: Final = Path(directory)
@@ -79,6 +81,7 @@ class DiskLog:
         self._apart = apart
         self._progress = progress
         self._limit = limit
+        self._gather = gather
         self._new_engine = new_engine or functools.partial(open_engine, limit=limit, reads=reads)
         self._space = Space(self.directory, limit)
         self._engine: Engine | None = None
@@ -117,6 +120,7 @@ class DiskLog:
                     found=self._found,
                     reopen=self._open,
                     reader=self._reader,
+                    gather=self._gather,
                 )
         except BaseException as error:
             self._closed = True

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cairnkv.commands import failures
-from cairnkv.log.base import Effect, LogRefused
+from cairnkv.log.base import Effect, LogRefused, size_of_effects
 from cairnkv.log.disk.engine import Engine, wait_while_behind
 from cairnkv.log.disk.reader import Reader
 from cairnkv.log.disk.recorder import Recorder
@@ -107,7 +107,7 @@ class Entry:
         self.now = now
         self.effects = effects
         if size is None:
-            size = sum(len(key or b"") + len(value or b"") for _, key, value, _ in effects)
+            size = size_of_effects(effects)
         self.size = EFFECT_BYTES * len(effects) + size
 
 
@@ -125,10 +125,12 @@ class Writer:
         found: Callable[[int | Failed | Settled], None],
         reopen: Callable[[], Engine],
         reader: Reader,
+        gather: float = 0.0,
     ) -> None:
         """found: called in the writer's thread with the newest position that is safe, or what else was found out.
 
         reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Settled`.
+        gather: seconds for which an entry waits for others, unless there are enough for a commit.
         """
         self._directory = directory
         self._engine = engine
@@ -144,6 +146,7 @@ class Writer:
         self._to_compact: set[tuple[bytes, bytes]] = set()
         self._changed = True  # whether anything was changed since everything was compacted
         self._sync = sync
+        self._gather = gather
         self._recorder = Recorder(engine, restored.parted, restored.number)
         self._found = found
         self._position = restored.position
@@ -211,8 +214,9 @@ class Writer:
 
     def _put(self, entry: Entry) -> None:
         self._queue.append(entry)
-        self.queued_bytes += entry.size
-        if len(self._queue) == 1:  # the writer waits only where there was none
+        had, self.queued_bytes = self.queued_bytes, self.queued_bytes + entry.size
+        # The writer waits only where there was none, or not enough.
+        if len(self._queue) == 1 or had < COMMIT_BYTES <= self.queued_bytes:
             self._condition.notify()
 
     def end(self, now: int) -> None:
@@ -288,6 +292,8 @@ class Writer:
                 if left is not None and left <= 0:
                     return []
                 self._condition.wait(left)
+            if self._gather:
+                self._condition.wait_for(lambda: self._ending or self.queued_bytes >= COMMIT_BYTES, self._gather)
             entries: list[Entry] = []
             size = 0
             while self._queue and size < COMMIT_BYTES:

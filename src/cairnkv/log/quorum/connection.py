@@ -19,9 +19,10 @@ from urllib.parse import urlsplit
 
 from nats import errors
 from nats.aio.client import Client, Srv
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from cairnkv.errors import OptionError, Unavailable
-from cairnkv.limits import MIB
 from cairnkv.log.quorum.credentials import credentials, is_refusal, what_to_check
 from cairnkv.log.quorum.options import ClusterOptions
 
@@ -42,9 +43,6 @@ boot together need some."""
 
 ASK_PATIENCE: Final = 1.0
 """Seconds for one answer of JetStream's API, which takes milliseconds unless there is no leader."""
-
-PENDING_MAX: Final = 16 * MIB
-"""Bytes of messages of one subscription that nats-py keeps for a reader. Entries are bounded elsewhere."""
 
 REPEAT_AFTER: Final = 30.0
 """Seconds before the same trouble is logged again."""
@@ -79,10 +77,55 @@ class Connection(Client):
     It waits until a connection is closed in good order before it tries the next server, and a paused server never
     takes what is still to be sent; and it forgets connections that were not answered. So they are cut. It ends for good
     upon most errors that a server may name, such as an authentication that took too long while that server was paused.
+
+    It has a task for what is sent, and one for each subscription, so a message takes several turns of the loop: what an
+    entry waits for goes by `send` and `hear` instead.
     """
 
     forbidden = ""
     """What NATS said last that our user may not do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hearers: dict[int, Callable[[Msg], None]] = {}  # by the number of their subscription
+
+    def send(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Publish a message at once: the system has it, or asyncio until that takes it. Raises nats-py's errors.
+
+        reply: where an answer goes to, if one is wanted.
+        """
+        if not self.is_connected or self._transport is None:
+            raise errors.OutboundBufferLimitError
+        if len(data) > self.max_payload:
+            raise errors.MaxPayloadError
+        head = f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n"
+        self._transport.write(b"".join((head.encode(), data, b"\r\n")))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the system has not taken yet."""
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        return writer.transport.get_write_buffer_size() if writer is not None else 0
+
+    async def hear(self, subject: str, told: Callable[[Msg], None]) -> Subscription:
+        """Subscribe: `told` is called with each message as it is read; it is to be quick. Raises nats-py's errors."""
+        subscription = await self.subscribe(subject)
+        self._hearers[subscription._id] = told
+        return subscription
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._hearers.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        told = self._hearers.get(sid)
+        if told is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        try:
+            told(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
+        except Exception as error:  # nats-py would read nothing any more
+            await self._error_cb(error)
 
     def cut(self) -> None:
         """End the connection to a server, whatever is still to be sent."""

@@ -32,7 +32,7 @@ HEARTBEAT: Final = 0.5
 
 LOOK_EVERY: Final = 0.25
 SILENCES_MAX: Final = 6
-"""A consumer that is silent when it is looked at so many times in a row, so many seconds apart, is given up: three
+"""A consumer that was silent when it is looked at so many times in a row, so many seconds apart, is given up: three
 heartbeats. Looks are counted, not time, so that a process that was paused itself reads first what came meanwhile."""
 
 CREATE_PATIENCE: Final = 1.0
@@ -133,32 +133,24 @@ class Consumption:
                 if consumer is None:
                     consumer = await self._begin()
                     continue
-                await self._look(consumer)
+                if not self._waiting and consumer.ended is None:
+                    await self._woken.wait()
+                self._woken.clear()
                 if self._waiting:
                     batch = self._waiting
                     self._waiting, self._waiting_bytes = [], 0
-                    await consumer.go_on()
+                    consumer.go_on()
                     yield batch
-                elif consumer.ended is not None or consumer.silences >= SILENCES_MAX:
+                elif consumer.ended is not None:
                     if self._skips >= SKIPS_MAX:
                         raise Purged(self._skipped_to)
-                    note(f"stream {self._identity.stream}: asking again after position {self._position}: "
-                         f"{consumer.ended or 'its consumer is silent'}")  # fmt: skip
+                    after = f"asking again after position {self._position}"
+                    note(f"stream {self._identity.stream}: {after}: {consumer.ended}")
                     ended, consumer = consumer, None
                     await ended.remove()
         finally:
             if consumer is not None:
                 await consumer.remove()
-
-    async def _look(self, consumer: "_Consumer") -> None:
-        """Wait until there is something to do, or for a while."""
-        if not self._woken.is_set() and not self._waiting:
-            try:
-                async with asyncio.timeout(LOOK_EVERY):
-                    await self._woken.wait()
-            except TimeoutError:
-                consumer.silences += 1
-        self._woken.clear()
 
     async def _begin(self) -> "_Consumer | None":
         """A consumer of the right stream that begins at the right position; None: stopped."""
@@ -257,8 +249,8 @@ class _Consumer:
         self._subscription: Subscription | None = None
         self._received = 0  # messages, as the consumer counts them
         self._held_up: str | None = None  # where to say that it may go on
-        self.silences = 0
-        """Looks in a row for which nothing came."""
+        self._silences = 0  # looks in a row between which nothing came
+        self._next_look: asyncio.TimerHandle | None = None
         self.ended: str | None = None
         """Why nothing more is taken of it."""
 
@@ -270,9 +262,7 @@ class _Consumer:
             raise NoAnswer("not connected to NATS")
         inbox = client.new_inbox()
         try:
-            self._subscription = await client.subscribe(
-                inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
-            )
+            self._subscription = await client.hear(inbox, self._receive)
         except (errors.Error, OSError) as error:
             raise NoAnswer(f"cannot subscribe: {error}") from error
         config = {
@@ -295,11 +285,24 @@ class _Consumer:
         except BaseException:
             await self.remove()
             raise
+        self._look_later()
         return self
+
+    def _look_later(self) -> None:
+        self._next_look = asyncio.get_running_loop().call_later(LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        self._silences += 1
+        if self._silences >= SILENCES_MAX:
+            self._end("it is silent")
+        else:
+            self._look_later()
 
     async def remove(self) -> None:
         """Take no more of it; JetStream removes it when it hears of that, or soon by itself."""
         self.ended = self.ended or "it is not needed any more"
+        if self._next_look is not None:
+            self._next_look.cancel()
         if self._subscription is None:
             return
         with suppress(errors.Error, OSError):
@@ -308,20 +311,20 @@ class _Consumer:
                 nobody = self._client.new_inbox()
                 await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._name}", b"", reply=nobody)
 
-    async def go_on(self) -> None:
+    def go_on(self) -> None:
         """Tell it so, if it waits for that and little waits here."""
         if self._held_up is not None and self._consumption.little_waits:
             subject, self._held_up = self._held_up, None
             with suppress(errors.Error, OSError):  # it says again that it is held up, with each heartbeat
-                await self._client.publish(subject, b"")
+                self._client.send(subject, b"")
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Msg) -> None:
         if self.ended is not None:
             return
-        self.silences = 0
+        self._silences = 0
         headers = message.headers
         if headers and "Status" in headers and not message.data:
-            await self._control(message, headers)
+            self._control(message, headers)
             return
         tokens = message.reply.split(".")
         # $JS.ACK.STREAM.CONSUMER.DELIVERED.POSITION.NUMBER.TIME.PENDING, or with DOMAIN.ACCOUNT before the stream
@@ -333,7 +336,7 @@ class _Consumer:
         if (reason := self._consumption.take(int(position), message.data)) is not None:
             self._end(reason)
 
-    async def _control(self, message: Msg, headers: dict[str, Any]) -> None:
+    def _control(self, message: Msg, headers: dict[str, Any]) -> None:
         if headers["Status"] != "100":
             self._end(f"JetStream says {headers['Status']} {headers.get('Description', '')}")
             return
@@ -341,7 +344,7 @@ class _Consumer:
             self._held_up = message.reply
         elif "Nats-Consumer-Stalled" in headers:
             self._held_up = headers["Nats-Consumer-Stalled"]
-        await self.go_on()
+        self.go_on()
         sent = int(headers.get("Nats-Last-Consumer", self._received))
         if sent != self._received:
             self._end(f"of its messages {self._received + 1} to {sent} were lost")

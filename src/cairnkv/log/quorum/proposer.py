@@ -182,6 +182,11 @@ class Proposer:
     # -- what is to be published ------------------------------------------------------------------------------
 
     @property
+    def may_publish(self) -> bool:
+        """Whether `entries` would give something now, or maybe a new epoch."""
+        return self.has_more or bool(self._wanted)
+
+    @property
     def has_more(self) -> bool:
         """Whether `entries` would give something now, but for a new epoch, which waits for its time."""
         if self._closed is not None or self._wanted or len(self._flights) >= IN_FLIGHT_MAX:

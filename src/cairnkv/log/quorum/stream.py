@@ -9,9 +9,9 @@ what stands in an entry, nor for which entries count (`entries`, `proposers`). I
 """
 
 import asyncio
+import contextlib
 import json
 import math
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, Literal, TypeAlias
 
@@ -74,8 +74,8 @@ a few under way."""
 FORGET_AFTER: Final = 30.0
 """Seconds after which an answer to a publish is not waited for any more."""
 
-BROADCASTS_MAX: Final = 1_024
-"""Messages on channels that wait to be sent; more are dropped, as they are on any other trouble."""
+UNSENT_MAX: Final = 16 * MIB
+"""Bytes that NATS has not taken from which on messages on channels are dropped, as they are on any other trouble."""
 
 _OFFLINE: Final = "offline"
 """In JetStream's refusal of a stream for which there are servers enough, but not at present."""
@@ -127,10 +127,6 @@ class Stream:
         self._closed = False
         self._consumptions: set[Consumption] = set()
         self._told: list[Callable[[bytes], None]] = []
-        # What is to be sent, in order: subject, data, and the number of the publish, 0 for a broadcast.
-        self._outgoing: deque[tuple[str, bytes, int]] = deque()
-        self._broadcasts = 0  # of these
-        self._more = asyncio.Event()
         # Publishes by their number: until when an answer is waited for, whom to tell of a refusal, bytes.
         self._awaited: dict[int, tuple[float, Callable[[str], None], int]] = {}
         self._awaited_bytes = 0
@@ -168,10 +164,8 @@ class Stream:
             self._keep(state)
             await self._see_sync(state)
             self._answers_prefix = self._client.new_inbox()
-            await self._client.subscribe(f"{self._answers_prefix}.*", cb=self._answered)
-            await self._client.subscribe(
-                self._channels_subject, cb=self._heard, pending_bytes_limit=connection.PENDING_MAX
-            )
+            await self._client.hear(f"{self._answers_prefix}.*", self._answered)
+            await self._client.hear(self._channels_subject, self._heard)
             await self._client.flush()
         except Unavailable:  # it says why itself
             await connection.close(self._client)
@@ -182,7 +176,6 @@ class Stream:
         except BaseException:
             await connection.close(self._client)
             raise
-        self._begin(self._send())
         self._begin(self._look())
         if options.system is not None:
             self._begin(self._look_at_sync())
@@ -190,7 +183,6 @@ class Stream:
     async def close(self) -> None:
         """End everything; `entries` ends too. What was published may still be logged."""
         self._closed = True  # nats-py may swallow what cancels a task
-        self._more.set()
         for consumption in self._consumptions:
             consumption.stop()
         for task in self._tasks:
@@ -430,8 +422,11 @@ class Stream:
             self._number += 1
             self._awaited[self._number] = now + FORGET_AFTER, refused, len(data)
             self._awaited_bytes += len(data)
-            self._outgoing.append((self._log_subject, data, self._number))
-            self._more.set()
+            try:
+                self.nc.send(self._log_subject, data, f"{self._answers_prefix}.{self._number}")
+            except (errors.Error, OSError) as error:
+                self._settle(self._number)
+                loop.call_soon(refused, f"it was not sent to NATS: {connection.text_of(error)}")
 
     def _settle(self, number: int) -> Callable[[str], None] | None:
         """Do not wait for this answer any more. Returns whom to tell of a refusal."""
@@ -441,23 +436,7 @@ class Stream:
         self._awaited_bytes -= awaited[2]
         return awaited[1]
 
-    async def _send(self) -> None:
-        """nats-py sends in the order that it is called in, and does not wait while it is connected."""
-        client = self.nc
-        while not self._closed:
-            await self._more.wait()
-            self._more.clear()
-            while self._outgoing:
-                subject, data, number = self._outgoing.popleft()
-                if not number:
-                    self._broadcasts -= 1
-                try:
-                    await client.publish(subject, data, f"{self._answers_prefix}.{number}" if number else "")
-                except (errors.Error, OSError) as error:
-                    if (refused := self._settle(number)) is not None:
-                        refused(f"it was not sent to NATS: {connection.text_of(error)}")
-
-    async def _answered(self, message: Msg) -> None:
+    def _answered(self, message: Msg) -> None:
         """JetStream took a message, or did not."""
         refused = self._settle(int(message.subject.rpartition(".")[2]))
         if refused is None:
@@ -548,15 +527,14 @@ class Stream:
         """Send a message to the other nodes: once, or not at all."""
         if self._payload is not None and len(data) > self._payload:
             note(f"a message of {len(data):,} bytes on a channel reaches this node only: NATS takes {self._payload:,}")
-        elif self.connected and self._broadcasts < BROADCASTS_MAX:
-            self._broadcasts += 1
-            self._outgoing.append((self._channels_subject, data, 0))
-            self._more.set()
+        elif self.connected and self.nc.unsent < UNSENT_MAX:
+            with contextlib.suppress(errors.Error, OSError):
+                self.nc.send(self._channels_subject, data)
 
     def on_broadcast(self, told: Callable[[bytes], None]) -> None:
         """Call this with each message that another node has broadcast."""
         self._told.append(told)
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Msg) -> None:
         for told in self._told:
             told(message.data)
