@@ -45,7 +45,9 @@ class TestWhoIsNotLetIn:
 
 
 class TestHearing:
-    async def test_what_is_sent_is_heard_in_order_behind_a_fault_as_well(self, nats: Nats) -> None:
+    async def test_what_is_sent_is_heard_in_order_behind_a_fault_as_well(
+        self, nats: Nats, caplog: pytest.LogCaptureFixture
+    ) -> None:
         options = nats.options(urls=nats.urls[:1])  # another server would have to hear of it first
         async with opened(options) as one, opened(options) as other:
             heard: list[bytes] = []
@@ -61,6 +63,7 @@ class TestHearing:
                 other.nc.send("heard.here", b"%d" % number)
             await eventually(lambda: len(heard) == 3)
             assert heard == [b"0", b"1", b"2"]
+            assert "a fault of cairnkv itself" in caplog.text, "and not of NATS"
             await subscription.unsubscribe()
             other.nc.send("heard.here", b"3")
             await other.nc.flush()
@@ -74,6 +77,26 @@ class TestHearing:
             await connection.close(one.nc)
             with pytest.raises(errors.OutboundBufferLimitError):
                 one.nc.send("heard.here", b"x")
+
+    async def test_nothing_is_sent_over_a_connection_that_is_lost_before_nats_py_knows(self, nats: Nats) -> None:
+        """With uvloop that would be an error which is none of a connection, and end the node's part."""
+        async with opened(nats.options()) as one:
+            refused: list[str] = []
+            one.nc.cut()
+            assert one.nc.is_connected
+            with pytest.raises(errors.OutboundBufferLimitError):
+                one.nc.send("heard.here", b"x")
+            one.publish(b"x", refused.append)
+            one.broadcast(b"x")
+            await eventually(lambda: bool(refused))
+            assert "it was not sent to NATS" in refused[0]
+
+    async def test_what_was_forbidden_over_one_connection_need_not_be_over_the_next(self, nats: Nats) -> None:
+        async with opened(nats.options()) as one:
+            one.nc.forbidden = 'permissions violation for publish to "$js.api.info"'
+            one.nc.cut()
+            await eventually(lambda: not one.nc.forbidden)
+            assert one.nc.is_connected
 
 
 class TestNobodyThere:

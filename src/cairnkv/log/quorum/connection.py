@@ -94,21 +94,32 @@ class Connection(Client):
 
         reply: where an answer goes to, if one is wanted.
         """
-        if not self.is_connected or self._transport is None:
+        writer = self._writer
+        # A connection that is lost is closing before nats-py knows; then uvloop raises what is no error of a connection.
+        if not self.is_connected or writer is None or writer.transport.is_closing():
             raise errors.OutboundBufferLimitError
         if len(data) > self.max_payload:
             raise errors.MaxPayloadError
         head = f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n"
-        self._transport.write(b"".join((head.encode(), data, b"\r\n")))
+        writer.write(b"".join((head.encode(), data, b"\r\n")))
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter | None:
+        """Where all is written to that is sent; None: there has been no connection yet."""
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        return writer
 
     @property
     def unsent(self) -> int:
         """Bytes that the system has not taken yet."""
-        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        writer = self._writer
         return writer.transport.get_write_buffer_size() if writer is not None else 0
 
     async def hear(self, subject: str, told: Callable[[Msg], None]) -> Subscription:
-        """Subscribe: `told` is called with each message as it is read; it is to be quick. Raises nats-py's errors."""
+        """Subscribe: `told` is called with each message as it is read; it is to be quick. Raises nats-py's errors.
+
+        What it raises itself is logged as a fault of ours, and the next message is heard.
+        """
         subscription = await self.subscribe(subject)
         self._hearers[subscription._id] = told
         return subscription
@@ -124,8 +135,8 @@ class Connection(Client):
             return
         try:
             told(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
-        except Exception as error:  # nats-py would read nothing any more
-            await self._error_cb(error)
+        except Exception:  # nats-py would read nothing any more
+            log.exception("a fault of cairnkv itself")
 
     def cut(self) -> None:
         """End the connection to a server, whatever is still to be sent."""
@@ -199,6 +210,7 @@ async def connect(
             refused.set_result(error)
 
     async def returned() -> None:
+        client.forbidden = ""  # that may have changed meanwhile
         note(f"NATS: back, by way of {_shown(client.connected_url)}")
         if back is not None:
             back()
