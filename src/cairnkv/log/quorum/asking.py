@@ -30,6 +30,9 @@ PAUSE_SECONDS: Final = 0.2
 NO_ROOM: Final = (10_023, 10_047, 10_077)
 """Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
 
+WRONG_LAST: Final = (10_071, 10_164)
+"""Codes of JetStream that say another message is a subject's last one than was expected, or is about to be."""
+
 _NO_PEERS: Final = 10_005
 """The code of JetStream that says too few servers are there for a new stream, as when they have just begun."""
 
