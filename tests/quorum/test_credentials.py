@@ -18,7 +18,7 @@ from cairnkv.limits import MIB
 from cairnkv.log.quorum import connection, stream
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.stream import Stream
-from cairnkv.server import member
+from cairnkv.server import node_snapshots
 from cairnkv.store import wall_clock
 from cairnkv.testing import RunningServer, running_server
 from tests.quorum.nodes import client, until
@@ -220,8 +220,8 @@ class TestPermissions:
         self, fenced: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """For a node that writes, reads, sends messages and makes a snapshot, and one that begins from it."""
-        monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 50)
-        monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 50)
+        monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
         caplog.set_level(logging.INFO, "cairnkv.cluster")
         told = {
             "cluster": ",".join(self.of("node", fenced)),

@@ -95,7 +95,7 @@ class Connection(Client):
         reply: where an answer goes to, if one is wanted.
         """
         writer = self._writer
-        # A connection that is lost is closing before nats-py knows; then uvloop raises what is no error of a connection.
+        # One that is lost is closing before nats-py knows; then uvloop raises what is no error of a connection.
         if not self.is_connected or writer is None or writer.transport.is_closing():
             raise errors.OutboundBufferLimitError
         if len(data) > self.max_payload:
