@@ -171,6 +171,12 @@ class TestFilesThatAreNone:
             assert "s3cret" not in text
 
 
+@pytest.mark.parametrize("password", ["p:w", 1_000 * "p", "\0"])
+def test_a_password_may_be_what_no_file_is_called(password: str) -> None:
+    said = connection.credentials(options_of(system=f"sys:{password}"), system=True)
+    assert said == {"user": "sys", "password": password}
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that knows passwords with characters of all kinds."""
