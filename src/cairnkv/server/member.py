@@ -40,7 +40,8 @@ from cairnkv.server.node_snapshots import NodeSnapshots
 from cairnkv.server.progress import Progress
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
-from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, Proposed, ReplicatedStore
+from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, ReplicatedStore
+from cairnkv.store.turns import Proposed
 
 _log: Final = logging.getLogger("cairnkv.cluster")
 

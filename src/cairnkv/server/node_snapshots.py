@@ -22,7 +22,8 @@ from cairnkv.log.quorum.snapshots import KEPT, Damaged, PinsTaken, Snapshot, Sna
 from cairnkv.log.quorum.stream import Stream
 from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.server.progress import Progress
-from cairnkv.store.replicated import POSITION, POSITION_KEY, ReplicatedStore
+from cairnkv.store.node_records import POSITION, POSITION_KEY
+from cairnkv.store.replicated import ReplicatedStore
 
 _log: Final = logging.getLogger("cairnkv.cluster")
 
