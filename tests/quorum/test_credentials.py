@@ -190,11 +190,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Servers with two users: `node` may do what nodes have to, `guest` less."""
+    """Servers with users: `node` may do what nodes have to, `guest` less, and `deaf` gets no answers."""
     able = f"{{ publish: {json.dumps(connection.PUBLISHES)}, subscribe: {json.dumps(connection.SUBSCRIBES)} }}"
     accounts = (
         f'accounts {{ STORE {{ jetstream: enabled, users: [{{ user: "node", password: "p", permissions: {able} }}\n'
-        '{ user: "guest", password: "p", permissions: { publish: ["cairn.>"], subscribe: ["_INBOX.>"] } }] }\n'
+        '{ user: "guest", password: "p", permissions: { publish: ["cairn.>"], subscribe: ["_INBOX.>"] } }\n'
+        '{ user: "deaf", password: "p", permissions: { publish: ">", subscribe: ["cairn.>"] } }] }\n'
         'SYSTEM { users: [{ user: "system", password: "p" }] } }\nsystem_account: SYSTEM'
     )
     with servers(tmp_path_factory.mktemp("fenced"), accounts) as urls:
@@ -244,12 +245,13 @@ class TestPermissions:
                 assert hears(first, second)
         assert not [one for one in caplog.messages if "violation" in one]
 
-    async def test_that_are_missing_are_told(self, fenced: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("user", "lacks"), [("guest", r"publish to \$JS.API"), ("deaf", r"subscribe to _INBOX.>")])
+    async def test_that_are_missing_are_told(
+        self, fenced: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, user: str, lacks: str
+    ) -> None:
         monkeypatch.setattr(stream, "OPEN_PATIENCE", 1.5)
-        options = ClusterOptions(urls=self.of("guest", fenced), limit=64 * MIB, trust_sync=True)
-        with pytest.raises(
-            Unavailable, match=r"does not let its user publish to \$JS.API.* a node needs all of \$JS.>"
-        ):
+        options = ClusterOptions(urls=self.of(user, fenced), limit=64 * MIB, trust_sync=True)
+        with pytest.raises(Unavailable, match=rf"does not let its user {lacks}.* a node needs all of \$JS.>"):
             await Stream(options).open()
 
 

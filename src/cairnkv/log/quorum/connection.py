@@ -288,9 +288,9 @@ async def ask(
     except errors.NoRespondersError:
         raise NoAnswer("JetStream is not enabled there, or not there yet") from None
     except errors.TimeoutError:
-        if subject.lower() in client.forbidden.lower():
+        if lacking := _lacking(client.forbidden.lower(), subject):
             raise NoAnswer(
-                f"NATS does not let its user publish to {subject}: a node needs all of {', '.join(PUBLISHES)} and "
+                f"NATS does not let its user {lacking}: a node needs all of {', '.join(PUBLISHES)} and "
                 f"subscribes to {', '.join(SUBSCRIBES)}"
             ) from None
         raise NoAnswer(f"JetStream does not answer within {patience:g} s: it has no leader at present") from None
@@ -304,6 +304,13 @@ async def ask(
     if (wrong := answer.get("error")) is not None:
         raise ApiError(wrong.get("err_code", 0), wrong.get("description", "an error without a text"))
     return answer
+
+
+def _lacking(forbidden: str, subject: str) -> str | None:
+    """What a request to a subject did not come to because of what NATS has forbidden, if anything."""
+    if subject.lower() in forbidden:
+        return f"publish to {subject}"
+    return "subscribe to _INBOX.>, where answers come" if 'subscription to "_inbox.' in forbidden else None
 
 
 def _hosts(options: ClusterOptions) -> str:
