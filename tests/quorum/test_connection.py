@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from nats import errors
 from nats.aio.msg import Msg
 
@@ -233,6 +234,36 @@ class TestTls:
         client = await connection.connect(self.options(guarded, **files, key=str(certificates / "node.key")), "a test")
         assert client.is_connected
         await connection.close(client)
+
+    @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+    def test_what_is_sent_is_heard_whole_and_nothing_is_sent_behind_its_end(
+        self, guarded: NatsServer, certificates: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+    ) -> None:
+        """On any loop that a server may have, whose transports differ here."""
+        files = {name: str(certificates / file) for name, file in (("ca", "ca.pem"), ("cert", "node.pem"))}
+        options = self.options(guarded, **files, key=str(certificates / "node.key"))
+
+        async def talk() -> None:
+            one, other = await connection.connect(options, "a test"), await connection.connect(options, "another")
+            heard: list[bytes] = []
+            await one.hear("heard.here", lambda message: heard.append(message.data))
+            await one.flush()
+            said = [b"first", bytes(other.max_payload), b"last"]
+            for text in said:
+                other.send("heard.here", text)
+            await eventually(lambda: len(heard) == len(said))
+            assert heard == said
+            assert other.unsent == 0
+            other.cut()
+            for _ in range(3):  # while the loop, and then nats-py, finds out
+                with pytest.raises(errors.OutboundBufferLimitError):
+                    other.send("heard.here", b"x")
+                await asyncio.sleep(0)
+            for client in (one, other):
+                await connection.close(client)
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(talk())
 
     async def test_a_server_that_we_cannot_trust_is_refused(self, guarded: NatsServer) -> None:
         with pytest.raises(OptionError, match="CERTIFICATE_VERIFY_FAILED"):
