@@ -1,7 +1,7 @@
 """What has its turn in the log of a cluster: a command that waits for it, with its reply, and what an entry changes.
 
-What always holds: who waits is told once, what came of it or that nobody knows; a command is carried out in its turn
-whatever its client was told, as it is at all nodes.
+What always holds: who waits is told once, what came of it or that nobody knows. What the log has of a command is carried
+out in its turn whatever its client was told, as it is at all nodes.
 
 Not for when the turn has come (`replicated`), nor for runs of commands (`cairnkv.session.proposing`).
 """

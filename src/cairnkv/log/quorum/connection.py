@@ -83,7 +83,7 @@ class Connection(Client):
     """
 
     forbidden = ""
-    """What NATS said last that our user may not do."""
+    """What NATS said last that our user may not do, over this connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,6 +147,7 @@ class Connection(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         self.cut()
+        self.forbidden = ""  # that may have changed meanwhile
         await super()._connect_to_server(s)
 
     async def _process_op_err(self, e: Exception) -> None:
@@ -210,7 +211,6 @@ async def connect(
             refused.set_result(error)
 
     async def returned() -> None:
-        client.forbidden = ""  # that may have changed meanwhile
         note(f"NATS: back, by way of {_shown(client.connected_url)}")
         if back is not None:
             back()
