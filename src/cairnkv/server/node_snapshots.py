@@ -1,8 +1,8 @@
 """A node's snapshots: it begins from another's where the log does not go back to it, and makes its own when it is time.
 
 What always holds: the log is truncated only up to where snapshots that count stand for its beginning: two of them, or
-the only one where the log is full. A snapshot that a node begins from stays pinned until the node has caught up with the
-log. Where none can be made INFO says why, and it is tried again, for ever.
+the only one where the log is full. A snapshot that a node begins from stays pinned until it has caught up with the log.
+Where none can be made INFO says why, and it is tried again, for ever.
 
 Not for how they travel (`log.quorum.snapshots`), nor for what else a node does (`member`).
 """
