@@ -446,6 +446,31 @@ def test_what_is_stored_for_a_time_or_on_a_condition_is_in_the_log_with_that() -
     )
 
 
+def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
+    both = twins(1, width=None, room=100_000)
+    for clients in both:
+        clients.say(0, resp(*[(b"SET", key, b"v", b"PX", b"5") for key in (b"k", b"l", b"m")]))
+        clients.deliver()
+        clients.cluster.now += 1
+        asked = readable(clients.node.running)
+        clients.heard[0] = b""
+        clients.say(
+            0,
+            resp(
+                (b"SET", b"k", b"w", b"NX"),
+                (b"SET", b"l", b"w", b"XX"),
+                (b"SET", b"m", b"w", b"NX", b"PX", b"900"),
+                (b"MGET", b"k", b"l", b"m"),
+            ),
+        )
+        clients.deliver()
+        assert clients.heard[0] == b"+OK\r\n$-1\r\n+OK\r\n*3\r\n$1\r\nw\r\n$-1\r\n$1\r\nw\r\n"
+        assert len(asked) == (0 if clients.accelerator else 4)
+        entries = [clients.node.running.keyspaces[0].entry(key) for key in (b"k", b"m")]
+        assert [deadline is not None for _, deadline in entries] == [False, True], "of the old one nothing is left"
+    agree(*both)
+
+
 def test_a_time_to_live_is_proposed_on_the_articles_wire_too() -> None:
     both = twins(1, room=100_000)
     some = frames(
