@@ -11,7 +11,8 @@ from cairnkv.log.quorum import proposers
 from cairnkv.log.quorum.entries import Entry, Kind
 from cairnkv.log.quorum.proposer import Proposer
 from cairnkv.log.quorum.proposers import Judged, Proposers
-from cairnkv.store.replicated import Changes, Proposed, ReplicatedStore
+from cairnkv.store.replicated import ReplicatedStore
+from cairnkv.store.turns import Changes, Proposed
 from tests.quorum.chaos import Chaos, check
 from tests.support.simulated import Cluster
 

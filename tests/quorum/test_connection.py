@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from nats import errors
 from nats.aio.msg import Msg
 
@@ -45,7 +46,9 @@ class TestWhoIsNotLetIn:
 
 
 class TestHearing:
-    async def test_what_is_sent_is_heard_in_order_behind_a_fault_as_well(self, nats: Nats) -> None:
+    async def test_what_is_sent_is_heard_in_order_behind_a_fault_as_well(
+        self, nats: Nats, caplog: pytest.LogCaptureFixture
+    ) -> None:
         options = nats.options(urls=nats.urls[:1])  # another server would have to hear of it first
         async with opened(options) as one, opened(options) as other:
             heard: list[bytes] = []
@@ -61,6 +64,7 @@ class TestHearing:
                 other.nc.send("heard.here", b"%d" % number)
             await eventually(lambda: len(heard) == 3)
             assert heard == [b"0", b"1", b"2"]
+            assert "a fault of cairnkv itself" in caplog.text, "and not of NATS"
             await subscription.unsubscribe()
             other.nc.send("heard.here", b"3")
             await other.nc.flush()
@@ -74,6 +78,26 @@ class TestHearing:
             await connection.close(one.nc)
             with pytest.raises(errors.OutboundBufferLimitError):
                 one.nc.send("heard.here", b"x")
+
+    async def test_nothing_is_sent_over_a_connection_that_is_lost_before_nats_py_knows(self, nats: Nats) -> None:
+        """With uvloop that would be an error which is none of a connection, and end the node's part."""
+        async with opened(nats.options()) as one:
+            refused: list[str] = []
+            one.nc.cut()
+            assert one.nc.is_connected
+            with pytest.raises(errors.OutboundBufferLimitError):
+                one.nc.send("heard.here", b"x")
+            one.publish(b"x", refused.append)
+            one.broadcast(b"x")
+            await eventually(lambda: bool(refused))
+            assert "it was not sent to NATS" in refused[0]
+
+    async def test_what_was_forbidden_over_one_connection_need_not_be_over_the_next(self, nats: Nats) -> None:
+        async with opened(nats.options()) as one:
+            one.nc.forbidden = 'permissions violation for publish to "$js.api.info"'
+            one.nc.cut()
+            await eventually(lambda: not one.nc.forbidden)
+            assert one.nc.is_connected
 
 
 class TestNobodyThere:
@@ -210,6 +234,36 @@ class TestTls:
         client = await connection.connect(self.options(guarded, **files, key=str(certificates / "node.key")), "a test")
         assert client.is_connected
         await connection.close(client)
+
+    @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+    def test_what_is_sent_is_heard_whole_and_nothing_is_sent_behind_its_end(
+        self, guarded: NatsServer, certificates: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+    ) -> None:
+        """On any loop that a server may have, whose transports differ here."""
+        files = {name: str(certificates / file) for name, file in (("ca", "ca.pem"), ("cert", "node.pem"))}
+        options = self.options(guarded, **files, key=str(certificates / "node.key"))
+
+        async def talk() -> None:
+            one, other = await connection.connect(options, "a test"), await connection.connect(options, "another")
+            heard: list[bytes] = []
+            await one.hear("heard.here", lambda message: heard.append(message.data))
+            await one.flush()
+            said = [b"first", bytes(other.max_payload), b"last"]
+            for text in said:
+                other.send("heard.here", text)
+            await eventually(lambda: len(heard) == len(said))
+            assert heard == said
+            assert other.unsent == 0
+            other.cut()
+            for _ in range(3):  # while the loop, and then nats-py, finds out
+                with pytest.raises(errors.OutboundBufferLimitError):
+                    other.send("heard.here", b"x")
+                await asyncio.sleep(0)
+            for client in (one, other):
+                await connection.close(client)
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(talk())
 
     async def test_a_server_that_we_cannot_trust_is_refused(self, guarded: NatsServer) -> None:
         with pytest.raises(OptionError, match="CERTIFICATE_VERIFY_FAILED"):

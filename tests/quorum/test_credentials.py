@@ -18,7 +18,7 @@ from cairnkv.limits import MIB
 from cairnkv.log.quorum import connection, stream
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.stream import Stream
-from cairnkv.server import member
+from cairnkv.server import node_snapshots
 from cairnkv.store import wall_clock
 from cairnkv.testing import RunningServer, running_server
 from tests.quorum.nodes import client, until
@@ -171,6 +171,12 @@ class TestFilesThatAreNone:
             assert "s3cret" not in text
 
 
+@pytest.mark.parametrize("password", ["p:w", 1_000 * "p", "\0"])
+def test_a_password_may_be_what_no_file_is_called(password: str) -> None:
+    said = connection.credentials(options_of(system=f"sys:{password}"), system=True)
+    assert said == {"user": "sys", "password": password}
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that knows passwords with characters of all kinds."""
@@ -184,11 +190,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fenced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
-    """Servers with two users: `node` may do what nodes have to, `guest` less."""
+    """Servers with users: `node` may do what nodes have to, `guest` less, and `deaf` gets no answers."""
     able = f"{{ publish: {json.dumps(connection.PUBLISHES)}, subscribe: {json.dumps(connection.SUBSCRIBES)} }}"
     accounts = (
         f'accounts {{ STORE {{ jetstream: enabled, users: [{{ user: "node", password: "p", permissions: {able} }}\n'
-        '{ user: "guest", password: "p", permissions: { publish: ["cairn.>"], subscribe: ["_INBOX.>"] } }] }\n'
+        '{ user: "guest", password: "p", permissions: { publish: ["cairn.>"], subscribe: ["_INBOX.>"] } }\n'
+        '{ user: "deaf", password: "p", permissions: { publish: ">", subscribe: ["cairn.>"] } }] }\n'
         'SYSTEM { users: [{ user: "system", password: "p" }] } }\nsystem_account: SYSTEM'
     )
     with servers(tmp_path_factory.mktemp("fenced"), accounts) as urls:
@@ -220,8 +227,8 @@ class TestPermissions:
         self, fenced: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """For a node that writes, reads, sends messages and makes a snapshot, and one that begins from it."""
-        monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 50)
-        monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 50)
+        monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
         caplog.set_level(logging.INFO, "cairnkv.cluster")
         told = {
             "cluster": ",".join(self.of("node", fenced)),
@@ -238,12 +245,13 @@ class TestPermissions:
                 assert hears(first, second)
         assert not [one for one in caplog.messages if "violation" in one]
 
-    async def test_that_are_missing_are_told(self, fenced: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("user", "lacks"), [("guest", r"publish to \$JS.API"), ("deaf", r"subscribe to _INBOX.>")])
+    async def test_that_are_missing_are_told(
+        self, fenced: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, user: str, lacks: str
+    ) -> None:
         monkeypatch.setattr(stream, "OPEN_PATIENCE", 1.5)
-        options = ClusterOptions(urls=self.of("guest", fenced), limit=64 * MIB, trust_sync=True)
-        with pytest.raises(
-            Unavailable, match=r"does not let its user publish to \$JS.API.* a node needs all of \$JS.>"
-        ):
+        options = ClusterOptions(urls=self.of(user, fenced), limit=64 * MIB, trust_sync=True)
+        with pytest.raises(Unavailable, match=rf"does not let its user {lacks}.* a node needs all of \$JS.>"):
             await Stream(options).open()
 
 

@@ -17,7 +17,7 @@ from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import MIB
 from cairnkv.log.quorum.declaration import log_subject
 from cairnkv.log.quorum.stream import Purged
-from cairnkv.server import member
+from cairnkv.server import member, node_snapshots
 from cairnkv.server.clocks import Clocks
 from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.store import wall_clock
@@ -46,8 +46,8 @@ def test_a_node_that_was_away_replays_what_it_missed(node: Nodes) -> None:
 
 
 def test_a_wiped_node_begins_from_a_snapshot(node: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 20)
-    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 20)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
         with node("b") as second, client(second) as other:
             other.set("of b", "1")
@@ -151,7 +151,7 @@ def test_what_is_said_on_channels_reaches_all_nodes(node: Nodes) -> None:
 
 
 def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "FILL_MAX", 0.0)
+    monkeypatch.setattr(node_snapshots, "FILL_MAX", 0.0)
     with node("a") as first, client(first) as one:
         with pytest.raises(cairnkv.CairnError, match="LOGFULL"):
             one.set("k", "v")
@@ -214,21 +214,21 @@ def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attem
 
 
 def test_a_full_log_is_truncated_without_many_more_entries(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
-    monkeypatch.setattr(member, "FILL_MAX", 0.0)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 0.0)
+    monkeypatch.setattr(node_snapshots, "FILL_MAX", 0.0)
     with node("a") as first, client(first) as one:
-        for number in range(member.SNAPSHOT_LEAST + 10):
+        for number in range(node_snapshots.SNAPSHOT_LEAST + 10):
             one.clear(f"{number}")
-        until(lambda: first.call(lambda: member_of(first).stream.first) > member.SNAPSHOT_LEAST)
-        assert told(first)["stream_position"] < 2 * member.SNAPSHOT_LEAST
+        until(lambda: first.call(lambda: member_of(first).stream.first) > node_snapshots.SNAPSHOT_LEAST)
+        assert told(first)["stream_position"] < 2 * node_snapshots.SNAPSHOT_LEAST
 
 
 def test_a_log_that_has_no_room_for_anything_is_truncated(
     node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.5)
-    monkeypatch.setattr(member, "SNAPSHOT_LEAST", 10_000)  # none while there is quorum
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LEAST", 10_000)  # none while there is quorum
     monkeypatch.setattr("cairnkv.log.quorum.proposer.UNSEEN_SECONDS", 1.5)
     with node("a") as first, client(first) as one:
         one.set("k", "v")
@@ -275,8 +275,8 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
 def test_buckets_that_were_removed_are_made_again_and_a_snapshot_too(
     node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 0.0)
     with node("a") as first, client(first) as one:
         one.set("k", "v")
 
@@ -286,7 +286,7 @@ def test_buckets_that_were_removed_are_made_again_and_a_snapshot_too(
             return bool(first.call(lambda: member_of(first).stream.first) > 1)
 
         until(truncated)
-        monkeypatch.setattr(member, "SNAPSHOT_FILL", 2.0)  # there is no other reason for one
+        monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 2.0)  # there is no other reason for one
         before = told(first)
         assert before["snapshot_position"] > 0
         asyncio.run(without_buckets(nats, first.server.settings.name))
@@ -456,7 +456,7 @@ def member_of(server: RunningServer) -> member.Member:
 def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
     node: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
         there = member_of(first)
         apply = there._apply
@@ -473,7 +473,7 @@ def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
                 raise Unavailable("no leader")
 
         monkeypatch.setattr(there, "_apply", purged)
-        monkeypatch.setattr(there, "_take_snapshot", taken)
+        monkeypatch.setattr(there._snapshots, "begin_from_newest", taken)
         with contextlib.suppress(cairnkv.CairnError):
             one.set("k", "v")
         one.set("k", "w")
@@ -502,7 +502,7 @@ def test_a_node_that_fell_behind_takes_commands_when_it_has_caught_up(
             taken.set()
 
         monkeypatch.setattr(there, "_apply", looked_at)
-        monkeypatch.setattr(there, "_take_snapshot", take)
+        monkeypatch.setattr(there._snapshots, "begin_from_newest", take)
         until(lambda: bool(loading) and not there.store.loading)
         assert loading[0]
         one.set("k", "w")
@@ -510,13 +510,13 @@ def test_a_node_that_fell_behind_takes_commands_when_it_has_caught_up(
 
 
 def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(member, "SNAPSHOT_FILL", 0.0)
-    monkeypatch.setattr(member, "SNAPSHOT_LEAST", 1)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 0.0)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LEAST", 1)
     with node("a") as first, client(first) as one:
         there = member_of(first)
         one.set("k", "v")
         first.call(lambda: there.store.leave("its state is not that of others"))
-        for work in (there._make_snapshot(), there._snapshots.newest()):
+        for work in (there._snapshots.make_if_due(), there._snapshots._snapshots.newest()):
             assert asyncio.run_coroutine_threadsafe(work, first._loop).result(PATIENCE) is None
 
 

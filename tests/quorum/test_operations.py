@@ -15,7 +15,7 @@ import pytest
 
 from cairnkv.cli.main import main
 from cairnkv.cluster.nats import find_program, free_ports
-from cairnkv.server import member
+from cairnkv.server import member, node_snapshots
 from tests.quorum.nodes import Nodes, client, told, until
 from tests.support.nats import Nats
 
@@ -152,8 +152,8 @@ def test_the_majority_is_missed_once_and_greeted_once(
 def test_how_far_joining_is_and_what_became_of_snapshots_is_told(
     node: Nodes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "SNAPSHOT_ENTRIES", 20)
-    monkeypatch.setattr(member, "SNAPSHOT_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 20)
+    monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(member, "APPLY_SECONDS", 0.0)
     monkeypatch.setattr("cairnkv.server.progress.PROGRESS_SECONDS", 0.0)
     caplog.set_level(logging.INFO, "cairnkv")

@@ -9,7 +9,7 @@ from cairnkv.log.quorum.entries import Entry, Kind, parsed
 from cairnkv.log.quorum.proposer import IN_FLIGHT_MAX, OUTCOME_SECONDS, STRANGER_EPOCHS_MAX, UNSEEN_SECONDS
 from cairnkv.log.quorum.proposers import PROPOSERS_MAX, Proposers, epoch_body
 from cairnkv.store import Held
-from cairnkv.store.replicated import NODE_SPACE, PART_KEY, PROPOSER_KEY
+from cairnkv.store.node_records import NODE_SPACE, PART_KEY, PROPOSER_KEY
 from tests.support.simulated import Cluster, Node
 
 

@@ -12,10 +12,11 @@ import cairnkv
 from cairnkv.cli.main import main
 from cairnkv.cluster import LocalCluster
 from cairnkv.errors import OptionError
+from cairnkv.log.quorum import table
 from cairnkv.log.quorum.options import ClusterOptions
-from cairnkv.server import member
 from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.server.repair import GAP, Log, Repair, Table, advice, problem
+from cairnkv.store.node_records import POSITION, POSITION_KEY
 from tests.quorum.nodes import Nodes, client, told, until
 from tests.support.nats import STREAM_LIMIT, Nats
 
@@ -183,10 +184,10 @@ def test_a_stream_that_lost_its_end_goes_on_from_the_node_that_has_it(
     def in_stream(position: int) -> None:
         """The position record of a table says that it has got so far."""
         path = NodeDirectory(node.directory / "a").table
-        packed = member.table.node_record(path, member.POSITION_KEY)
+        packed = table.node_record(path, POSITION_KEY)
         assert packed is not None
-        _, identity, now, digest = member.POSITION.unpack(packed)
-        member.table.put_node_record(path, member.POSITION_KEY, member.POSITION.pack(position, identity, now, digest))
+        _, identity, now, digest = POSITION.unpack(packed)
+        table.put_node_record(path, POSITION_KEY, POSITION.pack(position, identity, now, digest))
 
     in_stream(500)
     with pytest.raises(OptionError, match=r"the stream ends at position .*cairn cluster repair"), node("a"):

@@ -43,7 +43,8 @@ from cairnkv.log.quorum.entries import Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.log.quorum.proposers import epoch_body
 from cairnkv.store import Held
 from cairnkv.store.items import Transaction, digest_item, run_item, semantics_item, transaction_item
-from cairnkv.store.replicated import NODE_SPACE, POSITION_KEY, ReplicatedStore
+from cairnkv.store.node_records import NODE_SPACE, POSITION_KEY
+from cairnkv.store.replicated import ReplicatedStore
 from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, TableLog, fingerprint
 
 

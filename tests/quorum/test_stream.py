@@ -277,6 +277,18 @@ class TestWhatAConsumerSends:
                 consumer._receive(Msg(one.nc, "", headers={"Status": "100", **headers}))
                 assert (consumer.ended, consumer._silences) == (ended, 0)
 
+    async def test_why_a_consumer_has_ended_stays_while_its_reader_is_slow(
+        self, nats: Nats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(consumption, "LOOK_EVERY", 0.01)
+        async with opened(nats.options()) as one:
+            reading = consumption.Consumption(one.nc, one.identity, 0, one.state)
+            consumer = await consumption._Consumer.make(reading, one.nc, one.identity.stream, 1)
+            consumer._end("its messages were lost")
+            await asyncio.sleep(0.1)
+            assert consumer.ended == "its messages were lost"
+            await consumer.remove()
+
     async def test_a_consumer_that_has_nothing_to_send_is_kept(
         self, nats: Nats, monkeypatch: pytest.MonkeyPatch
     ) -> None:

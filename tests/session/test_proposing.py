@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cairnkv.commands import (
     BY_NAME,
     Clear,
+    ClearAll,
     ClearMany,
     Count,
     Exists,
@@ -212,6 +213,25 @@ class TestLocalReads:
             clients.say(0, local(Get(b"k")))
             assert codes(clients)[-1] == "LOADING"
 
+    def test_they_see_the_table_that_there_is(self) -> None:
+        """Behind CLEAR ALL, and where a snapshot has taken the place of this node's."""
+        for clients in twins(1):
+            clients.say(0, frames(Set(b"k", b"1"), Set(b"l", b"2")))
+            clients.deliver()
+            early = clients.node.disk.copy()
+            clients.say(0, local(Get(b"k")) + frames(ClearAll()))
+            clients.deliver()
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients) == ["OK", "OK", "1", "OK", "Key"]
+            clients.node.take_snapshot(early)
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients)[5:] == ["LOADING"]
+            clients.cluster.settle()
+            clients.say(0, local(Get(b"k")) + frames(Set(b"k", b"3")))
+            clients.deliver()
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients)[6:] == ["Key", "OK", "3"]
+
     def test_replies_that_are_longer_than_the_room_for_them(self) -> None:
         both = twins(2, room=1_000_000)
         for clients in both:
@@ -248,11 +268,14 @@ class TestLocalReads:
         clients.deliver()
         replies = codes(clients)
         assert len(replies) == len(expected)
+        effects = (effect for _, effects in clients.node.disk.commits for effect in effects)
+        logged = [value for space, _, value, _ in effects if space == 0]
         for own, reply in zip(expected, replies, strict=True):
             if own is None:
                 assert reply == "OK"
             elif own:
-                assert int(reply) >= own, "what is shown is the own write, or a later one's"
+                shown = logged.index(reply.encode())
+                assert shown >= logged.index(b"%d" % own), "it is the own write, or one behind it"
 
 
 class TestFailures:
@@ -421,6 +444,31 @@ def test_what_is_stored_for_a_time_or_on_a_condition_is_in_the_log_with_that() -
         SetMany(0, ((b"m", b"1"), (b"k", b"2"), (b"m", b"3"))),
         SetWith(b"m", b"4", if_present=True),
     )
+
+
+def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
+    both = twins(1, width=None, room=100_000)
+    for clients in both:
+        clients.say(0, resp(*[(b"SET", key, b"v", b"PX", b"5") for key in (b"k", b"l", b"m")]))
+        clients.deliver()
+        clients.cluster.now += 1
+        asked = readable(clients.node.running)
+        clients.heard[0] = b""
+        clients.say(
+            0,
+            resp(
+                (b"SET", b"k", b"w", b"NX"),
+                (b"SET", b"l", b"w", b"XX"),
+                (b"SET", b"m", b"w", b"NX", b"PX", b"900"),
+                (b"MGET", b"k", b"l", b"m"),
+            ),
+        )
+        clients.deliver()
+        assert clients.heard[0] == b"+OK\r\n$-1\r\n+OK\r\n*3\r\n$1\r\nw\r\n$-1\r\n$1\r\nw\r\n"
+        assert len(asked) == (0 if clients.accelerator else 4)
+        entries = [clients.node.running.keyspaces[0].entry(key) for key in (b"k", b"m")]
+        assert [deadline is not None for _, deadline in entries] == [False, True], "of the old one nothing is left"
+    agree(*both)
 
 
 def test_a_time_to_live_is_proposed_on_the_articles_wire_too() -> None:

@@ -18,7 +18,8 @@ from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, p
 from cairnkv.log.quorum.proposers import epoch_body
 from cairnkv.session import article_accelerator
 from cairnkv.store.items import run_item, track_item
-from cairnkv.store.replicated import Changes, ReplicatedStore
+from cairnkv.store.replicated import ReplicatedStore
+from cairnkv.store.turns import Changes
 from cairnkv.wire import write_command
 from tests.session.test_accelerator import compiled_only
 from tests.support.lives import SOME_KEYS, flipped, lively

@@ -6,7 +6,8 @@ What always holds: entries are applied in the order of the stream, each once, in
 number between two turns of it. A node does not take commands before it has applied what was logged when it came, and an
 entry of its own has come back. What it cannot get over it says, and goes on to answer INFO and local reads.
 
-Not for NATS (`log.quorum`), not for what entries do (`store.replicated`), nor for clients.
+Not for NATS (`log.quorum`), not for snapshots (`node_snapshots`) nor what entries do (`store.replicated`), nor for
+clients.
 """
 
 import asyncio
@@ -16,7 +17,6 @@ import logging
 import math
 import os
 import secrets
-import shutil
 import struct
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -25,21 +25,23 @@ from typing import Final
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, Unavailable
-from cairnkv.log import LogRefused
 from cairnkv.log.disk import DiskLog, Sync
-from cairnkv.log.quorum import connection, table
+from cairnkv.log.quorum import connection
 from cairnkv.log.quorum.connection import note
 from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry, Kind
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.proposer import UNSEEN_SECONDS
-from cairnkv.log.quorum.snapshots import KEPT, Damaged, PinsTaken, Snapshot, SnapshotError, Snapshots
+from cairnkv.log.quorum.snapshots import Snapshots
 from cairnkv.log.quorum.stream import PastEnd, Purged, Replaced, Stream
+from cairnkv.server import node_snapshots
 from cairnkv.server.clocks import CLOCK_OFF_MS, Clocks
 from cairnkv.server.node_directory import NodeDirectory
+from cairnkv.server.node_snapshots import NodeSnapshots
 from cairnkv.server.progress import Progress
 from cairnkv.server.settings import Settings
 from cairnkv.store import Clock
-from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, POSITION, POSITION_KEY, Proposed, ReplicatedStore
+from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, ReplicatedStore
+from cairnkv.store.turns import Proposed
 
 _log: Final = logging.getLogger("cairnkv.cluster")
 
@@ -55,25 +57,6 @@ table may be behind, and others what its clock says."""
 
 HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
 """How long a node that joins waits for another's; after that it is alone."""
-
-FILL_MAX: Final = 0.9
-"""The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
-
-FULL: Final = 0.99
-"""The part from which on the log counts as full: if no entry gets into it then, there will be no second snapshot
-either, and it is truncated behind the only one."""
-
-SNAPSHOT_ENTRIES: Final = 50_000
-"""Entries after which another snapshot is made; the log has up to three times as many."""
-
-SNAPSHOT_FILL: Final = 0.3
-"""The part of the log's room beyond which one is made sooner, if there are `SNAPSHOT_LEAST` entries more."""
-
-SNAPSHOT_LEAST: Final = 100
-"""Entries at least: what else fills the log's room is not given back by snapshots that follow each other closely."""
-
-SNAPSHOT_LOOK_SECONDS: Final = 5.0
-"""How often it is looked whether it is time."""
 
 TABLE_GATHER: Final = 0.02
 """Seconds for which what entries change waits to be written to the node's table together. A reply waits for none of it,
@@ -137,11 +120,8 @@ class Member:
         self._progress = progress
         self._has_quorum = True  # as was said last
         self._clocks = Clocks()
-        self._pin = contextlib.AsyncExitStack()
         self._ending = contextlib.AsyncExitStack()  # what is to be closed as this node leaves
-        self._opened: Snapshots | None = None  # once the stream is open
-        self._newest_snapshot: Snapshot | None = None  # as last seen
-        self._snapshot_trouble = ""  # why none could be made, or looked for
+        self._opened: NodeSnapshots | None = None  # once the stream is open
         self._tasks: list[asyncio.Task[None]] = []
         self._pump_wanted = False
         self._quorum = asyncio.Event()
@@ -172,9 +152,16 @@ class Member:
         # Over a connection of their own: large messages to a server that is paused hold up what comes behind them.
         beside = await connection.connect(self._options, f"cairnkv {self._options.name} snapshots")
         self._ending.push_async_callback(connection.close, beside)
-        self._opened = Snapshots(beside, self._options.name, f"{self.store.proposer.node:016x}")
-        self._ending.callback(self._opened.close)
-        await self._snapshots.open(self.stream.identity)
+        self._opened = NodeSnapshots(
+            Snapshots(beside, self._options.name, f"{self.store.proposer.node:016x}"),
+            self.store,
+            self.stream,
+            self._directory,
+            new_table=self._new_table,
+            progress=self._progress,
+        )
+        self._ending.push_async_callback(self._opened.close)
+        await self._snapshots.open()
         await self._load()
         await self._find_place()
         loop = asyncio.get_running_loop()
@@ -183,7 +170,7 @@ class Member:
         await self._or_fail(self._caught_up.wait())
         self.store.proposer.begin(self.store.table)
         self._begin(self._look())
-        self._begin(self._keep_snapshots())
+        self._begin(self._snapshots.keep())
         await self._or_fail(self._quorum.wait())
         await self._hear_others()
         self._joined = True
@@ -248,8 +235,6 @@ class Member:
         """Take no part any more; the store is closed by whoever has it."""
         self.halt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(Unavailable):
-            await self._pin.aclose()
         await self._ending.aclose()
         await self.stream.close()
 
@@ -278,108 +263,12 @@ class Member:
             )
         self._directory.keep_cluster(self._options.name)
         if store.position + 1 < stream.first:
-            await self._take_snapshot()
+            await self._snapshots.begin_from_newest()
 
     @property
-    def _snapshots(self) -> Snapshots:
-        assert self._opened is not None
+    def _snapshots(self) -> NodeSnapshots:
+        assert self._opened is not None, "the stream is open"
         return self._opened
-
-    # -- snapshots --------------------------------------------------------------------------------------------
-
-    async def _take_snapshot(self) -> None:
-        """Begin from a snapshot: the log does not go back to where this node is.
-
-        It stays pinned until this node has caught up with the log. Raises `OptionError` where none is of use, and
-        `Unavailable` where that may pass.
-        """
-        store = self.store
-        await self._pin.aclose()
-        why = f"the log begins behind this node's position {store.position:,}, and there is no snapshot"
-        for snapshot in await self._snapshots.listed():
-            if snapshot.position <= store.position:
-                break
-            try:
-                await self._pin.enter_async_context(self._snapshots.pinned(snapshot))
-                _log.info("beginning from the snapshot of position %s", f"{snapshot.position:,}")
-                await self._install(snapshot)
-            except (PinsTaken, Unavailable) as error:
-                await self._pin.aclose()
-                raise Unavailable(f"snapshot {snapshot.name} cannot be had at present: {error}") from error
-            except (SnapshotError, OSError) as error:
-                await self._pin.aclose()
-                if isinstance(error, Damaged):
-                    await self._snapshots.remove(snapshot)
-                why = f"{error}"
-                _log.warning("snapshot %s: %s", snapshot.name, why)
-                continue
-            if store.position != snapshot.position or store.identity != self.stream.identity.created:
-                raise OptionError(f"snapshot {snapshot.name} is of position {store.position:,} of another stream")
-            return
-        raise OptionError(f"this node cannot begin from a snapshot: {why}")
-
-    async def _install(self, snapshot: Snapshot) -> None:
-        directory, side = self._directory, self._snapshots.side
-        fetched = directory.path / "table.fetched"
-        await side.run(shutil.rmtree, fetched, ignore_errors=True)
-        came = 0
-
-        def more(count: int) -> None:
-            nonlocal came
-            came += count
-            self._progress("fetching a snapshot", came, snapshot.size, "bytes")
-
-        await self._snapshots.fetch(snapshot, fetched, more)
-        self.store.reopen(self._new_table())
-        await side.run(directory.remove_table)
-        await side.run(table.install, fetched, directory.table)
-        self.store.begin(await asyncio.to_thread(self.store.load))
-
-    async def _keep_snapshots(self) -> None:
-        """Make a snapshot when it is time and this node's turn, and truncate the log, for ever."""
-        while self.store.takes_part:
-            await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
-            try:
-                await self._make_snapshot()
-                self._snapshot_trouble = ""
-            except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
-                self._snapshot_trouble = str(error)
-                _log.warning("no snapshot was made: %s", error)
-            except Exception as error:  # a fault of ours, for which there may be none; also said as the log fills
-                self._snapshot_trouble = f"a fault of cairnkv itself: {error!r}"
-                _log.exception("no snapshot was made")
-
-    async def _make_snapshot(self) -> None:
-        store, snapshots = self.store, self._snapshots
-        stuck = self.stream.fill >= FULL and not store.proposer.quorum
-        if store.loading or not store.takes_part or not (store.proposer.quorum or stuck):
-            return
-        await snapshots.open(self.stream.identity)  # somebody may have removed the buckets, and with them all there was
-        newest = self._newest_snapshot = await snapshots.newest()
-        lacking = newest is None and self.stream.first > 1  # nobody could join
-        since = store.position - (newest.position if newest is not None else 0)
-        # The log is truncated behind the last but one: where it is full, that does not wait for entries nobody may log.
-        given_back = newest.position - self.stream.first if newest is not None and self.stream.fill >= FILL_MAX else 0
-        least = 1 if stuck or given_back >= SNAPSHOT_LEAST else SNAPSHOT_LEAST
-        if lacking or since >= SNAPSHOT_ENTRIES or (since >= least and self.stream.fill >= SNAPSHOT_FILL):
-            async with snapshots.turn() as mine:
-                if mine:
-                    await self._make_one()
-        floor = await snapshots.floor(1 if stuck else KEPT)
-        if floor >= self.stream.first:
-            await self.stream.truncate(floor)
-            _log.info("the log begins behind position %s now", f"{floor:,}")
-
-    async def _make_one(self) -> None:
-        side = self._snapshots.side
-        log = self.store.own_table
-        assert isinstance(log, DiskLog)
-        async with side.entered(table.staged(log)) as files:
-            told = await side.run(table.node_record, files, POSITION_KEY)
-            if told is not None:
-                position = POSITION.unpack(told)[0]
-                made = self._newest_snapshot = await self._snapshots.put(files, position)
-                _log.info("made a snapshot of position %s: %s bytes", f"{position:,}", f"{made.size:,}")
 
     # -- following the log ------------------------------------------------------------------------------------
 
@@ -399,16 +288,16 @@ class Member:
                         return
                     if not self._caught_up.is_set() and store.position >= target:
                         self._caught_up.set()
-                        await self._pin.aclose()
+                        await self._snapshots.unpin()
                         if self._joined:  # it fell behind, and began from a snapshot
                             store.join()
             except Purged:
                 self._caught_up.clear()
                 try:
-                    await self._take_snapshot()
+                    await self._snapshots.begin_from_newest()
                 except Unavailable as error:
                     _log.warning("%s", error)
-                    await asyncio.sleep(SNAPSHOT_LOOK_SECONDS)
+                    await asyncio.sleep(node_snapshots.SNAPSHOT_LOOK_SECONDS)
                     continue
                 except OptionError as error:
                     store.leave(str(error))
@@ -576,7 +465,7 @@ class Member:
             text = f"this node's clock is {abs(self._clock_off):,} ms {side} the other nodes' clocks"
             self.store.refuses_writes = Failure(failures.CLOCK, text)
         self.store.refuses_growth = None
-        if self.stream.fill >= FILL_MAX:
+        if self.stream.fill >= node_snapshots.FILL_MAX:
             text = f"the log has {self.stream.fill:.0%} of the room that it may have"
             self.store.refuses_growth = Failure(failures.LOGFULL, text)
 
@@ -613,10 +502,7 @@ class Member:
         yield "stream_position", store.position
         yield "stream_last_seen", max(store.position, stream.last)
         yield "log_fill_percent", int(stream.fill * 100)
-        newest = self._newest_snapshot
-        yield "snapshot_position", newest.position if newest is not None else 0
-        yield "snapshot_made", newest.made if newest is not None else ""
-        yield "snapshot_trouble", self._snapshot_trouble
+        yield from self._opened.info()
         yield "proposals_waiting", store.proposer.waiting
         yield "local_reads_behind_ms", self.behind_ms
         yield "clock_off_ms", self._clock_off

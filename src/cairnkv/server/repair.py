@@ -33,7 +33,7 @@ from cairnkv.log.quorum.snapshots import Snapshot, SnapshotError, Snapshots
 from cairnkv.log.quorum.stream import Missing, Stream
 from cairnkv.records import record
 from cairnkv.server.node_directory import NodeDirectory
-from cairnkv.store.replicated import POSITION, POSITION_KEY
+from cairnkv.store.node_records import POSITION, POSITION_KEY
 
 GAP: Final = 1_000_000
 """Positions that are left out before the one that a stream goes on from: a node that has got further than this one, in

@@ -16,7 +16,8 @@ from cairnkv.wire.article import CommandDecoder, CommandFlag, Dialect, Limits, R
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
     from cairnkv.store.hot_held import HeldRun
-    from cairnkv.store.replicated import Changes, ReplicatedStore
+    from cairnkv.store.replicated import ReplicatedStore
+    from cairnkv.store.turns import Changes
 
 _log: Final = logging.getLogger("cairnkv.session")
 

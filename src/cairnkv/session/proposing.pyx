@@ -63,7 +63,7 @@ cdef struct Part:
 cdef class ProposedRun:
     """Commands of some clients that have their turn together.
 
-    What `cairnkv.store.replicated.Turn` has. items: what the log has to have. cost: how many commands of the readable
+    What `cairnkv.store.turns.Turn` has. items: what the log has to have. cost: how many commands of the readable
     way it is as much work as.
     """
 

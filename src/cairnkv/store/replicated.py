@@ -19,10 +19,8 @@ proposes, and nothing is evicted.
 
 import collections
 import logging
-import struct
-import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, cast
 
 from cairnkv.commands import (
     MISSING,
@@ -46,11 +44,11 @@ from cairnkv.keyspace.keyspace import Before
 from cairnkv.keyspace.shared import VERSION_SLOTS, version_slot
 from cairnkv.limits import CLEAR_PREFIX_SLICE, SPACES
 from cairnkv.log import Deliver, Effect, Log, LogRefused
-from cairnkv.log.base import size_of_effects
 from cairnkv.log.disk.records import NODE_SPACE
 from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.log.quorum.proposer import Proposal, Proposer
 from cairnkv.log.quorum.proposers import Judged, Proposers
+from cairnkv.store import node_records
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.growth import length_after
 from cairnkv.store.held import Held, size_of
@@ -71,24 +69,10 @@ from cairnkv.store.items import (
 from cairnkv.store.memory import Place
 from cairnkv.store.runs import Gathering, NewExecutor
 from cairnkv.store.store import Loaded, Store, effects_of
+from cairnkv.store.turns import Blocking, Changes, Proposed, Turn
 from cairnkv.wire.article import Prefix
 
 _log: Final = logging.getLogger("cairnkv.cluster")
-
-POSITION_KEY: Final = b"position"
-PROPOSER_KEY: Final = b"proposer:"
-PART_KEY: Final = b"part:"
-SLOT_KEY: Final = b"slot:"
-SEMANTICS_KEY: Final = b"semantics"
-FLOOR_KEY: Final = b"floor"
-
-POSITION: Final = struct.Struct(">QQQI")
-"""Position in the stream, when the stream was made (ns), log time (ms), and the digest of all that came so far."""
-
-_NODE: Final = struct.Struct(">Q")
-_PART: Final = struct.Struct(">QI")
-_SLOT: Final = struct.Struct(">H")
-_NUMBER: Final = struct.Struct(">Q")
 
 BREAKS: Final = ("early-replies", "stale-reads")
 """What a node can be made to do wrong: to say that a write is done before it is logged, and to show what its table
@@ -101,160 +85,8 @@ DIGESTS_KEPT: Final = 16
 """Digests that are remembered, for nodes that are behind."""
 
 
-class Proposed(Held):
-    """The reply to a command that waits for its turn in the log."""
-
-    __slots__ = ("_carry_out", "_length", "given_up", "items", "weight")
-
-    def __init__(self, items: Sequence[Item], carry_out: "Callable[[Changes], Reply]", length: int = 0) -> None:
-        """items: what the log has to have; none of a read. length: of the reply, in bytes, as far as is known.
-
-        carry_out: does it, in its turn, and gives the reply.
-        """
-        super().__init__(0)
-        self.items = items
-        self.weight = sum(len(item.payload) for item in items)
-        self.given_up = False
-        self._carry_out = carry_out
-        self._length = length
-
-    @property
-    def cost(self) -> int:
-        """One command."""
-        return 1
-
-    @property
-    def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand
-        """Whether it had its turn, or gets none."""
-        return self.reply is not None
-
-    @property
-    def outcome(self) -> Reply:
-        """The reply. Only once there is one."""
-        assert self.reply is not None, "nobody knows yet"
-        return self.reply
-
-    @property
-    def size(self) -> int:
-        """Bytes that the reply will keep in memory, near enough."""
-        return self._length
-
-    def from_memory(self) -> Reply | Held:
-        """In memory is what came back through the log."""
-        return self
-
-    def take_turn(self, changes: "Changes") -> None:
-        """Carry it out. Whoever was told that nobody knows, is told nothing any more."""
-        if self.given_up and not self.items:
-            return
-        reply = self._carry_out(changes)
-        if not self.given_up:
-            self.settle(reply)
-
-    def settle(self, reply: Reply) -> None:
-        """This is the reply."""
-        self.reply = reply
-        self.on_ready()
-
-    def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
-        """It will have no turn, or nobody knows."""
-        self.given_up = True
-        self.settle(failure)
-
-    def fail_reads(self, failure: Failure) -> None:
-        """If it only reads, it will have no turn."""
-        if not self.items:
-            self.fail(failure)
-
-
-class Turn(Proposal, Protocol):
-    """A proposal that this store can carry out.
-
-    reply: None until it had its turn, or has failed.
-    """
-
-    reply: Reply | None
-
-    def take_turn(self, changes: "Changes") -> None:
-        """Carry it out."""
-
-
-class Blocking(Proposed):
-    """One behind which its client's next commands wait."""
-
-    __slots__ = ()
-
-    blocks = True
-
-
-class Changes:
-    """What an entry changes: effects for the node's table, and what the digest of the state is made of.
-
-    size: bytes of the effects' keys and values; more where a command of the hot path names a key twice.
-    """
-
-    __slots__ = ("digest", "effects", "position", "size")
-
-    def __init__(self, position: int, digest: int) -> None:
-        self.position = position
-        self.digest = digest
-        self.effects: list[Effect] = []
-        self.size = 0
-
-    def keep(self, effects: Sequence[Effect], size: int | None = None) -> None:
-        """Have these in the node's table. size: bytes of their keys and values, if they are known."""
-        self.effects += effects
-        self.size += size_of_effects(effects) if size is None else size
-
-    def count_in(self, effects: Iterable[Effect]) -> None:
-        """Make these a part of the digest."""
-        digest = self.digest
-        for space, key, value, deadline in effects:
-            digest = zlib.crc32(b"%d %d %d" % (space, -1 if key is None else len(key), deadline or 0), digest)
-            digest = zlib.crc32(key or b"", digest)
-            digest = zlib.crc32(b"-" if value is None else b"+" + value, digest)
-        self.digest = digest
-
-
 class _TooMuch(Exception):
     """A transaction is more work than it may be."""
-
-
-class _Records(NamedTuple):
-    """The state besides keys and values, as it stands in a node's table."""
-
-    position: tuple[int, int, int, int]
-    semantics: int
-    table: Proposers
-    versions: dict[int, int]
-
-
-def _records(state: Keyspace) -> _Records:
-    """Read it. Raises `ValueError`."""
-    position, semantics, table = (0, 0, 0, 0), 1, Proposers()
-    versions: dict[int, int] = {}
-    records = sorted((key, value) for key in state.hot_keys() if (value := state.get(key)) is not None)
-    try:
-        # Proposers first, and their parts in their order.
-        for key, value in sorted(records, key=lambda record: record[0].startswith(PART_KEY)):
-            if key == POSITION_KEY:
-                position = POSITION.unpack(value)
-            elif key == SEMANTICS_KEY:
-                (semantics,) = _SLOT.unpack(value)
-            elif key == FLOOR_KEY:
-                (table.floor,) = _NUMBER.unpack(value)
-            elif key.startswith(PROPOSER_KEY):
-                (node,) = _NODE.unpack(key[len(PROPOSER_KEY) :])
-                table.load(node, value)
-            elif key.startswith(PART_KEY):
-                node, _ = _PART.unpack(key[len(PART_KEY) :])
-                table.load_part(node, value)
-            elif key.startswith(SLOT_KEY):
-                (slot,) = _SLOT.unpack(key[len(SLOT_KEY) :])
-                (versions[slot],) = _NUMBER.unpack(value)
-    except (struct.error, ValueError) as error:
-        raise ValueError(f"the node's table is damaged: {error}") from None
-    return _Records(position, semantics, table, versions)
 
 
 class ReplicatedStore(Store):
@@ -328,7 +160,7 @@ class ReplicatedStore(Store):
         aside = Shared()
         keyspaces = tuple(Keyspace(aside) for _ in range(SPACES + 1))
         position = self._log.restore(keyspaces)
-        _records(keyspaces[NODE_SPACE])
+        node_records.read(keyspaces[NODE_SPACE])
         return Loaded(keyspaces, position)
 
     def _new_cache(self) -> None:
@@ -354,7 +186,7 @@ class ReplicatedStore(Store):
         self._load_state(state)
 
     def _load_state(self, state: Keyspace) -> None:
-        records = _records(state)
+        records = node_records.read(state)
         self.position, self.identity, now, self.digest = records.position
         self._shared.advance(now)
         self.semantics = self.proposer.semantics = records.semantics
@@ -788,8 +620,7 @@ class ReplicatedStore(Store):
             self._keep_slot(slot, changes)
 
     def _keep_slot(self, slot: int, changes: Changes) -> None:
-        record = SLOT_KEY + _SLOT.pack(slot)
-        changes.keep([(NODE_SPACE, record, _NUMBER.pack(self._shared.versions[slot]), None)])
+        changes.keep([node_records.of_slot(slot, self._shared.versions[slot])])
 
     # -- semantics and digests --------------------------------------------------------------------------------
 
@@ -800,7 +631,7 @@ class ReplicatedStore(Store):
             self.leave(f"semantics {version} is in force: this node needs a newer release")
             return
         self.semantics = self.proposer.semantics = version
-        changes.keep([(NODE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None)])
+        changes.keep([node_records.of_semantics(version)])
 
     def propose_newer_semantics(self) -> None:
         """Propose that what all nodes know by now be in force, if it is not."""
@@ -851,18 +682,15 @@ class ReplicatedStore(Store):
         row = self.table.rows.get(entry.node) if entry is not None else None
         if entry is not None and row is not None and row.position == changes.position:
             node = entry.node
-            key = _NODE.pack(node)
-            effects.append((NODE_SPACE, PROPOSER_KEY + key, self.table.packed(node), None))
+            effects.append(node_records.of_proposer(node, self.table.packed(node)))
             if entry.kind is Kind.PART and row.parts:
-                index = _PART.pack(node, len(row.parts) - 1)
-                effects.append((NODE_SPACE, PART_KEY + index, row.parts[-1], None))
+                effects.append(node_records.of_part(node, len(row.parts) - 1, row.parts[-1]))
             self._drop_parts(node, len(row.parts), effects)
             for forgotten in self.table.forgotten:
-                effects.append((NODE_SPACE, PROPOSER_KEY + _NODE.pack(forgotten), None, None))
-                effects.append((NODE_SPACE, FLOOR_KEY, _NUMBER.pack(self.table.floor), None))
+                effects.append(node_records.of_proposer(forgotten, None))
+                effects.append(node_records.of_floor(self.table.floor))
                 self._drop_parts(forgotten, 0, effects)
-        packed = POSITION.pack(self.position, self.identity, self._shared.now, self.digest)
-        effects.append((NODE_SPACE, POSITION_KEY, packed, None))
+        effects.append(node_records.of_position(self.position, self.identity, self._shared.now, self.digest))
         changes.keep(effects)
         self._owed = self._shared.now, changes.effects, changes.size
         self._pay()
@@ -883,7 +711,7 @@ class ReplicatedStore(Store):
     def _drop_parts(self, node: int, kept: int, effects: list[Effect]) -> None:
         """Parts of a batch that are on disk and of no use any more."""
         over = range(kept, self._parts_kept.get(node, 0))
-        effects += [(NODE_SPACE, PART_KEY + _PART.pack(node, index), None, None) for index in over]
+        effects += [node_records.of_part(node, index, None) for index in over]
         if kept:
             self._parts_kept[node] = kept
         else:

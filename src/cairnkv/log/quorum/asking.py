@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.js.errors import APIError, Error, NoStreamResponseError, ServiceUnavailableError
 
 from cairnkv.errors import Unavailable
-from cairnkv.log.quorum.connection import text_of
+from cairnkv.log.quorum.connection import ApiError, NoAnswer, text_of
 
 _T = TypeVar("_T")
 
@@ -29,6 +29,9 @@ PAUSE_SECONDS: Final = 0.2
 
 NO_ROOM: Final = (10_023, 10_047, 10_077)
 """Codes of JetStream that say there is no room: for its account, its disk, or the stream."""
+
+WRONG_LAST: Final = (10_071, 10_164)
+"""Codes of JetStream that say another message is a subject's last one than was expected, or is about to be."""
 
 _NO_PEERS: Final = 10_005
 """The code of JetStream that says too few servers are there for a new stream, as when they have just begun."""
@@ -50,7 +53,7 @@ async def patiently(nc: Client, what: str, ask: Callable[[], Awaitable[_T]], pat
             if not nc.is_connected and not nc.is_closed:  # nats-py would keep the request's future for ever
                 raise errors.ConnectionReconnectingError
             answer = await ask()
-        except (errors.Error, Error, OSError) as error:
+        except (errors.Error, Error, OSError, NoAnswer, ApiError) as error:
             trouble = error
         if task.cancelling() > cancelled:  # Python 3.11's `wait_for`, in nats-py, may lose it to what comes just then
             raise asyncio.CancelledError
@@ -71,6 +74,8 @@ def in_words(error: Exception) -> str:
 
 
 def _passes(error: Exception) -> bool:
+    if isinstance(error, NoAnswer | ApiError):  # which of those pass nobody says
+        return True
     if isinstance(error, ServiceUnavailableError):
         return error.err_code not in NO_ROOM
     if isinstance(error, APIError):

@@ -83,7 +83,7 @@ class Connection(Client):
     """
 
     forbidden = ""
-    """What NATS said last that our user may not do."""
+    """What NATS said last that our user may not do, over this connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,21 +94,32 @@ class Connection(Client):
 
         reply: where an answer goes to, if one is wanted.
         """
-        if not self.is_connected or self._transport is None:
+        writer = self._writer
+        # One that is lost is closing before nats-py knows; then uvloop raises what is no error of a connection.
+        if not self.is_connected or writer is None or writer.transport.is_closing():
             raise errors.OutboundBufferLimitError
         if len(data) > self.max_payload:
             raise errors.MaxPayloadError
         head = f"PUB {subject} {reply} {len(data)}\r\n" if reply else f"PUB {subject} {len(data)}\r\n"
-        self._transport.write(b"".join((head.encode(), data, b"\r\n")))
+        writer.write(b"".join((head.encode(), data, b"\r\n")))
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter | None:
+        """Where all is written to that is sent; None: there has been no connection yet."""
+        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        return writer
 
     @property
     def unsent(self) -> int:
         """Bytes that the system has not taken yet."""
-        writer: asyncio.StreamWriter | None = getattr(self._transport, "_io_writer", None)
+        writer = self._writer
         return writer.transport.get_write_buffer_size() if writer is not None else 0
 
     async def hear(self, subject: str, told: Callable[[Msg], None]) -> Subscription:
-        """Subscribe: `told` is called with each message as it is read; it is to be quick. Raises nats-py's errors."""
+        """Subscribe: `told` is called with each message as it is read; it is to be quick. Raises nats-py's errors.
+
+        What it raises itself is logged as a fault of ours, and the next message is heard.
+        """
         subscription = await self.subscribe(subject)
         self._hearers[subscription._id] = told
         return subscription
@@ -124,8 +135,8 @@ class Connection(Client):
             return
         try:
             told(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
-        except Exception as error:  # nats-py would read nothing any more
-            await self._error_cb(error)
+        except Exception:  # nats-py would read nothing any more
+            log.exception("a fault of cairnkv itself")
 
     def cut(self) -> None:
         """End the connection to a server, whatever is still to be sent."""
@@ -136,6 +147,7 @@ class Connection(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         self.cut()
+        self.forbidden = ""  # that may have changed meanwhile
         await super()._connect_to_server(s)
 
     async def _process_op_err(self, e: Exception) -> None:
@@ -276,9 +288,9 @@ async def ask(
     except errors.NoRespondersError:
         raise NoAnswer("JetStream is not enabled there, or not there yet") from None
     except errors.TimeoutError:
-        if subject.lower() in client.forbidden.lower():
+        if lacking := _lacking(client.forbidden.lower(), subject):
             raise NoAnswer(
-                f"NATS does not let its user publish to {subject}: a node needs all of {', '.join(PUBLISHES)} and "
+                f"NATS does not let its user {lacking}: a node needs all of {', '.join(PUBLISHES)} and "
                 f"subscribes to {', '.join(SUBSCRIBES)}"
             ) from None
         raise NoAnswer(f"JetStream does not answer within {patience:g} s: it has no leader at present") from None
@@ -292,6 +304,13 @@ async def ask(
     if (wrong := answer.get("error")) is not None:
         raise ApiError(wrong.get("err_code", 0), wrong.get("description", "an error without a text"))
     return answer
+
+
+def _lacking(forbidden: str, subject: str) -> str | None:
+    """What a request to a subject did not come to because of what NATS has forbidden, if anything."""
+    if subject.lower() in forbidden:
+        return f"publish to {subject}"
+    return "subscribe to _INBOX.>, where answers come" if 'subscription to "_inbox.' in forbidden else None
 
 
 def _hosts(options: ClusterOptions) -> str:

@@ -285,7 +285,8 @@ class _Consumer:
         except BaseException:
             await self.remove()
             raise
-        self._look_later()
+        if self.ended is None:
+            self._look_later()
         return self
 
     def _look_later(self) -> None:
@@ -298,11 +299,14 @@ class _Consumer:
         else:
             self._look_later()
 
+    def _look_no_more(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+
     async def remove(self) -> None:
         """Take no more of it; JetStream removes it when it hears of that, or soon by itself."""
         self.ended = self.ended or "it is not needed any more"
-        if self._next_look is not None:
-            self._next_look.cancel()
+        self._look_no_more()
         if self._subscription is None:
             return
         with suppress(errors.Error, OSError):
@@ -353,4 +357,5 @@ class _Consumer:
 
     def _end(self, reason: str) -> None:
         self.ended = reason
+        self._look_no_more()
         self._consumption.wake()

@@ -76,7 +76,14 @@ def _users(options: ClusterOptions) -> set[str]:
 def _user_and_password(system: str) -> tuple[str, str | None]:
     """USER:PASSWORD; no password: it is a file."""
     user, colon, password = system.partition(":")
-    return (user, password) if colon and not Path(system).is_file() else (system, None)
+    return (user, password) if colon and not _is_file(system) else (system, None)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # too long for a file's name; what is raised would show it
+        return False
 
 
 def _of_file(file: str, option: str) -> dict[str, Any]:

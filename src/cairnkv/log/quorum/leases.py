@@ -13,12 +13,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from nats import errors
 from nats.js.api import KeyValueConfig, StorageType
 from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.nuid import NUID
 
 from cairnkv.errors import OptionError, Unavailable
-from cairnkv.log.quorum.asking import PAUSE_SECONDS, patiently
+from cairnkv.log.quorum.asking import WRONG_LAST, patiently
 from cairnkv.log.quorum.connection import ASK_PATIENCE
 from cairnkv.log.quorum.options import REPLICAS
 
@@ -34,9 +35,6 @@ RENEWALS: Final = 5
 
 RELEASE_PATIENCE: Final = 2.0
 """Seconds for which releasing one is asked again, since it is over by itself."""
-
-_WRONG_LAST_SEQUENCE: Final = (10_071, 10_164)
-"""Codes of JetStream that say something else was written meanwhile, or is about to be."""
 
 
 class Lease:
@@ -155,23 +153,16 @@ class Leases:
     async def remove(self, key: str, value: bytes) -> None:
         """Have no such lease, if it has this value. Raises `Unavailable`, soon: it is over by itself."""
 
-        async def removed() -> bool:
+        async def ask() -> None:
             found = await self._read(key)
             if found is None or found[1] != value:
-                return True
+                return
             try:
-                return await self._bucket_open.delete(key, last=found[0])
+                await self._bucket_open.delete(key, last=found[0])
             except BadRequestError as error:
-                if error.err_code not in _WRONG_LAST_SEQUENCE:
+                if error.err_code not in WRONG_LAST:
                     raise
-                return False  # a renewal that was cancelled was on its way already
-
-        async def ask() -> None:
-            for _ in range(RENEWALS):
-                if await removed():
-                    return
-                await asyncio.sleep(PAUSE_SECONDS)
-            raise Unavailable(f"releasing the lease {key}: it is written again and again")
+                raise errors.TimeoutError from None  # a renewal that was cancelled was on its way: ask again
 
         await patiently(self._nc, f"releasing the lease {key}", ask, RELEASE_PATIENCE)
 

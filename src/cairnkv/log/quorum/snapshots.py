@@ -39,7 +39,7 @@ from cairnkv.limits import KIB
 from cairnkv.log.base import nobody
 from cairnkv.log.disk.files import Progress, becoming, unfinished
 from cairnkv.log.quorum.archive import BadArchive, Unpacking, packed
-from cairnkv.log.quorum.asking import PATIENCE, PAUSE_SECONDS, patiently
+from cairnkv.log.quorum.asking import PATIENCE, PAUSE_SECONDS, WRONG_LAST, patiently
 from cairnkv.log.quorum.connection import ASK_PATIENCE, log
 from cairnkv.log.quorum.declaration import Identity
 from cairnkv.log.quorum.leases import LEASE_SECONDS, Lease, Leases
@@ -68,9 +68,6 @@ moment, and does not know what came meanwhile."""
 
 TIDY_PATIENCE: Final = 5.0
 """Seconds for which it is tried to remove an upload that has failed; the next one removes what is left."""
-
-_WRONG_LAST: Final = (10_071, 10_164)
-"""Codes of JetStream that say another message is a subject's last one than was expected."""
 
 _EXPECTED_LAST_OF: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 """The header that says of which subject: by itself it is that of the message."""
@@ -342,7 +339,7 @@ class Snapshots:
             try:
                 return (await self._js.publish(subject, payload, headers=dict(headers))).seq
             except BadRequestError as error:
-                if error.err_code not in _WRONG_LAST:
+                if error.err_code not in WRONG_LAST:
                     raise
             there = await self._last(subject)  # maybe it was stored already, and only the answer was lost
             if there is not None and there.data == payload and (there.seq or 0) > last:

@@ -22,7 +22,7 @@ from nats.js import JetStreamContext
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, MIB
 from cairnkv.log.quorum import connection, syncing
-from cairnkv.log.quorum.asking import NO_ROOM
+from cairnkv.log.quorum.asking import NO_ROOM, patiently
 from cairnkv.log.quorum.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, log, note
 from cairnkv.log.quorum.consumption import STREAM_NOT_FOUND, Consumption, Interrupted, PastEnd, Purged, Replaced
 from cairnkv.log.quorum.declaration import (
@@ -476,25 +476,20 @@ class Stream:
         Raises `Unavailable` when it is not known after `TRUNCATE_PATIENCE` whether that was done; to do it again does
         no harm. Raises `Replaced`.
         """
-        until = asyncio.get_running_loop().time() + TRUNCATE_PATIENCE
-        while True:
-            try:
-                state = await self.state()
-                if state.identity != self.identity:
-                    raise Replaced(state.identity)
-                if up_to < state.first:
-                    return
-                # A purge beyond the end moves the end: positions would be left out.
-                if up_to <= state.last:
-                    await self._ask("STREAM.PURGE", {"seq": up_to + 1})
-                    self._keep(await self.state())
-                    return
-                trouble: Exception = ValueError(f"the stream ends at position {state.last}")
-            except (NoAnswer, ApiError) as error:
-                trouble = error
-            if asyncio.get_running_loop().time() > until:
-                raise Unavailable(f"stream {self._name} cannot be truncated up to position {up_to}: {trouble}")
-            await asyncio.sleep(RETRY_WAIT)
+
+        async def ask() -> None:
+            state = await self.state()
+            if state.identity != self.identity:
+                raise Replaced(state.identity)
+            if up_to < state.first:
+                return
+            if up_to > state.last:  # a purge beyond the end moves the end: positions would be left out
+                raise NoAnswer(f"the stream ends at position {state.last}")
+            await self._ask("STREAM.PURGE", {"seq": up_to + 1})
+            self._keep(await self.state())
+
+        what = f"stream {self._name} cannot be truncated up to position {up_to}"
+        await patiently(self.nc, what, ask, TRUNCATE_PATIENCE)
 
     async def begin_behind(self, position: int) -> None:
         """Have the stream begin, and go on, behind a position at or beyond its end: all that it has is removed.

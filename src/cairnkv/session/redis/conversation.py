@@ -57,7 +57,8 @@ from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simpl
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
     from cairnkv.store.hot_held import HeldRun
-    from cairnkv.store.replicated import Changes, ReplicatedStore
+    from cairnkv.store.replicated import ReplicatedStore
+    from cairnkv.store.turns import Changes
 
 _log: Final = logging.getLogger("cairnkv.session")
 
