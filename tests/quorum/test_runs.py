@@ -98,6 +98,19 @@ def test_local_reads_of_many_clients(two: tuple[RunningServer, RunningServer]) -
             assert client.ask(Get(b"%d" % n)) == new
 
 
+def test_replies_that_nobody_could_measure(two: tuple[RunningServer, RunningServer]) -> None:
+    """A value is not there yet when it is asked for, often: the node makes no copies of it, and others are served."""
+    server, _ = two
+    value, count = Response(True, bytes(60_000)), 2_000
+    with RawClient(server.address) as client, RawClient(server.address) as other:
+        client.send(write_command(Set(b"k", value.payload)) + write_command(Get(b"k")) * count)
+        assert other.ask(Incr(b"n", 1)) == Response(True, b"1")
+        assert client.reply() == OK
+        for _ in range(count):
+            assert client.reply() == value
+        assert client.ask(Incr(b"n", 1)) == Response(True, b"2")
+
+
 def test_local_reads_of_readonly_connections(two: tuple[RunningServer, RunningServer]) -> None:
     redis = pytest.importorskip("redis")
     server, follower = two

@@ -6,6 +6,7 @@ against what the others have there.
 """
 
 import random
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import Command
+from cairnkv.limits import MIB
 from cairnkv.log.quorum.entries import ItemKind, items, parsed
 from cairnkv.store.replicated import ReplicatedStore
 from cairnkv.wire import write_command
@@ -112,6 +114,33 @@ def test_replies_that_are_longer_than_the_room_for_them() -> None:
         clients.say(0, frames(*[Get(b"%d" % n) for n in range(9)], GetMany(tuple(b"%d" % n for n in range(9)))))
         clients.deliver()
     agree(*both)
+
+
+@pytest.mark.parametrize("on_redis", [False, True])
+def test_values_that_grow_before_the_turn_of_those_who_read_them(on_redis: bool) -> None:
+    """How long the replies are nobody knew when they were asked for: they are not copied before they are sent."""
+    both = twins(2, width=None, room=1_000_000)
+    value, count = bytes(60_000), 300
+    for clients in both:
+        if on_redis:
+            clients.say(
+                0, resp((b"SET", b"k", value), *[(b"GET", b"k")] * count, (b"MGET", b"k", b"l"), (b"INCR", b"n"))
+            )
+            clients.say(1, resp(*[(b"GET", b"k"), (b"EXISTS", b"k")] * count))
+        else:
+            some = [Get(b"k")] * count, GetMany((b"k", b"l")), Incr(b"n", 1), Incr(b"k", 1)
+            clients.say(0, frames(Set(b"k", value), *some[0], *some[1:]))
+            clients.say(1, frames(*[Get(b"k"), Exists((b"k",))] * count))
+        clients.node.pump()
+        while clients.cluster.flying:
+            clients.cluster.arrive()
+        tracemalloc.start()
+        clients.node.follow(1_000)
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+        tracemalloc.stop()
+        clients.deliver()
+    agree(*both)
+    assert len(both[1].heard[0]) > count * len(value)
 
 
 def test_what_the_hot_path_leaves_in_a_turn_is_answered_in_its_place() -> None:

@@ -459,7 +459,7 @@ cdef class Transport:
         for held in released:
             self._held_size -= held._charged
             for part in held.parts:
-                if type(part) is not bytes:  # a failure, which the protocol knows how to say
+                if type(part) is not bytes:  # a failure, or what is due by itself: the protocol knows how to say it
                     self._held[:0] = released
                     self._poller._called = True
                     self.hand_over()

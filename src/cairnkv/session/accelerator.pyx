@@ -251,7 +251,7 @@ cdef class Accelerator:
         return 0
 
     cdef object left(self, object store, object changes, bytes frame):
-        """Carry out a frame that was scanned the readable way, in its turn; the bytes of the reply."""
+        """Carry out a frame that was scanned the readable way, in its turn; what is due for it."""
         raise NotImplementedError
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,

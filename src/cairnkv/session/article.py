@@ -5,6 +5,7 @@ Not for frames (`cairnkv.wire.article`), and not for what a command does (the st
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, Reply, Scope, Step, failures
@@ -34,14 +35,14 @@ def said_in_turn(
     statuses: tuple[int, int],
     string_max: int,
     frame_max: int,
-) -> bytes:
-    """The reply to a frame, as it is sent, whose turn in the log it is: the compiled hot path has left it."""
+) -> Due:
+    """What is due for a frame whose turn in the log it is: the compiled hot path has left it."""
     decoder = CommandDecoder(width=width, limits=Limits(value=string_max, frame=frame_max))
     decoder.feed(frame)
     request = decoder.next()
     assert isinstance(request, Request), "it was scanned"
     reply = store.take_turn(Step(0, request.command), changes)
-    return b"".join(reply_parts(reply, Dialect(statuses), frame_limit=frame_max))
+    return Due(reply, partial(reply_parts, dialect=Dialect(statuses), frame_limit=frame_max))
 
 
 class ArticleConversation:

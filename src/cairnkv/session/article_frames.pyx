@@ -85,7 +85,7 @@ cdef class ArticleAccelerator(Accelerator):
         return length - left_out
 
     cdef object left(self, object store, object changes, bytes frame):
-        """Carry out a frame that was scanned the readable way, in its turn; the bytes of the reply."""
+        """Carry out a frame that was scanned the readable way, in its turn; what is due for it."""
         return said_in_turn(
             store,
             changes,

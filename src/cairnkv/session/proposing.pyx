@@ -38,6 +38,7 @@ from cairnkv.store.hot_held cimport HeldRun, awaited_run
 from cairnkv.commands import OK
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 from cairnkv.log.quorum.entries import Item, ItemKind
+from cairnkv.store import size_of
 
 cdef Py_ssize_t UNSENT_PAUSE = _UNSENT_PAUSE
 
@@ -132,29 +133,38 @@ cdef class ProposedRun:
 
     cdef int _answer(self, int at, Py_ssize_t begin, Py_ssize_t size) except -1:
         if size and not self._parts[at].given_up:
-            (<HeldRun>self._held[at]).add(PyBytes_FromStringAndSize(self._executor._out + begin, size))
+            (<HeldRun>self._held[at]).add(PyBytes_FromStringAndSize(self._executor._out + begin, size), size)
         return 0
 
     cdef bint _carry_out(self, Piece *piece, int at, changes) except -1:
-        """Carry out the frame that the accelerator has left, the readable way; whether there are more behind it."""
+        """Carry out the frame that the accelerator has left, the readable way; whether there are more behind it.
+
+        Where the replies to a client are many bytes already, which nobody knew when their frames were read, all that
+        it has: what is due is kept then as what the table has, and not copied before the client takes it.
+        """
         cdef Scanned found
-        cdef Py_ssize_t size
-        cdef bytes frame, reply
+        cdef Py_ssize_t size, length
+        cdef HeldRun held = self._held[at]
         found.measures = False
         piece.data += piece.done
         piece.length -= piece.done
         piece.done = 0
         self._executor._conversation = piece.conversation
-        size = self._executor.scan(piece.data, piece.length, &found)
-        if size == 0:
-            raise AssertionError("a frame that was scanned is none now")
-        frame = PyBytes_FromStringAndSize(<const char *>piece.data, size)
-        reply = self._executor.left(self._store, changes, frame)
-        if not self._parts[at].given_up:
-            (<HeldRun>self._held[at]).add(reply)
-        piece.data += size
-        piece.length -= size
-        return piece.length > 0
+        while piece.length:
+            size = self._executor.scan(piece.data, piece.length, &found)
+            if size == 0:
+                raise AssertionError("a frame that was scanned is none now")
+            due = self._executor.left(self._store, changes, PyBytes_FromStringAndSize(<const char *>piece.data, size))
+            piece.data += size
+            piece.length -= size
+            if self._parts[at].given_up:
+                return piece.length > 0
+            length = size_of(due.outcome)
+            if held.kept + length <= UNSENT_PAUSE:
+                held.add(b"".join(due.encode(due.outcome)), length)
+                return piece.length > 0
+            held.add(due, length)
+        return False
 
     cdef int _settle(self) except -1:
         """Let the replies leave."""

@@ -249,7 +249,7 @@ cdef class RedisAccelerator(Accelerator):
         return at - into
 
     cdef object left(self, object store, object changes, bytes frame):
-        """Carry out a command that was scanned the readable way, in its turn; the bytes of the reply."""
+        """Carry out a command that was scanned the readable way, in its turn; what is due for it."""
         return said_in_turn(
             store,
             changes,

@@ -383,8 +383,14 @@ class Session:
         self._wake()
 
     def _parts(self, run: "HeldRun", _: Reply) -> Sequence[bytes]:
+        """What is said for commands that an accelerator has brought to a log; what is due one by one is due next."""
         pieces: list[bytes] = []
-        for part in run.parts:
+        for at, part in enumerate(run.parts):
+            if isinstance(part, Due):
+                rest = [(due, size_of(due.outcome)) for due in run.parts[at:]]
+                self._held.extendleft(reversed(rest))
+                self._held_size += sum(size for _, size in rest)
+                break
             if isinstance(part, Failure):
                 pieces += self._decide().failure(part).encode(part)
             else:

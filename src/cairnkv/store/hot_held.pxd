@@ -16,11 +16,12 @@ cdef class HeldRun:
     cdef bint _in_turn  # whether the commands have yet to be carried out
     cdef readonly bint writes  # whether some of those may change something
     cdef list _parts
+    cdef Py_ssize_t kept  # bytes of replies that were added
     cdef int64_t _refused_from  # the position of what was refused at once
     cdef object _refusal  # ... and why; None: nothing was
     cdef list _split(self, int64_t committed, write_failure, read_failure)
 
-    cdef int add(self, bytes replies) except -1
+    cdef int add(self, replies, Py_ssize_t size) except -1
 
 cdef HeldRun awaited_run(Py_ssize_t charged, bint writes)
 cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)

@@ -58,7 +58,7 @@ cdef class HeldRun:
 
     @property
     def parts(self):
-        """What is to be said, once it may be: bytes, or a failure in the place of a reply."""
+        """What is to be said, once it may be: bytes, or a failure in the place of a reply, or what is due for a command."""
         return [self._replies] if self._parts is None else self._parts
 
     def refuse(self, int64_t position, refusal):
@@ -73,9 +73,15 @@ cdef class HeldRun:
                 newest = marks[at].wait
         return newest
 
-    cdef int add(self, bytes replies) except -1:
-        """Some of the commands had their turn: these are the replies."""
-        self._replies = self._replies + replies if PyBytes_GET_SIZE(self._replies) else replies
+    cdef int add(self, replies, Py_ssize_t size) except -1:
+        """Some of the commands had their turn: these are the replies, as bytes, or what is due for one of them."""
+        self.kept += size
+        if self._parts is not None:
+            self._parts.append(replies)
+        elif PyBytes_GET_SIZE(self._replies) or type(replies) is not bytes:
+            self._parts = [self._replies, replies]
+        else:
+            self._replies = replies
         return 0
 
     def fail(self, list failures, failure):

@@ -2,7 +2,9 @@
 
 JetStream pushes to a short-lived consumer of our own: in memory, on one server, without acknowledgements. Its messages
 are numbered twice, by the stream and by the consumer, so that whatever is lost on the way shows; then, or when its
-heartbeats stay away, another is made that begins where this one got to.
+heartbeats stay away, another is made that begins where this one got to. A server that is behind the stream, as one may
+be that was paused, sends heartbeats all the same, and they say how far the consumer is, not the stream: so that is held
+against what the stream's leader says.
 
 What always holds: what is handed out is position + 1, and was sent by a consumer of which it was seen, after it was
 made, that it belongs to the stream that was asked for. How much waits for a slow reader is bounded: the consumer is
@@ -34,6 +36,10 @@ LOOK_EVERY: Final = 0.25
 SILENCES_MAX: Final = 6
 """A consumer that was silent when it is looked at so many times in a row, so many seconds apart, is given up: three
 heartbeats. Looks are counted, not time, so that a process that was paused itself reads first what came meanwhile."""
+
+STALLS_MAX: Final = 3
+"""A consumer that has sent nothing, though the stream went on, when it is looked at so many times in a row, a second
+apart, is given up."""
 
 CREATE_PATIENCE: Final = 1.0
 """Seconds for JetStream to make a consumer, which takes milliseconds, unless it chooses a server that is gone."""
@@ -117,6 +123,9 @@ class Consumption:
         self._waiting_bytes = 0
         self._woken = asyncio.Event()
         self._stopped = False
+        self._consumer: _Consumer | None = None  # the one at hand
+        self._stood = after  # where it was as the stream's end was told last
+        self._stalls = 0  # times in a row that it stood there, and the stream did not end there
         self._skips = 0  # consumers in a row that left out what comes next
         self._skipped_to = 0  # where the last of them went on
 
@@ -125,13 +134,22 @@ class Consumption:
         self._stopped = True
         self._woken.set()
 
+    def stream_ends(self, last: int) -> None:
+        """The stream had come to this position a moment ago. To be told every second."""
+        if last <= self._position or self._position != self._stood or not self.little_waits or self._consumer is None:
+            self._stood, self._stalls = self._position, 0
+            return
+        self._stalls += 1
+        if self._stalls >= STALLS_MAX:
+            self._stalls = 0
+            self._consumer.end(f"the stream has come to position {last}, and it sends nothing: its server is behind")
+
     async def batches(self) -> AsyncGenerator[list[tuple[int, bytes]], None]:
         """Positions and messages, in lists of what has come together, until `stop`. Raises `Interrupted`."""
-        consumer: _Consumer | None = None
         try:
             while not self._stopped:
-                if consumer is None:
-                    consumer = await self._begin()
+                if (consumer := self._consumer) is None:
+                    self._consumer = await self._begin()
                     continue
                 if not self._waiting and consumer.ended is None:
                     await self._woken.wait()
@@ -146,11 +164,11 @@ class Consumption:
                         raise Purged(self._skipped_to)
                     after = f"asking again after position {self._position}"
                     note(f"stream {self._identity.stream}: {after}: {consumer.ended}")
-                    ended, consumer = consumer, None
-                    await ended.remove()
+                    self._consumer = None
+                    await consumer.remove()
         finally:
-            if consumer is not None:
-                await consumer.remove()
+            if self._consumer is not None:
+                await self._consumer.remove()
 
     async def _begin(self) -> "_Consumer | None":
         """A consumer of the right stream that begins at the right position; None: stopped."""
@@ -295,7 +313,7 @@ class _Consumer:
     def _look(self) -> None:
         self._silences += 1
         if self._silences >= SILENCES_MAX:
-            self._end("it is silent")
+            self.end("it is silent")
         else:
             self._look_later()
 
@@ -334,15 +352,15 @@ class _Consumer:
         # $JS.ACK.STREAM.CONSUMER.DELIVERED.POSITION.NUMBER.TIME.PENDING, or with DOMAIN.ACCOUNT before the stream
         position, number = tokens[5:7] if len(tokens) == 9 else tokens[7:9]
         if int(number) != self._received + 1:
-            self._end(f"of its messages {self._received + 1} to {int(number) - 1} were lost")
+            self.end(f"of its messages {self._received + 1} to {int(number) - 1} were lost")
             return
         self._received += 1
         if (reason := self._consumption.take(int(position), message.data)) is not None:
-            self._end(reason)
+            self.end(reason)
 
     def _control(self, message: Msg, headers: dict[str, Any]) -> None:
         if headers["Status"] != "100":
-            self._end(f"JetStream says {headers['Status']} {headers.get('Description', '')}")
+            self.end(f"JetStream says {headers['Status']} {headers.get('Description', '')}")
             return
         if message.reply:  # asks whether it may go on
             self._held_up = message.reply
@@ -351,11 +369,12 @@ class _Consumer:
         self.go_on()
         sent = int(headers.get("Nats-Last-Consumer", self._received))
         if sent != self._received:
-            self._end(f"of its messages {self._received + 1} to {sent} were lost")
+            self.end(f"of its messages {self._received + 1} to {sent} were lost")
         elif (last := int(headers.get("Nats-Last-Stream", 0))) > self._consumption.position:
-            self._end(self._consumption.skipped(last + 1))
+            self.end(self._consumption.skipped(last + 1))
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """Take no more of it."""
         self.ended = reason
         self._look_no_more()
         self._consumption.wake()

@@ -390,6 +390,8 @@ class Stream:
                 state = await self.state()
                 if state.identity == self.identity:
                     self._keep(state)
+                    for consumption in self._consumptions:
+                        consumption.stream_ends(state.last)
                 if looks % ACCOUNT_EVERY == 0:
                     account = await ask(self.nc, "$JS.API.INFO")
                     limit = account.get("limits", {}).get("max_storage", -1)

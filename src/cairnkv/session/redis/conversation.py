@@ -546,8 +546,8 @@ def said_in_turn(
     protocol: Resp,
     string_max: int,
     frame_max: int,
-) -> bytes:
-    """The reply to a command, as it is sent, whose turn in the log it is: the compiled hot path has left it."""
+) -> Due:
+    """What is due for a command whose turn in the log it is: the compiled hot path has left it."""
     decoder = RequestDecoder(Limits(value=string_max, frame=frame_max))
     decoder.trusted = True
     decoder.feed(command)
@@ -558,7 +558,7 @@ def said_in_turn(
     call = word.on_keys(Arguments(word.name, words[1:], space))
     assert isinstance(call, Call)
     reply = store.take_turn(Step(space, call.command), changes)
-    return b"".join(bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
+    return Due(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
 
 
 WORD_BYTES: Final = 64
