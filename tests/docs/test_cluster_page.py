@@ -19,6 +19,7 @@ from cairnkv.limits import MIB
 from cairnkv.log.quorum import connection
 from cairnkv.log.quorum.options import LOG_LIMIT_LEAST
 from cairnkv.server.member import Member, new_member
+from cairnkv.server.node_snapshots import NodeSnapshots
 from cairnkv.server.progress import Logged
 from cairnkv.server.settings import Settings, load
 from cairnkv.session.redis import manual
@@ -194,7 +195,8 @@ def test_the_compose_file_is_of_two_services() -> None:
 
 
 def test_what_info_is_said_to_tell_it_tells() -> None:
-    told = set(re.findall(r'yield "(\w+)"', inspect.getsource(Member._info)))
+    source = inspect.getsource(Member._info) + inspect.getsource(NodeSnapshots.info)
+    told = set(re.findall(r'yield "(\w+)"', source))
     (table,) = re.findall(r"\| INFO \| \|\n\| --- \| --- \|\n((?:\|.*\n)+)", PAGE)
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert len(named) > 8

@@ -63,9 +63,9 @@ def test_what_stands_in_the_way_of_a_start_is_said_in_one_line(
     node: Nodes, nats: Nats, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--trust-nats-sync" in refused(capsys, node, nats_system=None)
-    assert "password in --nats-system" in refused(capsys, node, nats_system="system:wrong")
+    assert "in --nats-system, here user" in refused(capsys, node, nats_system="system:wrong")
     wrong = ",".join(url.replace("a-store", "another") for url in nats.urls)
-    assert "in --cluster" in refused(capsys, node, cluster=wrong)
+    assert "the token, in --cluster" in refused(capsys, node, cluster=wrong)
     monkeypatch.setattr("cairnkv.log.quorum.connection.OPEN_PATIENCE", 1.0)
     ports = free_ports(2)
     nobody = ",".join(f"nats://cairn:a-store@127.0.0.1:{port}" for port in ports)
