@@ -189,6 +189,24 @@ def test_on_a_terminal_there_is_colour_and_ctrl_c_stops_in_good_order(tmp_path: 
     assert not any(Path(f"/proc/{whom.pid}").exists() for whom in saved.run.processes.values())
 
 
+def test_it_stops_in_good_order_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    """Which cannot be told anything any more then."""
+    with subprocess.Popen(
+        [*UP, "--dir", tmp_path, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while b"ready in" not in process.stdout.readline():
+            pass
+        saved = load(tmp_path)
+        assert saved is not None
+        assert saved.run is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(SECONDS) == 0
+    assert not any(Path(f"/proc/{whom.pid}").exists() for whom in saved.run.processes.values())
+
+
 def test_what_a_crashed_one_has_left_is_ended_by_stop(tmp_path: Path, cairn_here: Call) -> None:
     with subprocess.Popen(
         [*UP, "--dir", tmp_path, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -8,7 +8,7 @@ import pytest
 
 from cairnkv.cluster.child import Identity, identity
 from cairnkv.cluster.machines import ClusterError
-from cairnkv.cluster.state import FILE, Lock, Plan, Run, Saved, clean_up, left_over, load, runs, save
+from cairnkv.cluster.state import FILE, LOCK, Lock, Plan, Run, Saved, clean_up, is_empty, left_over, load, runs, save
 from cairnkv.errors import OptionError
 
 PLAN = Plan(3, "shop", 2**30)
@@ -60,3 +60,21 @@ def test_cleaning_up_signals_nobody_who_only_has_the_number(tmp_path: Path) -> N
     save(tmp_path, saved)
     clean_up(tmp_path, saved)
     assert load(tmp_path) == Saved(PLAN, None)
+
+
+def test_what_was_never_saved_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that was killed while it saved for the first time, or whose disk was full, can be followed."""
+    Lock(tmp_path).free()
+
+    def killed(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, Saved(Plan(3, "x", 1), None))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".cluster.json.new", LOCK]
+    assert load(tmp_path) is None
+    assert is_empty(tmp_path)
+    (tmp_path / "mine").touch()
+    assert not is_empty(tmp_path)

@@ -1,4 +1,4 @@
-"""Finding NATS, and what is said when it is not there or does not let us in."""
+"""Finding NATS, leaving a server of it, and what is said when it is not there or does not let us in."""
 
 import asyncio
 import contextlib
@@ -272,6 +272,23 @@ class TestTls:
     async def test_a_server_without_tls_is_refused_where_it_is_wanted(self, nats: Nats, certificates: Path) -> None:
         text = await refusal(nats.options(ca=str(certificates / "ca.pem")))
         assert "does not speak TLS" in text
+
+
+async def test_a_server_is_left_by_way_of_which_nobody_answers(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says that it is well, but may be cut off from the others, and we are not."""
+    monkeypatch.setattr(stream, "LOOK_EVERY", 0.05)
+    async with opened(nats.options()) as one, Reader(one) as reader:
+        state, left = one.state, one.nc.connected_url
+
+        async def answered() -> stream.StreamState:
+            if one.nc.connected_url == left:
+                raise connection.NoAnswer("it has no leader at present")
+            return await state()
+
+        monkeypatch.setattr(one, "state", answered)
+        await eventually(lambda: one.connected and one.nc.connected_url != left and one.trouble is None, 10)
+        one.publish(b"on", lambda reason: None)
+        await reader.has(lambda: reader.texts == [b"on"])
 
 
 async def test_troubles_are_logged_in_a_line_and_not_again_and_again(

@@ -7,6 +7,7 @@ Not for clusters of several machines (docs/cluster.md), but for `repair`, which 
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import signal
@@ -124,7 +125,10 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         elif time.monotonic() - first_signal[0] > REPEATED_SIGNAL_SECONDS:
             supervisor.hurry()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is closed; `nohup` has that ignored
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
     began = time.monotonic()
     try:
         supervisor.start()
@@ -148,8 +152,9 @@ def _up(name: str, arguments: Sequence[str]) -> int:
 
 
 def _tell(text: str) -> None:
-    """What happens, with the time, on standard error."""
-    print(f"{styled(time.strftime('%H:%M:%S'), DIM, sys.stderr)} {text}", file=sys.stderr, flush=True)
+    """What happens, with the time, on standard error, which may have gone with its terminal."""
+    with contextlib.suppress(OSError):
+        print(f"{styled(time.strftime('%H:%M:%S'), DIM, sys.stderr)} {text}", file=sys.stderr, flush=True)
 
 
 def _port(text: str) -> int:

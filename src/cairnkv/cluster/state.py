@@ -17,7 +17,7 @@ from cairnkv.cluster.child import Identity, end_processes, identity
 from cairnkv.cluster.machines import ClusterError
 from cairnkv.cluster.network import Network
 from cairnkv.errors import OptionError
-from cairnkv.log.disk.files import rewrite
+from cairnkv.log.disk.files import draft_of, rewrite
 from cairnkv.records import record, replace
 
 FILE: Final = "cluster.json"
@@ -87,6 +87,12 @@ def save(directory: Path, saved: Saved) -> None:
         processes = {name: _fields(whom) for name, whom in saved.run.processes.items()}
         fields["run"] = _fields(saved.run) | {"supervisor": _fields(saved.run.supervisor), "processes": processes}
     rewrite(directory / FILE, json.dumps(fields, indent=1))
+
+
+def is_empty(directory: Path) -> bool:
+    """Whether there is nothing but what a supervisor leaves that ended before it had saved anything."""
+    ours = {LOCK, draft_of(directory / FILE).name}
+    return all(entry.name in ours for entry in directory.iterdir())
 
 
 class StateFile:

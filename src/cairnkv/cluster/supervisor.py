@@ -75,7 +75,7 @@ class Supervisor:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             saved = state.load(self.directory)
-            if saved is None and any(entry.name != state.LOCK for entry in self.directory.iterdir()):
+            if saved is None and not state.is_empty(self.directory):
                 raise OptionError(f"{self.directory} has no cluster in it, but other things: choose another directory")
             self._lock = state.Lock(self.directory)
         except OSError as error:

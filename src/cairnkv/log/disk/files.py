@@ -69,7 +69,7 @@ def remove(directory: Path) -> None:
 
 def rewrite(file: Path, text: str) -> None:
     """Let a file, its owner's, have this text, or what it had before. Raises `OSError`."""
-    new = file.with_name(f".{file.name}.new")
+    new = draft_of(file)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as written:
         written.write(text)
@@ -77,6 +77,11 @@ def rewrite(file: Path, text: str) -> None:
         os.fsync(descriptor)
     new.replace(file)
     sync(file.parent)
+
+
+def draft_of(file: Path) -> Path:
+    """What `rewrite` leaves beside a file where it was interrupted."""
+    return file.with_name(f".{file.name}.new")
 
 
 def sync(path: Path) -> None:

@@ -138,6 +138,10 @@ class Connection(Client):
         except Exception:  # nats-py would read nothing any more
             log.exception("a fault of cairnkv itself")
 
+    async def leave(self, why: str) -> None:
+        """Go to another server, or maybe to this one again: which is left to chance."""
+        await self._process_op_err(errors.Error(why))
+
     def cut(self) -> None:
         """End the connection to a server, whatever is still to be sent."""
         for name in ("_io_writer", "_bare_io_writer"):

@@ -49,6 +49,10 @@ HEADERS_MAX: Final = KIB
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at how full the stream is."""
 
+UNANSWERED_MAX: Final = 6
+"""Looks in a row without an answer, some two seconds each, after which another server is tried: this one may be cut off
+from the others, and we are not. An election takes about six seconds."""
+
 ACCOUNT_EVERY: Final = 5
 """Of these looks one at the limits of the account."""
 
@@ -383,7 +387,7 @@ class Stream:
 
     async def _look(self) -> None:
         """Look at the stream every second."""
-        looks = 0
+        looks = unanswered = 0
         while not self._closed:
             await asyncio.sleep(LOOK_EVERY)
             try:
@@ -397,9 +401,14 @@ class Stream:
                     limit = account.get("limits", {}).get("max_storage", -1)
                     self._account_fill = account.get("storage", 0) / limit if limit > 0 else 0.0
                 self.trouble = None
+                unanswered = 0
             except (NoAnswer, ApiError) as error:
                 self.trouble = str(error)
                 note(f"stream {self._name}: {error}")
+                unanswered = unanswered + 1 if isinstance(error, NoAnswer) and self.connected else 0
+                if unanswered >= UNANSWERED_MAX:
+                    unanswered = 0
+                    await self.nc.leave("JetStream does not answer by way of it")
             looks += 1
 
     # -- publish -------------------------------------------------------------------------------------------------------
