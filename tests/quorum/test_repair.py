@@ -15,6 +15,7 @@ from cairnkv.cluster import LocalCluster
 from cairnkv.errors import OptionError
 from cairnkv.log.quorum import table
 from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.server import member
 from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.server.repair import GAP, Log, Repair, Table, advice, problem
 from cairnkv.store.node_records import POSITION, POSITION_KEY
