@@ -244,3 +244,10 @@ def test_the_additions_that_were_not_seen_are_named() -> None:
     read = get(1, 4, 5, "1")
     (violation,) = judged(seen, unseen, read).violations
     assert violation.operations == (read, unseen)
+
+
+def test_how_long_nothing_was_answered_and_how_long_of_that_nothing_was_done_either() -> None:
+    operations = [put(1, 0, 1, "a"), put(1, 2, 20, "b", REFUSED), get(1, 21, 25, "a")]
+    report = checks.check(History(operations, [Action("cut", "1", 3, 8), Action("cut", "2", 9, 19)]))
+    assert (report.gap, report.recovery) == (24, 10)
+    assert checks.check(History(operations)).recovery == 24

@@ -7,7 +7,6 @@ Not for clusters of several machines (docs/cluster.md), but for `repair`, which 
 """
 
 import argparse
-import contextlib
 import functools
 import os
 import signal
@@ -153,8 +152,10 @@ def _up(name: str, arguments: Sequence[str]) -> int:
 
 def _tell(text: str) -> None:
     """What happens, with the time, on standard error, which may have gone with its terminal."""
-    with contextlib.suppress(OSError):
+    try:
         print(f"{styled(time.strftime('%H:%M:%S'), DIM, sys.stderr)} {text}", file=sys.stderr, flush=True)
+    except OSError:  # what Python keeps of it would fail once more as it ends, and be its exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _port(text: str) -> int:

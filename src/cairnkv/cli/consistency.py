@@ -236,6 +236,7 @@ def _as_json(history: "History", report: "Report", problems: list[str]) -> dict[
         "actions": len(history.actions),
         "harms_not_done": list(history.not_done),
         "longest_without_answer_ms": report.gap // 1_000_000,
+        "longest_recovery_ms": report.recovery // 1_000_000,
         "wrong_keys": list(report.wrong_keys),
         "undecided_keys": list(report.undecided),
         "silent": list(report.silent),

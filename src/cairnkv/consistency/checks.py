@@ -70,7 +70,8 @@ class Report:
     violations: in the order of time, at most `VIOLATIONS_PER_KEY_MAX` of a key. wrong_keys: all that have one.
     undecided: the keys whose search gave up. silent: the addresses at which the end was not read, of those of the run.
     keys, outcomes: how many there are. configurations: searched, in all. gap: the longest time, in nanoseconds, in
-    which nothing was answered; a failover shows there.
+    which nothing was answered. recovery: the longest of these in which the nemesis neither began nor ended anything,
+    which is what a failover takes: what is hurt again at once cannot be well in between.
     """
 
     violations: tuple[Violation, ...]
@@ -81,6 +82,7 @@ class Report:
     outcomes: dict[Outcome, int]
     configurations: int
     gap: int
+    recovery: int
 
     @property
     def consistent(self) -> bool | None:
@@ -116,6 +118,9 @@ def check(
     violations += _without_majority(history)
     violations.sort(key=lambda one: one.operations[0].completed)
     outcomes = collections.Counter(one.outcome for one in history.operations)
+    answered = sorted(one.completed for one in history.operations if one.outcome is Outcome.OK)
+    last = answered[-1] if answered else 0
+    hurt = [at for action in history.actions for at in (action.began, action.ended) if at < last]
     return Report(
         tuple(violations),
         tuple(wrong),
@@ -124,7 +129,8 @@ def check(
         len(by_key),
         {outcome: outcomes[outcome] for outcome in Outcome},
         configurations,
-        _gap(history),
+        _longest(answered),
+        _longest(sorted([*answered, *hurt])),
     )
 
 
@@ -138,9 +144,9 @@ def _most_telling(found: list[Violation]) -> list[Violation]:
     return [*first.values(), *others][:VIOLATIONS_PER_KEY_MAX]
 
 
-def _gap(history: History) -> int:
-    answered = sorted(one.completed for one in history.operations if one.outcome is Outcome.OK)
-    return max((after - before for before, after in pairwise([0, *answered])), default=0)
+def _longest(moments: Sequence[int]) -> int:
+    """The longest time from one of these to the next, the run's beginning being the first. moments: in order."""
+    return max((after - before for before, after in pairwise([0, *moments])), default=0)
 
 
 def _silent(history: History, keys: int) -> tuple[str, ...]:

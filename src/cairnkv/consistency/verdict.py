@@ -68,7 +68,8 @@ def _extent(history: History, report: Report) -> str:
         did = ", ".join(f"{what} {count:,}" for what, count in sorted(kinds.items()))
         text += (
             f"; meanwhile the nemesis acted {_some(len(history.actions), 'time')} ({did}), and the longest time "
-            f"without any answer was {report.gap / 1e9:.1f} s"
+            f"without any answer was {report.gap / 1e9:.1f} s, and {report.recovery / 1e9:.1f} s where it "
+            "neither began nor ended anything"
         )
     if missing := history.not_done:
         text += f"; {' and '.join(missing)} {'was' if len(missing) == 1 else 'were'} asked for and not done"
