@@ -294,7 +294,7 @@ class TestWhatAConsumerSends:
         async with opened(nats.options()) as one:
             reading = consumption.Consumption(one.nc, one.identity, 0, one.state)
             consumer = await consumption._Consumer.make(reading, one.nc, one.identity.stream, 1)
-            consumer._end("its messages were lost")
+            consumer.end("its messages were lost")
             await asyncio.sleep(0.1)
             assert consumer.ended == "its messages were lost"
             await consumer.remove()
