@@ -130,6 +130,7 @@ def test_what_is_paused_keeps_its_connections_and_says_nothing(cluster: LocalClu
         with pytest.raises(cairnkv.TimedOut):
             kv.ping()
         cluster.resume(1)
+        cluster.wait_ready()
         assert states(cluster, 1) == [State.READY, State.READY]
         assert kv.ping() == "PONG"
 

@@ -52,7 +52,8 @@ class Told:
     def kill(self, what: int | str) -> None:
         self._harm("kill", what)
 
-    def start(self, what: int | str) -> None:
+    def start(self, what: int | str, *, wait: float) -> None:
+        assert not wait, "it waits for all together"
         self._undo("start", "kill", what)
 
     def pause(self, what: int | str) -> None:

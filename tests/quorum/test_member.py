@@ -23,6 +23,7 @@ from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.store import wall_clock
 from cairnkv.testing import RunningServer
 from tests.quorum.nodes import PATIENCE, Nodes, client, told, until
+from tests.quorum.reading import api
 from tests.support.nats import STREAM_LIMIT, Nats
 
 
@@ -105,6 +106,62 @@ def test_a_node_without_a_majority_refuses_and_comes_back(
             return True
 
         until(recovered)
+
+
+def test_a_node_leaves_a_server_by_way_of_which_nothing_comes_back(
+    node: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that was paused as it led the stream: it says that it leads, answers, and logs nothing."""
+    monkeypatch.setattr("cairnkv.log.quorum.proposer.UNSEEN_SECONDS", 1.0)
+    monkeypatch.setattr(member, "LEAVE_SECONDS", 0.5)
+    with node("a") as first, client(first) as one:
+        one.set("k", "v")
+        nc = member_of(first).stream.nc
+        send, bad = nc.send, nc.connected_url
+
+        def swallowed(subject: str, data: bytes, reply: str = "") -> None:
+            if nc.connected_url != bad or subject != log_subject(node.name):
+                send(subject, data, reply)
+
+        monkeypatch.setattr(nc, "send", swallowed)
+        until(lambda: not told(first)["quorum"])
+        until(lambda: bool(told(first)["quorum"]))
+        assert nc.connected_url != bad
+        one.set("k", "w")
+        assert one.get("k") == "w"
+
+
+def test_who_leads_alone_is_told_nothing_new(node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a leader without the others takes into its log comes off again one by one, and so long it is behind."""
+    monkeypatch.setattr("cairnkv.log.quorum.proposer.UNSEEN_SECONDS", 1.5)
+    monkeypatch.setattr("cairnkv.log.quorum.proposer.OUTCOME_SECONDS", 3.0)
+    monkeypatch.setattr(member, "LEAVE_SECONDS", PATIENCE)
+    with node("a") as first, client(first) as one, contextlib.ExitStack() as stack:
+        one.set("k", "v")
+        there = member_of(first)
+        asked = api(there.stream, f"STREAM.INFO.{there.stream.identity.stream}")
+        leader = asyncio.run_coroutine_threadsafe(asked, first._loop).result(PATIENCE)["cluster"]["leader"]
+        said: list[str] = []
+        send = there.stream.nc.send
+
+        def counted(subject: str, data: bytes, reply: str = "") -> None:
+            said.append(subject)
+            send(subject, data, reply)
+
+        for server in nats.servers:
+            if server.config.name != leader:
+                server.pause()
+                stack.callback(server.resume)
+        with pytest.raises((cairnkv.OutcomeUnknown, cairnkv.Unavailable)):
+            one.set("k", "w")
+        until(lambda: not told(first)["quorum"] and not there.stream.led and there.stream.connected)
+        monkeypatch.setattr(there.stream.nc, "send", counted)
+        time.sleep(2.0)
+        assert there.stream.connected
+        assert not said
+        stack.close()
+        until(lambda: bool(told(first)["quorum"]))
+        assert one.get("k") in ("v", "w")
 
 
 def test_a_node_that_differs_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,8 @@ class Faults:
             raise OptionError(f"{target} is not cut off")
         network.heal(target.machine)
         self.cut_off.discard(target.machine)
+        for one in self._table.meant(target):
+            one.come_back()
 
     def heal_all(self) -> None:
         """Bring all back, as far as that can be done."""

@@ -1,4 +1,5 @@
-"""What a store node says of itself, the state that comes of it, since one that runs need not take part, and the remedy.
+"""What a store node says of itself, the state that comes of it, since one that runs need not take part, and the remedy;
+and the states that NATS servers have in common with it.
 
 What always holds: a node is asked for a bounded time, and what it says decides: a node that has stopped, or whose
 entries do not come back, is never called ready.
@@ -31,6 +32,8 @@ class Health:
 
 
 READY: Final = Health(State.READY)
+BACK: Final = Health(State.CATCHING_UP, "it was away a moment ago")
+"""Of one that was paused or cut off, until it is asked."""
 SILENT: Final = Health(State.SILENT, f"it does not answer within {ANSWER_SECONDS:g} s")
 
 

@@ -30,6 +30,9 @@ STOP_WAIT: Final = 45.0
 
 _LOOK_EVERY: Final = 0.05
 
+_SETTLED: Final = (State.READY, State.KILLED, State.PAUSED, State.STOPPED)
+"""States that one does not wait for the end of."""
+
 
 class LocalCluster:
     """Three or five machines, each a NATS server and a store node, as processes of this machine.
@@ -208,7 +211,10 @@ class LocalCluster:
         self._do("wipe", what)
 
     def wait_ready(self, seconds: float = START_WAIT) -> None:
-        """Wait until all that was not killed, paused or cut off is ready. Raises `ClusterError` when the time is up."""
+        """Wait until all that was not killed, paused or cut off is ready, and has all of the log.
+
+        Raises `ClusterError` when the time is up.
+        """
         self._wait(lambda machine: not machine.cut, seconds)
 
     def log_of(self, process: Process) -> Path:
@@ -225,7 +231,7 @@ class LocalCluster:
                 process
                 for machine in filter(which, self.machines)
                 for process in machine.processes
-                if process.state in (State.STARTING, State.JOINING, State.FAILED)
+                if process.state not in _SETTLED
             ]
             if not late:
                 return

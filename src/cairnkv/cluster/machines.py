@@ -39,8 +39,9 @@ class State(enum.Enum):
     killed it, so that it stays down. FAILED: it ended by itself, and is started again soon. STOPPED: with the cluster;
     or, of a node that runs, it takes no part any more.
 
-    Of nodes that run besides, by what they say themselves (`health`): JOINING: it does not serve yet. NO_QUORUM: its
-    entries do not come back. CATCHING_UP: they come late. SILENT: it says nothing.
+    Of those that run besides, by what they say themselves (`health`): JOINING: a node does not serve yet. NO_QUORUM:
+    its entries do not come back. CATCHING_UP: they come late; or a NATS server has not all of the log. SILENT: it says
+    nothing.
     """
 
     STARTING = "starting"

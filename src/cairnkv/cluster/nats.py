@@ -22,6 +22,7 @@ from typing import Any, Final
 from cairnkv.cluster.child import Child
 from cairnkv.errors import OptionError
 from cairnkv.limits import MIB
+from cairnkv.log.quorum.leadership import has_majority
 from cairnkv.records import record
 
 PROGRAM: Final = "nats-server"
@@ -64,8 +65,8 @@ SYSTEM_USER: Final = "system"
 _ROUTES_USER: Final = "routes"
 
 _SWITCHED_OFF: Final = ("JetStream not enabled", "write error")
-"""What a server's health says when it has met a full disk: JetStream is off, or one of its streams is. Being behind
-others or without a leader is another thing, which passes."""
+"""What a server says is wrong with it when it has met a full disk: JetStream is off, or one of its streams is. Being
+behind others or without a leader is another thing, which passes."""
 
 
 def find_program() -> Path:
@@ -220,11 +221,24 @@ class NatsServer(Child):
         meta = report.get("meta_cluster")
         return isinstance(meta, dict) and bool(meta.get("leader"))
 
-    def switched_off(self) -> str:
-        """Why it cannot write, if it says so; else nothing. It stays so until it is started anew."""
+    def trouble(self) -> str | None:
+        """What it says is wrong with it, such as that its copy of a stream is not current; empty: nothing.
+
+        None: it says nothing at all.
+        """
         status, report = self._look("/healthz")
-        error = str(report.get("error", ""))
-        return error if status != http.HTTPStatus.OK and any(sign in error for sign in _SWITCHED_OFF) else ""
+        if not status:
+            return None
+        if status != http.HTTPStatus.OK:
+            return str(report.get("error", "")) or f"its health has status {status}"
+        # Who takes itself for the leader takes itself for healthy.
+        _, report = self._look("/jsz?streams=true")
+        for account in report.get("account_details") or ():
+            for stream in account.get("stream_detail") or ():
+                group = stream.get("cluster") or {}
+                if group.get("leader") == self.config.name and not has_majority(group):
+                    return f"it leads {stream.get('name')} without the others"
+        return ""
 
     def _look(self, path: str) -> tuple[int, dict[str, Any]]:
         """What it says of itself by HTTP: status and JSON. Nothing when it does not answer."""
@@ -239,6 +253,11 @@ class NatsServer(Child):
         finally:
             connection.close()
         return answer.status, report if isinstance(report, dict) else {}
+
+
+def is_switched_off(trouble: str) -> bool:
+    """Whether a server that says this cannot write; it stays so until it is started anew."""
+    return any(sign in trouble for sign in _SWITCHED_OFF)
 
 
 def authority(host: str, port: int) -> str:

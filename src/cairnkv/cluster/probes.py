@@ -3,7 +3,8 @@
 What always holds: each probe has a thread of its own, since a process that hangs takes its time to answer, and none is
 asked under the lock. What was asked of a process counts only if that process, in that state, is still there afterwards.
 One bad answer is chance; `FAILURES` in a row count. A NATS server that has switched its JetStream off, since its disk
-was full, is ended and started anew; a node is shown as it says it is, and mends itself or tells what to do.
+was full, is ended and started anew; another is shown as it says it is, and so is a node: they mend themselves, or tell
+what to do.
 
 Not for what an answer means (`health`, `nats`), nor for processes that end (`restarts`).
 """
@@ -13,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cairnkv.cluster.health import SILENT, Health, remedy
+from cairnkv.cluster.health import READY, SILENT, Health, remedy
 from cairnkv.cluster.health import ask as ask_health
 from cairnkv.cluster.machines import Role, State
-from cairnkv.cluster.nats import NatsServer
+from cairnkv.cluster.nats import NatsServer, is_switched_off
 from cairnkv.cluster.notes import Notes
 from cairnkv.cluster.process_table import ProcessTable
 from cairnkv.cluster.shutdown import LOOK_EVERY, Shutdown
@@ -29,7 +30,7 @@ UNREADY_EVERY: Final = 2 * LOOK_EVERY
 """The same of a NATS server that is starting."""
 
 FAILURES: Final = 2
-"""So often in a row a NATS server has to say that it cannot write, or a node nothing."""
+"""So often in a row a NATS server has to say that it cannot write, or a process nothing."""
 
 _SAID: Final = {State.READY: "ready again", State.NO_QUORUM: "without quorum"}
 """How a node's new state is told, where that is not its name."""
@@ -56,7 +57,7 @@ class _Probe:
 
 
 class NatsProbe(_Probe):
-    """Whether NATS servers are ready, and can write."""
+    """Whether NATS servers are ready, and can write, and have what the others have."""
 
     def run(self) -> None:
         """Ask them until the shutdown."""
@@ -66,16 +67,24 @@ class NatsProbe(_Probe):
                     continue
                 assert isinstance(one.child, NatsServer)
                 ready = before is State.READY or one.child.has_leader()
-                trouble = one.child.switched_off() if before is State.READY else ""
+                trouble = one.child.trouble() if ready else ""
                 with self._table.lock:
                     if self._is_same(one, pid, before):
                         one.next_probe = time.monotonic() + (EVERY if ready else UNREADY_EVERY)
                         self._judge(one, ready, trouble)
 
-    def _judge(self, one: Supervised, ready: bool, trouble: str) -> None:
-        if ready:
+    def _judge(self, one: Supervised, ready: bool, trouble: str | None) -> None:
+        if not ready:
+            return
+        if one.state is State.STARTING:
             one.become_ready()
-        one.failed_probes = one.failed_probes + 1 if trouble else 0
+        useless = trouble is None or is_switched_off(trouble)
+        one.failed_probes = one.failed_probes + 1 if useless else 0
+        if trouble is None:
+            if one.failed_probes >= FAILURES:
+                one.health = SILENT
+            return
+        one.health = Health(State.CATCHING_UP, trouble) if trouble else READY
         if one.failed_probes >= FAILURES:
             why = f"cannot write any more, which its disk being full may have brought about ({trouble})"
             one.give_up(why, time.monotonic())

@@ -18,7 +18,7 @@ Not for when to look, nor what to make of it (`restarts`, `probes`, `faults`).
 from typing import Final
 
 from cairnkv.cluster.child import STOP_PATIENCE
-from cairnkv.cluster.health import READY
+from cairnkv.cluster.health import BACK, READY
 from cairnkv.cluster.machines import Process, Role, State
 from cairnkv.cluster.nats import NatsServer
 from cairnkv.cluster.node import Node
@@ -48,7 +48,7 @@ class Supervised:
         self.kill_at: float | None = None
         """When it is killed, if it was told to end so that it is started anew."""
         self.health = READY
-        """What a node says of itself."""
+        """What it says of itself."""
         self.failed_probes = 0
         """In a row."""
         self.next_probe = 0.0
@@ -141,4 +141,10 @@ class Supervised:
         """Let it go on. next_probe: until then it may be out of breath."""
         self.state = self._before_pause
         self.next_probe = next_probe
+        self.come_back()
         self.child.resume()
+
+    def come_back(self) -> None:
+        """It was away: what it said of itself counts no more."""
+        if self.state is State.READY:
+            self.health = BACK

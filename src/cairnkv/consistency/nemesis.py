@@ -3,9 +3,10 @@
 It kills, pauses, cuts off and wipes, in an order that a seed decides, and each time lets the cluster get well before it
 goes on. What it does is written into the history.
 
-What always holds: one machine is hurt at a time, so that a majority is left, but for `majority`, which is meant to
-leave none; whatever happens, all is healed at the end. An action lasts from when the harm was done to when it begins
-to be undone, so that what was answered within the time was answered in spite of it.
+What always holds: one machine is hurt at a time, and only when all others have all of the log, so that a majority is
+left, but for `majority`, which is meant to leave none; whatever happens, all is healed at the end. An action lasts from
+when the harm was done to when it begins to be undone, so that what was answered within the time was answered in spite
+of it.
 
 Not for the means (`cairnkv.cluster`), nor for what must hold meanwhile (`cairnkv.consistency.checks`).
 """
@@ -65,7 +66,7 @@ class Cluster(Protocol):
     @property
     def machines(self) -> tuple[Machine, ...]: ...
     def kill(self, what: int | str) -> None: ...
-    def start(self, what: int | str) -> None: ...
+    def start(self, what: int | str, *, wait: float) -> None: ...
     def pause(self, what: int | str) -> None: ...
     def resume(self, what: int | str) -> None: ...
     def cut(self, what: int | str) -> None: ...
@@ -176,7 +177,7 @@ class Nemesis:
                     self._undo.append(functools.partial(cluster.heal, what))
                     cluster.cut(what)
                 case _:
-                    self._undo.append(functools.partial(cluster.start, what))
+                    self._undo.append(functools.partial(cluster.start, what, wait=0))
                     cluster.kill(what)
                     if harm is Harm.WIPE:
                         cluster.wipe(f"node-{what}")

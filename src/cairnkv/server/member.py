@@ -55,6 +55,11 @@ HEARTBEAT_SECONDS: Final = 1.0
 """A node that has proposed nothing for so long proposes nothing at all: so it knows that it is not cut off, how far its
 table may be behind, and others what its clock says."""
 
+LEAVE_SECONDS: Final = 3.0
+"""A node that has a connection and no quorum for so long behind `UNSEEN_SECONDS`, which is longer than an election
+takes, tries another NATS server, and so on: one that was paused as it led may still take itself for the leader, and all
+that it says looks well."""
+
 HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
 """How long a node that joins waits for another's; after that it is alone."""
 
@@ -132,6 +137,7 @@ class Member:
         self._came_sent = self._round_trip = 0.0  # of the newest own entry that has come: when it was sent, how long
         self._from = 0  # where catching up began
         self._told_digest = 0
+        self._lost_since: float | None = None  # since when no own entry comes back, as far as that counts
         self._clock_off = 0
         store.something_proposed = self._want_pump
         store.heard = self._heard
@@ -398,7 +404,7 @@ class Member:
             self._failed(error)
 
     def _pump(self) -> None:
-        if not self.store.proposer.may_publish:
+        if not self.store.proposer.may_publish or self._is_in_vain:
             return
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
@@ -410,6 +416,15 @@ class Member:
         for data in self.store.proposer.entries(now, 0 if off or joining else clock):
             self._own_sent = now
             self.stream.publish(data, refused)
+
+    @property
+    def _is_in_vain(self) -> bool:
+        """Whether who leads the stream has no majority: it is left alone then until that has changed.
+
+        What it takes into its log has to come off again, and until then it would be of no use when the next one fails
+        (`log.quorum.leadership`).
+        """
+        return self._joined and not self.store.proposer.quorum and not self.stream.led
 
     def _refused(self, epoch: int, reason: str) -> None:
         """An entry of that epoch will not come; maybe it is over by now."""
@@ -429,6 +444,7 @@ class Member:
             now = loop.time()
             store.proposer.tick(now, store.table)
             self._tell_of_quorum()
+            await self._look_at_server(now)
             self._look_at_limits(now)
             if store.proposer.quorum and now - self._own_sent >= HEARTBEAT_SECONDS:
                 store.proposer.propose(Proposed((), lambda _: 0))
@@ -455,6 +471,17 @@ class Member:
                 UNSEEN_SECONDS,
                 self.stream.trouble or ("nothing" if self.stream.connected else "no connection to NATS"),
             )
+
+    async def _look_at_server(self, now: float) -> None:
+        """Leave one by way of which nothing comes back for long."""
+        proposer = self.store.proposer
+        if proposer.quorum or not proposer.under_way or proposer.obstacle is not None or not self.stream.connected:
+            self._lost_since = None
+        elif self._lost_since is None:
+            self._lost_since = now
+        elif now - self._lost_since >= LEAVE_SECONDS:
+            self._lost_since = None
+            await self.stream.try_another_server("no entry of this node comes back by way of it")
 
     def _look_at_limits(self, now: float) -> None:
         off = self._clocks.off(self.store.clock(), now)

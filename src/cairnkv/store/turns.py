@@ -64,14 +64,16 @@ class Proposed(Held):
 
     __slots__ = ("_carry_out", "_length", "given_up", "items", "weight")
 
-    def __init__(self, items: Sequence[Item], carry_out: Callable[[Changes], Reply], length: int = 0) -> None:
+    def __init__(
+        self, items: Sequence[Item], carry_out: Callable[[Changes], Reply], length: int = 0, weight: int = 0
+    ) -> None:
         """items: what the log has to have; none of a read. length: of the reply, in bytes, as far as is known.
 
-        carry_out: does it, in its turn, and gives the reply.
+        carry_out: does it, in its turn, and gives the reply. weight: bytes that it keeps besides the items.
         """
         super().__init__(0)
         self.items = items
-        self.weight = sum(len(item.payload) for item in items)
+        self.weight = weight + sum(len(item.payload) for item in items)
         self.given_up = False
         self._carry_out = carry_out
         self._length = length

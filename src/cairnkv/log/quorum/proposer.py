@@ -38,7 +38,7 @@ QUEUED_MAX: Final = 200_000
 """Proposals that wait for an entry."""
 
 QUEUED_BYTES_MAX: Final = 256 * MIB
-"""Bytes of their items. One that is larger by itself has the queue for itself."""
+"""Bytes that they keep. One that is larger by itself has the queue for itself."""
 
 UNSEEN_SECONDS: Final = 5.0
 """How long an own entry may be under way before the majority counts as lost."""
@@ -70,7 +70,7 @@ class Proposal(Protocol):
 
     @property
     def weight(self) -> int:
-        """Bytes of the items, near enough."""
+        """Bytes that it keeps while it waits, its items among them, near enough."""
 
     @property
     def cost(self) -> int:

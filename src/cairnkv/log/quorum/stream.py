@@ -34,6 +34,7 @@ from cairnkv.log.quorum.declaration import (
     problems,
     stream_name,
 )
+from cairnkv.log.quorum.leadership import has_majority
 from cairnkv.log.quorum.options import REPLICAS, ClusterOptions
 from cairnkv.records import record
 
@@ -104,7 +105,8 @@ def _log_fault(error: BaseException) -> None:
 class StreamState:
     """What JetStream says of the stream; `first` > `last` where it is empty. bytes: of what it keeps.
 
-    peers: the names of the servers that keep it; cluster: NATS' name of the cluster they belong to.
+    peers: the names of the servers that keep it; cluster: NATS' name of the cluster they belong to. led: whether its
+    leader is in touch with a majority of them.
     """
 
     identity: Identity
@@ -114,6 +116,7 @@ class StreamState:
     bytes: int
     cluster: str
     peers: frozenset[str]
+    led: bool
 
 
 class Stream:
@@ -323,6 +326,11 @@ class Stream:
         return self._client is not None and self._client.is_connected
 
     @property
+    def led(self) -> bool:
+        """Whether the stream's leader, as it was last seen, is in touch with a majority of the stream's servers."""
+        return self._seen.led
+
+    @property
     def _seen(self) -> StreamState:
         assert self._state is not None, "the stream is not open"
         return self._state
@@ -376,6 +384,7 @@ class Stream:
             bytes=state["bytes"],
             cluster=cluster.get("name", ""),
             peers=frozenset(peer for peer in peers if peer),
+            led=has_majority(cluster),
         )
 
     async def _ask(self, what: str, request: Answer | None = None) -> Answer:
@@ -408,8 +417,12 @@ class Stream:
                 unanswered = unanswered + 1 if isinstance(error, NoAnswer) and self.connected else 0
                 if unanswered >= UNANSWERED_MAX:
                     unanswered = 0
-                    await self.nc.leave("JetStream does not answer by way of it")
+                    await self.try_another_server("JetStream does not answer by way of it")
             looks += 1
+
+    async def try_another_server(self, why: str) -> None:
+        """Go on by way of another server: by this one nothing seems to go on, and by others it may."""
+        await self.nc.leave(why)
 
     # -- publish -------------------------------------------------------------------------------------------------------
 
