@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cairnkv.commands import Append, Command, Get, Incr, Ping, Set, SetMany, SetWith
+from cairnkv.limits import MIB
 from cairnkv.log.quorum import proposer
 from cairnkv.testing import RunningServer
 from cairnkv.wire.article import CommandFlag, Response, write_command
@@ -148,6 +149,23 @@ def test_a_client_that_sends_more_than_it_may_have_waiting(two: tuple[RunningSer
         client.send(write_command(Get(b"k")) * 200 + write_command(Incr(b"n", 1)) * 10_000)
         assert [len(client.reply().payload) for _ in range(200)] == [100_000] * 200
         assert [client.reply().payload for _ in range(10_000)] == [b"%d" % n for n in range(1, 10_001)]
+
+
+def test_reads_that_wait_are_bounded_in_bytes(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says more is told so, as not executed, and whoever waits is answered in the end."""
+    with node() as server, all_of(RawClient(server.address) for _ in range(40)) as clients:
+        assert clients[0].ask(Set(b"k", b"1")) == OK
+        monkeypatch.setattr(proposer, "QUEUED_BYTES_MAX", 2 * MIB)
+        monkeypatch.setattr(proposer, "IN_FLIGHT_MAX", 0)  # nothing is published
+        for client in clients:
+            client.send_commands([Get(bytes(60_000)), Get(bytes(60_000))])
+        until(lambda: told(server)["commands"] >= 80)
+        monkeypatch.undo()
+        replies = [client.reply() for client in clients for _ in range(2)]
+        refused = [reply for reply in replies if failed_with(reply, "UNDONE")]
+        assert 0 < len(refused) < len(replies)
+        assert all(reply == Response(False, b"") or reply in refused for reply in replies)
+        assert clients[0].ask(Get(b"k")) == Response(True, b"1")
 
 
 def test_when_the_majority_goes_each_client_hears_of_its_own(
