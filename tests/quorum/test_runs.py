@@ -158,10 +158,10 @@ def test_reads_that_wait_are_bounded_in_bytes(node: Nodes, monkeypatch: pytest.M
         monkeypatch.setattr(proposer, "QUEUED_BYTES_MAX", 2 * MIB)
         monkeypatch.setattr(proposer, "IN_FLIGHT_MAX", 0)  # nothing is published
         for client in clients:
-            client.send_commands([Get(bytes(60_000)), Get(bytes(60_000))])
-        until(lambda: told(server)["commands"] >= 80)
+            client.send_commands([Get(bytes(1_000))] * 60)
+        until(lambda: told(server)["commands"] >= 40 * 60)
         monkeypatch.undo()
-        replies = [client.reply() for client in clients for _ in range(2)]
+        replies = [client.reply() for client in clients for _ in range(60)]
         refused = [reply for reply in replies if failed_with(reply, "UNDONE")]
         assert 0 < len(refused) < len(replies)
         assert all(reply.missing or reply in refused for reply in replies)
