@@ -55,10 +55,9 @@ HEARTBEAT_SECONDS: Final = 1.0
 """A node that has proposed nothing for so long proposes nothing at all: so it knows that it is not cut off, how far its
 table may be behind, and others what its clock says."""
 
-LEAVE_SECONDS: Final = 3.0
-"""A node that has a connection and no quorum for so long behind `UNSEEN_SECONDS`, which is longer than an election
-takes, tries another NATS server, and so on: one that was paused as it led may still take itself for the leader, and all
-that it says looks well."""
+LEAVE_SECONDS: Final = 10.0
+"""A node that has a connection and no quorum for so long behind `UNSEEN_SECONDS`, in which elections come to an end,
+tries another NATS server, and so on: one may say that all is well and have nothing logged."""
 
 HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
 """How long a node that joins waits for another's; after that it is alone."""
