@@ -88,7 +88,7 @@ async def reading() -> AsyncIterator[tuple[JetStream, Consumption]]:
     jetstream = JetStream()
 
     async def state() -> StreamState:
-        return StreamState(IDENTITY, {}, first=1, last=10, bytes=0, cluster="", peers=frozenset(), led=True)
+        return StreamState(IDENTITY, {}, first=1, last=10, bytes=0, cluster="", peers=frozenset(), led_alone=False)
 
     consumption = Consumption(cast(Connection, jetstream), IDENTITY, 0, state)
 

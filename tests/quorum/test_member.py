@@ -154,7 +154,7 @@ def test_who_leads_alone_is_told_nothing_new(node: Nodes, nats: Nats, monkeypatc
                 stack.callback(server.resume)
         with pytest.raises((cairnkv.OutcomeUnknown, cairnkv.Unavailable)):
             one.set("k", "w")
-        until(lambda: not told(first)["quorum"] and not there.stream.led and there.stream.connected)
+        until(lambda: not told(first)["quorum"] and there.stream.led_alone and there.stream.connected)
         monkeypatch.setattr(there.stream.nc, "send", counted)
         time.sleep(2.0)
         assert there.stream.connected

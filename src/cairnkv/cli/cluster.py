@@ -303,7 +303,7 @@ def _start(name: str, arguments: Sequence[str]) -> int:
     )
     parser.add_argument("node", metavar="NODE", help=_TARGET)
     parser.add_argument(
-        "--wait", type=duration, default=30.0, metavar="TIME", help="how long; 0: not at all (default: 30s)"
+        "--wait", type=duration, default=60.0, metavar="TIME", help="how long; 0: not at all (default: 60s)"
     )
     options = parser.parse_args(arguments)
     from cairnkv.cluster import LocalCluster

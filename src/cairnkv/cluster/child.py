@@ -25,6 +25,9 @@ STOP_PATIENCE: Final = 10.0
 KILL_PATIENCE: Final = 10.0
 """Seconds that the system may take to end a killed process, which may be in the midst of a write."""
 
+PAUSE_PATIENCE: Final = 1.0
+"""Seconds that the system may take to stop a process, some thread of which may be in the midst of a write."""
+
 LOG_MAX: Final = 16 * MIB
 """Bytes from which a log is put aside when its process is started again; one earlier log is kept."""
 
@@ -198,8 +201,28 @@ class Child:
             raise TimeoutError(f"{self.name} does not end, although killed")
 
     def pause(self) -> None:
-        """Stop it as it is, until `resume`: its connections stay open, and say nothing."""
+        """Stop it as it is, until `resume`: its connections stay open, and say nothing.
+
+        Each thread stops when the system runs it next; that is waited for, where the system tells.
+        """
         self._signal(signal.SIGSTOP)
+        until = time.monotonic() + PAUSE_PATIENCE
+        while self.running and not self._stands and time.monotonic() < until:
+            time.sleep(_LOOK_EVERY / 10)
+
+    @property
+    def _stands(self) -> bool:
+        """Whether all its threads are stopped."""
+        if self.pid is None or not Path("/proc/self/task").exists():
+            return True
+        try:
+            states = [
+                (task / "stat").read_text().rpartition(")")[2].split()[0]
+                for task in Path(f"/proc/{self.pid}/task").iterdir()
+            ]
+        except OSError:  # one has ended meanwhile
+            return False
+        return all(state in "TtZX" for state in states)
 
     def resume(self) -> None:
         """Let it go on."""

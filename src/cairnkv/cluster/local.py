@@ -22,8 +22,9 @@ from cairnkv.cluster.node import Command, serve_command
 from cairnkv.cluster.supervisor import Supervisor
 from cairnkv.cluster.topology import ClusterSpec
 
-START_WAIT: Final = 30.0
-"""Seconds to wait for what is started again, by default: an election takes about six."""
+START_WAIT: Final = 60.0
+"""Seconds to wait for what is started again, by default: an election takes about six, and what a NATS server that led
+alone took into its log may take most of a minute to come off again (`log.quorum.leadership`)."""
 
 STOP_WAIT: Final = 45.0
 """Seconds that another process' supervisor may take to stop all; see `STOP_PATIENCE`."""
@@ -184,8 +185,8 @@ class LocalCluster:
         """
         self._do("start", what)
         if wait:
-            number = parsed_target(str(what), len(self.addresses)).machine
-            self._wait(lambda one: one.number == number, wait)
+            target = parsed_target(str(what), len(self.addresses))
+            self._wait(lambda one, process: one.number == target.machine and process.role in target.roles, wait)
 
     def pause(self, what: int | str) -> None:
         """SIGSTOP: it does nothing at all, and its connections stay. Until `resume`."""
@@ -215,7 +216,7 @@ class LocalCluster:
 
         Raises `ClusterError` when the time is up.
         """
-        self._wait(lambda machine: not machine.cut, seconds)
+        self._wait(lambda machine, _: not machine.cut, seconds)
 
     def log_of(self, process: Process) -> Path:
         """The file that a process writes its log to."""
@@ -224,14 +225,14 @@ class LocalCluster:
     def _do(self, verb: str, what: int | str) -> None:
         self._ask({"do": verb, "what": str(what)})
 
-    def _wait(self, which: Callable[[Machine], bool], seconds: float) -> None:
+    def _wait(self, which: Callable[[Machine, Process], bool], seconds: float) -> None:
         until = time.monotonic() + seconds
         while True:
             late = [
                 process
-                for machine in filter(which, self.machines)
+                for machine in self.machines
                 for process in machine.processes
-                if process.state not in _SETTLED
+                if which(machine, process) and process.state not in _SETTLED
             ]
             if not late:
                 return

@@ -15,14 +15,14 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from cairnkv.cluster.child import Child
 from cairnkv.errors import OptionError
 from cairnkv.limits import MIB
-from cairnkv.log.quorum.leadership import has_majority
+from cairnkv.log.quorum.leadership import leads_alone
 from cairnkv.records import record
 
 PROGRAM: Final = "nats-server"
@@ -178,6 +178,29 @@ system_account: SYSTEM
 """
 
 
+@record
+class Sight:
+    """What a server says of itself.
+
+    trouble: what is wrong, such as that it does not have all of a stream; empty: nothing. ends: the last position of
+    each stream in its own copy, by the stream's name and when it was made.
+    """
+
+    trouble: str
+    ends: Mapping[tuple[str, str], int]
+
+    def behind(self, others: Mapping[tuple[str, str], int]) -> str:
+        """What it lacks of what others had, in words; empty: nothing. others: as `ends`.
+
+        >>> Sight("", {("CAIRN_shop", "today"): 7}).behind({("CAIRN_shop", "today"): 9, ("CAIRN_shop", "before"): 90})
+        'its copy of CAIRN_shop ends 2 messages before others'
+        """
+        for (name, created), end in self.ends.items():
+            if (lacks := others.get((name, created), 0) - end) > 0:
+                return f"its copy of {name} ends {lacks:,} messages before others"
+        return ""
+
+
 class NatsServer(Child):
     """A server's process."""
 
@@ -221,24 +244,25 @@ class NatsServer(Child):
         meta = report.get("meta_cluster")
         return isinstance(meta, dict) and bool(meta.get("leader"))
 
-    def trouble(self) -> str | None:
-        """What it says is wrong with it, such as that its copy of a stream is not current; empty: nothing.
-
-        None: it says nothing at all.
-        """
-        status, report = self._look("/healthz")
-        if not status:
+    def sight(self) -> "Sight | None":
+        """What it says of itself; None: it says nothing, or not all of it."""
+        status, health = self._look("/healthz")
+        jetstream_status, jetstream = self._look("/jsz?streams=true") if status else (0, {})
+        if not status or jetstream_status != http.HTTPStatus.OK:
             return None
+        trouble = ""
         if status != http.HTTPStatus.OK:
-            return str(report.get("error", "")) or f"its health has status {status}"
-        # Who takes itself for the leader takes itself for healthy.
-        _, report = self._look("/jsz?streams=true")
-        for account in report.get("account_details") or ():
+            trouble = str(health.get("error", "")) or f"its health has status {status}"
+        groups = {"the cluster of servers": jetstream.get("meta_cluster") or {}}
+        ends: dict[tuple[str, str], int] = {}
+        for account in jetstream.get("account_details") or ():
             for stream in account.get("stream_detail") or ():
-                group = stream.get("cluster") or {}
-                if group.get("leader") == self.config.name and not has_majority(group):
-                    return f"it leads {stream.get('name')} without the others"
-        return ""
+                groups[stream["name"]] = stream.get("cluster") or {}
+                ends[stream["name"], stream["created"]] = stream["state"]["last_seq"]
+        for name, group in groups.items():  # who takes itself for the leader takes itself for healthy
+            if group.get("leader") == self.config.name and leads_alone(group):
+                trouble = trouble or f"it leads {name} without the others"
+        return Sight(trouble, ends)
 
     def _look(self, path: str) -> tuple[int, dict[str, Any]]:
         """What it says of itself by HTTP: status and JSON. Nothing when it does not answer."""

@@ -17,7 +17,7 @@ from typing import Final
 from cairnkv.cluster.health import READY, SILENT, Health, remedy
 from cairnkv.cluster.health import ask as ask_health
 from cairnkv.cluster.machines import Role, State
-from cairnkv.cluster.nats import NatsServer, is_switched_off
+from cairnkv.cluster.nats import NatsServer, Sight, is_switched_off
 from cairnkv.cluster.notes import Notes
 from cairnkv.cluster.process_table import ProcessTable
 from cairnkv.cluster.shutdown import LOOK_EVERY, Shutdown
@@ -59,33 +59,50 @@ class _Probe:
 class NatsProbe(_Probe):
     """Whether NATS servers are ready, and can write, and have what the others have."""
 
+    def __init__(self, table: ProcessTable, shutdown: Shutdown) -> None:
+        super().__init__(table, shutdown)
+        # How far streams had come at any server: as was told lately, and before the last turn, and the one before that.
+        # Those that are well are never further apart than from one turn to the next.
+        self._told: dict[tuple[str, str], int] = {}
+        self._told_before: dict[tuple[str, str], int] = {}
+        self._known: dict[tuple[str, str], int] = {}
+        self._next_turn = 0.0
+
     def run(self) -> None:
         """Ask them until the shutdown."""
         while not self._shutdown.wait():
+            if time.monotonic() >= self._next_turn:
+                self._known, self._told_before = self._told_before, dict(self._told)
+                self._next_turn = time.monotonic() + EVERY
             for one, pid, before in self._running(Role.NATS):
                 if time.monotonic() < one.next_probe:
                     continue
                 assert isinstance(one.child, NatsServer)
                 ready = before is State.READY or one.child.has_leader()
-                trouble = one.child.trouble() if ready else ""
+                sight = one.child.sight() if ready else None
                 with self._table.lock:
                     if self._is_same(one, pid, before):
                         one.next_probe = time.monotonic() + (EVERY if ready else UNREADY_EVERY)
-                        self._judge(one, ready, trouble)
+                        if sight is not None:
+                            self._judge(one, sight)
+                        elif ready:
+                            self._silent(one)
 
-    def _judge(self, one: Supervised, ready: bool, trouble: str | None) -> None:
-        if not ready:
-            return
+    def _silent(self, one: Supervised) -> None:
+        one.silences += 1
+        if one.silences >= FAILURES and one.state is State.READY:
+            one.health = SILENT
+
+    def _judge(self, one: Supervised, sight: Sight) -> None:
         if one.state is State.STARTING:
             one.become_ready()
-        useless = trouble is None or is_switched_off(trouble)
-        one.failed_probes = one.failed_probes + 1 if useless else 0
-        if trouble is None:
-            if one.failed_probes >= FAILURES:
-                one.health = SILENT
-            return
+        trouble = sight.trouble or sight.behind(self._known)
         one.health = Health(State.CATCHING_UP, trouble) if trouble else READY
-        if one.failed_probes >= FAILURES:
+        for stream, end in sight.ends.items():
+            self._told[stream] = max(end, self._told.get(stream, 0))
+        one.silences = 0
+        one.failures = one.failures + 1 if is_switched_off(trouble) else 0
+        if one.failures >= FAILURES:
             why = f"cannot write any more, which its disk being full may have brought about ({trouble})"
             one.give_up(why, time.monotonic())
 
@@ -113,12 +130,12 @@ class NodeProbe(_Probe):
                         self._judge(one, health)
 
     def _judge(self, one: Supervised, health: Health) -> None:
-        before = one.health
-        one.failed_probes = one.failed_probes + 1 if health == SILENT else 0
-        if health == SILENT and (one.state is State.STARTING or one.failed_probes < FAILURES):
+        one.silences = one.silences + 1 if health == SILENT else 0
+        if health == SILENT and (one.state is State.STARTING or one.silences < FAILURES):
             return
         one.health = health
-        if one.state is State.READY and health.state is not before.state:
+        if one.state is State.READY and health.state is not one.told:
+            one.told = health.state
             why = f": {health.why}" if health.why else ""
             what_to_do = remedy(one.name, health.why, self._directory) if one.stopped_itself else ""
             self._notes.add(f"{one.name} is {_SAID.get(health.state, health.state.value)}{why}{what_to_do}")

@@ -49,8 +49,12 @@ class Supervised:
         """When it is killed, if it was told to end so that it is started anew."""
         self.health = READY
         """What it says of itself."""
-        self.failed_probes = 0
-        """In a row."""
+        self.told = State.READY
+        """Which state of its health people were told last."""
+        self.silences = 0
+        """Probes in a row that it did not answer."""
+        self.failures = 0
+        """Probes in a row to which a NATS server said that it cannot write."""
         self.next_probe = 0.0
         """When a NATS server is asked again."""
         self._backoff = BACKOFF_FIRST
@@ -88,10 +92,11 @@ class Supervised:
     def start(self, now: float) -> None:
         """Have a process. Raises `OSError`, `OptionError`; it counts as one that has ended then (`fail`)."""
         self._started = now
-        self.failed_probes = 0
+        self.silences = self.failures = 0
         self.next_probe = 0.0
         self.kill_at = None
         self.health = READY
+        self.told = State.READY
         self.state = State.STARTING
         self.child.start()
 
@@ -145,6 +150,7 @@ class Supervised:
         self.child.resume()
 
     def come_back(self) -> None:
-        """It was away: what it said of itself counts no more."""
-        if self.state is State.READY:
+        """It was away: what it said of itself counts no more, but that it has stopped."""
+        self.silences = self.failures = 0
+        if self.state is State.READY and not self.stopped_itself:
             self.health = BACK

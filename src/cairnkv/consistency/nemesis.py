@@ -28,8 +28,9 @@ from cairnkv.errors import OptionError
 CALM: Final = (0.5, 2.5)
 """Seconds between two actions, at least and at most."""
 
-READY_SECONDS: Final = 60.0
-"""How long the cluster may take to get well after an action; an election takes about six."""
+READY_SECONDS: Final = 90.0
+"""How long the cluster may take to get well after an action: an election takes about six, and a NATS server that led
+alone may be behind for a minute."""
 
 
 class Harm(enum.Enum):
@@ -117,14 +118,18 @@ class Nemesis:
         """Hurt it until the time is up, then leave it healed."""
         deadline = time.monotonic() + self._seconds
         try:
+            well = await self._is_well()
             while await self._rest(deadline, *CALM):
+                if not well:
+                    well = await self._is_well()
+                    continue
                 harm = self._dice.choice(self._harms)
                 target = await self._hurt(harm)
                 if target is not None:
                     began = run.now()
                     await self._rest(deadline, *_SECONDS[harm])
                     run.action(Action(harm.value, target, began, run.now()))
-                await self._heal()
+                well = await self._heal()
         finally:
             await asyncio.shield(asyncio.ensure_future(self._heal()))
 
@@ -182,12 +187,12 @@ class Nemesis:
                     if harm is Harm.WIPE:
                         cluster.wipe(f"node-{what}")
 
-    async def _heal(self) -> None:
-        """Undo what was done, and wait until the cluster is well."""
+    async def _heal(self) -> bool:
+        """Undo what was done, and wait until the cluster is well; whether it is."""
         if self._doing is not None:
             await asyncio.wait([self._doing])
         if not self._undo:
-            return
+            return True
         undo, self._undo = self._undo, []
         # Together: of a majority none gets ready before the others are back.
         for done in await asyncio.gather(*(asyncio.to_thread(one) for one in undo), return_exceptions=True):
@@ -195,7 +200,13 @@ class Nemesis:
                 self.problems.append(f"not healed: {done}")
             elif isinstance(done, BaseException):
                 raise done
+        return await self._is_well()
+
+    async def _is_well(self) -> bool:
+        """Wait for that, and whether it came to it."""
         try:
             await asyncio.to_thread(self._cluster.wait_ready, READY_SECONDS)
         except ClusterError as error:
-            self.problems.append(f"not well again: {error}")
+            self.problems.append(f"not well: {error}")
+            return False
+        return True

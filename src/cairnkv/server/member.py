@@ -56,8 +56,8 @@ HEARTBEAT_SECONDS: Final = 1.0
 table may be behind, and others what its clock says."""
 
 LEAVE_SECONDS: Final = 10.0
-"""A node that has a connection and no quorum for so long behind `UNSEEN_SECONDS`, in which elections come to an end,
-tries another NATS server, and so on: one may say that all is well and have nothing logged."""
+"""A node that has caught up, and waits for an own entry without a quorum for so long by way of one NATS server, tries
+another: one may say that all is well and have nothing logged. Elections come to an end sooner."""
 
 HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
 """How long a node that joins waits for another's; after that it is alone."""
@@ -136,7 +136,8 @@ class Member:
         self._came_sent = self._round_trip = 0.0  # of the newest own entry that has come: when it was sent, how long
         self._from = 0  # where catching up began
         self._told_digest = 0
-        self._lost_since: float | None = None  # since when no own entry comes back, as far as that counts
+        self._lost_since = math.inf  # since when no own entry comes back, as far as that counts
+        self._lost_by = 0  # which connection that is
         self._clock_off = 0
         store.something_proposed = self._want_pump
         store.heard = self._heard
@@ -423,7 +424,7 @@ class Member:
         What it takes into its log has to come off again, and until then it would be of no use when the next one fails
         (`log.quorum.leadership`).
         """
-        return self._joined and not self.store.proposer.quorum and not self.stream.led
+        return self._joined and not self.store.proposer.quorum and self.stream.led_alone
 
     def _refused(self, epoch: int, reason: str) -> None:
         """An entry of that epoch will not come; maybe it is over by now."""
@@ -473,14 +474,17 @@ class Member:
 
     async def _look_at_server(self, now: float) -> None:
         """Leave one by way of which nothing comes back for long."""
-        proposer = self.store.proposer
-        if proposer.quorum or not proposer.under_way or proposer.obstacle is not None or not self.stream.connected:
-            self._lost_since = None
-        elif self._lost_since is None:
-            self._lost_since = now
-        elif now - self._lost_since >= LEAVE_SECONDS:
-            self._lost_since = None
-            await self.stream.try_another_server("no entry of this node comes back by way of it")
+        store, stream = self.store, self.stream
+        waits = store.proposer.under_way and not store.proposer.quorum
+        # What holds it up is known: this node's own disk, a log without room, or a backlog.
+        explained = store.proposer.obstacle is not None or store.refuses_growth is not None
+        if not waits or explained or not self._caught_up.is_set() or stream.connections != self._lost_by:
+            self._lost_since, self._lost_by = math.inf, stream.connections
+        elif stream.connected:
+            self._lost_since = min(self._lost_since, now)
+            if now - self._lost_since >= LEAVE_SECONDS:
+                self._lost_since = math.inf
+                await stream.try_another_server("no entry of this node comes back by way of it")
 
     def _look_at_limits(self, now: float) -> None:
         off = self._clocks.off(self.store.clock(), now)

@@ -354,7 +354,7 @@ cdef class ProposingAccelerator(Accelerator):
         run._held = [awaited_run(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
         payload = self._logged(run._said, parts, used)
         run.items = (Item(RUN, self._table._number, payload),) if payload else ()
-        run.weight = total  # whatever the log has of it: all of it is kept while it waits
+        run.weight = total + len(payload)
         run.cost = commands // COMMANDS_PER_COST + 1
         run._executor = self._executor
         run._store = self._store

@@ -248,7 +248,7 @@ class ReplicatedStore(Store):
             return self._clear_prefix(step, command)
         if writes:
             return self._propose(Proposed((run_item(step),), lambda changes: self._change(step, changes)))
-        weight = sum(len(key) for _, key in command.places_read(step.space))
+        weight = sum(map(len, command.named_keys()))
         return self._propose(Proposed((), lambda _: self._read_now(step), self._length_of(step), weight))
 
     def _loads(self) -> Failure:

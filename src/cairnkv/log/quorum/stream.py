@@ -34,7 +34,7 @@ from cairnkv.log.quorum.declaration import (
     problems,
     stream_name,
 )
-from cairnkv.log.quorum.leadership import has_majority
+from cairnkv.log.quorum.leadership import leads_alone
 from cairnkv.log.quorum.options import REPLICAS, ClusterOptions
 from cairnkv.records import record
 
@@ -105,8 +105,8 @@ def _log_fault(error: BaseException) -> None:
 class StreamState:
     """What JetStream says of the stream; `first` > `last` where it is empty. bytes: of what it keeps.
 
-    peers: the names of the servers that keep it; cluster: NATS' name of the cluster they belong to. led: whether its
-    leader is in touch with a majority of them.
+    peers: the names of the servers that keep it; cluster: NATS' name of the cluster they belong to. led_alone: whether
+    its leader is out of touch with a majority of them.
     """
 
     identity: Identity
@@ -116,7 +116,7 @@ class StreamState:
     bytes: int
     cluster: str
     peers: frozenset[str]
-    led: bool
+    led_alone: bool
 
 
 class Stream:
@@ -132,6 +132,7 @@ class Stream:
         self._client: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self._connections = 0
         self._consumptions: set[Consumption] = set()
         self._told: list[Callable[[bytes], None]] = []
         # Publishes by their number: until when an answer is waited for, whom to tell of a refusal, bytes.
@@ -326,9 +327,17 @@ class Stream:
         return self._client is not None and self._client.is_connected
 
     @property
-    def led(self) -> bool:
-        """Whether the stream's leader, as it was last seen, is in touch with a majority of the stream's servers."""
-        return self._seen.led
+    def led_alone(self) -> bool:
+        """Whether the stream's leader, when it was asked last, was out of touch with a majority of its servers.
+
+        False where it did not answer: then nobody knows.
+        """
+        return self.trouble is None and self._seen.led_alone
+
+    @property
+    def connections(self) -> int:
+        """How many connections there have been behind the first."""
+        return self._connections
 
     @property
     def _seen(self) -> StreamState:
@@ -369,6 +378,7 @@ class Stream:
             self._payload = most
 
     def _connected_again(self) -> None:
+        self._connections += 1
         self._see_payload(self.nc.max_payload)
 
     async def state(self) -> StreamState:
@@ -384,7 +394,7 @@ class Stream:
             bytes=state["bytes"],
             cluster=cluster.get("name", ""),
             peers=frozenset(peer for peer in peers if peer),
-            led=has_majority(cluster),
+            led_alone=leads_alone(cluster),
         )
 
     async def _ask(self, what: str, request: Answer | None = None) -> Answer:
@@ -421,7 +431,7 @@ class Stream:
             looks += 1
 
     async def try_another_server(self, why: str) -> None:
-        """Go on by way of another server: by this one nothing seems to go on, and by others it may."""
+        """Leave this one, by way of which nothing seems to go on. The next may be the same, by chance."""
         await self.nc.leave(why)
 
     # -- publish -------------------------------------------------------------------------------------------------------
