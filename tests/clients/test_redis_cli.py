@@ -176,3 +176,8 @@ def test_mass_insertion(server: Target) -> None:
     assert "errors: 0, replies: 10000" in cli(server, "--pipe", stdin=data)
     assert cli(server, "dbsize") == "10000\n"
     assert cli(server, "strlen", "key:99") == "99\n"
+
+
+@pytest.mark.parametrize(("text", "replies"), [(b"", 0), (b"\r\nSET a 1\r\n", 1), (b"\nSET a 1\r\nSET b 2\r\n", 2)])
+def test_pipe_loads_nothing_and_after_an_empty_line(server: Target, text: bytes, replies: int) -> None:
+    assert f"errors: 0, replies: {replies}" in cli(server, "--pipe", stdin=text)

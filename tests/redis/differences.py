@@ -191,7 +191,7 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown(("HELLO",), b"*14", b"*16"),
     ),
     Difference(
-        "A first byte that is neither `*` nor a letter begins the article's wire.",
+        "A first byte that is neither `*`, a letter nor the end of a line begins the article's wire.",
         "Both wires are spoken on one port.",
     ),
     Difference(

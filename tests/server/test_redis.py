@@ -130,6 +130,19 @@ def test_a_line_that_does_not_end_is_an_error_and_closes(start_on_both: Start) -
         assert redis.rest() == [Error("ERR Protocol error: too big inline request")]
 
 
+@pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"\r\n\n\r\n", b"\n\n\n"])
+@pytest.mark.parametrize("command", [b"PING\r\n", b"*1\r\n$4\r\nPING\r\n"])
+def test_an_empty_line_begins_the_redis_protocol(start_on_both: Start, empty: bytes, command: bytes) -> None:
+    server = start_on_both()
+    with RedisClient(server.address) as whole:
+        whole.socket.sendall(empty + command)
+        assert whole.hear() == SAID
+    with RedisClient(server.address) as cut:
+        for byte in empty + command:
+            cut.socket.sendall(bytes((byte,)))
+        assert cut.hear() == SAID
+
+
 @pytest.mark.parametrize("said", [b"", b"\x16", b"PIN", b"*2\r\n$3\r\nGET\r\n"])
 def test_what_is_not_finished_in_time(start_on_both: Start, said: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """The wait for the first byte, which tells the wire, counts as well."""

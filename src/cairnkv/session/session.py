@@ -69,8 +69,11 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
 
 
 def _speaks_redis(first: int) -> bool:
-    """Whether a conversation that begins with this byte is one on Redis' wire: an array, or a word in letters."""
-    return first == ord("*") or (chr(first).isascii() and chr(first).isalpha())
+    """Return whether this first byte begins the Redis protocol: an array, an inline command, or an empty line.
+
+    `redis-cli --pipe` sends an empty line first. CR and LF are no flags of the native protocol, which refuses them.
+    """
+    return first in b"*\r\n" or (chr(first).isascii() and chr(first).isalpha())
 
 
 class Session:
