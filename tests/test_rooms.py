@@ -15,7 +15,7 @@ PACKAGE = Path(cairnkv.__file__).parent
 
 LEVELS = [
     {"installation", "limits", "records", "units", "version"},
-    {"commands"},
+    {"commands", "sockets"},
     {"errors"},
     {"keyspace"},
     {"log"},

@@ -160,3 +160,11 @@ CLIENT_ATTEMPTS: Final = 4
 
 CLIENT_IN_FLIGHT_MAX: Final = 10_000
 """Calls of one asyncio connection that may await their replies; further callers wait their turn."""
+
+KEEPALIVE_IDLE: Final = 60
+"""Seconds without traffic after which the system probes a TCP peer, on both sides. A peer that vanished without a word
+is found after these and all probes, in 2 minutes; the memory of firewalls and NAT tables is longer than the first."""
+
+KEEPALIVE_INTERVAL: Final = 15
+KEEPALIVE_PROBES: Final = 4
+"""Seconds between two probes, and probes without an answer after which the connection is lost."""

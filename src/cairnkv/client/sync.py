@@ -26,6 +26,7 @@ from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
 from cairnkv.commands import Command, Failure, Ping, Reply
 from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable
+from cairnkv.sockets import set_tcp_options
 
 LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""
@@ -304,8 +305,7 @@ class _Connection:
                 raise
         else:
             self._socket = socket.create_connection(endpoint, connect_timeout)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            set_tcp_options(self._socket)
         self._socket.settimeout(None)
         self._line = Line(self._socket)
         self._decoder = ReplyDecoder()

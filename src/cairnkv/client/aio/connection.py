@@ -21,6 +21,7 @@ from cairnkv.commands import Command, Failure, Ping
 from cairnkv.errors import PeerError, Unavailable
 from cairnkv.installation import compiled
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
+from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING or not compiled():
     from cairnkv.client.aio.due import Due, Waking
@@ -319,4 +320,6 @@ async def open_connection(endpoint: Endpoint, patience: float, silence: Silence 
 
     if isinstance(endpoint, str):
         return (await loop.create_unix_connection(connection, endpoint))[1]
-    return (await loop.create_connection(connection, *endpoint))[1]
+    transport, made = await loop.create_connection(connection, *endpoint)
+    set_tcp_options(transport.get_extra_info("socket"))
+    return made

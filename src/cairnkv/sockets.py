@@ -1,0 +1,35 @@
+"""Options of TCP sockets that servers and clients share.
+
+A peer whose computer or network vanished sends no end of its connection, so only keepalive probes find it. The system
+sends them; how often is in `limits`.
+"""
+
+import socket
+from typing import Any, Final, Protocol
+
+from cairnkv.limits import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES
+
+
+class HasOptions(Protocol):
+    """A socket, or what asyncio and uvloop show of one."""
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> Any:
+        """Set an option."""
+
+
+_TIMES: Final = (
+    ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+    ("TCP_KEEPALIVE", KEEPALIVE_IDLE),  # the name of the same on macOS
+    ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+    ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+)
+_KEEPALIVE: Final = tuple((getattr(socket, name), value) for name, value in _TIMES if hasattr(socket, name))
+"""The keepalive options that this system has; elsewhere its own times count."""
+
+
+def set_tcp_options(connected: HasOptions) -> None:
+    """Send small frames at once, and let the system probe a quiet peer. For TCP sockets only."""
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
