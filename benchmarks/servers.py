@@ -157,7 +157,7 @@ def installed_program(name: str) -> str:
 @contextlib.contextmanager
 def _process(command: Sequence[str], within: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A process in a directory of its own, and the file that its output goes to. within: where that is made."""
-    settings = {name: text for name, text in os.environ.items() if not re.match("CAIRNKV_(?!PURE)", name)}
+    settings = {name: text for name, text in os.environ.items() if not re.match("CAIRNKV_(?!_PURE)", name)}
     with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=within) as directory:
         log = Path(directory) / "log"
         with log.open("wb") as output:

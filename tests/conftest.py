@@ -35,7 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark of tests that are about the compiled parts in use."""
-    config.addinivalue_line("markers", "in_use: about the compiled parts in use; left out where CAIRNKV_PURE says so")
+    config.addinivalue_line("markers", "in_use: about the compiled parts in use; left out where CAIRNKV__PURE says so")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

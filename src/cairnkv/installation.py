@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Final
 
-PURE_VARIABLE: Final = "CAIRNKV_PURE"
-"""Set to anything but 0, it keeps the compiled parts out of use."""
+PURE_VARIABLE: Final = "CAIRNKV__PURE"
+"""Set to anything but 0, no, off or false, it keeps the compiled parts out of use."""
 
 COMPILED: Final = (
     "cairnkv.keyspace.hot_table",
@@ -31,7 +31,7 @@ COMPILED: Final = (
 @functools.cache
 def compiled() -> bool:
     """Whether the compiled parts are there and wanted."""
-    if os.environ.get(PURE_VARIABLE, "0") not in ("", "0"):
+    if os.environ.get(PURE_VARIABLE, "0").strip().lower() not in ("", "0", "no", "off", "false"):
         return False
     return all(map(_is_there, COMPILED))
 

@@ -86,3 +86,13 @@ def test_what_cannot_be_understood(url: str, says: str) -> None:
         cairnkv.connect(url)
     assert says in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["tcp://10.0.0.11:6555", "localhost:6555", "cairn://a/?timeout=soon"])
+def test_error_of_a_bad_variable_names_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAIRNKV_URL", url)
+    with pytest.raises(AddressError, match=r"^the variable CAIRNKV_URL: "):
+        cairnkv.connect()
+    with pytest.raises(AddressError) as caught:
+        cairnkv.connect(url)
+    assert "CAIRNKV_URL" not in str(caught.value)

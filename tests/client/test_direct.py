@@ -318,7 +318,7 @@ def test_the_variable_turns_them_off() -> None:
         text=True,
         check=True,
         timeout=60,
-        env={**os.environ, "CAIRNKV_PURE": "1"},
+        env={**os.environ, "CAIRNKV__PURE": "1"},
     )
     assert ran.stdout == "Embedded v\n"
 

@@ -87,7 +87,7 @@ def test_it_is_consistent_whatever_is_done_to_it(
 def test_nodes_that_are_broken_are_found_out(how: str, tmp_path: Path) -> None:
     """Whatever else it is that they answer: it is seen that a read is not what it has to be."""
     kinds: set[Kind] = set()
-    with LocalCluster.up(tmp_path / "cluster", environment={"CAIRNKV_BREAK": how}) as cluster:
+    with LocalCluster.up(tmp_path / "cluster", environment={"CAIRNKV__BREAK": how}) as cluster:
         for _ in range(ATTEMPTS):
             report = judged(cluster, tmp_path, seconds=2.0, keys=2, rate=None)
             kinds |= {violation.kind for violation in report.violations}

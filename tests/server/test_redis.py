@@ -264,7 +264,7 @@ def test_a_password_that_comes_later_closes_the_articles_wire_at_once(start_on_b
 
 
 def test_the_readiness_line_says_that_a_password_is_wanted(tmp_path: Any) -> None:
-    with ServerProcess("--port", "0", log=tmp_path / "log", environment={"CAIRNKV_PASSWORD": "hush"}) as process:
+    with ServerProcess("--port", "0", log=tmp_path / "log", environment={"CAIRNKV__PASSWORD": "hush"}) as process:
         assert "password" in process.readiness
         assert "hush" not in process.readiness
 

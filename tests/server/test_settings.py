@@ -11,10 +11,19 @@ import pytest
 
 from cairnkv.errors import OptionError
 from cairnkv.log.disk.sync import Sync
-from cairnkv.server.settings import NOT_OPTIONS, OPTIONS, LogLevel, Settings, is_loopback, load
+from cairnkv.server.settings import (
+    CONFIG_VARIABLE,
+    NOT_OPTIONS,
+    OPTIONS,
+    LogLevel,
+    Settings,
+    ignored_variables,
+    is_loopback,
+    load,
+)
 from cairnkv.store import WhenFull
 from cairnkv.wire.article import Dialect
-from tests.support.raw import serve
+from tests.support.raw import ServerProcess, serve
 
 VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "host": (["127.0.0.2", "127.0.0.3", "::1"], ["127.0.0.2", "127.0.0.3", "::1"]),
@@ -63,12 +72,12 @@ def test_flag_then_environment_then_file_then_default(option: str, tmp_path: Pat
     (in_file, in_environment, as_flag), (from_file, from_environment, from_flag) = VALUES[option]
     file = tmp_path / "cairn.toml"
     file.write_text(f'{option.replace("_", "-")} = "{in_file}"\n')
-    environment = {f"CAIRNKV_{option.upper()}": in_environment, "HOME": "/", "CAIRNKV_URL": "cairn://elsewhere"}
+    environment = {f"CAIRNKV__{option.upper()}": in_environment, "HOME": "/", "CAIRNKV_URL": "cairn://elsewhere"}
     default = getattr(Settings(), option)
 
     assert getattr(load({}, environment={}), option) == default
     assert getattr(load({}, environment={}, file=file), option) == from_file
-    assert getattr(load({}, environment={"CAIRNKV_CONFIG": str(file)}), option) == from_file
+    assert getattr(load({}, environment={"CAIRNKV__CONFIG": str(file)}), option) == from_file
     assert getattr(load({}, environment=environment), option) == from_environment
     assert getattr(load({}, environment=environment, file=file), option) == from_environment
     assert getattr(load({option: as_flag}, environment=environment, file=file), option) == from_flag
@@ -136,7 +145,7 @@ def test_a_bad_value_is_told_what_would_be_right(option: str, bad: str, right: s
     file.write_text(f'{option} = "{bad}"')
     for arguments in (
         {"flags": {option: bad}, "environment": {}},
-        {"flags": {}, "environment": {f"CAIRNKV_{option.upper()}": bad}},
+        {"flags": {}, "environment": {f"CAIRNKV__{option.upper()}": bad}},
         {"flags": {}, "environment": {}, "file": file},
     ):
         with pytest.raises(OptionError, match=re.escape(right)):
@@ -148,8 +157,8 @@ def test_an_option_that_does_not_exist_is_an_error_with_a_hint(tmp_path: Path) -
     file.write_text("max-vlaue = 3")
     with pytest.raises(OptionError, match=r"cairn\.toml: max-vlaue: there is no such option; did you mean max-value\?"):
         load({}, environment={}, file=file)
-    with pytest.raises(OptionError, match=r"CAIRNKV_MAX_VLAUE: there is no such option; did you mean max-value\?"):
-        load({}, environment={"CAIRNKV_MAX_VLAUE": "3"})
+    with pytest.raises(OptionError, match=r"CAIRNKV__MAX_VLAUE: there is no such option; did you mean max-value\?"):
+        load({}, environment={"CAIRNKV__MAX_VLAUE": "3"})
     with pytest.raises(OptionError, match=r"--max-vlaue: there is no such option; did you mean max-value\?"):
         load({"max_vlaue": "3"}, environment={})
 
@@ -166,7 +175,59 @@ def test_a_file_that_cannot_be_understood(text: str | bytes | None, tmp_path: Pa
 
 
 def test_variables_that_are_no_options_are_left_alone() -> None:
-    assert load({}, environment=dict.fromkeys(NOT_OPTIONS, "") | {"PATH": "/bin"}) == Settings()
+    others = dict.fromkeys(NOT_OPTIONS - {CONFIG_VARIABLE}, "")
+    assert load({}, environment=others | {"PATH": "/bin", "CAIRNKV_URL": "cairn://a"}) == Settings()
+    assert ignored_variables(others | {"PATH": "/bin", "CAIRNKV_URL": "cairn://a", "CAIRNKVX": "1"}) is None
+
+
+KUBERNETES = {
+    "CAIRNKV_SERVICE_HOST": "10.0.0.11",
+    "CAIRNKV_SERVICE_PORT": "6555",
+    "CAIRNKV_SERVICE_PORT_REDIS": "6555",
+    "CAIRNKV_PORT": "tcp://10.0.0.11:6555",
+    "CAIRNKV_PORT_6555_TCP": "tcp://10.0.0.11:6555",
+    "CAIRNKV_PORT_6555_TCP_ADDR": "10.0.0.11",
+}
+DOCKER_LINK = {
+    "CAIRNKV_NAME": "/web/cairnkv",
+    "CAIRNKV_ENV_PYTHON_VERSION": "3.13",
+    "CAIRNKV_PORT": "tcp://172.17.0.2:1",
+}
+IMAGE = {"CAIRNKV_VERSION": "0.1.0", "CAIRNKV_HOME": "/opt/cairnkv", "CAIRNKV_DATA": "/data", "CAIRNKV_CONFIG": "/none"}
+
+
+@pytest.mark.parametrize("foreign", [KUBERNETES, DOCKER_LINK, IMAGE, {"CAIRNKV_": ""}, {"CAIRNKV_PURE": "1"}])
+def test_variables_with_one_underscore_set_no_option(foreign: dict[str, str]) -> None:
+    assert load({}, environment=foreign) == Settings()
+    assert load({}, environment=foreign | {"CAIRNKV__PORT": "7000"}) == Settings(port=7000)
+    warning = ignored_variables(foreign)
+    assert warning is not None
+    assert min(foreign) in warning
+    assert "CAIRNKV__PORT" in warning
+
+
+def test_server_warns_once_of_foreign_variables(tmp_path: Path) -> None:
+    foreign = KUBERNETES | IMAGE | {"CAIRNKV_URL": "cairn://nowhere"}
+    with ServerProcess("--port", "0", log=tmp_path / "log", environment=foreign) as server:
+        host, port = server.address
+        assert host == "127.0.0.1"
+        assert port not in (0, 6555)
+        warnings = [line for line in server.log().splitlines() if "CAIRNKV_" in line]
+    assert len(warnings) == 1
+    assert "WARNING" in warnings[0]
+    assert "CAIRNKV_CONFIG, CAIRNKV_DATA" in warnings[0]
+    assert "and 5 more variables" in warnings[0]
+    assert "CAIRNKV_URL" not in warnings[0]
+
+
+def test_error_names_variables_of_options_that_exclude_each_other() -> None:
+    with pytest.raises(OptionError, match=r"max-frame is 1,024.*the environment sets CAIRNKV__MAX_FRAME$"):
+        load({"port": "1"}, environment={"CAIRNKV__MAX_FRAME": "1k", "CAIRNKV__PORT": "2"})
+    with pytest.raises(OptionError, match=r"--insecure.*the environment sets CAIRNKV__HOST$"):
+        load({}, environment={"CAIRNKV__HOST": "0.0.0.0"})
+    with pytest.raises(OptionError, match="Unix socket") as error:
+        load({"no_tcp": "yes"}, environment={})
+    assert "environment" not in str(error.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "", "127.0.0.1.example.org"])
@@ -197,8 +258,11 @@ def test_on_this_machine_without(host: str) -> None:
         (["--port"], {}, "--port"),
         (["--port", "x"], {}, "a number from 0 to 65,535"),
         (["surplus"], {}, "surplus"),
-        ([], {"CAIRNKV_PROT": "1"}, "did you mean port?"),
-        ([], {"CAIRNKV_CONFIG": "/no/such/file"}, "/no/such/file"),
+        ([], {"CAIRNKV__PROT": "1"}, "CAIRNKV__PROT: there is no such option; did you mean port?"),
+        ([], {"CAIRNKV__PORT": "tcp://10.0.0.1:1"}, "the variable CAIRNKV__PORT has to be a number from 0 to 65,535"),
+        ([], {"CAIRNKV__MAX_VALUE": ""}, "the variable CAIRNKV__MAX_VALUE has to be a size"),
+        ([], {"CAIRNKV__CONFIG": "/no/such/file"}, "the variable CAIRNKV__CONFIG: cannot read"),
+        ([], {"CAIRNKV__CONFIG": "/no/such/file"}, "/no/such/file"),
         (["--config", "/no/such/file"], {}, "/no/such/file"),
         (["--host", "0.0.0.0"], {}, "--insecure"),
     ],

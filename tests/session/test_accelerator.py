@@ -191,11 +191,11 @@ def test_the_variable_turns_it_off(pure: str) -> None:
         text=True,
         check=True,
         timeout=60,
-        env={**os.environ, "CAIRNKV_PURE": pure},
+        env={**os.environ, "CAIRNKV__PURE": pure},
     )
     assert ran.stdout.strip() == ("compiled" if built and pure == "0" else "plain Python")
 
 
 def test_features_say_which_is_in_use() -> None:
-    wanted = os.environ.get("CAIRNKV_PURE", "0") in ("", "0")
+    wanted = os.environ.get("CAIRNKV__PURE", "0") in ("", "0")
     assert cairnkv.features()["hot path"] == ("compiled" if built and wanted else "plain Python")

@@ -46,7 +46,7 @@ pytestmark = compiled_only
 
 @pytest.fixture(autouse=True)
 def compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where CAIRNKV_PURE keeps it out of use."""
+    """Also where CAIRNKV__PURE keeps it out of use."""
     monkeypatch.setattr("cairnkv.session.acceleration.compiled", lambda: True)
 
 

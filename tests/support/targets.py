@@ -80,7 +80,7 @@ def redis_target() -> Iterator[Target]:
 @contextlib.contextmanager
 def cairn(*flags: str) -> Iterator[Target]:
     """`cairn serve` with these flags."""
-    kept = {name: text for name, text in os.environ.items() if name == "CAIRNKV_PURE"}
+    kept = {name: text for name, text in os.environ.items() if name == "CAIRNKV__PURE"}
     with (
         tempfile.TemporaryDirectory(prefix="cairn-") as directory,
         ServerProcess("--port", "0", *flags, log=Path(directory) / "log", environment=kept) as server,

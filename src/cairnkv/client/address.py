@@ -86,7 +86,15 @@ def parse(url: str | None = None, **keywords: float | None) -> Address:
     >>> parse("cairn://a,b:7000/?timeout=2").endpoints
     (('a', 6555), ('b', 7000))
     """
-    url = url or os.environ.get("CAIRNKV_URL") or DEFAULT_URL
+    if not url and (given := os.environ.get("CAIRNKV_URL")):
+        try:
+            return _parsed(given, keywords)
+        except AddressError as error:
+            raise AddressError(f"the variable CAIRNKV_URL: {error}") from None
+    return _parsed(url or DEFAULT_URL, keywords)
+
+
+def _parsed(url: str, keywords: Mapping[str, float | None]) -> Address:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise AddressError(f"an address begins with cairn:// or cairn+unix://, not {url!r}; try cairn://{url}")

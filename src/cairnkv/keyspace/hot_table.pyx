@@ -166,7 +166,7 @@ def _try_out():
     if any(value is not None and value is not sample[key] for key, value in zip(sample, found)):
         raise ImportError(
             "the dicts of this Python are not laid out as cairnkv's compiled part knows them; "
-            "set CAIRNKV_PURE=1 to do without it"
+            "set CAIRNKV__PURE=1 to do without it"
         )
 
 

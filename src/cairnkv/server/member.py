@@ -80,7 +80,7 @@ most; then it closes their connections."""
 SUPPORTS: Final = SEMANTICS
 """The newest semantics that nodes of this process know."""
 
-BREAK_VARIABLE: Final = "CAIRNKV_BREAK"
+BREAK_VARIABLE: Final = "CAIRNKV__BREAK"
 """The variable that makes a node do something wrong on purpose; its value has names with commas between."""
 
 

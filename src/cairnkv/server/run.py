@@ -21,7 +21,7 @@ from cairnkv.server.loop import new_event_loop
 from cairnkv.server.progress import Progress
 from cairnkv.server.said_once import SaidOnce
 from cairnkv.server.server import Server
-from cairnkv.server.settings import Settings
+from cairnkv.server.settings import Settings, ignored_variables
 from cairnkv.version import VERSION
 
 _log: Final = logging.getLogger("cairnkv.server")
@@ -42,6 +42,8 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress 
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         handlers=[SaidOnce(sys.stderr)],
     )
+    if (ignored := ignored_variables(os.environ)) is not None:
+        _log.warning("%s", ignored)
     wanted = settings.max_connections + SPARE_DESCRIPTORS
     if (allowed := allow_descriptors(wanted)) < wanted:
         _log.warning("this system allows %d open files; max-connections would need %d", allowed, wanted)

@@ -1,8 +1,8 @@
 """The server's options: one list, from which the command line, the environment and the file draw.
 
 What wins: a flag, then the environment, then the file, then the default. An option `max_value` is the flag
-`--max-value`, the variable `CAIRNKV_MAX_VALUE` and the key `max-value` of the TOML file. An option that does
-not exist is an error wherever it stands.
+`--max-value`, the variable `CAIRNKV__MAX_VALUE` and the key `max-value` of the TOML file. An option that does
+not exist is an error wherever it stands. Variables with one underscore behind CAIRNKV belong to others.
 
 Not for clients: their options stand in their address (`cairnkv.client.address`).
 """
@@ -26,9 +26,15 @@ from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
 
-ENVIRONMENT_PREFIX: Final = "CAIRNKV_"
-NOT_OPTIONS: Final = frozenset({"CAIRNKV_URL", "CAIRNKV_PURE", "CAIRNKV_CONFIG", "CAIRNKV_BREAK"})
-"""Variables with the prefix that are no options of the server; the last one names the file."""
+ENVIRONMENT_PREFIX: Final = "CAIRNKV__"
+"""Two underscores: Kubernetes and Docker give the variables of a service named cairnkv one."""
+
+CONFIG_VARIABLE: Final = "CAIRNKV__CONFIG"
+NOT_OPTIONS: Final = frozenset({CONFIG_VARIABLE, "CAIRNKV__PURE", "CAIRNKV__BREAK"})
+"""Variables with the prefix that are no options of the server."""
+
+IGNORED_SHOWN: Final = 5
+"""Ignored variables that the warning about them names."""
 
 # -- kinds of values: text to value --------------------------------------------------------------------
 
@@ -366,18 +372,52 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
     """The settings that flags, environment and file make together.
 
     flags: option names to text, of those that were given.
-    file: a TOML file; None takes the one that CAIRNKV_CONFIG names, if it names one.
+    file: a TOML file; None takes the one that CAIRNKV__CONFIG names, if it names one.
     Raises `OptionError` for an unknown option, a value that it cannot have, or a file that cannot be read.
     """
-    file = file or environment.get("CAIRNKV_CONFIG")
-    values = _from_file(Path(file)) if file else {}
+    where = "--config"
+    if file is None and (file := environment.get(CONFIG_VARIABLE)) is not None:
+        where = f"the variable {CONFIG_VARIABLE}"
+    values = {}
+    if file is not None:
+        try:
+            values = _from_file(Path(file))
+        except OptionError as error:
+            raise OptionError(f"{where}: {error}") from None
+    variables = {}
     for name, text in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_OPTIONS:
             option = name.removeprefix(ENVIRONMENT_PREFIX).lower()
             values[option] = _parsed(option, text, f"the variable {name}")
+            variables[option] = name
     for option, text in flags.items():
         values[option] = _parsed(option, text, f"--{option.replace('_', '-')}")
-    return Settings(**values)
+        variables.pop(option, None)
+    try:
+        return Settings(**values)
+    except OptionError as error:  # options that do not go together
+        if not variables:
+            raise
+        raise OptionError(f"{error}; the environment sets {', '.join(variables.values())}") from None
+
+
+def ignored_variables(environment: Mapping[str, str]) -> str | None:
+    """Return a warning that names the variables which look like options and are none, or None without any.
+
+    >>> ignored_variables({"CAIRNKV_PORT": "tcp://10.0.0.11:6555", "CAIRNKV_URL": "cairn://a"})
+    'ignored CAIRNKV_PORT: the variable of an option has two underscores, CAIRNKV__PORT'
+    """
+    names = sorted(
+        name
+        for name in environment
+        if name.startswith("CAIRNKV_") and not name.startswith(ENVIRONMENT_PREFIX) and name != "CAIRNKV_URL"
+    )
+    if not names:
+        return None
+    shown = ", ".join(names[:IGNORED_SHOWN])
+    if len(names) > IGNORED_SHOWN:
+        shown += f" and {len(names) - IGNORED_SHOWN} more variables"
+    return f"ignored {shown}: the variable of an option has two underscores, {ENVIRONMENT_PREFIX}PORT"
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -403,4 +443,4 @@ def _parsed(option: str, text: str, where: str) -> Any:
     try:
         return OPTIONS[option].parse(text)
     except ValueError as error:
-        raise OptionError(f"{where} is {error}") from None
+        raise OptionError(f"{where} has to be {error}") from None
