@@ -168,3 +168,7 @@ is found after these and all probes, in 2 minutes; the memory of firewalls and N
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_PROBES: Final = 4
 """Seconds between two probes, and probes without an answer after which the connection is lost."""
+
+KEEPALIVE_TIMEOUT: Final = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
+"""Seconds that data sent to a client may stay without an acknowledgement before the server's system closes the
+connection, where it can (TCP_USER_TIMEOUT): probes are sent only while nothing is under way."""

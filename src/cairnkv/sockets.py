@@ -27,9 +27,15 @@ _KEEPALIVE: Final = tuple((getattr(socket, name), value) for name, value in _TIM
 """The keepalive options that this system has; elsewhere its own times count."""
 
 
-def set_tcp_options(connected: HasOptions) -> None:
-    """Send small frames at once, and let the system probe a quiet peer. For TCP sockets only."""
+def set_tcp_options(connected: HasOptions, *, acknowledged_in: float | None = None) -> None:
+    """Send small frames at once, and let the system probe a quiet peer. For TCP sockets only.
+
+    acknowledged_in: seconds after which the system closes the connection if the peer acknowledges no data, where the
+        system can (TCP_USER_TIMEOUT). Linux applies it also to a peer that answers but reads nothing.
+    """
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
         connected.setsockopt(socket.IPPROTO_TCP, option, value)
+    if acknowledged_in is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(acknowledged_in * 1000))

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from cairnkv.commands import Failure, failures
-from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, UNSENT_PAUSE
+from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, KEEPALIVE_TIMEOUT, UNSENT_PAUSE
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
 from cairnkv.session import Acceleration, Peer, Session, State
+from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING:
     from cairnkv.server.poller import Transport as PolledTransport
@@ -119,6 +120,10 @@ class Connection(asyncio.Protocol):
         connected = self._transport.get_extra_info("socket")
         self._peer.local_address = _name(connected.getsockname())
         self._peer.is_local = connected.family == socket.AF_UNIX
+        if not self._peer.is_local:
+            # Linux applies it to a client that answers but reads nothing, too, which may last for the stall timeout.
+            limited = self._server.settings.stall_timeout < KEEPALIVE_TIMEOUT
+            set_tcp_options(connected, acknowledged_in=KEEPALIVE_TIMEOUT if limited else None)
         self._peer.descriptor = connected.fileno()
         # The client of a Unix socket has no name: it goes by that of the socket, as in Redis.
         self._peer.address = _name(self._transport.get_extra_info("peername")) or self._peer.local_address

@@ -130,8 +130,6 @@ class Listener:
                 self._again = self._loop.call_later(SHORT_PAUSE, self._loop.add_reader, self._socket, self._accept)
                 return
             connected.setblocking(False)
-            if connected.family != socket.AF_UNIX:
-                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             Transport(self._loop.clients.poller, self._loop, connected, self._new_protocol())
 
 

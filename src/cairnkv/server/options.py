@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cairnkv.errors import OptionError
-from cairnkv.limits import SPACES
+from cairnkv.limits import KEEPALIVE_IDLE, SPACES
 from cairnkv.log.quorum.options import without_user
 from cairnkv.server.loop import BACKLOG
 from cairnkv.server.settings import OPTIONS, Option, Settings
@@ -116,7 +116,7 @@ NAMES: Final[dict[str, _Named]] = {
     "client-query-buffer-limit": _Named(lambda server: str(server.settings.max_frame)),
     "databases": _constant(str(SPACES)),
     "tcp-backlog": _constant(str(BACKLOG)),
-    "tcp-keepalive": _constant("0"),
+    "tcp-keepalive": _constant(str(KEEPALIVE_IDLE)),
     "appendonly": _constant("no"),
     "save": _constant(""),
     "notify-keyspace-events": _constant(""),
