@@ -172,3 +172,10 @@ KEEPALIVE_PROBES: Final = 4
 KEEPALIVE_TIMEOUT: Final = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
 """Seconds that data sent to a client may stay without an acknowledgement before the server's system closes the
 connection, where it can (TCP_USER_TIMEOUT): probes are sent only while nothing is under way."""
+
+ADDRESSES_MAX: Final = 16
+"""Addresses of one host name that a client tries; each gets its share of the time."""
+
+LOOKUPS_MAX: Final = 32
+"""Name lookups of one process that may be under way. The system cannot stop one, so a name server that does not answer
+keeps a thread of ours for each name, for as long as the system waits for it."""

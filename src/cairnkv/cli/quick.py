@@ -55,13 +55,18 @@ def get(url: str, key: bytes, *, local: bool = False) -> bytes | None:
     raise NotQuick
 
 
+def _literal(host: str) -> bool:
+    return host == "localhost" or (host.count(".") == 3 and host.replace(".", "").isdecimal())
+
+
 def _connected(url: str) -> socket.socket:
     """A connection to a plain address. Anything but a single host, or a path, is the client's to understand."""
     scheme, _, place = url.partition("://")
     plain = place.isascii() and not any(map(place.__contains__, "%?@,[]"))
     if plain and scheme == "cairn":
         host, _, port = place.removesuffix("/").partition(":")
-        if host and "/" not in host and (port or str(PORT)).isdecimal():
+        # Only an address that needs no name server: a lookup cannot be stopped, and the client bounds it.
+        if _literal(host) and "/" not in host and (port or str(PORT)).isdecimal():
             # As bytes, the name is looked up as it is; as text, Python would first import what encodes others.
             address = (host.encode(), int(port or PORT))
             return socket.create_connection(address, PATIENCE)  # type: ignore[arg-type]  # bytes are documented

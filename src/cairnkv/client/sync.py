@@ -19,6 +19,7 @@ from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.dialing import dial
 from cairnkv.client.endpoints import Endpoints
 from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
@@ -26,7 +27,6 @@ from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
 from cairnkv.commands import Command, Failure, Ping, Reply
 from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable
-from cairnkv.sockets import set_tcp_options
 
 LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""
@@ -304,8 +304,7 @@ class _Connection:
                 self._socket.close()
                 raise
         else:
-            self._socket = socket.create_connection(endpoint, connect_timeout)
-            set_tcp_options(self._socket)
+            self._socket = dial(*endpoint, connect_timeout)
         self._socket.settimeout(None)
         self._line = Line(self._socket)
         self._decoder = ReplyDecoder()

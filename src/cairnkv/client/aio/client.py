@@ -166,22 +166,18 @@ class Client(AsyncKeyValue[K, V]):
     async def _try(self, endpoint: Endpoint, until: float, untried: int) -> Connection:
         """A connection to an endpoint. Raises OSError."""
         loop, endpoints = asyncio.get_running_loop(), self._endpoints
-        patience, silence = self._address.connect_timeout, None
-        if endpoints.several:
-            patience = endpoints.patience(until - loop.time(), untried)
-            silence = functools.partial(endpoints.silence, endpoint)
-        connection: Connection | None = None
+        patience = endpoints.patience(until - loop.time(), untried)
+        silence = functools.partial(endpoints.silence, endpoint) if endpoints.several else None
+        deadline = loop.time() + patience
+        connection = await open_connection(endpoint, patience, self._address.timeout, silence)
+        if not endpoints.several:
+            return connection
         try:
-            async with asyncio.timeout(patience):
-                connection = await open_connection(endpoint, self._address.timeout, silence)
-                if endpoints.several:
-                    await connection.greet(loop.time() + patience)
+            async with asyncio.timeout_at(deadline):
+                await connection.greet(deadline)
         except BaseException as error:
-            if connection is not None:
-                connection.close("it was given up")
-                if isinstance(error, TimeoutError):
-                    raise TimeoutError(SAYS_NOTHING) from None
-            elif isinstance(error, TimeoutError) and not error.args:
-                raise TimeoutError("timed out") from None
+            connection.close("it was given up")
+            if isinstance(error, TimeoutError):
+                raise TimeoutError(SAYS_NOTHING) from None
             raise
         return connection

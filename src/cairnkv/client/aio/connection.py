@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from cairnkv.client.address import Endpoint, shown
+from cairnkv.client.aio.dialing import dial_async
 from cairnkv.client.calls import Leeway
 from cairnkv.client.hotpath import ReplyDecoder, command_parts, parts_with
 from cairnkv.client.retry import lost, not_reached
@@ -21,7 +22,6 @@ from cairnkv.commands import Command, Failure, Ping
 from cairnkv.errors import PeerError, Unavailable
 from cairnkv.installation import compiled
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
-from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING or not compiled():
     from cairnkv.client.aio.due import Due, Waking
@@ -311,15 +311,27 @@ class Connection(asyncio.Protocol):
         self._let_in()
 
 
-async def open_connection(endpoint: Endpoint, patience: float, silence: Silence | None = None) -> Connection:
-    """A connection to an endpoint, whose calls may take so many seconds. Raises OSError."""
+async def open_connection(
+    endpoint: Endpoint, patience: float, call_timeout: float, silence: Silence | None = None
+) -> Connection:
+    """A connection to an endpoint that accepts within so many seconds (patience). Raises OSError.
+
+    call_timeout: seconds that each of its calls may take.
+    """
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:
-        return Connection(loop, endpoint, patience, silence)
+        return Connection(loop, endpoint, call_timeout, silence)
 
     if isinstance(endpoint, str):
-        return (await loop.create_unix_connection(connection, endpoint))[1]
-    transport, made = await loop.create_connection(connection, *endpoint)
-    set_tcp_options(transport.get_extra_info("socket"))
-    return made
+        try:
+            async with asyncio.timeout(patience):
+                return (await loop.create_unix_connection(connection, endpoint))[1]
+        except TimeoutError:
+            raise TimeoutError("timed out") from None
+    connected = await dial_async(*endpoint, patience)
+    try:
+        return (await loop.create_connection(connection, sock=connected))[1]
+    except BaseException:
+        connected.close()
+        raise

@@ -1,0 +1,40 @@
+"""`cairnkv.client.dialing` for asyncio: a lookup and connection attempts that other tasks do not wait for."""
+
+import asyncio
+import socket
+
+from cairnkv.client.dialing import Failed, Place, literal, lookup, no_answer, share, with_untried
+from cairnkv.sockets import set_tcp_options
+
+
+async def dial_async(host: str, port: int, patience: float) -> socket.socket:
+    """Return a connected, non-blocking socket; as `dial`."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience
+    places = literal(host, port)
+    if places is None:
+        try:
+            async with asyncio.timeout(patience):
+                places = await asyncio.wrap_future(lookup(host, port))
+        except TimeoutError:
+            raise no_answer(patience) from None
+    failed = Failed()
+    for place, untried in with_untried(places):
+        try:
+            return await _connected(place, share(until - loop.time(), untried))
+        except OSError as error:
+            failed.add(place, error)
+    raise failed.error()
+
+
+async def _connected(place: Place, patience: float) -> socket.socket:
+    connected = socket.socket(place[0], socket.SOCK_STREAM)
+    try:
+        connected.setblocking(False)
+        async with asyncio.timeout(patience):
+            await asyncio.get_running_loop().sock_connect(connected, place[1])
+        set_tcp_options(connected)
+    except BaseException:
+        connected.close()
+        raise
+    return connected

@@ -1,0 +1,146 @@
+"""Dialing: from a host and a port to a connected TCP socket, in a given time.
+
+Invariants: the name lookup and the connection attempts together take no longer than the given time. Each address of
+the name gets an equal share of the time that is left, so a dead address leaves time for the next one.
+
+The system's name lookup cannot be stopped, so it runs in a daemon thread. Callers that look up the same name share it,
+and `LOOKUPS_MAX` bounds the lookups of a process.
+
+`cairnkv.client.aio.dialing` is the same for asyncio.
+
+Out of scope: which of several endpoints is dialed (`endpoints`), and Unix sockets.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from cairnkv.limits import ADDRESSES_MAX, LOOKUPS_MAX
+from cairnkv.sockets import set_tcp_options
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+Place: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
+"""An address family and a socket address of it."""
+
+
+def dial(host: str, port: int, patience: float) -> socket.socket:
+    """Return a connected, blocking socket. Raises OSError: no address of the host accepts within so many seconds."""
+    until = time.monotonic() + patience
+    places = literal(host, port)
+    if places is None:
+        try:
+            places = lookup(host, port).result(patience)
+        except TimeoutError:
+            raise no_answer(patience) from None
+    failed = Failed()
+    for place, untried in with_untried(places):
+        try:
+            return _connected(place, share(until - time.monotonic(), untried))
+        except OSError as error:
+            failed.add(place, error)
+    raise failed.error()
+
+
+def _connected(place: Place, patience: float) -> socket.socket:
+    connected = socket.socket(place[0], socket.SOCK_STREAM)
+    try:
+        connected.settimeout(patience)
+        connected.connect(place[1])
+        connected.settimeout(None)
+        set_tcp_options(connected)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+def share(left: float, untried: int) -> float:
+    """Seconds that one address may take, of those left for so many that are untried."""
+    return max(left / untried, 0.001)
+
+
+def with_untried(places: list[Place]) -> Iterator[tuple[Place, int]]:
+    """The addresses, each with the number of those that are not tried yet, itself included."""
+    return zip(places, range(len(places), 0, -1), strict=True)
+
+
+class Failed:
+    """Addresses of one host that were tried in vain."""
+
+    def __init__(self) -> None:
+        self._errors: list[tuple[Place, OSError]] = []
+
+    def add(self, place: Place, error: OSError) -> None:
+        """One more, and why."""
+        if isinstance(error, TimeoutError) and not error.args:
+            error = TimeoutError("timed out")
+        self._errors.append((place, error))
+
+    def error(self) -> OSError:
+        """What to raise when none is left: each address with its reason."""
+        if len(self._errors) == 1:
+            return self._errors[0][1]
+        timed_out = bool(self._errors) and all(isinstance(error, TimeoutError) for _, error in self._errors)
+        reasons = (f"{address[0]}: {error.strerror or error}" for (_, address), error in self._errors)
+        return (TimeoutError if timed_out else ConnectionError)(", ".join(reasons) or "the name has no address")
+
+
+def no_answer(patience: float) -> TimeoutError:
+    return TimeoutError(f"the name lookup had no answer in {patience:.3g} s")
+
+
+# -- name lookups ------------------------------------------------------------------------------------------------------
+
+
+def literal(host: str, port: int) -> list[Place] | None:
+    """The address that a host is already; None for a name, and for an address with a zone."""
+    for family, rest in ((socket.AF_INET, ()), (socket.AF_INET6, (0, 0))):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, UnicodeError, ValueError):
+            continue
+        return [(family, (host, port, *rest))]
+    return None
+
+
+_Lookups: TypeAlias = "dict[tuple[str, int], tuple[threading.Thread, Future[list[Place]]]]"
+_lookups: Final[_Lookups] = {}
+"""Lookups under way. An entry whose thread does not run is of no use: an exception came before its start, or a fork."""
+
+
+def lookup(host: str, port: int) -> "Future[list[Place]]":
+    """The addresses of a name, at some time. Raises OSError where too many lookups are under way."""
+    from concurrent.futures import Future  # it imports much, and only names need it
+
+    name = host, port
+    if (running := _lookups.get(name)) is not None and running[0].is_alive():
+        return running[1]
+    if sum(thread.is_alive() for thread, _ in list(_lookups.values())) >= LOOKUPS_MAX:
+        raise OSError(f"{LOOKUPS_MAX} name lookups of this process have no answer yet")
+    future: Future[list[Place]] = Future()
+    future.set_running_or_notify_cancel()  # so that one caller cannot cancel it for the others
+    thread = threading.Thread(target=_resolve, args=(name, future), name="cairnkv name lookup", daemon=True)
+    _lookups[name] = thread, future
+    try:
+        thread.start()
+    except RuntimeError:  # while the interpreter ends, Python starts no threads
+        _resolve(name, future)
+    return future
+
+
+def _resolve(name: tuple[str, int], future: "Future[list[Place]]") -> None:
+    try:
+        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+        places: list[Place] = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        future.set_result(places[:ADDRESSES_MAX])
+    except UnicodeError:
+        future.set_exception(OSError(f"{name[0]!r:.80} is not a host name"))
+    except BaseException as error:
+        future.set_exception(error)
+    finally:
+        if (entry := _lookups.get(name)) is not None and entry[1] is future:
+            del _lookups[name]
