@@ -14,15 +14,20 @@ from setuptools.errors import BaseError, CCompilerError
 
 
 class BuildWhatCanBeBuilt(build_ext):
-    """Leaves out what cannot be compiled, with a line that says why, rather than fail the installation.
+    """Translates the extensions to C and compiles them; leaves out what cannot be compiled, with a line that says why.
 
-    The `optional` of an extension would do for a wheel; an editable installation does not heed it.
+    The `optional` of an extension would do for a wheel; an editable installation does not heed it. Only this command
+    needs Cython and the sources of the extensions: a source distribution is made without either.
     """
 
     def build_extensions(self) -> None:
         """Build the extensions one by one, and go on with those that could be."""
+        from Cython.Build import cythonize
+
+        translated = cythonize(self.extensions, include_path=["src"], build_dir="build/cython")
         built = []
-        for extension in self.extensions:
+        for extension, in_c in zip(self.extensions, translated, strict=True):
+            extension.sources, extension.depends = in_c.sources, in_c.depends
             try:
                 self.build_extension(extension)
                 built.append(extension)
@@ -35,8 +40,6 @@ def extensions() -> list[Extension]:
     """The compiled modules; none where they are of no use."""
     if sys.platform != "linux" or sys.implementation.name != "cpython":
         return []
-    from Cython.Build import cythonize
-
     modules = {
         "cairnkv.keyspace.hot_table": "src/cairnkv/keyspace/hot_table.pyx",
         "cairnkv.log.disk.hot_recorder": "src/cairnkv/log/disk/hot_recorder.pyx",
@@ -53,21 +56,16 @@ def extensions() -> list[Extension]:
         "cairnkv.client.aio.waking": "src/cairnkv/client/aio/waking.pyx",
     }
     shared = [str(path) for kind in ("*.pxd", "*.h") for path in sorted(Path("src").rglob(kind))]
-    built: list[Extension] = cythonize(
-        [
-            Extension(
-                name,
-                [source],
-                include_dirs=["src/cairnkv/keyspace"],
-                depends=shared,  # all: objects of one module are laid out by the declarations of another
-                extra_compile_args=["-O3"],
-            )
-            for name, source in modules.items()
-        ],
-        include_path=["src"],
-        build_dir="build/cython",
-    )
-    return built
+    return [
+        Extension(
+            name,
+            [source],
+            include_dirs=["src/cairnkv/keyspace"],
+            depends=shared,  # all: objects of one module are laid out by the declarations of another
+            extra_compile_args=["-O3"],
+        )
+        for name, source in modules.items()
+    ]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildWhatCanBeBuilt})
