@@ -50,8 +50,8 @@ test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each
 test-differential: $(dev)  ## the same random commands to redis-server and to us (EXAMPLES=5000)
 	@EXAMPLES=$(EXAMPLES) $(python) -m pytest tests/redis/test_differential.py
 
-test-redis-suite: $(dev)  ## Redis' own test suite against us, from a checkout (SUITE=DIR)
-	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis: make test-redis-suite SUITE=DIR" >&2; exit 1; }
+test-redis-suite: $(dev)  ## the test suite of Redis or Valkey against us, from a checkout (SUITE=DIR)
+	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis or Valkey: make test-redis-suite SUITE=DIR" >&2; exit 1; }
 	@$(python) -m tests.redis.suite "$(SUITE)" $(SUITE_FLAGS)
 
 check: $(dev)  ## lint, layout, types

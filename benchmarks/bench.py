@@ -922,7 +922,26 @@ def write(found: dict[str, Any], directory: Path) -> None:
     (directory / "latest.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     (directory / "latest.svg").write_text(chart.svg(found))
     if directory == RESULTS:
-        subprocess.run([sys.executable, str(HERE.parent / "docs" / "tables.py")], check=True, timeout=PATIENCE)
+        make_tables()
+
+
+def make_tables(*arguments: str) -> None:
+    """Write the tables of the documents from the results; with --check, only prove that they can be made."""
+    command = [sys.executable, str(HERE.parent / "docs" / "tables.py"), *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise Missing(f"docs/tables.py cannot make the tables of the documents: {why}")
+
+
+def check_output(directory: Path) -> None:
+    """Raise Missing if the end of a run could not write its results, so that no run fails after its last figure."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in (directory, *(directory / name for name in ("latest.json", "latest.svg"))):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise Missing(f"{path} cannot be written")
+    if directory == RESULTS:
+        make_tables("--check")
 
 
 def main() -> int:
@@ -951,6 +970,7 @@ def main() -> int:
                     raise
                 run.note(f"skipped: {missing}")
                 parts = [part for part in parts if part in WITHOUT]
+            check_output(options.output)
             for part in parts:
                 part(run)
         write(results(run), options.output)

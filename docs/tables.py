@@ -3,11 +3,13 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what stands there is replaced.
 """
 
+import argparse
 import ast
 import json
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ from cairnkv.session.redis import manual
 from cairnkv.session.redis.grammar import Word as RedisWord
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # what tests know, too, goes into tables
+sys.path.insert(0, str(ROOT))  # this file is run as a program
 
-from tests.redis import suite  # noqa: E402
-from tests.redis.differences import KNOWN_DIFFERENCES  # noqa: E402
+from docs import redis_suite as suite  # noqa: E402
+from docs.redis_differences import KNOWN_DIFFERENCES  # noqa: E402
 
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
@@ -343,15 +345,25 @@ def renewed(document: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", document)
 
 
-def main() -> int:
-    """Rewrite what is out of date; say which documents were."""
+def main(arguments: Sequence[str]) -> int:
+    """Rewrite the documents that are out of date and print their names; with --check, only make every table."""
+    parser = argparse.ArgumentParser(
+        prog="python docs/tables.py", description="write the documents' tables from the code"
+    )
+    parser.add_argument("--check", action="store_true", help="make every table and write none")
+    check = parser.parse_args(arguments).check
     for path in DOCUMENTS:
         before = path.read_text()
-        if (after := renewed(before)) != before:
+        after = renewed(before)
+        if check:
+            if not os.access(path, os.W_OK):
+                print(f"tables: {path} cannot be written", file=sys.stderr)
+                return 1
+        elif after != before:
             path.write_text(after)
             print(f"renewed {path.relative_to(ROOT)}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

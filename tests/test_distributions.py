@@ -51,7 +51,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
         text=True,
         timeout=SECONDS,
         check=False,
-        env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CAIRNKV_PURE")}
+        env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CAIRNKV__PURE")}
         | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         | environment,
     )

@@ -1,11 +1,11 @@
-"""Runs Redis' own test suite against a server of ours and counts: `make test-redis-suite SUITE=DIR`.
+"""Runs the test suite of Redis or Valkey against a server of ours and counts: `make test-redis-suite SUITE=DIR`.
 
-    python -m tests.redis.suite DIR [--unit unit/expire] [--json FILE] [--markdown FILE] [--baseline]
+    python -m tests.redis.suite DIR [--unit unit/expire] [--baseline] [--record]
 
-DIR is a checkout of Redis, of which `runtest` and `tests/` are copied to a temporary directory; nothing of it comes
-into this repository. The suite speaks with the server as an external one. TARGET names the server, as for all tests
-here; `--baseline` runs redis-server beside it, which shows what an older server, or an external one, fails by itself,
-and which tests a unit did not reach.
+DIR is a checkout of Redis or Valkey, of which `runtest` and `tests/` are copied to a temporary directory; nothing of it
+comes into this repository. The suite speaks with the server as an external one. TARGET names the server, as for all
+tests here; `--baseline` runs redis-server beside it, which shows what an older server, or an external one, fails by
+itself, and which tests a unit did not reach.
 
 A test that fails since it needs something that is not there (another data type, scripts, a configuration) is counted
 as not applicable, with that reason, and the unit is run again without it, so that what it left behind spoils no other.
@@ -31,9 +31,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from docs.redis_suite import RECORD, markdown
 
 from tests.support import targets
 from tests.support.targets import Target
@@ -96,9 +97,6 @@ REASONS = {
 }
 """Why tests fail that go on failing."""
 
-RECORD = Path(__file__).parents[2] / "docs" / "redis-suite.json"
-"""Where the count is kept that docs/redis.md shows."""
-
 Start = Callable[[], contextlib.AbstractContextManager[Target]]
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -137,14 +135,16 @@ class Round:
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the arguments ask for; 0 whatever the count is, since a count is what is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.redis.suite", description="run Redis' own test suite")
-    parser.add_argument("suite", type=Path, help="a checkout of Redis")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.redis.suite", description="run the test suite of Redis or Valkey"
+    )
+    parser.add_argument("suite", type=Path, help="a checkout of Redis or Valkey")
     parser.add_argument("--unit", action="append", help="a unit, once or more (default: all that concern us)")
     parser.add_argument("--record", action="store_true", help=f"keep the count in docs/{RECORD.name}")
     parser.add_argument("--baseline", action="store_true", help="run redis-server beside it")
     given = parser.parse_args(arguments)
     if not (given.suite / "runtest").exists():
-        parser.error(f"{given.suite} is no checkout of Redis: it has no runtest")
+        parser.error(f"{given.suite} is no checkout of Redis or Valkey: it has no runtest")
     if shutil.which("tclsh") is None and shutil.which("tclsh8.6") is None:
         parser.error("there is no tclsh; on Debian: apt-get install tcl")
     version = suite_version(given.suite)
@@ -161,10 +161,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def suite_version(suite: Path) -> str:
-    """The version that a checkout says it is."""
+    """Return the name and version of the server that a checkout builds: "Redis 7.2.4", "Valkey 8.0.1", or "unknown".
+
+    Valkey's version.h defines REDIS_VERSION too, as the version that it is compatible with.
+    """
     file = suite / "src" / "version.h"
-    match = re.search(r'REDIS_VERSION "([^"]+)"', file.read_text()) if file.exists() else None
-    return match[1] if match else "unknown"
+    text = file.read_text() if file.exists() else ""
+    for name in ("Valkey", "Redis"):
+        if match := re.search(rf'{name.upper()}_VERSION "([^"]+)"', text):
+            return f"{name} {match[1]}"
+    return "unknown"
 
 
 # -- one unit ----------------------------------------------------------------------------------------------------------
@@ -308,33 +314,6 @@ def beside(ours: Unit, theirs: Unit) -> dict[str, int]:
     """What redis-server makes of a unit."""
     missed = len(set(theirs.passed) - ours.seen)
     return {"passed": len(theirs.passed), "failed": len(theirs.failed), "not reached by us": missed}
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """A count as tables."""
-    units, baseline = found["units"], found.get("baseline", [])
-    head = ["unit", "passed", "failed", "not applicable"]
-    head += ["redis-server: passed", "failed", "not reached by us"] if baseline else []
-    rows = [head, ["---"] * len(head)]
-    for unit, their in zip_longest(units, baseline, fillvalue={}):
-        numbers = [unit["passed"], len(unit["failed"]), sum(unit["not_applicable"].values())]
-        rows.append([f"`{unit['name']}`", *numbers, *their.values()])
-    rows.append(["all", *(sum(row[at] for row in rows[2:]) for at in range(1, len(head)))])
-    out = [f"Redis' own test suite, version {found['suite']}:", "", *_table(rows)]
-    failed = [[f"`{unit['name']}`", test, why] for unit in units for test, why in unit["failed"].items()]
-    out += ["", "Failed:", "", *_table([["unit", "test", "because"], ["---"] * 3, *failed])] if failed else []
-    reasons: Counter[str] = Counter()
-    for unit in units:
-        reasons.update(unit["not_applicable"])
-    ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-    out += ["", "Not applicable:", "", *_table([["because", "tests"], ["---"] * 2, *ordered])] if ordered else []
-    unfinished = [unit["name"] for unit in units if not unit["whole"]]
-    out += ["", f"Not through: {', '.join(unfinished)}"] if unfinished else []
-    return "\n".join(out)
-
-
-def _table(rows: Sequence[Sequence[object]]) -> list[str]:
-    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
 if __name__ == "__main__":

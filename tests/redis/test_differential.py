@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 import pytest
+from docs.redis_differences import KNOWN_DIFFERENCES, Shown
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.redis.differences import KNOWN_DIFFERENCES, Shown, equal, equal_values, in_some_order
+from tests.redis.differences import equal, equal_values, in_some_order
 from tests.redis.liar import lying
 from tests.redis.programs import CHANNELS, COMMANDS, CONNECTIONS, STEPS, Program, commands, programs
 from tests.support import targets

@@ -1,11 +1,14 @@
 """Proves that the runner of Redis' suite counts rightly, with a script in its place that says what it would."""
 
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
+from docs.redis_suite import markdown
 
-from tests.redis.suite import counted, markdown, run_unit, understood
+from tests.redis import suite as runner
+from tests.redis.suite import counted, run_unit, suite_version, understood
 from tests.support.targets import Target
 
 RUNTEST = r"""#!/bin/sh
@@ -49,7 +52,7 @@ def suite(tmp_path: Path) -> Path:
 
 def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
     unit = run_unit(suite, "unit/x", lambda: contextlib.nullcontext(Target("nobody", "127.0.0.1", 1)))
-    told = markdown({"suite": "7.2.4", "units": [counted(unit)]})
+    told = markdown({"suite": "Redis 7.2.4", "units": [counted(unit)]})
     assert unit.whole
     assert unit.rounds == 2
     assert unit.passed == ["GET (of nothing)", "the last"]
@@ -58,6 +61,7 @@ def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
     assert unit.not_applicable.pop("WAIT for it").startswith("ends or stops the unit: stood still")
     assert unit.not_applicable.pop("DEBUG it") == "Tag: needs:debug denied"
     assert sorted(unit.not_applicable.values()) == ["Not supported on external server", "Tag: needs:repl denied"]
+    assert told.startswith("The test suite of Redis 7.2.4:")
     assert "| `unit/x` | 2 | 1 | 5 |" in told
     assert "| `unit/x` | INCR it | Expected '1' to be equal to '2' |" in told
 
@@ -66,3 +70,31 @@ def test_a_unit_that_breaks_off() -> None:
     told = understood("[ok]: GET (1 ms)\n[exception]: Executing test client: no such thing.\nno such thing\n")
     assert not told.whole
     assert told.in_progress == "Executing test client: no such thing."
+
+
+REDIS = '#define REDIS_VERSION "7.2.4"\n#define REDIS_VERSION_NUM 0x00070204\n'
+VALKEY = '#define SERVER_NAME "valkey"\n#define VALKEY_VERSION "8.0.1"\n#define VALKEY_VERSION_NUM 0x00080001\n'
+
+
+@pytest.mark.parametrize(
+    ("header", "version"),
+    [
+        (REDIS, "Redis 7.2.4"),
+        (VALKEY + REDIS, "Valkey 8.0.1"),
+        (REDIS + VALKEY, "Valkey 8.0.1"),
+        ("int x;\n", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_suite_names_the_server_that_a_checkout_builds(tmp_path: Path, header: str | None, version: str) -> None:
+    if header is not None:
+        (tmp_path / "src").mkdir()
+        (tmp_path / "src" / "version.h").write_text(header)
+    assert suite_version(tmp_path) == version
+
+
+def test_documented_options_are_those_that_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        runner.main(["--help"])
+    taken = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}
+    assert set(re.findall(r"(?<!\w)--[a-z]+", runner.__doc__ or "")) == taken

@@ -1,0 +1,40 @@
+"""The recorded count of the test suite of Redis or Valkey against cairnkv, and its tables.
+
+`make test-redis-suite SUITE_FLAGS=--record` records a count; `docs/redis.md` shows it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+RECORD = Path(__file__).parent / "redis-suite.json"
+"""The count that docs/redis.md shows."""
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A count as tables."""
+    units, baseline = found["units"], found.get("baseline", [])
+    head = ["unit", "passed", "failed", "not applicable"]
+    head += ["redis-server: passed", "failed", "not reached by us"] if baseline else []
+    rows = [head, ["---"] * len(head)]
+    for unit, their in zip_longest(units, baseline, fillvalue={}):
+        numbers = [unit["passed"], len(unit["failed"]), sum(unit["not_applicable"].values())]
+        rows.append([f"`{unit['name']}`", *numbers, *their.values()])
+    rows.append(["all", *(sum(row[at] for row in rows[2:]) for at in range(1, len(head)))])
+    out = [f"The test suite of {found['suite']}:", "", *_table(rows)]
+    failed = [[f"`{unit['name']}`", test, why] for unit in units for test, why in unit["failed"].items()]
+    out += ["", "Failed:", "", *_table([["unit", "test", "because"], ["---"] * 3, *failed])] if failed else []
+    reasons: Counter[str] = Counter()
+    for unit in units:
+        reasons.update(unit["not_applicable"])
+    ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+    out += ["", "Not applicable:", "", *_table([["because", "tests"], ["---"] * 2, *ordered])] if ordered else []
+    unfinished = [unit["name"] for unit in units if not unit["whole"]]
+    out += ["", f"Not through: {', '.join(unfinished)}"] if unfinished else []
+    return "\n".join(out)
+
+
+def _table(rows: Sequence[Sequence[object]]) -> list[str]:
+    return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
