@@ -12,6 +12,7 @@ from cairnkv.limits import (
     KEY_MAX,
     MIB,
     PATTERN_MAX,
+    PLACE_KEYS_MAX,
     REDIS_ARGUMENTS_MAX,
     SCAN_COUNT_MAX,
     SUBSCRIPTIONS_MAX,
@@ -100,6 +101,11 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         f"`SCAN` looks at {SCAN_COUNT_MAX:,} keys at most, whatever `COUNT` says, and at fewer with a long pattern.",
         "That is some milliseconds of work; the next call goes on.",
+    ),
+    Difference(
+        f"Cursors of `SCAN` are below 2^53; Redis' have 64 bits. At most {PLACE_KEYS_MAX:,} keys may share one, and "
+        "further ones are refused: only keys forged for it, at 2^21 hashes each, get there.",
+        "JavaScript clients read cursors as numbers. A slice returns all keys of a cursor, so they have a bound.",
     ),
     Difference(
         "`KEYS` goes through the keys slice by slice, and others are served in between: what it tells is not of one "

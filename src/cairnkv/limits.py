@@ -133,6 +133,10 @@ SCAN_COUNT: Final = 1_000
 SCAN_COUNT_MAX: Final = 10_000
 """Keys that one slice of a scan looks at, at most: some milliseconds of work."""
 
+PLACE_KEYS_MAX: Final = 10_000
+"""Keys that may share a place in the order of scans, a cursor of 53 bits. A slice never parts them, so it may return so
+many more than it was to look at. Only keys made for it, at 2**21 attempts each, get there; the next one is refused."""
+
 CLEAR_PREFIX_SLICE: Final = 1_000
 """Keys that one slice of CLEAR_PREFIX looks at."""
 

@@ -217,7 +217,7 @@ def test_the_kinds_of_numbers_are_the_documented_ones() -> None:
         ("milliseconds", 1, TTL_MAX),
         ("milliseconds-or-0", 0, TTL_MAX),
         ("n", INTEGER_MIN, INTEGER_MAX),
-        ("cursor", 0, 2**63 - 1),
+        ("cursor", 0, 2**53 - 1),
         ("count", 1, SCAN_COUNT_MAX),
         ("bit", 0, 1),
         ("offset", 0, 2**29 - 1),

@@ -74,7 +74,7 @@ def test_a_slice_over_a_table_that_was_emptied_is_bounded_too() -> None:
         apply(keyspace, Clear(key), 0)
     cursor, found = one_slice(keyspace, Scan(0, 1, b""))
     assert found == []
-    assert 0 < cursor < 2**63
+    assert 0 < cursor < 2**53
     assert whole_scan(keyspace, 10) == []
 
 

@@ -2,6 +2,7 @@
 and the same keyspaces. `make fuzz` compares for long, with the sanitizers on.
 """
 
+import itertools
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from cairnkv.session.redis.grammar import WORDS
 from cairnkv.wire import Limits
 from tests.session.test_accelerator import compiled_only
+from tests.support.crc import keys_at
 from tests.support.lives import SOME_KEYS, flipped, lively_redis
 from tests.support.resp import request
 from tests.support.twins import Twins
@@ -134,3 +136,20 @@ def test_a_change_is_seen_by_who_watches() -> None:
     twins.agree()
     assert twins.heard[1].endswith(b"*-1\r\n")
     assert twins.accelerated >= 2
+
+
+def test_for_keys_of_one_position() -> None:
+    """Their bucket keeps an order of its keys, which the compiled way has to leave alone or keep in step."""
+    crowd = [*itertools.islice(keys_at(0xABCD_1234), 2_000)]
+    twins = Twins()
+    twins.say(request(b"HELLO", b"2"))
+    for key in crowd:
+        twins.say(request(b"SET", key, b"value"))
+    for key in crowd[::3]:
+        twins.say(request(b"SET", key, b"other", b"EX", b"100") + request(b"GET", key))
+    for key in crowd[::2]:
+        twins.say(request(b"DEL", key) + request(b"GET", key))
+    for cursor in (0, 0xABCD_1234 << 21, (0xABCD_1234 << 21) + 2**20):
+        twins.say(request(b"SCAN", b"%d" % cursor, b"COUNT", b"50"))
+    twins.agree()
+    assert twins.accelerated > len(crowd)

@@ -63,6 +63,11 @@ NOTINT = Code("NOTINT", Fault.CALLER, "INCR of a value that is not a decimal int
 OVERFLOW = Code("OVERFLOW", Fault.CALLER, "INCR beyond 64 signed bits, or INCR_FLOAT beyond any number.")
 NOTFLOAT = Code("NOTFLOAT", Fault.CALLER, "INCR_FLOAT of a value, or by an amount, that is no decimal number.")
 TOOLONG = Code("TOOLONG", Fault.CALLER, "The value would become longer than a value may be.")
+COLLISION = Code(
+    "COLLISION",
+    Fault.CALLER,
+    "10,000 keys share the key's place in the order of scans already, which only forged keys do. Use another key.",
+)
 BIGREPLY = Code(
     "BIGREPLY",
     Fault.CALLER,
@@ -196,6 +201,7 @@ CODES = {
         OVERFLOW,
         NOTFLOAT,
         TOOLONG,
+        COLLISION,
         BIGREPLY,
         FULL,
         DISKFULL,

@@ -58,7 +58,7 @@ cdef class HotTable:
     cdef object _versions_array
     cdef uint32_t _number  # of the keyspace
     # How Python's objects are laid out:
-    cdef Py_ssize_t _values_at, _deadlines_at
+    cdef Py_ssize_t _values_at, _deadlines_at, _order_at
     # From `begin` to `end`:
     cdef object _table
     cdef list _directory
@@ -326,12 +326,14 @@ cdef inline bint are_met(HotTable self, Place *place, const Terms *terms) except
 
 
 cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except -1:
-    """Whether `drop` can be done here, `count` times: without a bucket to empty.
+    """Whether `drop` can be done here, `count` times: without a bucket to empty, or one that keeps an order.
 
     Nor may what is over be dropped where changes are gathered for good: nobody else may have it any more.
     """
     cdef int64_t due
     if PyDict_Size(<object>place.values) <= count or self._only_reads:
+        return False
+    if <object>cairn_slot(place.bucket, self._order_at) is not None:
         return False
     if not self.staged or self._undoes:
         return True

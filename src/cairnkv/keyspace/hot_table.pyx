@@ -58,6 +58,7 @@ cdef class HotTable:
         self._undoes = staging is None or staging.undoes
         self._values_at = _offset(Bucket, "values")
         self._deadlines_at = _offset(Bucket, "deadlines")
+        self._order_at = _offset(Bucket, "order")
         self._bucket_keys = BUCKET_KEYS
         self._entry_bytes = ENTRY_BYTES
         self._deadline_bytes = DEADLINE_BYTES

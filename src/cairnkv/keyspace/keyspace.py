@@ -184,6 +184,15 @@ class Keyspace:
         return following, [key for key in keys if key.startswith(prefix) and self.has(key)]
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether some bucket has so many keys that one may be refused: `takes`."""
+        return self._table.crowded > 0
+
+    def takes(self, key: bytes) -> bool:
+        """Whether a key may be stored: not if it is new, and as many as may share its place do already."""
+        return self._table.takes(key)
+
+    @property
     def used_bytes(self) -> int:
         """An estimate of the memory that the entries take, the expired ones included."""
         return self._table.used_bytes

@@ -52,7 +52,7 @@ from cairnkv.commands.vocabulary import AMOUNT, NO_TTL
 from cairnkv.keyspace import extended
 from cairnkv.keyspace.keyspace import Keyspace
 from cairnkv.keyspace.table import Stored
-from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN
+from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN, PLACE_KEYS_MAX
 
 _C = TypeVar("_C", bound=Command)
 _OPERATIONS: Final[dict[type[Command], Callable[[Keyspace, Any], Reply]]] = {}
@@ -61,7 +61,23 @@ _OPERATIONS: Final[dict[type[Command], Callable[[Keyspace, Any], Reply]]] = {}
 def apply(keyspace: Keyspace, command: Command, now: int) -> Reply:
     """Carry a command out at log time `now` (milliseconds; a smaller one than before counts as before)."""
     keyspace.advance(now)
+    if command.word.grows and (refusal := _refusal(keyspace, command)):
+        return refusal
     return _OPERATIONS[type(command)](keyspace, command)
+
+
+def _refusal(keyspace: Keyspace, command: Command) -> Failure | None:
+    """Why a command may not store its keys, if it may not: too many keys share a place with one of them."""
+    if isinstance(command, Copy) and command.space is not None:
+        keyspace = keyspace.shared.spaces[command.space]
+    if not keyspace.is_crowded:
+        return None
+    for key in command.named_keys():
+        if not keyspace.takes(key):
+            return Failure(
+                failures.COLLISION, f"{PLACE_KEYS_MAX:,} keys share a place with {key[:64]!r}; use another key"
+            )
+    return None
 
 
 def can_apply(command: type[Command]) -> bool:

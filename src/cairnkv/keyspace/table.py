@@ -17,13 +17,16 @@ Not for: time (whether a deadline is over is the keyspace's business), undoing, 
 import hashlib
 import zlib
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
+
+from cairnkv.keyspace.key_order import KeyOrder
+from cairnkv.limits import PLACE_KEYS_MAX
 
 POSITION_BITS: Final = 32
 
-TIE_BITS: Final = 31
+TIE_BITS: Final = 21
 """A cursor is a position, and behind it so many bits that order the keys of one position, so that keys made to
-share one cannot make a slice large. 63 bits in all: a cursor fits a signed number in every language."""
+share one cannot make a slice large. 53 bits in all: a cursor is exact as a number of JavaScript."""
 
 CURSORS: Final = 1 << (POSITION_BITS + TIE_BITS)
 
@@ -32,8 +35,12 @@ BUCKET_KEYS: Final = 170
 
 HOPELESS_KEYS: Final = 8 * BUCKET_KEYS
 """Keys in a bucket that is no longer split at each new key: only keys made to share leading bits get it there,
-and splitting would cost more the longer they go on. Such a bucket works as a plain dict does, and is split once
-whenever its keys have doubled, so that other keys which come to it get away from them."""
+and splitting would cost more the longer they go on. Such a bucket works as a plain dict does, and keeps the order of
+its keys beside it for scans. It is split once whenever its keys have doubled, so that other keys which come to it get
+away from them."""
+
+MOVED_KEYS_MAX: Final = 10_000
+"""Keys that splitting such a bucket moves, at most: some milliseconds. It is left whole where both halves have more."""
 
 KEYS_PER_DIRECTORY_ENTRY: Final = 16
 """Keys that the table must hold per entry of the directory before it doubles, so that such keys cannot
@@ -67,17 +74,20 @@ def position(key: bytes) -> int:
 
 
 def place(key: bytes) -> int:
-    """Where a key stands in the order of scans, from 0 to 2**63 - 1: its position, and how the tie is broken."""
+    """Where a key stands in the order of scans, from 0 to 2**53 - 1: its position, and how the tie is broken."""
     return zlib.crc32(key) << TIE_BITS | _tie(key)
 
 
 def _tie(key: bytes) -> int:
-    """Where a key stands among those of its position: a number that nobody can choose a key by."""
+    """Where a key stands among those of its position. To find a key with a given number takes 2**21 attempts."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest()) >> (32 - TIE_BITS)
 
 
 def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[bytes], int]:
-    """Of a bucket's keys those from a cursor on, as many as there is room for, and the cursor behind them."""
+    """Of a bucket's keys those from a cursor on, as many as there is room for, and the cursor behind them.
+
+    Keys of one place are never parted: the last of them may exceed the room.
+    """
     at, tie = cursor >> TIE_BITS, cursor & ((1 << TIE_BITS) - 1)
     placed = sorted((zlib.crc32(key), key) for key in keys)
     kept = [item for item in placed if item[0] > at or (item[0] == at and (not tie or _tie(item[1]) >= tie))]
@@ -85,26 +95,29 @@ def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[byte
         return [key for _, key in kept], end
     edge = kept[room][0]
     whole = [key for position, key in kept if position < edge]
-    parted = sorted((_tie(key), key) for position, key in kept if position == edge)[: room - len(whole)]
-    following = (edge << TIE_BITS) + (parted[-1][0] + 1 if parted else 0)
-    return whole + [key for _, key in parted], following
+    if len(whole) == room:
+        return whole, edge << TIE_BITS
+    parted = sorted((_tie(key), key) for position, key in kept if position == edge)
+    last = parted[room - len(whole) - 1][0]
+    return whole + [key for tie, key in parted if tie <= last], (edge << TIE_BITS) + last + 1
 
 
 class Bucket:
-    """The keys whose position begins with the same `depth` bits."""
+    """The keys whose position begins with the same `depth` bits. order: that of a crowded bucket's keys."""
 
-    __slots__ = ("deadlines", "depth", "values")
+    __slots__ = ("deadlines", "depth", "order", "values")
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self.values: dict[bytes, Stored] = {}
         self.deadlines: dict[bytes, int] | None = None
+        self.order: KeyOrder | None = None
 
 
 class Table:
     """Keys with their values and deadlines (milliseconds of log time; None: never)."""
 
-    __slots__ = ("_depth", "_directory", "_shift", "cold_bytes", "cold_keys", "keys", "used_bytes")
+    __slots__ = ("_depth", "_directory", "_shift", "cold_bytes", "cold_keys", "crowded", "keys", "used_bytes")
 
     def __init__(self) -> None:
         self._depth = 0
@@ -118,6 +131,8 @@ class Table:
         """How many of the values are cold."""
         self.cold_bytes = 0
         """Bytes that these have, wherever they are."""
+        self.crowded = 0
+        """How many buckets are crowded: they keep the order of their keys."""
 
     def bucket(self, key: bytes) -> Bucket:
         """The bucket that holds the key if the table does."""
@@ -155,6 +170,8 @@ class Table:
             bucket.deadlines[key] = deadline
             self.used_bytes += DEADLINE_BYTES
         if len(bucket.values) > BUCKET_KEYS and old is None:
+            if bucket.order is not None:
+                bucket.order.add(key)
             self._split(bucket, zlib.crc32(key))
 
     def drop(self, key: bytes) -> bool:
@@ -171,6 +188,10 @@ class Table:
             self._count_cold(-1, value)
         if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
             self.used_bytes -= DEADLINE_BYTES
+        if bucket.order is not None:
+            bucket.order.remove(key)
+            if len(bucket.values) <= HOPELESS_KEYS // 2:
+                self._set_order(bucket, None)
         if not bucket.values:
             # A dict keeps the room it once had; an emptied one gives it back.
             bucket.values = {}
@@ -201,14 +222,19 @@ class Table:
     def _split(self, bucket: Bucket, at: int) -> None:
         """Split the bucket that holds a position, and its half again if all its keys fell into one."""
         keys = len(bucket.values)
-        again = keys > HOPELESS_KEYS and keys & (keys - 1) == 0
-        while again or BUCKET_KEYS < len(bucket.values) <= HOPELESS_KEYS:
-            again = False
+        if keys > HOPELESS_KEYS:
+            if bucket.order is None:
+                self._set_order(bucket, KeyOrder(bucket.values, place))
+            if keys & (keys - 1) == 0:
+                self._part(bucket, at)
+            return
+        while len(bucket.values) > BUCKET_KEYS:
             if bucket.depth == self._depth and not self._double():
                 return
-            depth = bucket.depth + 1
-            bit = 1 << (POSITION_BITS - depth)
-            low, high = Bucket(depth), Bucket(depth)
+            low, high = Bucket(bucket.depth + 1), Bucket(bucket.depth + 1)
+            bit = 1 << (POSITION_BITS - low.depth)
+            if bucket.order is not None:
+                self._set_order(bucket, None)
             for key, value in bucket.values.items():
                 (high if zlib.crc32(key) & bit else low).values[key] = value
             for key, deadline in (bucket.deadlines or {}).items():
@@ -216,10 +242,47 @@ class Table:
                 if half.deadlines is None:
                     half.deadlines = {}
                 half.deadlines[key] = deadline
-            entries = 1 << (self._depth - depth)  # of the directory, for each half
-            first = (at >> (POSITION_BITS - bucket.depth) if bucket.depth else 0) * 2 * entries
-            self._directory[first : first + 2 * entries] = [low] * entries + [high] * entries
+            self._point(bucket, low, high, at)
             bucket = high if at & bit else low
+
+    def _part(self, bucket: Bucket, at: int) -> None:
+        """Split a crowded bucket that holds a position, by moving the keys of the smaller half."""
+        assert bucket.order is not None
+        if bucket.depth == self._depth and not self._double():
+            return
+        depth = bucket.depth + 1
+        middle = ((at >> (POSITION_BITS - depth) | 1) << (POSITION_BITS - depth)) << TIE_BITS
+        before = bucket.order.count_before(middle)
+        if min(before, len(bucket.values) - before) > MOVED_KEYS_MAX:
+            return
+        above = bucket.order.cut(middle)
+        smaller = Bucket(depth)
+        moves_low = before <= len(bucket.values) - before
+        moved, bucket.order = (bucket.order, above) if moves_low else (above, bucket.order)
+        halves = (smaller, bucket) if moves_low else (bucket, smaller)
+        values, deadlines = bucket.values, bucket.deadlines
+        for key in moved:
+            smaller.values[key] = values.pop(key)
+            if deadlines is not None and (deadline := deadlines.pop(key, None)) is not None:
+                if smaller.deadlines is None:
+                    smaller.deadlines = {}
+                smaller.deadlines[key] = deadline
+        self._point(bucket, *halves, at)
+        bucket.depth = depth
+        if len(smaller.values) > HOPELESS_KEYS:
+            self._set_order(smaller, moved)
+        if len(bucket.values) <= HOPELESS_KEYS // 2:
+            self._set_order(bucket, None)
+
+    def _point(self, bucket: Bucket, low: Bucket, high: Bucket, at: int) -> None:
+        """Have the directory's entries of a bucket that holds a position point to its halves."""
+        entries = 1 << (self._depth - bucket.depth - 1)  # of the directory, for each half
+        first = (at >> (POSITION_BITS - bucket.depth) if bucket.depth else 0) * 2 * entries
+        self._directory[first : first + 2 * entries] = [low] * entries + [high] * entries
+
+    def _set_order(self, bucket: Bucket, order: KeyOrder | None) -> None:
+        self.crowded += (order is not None) - (bucket.order is not None)
+        bucket.order = order
 
     def _double(self) -> bool:
         """Give the directory one bit more; False when there are too few keys to deserve it."""
@@ -236,31 +299,49 @@ class Table:
     def slice(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """Some keys from a cursor on, in no particular order, and the cursor behind them (0: the end).
 
-        Looks at `count` keys. A bucket counts as one key at least, so that a slice is bounded over empty
-        buckets too.
+        Looks at `count` keys, and at the others that share the place of the last one. A bucket counts as one key at
+        least, so that a slice is bounded over empty buckets too.
         """
         found: list[bytes] = []
         looked = 0
-        while looked < count:
+        while looked < count and cursor < CURSORS:
             at = cursor >> TIE_BITS
             bucket = self._directory[at >> self._shift if self._depth else 0]
             width = POSITION_BITS - bucket.depth
             begin = (at >> width) << width
-            end = (begin + (1 << width)) << TIE_BITS
-            keys = list(bucket.values)
-            if begin << TIE_BITS < cursor or len(keys) > count - looked:
-                keys, end = _cut(keys, cursor, count - looked, end)
+            end = begin + (1 << width)
+            if bucket.order is not None:
+                keys, end = bucket.order.slice(cursor, count - looked, end << TIE_BITS)
+            elif begin << TIE_BITS < cursor or len(bucket.values) > count - looked:
+                keys, end = _cut(list(bucket.values), cursor, count - looked, end << TIE_BITS)
+            else:
+                keys, end = list(bucket.values), end << TIE_BITS
             found += keys
             looked += max(1, len(keys))
-            if end >= CURSORS:
-                return 0, found
             cursor = end
-        return cursor, found
+        return cursor if cursor < CURSORS else 0, found
+
+    def takes(self, key: bytes) -> bool:
+        """Whether a key may be stored: not if it is new, and as many as may share its place do already."""
+        bucket = self.bucket(key)
+        return bucket.order is None or key in bucket.values or bucket.order.count_at(place(key)) < PLACE_KEYS_MAX
 
     def free_buckets(self, count: int) -> bool:
-        """Free some buckets of a table that is no longer in use; whether it has more."""
+        """Free some buckets of a table that is no longer in use, or a part of a crowded one; whether it has more."""
         entries = len(self._directory)
-        del self._directory[-count:]
+        for _ in range(min(count, entries)):
+            bucket = self._directory[-1]
+            if bucket.order is not None:
+                if not bucket.order.free_some(count * BUCKET_KEYS):
+                    bucket.order = None
+                break
+            if len(bucket.values) > HOPELESS_KEYS:
+                for _ in range(min(count * BUCKET_KEYS, len(bucket.values))):
+                    bucket.values.popitem()
+                for _ in range(min(count * BUCKET_KEYS, len(bucket.deadlines or ()))):
+                    cast("dict[bytes, int]", bucket.deadlines).popitem()
+                break
+            del self._directory[-1]
         self.used_bytes = self.used_bytes * len(self._directory) // entries
         return bool(self._directory)
 

@@ -5,7 +5,6 @@ several turns; within a transaction, which others may not come in between, it is
 """
 
 import re
-from collections.abc import Set
 from typing import Final
 
 from cairnkv.commands import Count, Failure, Items, RandomKey, Reply, Scan
@@ -118,7 +117,6 @@ class _Keys(Job):
         self._room = talk.limits.frame
         self._count = _affordable(KEYS_TOGETHER, pattern)
         self._cursor = 0
-        self._last: Set[bytes] = frozenset()  # of the slice before: of keys that share a place, some may come again
         self._pieces = [b""]  # of the reply, made as the keys are found; the head comes first, and last of all
         self._count_found = 0
         self._held: list[Held] = []
@@ -136,11 +134,9 @@ class _Keys(Job):
         if isinstance(reply, Failure):
             return error_of(reply)
         self._cursor, keys = _slice(reply)
-        found = {key for key in keys if self._matches(key)}
-        new = found - self._last
-        self._last = found
-        self._count_found += len(new)
-        self._pieces.append(bulk_strings(new))
+        found = [key for key in keys if self._matches(key)]
+        self._count_found += len(found)
+        self._pieces.append(bulk_strings(found))
         self.kept += len(self._pieces[-1])
         if self.kept > self._room:
             return Error("ERR the keys that match are more than a reply has room for; use SCAN")
