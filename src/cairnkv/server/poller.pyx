@@ -10,6 +10,11 @@ accelerator leaves goes to the client's connection as any transport would bring 
 What always holds: a `Transport` behaves as asyncio's own do, as far as a `Connection` can tell; asyncio waits for
 no client, and no client for more than the events of one wake-up.
 
+The receive buffer is shared. Bytes that it holds belong to gathered clients until `_serve_together` has served them;
+all other code gets the buffer from `_free_buffer`, which serves them first. Python code that runs meanwhile may change
+any client, so each round of `_serve_together` checks anew which of them the accelerator may serve; it never reaches
+the buffer, since `poll` refuses to be called by what it calls.
+
 Not for TLS, and not for systems without epoll: there, asyncio's or uvloop's transports serve the same connections.
 """
 
@@ -17,13 +22,14 @@ import os
 import selectors
 import socket
 
+cimport cython
+
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.buffer cimport PyBUF_READ
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -95,6 +101,8 @@ cdef class Poller:
     cdef PyObject **_clients  # the same, borrowed, for a look-up without Python
     cdef int _clients_size
     cdef bint _called  # whether Python code was called, which may have something for asyncio to do
+    cdef bint _polling  # whether `poll` is under way
+    cdef object _stop  # a SystemExit or KeyboardInterrupt of a protocol, until `poll` raises it
 
     def __cinit__(self):
         self._received = <unsigned char *>PyMem_Malloc(RECEIVE_LONG_BYTES)
@@ -117,13 +125,24 @@ cdef class Poller:
         """Wait for asyncio's descriptors for so many seconds (below 0: for ever), and serve clients meanwhile.
 
         Returns the (descriptor, events) of asyncio's that are ready. It may be empty before the time is up, when
-        something was done that may have given asyncio something to do.
+        something was done that may have given asyncio something to do. Raises the SystemExit or KeyboardInterrupt of a
+        protocol once all clients are served, and RuntimeError when it is called by what it calls.
         """
+        if self._polling:
+            raise RuntimeError("Poller.poll is running already; do not run the event loop inside of its own callbacks")
+        self._polling = True
+        try:
+            return self._poll(timeout)
+        finally:
+            self._polling = False
+
+    cdef list _poll(self, double timeout):
         cdef Transport transport
         cdef double left = timeout, deadline
         cdef int milliseconds, count, at, fd
         cdef list ready = []
         self._called = False
+        self._raise_stop()
         self._now = monotonic()
         deadline = self._now + timeout
         while True:
@@ -145,12 +164,19 @@ cdef class Poller:
                     ready.append((fd, self._events[at].events))
             if self._together:
                 self._serve_together()
+            self._raise_stop()
             if ready or self._called:
                 return ready
             if timeout >= 0:
                 left = deadline - self._now
                 if left <= 0:
                     return ready
+
+    cdef int _raise_stop(self) except -1:
+        if self._stop is not None:
+            stop, self._stop = self._stop, None
+            raise stop
+        return 0
 
     cdef int _receive(self, Transport transport, uint32_t events) except -1:
         """Read what a client has sent, for `_serve_together`; or serve it at once, if there is more to it."""
@@ -160,7 +186,6 @@ cdef class Poller:
             self._together == (PROPOSED_MAX if self._accelerator.proposes else TOGETHER_MAX)
             or RECEIVE_LONG_BYTES - self._filled < RECEIVE_ROOM
             or self._accelerator is not transport._accelerator
-            or events != EPOLLIN
         ):
             self._serve_together()
         if events != EPOLLIN or not transport._is_plain():
@@ -172,8 +197,6 @@ cdef class Poller:
         else:
             received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
         if received <= 0:
-            if self._together:
-                self._serve_together()
             return transport._serve(events)  # which meets the same, and deals with it
         transport.heard = self._now
         self._accelerator = transport._accelerator
@@ -187,27 +210,42 @@ cdef class Poller:
         self._filled += received
         return 0
 
+    cdef unsigned char *_free_buffer(self) except NULL:
+        """The receive buffer, once the clients whose bytes it held are served."""
+        if self._together:
+            self._serve_together()
+        return self._received
+
     cdef int _serve_together(self) except -1:
         """Execute what was read, send the replies, and bring to the connections what the accelerator has left."""
         cdef int begin = 0, end, at, count = self._together
         cdef Transport transport
+        cdef Accelerator accelerator = self._accelerator
         try:
             while begin < count:
-                for at in range(begin, count):
-                    if (<Transport>self._senders[at])._lost:  # through what was brought to another
-                        self._pieces[at].length = 0
-                    if self._accelerator.proposes:
-                        self._pieces[at].waits = (<Transport>self._senders[at])._what_waits()
+                end = begin
+                while end < count:
+                    transport = <Transport>self._senders[end]
+                    if transport._accelerator is not accelerator or not transport._is_plain():
+                        break  # Python code has changed this client since its bytes were received
+                    if accelerator.proposes:
+                        self._pieces[end].waits = transport._what_waits()
+                    end += 1
+                if end == begin:
+                    (<Transport>self._senders[begin])._bring(self._pieces[begin].data, self._pieces[begin].length)
+                    begin += 1
+                    continue
                 failed = None
                 try:
-                    end = begin + self._accelerator.execute(self._pieces + begin, count - begin)
+                    end = begin + accelerator.execute(self._pieces + begin, end - begin)
                 except BaseException as error:
-                    end = begin + self._accelerator.at_piece
                     failed = error
-                    if end >= count:  # the run as a whole has failed, and with it whatever it has said
-                        for at in range(begin, count):
+                    if accelerator.at_piece >= end - begin:  # the run as a whole has failed, with all its replies
+                        for at in range(begin, end):
                             (<Transport>self._senders[at])._wrong(failed)
-                        break
+                        begin = end
+                        continue
+                    end = begin + accelerator.at_piece
                 for at in range(begin, end):
                     if self._pieces[at].replies_size:
                         (<Transport>self._senders[at])._take_replies(self._pieces + at)
@@ -243,9 +281,10 @@ cdef class Poller:
                 larger[at] = self._clients[at]
             PyMem_Free(self._clients)
             self._clients, self._clients_size = larger, size
+        self._control(EPOLL_CTL_ADD, fd, EPOLLIN)
         self._transports[fd] = transport
         self._clients[fd] = <PyObject *>transport
-        return self._control(EPOLL_CTL_ADD, fd, EPOLLIN)
+        return 0
 
     cdef int _remove(self, int fd) except -1:
         self._clients[fd] = NULL
@@ -259,6 +298,26 @@ cdef class Poller:
         if epoll_ctl(self._epoll, what, fd, &event) < 0:
             raise OSError(errno, os.strerror(errno))
         return 0
+
+
+@cython.final
+@cython.no_gc
+cdef class Lent:
+    """Bytes of the receive buffer that a protocol may read until `data_received` returns.
+
+    views: how many memoryviews of them there are; a slice of one counts, also after that one was released.
+    """
+
+    cdef char *data
+    cdef Py_ssize_t length
+    cdef int views
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.length, 1, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.views -= 1
 
 
 cdef class Transport:
@@ -418,6 +477,8 @@ cdef class Transport:
         cdef HeldRun held
         cdef Accelerator accelerator = self._poller._accelerator
         cdef bint behind = PyList_GET_SIZE(self._held) > 0
+        if self._lost:
+            return 0
         if not behind and piece.wait == 0:
             return self._send_replies(accelerator._out + piece.replies_at, piece.replies_size)
         if accelerator.proposes:
@@ -494,6 +555,7 @@ cdef class Transport:
     cdef int _serve(self, uint32_t events) except -1:
         """Do what the events of one wake-up ask for. Errors of the protocol go to the loop's handler."""
         cdef Py_ssize_t received, size
+        cdef unsigned char *buffer = self._poller._free_buffer()
         Py_INCREF(self)
         try:
             if events & EPOLLOUT:
@@ -506,7 +568,7 @@ cdef class Transport:
                 return 0
             size = min(RECEIVE_BYTES, self._read_next) if self._read_next else RECEIVE_BYTES
             self._read_next = 0
-            received = recv(self._fd, self._poller._received, size, MSG_DONTWAIT)
+            received = recv(self._fd, buffer, size, MSG_DONTWAIT)
             if received < 0:
                 if errno != EAGAIN and errno != EINTR:
                     self._lose(OSError(errno, os.strerror(errno)))
@@ -514,7 +576,7 @@ cdef class Transport:
             if received == 0:
                 self._end_of_input()
                 return 0
-            self._bring(self._poller._received, received)
+            self._bring(buffer, received)
         except BaseException as error:
             self._wrong(error)
         finally:
@@ -523,16 +585,21 @@ cdef class Transport:
 
     cdef int _bring(self, const unsigned char *data, Py_ssize_t length) except -1:
         """Bring to the connection what is for the readable way, and tell it when too much waits to be sent."""
+        cdef Lent lent
         try:
             self._check_high()
             if length and not self._lost:
                 self._poller._called = True
                 self.hand_over()
-                view = PyMemoryView_FromMemory(<char *>data, length, PyBUF_READ)
+                lent = Lent.__new__(Lent)
+                lent.data, lent.length = <char *>data, length
+                view = memoryview(lent)
                 try:
                     self._protocol.data_received(view)
                 finally:
-                    view.release()  # the memory is for the next; whoever kept a part of it is told here
+                    view.release()
+                if lent.views:  # the memory is for the next client
+                    raise BufferError(f"{self._protocol!r} has kept a part of the receive buffer; copy it instead")
         except BaseException as error:
             self._wrong(error)
         return 0
@@ -540,7 +607,8 @@ cdef class Transport:
     cdef int _wrong(self, error) except -1:
         self._poller._called = True
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            raise error
+            self._poller._stop = error
+            return 0
         self._loop.call_exception_handler(
             {"message": "a connection failed", "exception": error, "transport": self, "protocol": self._protocol}
         )
@@ -665,14 +733,13 @@ cdef class Transport:
             return 0
         self._lost = self._closing = True
         self._poller._called = True
-        self._poller._remove(self._fd)
         self._unsent.clear()
         self._held.clear()
         self._when_released = None
         self._unsent_size = self._held_size = 0
         self._accelerator = None
-        self._loop.call_soon(self._tell_lost, error)
-        return 0
+        self._loop.call_soon(self._tell_lost, error)  # not before: events of this wake-up may name the descriptor
+        return self._poller._remove(self._fd)
 
     def _tell_lost(self, error):
         try:
