@@ -386,7 +386,7 @@ def test_more_clients_than_the_system_allows(tmp_path: Any) -> None:
         RedisClient(process.address) as redis,
     ):
         assert redis("CONFIG SET maxclients 200") == OK
-        assert "allows 300 open files" in redis("CONFIG SET maxclients 5000").text
+        assert "this system allows open files for" in redis("CONFIG SET maxclients 5000").text
         assert get(redis, "maxclients") == {"maxclients": "200"}
 
 

@@ -197,6 +197,12 @@ class Connection(asyncio.Protocol):
         self.session.fail(failure)
         self._turn()
 
+    def dismiss(self) -> None:
+        """Close a refused client's connection: others need its place. Tell it why if it was not told yet."""
+        self.session.tell_refusal()
+        self._turn()
+        self._transport.close()
+
     def drain(self) -> None:
         """Answer what was read, then close."""
         self._take_back()

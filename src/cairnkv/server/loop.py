@@ -19,7 +19,10 @@ from cairnkv.installation import compiled, uvloop_is_there
 _log: Final = logging.getLogger("cairnkv.server")
 
 BACKLOG: Final = 1_024
-"""Connections that the system may hold before the server has accepted them; also how many are accepted at once."""
+"""Connections that the system may hold before the server has accepted them."""
+
+ACCEPTED_TOGETHER: Final = 8
+"""Connections that the server accepts before it closes those that it refused, which frees their descriptors."""
 
 SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What a system may be short of when a client comes."""
@@ -88,9 +91,13 @@ async def listen(listening: socket.socket, new_protocol: Callable[[], asyncio.Pr
     loop = asyncio.get_running_loop()
     if isinstance(loop, PolledLoop):
         return Listener(loop, listening, new_protocol)
+    server: asyncio.Server
     if listening.family == socket.AF_UNIX:
-        return await loop.create_unix_server(new_protocol, sock=listening, backlog=BACKLOG)
-    return await loop.create_server(new_protocol, sock=listening, backlog=BACKLOG)
+        server = await loop.create_unix_server(new_protocol, sock=listening, backlog=ACCEPTED_TOGETHER)
+    else:
+        server = await loop.create_server(new_protocol, sock=listening, backlog=ACCEPTED_TOGETHER)
+    listening.listen(BACKLOG)  # asyncio has one number for both
+    return server
 
 
 class Listener:
@@ -117,7 +124,7 @@ class Listener:
     def _accept(self) -> None:
         from cairnkv.server.poller import Transport
 
-        for _ in range(BACKLOG):
+        for _ in range(ACCEPTED_TOGETHER):
             try:
                 connected, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -16,7 +16,7 @@ from typing import Final
 
 from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
-from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
+from cairnkv.server.descriptors import fitted
 from cairnkv.server.loop import new_event_loop
 from cairnkv.server.progress import Progress
 from cairnkv.server.said_once import SaidOnce
@@ -44,9 +44,14 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress 
     )
     if (ignored := ignored_variables(os.environ)) is not None:
         _log.warning("%s", ignored)
-    wanted = settings.max_connections + SPARE_DESCRIPTORS
-    if (allowed := allow_descriptors(wanted)) < wanted:
-        _log.warning("this system allows %d open files; max-connections would need %d", allowed, wanted)
+    wanted = settings.max_connections
+    settings = fitted(settings)
+    if settings.max_connections < wanted:
+        _log.warning(
+            "max-connections is lowered from %s to %s: the system allows no more open files (ulimit -n)",
+            f"{wanted:,}",
+            f"{settings.max_connections:,}",
+        )
     os.umask(0o077)  # what a server makes, RocksDB's files among it, is its owner's
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, ready, progress))

@@ -30,7 +30,7 @@ from cairnkv.limits import DISCARD_TIMEOUT
 from cairnkv.log import LoadingStopped, Log
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
-from cairnkv.server.descriptors import SPARE_DESCRIPTORS, allow_descriptors
+from cairnkv.server.descriptors import connections_that_fit, refused_at_once
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.progress import Logged, Progress
@@ -56,9 +56,6 @@ HOUSEKEEPING_SECONDS: Final = 0.1
 
 HOUSEKEEPING_PAUSE: Final = 0.002
 """How long clients have the loop between two slices of housekeeping, in seconds."""
-
-REFUSED_MAX: Final = 256
-"""Connections over the limit that are told so at once; beyond these they are just closed."""
 
 
 class Server:
@@ -96,7 +93,9 @@ class Server:
         self.store.add_info(self._backups.info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
         self._connections: set[Connection] = set()
-        self._refused: set[Connection] = set()  # those of them that are over the limit, and are told so
+        self._admitted: set[Connection] = set()  # those of them that are within the limit
+        self._refused: dict[Connection, None] = {}  # those that are not, until they were told so; the oldest first
+        self._refused_max = refused_at_once()
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
         self._unsent: dict[Connection, int] = {}  # those for whom something waits, as they have said last
@@ -236,9 +235,10 @@ class Server:
         Raises `OptionError` when the system does not allow so many clients, or the store no memory limit.
         """
         before = self.settings
-        wanted = settings.max_connections + SPARE_DESCRIPTORS
-        if settings.max_connections > before.max_connections and (allowed := allow_descriptors(wanted)) < wanted:
-            raise OptionError(f"this system allows {allowed:,} open files; so many clients would need {wanted:,}")
+        if settings.max_connections > before.max_connections:
+            fit = connections_that_fit(settings)
+            if fit < settings.max_connections:
+                raise OptionError(f"this system allows open files for {fit:,} clients (ulimit -n)")
         self.store.limit_memory(settings.memory_limit, settings.when_full)
         self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
@@ -319,23 +319,26 @@ class Server:
         if self._stopping:
             connection.abort("the server is stopping", level=logging.INFO)
             return None
-        if len(self._connections) - len(self._refused) <= self.settings.max_connections:
+        if len(self._admitted) < self.settings.max_connections:
+            self._admitted.add(connection)
             return None
-        self._refused.add(connection)
         self._turned_away += 1
-        # Whoever comes again and again should not fill the log: one line for all that are here at a time.
-        level = logging.WARNING if len(self._refused) == 1 else logging.DEBUG
+        # Clients that come again and again should not fill the log: one line for all that are here at a time.
+        level = logging.WARNING if not self._refused else logging.DEBUG
         text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
-        if len(self._refused) > REFUSED_MAX:
-            connection.abort(text, level=level)
-            return None
         _log.log(level, "%s: refused: %s", connection.name, text)
+        if len(self._refused) >= self._refused_max:
+            oldest = next(iter(self._refused))
+            del self._refused[oldest]
+            oldest.dismiss()
+        self._refused[connection] = None
         return Failure(failures.BUSY, text)
 
     def disconnected(self, connection: Connection) -> None:
         """A client has gone."""
         self._connections.discard(connection)
-        self._refused.discard(connection)
+        self._admitted.discard(connection)
+        self._refused.pop(connection, None)
         self.buffered(connection, 0)
         self.unsent(connection, 0)
         if self._stopping and not self._connections:

@@ -171,7 +171,7 @@ class Settings:
     max_connections: int = _option(
         number(1, 1_000_000),
         limits.CONNECTIONS_MAX,
-        "clients at once; the next one is told so and closed",
+        "clients at once, lowered to what the system's limit of open files allows; the next one is told so and closed",
         shown=str(limits.CONNECTIONS_MAX),
         metavar="N",
     )

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import threading
 import time
 import weakref
@@ -87,6 +88,21 @@ FLUSH_PAUSE_SECONDS: Final = 0.01
 
 COMPACTION_BEGINS_SECONDS: Final = 0.05
 """How long RocksDB may take to look what was written in a range that it is to compact."""
+
+
+OPEN_TABLES_MAX: Final = 1_000
+"""Tables that RocksDB keeps open, at most: with those of usual size, 64 GB. It opens others anew when it reads them."""
+
+OPEN_TABLES_LEAST: Final = 32
+"""The same where the system allows few open files: a merge reads about so many at once."""
+
+OTHER_FILES: Final = 48
+"""Open files besides: logs, the list of files, tables that a merge reads and writes beyond those that are kept open."""
+
+
+def open_tables(allowed: int) -> int:
+    """Return how many tables RocksDB keeps open in a process that may have so many open files."""
+    return max(OPEN_TABLES_LEAST, min(OPEN_TABLES_MAX, allowed // 4))
 
 
 class Batch(Protocol):
@@ -461,11 +477,17 @@ def _options(room: int = PLENTY, *, reads: bool) -> "Options":
     options.set_target_file_size_base(max(MEMTABLE_BYTES_LEAST, min(TABLE_BYTES, room // 256)))
     options.set_max_bytes_for_level_base(max(4 * MEMTABLE_BYTES_LEAST, min(4 * TABLE_BYTES, room // 32)))
     options.set_max_compaction_bytes(max(4 * MEMTABLE_BYTES_LEAST, min(25 * TABLE_BYTES, room // 32)))
+    options.set_max_open_files(open_tables(_allowed_files()))
     options.set_manifest_preallocation_size(MANIFEST_STEP_BYTES)
     options.set_max_log_file_size(OWN_LOG_BYTES)
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)
     return options
+
+
+def _allowed_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4 * OPEN_TABLES_MAX if soft == resource.RLIM_INFINITY else soft
 
 
 def _look_at(directory: Path) -> None:
