@@ -21,9 +21,9 @@ clients := $(VENV)/.clients
 bench := $(VENV)/.bench
 $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
-# pip shows nothing of a build that succeeds, nor that an optional part of it did not.
+# An installation succeeds where nothing can be compiled, too.
 say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cairnkv.features()["hot path"])' >&2
-sources := pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
+sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format fuzz demo bench clean
@@ -91,14 +91,14 @@ $(made):
 	@touch $@
 
 $(runtime): $(made) $(sources)
-	@echo "make: installing cairnkv and what it needs to run, and compiling its hot path" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	@echo "make: installing cairnkv and what it needs to run, and compiling its hot path: some two minutes" >&2
+	@$(python) tools/install.py '.[cluster]'
 	@$(say_features)
 	@touch $@
 
 $(dev): $(made) $(sources)
 	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[dev,cluster,msgpack]'
+	@$(python) tools/install.py '.[dev,cluster,msgpack]'
 	@$(say_features)
 	@touch $(runtime) $@
 
@@ -109,6 +109,6 @@ $(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
 
 $(bench): $(made) $(sources)
 	@echo "make: installing cairnkv and the clients it is compared with" >&2
-	@$(python) -m pip install --quiet --disable-pip-version-check --editable '.[bench,cluster]'
+	@$(python) tools/install.py '.[bench,cluster]'
 	@$(say_features)
 	@touch $(runtime) $@

@@ -1,20 +1,25 @@
-"""The source distribution and the wheel: what they hold, and that both can be installed, with and without a compiler.
+"""The source distribution, the wheel and a fresh clone: each can be installed, with and without a compiler.
 
 Needs PyPI, for what pip takes to build and to run the package.
 """
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.support.readme import transcript, typed
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,14 +65,20 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """`python -m build` in a copy of this tree: the wheel is built from the source distribution."""
-    directory = tmp_path_factory.mktemp("distributions")
-    clone = directory / "clone"
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this tree, without anything that was made in it."""
+    clone = tmp_path_factory.mktemp("fresh") / "clone"
     shutil.copytree(ROOT, clone, ignore=NOT_COPIED)
-    run(sys.executable, "-m", "build", "--outdir", directory / "dist", cwd=clone)
-    (sdist,) = (directory / "dist").glob("*.tar.gz")
-    (wheel,) = (directory / "dist").glob("*.whl")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """`python -m build` in a fresh clone: the wheel is built from the source distribution."""
+    directory = tmp_path_factory.mktemp("distributions")
+    run(sys.executable, "-m", "build", "--outdir", directory, cwd=clone)
+    (sdist,) = directory.glob("*.tar.gz")
+    (wheel,) = directory.glob("*.whl")
     return Built(sdist, wheel)
 
 
@@ -119,6 +130,38 @@ def test_sdist_is_installed_where_no_compiler_is_on_the_path(built: Built, tmp_p
 
 def test_sdist_is_installed_where_the_compiler_fails(built: Built, tmp_path: Path) -> None:
     assert use(built.sdist, tmp_path, CC="false") == "plain Python"
+
+
+def test_readme_commands_run_in_a_fresh_clone(clone: Path, tmp_path: Path) -> None:
+    """`make serve`, and from another terminal the transcript; nothing is compiled, which other tests do."""
+    errors = tmp_path / "stderr"
+    with errors.open("w") as stderr:
+        serving = subprocess.Popen(
+            ["make", "serve", "PORT=0"],
+            cwd=clone,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "CAIRNKV"))}
+            | {"CC": "false"},
+        )
+    end = threading.Timer(SECONDS, os.killpg, (serving.pid, signal.SIGKILL))
+    end.start()
+    try:
+        assert serving.stdout is not None
+        ready = re.search(r"ready on (cairn://[\d.]+:\d+)", serving.stdout.readline())
+        assert ready, errors.read_text()
+        assert typed(transcript(), clone, ready[1]) == transcript()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(serving.pid, signal.SIGTERM)
+        serving.communicate(timeout=SECONDS)
+        end.cancel()
+    steps = errors.read_text().splitlines()
+    assert len([line for line in steps if line.startswith("make: getting ")]) > 5
+    assert "make: compiling cairnkv.keyspace.hot_table" in steps
+    assert "make: the hot path is plain Python" in steps
 
 
 WITHOUT_UPPER_BOUND = {"setuptools"}

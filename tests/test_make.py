@@ -70,3 +70,45 @@ def test_a_half_made_environment_is_made_anew(tmp_path: Path, stamp: bool) -> No
 def test_help_names_what_can_be_made() -> None:
     said = make("help").stdout
     assert all(f"make {target}" in said for target in ("serve", "test", "check", "demo", "bench"))
+
+
+def installed(tmp_path: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """`tools/install.py` with a script in the place of pip."""
+    (tmp_path / "pip.py").write_text(script)
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / "install.py", ".[cluster]"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+
+
+def test_installation_prints_a_line_for_each_step(tmp_path: Path) -> None:
+    ran = installed(
+        tmp_path,
+        """
+print("Looking in indexes: https://somewhere")
+print("  Collecting Cython<4,>=3.1")
+print("Processing /some/where/rich-15.0.0-py3-none-any.whl (from x)")
+print("  [ 1/13] Cythonizing src/cairnkv/client/aio/waking.pyx")
+print("  building 'cairnkv.store.hot_held' extension")
+print("Successfully installed cairnkv-0.1.0")
+""",
+    )
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert ran.stderr.splitlines() == [
+        "make: getting Cython<4,>=3.1",
+        "make: getting rich-15.0.0-py3-none-any.whl",
+        "make: translating src/cairnkv/client/aio/waking.pyx to C (1 of 13)",
+        "make: compiling cairnkv.store.hot_held",
+    ]
+
+
+def test_installation_that_fails_prints_everything_that_pip_printed(tmp_path: Path) -> None:
+    ran = installed(tmp_path, 'import sys; print("Collecting x"); print("ERROR: no x", file=sys.stderr); sys.exit(3)')
+    assert ran.returncode == 3
+    assert "ERROR: no x\n" in ran.stderr
+    assert ran.stderr.splitlines()[-1] == "make: pip could not install .[cluster]; all that it printed is above"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLING = {"docs": (), "benchmarks": ("bench", "cluster"), "demo": ("cluster",)}
+TOOLING = {"docs": (), "benchmarks": ("bench", "cluster"), "demo": ("cluster",), "tools": ()}
 """The directories, and the extras that `make` installs before it runs what is in them."""
 
 MODULES = {"pymemcache": "pymemcache", "valkey-glide": "glide", "rocksdict": "rocksdict", "nats-py": "nats"}

@@ -1,0 +1,51 @@
+"""The transcript of a terminal that README begins with, and a shell that its commands are typed into."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+SECONDS = 120.0
+"""How long all commands together may take on a busy machine."""
+
+END = "-- the end of a command --"
+
+
+class Step(NamedTuple):
+    """A command, and the lines that it prints."""
+
+    command: str
+    printed: list[str]
+
+
+def transcript() -> list[Step]:
+    """README's commands, and what it says that they print."""
+    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    steps: list[Step] = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            steps.append(Step(line[2:], []))
+        elif line:
+            steps[-1].printed.append(line)
+    return steps
+
+
+def typed(steps: list[Step], directory: Path, url: str) -> list[Step]:
+    """The same commands, typed into one shell in a directory, and what they print there.
+
+    The shell finds nothing but the system's programs; the server is at `url` instead of the default address.
+    """
+    script = "\n".join(f"{step.command}\necho '{END}'" for step in steps)
+    ran = subprocess.run(
+        ["bash", "-c", f"exec 2>&1\n{script}"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        cwd=directory,
+        env={"PATH": "/usr/bin:/bin", "CAIRNKV_URL": url},
+    )
+    printed = ran.stdout.split(f"{END}\n")
+    return [Step(step.command, lines.splitlines()) for step, lines in zip(steps, printed, strict=False)]
