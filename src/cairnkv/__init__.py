@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Refused,
         TimedOut,
         Unavailable,
+        WrongServer,
     )
     from cairnkv.installation import features
 
@@ -59,6 +60,7 @@ __all__ = [
     "Refused",
     "TimedOut",
     "Unavailable",
+    "WrongServer",
     "__version__",
     "aio",
     "connect",
@@ -80,6 +82,7 @@ _ERRORS = (
     "Refused",
     "TimedOut",
     "Unavailable",
+    "WrongServer",
 )
 _LATER = {
     "aio": "cairnkv.aio",

@@ -7,7 +7,8 @@
     │   ├── OptionError        an option that does not exist, or a value it cannot have
     │   └── BadCommand         the server refused the command as wrong: `code` says which way
     ├── PeerError          the other side broke the protocol; the connection is gone
-    │   └── IncompleteFrame    bytes that end before their frame does
+    │   ├── IncompleteFrame    bytes that end before their frame does
+    │   └── WrongServer        the address is that of a server of another protocol
     ├── Refused            the server did not execute the command: `code` and `retry` say why and whether
     │                      it may work later
     ├── Unavailable        no reply, and certainly no effect: safe to repeat (also a ConnectionError)
@@ -73,6 +74,10 @@ class PeerError(CairnError):
 
 class IncompleteFrame(PeerError):
     """Bytes that end before their frame does."""
+
+
+class WrongServer(PeerError):
+    """The address is that of another protocol's server. A write that has left raises `OutcomeUnknown` instead."""
 
 
 class Refused(CairnError):

@@ -237,7 +237,7 @@ def test_a_closed_client_says_so() -> None:
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes.fromhex("00 32 00 00 00 00")],
+    [b"\xff" * 20, bytes.fromhex("00 32 00 00 00 00")],
     ids=["another protocol", "another status"],
 )
 def test_what_is_no_reply_is_an_error_of_the_peer(garbage: bytes) -> None:
@@ -381,6 +381,34 @@ def test_a_pipeline_that_is_cut_off_says_what_is_known_of_each() -> None:
         assert [result.result() for result in known] == [True, True]
         assert isinstance(written.error, cairnkv.OutcomeUnknown)
         assert isinstance(read.error, cairnkv.Unavailable)
+
+
+def test_pipeline_timeout_counts_from_the_last_reply() -> None:
+    def slow(conversation: Conversation) -> None:
+        while (request := conversation.command()) is not None:
+            assert isinstance(request.command, Get)
+            time.sleep(0.4)
+            conversation.say(request.command.key)
+
+    with scripted(slow) as server, cairnkv.connect(server.url, timeout=2, attempts=1) as kv:
+        with kv.pipeline() as pipeline:
+            got = [pipeline.get(f"k{n}") for n in range(8)]
+        assert [result.result() for result in got] == [f"k{n}" for n in range(8)]
+
+
+def test_pipeline_times_out_when_replies_stop() -> None:
+    def stop(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.say(b"first")
+        say_nothing(conversation)
+
+    with scripted(stop) as server, cairnkv.connect(server.url, timeout=0.5, attempts=1) as kv:
+        pipeline = kv.pipeline()
+        first, second = pipeline.get("a"), pipeline.get("b")
+        with pytest.raises(cairnkv.TimedOut):
+            pipeline.execute()
+        assert first.result() == "first"
+        assert isinstance(second.error, cairnkv.TimedOut)
 
 
 def test_a_pipeline_that_was_not_carried_out_has_no_results() -> None:

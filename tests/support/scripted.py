@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
+from cairnkv.client.stranger import PROBE
 from cairnkv.commands import Failure
 from cairnkv.wire.article import CommandDecoder, Dialect, Request, reply_parts
 
@@ -62,7 +63,19 @@ class Scripted:
         self.conversations: list[Conversation] = []
 
 
+PROBE_PATIENCE = 1.0
+"""Seconds that a client may take to send its first bytes, before it is taken for one that says nothing at first."""
+
 Script = Callable[[Conversation], None]
+
+
+def is_probe(connected: socket.socket) -> bool:
+    """Whether a client only asks what kind of server this is: that has no script, and no answer."""
+    connected.settimeout(PROBE_PATIENCE)
+    try:
+        return connected.recv(1, socket.MSG_PEEK) == PROBE[:1]
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -89,6 +102,9 @@ def scripted(*scripts: Script) -> Iterator[Scripted]:
             with contextlib.suppress(OSError):
                 while True:
                     connected, _ = listener.accept()
+                    if is_probe(connected):
+                        connected.close()
+                        continue
                     connected.settimeout(PATIENCE)
                     conversation = Conversation(connected)
                     script = scripts[min(len(server.conversations), len(scripts) - 1)]

@@ -8,7 +8,7 @@ from typing import Final
 
 from cairnkv.client.endpoints import Endpoints
 from cairnkv.commands import Failure, Reply, Word, failures
-from cairnkv.errors import CairnError, OutcomeUnknown, TimedOut, Unavailable
+from cairnkv.errors import CairnError, OutcomeUnknown, TimedOut, Unavailable, WrongServer
 
 FIRST_PAUSE: Final = 0.02
 """Seconds before the first repetition, at most; doubled each time."""
@@ -35,11 +35,14 @@ def worth_repeating(reply: Reply) -> bool:
     return isinstance(reply, Failure) and reply.code.passing and reply.code not in (failures.FULL, failures.DISKFULL)
 
 
-def lost(word: Word, where: str, why: str, *, timed_out: bool) -> CairnError:
-    """The error for a command whose bytes may have left and whose reply did not come."""
+def lost(word: Word, where: str, why: str, *, timed_out: bool, wrong: WrongServer | None = None) -> CairnError:
+    """The error for a command whose bytes may have left and whose reply did not come.
+
+    wrong: what the server is, if it is another one. A proxy may answer for ours, so a write is of unknown outcome.
+    """
     if word.writes:
         return OutcomeUnknown(f"{word.name} to {where}: {why}; it was executed, or it was not")
-    return (TimedOut if timed_out else Unavailable)(f"{word.name} to {where}: {why}")
+    return wrong or (TimedOut if timed_out else Unavailable)(f"{word.name} to {where}: {why}")
 
 
 def with_story(failure: Failure, endpoints: Endpoints, now: float) -> Failure:

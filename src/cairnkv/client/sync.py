@@ -25,8 +25,9 @@ from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
+from cairnkv.client.stranger import PROBE, PROBE_ANSWER_BYTES, probe_at, wrong_server, wrong_server_by_probe
 from cairnkv.commands import Command, Failure, Ping, Reply
-from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable
+from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable, WrongServer
 
 LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""
@@ -129,6 +130,9 @@ class Client(KeyValue[K, V]):
             parts = command_parts(command) if call.leeway is None else parts_with(call.leeway, command)
             connection.send(parts, deadline)
             reply = connection.receive(command, deadline, silence)
+        except WrongServer as wrong:
+            self._leave(connection, str(wrong))
+            raise lost(command.word, connection.name, str(wrong), timed_out=False, wrong=wrong) from None
         except PeerError as error:
             self._leave(connection, str(error))
             raise
@@ -220,11 +224,10 @@ class Client(KeyValue[K, V]):
     def _carry_out(self, pending: list[AnyPending]) -> None:
         """Carry out the commands of a pipeline; each result is settled or failed."""
         self._after_fork()
-        deadline = time.monotonic() + self._address.timeout
-        self._take_turn(deadline)
+        self._take_turn(time.monotonic() + self._address.timeout)
         try:
             for window in _windows(pending):
-                self._run_window(window, deadline)
+                self._run_window(window, time.monotonic() + self._address.timeout)
         finally:
             self._lock.release()
 
@@ -244,7 +247,10 @@ class Client(KeyValue[K, V]):
                 return
 
     def _try_window(self, window: list[AnyPending], deadline: float) -> None:
-        """Send some commands together and read their replies; each pending result is settled."""
+        """Send some commands together and read their replies; each pending result is settled.
+
+        Each reply is progress, from which the timeout counts anew.
+        """
         try:
             connection = self._connected(deadline)
         except CairnError as error:
@@ -262,11 +268,16 @@ class Client(KeyValue[K, V]):
                 pending = unanswered[0]
                 reply = connection.receive(pending.call.command, deadline)
                 unanswered.pop(0).settle(reply)
+                deadline = time.monotonic() + self._address.timeout
                 if isinstance(reply, Failure) and reply.code.closes:
                     self._heed(reply, connection)
                     for behind in unanswered:
                         behind.fail(not_reached(behind.call.command.word, connection.name, reply))
                     return
+        except WrongServer as wrong:
+            self._leave(connection, str(wrong))
+            for pending in unanswered:
+                pending.fail(lost(pending.call.command.word, connection.name, str(wrong), timed_out=False, wrong=wrong))
         except (OSError, PeerError) as error:
             last_words = connection.last_words(unanswered[0].call.command)
             if last_words is not None and last_words.code.closes:
@@ -308,6 +319,7 @@ class _Connection:
         self._socket.settimeout(None)
         self._line = Line(self._socket)
         self._decoder = ReplyDecoder()
+        self._answered = False
         self._used = time.monotonic()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
@@ -346,9 +358,31 @@ class _Connection:
         """
         while (reply := self._decoder.reply(command.word)) is None:
             until = deadline if silence is None else min(deadline, time.monotonic() + silence)
-            self._decoder.feed(self._line.receive(until))
+            self._decoder.feed(self._line.receive(until) if self._answered else self._first_bytes(until))
         self._used = time.monotonic()
         return reply
+
+    def _first_bytes(self, until: float) -> bytes:
+        """The first bytes that the server sends. Raises `WrongServer` where they say that it is another one."""
+        try:
+            data = self._line.receive(probe_at(until, time.monotonic()))
+        except (BlockingIOError, TimeoutError):
+            if (wrong := wrong_server_by_probe(self._probe(until), self.name)) is not None:
+                raise wrong from None
+            data = self._line.receive(until)
+        if (wrong := wrong_server(data, self.name)) is not None:
+            raise wrong
+        self._answered = True
+        return data
+
+    def _probe(self, until: float) -> bytes:
+        """The answer to a probe on a second connection; nothing where none comes in half of the time that is left."""
+        with contextlib.suppress(OSError), socket.socket(self._socket.family) as second:
+            second.settimeout(max((until - time.monotonic()) / 4, 0.001))
+            second.connect(self._socket.getpeername())
+            second.sendall(PROBE)
+            return second.recv(PROBE_ANSWER_BYTES)
+        return b""
 
     def last_words(self, command: Command) -> Failure | None:
         """After sending has failed: the failure with which the server ended the connection, if it came."""

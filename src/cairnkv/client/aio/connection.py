@@ -9,6 +9,7 @@ Calls that await replies are bounded in number.
 import asyncio
 import contextlib
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
@@ -18,8 +19,15 @@ from cairnkv.client.aio.dialing import dial_async
 from cairnkv.client.calls import Leeway
 from cairnkv.client.hotpath import ReplyDecoder, command_parts, parts_with
 from cairnkv.client.retry import lost, not_reached
+from cairnkv.client.stranger import (
+    PROBE,
+    PROBE_ANSWER_BYTES,
+    PROBE_SECONDS,
+    wrong_server,
+    wrong_server_by_probe,
+)
 from cairnkv.commands import Command, Failure, Ping
-from cairnkv.errors import PeerError, Unavailable
+from cairnkv.errors import PeerError, Unavailable, WrongServer
 from cairnkv.installation import compiled
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
 
@@ -78,6 +86,9 @@ class Connection(asyncio.Protocol):
         self._retired = False
         self._transport: asyncio.Transport
         self._decoder = ReplyDecoder()
+        self._answered = False
+        self._probing: asyncio.Task[None] | None = None
+        self._wrong: WrongServer | None = None
         self._slots: deque[Due] = deque()
         self._outbox: list[bytes] = []
         self._alone = False  # whether the last command to leave had the connection to itself
@@ -116,7 +127,7 @@ class Connection(asyncio.Protocol):
         """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
         due = Due(command.word, deadline, self._waking)
         if not self.usable:
-            due.fail(Unavailable(f"the connection to {self.name} was lost"))
+            due.fail(self._wrong or Unavailable(f"the connection to {self.name} was lost"))
             return due
         at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
         if not at_once and not self._outbox:
@@ -133,7 +144,7 @@ class Connection(asyncio.Protocol):
         """Have a sign of life: the system accepts also for a server that hangs. Raises OSError for none."""
         try:
             await self.submit(Ping(b""), deadline)
-        except Unavailable:
+        except (Unavailable, WrongServer):
             raise ConnectionResetError(self.ended) from None
         if not self.usable:  # what it said was a failure that ends the connection
             raise ConnectionRefusedError(self.ended)
@@ -202,6 +213,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
+        if not self._answered:
+            if (wrong := wrong_server(data, self.name)) is not None:
+                self._lose_to(wrong)
+                return
+            self._answered = True
         decoder, slots = self._decoder, self._slots
         decoder.feed(data)
         try:
@@ -243,6 +259,12 @@ class Connection(asyncio.Protocol):
 
     # -- ends -----------------------------------------------------------------------------------------------
 
+    def _lose_to(self, wrong: WrongServer) -> None:
+        """Be of no more use: the server is another one."""
+        self._wrong = wrong
+        self._lose(str(wrong))
+        self._transport.abort()
+
     def _lose(self, why: str, *, timed_out: bool = False, behind: Failure | None = None) -> None:
         """Be of no more use: fail every slot, and let those who wait for room go elsewhere."""
         self.usable = False
@@ -251,10 +273,13 @@ class Connection(asyncio.Protocol):
         if self._checking is not None:
             self._checking.cancel()
             self._checking = None
+        if self._probing is not None:
+            self._probing.cancel()
+            self._probing = None
         for slot in self._slots:
             if not slot.done():
                 slot.fail(
-                    lost(slot.word, self.name, why, timed_out=timed_out)
+                    lost(slot.word, self.name, why, timed_out=timed_out, wrong=self._wrong)
                     if behind is None
                     else not_reached(slot.word, self.name, behind)
                 )
@@ -283,6 +308,8 @@ class Connection(asyncio.Protocol):
         self._checking = None
         now = self._loop.time()
         why = f"no reply in {self._timeout:g} s"
+        if not self._answered and self._probing is None and self._slots and now >= self._probe_at():
+            self._probing = self._loop.create_task(self._probe())
         if any(self._heard + self._timeout < slot.deadline <= now for slot in self._slots):
             self._lose(why, timed_out=True)
             self._transport.abort()
@@ -296,6 +323,25 @@ class Connection(asyncio.Protocol):
             self._check_later()
         if self._retired:
             self._end_if_done()
+
+    def _probe_at(self) -> float:
+        """When a server that has not answered yet is probed: two looks before the oldest call's time is up."""
+        return self._slots[0].deadline - 2 * self._timeout / CHECKS_PER_TIMEOUT
+
+    async def _probe(self) -> None:
+        """Ask on a second connection what the server is; of another protocol, it may wait for the end of a line."""
+        patience = min(PROBE_SECONDS, self._timeout / CHECKS_PER_TIMEOUT)
+        first = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError), socket.socket(first.family) as second:
+            second.setblocking(False)
+            async with asyncio.timeout(patience):
+                await self._loop.sock_connect(second, first.getpeername())
+                await self._loop.sock_sendall(second, PROBE)
+                answer = await self._loop.sock_recv(second, PROBE_ANSWER_BYTES)
+            wrong = wrong_server_by_probe(answer, self.name)
+            if wrong is not None and not self._answered and self.usable:
+                self._probing = None  # which is this task, and goes on
+                self._lose_to(wrong)
 
     def _check_silence(self, silence: float | None, now: float) -> None:
         """Hand no more calls to a server that is silent, and let reads go elsewhere. Writes wait: it may have them."""

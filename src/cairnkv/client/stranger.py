@@ -1,0 +1,74 @@
+"""Recognize a server of another protocol by the first bytes that it sends.
+
+A server that waits for the end of a line never answers a frame of the native protocol. Where a new connection stays
+silent, the clients send `PROBE` on a second one, shortly before the call's time is up.
+
+Sans-IO. Out of scope: when a connection is probed (`sync`, `aio.connection`).
+"""
+
+import re
+from typing import Final
+
+from cairnkv.errors import WrongServer
+
+PROBE: Final = b"INFO server\r\n\r\n"
+"""Bytes that a server of lines answers, whether it knows them or not. cairnkv's own answer says that it is one."""
+
+PROBE_ANSWER_BYTES: Final = 512
+"""Bytes of an answer that are looked at."""
+
+PROBE_SECONDS: Final = 0.25
+"""Time for a probe at the end of a call's time, and a tenth of that time at most."""
+
+FLAGS_MAX: Final = b"\x0f"
+"""The largest header that a reply may have."""
+
+_OURS: Final = re.compile(rb"cairnkv_version")
+
+_HTTP_2: Final = re.compile(rb"\0\0[\x06\x0c\x12\x18\x1e\x24]\x04\0\0\0\0\0")
+"""An HTTP/2 server's SETTINGS. As a reply it would have 100 MB, to the byte, that begin with zeros."""
+
+_KINDS: Final = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), kind)
+    for pattern, kind in (
+        (rb"HTTP/|<!DOCTYPE|<html", "an HTTP server"),
+        (rb"[\x14-\x17]\x03[\0-\x04]", "a TLS server"),
+        (rb"SSH-", "an SSH server"),
+        (rb"ERROR\r\n|(CLIENT|SERVER)_ERROR |\x81.{5}", "a memcached server"),
+        (rb"INFO \{|-ERR '", "a NATS server"),
+        (rb"\+OK .*POP3|\+OK .*ready", "a POP3 server"),
+        (rb"\* OK|\* BYE", "an IMAP server"),
+        (rb"[245]\d\d[ -]", "an SMTP or FTP server"),
+        (rb"[+:][^\r\n]*\r\n|-[A-Z]+ |[$*]-?\d+\r\n|[%~,_#(]\d*\r\n", "a Redis server"),
+        (rb".{3}\0(\x0a\d|\xff..)", "a MySQL server"),
+        (rb"[ENR]\0\0[\0-\x04].", "a PostgreSQL server"),
+        (rb"AMQP", "an AMQP server"),
+    )
+)
+
+
+def wrong_server(data: bytes, where: str) -> WrongServer | None:
+    """The error for a server whose first bytes are of a protocol that is known here; None for others.
+
+    >>> wrong_server(b"HTTP/1.1 400 Bad Request", "db1:80")
+    WrongServer("db1:80 is an HTTP server, not cairnkv: its first bytes are b'HTTP/1.1 400 Bad Request'")
+    """
+    if _HTTP_2.match(data):
+        kind: str | None = "an HTTP/2 server"
+    elif data[:1] <= FLAGS_MAX:
+        return None
+    else:
+        kind = next((kind for pattern, kind in _KINDS if pattern.match(data)), None)
+    if kind is None:
+        return None
+    return WrongServer(f"{where} is {kind}, not cairnkv: its first bytes are {data[:24]!r}")
+
+
+def wrong_server_by_probe(answer: bytes, where: str) -> WrongServer | None:
+    """The error for a server that answered a probe; None where it is ours, or did not answer."""
+    return None if not answer or _OURS.search(answer) else wrong_server(answer, where)
+
+
+def probe_at(until: float, now: float) -> float:
+    """When to probe a server that has not answered yet, of the time until its answer is given up."""
+    return until - min(PROBE_SECONDS, (until - now) / 10)

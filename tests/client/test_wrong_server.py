@@ -1,0 +1,184 @@
+"""A server of another protocol at the address: the error names its kind and the address, in every client."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import cairnkv
+from cairnkv.client.stranger import wrong_server
+
+Ask = Callable[[str], object]
+
+TIMEOUT = 2.0
+
+
+def get_sync(url: str) -> object:
+    with cairnkv.connect(url, timeout=TIMEOUT) as kv:
+        return kv.get("k")
+
+
+def set_sync(url: str) -> object:
+    with cairnkv.connect(url, timeout=TIMEOUT) as kv:
+        return kv.set("k", "v")
+
+
+def pipeline_sync(url: str) -> object:
+    with cairnkv.connect(url, timeout=TIMEOUT) as kv, kv.pipeline() as pipeline:
+        return pipeline.set("k", "v")
+
+
+def get_async(url: str) -> object:
+    async def ask() -> object:
+        async with cairnkv.aio.connect(url, timeout=TIMEOUT) as kv:
+            return await kv.get("k")
+
+    return asyncio.run(ask())
+
+
+def set_async(url: str) -> object:
+    async def ask() -> object:
+        async with cairnkv.aio.connect(url, timeout=TIMEOUT) as kv:
+            return await kv.set("k", "v")
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(params=[get_sync, set_sync, pipeline_sync, get_async, set_async], ids=lambda ask: str(ask.__name__))
+def ask(request: pytest.FixtureRequest) -> Ask:
+    chosen: Ask = request.param
+    return chosen
+
+
+@contextlib.contextmanager
+def refused(ask: Ask, port: int, kind: str) -> Iterator[None]:
+    """A proxy may answer in the place of a server of ours, so the outcome of a write that has left is unknown."""
+    reads = ask in (get_sync, get_async)
+    error = cairnkv.WrongServer if reads else (cairnkv.WrongServer, cairnkv.OutcomeUnknown)
+    with pytest.raises(error, match=f"127.0.0.1:{port} is {kind}, not cairnkv"):
+        yield
+
+
+@contextlib.contextmanager
+def stranger(*, banner: bytes = b"", answer: bytes = b"", needs_line: bool = False) -> Iterator[int]:
+    """The port of a server that sends a banner, and answers any bytes, or the first end of a line."""
+    over = threading.Event()
+
+    def serve(connected: socket.socket) -> None:
+        with connected, contextlib.suppress(OSError):
+            connected.sendall(banner)
+            heard = b""
+            while not over.is_set() and (data := connected.recv(4_096)):
+                heard += data
+                if answer and (not needs_line or (b"\n" in heard and heard[0])):
+                    connected.sendall(answer)
+                    return
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+ANSWERS = {
+    "an HTTP server": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+    "a Redis server": b"-ERR unknown command '', with args beginning with: \r\n",
+    "a TLS server": bytes.fromhex("15 03 03 00 02 02 46"),
+    "a memcached server": b"ERROR\r\n",
+}
+BANNERS = {
+    "an SSH server": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "a NATS server": b'INFO {"server_id":"N","version":"2.10.0"}\r\n',
+    "an SMTP or FTP server": b"220 mail.example ESMTP\r\n",
+    "a MySQL server": b"J\0\0\0\x0a8.0.36\0" + bytes(60),
+    "an HTTP/2 server": bytes.fromhex("00 00 06 04 00 00 00 00 00 00 05 00 00 40 00"),
+}
+WAITING = {
+    "an HTTP server": b"<!DOCTYPE HTML>\n<html lang='en'>",
+    "a Redis server": b"$12\r\n# Server\r\nre\r\n",
+    "a memcached server": b"ERROR\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_server_that_answers_otherwise_is_named_with_its_address(ask: Ask, kind: str) -> None:
+    with stranger(answer=ANSWERS[kind]) as port, refused(ask, port, kind):
+        ask(f"cairn://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("kind", BANNERS)
+def test_server_that_begins_the_conversation_is_named(ask: Ask, kind: str) -> None:
+    with stranger(banner=BANNERS[kind]) as port, refused(ask, port, kind):
+        ask(f"cairn://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("kind", WAITING)
+def test_server_that_waits_for_a_line_is_probed_and_named(ask: Ask, kind: str) -> None:
+    with stranger(answer=WAITING[kind], needs_line=True) as port, refused(ask, port, kind):
+        ask(f"cairn://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("url", ["cairn://127.0.0.1:{}", "cairn://127.0.0.1:{},127.0.0.1:1"], ids=["one", "several"])
+def test_command_line_names_the_wrong_server(url: str) -> None:
+    with stranger(answer=ANSWERS["a Redis server"]) as port:
+        ran = subprocess.run(
+            [sys.executable, "-m", "cairnkv", "get", "k", "--url", url.format(port), "--timeout", "2s"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert ran.returncode == 2
+    assert f"127.0.0.1:{port} is a Redis server" in ran.stderr
+
+
+def test_slow_server_of_ours_is_probed_and_waited_for() -> None:
+    """The probe's answer in words of Redis is ours."""
+    probed = threading.Event()
+
+    def first(connected: socket.socket) -> None:
+        assert connected.recv(4_096)
+        assert probed.wait(20)
+        connected.sendall(bytes.fromhex("00 30 00 00 00 04") + b"late")
+
+    def second(connected: socket.socket) -> None:
+        assert connected.recv(4_096).startswith(b"INFO")
+        connected.sendall(b"$24\r\ncairnkv_version:0.1.0\r\n\r\n")
+        probed.set()
+
+    def serve() -> None:
+        for script in (first, second):
+            connected = listener.accept()[0]
+            kept.append(connected)
+            threading.Thread(target=script, args=(connected,), daemon=True).start()
+
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        port = listener.getsockname()[1]
+        with cairnkv.connect(f"cairn://127.0.0.1:{port}", timeout=8, attempts=1) as kv:
+            assert kv.get("k") == "late"
+    for connected in kept:
+        connected.close()
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 20, b"what?", b"\0\x7f", b""])
+def test_garbage_is_no_known_protocol(data: bytes) -> None:
+    assert wrong_server(data, "db1") is None
+
+
+@pytest.mark.parametrize("header", [0x00, 0x01, 0x02, 0x04, 0x08])
+@pytest.mark.parametrize("status", [0x00, 0x01, 0x30, 0x31])
+def test_no_reply_of_ours_is_taken_for_another_servers(header: int, status: int) -> None:
+    for length in (*range(70_000), 2**24, 2**24 + 4 * 2**16, 2**26):
+        assert wrong_server(bytes((header, status)) + length.to_bytes(4, "big") + b"payload", "db1") is None
