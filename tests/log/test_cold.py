@@ -599,6 +599,63 @@ def test_exec_with_cold_keys_and_a_watched_one(disk: Cooled) -> None:
     assert chat.say("WATCH a", "INCR a", "MULTI", "GET b", "EXEC")[-1] is NULL_ARRAY
 
 
+class Listening(Chatting):
+    """Redis' wire on a store on disk, for clients that share it."""
+
+    def __init__(self, disk: Cooled, surroundings: Surroundings) -> None:
+        super().__init__(disk)
+        self.session = Session(disk.store, wake=lambda: None, surroundings=surroundings)
+
+
+def test_exec_given_up_while_its_values_are_read_publishes_nothing(disk: Cooled) -> None:
+    """Whether a watched key has changed is not known before the values are there that the transaction needs."""
+    surroundings = Surroundings(disk.store)
+    one, other = Listening(disk, surroundings), Listening(disk, surroundings)
+    assert one.say("SET watched 1", "SET cold 1", "PSUBSCRIBE *")[:2] == ["OK", "OK"]
+    talking = Listening(disk, surroundings)
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    assert talking.say("WATCH watched", "MULTI", "GET cold", "PUBLISH news text") == ["OK", "OK", "QUEUED", "QUEUED"]
+    talking.session.receive(request(b"EXEC"))
+    talking.session.advance()
+    assert other.say("SET watched 2") == ["OK"]
+    disk.engine.read_gate.set()
+    assert talking.say("PING")[0] is NULL_ARRAY
+    assert one.session.output() == []
+
+
+def test_exec_publishes_once_its_values_are_read(disk: Cooled) -> None:
+    surroundings = Surroundings(disk.store)
+    talking, listening = Listening(disk, surroundings), Listening(disk, surroundings)
+    listening.say("SUBSCRIBE news")
+    talking.say("SET cold 1")
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    talking.say("MULTI", "GET cold", "PUBLISH news text", "SUBSCRIBE other")
+    talking.session.receive(request(b"EXEC"))
+    talking.session.advance()
+    assert listening.session.output() == []
+    disk.engine.read_gate.set()
+    assert talking.say("PING")[0][:2] == [b"1", 1]
+    listening.session.advance()
+    assert b"text" in b"".join(listening.session.output())
+
+
+def test_client_that_leaves_before_its_exec_is_carried_out_listens_to_nothing(disk: Cooled) -> None:
+    surroundings = Surroundings(disk.store)
+    talking = Listening(disk, surroundings)
+    talking.say("SET cold 1")
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    talking.say("MULTI", "GET cold", "SUBSCRIBE news")
+    talking.session.receive(request(b"EXEC"))
+    talking.session.advance()
+    talking.session.lost()
+    disk.engine.read_gate.set()
+    assert Listening(disk, surroundings).say("GET cold") == [b"1"]
+    assert surroundings.pubsub.channels() == []
+
+
 def test_config_changes_the_limit_of_a_server_that_has_one(tmp_path: Path) -> None:
     values = {f"key {number}": "v" * 10_000 for number in range(200)}
     with (

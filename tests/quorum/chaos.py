@@ -341,13 +341,12 @@ class Chaos:
         tag = b"t%d" % number
         watched = tuple((space, watch) for (space, _), watch in client.watched.items())
         steps = [Step(1, self._step(number)) for _ in range(dice.randrange(3))] + [Step(TAGS, Set(tag, b""))]
-        if watched and client.node.running.execute_all((), watched) != Replies(()):
-            client.watched = {}
-            return  # it is certain by now that they have changed
         op = Op(number, self._life(client), tuple(steps), self._moment, tag, watched, client.watched_at)
-        self.ops.append(op)
         client.watched = {}
-        self._wait(client, op, client.node.running.execute_all(op.steps, watched, bytes_max=1_000_000))
+        outcome = client.node.running.execute_all(op.steps, watched, bytes_max=1_000_000)
+        if outcome is not MISSING:  # it is certain by now that they have changed, and the log has nothing of it
+            self.ops.append(op)
+            self._wait(client, op, outcome)
 
     def _watch(self, client: Client) -> None:
         places = [(1, key) for key in self.dice.sample(KEYS, self.dice.choice((1, 2)))]

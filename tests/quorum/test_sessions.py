@@ -122,6 +122,14 @@ def test_watch_holds_back_what_comes_behind_it() -> None:
     assert hear(cluster, one) == [OK, QUEUED, NULL_ARRAY, b"theirs"]
 
 
+def test_exec_is_carried_out_though_a_watched_write_is_pending() -> None:
+    cluster = settled()
+    chat = chat_with(cluster.nodes[0])
+    for words in ("SET k 1", "WATCH k", "MULTI", "SET k mine", "PUBLISH news text", "EXEC", "GET k"):
+        chat.send(*words.encode().split())
+    assert hear(cluster, chat) == [OK, OK, OK, QUEUED, QUEUED, [OK, 0], b"mine"]
+
+
 def test_a_transaction_of_nothing_is_given_up_as_well() -> None:
     """Though this node has not heard of the change: that is found out in the log."""
     cluster = settled()

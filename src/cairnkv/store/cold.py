@@ -106,11 +106,13 @@ class Postponed(Deferred):
             outcome = self._inner.from_memory()
         if isinstance(outcome, Held) and outcome.reply is None:
             outcome.on_ready = self._ready
+            self.on_outcome(outcome.outcome)
             self.on_executed()
             return
         reply = outcome.reply if isinstance(outcome, Held) else outcome
         assert reply is not None
         self._outcome = self.reply = reply
+        self.on_outcome(reply)
         self.on_executed()
         self.on_ready()
 

@@ -16,6 +16,10 @@ def _nobody_waits() -> None:
     pass
 
 
+def _nobody_asks(_outcome: Reply) -> None:
+    pass
+
+
 class Held:
     """A reply that may not leave yet.
 
@@ -68,10 +72,11 @@ class Held:
 class Deferred(Held):
     """A reply to a command that was not carried out yet; it may have to wait for longer than that, as any.
 
-    on_executed: called once, when it was, or never will be.
+    on_executed: called once, when it was, or never will be. on_outcome: called before that, with the outcome: what the
+    reply will be unless the commit fails.
     """
 
-    __slots__ = ("_executed", "on_executed")
+    __slots__ = ("_executed", "on_executed", "on_outcome")
 
     blocks = True
 
@@ -79,6 +84,7 @@ class Deferred(Held):
         super().__init__(0)
         self._executed = False
         self.on_executed: Callable[[], None] = _nobody_waits
+        self.on_outcome: Callable[[Reply], None] = _nobody_asks
 
     @property
     def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand

@@ -338,14 +338,14 @@ class ReplicatedStore(Store):
         """Have several commands carried out as one, in one turn; see `Store`.
 
         What is too long, or has no room at this node, never comes to the log: it fails, and the others do not.
-        Without steps and bytes_max: whether the watched keys are unchanged as far as this node knows now. That they
-        have changed is certain; that they have not is found out in the turn.
+        That watched keys have changed is certain once this node knows it; that they have not is found out in the turn.
         """
         if self.loading:
             return self._loads()
-        if not steps and (bytes_max is None or not watched):
-            changed = any(self._shared.version(space, watch.key) != watch.version for space, watch in watched)
-            return MISSING if changed else Replies(())
+        if any(self._shared.version(space, watch.key) != watch.version for space, watch in watched):
+            return MISSING
+        if not steps and not watched:
+            return Replies(())
         self._commands += len(steps)
         refused: dict[int, Failure] = {}
         for index, step in enumerate(steps):

@@ -290,15 +290,15 @@ class Store:
         """
         if self.holds_back and (failure := self._held_back(steps, watched)):
             return failure
+        self._advance(self.clock())
+        newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
+        if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
+            return self._when_safe(MISSING, newest)
         if self._cache is not None:
             put_off = self._cache.put_off(steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max))
             if put_off is not None:
                 return put_off
         self._commands += len(steps)
-        self._advance(self.clock())
-        newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
-        if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
-            return self._when_safe(MISSING, newest)
         return self._as_one_entry(steps, lambda: self._one_by_one(steps, bytes_max), newest)
 
     def _one_by_one(self, steps: Sequence[Step], bytes_max: int | None) -> Replies:

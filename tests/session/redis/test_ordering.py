@@ -2,7 +2,9 @@
 message never comes between the replies of one command; and what a failed commit has undone, nobody was shown."""
 
 from collections import Counter
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +62,42 @@ def test_a_transaction_given_up_waits_for_the_change_that_it_was_given_up_for() 
     chat.log.commit()
     assert len(chat.hear()) == 1
     assert chat("GET k") == b"theirs"
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in-memory", "durable"])
+@pytest.mark.parametrize(
+    ("queued", "replies"),
+    [
+        (["SET k new"], [OK]),
+        (["GET k", "STRLEN k"], [b"1", 1]),
+        (["ECHO text"], [b"text"]),
+        (["PUBLISH news text", "DEL k"], [0, 1]),
+        ([], []),
+    ],
+    ids=["write", "reads", "no keys", "message and write", "nothing"],
+)
+def test_exec_is_carried_out_though_a_watched_write_is_pending(
+    late: bool, queued: list[str], replies: list[Any]
+) -> None:
+    """The last write of the watched key came before WATCH, and is not committed yet."""
+    chat = Chat(late=late)
+    for words in ("SET k 1", "WATCH k", "MULTI", *queued, "EXEC"):
+        chat.send(*words.encode().split())
+    if late:
+        chat.log.commit()
+    assert chat.hear() == [OK, OK, OK, *[QUEUED] * len(queued), replies]
+
+
+def test_exec_is_given_up_for_a_change_while_others_are_pending() -> None:
+    chat = Chat(late=True)
+    other = Chat(chat)
+    chat.send(b"SET", b"k", b"1")
+    chat.send(b"WATCH", b"k")
+    other.send(b"SET", b"k", b"theirs")
+    for words in ("MULTI", "SET k ours", "PUBLISH news text", "EXEC", "GET k"):
+        chat.send(*words.encode().split())
+    chat.log.commit()
+    assert chat.hear() == [OK, OK, OK, QUEUED, QUEUED, NULL_ARRAY, b"theirs"]
 
 
 def test_keys_looked_for_while_others_write_are_said_once_those_are_safe() -> None:

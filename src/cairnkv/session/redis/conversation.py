@@ -324,6 +324,11 @@ class RedisConversation:
             self.forget_transaction()
             self._decoder = RequestDecoder(self.limits)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the client has gone, or nothing more will be read of it."""
+        return self._ended
+
     def forget_transaction(self) -> None:
         """Let no transaction be open, and watch nothing."""
         self.queue = None

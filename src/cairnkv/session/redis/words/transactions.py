@@ -5,6 +5,7 @@ watched key has changed, nothing is carried out, not even what does not speak of
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -24,6 +25,8 @@ from cairnkv.session.redis.conversation import (
 from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, in_conversation
 from cairnkv.store import Deferred, Held
 from cairnkv.wire.redis import NULL_ARRAY, OK, Error
+
+_log: Final = logging.getLogger("cairnkv.session")
 
 WATCHED_BYTES: Final = 256
 """Bytes that a watched key takes besides its own, near enough."""
@@ -125,9 +128,6 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.forget_transaction()
     if talk.spoilt:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
-    # What is certain already need not be asked for.
-    if watched and (unchanged := talk.store.execute_all((), watched)) != Replies(()):
-        return Later(unchanged, lambda _: NULL_ARRAY)
     steps: list[Step] = []
     planned = _planned(talk, queue, steps)
     acts = any(one.queued is not None for one in planned)
@@ -148,7 +148,7 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     if not isinstance(outcome, Held):
         act(outcome)
     elif isinstance(outcome, Deferred):  # what its client says next does not wait for its reply
-        act(Replies(()))
+        outcome.on_outcome = act
     elif outcome.executed:
         act(outcome.outcome)
     talk.own_writes.note(outcome)
@@ -186,6 +186,8 @@ def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planne
 
 def _carried(talk: RedisConversation, queued: Queued) -> Value:
     try:
+        if talk.ended and "noscript" in queued.word.flags:  # it is about a connection that is gone
+            return None
         if talk.cost > TRANSACTION_COST_MAX:
             raise Refusal("ERR not carried out: the transaction has been too much work already")
         value = talk.carry(queued.word, queued.words)
@@ -193,6 +195,9 @@ def _carried(talk: RedisConversation, queued: Queued) -> Value:
             value = value.finish()
     except Refusal as refusal:
         value = Error(str(refusal))
+    except Exception:
+        _log.exception("%s failed", queued.word.name)
+        value = Error("ERR INTERNAL the server's log has the details")
     if isinstance(value, Several):
         value = value.values[-1]
     return None if value is NOTHING else value
