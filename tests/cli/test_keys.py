@@ -42,6 +42,39 @@ def test_arguments_may_begin_with_a_dash(cairn_here: Call, kv: Store):
     assert cairn_here("get", "--", "-k").out == b"--ttl\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["set", "--", "k", "--"], OK),
+        (["set", "k", "--", "--"], OK),
+        (["set", "--", "--", "v"], OK),
+        (["set", "k", "--ttl", "5s", "--", "--"], OK),
+        (["set", "k", "--", "-5C"], OK),
+        (["get", "--", "--"], NO),
+        (["exists", "--", "--"], Said(1, b"", "no\n")),
+        (["set", "k", "v", "--if-equals=--"], Said(1, b"", "not stored\n")),
+        (["clear", "--", "--", "k"], Said(1, b"0\n", "")),
+        (["clear", "--prefix=--", "--yes"], Said(0, b"0\n", "")),
+        (["incr", "--", "--", "-3"], Said(0, b"-3\n", "")),
+        (["incr", "k", "-3"], Said(0, b"-3\n", "")),
+    ],
+)
+def test_two_dashes_are_a_value_behind_two_dashes(cairn_here: Call, kv: Store, arguments: list[str], said: Said):
+    ran = cairn_here(*arguments)
+    assert (ran.code, ran.out) == (said.code, said.out), ran.err
+    if said == OK:
+        key = "--" if arguments[1:3] == ["--", "--"] else "k"
+        assert kv.get(key) == arguments[-1].encode()
+
+
+@pytest.mark.parametrize("arguments", [["set", "temp", "-5C"], ["get", "-x"], ["set", "-x", "v"], ["exists", "-k"]])
+def test_a_value_that_looks_like_an_option_is_explained(cairn_here: Call, url: str, arguments: list[str]):
+    said = cairn_here(*arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert "a value that begins with a dash stands behind `--`" in said.err
+    assert said.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("value", [b"", b"no newline", b"\x00\xff\r\n\n", os.urandom(300_000)])
 def test_set_reads_the_exact_bytes_of_standard_input(cairn_here: Call, kv: Store, value: bytes):
     assert cairn_here("set", "k", "-", stdin=value) == OK

@@ -1,5 +1,6 @@
 """What is typed at the shell: every command of the vocabulary can be said, and nothing else."""
 
+import re
 import shlex
 from typing import Any
 
@@ -132,23 +133,25 @@ def test_lines_that_say_nothing(line: str):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("gte a", "did you mean get?"),
+        ("gte a", "did you mean 'get'?"),
         ("frobnicate", "`help` lists the commands"),
         ("get", "too few arguments; get key"),
         ("get a b", "'b' is one argument too many"),
         ("get 'a", "no closing quotation"),
         ("get ''", "a key has 1 to 65,535 bytes"),
         ("set a b ttl=soon", "ttl takes a time such as 30s"),
-        ("set a b ttl=0", "milliseconds is a decimal number from 1"),
+        ("set a b ttl=0", "set: TIME is from 1ms to "),
         ("set a b ttl=1 ttl=2", "ttl stands there twice"),
         ("set a b ttl", "one argument too many"),
         ("set a b ifabsent=1", "one argument too many"),
+        ("set a b tll=5", "no option; did you mean 'ttl='?"),
+        ("set a b ifabsnt", "no option; did you mean 'ifabsent'?"),
         ("set a b ttl=1 keepttl", "TTL and KEEPTTL exclude each other"),
         ("set_many a", "not a number of arguments"),
         ("set_many", "too few"),
         ("exists", "too few"),
         ("set a b at=-5s", "at takes a time such as 30s"),
-        ("expire a -5s", "milliseconds is a decimal number from 1"),
+        ("expire a -5s", "expire: TIME is from 1ms to "),
         ("expire a 5s ifnone ifsome", "IFNONE and IFSOME exclude each other"),
         ("set_bit a 0 2", "bit is a decimal number from 0 to 1"),
         ("incr_float a", "too few arguments"),
@@ -257,3 +260,16 @@ def test_help_covers_the_vocabulary():
 )
 def test_replies(command: Command, reply: Reply, lines: list[bytes | str]):
     assert list(language.lines(command, reply)) == lines
+
+
+@pytest.mark.parametrize("name", language.names())
+def test_help_describes_a_command_as_the_shell_takes_and_shows_it(name: str):
+    text = language.explain(language.word_of(name))
+    assert "millisecond" not in text
+    assert "`MISSING`" not in text
+    assert ("TIME" in language.usage(language.word_of(name))) == (language.TIME_HELP in text)
+
+
+@pytest.mark.parametrize("name", ["ttl", "deadline"])
+def test_help_says_that_times_are_shown_in_seconds(name: str):
+    assert re.search(r"seconds .*`never` when", language.explain(language.word_of(name)))

@@ -48,6 +48,93 @@ def test_an_unknown_command_is_an_error(cairn_here: Call):
     assert said.err.startswith("cairn: there is no command 'fetch'; there are serve, get")
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("gte", "get"), ("exprot", "export"), ("clustr", "cluster"), ("incrr", "incr")]
+)
+@pytest.mark.parametrize("before", [[], ["help"], ["--json"]])
+def test_a_command_that_is_misspelt_is_suggested(cairn_here: Call, typed: str, meant: str, before: list[str]):
+    said = cairn_here(*before, typed)
+    assert (said.code, said.out) == (2, b"")
+    assert said.err.startswith(f"cairn: there is no command {typed!r}; did you mean {meant!r}?; there are serve, get")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "meant"),
+    [
+        (["get", "--rwa", "k"], "--rwa", "--raw"),
+        (["set", "k", "v", "--if-absnt"], "--if-absnt", "--if-absent"),
+        (["set", "--tll=5s", "k", "v"], "--tll", "--ttl"),
+        (["get", "--ulr", "cairn://127.0.0.1:1", "k"], "--ulr", "--url"),
+        (["get", "--jsn"], "--jsn", "--json"),
+        (["serve", "--memroy-limit", "1GiB"], "--memroy-limit", "--memory-limit"),
+        (["cluster", "status", "--dri", "x"], "--dri", "--dir"),
+        (["--jsno", "get", "k"], "--jsno", "--json"),
+    ],
+)
+def test_an_option_that_is_misspelt_is_suggested(cairn_here: Call, arguments: list[str], typed: str, meant: str):
+    said = cairn_here(*arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert f"there is no option {typed!r}" in said.err
+    assert f"did you mean {meant!r}?" in said.err
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(["cluster", "stauts"], "status"), (["set", "k", "v", "--durable", "memry"], "memory")],
+)
+def test_a_choice_that_is_misspelt_is_suggested(cairn_here: Call, arguments: list[str], meant: str):
+    said = cairn_here(*arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert f"there is no {arguments[-1]!r}; did you mean {meant!r}?" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--url", "{url}", "get", "k"],
+        ["--url={url}", "get", "k"],
+        ["--timeout", "5s", "--url", "{url}", "get", "k"],
+        ["--url", "{url}", "get", "--", "k"],
+        ["--url", "cairn://127.0.0.1:1", "get", "k", "--url", "{url}"],
+        ["get", "--url", "{url}", "k"],
+    ],
+)
+def test_options_may_stand_before_the_command(
+    cairn_here: Call, url: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    assert cairn_here("set", "k", "v").code == 0
+    monkeypatch.setenv("CAIRNKV_URL", "cairn://127.0.0.1:1")
+    said = cairn_here(*(argument.format(url=url) for argument in arguments))
+    assert (said.code, said.out) == (0, b"v\n"), said.err
+
+
+def test_json_before_the_command_counts_as_behind_it(cairn_here: Call, url: str):
+    assert cairn_here("set", "k", "v").code == 0
+    assert cairn_here("--json", "get", "k").out == cairn_here("get", "k", "--json").out != b"v\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--raw", "get", "k"], "there is no option '--raw' before a command; there are --url, --timeout, --json"),
+        (["--url", "get"], "--url stands before a command, which is missing"),
+        (["--url"], "--url stands before a command, which is missing"),
+        (["--json"], "--json stands before a command, which is missing"),
+        (["--url", "x", "serve"], "serve: there is no option '--url'"),
+    ],
+)
+def test_options_before_the_command_that_do_not_fit(cairn_here: Call, arguments: list[str], text: str):
+    said = cairn_here(*arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert said.err.startswith(f"cairn: {text}")
+
+
+@pytest.mark.parametrize("arguments", [["--url", "x", "--help"], ["--json", "-h"], ["--json", "help"]])
+def test_help_behind_options_lists_the_commands(cairn_here: Call, arguments: list[str]):
+    assert cairn_here(*arguments).out == cairn_here("--help").out
+
+
 @pytest.mark.parametrize("argument", ["--version", "version", "-V"])
 def test_version(cairn_here: Call, argument: str):
     assert cairn_here(argument).out == f"cairnkv {VERSION}\n".encode()

@@ -115,6 +115,47 @@ def test_a_conversation_on_a_terminal(url: str, tmp_path: Path):
         assert terminal.wait() == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "question"),
+    [
+        ("clear_all", "Clear every key of 2 keys"),
+        ("clear_prefix a", "begin with 'a'"),
+        ("clear_prefix ''", "every key"),
+    ],
+)
+def test_clearing_many_keys_asks_a_person_first(kv: Store, tmp_path: Path, line: str, question: str):
+    kv.set_many({"a": b"1", "b": b"2"})
+    with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
+        terminal.expect("cairn>")
+        terminal.type(f"{line}\r")
+        terminal.expect(question)
+        terminal.type("\r")
+        terminal.expect("nothing was cleared.*cairn>")
+        assert kv.count() == 2
+        terminal.type(f"{line}\r")
+        terminal.expect(question)
+        terminal.type("y\r")
+        terminal.expect("cairn>")
+        terminal.type("exit\r")
+        assert terminal.wait() == 0
+    assert kv.get("a") is None
+    assert "+y\n" not in (tmp_path / "cairnkv" / "history").read_text()
+
+
+@pytest.mark.parametrize("line", [b"clear_all", b"clear_prefix ''"])
+def test_a_script_clears_many_keys_without_a_question(cairn_here: Call, kv: Store, line: bytes):
+    kv.set_many({"a": b"1", "b": b"2"})
+    assert cairn_here("shell", stdin=line).code == 0
+    assert kv.count() == 0
+
+
+def test_help_says_that_times_are_in_seconds(cairn_here: Call, kv: Store):
+    said = cairn_here("shell", stdin=b"help set\nset k v ttl=1500\nttl k").out.decode()
+    assert "ttl: TIME until the key expires" in said
+    assert "a number alone is in seconds" in said
+    assert said.splitlines()[-1] == "1500.000"
+
+
 def test_a_history_that_cannot_be_kept_is_no_reason_not_to_talk(url: str, tmp_path: Path):
     (tmp_path / "cairnkv").write_text("in the way")
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:

@@ -5,12 +5,23 @@ Not for the options of a server (`cairnkv.server.settings`). Imports only argpar
 
 import argparse
 import os
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from cairnkv.cli.main import SUBCOMMANDS, complain
+from cairnkv.cli.main import SUBCOMMANDS, complain, suggestion
 
 if TYPE_CHECKING:
     import cairnkv
+
+
+class _TwoDashes(str):
+    """Two dashes that are a value: unequal to `--`, which argparse removes from values."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,8 +36,46 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self._name = name
+        self._given: list[str] = []
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """Parse arguments; behind the first `--` each is a value, `--` too."""
+        self._given = list(args)
+        end = self._end_of_options()
+        values = [_TwoDashes(text) if text == "--" else text for text in self._given[end + 1 :]]
+        options, left = self.parse_known_args([*self._given[: end + 1], *values], namespace)
+        if left:
+            self.error(self._hint() or f"{left[0]!r} is one argument too many")
+        return options
+
+    def _end_of_options(self) -> int:
+        return self._given.index("--") if "--" in self._given else len(self._given)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings:  # as in --if-equals=--
+            arg_strings = [_TwoDashes(text) if text == "--" else text for text in arg_strings]
+        return super()._get_values(action, arg_strings)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            text = f"there is no {str(value)!r}{suggestion(str(value), known)}; there are {', '.join(known)}"
+            raise argparse.ArgumentError(action, text)
+
+    def _hint(self) -> str:
+        """What the first word that begins with a dash and is no option could mean; empty if there is none."""
+        for text in self._given[: self._end_of_options()]:
+            option = text.partition("=")[0]
+            begins_with_a_dash = text.startswith("-") and text != "-" and not self._negative_number_matcher.match(text)
+            if begins_with_a_dash and option not in self._option_string_actions:
+                known = suggestion(option, self._option_string_actions)
+                value = "; a value that begins with a dash stands behind `--`, or behind = as in --option=-x"
+                return f"there is no option {option!r}{known or value}"
+        return ""
 
     def error(self, message: str) -> NoReturn:
+        if (hint := self._hint()) and hint != message:
+            message = f"{message}; {hint}"
         raise SystemExit(complain(f"{self._name}: {message}; `cairn {self._name} --help` explains it"))
 
 

@@ -13,10 +13,12 @@ Not for terminals (`shell`), and not for what a command does.
 """
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from cairnkv.cli.main import suggestion
 from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, Deadline, Info, Items, Reply, Ttl, Word
 from cairnkv.commands.grammar import Kind, Place, Slot
 from cairnkv.commands.vocabulary import (
@@ -51,6 +53,12 @@ _BY_NAME_ONLY: Final[Mapping[Kind, bytes]] = {
 """Positional arguments of a frame that a line gives by name, if at all, and what they are if not."""
 
 
+_IN_MILLISECONDS: Final = re.compile(r"[\w-]*milliseconds[\w-]* is a decimal number from (-?\d+) to (\d+), not '.*'")
+"""A fault of the protocol's numbers, which a person at the shell has not typed."""
+
+TIME_HELP: Final = "TIME is 500ms, 30s, 5m, 1h or 7d; a number alone is in seconds. With `at` it counts from 1970 on."
+
+
 class NotUnderstood(CallerError):
     """A line that is no command."""
 
@@ -78,11 +86,8 @@ def word_of(name: str) -> Word:
     """The vocabulary's entry for a name as it is typed."""
     word = BY_NAME.get(name.upper().replace("-", "_"))
     if word is None:
-        import difflib
-
-        close = difflib.get_close_matches(name.lower(), names(), 1)
-        hint = f"did you mean {close[0]}?" if close else "`help` lists the commands"
-        raise NotUnderstood(f"there is no command {name!r}; {hint}")
+        hint = suggestion(name.lower(), names()) or "; `help` lists the commands"
+        raise NotUnderstood(f"there is no command {name!r}{hint}")
     return word
 
 
@@ -155,8 +160,18 @@ def explain(word: Word) -> str:
     told = []
     for form in forms:
         text = "\n".join(line.strip() for line in (form.command.__doc__ or "").strip().splitlines())
-        told.append(f"{form.name}, number {form.number} on the wire:\n{text}")
+        told.append(f"{form.name}, number {form.number} on the wire:\n{_as_shown(word, text)}")
+    if any(kind in _TIMES for _, slot in _fullest(word).fields for kind in slot.kinds):
+        told.append(TIME_HELP)
     return "\n\n".join((usage(word), *told))
+
+
+def _as_shown(word: Word, text: str) -> str:
+    """A command's description in the terms of the shell, which takes times with units and shows replies its own way."""
+    text = text.replace("`MISSING`", "`(not found)`")
+    if issubclass(word.command, Ttl | Deadline):
+        return text.replace("milliseconds", "seconds").replace("-1 when", "`never` when")
+    return text.replace("in milliseconds since", "as TIME since").replace("milliseconds", "TIME")
 
 
 def overview() -> str:
@@ -167,7 +182,7 @@ def overview() -> str:
         (
             *lines,
             "",
-            "`help NAME` says more. TIME is 500ms, 30s, 5m, 1h or 7d, and with `at` it counts from 1970.",
+            f"`help NAME` says more. {TIME_HELP}",
             "Times are shown in seconds.",
             "Quote blanks as in a Unix shell: 'hello world'.",
             "A line that begins with # is passed over. `exit` or Ctrl-D ends the shell.",
@@ -209,7 +224,7 @@ def statement(words: list[str]) -> Statement:
     try:
         command = form.command.from_arguments(strings)
     except ArgumentFault as fault:
-        why = fault.text.removeprefix(f"usage: {form.usage}; ")
+        why = _IN_MILLISECONDS.sub(r"TIME is from \1ms to \2ms", fault.text.removeprefix(f"usage: {form.usage}; "))
         raise NotUnderstood(f"{word.name.lower()}: {why}; {usage(word)}") from None
     return Statement(command, slices="cursor" in given.left_out)
 
@@ -251,7 +266,9 @@ class _Given:
             elif optional:
                 self._take(optional.pop(0), left.pop(0))
             else:
-                raise self._misfit(f"{left[0]!r} is one argument too many, and no option")
+                raise self._misfit(
+                    f"{left[0]!r} is one argument too many, and no option{suggestion(left[0], options(word))}"
+                )
         if _has_rest(word) and not self.rest:
             raise self._misfit("too few arguments")
         for name, slot in self._fields.items():

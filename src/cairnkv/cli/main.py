@@ -9,7 +9,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from cairnkv.version import VERSION
@@ -45,6 +45,9 @@ SUBCOMMANDS: Final = {
 }
 """Each subcommand: the module of `cairnkv.cli` that has it, and what it does."""
 
+BEFORE: Final = {"--url": True, "--timeout": True, "--json": False}
+"""Options of commands that may stand before the command too, and whether a value follows them."""
+
 
 def usage() -> str:
     """The overall help, from the table of subcommands."""
@@ -59,7 +62,8 @@ def usage() -> str:
             *lines,
             "",
             "`cairn COMMAND --help` explains a command. The server is found by --url, else by CAIRNKV_URL,",
-            "else at cairn://127.0.0.1:6555. Exit codes: 0 found, 1 not found, 2 error.",
+            "else at cairn://127.0.0.1:6555. --url, --timeout and --json may stand before the command.",
+            "Exit codes: 0 found, 1 not found, 2 error.",
         )
     )
 
@@ -95,23 +99,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        if len(arguments) > 1 and arguments[0] == "help" and arguments[1] in SUBCOMMANDS:
-            return _dispatch([arguments[1], "--help"])
-        print(usage(), file=sys.stdout if arguments else sys.stderr)
-        return FOUND if arguments else ERROR
+    if not arguments:
+        print(usage(), file=sys.stderr)
+        return ERROR
+    if arguments[0] in ("-h", "--help"):
+        print(usage())
+        return FOUND
     if arguments[0] in ("-V", "--version", "version"):
         print(f"cairnkv {VERSION}")
         return FOUND
-    name = arguments[0]
+    if arguments[0].startswith("-"):
+        return _dispatch_behind_options(arguments)
+    name, *rest = arguments
+    if name == "help":
+        if rest and rest[0] not in SUBCOMMANDS:
+            return complain(_unknown(rest[0]))
+        return _dispatch([rest[0], "--help"] if rest else ["--help"])
     if name not in SUBCOMMANDS:
-        return complain(f"there is no command {name!r}; there are {', '.join(SUBCOMMANDS)}")
+        return complain(_unknown(name))
     module = importlib.import_module(f"cairnkv.cli.{SUBCOMMANDS[name][0]}")
     try:
-        code: int = module.run(name, arguments[1:])
+        code: int = module.run(name, rest)
     except SystemExit as leaving:  # argparse, behind --help or wrong arguments
         return leaving.code if isinstance(leaving.code, int) else ERROR
     return code
+
+
+def _dispatch_behind_options(arguments: list[str]) -> int:
+    """Run a command with the options that stand before it; the same option behind the command wins."""
+    before: dict[str, list[str]] = {}
+    left = list(arguments)
+    while left and left[0].startswith("-"):
+        option, equals, _ = left[0].partition("=")
+        if option in ("-h", "--help", "-V", "--version"):
+            return _dispatch([option])
+        if option not in BEFORE:
+            known = suggestion(option, BEFORE)
+            return complain(f"there is no option {option!r} before a command{known}; there are {', '.join(BEFORE)}")
+        taken = 2 if BEFORE[option] and not equals else 1
+        if len(left) <= taken:
+            return complain(f"{option} stands before a command, which is missing; `cairn --help` lists them")
+        before[option], left = left[:taken], left[taken:]
+    if left[0] == "help":
+        return _dispatch(left)
+    end = left.index("--") if "--" in left else len(left)
+    behind = {word.partition("=")[0] for word in left[:end]}
+    moved = [word for option, words in before.items() if option not in behind for word in words]
+    return _dispatch([*left[:end], *moved, *left[end:]])
+
+
+def _unknown(name: str) -> str:
+    return f"there is no command {name!r}{suggestion(name, SUBCOMMANDS)}; there are {', '.join(SUBCOMMANDS)}"
+
+
+def suggestion(typed: str, known: Iterable[str]) -> str:
+    """A question to put behind a word that is unknown: the known word that it is close to; empty if it is to none."""
+    import difflib  # needed only for errors
+
+    names = {word.lstrip("-"): word for word in known}  # what options have in common makes them no closer
+    close = difflib.get_close_matches(typed.lstrip("-"), names, 1)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def complain(text: str) -> int:

@@ -6,17 +6,17 @@ What always holds: an error is said and does not end it; the end of input does. 
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.cli import language
 from cairnkv.cli.arguments import client, client_parser
 from cairnkv.cli.main import FOUND, complain
-from cairnkv.cli.output import CYAN, RED, on_terminal, put_bytes, styled
+from cairnkv.cli.output import CYAN, RED, escaped, on_terminal, put_bytes, styled
 from cairnkv.client.calls import Call
-from cairnkv.commands import Command, Items, Reply
-from cairnkv.errors import CairnError
+from cairnkv.commands import ClearAll, ClearPrefix, Command, Items, Reply
+from cairnkv.errors import CairnError, CallerError
 from cairnkv.records import replace
 
 if TYPE_CHECKING:
@@ -43,18 +43,19 @@ def run(name: str, arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     with client(options) as kv:
-        shell = Shell(kv)
         if on_terminal(sys.stdin) and on_terminal(sys.stdout):
-            _converse(shell, options.url)
+            _converse(Shell(kv, _confirmed), options.url)
             return FOUND
-        return _carry_out(shell)
+        return _carry_out(Shell(kv))
 
 
 class Shell:
     """What is done with a line, wherever it comes from."""
 
-    def __init__(self, kv: "cairnkv.Client[bytes, bytes]") -> None:
+    def __init__(self, kv: "cairnkv.Client[bytes, bytes]", confirmed: Callable[[str], bool] | None = None) -> None:
+        """confirmed: asks before a command clears all keys, or all with a prefix; None clears them without asking."""
         self._kv = kv
+        self._confirmed = confirmed
 
     def do(self, line: str) -> bool:
         """Carry a line out and print its reply; False when it says to leave. Raises `CairnError`."""
@@ -72,6 +73,11 @@ class Shell:
         return True
 
     def _execute(self, statement: language.Statement) -> None:
+        if self._confirmed is not None and isinstance(statement.command, ClearAll | ClearPrefix):
+            prefix = statement.command.prefix if isinstance(statement.command, ClearPrefix) else b""
+            what = f"the keys that begin with {escaped(prefix)!r}" if prefix else "every key"
+            if not self._confirmed(f"Clear {what} of {self._kv.count():,} keys in the store? [y/N] "):
+                raise CallerError("nothing was cleared")
         for reply in self._replies(statement):
             for line in language.lines(statement.command, reply):
                 if isinstance(line, bytes):
@@ -138,6 +144,13 @@ def _converse(shell: Shell, url: str | None) -> None:
         except CairnError as error:
             sys.stdout.flush()
             print(styled(f"{error}", RED, sys.stderr), file=sys.stderr)
+
+
+def _confirmed(question: str) -> bool:
+    """Whether the answer to a question is yes; it is kept in no history."""
+    from prompt_toolkit import prompt
+
+    return prompt(question).strip().lower() in ("y", "yes")
 
 
 def _session() -> "PromptSession[str]":
