@@ -20,7 +20,7 @@ Each class says in `fault` who has to change something, and each instance in `re
 repeated, is safe and may succeed.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from cairnkv.commands.failures import Code, Fault
 from cairnkv.commands.replies import Failure
@@ -126,3 +126,22 @@ def error_of(failure: Failure, *, writes: bool) -> CairnError:
         Fault.US: InternalError,
     }
     return by_fault[code.fault](failure.message, code=code)
+
+
+_EXTRAS: Final = {"msgpack": "msgpack", "nats": "cluster", "nkeys": "cluster", "rocksdict": "disk"}
+"""Which extra of this package brings a package that may be missing."""
+
+
+def missing_package(error: ImportError, what: str, extra: str | None = None) -> OptionError:
+    """Return the error to raise where what a user wants needs a package of others that cannot be imported.
+
+    extra: brings all that is needed; None: the one that brings the package.
+    Raises the import's own error again where it is about this package, which is a fault of ours.
+    """
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "cairnkv"):
+        raise error
+    why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded: {error}"
+    extra = extra or _EXTRAS.get(package)
+    install = f"pip install 'cairnkv[{extra}]'" if extra else f"pip install {package}"
+    return OptionError(f"{what} needs the package {package}, which {why}; {install}")

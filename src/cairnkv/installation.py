@@ -53,6 +53,27 @@ def features() -> dict[str, str]:
     return {"hot path": "compiled" if compiled() else "plain Python", "loop": _loop()}
 
 
+def python_command(*arguments: str) -> list[str]:
+    """Return the command of a Python process that imports this very package, and nothing from the working directory.
+
+    Its environment is `python_environment()`.
+    """
+    return [sys.executable, "-P", *arguments]
+
+
+def python_environment() -> dict[str, str]:
+    """Return the environment of such a process: ours, with the way to this package where only `sys.path[0]` has it.
+
+    That is so for `python -m cairnkv` in a checkout's `src`. Without -P a child would look into its working directory
+    too, whoever's files lie there.
+    """
+    root = __file__.replace(os.sep, "/").rpartition("/")[0].rpartition("/")[0]
+    paths = os.environ.get("PYTHONPATH")
+    if root in sys.path[1:]:
+        return dict(os.environ)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((root, paths) if paths else (root,))}
+
+
 def uvloop_is_there() -> bool:
     """Whether the faster event loop is installed."""
     return importlib.util.find_spec("uvloop") is not None

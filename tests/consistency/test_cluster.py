@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import cairnkv
 from cairnkv.cluster import LocalCluster
 from cairnkv.cluster.network import lacking as lacking_network
 from cairnkv.consistency import checks, verdict
@@ -87,7 +88,13 @@ def test_it_is_consistent_whatever_is_done_to_it(
 def test_nodes_that_are_broken_are_found_out(how: str, tmp_path: Path) -> None:
     """Whatever else it is that they answer: it is seen that a read is not what it has to be."""
     kinds: set[Kind] = set()
-    with LocalCluster.up(tmp_path / "cluster", environment={"CAIRNKV__BREAK": how}) as cluster:
+    broken = {"flags": ["--allow-broken"], "environment": {"CAIRNKV__BREAK": how}}
+    with LocalCluster.up(tmp_path / "cluster", **broken) as cluster:  # type: ignore[arg-type]
+        with cairnkv.connect(cluster.url) as kv:
+            assert kv.info()["broken_on_purpose"] == how
+        log = (tmp_path / "cluster" / "node-1" / "node.log").read_text()
+        assert f"WARNING cairnkv.server: BROKEN ON PURPOSE, by the variable CAIRNKV__BREAK: {how}" in log
+        assert f"BROKEN ON PURPOSE, by CAIRNKV__BREAK: {how}" in log.rpartition(" ready on ")[2]
         for _ in range(ATTEMPTS):
             report = judged(cluster, tmp_path, seconds=2.0, keys=2, rate=None)
             kinds |= {violation.kind for violation in report.violations}

@@ -51,6 +51,7 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "nats_ca": (["a", "b", "c"], ["a", "b", "c"]),
     "nats_system": (["a:b", "c", "d"], ["a:b", "c", "d"]),
     "trust_nats_sync": (["yes", "off", "TRUE"], [True, False, True]),
+    "allow_broken": (["yes", "off", "TRUE"], [True, False, True]),
     "idle_timeout": (["0", "1h", "2.5s"], [0, 3_600, 2.5]),
     "frame_timeout": (["1", "500ms", "2m"], [1, 0.5, 120]),
     "stall_timeout": (["1d", "3s", "4"], [86_400, 3, 4]),

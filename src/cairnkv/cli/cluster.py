@@ -107,6 +107,13 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         action="store_true",
         help="each machine in a network namespace of its own, so that `cut` can take it off the network (root, Linux)",
     )
+    parser.add_argument(
+        "--allow-broken",
+        action="store_const",
+        const=("--allow-broken",),
+        default=(),
+        help="have the nodes do wrong what the variable CAIRNKV__BREAK names (`cairn serve --help`)",
+    )
     options = parser.parse_args(arguments)
     from cairnkv.cluster import ClusterError, LocalCluster
     from cairnkv.cluster.supervisor import Supervisor
@@ -116,7 +123,9 @@ def _up(name: str, arguments: Sequence[str]) -> int:
 
     if (ignored := ignored_variables(os.environ)) is not None:
         complain(f"warning: {ignored}")
-    spec = ClusterSpec(options.nodes, options.name, options.port, options.namespaces, options.log_limit)
+    spec = ClusterSpec(
+        options.nodes, options.name, options.port, options.namespaces, options.log_limit, options.allow_broken
+    )
     supervisor = Supervisor(Path(options.dir), spec, tell=_tell)
     first_signal: list[float] = []
 

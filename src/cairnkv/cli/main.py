@@ -5,6 +5,7 @@ standard error that says what was wrong. Importing this module imports nothing s
 vocabulary: a process that runs one `get` is mostly imports.
 """
 
+import contextlib
 import importlib
 import io
 import os
@@ -86,8 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
     except Exception as error:
-        from cairnkv.errors import CairnError  # costs more than a whole `get`, and is needed only now
+        from cairnkv.errors import CairnError, missing_package  # costs more than a whole `get`, and is needed only now
 
+        if isinstance(error, ImportError):
+            with contextlib.suppress(ImportError):  # of this package itself: a fault
+                return complain(str(missing_package(error, f"cairn {arguments[0]}")))
         if isinstance(error, CairnError):
             return complain(str(error))
         if isinstance(error, OSError):  # a file, a terminal, a full disk: nothing that a traceback explains

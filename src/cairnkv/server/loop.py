@@ -12,7 +12,7 @@ import logging
 import selectors
 import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cairnkv.installation import compiled, uvloop_is_there
 
@@ -26,6 +26,9 @@ ACCEPTED_TOGETHER: Final = 8
 
 SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What a system may be short of when a client comes."""
+
+ABSENT: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+"""What the system says of an address that the machine does not have, or of a kind of addresses that it does not."""
 
 SHORT_PAUSE: Final = 1.0
 """Seconds before a system that was short of something is asked again."""
@@ -141,20 +144,42 @@ class Listener:
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to every address of a host. Raises OSError."""
+    """Sockets bound to those addresses of a host that this machine has. Raises OSError where it has none of them.
+
+    A name may have addresses that the machine has not: /etc/hosts gives localhost ::1 where IPv6 is switched off. An
+    address that another process listens on is an error, though: clients would get to either of the two.
+    """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     bound: list[socket.socket] = []
+    absent: list[tuple[str, OSError]] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, protocol)
-            bound.append(listening)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind(address)
+            try:
+                bound.append(_bound(family, kind, protocol, address))
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise
+                absent.append((str(address[0]), error))
+        if not bound:
+            raise absent[0][1]
     except BaseException:
         for listening in bound:
             listening.close()
         raise
+    for where, why in absent:
+        _log.warning("%s: not listening on its address %s: %s", host, where, why.strerror)
     return bound
+
+
+def _bound(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+    except BaseException:
+        listening.close()
+        raise
+    return listening

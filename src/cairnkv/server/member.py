@@ -38,9 +38,9 @@ from cairnkv.server.clocks import CLOCK_OFF_MS, Clocks
 from cairnkv.server.node_directory import NodeDirectory
 from cairnkv.server.node_snapshots import NodeSnapshots
 from cairnkv.server.progress import Progress
-from cairnkv.server.settings import Settings
+from cairnkv.server.settings import Settings, broken_on_purpose
 from cairnkv.store import Clock
-from cairnkv.store.replicated import BREAKS, DIGEST_ENTRIES, ReplicatedStore
+from cairnkv.store.replicated import DIGEST_ENTRIES, ReplicatedStore
 from cairnkv.store.turns import Proposed
 
 _log: Final = logging.getLogger("cairnkv.cluster")
@@ -80,24 +80,11 @@ most; then it closes their connections."""
 SUPPORTS: Final = SEMANTICS
 """The newest semantics that nodes of this process know."""
 
-BREAK_VARIABLE: Final = "CAIRNKV__BREAK"
-"""The variable that makes a node do something wrong on purpose; its value has names with commas between."""
-
-
 _CHANNEL: Final = struct.Struct(">H")
 
 
 def _nobody_listens(channel: bytes, message: bytes) -> None:
     pass
-
-
-def broken_on_purpose() -> list[str]:
-    """What this process is to do wrong. Raises `OptionError`."""
-    names = [name for name in os.environ.get(BREAK_VARIABLE, "").split(",") if name]
-    for name in names:
-        if name not in BREAKS:
-            raise OptionError(f"{BREAK_VARIABLE}: {name!r}; there are {', '.join(BREAKS)}")
-    return names
 
 
 class Member:
@@ -582,6 +569,6 @@ def new_member(settings: Settings, *, clock: Clock, progress: Progress) -> Membe
         memory_limit=settings.memory_limit,
         value_max=settings.max_value,
         supports=SUPPORTS,
-        broken=broken_on_purpose(),
+        broken=broken_on_purpose(os.environ, allowed=settings.allow_broken),
     )
     return Member(cluster_options(settings), directory, store=store, new_table=new_table, progress=progress)

@@ -21,7 +21,7 @@ from cairnkv.server.loop import new_event_loop
 from cairnkv.server.progress import Progress
 from cairnkv.server.said_once import SaidOnce
 from cairnkv.server.server import Server
-from cairnkv.server.settings import Settings, ignored_variables
+from cairnkv.server.settings import BREAK_VARIABLE, Settings, ignored_variables
 from cairnkv.version import VERSION
 
 _log: Final = logging.getLogger("cairnkv.server")
@@ -109,6 +109,8 @@ def readiness(server: Server) -> str:
     attempt = f"try: {called()} set greeting hello{elsewhere}"
     if server.settings.password is not None:
         attempt = "clients have to say a password, which they can on the Redis wire only"
+    if server.broken:
+        attempt = f"BROKEN ON PURPOSE, by {BREAK_VARIABLE}: {', '.join(server.broken)}"
     return f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, size {size}, {runs_on}; {attempt}"
 
 

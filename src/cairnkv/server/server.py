@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import Failure, failures
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT
 from cairnkv.log import LoadingStopped, Log
@@ -34,7 +34,7 @@ from cairnkv.server.descriptors import connections_that_fit, refused_at_once
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.progress import Logged, Progress
-from cairnkv.server.settings import OPTIONS, Settings
+from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
 from cairnkv.store import Clock, Store, wall_clock
 from cairnkv.wire.article import Limits
@@ -77,16 +77,26 @@ class Server:
         clock: of a store that is made. progress: told how far loading or joining is; None: the log is told.
         """
         self.settings = settings
+        broken = broken_on_purpose(os.environ, allowed=settings.allow_broken)
+        if broken and settings.cluster is None:
+            raise OptionError(f"the variable {BREAK_VARIABLE} is for nodes of a cluster (--cluster): unset it")
         self.member: Member | None = None
         """What a server that is a node of a cluster has its part in it by."""
         if settings.cluster is not None:
-            from cairnkv.server.member import new_member
-
+            try:
+                from cairnkv.server.member import new_member
+            except ImportError as error:
+                raise missing_package(error, "a node of a cluster (--cluster)", "cluster") from None
             self.member = new_member(settings, clock=clock, progress=progress or Logged())
             store = self.member.store
         elif store is None:
             store = new_store(settings, clock=clock, progress=progress)
         self.store = store
+        if broken:
+            _log.warning("BROKEN ON PURPOSE, by the variable %s: %s", BREAK_VARIABLE, ", ".join(broken))
+            self.store.add_info(lambda: (("broken_on_purpose", ",".join(broken)),))
+        self.broken: Final = broken
+        """What this server does wrong on purpose."""
         self.store.add_info(self._info)
         self._backups = Backups(store.back_up, settings.backup_dir)
         self.store.begin_backups_by(self._backups.begin)

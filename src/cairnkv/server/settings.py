@@ -21,7 +21,7 @@ from cairnkv import limits
 from cairnkv.errors import OptionError
 from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
 from cairnkv.log.disk.sync import Sync
-from cairnkv.log.quorum.options import LOG_LIMIT, LOG_LIMIT_LEAST, cluster_wants_data, parsed_name, parsed_urls
+from cairnkv.log.quorum.options import BREAKS, LOG_LIMIT, LOG_LIMIT_LEAST, cluster_wants_data, parsed_name, parsed_urls
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
@@ -30,7 +30,10 @@ ENVIRONMENT_PREFIX: Final = "CAIRNKV__"
 """Two underscores: Kubernetes and Docker give the variables of a service named cairnkv one."""
 
 CONFIG_VARIABLE: Final = "CAIRNKV__CONFIG"
-NOT_OPTIONS: Final = frozenset({CONFIG_VARIABLE, "CAIRNKV__PURE", "CAIRNKV__BREAK"})
+BREAK_VARIABLE: Final = "CAIRNKV__BREAK"
+"""The variable that has a node do something wrong on purpose; its value has names with commas between."""
+
+NOT_OPTIONS: Final = frozenset({CONFIG_VARIABLE, "CAIRNKV__PURE", BREAK_VARIABLE})
 """Variables with the prefix that are no options of the server."""
 
 IGNORED_SHOWN: Final = 5
@@ -280,6 +283,14 @@ class Settings:
         shown="no",
         metavar="",
     )
+    allow_broken: bool = _option(
+        switch,
+        False,
+        f"with --cluster, do wrong what {BREAK_VARIABLE} names: {' or '.join(BREAKS)}, with a comma between both. For "
+        "tests of what finds such nodes, and nothing else",
+        shown="no",
+        metavar="",
+    )
     idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time a client may say nothing; 0 is for ever")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
     stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time a client may take none of its replies")
@@ -399,6 +410,22 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
         if not variables:
             raise
         raise OptionError(f"{error}; the environment sets {', '.join(variables.values())}") from None
+
+
+def broken_on_purpose(environment: Mapping[str, str], *, allowed: bool) -> list[str]:
+    """Return what a node is to do wrong. Raises `OptionError` where that is not allowed, or there is no such thing."""
+    text = environment.get(BREAK_VARIABLE)
+    if text is None:
+        return []
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in BREAKS:
+            raise OptionError(f"the variable {BREAK_VARIABLE}: there is no {name!r}, only {' and '.join(BREAKS)}")
+    if names and not allowed:
+        raise OptionError(
+            f"the variable {BREAK_VARIABLE} has a node answer wrongly: unset it, or say --allow-broken if you mean it"
+        )
+    return names
 
 
 def ignored_variables(environment: Mapping[str, str]) -> str | None:

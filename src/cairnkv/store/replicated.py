@@ -74,10 +74,6 @@ from cairnkv.wire.article import Prefix
 
 _log: Final = logging.getLogger("cairnkv.cluster")
 
-BREAKS: Final = ("early-replies", "stale-reads")
-"""What a node can be made to do wrong: to say that a write is done before it is logged, and to show what its table
-has without asking whether that is the newest."""
-
 DIGEST_ENTRIES: Final = 1_000
 """Positions between two digests that nodes compare."""
 
@@ -107,7 +103,8 @@ class ReplicatedStore(Store):
         """node: the number that no other node has. nonce: of this process.
 
         log: the node's table on disk. supports: the newest semantics that this release knows.
-        broken: what this node does wrong on purpose, so that it can be shown that it would be found: see `BREAKS`.
+        broken: what this node does wrong on purpose, so that it can be shown that it would be found: see
+        `cairnkv.log.quorum.options.BREAKS`.
         """
         self.proposer: Final = Proposer(node, nonce, supports=supports)
         self.table = Proposers()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from cairnkv.errors import OptionError
+from cairnkv.errors import OptionError, missing_package
 from cairnkv.log.disk import lock, wal
 from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 from cairnkv.log.disk.space import total_room
@@ -406,10 +406,8 @@ def rebuild(directory: Path) -> None:
 def _rocksdict() -> Any:
     try:
         import rocksdict
-    except ImportError:
-        raise OptionError(
-            "a store on disk needs the package rocksdict, which is not installed: pip install 'cairnkv[disk]'"
-        ) from None
+    except ImportError as error:
+        raise missing_package(error, "a store on disk") from None
     return rocksdict
 
 

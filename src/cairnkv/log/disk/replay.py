@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cairnkv.errors import OptionError
+from cairnkv.installation import python_command, python_environment
 from cairnkv.log.disk.engine import open_engine
 
 _log: Final = logging.getLogger("cairnkv.disk")
@@ -38,13 +39,18 @@ def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> N
         return
     _log.info("%s: reading a write-ahead log of %s bytes, as a crash leaves it", directory, f"{size:,}")
     code = f"from {__name__} import read; read()"
-    command = [sys.executable, "-c", code, str(directory), "" if limit is None else str(limit)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(
+        python_command("-c", code, str(directory), "" if limit is None else str(limit)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=python_environment(),
+    )
+    with process:
         while not stopped():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 said, _ = process.communicate(timeout=ASK_SECONDS)
                 if said:
-                    raise OptionError(said)
+                    raise OptionError(said.decode("utf-8", "surrogateescape"))
                 return  # where it has ended in any other way, opening the directory here will tell why
         process.kill()  # which is one crash more
 
@@ -54,4 +60,4 @@ def read() -> None:
     try:
         open_engine(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None).close()
     except OptionError as error:
-        sys.stdout.write(str(error))
+        sys.stdout.buffer.write(str(error).encode("utf-8", "surrogateescape"))

@@ -10,6 +10,10 @@ from cairnkv.records import record
 REPLICAS: Final = 3
 """Machines that keep the stream: an acknowledged write is on a majority of them."""
 
+BREAKS: Final = ("early-replies", "stale-reads")
+"""What a node can be made to do wrong: to say that a write is done before it is logged, and to show what its table
+has without asking whether that is the newest."""
+
 LOG_LIMIT: Final = 4_096 * MIB
 """Bytes that the stream may have, by default."""
 
