@@ -106,3 +106,8 @@ def __getattr__(name: str) -> Any:
     found = module if name == "aio" else getattr(module, name)
     globals()[name] = found
     return found
+
+
+def __dir__() -> list[str]:
+    """The names that are imported later count, so that completion and `help` show them."""
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ async with cairnkv.aio.connect("cairn://127.0.0.1:6555") as kv:
 import os
 from typing import Any, Literal, overload
 
-from cairnkv.client.address import parse
+from cairnkv.client.address import Seconds, parse
 from cairnkv.client.aio.client import Client
 from cairnkv.client.aio.embedded import AsyncEmbedded as Embedded
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
@@ -25,8 +25,8 @@ def connect(
     url: str | None = None,
     *,
     codec: Literal["text"] = "text",
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[str, str]: ...
 @overload
@@ -34,8 +34,8 @@ def connect(
     url: str | None = None,
     *,
     codec: Literal["bytes"],
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[bytes, bytes]: ...
 @overload
@@ -43,8 +43,8 @@ def connect(
     url: str | None = None,
     *,
     codec: Literal["json", "msgpack"],
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[str, Any]: ...
 @overload
@@ -52,16 +52,16 @@ def connect(
     url: str | None = None,
     *,
     codec: Codec[V],
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[str, V]: ...
 def connect(
     url: str | None = None,
     *,
     codec: CodecName | Codec[Any] = "text",
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[Any, Any]:
     """A client of the store at a URL (default: CAIRNKV_URL, else this machine). It connects when first used.

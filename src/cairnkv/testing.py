@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future
 
+    from cairnkv.client.address import Seconds
     from cairnkv.client.embedded import Embedded
     from cairnkv.log import Log
     from cairnkv.server.server import Server
@@ -71,10 +72,13 @@ class ManualClock:
         """The time, in milliseconds since 1970."""
         return self._now
 
-    def advance(self, seconds: float) -> None:
-        """Let so much time pass. A negative amount sets the clock back, as operators do."""
+    def advance(self, time: "Seconds") -> None:
+        """Let so much time pass, as `ttl` takes it. A negative amount sets the clock back, as operators do."""
+        from cairnkv.units import duration
+
+        passed = duration(time)
         with self._lock:
-            self._now += round(seconds * 1000)
+            self._now += round(passed * 1000)
 
 
 class RunningServer:

@@ -1,6 +1,7 @@
 """Sizes and times as people write them."""
 
 import re
+from datetime import timedelta
 from typing import Final
 
 _SIZES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -27,3 +28,18 @@ def seconds(text: str) -> float:
     if match is None:
         raise ValueError(f"a time such as 30s, 500ms, 5m or 1h, not {text!r}")
     return float(match[1]) * _TIMES[match[2].lower()]
+
+
+def duration(given: object) -> float:
+    """Seconds, from a number of them, text as `seconds` takes it, or a timedelta. Raises ValueError for anything else.
+
+    >>> duration("5m") == duration(300) == duration(timedelta(minutes=5)) == 300
+    True
+    """
+    if isinstance(given, timedelta):
+        return given.total_seconds()
+    if isinstance(given, str):
+        return seconds(given)
+    if hasattr(given, "__float__") and not isinstance(given, bool):
+        return float(given)
+    raise ValueError(f"a number of seconds, text such as '5s', or a timedelta, not {given!r:.40}")

@@ -4,20 +4,25 @@
     cairn+unix:///PATH[?OPTION=VALUE&...]                        a Unix socket
 
 Several hosts are nodes of one cluster, any of which serves; a client uses one at a time (`endpoints`). Options:
-`timeout` and `connect_timeout` in seconds, `attempts`; `order`, in which several hosts are tried: `random` (shuffled
-by each client, so that many spread over the nodes; the default) or `given`. Keywords of `connect` win over them. An
-option that does not exist is an error, and so is one that is there twice, or a host. `cairns://` (TLS) and
-user:password@ are kept for later, and refused until then.
+`timeout` and `connect_timeout`, durations such as 2, 2s or 500ms; `attempts`; `order`, in which several hosts are
+tried: `random` (shuffled by each client, so that many spread over the nodes; the default) or `given`. Keywords of
+`connect` win over them. An option that does not exist is an error, and so is one that is there twice, or a host.
+`cairns://` (TLS) and user:password@ are kept for later, and refused until then.
 """
 
 import os
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 from cairnkv.errors import AddressError
 from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT
 from cairnkv.records import record
+from cairnkv.units import duration
+
+Seconds: TypeAlias = float | timedelta | str
+"""A duration: seconds, a timedelta, or text such as "5s", "500ms" or "1h"."""
 
 Endpoint: TypeAlias = tuple[str, int] | str
 """Host and port, or the path of a Unix socket."""
@@ -54,8 +59,9 @@ class Address:
         for name in ("timeout", "connect_timeout"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise AddressError(f"{name} is a number of seconds above 0 and up to a day, not {getattr(self, name)}")
-        if not 1 <= self.attempts <= 100:
-            raise AddressError(f"attempts is a number from 1 to 100, not {self.attempts}")
+        attempts: object = self.attempts  # whatever its annotation says
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= 100:
+            raise AddressError(f"attempts is a whole number from 1 to 100, not {attempts!r:.40}")
         if self.order not in ORDERS:
             raise AddressError(f"order is {' or '.join(ORDERS)}, not {self.order!r}")
         if len(self.endpoints) > ENDPOINTS_MAX:
@@ -80,7 +86,7 @@ def shown(endpoint: Endpoint) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def parse(url: str | None = None, **keywords: float | None) -> Address:
+def parse(url: str | None = None, **keywords: Seconds | None) -> Address:
     """The address that a URL and keywords name; None takes CAIRNKV_URL, else the default.
 
     >>> parse("cairn://a,b:7000/?timeout=2").endpoints
@@ -94,7 +100,9 @@ def parse(url: str | None = None, **keywords: float | None) -> Address:
     return _parsed(url or DEFAULT_URL, keywords)
 
 
-def _parsed(url: str, keywords: Mapping[str, float | None]) -> Address:
+def _parsed(url: str, keywords: Mapping[str, Seconds | None]) -> Address:
+    if not isinstance(url, str):
+        raise AddressError(f"an address is text such as {DEFAULT_URL}, not {url!r:.80}")
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise AddressError(f"an address begins with cairn:// or cairn+unix://, not {url!r}; try cairn://{url}")
@@ -112,9 +120,9 @@ def _parsed(url: str, keywords: Mapping[str, float | None]) -> Address:
     options = {**_options(query), **{name: value for name, value in keywords.items() if value is not None}}
     return Address(
         endpoints,
-        timeout=options.get("timeout", CLIENT_TIMEOUT),
-        connect_timeout=options.get("connect_timeout", CONNECT_TIMEOUT),
-        attempts=int(options.get("attempts", CLIENT_ATTEMPTS)),
+        timeout=_duration("timeout", options.get("timeout", CLIENT_TIMEOUT)),
+        connect_timeout=_duration("connect_timeout", options.get("connect_timeout", CONNECT_TIMEOUT)),
+        attempts=options.get("attempts", CLIENT_ATTEMPTS),
         order=options.get("order", "random"),
     )
 
@@ -154,11 +162,18 @@ def _hint(text: str, hosts: str) -> str:
 
 
 _OPTIONS: Final[Mapping[str, Callable[[str], float | str]]] = {
-    "timeout": float,
-    "connect_timeout": float,
+    "timeout": str,
+    "connect_timeout": str,
     "attempts": int,
     "order": str,
 }
+
+
+def _duration(name: str, given: Seconds) -> float:
+    try:
+        return duration(given)
+    except ValueError as error:
+        raise AddressError(f"{name} is {error}") from None
 
 
 def _options(query: str) -> dict[str, Any]:
@@ -172,5 +187,5 @@ def _options(query: str) -> dict[str, Any]:
         try:
             options[name] = _OPTIONS[name](text)
         except ValueError:
-            raise AddressError(f"the option {name} is a number, not {text!r}") from None
+            raise AddressError(f"the option {name} is a whole number, not {text!r}") from None
     return options

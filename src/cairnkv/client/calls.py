@@ -11,9 +11,9 @@ import enum
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
 from typing import ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
+from cairnkv.client.address import Seconds as Seconds
 from cairnkv.client.codec import Codec, KeyCodec, key_bytes, utf8
 from cairnkv.commands import (
     MISSING,
@@ -50,6 +50,7 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import NO_TTL
 from cairnkv.errors import BadCommand, CodecError, OptionError, PeerError, error_of
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX, TTL_MAX
+from cairnkv.units import duration
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -57,7 +58,6 @@ D = TypeVar("D")
 T = TypeVar("T")
 
 Key: TypeAlias = str | bytes
-Seconds: TypeAlias = float | timedelta
 Durable: TypeAlias = Literal["memory", "size"]
 """How safe a write is: in memory, or as safe as the size of the store promises."""
 Values: TypeAlias = Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V]
@@ -151,6 +151,7 @@ class Calls(Generic[K, V]):
     ) -> Call[V | D]:
         name = _key(key)
         if clear or ttl is not None or persist:
+            _flags(clear=clear, persist=persist)
             milliseconds = _milliseconds(ttl)
             return Call(_valid(GetWith(name, clear, milliseconds, persist)), self._value_or(default))
         return Call(Get(name), self._value_or(default))
@@ -169,6 +170,7 @@ class Calls(Generic[K, V]):
         name, data = _key(key), self._encode(value)
         if ttl is None and not (keep_ttl or if_absent or if_present) and if_equals is UNSET:
             return Call(Set(name, data), _yes)
+        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
         return Call(
             _valid(SetWith(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
             _bool,
@@ -186,6 +188,7 @@ class Calls(Generic[K, V]):
         if_equals: V | Unset = UNSET,
     ) -> Call[V | None]:
         name, data = _key(key), self._encode(value)
+        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
         return Call(
             _valid(Swap(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
             self._value_or(None),
@@ -230,6 +233,8 @@ class Calls(Generic[K, V]):
         return Call(_valid(GetMany(names)), decode)
 
     def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Call[None]:
+        if not callable(getattr(values, "items", None)):
+            raise OptionError(f"set_many takes a mapping such as {{'key': 'value'}}, not {values!r:.40}")
         pairs = tuple((_key(key), self._encode(value)) for key, value in values.items())
         if not pairs:
             return _nothing_to_ask(None)
@@ -262,6 +267,8 @@ class Calls(Generic[K, V]):
         return Call(ClearAll(), _nothing)
 
     def ping(self, text: str = "") -> Call[str]:
+        if not isinstance(text, str):
+            raise CodecError(f"ping takes text, not {text!r:.40}")
         return Call(Ping(utf8(text)), _text)
 
     def info(self) -> Call[dict[str, str | int]]:
@@ -288,6 +295,10 @@ class Calls(Generic[K, V]):
 
     def _encode(self, value: V) -> bytes:
         data = self._values.encode(value)
+        made: object = data  # a codec of the caller's may return anything
+        if not isinstance(made, bytes):
+            codec = type(self._values).__name__
+            raise CodecError(f"the codec's encode returns bytes; {codec} returned {data!r:.40}")
         if self._value_max is not None and len(data) > self._value_max:
             raise _bad(failures.TOOBIG, f"a value of {len(data):,} bytes; the limit is {self._value_max:,}")
         return data
@@ -314,13 +325,19 @@ def _nothing_to_ask(result: T) -> Call[T]:
 
 
 def _keys(keys: Iterable[Key]) -> tuple[bytes, ...]:
-    if isinstance(keys, str | bytes):
-        raise CodecError(f"several keys are a list, or something like it, not {type(keys).__name__}")
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+        raise CodecError(f"several keys are a list, or another iterable, of text or bytes, not {keys!r:.40}")
     return tuple(map(_key, keys))
 
 
 def _prefix(prefix: Key) -> bytes:
-    return key_bytes(prefix)
+    return key_bytes(prefix, "a prefix")
+
+
+def _flags(**flags: object) -> None:
+    for name, flag in flags.items():
+        if flag is not True and flag is not False:
+            raise OptionError(f"{name} is True or False, not {flag!r:.40}")
 
 
 def _milliseconds(ttl: Seconds | None) -> int | None:
@@ -328,14 +345,21 @@ def _milliseconds(ttl: Seconds | None) -> int | None:
 
 
 def _some_milliseconds(ttl: Seconds) -> int:
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    try:
+        seconds = duration(ttl)
+    except (ValueError, OverflowError) as error:
+        raise OptionError(f"a ttl is {error}") from None
     if not 0 < seconds <= TTL_MAX / 1000:
-        raise OptionError(f"a ttl is above 0 seconds and at most {TTL_MAX // 1000:,}, not {ttl}")
+        raise OptionError(f"a ttl is above 0 seconds and at most {TTL_MAX // 1000:,}, not {ttl!r:.40}")
     return max(1, round(seconds * 1000))
 
 
 def _valid(command: Command) -> Command:
     """The command, if its own grammar would read it; so bad options fail here as they would at a server."""
+    for group in command.word.exclusive:
+        given = [name for name in group if getattr(command, name) not in (None, False)]
+        if len(given) > 1:
+            raise _bad(failures.BADARGS, f"{' and '.join(given)} exclude each other; use one of them")
     try:
         strings = command.arguments()
         if len(strings) > ARGUMENTS_MAX:

@@ -123,7 +123,9 @@ def value_codec(codec: CodecName | Codec[Any]) -> Codec[Any]:
         return named
     if callable(getattr(codec, "encode", None)) and callable(getattr(codec, "decode", None)):
         return codec
-    raise OptionError(f"a codec has the methods encode and decode; {type(codec).__name__} has not")
+    raise OptionError(
+        f"codec is {', '.join(map(repr, _NAMED))}, or an object with encode and decode, not {codec!r:.40}"
+    )
 
 
 def key_codec(codec: CodecName | Codec[Any]) -> KeyCodec[Any]:
@@ -131,13 +133,13 @@ def key_codec(codec: CodecName | Codec[Any]) -> KeyCodec[Any]:
     return Bytes() if codec == "bytes" else Text()
 
 
-def key_bytes(key: str | bytes) -> bytes:
+def key_bytes(key: str | bytes, what: str = "a key") -> bytes:
     """The bytes of a key; `CodecError` when it is neither text nor bytes."""
     if isinstance(key, str):
         return utf8(key)
     if isinstance(key, bytes):
         return key
-    raise CodecError(f"a key is text or bytes, not {type(key).__name__}")
+    raise CodecError(f"{what} is text or bytes, not {type(key).__name__}: {key!r:.40}")
 
 
 def utf8(text: str) -> bytes:

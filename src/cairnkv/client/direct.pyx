@@ -322,3 +322,20 @@ class DirectEmbedded(DirectCalls, Embedded):
     __getitem__ = DirectCalls._item
     __setitem__ = DirectCalls._set_item
     __contains__ = DirectCalls._contains
+
+
+def _take_docstrings():
+    """Give the direct calls the docstrings of the calls that they stand for."""
+    for name, readable in (
+        ("get", "get"),
+        ("set", "set"),
+        ("exists", "exists"),
+        ("_item", "__getitem__"),
+        ("_set_item", "__setitem__"),
+        ("_contains", "__contains__"),
+        ("close", "close"),
+    ):
+        getattr(DirectCalls, name).__doc__ = getattr(Embedded, readable).__doc__
+
+
+_take_docstrings()

@@ -77,7 +77,8 @@ class Shared:
             raise CallerError("a store in memory has no backups; one on disk has: cairnkv.open('data/')")
         if self._closed:
             raise CallerError("this store is closed")
-        if keep is not None and keep < 1:
+        whole: object = keep  # whatever its annotation says
+        if keep is not None and not (isinstance(whole, int) and whole > 0):
             raise OptionError(f"keep is a number of backups above 0, not {keep!r}")
         try:
             return make(directory, keep=keep)
@@ -259,8 +260,13 @@ def new_store(
 ) -> Store:
     """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
     limit: object = memory_limit  # whatever its annotation says
-    if limit is not None and not (isinstance(limit, int) and limit > 0):
-        raise OptionError(f"memory_limit is a number of bytes above 0, not {memory_limit!r}")
+    if limit is not None and (isinstance(limit, bool) or not (isinstance(limit, int) and limit > 0)):
+        raise OptionError(f"memory_limit is a number of bytes above 0, such as 64 * 1024**2, not {memory_limit!r}")
+    place: object = path
+    if path is not None and not isinstance(place, str | os.PathLike):
+        raise OptionError(f"path is a directory, as text or a path, or None for a store in memory; not {place!r:.80}")
+    if isinstance(place, str) and "://" in place:
+        raise OptionError(f"{place!r:.80} is an address: cairnkv.connect takes it; cairnkv.open takes a directory")
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
     if path is not None:
@@ -286,6 +292,8 @@ def _store_on_disk(
             "when_full is not for a store on disk: with a memory_limit values leave memory, and nothing is evicted"
         )
     try:
+        if not isinstance(sync, str | None):
+            raise ValueError(f"always, none, or a time such as 1s or 500ms, not {sync!r:.40}")
         mode = Sync.parse(sync or "always")
     except ValueError as error:
         raise OptionError(f"sync is {error}") from None

@@ -5,7 +5,7 @@
 
 from typing import Any, Literal, overload
 
-from cairnkv.client.address import parse
+from cairnkv.client.address import Seconds, parse
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
 from cairnkv.client.sync import Client
@@ -16,8 +16,8 @@ def connect(
     url: str | None = None,
     *,
     codec: Literal["text"] = "text",
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[str, str]: ...
 @overload
@@ -25,8 +25,8 @@ def connect(
     url: str | None = None,
     *,
     codec: Literal["bytes"],
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[bytes, bytes]: ...
 @overload
@@ -34,8 +34,8 @@ def connect(
     url: str | None = None,
     *,
     codec: Literal["json", "msgpack"],
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[str, Any]: ...
 @overload
@@ -43,16 +43,16 @@ def connect(
     url: str | None = None,
     *,
     codec: Codec[V],
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[str, V]: ...
 def connect(
     url: str | None = None,
     *,
     codec: CodecName | Codec[Any] = "text",
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
+    timeout: Seconds | None = None,
+    connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[Any, Any]:
     """A client of the store at a URL. It connects when it is first used, and again when need be.
@@ -61,7 +61,8 @@ def connect(
     describes; default: the variable CAIRNKV_URL, else cairn://127.0.0.1:6555. Several hosts are nodes of one cluster:
     the client stays with one while that serves, and then goes on to the next.
     codec: what values are: "text", "bytes", "json", "msgpack", or an object with encode and decode.
-    timeout: seconds that a call may take, repetitions included. connect_timeout: for one address.
+    timeout: how long a call may take, repetitions included: seconds, a timedelta, or text such as "500ms" or "5s"; of a
+    pipeline, how long between two replies. connect_timeout: how long one address may take.
     attempts: how often a call that is safe to repeat is tried; each further host is one more.
     Raises `AddressError` or `OptionError` for what cannot be understood.
     """

@@ -68,7 +68,7 @@ class KeyValue(abc.ABC, Generic[K, V]):
     ) -> V | D | None:
         """The value of a key, or the default when it is not there.
 
-        clear: take it out as well. ttl: give it a new time to live, in seconds. persist: let it stay for good.
+        clear: take it out as well. ttl: give it a new time to live. persist: let it stay for good.
         """
         return self._do(self._calls.get(key, default, clear=clear, ttl=ttl, persist=persist))
 
@@ -85,7 +85,8 @@ class KeyValue(abc.ABC, Generic[K, V]):
     ) -> bool:
         """Store a value; whether it was stored, which only the three conditions can prevent.
 
-        ttl: seconds until it expires; without it, or `keep_ttl`, it does not expire.
+        ttl: the time until it expires, in seconds, as a timedelta, or as text such as "5s" or "1h"; without it, or
+        `keep_ttl`, it does not expire.
         if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
         """
         return self._do(
@@ -145,7 +146,7 @@ class KeyValue(abc.ABC, Generic[K, V]):
         return self._do(self._calls.ttl(key))
 
     def expire(self, key: Key, ttl: Seconds) -> bool:
-        """Give a key a new time to live, in seconds; whether it is there."""
+        """Give a key a new time to live: seconds, a timedelta, or text such as "5s"; whether it is there."""
         return self._do(self._calls.expire(key, ttl))
 
     def persist(self, key: Key) -> bool:
@@ -242,25 +243,31 @@ class KeyValue(abc.ABC, Generic[K, V]):
     # -- as a mapping ---------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Key) -> V:
+        """The value of a key; KeyError when it is not there."""
         value = self._do(self._calls.get(key, UNSET))
         if isinstance(value, Unset):
             raise KeyError(key)
         return value
 
     def __setitem__(self, key: Key, value: V) -> None:
+        """Store a value, which does not expire."""
         self._do(self._calls.set(key, value))
 
     def __delitem__(self, key: Key) -> None:
+        """Take a key out; KeyError when it is not there."""
         if not self._do(self._calls.clear_many((key,))):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
+        """Whether a key is there."""
         return isinstance(key, str | bytes) and self.exists(key)
 
     def __iter__(self) -> Iterator[K]:
+        """The keys, as `scan` gives them; keys may be taken out and stored meanwhile."""
         return self.scan()
 
     def __len__(self) -> int:
+        """How many keys there are."""
         return self.count()
 
     def __bool__(self) -> bool:

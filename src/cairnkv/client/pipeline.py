@@ -24,6 +24,7 @@ from cairnkv.client.calls import (
     locally,
     memory_is_enough,
 )
+from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Failure, InMemory, Reply
 from cairnkv.errors import CairnError, CallerError, Unavailable, error_of
 
@@ -269,3 +270,14 @@ class _Local(_View[K, V]):
 
     def local(self) -> Pipeline[K, V]:
         return self
+
+
+def _take_docstrings() -> None:
+    """Give the methods of a pipeline the docstrings of the calls that they add."""
+    for name, method in vars(Pipeline).items():
+        call = getattr(KeyValue, name, None)
+        if not name.startswith("_") and not method.__doc__ and call is not None and call.__doc__:
+            method.__doc__ = f"{call.__doc__.rstrip()}\n\n        Gives a `Pending`, whose `result()` that is."
+
+
+_take_docstrings()

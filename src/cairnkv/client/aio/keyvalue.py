@@ -67,7 +67,7 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
     ) -> V | D | None:
         """The value of a key, or the default when it is not there.
 
-        clear: take it out as well. ttl: give it a new time to live, in seconds. persist: let it stay for good.
+        clear: take it out as well. ttl: give it a new time to live. persist: let it stay for good.
         """
         return await self._do(self._calls.get(key, default, clear=clear, ttl=ttl, persist=persist))
 
@@ -84,7 +84,8 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
     ) -> bool:
         """Store a value; whether it was stored, which only the three conditions can prevent.
 
-        ttl: seconds until it expires; without it, or `keep_ttl`, it does not expire.
+        ttl: the time until it expires, in seconds, as a timedelta, or as text such as "5s" or "1h"; without it, or
+        `keep_ttl`, it does not expire.
         if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
         """
         return await self._do(
@@ -144,7 +145,7 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         return await self._do(self._calls.ttl(key))
 
     async def expire(self, key: Key, ttl: Seconds) -> bool:
-        """Give a key a new time to live, in seconds; whether it is there."""
+        """Give a key a new time to live: seconds, a timedelta, or text such as "5s"; whether it is there."""
         return await self._do(self._calls.expire(key, ttl))
 
     async def persist(self, key: Key) -> bool:
