@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -316,3 +317,37 @@ def test_a_port_that_is_taken(cairn_here: Call, url: str):
     said = cairn_here("trace", "--listen", url.removeprefix("cairn://"), "--to", url)
     assert said.code == 2
     assert "cannot listen on 127.0.0.1:" in said.err
+
+
+def test_a_redis_conversation_is_shown_field_by_field(url: str):
+    with tracing(url) as trace:
+        with trace.connect() as peer:
+            peer.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nhello\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\nDBSIZE\r\n")
+            peer.shutdown(socket.SHUT_WR)
+            assert read_to_the_end(peer) == b"+OK\r\n$5\r\nhello\r\n:1\r\n"
+        lines = trace.lines_up_to("#1 server, .* closed its side")
+        assert trace.end() == 0
+    titles = [line.split(": ")[1] for line in lines if line.startswith("#1")]
+    assert [title for title in titles if title != "closed its side"] == [
+        "SET, 31 bytes",
+        "GET, 20 bytes",
+        "DBSIZE, 8 bytes",
+        "status, to SET, 5 bytes",
+        "string, to GET, 11 bytes",
+        "integer, to DBSIZE, 4 bytes",
+    ]
+    assert "    argument 2         68 65 6c 6c 6f 0d 0a  hello" in lines
+
+
+@pytest.mark.skipif(shutil.which("redis-cli") is None, reason="there is no redis-cli: apt-get install redis-tools")
+@pytest.mark.parametrize("version", ["-2", "-3"])
+def test_redis_cli_through_a_trace(url: str, version: str):
+    with tracing(url) as trace:
+        port = str(trace.address[1])
+        done = subprocess.run(
+            ["redis-cli", version, "-p", port, "set", "k", "v"], capture_output=True, timeout=SECONDS, check=True
+        )
+        assert done.stdout == b"OK\n"
+        lines = trace.lines_up_to("status, to SET")
+    assert any(line.endswith(": SET, 27 bytes") for line in lines)
+    assert not any("in no frame" in line or "nobody knows" in line for line in lines)

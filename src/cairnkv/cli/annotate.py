@@ -9,7 +9,7 @@
 What always holds: a frame is printed when it is whole, with one line for each field; what is long is abbreviated
 and says how long it is; nothing from the wire reaches the terminal unescaped.
 
-Not for which bytes are which field (`cairnkv.wire.anatomy`), and not for sockets (`trace`).
+Not for which bytes are which field (`cairnkv.wire.anatomy` and its like for Redis), and not for sockets (`trace`).
 """
 
 import dataclasses
@@ -18,7 +18,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from cairnkv.cli.output import escaped
-from cairnkv.wire.anatomy import CommandDissector, Field, Frame, Piece, Raw, ResponseDissector
+from cairnkv.wire.anatomy import CommandDissector, Dissector, Field, Frame, Piece, Raw, ResponseDissector
+from cairnkv.wire.redis.anatomy import RedisCommandDissector, RedisReplyDissector
+from cairnkv.wire.redis.requests import speaks_redis
 
 SHOWN_BYTES: Final = 16
 """Bytes of a field that are printed in hex, unless the user asks for another number."""
@@ -29,6 +31,9 @@ messages. Of what needs escapes as many are printed as in hex."""
 
 RAW_LINES: Final = 8
 """Lines of bytes that belong to no frame that are printed of what came at once."""
+
+_REPLY_OF_REDIS: Final = b"+-"
+"""First bytes of a server that speaks before its client: the Redis protocol's, when it refuses a connection."""
 
 DETAILED_FIELDS: Final = 64
 """Fields of one frame that are printed."""
@@ -68,19 +73,32 @@ class Conversation:
     def __init__(self, name: str, *, shown_bytes: int = SHOWN_BYTES) -> None:
         self._name = name
         self._shown_bytes = shown_bytes
-        kept = max(shown_bytes, TEXT_BYTES)
-        commands = CommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
-        responses = ResponseDissector(commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
-        self._dissectors = {Side.CLIENT: commands, Side.SERVER: responses}
+        self._dissectors: dict[Side, Dissector] = {}  # of a protocol, once the first byte has come
+
+    def _begin(self, side: Side, first: int) -> None:
+        """Tell the protocol by the first byte, as a server does; by the server's own if that comes first."""
+        kept = max(self._shown_bytes, TEXT_BYTES)
+        if speaks_redis(first) if side is Side.CLIENT else first in _REPLY_OF_REDIS:
+            redis_commands = RedisCommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            replies = RedisReplyDissector(redis_commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            self._dissectors = {Side.CLIENT: redis_commands, Side.SERVER: replies}
+        else:
+            commands = CommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            responses = ResponseDissector(commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            self._dissectors = {Side.CLIENT: commands, Side.SERVER: responses}
 
     def said(self, side: Side, data: bytes, at: float) -> Iterator[Line]:
         """One side has sent bytes."""
+        if not data:
+            return
+        if not self._dissectors:
+            self._begin(side, data[0])
         for piece in self._dissectors[side].feed(data):
             yield from self._piece(side, piece, at)
 
     def closed(self, side: Side, at: float) -> Iterator[Line]:
         """One side will send no more."""
-        rest = self._dissectors[side].finish()
+        rest = self._dissectors[side].finish() if self._dissectors else None
         if rest is not None:
             yield from self._piece(side, rest, at)
         yield self._heading(side, at, "closed its side")
@@ -128,11 +146,11 @@ class Conversation:
     def _meaning(self, field: Field) -> str:
         if field.meaning:
             return field.meaning
-        shown = field.data
+        shown = field.text
         if len(text := escaped(shown)) > len(shown.decode("utf-8", "ignore")):
             shown = shown[: self._shown_bytes]
             text = escaped(shown)
-        left = field.size - len(shown)
+        left = field.size - field.end - len(shown)
         return text + (f" … and {_bytes(left)} more" if left else "")
 
 

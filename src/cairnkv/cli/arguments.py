@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
             begins_with_a_dash = text.startswith("-") and text != "-" and not self._negative_number_matcher.match(text)
             if begins_with_a_dash and option not in self._option_string_actions:
                 known = suggestion(option, self._option_string_actions)
-                value = "; a value that begins with a dash stands behind `--`, or behind = as in --option=-x"
+                value = "; a value that begins with a dash stands behind '--', or behind = as in --option=-x"
                 return f"there is no option {option!r}{known or value}"
         return ""
 

@@ -27,6 +27,7 @@ from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.surroundings import Peer, Surroundings
 from cairnkv.store import Deferred, Held, Store, size_of
 from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
+from cairnkv.wire.redis.requests import speaks_redis
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
@@ -66,14 +67,6 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.FAILED, Event.ALL_SAID): State.DONE,
 }
 """Every transition there is; an event that is not here leaves the state as it is."""
-
-
-def _speaks_redis(first: int) -> bool:
-    """Return whether this first byte begins the Redis protocol: an array, an inline command, or an empty line.
-
-    `redis-cli --pipe` sends an empty line first. CR and LF are no flags of the native protocol, which refuses them.
-    """
-    return first in b"*\r\n" or (chr(first).isascii() and chr(first).isalpha())
 
 
 class Session:
@@ -155,7 +148,7 @@ class Session:
             self.expects_tls = True
             self._conversation = self._new_article()
             self._stop_reading()
-        elif _speaks_redis(begin[0]):
+        elif speaks_redis(begin[0]):
             self._conversation = RedisConversation(
                 self._store, self._surroundings, self._peer, push=self._push, limits=self._limits
             )

@@ -9,7 +9,8 @@ on that side of the connection; of a long string only the beginning is kept, and
 so that memory is bounded whatever the lengths say.
 
 For people who look at a connection (`cairn trace`). Not for talking to anybody: whether a frame is accepted is
-decided by the decoders of `cairnkv.wire.article`, from which the layouts come.
+decided by the decoders of `cairnkv.wire.article`, from which the layouts come. The Redis protocol has dissectors of its
+own: `cairnkv.wire.redis.anatomy`.
 """
 
 import abc
@@ -50,12 +51,19 @@ class Field:
     data: its bytes, or the first of them.
     size: how many it has.
     meaning: what they say, in words; empty for a string, whose bytes speak for themselves.
+    end: how many of its bytes, the last ones, end the string and are no part of it.
     """
 
     name: str
     data: bytes
     size: int
     meaning: str = ""
+    end: int = 0
+
+    @property
+    def text(self) -> bytes:
+        """The string without what ends it, as far as it was kept."""
+        return self.data[: self.size - self.end]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,11 +94,11 @@ class Raw:
 Piece: TypeAlias = Frame | Raw
 
 
-class _Undelimited(Exception):
+class Undelimited(Exception):
     """Nobody can say where this frame ends."""
 
 
-class _Dissector(abc.ABC):
+class Dissector(abc.ABC):
     """Bytes in, frames out: a parser that is suspended where bytes are missing.
 
     A subclass says in `_frame` what a frame consists of, taking it field by field.
@@ -123,7 +131,7 @@ class _Dissector(abc.ABC):
                 return pieces  # it needs more bytes
             except StopIteration:
                 pieces.append(self._given(whole=True))
-            except _Undelimited as why:
+            except Undelimited as why:
                 if self._fields:
                     pieces.append(self._given(whole=False))
                 self._raw = True
@@ -177,8 +185,8 @@ class _Dissector(abc.ABC):
         self._add(Field(name, data, LENGTH.size, meaning))
         return int(length)
 
-    def _string(self, name: str, length: int, meaning: str = "") -> Generator[None, None, bytes]:
-        """A string, as a field unless it is empty; gives the part of it that is kept."""
+    def _string(self, name: str, length: int, *, end: int = 0) -> Generator[None, None, bytes]:
+        """A string, as a field unless it is empty; gives the part of it that is kept. end: see `Field`."""
         kept = bytearray()
         size = 0
         while size < length:
@@ -191,11 +199,11 @@ class _Dissector(abc.ABC):
                 yield
         self._partial = None
         if length:
-            self._add(Field(name, bytes(kept), length, meaning))
-        return bytes(kept)
+            self._add(Field(name, bytes(kept), length, end=end))
+        return bytes(kept[: length - end])
 
 
-class CommandDissector(_Dissector):
+class CommandDissector(Dissector):
     """The client's side of a connection. `awaited` holds the commands whose replies have not come yet."""
 
     def __init__(
@@ -219,13 +227,13 @@ class CommandDissector(_Dissector):
         self._add(Field("command", data, width, f"{number} = {word.name if word else 'nobody knows it'}"))
         if number < COUNTED_FROM:
             if word is None:
-                raise _Undelimited(f"command {number} is not assigned: nobody can say where its frame ends")
+                raise Undelimited(f"command {number} is not assigned: nobody can say where its frame ends")
             for name, slot in word.fields:
                 yield from self._argument(slot.kinds[0].placeholder, is_key=name in word.key_fields)
         else:
             count = yield from self._length("arguments", "argument")
             if count > ARGUMENTS_MAX:
-                raise _Undelimited(f"{count:,} arguments are over the limit of {ARGUMENTS_MAX:,}")
+                raise Undelimited(f"{count:,} arguments are over the limit of {ARGUMENTS_MAX:,}")
             namer = _Namer(word)
             for position in range(count):
                 string = yield from self._argument(namer.name(position))
@@ -235,7 +243,7 @@ class CommandDissector(_Dissector):
     def _argument(self, name: str, *, is_key: bool = False) -> Generator[None, None, bytes]:
         length = yield from self._length(f"{name} length")
         if is_key and length > KEY_MAX:
-            raise _Undelimited(f"a key of {length:,} bytes is over the limit of {KEY_MAX:,}")
+            raise Undelimited(f"a key of {length:,} bytes is over the limit of {KEY_MAX:,}")
         return (yield from self._string(name, length))
 
     def _tell_width(self) -> Generator[None, None, None]:
@@ -283,7 +291,7 @@ class _Namer:
             self._value_of = position + 1, slot.kinds[0].placeholder
 
 
-class ResponseDissector(_Dissector):
+class ResponseDissector(Dissector):
     """The server's side of a connection."""
 
     def __init__(
@@ -301,7 +309,7 @@ class ResponseDissector(_Dissector):
         yield from self._await(RESPONSE_HEAD.size)
         header, status, length = RESPONSE_HEAD.unpack_from(self._buffer)
         if status not in STATUS_BYTES:
-            raise _Undelimited(f"a response has no status 0x{status:02x}")
+            raise Undelimited(f"a response has no status 0x{status:02x}")
         word, known = self._answered()
         ok = not status & 0x01
         missing = not ok and bool(header & ResponseFlag.MISSING)
@@ -368,7 +376,7 @@ def response_fields(frame: bytes) -> Iterator[Field]:
     return _fields(ResponseDissector(kept_bytes=len(frame), kept_fields=len(frame)), frame)
 
 
-def _fields(dissector: _Dissector, data: bytes) -> Iterator[Field]:
+def _fields(dissector: Dissector, data: bytes) -> Iterator[Field]:
     for piece in dissector.feed(data):
         if isinstance(piece, Raw):
             yield Field("?", piece.data, len(piece.data), piece.why)

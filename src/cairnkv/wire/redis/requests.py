@@ -51,6 +51,14 @@ class ProtocolFault:
     text: str
 
 
+def speaks_redis(first: int) -> bool:
+    """Return whether this first byte begins the Redis protocol: an array, an inline command, or an empty line.
+
+    `redis-cli --pipe` sends an empty line first. CR and LF are no flags of the native protocol, which refuses them.
+    """
+    return first in b"*\r\n" or (chr(first).isascii() and chr(first).isalpha())
+
+
 class RequestDecoder:
     """A connection's bytes in, its requests out.
 
