@@ -1,5 +1,7 @@
 """Codecs: values in and out, and an error for what does not fit, never a wrong value."""
 
+import collections
+import enum
 import json
 from typing import Any
 
@@ -92,6 +94,94 @@ def test_what_does_not_encode_says_so_and_stores_nothing(codec: Any, value: Any)
         with pytest.raises(CodecError):
             kv["k"] = value
         assert len(kv) == 0
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+NOT_EQUAL = [
+    ("json", {1: "a"}, r"value has the key 1"),
+    ("json", {"a": {2: "b"}}, r"value\['a'\] has the key 2"),
+    ("json", {1: "a", "1": "b"}, "value has the key 1"),
+    ("json", {None: 1}, "value has the key None"),
+    ("json", {True: 1}, "value has the key True"),
+    ("json", {1.5: 2}, "value has the key 1.5"),
+    ("json", (1, 2), r"give a tuple back as a list; value is \(1, 2\): use a list"),
+    ("json", {"p": [0, (1, 2)]}, r"value\['p'\]\[1\] is \(1, 2\)"),
+    ("json", [float("nan")], r"value\[0\] is nan: use None"),
+    ("json", float("inf"), "value is inf"),
+    ("json", {"s": {1}}, r"takes None, .*; value\['s'\] is of type set: \{1\}"),
+    ("json", b"x", "is of type bytes"),
+    ("json", "\ud800", "surrogates"),
+    ("msgpack", {1: "a"}, "value has the key 1"),
+    ("msgpack", {"a": [{2: "b"}]}, r"value\['a'\]\[0\] has the key 2"),
+    ("msgpack", {(1, 2): 3}, r"value has the key \(1, 2\)"),
+    ("msgpack", {None: 1}, "value has the key None"),
+    ("msgpack", ("a",), r"value is \('a',\): use a list"),
+    ("msgpack", {"n": float("nan")}, r"value\['n'\] is nan"),
+    ("msgpack", 2**64, "cannot keep 18446744073709551616"),
+    ("msgpack", "\ud800", "surrogates"),
+    ("msgpack", [{1}], r"value\[0\] is of type set"),
+]
+
+
+@pytest.mark.parametrize(("codec", "value", "said"), NOT_EQUAL, ids=[f"{case[0]} {case[1]!a}" for case in NOT_EQUAL])
+def test_value_that_would_not_come_back_equal_is_refused(codec: Any, value: Any, said: str) -> None:
+    with cairnkv.open(codec=codec) as kv:
+        kv["k"] = "before"
+        for store in (
+            lambda: kv.set("k", value),
+            lambda: kv.set("k", "x", if_equals=value),
+            lambda: kv.swap("k", value),
+            lambda: kv.set_many({"other": 1, "k": value}),
+            lambda: kv.clear_if_equals("k", value),
+        ):
+            with pytest.raises(CodecError, match=said):
+                store()
+        assert kv["k"] == "before"
+        assert len(kv) == 1
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_value_nested_too_deeply_to_be_read_is_refused(codec: Any) -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with cairnkv.open(codec=codec) as kv, pytest.raises(CodecError, match=f"codec='{codec}'"):
+        kv["k"] = value
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize(
+    "value",
+    [Colour.RED, collections.OrderedDict(a=1), collections.Counter("aab"), True, -0.0, [1, 1.0, True]],
+    ids=repr,
+)
+def test_value_that_comes_back_equal_is_stored(codec: Any, value: Any) -> None:
+    with cairnkv.open(codec=codec) as kv:
+        kv["k"] = value
+        assert kv["k"] == value
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.tuples(inner, inner)
+    | st.dictionaries(st.text() | st.integers() | st.none() | st.binary(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+@given(value=anything)
+def test_what_is_written_comes_back_equal_or_is_refused(name: Any, value: Any) -> None:
+    codec = value_codec(name)
+    try:
+        data = codec.encode(value)
+    except CodecError:
+        return
+    assert codec.decode(data) == value
 
 
 @pytest.mark.parametrize("key", [1, None, ("a",), 1.5])

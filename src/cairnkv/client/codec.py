@@ -6,6 +6,10 @@ has chosen. What does not decode raises an error that says so; it is never retur
 """
 
 import importlib
+import itertools
+import math
+import reprlib
+from collections.abc import Iterable
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
 from cairnkv.errors import CodecError, OptionError
@@ -58,19 +62,27 @@ class Bytes:
 
 
 class Json:
-    """What JSON can say, in its shortest form."""
+    """What JSON can say, in its shortest form. A value that would not come back equal is refused."""
+
+    _NAME: Final = "json"
+    _PLAIN: Final = (str, int, float)
+    _KEYS: Final = (str,)
+    _TAKEN: Final = "None, True, False, numbers, text, lists, and dicts with text as keys"
 
     def __init__(self) -> None:
         json = importlib.import_module("json")  # only who asks for it needs it
-        self._write: Any = json.dumps
+        self._write: Any = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
         self._read: Any = json.loads
 
     def encode(self, value: Any) -> bytes:
         try:
-            text: str = self._write(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            return text.encode()
+            text: str = self._write(value)
+            data = text.encode()
+            if self._read(text) == value:
+                return data
         except (TypeError, ValueError, RecursionError) as error:
-            raise CodecError(f"JSON cannot say this value: {error}") from None
+            raise _refused(self, value, error) from None
+        raise _refused(self, value)
 
     def decode(self, data: bytes) -> Any:
         try:
@@ -80,7 +92,16 @@ class Json:
 
 
 class MessagePack:
-    """What MessagePack can say. Needs the package msgpack: `pip install 'cairnkv[msgpack]'`."""
+    """What MessagePack can say. Needs the package msgpack: `pip install 'cairnkv[msgpack]'`.
+
+    A value that would not come back equal is refused. Keys of maps are text or bytes, since others are not read:
+    their hashes can be forged.
+    """
+
+    _NAME: Final = "msgpack"
+    _PLAIN: Final = (str, int, float, bytes, bytearray, memoryview)
+    _KEYS: Final = (str, bytes)
+    _TAKEN: Final = "None, True, False, numbers, text, bytes, lists, and dicts with text or bytes as keys"
 
     def __init__(self) -> None:
         try:
@@ -92,16 +113,58 @@ class MessagePack:
 
     def encode(self, value: Any) -> bytes:
         try:
-            packed: bytes = self._pack(value)
-            return packed
-        except (TypeError, ValueError, OverflowError) as error:
-            raise CodecError(f"MessagePack cannot say this value: {error}") from None
+            data: bytes = self._pack(value)
+            if self._unpack(data) == value:
+                return data
+        except Exception as error:  # msgpack raises its own, ValueError, and what lies below
+            raise _refused(self, value, error) from None
+        raise _refused(self, value)
 
     def decode(self, data: bytes) -> Any:
         try:
             return self._unpack(data)
-        except Exception as error:  # msgpack raises its own, ValueError, and what lies below
+        except Exception as error:  # likewise
             raise CodecError(f"{_shown(data)} is not MessagePack: {error}") from None
+
+
+WALK_MAX: Final = 10_000
+"""Parts of a refused value that are looked at for the one to blame."""
+
+PATH_MAX: Final = 200
+"""Characters of the path to a part, below which no further parts are looked at."""
+
+
+def _refused(codec: Json | MessagePack, value: Any, error: Exception | None = None) -> CodecError:
+    """The error for a value that the codec cannot write, or that would not come back equal: it names the part."""
+    name, taken = codec._NAME, codec._TAKEN
+    parts = [("value", value)]
+    for where, part in parts:  # which grows meanwhile
+        deeper: Iterable[tuple[Any, Any]] = ()
+        if isinstance(part, dict):
+            for key in part:
+                if not isinstance(key, codec._KEYS):
+                    return CodecError(f"codec={name!r} takes {taken}; {where} has the key {_short(key)}")
+            deeper = part.items()
+        elif isinstance(part, list):
+            deeper = enumerate(part)
+        elif isinstance(part, tuple):
+            return CodecError(
+                f"codec={name!r} would give a tuple back as a list; {where} is {_short(part)}: use a list"
+            )
+        elif isinstance(part, float) and not math.isfinite(part) and (part != part or name == "json"):
+            return CodecError(f"codec={name!r} would not give {part!r} back; {where} is {part!r}: use None")
+        elif part is not None and not isinstance(part, codec._PLAIN):
+            return CodecError(f"codec={name!r} takes {taken}; {where} is of type {type(part).__name__}: {_short(part)}")
+        if len(where) <= PATH_MAX:
+            room = WALK_MAX - len(parts)
+            parts += [(f"{where}[{_short(at)}]", inner) for at, inner in itertools.islice(deeper, room)]
+    why = "it would not come back equal" if error is None else f"{type(error).__name__}: {error}"
+    return CodecError(f"codec={name!r} cannot keep {_short(value)}: {why}")
+
+
+def _short(thing: object) -> str:
+    """What `repr` gives, in a bounded length and time."""
+    return reprlib.repr(thing)
 
 
 class KeyCodec(Protocol[K_co]):
