@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.building import copy_project, install
+
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
 
 
@@ -44,16 +45,10 @@ def main() -> int:
 
 def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int) -> int:
     """Build a copy of the project with the sanitizers, and fuzz it in a process that has them."""
-    for name in ("src", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info"))
-        else:
-            shutil.copy(source, place / name)
+    copy_project(place)
     environment = {**os.environ, "CC": compiler, "CFLAGS": SANITIZERS, "LDFLAGS": "-fsanitize=address,undefined"}
     print("fuzz: building with the sanitizers", flush=True)
-    build = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*build, "--target", "built", "."], cwd=place, env=environment, check=True)
+    built = install(place, environment)
     libraries = [
         subprocess.run(
             [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
@@ -65,7 +60,7 @@ def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int) -> int
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "PYTHONMALLOC": "malloc",  # so that every object is an allocation that AddressSanitizer knows
-        "PYTHONPATH": f"{place / 'built'}{os.pathsep}{place}",
+        "PYTHONPATH": f"{built}{os.pathsep}{place}",
     }
     run = [sys.executable, "-m", "tests.fuzz", "--plain", "--seconds", str(seconds), "--seed", str(seed)]
     return subprocess.run(run, cwd=place, env=environment, check=False).returncode
