@@ -26,7 +26,7 @@ say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cai
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format fuzz demo bench clean
+.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format fuzz simulate demo bench clean
 
 help:  ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -71,6 +71,10 @@ bench: $(bench)  ## cairnkv beside its peers, below twenty minutes (BENCH=full f
 
 fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers on (SECONDS=300)
 	@$(python) -m tests.fuzz --seconds $(SECONDS)
+
+simulate: $(dev)  ## many clients on one server, each with a model of its own (SECONDS=300 or COMMANDS=, SEED= MODE=all PROCESSES=1)
+	@$(python) -m tests.simulation $(if $(COMMANDS),--commands $(COMMANDS),--seconds $(SECONDS)) \
+		$(if $(SEED),--seed $(SEED)) --mode $(or $(MODE),all) --processes $(or $(PROCESSES),1)
 
 clean:  ## remove what was made
 	rm -rf $(VENV) tests/clients/node/node_modules build dist src/cairnkv/*/*.so src/cairnkv/*/*/*.so

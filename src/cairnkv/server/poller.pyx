@@ -65,6 +65,17 @@ cdef extern from "sys/socket.h" nogil:
     Py_ssize_t send(int fd, const void *buffer, size_t length, int flags)
     int MSG_DONTWAIT, MSG_NOSIGNAL
 
+cdef extern from *:
+    """
+    #ifdef CAIRNKV_FAULT_A  /* only the build of tests/simulation/faults.py defines it */
+    static const char cairnkv_fault[] __attribute__((used)) = "CAIRNKV_FAULT_A";
+    #define CAIRNKV_SHARES_BUFFER 1
+    #else
+    #define CAIRNKV_SHARES_BUFFER 0
+    #endif
+    """
+    const bint CAIRNKV_SHARES_BUFFER
+
 cdef enum:
     RECEIVE_BYTES = 262144  # read from a client at once: with short commands, some milliseconds of work
     RECEIVE_LONG_BYTES = 1048576  # from a client whose frames are long; also from all that are served together
@@ -212,7 +223,7 @@ cdef class Poller:
 
     cdef unsigned char *_free_buffer(self) except NULL:
         """The receive buffer, once the clients whose bytes it held are served."""
-        if self._together:
+        if self._together and not CAIRNKV_SHARES_BUFFER:
             self._serve_together()
         return self._received
 

@@ -1,0 +1,148 @@
+"""Runs episodes until the time is up or enough commands were sent, and shrinks what fails."""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.simulation.driver import Driver, Step
+from tests.simulation.model import Unsuitable, Wrong
+from tests.simulation.plan import plan
+from tests.simulation.script import load, save, shrunk
+from tests.simulation.server import Servers
+
+REPEATS: Final = 10
+"""How often a script is tried before it counts as one that does not fail: the server's timing is its own."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, and where the script is."""
+
+    seed: str
+    mode: str
+    episode: int
+    step: int
+    message: str
+    script: str = ""
+
+    def __str__(self) -> str:
+        where = f"seed {self.seed}, {self.mode}, episode {self.episode}, step {self.step}"
+        repeat = f"; repeat it: python -m tests.simulation --script {self.script}" if self.script else ""
+        return f"{self.message} ({where}){repeat}"
+
+
+@dataclass
+class Count:
+    """How far a run is."""
+
+    commands: int = 0
+    episodes: int = 0
+
+
+def simulate(
+    servers: Servers,
+    modes: Sequence[str],
+    seed: str,
+    *,
+    seconds: float | None = None,
+    commands: int | None = None,
+    progress: Callable[[Count], bool] = lambda _: True,
+    scripts: Path | None = None,
+    shrink_seconds: float = 60.0,
+) -> tuple[Count, Failure | None]:
+    """Run episodes, the modes in turn, until so many seconds have passed or so many commands were sent.
+
+    progress: called after each episode; False ends the run. scripts: directory for the script of a failure.
+    """
+    count = Count()
+    end = None if seconds is None else time.monotonic() + seconds
+    drivers: dict[str, Driver] = {}
+    try:
+        for episode in itertools.count():
+            for mode in modes:
+                if mode not in drivers:
+                    drivers[mode] = Driver(servers[mode])
+                driver = drivers[mode]
+                before = driver.commands
+                try:
+                    driver.run(plan(seed, mode, episode))
+                except Wrong as wrong:
+                    failure = Failure(seed, mode, episode, driver.step, str(wrong))
+                    drivers.pop(mode).close()
+                    return count, _with_script(servers, failure, scripts, shrink_seconds)
+                count.commands += driver.commands - before
+                count.episodes += 1
+                if (
+                    not progress(count)
+                    or (end is not None and time.monotonic() >= end)
+                    or (commands is not None and count.commands >= commands)
+                ):
+                    return count, None
+    finally:
+        for driver in drivers.values():
+            driver.close()
+    raise AssertionError("unreachable")
+
+
+def _with_script(servers: Servers, failure: Failure, scripts: Path | None, seconds: float) -> Failure:
+    """Shrink the steps of a failure and write them to a file."""
+    if scripts is None:
+        return failure
+    steps = list(plan(failure.seed, failure.mode, failure.episode))[: failure.step]
+    seen: list[Wrong] = []
+
+    def fails(some: list[Step]) -> bool:
+        wrong = replay(servers, failure.mode, some)
+        if wrong is not None:
+            seen.append(wrong)
+        return wrong is not None
+
+    def fails_mostly(some: list[Step]) -> bool:  # so that timing alone does not decide what is left
+        return fails(some) and (fails(some) or fails(some))
+
+    servers.end(failure.mode)
+    if any(fails(steps) for _ in range(REPEATS)):
+        fewer = shrunk(steps, fails_mostly, seconds)
+        servers.end(failure.mode)
+        if any(fails(fewer) for _ in range(REPEATS)):
+            steps = fewer
+    servers.end(failure.mode)
+    about: dict[str, Any] = {
+        "seed": failure.seed,
+        "mode": failure.mode,
+        "episode": failure.episode,
+        "wrong": str(seen[-1]) if seen else failure.message,
+        "repeated": bool(seen),
+    }
+    path = scripts / f"simulation-{failure.seed}-{failure.mode}-{failure.episode}.json"
+    save(path, about, steps)
+    return Failure(failure.seed, failure.mode, failure.episode, failure.step, failure.message, str(path))
+
+
+def replay(servers: Servers, mode: str, steps: list[Step]) -> Wrong | None:
+    """Carry steps out on the server of this mode; what goes wrong."""
+    driver = Driver(servers[mode])
+    try:
+        driver.run(steps)
+    except Wrong as wrong:
+        if servers[mode].ended() is not None:
+            servers.end(mode)
+        return wrong
+    except Unsuitable:
+        pass
+    finally:
+        driver.close()
+    return None
+
+
+def replay_script(servers: Servers, path: Path) -> tuple[int, Wrong | None]:
+    """Carry a script out, a few times unless it fails: how many steps it has, and what goes wrong."""
+    about, steps = load(path)
+    for _ in range(REPEATS):
+        wrong = replay(servers, about["mode"], steps)
+        if wrong is not None:
+            return len(steps), wrong
+    return len(steps), None
