@@ -122,6 +122,8 @@ class Connection(Client):
         """
         subscription = await self.subscribe(subject)
         self._hearers[subscription._id] = told
+        # nats-py leaves SUB to a task, and `send` and its `flush` write at once: their bytes would leave before it.
+        await self._flush_pending(force_flush=True)
         return subscription
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
