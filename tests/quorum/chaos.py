@@ -50,6 +50,7 @@ from cairnkv.log.quorum import proposers
 from cairnkv.log.quorum.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.store import Held
 from cairnkv.store.items import run_of, transaction_of
+from cairnkv.store.replicated import LEAD_LEAST_MS
 from tests.support.model import Model, same
 from tests.support.simulated import Cluster, Node
 
@@ -522,8 +523,10 @@ class Reference:
             return
         row[1], row[2] = row[1] + 1, position
         self._now = max(self._now, entry.time)
+        lead = self._now - entry.clock
         for model in self._models:
             model.advance(self._now)
+            model.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
         self._look(position)
         parts = self._parts[entry.node]
         if entry.kind is Kind.BATCH:

@@ -17,7 +17,7 @@ from tests.support.strategies import commands
 NUMBERS = st.integers(0, 2**64 - 1)
 STEPS = st.builds(Step, st.integers(0, SPACES - 1), commands())
 ENTRIES = st.builds(
-    Entry,
+    lambda *fields, lead: Entry(*fields, lead=min(lead, fields[4])),
     st.sampled_from(Kind),
     NUMBERS,
     NUMBERS,
@@ -26,6 +26,7 @@ ENTRIES = st.builds(
     st.binary(max_size=50),
     st.integers(0, 2**16 - 1),
     st.just(entries.PARTITION),
+    lead=st.just(0) | st.integers(0, entries.TIME_MAX),
 )
 ITEMS = st.builds(Item, st.sampled_from(ItemKind), st.integers(0, 255), st.binary(max_size=20))
 
@@ -88,7 +89,7 @@ def test_any_bytes_are_something_or_a_value_error(data: bytes, kind: ItemKind) -
 def test_only_a_newer_format_needs_a_newer_release(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry(Kind.BATCH, 1, 1, 1, 1, b"body")
     with monkeypatch.context() as patched:
-        patched.setattr(entries, "FORMAT", 2)
+        patched.setattr(entries, "FORMAT", entries.FORMAT_AHEAD + 1)
         newer = entry.packed()
     with pytest.raises(Newer):
         parsed(newer)
@@ -106,8 +107,10 @@ def test_only_a_newer_format_needs_a_newer_release(monkeypatch: pytest.MonkeyPat
 def test_what_no_node_has_published_is_nothing(text: bytes, at: int, flip: int) -> None:
     """Neither a stray message nor an entry of which anything was changed asks for a newer release."""
     changed = bytearray(Entry(Kind.BATCH, 1, 1, 1, 1, b"body").packed())
+    ahead = bytearray(Entry(Kind.BATCH, 1, 1, 1, 9, b"body", lead=5).packed())
     changed[at] ^= flip
-    for none in (text, bytes(changed)):
+    ahead[at] ^= flip
+    for none in (text, bytes(changed), bytes(ahead)):
         with pytest.raises(ValueError, match=r".") as raised:
             parsed(none)
         assert not isinstance(raised.value, Newer)

@@ -70,7 +70,7 @@ class TestTheSame:
         chance = random.Random(seed)
         twins = Twins(width=width, limits=Limits(value=2_000, frame=80_000))
         for _ in range(12):
-            twins.clock.advance(chance.randrange(3_000))
+            twins.clock.advance(chance.randrange(-1_000, 3_000))
             said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(80)))
             if chance.random() < 0.1:
                 said = flipped(said, chance)
@@ -173,7 +173,7 @@ class TestWhatItIs:
         from cairnkv.session.article_frames import ArticleAccelerator
 
         store = Store(memory_limit=10**9)
-        accelerator = ArticleAccelerator(store.keyspace, store.clock)
+        accelerator = ArticleAccelerator(store.keyspace, store.log_clock)
         store.count_also(accelerator)
         assert accelerator.off
         store.limit_memory(None, WhenFull.REFUSE)

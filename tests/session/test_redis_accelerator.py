@@ -51,7 +51,7 @@ def test_for_a_life_of_a_store(seed: int) -> None:
     chance = random.Random(seed)
     twins = Twins(limits=Limits(value=2_000, frame=80_000))
     for _ in range(12):
-        twins.clock.advance(chance.randrange(3_000))
+        twins.clock.advance(chance.randrange(-1_000, 3_000))
         said = b"".join(lively_redis(chance) for _ in range(chance.randrange(80)))
         if chance.random() < 0.1:
             said = flipped(said, chance)

@@ -42,6 +42,7 @@ from cairnkv.commands.vocabulary import SPACE
 from cairnkv.keyspace import Keyspace, Shared, apply, can_apply
 from cairnkv.limits import SPACES
 from cairnkv.store import Held, Store, WhenFull
+from cairnkv.store.clock import LogClock
 from tests.keyspace.test_model import content
 from tests.store.test_late_machine import KINDS
 from tests.support.clock import HandClock
@@ -186,7 +187,7 @@ def test_time_stands_still_in_a_transaction(store: LateStore) -> None:
             return self.now
 
     now = store.keyspace.now
-    store.clock = Hasty(now - 8)
+    store.log_clock = LogClock(Hasty(now - 8), store.keyspace.shared)
     held = store.all_of(Set(b"b", b"1"), Info(), RandomKey(), Get(b"a"), SetWith(b"c", b"1", ttl=1), Deadline(b"c"))
     (entry,) = store.log.pending
     assert entry.now == now + 2

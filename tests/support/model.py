@@ -60,6 +60,7 @@ class Model:
 
     entries: dict[bytes, Entry] = dataclasses.field(default_factory=dict)
     now: int = 0
+    lead: int = 0
 
     def copy(self) -> "Model":
         """Another one with the same entries."""
@@ -73,6 +74,18 @@ class Model:
             for key, (value, deadline) in self.entries.items()
             if deadline is None or deadline > self.now
         }
+
+    @property
+    def _clock(self) -> int:
+        return self.now - self.lead
+
+    def _after(self, elapsed: int) -> int:
+        """When so much has elapsed: at half speed until log time and the clock meet, or at the clock's."""
+        return self._clock + elapsed if elapsed > 2 * self.lead else self.now + -(-elapsed // (2 if self.lead else 1))
+
+    def _left(self, deadline: int) -> int:
+        left = deadline - self.now
+        return left + self.lead if left > self.lead else 2 * left
 
     def apply(self, command: Command, now: int, *, seen: Reply | None = None) -> Reply:
         """What the command answers at this time.
@@ -107,7 +120,7 @@ class Model:
             case GetMany(names):
                 return Items(tuple(self.entries[key][0] if key in self.entries else None for key in names))
             case SetMany(ttl, pairs):
-                self.entries.update({key: (value, self.now + ttl if ttl else None) for key, value in pairs})
+                self.entries.update({key: (value, self._after(ttl) if ttl else None) for key, value in pairs})
                 return OK
             case ClearMany(names):
                 return len([self.entries.pop(key) for key in dict.fromkeys(names) if key in self.entries])
@@ -115,9 +128,9 @@ class Model:
                 return self._incr(key, n)
             case Ttl(key):
                 deadline = self.entries[key][1] if key in self.entries else MISSING
-                return -1 if deadline is None else MISSING if deadline is MISSING else deadline - self.now
+                return -1 if deadline is None else MISSING if deadline is MISSING else self._left(deadline)
             case Expire(key, ttl):
-                return self._redate(key, self.now + ttl)
+                return self._redate(key, self._after(ttl))
             case Persist(key):
                 return self._redate(key, None) if self.entries.get(key, (b"", None))[1] is not None else 0
             case Count():
@@ -136,7 +149,10 @@ class Model:
             case ExpireWith():
                 return self._expire_with(command)
             case Deadline(key):
-                return self.entries[key][1] or -1 if key in self.entries else MISSING
+                deadline = self.entries[key][1] if key in self.entries else MISSING
+                return (
+                    -1 if deadline is None else MISSING if deadline is MISSING else self._clock + self._left(deadline)
+                )
             case Append(key, more):
                 return self._change(key, lambda value: value + more)
             case SetRange(key, offset, over):
@@ -182,11 +198,11 @@ class Model:
             return False
         deadline = None
         if command.ttl is not None:
-            deadline = self.now + command.ttl
+            deadline = self._after(command.ttl)
         if command.keep_ttl and there:
             deadline = self.entries[key][1]
         if command.at is not None:
-            deadline = command.at
+            deadline = self._after(command.at - self._clock)
         self.entries[key] = command.value, deadline
         self.advance(self.now)
         return True
@@ -196,9 +212,9 @@ class Model:
         if command.clear:
             self.entries.pop(key, None)
         elif command.ttl is not None:
-            self._redate(key, self.now + command.ttl)
+            self._redate(key, self._after(command.ttl))
         elif command.at is not None:
-            self._redate(key, command.at)
+            self._redate(key, self._after(command.at - self._clock))
         elif command.persist:
             self._redate(key, None)
         return value
@@ -207,7 +223,7 @@ class Model:
         if command.key not in self.entries:
             return 0
         old = self.entries[command.key][1]
-        new = command.time if command.at else self.now + command.time
+        new = self._after(command.time - self._clock * command.at)
         latest = math.inf if old is None else old
         if (command.if_none and old is not None) or (command.if_some and old is None):
             return 0

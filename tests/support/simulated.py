@@ -16,7 +16,7 @@ from cairnkv.keyspace import Keyspace
 from cairnkv.limits import VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
 from cairnkv.log.base import size_of_effects
-from cairnkv.log.quorum.entries import HEADER_BYTES
+from cairnkv.log.quorum.entries import HEADER_BYTES_MAX
 from cairnkv.store import Held
 from cairnkv.store.replicated import ReplicatedStore
 
@@ -203,8 +203,8 @@ class Node:
             return
         proposer = self.running.proposer
         proposer.room = self.cluster.room
-        for data in proposer.entries(self.cluster.now, self.clock()):
-            assert len(data) <= self.cluster.room + HEADER_BYTES
+        for data in proposer.entries(self.cluster.now, *self.running.proposed_time()):
+            assert len(data) <= self.cluster.room + HEADER_BYTES_MAX
             self.cluster.published(self, data)
 
     def follow(self, entries: int = 1) -> None:

@@ -33,7 +33,7 @@ class WithAccelerators(Surroundings):
 
         if space not in self._made:
             keyspace = self.store.keyspaces[space]
-            self._made[space] = RedisAccelerator(keyspace, self.store.clock, self.store.staging(space))
+            self._made[space] = RedisAccelerator(keyspace, self.store.log_clock, self.store.staging(space))
             self.store.count_also(self._made[space])
         return self._made[space]
 
@@ -55,7 +55,8 @@ class Twins:
         self.clock = HandClock()
         plain, swift = logs or (None, None)
         self.stores = Store(clock=self.clock, log=plain), Store(clock=self.clock, log=swift)
-        self.accelerator = ArticleAccelerator(self.stores[1].keyspace, self.clock, self.stores[1].staging(0))
+        swift_store = self.stores[1]
+        self.accelerator = ArticleAccelerator(swift_store.keyspace, swift_store.log_clock, swift_store.staging(0))
         self.stores[1].count_also(self.accelerator)
         self.surroundings = WithoutAccelerators(self.stores[0]), WithAccelerators(self.stores[1])
         self.sessions = tuple(
@@ -107,7 +108,7 @@ class Twins:
         assert self.sessions[0].buffered == self.sessions[1].buffered
         assert self.sessions[0].consumed == self.sessions[1].consumed
         for store in self.stores:
-            store.keyspace.advance(self.clock())  # whether a PING did that shows nowhere
+            store.log_clock()  # whether a PING did that shows nowhere
         for one, other in zip(*(store.keyspaces for store in self.stores), strict=True):
             one.check()
             other.check()

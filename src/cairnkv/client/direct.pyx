@@ -102,7 +102,7 @@ cdef class DirectCalls:
         self._tally = Tally()
         store.count_also(self._tally)
         self._table = HotTable(store.keyspace)
-        self._clock = HotClock(store.clock)
+        self._clock = HotClock(store.log_clock)
         self._codec = values
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
         self._threads_share = self._shared
@@ -124,7 +124,7 @@ cdef class DirectCalls:
     cdef bint _may(self) except -1:
         """Whether the call at hand can be direct; then log time has gone on, and the keyspace is held."""
         cdef int64_t now = self._clock.milliseconds()  # first, since a clock may be Python code, and let others in
-        if self._busy != 0:
+        if self._busy != 0 or not self._clock.in_step(now):
             return False
         if self._uncommitted is not None and (
             PyDict_Size(self._uncommitted) > 0

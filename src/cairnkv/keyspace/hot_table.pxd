@@ -64,7 +64,7 @@ cdef class HotTable:
     cdef list _directory
     cdef PyObject **_entries  # of the directory
     cdef int _shift
-    cdef int64_t now
+    cdef int64_t now, lead  # log time, and how far it is ahead of the clock
     cdef int64_t _keys, _used  # by how much they have changed
     cdef Place _ahead[AHEAD_MAX]
     cdef int _ahead_count, _ahead_next
@@ -270,6 +270,13 @@ cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) exc
     return 0
 
 
+cdef inline int64_t after(HotTable self, int64_t ttl) noexcept:
+    """`Shared.after`: the log time when so many milliseconds have elapsed."""
+    if self.lead == 0:
+        return self.now + ttl
+    return max(self.now + (ttl + 1) // 2, self.now - self.lead + ttl)
+
+
 cdef inline bint can_put(HotTable self, Place *place, Py_ssize_t count=1) except -1:
     """Whether `put` can be done here, `count` times: without a bucket to split."""
     if self._only_reads:
@@ -314,7 +321,7 @@ cdef inline int put_for(HotTable self, Place *place, const unsigned char *data, 
     put(self, place, data, size)
     if ttl:
         look_up(self, place)
-        give_deadline(self, place, self.now + ttl)
+        give_deadline(self, place, after(self, ttl))
     return 0
 
 

@@ -101,6 +101,7 @@ cdef class HotTable:
         self._keys = self._used = 0
         self._ahead_next = self._ahead_count = 0
         self.now = self._shared.now
+        self.lead = self._shared.lead
         return 0
 
     cdef int end(self, bint executed) except -1:

@@ -141,9 +141,9 @@ def _set_under_conditions(keyspace: Keyspace, command: SetWith | Swap, old: tupl
         return False
     deadline = None
     if command.ttl is not None:
-        deadline = keyspace.now + command.ttl
+        deadline = keyspace.shared.after(command.ttl)
     elif command.at is not None:
-        deadline = command.at
+        deadline = keyspace.shared.at(command.at)
     elif command.keep_ttl and old is not None:
         deadline = old[1]
     _put_until(keyspace, command.key, command.value, deadline)
@@ -167,9 +167,9 @@ def _get_with(keyspace: Keyspace, command: GetWith) -> Reply:
     if command.clear:
         keyspace.drop(command.key)
     elif command.ttl is not None:
-        keyspace.put(command.key, value, keyspace.now + command.ttl)
+        keyspace.put(command.key, value, keyspace.shared.after(command.ttl))
     elif command.at is not None:
-        _put_until(keyspace, command.key, value, command.at)
+        _put_until(keyspace, command.key, value, keyspace.shared.at(command.at))
     elif command.persist and deadline is not None:
         keyspace.put(command.key, value, None)
     return value
@@ -195,7 +195,7 @@ def _get_many(keyspace: Keyspace, command: GetMany) -> Reply:
 
 @_operation(SetMany)
 def _set_many(keyspace: Keyspace, command: SetMany) -> Reply:
-    deadline = None if command.ttl == NO_TTL else keyspace.now + command.ttl
+    deadline = None if command.ttl == NO_TTL else keyspace.shared.after(command.ttl)
     for key, value in command.pairs:
         keyspace.put(key, value, deadline)
     return OK
@@ -225,7 +225,7 @@ def _ttl(keyspace: Keyspace, command: Ttl) -> Reply:
     entry = keyspace.stored(command.key)
     if entry is None:
         return MISSING
-    return -1 if entry[1] is None else entry[1] - keyspace.now
+    return -1 if entry[1] is None else keyspace.shared.left(entry[1])
 
 
 @_operation(Expire)
@@ -233,7 +233,7 @@ def _expire(keyspace: Keyspace, command: Expire) -> Reply:
     entry = keyspace.entry(command.key)
     if entry is None:
         return 0
-    keyspace.put(command.key, entry[0], keyspace.now + command.ttl)
+    keyspace.put(command.key, entry[0], keyspace.shared.after(command.ttl))
     return 1
 
 
@@ -277,7 +277,7 @@ def _expire_with(keyspace: Keyspace, command: ExpireWith) -> Reply:
     if entry is None:
         return 0
     value, old = entry
-    deadline = command.time if command.at else keyspace.now + command.time
+    deadline = (keyspace.shared.at if command.at else keyspace.shared.after)(command.time)
     refused = (
         (command.if_none and old is not None)
         or (command.if_some and old is None)
@@ -295,7 +295,7 @@ def _deadline(keyspace: Keyspace, command: Deadline) -> Reply:
     entry = keyspace.stored(command.key)
     if entry is None:
         return MISSING
-    return -1 if entry[1] is None else entry[1]
+    return -1 if entry[1] is None else keyspace.shared.unix(entry[1])
 
 
 @_operation(Append)

@@ -28,7 +28,7 @@ from cairnkv.errors import OptionError, Unavailable
 from cairnkv.log.disk import DiskLog, Sync
 from cairnkv.log.quorum import connection
 from cairnkv.log.quorum.connection import note
-from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry, Kind
+from cairnkv.log.quorum.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Kind
 from cairnkv.log.quorum.options import ClusterOptions
 from cairnkv.log.quorum.proposer import UNSEEN_SECONDS
 from cairnkv.log.quorum.snapshots import Snapshots
@@ -360,8 +360,8 @@ class Member:
             self._own_sent = -math.inf
             return
         late = 1000 * self._late(now)
-        self._clocks.note(entry.node, entry.time, late, now)
-        if late < CLOCK_OFF_MS or entry.time > self.store.clock():
+        self._clocks.note(entry.node, entry.clock, late, now)
+        if late < CLOCK_OFF_MS or entry.clock > self.store.clock():
             self._other_heard.set()
 
     def _late(self, now: float) -> float:
@@ -394,13 +394,15 @@ class Member:
         if not self.store.proposer.may_publish or self._is_in_vain:
             return
         now = asyncio.get_running_loop().time()
-        self.store.proposer.room = self.stream.payload_max - HEADER_BYTES
+        self.store.proposer.room = self.stream.payload_max - HEADER_BYTES_MAX
         refused = functools.partial(self._refused, self.store.proposer.epoch)
         # Before there is a quorum it is an epoch that says the time, which log time does not follow.
         joining = self.store.loading and self.store.proposer.quorum
-        clock = self.store.clock()
-        off = abs(self._clocks.off(clock, now)) > CLOCK_OFF_MS
-        for data in self.store.proposer.entries(now, 0 if off or joining else clock):
+        time, lead = self.store.proposed_time()
+        off = abs(self._clocks.off(time - lead, now)) > CLOCK_OFF_MS
+        if off or joining:
+            time = lead = 0
+        for data in self.store.proposer.entries(now, time, lead):
             self._own_sent = now
             self.stream.publish(data, refused)
 

@@ -25,7 +25,7 @@ def article_accelerator(store: Store) -> "Accelerator | None":
     if isinstance(store, ReplicatedStore):
         store.execute_runs_by(lambda space: ArticleAccelerator(store.keyspaces[space], log_time, store.staging(space)))
         return _proposing(store, store.executor(0))
-    accelerator = ArticleAccelerator(store.keyspace, store.clock, store.staging(0))
+    accelerator = ArticleAccelerator(store.keyspace, store.log_clock, store.staging(0))
     store.count_also(accelerator)
     return accelerator
 
@@ -39,7 +39,7 @@ def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
     if isinstance(store, ReplicatedStore):
         return _proposing(store, RedisAccelerator(store.keyspaces[space], log_time, store.staging(space)))
 
-    accelerator = RedisAccelerator(store.keyspaces[space], store.clock, store.staging(space))
+    accelerator = RedisAccelerator(store.keyspaces[space], store.log_clock, store.staging(space))
     store.count_also(accelerator)
     return accelerator
 

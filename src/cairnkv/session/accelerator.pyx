@@ -180,7 +180,7 @@ cdef class Accelerator:
         cdef HotTable table = self._table
         self._size = self._marks_count = 0
         self.at_piece = 0
-        if not table.begin(self._clock.milliseconds()):
+        if not table.begin(self._clock.log_time()):
             for self.at_piece in range(count):
                 piece = pieces + self.at_piece
                 piece.done = piece.commands = piece.replies_at = piece.replies_size = piece.wait = 0

@@ -1,4 +1,4 @@
-from cairnkv.store.clock import Clock
+from cairnkv.store.clock import Clock, LogClock
 
 class HotClock:
-    def __init__(self, clock: Clock) -> None: ...
+    def __init__(self, clock: Clock | LogClock) -> None: ...

@@ -3,13 +3,20 @@
 
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from cairnkv.store.clock import wall_clock
+from cairnkv.store.clock import IN_STEP_MS as _IN_STEP_MS
+from cairnkv.store.clock import LogClock, wall_clock
+
+cdef int64_t IN_STEP_MS = _IN_STEP_MS
 
 
 cdef class HotClock:
     """A clock, as `cairnkv.store.clock` defines one."""
 
     def __init__(self, clock):
+        """clock: or a `LogClock`, which says log time by one."""
+        self._log = self._shared = None
+        if isinstance(clock, LogClock):
+            self._log, self._shared, clock = clock, clock.shared, clock.wall
         self._clock = clock
         self._wall = clock is wall_clock
 
@@ -20,3 +27,12 @@ cdef class HotClock:
             return self._clock()
         clock_gettime(CLOCK_REALTIME, &now)
         return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
+
+    cdef bint in_step(self, int64_t now) except -1:
+        """Whether log time follows the clock, which says `now`; if not, `LogClock` has to say what log time is."""
+        return self._log is None or (<int64_t>self._shared.lead == 0 and 0 <= now - <int64_t>self._shared.now < IN_STEP_MS)
+
+    cdef int64_t log_time(self) except? -1:
+        """Let log time go on to what it is now; where it follows the clock, whoever asks has to note it."""
+        cdef int64_t now = self.milliseconds()
+        return now if self.in_step(now) else self._log()

@@ -49,7 +49,7 @@ from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, N
 from cairnkv.log.quorum.proposer import Proposal, Proposer
 from cairnkv.log.quorum.proposers import Judged, Proposers
 from cairnkv.store import node_records
-from cairnkv.store.clock import Clock, wall_clock
+from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.growth import length_after
 from cairnkv.store.held import Held, size_of
 from cairnkv.store.items import (
@@ -73,6 +73,10 @@ from cairnkv.store.turns import Blocking, Changes, Proposed, Turn
 from cairnkv.wire.article import Prefix
 
 _log: Final = logging.getLogger("cairnkv.cluster")
+
+LEAD_LEAST_MS: Final = 1_000
+"""How far log time has to be ahead of the proposer's clock to advance at half speed: nodes' clocks may be so far apart.
+Below it log time waits for that clock, and times to live end by so much later."""
 
 DIGEST_ENTRIES: Final = 1_000
 """Positions between two digests that nodes compare."""
@@ -139,6 +143,7 @@ class ReplicatedStore(Store):
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
         super().__init__(log=log, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
+        self.log_clock = LogClock(clock, self._shared, LEAD_LEAST_MS)
 
     @property
     def size(self) -> str:
@@ -203,6 +208,10 @@ class ReplicatedStore(Store):
     def adopt(self, identity: int) -> None:
         """The stream is this one, and nothing of it was carried out before."""
         self.identity = identity
+
+    def proposed_time(self) -> tuple[int, int]:
+        """Log time as this node proposes it now, and how far that is ahead of its clock."""
+        return self.log_clock.read(self._shared.now)
 
     def join(self) -> None:
         """Everything that was logged before has been carried out: take commands from now on."""
@@ -418,6 +427,8 @@ class ReplicatedStore(Store):
             return
         if entry.kind is not Kind.EPOCH:  # whose proposer may not know yet that its clock is off
             self._shared.advance(entry.time)
+            lead = self._shared.now - entry.clock
+            self._shared.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
         self.heard(entry)
         for proposal in cast("Sequence[Turn]", own):  # nobody proposes anything else
             if judged.batch is None:  # too many parts: it is none for anybody

@@ -25,7 +25,7 @@ from cairnkv.keyspace.keyspace import Before, Cleared
 from cairnkv.keyspace.table import CURSORS
 from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
-from cairnkv.store.clock import Clock, wall_clock
+from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.cold import Cache
 from cairnkv.store.growth import growth, length_after
 from cairnkv.store.held import Held, size_of
@@ -139,6 +139,8 @@ class Store:
         self.holds_back = True
         """Whether a look at each command is needed before it is executed: it loads, or something is unsettled."""
         self.clock = clock
+        self.log_clock = LogClock(clock, self._shared)
+        """Lets log time go on as the clock does."""
         self._memory_limit = memory_limit
         self._value_max = value_max
         deletes = memory_limit is not None and when_full is WhenFull.EVICT and not self._log.keeps_effects
@@ -167,6 +169,7 @@ class Store:
         self._cache: Cache | None = None  # once everything is loaded
         if not loads_later:
             self.begin(self.load())
+            self.log_clock()
 
     def _new_cache(self) -> Cache | None:
         if self._memory_limit is None or not self._log.keeps_effects:
@@ -259,13 +262,14 @@ class Store:
             if put_off is not None:
                 return put_off
         self._commands += 1
-        now = self.clock()
+        now = self.log_clock()
         if not command.word.writes:
             if self._log.keeps_effects:
-                self._note_time(now)
+                self._note_time()
             reply = self._read(step, now, touch=touch)
             return self._when_safe(reply, self._newest_commit_for(step)) if self.uncommitted else reply
-        self._advance(now)
+        if self._log.keeps_effects:
+            self._note_time()
         if refusal := self._admit(step):
             return self._when_safe(refusal, self._newest_commit_for(step))
         outcome = self._write(step)
@@ -290,7 +294,7 @@ class Store:
         """
         if self.holds_back and (failure := self._held_back(steps, watched)):
             return failure
-        self._advance(self.clock())
+        self._advance()
         newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
         if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
             return self._when_safe(MISSING, newest)
@@ -320,23 +324,22 @@ class Store:
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | Held:
         """Note what keys are like now, for `execute_all`. Done once the reply is there."""
-        self._advance(self.clock())
+        self._advance()
         for space, key in places:
             into[space, key] = self.keyspaces[space].watch(key)
         return OK
 
-    def _advance(self, now: int) -> None:
-        self._shared.advance(now)
+    def _advance(self) -> None:
+        self.log_clock()
         if self._log.keeps_effects:
-            self._note_time(now)
+            self._note_time()
 
-    def _note_time(self, now: int) -> None:
+    def _note_time(self) -> None:
         """Have the log note that replies tell of this time, if there is anything that time takes away.
 
         They wait for that: what has expired once does not come back, whatever a crash or the clock does. A log that
         takes nothing any more notes no time; reads go on then.
         """
-        self._shared.advance(now)
         now = self._shared.now
         if now <= self.noted or not self._shared.expiring:
             return
@@ -350,7 +353,6 @@ class Store:
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
         space, command = step
         if command.word.by_store:
-            self._shared.advance(now)
             return self._about_itself(step)
         reply = apply(self.keyspaces[space], command, now)
         if touch and self._use_order is not None:
@@ -743,7 +745,7 @@ class Store:
 
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
-        self._shared.advance(self.clock())  # and the log need not note it: nobody is shown anything
+        self.log_clock()  # and the log need not note it: nobody is shown anything
         return self._housekeep()
 
     def _housekeep(self) -> bool:
@@ -829,7 +831,7 @@ class Store:
 
     def info(self) -> list[tuple[str, str | int]]:
         """What INFO tells: names and values."""
-        self._shared.advance(self.clock())
+        self.log_clock()
         return self._told()
 
     def _told(self) -> list[tuple[str, str | int]]:
@@ -852,6 +854,7 @@ class Store:
             ("evicted_keys", self._evicted),
             ("log_position", self._last + sum(tally.writes for tally in self._tallies)),
             ("log_time_ms", self._shared.now),
+            ("log_time_ahead_ms", self._shared.lead),
         )
 
 

@@ -1,6 +1,7 @@
 """The format of an entry of the log: who proposes it, and a batch of items. Sans-IO.
 
     "CK" 2 | format 1 | kind 1 | partition 2 | semantics 2 | node 8 | epoch 8 | number 8 | time 8 | CRC-32 4 | body
+    format 2, where log time is ahead of the proposer's clock: lead 8 in front of the CRC-32
     body of a batch: items, each  kind 1 | keyspace 1 | length 4 | payload
 
 Integers are unsigned and big-endian. The CRC-32 is that of everything else: what a stray hand has published is told
@@ -23,6 +24,9 @@ from typing import Final, NamedTuple
 FORMAT: Final = 1
 """The version of this format. An entry of another one stops a node that does not know it."""
 
+FORMAT_AHEAD: Final = 2
+"""The version that says also how far log time is ahead of the proposer's clock; without that it is not used."""
+
 PARTITION: Final = 0
 """The only log there is so far. With more of them, each will be a partition of the keys."""
 
@@ -36,7 +40,10 @@ TIME_MAX: Final = 2**53
 _MAGIC: Final = b"CK"
 _HEADER: Final = struct.Struct(">2sBBHHQQQQ")
 _CHECKSUM: Final = struct.Struct(">I")
+_LEAD: Final = struct.Struct(">Q")
 HEADER_BYTES: Final = _HEADER.size + _CHECKSUM.size
+HEADER_BYTES_MAX: Final = HEADER_BYTES + _LEAD.size
+"""What an entry has besides its body, at most."""
 _ITEM: Final = struct.Struct(">BBI")
 ITEM_BYTES: Final = _ITEM.size
 
@@ -76,8 +83,8 @@ class Newer(ValueError):
 class Entry(NamedTuple):
     """An entry, as it stands in the log.
 
-    node: who has proposed it. epoch, number: which of its entries it is; see `proposers`. time: on the proposer's
-    clock, in milliseconds since 1970.
+    node: who has proposed it. epoch, number: which of its entries it is; see `proposers`. time: log time as it is
+    proposed, in milliseconds since 1970: the proposer's clock, and `lead` more where log time is ahead of that.
     """
 
     kind: Kind
@@ -88,12 +95,28 @@ class Entry(NamedTuple):
     body: bytes = b""
     semantics: int = SEMANTICS
     partition: int = PARTITION
+    lead: int = 0
+
+    @property
+    def clock(self) -> int:
+        """The proposer's clock, in milliseconds since 1970; 0: it is not said."""
+        return self.time - self.lead
 
     def packed(self) -> bytes:
         """The bytes of the entry."""
         header = _HEADER.pack(
-            _MAGIC, FORMAT, self.kind, self.partition, self.semantics, self.node, self.epoch, self.number, self.time
+            _MAGIC,
+            FORMAT_AHEAD if self.lead else FORMAT,
+            self.kind,
+            self.partition,
+            self.semantics,
+            self.node,
+            self.epoch,
+            self.number,
+            self.time,
         )
+        if self.lead:
+            header += _LEAD.pack(self.lead)
         return b"".join((header, _CHECKSUM.pack(zlib.crc32(self.body, zlib.crc32(header))), self.body))
 
 
@@ -115,15 +138,18 @@ def parsed(data: bytes) -> Entry:
     if len(data) < HEADER_BYTES:
         raise ValueError(f"an entry of {len(data)} bytes, which is less than its header has")
     magic, form, kind, partition, semantics, node, epoch, number, time = _HEADER.unpack_from(data)
-    (checksum,) = _CHECKSUM.unpack_from(data, _HEADER.size)
-    body = data[HEADER_BYTES:]
-    if magic != _MAGIC or checksum != zlib.crc32(body, zlib.crc32(data[: _HEADER.size])):
+    ahead = form == FORMAT_AHEAD and len(data) >= HEADER_BYTES_MAX
+    size = _HEADER.size + (_LEAD.size if ahead else 0)  # in front of the checksum
+    (checksum,) = _CHECKSUM.unpack_from(data, size)
+    body = data[size + _CHECKSUM.size :]
+    if magic != _MAGIC or checksum != zlib.crc32(body, zlib.crc32(data[:size])):
         raise ValueError("a message that no node has published, or that is damaged")
-    if form > FORMAT:
-        raise Newer(f"an entry of format {form}; this release knows format {FORMAT}")
-    if form < FORMAT or partition != PARTITION or time > TIME_MAX:
+    if form > FORMAT_AHEAD:
+        raise Newer(f"an entry of format {form}; this release knows format {FORMAT_AHEAD}")
+    (lead,) = _LEAD.unpack_from(data, _HEADER.size) if ahead else (0,)
+    if form < FORMAT or partition != PARTITION or time > TIME_MAX or lead > time:
         raise ValueError(f"an entry of format {form}, partition {partition} and time {time}, which nobody proposes")
-    return Entry(Kind(kind), node, epoch, number, time, body, semantics, partition)
+    return Entry(Kind(kind), node, epoch, number, time, body, semantics, partition, lead)
 
 
 def packed_items(items: Iterable[Item]) -> bytes:

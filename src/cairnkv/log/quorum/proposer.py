@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from cairnkv.commands import Failure, failures
 from cairnkv.limits import MIB
-from cairnkv.log.quorum.entries import HEADER_BYTES, SEMANTICS, Entry, Item, Kind, packed_items
+from cairnkv.log.quorum.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Item, Kind, packed_items
 from cairnkv.log.quorum.proposers import STAGED_MAX, Proposers, epoch_body
 
 IN_FLIGHT_MAX: Final = 4
@@ -110,7 +110,7 @@ class Proposer:
     def __init__(self, node: int, nonce: bytes, *, supports: int = SEMANTICS) -> None:
         """node: its number. nonce: of this process, by which it knows its own epochs."""
         self.node: Final = node
-        self.room = MIB - HEADER_BYTES
+        self.room = MIB - HEADER_BYTES_MAX
         """Bytes of the body of an entry."""
         self.semantics = SEMANTICS
         """What is in force, as entries say."""
@@ -202,10 +202,11 @@ class Proposer:
             (flight.cost for flight in self._flights.values()), default=0
         )
 
-    def entries(self, now: float, time: int) -> Iterator[bytes]:
+    def entries(self, now: float, time: int, lead: int = 0) -> Iterator[bytes]:
         """The entries to publish, in this order.
 
-        now: in seconds, on a clock that only goes on. time: in milliseconds since 1970.
+        now: in seconds, on a clock that only goes on. time, lead: log time, and how far it is ahead of this node's
+        clock, in milliseconds.
         """
         if self._wanted and self._closed is None:
             if self._epoch_sent is None or now - self._epoch_sent >= PROBE_SECONDS:
@@ -213,7 +214,7 @@ class Proposer:
                 if self._wanted_since is None:
                     self._wanted_since = now
                 body = epoch_body(self._nonce, self._supports)
-                yield Entry(Kind.EPOCH, self.node, self._wanted, 0, time, body, self.semantics).packed()
+                yield Entry(Kind.EPOCH, self.node, self._wanted, 0, time, body, self.semantics, lead=lead).packed()
             return
         while self.has_more:
             if self._parts:
@@ -222,12 +223,12 @@ class Proposer:
                 proposals = () if self._parts else self._parted
                 if not self._parts:
                     self._parted = ()
-                yield self._sent(kind, part, proposals, now, time)
+                yield self._sent(kind, part, proposals, now, time, lead)
                 continue
             proposals = self._taken()
             body = packed_items(item for proposal in proposals for item in proposal.items)
             if len(body) <= self.room:
-                yield self._sent(Kind.BATCH, body, proposals, now, time)
+                yield self._sent(Kind.BATCH, body, proposals, now, time, lead)
             else:
                 self._parts.extend(body[at : at + self.room] for at in range(0, len(body), self.room))
                 self._parted = proposals
@@ -246,10 +247,10 @@ class Proposer:
             self._queued_cost -= taken[-1].cost
         return taken
 
-    def _sent(self, kind: Kind, body: bytes, proposals: Sequence[Proposal], now: float, time: int) -> bytes:
+    def _sent(self, kind: Kind, body: bytes, proposals: Sequence[Proposal], now: float, time: int, lead: int) -> bytes:
         self._number += 1
         self._flights[self._number] = _Flight(proposals, now, sum(proposal.cost for proposal in proposals))
-        return Entry(kind, self.node, self._epoch, self._number, time, body, self.semantics).packed()
+        return Entry(kind, self.node, self._epoch, self._number, time, body, self.semantics, lead=lead).packed()
 
     # -- what comes back --------------------------------------------------------------------------------------
 
