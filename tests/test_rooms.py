@@ -17,6 +17,7 @@ LEVELS = [
     {"installation", "limits", "records", "units", "version"},
     {"commands", "sockets"},
     {"errors"},
+    {"paths"},
     {"keyspace"},
     {"log"},
     {"wire"},

@@ -137,6 +137,17 @@ def octets(text: str) -> bytes:
     return os.fsencode(text)
 
 
+def path(text: str) -> str:
+    """A path, which may not be empty; `~` is expanded."""
+    from cairnkv.errors import OptionError
+    from cairnkv.paths import path_text
+
+    try:
+        return path_text(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(f"it takes {error}") from None
+
+
 def duration(text: str) -> float:
     """Seconds, from text such as `30s`, `500ms` or `30`."""
     from cairnkv.units import seconds

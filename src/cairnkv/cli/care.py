@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cairnkv.cli.arguments import Parser, client, client_parser
+from cairnkv.cli.arguments import Parser, client, client_parser, path
 from cairnkv.cli.main import FOUND, complain
 from cairnkv.cli.output import put_json
 from cairnkv.cli.progress import counted, progress, rate
@@ -75,10 +75,13 @@ def _files() -> Iterator[None]:
     """Where it is about files: errors of the system are errors in one line."""
     from cairnkv.errors import OptionError
     from cairnkv.log import LogRefused
+    from cairnkv.paths import in_words
 
     try:
         yield
-    except (OSError, LogRefused) as error:
+    except OSError as error:
+        raise OptionError(in_words(error)) from None
+    except LogRefused as error:
         raise OptionError(str(error)) from None
 
 
@@ -96,12 +99,16 @@ def _backup(name: str, arguments: Sequence[str]) -> int:
         "cairn backup backups/ --data data/\ncairn backup --list backups/daily",
     )
     parser.add_argument("dest", metavar="DEST", help="where it goes: a name at a server; with --data, a directory")
-    parser.add_argument("--data", metavar="DIR", help="the directory of a store that no server has open")
+    parser.add_argument("--data", type=path, metavar="DIR", help="the directory of a store that no server has open")
     parser.add_argument(
         "--keep", type=_kept, metavar="N", help="remove older ones when it is there, so that N are left (default: none)"
     )
     parser.add_argument("--list", action="store_true", help="only print which whole backups are in the directory DEST")
     options = parser.parse_args(arguments)
+    from cairnkv.paths import user_path
+
+    if options.list or options.data is not None:
+        options.dest = user_path(options.dest, "DEST")
     if options.list:
         return _list(Path(options.dest), as_json=options.json)
     if options.data is not None:
@@ -221,9 +228,9 @@ def _restore(name: str, arguments: Sequence[str]) -> int:
         "cairn restore backups/daily/20261122-130501-123 data/",
     )
     parser.add_argument(
-        "backup", metavar="BACKUP", help="the directory of one backup; `cairn backup --list` names them"
+        "backup", type=path, metavar="BACKUP", help="the directory of one backup; `cairn backup --list` names them"
     )
-    parser.add_argument("directory", metavar="DIR", help="the directory of the new store")
+    parser.add_argument("directory", type=path, metavar="DIR", help="the directory of the new store")
     options = parser.parse_args(arguments)
     from cairnkv.log.disk import backup as backups
 
@@ -250,7 +257,7 @@ def _verify(name: str, arguments: Sequence[str]) -> int:
         "cairn verify backups/daily/20261122-130501-123",
     )
     parser.add_argument(
-        "backup", metavar="BACKUP", help="the directory of one backup; `cairn backup --list` names them"
+        "backup", type=path, metavar="BACKUP", help="the directory of one backup; `cairn backup --list` names them"
     )
     options = parser.parse_args(arguments)
     from cairnkv.log.disk import backup as backups
@@ -284,7 +291,7 @@ def _check(name: str, arguments: Sequence[str]) -> int:
         "`cairn check consistency --help` explains how a store that is running is checked.",
         "cairn check data/\ncairn check consistency 127.0.0.1:6555",
     )
-    parser.add_argument("directory", metavar="DIR", help="the store's directory")
+    parser.add_argument("directory", type=path, metavar="DIR", help="the store's directory")
     options = parser.parse_args(arguments)
     from cairnkv.log.disk.check import look_at, not_open
 
@@ -305,8 +312,12 @@ def _repair(name: str, arguments: Sequence[str]) -> int:
         "out is told as far as anybody can tell: prefer to restore a backup, if there is one.",
         "cairn repair data/ repaired/",
     )
-    parser.add_argument("directory", metavar="DIR", help="the damaged store's directory, or a damaged backup")
-    parser.add_argument("into", metavar="NEW", help="the directory of the new store: empty, or not there yet")
+    parser.add_argument(
+        "directory", type=path, metavar="DIR", help="the damaged store's directory, or a damaged backup"
+    )
+    parser.add_argument(
+        "into", type=path, metavar="NEW", help="the directory of the new store: empty, or not there yet"
+    )
     options = parser.parse_args(arguments)
     from cairnkv.log.disk.check import not_open
     from cairnkv.log.disk.repair import repair

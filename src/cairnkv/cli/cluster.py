@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cairnkv.cli.arguments import Parser, duration
+from cairnkv.cli.arguments import Parser, duration, path
 from cairnkv.cli.main import FOUND, NOT_FOUND, complain
 from cairnkv.cli.output import BOLD, DIM, GREEN, RED, YELLOW, put_json, styled
 from cairnkv.limits import PORT
@@ -69,7 +69,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 def _parser(name: str, description: str, example: str) -> Parser:
     parser = Parser(name, description=description, example=example)
-    parser.add_argument("--dir", required=True, metavar="DIR", help="the cluster's directory")
+    parser.add_argument("--dir", type=path, required=True, metavar="DIR", help="the cluster's directory")
     return parser
 
 

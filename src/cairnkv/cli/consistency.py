@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.cli.arguments import Parser, duration
+from cairnkv.cli.arguments import Parser, duration, path
 from cairnkv.cli.main import ERROR, FOUND, complain
 from cairnkv.cli.output import BOLD, GREEN, RED, YELLOW, note, on_terminal, put_json, styled
 from cairnkv.cli.progress import progress
@@ -96,9 +96,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--seed", type=_seed, metavar="N", help="of all that is chosen; default: a new one, which is told"
     )
-    parser.add_argument("--save", metavar="FILE", help="write the history there, as it comes")
-    parser.add_argument("--replay", metavar="FILE", help="judge a history that was saved")
-    parser.add_argument("--timeline", metavar="FILE.html", help="draw the violations there")
+    parser.add_argument("--save", type=path, metavar="FILE", help="write the history there, as it comes")
+    parser.add_argument("--replay", type=path, metavar="FILE", help="judge a history that was saved")
+    parser.add_argument("--timeline", type=path, metavar="FILE.html", help="draw the violations there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

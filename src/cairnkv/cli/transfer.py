@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from cairnkv.cli.arguments import Parser, client, client_parser, octets
+from cairnkv.cli.arguments import Parser, client, client_parser, octets, path
 from cairnkv.cli.formats import FORMATS, Bad, Format, Line, Row, format_of
 from cairnkv.cli.main import FOUND, complain
 from cairnkv.cli.progress import counted, progress, rate
@@ -112,7 +112,7 @@ def _import(name: str, arguments: Sequence[str]) -> int:
         "cairn import keys.jsonl\ncairn import --format tsv - < pairs\n"
         "cairn export - --url $OLD | cairn import - --url $NEW",
     )
-    parser.add_argument("file", metavar="FILE", help="the file; - is standard input")
+    parser.add_argument("file", type=path, metavar="FILE", help="the file; - is standard input")
     parser.add_argument("--if-absent", action="store_true", help="store only keys that are not there")
     parser.add_argument("--skip-bad", action="store_true", help="report bad lines and go on")
     options = parser.parse_args(arguments)
@@ -244,7 +244,7 @@ def _export(name: str, arguments: Sequence[str]) -> int:
         "Write keys and values to a file, which is replaced when all of it is written.",
         "cairn export keys.jsonl\ncairn export --prefix user: users.csv\ncairn export - | gzip > keys.jsonl.gz",
     )
-    parser.add_argument("file", metavar="FILE", help="the file; - is standard output")
+    parser.add_argument("file", type=path, metavar="FILE", help="the file; - is standard output")
     parser.add_argument("--prefix", type=octets, default=b"", help="only keys that begin with this")
     options = parser.parse_args(arguments)
     form = format_of(options.file, options.format)

@@ -23,6 +23,7 @@ from cairnkv.errors import CallerError, OptionError, Refused
 from cairnkv.installation import compiled
 from cairnkv.limits import VALUE_MAX
 from cairnkv.log import LogRefused, Made
+from cairnkv.paths import user_path
 from cairnkv.store import Clock, Held, Store, WhenFull, wall_clock
 
 CALLS_PER_SLICE: Final = 64
@@ -146,7 +147,7 @@ class Embedded(KeyValue[K, V]):
         Raises `CallerError` for a store in memory, `OptionError` when one is made there already, `Refused` after a
         write has failed or when the store is closed meanwhile, `OSError`.
         """
-        return self._shared.back_up(Path(directory), keep)
+        return self._shared.back_up(user_path(directory, "the directory for backups"), keep)
 
     def _do(self, call: Call[T]) -> T:
         outcome = self._shared.execute(call.command, call.leeway)
@@ -300,5 +301,5 @@ def _store_on_disk(
     limit: object = disk_limit  # whatever its annotation says
     if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
         raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
-    log = DiskLog(path, sync=mode, reads=memory_limit is not None, limit=disk_limit)
+    log = DiskLog(user_path(path, "path"), sync=mode, reads=memory_limit is not None, limit=disk_limit)
     return Store(log=log, memory_limit=memory_limit, clock=clock)

@@ -21,6 +21,7 @@ from cairnkv.cluster.machines import ClusterError, Machine, Process, State, pars
 from cairnkv.cluster.node import Command, serve_command
 from cairnkv.cluster.supervisor import Supervisor
 from cairnkv.cluster.topology import ClusterSpec
+from cairnkv.paths import user_path
 
 START_WAIT: Final = 60.0
 """Seconds to wait for what is started again, by default: an election takes about six, and what a NATS server that led
@@ -77,14 +78,14 @@ class LocalCluster:
         tell: told what happens, line by line, from any thread.
         """
         spec = ClusterSpec(nodes, name, port, namespaces, log_limit, flags, environment, command, sync)
-        supervisor = Supervisor(Path(directory), spec, tell=tell)
+        supervisor = Supervisor(user_path(directory, "directory"), spec, tell=tell)
         supervisor.start()
         return cls(supervisor.ask, supervisor)
 
     @classmethod
     def at(cls, directory: str | Path) -> Self:
         """A cluster that runs already, by its directory. Raises `ClusterError` when none does."""
-        directory = Path(directory)
+        directory = user_path(directory, "directory")
         saved = state.load(directory)
         if saved is None or saved.run is None:
             raise ClusterError(f"no cluster runs in {directory}; `cairn cluster up --dir {directory}` starts one")
@@ -247,7 +248,7 @@ def end_left_over(directory: str | Path) -> tuple[str, ...]:
 
     Raises `ClusterError` when a supervisor runs.
     """
-    directory = Path(directory)
+    directory = user_path(directory, "directory")
     saved = state.load(directory)
     if saved is None or saved.run is None:
         return ()

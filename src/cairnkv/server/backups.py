@@ -6,6 +6,7 @@ answered at once; INFO tells the rest.
 Not for what a backup is (`cairnkv.log`).
 """
 
+import contextlib
 import logging
 import re
 import threading
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from cairnkv.commands import Backup, Failure, Reply, failures
+from cairnkv.errors import OptionError
 from cairnkv.log import BackUp, Made
+from cairnkv.paths import in_words
 
 _log: Final = logging.getLogger("cairnkv.backup")
 
@@ -46,13 +49,20 @@ class _Job:
 
 
 def _newest_ms(directory: Path | None) -> int:
-    """When the newest backup of any name ended; 0: there is none, or none that could be read."""
-    if directory is None or not directory.is_dir():
+    """When the newest backup of any name ended; 0: there is none, or none that could be read. Raises `OptionError`."""
+    if directory is None:
         return 0
     from cairnkv.log.disk.backup import listed
 
-    named = (path for path in directory.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
-    return max((backup.ended_ms for path in named for backup in listed(path)), default=0)
+    newest = 0
+    try:
+        for path in directory.iterdir() if directory.exists() else ():
+            if NAME.fullmatch(path.name) and path.is_dir():
+                with contextlib.suppress(OptionError):  # it cannot be read
+                    newest = max(newest, *(backup.ended_ms for backup in listed(path)), 0)
+    except OSError as error:
+        raise OptionError(f"cannot use --backup-dir {in_words(error)}") from None
+    return newest
 
 
 class Backups:

@@ -22,6 +22,7 @@ from cairnkv.errors import OptionError
 from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
 from cairnkv.log.disk.sync import Sync
 from cairnkv.log.quorum.options import BREAKS, LOG_LIMIT, LOG_LIMIT_LEAST, cluster_wants_data, parsed_name, parsed_urls
+from cairnkv.paths import in_words, path_text, user_path
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
@@ -89,6 +90,11 @@ def password(text: str) -> str:
     return text
 
 
+def nats_user(text: str) -> str:
+    """USER:PASSWORD, or the path of a file."""
+    return text if ":" in text else path_text(text)
+
+
 class LogLevel(enum.Enum):
     """How much the server says about itself."""
 
@@ -138,7 +144,7 @@ class Settings:
         number(0, 65_535), limits.PORT, "port to listen on; 0 takes a free one", shown=str(limits.PORT), metavar="PORT"
     )
     unix: str | None = _option(
-        str, None, "listen on this Unix socket as well, for its owner only", shown="none", metavar="PATH"
+        path_text, None, "listen on this Unix socket as well, for its owner only", shown="none", metavar="PATH"
     )
     no_tcp: bool = _option(switch, False, "listen on the Unix socket only", shown="no", metavar="")
     insecure: bool = _option(
@@ -203,7 +209,7 @@ class Settings:
         metavar="NAME",
     )
     data: str | None = _option(
-        str,
+        path_text,
         None,
         "directory in which every write is kept; none: in memory only",
         shown="none",
@@ -224,7 +230,7 @@ class Settings:
         metavar="SIZE",
     )
     backup_dir: str | None = _option(
-        str,
+        path_text,
         None,
         "with --data, directory that backups are made in where clients ask for one (`cairn backup`, BGSAVE)",
         shown="none",
@@ -254,21 +260,27 @@ class Settings:
         metavar="SIZE",
     )
     nats_creds: str | None = _option(
-        str,
+        path_text,
         None,
         "with --cluster, file with the credentials of a user of NATS: JWT and seed, or an nkey's seed",
         shown="none",
         metavar="FILE",
     )
     nats_ca: str | None = _option(
-        str, None, "with --cluster, TLS to NATS: certificates of those to be trusted", shown="none", metavar="FILE"
+        path_text,
+        None,
+        "with --cluster, TLS to NATS: certificates of those to be trusted",
+        shown="none",
+        metavar="FILE",
     )
     nats_cert: str | None = _option(
-        str, None, "with --cluster, TLS to NATS: this node's certificate", shown="none", metavar="FILE"
+        path_text, None, "with --cluster, TLS to NATS: this node's certificate", shown="none", metavar="FILE"
     )
-    nats_key: str | None = _option(str, None, "with --cluster, TLS to NATS: its key", shown="none", metavar="FILE")
+    nats_key: str | None = _option(
+        path_text, None, "with --cluster, TLS to NATS: its key", shown="none", metavar="FILE"
+    )
     nats_system: str | None = _option(
-        str,
+        nats_user,
         None,
         "with --cluster, USER:PASSWORD or a file with credentials of a user of NATS' system account: proves that NATS "
         "syncs every write",
@@ -392,7 +404,7 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
     values = {}
     if file is not None:
         try:
-            values = _from_file(Path(file))
+            values = _from_file(user_path(file, "the file"))
         except OptionError as error:
             raise OptionError(f"{where}: {error}") from None
     variables = {}
@@ -449,8 +461,12 @@ def ignored_variables(environment: Mapping[str, str]) -> str | None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # TOML is UTF-8 whatever the locale is
+    except OSError as error:
+        raise OptionError(f"cannot read the options: {in_words(error)}") from None
+    except UnicodeDecodeError as error:
+        raise OptionError(f"cannot read the options in {path}: byte {error.start:,} is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise OptionError(f"cannot read the options in {path}: {error}") from None
     values = {}
     for key, value in table.items():

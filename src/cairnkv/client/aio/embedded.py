@@ -6,7 +6,6 @@ Commands about the whole table let other tasks go first, so that a long scan is 
 import asyncio
 import contextlib
 import os
-from pathlib import Path
 
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import Call, K, T, V
@@ -15,6 +14,7 @@ from cairnkv.client.embedded import Shared
 from cairnkv.commands import Scope
 from cairnkv.limits import VALUE_MAX
 from cairnkv.log import Made
+from cairnkv.paths import user_path
 from cairnkv.store import Held, Store
 
 
@@ -38,7 +38,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
 
     async def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> Made:
         """Make a backup of a store on disk; see `cairnkv.Embedded.backup`. Other tasks go on meanwhile."""
-        return await asyncio.to_thread(self._shared.back_up, Path(directory), keep)
+        return await asyncio.to_thread(self._shared.back_up, user_path(directory, "the directory for backups"), keep)
 
     async def _do(self, call: Call[T]) -> T:
         if call.command.word.scope is Scope.TABLE:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from cairnkv.log.disk.checkpoint import checkpoint, clear
 from cairnkv.log.disk.engine import Engine, open_engine
 from cairnkv.log.disk.files import UNFINISHED, Progress, becoming, copied, linked, remove, sha256, sync
 from cairnkv.log.disk.records import FORMAT, STATE, STATE_KEY
+from cairnkv.paths import in_words
 from cairnkv.version import VERSION
 
 MANIFEST: Final = "backup.json"
@@ -99,6 +101,8 @@ def read(path: Path) -> Backup:
     try:
         with (path / MANIFEST).open("rb") as file:
             text = file.read(MANIFEST_BYTES_MAX + 1)
+    except PermissionError as error:
+        raise OptionError(f"cannot read a backup: {in_words(error)}") from None
     except OSError as error:
         inner = [entry.path.name for entry in listed(path)] if path.is_dir() else []
         hint = f": it holds backups; name one of them, such as {path / inner[-1]}" if inner else ""
@@ -138,9 +142,9 @@ def listed(directory: Path, wrong: list[str] | None = None) -> list[Backup]:
     try:
         paths = [path for path in directory.iterdir() if not path.name.startswith(".") and path.is_dir()]
     except OSError as error:
-        raise OptionError(f"cannot read {directory}: {error.strerror or error}") from None
+        raise OptionError(f"cannot read {in_words(error)}") from None
     for path in paths:
-        if (path / MANIFEST).exists():
+        if os.access(path, os.X_OK) and (path / MANIFEST).exists():
             try:
                 found.append(read(path))
             except OptionError as error:
@@ -274,6 +278,8 @@ def damaged_files(backup: Backup, progress: Progress = nobody) -> list[str]:
                 wrong.append(f"{name} has {path.stat().st_size:,} bytes, and had {size:,}")
             elif sha256(path, progress) != digest:
                 wrong.append(f"{name} is damaged: its SHA-256 is another one")
+        except PermissionError as error:
+            raise OptionError(f"cannot read a backup: {in_words(error)}") from None
         except OSError as error:
             wrong.append(f"{name}: {error.strerror}")
     return wrong

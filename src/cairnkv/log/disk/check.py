@@ -34,6 +34,7 @@ from cairnkv.log.disk.records import (
     parsed_part_key,
     parsed_value,
 )
+from cairnkv.paths import in_words as in_system_words
 
 if TYPE_CHECKING:
     from rocksdict import Rdict, RdictIter
@@ -107,7 +108,13 @@ class Findings:
 @contextlib.contextmanager
 def not_open(directory: Path) -> Iterator[None]:
     """While nobody has the store in this directory open, and nobody can open it. Raises `OptionError` if one has."""
-    if not any(directory.glob("*.sst")) and not any(directory.glob("*.log")):
+    try:
+        names = [entry.name for entry in directory.iterdir()]
+    except FileNotFoundError:
+        raise OptionError(f"{directory} has no store: there is no such directory") from None
+    except OSError as error:
+        raise OptionError(f"cannot read a store: {in_system_words(error)}") from None
+    if not any(name.endswith((".sst", ".log")) for name in names):
         raise OptionError(f"{directory} has no store: there is neither a table nor a log in it")
     with contextlib.ExitStack() as stack:
         stack.callback(lock.let_go, lock.claim(directory))
@@ -136,6 +143,7 @@ def opened(directory: Path, *, lenient: bool = False) -> Iterator["Rdict"]:
         view = Path(name)
         for file in files_of_rocksdb(directory.absolute()):
             if file.suffix == ".sst":
+                file.open("rb").close()  # so that what may not be read is not called damaged
                 (view / file.name).symlink_to(file)
             else:
                 shutil.copyfile(file, view / file.name)

@@ -9,6 +9,7 @@ Not for what the records mean (`records`), and not for when what is written (`lo
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import resource
@@ -23,6 +24,7 @@ from cairnkv.errors import OptionError, missing_package
 from cairnkv.log.disk import lock, wal
 from cairnkv.log.disk.records import END_KEY, FORMAT, FORMAT_KEY, SYNCED, SYNCED_KEY
 from cairnkv.log.disk.space import total_room
+from cairnkv.paths import in_words
 
 if TYPE_CHECKING:
     from rocksdict import Options, Rdict
@@ -332,11 +334,18 @@ def open_engine(directory: Path, limit: int | None = None, *, reads: bool = Fals
     directory = directory.absolute()  # under which it is told from others, wherever this process goes
     _not_in_a_fork()
     try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(directory).decode(errors="backslashreplace")
+        raise OptionError(
+            f"cannot keep a store in {name}: the name is not UTF-8, and rocksdict takes no other; choose another name"
+        ) from None
+    try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = lock.claim(directory)
         room = total_room(directory, limit)
     except OSError as error:
-        raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
+        raise cannot_keep(directory, error) from None
     try:
         database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, reads=reads)))
         engine = RocksEngine(database, place, _memtable_bytes(room))
@@ -375,7 +384,7 @@ def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
     except wal.Damaged as damage:
         raise OptionError(_damaged(directory, str(damage))) from None
     except OSError as error:
-        raise OptionError(f"cannot keep a store in {directory}: {error.strerror or error}") from None
+        raise cannot_keep(directory, error) from None
     except Exception as error:
         raise OptionError(_why(directory, str(error))) from None
 
@@ -566,9 +575,22 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
+def cannot_keep(directory: Path, error: OSError) -> OptionError:
+    """What to raise where the system refuses something."""
+    return OptionError(f"cannot keep a store in {directory}: {in_words(error)}")
+
+
+_OF_THE_SYSTEM: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
+"""Errors that say nothing of the files, but of who asks for them, or of the system."""
+
+
 def _why(directory: Path, text: str) -> str:
+    for number in _OF_THE_SYSTEM:
+        if text.endswith(os.strerror(number)):  # RocksDB writes FILE: ERROR
+            file = text.rpartition(": ")[0].rpartition(": ")[2]
+            return str(cannot_keep(directory, OSError(number, os.strerror(number), file)))
     if "LOCK" in text and "lock" in text:
-        return str(lock.taken(directory))
+        return str(lock.taken(directory, lock.holder(directory)))
     if "Corruption" in text:
         return _damaged(directory, text)
     if (directory / "CURRENT").exists():

@@ -8,8 +8,11 @@ Not for the time while it is open: RocksDB holds the lock then.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +33,7 @@ def claim(directory: Path) -> Place:
     place = status.st_dev, status.st_ino
     with _lock:
         if place in _here:
-            raise taken(directory)
+            raise taken(directory, os.getpid())
         _here.add(place)
     return place
 
@@ -43,20 +46,69 @@ def let_go(place: Place) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keep other processes out of a directory that is claimed, and not open. Raises `OptionError` when one has it."""
-    descriptor = os.open(directory / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Keep other processes out of a directory that is claimed, and not open. Raises `OptionError` when one has it.
+
+    What the block refuses is left as it was: the file of the lock goes again if it was made here. Where nothing can be
+    written, a lock that many may have keeps out those who write.
+    """
+    file = directory / "LOCK"
+    made = not file.exists()
+    kind = fcntl.LOCK_EX
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if made or error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+        descriptor, kind = os.open(file, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH
     try:
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # either, by the system
-            raise taken(directory) from None
-        yield
+            raise taken(directory, _holder(descriptor)) from None
+        try:
+            yield
+        except BaseException:
+            if made:
+                file.unlink(missing_ok=True)
+            raise
     finally:
         os.close(descriptor)
 
 
-def taken(directory: Path) -> OptionError:
-    """What to raise when somebody else has it."""
+_FLOCK: Final = struct.Struct("@hhqqi")
+"""Linux' `struct flock`: kind, whence, start, length, process."""
+
+
+def _holder(descriptor: int) -> int | None:
+    """The process that has the lock of an open file, where the system tells."""
+    if sys.platform != "linux":
+        return None
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        pid: int = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[4]
+        return pid if pid > 0 else None  # 0 or below: of another container
+    return None
+
+
+def holder(directory: Path) -> int | None:
+    """The process that has a directory, which this one has claimed, and not open."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _holder(descriptor)
+        finally:
+            os.close(descriptor)
+    return None
+
+
+def taken(directory: Path, pid: int | None) -> OptionError:
+    """What to raise when somebody else has it. pid: of the process; None: unknown."""
+    if pid == os.getpid():
+        return OptionError(
+            f"{directory} is open already in this process: use the store that is open, or close it first"
+        )
+    where = "another process" if pid is None else f"process {pid}"
     return OptionError(
-        f"{directory} is open already, in this process or another one: stop that, or take another directory"
+        f"{directory} is open already in {where}, and one process at a time has a store: stop that process first; or "
+        f"have a server open it (cairn serve --data {directory}), and every process connect to that, backups included"
     )

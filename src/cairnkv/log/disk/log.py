@@ -21,7 +21,7 @@ from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
 from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener, LogRefused, Made, nobody
 from cairnkv.log.disk import backup, checkpoint
-from cairnkv.log.disk.engine import Engine, damaged, open_engine
+from cairnkv.log.disk.engine import Engine, cannot_keep, damaged, open_engine
 from cairnkv.log.disk.reader import Answer, Reader, Request
 from cairnkv.log.disk.replay import replay
 from cairnkv.log.disk.restoring import OfNode, restore
@@ -133,6 +133,8 @@ class DiskLog:
                     f"{self.directory} is the table of a node of a cluster: serve it with --cluster, or have a store "
                     f"without a cluster made of it (cairn repair {self.directory} NEW)"
                 ) from None
+            if isinstance(error, OSError):
+                raise cannot_keep(self.directory, error) from None
             raise damaged(self.directory, str(error)) from None
         self.position = restored.position
         return self.position

@@ -1,0 +1,56 @@
+"""Paths as people give them: on a command line, in a variable, in a file of options, as an argument in Python.
+
+Invariants: an empty path is an error, since the system would take it for the working directory, and an unset variable
+gives one. `~` is the home directory everywhere, as in a shell, which only expands it at the beginning of a word.
+"""
+
+import os
+from pathlib import Path
+
+from cairnkv.errors import OptionError
+
+
+def path_text(given: str | os.PathLike[str]) -> str:
+    """Return a path with `~` expanded. Raises `OptionError`, whose text says what a path is.
+
+    >>> path_text("data/")
+    'data/'
+    """
+    text = os.fspath(given)
+    if not isinstance(text, str):
+        raise OptionError(f"a path as text, not {text!r}")
+    if not text.strip():
+        raise OptionError(f"a path that is not empty, not {text!r}; the working directory is '.'")
+    if "\0" in text:
+        raise OptionError(f"a path without null characters, not {text!r}")
+    if not text.startswith("~"):
+        return text
+    user, slash, rest = text.partition("/")
+    try:
+        return f"{Path(user).expanduser()}{slash}{rest}"
+    except RuntimeError:
+        raise OptionError(
+            f"a path; there is no home directory for {user!r}, and a file of that name is './{text}'"
+        ) from None
+
+
+def user_path(given: str | os.PathLike[str], what: str) -> Path:
+    """Return a path that a program was given. what: the argument's name, for the error."""
+    try:
+        return Path(path_text(given))
+    except OptionError as error:
+        raise OptionError(f"{what} has to be {error}") from None
+
+
+def in_words(error: OSError) -> str:
+    """Return what the system refused, where, and to whom.
+
+    >>> in_words(FileNotFoundError(2, "No such file or directory", "data/x"))
+    'data/x: No such file or directory'
+    """
+    text = error.strerror or str(error)
+    if error.filename is not None:
+        text = f"{os.fsdecode(error.filename)}: {text}"
+    if isinstance(error, PermissionError):
+        text += f" to user {os.geteuid()}; run as the user that the files belong to, or change their owner (chown)"
+    return text
