@@ -2,6 +2,10 @@
 
 import json
 import re
+import signal
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 import cairnkv
 from cairnkv.consistency.history import Action, History, Operation, Verb, load, save
 from cairnkv.testing import running_server
-from tests.cli.conftest import Call
+from tests.cli.conftest import SECONDS, Call, command
 from tests.cli.terminal import Terminal
 
 QUICK = ("--seconds", "500ms", "--clients", "4", "--keys", "4", "--rate", "400")
@@ -38,7 +42,9 @@ def stale(tmp_path: Path) -> str:
 def test_a_server_is_consistent(url: str, cairn_here: Call) -> None:
     said = cairn_here("check", "consistency", url.removeprefix("cairn://"), *QUICK)
     assert (said.code, said.err) == (0, "")
-    (line,) = said.out.decode().splitlines()
+    lines = said.out.decode().splitlines()
+    assert max(map(len, lines)) <= 100
+    line = " ".join(lines)
     assert line.startswith("Consistent: every key is linearizable; ")
     assert re.search(r" 4 clients did [\d,]+ operations on 4 keys at 1 address in \d\.\d s: [\d,]+ were answered", line)
 
@@ -87,8 +93,9 @@ def test_harm_that_was_asked_for_and_not_done_is_named(cairn_here: Call, tmp_pat
     history.actions.append(Action("cut", "1", 2, 4))
     save(history, path)
     said = cairn_here("check", "consistency", "--replay", str(path))
-    assert "the nemesis acted 1 time (cut 1), " in said.out.decode()
-    assert said.out.decode().endswith("; kill and wipe were asked for and not done.\n")
+    text = " ".join(said.out.decode().split())
+    assert "the nemesis acted 1 time (cut 1), " in text
+    assert text.endswith("; kill and wipe were asked for and not done.")
     told = json.loads(cairn_here("check", "consistency", "--replay", str(path), "--json").out)
     assert told["harms_not_done"] == ["kill", "wipe"]
 
@@ -145,3 +152,54 @@ def test_on_a_terminal_it_shows_how_far_it_is(url: str) -> None:
         terminal.expect("using the store")
         terminal.expect("Consistent")
         assert terminal.wait() == 0
+
+
+def test_a_consistent_run_is_drawn(url: str, cairn_here: Call, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert cairn_here("check", "consistency", url, *QUICK, "--timeline", str(page)).code == 0
+    assert "the whole run" in page.read_text()
+    assert "<svg" in page.read_text()
+
+
+def interrupted(url: str, *options: str) -> tuple[int, str, str]:
+    """A run of an hour that gets Ctrl-C once its clients have written something; exit code, output, errors."""
+    process = subprocess.Popen(
+        command("check", "consistency", url, "--seconds", "1h", *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = threading.Timer(SECONDS, process.kill)
+    end.start()
+    try:
+        with cairnkv.connect(url, timeout=SECONDS) as kv:
+            while not kv.count():
+                assert process.poll() is None
+                time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+        return process.returncode, out, err
+    finally:
+        end.cancel()
+        process.kill()
+
+
+@pytest.mark.parametrize("options", [(), ("--rate", "1"), ("--json",)], ids=["", "slow", "json"])
+def test_ctrl_c_gives_the_verdict_on_what_was_done(url: str, options: tuple[str, ...]) -> None:
+    code, out, err = interrupted(url, *options)
+    assert code == 0, err
+    if options == ("--json",):
+        assert json.loads(out)["consistent"] is True
+    else:
+        assert out.startswith("Consistent: every key is linearizable; ")
+    with cairnkv.connect(url) as kv:
+        assert kv.count() == 0, "the keys of the run are cleared"
+
+
+def test_ctrl_c_leaves_a_history_that_can_be_replayed(url: str, cairn_here: Call, tmp_path: Path) -> None:
+    kept = tmp_path / "history.jsonl"
+    code, out, err = interrupted(url, "--save", str(kept))
+    assert code == 0, err
+    again = cairn_here("check", "consistency", "--replay", str(kept))
+    assert (again.code, again.out.decode()) == (0, out)

@@ -1,9 +1,10 @@
 """The nemesis hurts what it may, leaves a majority, and always heals: on a cluster that only takes notes."""
 
 import asyncio
+import contextlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -11,7 +12,7 @@ from cairnkv.cluster import ClusterError, Machine, Process, Role, State
 from cairnkv.consistency import nemesis
 from cairnkv.consistency.history import Action
 from cairnkv.consistency.nemesis import Harm, Nemesis, parsed_harms
-from cairnkv.consistency.workload import Options, Run
+from cairnkv.consistency.workload import Options, Run, key_names
 from cairnkv.errors import OptionError
 from tests.consistency.servers import Right, serving
 
@@ -90,9 +91,41 @@ async def hurt(told: Told, harms: Sequence[Harm], *, seconds: float = 0.3, seed:
     return run, one
 
 
+HOUR = 3_600.0
+
+PATIENCE = 60.0
+"""How long it may take until what a test waits for has been done, on a busy machine."""
+
+
+async def hurt_until(
+    told: Told, harms: Sequence[Harm], enough: Callable[[Run], bool], *, seed: int = 1
+) -> tuple[Run, Nemesis]:
+    """Hurt a cluster until enough was done, then stop the run."""
+    run = Run(Options(()))
+    one = Nemesis(told, harms, seconds=HOUR, seed=seed)
+    task = asyncio.create_task(one(run))
+    async with asyncio.timeout(PATIENCE):
+        while not enough(run):  # noqa: ASYNC110 - it may be anything
+            await asyncio.sleep(0.002)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return run, one
+
+
+def kinds_done(run: Run) -> set[str]:
+    return {action.what for action in run.history.actions}
+
+
 async def test_all_kinds_are_done_and_healed() -> None:
     told = Told()
-    run, one = await hurt(told, [harm for harm in Harm if harm is not Harm.MAJORITY], seconds=0.5)
+    harms = [harm for harm in Harm if harm is not Harm.MAJORITY]
+
+    def enough(run: Run) -> bool:
+        targets = {action.target.rstrip("123") for action in run.history.actions}
+        return len(kinds_done(run)) == len(harms) and len(targets) == 3
+
+    run, one = await hurt_until(told, harms, enough)
     assert not told.hurt
     assert not one.problems
     assert told.most_hurt == 1
@@ -106,7 +139,9 @@ async def test_all_kinds_are_done_and_healed() -> None:
 @pytest.mark.parametrize(("count", "most"), [(3, 2), (5, 3)])
 async def test_a_majority_is_taken_when_that_is_asked_for(count: int, most: int) -> None:
     told = Told(count=count)
-    run, _ = await hurt(told, [Harm.MAJORITY])
+    run, _ = await hurt_until(
+        told, [Harm.MAJORITY], lambda run: len({action.target.split()[0] for action in run.history.actions}) == 3
+    )
     assert told.most_hurt == most
     assert not told.hurt
     assert {action.what for action in run.history.actions} == {"majority"}
@@ -115,11 +150,8 @@ async def test_a_majority_is_taken_when_that_is_asked_for(count: int, most: int)
 
 async def test_the_seed_decides() -> None:
     first, second, other = Told(), Told(), Told()
-    await hurt(first, list(Harm), seed=5)
-    await hurt(second, list(Harm), seed=5)
-    await hurt(other, list(Harm), seed=6)
-    both = min(len(first.said), len(second.said)) - 6
-    assert both > 6
+    for told, seed in ((first, 5), (second, 5), (other, 6)):
+        await hurt_until(told, list(Harm), lambda run: len(run.history.actions) > 12, seed=seed)
     # What is undone together is undone in any order.
     harms = [
         [said for said in told.said if said.split()[0] in ("kill", "pause", "cut", "wipe")] for told in (first, second)
@@ -127,6 +159,7 @@ async def test_the_seed_decides() -> None:
     shorter = min(map(len, harms)) - 3  # the last may be cut short by the clock
     assert harms[0][:shorter] == harms[1][:shorter]
     assert first.said[:20] != other.said[:20]
+    assert shorter > 6
 
 
 async def test_all_is_healed_when_the_run_is_ended_from_outside() -> None:
@@ -144,17 +177,47 @@ async def test_all_is_healed_when_the_run_is_ended_from_outside() -> None:
 async def test_what_the_cluster_does_not_do_is_a_problem(fails: str, says: str) -> None:
     told = Told()
     told.fails = fails
-    run, one = await hurt(told, [Harm.KILL])
+    run, one = await hurt_until(told, [Harm.KILL], lambda run: len(told.said) > 3)
     assert one.problems[0] == says
     assert bool(run.history.actions) is (fails == "start")
 
 
-async def test_it_acts_while_clients_are_busy() -> None:
-    async with serving(Right(), 1) as addresses:
-        run = Run(Options(addresses, seconds=0.5, clients=2, keys=2))
-        history = await run.run(Nemesis(Told(), [Harm.PAUSE], seconds=0.5, seed=1))
-    assert history.actions
-    assert max(one.completed for one in history.operations) > history.actions[-1].began
+async def test_it_acts_while_clients_are_busy_until_the_run_is_stopped() -> None:
+    async with serving(Right(), 1) as addresses, asyncio.timeout(PATIENCE):
+        run = Run(Options(addresses, seconds=HOUR, clients=2, keys=2))
+        running = asyncio.create_task(run.run(told := Nemesis(Told(), [Harm.PAUSE], seconds=HOUR, seed=1)))
+        while len(run.history.actions) < 3 or len(run.history.operations) < 10:  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0.002)
+        first = run.history.actions[0]
+        run.stop()
+        history = await running
+    assert not told.problems
+    assert max(one.completed for one in history.operations) > first.began
+    assert {one.key for one in history.operations if one.final} == set(key_names(2))
+
+
+class Noting(Run):
+    """A run that notes when it is asked for the time, as the nemesis does once harm is done."""
+
+    asked = False
+
+    def now(self) -> int:
+        self.asked = True
+        return super().now()
+
+
+async def test_harm_that_a_stop_ends_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(Harm, (HOUR, HOUR)))
+    told, run = Told(), Noting(Options(()))
+    task = asyncio.create_task(Nemesis(told, [Harm.KILL], seconds=HOUR, seed=1)(run))
+    async with asyncio.timeout(PATIENCE):
+        while not run.asked:  # noqa: ASYNC110 - an attribute has no event
+            await asyncio.sleep(0.002)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert kinds_done(run) == {"kill"}
+    assert not told.hurt
 
 
 def test_what_makes_no_sense_is_refused() -> None:

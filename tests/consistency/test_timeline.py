@@ -3,6 +3,8 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
 from cairnkv.consistency import checks, timeline
 from cairnkv.consistency.history import Action, History, Operation, Outcome, Verb
 
@@ -120,7 +122,76 @@ def test_it_is_bounded_and_near_to_the_violation() -> None:
     assert "And 40 more" in html
 
 
-def test_without_a_violation_there_is_the_verdict() -> None:
-    html = page(History([put(1, 0, 1, "a")]))
-    assert "the verdict" in html
+# -- the whole run -----------------------------------------------------------------------------------------------------
+
+SECOND = 1_000_000_000
+
+
+def whole_run(html: str) -> ElementTree.Element:
+    (svg,) = re.findall(r"<div class='overview'>(<svg.*?</svg>)</div>", html, re.DOTALL)
+    return ElementTree.fromstring(svg)
+
+
+def of_class(chart: ElementTree.Element, kind: str) -> list[ElementTree.Element]:
+    return [one for one in chart.iter() if one.get("class") == kind]
+
+
+def put_at(second: float, outcome: Outcome = Outcome.OK) -> Operation:
+    at = round(second * SECOND)
+    return put(1, at, at + 1_000_000, f"{at}", outcome)
+
+
+def test_a_consistent_run_is_drawn_with_its_faults_and_gaps() -> None:
+    calm = [put_at(n / 10) for n in range(100)]
+    unknown = [put_at(12.5, Outcome.UNKNOWN)]
+    later = [put_at(15 + n / 10) for n in range(50)]
+    actions = [Action("kill", "node-1", 10 * SECOND, 14 * SECOND), Action("pause", "2", 16 * SECOND, 17 * SECOND)]
+    html = page(History([*calm, *unknown, *later], actions))
+    assert "the verdict &amp; more" in html
     assert not charts(html)
+    drawing = whole_run(html)
+    assert (
+        sum(int((one[0].text or "").split()[0]) for one in drawing.iter("g") if one[1].get("class") == "answered")
+        == 150
+    )
+    assert len(of_class(drawing, "unknown")) == 1
+    assert texts(drawing, "bandname") == ["kill node-1", "pause 2"]
+    assert texts(drawing, "gapname") == ["no answer for 5.10 s"]
+    (gap,) = of_class(drawing, "gap")
+    kill = of_class(drawing, "band")[0]
+    assert float(gap.get("x", "")) <= float(kill.get("x", ""))
+    assert "0.00 s" in texts(drawing, "tick")
+
+
+def test_violations_are_marked_in_the_whole_run() -> None:
+    drawing = whole_run(page(History(STALE)))
+    (mark,) = of_class(drawing, "here")
+    assert 0 < float(mark.get("x1", "")) < float(drawing.get("width", ""))
+
+
+def test_a_run_without_operations_is_no_drawing() -> None:
+    assert "<svg" not in page(History([]))
+
+
+def test_a_run_of_any_size_is_a_small_drawing() -> None:
+    many = [put_at(n / 10_000) for n in range(100_000)]
+    actions = [Action("kill", f"node-{n}", n * SECOND // 100, n * SECOND // 90) for n in range(1_000)]
+    html = page(History(many, actions))
+    assert len(html) < 200_000
+    assert len(of_class(whole_run(html), "answered")) == timeline.BINS
+
+
+@pytest.mark.parametrize("target", ["1", "node-1", "kill 1 and 2 and 3 and 4", "x" * 60])
+def test_no_label_is_clipped(target: str) -> None:
+    """Every text ends within its drawing, as wide as letters are on average."""
+    late = [put(1, 0, 10, "a"), put(1, 20, 30, "b"), get(100_000, 40, 50, "a")]
+    actions = [Action("majority", target, at, 60) for at in (0, 25, 45, 49)]
+    html = page(History(late, actions))
+    for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        drawing = ElementTree.fromstring(svg)
+        for one in drawing.iter("text"):
+            begins, wide = float(one.get("x", "")), 6.5 * len(one.text or "")
+            if one.get("class") == "more":  # in its middle
+                begins -= wide / 2
+            assert begins >= 0, one.text
+            assert begins + wide <= float(drawing.get("width", "")), one.text

@@ -12,9 +12,10 @@ import contextlib
 import re
 import secrets
 import shutil
+import signal
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
     from cairnkv.consistency.checks import Report
     from cairnkv.consistency.history import History
     from cairnkv.consistency.nemesis import Harm, Nemesis
+    from cairnkv.consistency.workload import Run
 
 _STYLES: Final = {True: GREEN, False: RED, None: YELLOW}
+
+PIPE_COLUMNS: Final = 100
+"""Where the verdict is wrapped in a pipe or a file."""
 
 VIOLATED: Final = 1
 """The exit code when the store is not consistent."""
@@ -98,7 +103,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--save", type=path, metavar="FILE", help="write the history there, as it comes")
     parser.add_argument("--replay", type=path, metavar="FILE", help="judge a history that was saved")
-    parser.add_argument("--timeline", type=path, metavar="FILE.html", help="draw the violations there")
+    parser.add_argument("--timeline", type=path, metavar="FILE.html", help="draw the run and its violations there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -176,12 +181,27 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
             saver = stack.enter_context(Saver(Path(options.save), workload.about(wanted)))
         show = stack.enter_context(progress("using the store", None, "operations"))
         driven = workload.Run(wanted, saver=saver)
-        history = asyncio.run(driven.run(nemesis, show))
+        history = asyncio.run(_until_stopped(driven, nemesis, show))
         if driven.left_behind is not None:
             complain(f"nobody cleared the keys of this run, which begin with {driven.left_behind}")
         if nemesis is not None:
             problems += nemesis.problems
         return history
+
+
+async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callable[[int], None]) -> "History":
+    """Drive a run; the first Ctrl-C ends it early with a verdict, the second at once without one."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        seconds, wanted = driven.now() / 1e9, driven.options.seconds
+        note(f"stopping after {seconds:.1f} s of {wanted:g} s, for the verdict on these; Ctrl-C again ends without it")
+        driven.stop()
+
+    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # where no signal can be handled
+        loop.add_signal_handler(signal.SIGINT, stop)
+    return await driven.run(nemesis, show)
 
 
 def _judged(history: "History", problems: list[str], options: argparse.Namespace) -> int:
@@ -200,8 +220,8 @@ def _judged(history: "History", problems: list[str], options: argparse.Namespace
     if options.json:
         put_json(_as_json(history, report, problems))
     else:
-        if on_terminal(sys.stdout):
-            text = textwrap.fill(text, shutil.get_terminal_size().columns - 1)
+        columns = shutil.get_terminal_size().columns - 1 if on_terminal(sys.stdout) else PIPE_COLUMNS
+        text = textwrap.fill(text, columns)
         finding, mark, rest = re.split("([,:])", text, maxsplit=1)
         print(f"{styled(finding, _STYLES[report.consistent])}{mark}{rest}")
         for told in details(report):

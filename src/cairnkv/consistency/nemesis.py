@@ -127,8 +127,10 @@ class Nemesis:
                 target = await self._hurt(harm)
                 if target is not None:
                     began = run.now()
-                    await self._rest(deadline, *_SECONDS[harm])
-                    run.action(Action(harm.value, target, began, run.now()))
+                    try:
+                        await self._rest(deadline, *_SECONDS[harm])
+                    finally:  # also when the run is stopped
+                        run.action(Action(harm.value, target, began, run.now()))
                 well = await self._heal()
         finally:
             await asyncio.shield(asyncio.ensure_future(self._heal()))

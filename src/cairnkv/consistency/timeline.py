@@ -1,6 +1,8 @@
-"""The neighbourhood of a violation, drawn: one HTML file with SVG in it, and nothing that it loads from elsewhere.
+"""Draws a history: one HTML file with SVG in it, and nothing that it loads from elsewhere.
 
-A lane for each client, a bar for each operation from its invocation to its completion, and the nemesis' actions behind.
+First the whole run by the clock: the operations that ended in each part of it, the nemesis' actions, and the longest
+times without an answer. Then the neighbourhood of each violation: a lane for each client, a bar for each operation from
+its invocation to its completion, and the nemesis' actions behind.
 From left to right is the order of the ends of bars, not the clock: two bars are one above the other exactly where the
 operations were under way at the same time, which is what linearizability is about, and a microsecond is as wide as what
 is written in the bar. The clock stands below. The lane of what cannot be is the first, and those of its causes follow.
@@ -13,6 +15,7 @@ text. A label is never cut off by its bar.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Final
 
 from cairnkv.consistency.checks import Kind, Report, Violation
@@ -44,6 +47,22 @@ _EDGE: Final = 40
 
 _LANES_WIDTH: Final = 76
 _TICKS_APART: Final = 84
+
+_LETTER: Final = 7.2
+"""Pixels that a character outside of bars takes, on average and rather too many."""
+
+BINS: Final = 120
+"""Parts of the whole run that are drawn, each as a bar."""
+
+GAPS_MAX: Final = 3
+"""Times without an answer that are drawn: the longest, as far as they are longer than two parts of the run."""
+
+FAULTS_MAX: Final = 100
+"""Actions of the nemesis that are drawn in the whole run."""
+
+_RUN_WIDTH: Final = 960
+_RUN_HEIGHT: Final = 120
+"""Pixels of the bars of the whole run, all together."""
 
 _RULES: Final = {
     Kind.LOST: "A write that was acknowledged stays until another takes its place",
@@ -88,6 +107,11 @@ svg .part rect { stroke: var(--part); stroke-width: 2; } svg .wrong rect { strok
 svg .wrong text, svg .part text { font-weight: 600; }
 svg .order { stroke: var(--wrong); stroke-dasharray: 3 3; fill: none; } svg .arrow { fill: var(--wrong); }
 svg .why { fill: var(--wrong); font-weight: 600; }
+.overview { border: 1px solid var(--line); border-radius: 6px; overflow-x: auto; padding: .5rem; }
+.gap { fill: var(--wrong); background: var(--wrong); opacity: .16; } .keys .gap { opacity: .4; }
+svg .gapname { fill: var(--wrong); } svg .here { stroke: var(--wrong); stroke-width: 2; }
+svg .refused, svg .unknown { stroke: none; }
+.keys .answered, svg .answered { fill: var(--read); background: var(--read); }
 .band { fill: var(--band); opacity: .16; } .keys .band { background: var(--band); opacity: .4; }
 svg .bandname { fill: var(--band); } p.dim { color: var(--dim); }
 """
@@ -103,8 +127,17 @@ _LEGEND: Final = (
 )
 
 
+_RUN_LEGEND: Final = (
+    ("answered", "answered"),
+    ("unknown", "outcome unknown"),
+    ("refused", "not executed"),
+    ("gap", "no answer for long"),
+    ("band", "the nemesis at work"),
+)
+
+
 def drawn(history: History, report: Report, verdict: str) -> str:
-    """The page: the verdict, and a drawing of each of the first violations."""
+    """The page: the verdict, the whole run, and a drawing of each of the first violations."""
     by_key = history.by_key()
     parts = [
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -112,6 +145,8 @@ def drawn(history: History, report: Report, verdict: str) -> str:
         f"<title>cairn check consistency</title><style>{_STYLE}</style></head><body>",
         f"<h1>cairn check consistency</h1><p>{_text(verdict)}</p>",
     ]
+    if history.operations:
+        parts.append(_whole_run(history, report))
     if report.violations:
         parts.append(
             "<p>A row is a client, and a bar one operation: from when it was sent to when its answer came, which "
@@ -132,6 +167,116 @@ def drawn(history: History, report: Report, verdict: str) -> str:
         parts.append(f"<p>And {len(report.violations) - VIOLATIONS_MAX:,} more.</p>")
     parts.append("</body></html>\n")
     return "\n".join(parts)
+
+
+class _Clock:
+    """Where a time of the whole run is, in pixels, and in which of its parts."""
+
+    def __init__(self, history: History) -> None:
+        self.first = min(one.invoked for one in history.operations)
+        self.last = max(one.completed for one in history.operations)
+        self.span = max(self.last - self.first, 1)
+
+    def place(self, time: int) -> float:
+        return _RUN_WIDTH * min(max(time - self.first, 0), self.span) / self.span
+
+    def part(self, time: int) -> int:
+        return min(BINS * (time - self.first) // self.span, BINS - 1)
+
+
+def _whole_run(history: History, report: Report) -> str:
+    """The whole run by the clock."""
+    clock = _Clock(history)
+    faults, rows = _faults(clock, history.actions)
+    top = _ROW * 2
+    bottom = top + _RUN_HEIGHT
+    height = bottom + _ROW * (rows + 1) + 8
+    parts = [*_counted(clock, history.operations, bottom), *_gaps(clock, history.operations, top, bottom)]
+    parts += [fault.format(top=top, height=bottom - top, y=bottom + _ROW + 14) for fault in faults]
+    for violation in report.violations[:VIOLATIONS_MAX]:
+        x = clock.place(violation.operations[0].invoked)
+        found = f"{violation.kind.value}, key {violation.key}"
+        parts.append(f"<g><title>{_text(found)}</title>")
+        parts.append(f"<line class='here' x1='{x:.1f}' x2='{x:.1f}' y1='{top}' y2='{bottom}'/></g>")
+    for eighth in range(8):
+        x = _RUN_WIDTH * eighth / 8
+        parts.append(f"<text class='tick' x='{x:.0f}' y='{bottom + 14}'>{clock.span * eighth / 8e9:,.2f} s</text>")
+    keys = "".join(f"<span><i class='{name}'></i>{meaning}</span>" for name, meaning in _RUN_LEGEND)
+    busiest = max(len(part) for part in _by_part(clock, history.operations))
+    return (
+        f"<h2>The whole run</h2><p>{len(history.operations):,} operations, each in the part of the run in which it "
+        f"ended; {busiest:,} in the busiest. From left to right is the clock.</p><p class='keys'>{keys}</p>"
+        f"<div class='overview'><svg width='{_RUN_WIDTH}' height='{height}' role='img' aria-label='the whole run'>"
+        f"<line class='lane' x1='0' x2='{_RUN_WIDTH}' y1='{bottom}' y2='{bottom}'/>{''.join(parts)}</svg></div>"
+    )
+
+
+def _by_part(clock: _Clock, operations: Sequence[Operation]) -> list[list[Operation]]:
+    parts: list[list[Operation]] = [[] for _ in range(BINS)]
+    for one in operations:
+        parts[clock.part(one.completed)].append(one)
+    return parts
+
+
+def _counted(clock: _Clock, operations: Sequence[Operation], bottom: int) -> Iterator[str]:
+    """The operations that ended in each part of the run, by their outcome, one upon the other."""
+    by_part = _by_part(clock, operations)
+    busiest = max(map(len, by_part))
+    wide = _RUN_WIDTH / BINS
+    names = {Outcome.OK: "answered", Outcome.UNKNOWN: "unknown", Outcome.NOT_EXECUTED: "refused"}
+    for at, ended in enumerate(by_part):
+        y = float(bottom)
+        for outcome, name in names.items():
+            if count := sum(one.outcome is outcome for one in ended):
+                high = _RUN_HEIGHT * count / busiest
+                y -= high
+                yield (
+                    f"<g><title>{count:,} {name}</title><rect class='{name}' x='{at * wide:.1f}' y='{y:.1f}' "
+                    f"width='{wide - 1:.1f}' height='{high:.1f}'/></g>"
+                )
+
+
+def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int) -> Iterator[str]:
+    """The longest times in which nothing was answered."""
+    answers = sorted(one.completed for one in operations if one.outcome is Outcome.OK)
+    ends = [clock.first, *answers, clock.last]
+    gaps = sorted(pairwise(ends), key=lambda gap: gap[0] - gap[1])[:GAPS_MAX]
+    taken = 0.0
+    for begin, end in sorted(gap for gap in gaps if (gap[1] - gap[0]) * BINS > 2 * clock.span):
+        left, right = clock.place(begin), clock.place(end)
+        text = f"no answer for {(end - begin) / 1e9:,.2f} s"
+        x = max(_fitted(left, text, _RUN_WIDTH), taken)
+        yield (
+            f"<rect class='gap' x='{left:.1f}' y='{top}' width='{right - left:.1f}' height='{bottom - top}'>"
+            f"<title>{text}</title></rect>"
+        )
+        if x + _LETTER * len(text) <= _RUN_WIDTH:
+            yield f"<text class='gapname' x='{x:.0f}' y='{top - 6}'>{text}</text>"
+            taken = x + _LETTER * len(text) + 8
+
+
+def _faults(clock: _Clock, actions: Sequence[Action]) -> tuple[list[str], int]:
+    """The nemesis' actions, and how many rows their names need; {top}, {height} and {y} stand for places."""
+    rows: list[float] = []
+    drawn_ones = []
+    chosen = sorted(actions, key=lambda action: action.began)
+    for action in chosen[:FAULTS_MAX]:
+        left, right = clock.place(action.began), clock.place(action.ended)
+        name = f"{action.what} {action.target}"
+        x = _fitted(left, name, _RUN_WIDTH)
+        row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
+        rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
+        drawn_ones.append(
+            f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.1f}' y='{{top}}' "
+            f"width='{max(right - left, 2):.1f}' height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{{y}}' "
+            f"dy='{_ROW * row}'>{_braced(name)}</text></g>"
+        )
+    return drawn_ones, len(rows)
+
+
+def _fitted(x: float, text: str, width: float) -> float:
+    """Where a text begins that is to begin at x, so that it ends within the width."""
+    return max(min(x, width - _LETTER * len(text)), 0)
 
 
 def _section(violation: Violation, of_key: Sequence[Operation], actions: Sequence[Action]) -> str:
@@ -202,6 +347,7 @@ def _chart(
     numbers = {id(one): number for number, one in enumerate(violation.operations, 1)}
     labels = [_label(one, numbers.get(id(one), 0)) for one in shown]
     axis = _Axis(shown, labels)
+    axis.width = max(axis.width, round(_LETTER * max((len(name) for name in _around(violation, actions)), default=0)))
     bands, names = _bands(axis, actions)
     top = _ROW * (names + 1) + 8
     # Those of the violation first.
@@ -210,6 +356,7 @@ def _chart(
     bottom = top + _LANE * len(lanes)
     height = bottom + 2 * _ROW + 4
     beside = "".join(f"<text x='10' y='{lane + 21}'>client {client}</text>" for client, lane in lanes.items())
+    beside_width = max(_LANES_WIDTH, 20 + round(_LETTER * max(len(f"client {client}") for client in lanes)))
     lines = "".join(f"<line class='lane' x1='0' x2='100%' y1='{y}' y2='{y}'/>" for y in [top, bottom, *lanes.values()])
     parts = [f"<svg width='{axis.width}' height='{height}' role='img' aria-label='{_text(violation.kind.value)}'>"]
     parts += [band.format(height=bottom) for band in bands]
@@ -222,9 +369,15 @@ def _chart(
     parts += _ticks(axis, bottom + 14 + _ROW)
     parts.append("</svg>")
     return (
-        f"<div class='chart'><svg width='{_LANES_WIDTH}' height='{height}' aria-hidden='true'>{lines}{beside}</svg>"
+        f"<div class='chart'><svg width='{beside_width}' height='{height}' aria-hidden='true'>{lines}{beside}</svg>"
         f"<div class='scroll' tabindex='0'>{''.join(parts)}</div></div>"
     )
+
+
+def _around(violation: Violation, actions: Sequence[Action]) -> Iterator[str]:
+    """Texts around the bars, each of which has to fit into the width of the drawing."""
+    yield from (f"{action.what} {action.target}" for action in actions)
+    yield f"{len(violation.operations)} was over before {len(violation.operations)} began"
 
 
 def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
@@ -238,11 +391,12 @@ def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
         left = axis(max(action.began, first))
         width = max(axis(min(action.ended, last)) - left, 2)
         name = f"{action.what} {action.target}"
-        row = next((at for at, taken in enumerate(rows) if taken <= left), len(rows))
-        rows[row:] = [left + 8 * len(name), *rows[row + 1 :]]
+        x = _fitted(left + 4, name, axis.width)
+        row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
+        rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
         bands.append(
             f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.0f}' y='0' width='{width:.0f}' "
-            f"height='{{height}}'/><text class='bandname' x='{left + 4:.0f}' y='{_ROW * row + 14}'>"
+            f"height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{_ROW * row + 14}'>"
             f"{_braced(name)}</text></g>"
         )
     return bands, len(rows)
@@ -274,8 +428,10 @@ def _order(
     yield f"<line class='order' x1='{left:.1f}' x2='{right:.1f}' y1='{y}' y2='{y}'/>"
     yield f"<path class='arrow' d='M{right:.1f},{y} l-8,-4 v8 z'/>"
     text = f"{numbers[0]} was over before {numbers[1]} began"
-    anchor, x = ("start", right + 6) if right + 7.5 * len(text) < axis.width else ("end", left - 6)
-    yield f"<text class='why' x='{x:.1f}' y='{y + 4}' text-anchor='{anchor}'>{text}</text>"
+    x = _fitted(right + 6, text, axis.width)
+    if x < right + 6 and left - 6 >= _LETTER * len(text):
+        x = left - 6 - _LETTER * len(text)
+    yield f"<text class='why' x='{x:.1f}' y='{y + 4 if x >= right or x < left else y - 4}'>{text}</text>"
 
 
 def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operation], y: int) -> Iterator[str]:
@@ -299,9 +455,10 @@ def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operatio
 def _ticks(axis: _Axis, y: int) -> Iterator[str]:
     last = -_TICKS_APART
     for time, place in zip(axis.times, axis.places, strict=True):
-        if place >= last + _TICKS_APART and place < axis.width - _TICKS_APART / 2:
+        text = f"{time / 1e6:,.2f} ms"
+        if place >= last + max(_TICKS_APART, _LETTER * len(text)) and place + _LETTER * len(text) <= axis.width:
             last = round(place)
-            yield f"<text class='tick' x='{place:.0f}' y='{y}'>{time / 1e6:,.2f} ms</text>"
+            yield f"<text class='tick' x='{place:.0f}' y='{y}'>{text}</text>"
 
 
 def _text(text: str) -> str:

@@ -90,10 +90,29 @@ class Run:
         self._began = time.monotonic_ns()
         self._prefix = f"{PREFIX}{secrets.token_hex(6)}:"
         self._keys = key_names(options.keys)
+        self._stop = asyncio.Event()
+        self._nemesis: asyncio.Task[None] | None = None
 
     def now(self) -> int:
         """Nanoseconds since the run began."""
         return time.monotonic_ns() - self._began
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run ends before its time."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """End the run before its time: operations under way end, all is healed, and every key is read as at any end."""
+        self._stop.set()
+        if self._nemesis is not None:
+            self._nemesis.cancel()
+
+    async def rest(self, seconds: float) -> None:
+        """Let some time pass, unless the run is stopped."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     def action(self, one: Action) -> None:
         """Write down what the nemesis did."""
@@ -126,7 +145,7 @@ class Run:
         try:
             async with asyncio.TaskGroup() as tasks:
                 if nemesis is not None:
-                    tasks.create_task(_awaited(nemesis(self)))
+                    self._nemesis = tasks.create_task(_awaited(nemesis(self)))
                 for client in clients:
                     tasks.create_task(client.use(self._keys, deadline))
         except ExceptionGroup as group:
@@ -219,10 +238,10 @@ class _Client:
         following = time.monotonic() + self._dice.uniform(0, gap)
         operations = self._run.history.operations
         try:
-            while (now := time.monotonic()) < deadline and len(operations) < OPERATIONS_MAX:
+            while (now := time.monotonic()) < deadline and len(operations) < OPERATIONS_MAX and not self._run.stopped:
                 if following > now:
-                    await asyncio.sleep(min(following, deadline) - now)
-                    if time.monotonic() >= deadline:
+                    await self._run.rest(min(following, deadline) - now)
+                    if time.monotonic() >= deadline or self._run.stopped:
                         return
                 following = max(following, now - gap) + gap * self._dice.uniform(0.5, 1.5)
                 one = await self._one(self._chosen(self._dice.choice(keys)))
