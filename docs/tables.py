@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cairnkv
+import cairnkv.aio
 from cairnkv import limits
+from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, Word
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
@@ -109,6 +112,44 @@ def transitions() -> str:
         for (state, event), then in TRANSITIONS.items()
     ]
     return table(("in", "on", "to"), *rows)
+
+
+# -- clients -----------------------------------------------------------------------------------------------------------
+
+CLIENTS = {
+    "`open()`": cairnkv.Embedded,
+    "`connect()`": cairnkv.Client,
+    "its pipeline": cairnkv.Pipeline,
+    "`aio.open()`": cairnkv.aio.Embedded,
+    "`aio.connect()`": cairnkv.aio.Client,
+    "its pipeline ": AsyncPipeline,
+}
+"""What has the methods of a store, by the heading of its column."""
+
+SYNTAX = {
+    "__getitem__": "kv[key]",
+    "__setitem__": "kv[key] = value",
+    "__delitem__": "del kv[key]",
+    "__contains__": "key in kv",
+    "__iter__": "for key in kv",
+    "__aiter__": "async for key in kv",
+    "__len__": "len(kv)",
+    "__ior__": "kv |= values",
+    "__enter__": "with kv",
+    "__aenter__": "async with kv",
+}
+"""The special methods that are part of the interface, as programs write them."""
+
+
+def clients() -> str:
+    """Every method, and what has it."""
+    names = [*SYNTAX, *sorted({name for kind in CLIENTS.values() for name in dir(kind) if not name.startswith("_")})]
+    rows = [
+        (_code(SYNTAX.get(name, name)), *("✓" if hasattr(kind, name) else "" for kind in CLIENTS.values()))
+        for name in names
+        if name != "direct_calls"  # of the native form alone, for tests
+    ]
+    return table(("", *CLIENTS), *rows)
 
 
 # -- Redis -------------------------------------------------------------------------------------------------------------
@@ -321,6 +362,7 @@ def partition() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "clients": clients,
     "commands": commands,
     "failures": failures,
     "headlines": headlines,

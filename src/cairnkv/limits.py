@@ -162,6 +162,9 @@ CONNECT_TIMEOUT: Final = 5.0
 CLIENT_ATTEMPTS: Final = 4
 """Times that a client tries a call which is safe to repeat, by default, the first one included."""
 
+BACKUP_STALL_TIMEOUT: Final = 300.0
+"""Seconds in which a backup at a server makes no progress before a client that waits for it gives up."""
+
 CLIENT_IN_FLIGHT_MAX: Final = 10_000
 """Calls of one asyncio connection that may await their replies; further callers wait their turn."""
 

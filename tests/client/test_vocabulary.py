@@ -6,8 +6,10 @@ import sys
 
 import cairnkv
 from cairnkv import aio
+from cairnkv.client.aio.pipeline import AsyncPipeline
 
-NOT_IN_PIPELINES = {"scan", "clear_prefix", "close"}
+MAPPING = {"keys", "values", "items", "pop", "popitem", "setdefault", "update"}
+NOT_IN_PIPELINES = {"scan", "clear_prefix", "close", "pipeline"} | MAPPING
 
 
 def methods(kind: type) -> dict[str, inspect.Signature]:
@@ -26,7 +28,17 @@ def test_what_there_is() -> None:
     one_key = {"set", "get", "swap", "clear", "clear_if_equals", "exists", "incr", "ttl", "expire", "persist"}
     several = {"get_many", "set_many", "clear_many"}
     whole_store = {"scan", "count", "clear_all", "clear_prefix", "ping", "info", "close"}
-    assert set(methods(cairnkv.KeyValue)) == one_key | several | whole_store | {"durable", "local"}
+    assert set(methods(cairnkv.KeyValue)) == one_key | several | whole_store | MAPPING | {
+        "durable",
+        "local",
+        "pipeline",
+    }
+
+
+def test_embedded_and_sync_client_have_the_same_methods() -> None:
+    embedded, sync = methods(cairnkv.Embedded), methods(cairnkv.Client)
+    assert set(embedded) == set(sync)
+    assert set(methods(aio.Embedded)) == set(methods(aio.Client)) == set(sync)
 
 
 def test_async_has_the_same_methods() -> None:
@@ -37,10 +49,12 @@ def test_async_has_the_same_methods() -> None:
 
 
 def test_pipelines_have_the_same_methods() -> None:
-    sync, pipeline = methods(cairnkv.KeyValue), methods(cairnkv.Pipeline)
-    assert set(pipeline) - {"execute"} == set(sync) - NOT_IN_PIPELINES
-    for name in set(pipeline) - {"execute"}:
-        assert parameters(sync[name]) == parameters(pipeline[name]), name
+    sync = methods(cairnkv.KeyValue)
+    for kind in (cairnkv.Pipeline, AsyncPipeline):
+        pipeline = methods(kind)
+        assert set(pipeline) - {"execute"} == set(sync) - NOT_IN_PIPELINES
+        for name in set(pipeline) - {"execute"}:
+            assert parameters(sync[name]) == parameters(pipeline[name]), name
 
 
 def test_every_method_says_what_it_does() -> None:

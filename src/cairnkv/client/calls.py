@@ -9,15 +9,17 @@ Not for how a command gets anywhere, or how often it is tried.
 import dataclasses
 import enum
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
 from cairnkv.client.address import Seconds as Seconds
 from cairnkv.client.codec import Codec, KeyCodec, key_bytes, utf8
 from cairnkv.commands import (
     MISSING,
     ArgumentFault,
+    Backup,
     Clear,
     ClearAll,
     ClearIfEquals,
@@ -61,6 +63,11 @@ Key: TypeAlias = str | bytes
 Durable: TypeAlias = Literal["memory", "size"]
 """How safe a write is: in memory, or as safe as the size of the store promises."""
 Values: TypeAlias = Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V]
+
+
+UPDATE_KEYS: Final = 1_000
+UPDATE_BYTES: Final = 1024 * 1024
+"""Values that `update` stores with one command, and bytes of them unless it is a single one."""
 
 
 class Unset(enum.Enum):
@@ -240,6 +247,26 @@ class Calls(Generic[K, V]):
             return _nothing_to_ask(None)
         return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
 
+    def setdefault(self, key: Key, default: V) -> Call[V]:
+        swap = Swap(_key(key), self._encode(default), if_absent=True)
+        return Call(swap, self._value_or(default))
+
+    def set_slices(self, pairs: Iterable[Any]) -> Iterator[Call[None]]:
+        """Calls that store any number of values, each a bounded number of them."""
+        part: list[tuple[bytes, bytes]] = []
+        size = 0
+        for pair in pairs:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise OptionError(f"a mapping, or pairs of a key and a value, not {pair!r:.40}")
+            name, data = _key(pair[0]), self._encode(pair[1])
+            if part and (len(part) == UPDATE_KEYS or size + len(data) > UPDATE_BYTES):
+                yield Call(SetMany(NO_TTL, tuple(part)), _nothing)
+                part, size = [], 0
+            part.append((name, data))
+            size += len(data)
+        if part:
+            yield Call(SetMany(NO_TTL, tuple(part)), _nothing)
+
     def clear_many(self, keys: Iterable[Key]) -> Call[int]:
         names = _keys(keys)
         return Call(_valid(ClearMany(names)), _number) if names else _nothing_to_ask(0)
@@ -281,6 +308,11 @@ class Calls(Generic[K, V]):
 
         return Call(Info(), decode)
 
+    def backup(self, name: str, keep: int | None) -> Call[int]:
+        if not isinstance(name, str):
+            raise OptionError(f"a backup at a server has a name, as text, below its --backup-dir; not {name!r:.80}")
+        return Call(_valid(Backup(utf8(name), keep)), _number)
+
     # -- values -----------------------------------------------------------------------------------------------
 
     def _value_or(self, default: D) -> Callable[[Reply], V | D]:
@@ -312,6 +344,22 @@ def _key(key: Key) -> bytes:
     if 1 <= len(data) <= KEY_MAX:
         return data
     raise _bad(failures.BADKEY, f"a key has 1 to {KEY_MAX:,} bytes, this one {len(data):,}")
+
+
+def pairs_of(values: Any, named: Mapping[str, V]) -> Iterable[Any]:
+    """The pairs that `update` takes, as those of a dict: a mapping or pairs, and keywords."""
+    if callable(getattr(values, "items", None)):
+        given = values.items()
+    elif isinstance(values, Iterable) and not isinstance(values, str | bytes):
+        given = values
+    else:
+        raise OptionError(f"update takes a mapping, or pairs of a key and a value, not {values!r:.40}")
+    return itertools.chain(given, named.items())
+
+
+def too_large_together(error: BadCommand, keys: Sequence[object]) -> bool:
+    """Whether several keys could not be had because their values are too large for one reply."""
+    return error.code == failures.BIGREPLY.name and len(keys) > 1
 
 
 def _bad(code: Code, text: str) -> BadCommand:

@@ -190,6 +190,13 @@ cdef class DirectCalls:
         finally:
             self._come_back()
 
+    def _carry_out(self, pending):
+        self._leave()
+        try:
+            READABLE._carry_out(self, pending)
+        finally:
+            self._come_back()
+
     def close(self):
         self._leave()
         try:

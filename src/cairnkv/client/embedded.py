@@ -18,6 +18,7 @@ from cairnkv.client import forking
 from cairnkv.client.calls import Call, Durable, K, Leeway, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.keyvalue import KeyValue
+from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.commands import Command, Reply
 from cairnkv.errors import CallerError, OptionError, Refused
 from cairnkv.installation import compiled
@@ -28,6 +29,10 @@ from cairnkv.store import Clock, Held, Store, WhenFull, wall_clock
 
 CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""
+
+
+PIPELINE_COMMANDS: Final = 1_000
+"""Commands of a pipeline whose replies may wait for the disk together."""
 
 
 class Shared:
@@ -149,16 +154,41 @@ class Embedded(KeyValue[K, V]):
         """
         return self._shared.back_up(user_path(directory, "the directory for backups"), keep)
 
+    def pipeline(self) -> Pipeline[K, V]:
+        """As `KeyValue.pipeline`; on disk, commands share an fsync."""
+        return Pipeline(self._calls, self._carry_out)
+
+    def _carry_out(self, pending: list[AnyPending]) -> None:
+        for begin in range(0, len(pending), PIPELINE_COMMANDS):
+            self._carry_some_out(pending[begin : begin + PIPELINE_COMMANDS])
+
+    def _carry_some_out(self, pending: list[AnyPending]) -> None:
+        """Carry some commands out, and wait once for what is held."""
+        outcomes: list[tuple[AnyPending, Reply | Held]] = []
+        try:
+            for one in pending:
+                outcome = self._shared.execute(one.call.command, one.call.leeway)
+                if isinstance(outcome, Held) and outcome.blocks:
+                    outcome = _awaited(outcome)  # it is not carried out yet, and those behind it wait for that
+                outcomes.append((one, outcome))
+        finally:
+            for one, outcome in outcomes:
+                one.settle(_awaited(outcome))
+
     def _do(self, call: Call[T]) -> T:
-        outcome = self._shared.execute(call.command, call.leeway)
-        if isinstance(outcome, Held):
-            ready = threading.Event()
-            outcome.on_ready = ready.set
-            if outcome.reply is None:
-                ready.wait()
-            assert outcome.reply is not None
-            outcome = outcome.reply
-        return call.result(outcome)
+        return call.result(_awaited(self._shared.execute(call.command, call.leeway)))
+
+
+def _awaited(outcome: Reply | Held) -> Reply:
+    """The reply to a command, once it may be shown."""
+    if not isinstance(outcome, Held):
+        return outcome
+    ready = threading.Event()
+    outcome.on_ready = ready.set
+    if outcome.reply is None:
+        ready.wait()
+    assert outcome.reply is not None
+    return outcome.reply
 
 
 @overload

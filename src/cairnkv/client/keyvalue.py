@@ -5,9 +5,9 @@ change of one line. Not for how a call gets anywhere: that is what the two make 
 """
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from types import TracebackType
-from typing import Generic, Self, overload
+from typing import Generic, Self, cast, overload
 
 from cairnkv.client.calls import (
     UNSET,
@@ -25,8 +25,14 @@ from cairnkv.client.calls import (
     from_memory,
     locally,
     memory_is_enough,
+    pairs_of,
+    too_large_together,
 )
 from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.client.pipeline import Commands, Pipeline
+from cairnkv.client.views import Items, Keys
+from cairnkv.client.views import Values as ViewedValues
+from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 
@@ -174,10 +180,14 @@ class KeyValue(abc.ABC, Generic[K, V]):
 
         What is there from beginning to end is given; what comes or goes meanwhile may be.
         """
+        for keys in self._slices(prefix, count):
+            yield from keys
+
+    def _slices(self, prefix: Key = "", count: int = SCAN_COUNT) -> Iterator[list[K]]:
         cursor = 0
         while True:
             cursor, keys = self._do(self._calls.scan_slice(cursor, prefix, count))
-            yield from keys
+            yield keys
             if cursor == 0:
                 return
 
@@ -205,6 +215,21 @@ class KeyValue(abc.ABC, Generic[K, V]):
     def info(self) -> dict[str, str | int]:
         """What the store says of itself."""
         return self._do(self._calls.info())
+
+    @abc.abstractmethod
+    def pipeline(self) -> Pipeline[K, V]:
+        """Commands that leave together: use it in a `with` statement, at whose end they are carried out.
+
+        Others may come in between them. At a server they take one way there and back, on disk one fsync.
+
+        >>> import cairnkv
+        >>> kv = cairnkv.open()
+        >>> with kv.pipeline() as pipeline:
+        ...     stored = pipeline.set("a", "1")
+        ...     total = pipeline.incr("hits")
+        >>> stored.result(), total.result()
+        (True, 1)
+        """
 
     def durable(self, how: Durable) -> "KeyValue[K, V]":
         """This store, whose writes return as soon as they are as safe as this says; for those that need not be safe.
@@ -241,6 +266,7 @@ class KeyValue(abc.ABC, Generic[K, V]):
         return _Local(self)
 
     # -- as a mapping ---------------------------------------------------------------------------------------
+    # All of a dict's methods but `clear`, which takes one key out here, and `copy`.
 
     def __getitem__(self, key: Key) -> V:
         """The value of a key; KeyError when it is not there."""
@@ -270,6 +296,71 @@ class KeyValue(abc.ABC, Generic[K, V]):
         """How many keys there are."""
         return self.count()
 
+    def keys(self) -> KeysView[K]:
+        """The keys, as a dict's: a view that reads slice by slice."""
+        return Keys(self)
+
+    def values(self) -> ValuesView[V]:
+        """The values, as a dict's: a view that reads slice by slice."""
+        return ViewedValues(self)
+
+    def items(self) -> ItemsView[K, V]:
+        """The keys with their values, as a dict's: a view that reads slice by slice.
+
+        `dict(kv.items())` is a copy of a store that others use; `dict(kv)` asks for each value by itself, and raises
+        KeyError where a key goes meanwhile.
+        """
+        return Items(self)
+
+    def _pairs(self) -> Iterator[tuple[K, V]]:
+        for keys in self._slices():
+            yield from self._pairs_of(keys)
+
+    def _pairs_of(self, keys: list[K]) -> Iterator[tuple[K, V]]:
+        try:
+            found = self._do(self._calls.get_many(cast("list[Key]", keys)))
+        except BadCommand as error:
+            if not too_large_together(error, keys):
+                raise
+            half = len(keys) // 2
+            yield from self._pairs_of(keys[:half])
+            yield from self._pairs_of(keys[half:])
+        else:
+            yield from found.items()
+
+    @overload
+    def pop(self, key: Key) -> V: ...
+    @overload
+    def pop(self, key: Key, default: D) -> V | D: ...
+    def pop(self, key: Key, default: D | Unset = UNSET) -> V | D:
+        """Take a key out and give its value, or the default; KeyError when it is not there and there is none."""
+        value = self._do(self._calls.get(key, default, clear=True))
+        if isinstance(value, Unset):
+            raise KeyError(key)
+        return value
+
+    def popitem(self) -> tuple[K, V]:
+        """Take any key out, and give it with its value; KeyError when the store is empty."""
+        for key in self.scan():
+            value = self._do(self._calls.get(cast("Key", key), UNSET, clear=True))
+            if not isinstance(value, Unset):
+                return key, value
+        raise KeyError("the store is empty")
+
+    def setdefault(self, key: Key, default: V) -> V:
+        """The value of a key, which is the default from now on when it is not there; one atomic step."""
+        return self._do(self._calls.setdefault(key, default))
+
+    def update(self, values: Values[V] | Iterable[tuple[Key, V]] = (), /, **named: V) -> None:
+        """Store many values, as a dict's: a mapping, or pairs, or keywords. `set_many` is atomic, this is not."""
+        for call in self._calls.set_slices(pairs_of(values, named)):
+            self._do(call)
+
+    def __ior__(self, values: Values[V] | Iterable[tuple[Key, V]]) -> Self:
+        """Store many values: `kv |= {"a": "1"}`."""
+        self.update(values)
+        return self
+
     def __bool__(self) -> bool:
         return True  # an empty store is a store; asking for its length would cost a round trip
 
@@ -297,6 +388,10 @@ class _FromMemory(KeyValue[K, V]):
     def _do(self, call: Call[T]) -> T:
         return self._store._do(from_memory(call))
 
+    def pipeline(self) -> Pipeline[K, V]:
+        """As the store's, whose writes need not be safe."""
+        return self._store.pipeline().durable("memory")
+
     def durable(self, how: Durable) -> KeyValue[K, V]:
         return self if memory_is_enough(how) else self._store
 
@@ -321,6 +416,10 @@ class _Local(KeyValue[K, V]):
     def _do(self, call: Call[T]) -> T:
         return self._store._do(locally(call))
 
+    def pipeline(self) -> Pipeline[K, V]:
+        """As the store's, whose reads may be behind."""
+        return self._store.pipeline().local()
+
     def durable(self, how: Durable) -> KeyValue[K, V]:
         store = self._store.durable(how)
         return self if store is self._store else _Local(store)
@@ -331,3 +430,14 @@ class _Local(KeyValue[K, V]):
     def close(self) -> None:
         """Close the store."""
         self._store.close()
+
+
+def _take_docstrings() -> None:
+    """Give the methods of pipelines the docstrings of the calls that they add."""
+    for name, method in vars(Commands).items():
+        call = getattr(KeyValue, name, None)
+        if not name.startswith("_") and call is not None and call.__doc__:
+            method.__doc__ = f"{call.__doc__.rstrip()}\n\n        Gives a `Pending`, whose `result()` that is."
+
+
+_take_docstrings()

@@ -24,7 +24,6 @@ from cairnkv.client.calls import (
     locally,
     memory_is_enough,
 )
-from cairnkv.client.keyvalue import KeyValue
 from cairnkv.commands import Failure, InMemory, Reply
 from cairnkv.errors import CairnError, CallerError, Unavailable, error_of
 
@@ -82,16 +81,11 @@ class Pending(Generic[T]):
 AnyPending: TypeAlias = Pending[Any]
 
 
-class Pipeline(Generic[K, V]):
-    """Commands that leave together. Each method gives a `Pending`, and nothing happens before `execute`.
+class Commands(Generic[K, V]):
+    """The methods of pipelines: each adds a command, and gives a `Pending` for its result."""
 
-    The commands are carried out in order, one by one: others may come in between. Nothing is repeated, but for what a
-    node of several could not do at all: some tens of KiB of commands that leave together, none of which it executed.
-    """
-
-    def __init__(self, calls: Calls[K, V], carry_out: Callable[[list[AnyPending]], None]) -> None:
+    def __init__(self, calls: Calls[K, V]) -> None:
         self._calls = calls
-        self._carry_out = carry_out
         self._pending: list[AnyPending] = []
 
     def _add(self, call: Call[T]) -> Pending[T]:
@@ -99,29 +93,10 @@ class Pipeline(Generic[K, V]):
         self._pending.append(pending)
         return pending
 
-    def execute(self) -> None:
-        """Carry the commands out. Raises the first error when all are settled; each result has its own."""
-        pending, self._pending = self._pending, []
-        self._carry_out(pending)
-        for error in filter(None, (result.error for result in pending)):
-            raise error
-
-    def durable(self, how: Durable) -> "Pipeline[K, V]":
-        """This pipeline, whose writes are answered as soon as they are as safe as this says: see `KeyValue.durable`."""
-        return _FromMemory(self) if memory_is_enough(how) else self
-
-    def local(self) -> "Pipeline[K, V]":
-        """This pipeline, whose reads are answered from the table of the node that is asked: see `KeyValue.local`."""
-        return _Local(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.execute()
+    def _take(self) -> list[AnyPending]:
+        pending = list(self._pending)
+        self._pending.clear()
+        return pending
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -234,6 +209,47 @@ class Pipeline(Generic[K, V]):
         return self._add(self._calls.info())
 
 
+def raise_first(pending: list[AnyPending]) -> None:
+    """Raise the first error of commands that were carried out."""
+    for error in filter(None, (result.error for result in pending)):
+        raise error
+
+
+class Pipeline(Commands[K, V]):
+    """Commands that leave together. Each method gives a `Pending`, and nothing happens before `execute`.
+
+    The commands are carried out in order, one by one: others may come in between. Nothing is repeated, but for what a
+    node of several could not do at all: some tens of KiB of commands that leave together, none of which it executed.
+    """
+
+    def __init__(self, calls: Calls[K, V], carry_out: Callable[[list[AnyPending]], None]) -> None:
+        super().__init__(calls)
+        self._carry_out = carry_out
+
+    def execute(self) -> None:
+        """Carry the commands out. Raises the first error when all are settled; each result has its own."""
+        pending = self._take()
+        self._carry_out(pending)
+        raise_first(pending)
+
+    def durable(self, how: Durable) -> "Pipeline[K, V]":
+        """This pipeline, whose writes are answered as soon as they are as safe as this says: see `KeyValue.durable`."""
+        return _FromMemory(self) if memory_is_enough(how) else self
+
+    def local(self) -> "Pipeline[K, V]":
+        """This pipeline, whose reads are answered from the table of the node that is asked: see `KeyValue.local`."""
+        return _Local(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.execute()
+
+
 class _View(Pipeline[K, V]):
     """A pipeline that adds its calls to another one, in its own way."""
 
@@ -270,14 +286,3 @@ class _Local(_View[K, V]):
 
     def local(self) -> Pipeline[K, V]:
         return self
-
-
-def _take_docstrings() -> None:
-    """Give the methods of a pipeline the docstrings of the calls that they add."""
-    for name, method in vars(Pipeline).items():
-        call = getattr(KeyValue, name, None)
-        if not name.startswith("_") and not method.__doc__ and call is not None and call.__doc__:
-            method.__doc__ = f"{call.__doc__.rstrip()}\n\n        Gives a `Pending`, whose `result()` that is."
-
-
-_take_docstrings()

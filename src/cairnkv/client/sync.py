@@ -13,10 +13,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
+from cairnkv.client.backing_up import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.dialing import dial
@@ -28,6 +29,10 @@ from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, 
 from cairnkv.client.stranger import PROBE, PROBE_ANSWER_BYTES, probe_at, wrong_server, wrong_server_by_probe
 from cairnkv.commands import Command, Failure, Ping, Reply
 from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable, WrongServer
+from cairnkv.records import replace
+
+if TYPE_CHECKING:
+    from cairnkv.log import Made
 
 LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""
@@ -69,16 +74,27 @@ class Client(KeyValue[K, V]):
             self._drop()
 
     def pipeline(self) -> Pipeline[K, V]:
-        """Commands that leave together: use it in a `with` statement, at whose end they are carried out.
-
-        >>> import cairnkv
-        >>> def both(kv: cairnkv.Client[str, str]) -> int:
-        ...     with kv.pipeline() as pipeline:
-        ...         pipeline.set("a", "1")
-        ...         total = pipeline.incr("hits")
-        ...     return total.result()
-        """
+        """As `KeyValue.pipeline`; nothing is repeated, and the timeout counts from the last reply."""
         return Pipeline(self._calls, self._carry_out)
+
+    def backup(self, name: str, *, keep: int | None = None) -> "Made":
+        """Have the server make a backup, below its --backup-dir, and wait until it is there.
+
+        name: what it is made among. keep: so many of the newest of that name are kept, this one included; None: all.
+        Returns its `path` there, its `size` in bytes, and how much of that is `new`.
+        Raises `Refused` when the server makes none or it has failed, `OutcomeUnknown` when nothing tells of it.
+        """
+        begin = self._calls.backup(name, keep)
+        # Once: a repetition might begin a second one.
+        with Client(replace(self._address, attempts=1), self._calls._keys, self._calls._values) as once:
+            watch = Watch(once._do(begin), time.monotonic())
+            while True:
+                facts = None
+                with contextlib.suppress(Unavailable):
+                    facts = once.info()
+                if (made := watch.made(facts, time.monotonic())) is not None:
+                    return made
+                time.sleep(POLL_SECONDS)
 
     def _do(self, call: Call[T]) -> T:
         if self._generation != forking.generation:

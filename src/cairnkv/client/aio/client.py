@@ -5,19 +5,28 @@ their calls (`connection`).
 """
 
 import asyncio
+import contextlib
 import functools
-from typing import Final
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint
 from cairnkv.client.aio.connection import Connection, open_connection
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
+from cairnkv.client.aio.pipeline import AsyncPipeline
+from cairnkv.client.backing_up import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.endpoints import Endpoints
+from cairnkv.client.pipeline import AnyPending
 from cairnkv.client.retry import SAYS_NOTHING, pause_before, with_story, worth_repeating
-from cairnkv.commands import Failure
-from cairnkv.errors import CallerError, Unavailable
+from cairnkv.commands import Failure, Reply
+from cairnkv.errors import CairnError, CallerError, Unavailable
+from cairnkv.records import replace
+
+if TYPE_CHECKING:
+    from cairnkv.log import Made
 
 LEFT_MAX: Final = 16
 """Connections to nodes that were left and still owe replies. Beyond it the oldest is closed, whoever waits for it."""
@@ -57,6 +66,21 @@ class Client(AsyncKeyValue[K, V]):
                 if connection is not None:
                     connection.close("this client was closed")
 
+    async def backup(self, name: str, *, keep: int | None = None) -> "Made":
+        """Have the server make a backup and wait until it is there; see `cairnkv.Client.backup`."""
+        begin = self._calls.backup(name, keep)
+        clock = asyncio.get_running_loop().time
+        # Once: a repetition might begin a second one.
+        async with Client(replace(self._address, attempts=1), self._calls._keys, self._calls._values) as once:
+            watch = Watch(await once._do(begin), clock())
+            while True:
+                facts = None
+                with contextlib.suppress(Unavailable):
+                    facts = await once.info()
+                if (made := watch.made(facts, clock())) is not None:
+                    return made
+                await asyncio.sleep(POLL_SECONDS)
+
     async def _do(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._generation != forking.generation:
@@ -86,6 +110,42 @@ class Client(AsyncKeyValue[K, V]):
             at_once = elsewhere and self._endpoints.fresh(loop.time())
             if not (at_once or worth_repeating(reply)) or not await self._goes_on(attempt, deadline, at_once=at_once):
                 return call.result(with_story(reply, self._endpoints, loop.time()))
+
+    def pipeline(self) -> AsyncPipeline[K, V]:
+        """As `AsyncKeyValue.pipeline`."""
+        return AsyncPipeline(self._calls, self._carry_out)
+
+    async def _carry_out(self, pending: list[AnyPending]) -> None:
+        """Send commands in their order and await their replies; each is settled or failed, and none is repeated."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop or self._generation != forking.generation:
+            self._move_in(loop)
+        sent: list[tuple[AnyPending, Connection, Awaitable[Reply]]] = []
+        unsent = iter(pending)
+        for one in unsent:
+            deadline = loop.time() + self._address.timeout
+            try:
+                connection = self._connection
+                if connection is None or not connection.usable:
+                    connection = await self._connected(deadline)
+                while connection.crowded:
+                    await connection.room(deadline)
+            except CairnError as error:
+                for failed in (one, *unsent):
+                    failed.fail(error)
+                break
+            sent.append((one, connection, connection.submit(one.call.command, deadline, one.call.leeway)))
+        for one, connection, due in sent:
+            try:
+                reply = await due
+            except CairnError as error:
+                one.fail(error)
+                if not connection.usable:
+                    self._leave(connection, connection.ended)
+            else:
+                one.settle(reply)
+                if self._endpoints.several and isinstance(reply, Failure) and reply.code.elsewhere:
+                    self._leave(connection, reply.message)
 
     async def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
         """Whether there is another attempt, and time for it; waits before it, unless it is elsewhere."""

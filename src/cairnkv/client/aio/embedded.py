@@ -8,10 +8,12 @@ import contextlib
 import os
 
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
+from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.embedded import Shared
-from cairnkv.commands import Scope
+from cairnkv.client.embedded import PIPELINE_COMMANDS, Shared
+from cairnkv.client.pipeline import AnyPending
+from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
 from cairnkv.log import Made
 from cairnkv.paths import user_path
@@ -40,21 +42,47 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
         """Make a backup of a store on disk; see `cairnkv.Embedded.backup`. Other tasks go on meanwhile."""
         return await asyncio.to_thread(self._shared.back_up, user_path(directory, "the directory for backups"), keep)
 
+    def pipeline(self) -> AsyncPipeline[K, V]:
+        """As `AsyncKeyValue.pipeline`; on disk, commands share an fsync."""
+        return AsyncPipeline(self._calls, self._carry_out)
+
+    async def _carry_out(self, pending: list[AnyPending]) -> None:
+        for begin in range(0, len(pending), PIPELINE_COMMANDS):
+            await asyncio.sleep(0)
+            await self._carry_some_out(pending[begin : begin + PIPELINE_COMMANDS])
+
+    async def _carry_some_out(self, pending: list[AnyPending]) -> None:
+        """Carry some commands out, and wait once for what is held."""
+        outcomes: list[tuple[AnyPending, Reply | Held]] = []
+        try:
+            for one in pending:
+                outcome = self._shared.execute(one.call.command, one.call.leeway)
+                if isinstance(outcome, Held) and outcome.blocks:
+                    outcome = await _awaited(outcome)  # it is not carried out yet, and those behind it wait for that
+                outcomes.append((one, outcome))
+        finally:
+            for one, outcome in outcomes:
+                one.settle(await _awaited(outcome))
+
     async def _do(self, call: Call[T]) -> T:
         if call.command.word.scope is Scope.TABLE:
             await asyncio.sleep(0)
-        outcome = self._shared.execute(call.command, call.leeway)
-        if isinstance(outcome, Held):
-            loop = asyncio.get_running_loop()
-            ready = asyncio.Event()
+        return call.result(await _awaited(self._shared.execute(call.command, call.leeway)))
 
-            def on_ready() -> None:
-                with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
-                    loop.call_soon_threadsafe(ready.set)
 
-            outcome.on_ready = on_ready
-            if outcome.reply is None:
-                await ready.wait()
-            assert outcome.reply is not None
-            outcome = outcome.reply
-        return call.result(outcome)
+async def _awaited(outcome: Reply | Held) -> Reply:
+    """The reply to a command, once it may be shown."""
+    if not isinstance(outcome, Held):
+        return outcome
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+
+    def on_ready() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+            loop.call_soon_threadsafe(ready.set)
+
+    outcome.on_ready = on_ready
+    if outcome.reply is None:
+        await ready.wait()
+    assert outcome.reply is not None
+    return outcome.reply

@@ -1,13 +1,14 @@
 """A store as asyncio code sees it: the methods of the sync `KeyValue`, to be awaited.
 
-There is no mapping syntax here: `kv[k]` cannot be awaited.
+Of a mapping's syntax there is what can be awaited: `async for key in kv`, but neither `kv[k]` nor `in`.
 """
 
 import abc
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Generic, Self, overload
+from typing import Generic, Self, cast, overload
 
+from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import (
     UNSET,
     Call,
@@ -24,8 +25,11 @@ from cairnkv.client.calls import (
     from_memory,
     locally,
     memory_is_enough,
+    pairs_of,
+    too_large_together,
 )
 from cairnkv.client.codec import Codec, KeyCodec
+from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 
@@ -173,11 +177,15 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
 
         What is there from beginning to end is given; what comes or goes meanwhile may be.
         """
+        async for keys in self._slices(prefix, count):
+            for key in keys:
+                yield key
+
+    async def _slices(self, prefix: Key = "", count: int = SCAN_COUNT) -> AsyncIterator[list[K]]:
         cursor = 0
         while True:
             cursor, keys = await self._do(self._calls.scan_slice(cursor, prefix, count))
-            for key in keys:
-                yield key
+            yield keys
             if cursor == 0:
                 return
 
@@ -206,6 +214,14 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         """What the store says of itself."""
         return await self._do(self._calls.info())
 
+    @abc.abstractmethod
+    def pipeline(self) -> AsyncPipeline[K, V]:
+        """Commands that leave together: use it in an `async with` statement, at whose end they are carried out.
+
+        Others may come in between them. Nothing is repeated, so they are carried out in their order; where the order
+        is of no matter, `asyncio.gather` does as well.
+        """
+
     def durable(self, how: Durable) -> "AsyncKeyValue[K, V]":
         """This store, whose writes are done as soon as they are as safe as this says; for those that need not be safe.
 
@@ -226,6 +242,65 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         Closing what is given closes this store.
         """
         return _Local(self)
+
+    # -- as a mapping, where that can be awaited -------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[K]:
+        """The keys, as `scan` gives them."""
+        return self.scan()
+
+    def keys(self) -> AsyncIterator[K]:
+        """The keys: `async for key in kv.keys()`."""
+        return self.scan()
+
+    async def values(self) -> AsyncIterator[V]:
+        """The values: `async for value in kv.values()`."""
+        async for pair in self.items():
+            yield pair[1]
+
+    async def items(self) -> AsyncIterator[tuple[K, V]]:
+        """The keys with their values, read slice by slice: `async for key, value in kv.items()`."""
+        async for keys in self._slices():
+            for pair in await self._pairs_of(keys):
+                yield pair
+
+    async def _pairs_of(self, keys: list[K]) -> list[tuple[K, V]]:
+        try:
+            found = await self._do(self._calls.get_many(cast("list[Key]", keys)))
+        except BadCommand as error:
+            if not too_large_together(error, keys):
+                raise
+            half = len(keys) // 2
+            return [*await self._pairs_of(keys[:half]), *await self._pairs_of(keys[half:])]
+        return list(found.items())
+
+    @overload
+    async def pop(self, key: Key) -> V: ...
+    @overload
+    async def pop(self, key: Key, default: D) -> V | D: ...
+    async def pop(self, key: Key, default: D | Unset = UNSET) -> V | D:
+        """Take a key out and give its value, or the default; KeyError when it is not there and there is none."""
+        value = await self._do(self._calls.get(key, default, clear=True))
+        if isinstance(value, Unset):
+            raise KeyError(key)
+        return value
+
+    async def popitem(self) -> tuple[K, V]:
+        """Take any key out, and give it with its value; KeyError when the store is empty."""
+        async for key in self.scan():
+            value = await self._do(self._calls.get(cast("Key", key), UNSET, clear=True))
+            if not isinstance(value, Unset):
+                return key, value
+        raise KeyError("the store is empty")
+
+    async def setdefault(self, key: Key, default: V) -> V:
+        """The value of a key, which is the default from now on when it is not there; one atomic step."""
+        return await self._do(self._calls.setdefault(key, default))
+
+    async def update(self, values: Values[V] | Iterable[tuple[Key, V]] = (), /, **named: V) -> None:
+        """Store many values, as a dict's: a mapping, or pairs, or keywords. `set_many` is atomic, this is not."""
+        for call in self._calls.set_slices(pairs_of(values, named)):
+            await self._do(call)
 
     # -- in a with statement --------------------------------------------------------------------------------
 
@@ -251,6 +326,10 @@ class _FromMemory(AsyncKeyValue[K, V]):
     async def _do(self, call: Call[T]) -> T:
         return await self._store._do(from_memory(call))
 
+    def pipeline(self) -> AsyncPipeline[K, V]:
+        """As the store's, whose writes need not be safe."""
+        return self._store.pipeline().durable("memory")
+
     def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
         return self if memory_is_enough(how) else self._store
 
@@ -274,6 +353,10 @@ class _Local(AsyncKeyValue[K, V]):
 
     async def _do(self, call: Call[T]) -> T:
         return await self._store._do(locally(call))
+
+    def pipeline(self) -> AsyncPipeline[K, V]:
+        """As the store's, whose reads may be behind."""
+        return self._store.pipeline().local()
 
     def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
         store = self._store.durable(how)

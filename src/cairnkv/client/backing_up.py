@@ -1,0 +1,53 @@
+"""A backup that a server makes: what its INFO tells of it, until it is there.
+
+Sans-IO: times are arguments. Out of scope: how it is begun and asked for (`sync`, `aio.client`).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cairnkv.errors import OutcomeUnknown, Refused
+from cairnkv.limits import BACKUP_STALL_TIMEOUT
+
+if TYPE_CHECKING:
+    from cairnkv.log import Made
+
+POLL_SECONDS: Final = 0.1
+"""Seconds between two looks at a backup."""
+
+
+class Watch:
+    """A backup under way at a server."""
+
+    def __init__(self, job: int, now: float) -> None:
+        self._job = job
+        self._done = -1
+        self._progress = now
+
+    def made(self, facts: Mapping[str, str | int] | None, now: float) -> "Made | None":
+        """The backup, if it is there by what the server tells; None while it is under way, or nothing was told.
+
+        Raises `Refused` when it has failed, `OutcomeUnknown` when nothing tells what becomes of it.
+        """
+        if facts is None or (facts.get("backup_job") == self._job and facts["backup_state"] == "running"):
+            done = -1 if facts is None else int(facts["backup_bytes_done"])
+            if done > self._done:
+                self._done, self._progress = done, now
+            elif now >= self._progress + BACKUP_STALL_TIMEOUT:
+                raise OutcomeUnknown(f"no progress of the backup in {BACKUP_STALL_TIMEOUT:g} s; INFO tells how it ends")
+            return None
+        if facts.get("backup_job") != self._job:
+            raise OutcomeUnknown("the server has begun another backup since, or was started anew")
+        if facts["backup_state"] != "done":
+            raise Refused(f"the backup has failed: {facts['backup_error']}")
+        from cairnkv.log import Made
+
+        ended = int(facts["backup_last_ms"])
+        return Made(
+            path=Path(str(facts["backup_made"])),
+            size=int(facts["backup_bytes"]),
+            new=int(facts["backup_bytes_new"]),
+            began_ms=ended - 1000 * int(facts["backup_seconds"]),
+            ended_ms=ended,
+        )
