@@ -10,6 +10,7 @@ TESTS ?= tests
 # where nothing else keeps them busy; some tests look at how long things take.
 SPREAD ?=
 SECONDS ?= 300
+PROTOCOL ?= both
 EXAMPLES ?= 5000
 
 python := $(VENV)/bin/python
@@ -69,8 +70,8 @@ demo: $(runtime)  ## a server, a real data set, both clients, compared
 bench: $(bench)  ## cairnkv beside its peers, below twenty minutes (BENCH=full for the largest sizes)
 	@BENCH=$(BENCH) $(python) benchmarks/bench.py
 
-fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers on (SECONDS=300)
-	@$(python) -m tests.fuzz --seconds $(SECONDS)
+fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers on (SECONDS=300 PROTOCOL=native|resp|both)
+	@$(python) -m tests.fuzz --seconds $(SECONDS) --protocol $(PROTOCOL)
 
 simulate: $(dev)  ## many clients on one server, each with a model of its own (SECONDS=300 or COMMANDS=, SEED= MODE=all PROCESSES=1)
 	@$(python) -m tests.simulation $(if $(COMMANDS),--commands $(COMMANDS),--seconds $(SECONDS)) \

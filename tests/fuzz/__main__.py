@@ -1,6 +1,6 @@
 """`make fuzz`: the compiled hot path beside the readable way, for long, with the sanitizers on.
 
-    python -m tests.fuzz [--seconds 300] [--seed N] [--plain]
+    python -m tests.fuzz [--seconds 300] [--seed N] [--protocol native|resp|both] [--plain]
 
 Builds the compiled part anew with AddressSanitizer and UndefinedBehaviorSanitizer into a directory of its own, and
 runs itself there: lives of a store are drawn from seeds, cut into pieces, damaged now and then, and told to both;
@@ -30,20 +30,21 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, help="the first seed (default: by chance)")
+    parser.add_argument("--protocol", choices=("native", "resp", "both"), default="both", help="(default: both)")
     parser.add_argument("--plain", action="store_true", help="fuzz what is installed, without sanitizers")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
     if given.plain:
-        return fuzz(given.seconds, seed)
+        return fuzz(given.seconds, seed, given.protocol)
     compiler = os.environ.get("CC", "gcc")
     if shutil.which(compiler) is None:
         print(f"fuzz: there is no {compiler}; on Debian: apt-get install gcc", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="cairn-fuzz-") as directory:
-        return fuzz_sanitized(Path(directory), compiler, given.seconds, seed)
+        return fuzz_sanitized(Path(directory), compiler, given.seconds, seed, given.protocol)
 
 
-def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int) -> int:
+def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int, protocol: str) -> int:
     """Build a copy of the project with the sanitizers, and fuzz it in a process that has them."""
     copy_project(place)
     environment = {**os.environ, "CC": compiler, "CFLAGS": SANITIZERS, "LDFLAGS": "-fsanitize=address,undefined"}
@@ -62,26 +63,27 @@ def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int) -> int
         "PYTHONMALLOC": "malloc",  # so that every object is an allocation that AddressSanitizer knows
         "PYTHONPATH": f"{built}{os.pathsep}{place}",
     }
-    run = [sys.executable, "-m", "tests.fuzz", "--plain", "--seconds", str(seconds), "--seed", str(seed)]
+    run = [sys.executable, "-m", "tests.fuzz", "--plain", "--protocol", protocol]
+    run += ["--seconds", str(seconds), "--seed", str(seed)]
     return subprocess.run(run, cwd=place, env=environment, check=False).returncode
 
 
-def fuzz(seconds: float, first: int) -> int:
-    """Live lives until the time is up."""
+def fuzz(seconds: float, first: int, protocol: str) -> int:
+    """Live lives until the time is up. A seed draws one life for each choice of the protocol."""
     import cairnkv.session.accelerator
     from cairnkv.wire import Dialect, Limits
     from tests.support import cluster_twins
     from tests.support.lives import flipped, lively_frame, lively_redis
     from tests.support.twins import Twins
 
-    print(f"fuzz: {cairnkv.session.accelerator.__file__}, from seed {first}", flush=True)
+    print(f"fuzz: {cairnkv.session.accelerator.__file__}, from seed {first}, protocol {protocol}", flush=True)
     end, said_until = time.monotonic() + seconds, time.monotonic() + 10
     seed = first
     accelerated = total = 0
     while time.monotonic() < end:
         chance = random.Random(seed)
         width = 2 if chance.random() < 0.5 else 4
-        on_redis = chance.random() < 0.5
+        on_redis = (chance.random() < 0.5) if protocol == "both" else protocol == "resp"
         limits = Limits(value=2_000, frame=80_000) if chance.random() < 0.5 else Limits()
         twins = Twins(
             width=width if chance.random() < 0.3 else None, dialect=chance.choice(list(Dialect)), limits=limits
@@ -104,7 +106,11 @@ def fuzz(seconds: float, first: int) -> int:
                 twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(6))])
                 twins.agree()
         except BaseException:
-            print(f"fuzz: seed {seed} fails; repeat it with --seed {seed}", file=sys.stderr, flush=True)
+            print(
+                f"fuzz: seed {seed} fails; repeat it with --seed {seed} --protocol {protocol}",
+                file=sys.stderr,
+                flush=True,
+            )
             raise
         accelerated += twins.accelerated
         seed += 1

@@ -84,6 +84,21 @@ class TestTheSame:
         twins.say(b"".join(write_command(Clear(b"%d" % n)) for n in range(3_000)))
         twins.agree()
 
+    @pytest.mark.parametrize("count", [3, 50, BUCKET_KEYS + 30])
+    @pytest.mark.parametrize("ttl", [0, 5_000])
+    def test_commands_of_many_keys_are_whole_or_not_begun(self, count: int, ttl: int) -> None:
+        """Also where one of the keys would split a bucket, or empty it, and where a key is named twice."""
+        twins = Twins()
+        for begin in range(0, 600, count):
+            keys = [b"%d" % n for n in range(begin, begin + count)]
+            twins.say(write_command(SetMany(ttl, tuple((key, b"v") for key in [*keys, keys[0], b"0"]))))
+        twins.agree()
+        assert twins.accelerated > 0 or count > BUCKET_KEYS
+        for begin in range(0, 600, count):
+            keys = [b"%d" % n for n in range(begin, begin + count)]
+            twins.say(write_command(ClearMany((*keys, keys[0]))))
+        twins.agree()
+
     @pytest.mark.parametrize("length", [0, 1, 999, 65_535, 200_000, 1_048_570, 1_048_576, 3_000_000])
     def test_for_long_values(self, length: int) -> None:
         twins = Twins()

@@ -138,6 +138,22 @@ def test_a_change_is_seen_by_who_watches() -> None:
     assert twins.accelerated >= 2
 
 
+@pytest.mark.parametrize("count", [3, 50])
+def test_commands_of_many_keys_are_whole_or_not_begun(count: int) -> None:
+    """Also where one of the keys would split a bucket, or empty it, and where a key is named twice."""
+    twins = Twins()
+    for begin in range(0, 600, count):
+        keys = [b"%d" % n for n in range(begin, begin + count)]
+        pairs = itertools.chain.from_iterable((key, b"v") for key in [*keys, keys[0], b"0"])
+        twins.say(request(b"MSET", *pairs))
+    twins.agree()
+    assert twins.accelerated > 0
+    for begin in range(0, 600, count):
+        keys = [b"%d" % n for n in range(begin, begin + count)]
+        twins.say(request(b"DEL", *keys, keys[0]))
+    twins.agree()
+
+
 def test_for_keys_of_one_position() -> None:
     """Their bucket keeps an order of its keys, which the compiled way has to leave alone or keep in step."""
     crowd = [*itertools.islice(keys_at(0xABCD_1234), 2_000)]

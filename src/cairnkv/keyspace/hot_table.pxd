@@ -277,13 +277,28 @@ cdef inline int64_t after(HotTable self, int64_t ttl) noexcept:
     return max(self.now + (ttl + 1) // 2, self.now - self.lead + ttl)
 
 
-cdef inline bint can_put(HotTable self, Place *place, Py_ssize_t count=1) except -1:
-    """Whether `put` can be done here, `count` times: without a bucket to split."""
+cdef inline bint can_put(HotTable self, Place *place) except -1:
+    """Whether `put` can be done here: without a bucket to split."""
     if self._only_reads:
         return False
     if place.value is NULL:
         look_up(self, place)
-    return place.value is not NULL or PyDict_Size(<object>place.values) + count <= self._bucket_keys
+    return place.value is not NULL or PyDict_Size(<object>place.values) < self._bucket_keys
+
+
+cdef inline bint can_put_too(HotTable self, Place *place, Py_ssize_t *new) except -1:
+    """Whether `put` can be done here as well, behind others of the same command, before any of them is done.
+
+    new: how many of those may be new keys, this one included from then on; all of them may be in one bucket.
+    """
+    if self._only_reads:
+        return False
+    new[0] += 1
+    if PyDict_Size(<object>place.values) + new[0] <= self._bucket_keys:
+        return True  # whatever is there already
+    look_up(self, place)
+    new[0] -= place.value is not NULL
+    return place.value is not NULL
 
 
 cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
@@ -296,19 +311,21 @@ cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=
     cdef bytes key = _key_of(place), old = None
     cdef object old_deadline = None
     cdef int64_t deadline
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value), before
     if self.staged and place.value is not NULL:
         old = <bytes>place.value
         if has_deadline(self, place, &deadline):
             old_deadline = deadline
     if place.value is NULL:
+        PyDict_SetItem(<object>place.values, key, value)
         self._keys += 1
         self._used += self._entry_bytes + place.size + size
     else:
-        self._used += size - PyBytes_GET_SIZE(<object>place.value)
+        before = PyBytes_GET_SIZE(<object>place.value)
         if not keeps:
             forget_deadline(self, place)
-    PyDict_SetItem(<object>place.values, key, value)
+        PyDict_SetItem(<object>place.values, key, value)
+        self._used += size - before
     if self.staged:
         stage(self, key, value, old_deadline if keeps else None, old, old_deadline)
     changed(self, place)

@@ -15,6 +15,7 @@ from cairnkv.keyspace.hot_table cimport (
     are_met,
     can_drop,
     can_put,
+    can_put_too,
     drop,
     look_up,
     place_of,
@@ -472,7 +473,7 @@ cdef Py_ssize_t _get_many(Accelerator self, const unsigned char *frame, Py_ssize
 
 
 cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
-    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), first, at, size, value_size, pair
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), first, at, size, value_size, pair, new = 0
     cdef int64_t ttl
     cdef Place place
     if whole == 0:
@@ -481,29 +482,25 @@ cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize
     if first == 0 or self._room_end - self._size < 8:
         return 0
     at = first
-    for pair in range(count // 2):  # all keys are well before any is stored
+    for pair in range(count // 2):  # all of them can be stored before any is
         size = be32(frame + at)
         if not 1 <= size <= KEY_MAX:
             return 0
-        if self._table.staged:  # then nothing may be staged of what is left to the readable way
-            place_of(self._table, &place, frame + at + 4, size)
-            if not can_put(self._table, &place, count // 2):
-                return 0
+        place_of(self._table, &place, frame + at + 4, size)
+        if not can_put_too(self._table, &place, &new):
+            return 0
         at += 4 + size
         at += 4 + be32(frame + at)
     at = first
     for pair in range(count // 2):
-        # When one of them is for the readable way, all are: storing the first ones again changes nothing.
         size = be32(frame + at)
         place_of(self._table, &place, frame + at + 4, size)
-        if not can_put(self._table, &place):
-            return 0
+        look_up(self._table, &place)
         at += 4 + size
         value_size = be32(frame + at)
         put_for(self._table, &place, frame + at + 4, value_size, ttl)
         at += 4 + value_size
-    if not _reply_ok(self):
-        return 0
+    _reply_ok(self)
     self.writes += 1
     return whole
 

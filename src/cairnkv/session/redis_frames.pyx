@@ -18,6 +18,7 @@ from cairnkv.keyspace.hot_table cimport (
     are_met,
     can_drop,
     can_put,
+    can_put_too,
     drop,
     look_up,
     place_of,
@@ -415,18 +416,16 @@ cdef bint _are_pairs(const Words *words) noexcept:
 cdef bint _mset(RedisAccelerator self, const Words *words) except -1:
     cdef Place place
     cdef int item
+    cdef Py_ssize_t new = 0
     if not _are_pairs(words) or self._room_end - self._size < 5:
         return False
-    if self._table.staged:  # then nothing may be staged of what is left to the readable way
-        for item in range(1, words.count, 2):
-            place_of(self._table, &place, words.at[item], words.size[item])
-            if not can_put(self._table, &place, words.count // 2):
-                return False
     for item in range(1, words.count, 2):
-        # When one of them is for the readable way, all are: storing the first ones again changes nothing.
         place_of(self._table, &place, words.at[item], words.size[item])
-        if not can_put(self._table, &place):
+        if not can_put_too(self._table, &place, &new):
             return False
+    for item in range(1, words.count, 2):  # all of them can be stored before any is
+        place_of(self._table, &place, words.at[item], words.size[item])
+        look_up(self._table, &place)
         put(self._table, &place, words.at[item + 1], words.size[item + 1])
     self.writes += 1
     return _say(self, b"+OK\r\n", 5)
