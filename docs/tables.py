@@ -84,6 +84,8 @@ def wire_limits() -> str:
         ("seconds in which a client takes none of its replies", f"{limits.STALL_TIMEOUT:g}", "`--stall-timeout`"),
         ("bytes of unfinished frames, all clients together", f"{limits.UNFINISHED_MAX:,}", "`--max-unfinished`"),
         ("bytes of replies not taken, all clients together", f"{limits.UNSENT_MAX:,}", "`--max-unsent`"),
+        ("bytes of commands read from a client that reads no replies", f"{limits.READ_AHEAD_MAX:,}", "fixed"),
+        ("bytes of replies not taken by a client, at which no more is read", f"{limits.CLIENT_UNSENT_MAX:,}", "fixed"),
         ("clients at once", f"{limits.CONNECTIONS_MAX:,}", "`--max-connections`"),
         ("milliseconds in a time to live", f"1 to {limits.TTL_MAX:,}", "fixed"),
         ("keys that one SCAN looks at", f"1 to {limits.SCAN_COUNT_MAX:,}", "fixed"),

@@ -91,7 +91,16 @@ beyond it the connection that holds most of them is closed."""
 
 UNSENT_PAUSE: Final = MIB
 """Bytes of unsent replies at which a session stops executing its client's commands until the client has
-read some. One reply may exceed it, so a connection holds at most this and one frame."""
+read some. One reply may exceed it. The server goes on reading commands, up to `READ_AHEAD_MAX`: many clients send all
+commands of a pipeline before they read a reply."""
+
+READ_AHEAD_MAX: Final = 32 * MIB
+"""Bytes of commands that the server reads from a client which takes no replies; where `--max-unfinished` is lower than
+usual, a quarter of that. At this limit the server executes commands all the same, up to `CLIENT_UNSENT_MAX`."""
+
+CLIENT_UNSENT_MAX: Final = 128 * MIB
+"""Bytes of unsent replies at which the server stops reading from a client that reads none. After the stall timeout the
+server closes it. One reply may exceed it."""
 
 HELD_REPLIES_MAX: Final = 4_096
 """Replies of one connection that may wait for the log; a session stops executing at this many."""

@@ -8,16 +8,19 @@ import contextlib
 import logging
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from cairnkv.commands import ClearAll, Get, GetMany, Info, Ping, Scan, Set
 from cairnkv.limits import COMMANDS_PER_TURN, DISCARD_BYTES, DISCARD_TIMEOUT, MIB, UNSENT_PAUSE
+from cairnkv.server import connection
 from cairnkv.testing import RunningServer
 from cairnkv.wire.article import Response, unpack_strings, write_command
 from tests.server.conftest import Start
 from tests.support.late_log import LateLog
 from tests.support.raw import OK, PING, PING_4, PONG, RawClient, all_of, eventually, failed_with
+from tests.support.resp import request
 
 BAD_FRAME = bytes.fromhex("00000f000000016b")
 
@@ -132,8 +135,8 @@ def test_a_client_that_has_gone_without_a_word_does_not_stop_the_drain(start_on_
 
     def drain_unawares() -> None:
         assert all_reset.wait(20)
-        for connection in list(server.server._connections):
-            connection.drain()
+        for one in list(server.server._connections):
+            one.drain()
 
     caller = threading.Thread(target=server.call, args=(drain_unawares,))
     caller.start()
@@ -297,17 +300,21 @@ def test_an_idle_timeout_of_zero_is_for_ever(start: Start) -> None:
         assert client.ask(Ping(b"")) == PONG
 
 
-def test_a_client_that_never_reads(start_on_both: Start, caplog: pytest.LogCaptureFixture, tmp_path_unix: str) -> None:
-    """The server stops reading from it, keeps little of what it does not take, and closes it in the end."""
+def test_a_client_that_never_reads(
+    start_on_both: Start, caplog: pytest.LogCaptureFixture, tmp_path_unix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server keeps as many of its commands and replies as the limits say, and closes it in the end."""
+    monkeypatch.setattr(connection, "READ_AHEAD_MAX", 2 * MIB)
+    monkeypatch.setattr(connection, "CLIENT_UNSENT_MAX", 8 * MIB)
     value = b"v" * MIB
     server = start_on_both(unix=tmp_path_unix, stall_timeout=4.0)
     get = write_command(Get(b"k"))
     with RawClient(server.address) as other, RawClient(tmp_path_unix) as client:
         assert other.ask(Set(b"k", value)) == OK
-        assert client.send_until_refused(get * 1_000, most=100 * MIB, quiet=0.3) < 20 * MIB
-        held = server.call(lambda: [connection.unsent for connection in server.server._connections])
-        assert max(held) <= UNSENT_PAUSE + len(value) + 100
-        assert int(info(server)["unfinished_bytes"]) <= MIB
+        assert 2 * MIB < client.send_until_refused(get * 1_000, most=100 * MIB, quiet=0.3) < 20 * MIB
+        held = server.call(lambda: [one.unsent for one in server.server._connections])
+        assert 7 * MIB < max(held) <= 8 * MIB + len(value) + 100
+        assert MIB <= int(info(server)["unfinished_bytes"]) <= 3 * MIB
         assert other.ask(Ping(b"")) == PONG
         eventually(lambda: connections(server) == 1)
     assert "took none of its" in caplog.text
@@ -329,6 +336,72 @@ def test_a_client_that_reads_slowly_is_not_one_that_never_reads(start_on_both: S
 
 
 # -- pipelines ---------------------------------------------------------------------------------------------------
+
+
+def set_k(protocol: str, value: bytes) -> bytes:
+    """A SET of the key k."""
+    return write_command(Set(b"k", value)) if protocol == "native" else request(b"SET", b"k", value)
+
+
+def got(protocol: str, value: bytes) -> bytes:
+    """The reply to GET_K."""
+    if protocol == "native":
+        return b"\x000%b%b" % (len(value).to_bytes(4, "big"), value)
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+GET_K = {"native": write_command(Get(b"k")), "Redis": request(b"GET", b"k")}
+SET_REPLY = {"native": b"\x000\0\0\0\x02OK", "Redis": b"+OK\r\n"}
+
+
+def bytes_of(client: RawClient, size: int) -> bytes:
+    """So many bytes from the server."""
+    received = bytearray()
+    while len(received) < size:
+        data = client.socket.recv(min(MIB, size - len(received)))
+        assert data, f"closed after {len(received):,} of {size:,} bytes"
+        received += data
+    return bytes(received)
+
+
+@pytest.mark.parametrize("protocol", ["native", "Redis"])
+@pytest.mark.parametrize(("count", "size"), [(400_000, 100), (60_000, 1_000), (40, MIB)])
+def test_replies_come_though_all_commands_are_sent_first(
+    start_on_both: Start, protocol: str, count: int, size: int
+) -> None:
+    """As most Redis clients send a pipeline: nothing is read before all is sent."""
+    value = bytes(size)
+    with RawClient(start_on_both().address) as client:
+        client.send(set_k(protocol, value) + GET_K[protocol] * count)
+        assert bytes_of(client, len(SET_REPLY[protocol])) == SET_REPLY[protocol]
+        reply = got(protocol, value)
+        for _ in range(0, count, count // 40):
+            assert bytes_of(client, len(reply) * (count // 40)) == reply * (count // 40)
+
+
+@pytest.mark.parametrize("protocol", ["native", "Redis"])
+def test_replies_come_though_sent_commands_are_as_long(
+    start_on_both: Start, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands beyond the read-ahead limit are executed, though replies wait; frames longer than it are read, too."""
+    monkeypatch.setattr(connection, "READ_AHEAD_MAX", MIB)
+    with RawClient(start_on_both().address) as client:
+        values = [bytes((number % 256,)) * (3 * MIB if number % 100 == 7 else 20_000) for number in range(1_000)]
+        pairs = [set_k(protocol, value) + GET_K[protocol] for value in values]
+        client.send(b"".join(pairs))
+        for value in values:
+            reply = SET_REPLY[protocol] + got(protocol, value)
+            assert bytes_of(client, len(reply)) == reply
+
+
+@pytest.mark.parametrize("protocol", ["native", "Redis"])
+def test_replies_come_from_disk_though_all_commands_are_sent_first(start: Start, protocol: str, tmp_path: Path) -> None:
+    with RawClient(start(data=str(tmp_path / "data")).address) as client:
+        value = bytes(2_000)
+        client.send((set_k(protocol, value) + GET_K[protocol] * 9) * 2_000)
+        reply = SET_REPLY[protocol] + got(protocol, value) * 9
+        for _ in range(20):
+            assert bytes_of(client, len(reply) * 100) == reply * 100
 
 
 def test_a_pipeline_longer_than_many_turns(start_on_both: Start) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cairnkv.session.redis.grammar import WORDS
 from cairnkv.wire import Limits
+from cairnkv.wire.article import CARRIED_BYTES
 from tests.session.test_accelerator import compiled_only
 from tests.support.crc import keys_at
 from tests.support.lives import SOME_KEYS, flipped, lively_redis
@@ -169,3 +170,18 @@ def test_for_keys_of_one_position() -> None:
         twins.say(request(b"SCAN", b"%d" % cursor, b"COUNT", b"50"))
     twins.agree()
     assert twins.accelerated > len(crowd)
+
+
+def test_turn_ends_after_its_bytes_of_commands() -> None:
+    """Whatever was read ahead of it: other clients have their turn."""
+    twins = Twins()
+    twins.say(b"PING\r\n")
+    ping = request(b"PING")
+    swift = twins.sessions[1]
+    swift.receive(ping * (4 * CARRIED_BYTES // len(ping)))
+    turns = 0
+    while swift.runnable:
+        swift.advance()
+        assert sum(map(len, swift.output())) <= len(b"+PONG\r\n") * (CARRIED_BYTES // len(ping) + 2)
+        turns += 1
+    assert turns >= 4

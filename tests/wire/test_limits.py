@@ -7,7 +7,7 @@ from cairnkv.commands import Exists, Failure, Get, GetMany, Items, Ping, Set, fa
 from cairnkv.errors import PeerError
 from cairnkv.limits import ARGUMENTS_MAX, FRAME_MAX, KEY_MAX, VALUE_MAX
 from cairnkv.wire import CommandDecoder, Limits, Request, Response, ResponseDecoder, write_command, write_response
-from cairnkv.wire.article import Width, response_to
+from cairnkv.wire.article import COMPACTED_BYTES, Width, response_to
 
 WIDTHS: list[Width] = [2, 4]
 
@@ -162,3 +162,20 @@ def test_bytes_behind_a_refusal_are_not_kept() -> None:
     assert isinstance(decoder.next(), Failure)
     assert decoder.pending == 0
     assert decoder.next() is None
+
+
+def test_given_frames_are_freed_while_others_wait() -> None:
+    """A client that sends faster than its commands are executed makes the buffer no longer than what waits."""
+    ping = write_command(Ping(b"12345678"))
+    decoder = CommandDecoder()
+    most = 0
+    for _ in range(300):
+        decoder.feed(ping * 1_000)
+        for _ in range(990):
+            assert decoder.next() == Request(Ping(b"12345678"))
+        most = max(most, len(decoder._buffer))
+        assert decoder.pending <= 300 * 10 * len(ping)
+    assert most < 4 * (300 * 10 * len(ping) + COMPACTED_BYTES)
+    assert all(decoder.next() is not None for _ in range(3_000))
+    assert decoder.next() is None
+    assert len(decoder._buffer) == 0

@@ -15,6 +15,7 @@ from cairnkv.limits import (
     VALUE_MAX,
 )
 from cairnkv.wire import Limits
+from cairnkv.wire.article import COMPACTED_BYTES
 from cairnkv.wire.redis import ProtocolFault, RequestDecoder
 from cairnkv.wire.redis.requests import EMPTY_PER_LOOK, split_line
 from tests.support.resp import quoted, request
@@ -524,3 +525,19 @@ def test_at_frame() -> None:
     decoder.feed(b"$4\r\nPING\r\n")
     assert decoder.next() == [b"PING"]
     assert decoder.at_frame
+
+
+def test_given_requests_are_freed_while_others_wait() -> None:
+    """A client that sends faster than its commands are executed makes the buffer no longer than what waits."""
+    ping = request(b"PING")
+    decoder = RequestDecoder()
+    most = 0
+    for _ in range(300):
+        decoder.feed(ping * 1_000)
+        for _ in range(990):
+            assert decoder.next() == [b"PING"]
+        most = max(most, len(decoder._buffer))
+        assert decoder.pending <= 300 * 10 * len(ping)
+    assert most < 4 * (300 * 10 * len(ping) + COMPACTED_BYTES)
+    assert [decoder.next() for _ in range(3_001)] == [[b"PING"]] * 3_000 + [None]
+    assert len(decoder._buffer) == 0

@@ -14,7 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from cairnkv.commands import Failure, failures
-from cairnkv.limits import DISCARD_BYTES, DISCARD_TIMEOUT, KEEPALIVE_TIMEOUT, UNSENT_PAUSE
+from cairnkv.limits import (
+    CLIENT_UNSENT_MAX,
+    DISCARD_BYTES,
+    DISCARD_TIMEOUT,
+    KEEPALIVE_TIMEOUT,
+    READ_AHEAD_MAX,
+    UNSENT_PAUSE,
+)
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
 from cairnkv.session import Acceleration, Peer, Session, State
@@ -32,6 +39,9 @@ REFUSAL_SECONDS: Final = 1.0
 JOIN_BYTES: Final = 64 * 1024
 """Batches of replies up to this size are joined and sent by one call; longer ones are handed over in pieces,
 since copying them would cost more than the calls."""
+
+SHORT_PIECE: Final = 4 * 1024
+"""Bytes of a piece on average below which pieces are joined to such of `JOIN_BYTES`: many short ones cost more."""
 
 LONG_REST: Final = 4 * 1024
 """Bytes that a frame lacks from which on they are asked for alone: what comes behind them begins a frame, and can be
@@ -97,6 +107,7 @@ class Connection(asyncio.Protocol):
         self._polled: PolledTransport | None = None  # the transport, if it is the compiled one
         self._accelerated: Acceleration | None = None  # what it was told last
         self._reading = True
+        self._writing_paused = False  # whether the client does not take what was sent
         self._input_ended = False  # whether the client closed its sending side
         self._discarded: int | None = None  # bytes thrown away since everything was said
         self._close_by = 0.0  # when to close, once everything was said
@@ -160,11 +171,11 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def pause_writing(self) -> None:
-        self.session.paused = True
+        self._writing_paused = self.session.paused = True
         self._server.unsent(self, self.unsent)
 
     def resume_writing(self) -> None:
-        self.session.paused = False
+        self._writing_paused = False
         self._heard = self._loop.time()
         self._turn()
 
@@ -274,23 +285,37 @@ class Connection(asyncio.Protocol):
     def _turn(self) -> None:
         """Execute some commands, send their replies in one write, and decide how to go on."""
         session = self.session
+        session.paused = self._writing_paused and not self._has_to_answer
         session.advance()
         self._send(session.output())
+        session.paused = self._writing_paused
         if session.overrun:
             self.abort("it did not take the messages that it has subscribed to")
             return
         if session.expects_tls:
             self.abort("it expects TLS, which is not spoken on this port", level=logging.INFO)
             return
-        if session.runnable:
+        if session.runnable or self._has_to_answer:
             self._wake()
-        self._read_on(not session.runnable and not session.blocked)
+        ahead = self._writing_paused and not self._read_ahead_is_full
+        self._read_on(not session.runnable and (ahead or not session.blocked))
         self._watch_frame()
         self._let_accelerate()
         self._server.buffered(self, session.buffered)
         self._server.unsent(self, self.unsent)
         if session.state is State.DONE and self._discarded is None:
             self._end()
+
+    @property
+    def _read_ahead_is_full(self) -> bool:
+        """Whether no more is read from a client that takes no replies. A frame that is not whole is read to its end."""
+        most = min(READ_AHEAD_MAX, self._server.settings.max_unfinished // 4)
+        return self.session.has_commands and self.session.buffered >= most
+
+    @property
+    def _has_to_answer(self) -> bool:
+        """Whether commands are executed although their client takes no replies: it may send all before it reads."""
+        return self._writing_paused and self._read_ahead_is_full and self.unsent < CLIENT_UNSENT_MAX
 
     def _let_accelerate(self) -> None:
         """Let the transport of the compiled event path go ahead of the session, while nothing speaks against it."""
@@ -302,12 +327,18 @@ class Connection(asyncio.Protocol):
             self._polled.read_next(missing)
 
     def _send(self, pieces: list[bytes]) -> None:
+        if len(pieces) > 1:
+            size = sum(map(len, pieces))
+            average = size // len(pieces) + 1
+            if size <= JOIN_BYTES:
+                pieces = [b"".join(pieces)]
+            elif average < SHORT_PIECE:
+                together = JOIN_BYTES // average
+                pieces = [b"".join(pieces[at : at + together]) for at in range(0, len(pieces), together)]
         if not pieces:
             return
         if len(pieces) == 1:
             self._transport.write(pieces[0])
-        elif sum(map(len, pieces)) <= JOIN_BYTES:
-            self._transport.write(b"".join(pieces))
         elif self._polled is not None:
             self._polled.writelines(pieces)
         else:

@@ -54,6 +54,7 @@ cdef class Accelerator:
     cdef readonly int64_t writes
     # Of the run at hand:
     cdef Conversation *_conversation
+    cdef Py_ssize_t _bytes_max  # of a piece, beyond which no other frame is begun
     cdef Py_ssize_t _room_end  # where the replies to this piece have to end
     cdef public bint off
     cdef readonly bint proposes  # whether commands are only brought to a log here, and have their turn later

@@ -29,6 +29,8 @@ from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 
 # Replies of one run. At this size a session would pause anyway; a longer reply goes the readable way.
 cdef Py_ssize_t OUTPUT_MAX = _UNSENT_PAUSE
+# More bytes than any piece has.
+cdef Py_ssize_t PLENTY = 1 << 62
 # Decimal digits of the numbers that INCR adds here: the sum of two of them always fits 64 signed bits.
 cdef int DIGITS_MAX = 18
 
@@ -91,14 +93,16 @@ cdef class Accelerator:
         self._table = HotTable(keyspace, staging)
         self._staging = staging
         self._clock = HotClock(clock)
+        self._bytes_max = PLENTY
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
-            Py_ssize_t frame_max, bint reads_locally=False, bint own_writes_there=True):
+            Py_ssize_t frame_max, bint reads_locally=False, bint own_writes_there=True,
+            Py_ssize_t bytes_max=PLENTY):
         """Execute frames of a buffer from `start` on; how many bytes they had.
 
         buffer: bytes or a bytearray. width: of the command numbers, 2 or 4; of Redis' wire, its version. statuses: of
         success and failure. string_max, frame_max: bytes that a value and a frame may have. reads_locally,
-        own_writes_there: see `Prefix`. The replies stand in `output` until the next run.
+        own_writes_there, bytes_max: see `Prefix`. The replies stand in `output` until the next run.
         """
         cdef Conversation conversation
         cdef Piece *piece = &self._own
@@ -116,7 +120,11 @@ cdef class Accelerator:
             piece.data = <const unsigned char *>PyByteArray_AS_STRING(buffer) + start
             piece.length = PyByteArray_GET_SIZE(buffer) - start
         piece.conversation = &conversation
-        self.execute(piece, 1)
+        self._bytes_max = bytes_max
+        try:
+            self.execute(piece, 1)
+        finally:
+            self._bytes_max = PLENTY
         piece.conversation = NULL
         return piece.done
 
@@ -195,7 +203,7 @@ cdef class Accelerator:
                 piece.marks_count = 0
                 self._conversation = piece.conversation
                 self._room_end = self._size + OUTPUT_MAX
-                while piece.length > piece.done and not self.off:
+                while piece.length > piece.done < self._bytes_max and not self.off:
                     if table._ahead_next == table._ahead_count:
                         look_ahead(self, pieces, count)
                     table.wait = 0

@@ -230,6 +230,7 @@ cdef class ProposingAccelerator(Accelerator):
         self._store = store
         self._executor = executor
         self._table = executor._table
+        self._bytes_max = executor._bytes_max
         self.proposes = True
 
     cdef int execute(self, Piece *pieces, int count) except -1:
@@ -301,7 +302,7 @@ cdef class ProposingAccelerator(Accelerator):
         piece.replies_at = self._size
         executor._size = 0
         executor._room_end = UNSENT_PAUSE
-        while piece.done < piece.length:
+        while piece.length > piece.done < self._bytes_max:
             if (self._size or piece.done) and self._table._ahead_next == self._table._ahead_count:
                 look_ahead(self, pieces, count)  # the first one has shown that this is of use
             size = executor.local_read(piece.data + piece.done, piece.length - piece.done)

@@ -26,7 +26,7 @@ from cairnkv.session.redis import words as _words  # noqa: F401  (declares what 
 from cairnkv.session.redis.conversation import RedisConversation
 from cairnkv.session.redis.surroundings import Peer, Surroundings
 from cairnkv.store import Deferred, Held, Store, size_of
-from cairnkv.wire.article import DEFAULT_LIMITS, Dialect, Limits, Width
+from cairnkv.wire.article import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
 from cairnkv.wire.redis.requests import speaks_redis
 
 if TYPE_CHECKING:
@@ -231,6 +231,11 @@ class Session:
         return self._can_execute or self._can_release
 
     @property
+    def has_commands(self) -> bool:
+        """Whether whole commands may have been read that are not executed yet."""
+        return self._more
+
+    @property
     def waiting(self) -> bool:
         """Whether replies wait for the log."""
         return bool(self._held)
@@ -277,9 +282,11 @@ class Session:
         left = COMMANDS_PER_TURN
         while left > 0 and self._can_execute:
             assert self._conversation is not None
+            before = self._conversation.consumed
             if (accelerator := self._conversation.carry_out()) is not None:
                 self._say_all(accelerator.output(), accelerator.held())
-                if self.blocked:
+                left -= COMMANDS_PER_TURN * (self._conversation.consumed - before) // CARRIED_BYTES
+                if self.blocked or left <= 0:
                     break
             due = self._conversation.next()
             left -= 1

@@ -172,6 +172,10 @@ def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list
     return parts
 
 
+CARRIED_BYTES: Final = 256 * 1024
+"""Bytes of frames that a session has carried out in one go, which is some milliseconds of work with short frames."""
+
+
 class Prefix(Protocol):
     """Whoever can carry out a prefix of what a connection received without decoding it: the accelerator."""
 
@@ -186,12 +190,18 @@ class Prefix(Protocol):
         frame_max: int,
         reads_locally: bool = False,
         own_writes_there: bool = True,
+        bytes_max: int = CARRIED_BYTES,
     ) -> int:
         """Carry out frames of the buffer from `start` on; how many bytes they had.
 
         reads_locally: whether all reads of the client may show what was true a moment ago, where the newest is not at
         hand. own_writes_there: whether whatever the client has written can be read, so that such a read cannot miss it.
+        bytes_max: bytes beyond which no other frame is begun: others have their turn.
         """
+
+
+COMPACTED_BYTES: Final = 64 * 1024
+"""Bytes of frames that were given, from which on a decoder frees them as soon as they are more than half of all."""
 
 
 class CommandDecoder:
@@ -239,8 +249,11 @@ class CommandDecoder:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take more bytes of the connection; those behind a failure that closes are thrown away."""
-        if not self.broken:
-            self._buffer += data
+        if self.broken:
+            return
+        if self._start > COMPACTED_BYTES and 2 * self._start > len(self._buffer):
+            self._compact()
+        self._buffer += data
 
     def copy(self, length: int) -> "CommandDecoder":
         """Another decoder that was fed so many of the bytes that are pending here, at most; between two frames."""
@@ -279,6 +292,7 @@ class CommandDecoder:
             string_max=self._limits.value,
             frame_max=self._limits.frame,
             own_writes_there=own_writes_there,
+            bytes_max=CARRIED_BYTES,
         )
         if not used:
             return False

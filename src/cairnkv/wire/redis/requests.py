@@ -20,7 +20,7 @@ from cairnkv.limits import (
     STRANGER_ARGUMENTS_MAX,
     STRANGER_BULK_MAX,
 )
-from cairnkv.wire.article import DEFAULT_LIMITS, Limits, Prefix
+from cairnkv.wire.article import CARRIED_BYTES, COMPACTED_BYTES, DEFAULT_LIMITS, Limits, Prefix
 
 _STAR: Final = ord("*")
 _DOLLAR: Final = ord("$")
@@ -107,6 +107,8 @@ class RequestDecoder:
             self._buffer = bytes(data)  # no copy where they are bytes
             self._begin(0)
             return
+        if self._start > COMPACTED_BYTES and 2 * self._start > len(self._buffer):
+            self._compact()
         if not isinstance(self._buffer, bytearray):
             self._buffer = bytearray(self._buffer)
         self._buffer += data
@@ -155,6 +157,7 @@ class RequestDecoder:
             frame_max=self._limits.frame,
             reads_locally=reads_locally,
             own_writes_there=own_writes_there,
+            bytes_max=CARRIED_BYTES,
         )
         if not used:
             return False
