@@ -207,3 +207,62 @@ def test_the_format_is_named_or_is_the_files_ending(file: str, name: str | None,
 def test_an_ending_that_says_nothing_is_an_error(file: str):
     with pytest.raises(CallerError, match="say --format jsonl, tsv, csv"):
         format_of(file, None)
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        (JSONL, b'{"key": "a", "value": "b"}\n'),
+        (TSV, b"a\tb\n"),
+        (CSV, b"key,value\na,b\n"),
+    ],
+    ids=["jsonl", "tsv", "csv"],
+)
+def test_mark_of_utf8_belongs_to_no_row(form: Format, data: bytes) -> None:
+    for begin in (MARK, MARK + b"\r\n", MARK + b"\n"):
+        assert rows_in(form, begin + data) == [Row(b"a", b"b")]
+    assert rows_in(form, MARK) == []
+
+
+def test_tsv_keeps_a_key_that_begins_with_the_mark() -> None:
+    row = Row(MARK + b"a", b"b")
+    assert written(TSV, [row, row]) == MARK + MARK + b"a\tb\n" + MARK + b"a\tb\n"
+    assert rows_in(TSV, written(TSV, [row, row])) == [row, row]
+
+
+@pytest.mark.parametrize("form", [JSONL, TSV, CSV], ids=["jsonl", "tsv", "csv"])
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("1999999999000.0", 1_999_999_999_000),
+        ("1999999999000.000", 1_999_999_999_000),
+        ("1.9e12", 1_900_000_000_000),
+        ("1.9E+12", 1_900_000_000_000),
+        ("19e11", 1_900_000_000_000),
+        ("0.0", 0),
+        ("1.5", None),
+        ("1e-3", None),
+        ("1e30", None),
+        ("1e99", None),
+        ("-1.0", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("true", None),
+    ],
+)
+def test_expiry_is_a_whole_number_however_it_is_written(form: Format, text: str, milliseconds: int | None) -> None:
+    data = {
+        JSONL: f'{{"key": "a", "value": "b", "expires_ms": {text}}}\n',
+        TSV: f"a\tb\t{text}\n",
+        CSV: f"key,value,expires_ms\na,b,{text}\n",
+    }[form]
+    (line,) = read(form, data.encode())
+    if milliseconds is None:
+        assert isinstance(line, Bad)
+        assert "expires_ms" in line.why
+    else:
+        assert isinstance(line, Line)
+        assert line.row == Row(b"a", b"b", milliseconds)

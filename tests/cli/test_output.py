@@ -1,6 +1,7 @@
 """How bytes look: exact when piped, harmless on a terminal, binary-safe in JSON."""
 
 import base64
+import json
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 import cairnkv
 from cairnkv.cli.output import escaped, named
-from tests.cli.conftest import Call
+from tests.cli.conftest import Call, cairn_process
 from tests.cli.terminal import Terminal
 
 
@@ -71,3 +72,15 @@ def test_colours_are_for_terminals_that_want_them(url: str, cairn_here: Call):
     assert "\x1b" not in shown(NO_COLOR="1")
     assert "\x1b" not in shown(TERM="dumb")
     assert b"\x1b" not in cairn_here("info").out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-16"])
+@pytest.mark.parametrize("value", ["é", "😀", "日", "\x7f\x00"])
+def test_json_is_utf8_whatever_standard_output_is(encoding: str, value: str, kv: cairnkv.Client[bytes, bytes]) -> None:
+    kv.set("käse", value.encode())
+    for arguments in (["get", "käse"], ["scan"], ["exists", "käse"]):
+        said = cairn_process(*arguments, "--json", PYTHONIOENCODING=encoding)
+        assert said.code == 0, said.err
+        found = [json.loads(line) for line in said.out.decode("utf-8").splitlines()]
+        assert [line["key"] for line in found] == ["käse"]
+        assert arguments[0] != "get" or found[0]["value"] == value

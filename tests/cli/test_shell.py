@@ -169,3 +169,9 @@ def test_a_history_that_cannot_be_kept_is_no_reason_not_to_talk(url: str, tmp_pa
 def test_nothing_of_a_script_is_kept(url: str, tmp_path: Path):
     assert cairn_process("shell", stdin=b"set secret 1\n", XDG_STATE_HOME=str(tmp_path)).code == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("begin", ["", "# mine\r\n", "\n"])
+def test_mark_of_utf8_belongs_to_no_line_of_a_script(begin: str, cairn_here: Call, kv: Store) -> None:
+    said = cairn_here("shell", stdin=f"\ufeff{begin}set a 1\nget a\n".encode())
+    assert (said.code, said.out, said.err) == (0, b"OK\n1\n", "")

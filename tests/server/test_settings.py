@@ -3,13 +3,16 @@ option which does not exist, or a value it cannot have, is an error that helps.
 """
 
 import dataclasses
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cairnkv.errors import OptionError
+from cairnkv.installation import python_command, python_environment
 from cairnkv.log.disk.sync import Sync
 from cairnkv.server.settings import (
     CONFIG_VARIABLE,
@@ -276,3 +279,28 @@ def test_the_command_line_ends_with_2_and_says_why(
     assert says in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def test_text_of_the_file_is_utf8_whatever_the_locale_is(tmp_path: Path) -> None:
+    file = tmp_path / "cairn.toml"
+    code = "import os, sys; from cairnkv.server.settings import load; "
+    code += f"print(ascii(load({{}}, environment=os.environ, file={str(file)!r}).password))"
+    for begin in (b"", b"\xef\xbb\xbf"):
+        file.write_bytes(begin + 'password = "pässword"\n'.encode())
+        for locale in ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C.UTF-8"}):
+            ended = subprocess.run(
+                python_command("-c", code),
+                env={**python_environment(), **locale},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert ended.stdout == "'p\\xe4ssword'\n"
+
+
+def test_password_has_the_bytes_that_were_given() -> None:
+    for settings in (
+        load({"password": os.fsdecode(b"p\xc3\xa4\xff")}, environment={}),
+        load({}, environment={"CAIRNKV__PASSWORD": os.fsdecode(b"p\xc3\xa4\xff")}),
+    ):
+        assert settings.password == "pä\udcff"

@@ -22,6 +22,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from pathlib import PurePath
 from typing import IO, Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -78,12 +79,16 @@ _RawLine: TypeAlias = tuple[int, bytes | None]
 """A line's number and its bytes with their newline; None when it is too long."""
 
 
+MARK: Final = b"\xef\xbb\xbf"
+"""What some programs begin a file of UTF-8 with. It belongs to the file, not to its first line."""
+
+
 def _lines(file: IO[bytes], limit: int) -> Iterator[_RawLine]:
     number = 0
     while line := file.readline(limit + 1):
         number += 1
         if len(line) <= limit:
-            yield number, line
+            yield number, line.removeprefix(MARK) if number == 1 else line
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(limit)
@@ -112,25 +117,34 @@ class _ByLine:
                 yield Bad(number, str(misfit))
 
     def write(self, rows: Iterable[Row]) -> Iterator[bytes]:
+        first = True
         for row in rows:
-            yield self._unparse(row)
+            line = self._unparse(row)
+            if first and line.startswith(MARK):  # of a key: what reads it takes one mark away
+                line = MARK + line
+            first = False
+            yield line
 
 
 def _checked(row: Row) -> Row:
     if not 1 <= len(row.key) <= KEY_MAX:
         raise Misfit(f"a key has 1 to {KEY_MAX:,} bytes, this one {len(row.key):,}")
     if row.expires_ms is not None and not 0 <= row.expires_ms <= TTL_MAX:
-        raise Misfit(f"expires_ms is a number of milliseconds since 1970, not {row.expires_ms}")
+        raise Misfit(f"expires_ms is a number of milliseconds since 1970, not {str(row.expires_ms)[:24]}")
     return row
+
+
+_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{0,20})?([eE]\+?[0-9]{1,2})?")
+"""Spreadsheets and data frames write whole numbers as 1999999999000.0 or 1.9e12."""
 
 
 def _milliseconds(text: str) -> int | None:
     """The moment that stands in a column: none where it is empty."""
     if not text:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 20):
-        raise Misfit(f"expires_ms is a number of milliseconds since 1970, not {text[:24]!r}")
-    return int(text)
+    if _NUMBER.fullmatch(text) and (number := Decimal(text)) == number.to_integral_value():
+        return int(number)
+    raise Misfit(f"expires_ms is a whole number of milliseconds since 1970, not {text[:24]!r}")
 
 
 # -- JSON lines ----------------------------------------------------------------------------------------------
@@ -155,8 +169,10 @@ def _parse_json(line: bytes) -> Row:
     if unknown := row.keys() - _MEMBERS:
         raise Misfit(f"it has no member {sorted(unknown)[0]!r}, only {', '.join(sorted(_MEMBERS))}")
     expires = row.get("expires_ms")
+    if type(expires) is float and expires.is_integer():
+        expires = row["expires_ms"] = int(expires)
     if expires is not None and type(expires) is not int:
-        raise Misfit(f"expires_ms is a number of milliseconds since 1970, not {expires!r:.24}")
+        raise Misfit(f"expires_ms is a whole number of milliseconds since 1970, not {expires!r:.24}")
     return Row(_bytes_of(row, "key"), _bytes_of(row, "value"), expires)
 
 
@@ -274,8 +290,7 @@ class _Csv:
         for number, line in _lines(file, self._limit):
             if line is None:
                 raise CallerError(f"line {number}: longer than {self._limit:,} bytes")
-            text = line.decode("utf-8", "surrogateescape")
-            yield text.removeprefix("\ufeff") if number == 1 else text  # some programs mark UTF-8 so
+            yield line.decode("utf-8", "surrogateescape")
 
     def write(self, rows: Iterable[Row]) -> Iterator[bytes]:
         buffer = io.StringIO(newline="")

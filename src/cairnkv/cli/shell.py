@@ -120,7 +120,8 @@ def _carry_out(shell: Shell) -> int:
     code = FOUND
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            if not shell.do(line.decode("utf-8", "surrogateescape")):
+            text = line.decode("utf-8", "surrogateescape")
+            if not shell.do(text.removeprefix("\ufeff") if number == 1 else text):  # some programs mark UTF-8 so
                 break
         except CairnError as error:
             code = complain(f"line {number:,}: {error}")

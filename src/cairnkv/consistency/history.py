@@ -270,7 +270,7 @@ def load(path: Path) -> History:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         number = 0
         while True:
             try:

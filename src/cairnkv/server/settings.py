@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import enum
 import ipaddress
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -411,10 +412,10 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
     for name, text in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_OPTIONS:
             option = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-            values[option] = _parsed(option, text, f"the variable {name}")
+            values[option] = _parsed(option, _as_utf8(option, text), f"the variable {name}")
             variables[option] = name
     for option, text in flags.items():
-        values[option] = _parsed(option, text, f"--{option.replace('_', '-')}")
+        values[option] = _parsed(option, _as_utf8(option, text), f"--{option.replace('_', '-')}")
         variables.pop(option, None)
     try:
         return Settings(**values)
@@ -422,6 +423,11 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
         if not variables:
             raise
         raise OptionError(f"{error}; the environment sets {', '.join(variables.values())}") from None
+
+
+def _as_utf8(option: str, text: str) -> str:
+    """A password has the bytes that were given, whatever the locale made of them; a path is the locale's affair."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape") if option == "password" else text
 
 
 def broken_on_purpose(environment: Mapping[str, str], *, allowed: bool) -> list[str]:
