@@ -137,6 +137,12 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "Both wires are spoken on one port.",
     ),
     Difference(
+        "`BGSAVE` and `LASTSAVE` answer an error without `--data` and `--backup-dir`, and `LASTSAVE` before the first "
+        "backup. In Redis `LASTSAVE` is then the time at which the server started.",
+        "A time would say that there is a backup.",
+        Shown(("LASTSAVE",), b":", b"-ERR this server makes no backups"),
+    ),
+    Difference(
         "`SET` has `IFEQ`, and `DELIFEQ` is there.",
         "They are Valkey's; the article's wire has the same.",
         Shown(("SET k a", "SET k b IFEQ a"), b"-ERR syntax error", b"+OK"),

@@ -1,6 +1,8 @@
-"""What applications are built of: Flask-Caching, and Celery's store of results."""
+"""Flask-Caching, Celery's store of results, dogpile.cache, and locks; what needs scripts raises an error."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -64,3 +66,154 @@ def test_celerys_results(server: Target) -> None:
     waiting.forget()
     assert application.AsyncResult("the-task").state == "PENDING"
     application.backend.result_consumer.stop()
+
+
+# -- from several threads ----------------------------------------------------------------------------------------------
+
+THREADS = 4
+TIMES = 200
+"""How often each thread does what a test is about."""
+
+SECONDS = 120.0
+
+
+def from_threads(work: Callable[[int], object]) -> list[object]:
+    """Do something in several threads at once, each with a number; what they give. An error of theirs is raised."""
+    results: list[object] = []
+    errors: list[BaseException] = []
+    together = threading.Barrier(THREADS)
+
+    def run(number: int) -> None:
+        try:
+            together.wait(SECONDS)
+            results.append(work(number))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    if errors:
+        raise errors[0]
+    assert len(results) == THREADS
+    return results
+
+
+def test_redis_py_counts_from_several_threads(server: Target) -> None:
+    redis = pytest.importorskip("redis")
+    with redis.Redis(port=server.port) as client:
+
+        def add(pipeline: Any) -> None:
+            before = int(pipeline.get("in transactions") or 0)
+            pipeline.multi()
+            pipeline.set("in transactions", before + 1)
+
+        def work(number: int) -> None:
+            for _ in range(TIMES):
+                client.incr("n")
+            for _ in range(10):
+                client.transaction(add, "in transactions")
+
+        from_threads(work)
+        assert int(client.get("n")) == THREADS * TIMES
+        assert int(client.get("in transactions")) == THREADS * 10
+
+
+def test_one_of_several_threads_gets_a_key_that_is_absent(server: Target) -> None:
+    redis = pytest.importorskip("redis")
+    with redis.Redis(port=server.port) as client:
+        won = from_threads(lambda number: sum(bool(client.set(f"k{at}", number, nx=True)) for at in range(TIMES)))
+        assert sum(won) == TIMES
+
+
+def test_flask_caching_counts_from_several_threads(server: Target) -> None:
+    flask = pytest.importorskip("flask")
+    caching = pytest.importorskip("flask_caching")
+    application = flask.Flask("tests")
+    cache = caching.Cache(application, config={"CACHE_TYPE": "RedisCache", "CACHE_REDIS_URL": server.url})
+    with application.app_context():
+        backend = cache.cache
+
+    def work(number: int) -> int:
+        for _ in range(TIMES):
+            backend.inc("n")
+        return sum(bool(backend.add(f"k{at}", number)) for at in range(TIMES))
+
+    assert sum(from_threads(work)) == TIMES
+    assert backend.get("n") == THREADS * TIMES
+
+
+def test_celerys_results_from_several_threads(server: Target) -> None:
+    celery = pytest.importorskip("celery")
+    application = celery.Celery("tests", broker="memory://", backend=server.url)
+
+    def work(number: int) -> None:
+        for at in range(50):
+            application.backend.store_result(f"{number}-{at}", at, "SUCCESS")
+            assert application.backend.get_result(f"{number}-{at}") == at
+
+    from_threads(work)
+    application.backend.result_consumer.stop()
+
+
+def test_a_lock_of_redis_py_is_released_or_an_error(server: Target) -> None:
+    """Its release is a script. Without scripts it raises, and the key stays for its whole time."""
+    redis = pytest.importorskip("redis")
+    with redis.Redis(port=server.port) as client:
+        lock = client.lock("job", timeout=60)
+        assert lock.acquire()
+        if server.name == "cairn":  # where there are no scripts
+            with pytest.raises(redis.ResponseError, match="unknown command 'EVALSHA'"):
+                lock.release()
+            assert 0 < client.ttl("job") <= 60
+        else:
+            lock.release()
+            assert not client.exists("job")
+
+
+def test_a_lock_that_is_released_by_delifeq_excludes_other_threads(server: Target) -> None:
+    """What can be written instead: SET NX with a time to live, and DELIFEQ, which Valkey has from 9.0 on."""
+    redis = pytest.importorskip("redis")
+    if server.name != "cairn":
+        pytest.skip("redis-server has no DELIFEQ")
+    count = 0
+    with redis.Redis(port=server.port) as client:
+
+        def work(number: int) -> None:
+            nonlocal count
+            for _ in range(20):
+                while not client.set("lock", f"{number}", nx=True, ex=60):
+                    pass
+                before = count
+                client.ping()  # others have their turn
+                count = before + 1
+                assert client.execute_command("DELIFEQ", "lock", f"{number}") == 1
+
+        from_threads(work)
+    assert count == THREADS * 20
+
+
+@pytest.mark.parametrize("distributed", [False, True], ids=["a lock of its own", "a lock of the server"])
+def test_dogpile_cache(server: Target, distributed: bool) -> None:
+    dogpile = pytest.importorskip("dogpile.cache")
+    redis = pytest.importorskip("redis")
+    arguments = {"host": server.host, "port": server.port}
+    if distributed:
+        arguments |= {"distributed_lock": True, "thread_local_lock": False, "lock_timeout": 60}
+    region = dogpile.make_region().configure("dogpile.cache.redis", arguments=arguments)
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(1)
+        return 42
+
+    if distributed and server.name == "cairn":  # the lock is redis-py's
+        with pytest.raises(redis.ResponseError, match="unknown command 'EVALSHA'"):
+            region.get_or_create("k", make)
+        return
+    assert from_threads(lambda number: region.get_or_create("k", make)) == [42] * THREADS
+    assert made == [1]
+    region.delete("k")
+    assert region.get("k") is dogpile.api.NO_VALUE

@@ -1,4 +1,4 @@
-"""Django's own Redis cache, proved by Django's own tests of it; and django-redis."""
+"""Django's own Redis cache, by Django's own tests and from several threads; django-redis but for what needs scripts."""
 
 import os
 import re
@@ -37,6 +37,84 @@ cache.set("gone", 1); cache.clear(); assert not cache.has_key("gone")
 """
 
 
+THREADS = """
+import threading
+import django
+django.setup()
+from django.core.cache import cache
+
+def in_threads(work):
+    errors, together = [], threading.Barrier(4)
+    def run(number):
+        try:
+            together.wait()
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not errors, errors
+
+won = []
+def work(number):
+    for at in range(100):
+        cache.set(f"{number}-{at}", {"any": ["object"]}, timeout=100)
+        assert cache.get(f"{number}-{at}") == {"any": ["object"]}
+        if cache.add(f"one-{at}", number):
+            won.append(at)
+        cache.set_many({f"{number}-many-{n}": n for n in range(5)})
+        assert len(cache.get_many([f"{number}-many-{n}" for n in range(5)])) == 5
+        assert cache.touch(f"{number}-{at}", 50)
+in_threads(work)
+assert sorted(won) == list(range(100)), won
+"""
+"""What works from several threads on either cache."""
+
+COUNTING = """
+cache.set("n", 0)
+def count(number):
+    for _ in range(200):
+        cache.incr("n")
+        cache.incr("n", 2)
+        cache.decr("n")
+in_threads(count)
+assert cache.get("n") == 4 * 200 * 2, cache.get("n")
+"""
+"""What works from several threads on Django's own cache: it sends INCRBY."""
+
+LOCKING = """
+import django, redis
+django.setup()
+from django.core.cache import cache
+lock = cache.lock("job", timeout=60)
+assert lock.acquire()
+try:
+    lock.release()
+except redis.ResponseError as error:
+    print(error)
+"""
+"""django-redis's lock, which is redis-py's: released by a script."""
+
+
+def ran(server: Target, program: str, backend: str) -> str:
+    """Run a program with this cache; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(server, CACHE_BACKEND=backend),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+OWN = "django.core.cache.backends.redis.RedisCache"
+DJANGO_REDIS_CACHE = "django_redis.cache.RedisCache"
+
+
 def environment(server: Target, **more: str) -> dict[str, str]:
     here = {"PYTHONPATH": str(Path(__file__).parent), "REDIS_URL": server.url}
     return {**os.environ, **here, "DJANGO_SETTINGS_MODULE": "django_settings", **more}
@@ -65,12 +143,22 @@ def test_djangos_own_tests(server: Target) -> None:
 
 def test_django_redis(server: Target) -> None:
     pytest.importorskip("django_redis")
-    done = subprocess.run(
-        [sys.executable, "-c", DJANGO_REDIS],
-        env=environment(server, CACHE_BACKEND="django_redis.cache.RedisCache"),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    ran(server, DJANGO_REDIS, DJANGO_REDIS_CACHE)
+
+
+def test_djangos_own_cache_from_several_threads(server: Target) -> None:
+    pytest.importorskip("django")
+    pytest.importorskip("redis")
+    ran(server, THREADS + COUNTING, OWN)
+
+
+def test_django_redis_from_several_threads(server: Target) -> None:
+    """Without its `incr`, a script: where that is refused django-redis reads and writes, and loses additions."""
+    pytest.importorskip("django_redis")
+    ran(server, THREADS + (COUNTING if server.name != "cairn" else ""), DJANGO_REDIS_CACHE)
+
+
+def test_a_lock_of_django_redis_is_released_or_an_error(server: Target) -> None:
+    pytest.importorskip("django_redis")
+    said = ran(server, LOCKING, DJANGO_REDIS_CACHE)
+    assert ("unknown command 'EVALSHA'" in said) == (server.name == "cairn")

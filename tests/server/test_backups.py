@@ -135,7 +135,7 @@ def test_one_that_fails_says_why(server: RunningServer, kv: cairnkv.Client[str, 
 def test_redis_clients_have_it_by_their_words(server: RunningServer, tmp_path: Path) -> None:
     assert server.address is not None
     with Peer(server.address) as redis:
-        assert redis.ask(b"LASTSAVE") == b":0\r\n"
+        assert redis.ask(b"LASTSAVE") == b"-ERR there is no backup yet; BGSAVE makes one\r\n"
         assert b"rdb_last_bgsave_status:ok\r\n" in redis.ask(b"INFO", b"persistence")
         for _ in range(2):
             assert redis.ask(b"BGSAVE", b"SCHEDULE") == b"+Background saving started\r\n"

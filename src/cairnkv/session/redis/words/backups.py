@@ -46,13 +46,15 @@ def bgsave(arguments: Arguments) -> Call:
     "fast",
     group="server",
     since="1.0.0",
-    summary="When the newest of this server's backups was whole, in seconds since 1970; 0: there is none.",
+    summary="When the newest of this server's backups was whole, in seconds since 1970; an error before the first.",
 )
 def lastsave(talk: RedisConversation, arguments: Arguments) -> Value:
     facts = dict(talk.store.info())
     if "backup_last_ms" not in facts:
         raise Refusal(_NO_BACKUPS)
-    return int(facts["backup_last_ms"]) // 1000
+    if not (last := int(facts["backup_last_ms"])):
+        raise Refusal("ERR there is no backup yet; BGSAVE makes one")
+    return last // 1000
 
 
 @in_conversation(
