@@ -35,7 +35,7 @@ from tests.simulation.server import Server
 
 Step = list[Any]
 
-WAIT_SECONDS: Final = 60.0
+WAIT_SECONDS: Final = 30.0
 """How long the simulation waits for a server that makes no progress."""
 
 RECEIVE_BYTES: Final = 256 * 1024
@@ -44,6 +44,9 @@ OUT_MAX: Final = 4 * 1024 * 1024
 
 CAS_KEY: Final = b"shared:cas"
 """The counter that compare-and-set commands increment. It exists from the beginning."""
+
+BARRIER_KEY: Final = b"shared:barrier"
+"""What the driver writes before it kills a server."""
 
 
 class Listening:
@@ -191,7 +194,7 @@ class Client:
 
     def _want_parts(self, parts: Parts) -> None:
         if isinstance(parts, bytes):
-            self.wants.append(parts)
+            self._want(parts)
         else:
             self.wants.extend(parts)
 
@@ -498,6 +501,7 @@ class Driver:
         if self.server.mode == "in-memory":
             return
         self._step_settle()
+        self._ask(b"SET", BARRIER_KEY, b"")  # commits are in order: writes for which memory was enough are safe now
         for client in self._clients.values():
             self._drop(client)
         self.server.restart()

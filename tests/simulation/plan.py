@@ -42,15 +42,24 @@ _COMMON: Final = {
 }
 _RARE: Final = {"getset": 2, "getdel": 2, "seteq": 2, "setat": 1, "pexpireat": 1, "persist": 1, "pexpiretime": 1}
 _RARER: Final = {"rename": 1, "copy": 1, "setrange": 1, "ping": 1, "count": 3, "setpx": 0.2, "getpx": 0.4}
-_RESP_ONLY: Final = {"echo": 1, "strlen": 1, "getrange": 1, "transaction": 3, "tcount": 1, "publish": 1.5}
-_NATIVE_ONLY: Final = {"clear": 3}
+_RESP_ONLY: Final = {
+    "echo": 1,
+    "strlen": 1,
+    "getrange": 1,
+    "transaction": 3,
+    "tcount": 1,
+    "publish": 1.5,
+    "quiet": 1,
+    "getline": 0.5,
+}
+_NATIVE_ONLY: Final = {"clear": 3, "softset": 3}
 _BULK: Final = {"get": 44, "set": 44, "incrby": 8, "mget": 0.5, "del": 3}
 
 
 class _Client:
     """What the plan knows of a client."""
 
-    def __init__(self, number: int, episode: int, dice: random.Random, versions: set[int], bulk: bool) -> None:
+    def __init__(self, number: int, episode: int, dice: random.Random, versions: set[int], kind: str) -> None:
         self.number = number
         self.dice = dice
         self.tag = b"%dc%d." % (episode, number)
@@ -70,13 +79,16 @@ class _Client:
         weights |= _RESP_ONLY if self.is_resp else _NATIVE_ONLY
         if self.database == 0:
             weights |= {"cas": 0.5} | ({"tcas": 0.5} if self.is_resp else {})
-        if bulk and dice.random() < 0.8:
+        if kind == "bulk" and dice.random() < 0.8:
             weights = _BULK
         self.operations = list(weights)
         self.weights = [sum(list(weights.values())[: at + 1]) for at in range(len(weights))]
         self.listens = False
-        self.narrow = 0.1 if bulk else 0.5  # how often its buffers are small
-        self.hoards = dice.random() < 0.25
+        self.narrow = 0.1 if kind == "bulk" else 0.5  # how often its buffers are small
+        self.hoards = dice.random() < (0.5 if kind == "crowded" else 0.2)
+        self.has_unread = False  # whether it has left long replies unread since all clients settled
+        if self.hoards:
+            self.how, self.narrow = dice.choice(["pair", "pair", "unix"]), 1.0
 
     def _key(self, kind: bytes, length: int) -> bytes:
         while True:
@@ -136,7 +148,9 @@ class _Client:
                 return [(operation, *dict.fromkeys((key, *self._several())))]
             case "mset":
                 return [(operation, *[word for one in (key, *self._several()) for word in (one, value())])]
-            case "setnx" | "append" | "getset":
+            case "quiet":
+                return [(operation, dice.choice([("set", key, value()), ("get", key), ("del", key)]))]
+            case "setnx" | "append" | "getset" | "softset":
                 return [(operation, key, value())]
             case "seteq":
                 equals = value()
@@ -209,7 +223,7 @@ class _Client:
         key = self.dice.choice(self.keys)
         self.written += 1
         tag = b"%b%d." % (self.tag, self.written)
-        return [("set", key, tag * 4_000), *[("get", key)] * self.dice.randrange(1, 6), ("set", key, self.value())]
+        return [("set", key, tag * 4_000), *[("get", key)] * self.dice.randrange(5, 10), ("set", key, self.value())]
 
     def big_commands(self) -> list[Command]:
         """Big values, a few of them, between small commands."""
@@ -222,13 +236,17 @@ class _Client:
 
 
 def plan(seed: str, mode: str, episode: int) -> Iterator[Step]:
-    """The steps of one episode. Every third one is bulk: long pipelines of few kinds of commands."""
+    """The steps of one episode.
+
+    Every third one is crowded: clients leave replies unread and send little, and much of it arrives together. Every
+    third one is bulk: long pipelines of few kinds of commands.
+    """
     dice = random.Random(f"{seed} {mode} {episode}")
-    bulk = episode % 3 == 2
+    kind = ("crowded", "mixed", "bulk")[episode % 3]
     versions = {(zlib.crc32(CAS_KEY)) % _VERSIONS}
     for database in range(3):
         versions |= {(zlib.crc32(b"shared:%d:n%d" % (database, number)) + database) % _VERSIONS for number in range(2)}
-    clients = [_Client(number, episode, dice, versions, bulk) for number in range(dice.randrange(2, CLIENTS_MAX + 1))]
+    clients = [_Client(number, episode, dice, versions, kind) for number in range(dice.randrange(2, CLIENTS_MAX + 1))]
     for client in clients:
         yield client.opening()
     listeners = [client for client in clients if client.is_resp and dice.random() < 0.2]
@@ -241,11 +259,12 @@ def plan(seed: str, mode: str, episode: int) -> Iterator[Step]:
     speakers = [client for client in clients if not (client.listens and client.protocol == "resp2")]
     if not speakers:
         return
-    typical = dice.choice([500, 2_000]) if bulk else dice.choice([1, 5, 20, 100, 400, 1_500])
-    settles = dice.choice([0.1, 0.3, 0.7])
-    left = min(BULK_COMMANDS if bulk else COMMANDS, typical * 300)
+    typical = dice.choice({"crowded": [2, 10, 30], "bulk": [500, 2_000]}.get(kind, [1, 5, 20, 100, 400, 1_500]))
+    settles = 0.2 if kind == "crowded" else dice.choice([0.1, 0.3, 0.7])
+    pauses = 0.8 if kind == "crowded" else 0.3
+    left = min(BULK_COMMANDS if kind == "bulk" else COMMANDS, typical * 300)
     while left > 0:
-        paused = dice.random() < 0.4
+        paused = dice.random() < pauses
         if paused:
             yield ["stop"]
         for client in dice.sample(speakers, dice.randrange(1, len(speakers) + 1)):
@@ -258,6 +277,8 @@ def plan(seed: str, mode: str, episode: int) -> Iterator[Step]:
             yield ["turns", dice.randrange(3)]
         if dice.random() < settles:
             yield ["settle"]
+            for client in clients:
+                client.has_unread = False
         if dice.random() < 0.1:
             yield from _ending(dice.choice(speakers), dice)
     yield ["settle"]
@@ -266,11 +287,13 @@ def plan(seed: str, mode: str, episode: int) -> Iterator[Step]:
 
 
 def _turn_of(client: _Client, count: int, dice: random.Random) -> Iterator[Step]:
-    if client.hoards and dice.random() < 0.3:
+    if client.hoards:
+        commands = client.commands(min(count, 10)) if client.has_unread else client.hoarding()
+        client.has_unread = True
         yield ["read", client.number, 0]
-        yield ["send", client.number, client.hoarding(), []]
+        yield ["send", client.number, commands, []]
         return
-    chance = dice.random() if not client.hoards else 1.0
+    chance = dice.random()
     if chance < 0.15:
         yield ["read", client.number, 0]
     elif chance < 0.25:
@@ -296,10 +319,13 @@ def _ending(client: _Client, dice: random.Random) -> Iterator[Step]:
         yield ["settle", client.number]
         if dice.random() < 0.5:
             yield ["read", client.number, 0]
+        if dice.random() < 0.3:
+            yield ["stop"]
         only_own = [
-            one for one in client.commands(dice.choice([1, 10, 200])) if one[0] not in ("cas", "tcas", "tcount")
+            one for one in client.commands(dice.choice([1, 10, 200, 1_000])) if one[0] not in ("cas", "tcas", "tcount")
         ]
-        yield ["send", client.number, only_own, []]
+        pieces = dice.choice([[], [dice.randrange(1, 5_000) for _ in range(dice.randrange(1, 5))]])
+        yield ["send", client.number, only_own, pieces]
         yield ["turns", dice.randrange(4)]
         yield ["reset", client.number]
     yield client.opening()

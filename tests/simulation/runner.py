@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +68,7 @@ def simulate(
                 driver = drivers[mode]
                 before = driver.commands
                 try:
-                    driver.run(plan(seed, mode, episode))
+                    driver.run(_until(end, plan(seed, mode, episode)))
                 except Wrong as wrong:
                     failure = Failure(seed, mode, episode, driver.step, str(wrong))
                     drivers.pop(mode).close()
@@ -85,6 +85,14 @@ def simulate(
         for driver in drivers.values():
             driver.close()
     raise AssertionError("unreachable")
+
+
+def _until(end: float | None, steps: Iterable[Step]) -> Iterator[Step]:
+    """The steps for which there is time."""
+    for step in steps:
+        if end is not None and time.monotonic() >= end:
+            return
+        yield step
 
 
 def _with_script(servers: Servers, failure: Failure, scripts: Path | None, seconds: float) -> Failure:

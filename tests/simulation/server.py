@@ -37,6 +37,7 @@ class Server:
         self.directory = directory
         self._package = package
         self._flags = ["--port", "0", "--unix", str(directory / "socket"), "--log-level", "warning"]
+        self._flags += ["--frame-timeout", "600s", "--stall-timeout", "600s"]  # clients wait on purpose
         self._secrets: dict[str, str] = {}
         if mode != "in-memory":
             self._flags += ["--data", str(directory / "data")]
