@@ -47,14 +47,89 @@ def table(*rows: tuple[str, ...]) -> str:
 
 def commands() -> str:
     """Every command of the vocabulary."""
-    rows = [(str(word.number), f"`{word.usage}`", explained(word), ANSWERS[word.answer]) for word in BY_NUMBER.values()]
-    return table(("number", "arguments", "what it does", "success carries"), *rows)
+    rows = [
+        (str(word.number), f"`{word.usage}`", "✓" if word.writes else "", explained(word), ANSWERS[word.answer])
+        for word in BY_NUMBER.values()
+    ]
+    return table(("number", "arguments", "writes", "what it does", "success carries"), *rows)
 
 
 def explained(word: Word) -> str:
-    """The command's docstring as one line."""
+    """The command's docstring as one line, with options as they are sent, and which of them exclude each other."""
     text = " ".join((word.command.__doc__ or "").split())
+    sent = {name: slot.word.decode() for name, slot in word.fields if slot.word}
+    for name, option in sent.items():
+        text = re.sub(rf"\b{name}(?=[,:)]|\b_)|`{name}`", option, text)
+    for group in word.exclusive:
+        text += f" At most one of {', '.join(sent[name] for name in group)}."
     return text.replace("`MISSING`", "`Key not found`").replace("|", "\\|")
+
+
+INFO = {
+    "in every store": {
+        "cairnkv_version": "version of the server",
+        "size": "`process`, `disk` or `quorum`",
+        "loading": "1 while the server reads what it has on disk, else 0",
+        "hot_path": "`compiled`, or `pure Python`",
+        "commands": "commands executed since the start",
+        "keys": "keys of all databases; expired keys count until they are removed",
+        "used_bytes": "memory of keys and values, by estimate",
+        "garbage_bytes": "memory that is not in use and not given back yet, by estimate",
+        "memory_limit_bytes": "memory limit; 0: none",
+        "expired_keys": "keys that expired since the start",
+        "evicted_keys": "keys evicted since the start",
+        "log_position": "number of the last write",
+        "log_time_ms": "the store's time, in milliseconds since 1970",
+        "log_time_ahead_ms": "how far that is ahead of the wall clock",
+    },
+    "at every server": {
+        "loop": "event loop",
+        "pid": "process number",
+        "uptime_seconds": "seconds since the start",
+        "addresses": "addresses that the server listens on, with blanks between",
+        "connections": "clients that are connected",
+        "connections_accepted": "clients accepted since the start",
+        "connections_refused": "clients refused since the start: too many connections",
+        "unfinished_bytes": "bytes of unfinished frames of all clients",
+        "system": "operating system",
+        "bits": "bits of a pointer",
+        "cpu_system_seconds": "processor time of the process in the system",
+        "cpu_user_seconds": "processor time of the process itself",
+        "resident_bytes": "memory of the process",
+        "run_id": "40 hexadecimal digits, new at every start",
+    },
+    "on disk": {
+        "data": "directory of the store",
+        "sync": "the option `--sync`",
+        "disk_commits": "commits since the start",
+        "disk_queued_entries": "writes that wait for the disk",
+        "disk_queued_bytes": "bytes of those",
+        "disk_reads": "values read from the disk since the start",
+        "disk_failures": "failures of the disk since the start",
+        "disk_state": "`ok`, or what is wrong",
+    },
+    "on disk, with a backup directory": {
+        "backup_job": "number of the last backup; 0: none yet",
+        "backup_state": "`none`, `running`, `done` or `failed`",
+        "backup_name": "its name",
+        "backup_made": "its path below the backup directory",
+        "backup_bytes": "its bytes; while it runs, those that are expected",
+        "backup_bytes_done": "bytes done",
+        "backup_bytes_new": "bytes that no earlier backup beside it has",
+        "backup_seconds": "seconds that it took, or takes so far",
+        "backup_error": "why it failed",
+        "backup_last_ms": "when the newest backup of any name ended, in milliseconds since 1970; 0: none",
+    },
+}
+"""The names of INFO and what each means; a test asks servers for theirs."""
+
+
+def info() -> str:
+    """Every name of INFO, but those of nodes of a cluster."""
+    return table(
+        ("name", "what it is", "where"),
+        *((f"`{name}`", meaning, where) for where, names in INFO.items() for name, meaning in names.items()),
+    )
 
 
 def failures() -> str:
@@ -368,6 +443,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "failures": failures,
     "headlines": headlines,
+    "info": info,
     "cluster": cluster,
     "limits": wire_limits,
     "options": options,

@@ -155,7 +155,7 @@ class TestEachWord:
         ),
         ("GET_WITH", "GET_WITH key [CLEAR] [TTL milliseconds] [PERSIST] [AT unix-milliseconds]"),
         ("EXPIRE_WITH", "EXPIRE_WITH key milliseconds [AT] [IFNONE] [IFSOME] [IFLATER] [IFSOONER]"),
-        ("COPY", "COPY key key [SPACE keyspace] [REPLACE]"),
+        ("COPY", "COPY source target [SPACE keyspace] [REPLACE]"),
         ("INCR_FLOAT", "INCR_FLOAT key decimal"),
         ("GET_MANY", "GET_MANY key [key ...]"),
         ("SET_MANY", "SET_MANY milliseconds-or-0 key value [key value ...]"),

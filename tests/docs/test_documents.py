@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import cairnkv
 from cairnkv.session import Session, State
 from cairnkv.session.redis import manual
 from cairnkv.store import Store
@@ -41,6 +42,19 @@ def script(name: str) -> Any:
 def test_tables_are_those_of_the_code(document: Path) -> None:
     text = (ROOT / document).read_text()
     assert tables().renewed(text) == text, "run: python docs/tables.py"
+
+
+def test_info_names_on_the_protocol_page_are_those_of_servers(tmp_path: Path) -> None:
+    told = tables().INFO
+    with running_server() as server, cairnkv.connect(server.url) as kv:
+        assert kv.info().keys() == {**told["in every store"], **told["at every server"]}.keys()
+    with cairnkv.open() as store:
+        assert store.info().keys() == told["in every store"].keys()
+    with (
+        running_server(data=tmp_path / "data", backup_dir=tmp_path / "kept") as server,
+        cairnkv.connect(server.url) as kv,
+    ):
+        assert kv.info().keys() == {name for names in told.values() for name in names}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
@@ -201,6 +215,14 @@ def test_the_readme_python_runs(tmp_path: Path) -> None:
             assert ran.returncode == 0, ran.stderr
             said = [line.removeprefix("#").strip() for line in re.findall(r"#\s*prints: (.*)", block)]
             assert ran.stdout.split("\n")[:-1] == said
+
+
+def test_python_on_the_page_on_clients_runs(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.splitlines() == re.findall(r"# prints: (.*)", block)
 
 
 def test_readme_transcript_is_what_the_commands_print(tmp_path: Path) -> None:

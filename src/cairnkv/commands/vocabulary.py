@@ -29,6 +29,8 @@ COUNTED_FROM: Final = 16
 """The first command number whose frame counts its arguments."""
 
 KEY: Final = KeyKind("key")
+SOURCE: Final = KeyKind("source")
+TARGET: Final = KeyKind("target")
 VALUE: Final = Kind("value")
 PREFIX: Final = Kind("prefix")
 TEXT: Final = Kind("text")
@@ -92,7 +94,7 @@ class SetWith(Command):
     ttl: milliseconds until the key expires; without it the key does not expire.
     keep_ttl: keep the time to live that the key has.
     if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
-    at: when the key expires, in milliseconds since 1970, instead of ttl; it may be over.
+    at: when the key expires, in milliseconds since 1970, instead of a ttl; a time in the past is allowed.
     """
 
     key: bytes = argument(KEY)
@@ -133,7 +135,7 @@ class Swap(SetWith):
 class GetWith(Command):
     """The value of a key, which is also cleared, given a new time to live, or made to stay.
 
-    at: when it expires, in milliseconds since 1970, instead of ttl; it may be over.
+    at: when it expires, in milliseconds since 1970, instead of a ttl; a time in the past is allowed.
     A key that is not there is answered with `MISSING`, and stays so.
     """
 
@@ -350,8 +352,8 @@ class Rename(Command):
     A source that is not there is answered with `MISSING`.
     """
 
-    source: bytes = argument(KEY)
-    target: bytes = argument(KEY)
+    source: bytes = argument(SOURCE)
+    target: bytes = argument(TARGET)
     if_absent: bool = switch("IFABSENT", default=False)
 
     def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
@@ -367,8 +369,8 @@ class Copy(Command):
     space: the keyspace of the target; without it that of the source.
     """
 
-    source: bytes = argument(KEY)
-    target: bytes = argument(KEY)
+    source: bytes = argument(SOURCE)
+    target: bytes = argument(TARGET)
     space: int | None = option("SPACE", SPACE, default=None)
     replace: bool = switch("REPLACE", default=False)
 
