@@ -147,4 +147,10 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "They are Valkey's; the article's wire has the same.",
         Shown(("SET k a", "SET k b IFEQ a"), b"-ERR syntax error", b"+OK"),
     ),
+    Difference(
+        "`SETBIT`, `SETRANGE` and `APPEND` copy the whole value; Redis changes it in place. `COPY` and `RENAME` of a "
+        "store on disk write it. The bytes count in a client's turn, so that other clients are served between two such "
+        "commands, but each costs time in proportion to the value's length.",
+        "A value that has been handed out must not change while its bytes are sent or written.",
+    ),
 )

@@ -108,6 +108,10 @@ HELD_REPLIES_MAX: Final = 4_096
 PUSHES_MAX: Final = 32 * MIB
 """Bytes of messages that a subscriber may leave untaken before it is closed, as in Redis' default."""
 
+BYTES_PER_COST: Final = 64 * KIB
+"""Bytes of a value, read, made or copied, that are as much work as a command of one key: bits are counted at some
+gigabytes a second, and others copied faster."""
+
 COMMANDS_PER_TURN: Final = 512
 """Commands of one connection that run before the others get their turn of the loop."""
 

@@ -3,8 +3,8 @@ replies it does not take. Each at N and N + 1; and at no bound does a reply get 
 
 import pytest
 
-from cairnkv.commands import Get, Ping, Set
-from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
+from cairnkv.commands import Append, Command, Copy, Get, GetMany, Ping, Set, SetBit, SetRange
+from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
 from cairnkv.session import Session, State
 from cairnkv.store import Store
 from cairnkv.wire import Response, write_command, write_response
@@ -28,6 +28,26 @@ class TestTurns:
         talk = Talk()
         talk.send(*[Ping(b"first")], *[Get(b"")] * (2 * COMMANDS_PER_TURN))
         assert len(talk.take()) == COMMANDS_PER_TURN
+
+    @pytest.mark.parametrize(
+        "command",
+        [Append(b"k", b"x"), SetRange(b"k", 0, b"x"), SetBit(b"k", 9, 1), Copy(b"k", b"l", replace=True), Get(b"k")],
+        ids=lambda command: type(command).__name__,
+    )
+    def test_bytes_that_commands_copy_count_in_a_turn(self, command: Command) -> None:
+        """As on the Redis protocol: a few bytes could keep all others waiting otherwise."""
+        talk = Talk()
+        talk.send(SetRange(b"k", 10 * BYTES_PER_COST, b"x"))
+        talk.hear()
+        talk.send(*[command] * 100)
+        said = len(talk.take())
+        assert said <= COMMANDS_PER_TURN // 10
+        assert len(talk.hear()) == 100 - said
+
+    def test_keys_of_a_command_count_in_a_turn(self) -> None:
+        talk = Talk()
+        talk.send(Ping(b"first"), *[GetMany(tuple([b"none"] * 4_000))] * 10)
+        assert len(talk.take()) == 3
 
     def test_bytes_that_come_between_turns_wait_behind_those_that_came(self) -> None:
         talk = Talk()

@@ -8,8 +8,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import Failure, Reply, Scope, Step, failures
-from cairnkv.session.conversation import AHEAD_BYTES, AHEAD_COMMANDS, WHOLE_TABLE_COST, Acceleration, Due, OwnWrites
+from cairnkv.commands import Failure, Reply, Step, failures
+from cairnkv.session.conversation import (
+    AHEAD_BYTES,
+    AHEAD_COMMANDS,
+    WORDS_PER_COST,
+    Acceleration,
+    Due,
+    OwnWrites,
+    cost_of,
+)
 from cairnkv.session.redis.surroundings import Surroundings
 from cairnkv.store import Held, Store
 from cairnkv.wire.article import CommandDecoder, CommandFlag, Dialect, Limits, Request, Width, reply_parts
@@ -79,11 +87,12 @@ class ArticleConversation:
             return None
         if isinstance(request, Failure):
             return self.failure(request)
-        word = request.command.word
+        command = request.command
+        made = self._store.bytes_made(command)
         outcome = self._execute(request)
         if isinstance(outcome, Failure):
             return self.failure(outcome)
-        cost = WHOLE_TABLE_COST if word.scope is Scope.TABLE or word.by_store else 1
+        cost = cost_of(command, outcome, made) + len(command.named_keys()) // WORDS_PER_COST
         return Due(outcome, self._encode, cost)
 
     def upcoming(self) -> tuple[list[Step], int]:

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from cairnkv.commands import Failure, Reply, Step
-from cairnkv.store import Held
+from cairnkv.commands import Command, Failure, Reply, Scan, Scope, Step
+from cairnkv.limits import BYTES_PER_COST
+from cairnkv.store import Held, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.accelerator import Accelerator
@@ -28,8 +29,8 @@ KEYS_PER_COST: Final = 20
 WORDS_PER_COST: Final = 8
 """Words of a command, such as keys, that are about as much work as a command of one key."""
 
-BYTES_PER_COST: Final = 65_536
-"""Bytes of a value, read or made, that are: bits are counted at some gigabytes a second, and others copied faster."""
+TOLD_PER_COST: Final = 256
+"""Bytes of a reply that is made of many small parts, as those about the server are, that are as much work."""
 
 AHEAD_COMMANDS: Final = 64
 """Commands that are looked at behind one that waits for the disk, to have read what they need as well."""
@@ -43,6 +44,22 @@ Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
 Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int, bool]
 """An accelerator; the width of command numbers, or the version of Redis' protocol; the statuses, the longest string and
 the longest frame of a conversation; and whether all its reads may show what was true a moment ago."""
+
+
+def cost_of(command: Command, outcome: Reply | Held, made: int) -> int:
+    """How many commands of one key a command was as much work as, its keys aside. The same for both protocols.
+
+    made: bytes of values that it has made or copied (`Store.bytes_made`), besides those of its outcome.
+    """
+    cost = WHOLE_TABLE_COST if command.word.scope is Scope.TABLE or command.word.by_store else 1
+    if isinstance(command, Scan):
+        cost = max(cost, command.count // KEYS_PER_COST)
+    return cost + (made + bytes_of_outcome(outcome)) // BYTES_PER_COST
+
+
+def bytes_of_outcome(outcome: Reply | Held) -> int:
+    """Bytes of a reply, whether it is there or pending."""
+    return outcome.size if isinstance(outcome, Held) else size_of(outcome)
 
 
 @dataclasses.dataclass(slots=True)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import OK, Failure, Reply
-from cairnkv.limits import COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
+from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
 from cairnkv.session.article import ArticleConversation
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
 from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
@@ -284,8 +284,10 @@ class Session:
             assert self._conversation is not None
             before = self._conversation.consumed
             if (accelerator := self._conversation.carry_out()) is not None:
-                self._say_all(accelerator.output(), accelerator.held())
-                left -= COMMANDS_PER_TURN * (self._conversation.consumed - before) // CARRIED_BYTES
+                replies = accelerator.output()
+                carried = self._conversation.consumed - before
+                left -= COMMANDS_PER_TURN * carried // CARRIED_BYTES + len(replies) // BYTES_PER_COST
+                self._say_all(replies, accelerator.held())
                 if self.blocked or left <= 0:
                     break
             due = self._conversation.next()

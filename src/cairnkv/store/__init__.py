@@ -2,8 +2,7 @@
 
 from cairnkv.store.clock import Clock, wall_clock
 from cairnkv.store.cold import Postponed
-from cairnkv.store.growth import length_after
 from cairnkv.store.held import Deferred, Held, size_of
 from cairnkv.store.store import Store, WhenFull
 
-__all__ = ["Clock", "Deferred", "Held", "Postponed", "Store", "WhenFull", "length_after", "size_of", "wall_clock"]
+__all__ = ["Clock", "Deferred", "Held", "Postponed", "Store", "WhenFull", "size_of", "wall_clock"]

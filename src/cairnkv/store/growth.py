@@ -102,6 +102,14 @@ def length_after(keyspace: Keyspace, command: Command) -> int:
     return 0
 
 
+def bytes_made(keyspace: Keyspace, command: Command) -> int:
+    """How many bytes of values a command makes or copies: of all that it changes a part of, or stores anew."""
+    match command:
+        case Copy(source) | Rename(source):
+            return _length(keyspace, source)
+    return length_after(keyspace, command)
+
+
 def _length(keyspace: Keyspace, key: bytes) -> int:
     entry = keyspace.stored(key)
     return 0 if entry is None else length_of(entry[0])

@@ -42,7 +42,7 @@ from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.keyspace import Journal, Keyspace, Shared, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before
 from cairnkv.keyspace.shared import VERSION_SLOTS, version_slot
-from cairnkv.limits import CLEAR_PREFIX_SLICE, SPACES
+from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, SPACES
 from cairnkv.log import Deliver, Effect, Log, LogRefused
 from cairnkv.log.disk.records import NODE_SPACE
 from cairnkv.log.quorum.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
@@ -253,7 +253,8 @@ class ReplicatedStore(Store):
         if isinstance(command, ClearPrefix):
             return self._clear_prefix(step, command)
         if writes:
-            return self._propose(Proposed((run_item(step),), lambda changes: self._change(step, changes)))
+            cost = 1 + self.bytes_made(command, space) // BYTES_PER_COST
+            return self._propose(Proposed((run_item(step),), lambda changes: self._change(step, changes), cost=cost))
         weight = sum(map(len, command.named_keys()))
         return self._propose(Proposed((), lambda _: self._read_now(step), self._length_of(step), weight))
 

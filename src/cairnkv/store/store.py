@@ -27,7 +27,7 @@ from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.cold import Cache
-from cairnkv.store.growth import growth, length_after
+from cairnkv.store.growth import bytes_made, growth, length_after
 from cairnkv.store.held import Held, size_of
 from cairnkv.store.memory import Place, UseOrder
 from cairnkv.store.staging import Staging
@@ -317,6 +317,10 @@ class Store:
             if bytes_max is not None and worked > bytes_max:
                 raise _TooMuch(f"a transaction that works on more than {bytes_max:,} bytes of values")
         return Replies(tuple(replies))
+
+    def bytes_made(self, command: Command, space: int = 0) -> int:
+        """How many bytes of values a command would make or copy, as far as can be told now: a part of its work."""
+        return bytes_made(self.keyspaces[space], command) if command.word.grows else 0
 
     def read_ahead(self, step: Step) -> bool:
         """This command will be said soon: have read what it needs. False: no more of that for now."""

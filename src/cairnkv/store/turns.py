@@ -62,14 +62,21 @@ class Turn(Proposal, Protocol):
 class Proposed(Held):
     """The reply to a command that waits for its turn in the log."""
 
-    __slots__ = ("_carry_out", "_length", "given_up", "items", "weight")
+    __slots__ = ("_carry_out", "_length", "cost", "given_up", "items", "weight")
 
     def __init__(
-        self, items: Sequence[Item], carry_out: Callable[[Changes], Reply], length: int = 0, weight: int = 0
+        self,
+        items: Sequence[Item],
+        carry_out: Callable[[Changes], Reply],
+        length: int = 0,
+        weight: int = 0,
+        *,
+        cost: int = 1,
     ) -> None:
         """items: what the log has to have; none of a read. length: of the reply, in bytes, as far as is known.
 
         carry_out: does it, in its turn, and gives the reply. weight: bytes that it keeps besides the items.
+        cost: how many commands of one key it is as much work as.
         """
         super().__init__(0)
         self.items = items
@@ -77,11 +84,7 @@ class Proposed(Held):
         self.given_up = False
         self._carry_out = carry_out
         self._length = length
-
-    @property
-    def cost(self) -> int:
-        """One command."""
-        return 1
+        self.cost = cost
 
     @property
     def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand

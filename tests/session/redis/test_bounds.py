@@ -8,6 +8,7 @@ import time
 import pytest
 
 from cairnkv.limits import (
+    BYTES_PER_COST,
     CHANNEL_MAX,
     CLIENT_NAME_MAX,
     COMMANDS_PER_TURN,
@@ -20,7 +21,7 @@ from cairnkv.limits import (
     WATCHED_MAX,
 )
 from cairnkv.session import State
-from cairnkv.session.conversation import BYTES_PER_COST, KEYS_PER_COST, WHOLE_TABLE_COST
+from cairnkv.session.conversation import KEYS_PER_COST, WHOLE_TABLE_COST
 from cairnkv.session.redis import conversation, pubsub
 from cairnkv.session.redis.words import clients, transactions
 from cairnkv.session.redis.words import pubsub as words
@@ -136,6 +137,27 @@ class TestTurns:
         for said in (request(b"BITCOUNT", b"k"), request(b"APPEND", b"k", b"x"), request(b"SETBIT", b"k", b"9", b"1")):
             assert replies_of_a_turn(chat, said * 100) == 6
             chat.hear()
+
+    @pytest.mark.parametrize("name", ["COPY k l REPLACE", "SETRANGE k 0 x"])
+    def test_bytes_that_are_copied_end_a_turn_sooner(self, chat: Chat, name: str) -> None:
+        chat.say(b"SETRANGE", b"k", b"%d" % (100 * BYTES_PER_COST), b"x")
+        assert replies_of_a_turn(chat, request(*name.encode().split()) * 100) == 6
+
+    @pytest.mark.parametrize("text", ["COMMAND", "COMMAND INFO", "COMMAND DOCS", "COMMAND LIST"])
+    def test_what_the_server_tells_of_itself_ends_a_turn_sooner(self, chat: Chat, text: str) -> None:
+        said = request(*text.encode().split())
+        chat.session.receive(said * 600)
+        chat.session.advance()
+        assert chat.session.consumed <= 64 * len(said)
+
+    def test_watched_keys_and_queued_bytes_end_a_turn_sooner(self, chat: Chat) -> None:
+        watch = request(b"WATCH", *[b"%d" % n for n in range(4_000)])
+        once = watch + request(b"MULTI") + request(b"EXEC")
+        assert replies_of_a_turn(chat, once * 10) == 3, "WATCH takes a turn for itself, and so does EXEC"
+        chat = Chat()
+        chat.say(b"SETRANGE", b"k", b"%d" % (100 * BYTES_PER_COST), b"x")
+        once = request(b"MULTI") + request(b"APPEND", b"k", b"x") * 3 + request(b"EXEC")
+        assert replies_of_a_turn(chat, once * 10) == 16, "two transactions"
 
     @pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"*0\r\n", b"*-1\r\n", b"   \r\n"])
     def test_requests_of_nothing_take_turns_too(self, chat: Chat, empty: bytes) -> None:

@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cairnkv.commands import Failure, Reply, Scan, Scope, Step, failures
+from cairnkv.commands import Failure, Reply, Step, failures
 from cairnkv.keyspace import Watched
-from cairnkv.limits import SCAN_COUNT_MAX, TRANSACTION_COST_MAX
+from cairnkv.limits import BYTES_PER_COST, SCAN_COUNT_MAX, TRANSACTION_COST_MAX
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
-    BYTES_PER_COST,
     KEYS_PER_COST,
+    TOLD_PER_COST,
     UNFINISHED,
     WHOLE_TABLE_COST,
     WORDS_PER_COST,
@@ -33,6 +33,8 @@ from cairnkv.session.conversation import (
     Encode,
     OwnWrites,
     Unfinished,
+    bytes_of_outcome,
+    cost_of,
 )
 from cairnkv.session.redis.grammar import (
     LOADING,
@@ -50,7 +52,7 @@ from cairnkv.session.redis.grammar import (
     wrong_number,
 )
 from cairnkv.session.redis.surroundings import Peer, Surroundings
-from cairnkv.store import Held, Store, length_after, size_of
+from cairnkv.store import Held, Store
 from cairnkv.wire.article import Limits
 from cairnkv.wire.redis import Error, ProtocolFault, RequestDecoder, Resp, Simple, TooLong, array_head, encode_parts
 
@@ -392,7 +394,8 @@ class RedisConversation:
             return Due(0, _silence, 1 + self.cost, closes)
         # It is made into bytes at once, so that it is known how many are kept if others have to leave before.
         pieces = self._said(value, self.protocol)
-        return Due(0, lambda _: pieces, 1 + self.cost, closes, size=sum(map(len, pieces)))
+        size = sum(map(len, pieces))
+        return Due(0, lambda _: pieces, 1 + self.cost + size // TOLD_PER_COST, closes, size=size)
 
     def _found(self, words: list[bytes]) -> Word:
         """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it.
@@ -473,21 +476,18 @@ class RedisConversation:
     def _ask(self, call: Call | Calls) -> Later:
         """Let the store carry out what a word on keys stands for."""
         if isinstance(call, Calls):
+            made = sum(self.store.bytes_made(step.command, step.space) for step in call.steps)
             several = self.store.execute_all(call.steps)
             self.own_writes.note(several)
-            return Later(several, call.show, WHOLE_TABLE_COST)
-        cost = WHOLE_TABLE_COST if call.command.word.scope is Scope.TABLE else 1
-        if isinstance(call.command, Scan):
-            cost = max(cost, call.command.count // KEYS_PER_COST)
+            return Later(several, call.show, WHOLE_TABLE_COST + (made + bytes_of_outcome(several)) // BYTES_PER_COST)
         touch = call.touch if call.touch is not None else not self.no_touch
-        made = length_after(self.store.keyspaces[self.space], call.command)
+        made = self.store.bytes_made(call.command, self.space)
         writes = call.command.word.writes
         local = self.reads_locally and not writes and self.own_writes.are_there
         outcome = self.store.execute(call.command, self.space, touch=touch, local=local)
         if writes:
             self.own_writes.note(outcome)
-        read = outcome.size if isinstance(outcome, Held) else size_of(outcome)
-        return Later(outcome, call.show, cost + (made + read) // BYTES_PER_COST, call.errors)
+        return Later(outcome, call.show, cost_of(call.command, outcome, made), call.errors)
 
     # -- what is said ---------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ def command(talk: RedisConversation, arguments: Arguments) -> Value:
     if len(arguments):
         shown = repeated(arguments.take(), REPEATED_MAX)
         raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
+    talk.costs(len(WORDS))
     return [manual.described(word) for word in WORDS.values()]
 
 
@@ -53,6 +54,7 @@ def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
     if not len(arguments):
+        talk.costs(len(WORDS))
         return [manual.described(word) for word in WORDS.values()]
     words = _named(talk, arguments)
     return [None if word is None else manual.described(word) for word in words]
@@ -87,6 +89,7 @@ def _named(talk: RedisConversation, arguments: Arguments) -> list[Word | None]:
     summary="The names of all commands, or of those in a category or that match a glob pattern.",
 )
 def command_list(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.costs(len(WORDS))
     words = list(manual.every())
     if len(arguments):
         if arguments.word() != b"FILTERBY" or len(arguments) != 2:

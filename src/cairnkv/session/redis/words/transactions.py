@@ -11,7 +11,8 @@ from itertools import islice
 from typing import Final
 
 from cairnkv.commands import MISSING, Replies, Reply, Step
-from cairnkv.limits import TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
+from cairnkv.limits import BYTES_PER_COST, TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
+from cairnkv.session.conversation import WORDS_PER_COST, bytes_of_outcome
 from cairnkv.session.redis.conversation import (
     NOTHING,
     Job,
@@ -144,6 +145,7 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
         replies = iter(reply.values if isinstance(reply, Replies) else ())
         return Together([one.say(replies) for one in planned])
 
+    made = sum(talk.store.bytes_made(step.command, step.space) for step in steps)
     outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
     if not isinstance(outcome, Held):
         act(outcome)
@@ -152,7 +154,9 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     elif outcome.executed:
         act(outcome.outcome)
     talk.own_writes.note(outcome)
-    return Later(outcome, show, cost=talk.queued_cost, size=talk.queued_bytes, acts=acts)
+    worked = min(made, TRANSACTION_BYTES_MAX) + bytes_of_outcome(outcome)
+    cost = talk.queued_cost + len(watched) // WORDS_PER_COST + worked // BYTES_PER_COST
+    return Later(outcome, show, cost=cost, size=talk.queued_bytes, acts=acts)
 
 
 def _planned(talk: RedisConversation, queue: Sequence[Queued], steps: list[Step]) -> list[_Planned]:
