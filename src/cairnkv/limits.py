@@ -82,12 +82,12 @@ longest key at some tenths of a second."""
 
 UNFINISHED_MAX: Final = 256 * MIB
 """Bytes of unfinished frames that all connections together may hold, by default; open transactions, watched keys and
-subscriptions count as well. Four of the largest values can be on their way at once; beyond that who holds most of them
-is failed."""
+subscriptions count as well. Four of the largest values can be on their way at once; beyond that a client is failed
+(`cairnkv.server.sharing`)."""
 
 UNSENT_MAX: Final = 256 * MIB
 """Bytes of replies not yet taken by their clients that all connections together may hold, by default;
-beyond it the connection that holds most of them is closed."""
+beyond it a client is closed (`cairnkv.server.sharing`)."""
 
 UNSENT_PAUSE: Final = MIB
 """Bytes of unsent replies at which a session stops executing its client's commands until the client has

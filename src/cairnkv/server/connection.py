@@ -24,6 +24,7 @@ from cairnkv.limits import (
 )
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
+from cairnkv.server.sharing import UNIX, network_of
 from cairnkv.session import Acceleration, Peer, Session, State
 from cairnkv.sockets import set_tcp_options
 
@@ -91,10 +92,6 @@ class ConnectedPeer(Peer):
         """Close the connection at once."""
         self._connection.abort(reason, level=logging.INFO)
 
-    def keep(self, kept: bool) -> None:
-        """Spare it when replies that nobody takes need too much memory, or no longer."""
-        self._connection.kept = kept
-
 
 class Connection(asyncio.Protocol):
     """One client. Times are those of the loop's clock, in seconds."""
@@ -117,8 +114,8 @@ class Connection(asyncio.Protocol):
         self._frame_since: tuple[int, float] | None = None  # an unfinished frame: which, and since when
         self.connected_at = self._heard
         self.name = "?"
-        self.kept = False
-        """Whether the server does not close it for what it has not taken, as long as there are others."""
+        self.network = UNIX
+        """Where the client comes from, as limits count addresses."""
         self._peer = ConnectedPeer(self)
         self.session = server.new_session(self._wake, self._peer)
 
@@ -131,13 +128,15 @@ class Connection(asyncio.Protocol):
         connected = self._transport.get_extra_info("socket")
         self._peer.local_address = _name(connected.getsockname())
         self._peer.is_local = connected.family == socket.AF_UNIX
+        address = self._transport.get_extra_info("peername")
         if not self._peer.is_local:
+            self.network = network_of(address[0]) if address else "?"  # it may have gone already
             # Linux applies it to a client that answers but reads nothing, too, which may last for the stall timeout.
             limited = self._server.settings.stall_timeout < KEEPALIVE_TIMEOUT
             set_tcp_options(connected, acknowledged_in=KEEPALIVE_TIMEOUT if limited else None)
         self._peer.descriptor = connected.fileno()
         # The client of a Unix socket has no name: it goes by that of the socket, as in Redis.
-        self._peer.address = _name(self._transport.get_extra_info("peername")) or self._peer.local_address
+        self._peer.address = _name(address) or self._peer.local_address
         self.name = self._peer.address
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
         refusal = self._server.connected(self)
@@ -198,6 +197,11 @@ class Connection(asyncio.Protocol):
         return self._heard if self._polled is None else max(self._heard, self._polled.heard)
 
     @property
+    def authenticated(self) -> bool:
+        """Whether the client may execute commands."""
+        return self.session.authenticated
+
+    @property
     def unsent(self) -> int:
         """Bytes of replies and messages that the client's system has not taken."""
         return 0 if self._aborted else self._transport.get_write_buffer_size() + self.session.unsent
@@ -206,6 +210,12 @@ class Connection(asyncio.Protocol):
         """Send a failure that ends the connection, behind the replies that are due."""
         self._take_back()
         self.session.fail(failure)
+        self._turn()
+
+    def refuse(self, failure: Failure) -> None:
+        """Send a failure that ends the connection, on the protocol that the first byte tells, or will tell."""
+        self._take_back()
+        self.session.refuse(failure)
         self._turn()
 
     def dismiss(self) -> None:

@@ -35,6 +35,7 @@ from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.progress import Logged, Progress
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
+from cairnkv.server.sharing import first_to_pay
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
 from cairnkv.store import Clock, Store, wall_clock
 from cairnkv.wire.article import Limits
@@ -106,6 +107,7 @@ class Server:
         self._admitted: set[Connection] = set()  # those of them that are within the limit
         self._refused: dict[Connection, None] = {}  # those that are not, until they were told so; the oldest first
         self._refused_max = refused_at_once()
+        self._strangers: dict[Connection, None] = {}  # those that had yet to authenticate; the oldest first
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
         self._unsent: dict[Connection, int] = {}  # those for whom something waits, as they have said last
@@ -329,33 +331,55 @@ class Server:
         if self._stopping:
             connection.abort("the server is stopping", level=logging.INFO)
             return None
-        if len(self._admitted) < self.settings.max_connections:
-            self._admitted.add(connection)
-            return None
+        failure = None
+        if len(self._admitted) >= self.settings.max_connections:
+            text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
+            failure = Failure(failures.BUSY, text)
+            stranger = self._oldest_stranger()
+            self._turn_away(stranger or connection, text)
+            if stranger is None:
+                return failure
+            self._admitted.discard(stranger)
+            stranger.refuse(failure)
+        self._admitted.add(connection)
+        if self._surroundings.wants_password:
+            self._strangers[connection] = None
+        return None
+
+    def _oldest_stranger(self) -> Connection | None:
+        """Return the client that has been connected the longest without authenticating; None: there is none."""
+        while self._strangers:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            if not oldest.authenticated:
+                return oldest
+        return None
+
+    def _turn_away(self, connection: Connection, text: str) -> None:
+        """Note that a client is over the limit, and make room among those that are."""
         self._turned_away += 1
         # Clients that come again and again should not fill the log: one line for all that are here at a time.
         level = logging.WARNING if not self._refused else logging.DEBUG
-        text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
         _log.log(level, "%s: refused: %s", connection.name, text)
         if len(self._refused) >= self._refused_max:
             oldest = next(iter(self._refused))
             del self._refused[oldest]
             oldest.dismiss()
         self._refused[connection] = None
-        return Failure(failures.BUSY, text)
 
     def disconnected(self, connection: Connection) -> None:
         """A client has gone."""
         self._connections.discard(connection)
         self._admitted.discard(connection)
         self._refused.pop(connection, None)
+        self._strangers.pop(connection, None)
         self.buffered(connection, 0)
         self.unsent(connection, 0)
         if self._stopping and not self._connections:
             self._all_gone.set()
 
     def buffered(self, connection: Connection, size: int) -> None:
-        """So many bytes are kept of the client, for commands to come: fail the largest when all are too many."""
+        """So many bytes are kept of the client, for commands to come: fail a client when all are too many."""
         before = self._buffered.get(connection, 0)
         if size == before:
             return
@@ -365,16 +389,17 @@ class Server:
         else:
             del self._buffered[connection]
         if size > before and self._buffered_total > self.settings.max_unfinished:
-            largest = max(self._buffered, key=self._buffered.__getitem__)
+            payer = next(first_to_pay(self._buffered))
             text = (
-                f"all unfinished frames, transactions and subscriptions together have {self._buffered_total:,} bytes, "
-                f"and this client holds the most of them; the limit is {self.settings.max_unfinished:,}"
+                f"unfinished frames, commands that were read ahead, transactions and subscriptions of all clients have "
+                f"{self._buffered_total:,} bytes, {self._buffered[payer]:,} of them this client's; "
+                f"the limit is {self.settings.max_unfinished:,}"
             )
-            _log.warning("%s: %s", largest.name, text)
-            largest.fail(Failure(failures.BUSY, text))
+            _log.warning("%s: %s", payer.name, text)
+            payer.fail(Failure(failures.BUSY, text))
 
     def unsent(self, connection: Connection, size: int) -> None:
-        """So many bytes for the client were not taken by it: close the worst when all are too many."""
+        """So many bytes for the client were not taken by it: close others when all are too many."""
         before = self._unsent.get(connection, 0)
         if size == before:
             return
@@ -387,17 +412,16 @@ class Server:
             self._check_unsent()
 
     def _check_unsent(self) -> None:
-        """Ask all who have said that something waits for them, and close the worst while that is too much."""
+        """Ask all who have said that something waits for them, and close some while that is too much."""
         self._unsent = {connection: size for connection in self._unsent if (size := connection.unsent)}
         self._unsent_total = sum(self._unsent.values())
-        # Those that asked to be kept come last.
-        worst_first = iter(sorted(self._unsent, key=lambda one: (not one.kept, self._unsent[one]), reverse=True))
+        payers = first_to_pay(dict(self._unsent))
         while self._unsent_total > self.settings.max_unsent:
-            worst = next(worst_first)
-            size = self._unsent[worst]
-            worst.abort(  # which says that nothing waits for it any more
-                f"all replies not taken together have {self._unsent_total:,} bytes, and it holds the most of them: "
-                f"{size:,}; the limit is {self.settings.max_unsent:,}"
+            payer = next(payers)
+            size = self._unsent[payer]
+            payer.abort(  # which says that nothing waits for it any more
+                f"all replies not taken together have {self._unsent_total:,} bytes, and {size:,} of them are for it; "
+                f"the limit is {self.settings.max_unsent:,}"
             )
 
     # -- in the background --------------------------------------------------------------------------------------

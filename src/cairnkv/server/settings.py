@@ -181,7 +181,8 @@ class Settings:
     max_connections: int = _option(
         number(1, 1_000_000),
         limits.CONNECTIONS_MAX,
-        "clients at once, lowered to what the system's limit of open files allows; the next one is told so and closed",
+        "clients at once, lowered to what the system's limit of open files allows; the next one is told so and closed, "
+        "or, with a password, the oldest that has not authenticated",
         shown=str(limits.CONNECTIONS_MAX),
         metavar="N",
     )
@@ -189,10 +190,11 @@ class Settings:
     max_frame: int = _size(limits.FRAME_MAX, "longest frame, in either direction")
     max_unfinished: int = _size(
         limits.UNFINISHED_MAX,
-        "unfinished frames, transactions and subscriptions of all clients together; beyond it the largest is failed",
+        "unfinished frames, commands that were read ahead, transactions and subscriptions of all clients together; "
+        "beyond it a client is failed, of those that have not authenticated or else of the address that has most",
     )
     max_unsent: int = _size(
-        limits.UNSENT_MAX, "replies not taken by all clients together; beyond it the worst client is closed"
+        limits.UNSENT_MAX, "replies not taken by all clients together; beyond it a client is closed, chosen likewise"
     )
     memory_limit: int | None = _option(
         size,

@@ -160,6 +160,11 @@ class ArticleConversation:
         return self._acceleration
 
     @property
+    def authenticated(self) -> bool:
+        """Whether commands are executed here."""
+        return not self._surroundings.wants_password
+
+    @property
     def pending(self) -> int:
         """Bytes of frames that are not whole, or not carried out."""
         return self._decoder.pending

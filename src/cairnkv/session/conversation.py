@@ -147,6 +147,10 @@ class Conversation(Protocol):
         """What a transport may let an accelerator do with the bytes that come next; None: nothing."""
 
     @property
+    def authenticated(self) -> bool:
+        """Whether the client may execute commands."""
+
+    @property
     def pending(self) -> int:
         """Bytes that were fed and belong to no command that was carried out."""
 

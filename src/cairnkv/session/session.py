@@ -236,6 +236,13 @@ class Session:
         return self._more
 
     @property
+    def authenticated(self) -> bool:
+        """Whether the client may execute commands: it has said the password, or none is wanted."""
+        if self._conversation is None:
+            return not self._surroundings.wants_password
+        return self._conversation.authenticated
+
+    @property
     def waiting(self) -> bool:
         """Whether replies wait for the log."""
         return bool(self._held)

@@ -46,9 +46,6 @@ class Peer:
     def close(self, reason: str) -> None:
         """Close the connection at once; what was not taken is lost."""
 
-    def keep(self, kept: bool) -> None:
-        """Spare the connection, or no longer, when replies that nobody takes need too much memory."""
-
 
 class OptionRefused(Exception):
     """An option cannot have a value: which, and why, in Redis' words where it has some."""

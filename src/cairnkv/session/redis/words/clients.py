@@ -91,11 +91,10 @@ def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
     "admin noscript loading",
     group="connection",
     since="7.0.0",
-    summary="Close this client after all others when untaken replies need too much memory, or no longer so.",
+    summary="Show the flag e in CLIENT LIST, or no longer; no limit spares a client for it.",
 )
 def client_no_evict(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.no_evict = _switch(arguments)
-    talk.peer.keep(talk.no_evict)
     return OK
 
 

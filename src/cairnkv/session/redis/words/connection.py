@@ -81,7 +81,6 @@ def readwrite(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="Be as a conversation is that has just begun.",
 )
 def reset(talk: RedisConversation, arguments: Arguments) -> Value:
-    talk.peer.keep(False)
     talk.reset()
     return Simple("RESET")
 

@@ -1,0 +1,159 @@
+"""Limits on all clients together fall on strangers first, then on the address that uses most."""
+
+import dataclasses
+import logging
+import random
+import socket
+
+import pytest
+
+from cairnkv.limits import KIB, MIB
+from cairnkv.server.sharing import UNIX, first_to_pay, network_of
+from cairnkv.testing import RunningServer
+from tests.server.conftest import Start
+from tests.support.raw import SECONDS, RawClient, all_of, eventually
+from tests.support.resp import request
+
+
+@dataclasses.dataclass(frozen=True)
+class Client:
+    """A client on paper."""
+
+    name: str
+    network: str
+    authenticated: bool = True
+
+
+def test_strangers_pay_before_all_others() -> None:
+    shares = {Client("a", "1"): 1_000, Client("b", "1"): 500, Client("c", "2", False): 1, Client("d", "3", False): 2}
+    assert [client.name for client in first_to_pay(shares)] == ["d", "c", "a", "b"]
+
+
+def test_the_greediest_address_pays_before_the_largest_client() -> None:
+    shares = {Client("large", "1"): 90} | {Client(f"small {number}", "2"): 10 + number for number in range(10)}
+    order = [client.name for client in first_to_pay(shares)]
+    assert order[:5] == ["small 9", "small 8", "small 7", "small 6", "large"]
+    assert sorted(order) == sorted(client.name for client in shares)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_in_turn_is_the_largest_of_the_greediest_address(seed: int) -> None:
+    chance = random.Random(seed)
+    shares = {
+        Client(str(number), str(chance.randrange(5)), chance.random() < 0.7): chance.randrange(1, 50)
+        for number in range(60)
+    }
+    order = list(first_to_pay(shares))
+    left = dict(shares)
+    for client in order:
+        class_ = [one for one in left if not one.authenticated] or list(left)
+        totals: dict[str, int] = {}
+        for one in class_:
+            totals[one.network] = totals.get(one.network, 0) + left[one]
+        assert client in class_
+        assert totals[client.network] == max(totals.values())
+        assert left[client] == max(left[one] for one in class_ if one.network == client.network)
+        del left[client]
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        (None, UNIX),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("elsewhere", "elsewhere"),
+    ],
+)
+def test_network_of(host: str | None, network: str) -> None:
+    assert network_of(host) == network
+
+
+# -- on a server -------------------------------------------------------------------------------------------------
+
+PASSWORD = "sesame"
+
+
+def authenticated(server: RunningServer) -> RawClient:
+    client = RawClient(server.address)
+    client.send(request(b"AUTH", PASSWORD.encode()))
+    assert client.socket.recv(100) == b"+OK\r\n"
+    return client
+
+
+def from_host(server: RunningServer, host: str) -> RawClient:
+    """A client whose address is another one of this computer's."""
+    client = RawClient(server.address)
+    client.socket.close()
+    client.socket = socket.create_connection(server.address or ("", 0), SECONDS, source_address=(host, 0))
+    return client
+
+
+def test_unfinished_frames_of_strangers_fail_first(start_on_both: Start) -> None:
+    server = start_on_both(password=PASSWORD, max_value=MIB, max_frame=2 * MIB, max_unfinished=2 * MIB)
+    piece = b"$16000\r\n" + b"x" * 16_000 + b"\r\n"
+    with authenticated(server) as honest, all_of(RawClient(server.address) for _ in range(24)) as strangers:
+        for stranger in strangers:
+            stranger.send(b"*10\r\n" + piece * 5)
+        whole = request(b"SET", b"page", b"v" * (MIB - 100))
+        honest.send(whole[: MIB // 2])
+        eventually(lambda: server.call(lambda: server.server._buffered_total) > MIB)
+        honest.send(whole[MIB // 2 :])
+        assert honest.socket.recv(100) == b"+OK\r\n"
+
+
+def test_unfinished_frames_of_the_greediest_address_fail_first(start_on_both: Start) -> None:
+    """Many with little each do not make a client from elsewhere pay, whose frame is longer."""
+    server = start_on_both(max_value=MIB, max_frame=2 * MIB, max_unfinished=2 * MIB)
+    with from_host(server, "127.0.0.2") as honest, all_of(RawClient(server.address) for _ in range(60)) as greedy:
+        for client in greedy:
+            client.send(request(b"SET", b"k", b"x" * 40_000)[:30_000])
+        eventually(lambda: server.call(lambda: server.server._buffered_total) > MIB)
+        whole = request(b"SET", b"page", b"v" * (MIB - 100))
+        for at in range(0, len(whole), 50_000):
+            honest.send(whole[at : at + 50_000])
+        assert honest.socket.recv(100) == b"+OK\r\n"
+
+
+def test_no_evict_has_no_other_client_closed(
+    start_on_both: Start, tmp_path_unix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_on_both(unix=tmp_path_unix, max_unsent=8 * MIB)
+    with (
+        RawClient(server.address) as other,
+        RawClient(tmp_path_unix) as honest,
+        all_of(RawClient(tmp_path_unix) for _ in range(5)) as greedy,
+    ):
+        other.send(request(b"SET", b"m", bytes(MIB)))
+        assert other.socket.recv(100) == b"+OK\r\n"
+        honest.send(request(b"GET", b"m"))
+        for client in greedy:
+            client.send(request(b"CLIENT", b"NO-EVICT", b"ON") + request(b"MGET", *[b"m"] * 4))
+        eventually(lambda: "all replies not taken together" in caplog.text)
+        received = 0
+        while received < len(b"$1048576\r\n") + MIB + 2:
+            data = honest.socket.recv(MIB)
+            assert data, "closed"
+            received += len(data)
+
+
+def test_a_stranger_gives_its_place_to_the_next_client(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a password is wanted and all places are taken; clients that have authenticated keep theirs."""
+    caplog.set_level(logging.INFO)
+    server = start_on_both(password=PASSWORD, max_connections=3)
+    with authenticated(server) as first, RawClient(server.address) as stranger, RawClient(server.address):
+        eventually(lambda: server.call(lambda: len(server.server._admitted)) == 3)
+        with authenticated(server) as second:
+            stranger.send(b"PING\r\n")
+            assert b"max number of clients" in stranger.socket.recv(KIB)
+            with authenticated(server) as third:
+                for client in (first, second, third):
+                    client.send(b"PING\r\n")
+                    assert client.socket.recv(100) == b"+PONG\r\n"
+                with RawClient(server.address) as refused:
+                    refused.send(b"PING\r\n")
+                    assert b"max number of clients" in refused.socket.recv(KIB)
