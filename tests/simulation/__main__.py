@@ -1,16 +1,15 @@
 """`make simulate`: see the package."""
 
 import argparse
-import contextlib
-import multiprocessing
+import functools
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.simulation.runner import Count, Failure, replay_script, simulate
+from tests.simulation.runner import Count, Failure, replay_script, simulate, simulate_several
 from tests.simulation.server import MODES, Servers
 
 
@@ -35,20 +34,15 @@ def main() -> int:
     print(f"simulation: seed {seed}, {', '.join(modes)}", flush=True)
     began = time.monotonic()
     progress = _Progress(began)
-    if given.processes == 1:
-        with Servers() as servers:
-            count, failure = simulate(
-                servers,
-                modes,
-                seed,
-                seconds=seconds,
-                commands=given.commands,
-                progress=progress,
-                scripts=given.scripts,
-            )
-        failures = [failure] if failure else []
-    else:
-        count, failures = _several(given, modes, seed, seconds, progress)
+    run = functools.partial(simulate_several, given.processes) if given.processes > 1 else _alone
+    interrupted = False
+    failures: list[Failure] = []
+    try:
+        count, failures = run(
+            modes, seed, seconds=seconds, commands=given.commands, progress=progress, scripts=given.scripts
+        )
+    except KeyboardInterrupt:
+        count, interrupted = progress.count, True
     progress.end()
     for failure in failures:
         print(f"simulation: wrong: {failure}", file=sys.stderr)
@@ -56,8 +50,15 @@ def main() -> int:
     print(
         f"simulation: {count.commands:,} commands in {count.episodes:,} episodes, {took:,.0f} s, "
         f"{count.commands / took:,.0f} a second, seed {seed}, {', '.join(modes)}: {len(failures)} wrong"
+        f"{', interrupted' if interrupted else ''}"
     )
-    return 1 if failures else 0
+    return 1 if failures else 130 if interrupted else 0
+
+
+def _alone(modes: Sequence[str], seed: str, **how: Any) -> tuple[Count, list[Failure]]:
+    with Servers() as servers:
+        count, failure = simulate(servers, modes, seed, **how)
+    return count, [failure] if failure else []
 
 
 def _replay(path: Path) -> int:
@@ -75,8 +76,10 @@ class _Progress:
         self._in_place = sys.stdout.isatty()
         self._next = began + (0.5 if self._in_place else 10.0)
         self._shown = False
+        self.count = Count()
 
     def __call__(self, count: Count) -> bool:
+        self.count = count
         now = time.monotonic()
         if now >= self._next:
             took = now - self._began
@@ -93,68 +96,6 @@ class _Progress:
         """Leave the line."""
         if self._shown:
             print()
-
-
-def _several(
-    given: Any, modes: list[str], seed: str, seconds: float | None, progress: Callable[[Count], bool]
-) -> tuple[Count, list[Failure]]:
-    """Run several simulations at once, with a seed each that is made of this one."""
-    context = multiprocessing.get_context("spawn")
-    results: Any = context.Queue()
-    stop = context.Event()
-    commands = None if given.commands is None else -(-given.commands // given.processes)
-    running = [
-        context.Process(
-            target=_part, args=(number, results, stop, modes, f"{seed}.{number}", seconds, commands, given.scripts)
-        )
-        for number in range(given.processes)
-    ]
-    for process in running:
-        process.start()
-    counts = [Count() for _ in running]
-    failures: list[Failure] = []
-    left = len(running)
-    try:
-        while left:
-            number, count, ended, failure = results.get()
-            counts[number] = count
-            left -= ended
-            failures += [failure] if failure else []
-            progress(Count(sum(one.commands for one in counts), sum(one.episodes for one in counts)))
-    finally:
-        stop.set()
-        for process in running:
-            process.join()
-    return Count(sum(one.commands for one in counts), sum(one.episodes for one in counts)), failures
-
-
-def _part(
-    number: int,
-    results: Any,
-    stop: Any,
-    modes: list[str],
-    seed: str,
-    seconds: float | None,
-    commands: int | None,
-    scripts: Path,
-) -> None:
-    def progress(count: Count) -> bool:
-        results.put((number, Count(count.commands, count.episodes), 0, None))
-        return not stop.is_set()
-
-    count, failure = Count(), None
-    try:
-        with contextlib.suppress(KeyboardInterrupt), Servers() as servers:
-            count, failure = simulate(
-                servers, modes, seed, seconds=seconds, commands=commands, progress=progress, scripts=scripts
-            )
-            if failure is not None:
-                stop.set()
-    except Exception as error:
-        failure = Failure(seed, ", ".join(modes), 0, 0, f"the simulation itself failed: {error!r}")
-        raise
-    finally:
-        results.put((number, count, 1, failure))
 
 
 if __name__ == "__main__":

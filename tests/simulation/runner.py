@@ -1,6 +1,9 @@
 """Runs episodes until the time is up or enough commands were sent, and shrinks what fails."""
 
+import contextlib
 import itertools
+import multiprocessing
+import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,6 +88,82 @@ def simulate(
         for driver in drivers.values():
             driver.close()
     raise AssertionError("unreachable")
+
+
+def simulate_several(
+    processes: int,
+    modes: Sequence[str],
+    seed: str,
+    *,
+    seconds: float | None,
+    commands: int | None,
+    progress: Callable[[Count], bool],
+    scripts: Path,
+) -> tuple[Count, list[Failure]]:
+    """Run several simulations at once, each in a process and with a seed that is made of this one."""
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    stop = context.Event()
+    share = None if commands is None else -(-commands // processes)
+    running = [
+        context.Process(target=_part, args=(number, results, stop, modes, f"{seed}.{number}", seconds, share, scripts))
+        for number in range(processes)
+    ]
+    for process in running:
+        process.start()
+    counts = [Count() for _ in running]
+    failures: list[Failure] = []
+    ended: set[int] = set()
+    try:
+        while len(ended) < processes:
+            try:
+                number, count, has_ended, failure = results.get(timeout=1.0)
+            except queue.Empty:
+                for number, process in enumerate(running):
+                    if number not in ended and process.exitcode is not None:
+                        ended.add(number)
+                        failures.append(Failure(f"{seed}.{number}", "", 0, 0, f"its process ended: {process.exitcode}"))
+                        stop.set()
+                continue
+            counts[number] = count
+            if has_ended:
+                ended.add(number)
+            failures += [failure] if failure else []
+            progress(Count(sum(one.commands for one in counts), sum(one.episodes for one in counts)))
+    finally:
+        stop.set()
+        for process in running:
+            process.join()
+    return Count(sum(one.commands for one in counts), sum(one.episodes for one in counts)), failures
+
+
+def _part(
+    number: int,
+    results: Any,
+    stop: Any,
+    modes: Sequence[str],
+    seed: str,
+    seconds: float | None,
+    commands: int | None,
+    scripts: Path,
+) -> None:
+    def progress(count: Count) -> bool:
+        results.put((number, Count(count.commands, count.episodes), False, None))
+        return not stop.is_set()
+
+    count, failure = Count(), None
+    try:
+        with contextlib.suppress(KeyboardInterrupt), Servers() as servers:
+            count, failure = simulate(
+                servers, modes, seed, seconds=seconds, commands=commands, progress=progress, scripts=scripts
+            )
+            if failure is not None:
+                stop.set()
+    except Exception as error:
+        failure = Failure(seed, ", ".join(modes), 0, 0, f"the simulation itself failed: {error!r}")
+        raise
+    finally:
+        results.put((number, count, True, failure))
 
 
 def _until(end: float | None, steps: Iterable[Step]) -> Iterator[Step]:

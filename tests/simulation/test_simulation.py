@@ -1,6 +1,9 @@
 """The simulation agrees with the server in each mode, and finds the faults that it was built for."""
 
 import random
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +142,17 @@ def test_a_table_that_differs_from_the_models_is_found(
     with pytest.raises(Wrong, match="1 keys that differ"):
         driver.run([["open", 0, what], ["send", 0, commands, []]])
     driver.close()
+
+
+def test_command_line_says_in_one_line_how_it_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--mode", "in-memory", "--seed", "5", "--seconds", "1"]
+    ran = subprocess.run(
+        [*command, "--processes", "2", "--scripts", str(tmp_path)],
+        cwd=faults.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^simulation: [\d,]+ commands in .*, seed 5, in-memory: 0 wrong$", ran.stdout, re.MULTILINE)
