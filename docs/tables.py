@@ -56,7 +56,7 @@ def commands() -> str:
 
 def explained(word: Word) -> str:
     """The command's docstring as one line, with options as they are sent, and which of them exclude each other."""
-    text = " ".join((word.command.__doc__ or "").split())
+    text = " ".join(word.description.split())
     sent = {name: slot.word.decode() for name, slot in word.fields if slot.word}
     for name, option in sent.items():
         text = re.sub(rf"\b{name}(?=[,:)]|\b_)|`{name}`", option, text)

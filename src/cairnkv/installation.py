@@ -53,6 +53,27 @@ def features() -> dict[str, str]:
     return {"hot path": "compiled" if compiled() else "plain Python", "loop": _loop()}
 
 
+def docstring(of: type) -> str:
+    """Return the docstring of a class, also where Python dropped it (-OO): then from the source, if that is there."""
+    if of.__doc__ or sys.flags.optimize < 2:
+        return of.__doc__ or ""
+    return _docstrings(of.__module__).get(of.__qualname__, "")
+
+
+@functools.cache
+def _docstrings(module: str) -> dict[str, str]:
+    """The docstrings of the classes of a module, by its source."""
+    import ast
+    import inspect
+
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except OSError:
+        return {}
+    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    return {node.name: ast.get_docstring(node, clean=False) or "" for node in classes}
+
+
 def python_command(*arguments: str) -> list[str]:
     """Return the command of a Python process that imports this very package, and nothing from the working directory.
 

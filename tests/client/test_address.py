@@ -1,10 +1,15 @@
 """Addresses: what they can say, and what is said of those that cannot be understood."""
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 
 import cairnkv
 from cairnkv.client.address import parse
 from cairnkv.errors import AddressError
+from cairnkv.testing import running_server
 
 
 @pytest.mark.parametrize(
@@ -96,3 +101,14 @@ def test_error_of_a_bad_variable_names_it(url: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(AddressError) as caught:
         cairnkv.connect(url)
     assert "CAIRNKV_URL" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["a%41b", "what?", "a#b", "a b", "é", "a,b", "a@b", "x?timeout=1", os.fsdecode(b"\xff")], ids=ascii
+)
+def test_address_that_a_server_shows_reaches_its_unix_socket(name: str) -> None:
+    with tempfile.TemporaryDirectory() as short, running_server(no_tcp=True, unix=Path(short) / name) as server:
+        address = server.call(lambda: server.server.addresses)[0]
+        assert address.isascii()
+        with cairnkv.connect(address) as kv:
+            assert kv.ping() == "PONG"

@@ -5,6 +5,8 @@ command that will ever be added.
 """
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -166,3 +168,13 @@ class TestEachWord:
 )
 def test_the_grammar_in_one_line(name: str, usage: str) -> None:
     assert BY_NAME[name].usage == usage
+
+
+def test_descriptions_are_there_where_python_drops_docstrings() -> None:
+    code = "from cairnkv.commands import BY_NAME; print([(word.name, word.description) for word in BY_NAME.values()])"
+    told = [
+        subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, check=True, timeout=60).stdout
+        for flags in ([], ["-OO"])
+    ]
+    assert told[0] == told[1]
+    assert all(word.description and word.summary for word in BY_NAME.values())

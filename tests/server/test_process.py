@@ -3,6 +3,7 @@
 Where a process is meant it is one: `python -m cairnkv serve`, ended by the test that started it.
 """
 
+import os
 import re
 import signal
 import socket
@@ -294,3 +295,48 @@ def test_it_runs_as_a_module_without_uvloop(log: Path) -> None:
         server.signal(signal.SIGTERM)
         assert client.rest() == []
         assert server.exit_code() == 0
+
+
+# -- a process that does not run for a while -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "answer", "rest", "want"),
+    [
+        (b"\0\0\1\0\0\0\1k\0\0\0\5ab", b"", b"cde", bytes.fromhex("00 30 00 00 00 02") + b"OK"),
+        (b"\0\0\3\0\0\0\0", b"PONG", b"\0\0\3\0\0\0\0", bytes.fromhex("00 30 00 00 00 04") + b"PONG"),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nab", b"", b"cde\r\n", b"+OK\r\n"),
+        (b"PING\r\n", b"PONG", b"PING\r\n", b"+PONG\r\n"),
+    ],
+    ids=["half a frame", "quiet", "half a request, Redis", "quiet, Redis"],
+)
+def test_paused_server_reads_what_came_in_time_before_it_times_out(
+    log: Path, first: bytes, answer: bytes, rest: bytes, want: bytes
+) -> None:
+    with (
+        ServerProcess("--port", "0", "--frame-timeout", "2s", "--idle-timeout", "2s", log=log) as server,
+        socket.create_connection(server.address, timeout=20) as client,
+    ):
+        client.sendall(first)
+        if answer:
+            assert client.recv(100).endswith(answer + b"\r\n"[: 2 * (b"\r\n" in first)])
+        server.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
+        client.sendall(rest)
+        time.sleep(3)  # both timeouts pass while it does not run
+        server.process.send_signal(signal.SIGCONT)
+        assert client.recv(200) == want
+
+
+def test_paused_server_still_times_out_who_said_nothing(log: Path) -> None:
+    with (
+        ServerProcess("--port", "0", "--idle-timeout", "2s", log=log) as server,
+        socket.create_connection(server.address, timeout=20) as client,
+    ):
+        client.sendall(b"\0\0\3\0\0\0\0")
+        assert client.recv(100).endswith(b"PONG")
+        server.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, server.process.pid, os.WSTOPPED | os.WNOWAIT)
+        time.sleep(3)
+        server.process.send_signal(signal.SIGCONT)
+        assert b"TIMEOUT" in client.recv(200)

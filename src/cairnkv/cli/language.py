@@ -157,10 +157,7 @@ def _has_rest(word: Word) -> bool:
 def explain(word: Word) -> str:
     """What `help NAME` prints."""
     forms = [word] if _fullest(word) is word else [word, _fullest(word)]
-    told = []
-    for form in forms:
-        text = "\n".join(line.strip() for line in (form.command.__doc__ or "").strip().splitlines())
-        told.append(f"{form.name}, number {form.number} on the wire:\n{_as_shown(word, text)}")
+    told = [f"{form.name}, number {form.number} on the wire:\n{_as_shown(word, form.description)}" for form in forms]
     if any(kind in _TIMES for _, slot in _fullest(word).fields for kind in slot.kinds):
         told.append(TIME_HELP)
     return "\n\n".join((usage(word), *told))

@@ -130,9 +130,9 @@ def _parsed(url: str, keywords: Mapping[str, Seconds | None]) -> Address:
 def _socket(rest: str) -> str:
     """The path of a Unix socket. Only such an address needs these modules."""
     from pathlib import Path
-    from urllib.parse import unquote
+    from urllib.parse import unquote_to_bytes
 
-    return str(Path(unquote(rest)))
+    return str(Path(os.fsdecode(unquote_to_bytes(os.fsencode(rest)))))
 
 
 def _hosts(rest: str, url: str) -> tuple[Endpoint, ...]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 from cairnkv.commands.failures import BADARGS, BADKEY, Code
+from cairnkv.installation import docstring
 from cairnkv.limits import KEY_MAX
 from cairnkv.records import record
 
@@ -177,7 +178,12 @@ class Word:
     @property
     def summary(self) -> str:
         """The first sentence of the command's docstring."""
-        return (self.command.__doc__ or "").split("\n", 1)[0].strip()
+        return self.description.split("\n", 1)[0]
+
+    @property
+    def description(self) -> str:
+        """The command's docstring, without indentation."""
+        return "\n".join(line.strip() for line in docstring(self.command).strip().splitlines())
 
     @property
     def usage(self) -> str:

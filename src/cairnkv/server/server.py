@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, missing_package
@@ -113,6 +114,8 @@ class Server:
         self._unsent: dict[Connection, int] = {}  # those for whom something waits, as they have said last
         self._unsent_total = 0
         self._unswept: list[Connection] = []  # whose times are still to be checked in this round
+        self._sweep_due = 0.0
+        self._sweep_was_late = False
         self._accelerator = article_accelerator(self.store)
         self._surroundings = Surroundings(
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
@@ -434,8 +437,16 @@ class Server:
         if not self._unswept:
             self._unswept = list(self._connections)
         slices = max(1, -(-len(self._connections) // SWEPT_TOGETHER))
-        self._later("sweep", period / slices, self._sweep)
         now = asyncio.get_running_loop().time()
+        late = now > self._sweep_due + period
+        self._sweep_due = now + period / slices
+        self._later("sweep", period / slices, self._sweep)
+        if late and not self._sweep_was_late and self._unswept:
+            # The process did not run for a while (SIGSTOP, a suspended machine). What came meanwhile came in time, so
+            # it is read before anything is timed out.
+            self._sweep_was_late = True
+            return
+        self._sweep_was_late = False
         for connection in self._unswept[-SWEPT_TOGETHER:]:
             if connection in self._connections:
                 connection.check_times(now)
@@ -517,7 +528,7 @@ def _about_the_process() -> Iterator[tuple[str, str | int]]:
 def _address(listening: socket.socket) -> str:
     """Where a socket can be reached, as clients write it."""
     if listening.family == socket.AF_UNIX:
-        return f"cairn+unix://{Path(listening.getsockname()).absolute()}"
+        return f"cairn+unix://{quote(os.fsencode(Path(listening.getsockname()).absolute()))}"
     host, port = listening.getsockname()[:2]
     return f"cairn://[{host}]:{port}" if ":" in host else f"cairn://{host}:{port}"
 
