@@ -20,6 +20,7 @@ from cairnkv.cli.arguments import Parser
 from cairnkv.cli.main import FOUND
 from cairnkv.cli.output import coloured
 from cairnkv.client.address import Endpoint, parse, shown
+from cairnkv.client.aio.dialing import dial_async
 from cairnkv.errors import CallerError, Unavailable
 from cairnkv.limits import CONNECT_TIMEOUT
 from cairnkv.server.settings import is_loopback, number
@@ -233,7 +234,7 @@ async def _connect(endpoints: Sequence[Endpoint]) -> tuple[asyncio.StreamReader,
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if isinstance(endpoint, str):
                     return await asyncio.open_unix_connection(endpoint)
-                return await asyncio.open_connection(*endpoint)
+                return await asyncio.open_connection(sock=await dial_async(*endpoint, CONNECT_TIMEOUT))
         except OSError as error:  # TimeoutError is one
-            problems.append(f"{shown(endpoint)}: {error.strerror or 'no answer in time'}")
+            problems.append(f"{shown(endpoint)}: {error.strerror or str(error) or 'no answer in time'}")
     raise Unavailable(f"cannot connect to {'; '.join(problems)}")

@@ -15,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+from cairnkv.client.address import Seconds
 from cairnkv.cluster import state
 from cairnkv.cluster.control import ask_at
 from cairnkv.cluster.machines import ClusterError, Machine, Process, State, parsed_target
 from cairnkv.cluster.node import Command, serve_command
 from cairnkv.cluster.supervisor import Supervisor
 from cairnkv.cluster.topology import ClusterSpec
+from cairnkv.errors import OptionError
 from cairnkv.paths import user_path
+from cairnkv.units import duration
 
 START_WAIT: Final = 60.0
 """Seconds to wait for what is started again, by default: an election takes about six, and what a NATS server that led
@@ -179,15 +182,16 @@ class LocalCluster:
         """SIGKILL, to a machine or a process. It stays down until `start`."""
         self._do("kill", what)
 
-    def start(self, what: int | str, *, wait: float = START_WAIT) -> None:
-        """Start what was killed, and wait until it is ready, at most `wait` seconds; 0: do not wait.
+    def start(self, what: int | str, *, wait: Seconds = START_WAIT) -> None:
+        """Start what was killed, and wait until it is ready, at most so long: 5, "5s" or a timedelta; 0: do not wait.
 
         Raises `ClusterError` when it is not ready by then; it goes on starting.
         """
+        limit = _seconds("wait", wait)
         self._do("start", what)
-        if wait:
+        if limit:
             target = parsed_target(str(what), len(self.addresses))
-            self._wait(lambda one, process: one.number == target.machine and process.role in target.roles, wait)
+            self._wait(lambda one, process: one.number == target.machine and process.role in target.roles, limit)
 
     def pause(self, what: int | str) -> None:
         """SIGSTOP: it does nothing at all, and its connections stay. Until `resume`."""
@@ -212,12 +216,12 @@ class LocalCluster:
         """Kill it and remove its data, as if its disk were new; `start` starts it with none."""
         self._do("wipe", what)
 
-    def wait_ready(self, seconds: float = START_WAIT) -> None:
+    def wait_ready(self, seconds: Seconds = START_WAIT) -> None:
         """Wait until all that was not killed, paused or cut off is ready, and has all of the log.
 
         Raises `ClusterError` when the time is up.
         """
-        self._wait(lambda machine, _: not machine.cut, seconds)
+        self._wait(lambda machine, _: not machine.cut, _seconds("seconds", seconds))
 
     def log_of(self, process: Process) -> Path:
         """The file that a process writes its log to."""
@@ -259,3 +263,10 @@ def end_left_over(directory: str | Path) -> tuple[str, ...]:
         return left
     finally:
         lock.free()
+
+
+def _seconds(name: str, given: Seconds) -> float:
+    try:
+        return duration(given)
+    except ValueError as error:
+        raise OptionError(f"{name} is {error}") from None
