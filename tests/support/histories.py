@@ -33,6 +33,9 @@ CLOCK_SLACK_MS: Final = 500
 LARGE_BYTES: Final = (200_000, 900_000)
 """Lengths of large values, which stand in parts or in their records."""
 
+CACHED_BYTES: Final = (8_000, 12_000)
+"""Lengths of the largest values where memory is limited to 80,000 bytes: a transaction needs several at once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Value:
@@ -207,14 +210,14 @@ class Writer(threading.Thread):
         *,
         large: bool = True,
     ) -> None:
-        """place: where the test is; counts up. large: whether values may be so."""
+        """place: where the test is; counts up. large: whether values may be larger than the server's memory limit."""
         super().__init__(name=f"writer {history.space}", daemon=True)
         self._address = address
         self._history = history
         self._dice = random.Random(seed)
         self._place = place
         self._number = len(history.before) + self._dice.randrange(1_000_000)
-        self._weights = [weight if large or kind != "large" else 0 for kind, weight in _KINDS.items()]
+        self._large_bytes = LARGE_BYTES if large else CACHED_BYTES
         self._state = dict(history.before)
         self._stopped = threading.Event()
         self.failure: bytes | None = None
@@ -267,7 +270,8 @@ class Writer(threading.Thread):
         for step, replies in said:
             for _ in range(replies):
                 reply = peer.reply()
-                if reply[:1] == b"-" or b"\r\n-" in reply[:2_000]:
+                seen = reply[:2_000].replace(NO_SUCH_KEY, b"")
+                if seen[:1] == b"-" or b"\r\n-" in seen or reply == GIVEN_UP:
                     self.failure = reply
                     return
             self._acknowledged(step)
@@ -289,13 +293,16 @@ class Writer(threading.Thread):
         if self._dice.random() < 0.1:
             parts = [self._command() for _ in range(self._dice.randint(2, 5))]
             data = command(b"MULTI") + b"".join(sent for _, sent in parts) + command(b"EXEC")
+            watches = self._dice.random() < 0.5
+            if watches:  # nobody else writes here, so that each is carried out
+                data = command(b"WATCH", *[b"key:%d" % self._dice.randrange(KEYS) for _ in range(3)]) + data
             changes = [change for change, _ in parts]
 
             def change_all(state: State, begin: int, end: int) -> None:
                 for each in changes:
                     each(state, begin, end)
 
-            return Step(change_all, 0, 0), data, len(parts) + 2
+            return Step(change_all, 0, 0), data, watches + len(parts) + 2
         change, sent = self._command()
         return Step(change, 0, 0), sent, 1
 
@@ -304,12 +311,12 @@ class Writer(threading.Thread):
         self._number += 1
         number = dice.randrange(KEYS)
         key, text = b"key:%d" % number, b"%d:" % self._number
-        match dice.choices(list(_KINDS), self._weights)[0]:
+        match dice.choices(list(_KINDS), list(_KINDS.values()))[0]:
             case "set":
                 value = text + dice.choice((b"", b"x" * 100, b"y" * 3_000))
                 return _setting(key, value), command(b"SET", key, value)
             case "large":
-                value = text * (dice.randint(*LARGE_BYTES) // len(text))
+                value = text * (dice.randint(*self._large_bytes) // len(text))
                 return _setting(key, value), command(b"SET", key, value)
             case "lasting":
                 ttl = LONG_TTL_SECONDS + dice.randrange(1_000)
@@ -322,12 +329,47 @@ class Writer(threading.Thread):
                 return _incrementing(key), command(b"INCR", key)
             case "delete":
                 return _deleting(key), command(b"DEL", key)
+            case "append":
+                return _appending(key, text), command(b"APPEND", key, text)
+            case "range":
+                offset = dice.randrange(3_000)
+                return _overwriting(key, offset, text), command(b"SETRANGE", key, b"%d" % offset, text)
+            case "rename" | "copy" as kind:
+                other = b"key:%d" % ((number + dice.randrange(1, KEYS)) % KEYS)
+                if kind == "rename":
+                    return _renaming(key, other), command(b"RENAME", key, other)
+                return _copying(key, other), command(b"COPY", key, other, b"REPLACE")
+            case "expire":
+                ttl = LONG_TTL_SECONDS + dice.randrange(1_000)
+                return _expiring(key, ttl * 1_000), command(b"EXPIRE", key, b"%d" % ttl)
+            case "persist":
+                return _expiring(key, None), command(b"PERSIST", key)
             case _:
                 return _clearing, command(b"FLUSHDB")
 
 
-_KINDS: Final = {"set": 40, "large": 0.5, "lasting": 10, "brief": 3, "increment": 25, "delete": 10, "clear": 0.4}
+_KINDS: Final = {
+    "set": 40,
+    "large": 0.5,
+    "lasting": 10,
+    "brief": 3,
+    "increment": 25,
+    "delete": 10,
+    "append": 3,
+    "range": 2,
+    "rename": 4,
+    "copy": 4,
+    "expire": 4,
+    "persist": 2,
+    "clear": 0.4,
+}
 """What writers do, and how often."""
+
+NO_SUCH_KEY: Final = b"-ERR no such key\r\n"
+"""What RENAME says of a key that is not there, which changes nothing."""
+
+GIVEN_UP: Final = b"*-1\r\n"
+"""What EXEC says where a watched key has changed."""
 
 
 class ArticleWriter(Writer):
@@ -368,6 +410,47 @@ def _incrementing(key: bytes) -> Change:
 def _deleting(key: bytes) -> Change:
     def change(state: State, begin: int, end: int) -> None:
         state.pop(key, None)
+
+    return change
+
+
+def _appending(key: bytes, text: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        old = state.get(key, Value(b""))
+        state[key] = dataclasses.replace(old, value=old.value + text)
+
+    return change
+
+
+def _overwriting(key: bytes, offset: int, text: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        old = state.get(key, Value(b""))
+        whole = old.value[:offset].ljust(offset, b"\0") + text + old.value[offset + len(text) :]
+        state[key] = dataclasses.replace(old, value=whole)
+
+    return change
+
+
+def _renaming(key: bytes, other: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        if key in state:
+            state[other] = state.pop(key)
+
+    return change
+
+
+def _copying(key: bytes, other: bytes) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        if key in state:
+            state[other] = state[key]
+
+    return change
+
+
+def _expiring(key: bytes, ttl_ms: int | None) -> Change:
+    def change(state: State, begin: int, end: int) -> None:
+        if key in state:
+            _setting(key, state[key].value, ttl_ms)(state, begin, end)
 
     return change
 
