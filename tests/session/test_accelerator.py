@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -214,3 +215,63 @@ def test_the_variable_turns_it_off(pure: str) -> None:
 def test_features_say_which_is_in_use() -> None:
     wanted = os.environ.get("CAIRNKV__PURE", "0") in ("", "0")
     assert cairnkv.features()["hot path"] == ("compiled" if built and wanted else "plain Python")
+
+
+@compiled_only
+class TestWithinARun:
+    """Python code that a run calls, such as a clock of one's own, must not get at what the run uses."""
+
+    FRAMES = write_command(Set(b"k", b"v")) + write_command(Get(b"k"))
+
+    @staticmethod
+    def run(accelerator: Any, buffer: bytes | bytearray) -> int:
+        given: int = accelerator.run(buffer, 0, width=2, statuses=(0x30, 0x31), string_max=100, frame_max=1_000)
+        return given
+
+    def test_no_other_run_begins(self) -> None:
+        from cairnkv.session.article_frames import ArticleAccelerator
+
+        refused: list[str] = []
+
+        def clock() -> int:
+            with pytest.raises(RuntimeError, match="cannot begin another") as caught:
+                self.run(accelerator, write_command(Set(b"k", b"other")))
+            refused.append(str(caught.value))
+            return 1
+
+        store = Store()
+        accelerator = ArticleAccelerator(store.keyspace, clock)
+        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES)
+        assert accelerator.output().endswith(b"\0\0\0\1v")
+        assert len(refused) == 1
+        assert store.keyspace.get(b"k") == b"v"
+        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES), "a refused run leaves it usable"
+
+    def test_the_buffer_stays_where_it_is(self) -> None:
+        from cairnkv.session.article_frames import ArticleAccelerator
+
+        buffer = bytearray(self.FRAMES)
+
+        def clock() -> int:
+            with pytest.raises(BufferError):
+                buffer.clear()
+            return 1
+
+        accelerator = ArticleAccelerator(Store().keyspace, clock)
+        assert self.run(accelerator, buffer) == len(self.FRAMES)
+        buffer.clear()  # it is free again
+
+    def test_a_clock_that_fails_leaves_it_usable(self) -> None:
+        from cairnkv.session.article_frames import ArticleAccelerator
+
+        times = iter([OSError("no clock"), 1])
+
+        def clock() -> int:
+            if isinstance(time := next(times), OSError):
+                raise time
+            return time
+
+        accelerator = ArticleAccelerator(Store().keyspace, clock)
+        with pytest.raises(OSError, match="no clock"):
+            self.run(accelerator, self.FRAMES)
+        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES)

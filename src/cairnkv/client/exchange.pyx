@@ -152,6 +152,7 @@ cdef class ReplyDecoder:
         cdef Py_ssize_t size
         cdef int status
         cdef uint32_t length
+        answer = word.answer  # before anything points into the buffer
         if type(self._buffer) is bytes:
             size = PyBytes_GET_SIZE(self._buffer) - self._start
             head = <const unsigned char *>PyBytes_AS_STRING(self._buffer) + self._start
@@ -170,7 +171,6 @@ cdef class ReplyDecoder:
         if head[0] & FLAG_MEMORY_ONLY:
             pass
         elif not status & 1:
-            answer = word.answer
             if answer is ANSWER_BYTES:
                 return PyBytes_FromStringAndSize(<const char *>head + HEAD_BYTES, length)
             if answer is ANSWER_OK:

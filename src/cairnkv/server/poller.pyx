@@ -257,9 +257,13 @@ cdef class Poller:
                         begin = end
                         continue
                     end = begin + accelerator.at_piece
-                for at in range(begin, end):
-                    if self._pieces[at].replies_size:
-                        (<Transport>self._senders[at])._take_replies(self._pieces + at)
+                accelerator.output_in_use = True
+                try:
+                    for at in range(begin, end):
+                        if self._pieces[at].replies_size:
+                            (<Transport>self._senders[at])._take_replies(self._pieces + at)
+                finally:
+                    accelerator.output_in_use = False
                 # Python code may run from here on, and with it the accelerator: its output is no longer needed.
                 for at in range(begin, end):
                     transport = <Transport>self._senders[at]

@@ -50,6 +50,8 @@ cdef class Accelerator:
     cdef char *_out
     cdef Py_ssize_t _size
     cdef int at_piece  # the one at hand, also when something has failed
+    cdef bint busy  # whether a run is under way
+    cdef bint output_in_use  # whether the poller has yet to take the replies of its run
     cdef readonly int64_t commands
     cdef readonly int64_t writes
     # Of the run at hand:
@@ -65,6 +67,9 @@ cdef class Accelerator:
     cdef int _mark(self, Piece *piece) except -1
     cdef HeldRun hold(self, Piece *piece, bint whole)
     cdef int execute(self, Piece *pieces, int count) except -1
+    cdef int refuse_within(self) except -1
+    cdef int enter(self) except -1
+    cdef int _execute(self, Piece *pieces, int count) except -1
     # What each wire has of its own:
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1

@@ -16,8 +16,7 @@ keys and values is the same for any wire, and stands in `hot_table`. Not for soc
 for anything that is rare.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
@@ -106,6 +105,10 @@ cdef class Accelerator:
         """
         cdef Conversation conversation
         cdef Piece *piece = &self._own
+        cdef Py_buffer view
+        self.refuse_within()
+        if self.output_in_use:
+            return 0  # Python code that runs before the poller has taken all replies: it goes the pure path
         conversation.width = width
         conversation.success = statuses[0]
         conversation.failure = statuses[1]
@@ -113,19 +116,17 @@ cdef class Accelerator:
         conversation.frame_max = frame_max
         conversation.reads_locally = reads_locally
         piece.waits = NOTHING_WAITS if own_writes_there else WRITES_WAIT
-        if type(buffer) is bytes:
-            piece.data = <const unsigned char *>PyBytes_AS_STRING(buffer) + start
-            piece.length = PyBytes_GET_SIZE(buffer) - start
-        else:
-            piece.data = <const unsigned char *>PyByteArray_AS_STRING(buffer) + start
-            piece.length = PyByteArray_GET_SIZE(buffer) - start
-        piece.conversation = &conversation
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)  # while it is held, nobody can move the bytes
         self._bytes_max = bytes_max
         try:
+            piece.data = <const unsigned char *>view.buf + start
+            piece.length = view.len - start
+            piece.conversation = &conversation
             self.execute(piece, 1)
         finally:
             self._bytes_max = PLENTY
-        piece.conversation = NULL
+            piece.conversation = NULL
+            PyBuffer_Release(&view)
         return piece.done
 
     def output(self):
@@ -182,6 +183,25 @@ cdef class Accelerator:
 
         That is one at least, and all but those for which there is no room for replies until these were sent.
         """
+        self.enter()
+        try:
+            return self._execute(pieces, count)
+        finally:
+            self.busy = False
+
+    cdef int refuse_within(self) except -1:
+        """Python code that a run calls must not begin another, which would use its pieces, output and table."""
+        if self.busy:
+            raise RuntimeError("a run of this accelerator is under way: its callbacks cannot begin another")
+        return 0
+
+    cdef int enter(self) except -1:
+        """Begin a run."""
+        self.refuse_within()
+        self.busy = True
+        return 0
+
+    cdef int _execute(self, Piece *pieces, int count) except -1:
         cdef Piece *piece
         cdef Py_ssize_t done, before
         cdef bint executed = False
@@ -219,12 +239,12 @@ cdef class Accelerator:
                         break
                     piece.done += done
                     piece.commands += 1
+                    executed = True
                     if table.staged:
                         if table._undoes:
                             self._mark(piece)
                         else:
                             end_command(table)
-                executed = executed or piece.done > 0
                 self.commands += piece.commands
                 piece.replies_size = self._size - piece.replies_at
                 self.at_piece += 1

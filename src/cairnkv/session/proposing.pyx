@@ -238,12 +238,13 @@ cdef class ProposingAccelerator(Accelerator):
 
         That is one at least, and all that there is room for in one run, and for the replies to local reads.
         """
-        cdef Part *parts
+        cdef Part *parts = NULL
         cdef Part *part
         cdef Piece *piece
         cdef Py_ssize_t total = 0, proposed = 0
         cdef bint takes, full = False
         cdef int at, used = 0
+        self.enter()
         self._run = None
         self._size = 0
         self.at_piece = 0
@@ -251,14 +252,14 @@ cdef class ProposingAccelerator(Accelerator):
             piece = pieces + at
             piece.done = piece.commands = piece.replies_at = piece.replies_size = piece.ready_size = piece.wait = 0
             piece.marks_at = piece.marks_count = 0
-        if self.off or self._store.loading:
-            self.at_piece = count
-            return count
-        takes = self._store.takes_runs
-        parts = <Part *>PyMem_Malloc(count * sizeof(Part))
-        if parts is NULL:
-            raise MemoryError
         try:
+            if self.off or self._store.loading:
+                self.at_piece = count
+                return count
+            takes = self._store.takes_runs
+            parts = <Part *>PyMem_Malloc(count * sizeof(Part))
+            if parts is NULL:
+                raise MemoryError
             self._table.take()
             while self.at_piece < count and not full and self._size <= SHARED_OUTPUT:
                 piece = pieces + self.at_piece
@@ -292,6 +293,7 @@ cdef class ProposingAccelerator(Accelerator):
             raise
         finally:
             PyMem_Free(parts)
+            self.busy = False
         return self.at_piece
 
     cdef int _read_locally(self, Piece *pieces, int count) except -1:

@@ -32,7 +32,7 @@ cdef HeldRun awaited_run(Py_ssize_t charged, bint writes):
     charged: bytes that they count as until then. writes: whether some of the commands do.
     """
     cdef HeldRun run = HeldRun.__new__(HeldRun)
-    run._replies = b""
+    run._replies = run._marks = b""
     run._charged = charged
     run._in_turn = True
     run.writes = writes
