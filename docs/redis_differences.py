@@ -14,6 +14,7 @@ from cairnkv.limits import (
     PATTERN_MAX,
     PLACE_KEYS_MAX,
     REDIS_ARGUMENTS_MAX,
+    REDIS_KEYLESS_ARGUMENTS_MAX,
     SCAN_COUNT_MAX,
     SUBSCRIPTIONS_MAX,
     TRANSACTION_COST_MAX,
@@ -64,8 +65,10 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown((f"SETRANGE k {VALUE_MAX} x",), b":", b"-ERR string exceeds maximum allowed size"),
     ),
     Difference(
-        f"A command has at most {REDIS_ARGUMENTS_MAX:,} words, its name included.",
-        "So much is some tens of milliseconds of work, in which nobody else is served.",
+        f"A command has at most {REDIS_ARGUMENTS_MAX:,} words, its name included, as in Redis before 7.0; one that is "
+        f"not about keys has at most {REDIS_KEYLESS_ARGUMENTS_MAX:,}. The longest `MSET`, `MGET` and `DEL` take about "
+        "two seconds each, in which no other client is served; in Redis about half a second.",
+        "One command is atomic.",
     ),
     Difference(
         f"A transaction is at most as much work as {TRANSACTION_COST_MAX:,} commands of one key, and at most one frame "

@@ -30,12 +30,16 @@ STRING_MAX: Final = 512 * MIB
 SPACES: Final = 16
 """Keyspaces of a store, as Redis has databases. The article's wire and the embedded store use the first."""
 
-ARGUMENTS_MAX: Final = 65_536
+ARGUMENTS_MAX: Final = 1_048_576
 """Arguments in one command numbered 16 or above. Part of the protocol."""
 
-REDIS_ARGUMENTS_MAX: Final = 32_768
-"""Arguments in one request of the Redis wire, its name included: some 50 ms of work, in which nobody else is served.
-Redis allows 2^31 - 1, and 1,048,576 until version 6.2."""
+REDIS_ARGUMENTS_MAX: Final = 1_048_576
+"""Arguments in one command of the Redis protocol, its name included, as in Redis until version 6.2 (2^31 - 1 since).
+A command is atomic, so no other client is served in the two seconds that the longest may take; its client has its next
+turn after all others had theirs."""
+
+REDIS_KEYLESS_ARGUMENTS_MAX: Final = 32_768
+"""The same for commands whose arguments are no keys or values, such as SUBSCRIBE and COMMAND INFO."""
 
 TRANSACTION_COST_MAX: Final = 50_000
 """Work that one transaction of the Redis wire may be, counted in commands of one key: some tenths of a second, in which

@@ -222,7 +222,7 @@ def test_of_long_strings_and_many_fields_only_the_beginning_is_kept():
     ("start", "fits", "over", "why"),
     [
         ("00 0002", KEY_MAX, KEY_MAX + 1, "65,536 bytes is over"),
-        ("00 0015", ARGUMENTS_MAX, ARGUMENTS_MAX + 1, "65,537 arguments are over"),
+        ("00 0015", ARGUMENTS_MAX, ARGUMENTS_MAX + 1, "1,048,577 arguments are over"),
     ],
 )
 def test_lengths_that_no_server_takes_are_not_waited_for(start: str, fits: int, over: int, why: str):

@@ -107,6 +107,14 @@ def test_no_key_is_empty_or_over_the_limit(kv: Any, key: bytes) -> None:
     assert kv.count() == 0
 
 
+def test_very_many_keys_at_once(kv: Any) -> None:
+    pairs = {b"%06d" % number: b"%d" % number for number in range(70_000)}
+    kv.set_many(pairs)
+    assert kv.get_many(pairs) == pairs
+    assert kv.clear_many(list(pairs)) == len(pairs)
+    assert kv.count() == 0
+
+
 # -- conditions --------------------------------------------------------------------------------------------------
 
 

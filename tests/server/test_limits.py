@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cairnkv.commands import ClearMany, Command, Count, Get, GetMany, Ping, Set, SetMany
-from cairnkv.limits import KEY_MAX, KIB, MIB, UNFINISHED_MAX
+from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX, KIB, MIB, UNFINISHED_MAX
 from cairnkv.server.descriptors import REFUSED_MAX
 from cairnkv.testing import RunningServer
 from cairnkv.wire.article import Response, write_command
@@ -146,8 +146,9 @@ def test_a_frame_over_the_limit_is_refused_before_it_is_sent(start_on_both: Star
 def test_arguments_at_the_limit_and_one_more(start: Start) -> None:
     server = start()
     with RawClient(server.address) as client:
-        assert client.ask(ClearMany((b"k",) * 65_536)) == Response(True, b"0")
-        assert failed_with(client.ask(ClearMany((b"k",) * 65_537)), "TOOBIG")
+        assert client.ask(ClearMany((b"k",) * ARGUMENTS_MAX)) == Response(True, b"0")
+        client.send(write_command(ClearMany((b"k",) * (ARGUMENTS_MAX + 1)))[:100])
+        assert failed_with(client.reply(), "TOOBIG")
         assert client.is_closed()
 
 

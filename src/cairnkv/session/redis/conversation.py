@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cairnkv.commands import Failure, Reply, Step, failures
 from cairnkv.keyspace import Watched
-from cairnkv.limits import BYTES_PER_COST, SCAN_COUNT_MAX, TRANSACTION_COST_MAX
+from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX, SCAN_COUNT_MAX, TRANSACTION_COST_MAX
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
@@ -433,6 +433,10 @@ class RedisConversation:
             word = second or word
         if not word.fits(len(words)):
             raise Refusal(wrong_number(word.name))
+        if len(words) > REDIS_KEYLESS_ARGUMENTS_MAX and word.on_keys is None:
+            raise Refusal(
+                f"ERR too many arguments for '{word.name}' command, the limit is {REDIS_KEYLESS_ARGUMENTS_MAX:,}"
+            )
         if not self.authenticated and "no-auth" not in word.flags:
             raise Refusal("NOAUTH Authentication required.")
         if self.store.loading and "loading" not in word.flags:
