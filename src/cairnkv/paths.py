@@ -48,6 +48,8 @@ def in_words(error: OSError) -> str:
     >>> in_words(FileNotFoundError(2, "No such file or directory", "data/x"))
     'data/x: No such file or directory'
     """
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of getcwd
+        return "the working directory was deleted: name whole paths, or go to another directory"
     text = error.strerror or str(error)
     if error.filename is not None:
         text = f"{os.fsdecode(error.filename)}: {text}"

@@ -1,13 +1,17 @@
 """The shell: scripted through a pipe, and talked to on a terminal."""
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.output import DummyOutput
 
 import cairnkv
 from cairnkv.cli import language
-from cairnkv.cli.shell import completions
+from cairnkv.cli.shell import _session, completions
 from tests.cli.conftest import Call, cairn_process
 from tests.cli.terminal import Terminal
 
@@ -164,6 +168,57 @@ def test_a_history_that_cannot_be_kept_is_no_reason_not_to_talk(url: str, tmp_pa
         terminal.expect("PONG.*cairn>")
         terminal.type("\x04")
         assert terminal.wait() == 0
+
+
+@pytest.mark.parametrize("place", ["directory", "pipe", "link in a circle", "relative", "no home"])
+def test_odd_history_is_no_reason_not_to_talk(place: str, url: str, tmp_path: Path) -> None:
+    history = tmp_path / "cairnkv" / "history"
+    history.parent.mkdir()
+    environment = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    match place:
+        case "directory":
+            history.mkdir()
+        case "pipe":
+            os.mkfifo(history)
+        case "link in a circle":
+            history.symlink_to(history)
+        case "relative":
+            environment["XDG_STATE_HOME"] = "state"
+        case "no home":
+            environment = {"XDG_STATE_HOME": "", "HOME": "/dev/null"}
+    with Terminal("shell", **environment) as terminal:
+        terminal.expect("cairn>" if place == "relative" else "no history: .*cairn>")
+        terminal.type("ping\r")
+        terminal.expect("PONG.*cairn>")
+        terminal.type("\x04")
+        assert terminal.wait() == 0
+    assert place != "relative" or (tmp_path / ".local" / "state" / "cairnkv" / "history").exists()
+
+
+def test_history_without_a_home_directory_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", fails)
+    with create_app_session(output=DummyOutput()):
+        assert type(_session().history) is InMemoryHistory
+
+
+def test_history_on_a_full_disk_does_not_end_the_shell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with create_app_session(output=DummyOutput()):
+        history = _session().history
+    file = tmp_path / "cairnkv" / "history"
+    file.unlink()
+    file.symlink_to("/dev/full")
+    history.append_string("set a 1")
+    assert "not in the history: [Errno 28]" in capsys.readouterr().err
+    file.unlink()
+    history.append_string("set a \udcff")
+    assert history.get_strings()[-2:] == ["set a 1", "set a \udcff"]
 
 
 def test_nothing_of_a_script_is_kept(url: str, tmp_path: Path):

@@ -5,12 +5,15 @@ Not for the options of a server (`cairnkv.server.settings`). Imports only argpar
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cairnkv.cli.main import SUBCOMMANDS, complain, suggestion
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     import cairnkv
 
 
@@ -72,6 +75,9 @@ class Parser(argparse.ArgumentParser):
                 value = "; a value that begins with a dash stands behind '--', or behind = as in --option=-x"
                 return f"there is no option {option!r}{known or value}"
         return ""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        (file or sys.stderr).write(message)  # argparse says nothing where that fails, as on a full disk
 
     def error(self, message: str) -> NoReturn:
         if (hint := self._hint()) and hint != message:

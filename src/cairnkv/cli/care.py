@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cairnkv.cli.arguments import Parser, client, client_parser, path
 from cairnkv.cli.main import FOUND, complain
 from cairnkv.cli.output import put_json
-from cairnkv.cli.progress import counted, progress, rate
+from cairnkv.cli.progress import counted, progress, rate, terminated_like_interrupted
 
 if TYPE_CHECKING:
     from cairnkv.log.disk.backup import Backup as Kept
@@ -37,7 +37,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Run one of these subcommands."""
     before = os.umask(0o077)  # what is made, RocksDB's files among it, is its owner's
     try:
-        return _SUBCOMMANDS[name](name, arguments)
+        with terminated_like_interrupted():  # what is half made is removed
+            return _SUBCOMMANDS[name](name, arguments)
     finally:
         os.umask(before)
 

@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if sys.stdout is None or sys.stdin is None or sys.stderr is None:
-        return complain("standard input, output and error have to be open; /dev/null will do")
+        if arguments[:1] not in (["serve"], ["cluster"]):
+            return complain("standard input, output and error have to be open; /dev/null will do")
+        _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals and pipes that are not UTF-8
     try:
@@ -95,11 +97,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, CairnError):
             return complain(str(error))
         if isinstance(error, OSError):  # a file, a terminal, a full disk: nothing that a traceback explains
+            if isinstance(error, FileNotFoundError) and error.filename is None:  # of getcwd
+                from cairnkv.paths import in_words
+
+                return complain(in_words(error))
             return complain(str(error))
         import traceback
 
         traceback.print_exc()
         return complain("this is a fault of cairnkv; please report what stands above")
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null in the place of those that are closed, which sockets and files would take otherwise."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # it stays open
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -167,5 +183,6 @@ def suggestion(typed: str, known: Iterable[str]) -> str:
 
 def complain(text: str) -> int:
     """Say on standard error what is wrong, in one line, and give the exit code of errors."""
-    print(f"cairn: {' '.join(text.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # standard error is a terminal that was closed, or on a full disk
+        print(f"cairn: {' '.join(text.split())}", file=sys.stderr)
     return ERROR

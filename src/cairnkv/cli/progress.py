@@ -1,10 +1,34 @@
-"""How far a long command is: a bar on a terminal, nothing elsewhere. And how its result is summed up."""
+"""How far a long command is: a bar on a terminal, nothing elsewhere; how its result is summed up; how it is ended."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from cairnkv.cli.output import on_terminal
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+@contextlib.contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Have a supervisor's SIGTERM and the SIGHUP of a terminal that closes end the block as Ctrl-C does.
+
+    A SIGHUP that `nohup` has ignored stays ignored.
+    """
+
+    def interrupt(number: int, frame: "FrameType | None") -> None:
+        raise KeyboardInterrupt
+
+    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, interrupt) for one in numbers}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 @contextlib.contextmanager

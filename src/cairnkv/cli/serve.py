@@ -1,6 +1,7 @@
 """`cairn serve`: a server in the foreground. Its flags are the server's options, all of them."""
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Serve until told to stop."""
     parser = Parser(
         name,
-        description="Run a server in the foreground until SIGINT or SIGTERM; then answer what was read, and stop.\n\n"
+        description="Run a server in the foreground until SIGINT, SIGTERM or SIGHUP; then answer what was read, and\n"
+        "stop.\n\n"
         f"Every option also stands in the environment ({ENVIRONMENT_PREFIX}MAX_VALUE=16MiB) and in a TOML file "
         '(max-value = "16MiB").\nA flag wins over the environment, that over the file, that over the default.',
         example="cairn serve\ncairn serve --port 7000 --memory-limit 1GiB --when-full evict\n"
@@ -50,7 +52,11 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
     def ready(line: str) -> None:
         bar.close()
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError as error:  # its reader has closed the pipe, or the disk is full: the server goes on
+            logging.getLogger("cairnkv.server").warning("cannot write to standard output (%s): %s", error, line)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     with bar:
         serve(settings, ready=ready, progress=progress if on_terminal(sys.stderr) else None)

@@ -159,10 +159,25 @@ def _session() -> "PromptSession[str]":
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+    class Kept(FileHistory):
+        """Lines in a file, for as long as it can be read and written."""
+
+        def load_history_strings(self) -> Iterable[str]:
+            try:
+                yield from super().load_history_strings()
+            except OSError as error:
+                complain(f"no history: {error}")
+
+        def store_string(self, string: str) -> None:
+            try:
+                super().store_string(string)
+            except (OSError, UnicodeEncodeError) as error:  # a full disk; a line that is no text
+                complain(f"this line is not in the history: {error}")
+
     history: History
     try:
-        history = FileHistory(_history_file())
-    except OSError as error:
+        history = Kept(_history_file())
+    except (OSError, RuntimeError) as error:  # also where there is no home directory
         complain(f"no history: {error}")
         history = InMemoryHistory()
     return PromptSession(
@@ -176,9 +191,13 @@ def _session() -> "PromptSession[str]":
 
 def _history_file() -> str:
     """Where lines are kept: in the user's state (XDG base directories), for the user only, since values stand there."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not Path(state).is_absolute():  # the specification has such ones ignored
+        state = str(Path.home() / ".local" / "state")
     file = Path(state) / "cairnkv" / "history"
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise OSError(f"{file} is no file")
     file.touch(mode=0o600)
     return str(file)
 

@@ -11,10 +11,12 @@ that goes between its name and its value is left out. Not for what a line looks 
 import argparse
 import contextlib
 import dataclasses
+import errno
 import math
 import os
-import signal
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -24,14 +26,12 @@ from typing import IO, TYPE_CHECKING, Final
 from cairnkv.cli.arguments import Parser, client, client_parser, octets, path
 from cairnkv.cli.formats import FORMATS, Bad, Format, Line, Row, format_of
 from cairnkv.cli.main import FOUND, complain
-from cairnkv.cli.progress import counted, progress, rate
+from cairnkv.cli.progress import counted, progress, rate, terminated_like_interrupted
 from cairnkv.commands.failures import BIGREPLY
 from cairnkv.errors import BadCommand, CairnError, CallerError, OutcomeUnknown
 from cairnkv.limits import MIB
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     import cairnkv
 
     Store = cairnkv.Client[bytes, bytes]
@@ -48,21 +48,8 @@ STDIO: Final = "-"
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run one of these subcommands."""
-    # A supervisor's SIGTERM is told how far it came, as Ctrl-C is.
-    with _terminated_like_interrupted():
+    with terminated_like_interrupted():  # who sends the signal is told how far it came
         return (_import if name == "import" else _export)(name, arguments)
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    def interrupt(number: int, frame: "FrameType | None") -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 _FORMATS_HELP: Final = """\
@@ -250,8 +237,9 @@ def _export(name: str, arguments: Sequence[str]) -> int:
     form = format_of(options.file, options.format)
     began = time.perf_counter()
     exported = _Exported()
+    target = _Target(options.file)
     try:
-        with client(options) as kv, _replaced(options.file) as file:
+        with client(options) as kv, target.opened() as file:
             total = None if options.prefix else kv.count()
             with progress("exporting", total, "keys") as show:
                 for piece in form.write(exported.counting(_rows(kv, options.prefix), show)):
@@ -261,8 +249,7 @@ def _export(name: str, arguments: Sequence[str]) -> int:
         raise
     except (CairnError, OSError, KeyboardInterrupt) as error:
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        left = "" if options.file == STDIO else f" ({options.file} is as it was)"
-        return complain(f"stopped after {counted(exported.rows, 'key')}{left}; {why}")
+        return complain(f"stopped after {counted(exported.rows, 'key')}{target.left}; {why}")
     print(
         f"cairn: exported {counted(exported.rows, 'key')} {rate(exported.rows, time.perf_counter() - began)}",
         file=sys.stderr,
@@ -314,26 +301,75 @@ def _with_expiry(kv: "Store", values: dict[bytes, bytes]) -> Iterator[Row]:
             yield Row(key, value, None if math.isinf(ttl) else now + round(ttl * 1000))
 
 
-@contextlib.contextmanager
-def _replaced(name: str) -> Iterator[IO[bytes]]:
-    """A file that takes its name when it is whole; a pipe or a device is written as it is."""
-    if name == STDIO:
-        sys.stdout.flush()
-        yield sys.stdout.buffer
-        return
-    path = Path(name)
-    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
-        with path.open("wb") as file:
+class _Target:
+    """A file that takes its name when it is whole; a pipe, a device or what a process has open is written as it is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.left = ""
+        """What is left of a file that export has not finished, for the error."""
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The file to write to."""
+        if self._name == STDIO:
+            sys.stdout.flush()
+            yield sys.stdout.buffer
+            return
+        path = Path(self._name)
+        try:
+            written_as_it_is = _is_open_or_no_file(path)
+            path = path.resolve()  # behind a symbolic link, what it points to is replaced
+        except RuntimeError as error:  # symbolic links in a circle
+            raise CallerError(f"cannot write {self._name}: {error}") from None
+        if written_as_it_is:
+            with Path(self._name).open("wb") as file:
+                yield file
+            return
+        self.left = f" ({self._name} is as it was)"
+        with contextlib.ExitStack() as stack:
+            part = self._part(path)
+            file = stack.enter_context(part.open("xb"))
+            stack.callback(part.unlink, missing_ok=True)
+            if path.exists():
+                with contextlib.suppress(OSError):  # not every file system has permissions
+                    part.chmod(path.stat().st_mode)
             yield file
-        return
-    path = path.resolve()  # behind a symbolic link, what it points to is replaced
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(part.open("xb"))
-        stack.callback(part.unlink, missing_ok=True)
-        if path.exists():
-            part.chmod(path.stat().st_mode)
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-        part.replace(path)
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                part.replace(path)
+            except OSError as error:
+                if error.errno not in _CANNOT_REPLACE or not path.exists():
+                    raise
+                self._write_into(path, part)
+
+    @staticmethod
+    def _part(path: Path) -> Path:
+        """Where the file is written meanwhile: beside the other, with a short name, or where files for a time go."""
+        beside = path.with_name(f".cairn-{os.getpid()}.part")
+        if path.exists() and os.access(path, os.W_OK) and not os.access(path.parent, os.W_OK):
+            return Path(tempfile.gettempdir()) / beside.name
+        return beside
+
+    def _write_into(self, path: Path, part: Path) -> None:
+        """Write a whole file into one that cannot be replaced, such as one that a container has mounted."""
+        self.left = f" ({self._name} is not whole)"
+        with part.open("rb") as source, path.open("r+b") as target:
+            shutil.copyfileobj(source, target, MIB)
+            target.truncate()
+            target.flush()
+            os.fsync(target.fileno())
+
+
+_CANNOT_REPLACE: Final = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
+"""Errors of a rename that say nothing about whether the file itself may be written."""
+
+
+def _is_open_or_no_file(path: Path) -> bool:
+    """Whether a name is of a pipe, a device or the like, or stands for what a process has open, as /dev/stdout does."""
+    if path.exists() and not path.is_file():
+        return True
+    while path.is_symlink() and not path.parent.resolve().is_relative_to("/proc"):
+        path = path.parent / path.readlink()
+    return path.parent.resolve().is_relative_to("/proc")

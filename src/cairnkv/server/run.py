@@ -32,7 +32,7 @@ one. A signal that comes later means that whoever sends it will not wait for the
 
 
 def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress | None = None) -> None:
-    """Serve until SIGINT, SIGTERM or the word SHUTDOWN, then drain and return.
+    """Serve until SIGINT, SIGTERM, SIGHUP or the word SHUTDOWN, then drain and return.
 
     ready: told the readiness line once commands are executed. progress: of loading and joining, see `Server`.
     Raises `OptionError` when it cannot listen, or not open its store.
@@ -72,7 +72,10 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Pro
             _log.warning("%s again: closing without waiting for clients", number.name)
             stopping.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is closed; `nohup` has that ignored
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, on_signal, number)
     try:
         serves = await server.start()
@@ -90,7 +93,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Pro
     with contextlib.suppress(asyncio.CancelledError):
         await stopping
     _log.info("stopped")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         # The loop gives both their defaults back as it ends; one that comes then would end this process as if by it.
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
@@ -122,4 +125,6 @@ def called() -> str:
     script = here / "cairn"
     if not script.exists():
         return f"{sys.executable} -m cairnkv"
-    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
+    with contextlib.suppress(OSError, ValueError):  # the working directory is deleted, or elsewhere
+        return str(script.relative_to(Path.cwd()))
+    return str(script)

@@ -223,7 +223,7 @@ def _alone(directory: Path) -> Iterator[None]:
     with (directory / LOCK).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise OptionError(f"a backup to {directory} is under way already: wait for its end") from None
         yield
 

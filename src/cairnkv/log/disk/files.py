@@ -5,6 +5,7 @@ fsynced before it got that name.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -85,12 +86,26 @@ def draft_of(file: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Have the disk know what is there."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    """Have the disk know what is there. Of a directory, as far as its file system can: many of shares cannot."""
+    with contextlib.ExitStack() as stack:
+        if path.is_dir():
+            stack.enter_context(_unless_it_cannot())
+        descriptor = os.open(path, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+
+
+_CANNOT: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EPERM, errno.EACCES, errno.EISDIR)
+"""What file systems say that cannot do something at all; a disk that fails says EIO."""
+
+
+@contextlib.contextmanager
+def _unless_it_cannot() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
 
 
 def sha256(path: Path, progress: Progress = nobody) -> str:
@@ -107,7 +122,8 @@ def copied(source: Path, target: Path, progress: Progress = nobody) -> str:
     """Copy a file, which may not be there yet; the SHA-256 of what was copied."""
     digest = hashlib.sha256()
     with source.open("rb") as file, target.open("xb") as copy:
-        os.fchmod(copy.fileno(), 0o600)
+        with _unless_it_cannot():
+            os.fchmod(copy.fileno(), 0o600)
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             copy.write(chunk)
