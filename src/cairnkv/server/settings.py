@@ -301,8 +301,7 @@ class Settings:
     allow_broken: bool = _option(
         switch,
         False,
-        f"with --cluster, do wrong what {BREAK_VARIABLE} names: {' or '.join(BREAKS)}, with a comma between both. For "
-        "tests of what finds such nodes, and nothing else",
+        f"with --cluster, do wrong what {BREAK_VARIABLE} names; for tests of what finds such nodes, and nothing else",
         shown="no",
         metavar="",
     )
