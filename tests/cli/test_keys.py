@@ -271,3 +271,11 @@ def test_json(cairn_here: Call, kv: Store, arguments: list[str], code: int, answ
     kv.set("binary", b"\xff")
     said = cairn_here(*arguments, "--json")
     assert (said.code, json.loads(said.out), said.err) == (code, answer, "")
+
+
+def test_commands_cope_with_a_server_of_four_byte_numbers(cairn_here: Call):
+    with running_server(command_width="4") as server:
+        assert cairn_here("set", "greeting", "hello", "--url", server.url) == OK
+        assert cairn_here("get", "greeting", "--url", server.url) == Said(0, b"hello\n", "")
+        assert cairn_here("get", "nothing", "--url", server.url) == NO
+        assert cairn_here("scan", "--url", server.url).out == b"greeting\n"

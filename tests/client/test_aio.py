@@ -341,3 +341,23 @@ async def test_a_turn_given_to_a_call_that_is_cancelled_goes_to_another(monkeypa
         await waiting
     assert await first == b"v"
     connection.close("the test is over")
+
+
+@pytest.mark.parametrize("first", ["get", "gets", "set", "pipeline of get"])
+async def test_client_copes_with_a_server_of_four_byte_numbers(first: str) -> None:
+    with running_server(command_width="4") as server:
+        async with cairnkv.aio.connect(server.url) as kv:
+            match first:
+                case "get":
+                    assert await kv.get("k") is None
+                case "gets":
+                    assert await asyncio.gather(*(kv.get(f"k{n}") for n in range(50))) == [None] * 50
+                case "set":
+                    assert await kv.set("k", "v")
+                case _:
+                    async with kv.pipeline() as pipeline:
+                        missing, stored = pipeline.get("k"), pipeline.set("k", "v")
+                    assert missing.result() is None
+                    assert stored.result()
+            assert await kv.set("k", "v")
+            assert await kv.get("k") == "v"

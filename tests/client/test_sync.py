@@ -526,3 +526,25 @@ def test_an_embedded_store_has_the_servers_limits() -> None:
         with pytest.raises(cairnkv.BadCommand, match="TOOBIG"):
             kv.get_many([b"k"] * 65_537)
         assert kv.set("k", bytes(64 * 1024 * 1024)) is True
+
+
+@pytest.mark.parametrize("first", ["get", "set", "pipeline of get", "local get"])
+def test_client_copes_with_a_server_of_four_byte_numbers(first: str) -> None:
+    """Such a server misreads a GET as the first frame, and no other command."""
+    with running_server(command_width="4") as server, cairnkv.connect(server.url) as kv:
+        match first:
+            case "get":
+                assert kv.get("k") is None
+            case "set":
+                assert kv.set("k", "v")
+            case "local get":
+                assert kv.local().get("k") is None
+            case _:
+                with kv.pipeline() as pipeline:
+                    missing, stored = pipeline.get("k"), pipeline.set("k", "v")
+                assert missing.result() is None
+                assert stored.result()
+        assert kv.set("k", "v")
+        assert kv.get("k") == "v"
+        with pytest.raises(cairnkv.CallerError):
+            kv.get("k" * 70_000)

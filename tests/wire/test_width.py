@@ -142,3 +142,27 @@ class TestTheTwoIllegalFramesThatAreMisread:
             event = decoder.next()
             assert isinstance(event, Failure)
             assert event.code is failures.BADKEY
+
+
+@given(command=commands(), flags=st.integers(0, 3))
+def test_a_two_byte_first_frame_is_read_where_four_bytes_are_pinned_unless_it_is_a_get(
+    command: Command, flags: int
+) -> None:
+    decoder = CommandDecoder(width=4)
+    decoder.feed(write_command(command, flags=flags))
+    first = decoder.next()
+    decoder.feed(write_command(Ping(b""), flags=flags))
+    if isinstance(command, Get):
+        assert isinstance(first, Failure)
+        assert first.code is failures.TOOBIG
+    else:
+        assert first == Request(command, flags)
+        assert decoder.next() == Request(Ping(b""), flags)
+        assert decoder.width == 2
+
+
+@given(first=commands(), second=commands())
+def test_four_bytes_stay_four_bytes_where_they_are_pinned(first: Command, second: Command) -> None:
+    decoder = CommandDecoder(width=4)
+    decoder.feed(write_command(first, width=4) + write_command(second, width=4))
+    assert [decoder.next(), decoder.next()] == [Request(first), Request(second)]

@@ -13,6 +13,8 @@ Sans-IO: times are arguments, in seconds of a clock that is never set. Not for w
 from typing import Final
 
 from cairnkv.client.address import Address, Endpoint, shown
+from cairnkv.commands import Command, Failure, Get, Reply
+from cairnkv.commands.failures import TOOBIG
 
 TROUBLE_SECONDS: Final = 10.0
 """How long an endpoint that was of no use is tried behind the others: about as long as a failover may take."""
@@ -22,11 +24,12 @@ class Endpoints:
     """The endpoints of an address, in the order in which one client tries them.
 
     several: whether there is a choice. attempts: how often a call may be tried, each further endpoint once more.
+    greets: whether a connection begins with a PING.
     """
 
     def __init__(self, address: Address) -> None:
         self._order = list(address.endpoints)
-        self.several = len(self._order) > 1
+        self.several = self.greets = len(self._order) > 1
         self.attempts = address.attempts + len(self._order) - 1
         self._patience = address.connect_timeout
         self._share = min(address.connect_timeout, address.timeout / len(self._order))
@@ -73,6 +76,17 @@ class Endpoints:
         return self.several and any(
             endpoint != besides and not self._troubled(endpoint, now) for endpoint in self._order
         )
+
+    def misread(self, command: Command, reply: Reply) -> bool:
+        """Return whether the server has misread a GET as the first frame; from then on connections begin with a PING.
+
+        With `--command-width 4` a server takes the number of a GET for four bytes, and the rest for a key that is too
+        long, which is no fault of a client whose keys are not. Nothing was executed. A PING cannot be misread.
+        """
+        if self.greets or not (isinstance(command, Get) and isinstance(reply, Failure) and reply.code is TOOBIG):
+            return False
+        self.greets = True
+        return True
 
     def story(self, now: float) -> str:
         """Each endpoint with what was wrong with it, when none could be connected to."""

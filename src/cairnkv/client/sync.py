@@ -115,6 +115,8 @@ class Client(KeyValue[K, V]):
                 continue
             if not isinstance(reply, Failure):
                 return call.result(reply)
+            if self._endpoints.misread(call.command, reply):
+                continue
             now = time.monotonic()
             at_once = reply.code.elsewhere and self._endpoints.fresh(now)
             if not (at_once or worth_repeating(reply)) or not self._goes_on(attempt, deadline, at_once=at_once):
@@ -211,7 +213,7 @@ class Client(KeyValue[K, V]):
                 raise TimedOut(f"no time was left to connect to {endpoints.story(now)}")
             try:
                 connection = _Connection(endpoint, endpoints.patience(deadline - now, len(in_turn) - turn))
-                if endpoints.several:
+                if endpoints.greets:
                     connection.greet()
             except OSError as error:
                 endpoints.trouble(endpoint, _why(error), time.monotonic())
@@ -283,6 +285,10 @@ class Client(KeyValue[K, V]):
             while unanswered:
                 pending = unanswered[0]
                 reply = connection.receive(pending.call.command, deadline)
+                if pending is window[0] and self._endpoints.misread(pending.call.command, reply):
+                    self._drop()
+                    self._try_window(window, deadline)
+                    return
                 unanswered.pop(0).settle(reply)
                 deadline = time.monotonic() + self._address.timeout
                 if isinstance(reply, Failure) and reply.code.closes:

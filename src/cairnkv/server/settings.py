@@ -174,7 +174,8 @@ class Settings:
     command_width: int | None = _option(
         command_width,
         None,
-        "bytes in a command number: 2, 4, or auto, told from a connection's first frame",
+        "bytes in a command number: 2, 4, or auto, told from a connection's first frame; with 4, a first frame that "
+        "can only be of 2 is read so",
         shown="auto",
         metavar="WIDTH",
     )

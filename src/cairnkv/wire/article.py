@@ -212,8 +212,13 @@ class CommandDecoder:
     """
 
     def __init__(self, *, width: Width | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
-        """width: 2 or 4; None tells it from the connection's first frame."""
+        """width: 2 or 4; None tells it from the connection's first frame.
+
+        With 4 a first frame that can only be of two bytes is read so: no command has a number above 65,535.
+        """
         self._width = width
+        self._pinned_to_four = width == 4
+        self._settled = not self._pinned_to_four  # False: the first frame may be of two bytes
         self._sure = width is not None  # False: a GET with an empty key may be a misread frame
         self._limits = limits
         self._buffer = bytearray()
@@ -258,6 +263,7 @@ class CommandDecoder:
     def copy(self, length: int) -> "CommandDecoder":
         """Another decoder that was fed so many of the bytes that are pending here, at most; between two frames."""
         ahead = CommandDecoder(width=self._width, limits=self._limits)
+        ahead._settled = self._settled
         ahead.feed(self._buffer[self._start : self._start + length])
         return ahead
 
@@ -278,7 +284,7 @@ class CommandDecoder:
     @property
     def at_frame(self) -> bool:
         """Whether the next byte begins a frame, of a width that is settled."""
-        return self._sure and self._number < 0 and not self.broken
+        return self._sure and self._settled and self._number < 0 and not self.broken
 
     def carry_out(self, prefix: Prefix, dialect: Dialect, *, own_writes_there: bool = True) -> bool:
         """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
@@ -318,6 +324,10 @@ class CommandDecoder:
         """Read flags and number, the width before them if need be. False: more bytes are needed."""
         if self._width is None and not self._tell_width():
             return False
+        if not self._settled:  # three bytes are there
+            self._settled = True
+            if self._buffer[self._start + 1 : self._start + 3] != b"\0\0":
+                self._width = 2
         width: Width = self._width or 2
         if not self._has(1 + width):
             return False
@@ -375,6 +385,8 @@ class CommandDecoder:
         while self._found < self._count:
             begin = self._at + 4
             if len(buffer) < begin:
+                if self._pinned_to_four and not self.consumed:
+                    return self._refused_early()
                 self._wanted = begin
                 return None
             (length,) = LENGTH.unpack_from(buffer, self._at)
@@ -387,6 +399,14 @@ class CommandDecoder:
             self._at = end
             self._found += 1
         return None
+
+    def _refused_early(self) -> Failure | None:
+        """Why the first frame is refused by three bytes of a length: a GET of two bytes, misread, may have no fourth."""
+        if not self._has(self._at - self._start + 3):
+            return None
+        least = int.from_bytes(self._buffer[self._at : self._at + 3]) << 8
+        self._wanted = self._at + 4
+        return self._refused_length(least, self._wanted + least - self._start)
 
     def _refused_length(self, length: int, frame: int) -> Failure | None:
         """Why a string of this length, which makes the frame at least so long, is refused."""

@@ -32,6 +32,10 @@ LEFT_MAX: Final = 16
 """Connections to nodes that were left and still owe replies. Beyond it the oldest is closed, whoever waits for it."""
 
 
+MISREAD: Final = "the server misread its first frame"
+"""Why a connection is closed that begins anew with a PING."""
+
+
 class Client(AsyncKeyValue[K, V]):
     """A store at an address. Any number of tasks of one event loop share it.
 
@@ -105,6 +109,9 @@ class Client(AsyncKeyValue[K, V]):
                 continue
             if not isinstance(reply, Failure):
                 return call.result(reply)
+            if self._endpoints.misread(call.command, reply):
+                connection.close(MISREAD)
+                continue
             if elsewhere := self._endpoints.several and reply.code.elsewhere:
                 self._leave(connection, reply.message)
             at_once = elsewhere and self._endpoints.fresh(loop.time())
@@ -143,6 +150,13 @@ class Client(AsyncKeyValue[K, V]):
                 if not connection.usable:
                     self._leave(connection, connection.ended)
             else:
+                if one is pending[0] and self._endpoints.misread(one.call.command, reply):
+                    connection.close(MISREAD)
+                    for _, _, behind in sent[1:]:
+                        with contextlib.suppress(CairnError):
+                            await behind
+                    await self._carry_out(pending)
+                    return
                 one.settle(reply)
                 if self._endpoints.several and isinstance(reply, Failure) and reply.code.elsewhere:
                     self._leave(connection, reply.message)
@@ -230,7 +244,7 @@ class Client(AsyncKeyValue[K, V]):
         silence = functools.partial(endpoints.silence, endpoint) if endpoints.several else None
         deadline = loop.time() + patience
         connection = await open_connection(endpoint, patience, self._address.timeout, silence)
-        if not endpoints.several:
+        if not endpoints.greets:
             return connection
         try:
             async with asyncio.timeout_at(deadline):
