@@ -385,7 +385,7 @@ class CommandDecoder:
         while self._found < self._count:
             begin = self._at + 4
             if len(buffer) < begin:
-                if self._pinned_to_four and not self.consumed:
+                if self._pinned_to_four and self._number == Get.word.number and not self.consumed:
                     return self._refused_early()
                 self._wanted = begin
                 return None
@@ -401,7 +401,7 @@ class CommandDecoder:
         return None
 
     def _refused_early(self) -> Failure | None:
-        """Why the first frame is refused by three bytes of a length: a GET of two bytes, misread, may have no fourth."""
+        """Why a first GET is refused by three bytes of a length: one of two bytes, misread, may have no fourth."""
         if not self._has(self._at - self._start + 3):
             return None
         least = int.from_bytes(self._buffer[self._at : self._at + 3]) << 8
