@@ -30,13 +30,14 @@ from cairnkv.commands import (
     Reply,
     Scan,
     Set,
+    SetRange,
     SetWith,
     Step,
     failures,
 )
 from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.keyspace import Watched
-from cairnkv.limits import VALUE_MAX
+from cairnkv.limits import BYTES_PER_COST, VALUE_MAX
 from cairnkv.log.disk import DiskLog
 from cairnkv.log.disk.sync import Sync
 from cairnkv.log.quorum.entries import Entry, Item, ItemKind, Kind, packed_items
@@ -45,6 +46,7 @@ from cairnkv.store import Held
 from cairnkv.store.items import Transaction, digest_item, run_item, semantics_item, transaction_item
 from cairnkv.store.node_records import NODE_SPACE, POSITION_KEY
 from cairnkv.store.replicated import ReplicatedStore
+from cairnkv.store.turns import Proposed
 from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, TableLog, fingerprint
 
 
@@ -511,6 +513,21 @@ def test_a_table_that_is_behind_holds_its_node_back_and_gets_everything() -> Non
     store = ReplicatedStore(node=5, nonce=b"12345678", log=TableLog(disk), value_max=VALUE_MAX)
     store.begin(store.load())
     assert fingerprint(store) == cluster.seen[len(cluster.stream)]
+
+
+def test_proposals_cost_what_they_do() -> None:
+    """Which bounds an entry: all nodes carry it out in one go."""
+    cluster = settled()
+    node = cluster.nodes[0]
+    said(cluster, node, SetRange(b"k", 100 * BYTES_PER_COST, b"x"))
+    outcomes = [
+        node.execute(Get(b"k")),
+        node.execute(Append(b"k", b"x")),
+        node.running.execute_all([Step(0, Append(b"k", b"x"))] * 3, bytes_max=10**9),
+        node.running.execute_all([Step(0, Set(b"l", b"x"))] * 3, bytes_max=10**9),
+    ]
+    assert [outcome.cost for outcome in outcomes if isinstance(outcome, Proposed)] == [1, 101, 303, 3]
+    cluster.settle()
 
 
 def test_a_node_that_has_left_lets_nobody_wait() -> None:

@@ -368,7 +368,11 @@ class ReplicatedStore(Store):
         writes = any(step.command.word.writes for step in admitted)
         wanted = (transaction_item(transaction),) if writes else ()
         kind = Blocking if blocks else Proposed
-        return self._propose(kind(wanted, lambda changes: _with(refused, self._carry_out_all(transaction, changes))))
+        made = sum(self.bytes_made(step.command, step.space) for step in admitted)
+        cost = max(1, len(admitted)) + made // BYTES_PER_COST
+        return self._propose(
+            kind(wanted, lambda changes: _with(refused, self._carry_out_all(transaction, changes)), cost=cost)
+        )
 
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | Held:
         """Have it noted what keys are like, in a turn of its own, and their changes counted from then on."""
