@@ -20,7 +20,7 @@ from tests.support.scripted import scripted
 
 from .test_sync import answer_everything
 
-TIMEOUT = 3.0
+TIMEOUT = 6.0
 """Of the calls here; long enough for a busy computer to reach an address in its share."""
 
 LATE = 30.0

@@ -52,10 +52,14 @@ def test_every_public_method_has_docstring_and_signature(store: KeyValue[str, st
 def test_native_methods_have_the_signatures_of_the_pure_ones() -> None:
     native = type(cairnkv.open())
     for name in ("get", "set", "exists"):
-        theirs, ours = (inspect.signature(getattr(kind, name)) for kind in (native, Embedded))
-        assert [
-            str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in ours.parameters.values()
-        ] == [str(parameter) for parameter in theirs.parameters.values()]
+        ours, theirs = (
+            [
+                str(one.replace(annotation=one.empty))
+                for one in inspect.signature(getattr(kind, name)).parameters.values()
+            ]
+            for kind in (native, Embedded)
+        )
+        assert ours == theirs
         assert getattr(native, name).__doc__ == getattr(Embedded, name).__doc__
 
 

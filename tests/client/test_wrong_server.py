@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import cairnkv
+import cairnkv.client.stranger as stranger_module
 from cairnkv.client.stranger import wrong_server
 
 Ask = Callable[[str], object]
 
-TIMEOUT = 2.0
+TIMEOUT = 20.0
 
 
 def get_sync(url: str) -> object:
@@ -123,6 +124,14 @@ def test_server_that_begins_the_conversation_is_named(ask: Ask, kind: str) -> No
         ask(f"cairn://127.0.0.1:{port}")
 
 
+@pytest.fixture
+def early_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probe a silent server soon, and give it long to answer: the machine may be busy."""
+    monkeypatch.setattr(stranger_module, "PROBE_SECONDS", 0.95 * TIMEOUT)
+    monkeypatch.setattr(stranger_module, "PROBE_SHARE", 0.95)
+
+
+@pytest.mark.usefixtures("early_probe")
 @pytest.mark.parametrize("kind", WAITING)
 def test_server_that_waits_for_a_line_is_probed_and_named(ask: Ask, kind: str) -> None:
     with stranger(answer=WAITING[kind], needs_line=True) as port, refused(ask, port, kind):
@@ -142,6 +151,7 @@ def test_command_line_names_the_wrong_server(url: str) -> None:
     assert f"127.0.0.1:{port} is a Redis server" in ran.stderr
 
 
+@pytest.mark.usefixtures("early_probe")
 def test_slow_server_of_ours_is_probed_and_waited_for() -> None:
     """The probe's answer in words of Redis is ours."""
     probed = threading.Event()
@@ -166,7 +176,7 @@ def test_slow_server_of_ours_is_probed_and_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()
         port = listener.getsockname()[1]
-        with cairnkv.connect(f"cairn://127.0.0.1:{port}", timeout=8, attempts=1) as kv:
+        with cairnkv.connect(f"cairn://127.0.0.1:{port}", timeout=TIMEOUT, attempts=1) as kv:
             assert kv.get("k") == "late"
     for connected in kept:
         connected.close()

@@ -18,7 +18,8 @@ PROBE_ANSWER_BYTES: Final = 512
 """Bytes of an answer that are looked at."""
 
 PROBE_SECONDS: Final = 0.25
-"""Time for a probe at the end of a call's time, and a tenth of that time at most."""
+PROBE_SHARE: Final = 0.1
+"""Seconds for a probe at the end of a call's time, and the share of that time which they are at most."""
 
 FLAGS_MAX: Final = b"\x0f"
 """The largest header that a reply may have."""
@@ -69,6 +70,11 @@ def wrong_server_by_probe(answer: bytes, where: str) -> WrongServer | None:
     return None if not answer or _OURS.search(answer) else wrong_server(answer, where)
 
 
+def probe_seconds(patience: float) -> float:
+    """How long a probe may take, of the seconds in which an answer is awaited."""
+    return min(PROBE_SECONDS, patience * PROBE_SHARE)
+
+
 def probe_at(until: float, now: float) -> float:
     """When to probe a server that has not answered yet, of the time until its answer is given up."""
-    return until - min(PROBE_SECONDS, (until - now) / 10)
+    return until - probe_seconds(until - now)

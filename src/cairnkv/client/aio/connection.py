@@ -22,7 +22,8 @@ from cairnkv.client.retry import lost, not_reached
 from cairnkv.client.stranger import (
     PROBE,
     PROBE_ANSWER_BYTES,
-    PROBE_SECONDS,
+    probe_at,
+    probe_seconds,
     wrong_server,
     wrong_server_by_probe,
 )
@@ -325,12 +326,13 @@ class Connection(asyncio.Protocol):
             self._end_if_done()
 
     def _probe_at(self) -> float:
-        """When a server that has not answered yet is probed: two looks before the oldest call's time is up."""
-        return self._slots[0].deadline - 2 * self._timeout / CHECKS_PER_TIMEOUT
+        """When a server that has not answered yet is probed: at a look before the oldest call's time is up."""
+        deadline = self._slots[0].deadline
+        return probe_at(deadline, deadline - self._timeout) - self._timeout / CHECKS_PER_TIMEOUT
 
     async def _probe(self) -> None:
         """Ask on a second connection what the server is; of another protocol, it may wait for the end of a line."""
-        patience = min(PROBE_SECONDS, self._timeout / CHECKS_PER_TIMEOUT)
+        patience = probe_seconds(self._timeout)
         first = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError), socket.socket(first.family) as second:
             second.setblocking(False)
