@@ -2,17 +2,22 @@
 streams, a deleted working directory, odd targets of exports, file systems of shares.
 """
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import cairnkv
+from cairnkv.cli.main import main
 from cairnkv.cli.progress import terminated_like_interrupted
 from cairnkv.installation import python_command, python_environment
+from cairnkv.server.progress import Progress
+from cairnkv.server.settings import Settings
 from tests.cli.conftest import SECONDS, Call
 from tests.support.raw import ServerProcess, eventually
 
@@ -121,6 +126,26 @@ def test_server_serves_whatever_its_standard_output_is(how: str, unix: str) -> N
         assert process.wait(SECONDS) == 0
     assert "Traceback" not in said
     assert ("cannot write to standard output" in said) is (how not in closing)
+
+
+def test_server_goes_on_when_its_terminal_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def gone(*_: object) -> Iterator[None]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        yield
+
+    def serves(settings: Settings, *, ready: Callable[[str], None], progress: Progress) -> None:
+        progress("reading", 1, 2, "records")
+        progress("reading", 2, 2, "records")
+        ready("it is ready")
+
+    monkeypatch.setattr("cairnkv.cli.serve.on_terminal", lambda stream: True)
+    monkeypatch.setattr("cairnkv.cli.serve.shown", gone)
+    monkeypatch.setattr("cairnkv.cli.serve.serve", serves)
+    assert main(["serve", "--port", "0"]) == 0
+    assert "it is ready" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["get", "--help"], ["serve", "--help"], ["cluster", "up", "--help"]])

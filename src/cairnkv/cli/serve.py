@@ -44,14 +44,16 @@ def run(name: str, arguments: Sequence[str]) -> int:
     def progress(what: str, done: int, total: int, unit: str) -> None:
         """A bar for each thing that goes on, begun when it is told of first: where there is little to do is none."""
         nonlocal show, stage
-        if show is None or what != stage:
-            bar.close()
-            stage = what
-            show = bar.enter_context(shown(what, max(total, done), unit))
-        show(done)
+        with contextlib.suppress(OSError):  # the terminal was closed: the server goes on
+            if show is None or what != stage:
+                bar.close()
+                stage = what
+                show = bar.enter_context(shown(what, max(total, done), unit))
+            show(done)
 
     def ready(line: str) -> None:
-        bar.close()
+        with contextlib.suppress(OSError):
+            bar.close()
         try:
             print(line, flush=True)
         except OSError as error:  # its reader has closed the pipe, or the disk is full: the server goes on
