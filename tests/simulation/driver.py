@@ -424,11 +424,8 @@ class Driver:
         if pieces:
             client.pieces.extend(pieces)
         self._send(client)
-        end = time.monotonic() + WAIT_SECONDS
-        while len(client.out) > OUT_MAX and client.reads and not self.server.stopped:
-            self._turn(0.05)
-            if time.monotonic() > end:
-                raise Wrong(f"the server takes nothing of client {number}")
+        if client.reads and not self.server.stopped:
+            self._wait(lambda: len(client.out) <= OUT_MAX, lambda: self._lacks(client))
 
     def _step_listen(self, number: int, channels: list[bytes]) -> None:
         """Subscribe to channels."""
@@ -572,6 +569,16 @@ class Driver:
                     raise Wrong(f"the server has closed the connection of client {client.number}")
         return bool(events)
 
+    def _wait(self, condition: Callable[[], bool], what: Callable[[], str]) -> None:
+        """Serve the sockets until a condition holds. `Wrong`, with what is missing, when there is no progress."""
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if self._turn(0.05):
+                end = time.monotonic() + WAIT_SECONDS
+            elif self.server.ended() is not None or time.monotonic() > end:
+                self._check_runs()
+                raise Wrong(f"no progress in {WAIT_SECONDS:g} s: {what()}")
+
     def _receive(self, client: Client) -> None:
         assert client.socket is not None
         try:
@@ -591,14 +598,9 @@ class Driver:
         client.mask = -1
 
     def _flush(self, client: Client) -> None:
-        end = time.monotonic() + WAIT_SECONDS
-        while client.out:
-            self.server.resume()
-            self._turn(0.05)
-            if not client.reads:
-                self._step_read(client.number, RECEIVE_BYTES)
-            if time.monotonic() > end:
-                raise Wrong(f"the server takes nothing of client {client.number}")
+        self.server.resume()
+        self._step_read(client.number, RECEIVE_BYTES)
+        self._wait(lambda: not client.out, lambda: self._lacks(client))
 
     def _settle(self, clients: list[Client]) -> None:
         for client in clients:
@@ -607,16 +609,13 @@ class Driver:
                 client.reads = True
                 client.receive_max = RECEIVE_BYTES
                 self._watch(client)
-        end = time.monotonic() + WAIT_SECONDS
         waiting = [client for client in clients if client.socket is not None]
-        while waiting := [client for client in waiting if not self._is_settled(client)]:
-            if self._turn(0.05):
-                end = time.monotonic() + WAIT_SECONDS
-            elif time.monotonic() > end:
-                self._check_runs()
-                raise Wrong("; ".join(self._lacks(client) for client in waiting))
-            elif self.server.ended() is not None:
-                self._check_runs()
+
+        def is_settled() -> bool:
+            waiting[:] = [client for client in waiting if not self._is_settled(client)]
+            return not waiting
+
+        self._wait(is_settled, lambda: "; ".join(map(self._lacks, waiting)))
         for client in clients:
             if client.ended:
                 self._drop(client)

@@ -223,16 +223,17 @@ class _Client:
         key = self.dice.choice(self.keys)
         self.written += 1
         tag = b"%b%d." % (self.tag, self.written)
-        return [("set", key, tag * 4_000), *[("get", key)] * self.dice.randrange(5, 10), ("set", key, self.value())]
+        return [("set", key, tag * 4_000), *[("get", key)] * self.dice.randrange(5, 10)]
 
     def big_commands(self) -> list[Command]:
         """Big values, a few of them, between small commands."""
         key = self.dice.choice(self.keys)
-        made: list[Command] = [("set", key, self.big_value())]
+        made: list[Command] = [*self.commands(3), ("set", key, self.big_value())]
         made += [("get", key)] * self.dice.choice([1, 2, 3])
         if self.is_resp and self.dice.random() < 0.3:
             made += [("watch", key), ("multi",), ("get", key), ("set", key, self.value()), ("exec",)]
-        return [*self.commands(3), *made, *self.commands(3), ("set", key, self.value())]
+        made += self.commands(3)
+        return made if self.dice.random() < 0.3 else [*made, ("set", key, self.value())]
 
 
 def plan(seed: str, mode: str, episode: int) -> Iterator[Step]:
