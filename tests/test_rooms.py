@@ -14,7 +14,7 @@ import cairnkv
 PACKAGE = Path(cairnkv.__file__).parent
 
 LEVELS = [
-    {"installation", "limits", "records", "units", "version"},
+    {"installation", "limits", "own_threads", "records", "units", "version"},
     {"commands", "sockets"},
     {"errors"},
     {"paths"},

@@ -6,8 +6,8 @@ Whatever else there is goes the readable way, `Embedded` to `Shared` to `Store`,
 errors, counts and keyspace are those of the readable way, and tests hold the two equal.
 
 What always holds: a direct call runs no Python code from its look at `_busy` to its end, so it keeps the interpreter's
-lock and no other thread sees it half done. It is made only while nobody is on the readable way. What it did to counts
-and to log time is handed over before anybody is.
+lock, no exception of a signal or of another thread ends it, and nobody sees it half done. It is made only while nobody
+is on the readable way. What it did to counts and to log time is handed over before anybody is.
 
 On disk only reads are direct, and only while nothing waits for the disk: then all that is there may be shown.
 
@@ -88,31 +88,36 @@ cdef class DirectCalls:
     cdef object _engine
     cdef object _threads_share  # the `Shared` of that store
     cdef int _busy  # how many calls are on the readable way, waiting for its lock or within
+    cdef bint _broken  # whether a call was interrupted, and the next one on the readable way has to undo it first
     cdef int _generation  # of the process whose calls those are
     cdef bint _held  # whether the keyspace is in the hands of direct calls: from `take` to `end`
     cdef int64_t _visits  # how many calls have gone the readable way
     cdef bint _tidy  # whether there is nothing to keep house of, and cannot be by direct calls alone
     cdef int64_t _granted  # how many calls may be direct, while it is held, before a slice of housekeeping is due
     cdef int64_t _left  # ... and how many of these are left
-    cdef dict _uncommitted  # what waits for the disk; None: this store has none
+    cdef dict _uncommitted  # what waits for the disk; None: this store has none, and its callers execute themselves
     cdef object _time  # where log time is
 
     def __init__(self, store, keys, values):
         READABLE.__init__(self, store, keys, values)
         self._tally = Tally()
         store.count_also(self._tally)
-        self._table = HotTable(store.keyspace)
-        self._clock = HotClock(store.log_clock)
         self._codec = values
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
         self._threads_share = self._shared
-        self._engine = store
         self._generation = forking.generation
         self._uncommitted = None
+        self._use(store)
         if not store.plain:
             self._uncommitted = store.uncommitted
             self._time = store.keyspace.shared
-            store.deliver_by(self._deliver)
+            self._shared.around = self._around
+
+    cdef int _use(self, store) except -1:
+        self._engine = store
+        self._table = HotTable(store.keyspace)
+        self._clock = HotClock(store.log_clock)
+        return 0
 
     @property
     def direct_calls(self):
@@ -124,7 +129,7 @@ cdef class DirectCalls:
     cdef bint _may(self) except -1:
         """Whether the call at hand can be direct; then log time has gone on, and the keyspace is held."""
         cdef int64_t now = self._clock.milliseconds()  # first, since a clock may be Python code, and let others in
-        if self._busy != 0 or not self._clock.in_step(now):
+        if self._busy != 0 or self._broken or not self._clock.in_step(now):
             return False
         if self._uncommitted is not None and (
             PyDict_Size(self._uncommitted) > 0
@@ -169,21 +174,28 @@ cdef class DirectCalls:
     cdef int _come_back(self) except -1:
         """A call on the readable way is over. If that had its slice of housekeeping, see whether more are of use."""
         cdef int64_t visits = self._visits
-        if self._busy == 1 and self._threads_share._calls % CALLS_PER_SLICE == 0:
-            tidy = self._engine.tidy  # Python code: somebody else may have come meanwhile
-            self._tidy = tidy and self._visits == visits
-        self._busy -= 1
+        try:
+            if self._threads_share._store is not self._engine:
+                self._use(self._threads_share._store)  # a call was interrupted in the one before
+            self._broken = self._engine.under_way is not None
+            if self._busy == 1 and self._threads_share._calls % CALLS_PER_SLICE == 0:
+                tidy = self._engine.tidy  # Python code: somebody else may have come meanwhile
+                self._tidy = tidy and self._visits == visits
+        finally:
+            self._busy -= 1
         return 0
 
-    def _deliver(self, function):
-        """What the log has to say: see `Shared.call`."""
+    def _around(self, function):
+        """Call a function that uses a store on disk."""
         self._leave()
         try:
-            self._threads_share.call(function)
+            function()
         finally:
             self._come_back()
 
     def _do(self, call):
+        if self._uncommitted is not None:
+            return READABLE._do(self, call)  # its thread goes `_around`
         self._leave()
         try:
             return READABLE._do(self, call)
@@ -191,6 +203,9 @@ cdef class DirectCalls:
             self._come_back()
 
     def _carry_out(self, pending):
+        if self._uncommitted is not None:
+            READABLE._carry_out(self, pending)
+            return
         self._leave()
         try:
             READABLE._carry_out(self, pending)
@@ -198,6 +213,9 @@ cdef class DirectCalls:
             self._come_back()
 
     def close(self):
+        if self._uncommitted is not None:
+            READABLE.close(self)
+            return
         self._leave()
         try:
             READABLE.close(self)

@@ -1,31 +1,40 @@
 """Embedded stores: the engine that a server runs, in this process, behind the clients' methods.
 
-What always holds: threads may share it; each call is atomic, as a command is. Nothing runs in the background:
-what a server does between commands, calls do a slice of here. A process that was forked has a copy of its own of a
-store in memory, as of any object of Python's; one on disk stays with the process that opened it.
+What always holds: threads may share it; each call is atomic, as a command is, also where an exception (a signal's, or
+one that another thread sets) ends it between any two steps, and where code that runs within it (a signal's handler, a
+finalizer) uses the store. In memory nothing runs in the background: what a server does between commands, calls do a
+slice of here. A process that was forked has a copy of its own of a store in memory, as of any object of Python's; one
+on disk stays with the process that opened it.
 """
 
+import _thread
+import abc
 import atexit
+import logging
 import os
+import queue
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal, cast, overload
 
 from cairnkv.client import forking
 from cairnkv.client.calls import Call, Durable, K, Leeway, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
-from cairnkv.commands import Command, Reply
-from cairnkv.errors import CallerError, OptionError, Refused
+from cairnkv.commands import OK, Command, Failure, Reply, failures
+from cairnkv.errors import CallerError, OptionError, PeerError, Refused
 from cairnkv.installation import compiled
 from cairnkv.limits import VALUE_MAX
 from cairnkv.log import LogRefused, Made
+from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
 from cairnkv.store import Clock, Held, Store, WhenFull, wall_clock
+
+_log: Final = logging.getLogger("cairnkv.embedded")
 
 CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""
@@ -35,49 +44,22 @@ PIPELINE_COMMANDS: Final = 1_000
 """Commands of a pipeline whose replies may wait for the disk together."""
 
 
-class Shared:
+class Shared(abc.ABC):
     """A store that several threads use, one at a time."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self._generation = forking.generation
-        self._calls = 0
-        self._closed = False
-        if not store.forkable:
-            store.deliver_by(self.call)
-            _ON_DISK.add(store)
+    _store: Store
+    _closed: bool
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Call it as one of the threads that use the store."""
-        with self._lock:
-            function()
-
+    @abc.abstractmethod
     def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | Held:
-        if self._generation != forking.generation:
-            if not self._store.forkable:
-                raise CallerError(
-                    "this store on disk was opened before the fork, and the process that opened it has it: "
-                    "open it there only, or serve it (cairn serve --data) and connect from both"
-                )
-            with forking.FORKING:
-                if self._generation != forking.generation:
-                    # Another thread may have had the lock at the fork, and nobody here would release it.
-                    self._lock = threading.Lock()
-                    # Last: another thread of this process may look at it meanwhile.
-                    self._generation = forking.generation
-        with self._lock:
-            if self._closed:
-                raise CallerError("this store is closed")
-            self._calls += 1
-            if self._calls % CALLS_PER_SLICE == 0:
-                self._store.housekeep()
-            outcome = self._store.execute(command)
-            # Here, since what is held may be told of by another thread.
-            return outcome.from_memory() if leeway is Leeway.MEMORY and isinstance(outcome, Held) else outcome
+        """Carry a command out: its reply, or where the reply will be."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let the store go."""
 
     def back_up(self, directory: Path, keep: int | None) -> Made:
-        """Without the lock: the log's own threads and files are all that it is about."""
+        """Beside everything else: the log's own threads and files are all that it is about."""
         make = self._store.back_up
         if make is None:
             raise CallerError("a store in memory has no backups; one on disk has: cairnkv.open('data/')")
@@ -91,31 +73,194 @@ class Shared:
         except LogRefused as refused:
             raise Refused(str(refused)) from None
 
+
+class _InMemory(Shared):
+    """A store in memory. Each call is carried out by the thread that makes it.
+
+    A call that does not come to its end leaves `Store.under_way` behind, whatever ended it, and so does one that is
+    still at work, below this one in the same thread. Either way the next call goes on with a store in which nothing
+    of that call was done; where it was at work, it finds so at its end, and is carried out again.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.RLock()  # in C: no exception comes between its being taken and its being known to be
+        self._generation = forking.generation
+        self._calls = 0
+        self._closed = False
+
+    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | Held:
+        if self._generation != forking.generation:
+            with forking.FORKING:
+                if self._generation != forking.generation:
+                    # Another thread may have had the lock at the fork, and nobody here would release it.
+                    self._lock = threading.RLock()
+                    # Last: another thread of this process may look at it meanwhile.
+                    self._generation = forking.generation
+        while True:
+            with self._lock:
+                store = self._store
+                if store.under_way is not None:
+                    whole = store.undone()
+                    if self._store is store:
+                        self._store = whole
+                    continue
+                if self._closed:
+                    raise CallerError("this store is closed")
+                store.begin_call()
+                self._calls += 1
+                if self._calls % CALLS_PER_SLICE == 0:
+                    store.housekeep()
+                outcome = store.execute(command)
+                store.end_call()
+                if self._store is store:
+                    return outcome
+
     def close(self) -> None:
-        if self._generation != forking.generation and not self._store.forkable:
-            return
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
-        self._store.close()  # without the lock, which the log may need to say what became of the last writes
 
 
-_ON_DISK: "Final[weakref.WeakSet[Store]]" = weakref.WeakSet()
+class _Job(Held):
+    """A call that the thread of a store carries out, and the place of its reply."""
+
+    __slots__ = ("_command", "_leeway", "blocks")
+
+    blocks: bool  # type: ignore[misc]  # of others it is known beforehand
+
+    def __init__(self, command: Command, leeway: Leeway | None, *, blocks: bool) -> None:
+        super().__init__(OK)
+        self._command = command
+        self._leeway = leeway
+        self.blocks = blocks
+
+    def carry_out(self, store: Store) -> None:
+        """Execute the command, and settle the reply once it may be shown."""
+        outcome = store.execute(self._command)
+        if self._leeway is Leeway.MEMORY and isinstance(outcome, Held):
+            outcome = outcome.from_memory()
+        if isinstance(outcome, Held) and outcome.reply is None:
+            held = outcome
+            held.on_ready = lambda: self.settle(held.reply)
+        else:
+            self.settle(outcome.reply if isinstance(outcome, Held) else outcome)
+
+    def settle(self, reply: Reply | None) -> None:
+        """This is the reply."""
+        self.reply = reply
+        self.on_ready()
+
+
+class _OnDisk(Shared):
+    """A store whose calls a thread of its own carries out, where no signal and no exception of another thread comes.
+
+    Those who make them wait for it, and may be interrupted in that: the call is carried out, or never will be.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()  # only threads of the store take it
+        self._generation = forking.generation
+        self._calls = 0
+        self._closed = False
+        self._ended = False
+        self._caches = not store.shows_plainly
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # in C, and re-entrant
+        self.around: Callable[[Callable[[], None]], None] = lambda function: function()
+        """Calls a function while the store is in use."""
+        store.deliver_by(self.call)
+        _ON_DISK.add(self)
+        self._thread = OwnThread(self._work, "cairnkv store")
+        self._thread.start()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function, in a thread of the store, while nobody else uses it."""
+        with self._lock:
+            self.around(function)
+
+    def execute(self, command: Command, leeway: Leeway | None = None) -> Held:
+        if self._generation != forking.generation:
+            raise CallerError(
+                "this store on disk was opened before the fork, and the process that opened it has it: "
+                "open it there only, or serve it (cairn serve --data) and connect from both"
+            )
+        if self._closed:
+            raise CallerError("this store is closed")
+        # What may have to be read from the disk first is carried out later than what comes behind it.
+        job = _Job(command, leeway, blocks=self._caches and bool(command.places_read(0)))
+        self._jobs.put(job)
+        if self._ended:
+            self._refuse_the_rest()
+        return job
+
+    def close(self) -> None:
+        if self._generation != forking.generation:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        if not is_own():
+            self._thread.join()
+
+    def abandon(self) -> None:
+        """Let the parent of this process have it, in a process that was forked."""
+        self._closed = True
+        self._store.close()
+
+    # -- in the thread ------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                self._job = job
+                self.call(self._carry_out)
+            except Exception:  # a fault of ours
+                _log.exception("a call of a store on disk failed")
+                job.settle(Failure(failures.INTERNAL, "the log has the details"))
+        try:
+            # Without the lock, which the log may need to say what became of the last writes.
+            self._store.close()
+        finally:
+            self._ended = True
+            self._refuse_the_rest()
+
+    def _carry_out(self) -> None:
+        self._calls += 1
+        if self._calls % CALLS_PER_SLICE == 0:
+            self._store.housekeep()
+        self._job.carry_out(self._store)
+
+    def _refuse_the_rest(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if job is not None:
+                job.settle(Failure(failures.READONLY, "this store was closed meanwhile"))
+
+
+def share(store: Store) -> Shared:
+    """Have a store that threads share."""
+    return _InMemory(store) if store.interruptible else _OnDisk(store)
+
+
+_ON_DISK: "Final[weakref.WeakSet[_OnDisk]]" = weakref.WeakSet()
 """Stores that somebody has to let go of before the interpreter does."""
 
 
 def _close_all() -> None:
-    """Close what nobody has closed.
-
-    In a forked process, which must not touch these stores, not even by collecting them as garbage, their logs abandon
-    what is the parent's. At the end a thread within RocksDB would take the process down with it.
-    """
-    for store in list(_ON_DISK):
-        store.close()
+    """Close what nobody has closed: at the end a thread within RocksDB would take the process down with it."""
+    for shared in list(_ON_DISK):
+        shared.close()
 
 
-os.register_at_fork(after_in_child=_close_all)
+def _abandon_all() -> None:
+    """In a forked process, which must not touch these stores, not even by collecting them as garbage."""
+    for shared in list(_ON_DISK):
+        shared.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 atexit.register(_close_all)
 
 
@@ -124,7 +269,7 @@ class Embedded(KeyValue[K, V]):
 
     def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)
-        self._shared = Shared(store)
+        self._shared = share(store)
         self._in_memory = store.plain
 
     def __repr__(self) -> str:
@@ -159,6 +304,11 @@ class Embedded(KeyValue[K, V]):
         return Pipeline(self._calls, self._carry_out)
 
     def _carry_out(self, pending: list[AnyPending]) -> None:
+        if is_own() and not self._in_memory:
+            raise CallerError(
+                "a pipeline was carried out by a finalizer that the garbage collector has run in a thread of the store "
+                "itself, which cannot wait for replies; a finalizer may write by single calls"
+            )
         for begin in range(0, len(pending), PIPELINE_COMMANDS):
             self._carry_some_out(pending[begin : begin + PIPELINE_COMMANDS])
 
@@ -176,19 +326,42 @@ class Embedded(KeyValue[K, V]):
                 one.settle(_awaited(outcome))
 
     def _do(self, call: Call[T]) -> T:
-        return call.result(_awaited(self._shared.execute(call.command, call.leeway)))
+        outcome = self._shared.execute(call.command, call.leeway)
+        if is_own() and isinstance(outcome, Held):
+            return _without_waiting(call, outcome)
+        return call.result(_awaited(outcome))
 
 
 def _awaited(outcome: Reply | Held) -> Reply:
     """The reply to a command, once it may be shown."""
     if not isinstance(outcome, Held):
         return outcome
-    ready = threading.Event()
-    outcome.on_ready = ready.set
+    ready = _thread.allocate_lock()
+    ready.acquire()
+    outcome.on_ready = ready.release
     if outcome.reply is None:
-        ready.wait()
+        ready.acquire()
     assert outcome.reply is not None
     return outcome.reply
+
+
+def _without_waiting(call: Call[T], held: Held) -> T:
+    """The result of a call that a finalizer has made in a thread of the store itself, which carries it out later."""
+
+    def tell_log() -> None:
+        if isinstance(held.reply, Failure):
+            _log.warning("%s, called by a finalizer: %s", call.command.word.name, held.reply.message)
+
+    held.on_ready = tell_log
+    if not call.command.word.writes:
+        raise CallerError(
+            f"{call.command.word.name} was called by a finalizer that the garbage collector has run in a thread of the "
+            "store itself, which cannot wait for the reply; a finalizer may write, and read where it was made"
+        )
+    try:
+        return call.decode(OK)
+    except PeerError:
+        return cast(T, None)  # nobody knows the result yet
 
 
 @overload

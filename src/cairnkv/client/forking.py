@@ -11,7 +11,7 @@ generation = 0
 """How many forks of Python's lie between the first process and this one. Whoever remembers another number was made in
 a parent of this process. Asking the system for the process' number would cost each call a system call."""
 
-FORKING: Final = threading.Lock()
+FORKING: Final = threading.RLock()
 """Nobody has it while a process is forked, so it is free in the child, whose other locks may be held by threads that
 are not there."""
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, cast
 
 from cairnkv.keyspace.expiry import DeadlineIndex
-from cairnkv.keyspace.shared import Shared, Watched
+from cairnkv.keyspace.shared import Journal, Shared, Watched
 from cairnkv.keyspace.table import Stored, Table, length_of
 from cairnkv.records import record
 
@@ -228,12 +228,12 @@ class Keyspace:
     def clear_all(self) -> None:
         """Take every key out, by putting an empty table in the place of this one."""
         cleared = Cleared(self, self._table, self._deadlines)
-        self._table, self._deadlines = Table(), DeadlineIndex(self.shared)
-        self._times_cleared += 1
         if self.shared.journal is not None:
             self.shared.journal.append(cleared)
         else:
             self.discard(cleared)
+        self._table, self._deadlines = Table(), DeadlineIndex(self.shared)
+        self._times_cleared += 1
 
     def _replace(
         self, key: bytes, old: tuple[Stored, int | None] | None, new: tuple[Stored, int | None] | None
@@ -258,6 +258,21 @@ class Keyspace:
         self._table, self._deadlines = loaded._table, loaded._deadlines
         self._deadlines.belong_to(self.shared)
         self._times_restored += 1  # for whoever began to watch a key before
+
+    def copy_undone(self, interrupted: "Keyspace", journal: Journal) -> None:
+        """Have the entries that another keyspace had before the changes of a journal, the last of which may be half
+        done. That keyspace stays as it is. There are no entries here yet."""
+        table, before = interrupted._table, list[tuple[bytes, tuple[Stored, int | None] | None]]()
+        for change in reversed(journal):
+            if change.keyspace is not interrupted:
+                continue
+            if isinstance(change, Cleared):
+                table, before = change.table, []
+            elif isinstance(change, Before):
+                before.append((change.key, change.entry))
+        self._table = table.copy(before)
+        for key, deadline in self._table.deadlines():
+            self._deadlines.add(key, deadline)
 
     # -- undoing (for journals) -----------------------------------------------------------------------------
 

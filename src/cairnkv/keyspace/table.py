@@ -15,8 +15,9 @@ Not for: time (whether a deadline is over is the keyspace's business), undoing, 
 """
 
 import hashlib
+import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias, cast
 
 from cairnkv.keyspace.key_order import KeyOrder
@@ -112,6 +113,27 @@ class Bucket:
         self.values: dict[bytes, Stored] = {}
         self.deadlines: dict[bytes, int] | None = None
         self.order: KeyOrder | None = None
+
+    def set(self, key: bytes, entry: tuple[Stored, int | None] | None) -> None:
+        """Have this entry under a key, or none."""
+        self.values.pop(key, None)
+        if self.deadlines is not None:
+            self.deadlines.pop(key, None)
+        if entry is not None:
+            self.values[key], deadline = entry
+            if deadline is not None:
+                self.deadlines = {**(self.deadlines or {}), key: deadline}
+
+    def copy(self, begin: int, width: int) -> "Bucket":
+        """Return a bucket of the same entries, for the positions from one on."""
+        copy = Bucket(POSITION_BITS + 1 - width.bit_length())
+        copy.values = self.values.copy()
+        copy.deadlines = None if self.deadlines is None else self.deadlines.copy()
+        if self.order is not None:  # it may be in the middle of `Table._part`
+            for key in self.values:
+                if not begin <= zlib.crc32(key) < begin + width:
+                    copy.set(key, None)
+        return copy
 
 
 class Table:
@@ -262,13 +284,17 @@ class Table:
         halves = (smaller, bucket) if moves_low else (bucket, smaller)
         values, deadlines = bucket.values, bucket.deadlines
         for key in moved:
-            smaller.values[key] = values.pop(key)
-            if deadlines is not None and (deadline := deadlines.pop(key, None)) is not None:
+            smaller.values[key] = values[key]
+            if deadlines is not None and (deadline := deadlines.get(key)) is not None:
                 if smaller.deadlines is None:
                     smaller.deadlines = {}
                 smaller.deadlines[key] = deadline
         self._point(bucket, *halves, at)
         bucket.depth = depth
+        for key in moved:  # not before: whatever interrupts this, each key can be found (`copy`)
+            del values[key]
+            if deadlines is not None:
+                deadlines.pop(key, None)
         if len(smaller.values) > HOPELESS_KEYS:
             self._set_order(smaller, moved)
         if len(bucket.values) <= HOPELESS_KEYS // 2:
@@ -295,6 +321,37 @@ class Table:
         self._depth += 1
         self._shift = POSITION_BITS - self._depth
         return True
+
+    def copy(self, before: Iterable[tuple[bytes, tuple[Stored, int | None] | None]]) -> "Table":
+        """Return a table of the same entries, also where a change of this one was interrupted between two steps.
+
+        before: keys, each with the entry that the copy has in the place of this table's; None: it has none.
+        """
+        # The directory and the dicts of the buckets are the truth; all else may be a step behind them, or ahead.
+        directory = self._directory.copy()
+        copy = Table()
+        copy._depth = len(directory).bit_length() - 1
+        copy._shift = POSITION_BITS - copy._depth
+        copy._directory = []
+        for _, entries in itertools.groupby(directory, key=id):
+            first, count = len(copy._directory), len(list(entries))
+            copy._directory += [directory[first].copy(first << copy._shift, count << copy._shift)] * count
+        for key, entry in before:
+            copy.bucket(key).set(key, entry)
+        for bucket in copy._buckets():
+            for key in (bucket.deadlines or {}).keys() - bucket.values.keys():
+                bucket.set(key, None)
+            if len(bucket.values) > HOPELESS_KEYS:
+                copy._set_order(bucket, KeyOrder(bucket.values, place))
+            copy.keys += len(bucket.values)
+            copy.used_bytes += ENTRY_BYTES * len(bucket.values) + sum(map(len, bucket.values))
+            copy.used_bytes += DEADLINE_BYTES * len(bucket.deadlines or ())
+            for value in bucket.values.values():
+                if isinstance(value, bytes):
+                    copy.used_bytes += len(value)
+                else:
+                    copy._count_cold(1, value)
+        return copy
 
     def slice(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """Some keys from a cursor on, in no particular order, and the cursor behind them (0: the end).
@@ -345,9 +402,18 @@ class Table:
         self.used_bytes = self.used_bytes * len(self._directory) // entries
         return bool(self._directory)
 
+    def deadlines(self) -> Iterator[tuple[bytes, int]]:
+        """All keys that have a deadline, with it. The table must not change meanwhile."""
+        for bucket in self._buckets():
+            yield from (bucket.deadlines or {}).items()
+
     def __iter__(self) -> Iterator[tuple[bytes, Stored, int | None]]:
         """All entries; for checks and tests. The table must not change meanwhile."""
+        for bucket in self._buckets():
+            for key, value in bucket.values.items():
+                yield key, value, bucket.deadlines.get(key) if bucket.deadlines else None
+
+    def _buckets(self) -> Iterator[Bucket]:
         for at, bucket in enumerate(self._directory):
             if at == 0 or bucket is not self._directory[at - 1]:
-                for key, value in bucket.values.items():
-                    yield key, value, bucket.deadlines.get(key) if bucket.deadlines else None
+                yield bucket

@@ -56,6 +56,11 @@ class LogClock:
         self.shared.now, self.shared.lead = self.read(self.shared.now)
         return self.shared.now
 
+    def go_on_from(self, other: "LogClock") -> None:
+        """Know what another one of the same clock does."""
+        self._last_wall, self._forward = other._last_wall, other._forward
+        self._offset, self._base = other._offset, other._base
+
     def read(self, past: int) -> tuple[int, int]:
         """Log time, and how far it is ahead of the clock. It is no less than `past`, but for the tolerance."""
         wall = self.wall()

@@ -148,6 +148,8 @@ class Store:
         self._strangers = False  # whether keys may be there of which no use is known
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
+        self.under_way: Journal | None = None
+        """What the call at hand has changed so far, where `begin_call` is called before each; None between calls."""
         self.uncommitted: Final[dict[int, _Uncommitted]] = {}
         """Entries that the log has not committed, by position, oldest first. While there are none, nothing is held back
         and it is not later than `noted`, what is in the keyspaces may be shown without asking."""
@@ -305,6 +307,45 @@ class Store:
         self._commands += len(steps)
         return self._as_one_entry(steps, lambda: self._one_by_one(steps, bytes_max), newest)
 
+    # -- calls that may be interrupted --------------------------------------------------------------------------
+
+    def begin_call(self) -> None:
+        """Begin a call that an exception, or another call, may interrupt between any two steps.
+
+        While `under_way` is there, this store may be in the middle of a change, and `undone` gives what was before.
+        Only of a store whose log commits at once and keeps nothing.
+        """
+        self._shared.journal = self.under_way = []
+
+    def end_call(self) -> None:
+        """The call has done its work: from the first step of this on it will not be undone."""
+        journal, self.under_way = self.under_way, None
+        self._shared.journal = None
+        if journal:
+            forget(journal)
+
+    def undone(self) -> "Store":
+        """Return a store of what was there before the call that is under way. This one stays as it is.
+
+        It costs a copy of all entries' places, some 0.1 s for a million keys.
+        """
+        store = Store(
+            log=self._log,
+            clock=self.clock,
+            memory_limit=self._memory_limit,
+            when_full=WhenFull.REFUSE if self._use_order is None else WhenFull.EVICT,
+            value_max=self._value_max,
+        )
+        for copy, keyspace in zip(store.keyspaces, self.keyspaces, strict=True):
+            copy.copy_undone(keyspace, self.under_way or [])
+        store._shared.now, store._shared.lead = self._shared.now, self._shared.lead
+        store.log_clock.go_on_from(self.log_clock)
+        if store._use_order is not None:
+            store._expect_strangers()
+        store._commands, store._expired, store._evicted = self._commands, self._expired, self._evicted
+        store._tallies = self._tallies
+        return store
+
     def _one_by_one(self, steps: Sequence[Step], bytes_max: int | None) -> Replies:
         replies: list[Reply] = []
         worked = 0
@@ -421,7 +462,7 @@ class Store:
 
         newest: a position whose commit the reply has to wait for as well.
         """
-        journal: Journal = []
+        journal: Journal = [] if self.under_way is None else self.under_way
         steps: list[Step] = []
         self._shared.journal, self._steps = journal, steps
         try:
@@ -437,7 +478,8 @@ class Store:
             self._take_back(journal)
             return Failure(failures.UNDONE, str(refused))
         except BaseException:  # a fault of ours: what no log has must not be there
-            self._take_back(journal)
+            if self.under_way is None:
+                self._take_back(journal)
             raise
         finally:
             self._shared.journal = self._steps = None
@@ -447,7 +489,8 @@ class Store:
         elif self._cache is not None:
             self._cache.changed(journal, position, effects)
         if self._log.commits_at_once:
-            forget(journal)
+            if self.under_way is None:
+                forget(journal)
             return reply
         for change in journal:
             self._pending_spaces[change.keyspace.number] = position
@@ -784,6 +827,11 @@ class Store:
     def deliver_by(self, deliver: Deliver) -> None:
         """How the log reaches the thread that uses this store, where it has threads of its own."""
         self._log.deliver_by(deliver)
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether `undone` gives all that there is."""
+        return self._log.commits_at_once and not self._log.keeps_effects
 
     @property
     def forkable(self) -> bool:

@@ -11,7 +11,7 @@ from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
-from cairnkv.client.embedded import PIPELINE_COMMANDS, Shared
+from cairnkv.client.embedded import PIPELINE_COMMANDS, share
 from cairnkv.client.pipeline import AnyPending
 from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
@@ -25,7 +25,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
 
     def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)
-        self._shared = Shared(store)
+        self._shared = share(store)
 
     def __repr__(self) -> str:
         return "<cairnkv.aio.Embedded>"

@@ -208,15 +208,17 @@ class DiskLog:
 
     def close(self, now: int) -> None:
         """Commit what is under way, note log time, and let the directory go."""
+        if self._pid != os.getpid():  # and a thread that is not here may have had the lock at the fork
+            if not self._closed and self._writer is not None:
+                self._writer.abandon()
+            self._closed = True
+            return
         with self._beginning:
             if self._closed:
                 return
             self._closed = True
             if self._writer is None:
                 return  # `restore` will let it go, if it is under way
-        if self._pid != os.getpid():
-            self._writer.abandon()
-            return
         if self._listener is None:  # nothing was said or shown since it was read
             assert self._engine is not None
             self._engine.close()

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from cairnkv.log.disk.engine import Engine
 from cairnkv.log.disk.records import PART_BYTES, Parts, parsed_value, part_key, record_key
+from cairnkv.own_threads import OwnThread
 
 READERS: Final = 2
 """Threads: while one makes objects of what it has read, the other waits for the disk."""
@@ -62,10 +63,7 @@ class Reader:
             if len(self._queue) == 1:  # they wait only where there was none
                 self._condition.notify()
         if not self._threads:  # they are there once something is asked for
-            self._threads = [
-                threading.Thread(target=self._read_all, name=f"cairnkv reader {number}", daemon=True)
-                for number in range(READERS)
-            ]
+            self._threads = [OwnThread(self._read_all, f"cairnkv reader {number}") for number in range(READERS)]
             for thread in self._threads:
                 thread.start()
 

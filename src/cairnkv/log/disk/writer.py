@@ -14,6 +14,7 @@ Not for who is told, in which thread (`log`).
 import collections
 import contextlib
 import enum
+import functools
 import logging
 import threading
 import time
@@ -30,6 +31,7 @@ from cairnkv.log.disk.records import ENTRY, PART, space_range
 from cairnkv.log.disk.restoring import Restored, newest
 from cairnkv.log.disk.space import Space
 from cairnkv.log.disk.sync import Sync
+from cairnkv.own_threads import OwnThread
 
 _log: Final = logging.getLogger("cairnkv.disk")
 
@@ -162,7 +164,7 @@ class Writer:
         self.why = ""  # it is not ok
         self.commits = 0
         self.failures = 0
-        self._thread = threading.Thread(target=self._run, name="cairnkv disk", daemon=True)
+        self._thread = OwnThread(self._run, "cairnkv disk")
 
     def start(self) -> None:
         """Begin."""
@@ -454,11 +456,9 @@ class Writer:
                 raise OSError("RocksDB has stopped bringing its tables in order")
             self._compacting, self._to_compact = self._to_compact, set()
             ranges = sorted(self._compacting)
-            self._compaction = threading.Thread(
-                target=self._compact,
-                args=(self._engine, ranges, self._space.full is not None),
-                name="cairnkv compaction",
-                daemon=True,
+            self._compaction = OwnThread(
+                functools.partial(self._compact, self._engine, ranges, self._space.full is not None),
+                "cairnkv compaction",
             )
             self._compaction.start()
 
