@@ -50,7 +50,7 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import NO_TTL
-from cairnkv.errors import BadCommand, CodecError, OptionError, PeerError, error_of
+from cairnkv.errors import BadCommand, CodecError, OptionError, OutcomeUnknown, PeerError, error_of
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX, TTL_MAX
 from cairnkv.units import duration
 
@@ -105,7 +105,12 @@ class Call(Generic[T]):
         """The Python value of a reply; raises what stands for a failure."""
         if isinstance(reply, Failure):
             raise error_of(reply, writes=self.command.word.writes)
-        return self.decode(reply)
+        try:
+            return self.decode(reply)
+        except PeerError as error:
+            if not self.command.word.writes:
+                raise
+            raise OutcomeUnknown(f"{self.command.word.name}: {error}; it was executed, or it was not") from None
 
 
 class _FromMemory(Call[T]):

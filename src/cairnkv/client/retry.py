@@ -8,7 +8,7 @@ from typing import Final
 
 from cairnkv.client.endpoints import Endpoints
 from cairnkv.commands import Failure, Reply, Word, failures
-from cairnkv.errors import CairnError, OutcomeUnknown, TimedOut, Unavailable, WrongServer
+from cairnkv.errors import CairnError, OutcomeUnknown, PeerError, TimedOut, Unavailable
 
 FIRST_PAUSE: Final = 0.02
 """Seconds before the first repetition, at most; doubled each time."""
@@ -35,10 +35,11 @@ def worth_repeating(reply: Reply) -> bool:
     return isinstance(reply, Failure) and reply.code.passing and reply.code not in (failures.FULL, failures.DISKFULL)
 
 
-def lost(word: Word, where: str, why: str, *, timed_out: bool, wrong: WrongServer | None = None) -> CairnError:
-    """The error for a command whose bytes may have left and whose reply did not come.
+def lost(word: Word, where: str, why: str, *, timed_out: bool, wrong: PeerError | None = None) -> CairnError:
+    """The error for a command whose bytes may have left and whose reply did not come, or cannot be read.
 
-    wrong: what the server is, if it is another one. A proxy may answer for ours, so a write is of unknown outcome.
+    wrong: what is wrong with the server, or with the reply. A proxy may answer for ours, so a write is of unknown
+    outcome.
     """
     if word.writes:
         return OutcomeUnknown(f"{word.name} to {where}: {why}; it was executed, or it was not")

@@ -2,16 +2,20 @@
 
 What always holds: a reply goes to the call that asked for it: when a call ends in any way before its reply was
 read, its connection is dropped. Nothing waits longer than the timeout. A process that was forked makes a
-connection of its own.
+connection of its own. An exception (a signal's, or one that another thread sets) may end a call between any two steps:
+a call takes its turn out of a queue and the connection out of the turn, so what it does not bring back is let go of.
 
 Not for what a call means (`calls`), when it may be repeated (`retry`), and where it goes (`endpoints`).
 """
 
 import contextlib
+import queue
 import select
 import socket
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +45,9 @@ LOOK_AFTER_SECONDS: Final = 0.05
 """Quiet time after which a connection is looked at before it is used: a server that has closed it meanwhile is
 then noticed before anything is sent, so that the call can be made on another one."""
 
+LOST_TURN_SECONDS: Final = 0.05
+"""How long a call waits for its turn until it looks whether a call that was interrupted has taken it away with it."""
+
 WINDOW_BYTES: Final = 32 * 1024
 WINDOW_COMMANDS: Final = 512
 """What a pipeline sends before it reads the replies to it, unless a single command is larger. Socket buffers
@@ -57,21 +64,25 @@ class Client(KeyValue[K, V]):
     def __init__(self, address: Address, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values)
         self._address = address
-        self._lock = threading.Lock()
+        self._begin()
         self._generation = forking.generation
-        self._connection: _Connection | None = None
         self._endpoints = Endpoints(address)
         self._closed = False
+
+    def _begin(self) -> None:
+        self._turn = _Turn()  # of those that there were, the one that counts: it is in the queue, or a call has it
+        self._turns: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
+        self._turns.put(self._turn)
+        self._renewing = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<cairnkv.Client {self._address}>"
 
     def close(self) -> None:
-        """Close the connection. Using the client afterwards is an error."""
+        """Close the connection, as soon as no call uses it. Using the client afterwards is an error."""
         self._closed = True
         self._after_fork()
-        with self._lock:
-            self._drop()
+        self._close_idle()
 
     def pipeline(self) -> Pipeline[K, V]:
         """As `KeyValue.pipeline`; nothing is repeated, and the timeout counts from the last reply."""
@@ -104,11 +115,7 @@ class Client(KeyValue[K, V]):
         while True:
             attempt += 1
             try:
-                self._take_turn(deadline)
-                try:
-                    reply = self._exchange(call, deadline)
-                finally:
-                    self._lock.release()
+                reply = self._exchange_in_turn(call, deadline)
             except Unavailable:
                 if not self._goes_on(attempt, deadline, at_once=self._endpoints.fresh(time.monotonic())):
                     raise
@@ -122,10 +129,59 @@ class Client(KeyValue[K, V]):
             if not (at_once or worth_repeating(reply)) or not self._goes_on(attempt, deadline, at_once=at_once):
                 return call.result(with_story(reply, self._endpoints, now))
 
-    def _take_turn(self, deadline: float) -> None:
-        """Have the lock. Raises `TimedOut`, before anything is sent, when other threads keep it too long."""
-        if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
+    def _exchange_in_turn(self, call: Call[T], deadline: float) -> Reply:
+        turn = self._take_turn(deadline)
+        try:
+            return self._exchange(call, turn, deadline)
+        finally:
+            self._give_back(turn)
+            del turn
+
+    def _take_turn(self, deadline: float) -> "_Turn":
+        """Have the turn. Raises `TimedOut`, before anything is sent, when other threads keep it too long."""
+        with contextlib.suppress(queue.Empty):
+            return self._turns.get_nowait()
+        if self._holds_turn(sys._getframe(1).f_back):
+            return _Turn()  # for a signal handler or a finalizer that interrupts a call of this thread
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                return self._turns.get(timeout=min(left, LOST_TURN_SECONDS))
+            if not any(map(self._holds_turn, sys._current_frames().values())):
+                return self._new_turn()
+        raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
+
+    def _holds_turn(self, frame: types.FrameType | None) -> bool:
+        """Whether this, or what it was called by, is a call that has the turn."""
+        while frame is not None:
+            if frame.f_code in _IN_TURN:
+                known = frame.f_locals
+                if known.get("self") is self and known.get("turn") is self._turn:
+                    return True
+            frame = frame.f_back
+        return False
+
+    def _new_turn(self) -> "_Turn":
+        """The turn, made anew: a call that was interrupted before it could give it back has taken it away."""
+        with self._renewing:
+            with contextlib.suppress(queue.Empty):
+                return self._turns.get_nowait()
+            self._turn = _Turn()
+            return self._turn
+
+    def _give_back(self, turn: "_Turn") -> None:
+        if turn is self._turn:
+            self._turns.put(turn)
+            if self._closed:
+                self._close_idle()
+        else:
+            turn.drop()
+
+    def _close_idle(self) -> None:
+        """Close the connection, unless a call uses it, which does so at its end."""
+        with contextlib.suppress(queue.Empty):
+            turn = self._turns.get_nowait()
+            turn.drop()
+            self._turns.put(turn)
 
     def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
         """Whether there is another attempt, and time for it; waits before it, unless it is elsewhere."""
@@ -137,9 +193,9 @@ class Client(KeyValue[K, V]):
         time.sleep(pause)
         return True
 
-    def _exchange(self, call: Call[T], deadline: float) -> Reply:
+    def _exchange(self, call: Call[T], turn: "_Turn", deadline: float) -> Reply:
         """Send a command and read its reply. Raises `Unavailable` when trying again is safe."""
-        connection = self._connected(deadline)
+        connection = self._connected(turn, deadline)
         command = call.command
         silence: float | None = None
         if self._endpoints.several and not command.word.writes:
@@ -153,7 +209,7 @@ class Client(KeyValue[K, V]):
             raise lost(command.word, connection.name, str(wrong), timed_out=False, wrong=wrong) from None
         except PeerError as error:
             self._leave(connection, str(error))
-            raise
+            raise lost(command.word, connection.name, str(error), timed_out=False, wrong=error) from None
         except OSError as error:
             reply_before_the_end = connection.last_words(command)
             if reply_before_the_end is not None:
@@ -164,22 +220,25 @@ class Client(KeyValue[K, V]):
                 command.word, connection.name, self._leave_after(connection, error, silence), timed_out=timed_out
             ) from None
         except BaseException:
-            self._drop()  # the reply is still to come, and would be taken for the next call's
+            connection.close()  # the reply is still to come, and would be taken for the next call's
             raise
-        if isinstance(reply, Failure):
-            self._heed(reply, connection)
+        if not isinstance(reply, Failure) or self._heed(reply, connection):
+            turn.connection = connection
         return reply
 
-    def _heed(self, failure: Failure, connection: "_Connection") -> None:
-        """What a failure says of its connection, and of where to go next."""
+    def _heed(self, failure: Failure, connection: "_Connection") -> bool:
+        """What a failure says of its connection, and of where to go next; whether the connection is still of use."""
         if self._endpoints.several and failure.code.elsewhere:
             self._leave(connection, failure.message)
-        elif failure.code.closes:
-            self._drop()
+            return False
+        if failure.code.closes:
+            connection.close()
+            return False
+        return True
 
     def _leave(self, connection: "_Connection", why: str) -> None:
-        """Drop the connection, and go elsewhere first from now on."""
-        self._drop()
+        """Close the connection, and go elsewhere first from now on."""
+        connection.close()
         self._endpoints.trouble(connection.endpoint, why, time.monotonic())
 
     def _leave_after(self, connection: "_Connection", error: Exception, silence: float | None = None) -> str:
@@ -190,16 +249,20 @@ class Client(KeyValue[K, V]):
         self._leave(connection, why)
         return why + self._endpoints.besides(connection.endpoint, time.monotonic())
 
-    def _connected(self, deadline: float) -> "_Connection":
-        """The connection, made anew when there is none that is of use. Raises `Unavailable`: nothing was sent."""
+    def _connected(self, turn: "_Turn", deadline: float) -> "_Connection":
+        """The connection, made anew when there is none that is of use. Raises `Unavailable`: nothing was sent.
+
+        The turn is without one until it is given it back, which is for who has read all replies.
+        """
         if self._closed:
             raise CallerError("this client is closed")
-        connection = self._connection
+        connection, turn.connection = turn.connection, None
         if connection is None or not connection.is_good():
             if connection is not None:
                 self._leave(connection, "connection lost (the server closed it)")
             connection = self._connect(deadline)
         if time.monotonic() >= deadline:
+            turn.connection = connection
             raise TimedOut(f"no time was left to send anything to {connection.name}")
         return connection
 
@@ -219,22 +282,15 @@ class Client(KeyValue[K, V]):
                 endpoints.trouble(endpoint, _why(error), time.monotonic())
             else:
                 endpoints.good(endpoint)
-                self._connection = connection
                 return connection
         raise Unavailable(f"cannot connect to {endpoints.story(time.monotonic())}")
 
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
     def _after_fork(self) -> None:
-        """In a forked process, let go of the parent's connection and of a lock that nobody here will release."""
+        """In a forked process, let go of the parent's connection and of a turn that nobody here will give back."""
         if self._generation != forking.generation:
             with forking.FORKING:
                 if self._generation != forking.generation:
-                    self._lock = threading.Lock()
-                    self._drop()
+                    self._begin()
                     self._endpoints = Endpoints(self._address)  # in an order of its own
                     # Last: another thread of this process may look at it meanwhile.
                     self._generation = forking.generation
@@ -242,35 +298,37 @@ class Client(KeyValue[K, V]):
     def _carry_out(self, pending: list[AnyPending]) -> None:
         """Carry out the commands of a pipeline; each result is settled or failed."""
         self._after_fork()
-        self._take_turn(time.monotonic() + self._address.timeout)
+        turn = self._take_turn(time.monotonic() + self._address.timeout)
         try:
             for window in _windows(pending):
-                self._run_window(window, time.monotonic() + self._address.timeout)
+                self._run_window(window, turn, time.monotonic() + self._address.timeout)
         finally:
-            self._lock.release()
+            self._give_back(turn)
+            del turn
 
-    def _run_window(self, window: list[AnyPending], deadline: float) -> None:
+    def _run_window(self, window: list[AnyPending], turn: "_Turn", deadline: float) -> None:
         """Carry some commands out together; elsewhere, where a node has done none of them, and changed nothing."""
         for _ in range(self._endpoints.attempts):
-            self._try_window(window, deadline)
+            self._try_window(window, turn, deadline)
             if not self._endpoints.several:
                 return
-            if self._connection is not None:
+            if turn.connection is not None:
                 for pending in window:
                     if (refused := pending.refused_here) is not None:
-                        self._leave(self._connection, refused.message)
+                        connection, turn.connection = turn.connection, None
+                        self._leave(connection, refused.message)
                         break
             now = time.monotonic()
             if now >= deadline or not self._endpoints.fresh(now) or not all(pending.unharmed for pending in window):
                 return
 
-    def _try_window(self, window: list[AnyPending], deadline: float) -> None:
+    def _try_window(self, window: list[AnyPending], turn: "_Turn", deadline: float) -> None:
         """Send some commands together and read their replies; each pending result is settled.
 
         Each reply is progress, from which the timeout counts anew.
         """
         try:
-            connection = self._connected(deadline)
+            connection = self._connected(turn, deadline)
         except CairnError as error:
             for pending in window:
                 pending.fail(error)
@@ -291,8 +349,7 @@ class Client(KeyValue[K, V]):
                     return
                 unanswered.pop(0).settle(reply)
                 deadline = time.monotonic() + self._address.timeout
-                if isinstance(reply, Failure) and reply.code.closes:
-                    self._heed(reply, connection)
+                if isinstance(reply, Failure) and reply.code.closes and not self._heed(reply, connection):
                     for behind in unanswered:
                         behind.fail(not_reached(behind.call.command.word, connection.name, reply))
                     return
@@ -310,12 +367,39 @@ class Client(KeyValue[K, V]):
                     behind.fail(not_reached(behind.call.command.word, connection.name, last_words))
                 return
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
+            unreadable = error if isinstance(error, PeerError) else None
             why = self._leave_after(connection, error)
             for pending in unanswered:
-                pending.fail(lost(pending.call.command.word, connection.name, why, timed_out=timed_out))
-        except BaseException:
-            self._drop()
+                pending.fail(
+                    lost(pending.call.command.word, connection.name, why, timed_out=timed_out, wrong=unreadable)
+                )
+        except BaseException as interruption:
+            connection.close()
+            why = f"the pipeline was interrupted ({interruption!r:.80})"
+            for pending in unanswered:
+                pending.fail(lost(pending.call.command.word, connection.name, why, timed_out=False))
             raise
+        else:
+            turn.connection = connection
+
+
+_IN_TURN: Final = frozenset((Client._exchange_in_turn.__code__, Client._carry_out.__code__))
+"""The code that has a turn, in its variable `turn`."""
+
+
+class _Turn:
+    """The right to use a client's connection, and the connection. It is in the client's queue, or one call has it."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self) -> None:
+        self.connection: _Connection | None = None
+
+    def drop(self) -> None:
+        """Close the connection."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
 
 
 _GREETING: Final = Ping(b"")
@@ -416,6 +500,10 @@ class _Connection:
 
     def close(self) -> None:
         self._socket.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):  # else it was never made
+            self.close()
 
 
 def _why(error: Exception) -> str:

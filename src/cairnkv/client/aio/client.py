@@ -201,7 +201,7 @@ class Client(AsyncKeyValue[K, V]):
         loop = asyncio.get_running_loop()
         if self._connection is not None and not self._connection.usable:
             self._leave(self._connection, self._connection.ended)
-        if self._connecting is None:
+        if self._connecting is None or self._connecting.done():
             self._connecting = loop.create_task(self._connect())
             self._connecting.add_done_callback(self._connect_done)
         try:

@@ -100,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._asleep = 0  # how many of the next writes it is not kept awake after
         self._asleep_next = 1  # how many it will be after it was kept awake in vain
         self._paused = False
+        self._at_work = False  # and left so by what an exception of a signal handler has ended between two steps
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
 
     # -- calls ----------------------------------------------------------------------------------------------
@@ -127,14 +128,18 @@ class Connection(asyncio.Protocol):
     def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> Due:
         """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
         due = Due(command.word, deadline, self._waking)
+        self._end_if_interrupted()
         if not self.usable:
             due.fail(self._wrong or Unavailable(f"the connection to {self.name} was lost"))
             return due
         at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
         if not at_once and not self._outbox:
             self._loop.call_soon(self._flush)
-        self._outbox += command_parts(command) if leeway is None else parts_with(leeway, command)
+        parts = command_parts(command) if leeway is None else parts_with(leeway, command)
+        self._at_work = True
+        self._outbox += parts
         self._slots.append(due)
+        self._at_work = False
         if at_once:
             self._flush()
         if self._checking is None:
@@ -170,11 +175,22 @@ class Connection(asyncio.Protocol):
 
     def close(self, why: str) -> None:
         """Close the connection; whoever awaits a reply is told why none will come."""
+        self._transport.abort()  # first: it has `connection_lost` called, whatever interrupts the rest
         self._lose(why)
-        self._transport.abort()
+
+    def _end_if_interrupted(self) -> None:
+        """Close the connection if commands, slots and replies may not belong to each other any more."""
+        if self._at_work:
+            self.close("an exception has interrupted it")
 
     def _flush(self) -> None:
+        self._end_if_interrupted()
+        self._at_work = True
         parts, self._outbox = self._outbox, []
+        self._write(parts)
+        self._at_work = False
+
+    def _write(self, parts: list[bytes]) -> None:
         if not parts or not self.usable:
             return
         self._alone = len(self._slots) == 1
@@ -213,6 +229,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE)
 
     def data_received(self, data: bytes) -> None:
+        self._end_if_interrupted()
         self._heard = self._loop.time()
         if not self._answered:
             if (wrong := wrong_server(data, self.name)) is not None:
@@ -220,21 +237,25 @@ class Connection(asyncio.Protocol):
                 return
             self._answered = True
         decoder, slots = self._decoder, self._slots
+        self._at_work = True
         decoder.feed(data)
         try:
             while slots and (reply := decoder.reply(slots[0].word)) is not None:
-                slots.popleft().settle(reply)
+                slots[0].settle(reply)  # first: whatever interrupts this, nobody waits for good
+                slots.popleft()
                 if isinstance(reply, Failure) and reply.code.closes:
-                    self._lose(reply.message, behind=reply)
                     self._transport.abort()
+                    self._lose(reply.message, behind=reply)
                     return
             if not slots and decoder.pending:
                 # The server ends a quiet connection with a failure that no command of ours asked for.
                 self.close("it said what nobody had asked for")
                 return
         except PeerError as error:
-            self.close(str(error))
+            self._transport.abort()
+            self._lose(str(error), wrong=error)
             return
+        self._at_work = False
         self._let_in()
         if self._retired:
             self._end_if_done()
@@ -263,10 +284,12 @@ class Connection(asyncio.Protocol):
     def _lose_to(self, wrong: WrongServer) -> None:
         """Be of no more use: the server is another one."""
         self._wrong = wrong
-        self._lose(str(wrong))
         self._transport.abort()
+        self._lose(str(wrong), wrong=wrong)
 
-    def _lose(self, why: str, *, timed_out: bool = False, behind: Failure | None = None) -> None:
+    def _lose(
+        self, why: str, *, timed_out: bool = False, behind: Failure | None = None, wrong: PeerError | None = None
+    ) -> None:
         """Be of no more use: fail every slot, and let those who wait for room go elsewhere."""
         self.usable = False
         self.ended = self.ended or why
@@ -280,7 +303,7 @@ class Connection(asyncio.Protocol):
         for slot in self._slots:
             if not slot.done():
                 slot.fail(
-                    lost(slot.word, self.name, why, timed_out=timed_out, wrong=self._wrong)
+                    lost(slot.word, self.name, why, timed_out=timed_out, wrong=wrong)
                     if behind is None
                     else not_reached(slot.word, self.name, behind)
                 )
@@ -307,13 +330,14 @@ class Connection(asyncio.Protocol):
     def _check(self) -> None:
         """Time out the slots whose time is up; a connection that has been silent for one's whole time is dead."""
         self._checking = None
+        self._end_if_interrupted()
         now = self._loop.time()
         why = f"no reply in {self._timeout:g} s"
         if not self._answered and self._probing is None and self._slots and now >= self._probe_at():
             self._probing = self._loop.create_task(self._probe())
         if any(self._heard + self._timeout < slot.deadline <= now for slot in self._slots):
-            self._lose(why, timed_out=True)
             self._transport.abort()
+            self._lose(why, timed_out=True)
             return
         for slot in self._slots:
             if slot.deadline <= now and not slot.done():
