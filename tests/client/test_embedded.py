@@ -4,6 +4,9 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -123,6 +126,17 @@ def test_what_expired_is_removed_as_calls_go_by() -> None:
         assert kv.info()["used_bytes"] == 0
 
 
+def wait_for(log: LateLog, entries: int) -> None:
+    """Wait until so many entries are pending."""
+    while len(log.pending) < entries:
+        time.sleep(0.001)
+
+
+def in_turn(kv: Any, function: Callable[[], object]) -> None:
+    """Call a function while the thread of a store does nothing."""
+    kv._shared.call(function)
+
+
 def test_a_write_returns_when_its_log_has_it() -> None:
     log = LateLog()
     store = Store(log=log)
@@ -138,7 +152,7 @@ def test_a_write_returns_when_its_log_has_it() -> None:
     while not log.pending:
         pass
     assert not done.wait(0.05)
-    log.commit()
+    in_turn(kv, log.commit)
     assert done.wait(10)
     thread.join(10)
     assert kv["k"] == "v"
@@ -154,11 +168,11 @@ async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
     await asyncio.sleep(0.02)
     assert not write.done()
     assert not read.done()
-    log.commit()
+    in_turn(kv, log.commit)
     assert (await write, await read) == (True, "v")
     failing = asyncio.ensure_future(kv.set("k", "w"))
-    await asyncio.sleep(0)
-    log.fail("the disk is gone", unknown=True)
+    await asyncio.to_thread(wait_for, log, 1)
+    in_turn(kv, lambda: log.fail("the disk is gone", unknown=True))
     with pytest.raises(cairnkv.OutcomeUnknown):
         await failing
     assert await kv.get("k") == "v"
@@ -174,8 +188,8 @@ def test_a_loop_that_is_gone_keeps_nobody_else_from_being_told() -> None:
 
     async def patient() -> bool:
         setting = asyncio.ensure_future(kv.set("b", "2"))
-        await asyncio.sleep(0)
-        log.commit()
+        await asyncio.to_thread(wait_for, log, 2)
+        in_turn(kv, log.commit)
         return await setting
 
     asyncio.run(impatient())
