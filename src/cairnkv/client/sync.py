@@ -344,8 +344,8 @@ class Client(KeyValue[K, V]):
                 pending = unanswered[0]
                 reply = connection.receive(pending.call.command, deadline)
                 if pending is window[0] and self._endpoints.misread(pending.call.command, reply):
-                    self._drop()
-                    self._try_window(window, deadline)
+                    connection.close()
+                    self._try_window(window, turn, deadline)
                     return
                 unanswered.pop(0).settle(reply)
                 deadline = time.monotonic() + self._address.timeout
