@@ -40,6 +40,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.vocabulary import SPACE
 from cairnkv.keyspace import Keyspace, Shared, apply, can_apply
+from cairnkv.keyspace.table import USE_BYTES
 from cairnkv.limits import SPACES
 from cairnkv.store import Held, Store, WhenFull
 from cairnkv.store.clock import LogClock
@@ -447,7 +448,7 @@ def sized(keys: int, length: int) -> int:
     """What so many keys of three bytes with such values take."""
     plain = Store(clock=HandClock())
     plain.execute(SetMany(0, tuple((b"%03d" % number, b"v" * length) for number in range(keys))))
-    return plain.used_bytes
+    return plain.used_bytes + keys * USE_BYTES
 
 
 def test_evictions_of_a_transaction_are_in_its_entry_before_what_they_make_room_for() -> None:
@@ -486,7 +487,7 @@ def test_keys_stored_after_a_clear_all_in_a_transaction_are_the_last_used() -> N
 
 
 def test_what_expired_makes_room_in_a_transaction_without_a_word_to_the_log() -> None:
-    store = LateStore(memory_limit=sized(3, 100) + 500)
+    store = LateStore(memory_limit=sized(3, 100) + 1_000)
     store.safely(*(SetWith(b"%03d" % number, b"v" * 100, ttl=10) for number in range(3)))
     store.clock.advance(10)  # so lately that housekeeping has not come to it
     store.all_of(Set(b"100", b"w" * 600))
@@ -503,7 +504,7 @@ def test_a_transaction_that_was_refused_after_all_is_no_entry() -> None:
     store.safely(Set(b"own", b"v" * 500))
     store.safely(SetWith(b"short", b"v" * 100, ttl=10))
     store.clock.advance(10)
-    refused = store.execute_all([Step(0, Append(b"own", b"v" * 900))])
+    refused = store.execute_all([Step(0, Append(b"own", b"v" * 1_000))])
     assert isinstance(refused, Replies)
     (failure,) = refused.values
     assert isinstance(failure, Failure)

@@ -81,6 +81,16 @@ class LateLog:
         return self.refusal is None
 
     @property
+    def is_behind(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def memory_bytes(self) -> int:
+        """None."""
+        return 0
+
+    @property
     def position(self) -> int:
         """That of the newest entry."""
         return self._last

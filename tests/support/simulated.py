@@ -51,6 +51,8 @@ class TableLog:
     keeps_effects = True
     back_up: BackUp | None = None
     takes = True
+    is_behind = False
+    memory_bytes = 0
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk

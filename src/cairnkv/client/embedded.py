@@ -504,5 +504,5 @@ def _store_on_disk(
     limit: object = disk_limit  # whatever its annotation says
     if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
         raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
-    log = DiskLog(user_path(path, "path"), sync=mode, reads=memory_limit is not None, limit=disk_limit)
+    log = DiskLog(user_path(path, "path"), sync=mode, memory_limit=memory_limit, limit=disk_limit)
     return Store(log=log, memory_limit=memory_limit, clock=clock)

@@ -18,6 +18,10 @@ TICK_BITS: Final = 10
 """Deadlines are grouped by this many low bits: 1,024 ms. Finer groups would cost a set per key where
 deadlines are spread out; coarser ones a longer look at the one group that is partly due."""
 
+TICK_BYTES: Final = 250
+"""Bytes of memory that a tick takes beside its deadlines: a dict, a dict's share and a heap's. With a deadline in each
+of 300,000 ticks it took some 240."""
+
 SPARE_TICKS: Final = 64
 """Ticks without keys that the heap may hold beyond the number of those that have some."""
 
@@ -60,6 +64,11 @@ class DeadlineIndex:
     def __len__(self) -> int:
         """How many keys have a deadline, those whose is over included. A look at every second that has some."""
         return sum(map(len, self._ticks.values()))
+
+    @property
+    def used_bytes(self) -> int:
+        """An estimate of the memory that ticks take; that of deadlines is the table's."""
+        return TICK_BYTES * len(self._ticks)
 
     @property
     def empty(self) -> bool:

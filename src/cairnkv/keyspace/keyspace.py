@@ -198,9 +198,14 @@ class Keyspace:
         return self._table.used_bytes
 
     @property
+    def index_bytes(self) -> int:
+        """An estimate of the memory that the index of deadlines takes besides."""
+        return self._deadlines.used_bytes
+
+    @property
     def garbage_bytes(self) -> int:
         """An estimate of the memory of cleared tables that are not freed yet."""
-        return sum(cleared.table.used_bytes for cleared in self._cleared)
+        return sum(cleared.table.used_bytes + cleared.deadlines.used_bytes for cleared in self._cleared)
 
     # -- changing -----------------------------------------------------------------------------------------
 

@@ -55,6 +55,10 @@ objects (33 each), a dict's share for it, and what the allocator rounds up. Meas
 DEADLINE_BYTES: Final = 150
 """Bytes of memory that a deadline takes: an int, a dict's share, a set's share."""
 
+USE_BYTES: Final = 190
+"""Bytes of memory that the order of use takes for a key, where there is one: a place in an OrderedDict, and the number
+of its last use. With 300,000 keys of 9 bytes it took 109, and 200 where keys come and go."""
+
 Stored: TypeAlias = bytes | int
 """What stands under a key: a value, or the length of one that is cold, in bytes."""
 

@@ -10,7 +10,7 @@ afterwards; the store knows nothing of how a log keeps its word.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import Step, failures
 from cairnkv.commands.failures import Code
@@ -26,9 +26,24 @@ Effect: TypeAlias = tuple[int, bytes | None, bytes | None, int | None]
 nothing is there. A plain tuple, since the hot path makes one for each write."""
 
 
+LARGE_VALUE_BYTES: Final = 64 * 1024
+"""A value with more than this is not written anew where only its expiry is another."""
+
+
+class Redated(NamedTuple):
+    """An effect that leaves a large value as the effect before it on that key has left it, with another expiry."""
+
+    space: int
+    key: bytes
+    value: bytes
+    deadline: int | None
+
+
 def size_of_effects(effects: Sequence[Effect]) -> int:
-    """Bytes of their keys and values."""
-    return sum(len(key or b"") + len(value or b"") for _, key, value, _ in effects)
+    """Bytes of their keys, and of the values that are written."""
+    return sum(
+        len(effect[1] or b"") + (0 if isinstance(effect, Redated) else len(effect[2] or b"")) for effect in effects
+    )
 
 
 def nobody(_: int) -> None:
@@ -107,6 +122,14 @@ class Log(Protocol):
     @property
     def takes(self) -> bool:
         """Whether it takes an entry now, however large."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether half of what may wait for it does."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the memory limit that it takes for itself."""
 
     @property
     def position(self) -> int:

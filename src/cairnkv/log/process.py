@@ -33,6 +33,16 @@ class ProcessLog:
         """It always does."""
         return True
 
+    @property
+    def is_behind(self) -> bool:
+        """Nothing waits for it."""
+        return False
+
+    @property
+    def memory_bytes(self) -> int:
+        """None."""
+        return 0
+
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Count the entry."""
         self.position += 1

@@ -498,7 +498,7 @@ def new_store(
             apart=True,
             progress=functools.partial(_told_of_records, progress or Logged(), f"reading {settings.data}"),
             limit=settings.disk_limit,
-            reads=settings.memory_limit is not None,
+            memory_limit=settings.memory_limit,
         )
     return Store(
         loads_later=loads_later,

@@ -219,7 +219,9 @@ class Session:
     def blocked(self) -> bool:
         """Whether the session executes nothing before replies are taken or released: read no more for it."""
         due = self._output_size + self._held_size
-        return self.paused or due >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX or self._is_put_off
+        if self.paused or due >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX or self._is_put_off:
+            return True
+        return bool(self._held) and self._store.is_behind
 
     @property
     def _is_put_off(self) -> bool:

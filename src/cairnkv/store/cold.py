@@ -21,6 +21,7 @@ from typing import Final, Protocol, TypeAlias
 from cairnkv.commands import Failure, Reply, Step, failures
 from cairnkv.keyspace import Journal, Keyspace
 from cairnkv.keyspace.keyspace import Cleared
+from cairnkv.keyspace.table import USE_BYTES
 from cairnkv.limits import MIB, READ_TOGETHER_MAX
 from cairnkv.log import Effect
 from cairnkv.store.held import Deferred, Held
@@ -33,6 +34,9 @@ READING_KEYS_MAX: Final = 2_048
 
 READING_BYTES_MAX: Final = 64 * MIB
 """Bytes of these. What a single command needs may be more by itself."""
+
+READING_PART: Final = 8
+"""Nor are they more than this part of the memory limit, where that is less."""
 
 ATTEMPTS_MAX: Final = 16
 """Times that a command has its values read anew because somebody has changed a key meanwhile, and it was cold again."""
@@ -50,10 +54,6 @@ more, where eviction would lose a key."""
 RUNS_PER_LOOK: Final = 16
 """Runs of the compiled hot path of which one is left to the readable way, which notes what was used: a value that is
 read often is noted often enough to stay."""
-
-AHEAD_PART: Final = 4
-"""Values that are read before a command needs them take no more than this part of the memory limit: what is read too
-early has gone again before it is of use."""
 
 Run: TypeAlias = Callable[[], Reply | Held]
 
@@ -157,9 +157,15 @@ class Cache:
     """The values in memory of a store whose log has all of them."""
 
     def __init__(
-        self, keyspaces: Sequence[Keyspace], fetch: Fetch, limit: int, *, is_pending: Callable[[int, bytes], bool]
+        self,
+        keyspaces: Sequence[Keyspace],
+        fetch: Fetch,
+        limit: int,
+        *,
+        is_pending: Callable[[int, bytes], bool],
+        taken: int = 0,
     ) -> None:
-        """limit: bytes that the entries may take, by estimate.
+        """limit: bytes that the entries may take, by estimate. taken: bytes of these that the log takes for itself.
 
         is_pending: whether a change of a key, or of its whole keyspace, is not committed yet.
         """
@@ -168,6 +174,7 @@ class Cache:
         self._keyspaces = keyspaces
         self._fetch = fetch
         self._is_pending = is_pending
+        self._taken = taken
         self._order = UseOrder()  # of what may get cold: what is in memory and committed
         self._loads: dict[Place, _Load] = {}
         self._reading_bytes = 0
@@ -225,7 +232,7 @@ class Cache:
             length = self._cold_length(place)
             if length is None or place in self._loads:
                 continue
-            room = min(READING_BYTES_MAX, (self.limit or READING_BYTES_MAX) // AHEAD_PART)
+            room = self._reading_bytes_max
             if self._waiting or len(self._loads) >= READING_KEYS_MAX or self._reading_bytes + length > room:
                 return False
             self._read(self._new_load(place, length))
@@ -251,7 +258,7 @@ class Cache:
         """
         if self.limit is None:
             return True
-        left = self._used_bytes + more - self.limit
+        left = self.used_bytes + more - self.limit
         return left <= 0 or self._cool(left, (self._pins, self._at_hand), COOLED_PER_WRITE) <= (
             self._uncommitted_bytes + self._pinned_bytes
         )
@@ -348,12 +355,16 @@ class Cache:
             while self._waiting:
                 first = self._waiting[0]
                 keys, length = len(self._loads) + len(first.places), self._reading_bytes + first.size
-                if self._loads and (keys > READING_KEYS_MAX or length > READING_BYTES_MAX):
+                if self._loads and (keys > READING_KEYS_MAX or length > self._reading_bytes_max):
                     break
                 self._pin(self._waiting.popleft())
                 self._go_on(first)
         finally:
             self._is_beginning = False
+
+    @property
+    def _reading_bytes_max(self) -> int:
+        return READING_BYTES_MAX if self.limit is None else min(READING_BYTES_MAX, self.limit // READING_PART)
 
     def _go_on(self, postponed: Postponed) -> None:
         """Carry it out if all is there, and have read what is not."""
@@ -436,10 +447,10 @@ class Cache:
         """Let go of some values if there are more than the limit allows; whether there is more to do."""
         if self.limit is None:
             return False
-        left = self._used_bytes - self.limit
+        left = self.used_bytes - self.limit
         if left <= 0 or self._cool(left, (self._pins,), COOLED_PER_SLICE):
             return False
-        return self._used_bytes > self.limit
+        return self.used_bytes > self.limit
 
     def _cool(self, size: int, kept: tuple[Container[Place], ...], most: int) -> int:
         """Let go of so many bytes, the least recently used values first; how many are left when there is nothing more.
@@ -452,12 +463,13 @@ class Cache:
             if place is None:
                 return size
             self._order.forget(place)
+            size -= USE_BYTES
             if self._is_hot(place) and not self._is_pending(*place):
                 size -= self._length(place)
                 self._keyspaces[place[0]].cool(place[1])
                 self._cooled += 1
-                if size <= 0:
-                    break
+            if size <= 0:
+                break
         return 0
 
     def _pin(self, postponed: Postponed) -> None:
@@ -488,8 +500,10 @@ class Cache:
         return self._keyspaces[place[0]].length(place[1])
 
     @property
-    def _used_bytes(self) -> int:
-        return sum(keyspace.used_bytes for keyspace in self._keyspaces)
+    def used_bytes(self) -> int:
+        """An estimate of the memory that entries, the order of their use and the log take."""
+        used = sum(keyspace.used_bytes + keyspace.index_bytes for keyspace in self._keyspaces)
+        return used + self._order.used_bytes + self._taken
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""

@@ -1,6 +1,7 @@
 """By how much a command could make the entries grow: what the store asks before it lets one near the log.
 
-What always holds: a command adds no more to the table's estimate than is said here, whatever it finds.
+What always holds: a command adds no more to the estimates of table and index than is said here, whatever it finds; but
+for a deadline that moves to another second, so that a time to live can be given anew in a store that is full.
 
 Not for what happens then (the store).
 """
@@ -23,40 +24,48 @@ from cairnkv.commands import (
     SetWith,
 )
 from cairnkv.keyspace import Keyspace
+from cairnkv.keyspace.expiry import TICK_BYTES
 from cairnkv.keyspace.extended import text_of_sum
 from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES, length_of, memory_of
 
 
-def growth(keyspace: Keyspace, command: Command) -> int:
-    """By how many bytes a command could make the entries grow, by the table's estimate, at most; 0 or less: not."""
+def growth(keyspace: Keyspace, command: Command, per_key: int = 0) -> int:
+    """By how many bytes a command could make the entries grow, by estimate, at most; 0 or less: not.
+
+    per_key: bytes that a new key takes besides its entry.
+    """
     if not command.word.grows:
         return 0
     match command:
         case Set(key, value):
-            return _of_put(keyspace, key, len(value), expires=False)
+            return _of_put(keyspace, key, len(value), per_key, expires=False)
         case SetWith(key, value):  # and SWAP
             expires = command.ttl is not None or command.at is not None
-            return _of_put(keyspace, key, len(value), expires=expires or (command.keep_ttl and _expires(keyspace, key)))
+            return _of_put(
+                keyspace, key, len(value), per_key, expires=expires or (command.keep_ttl and _expires(keyspace, key))
+            )
         case SetMany(ttl, pairs):
-            return sum(_of_put(keyspace, key, len(value), expires=ttl > 0) for key, value in dict(pairs).items())
+            return sum(
+                _of_put(keyspace, key, len(value), per_key, expires=ttl > 0) for key, value in dict(pairs).items()
+            )
         case SetManyIfAbsent(pairs):
-            return sum(_of_put(keyspace, key, len(value), expires=False) for key, value in dict(pairs).items())
+            return sum(_of_put(keyspace, key, len(value), per_key, expires=False) for key, value in dict(pairs).items())
         case GetWith(ttl=None, at=None):
             return 0
         case Expire(key) | ExpireWith(key) | GetWith(key):
-            return DEADLINE_BYTES if keyspace.has(key) and not _expires(keyspace, key) else 0
+            return DEADLINE_BYTES + TICK_BYTES if keyspace.has(key) and not _expires(keyspace, key) else 0
         case SetRange(value=b""):
             return 0
         case Append(key) | SetRange(key) | SetBit(key):
-            return _of_change(keyspace, key, length_after(keyspace, command))
+            return _of_change(keyspace, key, length_after(keyspace, command), per_key)
         case Incr(key, n):
             old, given = keyspace.get(key), len(b"%d" % n)
             # A sum has a digit more than the longer number, at most.
-            return _of_change(keyspace, key, given if old is None else max(given, len(old)) + 1)
+            return _of_change(keyspace, key, given if old is None else max(given, len(old)) + 1, per_key)
         case IncrFloat(key, amount):
             old = keyspace.get(key)
             try:
-                return _of_change(keyspace, key, len(text_of_sum(b"0" if old is None else old, amount)))
+                return _of_change(keyspace, key, len(text_of_sum(b"0" if old is None else old, amount)), per_key)
             except (ValueError, OverflowError):
                 return 0
         case Rename(source, target):
@@ -66,21 +75,22 @@ def growth(keyspace: Keyspace, command: Command) -> int:
             elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
             if entry is None or (elsewhere.has(target) and not command.replace):
                 return 0
-            return _of_put(elsewhere, target, len(entry[0]), expires=entry[1] is not None)
+            return _of_put(elsewhere, target, len(entry[0]), per_key, expires=entry[1] is not None)
     raise NotImplementedError(f"by how much {command.word.name} could make the entries grow is not said")
 
 
-def _of_put(keyspace: Keyspace, key: bytes, length: int, *, expires: bool) -> int:
+def _of_put(keyspace: Keyspace, key: bytes, length: int, per_key: int, *, expires: bool) -> int:
     """What an entry with a value of so many bytes takes more than the one that it replaces."""
     old = keyspace.stored(key)
     if old is None:
-        return ENTRY_BYTES + len(key) + length + DEADLINE_BYTES * expires
-    return length - memory_of(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
+        return ENTRY_BYTES + per_key + len(key) + length + (DEADLINE_BYTES + TICK_BYTES) * expires
+    more = length - memory_of(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
+    return more + TICK_BYTES if expires and old[1] is None else more
 
 
-def _of_change(keyspace: Keyspace, key: bytes, length: int) -> int:
+def _of_change(keyspace: Keyspace, key: bytes, length: int, per_key: int) -> int:
     """The same when the time to live stays as it is."""
-    return _of_put(keyspace, key, length, expires=_expires(keyspace, key))
+    return _of_put(keyspace, key, length, per_key, expires=_expires(keyspace, key))
 
 
 def _expires(keyspace: Keyspace, key: bytes) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Container
 from typing import Final, TypeAlias
 
 from cairnkv.keyspace import position
+from cairnkv.keyspace.table import USE_BYTES
 
 Place: TypeAlias = tuple[int, bytes]
 """A keyspace, by its number, and a key in it."""
@@ -20,7 +21,7 @@ SAMPLED_SHARDS: Final = 16
 """Shards whose oldest key is looked at for each eviction; the oldest of them goes. With every shard in exact
 order, the evicted key is among the least recently used few per cent."""
 
-_Shard: TypeAlias = OrderedDict[Place, int]
+_Shard: TypeAlias = OrderedDict[bytes, int]
 
 
 class UseOrder:
@@ -28,26 +29,30 @@ class UseOrder:
 
     def __init__(self) -> None:
         self._shards: dict[int, list[_Shard]] = {}  # by keyspace
-        self._ring: list[_Shard] = []  # all of them
+        self._ring: list[tuple[int, _Shard]] = []  # all of them, with their keyspaces
+        self._keys = 0
         self._gone: list[_Shard] = []  # what `forget_all` left
         self._uses = 0
         self._sampled = 0
 
     def used(self, place: Place) -> None:
         """This key is the most recently used now."""
-        shard = self._shard(place)
+        shard, key = self._shard(place), place[1]
         self._uses += 1
-        shard[place] = self._uses
-        shard.move_to_end(place)
+        self._keys += key not in shard
+        shard[key] = self._uses
+        shard.move_to_end(key)
 
     def forget(self, place: Place) -> None:
         """This key is not there any more."""
-        self._shard(place).pop(place, None)
+        self._keys -= self._shard(place).pop(place[1], None) is not None
 
     def forget_all(self, space: int) -> None:
         """No key of this keyspace is there any more. What was known of them is freed by `free_some`."""
-        self._gone += self._shards.pop(space, [])
-        self._ring = [shard for shards in self._shards.values() for shard in shards]
+        gone = self._shards.pop(space, [])
+        self._keys -= sum(map(len, gone))
+        self._gone += gone
+        self._ring = [(space, shard) for space, shards in self._shards.items() for shard in shards]
 
     def free_some(self) -> bool:
         """Free a shard of what `forget_all` left; whether there is more."""
@@ -57,7 +62,12 @@ class UseOrder:
 
     def knows(self, place: Place) -> bool:
         """Whether this key has been used."""
-        return place in self._shard(place)
+        return place[1] in self._shard(place)
+
+    @property
+    def used_bytes(self) -> int:
+        """An estimate of the memory that it takes, but for what `free_some` frees."""
+        return USE_BYTES * self._keys
 
     def oldest(self, spared: Container[Place], sampled: int = SAMPLED_SHARDS) -> Place | None:
         """One of the least recently used keys, none of those that are spared; None when none is known.
@@ -68,11 +78,11 @@ class UseOrder:
         looked = 0
         for _ in self._ring:
             self._sampled = (self._sampled + 1) % len(self._ring)
-            shard = self._ring[self._sampled]
-            found = next((item for item in shard.items() if item[0] not in spared), None)
+            space, shard = self._ring[self._sampled]
+            found = next((item for item in shard.items() if (space, item[0]) not in spared), None)
             if found is not None:
-                place, use = found
-                oldest = min(oldest or (use, place), (use, place))
+                key, use = found
+                oldest = min(oldest or (use, (space, key)), (use, (space, key)))
                 looked += 1
                 if looked == sampled:
                     break
@@ -82,5 +92,5 @@ class UseOrder:
         space, key = place
         if space not in self._shards:
             self._shards[space] = [OrderedDict() for _ in range(1 << SHARD_BITS)]
-            self._ring += self._shards[space]
+            self._ring += [(space, shard) for shard in self._shards[space]]
         return self._shards[space][position(key) >> (32 - SHARD_BITS)]

@@ -151,6 +151,11 @@ class ReplicatedStore(Store):
         return "quorum"
 
     @property
+    def is_behind(self) -> bool:
+        """False: what is proposed waits elsewhere."""
+        return False
+
+    @property
     def takes_part(self) -> bool:
         """Whether this node goes on with its cluster."""
         return self.stopped is None

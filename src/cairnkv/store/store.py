@@ -22,9 +22,10 @@ from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
-from cairnkv.keyspace.table import CURSORS
+from cairnkv.keyspace.table import CURSORS, USE_BYTES
 from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
+from cairnkv.log.base import LARGE_VALUE_BYTES, Redated
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.cold import Cache
 from cairnkv.store.growth import bytes_made, growth, length_after
@@ -181,6 +182,7 @@ class Store:
             self._log.fetch,
             self._memory_limit,
             is_pending=lambda space, key: space in self._pending_tables or key in self._pending_keys[space],
+            taken=self._log.memory_bytes,
         )
 
     @property
@@ -661,7 +663,8 @@ class Store:
         if (length := length_after(keyspace, step.command)) > self._value_max:
             text = f"a value would have {length:,} bytes; the limit is {self._value_max:,}"
             return Failure(failures.TOOLONG, text)
-        if self._memory_limit is None or (more := growth(keyspace, step.command)) <= 0:
+        per_key = 0 if self._use_order is None else USE_BYTES
+        if self._memory_limit is None or (more := growth(keyspace, step.command, per_key)) <= 0:
             return None
         limit = self._memory_limit
         if self._cache is not None:
@@ -689,9 +692,17 @@ class Store:
         return Failure(failures.FULL, text)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether who has writes under way should wait for them before it executes more."""
+        return self._log.is_behind
+
+    @property
     def used_bytes(self) -> int:
-        """An estimate of the memory that the entries of all keyspaces take."""
-        return sum(keyspace.used_bytes for keyspace in self.keyspaces)
+        """An estimate of the memory that the entries of all keyspaces take, the order of their use included."""
+        if self._cache is not None:
+            return self._cache.used_bytes
+        used = sum(keyspace.used_bytes + keyspace.index_bytes for keyspace in self.keyspaces)
+        return used if self._use_order is None else used + self._use_order.used_bytes
 
     @property
     def garbage_bytes(self) -> int:
@@ -925,7 +936,10 @@ def effects_of(journal: Journal) -> list[Effect]:
         if isinstance(change, Before):
             place = keyspace.number, change.key
             if place not in keys:
-                keys[place] = (*place, *(keyspace.entry(change.key) or (None, None)))
+                value, deadline = keyspace.entry(change.key) or (None, None)
+                keys[place] = (*place, value, deadline)
+                if value is not None and len(value) > LARGE_VALUE_BYTES and (change.entry or (None,))[0] is value:
+                    keys[place] = Redated(*place, value, deadline)
         else:
             cleared[keyspace.number] = (keyspace.number, None, None, None)
     return [*cleared.values(), *keys.values()]

@@ -37,8 +37,22 @@ CACHE_BYTES: Final = 8 * 1024 * 1024
 FILTER_BITS: Final = 10
 """Bits for each key that tell which files certainly do not have it: one in a hundred is searched in vain."""
 
+CACHE_BYTES_LEAST: Final = 512 * 1024
+CACHE_PART: Final = 32
+"""With a memory limit it is this part of it, and no less than the least."""
+
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
 """Writes that are gathered before they become a file of their own, and a new log begins."""
+
+MEMTABLE_PART: Final = 64
+"""With a memory limit they are no more than this part of it."""
+
+MEMTABLES_COUNTED: Final = 4
+"""Memtables of that size which RocksDB is reckoned to take of a memory limit: the newest and one that becomes a table,
+each with as much again for its order."""
+
+UNCOUNTED_BYTES: Final = 16 * 1024 * 1024
+"""A memory limit of which RocksDB is reckoned to take nothing: there is none that small but in tests."""
 
 MEMTABLE_FACTOR: Final = 4
 """How many times that RocksDB may take in memory before it makes a file by itself, which it never comes to."""
@@ -322,11 +336,20 @@ class RocksEngine:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
 
-def open_engine(directory: Path, limit: int | None = None, *, reads: bool = False) -> Engine:
+def memory_bytes(memory_limit: int) -> int:
+    """Bytes of a memory limit that RocksDB is reckoned to take: memtables and the cache of blocks."""
+    if memory_limit <= UNCOUNTED_BYTES:
+        return 0
+    taken = MEMTABLES_COUNTED * _memtable_bytes(PLENTY, memory_limit) + _cache_bytes(memory_limit)
+    return min(taken, (memory_limit - UNCOUNTED_BYTES) // 4)
+
+
+def open_engine(directory: Path, limit: int | None = None, *, memory_limit: int | None = None) -> Engine:
     """RocksDB in this directory, which is made if it is not there, for its owner only.
 
     limit: bytes that it is to have at most; None: as many as its file system.
-    reads: whether single records will be read while it is open, so that what was written last has to be in order.
+    memory_limit: bytes of memory that the store may take; single records will be read while it is open then, so that
+    what was written last has to be in order. None: any number.
     Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
     format, or something else's.
     """
@@ -347,8 +370,8 @@ def open_engine(directory: Path, limit: int | None = None, *, reads: bool = Fals
     except OSError as error:
         raise cannot_keep(directory, error) from None
     try:
-        database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, reads=reads)))
-        engine = RocksEngine(database, place, _memtable_bytes(room))
+        database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, memory_limit)))
+        engine = RocksEngine(database, place, _memtable_bytes(room, memory_limit))
     except BaseException:
         lock.let_go(place)
         raise
@@ -396,7 +419,7 @@ def open_to_read(directory: Path, *, lenient: bool = False) -> "Rdict":
     """
     rocksdict = _rocksdict()
     _not_in_a_fork()
-    options = _options(reads=False)
+    options = _options()
     options.create_if_missing(False)
     if lenient:
         options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.skip_any_corrupted_record())
@@ -409,7 +432,7 @@ def rebuild(directory: Path) -> None:
 
     Raises what RocksDB raises.
     """
-    _rocksdict().Rdict.repair(str(directory), _options(reads=False))
+    _rocksdict().Rdict.repair(str(directory), _options())
 
 
 def _rocksdict() -> Any:
@@ -448,28 +471,35 @@ def _end_without_destructors() -> None:
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
 
 
-def _memtable_bytes(room: int) -> int:
-    """Less than usual where there is little room: a log is as long as that, and so is a table."""
-    return max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 128))
+def _memtable_bytes(room: int, memory_limit: int | None) -> int:
+    """Less than usual where there is little room or memory: a log is as long as that, and so is a table."""
+    return max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 128, (memory_limit or PLENTY) // MEMTABLE_PART))
 
 
-def _options(room: int = PLENTY, *, reads: bool) -> "Options":
-    """room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before
+def _cache_bytes(memory_limit: int | None) -> int:
+    return max(CACHE_BYTES_LEAST, min(CACHE_BYTES, (memory_limit or PLENTY) // CACHE_PART))
+
+
+def _options(room: int = PLENTY, memory_limit: int | None = None) -> "Options":
+    """memory_limit: see `open_engine`.
+
+    room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before
     what was there goes, fits into what is left when writes stop.
     """
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 
+    reads = memory_limit is not None
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
     options.set_paranoid_checks(True)
     tables = BlockBasedOptions()
-    tables.set_block_cache(Cache(CACHE_BYTES))
+    tables.set_block_cache(Cache(_cache_bytes(memory_limit)))
     if reads:
         tables.set_bloom_filter(FILTER_BITS, False)
     options.set_block_based_table_factory(tables)
     options.set_compression_type(DBCompressionType.lz4())
-    options.set_write_buffer_size(MEMTABLE_FACTOR * _memtable_bytes(room))
+    options.set_write_buffer_size(MEMTABLE_FACTOR * _memtable_bytes(room, memory_limit))
     if not reads:
         # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
         options.set_memtable_factory(MemtableFactory.vector())

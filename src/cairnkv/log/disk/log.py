@@ -21,13 +21,13 @@ from cairnkv.errors import OptionError
 from cairnkv.keyspace import Keyspace
 from cairnkv.log.base import Deliver, Effect, LoadingStopped, LogListener, LogRefused, Made, nobody
 from cairnkv.log.disk import backup, checkpoint
-from cairnkv.log.disk.engine import Engine, cannot_keep, damaged, open_engine
+from cairnkv.log.disk.engine import Engine, cannot_keep, damaged, memory_bytes, open_engine
 from cairnkv.log.disk.reader import Answer, Reader, Request
 from cairnkv.log.disk.replay import replay
 from cairnkv.log.disk.restoring import OfNode, restore
 from cairnkv.log.disk.space import Space
 from cairnkv.log.disk.sync import Sync
-from cairnkv.log.disk.writer import Entry, Failed, Settled, State, Writer
+from cairnkv.log.disk.writer import Entry, Failed, Settled, State, Writer, queued_bytes_max
 
 _log: Final = logging.getLogger("cairnkv.disk")
 
@@ -63,15 +63,15 @@ class DiskLog:
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
         apart: bool = False,
         progress: Progress = _nobody,
-        reads: bool = False,
+        memory_limit: int | None = None,
         limit: int | None = None,
         gather: float = 0.0,
         new_engine: Callable[[Path], Engine] | None = None,
     ) -> None:
         """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
 
-        reads: whether single values will be read again (`fetch`), as with a memory limit.
-
+        memory_limit: bytes of the store's limit, of which this takes `memory_bytes`; single values will be read again
+        then (`fetch`). None: no limit.
         limit: bytes that the directory is to have at most; None: as many as its file system.
         gather: seconds for which an entry waits for others to be written with, where nobody waits for it.
         new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
@@ -82,7 +82,10 @@ class DiskLog:
         self._progress = progress
         self._limit = limit
         self._gather = gather
-        self._new_engine = new_engine or functools.partial(open_engine, limit=limit, reads=reads)
+        self.memory_bytes = 0 if memory_limit is None else memory_bytes(memory_limit)
+        """Bytes of the memory limit that RocksDB takes."""
+        self._queued_bytes_max = queued_bytes_max(memory_limit)
+        self._new_engine = new_engine or functools.partial(open_engine, limit=limit, memory_limit=memory_limit)
         self._space = Space(self.directory, limit)
         self._engine: Engine | None = None
         self._records_read = self._records = 0
@@ -106,6 +109,8 @@ class DiskLog:
             checkpoint.clear(self.directory)
             self._records = self._engine.records
             self._restored_so_far(0)
+            if memory_limit is not None:
+                memory_limit -= self.memory_bytes
             restored = restore(self._engine, keyspaces, self._restored_so_far, memory_limit)
             with self._beginning:
                 if self._closed:
@@ -121,6 +126,7 @@ class DiskLog:
                     reopen=self._open,
                     reader=self._reader,
                     gather=self._gather,
+                    queued_bytes_max=self._queued_bytes_max,
                 )
         except BaseException as error:
             self._closed = True
@@ -176,6 +182,11 @@ class DiskLog:
     def takes(self) -> bool:
         """Whether there is room in the writer's queue, and the disk is well."""
         return self._writer is not None and self._writer.takes
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether half of what the writer's queue has room for waits there."""
+        return self._writer is not None and self._writer.queued_bytes >= self._queued_bytes_max // 2
 
     @property
     def full(self) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from cairnkv.keyspace import Keyspace
-from cairnkv.keyspace.table import ENTRY_BYTES
+from cairnkv.keyspace.table import ENTRY_BYTES, USE_BYTES
 from cairnkv.log.disk.engine import Engine
 from cairnkv.log.disk.records import (
     END_KEY,
@@ -88,6 +88,7 @@ class _Room:
         if self._left is None:
             return True
         self._left -= ENTRY_BYTES + len(key)
+        length += USE_BYTES  # which only values in memory take
         if self._left < length:
             return False
         self._left -= length

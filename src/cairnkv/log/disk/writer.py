@@ -36,7 +36,11 @@ from cairnkv.own_threads import OwnThread
 _log: Final = logging.getLogger("cairnkv.disk")
 
 QUEUED_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Bytes of entries that may wait for the disk. One that is larger is taken where none waits."""
+"""Bytes of entries that may wait for the disk. Where less than half of that waits, a larger entry is taken too."""
+
+QUEUED_BYTES_LEAST: Final = 16 * 1024 * 1024
+QUEUED_PART: Final = 8
+"""With a memory limit, no more of these than this part of it, and no fewer than the least."""
 
 QUEUED_ENTRIES_MAX: Final = 100_000
 """Entries that may wait for the disk."""
@@ -113,6 +117,13 @@ class Entry:
         self.size = EFFECT_BYTES * len(effects) + size
 
 
+def queued_bytes_max(memory_limit: int | None) -> int:
+    """Bytes of entries that may wait for the disk, where memory has this limit."""
+    if memory_limit is None:
+        return QUEUED_BYTES_MAX
+    return min(QUEUED_BYTES_MAX, max(QUEUED_BYTES_LEAST, memory_limit // QUEUED_PART))
+
+
 class Writer:
     """A queue, and the thread that empties it into an engine."""
 
@@ -128,11 +139,13 @@ class Writer:
         reopen: Callable[[], Engine],
         reader: Reader,
         gather: float = 0.0,
+        queued_bytes_max: int = QUEUED_BYTES_MAX,
     ) -> None:
         """found: called in the writer's thread with the newest position that is safe, or what else was found out.
 
         reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Settled`.
         gather: seconds for which an entry waits for others, unless there are enough for a commit.
+        queued_bytes_max: bytes of entries that may wait.
         """
         self._directory = directory
         self._engine = engine
@@ -149,6 +162,7 @@ class Writer:
         self._changed = True  # whether anything was changed since everything was compacted
         self._sync = sync
         self._gather = gather
+        self._queued_bytes_max = queued_bytes_max
         self._recorder = Recorder(engine, restored.parted, restored.number)
         self._found = found
         self._position = restored.position
@@ -187,7 +201,7 @@ class Writer:
             self.state is State.OK
             and not self._ending
             and self._space.full is None
-            and self.queued_bytes < QUEUED_BYTES_MAX // 2
+            and self.queued_bytes < self._queued_bytes_max // 2
             and len(self._queue) < QUEUED_ENTRIES_MAX
         )
 
@@ -202,7 +216,8 @@ class Writer:
             if self._space.full is not None and any(value is not None for _, _, value, _ in entry.effects):
                 raise LogRefused(f"{self._directory}: {self._space.full}", failures.DISKFULL)
             waiting = len(self._queue)
-            if waiting >= QUEUED_ENTRIES_MAX or (waiting and self.queued_bytes + entry.size > QUEUED_BYTES_MAX):
+            behind = self.queued_bytes >= self._queued_bytes_max // 2
+            if waiting >= QUEUED_ENTRIES_MAX or (behind and self.queued_bytes + entry.size > self._queued_bytes_max):
                 raise LogRefused(
                     f"the disk is behind: {waiting:,} writes of {self.queued_bytes:,} bytes wait for it already"
                 )
