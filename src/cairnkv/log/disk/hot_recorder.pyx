@@ -21,7 +21,10 @@ def fill(put, delete, effects, Py_ssize_t longest):
     cdef tuple effect
     cdef bytes key, value, record
     cdef object deadline
-    for effect in effects:
+    for item in effects:
+        if type(item) is not tuple:  # a `Redated`
+            break
+        effect = <tuple>item
         key, value, deadline = effect[1], effect[2], effect[3]
         if key is None or (value is not None and PyBytes_GET_SIZE(value) > longest):
             break

@@ -2,7 +2,8 @@
 
 What always holds: a value that is too long for its entry's record is written in parts, before the batch that has the
 entry, each part in a write of its own, so that none holds the interpreter for long. The parts of a value that is
-replaced go in the batch that replaces it. What a crash leaves of parts without an entry, the next start removes.
+replaced go in the batch that replaces it; where only the expiry is another, they stay. The next start removes parts
+that a crash has left without an entry.
 
 Not for when a batch is written, and whether that was safe (`writer`).
 """
@@ -12,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from cairnkv.installation import compiled
-from cairnkv.log.base import Effect
+from cairnkv.log.base import Effect, Redated
 from cairnkv.log.disk.engine import Batch, Engine
 from cairnkv.log.disk.records import (
+    INLINE_BYTES,
     PART_BYTES,
     STATE,
     STATE_KEY,
@@ -87,15 +89,19 @@ class Recorder:
     def fill(self, batch: Batch, effects: Sequence[Effect], size: int) -> None:
         """Add what an entry comes to. size: its bytes, near enough."""
         put = batch.put
-        longest = PART_BYTES if size <= LARGE_ENTRY_BYTES else SMALL_BYTES
+        longest = INLINE_BYTES if size <= LARGE_ENTRY_BYTES else SMALL_BYTES
         if self._fill_fast is not None and not self._parted:
             done = self._fill_fast(put, batch.delete, effects, longest)
             if done == len(effects):
                 return
             effects = effects[done:]
-        for space, key, value, deadline in effects:
+        for effect in effects:
+            space, key, value, deadline = effect
             if key is None:
                 self._clear(batch, space)
+                continue
+            if isinstance(effect, Redated) and (parts := self._parted.get((space, key))) is not None:
+                put(record_key(space, key), record_value(parts, deadline))
                 continue
             if self._parted and (old := self._parted.pop((space, key), None)) is not None:
                 self._before.append(((space, key), old))
@@ -106,8 +112,8 @@ class Recorder:
                 put(record_key(space, key), record_value(value, deadline))
             else:
                 self._before.append(((space, key), None))
-                parts = self._parted[space, key] = self._write_parts(value)
-                put(record_key(space, key), record_value(parts, deadline))
+                self._parted[space, key] = self._write_parts(value)
+                put(record_key(space, key), record_value(self._parted[space, key], deadline))
 
     def note(self, batch: Batch, position: int, now: int) -> None:
         """Add the position and log time that the batch brings the store to."""

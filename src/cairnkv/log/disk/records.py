@@ -8,6 +8,7 @@ import struct
 from typing import Final, NamedTuple
 
 from cairnkv.limits import SPACES
+from cairnkv.log.base import LARGE_VALUE_BYTES
 
 FORMAT: Final = 1
 """The version of what is written. Others are refused."""
@@ -27,7 +28,11 @@ PART: Final = 2
 """First byte of the record key of a part of a value; the number that the value's parts share and their index follow."""
 
 PART_BYTES: Final = 256 * 1024
-"""The longest value that stands in its entry's record, and the length of all parts but the last of a longer one."""
+"""The length of all parts of a value but the last."""
+
+INLINE_BYTES: Final = LARGE_VALUE_BYTES
+"""The longest value that stands in its entry's record. Of a longer one EXPIRE and PERSIST write the record anew, and
+not the parts."""
 
 # What an entry's record begins with, by its first byte.
 PLAIN: Final = 0
