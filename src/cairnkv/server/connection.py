@@ -289,7 +289,12 @@ class Connection(asyncio.Protocol):
 
     def _next_turn(self) -> None:
         self._turn_is_due = False
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        if self.session.only_sends and not self._writing_paused:
+            self._send(self.session.output())
+            self._server.unsent(self, self.unsent)
+        else:
             self._turn()
 
     def _turn(self) -> None:

@@ -186,6 +186,11 @@ class ServerOptions:
         """Every option and its value."""
         return {name: option.show(self._server) for name, option in self._named.items()}
 
+    def get(self, name: str) -> str | None:
+        """The value of an option; None: there is no such option."""
+        option = self._named.get(name)
+        return None if option is None else option.show(self._server)
+
     def set(self, values: Mapping[str, str]) -> None:
         """Change these, all or none. Raises `OptionRefused`."""
         changes: dict[str, Any] = {}

@@ -514,9 +514,14 @@ def _told_of_records(progress: Progress, what: str, read: int, records: int) -> 
     progress(what, read, records, "records")
 
 
+@functools.cache
+def _system() -> str:
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
 def _about_the_process() -> Iterator[tuple[str, str | int]]:
     """What the system knows of this process."""
-    yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield "system", _system()
     yield "bits", struct.calcsize("P") * 8
     usage = resource.getrusage(resource.RUSAGE_SELF)
     yield "cpu_system_seconds", f"{usage.ru_stime:.6f}"

@@ -238,6 +238,11 @@ class Session:
         return self._more
 
     @property
+    def only_sends(self) -> bool:
+        """Whether nothing is left to do but to send the output, such as a message to a subscriber."""
+        return self.state is State.OPEN and not self._more and not self._held and not self.overrun
+
+    @property
     def authenticated(self) -> bool:
         """Whether the client may execute commands: it has said the password, or none is wanted."""
         if self._conversation is None:

@@ -4,6 +4,7 @@ import pytest
 
 from cairnkv.session.redis import manual
 from cairnkv.session.redis.grammar import WORDS
+from cairnkv.wire import Limits
 from cairnkv.wire.redis import OK, Error, SetOf, Simple, Verbatim
 from tests.session.redis.chat import Chat
 
@@ -234,3 +235,32 @@ def test_shutdown_is_no_part_of_a_transaction(chat: Chat) -> None:
 )
 def test_what_an_error_repeats_of_an_unknown_command(words: tuple[bytes, ...], repeated: str) -> None:
     assert Chat().say(*words) == Error(f"ERR unknown command {repeated}")
+
+
+@pytest.mark.parametrize("protocol", ["2", "3"])
+@pytest.mark.parametrize("told", ["COMMAND", "COMMAND INFO", "COMMAND DOCS"])
+def test_what_all_commands_are_is_told_anew_each_time(chat: Chat, told: str, protocol: str) -> None:
+    """Its bytes are kept, for each protocol, and are the same within a transaction."""
+    chat(f"HELLO {protocol}")
+    first = chat(told)
+    assert len(first) >= chat("COMMAND COUNT")
+    assert chat(told) == first
+    chat("MULTI")
+    chat(told)
+    chat("PING")
+    assert chat("EXEC") == [first, Simple("PONG")]
+    other = Chat(chat)
+    other(f"HELLO {5 - int(protocol)}")
+    assert len(other(told)) != 0
+    assert chat(told) == first
+
+
+def test_what_all_commands_are_is_no_longer_than_a_frame() -> None:
+    chat = Chat(limits=Limits(value=1_000, frame=5_000))
+    assert chat("COMMAND DOCS").text.startswith("ERR BIGREPLY")
+    chat("MULTI")
+    chat("COMMAND DOCS")
+    chat("PING")
+    error, pong = chat("EXEC")
+    assert error.text.startswith("ERR BIGREPLY")
+    assert pong == Simple("PONG")

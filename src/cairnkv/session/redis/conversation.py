@@ -525,8 +525,6 @@ def bytes_of(value: Value, protocol: Resp, limit: int) -> list[bytes]:
     """The bytes of a reply, which are no more than a frame may have; of any other, those of an error."""
     if isinstance(value, Several):
         return [piece for one in value.values for piece in bytes_of(one, protocol, limit)]
-    if isinstance(value, Prepared):
-        return value.pieces
     if not isinstance(value, Together):
         return _bytes_within(value, protocol, limit, limit)
     room = limit
@@ -540,7 +538,11 @@ def bytes_of(value: Value, protocol: Resp, limit: int) -> list[bytes]:
 
 def _bytes_within(value: Value, protocol: Resp, room: int, limit: int) -> list[bytes]:
     try:
-        return encode_parts(value, protocol, room)
+        if not isinstance(value, Prepared):
+            return encode_parts(value, protocol, room)
+        if sum(map(len, value.pieces)) <= room:
+            return value.pieces
+        raise TooLong
     except TooLong:
         text = f"the reply would be longer than the limit of {limit:,} bytes"
         return encode_parts(error_of(Failure(failures.BIGREPLY, text)), protocol)

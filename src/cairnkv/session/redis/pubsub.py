@@ -139,7 +139,7 @@ def _alone(channel: bytes, message: bytes) -> None:
 
 def _tell(listeners: Collection["RedisConversation"], message: Push, size: int) -> int:
     """Say a message to these, whose bytes are made once for all who speak a version of the protocol."""
-    said = functools.cache(functools.partial(encode_parts, message))
+    said = functools.cache(lambda protocol: (b"".join(encode_parts(message, protocol)),))
     for listener in listeners:
         listener.push(said, size)
     return len(listeners)

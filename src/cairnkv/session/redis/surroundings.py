@@ -62,6 +62,9 @@ class Options(Protocol):
     def all(self) -> Mapping[str, str]:
         """Every option there is, and its value now."""
 
+    def get(self, name: str) -> str | None:
+        """The value of an option; None: there is no such option."""
+
     def set(self, values: Mapping[str, str]) -> None:
         """Change these, which all exist; all or none. Raises `OptionRefused`."""
 
@@ -72,6 +75,10 @@ class NoOptions:
     def all(self) -> Mapping[str, str]:
         """None."""
         return {}
+
+    def get(self, name: str) -> str | None:
+        """None."""
+        return None
 
     def set(self, values: Mapping[str, str]) -> None:
         """Nobody has one to set."""

@@ -174,40 +174,20 @@ def _line(talk: RedisConversation) -> bytes:
     peer = talk.peer
     name, version = talk.library
     queued = talk.queued_bytes if talk.queue is not None else 0
-    fields: dict[str, object] = {
-        "id": talk.id,
-        "addr": peer.address,
-        "laddr": peer.local_address,
-        "fd": peer.descriptor,
-        "name": talk.name.decode(),
-        "age": int(peer.age()),
-        "idle": int(peer.idle()),
-        "flags": _flags(talk),
-        "db": talk.space,
-        "sub": len(talk.channels),
-        "psub": len(talk.patterns),
-        "ssub": 0,
-        "multi": len(talk.queue) if talk.queue is not None else -1,
-        "qbuf": talk.pending - queued,
-        "qbuf-free": 0,
-        "argv-mem": 0,
-        "multi-mem": queued,
-        "rbs": 0,
-        "rbp": 0,
-        "obl": 0,
-        "oll": 0,
-        "omem": peer.unsent(),
-        "tot-mem": talk.pending + peer.unsent(),
-        "events": "r",
-        "cmd": talk.last_word or "NULL",
-        "user": DEFAULT_USER.decode(),
-        "redir": -1,
-        "resp": talk.protocol,
-        "lib-name": name.decode(),
-        "lib-ver": version.decode(),
-    }
-    line = " ".join(f"{field}={value}" for field, value in fields.items())
-    return f"{line}\n".encode("utf-8", "surrogateescape")
+    pending, unsent = talk.pending, peer.unsent()
+    # One expression: a server with many clients makes many of these lines.
+    line = (
+        f"id={talk.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} name={talk.name.decode()} "
+        f"age={int(peer.age())} idle={int(peer.idle())} flags={_flags(talk)} db={talk.space} sub={len(talk.channels)} "
+        f"psub={len(talk.patterns)} ssub=0 multi={-1 if talk.queue is None else len(talk.queue)} "
+        f"qbuf={pending - queued} qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl=0 oll=0 omem={unsent} "
+        f"tot-mem={pending + unsent} events=r cmd={talk.last_word or 'NULL'} user={_USER} redir=-1 "
+        f"resp={talk.protocol} lib-name={name.decode()} lib-ver={version.decode()}\n"
+    )
+    return line.encode("utf-8", "surrogateescape")
+
+
+_USER: Final = DEFAULT_USER.decode()
 
 
 class _Listing(Job):

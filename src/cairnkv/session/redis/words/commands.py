@@ -1,10 +1,11 @@
 """COMMAND: what the server understands, all of it drawn from what the words declare."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable
 from typing import Final
 
 from cairnkv.session.redis import manual
-from cairnkv.session.redis.conversation import RedisConversation
+from cairnkv.session.redis.conversation import Prepared, RedisConversation
 from cairnkv.session.redis.grammar import (
     REPEATED_MAX,
     SYNTAX,
@@ -17,12 +18,16 @@ from cairnkv.session.redis.grammar import (
     repeated,
 )
 from cairnkv.session.redis.words.helping import help_of, matchers
+from cairnkv.wire.redis import Resp, encode_parts
 
 NAMES_MAX: Final = 512
 """Commands that are told of at once: some tens of milliseconds of work. There are not so many."""
 
 COST_OF_NAME: Final = 4
 """Commands of one key that are as much work."""
+
+COST_OF_ALL: Final = 16
+"""The same to tell of all commands: their bytes are copied, some hundred kilobytes."""
 
 
 @in_conversation(
@@ -36,8 +41,22 @@ def command(talk: RedisConversation, arguments: Arguments) -> Value:
     if len(arguments):
         shown = repeated(arguments.take(), REPEATED_MAX)
         raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
-    talk.costs(len(WORDS))
+    talk.costs(COST_OF_ALL)
+    return _prepared(_all_described, talk.protocol)
+
+
+def _all_described() -> Value:
     return [manual.described(word) for word in WORDS.values()]
+
+
+def _all_documented() -> Value:
+    return {word.name.encode(): manual.documented(word) for word in WORDS.values()}
+
+
+@functools.cache
+def _prepared(told: Callable[[], Value], protocol: Resp) -> Prepared:
+    """Return a reply that is always the same: to make its bytes takes milliseconds."""
+    return Prepared([b"".join(encode_parts(told(), protocol))])
 
 
 @in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="How many commands there are.")
@@ -54,8 +73,8 @@ def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
 )
 def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
     if not len(arguments):
-        talk.costs(len(WORDS))
-        return [manual.described(word) for word in WORDS.values()]
+        talk.costs(COST_OF_ALL)
+        return _prepared(_all_described, talk.protocol)
     words = _named(talk, arguments)
     return [None if word is None else manual.described(word) for word in words]
 
@@ -68,8 +87,11 @@ def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="What commands are for, and their arguments.",
 )
 def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
+    if not len(arguments):
+        talk.costs(COST_OF_ALL)
+        return _prepared(_all_documented, talk.protocol)
     talk.costs(len(WORDS))
-    words: Iterable[Word | None] = _named(talk, arguments) if len(arguments) else WORDS.values()
+    words = _named(talk, arguments)
     return {word.name.encode(): manual.documented(word) for word in words if word is not None}
 
 

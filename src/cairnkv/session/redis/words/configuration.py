@@ -72,7 +72,7 @@ def _failed(name: str, reason: str) -> Refusal:
     summary="Let the counters of INFO stats begin at nothing again.",
 )
 def config_resetstat(talk: RedisConversation, arguments: Arguments) -> Value:
-    talk.surroundings.counted_before = counted(talk)
+    talk.surroundings.counted_before = counted(talk, dict(talk.store.info()))
     return OK
 
 

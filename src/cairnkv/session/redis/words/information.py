@@ -44,9 +44,8 @@ CLUSTER_FACTS: Final = (
 """What a node of a cluster tells of itself besides."""
 
 
-def counted(talk: RedisConversation) -> dict[str, int]:
+def counted(talk: RedisConversation, facts: Facts) -> dict[str, int]:
     """What the counters stand at."""
-    facts = dict(talk.store.info())
     values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS if name in facts}
     values["commands"] += talk.surroundings.words_carried_out
     return values
@@ -76,9 +75,8 @@ def _server(talk: RedisConversation, facts: Facts) -> Lines:
     yield "redis_mode", "standalone"
     names = {"os": "system", "arch_bits": "bits", "multiplexing_api": "loop", "process_id": "pid", "run_id": "run_id"}
     yield from _renamed(facts, names)
-    options = talk.surroundings.options.all()
-    if "port" in options:
-        yield "tcp_port", options["port"]
+    if (value := talk.surroundings.options.get("port")) is not None:
+        yield "tcp_port", value
     yield "server_time_usec", talk.store.clock() * 1000
     if "uptime_seconds" in facts:
         yield "uptime_in_seconds", facts["uptime_seconds"]
@@ -91,9 +89,8 @@ def _clients(talk: RedisConversation, facts: Facts) -> Lines:
     clients = talk.surroundings.clients.values()
     yield "connected_clients", facts.get("connections", len(clients))
     yield "redis_clients", len(clients)
-    options = talk.surroundings.options.all()
-    if "maxclients" in options:
-        yield "maxclients", options["maxclients"]
+    if (value := talk.surroundings.options.get("maxclients")) is not None:
+        yield "maxclients", value
     yield "blocked_clients", 0
     yield "tracking_clients", 0
     yield "pubsub_clients", sum(client.is_subscribed for client in clients)
@@ -112,9 +109,8 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
     limit = int(facts["memory_limit_bytes"])
     yield "maxmemory", limit
     yield "maxmemory_human", _human(limit)
-    options = talk.surroundings.options.all()
-    if "maxmemory-policy" in options:
-        yield "maxmemory_policy", options["maxmemory-policy"]
+    if (value := talk.surroundings.options.get("maxmemory-policy")) is not None:
+        yield "maxmemory_policy", value
 
 
 def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
@@ -132,7 +128,7 @@ def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
 
 def _stats(talk: RedisConversation, facts: Facts) -> Lines:
     before = talk.surroundings.counted_before
-    since = {name: value - before.get(name, 0) for name, value in counted(talk).items()}
+    since = {name: value - before.get(name, 0) for name, value in counted(talk, facts).items()}
     names = {
         "total_connections_received": "connections_accepted",
         "total_commands_processed": "commands",
