@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.test_smoke import ROOT, loaded
+from tests.support.patience import AT_ONCE
 
 H2LOAD = """
 finished in 1.30s, {done}.00 req/s, 93.98KB/s
@@ -37,7 +38,7 @@ def test_the_longest_gap_is_that_of_the_failover(clusters: Any, monkeypatch: pyt
             raise OSError("nobody there")
 
     found = clusters.longest_gap(write, lambda: killed.append(time.monotonic()), 0.5)
-    assert 0.29 < found["longest_gap_seconds"] < 3.0
+    assert 0.29 < found["longest_gap_seconds"] < AT_ONCE
     assert found["failed"] > 0
     assert found["writes"] > 0
 

@@ -14,10 +14,12 @@ import pytest
 
 from cairnkv.commands import ClearMany, Command, Count, Get, GetMany, Ping, Set, SetMany
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX, KIB, MIB, UNFINISHED_MAX
+from cairnkv.server import connection as connection_module
 from cairnkv.server.descriptors import REFUSED_MAX
 from cairnkv.testing import RunningServer
 from cairnkv.wire.article import Response, write_command
 from tests.server.conftest import Start
+from tests.support.patience import AT_ONCE
 from tests.support.raw import OK, PONG, RawClient, ServerProcess, all_of, eventually, failed_with
 
 ROOM = KEY_MAX + KIB
@@ -42,7 +44,8 @@ def test_connections_at_the_limit_and_one_more(start_on_both: Start) -> None:
         assert [client.ask(Ping(b"")) for client in clients] == [PONG] * 3
 
 
-def test_who_was_refused_takes_no_place(start_on_both: Start) -> None:
+def test_who_was_refused_takes_no_place(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "REFUSAL_SECONDS", 10 * AT_ONCE)
     server = start_on_both(max_connections=1)
     first = RawClient(server.address)
     assert first.ask(Ping(b"")) == PONG
@@ -55,7 +58,7 @@ def test_who_was_refused_takes_no_place(start_on_both: Start) -> None:
             with RawClient(server.address) as next_one:
                 if next_one.ask(Ping(b"")) == PONG:
                     break
-            assert time.monotonic() - begun < 0.9, "a place that is free was not given"
+            assert time.monotonic() - begun < AT_ONCE, "a place that is free was not given"
 
 
 def test_a_crowd_over_the_limit(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:

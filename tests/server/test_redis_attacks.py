@@ -14,6 +14,7 @@ from cairnkv.testing import RunningServer
 from cairnkv.wire.redis import OK, Error, Simple
 from tests.server.conftest import Start
 from tests.server.test_redis import RedisClient
+from tests.support.patience import AT_ONCE
 from tests.support.raw import all_of, eventually
 from tests.support.resp import request
 
@@ -157,9 +158,9 @@ def test_others_are_served_meanwhile(start: Start, storm: bytes) -> None:
         while sent < len(storm) and time.monotonic() < until:
             with contextlib.suppress(BlockingIOError):
                 sent += enemy.socket.send(storm[sent : sent + 256 * KIB])
-            begun = time.monotonic()
+            begun = time.process_time()  # of the server too, which is a thread here: others' load does not count
             assert other("PING") == PONG
-            longest = max(longest, time.monotonic() - begun)
+            longest = max(longest, time.process_time() - begun)
         assert longest < 1, "some tens of milliseconds where nothing else runs"
 
 
@@ -312,7 +313,7 @@ def test_times_are_checked_a_few_clients_at_a_time(start_on_both: Start, monkeyp
             assert client("PING") == PONG
         begun = time.monotonic()
         assert all(is_closed(client) for client in clients)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < AT_ONCE
     together: dict[float, int] = {}
     for now, _ in checked:
         together[now] = together.get(now, 0) + 1
