@@ -45,7 +45,7 @@ def test_connections_at_the_limit_and_one_more(start_on_both: Start) -> None:
 
 
 def test_who_was_refused_takes_no_place(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "REFUSAL_SECONDS", 10 * AT_ONCE)
+    monkeypatch.setattr(connection_module, "DISCARD_TIMEOUT", 10 * AT_ONCE)
     server = start_on_both(max_connections=1)
     first = RawClient(server.address)
     assert first.ask(Ping(b"")) == PONG
