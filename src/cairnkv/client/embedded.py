@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, cast, overload
 from cairnkv.client import forking
 from cairnkv.client.calls import Call, Durable, K, Leeway, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
+from cairnkv.client.green import replaced
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.commands import OK, Command, Failure, Reply, failures
@@ -489,6 +490,11 @@ def _store_on_disk(
     disk_limit: int | None,
     clock: Clock,
 ) -> Store:
+    if replaced("thread") == "eventlet":
+        raise OptionError(
+            "a store on disk needs threads of the system, and eventlet has replaced them in this process; serve it "
+            f"(cairn serve --data {path}) and use cairnkv.connect, which works with eventlet"
+        )
     from cairnkv.log.disk import DISK_LIMIT_LEAST, DiskLog, Sync
 
     if when_full != "refuse":

@@ -51,3 +51,28 @@ class Line:
             limit = struct.pack("ll", int(patience), max(1, int(patience % 1 * 1_000_000)))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+class GreenLine:
+    """Sends and receives on a socket of gevent's or eventlet's, which lets other green threads go on meanwhile."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send all of some bytes. Raises OSError; TimeoutError when it takes too long."""
+        self._wait_until(deadline)
+        self._socket.sendall(data)
+
+    def receive(self, deadline: float) -> bytes:
+        """Return the next bytes that come. Raises OSError; TimeoutError when it takes too long."""
+        self._wait_until(deadline)
+        data: bytes = self._socket.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionResetError("the server closed it")
+        return data
+
+    def _wait_until(self, deadline: float) -> None:
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)

@@ -26,8 +26,10 @@ from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.dialing import dial
 from cairnkv.client.endpoints import Endpoints
+from cairnkv.client.green import replaced
 from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
+from cairnkv.client.line import GreenLine
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
 from cairnkv.client.stranger import PROBE, PROBE_ANSWER_BYTES, probe_at, wrong_server, wrong_server_by_probe
@@ -47,6 +49,9 @@ then noticed before anything is sent, so that the call can be made on another on
 
 LOST_TURN_SECONDS: Final = 0.05
 """How long a call waits for its turn until it looks whether a call that was interrupted has taken it away with it."""
+
+GREEN_PAUSE_SECONDS: Final = 0.002
+"""How long a call in a green thread of gevent's or eventlet's waits until it asks for its turn again."""
 
 WINDOW_BYTES: Final = 32 * 1024
 WINDOW_COMMANDS: Final = 512
@@ -143,10 +148,13 @@ class Client(KeyValue[K, V]):
             return self._turns.get_nowait()
         if self._holds_turn(sys._getframe(1).f_back):
             return _Turn()  # for a signal handler or a finalizer that interrupts a call of this thread
+        is_green = replaced("socket") is not None
         while (left := deadline - time.monotonic()) > 0:
+            if is_green:
+                time.sleep(GREEN_PAUSE_SECONDS)  # the queue's own wait would stop all green threads
             with contextlib.suppress(queue.Empty):
-                return self._turns.get(timeout=min(left, LOST_TURN_SECONDS))
-            if not any(map(self._holds_turn, sys._current_frames().values())):
+                return self._turns.get_nowait() if is_green else self._turns.get(timeout=min(left, LOST_TURN_SECONDS))
+            if not is_green and not any(map(self._holds_turn, sys._current_frames().values())):
                 return self._new_turn()
         raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
 
@@ -423,12 +431,14 @@ class _Connection:
         else:
             self._socket = dial(*endpoint, connect_timeout)
         self._socket.settimeout(None)
-        self._line = Line(self._socket)
+        self._is_green = replaced("socket") is not None
+        self._line = GreenLine(self._socket) if self._is_green else Line(self._socket)
         self._decoder = ReplyDecoder()
         self._answered = False
         self._used = time.monotonic()
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        if not self._is_green:
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN)
 
     def greet(self) -> None:
         """Have a sign of life: the system accepts also for a server that hangs. Raises OSError, closed, for none."""
@@ -451,7 +461,19 @@ class _Connection:
         """Whether it is of use: without bytes that nobody asked for and, after some quiet, without an end."""
         if self._decoder.pending:
             return False
-        return time.monotonic() - self._used < LOOK_AFTER_SECONDS or not self._poll.poll(0)
+        return time.monotonic() - self._used < LOOK_AFTER_SECONDS or self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        if not self._is_green:
+            return not self._poll.poll(0)
+        try:  # eventlet has no poll
+            self._socket.settimeout(0)
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def send(self, parts: list[bytes], deadline: float) -> None:
         """Send bytes. Raises OSError; BlockingIOError or TimeoutError when it takes too long."""
@@ -493,7 +515,8 @@ class _Connection:
     def last_words(self, command: Command) -> Failure | None:
         """After sending has failed: the failure with which the server ended the connection, if it came."""
         with contextlib.suppress(OSError, PeerError):
-            self._decoder.feed(self._socket.recv(LAST_WORDS_BYTES, socket.MSG_DONTWAIT))
+            self._socket.settimeout(0)  # a green socket would wait in spite of MSG_DONTWAIT
+            self._decoder.feed(self._socket.recv(LAST_WORDS_BYTES))
             if isinstance(reply := self._decoder.reply(command.word), Failure):
                 return reply
         return None

@@ -1,0 +1,83 @@
+"""The sync client and stores on disk in programs in which gevent or eventlet has replaced sockets and threads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60.0
+
+BEGIN = {
+    "gevent": "import gevent.monkey; gevent.monkey.patch_all(); spawn, sleep = gevent.spawn, gevent.sleep\n",
+    "eventlet": "import eventlet; eventlet.monkey_patch(); spawn, sleep = eventlet.spawn, eventlet.sleep\n",
+}
+
+WAITS = """
+import socket, sys, cairnkv
+slow = socket.socket(); slow.bind(("127.0.0.1", 0)); slow.listen(5)
+hole = socket.socket(); hole.bind(("127.0.0.1", 0)); hole.listen(5)
+def serve():
+    connected, _ = slow.accept()
+    while connected.recv(100):
+        sleep(0.5)
+        connected.sendall(b"\\x00\\x30\\0\\0\\0\\1x")
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        sleep(0.01)
+def ask(kv, into):
+    try:
+        into.append(kv.get("k"))
+    except cairnkv.TimedOut:
+        into.append("timed out")
+spawn(serve); spawn(tick)
+kv = cairnkv.connect("cairn://127.0.0.1:%d/?timeout=20" % slow.getsockname()[1])
+said = []
+for _ in range(2):  # they share the connection
+    spawn(ask, kv, said)
+while len(said) < 2:
+    sleep(0.01)
+assert said == ["x", "x"] and len(ticks) > 5, (said, len(ticks))
+late = []
+ask(cairnkv.connect("cairn://127.0.0.1:%d/?timeout=0.5" % hole.getsockname()[1]), late)
+assert late == ["timed out"], late
+print("well")
+"""
+
+ON_DISK = """
+import sys, cairnkv
+try:
+    with cairnkv.open(sys.argv[1]) as kv:
+        for n in range(20):
+            kv[f"k{n}"] = "v"
+        print(kv.count())
+except cairnkv.OptionError as error:
+    print(error)
+"""
+
+
+def run(library: str, program: str, *arguments: str) -> str:
+    pytest.importorskip(library, reason=f"{library} is not installed; pip install {library}")
+    command = [sys.executable, "-W", "ignore", "-c", BEGIN[library] + program, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+@pytest.mark.parametrize("library", BEGIN)
+@pytest.mark.filterwarnings("ignore")
+def test_other_green_threads_run_while_a_call_waits(library: str) -> None:
+    assert run(library, WAITS).endswith("well")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_store_on_disk_takes_writes_under_gevent(tmp_path: Path) -> None:
+    assert run("gevent", ON_DISK, str(tmp_path / "data")) == "20"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_store_on_disk_refuses_eventlet_in_words(tmp_path: Path) -> None:
+    assert "eventlet" in run("eventlet", ON_DISK, str(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
