@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.server
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import cairnkv
 import cairnkv.client.stranger as stranger_module
+import cairnkv.client.sync as sync_module
 from cairnkv.client.stranger import wrong_server
 
 Ask = Callable[[str], object]
@@ -136,6 +138,48 @@ def early_probe(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_server_that_waits_for_a_line_is_probed_and_named(ask: Ask, kind: str) -> None:
     with stranger(answer=WAITING[kind], needs_line=True) as port, refused(ask, port, kind):
         ask(f"cairn://127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def tls_server() -> Iterator[int]:
+    """The port of a server that closes without a word when it is sent anything but a ClientHello, as OpenSSL does."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with listener.accept()[0] as connected, contextlib.suppress(OSError):
+                    if connected.recv(100)[:3] == bytes.fromhex("16 03 01"):
+                        connected.sendall(bytes.fromhex("15 03 03 00 02 02 28"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_tls_server_that_closes_without_a_word_is_named(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stranger_module, "PROBE_SHARE", 0.5)
+    monkeypatch.setattr(stranger_module, "PROBE_SECONDS", 10.0)
+    monkeypatch.setattr(sync_module, "PROBE_SECONDS", 10.0)
+    with tls_server() as port, refused(ask, port, "a TLS server"):
+        ask(f"cairn://127.0.0.1:{port}")
+
+
+@pytest.mark.usefixtures("early_probe")
+@pytest.mark.filterwarnings("ignore")  # the server's own
+def test_http_server_of_one_connection_at_a_time_is_named(ask: Ask) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        port = server.server_address[1]
+        with refused(ask, port, "an HTTP server"):
+            ask(f"cairn://127.0.0.1:{port}")
+        server.shutdown()
+        serving.join()
 
 
 @pytest.mark.parametrize("url", ["cairn://127.0.0.1:{}", "cairn://127.0.0.1:{},127.0.0.1:1"], ids=["one", "several"])

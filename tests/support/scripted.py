@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from cairnkv.client.stranger import PROBE
+from cairnkv.client.stranger import PROBE, TLS_PROBE
 from cairnkv.commands import Failure
 from cairnkv.wire.article import CommandDecoder, Dialect, Request, reply_parts
 
@@ -73,7 +73,7 @@ def is_probe(connected: socket.socket) -> bool:
     """Whether a client only asks what kind of server this is: that has no script, and no answer."""
     connected.settimeout(PROBE_PATIENCE)
     try:
-        return connected.recv(1, socket.MSG_PEEK) == PROBE[:1]
+        return connected.recv(1, socket.MSG_PEEK) in (PROBE[:1], TLS_PROBE[:1])
     except OSError:
         return False
 

@@ -1,7 +1,8 @@
 """Recognize a server of another protocol by the first bytes that it sends.
 
 A server that waits for the end of a line never answers a frame of the native protocol. Where a new connection stays
-silent, the clients send `PROBE` on a second one, shortly before the call's time is up.
+silent, the clients send `LINES` on it, and `PROBE` on a second one, shortly before the call's time is up. A TLS server
+closes without a word; where one closes before its first reply, the clients send `TLS_PROBE` on a second connection.
 
 Sans-IO. Out of scope: when a connection is probed (`sync`, `aio.connection`).
 """
@@ -9,10 +10,17 @@ Sans-IO. Out of scope: when a connection is probed (`sync`, `aio.connection`).
 import re
 from typing import Final
 
+from cairnkv.commands import Ping
 from cairnkv.errors import WrongServer
 
 PROBE: Final = b"INFO server\r\n\r\n"
 """Bytes that a server of lines answers, whether it knows them or not. cairnkv's own answer says that it is one."""
+
+LINES: Final = Ping(b"\r\n\r\n")
+"""A command whose bytes end lines, for a server that serves one connection at a time."""
+
+TLS_PROBE: Final = bytes.fromhex("16 0301 002f 01 00002b 0303") + bytes(32) + bytes.fromhex("00 0004 1301c02f 01 00")
+"""A ClientHello, to which a TLS server answers with a ServerHello or an alert."""
 
 PROBE_ANSWER_BYTES: Final = 512
 """Bytes of an answer that are looked at."""

@@ -17,7 +17,7 @@ import threading
 import time
 import types
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
@@ -32,7 +32,16 @@ from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.line import GreenLine
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
-from cairnkv.client.stranger import PROBE, PROBE_ANSWER_BYTES, probe_at, wrong_server, wrong_server_by_probe
+from cairnkv.client.stranger import (
+    LINES,
+    PROBE,
+    PROBE_ANSWER_BYTES,
+    PROBE_SECONDS,
+    TLS_PROBE,
+    probe_at,
+    wrong_server,
+    wrong_server_by_probe,
+)
 from cairnkv.commands import Command, Failure, Ping, Reply
 from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavailable, WrongServer
 from cairnkv.records import replace
@@ -435,6 +444,10 @@ class _Connection:
         self._line = GreenLine(self._socket) if self._is_green else Line(self._socket)
         self._decoder = ReplyDecoder()
         self._answered = False
+        self._owes = False  # a reply that no call waits for
+        self._peer: Any = None
+        with contextlib.suppress(OSError):
+            self._peer = self._socket.getpeername()
         self._used = time.monotonic()
         if not self._is_green:
             self._poll = select.poll()
@@ -459,7 +472,7 @@ class _Connection:
 
     def is_good(self) -> bool:
         """Whether it is of use: without bytes that nobody asked for and, after some quiet, without an end."""
-        if self._decoder.pending:
+        if self._decoder.pending or self._owes:
             return False
         return time.monotonic() - self._used < LOOK_AFTER_SECONDS or self._is_quiet()
 
@@ -495,21 +508,32 @@ class _Connection:
         try:
             data = self._line.receive(probe_at(until, time.monotonic()))
         except (BlockingIOError, TimeoutError):
-            if (wrong := wrong_server_by_probe(self._probe(until), self.name)) is not None:
+            self._owes = True
+            self.send(command_parts(LINES), until)
+            if (wrong := wrong_server_by_probe(self._probe(PROBE, until), self.name)) is not None:
                 raise wrong from None
             data = self._line.receive(until)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(
+                    socket.SHUT_RDWR
+                )  # a server of one connection at a time is then ready for another
+            if (wrong := wrong_server_by_probe(self._probe(TLS_PROBE, until), self.name)) is not None:
+                raise wrong from None
+            raise
         if (wrong := wrong_server(data, self.name)) is not None:
             raise wrong
         self._answered = True
         return data
 
-    def _probe(self, until: float) -> bytes:
-        """The answer to a probe on a second connection; nothing where none comes in half of the time that is left."""
-        with contextlib.suppress(OSError), socket.socket(self._socket.family) as second:
-            second.settimeout(max((until - time.monotonic()) / 4, 0.001))
-            second.connect(self._socket.getpeername())
-            second.sendall(PROBE)
-            return second.recv(PROBE_ANSWER_BYTES)
+    def _probe(self, data: bytes, until: float) -> bytes:
+        """The answer to a probe on a second connection; nothing where none comes soon."""
+        if self._peer is not None:
+            with contextlib.suppress(OSError), socket.socket(self._socket.family) as second:
+                second.settimeout(max(min(PROBE_SECONDS, until - time.monotonic()) / 2, 0.001))
+                second.connect(self._peer)
+                second.sendall(data)
+                return second.recv(PROBE_ANSWER_BYTES)
         return b""
 
     def last_words(self, command: Command) -> Failure | None:

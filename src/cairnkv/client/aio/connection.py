@@ -12,7 +12,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from cairnkv.client.address import Endpoint, shown
 from cairnkv.client.aio.dialing import dial_async
@@ -20,8 +20,10 @@ from cairnkv.client.calls import Leeway
 from cairnkv.client.hotpath import ReplyDecoder, command_parts, parts_with
 from cairnkv.client.retry import lost, not_reached
 from cairnkv.client.stranger import (
+    LINES,
     PROBE,
     PROBE_ANSWER_BYTES,
+    TLS_PROBE,
     probe_at,
     probe_seconds,
     wrong_server,
@@ -90,6 +92,8 @@ class Connection(asyncio.Protocol):
         self._answered = False
         self._probing: asyncio.Task[None] | None = None
         self._wrong: WrongServer | None = None
+        self._peer: Any = None
+        self._family = socket.AF_INET
         self._slots: deque[Due] = deque()
         self._outbox: list[bytes] = []
         self._alone = False  # whether the last command to leave had the connection to itself
@@ -151,7 +155,7 @@ class Connection(asyncio.Protocol):
         try:
             await self.submit(Ping(b""), deadline)
         except (Unavailable, WrongServer):
-            raise ConnectionResetError(self.ended) from None
+            raise ConnectionResetError(self.ended if self._wrong is None else str(self._wrong)) from None
         if not self.usable:  # what it said was a failure that ends the connection
             raise ConnectionRefusedError(self.ended)
 
@@ -227,6 +231,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE)
+        self._peer = transport.get_extra_info("peername")
+        self._family = socket.AF_INET6 if isinstance(self._peer, tuple) and len(self._peer) == 4 else socket.AF_INET
+        if isinstance(self.endpoint, str):
+            self._peer, self._family = self.endpoint, socket.AF_UNIX
 
     def data_received(self, data: bytes) -> None:
         self._end_if_interrupted()
@@ -270,7 +278,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self._slots:
             self._read_last_words()
-        self._lose(f"connection lost ({exc or 'the server closed it'})")
+        why = f"connection lost ({exc or 'the server closed it'})"
+        if self.usable and not self._answered and self._slots:
+            self.usable = False
+            self.ended = why
+            self._probing = self._loop.create_task(self._probe_closed(why))
+        else:
+            self._lose(why)
 
     def _read_last_words(self) -> None:
         """After sending has failed: read the failure with which the server ended the connection, if it came."""
@@ -334,7 +348,7 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         why = f"no reply in {self._timeout:g} s"
         if not self._answered and self._probing is None and self._slots and now >= self._probe_at():
-            self._probing = self._loop.create_task(self._probe())
+            self._probing = self._loop.create_task(self._probe_silent())
         if any(self._heard + self._timeout < slot.deadline <= now for slot in self._slots):
             self._transport.abort()
             self._lose(why, timed_out=True)
@@ -354,20 +368,34 @@ class Connection(asyncio.Protocol):
         deadline = self._slots[0].deadline
         return probe_at(deadline, deadline - self._timeout) - self._timeout / CHECKS_PER_TIMEOUT
 
-    async def _probe(self) -> None:
-        """Ask on a second connection what the server is; of another protocol, it may wait for the end of a line."""
-        patience = probe_seconds(self._timeout)
-        first = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError), socket.socket(first.family) as second:
+    async def _probe_silent(self) -> None:
+        """Ask what the server is: of another protocol, it may wait for the end of a line."""
+        due = Due(LINES.word, self._slots[0].deadline, self._waking)
+        due.settle(b"")  # nothing waits for it
+        self._slots.append(due)
+        self._transport.write(b"".join(command_parts(LINES)))
+        wrong = await self._probed(PROBE)
+        if wrong is not None and not self._answered and self.usable:
+            self._probing = None  # which is this task, and goes on
+            self._lose_to(wrong)
+
+    async def _probe_closed(self, why: str) -> None:
+        """The same of a server that closed before its first reply, as a TLS server does."""
+        self._wrong = await self._probed(TLS_PROBE)
+        self._probing = None
+        self._lose(why if self._wrong is None else str(self._wrong), wrong=self._wrong)
+
+    async def _probed(self, data: bytes) -> WrongServer | None:
+        """What the answer to a probe on a second connection says of the server."""
+        if self._peer is None:
+            return None
+        with contextlib.suppress(OSError), socket.socket(self._family) as second:
             second.setblocking(False)
-            async with asyncio.timeout(patience):
-                await self._loop.sock_connect(second, first.getpeername())
-                await self._loop.sock_sendall(second, PROBE)
-                answer = await self._loop.sock_recv(second, PROBE_ANSWER_BYTES)
-            wrong = wrong_server_by_probe(answer, self.name)
-            if wrong is not None and not self._answered and self.usable:
-                self._probing = None  # which is this task, and goes on
-                self._lose_to(wrong)
+            async with asyncio.timeout(probe_seconds(self._timeout)):
+                await self._loop.sock_connect(second, self._peer)
+                await self._loop.sock_sendall(second, data)
+                return wrong_server_by_probe(await self._loop.sock_recv(second, PROBE_ANSWER_BYTES), self.name)
+        return None
 
     def _check_silence(self, silence: float | None, now: float) -> None:
         """Hand no more calls to a server that is silent, and let reads go elsewhere. Writes wait: it may have them."""
