@@ -17,6 +17,7 @@ import redis
 from cairnkv.client.calls import Call
 from cairnkv.client.codec import Bytes
 from cairnkv.client.keyvalue import KeyValue
+from cairnkv.client.pipeline import Pipeline
 from cairnkv.commands import (
     MISSING,
     OK,
@@ -76,6 +77,9 @@ class OverRedis(KeyValue[bytes, bytes]):
 
     def close(self) -> None:
         self._close()
+
+    def pipeline(self) -> Pipeline[bytes, bytes]:
+        raise NotImplementedError  # another way has them
 
     def _do(self, call: Call[Any]) -> Any:
         try:

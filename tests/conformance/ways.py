@@ -21,6 +21,7 @@ from cairnkv.client.calls import Call, Durable, Leeway
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
+from cairnkv.client.pipeline import Pipeline
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
 from cairnkv.store import Held, Store, WhenFull
@@ -47,6 +48,9 @@ class ByHand(KeyValue[bytes, bytes]):
 
     def close(self) -> None:
         self._socket.close()
+
+    def pipeline(self) -> Pipeline[bytes, bytes]:
+        raise NotImplementedError  # another way has them
 
     def _do(self, call: Call[Any]) -> Any:
         self._socket.sendall(self._frame(call))
@@ -306,6 +310,9 @@ class OnNode(KeyValue[bytes, bytes]):
 
     def close(self) -> None:
         pass
+
+    def pipeline(self) -> Pipeline[bytes, bytes]:
+        raise NotImplementedError  # another way has them
 
     def _do(self, call: Call[Any]) -> Any:
         outcome = self._node.execute(call.command)
