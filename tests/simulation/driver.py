@@ -42,6 +42,9 @@ RECEIVE_BYTES: Final = 256 * 1024
 OUT_MAX: Final = 4 * 1024 * 1024
 """Bytes that wait to be sent for one client; beyond it the driver serves sockets before it makes more commands."""
 
+KEYS_TOGETHER: Final = 20
+"""Keys whose values the driver reads with one command."""
+
 CAS_KEY: Final = b"shared:cas"
 """The counter that compare-and-set commands increment. It exists from the beginning."""
 
@@ -686,6 +689,15 @@ class Driver:
                 at = line_end + 4 + length
         return found
 
+    def _values(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        """The values of these keys, as far as they are there."""
+        found: dict[bytes, bytes] = {}
+        for begin in range(0, len(keys), KEYS_TOGETHER):
+            some = keys[begin : begin + KEYS_TOGETHER]
+            values = self._strings(b"MGET", *some)
+            found |= {key: value for key, value in zip(some, values, strict=True) if value is not None}
+        return found
+
     def _await_ended_connections(self) -> None:
         """Wait until the server has noticed the end of each connection that has ended."""
         self.server.resume()
@@ -714,8 +726,7 @@ class Driver:
         if not keys:
             self._ask(b"SELECT", b"0")
             return
-        there = self._strings(b"MGET", *keys)
-        data = {key: value for key, value in zip(keys, there, strict=True) if value is not None}
+        data = self._values(keys)
         if all(data != possible for possible in client.possible_data()):
             raise Wrong(
                 f"after a reset client {client.number} has {_difference(data, conversation.data)}; "
@@ -747,8 +758,7 @@ class Driver:
             if leases.get(database):
                 self._ask(b"DEL", *leases[database])
             keys = sorted(key for key in self._strings(b"KEYS", b"*") if key is not None)
-            values = self._strings(b"MGET", *keys) if keys else []
-            table = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+            table = self._values(keys)
             count = self._ask(b"DBSIZE")
             if count != b":%d\r\n" % len(keys):
                 raise Wrong(f"DBSIZE is {count!r} where KEYS returns {len(keys)} keys")
