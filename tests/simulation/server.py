@@ -43,7 +43,8 @@ class Server:
             self._flags += ["--data", str(directory / "data")]
         if mode == "replicated":
             assert nats is not None
-            self._flags += ["--name", f"simulation-{os.getpid()}-{next(_names)}", "--log-limit", "512MiB"]
+            self.cluster = f"simulation-{os.getpid()}-{next(_names)}"
+            self._flags += ["--name", self.cluster, "--log-limit", "1024MiB"]
             self._flags += ["--cluster", ",".join(nats.urls), "--nats-system", nats.system]
         self.starts = 0
         self.stopped = False
@@ -166,8 +167,8 @@ class Servers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server in self._running.values():
-            server.kill()
+        for mode in list(self._running):
+            self.end(mode)
         self._stack.close()
 
     def __getitem__(self, mode: str) -> Server:
@@ -186,4 +187,7 @@ class Servers:
     def end(self, mode: str) -> None:
         """End the server of this mode. The next one has an empty store."""
         if mode in self._running:
-            self._running.pop(mode).kill()
+            server = self._running.pop(mode)
+            server.kill()
+            if mode == "replicated" and self._nats is not None:
+                self._nats.forget(server.cluster)
