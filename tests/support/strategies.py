@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, Failure, InMemory, Items, Reply, Word
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place, Slot
-from cairnkv.commands.vocabulary import DECIMAL
+from cairnkv.commands.vocabulary import DECIMAL, KEY
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
 
 
@@ -49,7 +49,7 @@ def of_kind(kind: Kind, kinds: Kinds) -> SearchStrategy[Any]:
     if kind in kinds:
         return kinds[kind]
     if isinstance(kind, KeyKind):
-        return KEYS
+        return kinds.get(KEY, KEYS)  # a source and a target are keys as well
     if isinstance(kind, NumberKind):
         return st.one_of(st.integers(kind.lowest, kind.highest), st.sampled_from([kind.lowest, kind.highest]))
     if kind is DECIMAL:
