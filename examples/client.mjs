@@ -11,7 +11,7 @@
 import net from "node:net";
 import { pathToFileURL } from "node:url";
 
-/** A failure. executed: false (safe to repeat), or null where nobody knows. */
+/** A failure. executed: false (safe to repeat), or null if the outcome is unknown. */
 export class CairnError extends Error {
   constructor(message, executed) {
     super(message);
@@ -28,7 +28,7 @@ function be32(number) {
   return bytes;
 }
 
-/** header 0, number, from 16 on how many strings, then each with its length */
+/** Encode a command: header 0, number, from number 16 on the count of strings, then each string with its length. */
 function frame(number, strings) {
   const parts = [Buffer.from([0, number >> 8, number & 0xff])];
   if (number >= 16) parts.push(be32(strings.length));
@@ -39,7 +39,7 @@ function frame(number, strings) {
   return Buffer.concat(parts);
 }
 
-/** The strings of a reply that has several; null stands for a key that is not there. */
+/** Decode a reply of several strings; null stands for an absent key. */
 function items(payload) {
   const found = [];
   for (let at = 0; at < payload.length; ) {
@@ -56,8 +56,8 @@ function items(payload) {
 export class Client {
   #socket;
   #received = Buffer.alloc(0);
-  #waiting = []; // for replies, in the order of their commands
-  #ended = null; // why there are no more
+  #waiting = []; // commands without a reply, in order
+  #ended = null; // the reason why the connection ended
 
   constructor(socket) {
     this.#socket = socket;
@@ -66,7 +66,7 @@ export class Client {
     socket.on("close", () => this.#end());
   }
 
-  /** Send a command; the reply's payload, or null for "Key not found". Commands may be sent before others' replies. */
+  /** Send a command. Resolves to the reply's payload, or null for "Key not found". Calls may overlap (pipelining). */
   call(number, ...strings) {
     return new Promise((resolve, reject) => {
       if (this.#ended !== null) return reject(new CairnError(`UNSENT ${this.#ended}`, false));
@@ -92,7 +92,7 @@ export class Client {
 
   #end() {
     this.#ended ??= "the server closed the connection";
-    // The bytes of these may have left: a read is safe to repeat, a write was executed, or it was not.
+    // The server may have received these commands: a read is safe to repeat, the outcome of a write is unknown.
     for (const { reject } of this.#waiting.splice(0)) reject(new CairnError(`LOST ${this.#ended}`, null));
   }
 
@@ -106,7 +106,7 @@ export class Client {
   clear = async (key) => void (await this.call(2, checked(key)));
   incr = async (key, n = 1) => BigInt(String(await this.call(24, checked(key), String(n))));
 
-  /** All keys with a prefix, slice by slice, until the cursor is 0 again. */
+  /** Iterate over all keys with a prefix, slice by slice, until the cursor is 0 again. */
   async *keys(prefix = "") {
     let cursor = "0";
     do {
@@ -117,7 +117,7 @@ export class Client {
   }
 }
 
-/** A two-byte GET of an empty key looks like the beginning of another frame, so such keys are not sent. */
+/** Refuse keys that the client must not send: a two-byte GET of an empty key looks like the beginning of another frame. */
 function checked(key) {
   const length = Buffer.byteLength(key);
   if (length < 1 || length > 65535) throw new RangeError(`a key has 1 to 65,535 bytes, this one ${length}`);
@@ -126,7 +126,7 @@ function checked(key) {
 
 export async function connect(host = "127.0.0.1", port = 6555) {
   const client = new Client(net.connect({ host, port, noDelay: true, keepAlive: true }));
-  await client.ping(); // it also settles the width of command numbers
+  await client.ping(); // PING as the first frame also fixes the width of command numbers
   return client;
 }
 

@@ -7,7 +7,7 @@
 # Arguments are shell words, so they hold no zero bytes; a value that is printed may hold any.
 set -euo pipefail
 export LC_ALL=C    # ${#text} counts bytes
-trap '' PIPE       # a failed write does not end the script: the server may have said why before it closed
+trap '' PIPE       # a failed write must not end the script: the server may have sent an error before it closed
 
 fail() { printf 'client.sh: %s\n' "$*" >&2; exit 2; }
 
@@ -16,35 +16,35 @@ fail() { printf 'client.sh: %s\n' "$*" >&2; exit 2; }
 be16() { local hex; printf -v hex %04x "$1"; printf "\\x${hex:0:2}\\x${hex:2:2}"; }
 be32() { local hex; printf -v hex %08x "$1"; printf "\\x${hex:0:2}\\x${hex:2:2}\\x${hex:4:2}\\x${hex:6:2}"; }
 
-frame() { # NUMBER STRING...: header 0, number, from 16 on how many strings, then each with its length
+frame() { # NUMBER STRING...: header 0, number, from number 16 on the count of strings, then each string with its length
   local number=$1 string; shift
   printf '\0'; be16 "$number"
   if ((number >= 16)); then be32 $#; fi
   for string; do be32 ${#string}; printf %s "$string"; done
 }
 
-number() { # the four bytes that come next, as a number
+number() { # read four bytes as a number
   local bytes; read -r -a bytes < <(head -c 4 <&3 | od -An -v -tu1) || true
-  ((${#bytes[@]} == 4)) || fail "the connection ended before its reply; a write was executed, or it was not"
+  ((${#bytes[@]} == 4)) || fail "the connection ended before the reply; the outcome of a write is unknown"
   echo $((bytes[0] << 24 | bytes[1] << 16 | bytes[2] << 8 | bytes[3]))
 }
 
 # -- a command and its reply -------------------------------------------------------------------------------------------
 
-send() { frame "$@" >&3 2>/dev/null || true; }    # where sending fails, the reply says why, if there is one
+send() { frame "$@" >&3 2>/dev/null || true; }    # if sending fails, the server's last reply has the reason
 
-begin_reply() { # read header, status and length; what is left to read is the payload
+begin_reply() { # read header, status and length, but not the payload
   local head; read -r -a head < <(head -c 2 <&3 | od -An -v -tu1) || true
-  ((${#head[@]} == 2)) || fail "the connection ended before its reply; a write was executed, or it was not"
+  ((${#head[@]} == 2)) || fail "the connection ended before the reply; the outcome of a write is unknown"
   length=$(number)
   ((head[1] & 1)) || return 0                                   # success
   ((head[0] & 1)) && { head -c "$length" <&3 >/dev/null; exit 1; }  # "Key not found"
-  fail "$(head -c "$length" <&3)"                               # a code and words
+  fail "$(head -c "$length" <&3)"                               # a code and a message
 }
 
 print_reply() { begin_reply; head -c "$length" <&3; }
 
-keys() { # PREFIX: slice by slice, until the cursor is 0 again
+keys() { # PREFIX: print the keys, slice by slice, until the cursor is 0 again
   local cursor=0 left size
   while :; do
     send 28 "$cursor" 1000 "$1"
