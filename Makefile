@@ -22,7 +22,7 @@ clients := $(VENV)/.clients
 bench := $(VENV)/.bench
 $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
-# An installation succeeds where nothing can be compiled, too.
+# An installation also succeeds without a compiler, so print which path is in use.
 say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cairnkv.features()["hot path"])' >&2
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
@@ -70,10 +70,10 @@ demo: $(runtime)  ## a server, a real data set, both clients, compared
 bench: $(bench)  ## cairnkv beside its peers, below twenty minutes (BENCH=full for the largest sizes)
 	@BENCH=$(BENCH) $(python) benchmarks/bench.py
 
-fuzz: $(dev)  ## compare the compiled hot path with the readable way, sanitizers on (SECONDS=300 PROTOCOL=native|resp|both)
+fuzz: $(dev)  ## compare the native path with the pure Python path, with sanitizers (SECONDS=300 PROTOCOL=native|resp|both)
 	@$(python) -m tests.fuzz --seconds $(SECONDS) --protocol $(PROTOCOL)
 
-simulate: $(dev)  ## many clients on one server, each with a model of its own (SECONDS=300 or COMMANDS=, SEED= MODE=all PROCESSES=1)
+simulate: $(dev)  ## simulate many clients on one server, each with its own model (SECONDS=300 or COMMANDS=, SEED= MODE=all PROCESSES=1)
 	@$(python) -m tests.simulation $(if $(COMMANDS),--commands $(COMMANDS),--seconds $(SECONDS)) \
 		$(if $(SEED),--seed $(SEED)) --mode $(or $(MODE),all) --processes $(or $(PROCESSES),1)
 
@@ -96,7 +96,7 @@ $(made):
 	@touch $@
 
 $(runtime): $(made) $(sources)
-	@echo "make: installing cairnkv and what it needs to run, and compiling its hot path: some two minutes" >&2
+	@echo "make: installing cairnkv and its dependencies, and compiling its native path: about two minutes" >&2
 	@$(python) tools/install.py '.[cluster]'
 	@$(say_features)
 	@touch $@

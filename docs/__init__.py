@@ -1,1 +1,1 @@
-"""Programs that write the documents from the code, and the data that only documents and tests need."""
+"""Programs that write the documents from the code, and data for documents and tests."""

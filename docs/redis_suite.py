@@ -1,6 +1,6 @@
-"""The recorded count of the test suite of Redis or Valkey against cairnkv, and its tables.
+"""Tables of the recorded results of the test suite of Redis or Valkey against cairnkv.
 
-`make test-redis-suite SUITE_FLAGS=--record` records a count; `docs/redis.md` shows it.
+`make test-redis-suite SUITE_FLAGS=--record` records the results; `docs/redis.md` shows them.
 """
 
 from collections import Counter
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 RECORD = Path(__file__).parent / "redis-suite.json"
-"""The count that docs/redis.md shows."""
+"""The results that docs/redis.md shows."""
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """A count as tables."""
+    """Format the results as tables."""
     units, baseline = found["units"], found.get("baseline", [])
     head = ["unit", "passed", "failed", "not applicable"]
     head += ["redis-server: passed", "failed", "not reached by us"] if baseline else []

@@ -55,7 +55,7 @@ def commands() -> str:
 
 
 def explained(word: Word) -> str:
-    """The command's docstring as one line, with options as they are sent, and which of them exclude each other."""
+    """Return the command's docstring as one line, with the options' wire names and the options that exclude each other."""
     text = " ".join(word.description.split())
     sent = {name: slot.word.decode() for name, slot in word.fields if slot.word}
     for name, option in sent.items():
@@ -69,32 +69,32 @@ INFO = {
     "in every store": {
         "cairnkv_version": "version of the server",
         "size": "`process`, `disk` or `quorum`",
-        "loading": "1 while the server reads what it has on disk, else 0",
+        "loading": "1 while the server reads its store from disk, else 0",
         "hot_path": "`compiled`, or `pure Python`",
         "commands": "commands executed since the start",
         "keys": "keys of all databases; expired keys count until they are removed",
         "used_bytes": "memory of keys and values, by estimate",
-        "garbage_bytes": "memory that is not in use and not given back yet, by estimate",
+        "garbage_bytes": "unused memory that the process has not released yet, by estimate",
         "memory_limit_bytes": "memory limit; 0: none",
         "expired_keys": "keys that expired since the start",
         "evicted_keys": "keys evicted since the start",
         "log_position": "number of the last write",
         "log_time_ms": "the store's time, in milliseconds since 1970",
-        "log_time_ahead_ms": "how far that is ahead of the wall clock",
+        "log_time_ahead_ms": "milliseconds by which `log_time_ms` is ahead of the wall clock",
     },
     "at every server": {
         "loop": "event loop",
         "pid": "process number",
         "uptime_seconds": "seconds since the start",
-        "addresses": "addresses that the server listens on, with blanks between",
+        "addresses": "addresses that the server listens on, separated by blanks",
         "connections": "clients that are connected",
         "connections_accepted": "clients accepted since the start",
         "connections_refused": "clients refused since the start: too many connections",
         "unfinished_bytes": "bytes of unfinished frames of all clients",
         "system": "operating system",
         "bits": "bits of a pointer",
-        "cpu_system_seconds": "processor time of the process in the system",
-        "cpu_user_seconds": "processor time of the process itself",
+        "cpu_system_seconds": "CPU time of the process in the kernel",
+        "cpu_user_seconds": "CPU time of the process in user mode",
         "resident_bytes": "memory of the process",
         "run_id": "40 hexadecimal digits, new at every start",
     },
@@ -103,31 +103,31 @@ INFO = {
         "sync": "the option `--sync`",
         "disk_commits": "commits since the start",
         "disk_queued_entries": "writes that wait for the disk",
-        "disk_queued_bytes": "bytes of those",
+        "disk_queued_bytes": "bytes of the writes that wait for the disk",
         "disk_reads": "values read from the disk since the start",
-        "disk_failures": "failures of the disk since the start",
-        "disk_state": "`ok`, or what is wrong",
+        "disk_failures": "disk failures since the start",
+        "disk_state": "`ok`, or the error",
     },
     "on disk, with a backup directory": {
         "backup_job": "number of the last backup; 0: none yet",
         "backup_state": "`none`, `running`, `done` or `failed`",
         "backup_name": "its name",
         "backup_made": "its path below the backup directory",
-        "backup_bytes": "its bytes; while it runs, those that are expected",
+        "backup_bytes": "its size in bytes; while it runs, the expected size",
         "backup_bytes_done": "bytes done",
-        "backup_bytes_new": "bytes that no earlier backup beside it has",
-        "backup_seconds": "seconds that it took, or takes so far",
+        "backup_bytes_new": "bytes that it does not share with earlier backups of its name",
+        "backup_seconds": "its duration so far, in seconds",
         "backup_error": "why it failed",
-        "backup_last_ms": "when the newest backup of any name ended, in milliseconds since 1970; 0: none",
+        "backup_last_ms": "end of the newest backup of any name, in milliseconds since 1970; 0: none",
     },
 }
-"""The names of INFO and what each means; a test asks servers for theirs."""
+"""The names of INFO and their meanings. A test compares them with the replies of servers."""
 
 
 def info() -> str:
-    """Every name of INFO, but those of nodes of a cluster."""
+    """Return the table of the names of INFO, without those of nodes of a cluster."""
     return table(
-        ("name", "what it is", "where"),
+        ("name", "meaning", "where"),
         *((f"`{name}`", meaning, where) for where, names in INFO.items() for name, meaning in names.items()),
     )
 
@@ -160,7 +160,7 @@ def wire_limits() -> str:
         ("bytes of unfinished frames, all clients together", f"{limits.UNFINISHED_MAX:,}", "`--max-unfinished`"),
         ("bytes of replies not taken, all clients together", f"{limits.UNSENT_MAX:,}", "`--max-unsent`"),
         ("bytes of commands read from a client that reads no replies", f"{limits.READ_AHEAD_MAX:,}", "fixed"),
-        ("bytes of replies not taken by a client, at which no more is read", f"{limits.CLIENT_UNSENT_MAX:,}", "fixed"),
+        ("bytes of a client's unsent replies, at which the server stops reading", f"{limits.CLIENT_UNSENT_MAX:,}", "fixed"),
         ("clients at once", f"{limits.CONNECTIONS_MAX:,}", "`--max-connections`"),
         ("milliseconds in a time to live", f"1 to {limits.TTL_MAX:,}", "fixed"),
         ("keys that one SCAN looks at", f"1 to {limits.SCAN_COUNT_MAX:,}", "fixed"),
@@ -201,7 +201,7 @@ CLIENTS = {
     "`aio.connect()`": cairnkv.aio.Client,
     "its pipeline ": AsyncPipeline,
 }
-"""What has the methods of a store, by the heading of its column."""
+"""The classes with the methods of a store, by the heading of their column."""
 
 SYNTAX = {
     "__getitem__": "kv[key]",
@@ -219,12 +219,12 @@ SYNTAX = {
 
 
 def clients() -> str:
-    """Every method, and what has it."""
+    """Return the table of all methods and the classes that have them."""
     names = [*SYNTAX, *sorted({name for kind in CLIENTS.values() for name in dir(kind) if not name.startswith("_")})]
     rows = [
         (_code(SYNTAX.get(name, name)), *("✓" if hasattr(kind, name) else "" for kind in CLIENTS.values()))
         for name in names
-        if name != "direct_calls"  # of the native form alone, for tests
+        if name != "direct_calls"  # only the native class has it, for tests
     ]
     return table(("", *CLIENTS), *rows)
 
@@ -466,7 +466,7 @@ def renewed(document: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Rewrite the documents that are out of date and print their names; with --check, only make every table."""
+    """Rewrite the outdated documents and print their names; with --check, make every table and write none."""
     parser = argparse.ArgumentParser(
         prog="python docs/tables.py", description="write the documents' tables from the code"
     )
