@@ -1,7 +1,7 @@
 """Every known difference between cairnkv and Redis; docs/redis.md lists them.
 
-A difference may have commands that show it. A test sends these commands to both servers and fails if the replies agree, so
-an outdated difference cannot stay in the list.
+A difference may have commands that show it. A test sends these commands to both servers and fails if the replies agree,
+so an outdated difference cannot stay in the list.
 """
 
 from dataclasses import dataclass
@@ -65,15 +65,16 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown((f"SETRANGE k {VALUE_MAX} x",), b":", b"-ERR string exceeds maximum allowed size"),
     ),
     Difference(
-        f"A command has at most {REDIS_ARGUMENTS_MAX:,} arguments, its name included, as in Redis before 7.0; a command "
-        f"without keys has at most {REDIS_KEYLESS_ARGUMENTS_MAX:,}. The longest `MSET`, `MGET` and `DEL` block other "
-        "clients for about two seconds each; in Redis for about half a second.",
+        f"A command has at most {REDIS_ARGUMENTS_MAX:,} arguments, its name included, as in Redis before 7.0; a "
+        f"command without keys has at most {REDIS_KEYLESS_ARGUMENTS_MAX:,}. The longest `MSET`, `MGET` and `DEL` block "
+        "other clients for about two seconds each; in Redis for about half a second.",
         "A command is atomic.",
     ),
     Difference(
-        f"A transaction is at most as much work as {TRANSACTION_COST_MAX:,} commands of one key, and its commands are at "
-        f"most as long as one frame. A client watches at most {WATCHED_MAX:,} keys, and subscribes to at most "
-        f"{SUBSCRIPTIONS_MAX:,} channels and patterns. The names of channels and clients have at most {CHANNEL_MAX:,} bytes.",
+        f"A transaction is at most as much work as {TRANSACTION_COST_MAX:,} commands of one key, and its commands are "
+        f"at most as long as one frame. A client watches at most {WATCHED_MAX:,} keys, and subscribes to at most "
+        f"{SUBSCRIPTIONS_MAX:,} channels and patterns. The names of channels and clients have at most {CHANNEL_MAX:,} "
+        "bytes.",
         "The memory and the work that one client causes at once have a limit.",
     ),
     Difference(
@@ -82,7 +83,8 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown((f"SET k v PXAT {TTL_MAX + 1}",), b"+OK", b"-ERR invalid expire time in 'set' command"),
     ),
     Difference(
-        "`SET` with an expiry time in the past deletes the key at once; Redis counts the key until a client accesses it.",
+        "`SET` with an expiry time in the past deletes the key at once; Redis counts the key until a client accesses "
+        "it.",
         "No command sees an expired key, nor does `DBSIZE` count it.",
         Shown(("MULTI", "SET k v PXAT 1", "DBSIZE", "EXEC"), b"*2\r\n+OK\r\n:1", b"*2\r\n+OK\r\n:0"),
     ),
@@ -108,16 +110,17 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         f"Cursors of `SCAN` are below 2^53; those of Redis have 64 bits. At most {PLACE_KEYS_MAX:,} keys may share a "
         "cursor; the server refuses more. Only forged keys, which cost 2^21 hashes each, reach this limit.",
-        "JavaScript clients read cursors as numbers. A slice returns all keys of a cursor, so their number has a limit.",
+        "JavaScript clients read cursors as numbers. A slice returns all keys of a cursor, so their number has a "
+        "limit.",
     ),
     Difference(
-        "`KEYS` reads the keys slice by slice and serves other clients in between, so it is not atomic. In a transaction "
-        f"it is atomic, and looks at {KEYS_IN_TRANSACTION_MAX:,} keys at most.",
+        "`KEYS` reads the keys slice by slice and serves other clients in between, so it is not atomic. In a "
+        f"transaction it is atomic, and looks at {KEYS_IN_TRANSACTION_MAX:,} keys at most.",
         "Redis serves no other clients during `KEYS`.",
     ),
     Difference(
-        "If keys change during a scan, the scan may return a key twice, or in another order than Redis. As in Redis, it "
-        "returns every key that exists during the whole scan.",
+        "If keys change during a scan, the scan may return a key twice, or in another order than Redis. As in Redis, "
+        "it returns every key that exists during the whole scan.",
         "cairnkv has another kind of hash table.",
     ),
     Difference(
@@ -130,8 +133,8 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "A client of the native protocol has no name, no database and no protocol version.",
     ),
     Difference(
-        "`HELLO` has one more field, `cairnkv_version`. `INFO` has only the sections and fields that cairnkv measures, so "
-        "no `commandstats`. `CONFIG` has the options of cairnkv, under Redis' names and under their own.",
+        "`HELLO` has one more field, `cairnkv_version`. `INFO` has only the sections and fields that cairnkv measures, "
+        "so no `commandstats`. `CONFIG` has the options of cairnkv, under Redis' names and under their own.",
         "No command reports an effect or a measurement that did not happen.",
         Shown(("HELLO",), b"*14", b"*16"),
     ),
@@ -140,8 +143,8 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         "Both protocols share one port.",
     ),
     Difference(
-        "`BGSAVE` and `LASTSAVE` return an error without `--data` and `--backup-dir`; so does `LASTSAVE` before the first "
-        "backup. In Redis, `LASTSAVE` is then the time of the server's start.",
+        "`BGSAVE` and `LASTSAVE` return an error without `--data` and `--backup-dir`; so does `LASTSAVE` before the "
+        "first backup. In Redis, `LASTSAVE` is then the time of the server's start.",
         "A time would suggest that a backup exists.",
         Shown(("LASTSAVE",), b":", b"-ERR this server makes no backups"),
     ),
@@ -152,8 +155,8 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "`SETBIT`, `SETRANGE` and `APPEND` copy the whole value; Redis changes it in place. `COPY` and `RENAME` of a "
-        "store on disk write the value. These bytes count in a client's turn, so the server serves other clients between "
-        "two such commands. The time of each command is proportional to the value's length.",
+        "store on disk write the value. These bytes count in a client's turn, so the server serves other clients "
+        "between two such commands. The time of each command is proportional to the value's length.",
         "A value must not change while the server sends or writes its bytes.",
     ),
 )

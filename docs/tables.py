@@ -55,7 +55,7 @@ def commands() -> str:
 
 
 def explained(word: Word) -> str:
-    """Return the command's docstring as one line, with the options' wire names and the options that exclude each other."""
+    """Return the command's docstring as one line, with wire names and a list of exclusive options."""
     text = " ".join(word.description.split())
     sent = {name: slot.word.decode() for name, slot in word.fields if slot.word}
     for name, option in sent.items():
@@ -160,7 +160,7 @@ def wire_limits() -> str:
         ("bytes of unfinished frames, all clients together", f"{limits.UNFINISHED_MAX:,}", "`--max-unfinished`"),
         ("bytes of replies not taken, all clients together", f"{limits.UNSENT_MAX:,}", "`--max-unsent`"),
         ("bytes of commands read from a client that reads no replies", f"{limits.READ_AHEAD_MAX:,}", "fixed"),
-        ("bytes of a client's unsent replies, at which the server stops reading", f"{limits.CLIENT_UNSENT_MAX:,}", "fixed"),
+        ("bytes of unsent replies at which the server stops reading", f"{limits.CLIENT_UNSENT_MAX:,}", "fixed"),
         ("clients at once", f"{limits.CONNECTIONS_MAX:,}", "`--max-connections`"),
         ("milliseconds in a time to live", f"1 to {limits.TTL_MAX:,}", "fixed"),
         ("keys that one SCAN looks at", f"1 to {limits.SCAN_COUNT_MAX:,}", "fixed"),
