@@ -77,7 +77,7 @@ class IncompleteFrame(PeerError):
 
 
 class WrongServer(PeerError):
-    """The address is that of another protocol's server. A write that has left raises `OutcomeUnknown` instead."""
+    """The server at the address has another protocol. A write that the client already sent raises `OutcomeUnknown`."""
 
 
 class Refused(CairnError):
@@ -129,14 +129,14 @@ def error_of(failure: Failure, *, writes: bool) -> CairnError:
 
 
 _EXTRAS: Final = {"msgpack": "msgpack", "nats": "cluster", "nkeys": "cluster", "rocksdict": "disk"}
-"""Which extra of this package brings a package that may be missing."""
+"""The extra of cairnkv that installs each optional package."""
 
 
 def missing_package(error: ImportError, what: str, extra: str | None = None) -> OptionError:
-    """Return the error to raise where what a user wants needs a package of others that cannot be imported.
+    """Return the error for a third-party package that a feature needs and Python cannot import.
 
-    extra: brings all that is needed; None: the one that brings the package.
-    Raises the import's own error again where it is about this package, which is a fault of ours.
+    extra: the extra that installs everything for the feature; None: the extra of the package.
+    Raises the import error again if it concerns cairnkv itself, because that is a bug.
     """
     package = (error.name or "").partition(".")[0]
     if package in ("", "cairnkv"):

@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 PURE_VARIABLE: Final = "CAIRNKV__PURE"
-"""Set to anything but 0, no, off or false, it keeps the compiled parts out of use."""
+"""The variable that disables the native path. Values other than 0, no, off and false disable it."""
 
 COMPILED: Final = (
     "cairnkv.keyspace.hot_table",
@@ -54,7 +54,7 @@ def features() -> dict[str, str]:
 
 
 def docstring(of: type) -> str:
-    """Return the docstring of a class, also where Python dropped it (-OO): then from the source, if that is there."""
+    """Return the docstring of a class. Under -OO, which drops docstrings, read it from the source if available."""
     if of.__doc__ or sys.flags.optimize < 2:
         return of.__doc__ or ""
     return _docstrings(of.__module__).get(of.__qualname__, "")
@@ -62,7 +62,7 @@ def docstring(of: type) -> str:
 
 @functools.cache
 def _docstrings(module: str) -> dict[str, str]:
-    """The docstrings of the classes of a module, by its source."""
+    """Read the docstrings of a module's classes from its source."""
     import ast
     import inspect
 
@@ -75,18 +75,18 @@ def _docstrings(module: str) -> dict[str, str]:
 
 
 def python_command(*arguments: str) -> list[str]:
-    """Return the command of a Python process that imports this very package, and nothing from the working directory.
+    """Return the command of a Python process that imports this package, and nothing from the working directory.
 
-    Its environment is `python_environment()`.
+    Use it with the environment `python_environment()`.
     """
     return [sys.executable, "-P", *arguments]
 
 
 def python_environment() -> dict[str, str]:
-    """Return the environment of such a process: ours, with the way to this package where only `sys.path[0]` has it.
+    """Return this process's environment, with the path of this package added if only `sys.path[0]` has it.
 
-    That is so for `python -m cairnkv` in a checkout's `src`. Without -P a child would look into its working directory
-    too, whoever's files lie there.
+    This is the case for `python -m cairnkv` in a checkout's `src`. Without -P, a child process would also import
+    modules from its working directory.
     """
     root = __file__.replace(os.sep, "/").rpartition("/")[0].rpartition("/")[0]
     paths = os.environ.get("PYTHONPATH")

@@ -1,7 +1,7 @@
-"""The threads that stores on disk have of their own, told from all others.
+"""The threads that belong to stores on disk, and a test whether the current thread is one of them.
 
-What always holds: the garbage collector may run a program's finalizers in any thread, also in one of these. A call of a
-store does not wait there, since the thread that it would wait for may be this one.
+Invariants: a call of a store does not wait in such a thread. The garbage collector may run a program's finalizers in
+any thread, so the call could wait for its own thread.
 """
 
 import os
@@ -13,12 +13,12 @@ _IDENTS: Final[set[int]] = set()
 
 
 def is_own() -> bool:
-    """Return whether the current thread is a store's own."""
+    """Return whether the current thread belongs to a store."""
     return threading.get_ident() in _IDENTS
 
 
 class OwnThread(threading.Thread):
-    """A daemon thread of a store."""
+    """A daemon thread that belongs to a store."""
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)

@@ -1,7 +1,7 @@
-"""Paths as people give them: on a command line, in a variable, in a file of options, as an argument in Python.
+"""Checks and expands paths that a user gives: on a command line, in a variable, in a file of options, or in Python.
 
-Invariants: an empty path is an error, since the system would take it for the working directory, and an unset variable
-gives one. `~` is the home directory everywhere, as in a shell, which only expands it at the beginning of a word.
+Invariants: an empty path is an error. An unset shell variable gives an empty path, and the system would use the working
+directory. `~` is the home directory everywhere; a shell expands it only at the beginning of a word.
 """
 
 import os
@@ -11,7 +11,7 @@ from cairnkv.errors import OptionError
 
 
 def path_text(given: str | os.PathLike[str]) -> str:
-    """Return a path with `~` expanded. Raises `OptionError`, whose text says what a path is.
+    """Return a path with `~` expanded. Raises `OptionError` with a text that follows "has to be".
 
     >>> path_text("data/")
     'data/'
@@ -35,7 +35,7 @@ def path_text(given: str | os.PathLike[str]) -> str:
 
 
 def user_path(given: str | os.PathLike[str], what: str) -> Path:
-    """Return a path that a program was given. what: the argument's name, for the error."""
+    """Return the path that a user gave, with `~` expanded. what: the argument's name, for the error."""
     try:
         return Path(path_text(given))
     except OptionError as error:
@@ -43,16 +43,16 @@ def user_path(given: str | os.PathLike[str], what: str) -> Path:
 
 
 def in_words(error: OSError) -> str:
-    """Return what the system refused, where, and to whom.
+    """Return a message for an error of the system: the file, the reason, and for permissions the user.
 
     >>> in_words(FileNotFoundError(2, "No such file or directory", "data/x"))
     'data/x: No such file or directory'
     """
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # of getcwd
-        return "the working directory was deleted: name whole paths, or go to another directory"
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # from getcwd
+        return "the working directory was deleted: use absolute paths, or change to another directory"
     text = error.strerror or str(error)
     if error.filename is not None:
         text = f"{os.fsdecode(error.filename)}: {text}"
     if isinstance(error, PermissionError):
-        text += f" to user {os.geteuid()}; run as the user that the files belong to, or change their owner (chown)"
+        text += f" to user {os.geteuid()}; run as the owner of the files, or change their owner (chown)"
     return text

@@ -1,7 +1,7 @@
 """Options of TCP sockets that servers and clients share.
 
-A peer whose computer or network vanished sends no end of its connection, so only keepalive probes find it. The system
-sends them; how often is in `limits`.
+A peer whose computer or network vanished does not close its connection, so only keepalive probes detect it. The system
+sends the probes; `limits` has the intervals.
 """
 
 import socket
@@ -11,7 +11,7 @@ from cairnkv.limits import KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES
 
 
 class HasOptions(Protocol):
-    """A socket, or what asyncio and uvloop show of one."""
+    """A socket, or the socket object of an asyncio or uvloop transport."""
 
     def setsockopt(self, level: int, option: int, value: int, /) -> Any:
         """Set an option."""
@@ -19,19 +19,19 @@ class HasOptions(Protocol):
 
 _TIMES: Final = (
     ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-    ("TCP_KEEPALIVE", KEEPALIVE_IDLE),  # the name of the same on macOS
+    ("TCP_KEEPALIVE", KEEPALIVE_IDLE),  # the name of TCP_KEEPIDLE on macOS
     ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
     ("TCP_KEEPCNT", KEEPALIVE_PROBES),
 )
 _KEEPALIVE: Final = tuple((getattr(socket, name), value) for name, value in _TIMES if hasattr(socket, name))
-"""The keepalive options that this system has; elsewhere its own times count."""
+"""The keepalive options that this system has. Without them, the system's defaults apply."""
 
 
 def set_tcp_options(connected: HasOptions, *, acknowledged_in: float | None = None) -> None:
-    """Send small frames at once, and let the system probe a quiet peer. For TCP sockets only.
+    """Set a TCP socket to send small frames at once and to probe a quiet peer.
 
-    acknowledged_in: seconds after which the system closes the connection if the peer acknowledges no data, where the
-        system can (TCP_USER_TIMEOUT). Linux applies it also to a peer that answers but reads nothing.
+    acknowledged_in: seconds after which the system closes the connection if the peer acknowledges no data (Linux,
+        TCP_USER_TIMEOUT). Linux applies it also to a peer that acknowledges but reads nothing.
     """
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -31,7 +31,7 @@ def seconds(text: str) -> float:
 
 
 def duration(given: object) -> float:
-    """Seconds, from a number of them, text as `seconds` takes it, or a timedelta. Raises ValueError for anything else.
+    """Return the seconds of a number, a text for `seconds`, or a timedelta. Raises ValueError for anything else.
 
     >>> duration("5m") == duration(300) == duration(timedelta(minutes=5)) == 300
     True

@@ -71,7 +71,7 @@ def test_two_dashes_are_a_value_behind_two_dashes(cairn_here: Call, kv: Store, a
 def test_a_value_that_looks_like_an_option_is_explained(cairn_here: Call, url: str, arguments: list[str]):
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
-    assert "a value that begins with a dash stands behind '--'" in said.err
+    assert "write a value that begins with a dash after '--'" in said.err
     assert said.err.count("\n") == 1
 
 

@@ -45,7 +45,7 @@ def test_wrong_arguments_are_said_in_one_line(cairn_here: Call, name: str):
 def test_an_unknown_command_is_an_error(cairn_here: Call):
     said = cairn_here("fetch")
     assert said.code == 2
-    assert said.err.startswith("cairn: there is no command 'fetch'; there are serve, get")
+    assert said.err.startswith("cairn: there is no command 'fetch'; use one of serve, get")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_an_unknown_command_is_an_error(cairn_here: Call):
 def test_a_command_that_is_misspelt_is_suggested(cairn_here: Call, typed: str, meant: str, before: list[str]):
     said = cairn_here(*before, typed)
     assert (said.code, said.out) == (2, b"")
-    assert said.err.startswith(f"cairn: there is no command {typed!r}; did you mean {meant!r}?; there are serve, get")
+    assert said.err.startswith(f"cairn: there is no command {typed!r}; did you mean {meant!r}?; use one of serve, get")
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_json_before_the_command_counts_as_behind_it(cairn_here: Call, url: str)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--raw", "get", "k"], "there is no option '--raw' before a command; there are --url, --timeout, --json"),
-        (["--url", "get"], "--url stands before a command, which is missing"),
-        (["--url"], "--url stands before a command, which is missing"),
-        (["--json"], "--json stands before a command, which is missing"),
+        (["--raw", "get", "k"], "there is no option '--raw' before a command; use one of --url, --timeout, --json"),
+        (["--url", "get"], "the command after --url is missing"),
+        (["--url"], "the command after --url is missing"),
+        (["--json"], "the command after --json is missing"),
         (["--url", "x", "serve"], "serve: there is no option '--url'"),
     ],
 )

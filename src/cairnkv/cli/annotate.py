@@ -9,7 +9,7 @@
 What always holds: a frame is printed when it is whole, with one line for each field; what is long is abbreviated
 and says how long it is; nothing from the wire reaches the terminal unescaped.
 
-Not for which bytes are which field (`cairnkv.wire.anatomy` and its like for Redis), and not for sockets (`trace`).
+Out of scope: the fields of a frame (`cairnkv.wire.anatomy`, `cairnkv.wire.redis.anatomy`), and sockets (`trace`).
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ RAW_LINES: Final = 8
 """Lines of bytes that belong to no frame that are printed of what came at once."""
 
 _REPLY_OF_REDIS: Final = b"+-"
-"""First bytes of a server that speaks before its client: the Redis protocol's, when it refuses a connection."""
+"""First bytes of a Redis protocol server that replies before its client sends a command: it refuses the connection."""
 
 DETAILED_FIELDS: Final = 64
 """Fields of one frame that are printed."""
@@ -73,10 +73,10 @@ class Conversation:
     def __init__(self, name: str, *, shown_bytes: int = SHOWN_BYTES) -> None:
         self._name = name
         self._shown_bytes = shown_bytes
-        self._dissectors: dict[Side, Dissector] = {}  # of a protocol, once the first byte has come
+        self._dissectors: dict[Side, Dissector] = {}  # empty until the first byte selects the protocol
 
     def _begin(self, side: Side, first: int) -> None:
-        """Tell the protocol by the first byte, as a server does; by the server's own if that comes first."""
+        """Select the protocol by the first byte of the client, or of the server if the server sends first."""
         kept = max(self._shown_bytes, TEXT_BYTES)
         if speaks_redis(first) if side is Side.CLIENT else first in _REPLY_OF_REDIS:
             redis_commands = RedisCommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _TwoDashes(str):
-    """Two dashes that are a value: unequal to `--`, which argparse removes from values."""
+    """A value of two dashes, unequal to `--`: argparse removes `--` from values."""
 
     __slots__ = ()
     __hash__ = str.__hash__
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         self._given: list[str] = []
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
-        """Parse arguments; behind the first `--` each is a value, `--` too."""
+        """Parse arguments. After the first `--`, all arguments are values, including `--`."""
         self._given = list(args)
         end = self._end_of_options()
         values = [_TwoDashes(text) if text == "--" else text for text in self._given[end + 1 :]]
@@ -62,22 +62,22 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            text = f"there is no {str(value)!r}{suggestion(str(value), known)}; there are {', '.join(known)}"
+            text = f"there is no {str(value)!r}{suggestion(str(value), known)}; use one of {', '.join(known)}"
             raise argparse.ArgumentError(action, text)
 
     def _hint(self) -> str:
-        """What the first word that begins with a dash and is no option could mean; empty if there is none."""
+        """Return a hint for the first unknown option; empty if all options are known."""
         for text in self._given[: self._end_of_options()]:
             option = text.partition("=")[0]
             begins_with_a_dash = text.startswith("-") and text != "-" and not self._negative_number_matcher.match(text)
             if begins_with_a_dash and option not in self._option_string_actions:
                 known = suggestion(option, self._option_string_actions)
-                value = "; a value that begins with a dash stands behind '--', or behind = as in --option=-x"
+                value = "; write a value that begins with a dash after '--', or after = as in --option=-x"
                 return f"there is no option {option!r}{known or value}"
         return ""
 
     def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
-        (file or sys.stderr).write(message)  # argparse says nothing where that fails, as on a full disk
+        (file or sys.stderr).write(message)  # argparse ignores errors of write, such as a full disk
 
     def error(self, message: str) -> NoReturn:
         if (hint := self._hint()) and hint != message:

@@ -37,7 +37,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Run one of these subcommands."""
     before = os.umask(0o077)  # what is made, RocksDB's files among it, is its owner's
     try:
-        with terminated_like_interrupted():  # what is half made is removed
+        with terminated_like_interrupted():  # removes an incomplete result
             return _SUBCOMMANDS[name](name, arguments)
     finally:
         os.umask(before)
@@ -100,7 +100,7 @@ def _backup(name: str, arguments: Sequence[str]) -> int:
         "cairn backup backups/ --data data/\ncairn backup --list backups/daily",
     )
     parser.add_argument("dest", metavar="DEST", help="where it goes: a name at a server; with --data, a directory")
-    parser.add_argument("--data", type=path, metavar="DIR", help="the directory of a store that no server has open")
+    parser.add_argument("--data", type=path, metavar="DIR", help="directory of a store that no server has open")
     parser.add_argument(
         "--keep", type=_kept, metavar="N", help="remove older ones when it is there, so that N are left (default: none)"
     )
@@ -231,7 +231,7 @@ def _restore(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument(
         "backup", type=path, metavar="BACKUP", help="the directory of one backup; `cairn backup --list` names them"
     )
-    parser.add_argument("directory", type=path, metavar="DIR", help="the directory of the new store")
+    parser.add_argument("directory", type=path, metavar="DIR", help="directory of the new store")
     options = parser.parse_args(arguments)
     from cairnkv.log.disk import backup as backups
 
@@ -316,9 +316,7 @@ def _repair(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument(
         "directory", type=path, metavar="DIR", help="the damaged store's directory, or a damaged backup"
     )
-    parser.add_argument(
-        "into", type=path, metavar="NEW", help="the directory of the new store: empty, or not there yet"
-    )
+    parser.add_argument("into", type=path, metavar="NEW", help="directory of the new store: empty, or not existing yet")
     options = parser.parse_args(arguments)
     from cairnkv.log.disk.check import not_open
     from cairnkv.log.disk.repair import repair

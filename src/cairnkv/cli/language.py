@@ -54,9 +54,9 @@ _BY_NAME_ONLY: Final[Mapping[Kind, bytes]] = {
 
 
 _IN_MILLISECONDS: Final = re.compile(r"[\w-]*milliseconds[\w-]* is a decimal number from (-?\d+) to (\d+), not '.*'")
-"""A fault of the protocol's numbers, which a person at the shell has not typed."""
+"""An error message of the protocol about milliseconds, a unit that shell users do not type."""
 
-TIME_HELP: Final = "TIME is 500ms, 30s, 5m, 1h or 7d; a number alone is in seconds. With `at` it counts from 1970 on."
+TIME_HELP: Final = "TIME is 500ms, 30s, 5m, 1h or 7d; a number alone is in seconds. With `at`, TIME counts from 1970."
 
 
 class NotUnderstood(CallerError):
@@ -164,7 +164,7 @@ def explain(word: Word) -> str:
 
 
 def _as_shown(word: Word, text: str) -> str:
-    """A command's description in the terms of the shell, which takes times with units and shows replies its own way."""
+    """Return a command's description in the terms of the shell: times with units, replies as the shell shows them."""
     text = text.replace("`MISSING`", "`(not found)`")
     if issubclass(word.command, Ttl | Deadline):
         return text.replace("milliseconds", "seconds").replace("-1 when", "`never` when")

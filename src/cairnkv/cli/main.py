@@ -47,7 +47,7 @@ SUBCOMMANDS: Final = {
 """Each subcommand: the module of `cairnkv.cli` that has it, and what it does."""
 
 BEFORE: Final = {"--url": True, "--timeout": True, "--json": False}
-"""Options of commands that may stand before the command too, and whether a value follows them."""
+"""Options that users may also write before the command, and whether each takes a value."""
 
 
 def usage() -> str:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if sys.stdout is None or sys.stdin is None or sys.stderr is None:
         if arguments[:1] not in (["serve"], ["cluster"]):
-            return complain("standard input, output and error have to be open; /dev/null will do")
+            return complain("standard input, output or error is closed; open it, at least on /dev/null")
         _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals and pipes that are not UTF-8
@@ -89,15 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
     except Exception as error:
-        from cairnkv.errors import CairnError, missing_package  # costs more than a whole `get`, and is needed only now
+        from cairnkv.errors import CairnError, missing_package  # this import takes longer than a whole `get`
 
         if isinstance(error, ImportError):
-            with contextlib.suppress(ImportError):  # of this package itself: a fault
+            with contextlib.suppress(ImportError):  # a failed import of this package itself is a bug
                 return complain(str(missing_package(error, f"cairn {arguments[0]}")))
         if isinstance(error, CairnError):
             return complain(str(error))
         if isinstance(error, OSError):  # a file, a terminal, a full disk: nothing that a traceback explains
-            if isinstance(error, FileNotFoundError) and error.filename is None:  # of getcwd
+            if isinstance(error, FileNotFoundError) and error.filename is None:  # from getcwd
                 from cairnkv.paths import in_words
 
                 return complain(in_words(error))
@@ -109,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open /dev/null in the place of those that are closed, which sockets and files would take otherwise."""
+    """Open /dev/null for each closed standard stream, so that no socket or file gets its descriptor."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # it stays open
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115  # for the life of the process
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
@@ -146,7 +146,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _dispatch_behind_options(arguments: list[str]) -> int:
-    """Run a command with the options that stand before it; the same option behind the command wins."""
+    """Run a command with the options before it. The same option after the command wins."""
     before: dict[str, list[str]] = {}
     left = list(arguments)
     while left and left[0].startswith("-"):
@@ -155,10 +155,10 @@ def _dispatch_behind_options(arguments: list[str]) -> int:
             return _dispatch([option])
         if option not in BEFORE:
             known = suggestion(option, BEFORE)
-            return complain(f"there is no option {option!r} before a command{known}; there are {', '.join(BEFORE)}")
+            return complain(f"there is no option {option!r} before a command{known}; use one of {', '.join(BEFORE)}")
         taken = 2 if BEFORE[option] and not equals else 1
         if len(left) <= taken:
-            return complain(f"{option} stands before a command, which is missing; `cairn --help` lists them")
+            return complain(f"the command after {option} is missing; `cairn --help` lists the commands")
         before[option], left = left[:taken], left[taken:]
     if left[0] == "help":
         return _dispatch(left)
@@ -169,20 +169,20 @@ def _dispatch_behind_options(arguments: list[str]) -> int:
 
 
 def _unknown(name: str) -> str:
-    return f"there is no command {name!r}{suggestion(name, SUBCOMMANDS)}; there are {', '.join(SUBCOMMANDS)}"
+    return f"there is no command {name!r}{suggestion(name, SUBCOMMANDS)}; use one of {', '.join(SUBCOMMANDS)}"
 
 
 def suggestion(typed: str, known: Iterable[str]) -> str:
-    """A question to put behind a word that is unknown: the known word that it is close to; empty if it is to none."""
+    """Return "did you mean" with the known word that is most similar to an unknown one; empty if no word is similar."""
     import difflib  # needed only for errors
 
-    names = {word.lstrip("-"): word for word in known}  # what options have in common makes them no closer
+    names = {word.lstrip("-"): word for word in known}  # the dashes of options must not count
     close = difflib.get_close_matches(typed.lstrip("-"), names, 1)
     return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def complain(text: str) -> int:
     """Say on standard error what is wrong, in one line, and give the exit code of errors."""
-    with contextlib.suppress(OSError):  # standard error is a terminal that was closed, or on a full disk
+    with contextlib.suppress(OSError):  # standard error may be a closed terminal, or on a full disk
         print(f"cairn: {' '.join(text.split())}", file=sys.stderr)
     return ERROR

@@ -66,13 +66,13 @@ def put_bytes(data: bytes, *, raw: bool = False) -> None:
 
 
 def put_json(value: Any) -> None:
-    """A line of JSON on standard output: UTF-8 whatever the locale is, and ASCII where a terminal may have another."""
+    """Print a line of JSON: UTF-8 in every locale, or ASCII if the terminal may have another encoding."""
     import json
 
     ascii_only = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     line = json.dumps(value, ensure_ascii=ascii_only, separators=(", ", ": "))
     sys.stdout.flush()
-    sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")  # of a name of a file: \udcXX
+    sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")  # names of files may have \udcXX
 
 
 def note(text: str) -> None:

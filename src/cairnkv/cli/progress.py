@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, nothing elsewhere; how its result is summed up; how it is ended."""
+"""Progress bars, summaries and interruption of long commands. A bar appears on a terminal only."""
 
 import contextlib
 import signal
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Have a supervisor's SIGTERM and the SIGHUP of a terminal that closes end the block as Ctrl-C does.
+    """Make SIGTERM (a supervisor) and SIGHUP (a closed terminal) end the block as Ctrl-C does.
 
-    A SIGHUP that `nohup` has ignored stays ignored.
+    SIGHUP stays ignored under `nohup`.
     """
 
     def interrupt(number: int, frame: "FrameType | None") -> None:

@@ -65,7 +65,7 @@ def _connected(url: str) -> socket.socket:
     plain = place.isascii() and not any(map(place.__contains__, "%?@,[]"))
     if plain and scheme == "cairn":
         host, _, port = place.removesuffix("/").partition(":")
-        # Only an address that needs no name server: a lookup cannot be stopped, and the client bounds it.
+        # Only numeric addresses: a name lookup cannot be stopped, and only the full client bounds its time.
         if _literal(host) and "/" not in host and (port or str(PORT)).isdecimal():
             # As bytes, the name is looked up as it is; as text, Python would first import what encodes others.
             address = (host.encode(), int(port or PORT))

@@ -41,7 +41,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
         "cairn cluster repair DIR --config /etc/cairnkv/node.toml --begin-from\n"
         "cairn cluster repair DIR --config /etc/cairnkv/node.toml --rejoin --yes",
     )
-    parser.add_argument("directory", type=path, metavar="DIR", help="the node's directory, which is its --data")
+    parser.add_argument("directory", type=path, metavar="DIR", help="the node's directory (its --data)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--rejoin", action="store_true", help="set this node's table aside, so that it joins anew from the others' data"

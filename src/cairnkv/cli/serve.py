@@ -18,7 +18,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Serve until told to stop."""
     parser = Parser(
         name,
-        description="Run a server in the foreground until SIGINT, SIGTERM or SIGHUP; then answer what was read, and\n"
+        description="Run a server in the foreground until SIGINT, SIGTERM or SIGHUP; then reply to all read commands,\n"
         "stop.\n\n"
         f"Every option also stands in the environment ({ENVIRONMENT_PREFIX}MAX_VALUE=16MiB) and in a TOML file "
         '(max-value = "16MiB").\nA flag wins over the environment, that over the file, that over the default.',
@@ -44,7 +44,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     def progress(what: str, done: int, total: int, unit: str) -> None:
         """A bar for each thing that goes on, begun when it is told of first: where there is little to do is none."""
         nonlocal show, stage
-        with contextlib.suppress(OSError):  # the terminal was closed: the server goes on
+        with contextlib.suppress(OSError):  # the server must survive a closed terminal
             if show is None or what != stage:
                 bar.close()
                 stage = what
@@ -56,7 +56,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
             bar.close()
         try:
             print(line, flush=True)
-        except OSError as error:  # its reader has closed the pipe, or the disk is full: the server goes on
+        except OSError as error:  # the server must survive a closed pipe and a full disk
             logging.getLogger("cairnkv.server").warning("cannot write to standard output (%s): %s", error, line)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -53,7 +53,7 @@ class Shell:
     """What is done with a line, wherever it comes from."""
 
     def __init__(self, kv: "cairnkv.Client[bytes, bytes]", confirmed: Callable[[str], bool] | None = None) -> None:
-        """confirmed: asks before a command clears all keys, or all with a prefix; None clears them without asking."""
+        """confirmed: asks the user before a command deletes all keys, or all with a prefix; None: do not ask."""
         self._kv = kv
         self._confirmed = confirmed
 
@@ -121,7 +121,7 @@ def _carry_out(shell: Shell) -> int:
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             text = line.decode("utf-8", "surrogateescape")
-            if not shell.do(text.removeprefix("\ufeff") if number == 1 else text):  # some programs mark UTF-8 so
+            if not shell.do(text.removeprefix("\ufeff") if number == 1 else text):  # a byte order mark
                 break
         except CairnError as error:
             code = complain(f"line {number:,}: {error}")
@@ -148,7 +148,7 @@ def _converse(shell: Shell, url: str | None) -> None:
 
 
 def _confirmed(question: str) -> bool:
-    """Whether the answer to a question is yes; it is kept in no history."""
+    """Ask a question and return whether the answer is yes. The answer does not enter the history."""
     from prompt_toolkit import prompt
 
     return prompt(question).strip().lower() in ("y", "yes")
@@ -160,7 +160,7 @@ def _session() -> "PromptSession[str]":
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
     class Kept(FileHistory):
-        """Lines in a file, for as long as it can be read and written."""
+        """A history file whose read and write errors do not end the shell."""
 
         def load_history_strings(self) -> Iterable[str]:
             try:
@@ -171,13 +171,13 @@ def _session() -> "PromptSession[str]":
         def store_string(self, string: str) -> None:
             try:
                 super().store_string(string)
-            except (OSError, UnicodeEncodeError) as error:  # a full disk; a line that is no text
+            except (OSError, UnicodeEncodeError) as error:  # a full disk, or a surrogate in the line
                 complain(f"this line is not in the history: {error}")
 
     history: History
     try:
         history = Kept(_history_file())
-    except (OSError, RuntimeError) as error:  # also where there is no home directory
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         complain(f"no history: {error}")
         history = InMemoryHistory()
     return PromptSession(
@@ -192,12 +192,12 @@ def _session() -> "PromptSession[str]":
 def _history_file() -> str:
     """Where lines are kept: in the user's state (XDG base directories), for the user only, since values stand there."""
     state = os.environ.get("XDG_STATE_HOME", "")
-    if not Path(state).is_absolute():  # the specification has such ones ignored
+    if not Path(state).is_absolute():  # the XDG specification ignores relative paths
         state = str(Path.home() / ".local" / "state")
     file = Path(state) / "cairnkv" / "history"
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
-        raise OSError(f"{file} is no file")
+    if file.exists() and not file.is_file():  # a read of a pipe would block for ever
+        raise OSError(f"{file} is not a regular file")
     file.touch(mode=0o600)
     return str(file)
 

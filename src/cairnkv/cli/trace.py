@@ -53,7 +53,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
         help="bytes of each field to print (default: %(default)s)",
     )
     parser.add_argument(
-        "--insecure", action="store_true", help="listen beyond this machine although nobody has to authenticate"
+        "--insecure", action="store_true", help="listen on a non-loopback address without authentication"
     )
     options = parser.parse_args(arguments)
     host, port = _listen_at(options.listen)
@@ -236,5 +236,5 @@ async def _connect(endpoints: Sequence[Endpoint]) -> tuple[asyncio.StreamReader,
                     return await asyncio.open_unix_connection(endpoint)
                 return await asyncio.open_connection(sock=await dial_async(*endpoint, CONNECT_TIMEOUT))
         except OSError as error:  # TimeoutError is one
-            problems.append(f"{shown(endpoint)}: {error.strerror or str(error) or 'no answer in time'}")
+            problems.append(f"{shown(endpoint)}: {error.strerror or str(error) or 'no answer before the timeout'}")
     raise Unavailable(f"cannot connect to {'; '.join(problems)}")

@@ -48,7 +48,7 @@ STDIO: Final = "-"
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run one of these subcommands."""
-    with terminated_like_interrupted():  # who sends the signal is told how far it came
+    with terminated_like_interrupted():  # prints the progress before it ends
         return (_import if name == "import" else _export)(name, arguments)
 
 
@@ -302,16 +302,16 @@ def _with_expiry(kv: "Store", values: dict[bytes, bytes]) -> Iterator[Row]:
 
 
 class _Target:
-    """A file that takes its name when it is whole; a pipe, a device or what a process has open is written as it is."""
+    """An output file. A regular file gets its name when it is complete; pipes, devices and open files do not."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.left = ""
-        """What is left of a file that export has not finished, for the error."""
+        """The state of the file after a failed export, for the error message."""
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
-        """The file to write to."""
+        """Open the file to write to."""
         if self._name == STDIO:
             sys.stdout.flush()
             yield sys.stdout.buffer
@@ -319,8 +319,8 @@ class _Target:
         path = Path(self._name)
         try:
             written_as_it_is = _is_open_or_no_file(path)
-            path = path.resolve()  # behind a symbolic link, what it points to is replaced
-        except RuntimeError as error:  # symbolic links in a circle
+            path = path.resolve()  # replace the target of a symbolic link
+        except RuntimeError as error:  # a loop of symbolic links
             raise CallerError(f"cannot write {self._name}: {error}") from None
         if written_as_it_is:
             with Path(self._name).open("wb") as file:
@@ -332,7 +332,7 @@ class _Target:
             file = stack.enter_context(part.open("xb"))
             stack.callback(part.unlink, missing_ok=True)
             if path.exists():
-                with contextlib.suppress(OSError):  # not every file system has permissions
+                with contextlib.suppress(OSError):  # some file systems have no permissions
                     part.chmod(path.stat().st_mode)
             yield file
             file.flush()
@@ -346,15 +346,15 @@ class _Target:
 
     @staticmethod
     def _part(path: Path) -> Path:
-        """Where the file is written meanwhile: beside the other, with a short name, or where files for a time go."""
+        """Return the path of the incomplete file: a short name beside the target, or in the temporary directory."""
         beside = path.with_name(f".cairn-{os.getpid()}.part")
         if path.exists() and os.access(path, os.W_OK) and not os.access(path.parent, os.W_OK):
             return Path(tempfile.gettempdir()) / beside.name
         return beside
 
     def _write_into(self, path: Path, part: Path) -> None:
-        """Write a whole file into one that cannot be replaced, such as one that a container has mounted."""
-        self.left = f" ({self._name} is not whole)"
+        """Copy a complete file into a file that rename cannot replace, such as a bind mount in a container."""
+        self.left = f" ({self._name} is incomplete)"
         with part.open("rb") as source, path.open("r+b") as target:
             shutil.copyfileobj(source, target, MIB)
             target.truncate()
@@ -363,11 +363,11 @@ class _Target:
 
 
 _CANNOT_REPLACE: Final = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
-"""Errors of a rename that say nothing about whether the file itself may be written."""
+"""Errors of rename after which a write into the file itself may still succeed."""
 
 
 def _is_open_or_no_file(path: Path) -> bool:
-    """Whether a name is of a pipe, a device or the like, or stands for what a process has open, as /dev/stdout does."""
+    """Return whether a path is a pipe or a device, or names an open file of a process, as /dev/stdout does."""
     if path.exists() and not path.is_file():
         return True
     while path.is_symlink() and not path.parent.resolve().is_relative_to("/proc"):

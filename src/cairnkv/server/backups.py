@@ -49,7 +49,7 @@ class _Job:
 
 
 def _newest_ms(directory: Path | None) -> int:
-    """When the newest backup of any name ended; 0: there is none, or none that could be read. Raises `OptionError`."""
+    """Return the end time of the newest backup of any name; 0: no readable backup. Raises `OptionError`."""
     if directory is None:
         return 0
     from cairnkv.log.disk.backup import listed
@@ -58,7 +58,7 @@ def _newest_ms(directory: Path | None) -> int:
     try:
         for path in directory.iterdir() if directory.exists() else ():
             if NAME.fullmatch(path.name) and path.is_dir():
-                with contextlib.suppress(OptionError):  # it cannot be read
+                with contextlib.suppress(OptionError):  # skip unreadable backups
                     newest = max(newest, *(backup.ended_ms for backup in listed(path)), 0)
     except OSError as error:
         raise OptionError(f"cannot use --backup-dir {in_words(error)}") from None

@@ -42,7 +42,7 @@ JOIN_BYTES: Final = 64 * 1024
 since copying them would cost more than the calls."""
 
 SHORT_PIECE: Final = 4 * 1024
-"""Bytes of a piece on average below which pieces are joined to such of `JOIN_BYTES`: many short ones cost more."""
+"""Average bytes per piece below which the connection joins pieces up to `JOIN_BYTES`: many short writes cost more."""
 
 LONG_REST: Final = 4 * 1024
 """Bytes that a frame lacks from which on they are asked for alone: what comes behind them begins a frame, and can be
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._polled: PolledTransport | None = None  # the transport, if it is the compiled one
         self._accelerated: Acceleration | None = None  # what it was told last
         self._reading = True
-        self._writing_paused = False  # whether the client does not take what was sent
+        self._writing_paused = False  # whether the client does not read its replies
         self._input_ended = False  # whether the client closed its sending side
         self._discarded: int | None = None  # bytes thrown away since everything was said
         self._close_by = 0.0  # when to close, once everything was said
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
         self.connected_at = self._heard
         self.name = "?"
         self.network = UNIX
-        """Where the client comes from, as limits count addresses."""
+        """The client's address for limits, by `network_of`."""
         self._peer = ConnectedPeer(self)
         self.session = server.new_session(self._wake, self._peer)
 
@@ -130,8 +130,9 @@ class Connection(asyncio.Protocol):
         self._peer.is_local = connected.family == socket.AF_UNIX
         address = self._transport.get_extra_info("peername")
         if not self._peer.is_local:
-            self.network = network_of(address[0]) if address else "?"  # it may have gone already
-            # Linux applies it to a client that answers but reads nothing, too, which may last for the stall timeout.
+            self.network = network_of(address[0]) if address else "?"  # the client may have disconnected already
+            # Linux applies TCP_USER_TIMEOUT also to a client that acknowledges but reads nothing. Such a client may
+            # stay until the stall timeout.
             limited = self._server.settings.stall_timeout < KEEPALIVE_TIMEOUT
             set_tcp_options(connected, acknowledged_in=KEEPALIVE_TIMEOUT if limited else None)
         self._peer.descriptor = connected.fileno()
@@ -213,13 +214,13 @@ class Connection(asyncio.Protocol):
         self._turn()
 
     def refuse(self, failure: Failure) -> None:
-        """Send a failure that ends the connection, on the protocol that the first byte tells, or will tell."""
+        """Send a failure that ends the connection, in the protocol that the first byte selects."""
         self._take_back()
         self.session.refuse(failure)
         self._turn()
 
     def dismiss(self) -> None:
-        """Close a refused client's connection: others need its place. Tell it why if it was not told yet."""
+        """Close a refused client's connection to free its place. Send the reason first if it was not sent yet."""
         self.session.tell_refusal()
         self._turn()
         self._transport.close()
@@ -323,13 +324,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def _read_ahead_is_full(self) -> bool:
-        """Whether no more is read from a client that takes no replies. A frame that is not whole is read to its end."""
+        """Whether the server stops reading from a client that reads no replies. It still completes a partial frame."""
         most = min(READ_AHEAD_MAX, self._server.settings.max_unfinished // 4)
         return self.session.has_commands and self.session.buffered >= most
 
     @property
     def _has_to_answer(self) -> bool:
-        """Whether commands are executed although their client takes no replies: it may send all before it reads."""
+        """Whether to execute commands of a client that reads no replies. A client may send all before it reads."""
         return self._writing_paused and self._read_ahead_is_full and self.unsent < CLIENT_UNSENT_MAX
 
     def _let_accelerate(self) -> None:

@@ -1,7 +1,7 @@
-"""File descriptors: how many the server keeps for itself, and how many are left for clients.
+"""The budget of file descriptors: those that the server keeps for itself, and those for clients.
 
-Invariants: the store, backups, the cluster and clients that are refused have their descriptors whatever clients do.
-Where the system allows fewer than all of these need, `max_connections` is lowered to what fits.
+Invariants: clients never use the descriptors of the store, backups, the cluster and refused clients. If the system's
+limit is too low for all of them, the server lowers `max_connections` to the number that fits.
 """
 
 import dataclasses
@@ -15,49 +15,49 @@ from cairnkv.server.loop import ACCEPTED_TOGETHER
 from cairnkv.server.settings import Settings
 
 OWN: Final = 24
-"""Descriptors of the process itself: standard streams, event loop, listening sockets, modules that are being loaded."""
+"""Descriptors of the process itself: standard streams, event loop, listening sockets, imports of modules."""
 
 BACKUP: Final = 8
-"""Descriptors of a backup under way."""
+"""Descriptors of a running backup."""
 
 NATS: Final = 16
-"""Descriptors of a node's connections to NATS, and of a snapshot that it makes or reads."""
+"""Descriptors of a node's connections to NATS, and of a snapshot that the node makes or reads."""
 
 REFUSED_MAX: Final = 64
-"""Refused clients that may stay connected at once until they have read why."""
+"""Refused clients that may stay connected at once to read the reason."""
 
 
 PLENTY: Final = 2**31
-"""More descriptors than anything here would use."""
+"""More descriptors than any part of the server uses."""
 
 
 def refused_at_once() -> int:
-    """Return how many refused clients may stay connected at once."""
+    """Return the number of refused clients that may stay connected at once."""
     return _refused_of(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def connections_that_fit(settings: Settings) -> int:
-    """Return how many clients the system has descriptors for, at most as many as the settings want.
+    """Return the number of clients for which the system has descriptors, at most `max_connections` of the settings.
 
-    Raises the soft limit of this process as far as that needs. Raises `OptionError` where there is none for clients.
+    Raises the soft limit of this process if necessary. Raises `OptionError` if no descriptor is left for clients.
     """
     allowed = _allow(settings.max_connections + _kept(settings, PLENTY))
     fit = allowed - _kept(settings, allowed)
     if fit < 1:
         raise OptionError(
             f"this system allows {allowed:,} open files, and the server itself needs {_kept(settings, allowed):,}: "
-            "allow more (ulimit -n, or LimitNOFILE of a systemd unit)"
+            "raise the limit (ulimit -n, or LimitNOFILE of a systemd unit)"
         )
     return min(fit, settings.max_connections)
 
 
 def fitted(settings: Settings) -> Settings:
-    """Return the settings with no more connections than the system has descriptors for."""
+    """Return the settings with `max_connections` lowered to the number for which the system has descriptors."""
     return dataclasses.replace(settings, max_connections=connections_that_fit(settings))
 
 
 def _kept(settings: Settings, allowed: int) -> int:
-    """Return how many descriptors are not for clients."""
+    """Return the number of descriptors that the server keeps for itself."""
     kept = OWN + _refused_of(allowed) + ACCEPTED_TOGETHER
     if settings.data is not None:
         kept += open_tables(allowed) + ROCKSDB_OTHER_FILES
@@ -73,7 +73,7 @@ def _refused_of(allowed: int) -> int:
 
 
 def _allow(wanted: int) -> int:
-    """Raise the soft limit to this where it is lower and the hard one allows it; return what it is then."""
+    """Raise the soft limit to `wanted` as far as the hard limit allows; return the resulting limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted

@@ -19,16 +19,16 @@ from cairnkv.installation import compiled, uvloop_is_there
 _log: Final = logging.getLogger("cairnkv.server")
 
 BACKLOG: Final = 1_024
-"""Connections that the system may hold before the server has accepted them."""
+"""Connections that the system queues until the server accepts them."""
 
 ACCEPTED_TOGETHER: Final = 8
-"""Connections that the server accepts before it closes those that it refused, which frees their descriptors."""
+"""Connections that the server accepts before it closes the refused ones of them and frees their descriptors."""
 
 SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What a system may be short of when a client comes."""
 
 ABSENT: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
-"""What the system says of an address that the machine does not have, or of a kind of addresses that it does not."""
+"""Error codes for an address, or an address family, that the computer does not have."""
 
 SHORT_PAUSE: Final = 1.0
 """Seconds before a system that was short of something is asked again."""
@@ -144,10 +144,10 @@ class Listener:
 
 
 async def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to those addresses of a host that this machine has. Raises OSError where it has none of them.
+    """Bind sockets to those addresses of a host that this computer has. Raises OSError if it has none of them.
 
-    A name may have addresses that the machine has not: /etc/hosts gives localhost ::1 where IPv6 is switched off. An
-    address that another process listens on is an error, though: clients would get to either of the two.
+    A name may have addresses that the computer does not have: /etc/hosts maps localhost to ::1 even without IPv6. An
+    address on which another process listens is an error: clients would reach one or the other process.
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

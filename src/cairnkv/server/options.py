@@ -187,7 +187,7 @@ class ServerOptions:
         return {name: option.show(self._server) for name, option in self._named.items()}
 
     def get(self, name: str) -> str | None:
-        """The value of an option; None: there is no such option."""
+        """Return the value of an option, or None for an unknown option."""
         option = self._named.get(name)
         return None if option is None else option.show(self._server)
 

@@ -32,7 +32,7 @@ one. A signal that comes later means that whoever sends it will not wait for the
 
 
 def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress | None = None) -> None:
-    """Serve until SIGINT, SIGTERM, SIGHUP or the word SHUTDOWN, then drain and return.
+    """Serve until SIGINT, SIGTERM, SIGHUP or the command SHUTDOWN, then drain and return.
 
     ready: told the readiness line once commands are executed. progress: of loading and joining, see `Server`.
     Raises `OptionError` when it cannot listen, or not open its store.
@@ -48,7 +48,7 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress 
     settings = fitted(settings)
     if settings.max_connections < wanted:
         _log.warning(
-            "max-connections is lowered from %s to %s: the system allows no more open files (ulimit -n)",
+            "max-connections is lowered from %s to %s: the limit of open files is too low (raise ulimit -n)",
             f"{wanted:,}",
             f"{settings.max_connections:,}",
         )
@@ -73,7 +73,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Pro
             stopping.cancel()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is closed; `nohup` has that ignored
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores SIGHUP; keep it so
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, on_signal, number)
@@ -125,6 +125,6 @@ def called() -> str:
     script = here / "cairn"
     if not script.exists():
         return f"{sys.executable} -m cairnkv"
-    with contextlib.suppress(OSError, ValueError):  # the working directory is deleted, or elsewhere
+    with contextlib.suppress(OSError, ValueError):  # the working directory is deleted or unrelated
         return str(script.relative_to(Path.cwd()))
     return str(script)

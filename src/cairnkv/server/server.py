@@ -98,17 +98,17 @@ class Server:
             _log.warning("BROKEN ON PURPOSE, by the variable %s: %s", BREAK_VARIABLE, ", ".join(broken))
             self.store.add_info(lambda: (("broken_on_purpose", ",".join(broken)),))
         self.broken: Final = broken
-        """What this server does wrong on purpose."""
+        """The names of the faults of this server, by CAIRNKV__BREAK."""
         self.store.add_info(self._info)
         self._backups = Backups(store.back_up, settings.backup_dir)
         self.store.begin_backups_by(self._backups.begin)
         self.store.add_info(self._backups.info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
         self._connections: set[Connection] = set()
-        self._admitted: set[Connection] = set()  # those of them that are within the limit
-        self._refused: dict[Connection, None] = {}  # those that are not, until they were told so; the oldest first
+        self._admitted: set[Connection] = set()  # connections within the limit
+        self._refused: dict[Connection, None] = {}  # refused connections that stay to read the reason, oldest first
         self._refused_max = refused_at_once()
-        self._strangers: dict[Connection, None] = {}  # those that had yet to authenticate; the oldest first
+        self._strangers: dict[Connection, None] = {}  # unauthenticated at connect, oldest first
         self._buffered: dict[Connection, int] = {}  # those that hold some
         self._buffered_total = 0
         self._unsent: dict[Connection, int] = {}  # those for whom something waits, as they have said last
@@ -253,7 +253,7 @@ class Server:
         if settings.max_connections > before.max_connections:
             fit = connections_that_fit(settings)
             if fit < settings.max_connections:
-                raise OptionError(f"this system allows open files for {fit:,} clients (ulimit -n)")
+                raise OptionError(f"this system allows open files for {fit:,} clients; raise ulimit -n for more")
         self.store.limit_memory(settings.memory_limit, settings.when_full)
         self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
@@ -350,7 +350,7 @@ class Server:
         return None
 
     def _oldest_stranger(self) -> Connection | None:
-        """Return the client that has been connected the longest without authenticating; None: there is none."""
+        """Return the unauthenticated client that has been connected the longest, or None."""
         while self._strangers:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
@@ -359,9 +359,9 @@ class Server:
         return None
 
     def _turn_away(self, connection: Connection, text: str) -> None:
-        """Note that a client is over the limit, and make room among those that are."""
+        """Record a refused client, and dismiss the oldest refused client if too many are connected."""
         self._turned_away += 1
-        # Clients that come again and again should not fill the log: one line for all that are here at a time.
+        # Clients that reconnect again and again must not flood the logger: one warning while any refused client stays.
         level = logging.WARNING if not self._refused else logging.DEBUG
         _log.log(level, "%s: refused: %s", connection.name, text)
         if len(self._refused) >= self._refused_max:
@@ -382,7 +382,7 @@ class Server:
             self._all_gone.set()
 
     def buffered(self, connection: Connection, size: int) -> None:
-        """So many bytes are kept of the client, for commands to come: fail a client when all are too many."""
+        """Record the bytes that a client's session buffers. If all clients exceed the limit, fail one client."""
         before = self._buffered.get(connection, 0)
         if size == before:
             return
@@ -394,15 +394,15 @@ class Server:
         if size > before and self._buffered_total > self.settings.max_unfinished:
             payer = next(first_to_pay(self._buffered))
             text = (
-                f"unfinished frames, commands that were read ahead, transactions and subscriptions of all clients have "
+                f"unfinished frames, commands read ahead, transactions and subscriptions of all clients have "
                 f"{self._buffered_total:,} bytes, {self._buffered[payer]:,} of them this client's; "
-                f"the limit is {self.settings.max_unfinished:,}"
+                f"the limit (--max-unfinished) is {self.settings.max_unfinished:,}"
             )
             _log.warning("%s: %s", payer.name, text)
             payer.fail(Failure(failures.BUSY, text))
 
     def unsent(self, connection: Connection, size: int) -> None:
-        """So many bytes for the client were not taken by it: close others when all are too many."""
+        """Record a client's unsent bytes. If all clients exceed the limit, close some clients."""
         before = self._unsent.get(connection, 0)
         if size == before:
             return
@@ -415,16 +415,16 @@ class Server:
             self._check_unsent()
 
     def _check_unsent(self) -> None:
-        """Ask all who have said that something waits for them, and close some while that is too much."""
+        """Count the unsent bytes of all clients again, and close clients until the total is within the limit."""
         self._unsent = {connection: size for connection in self._unsent if (size := connection.unsent)}
         self._unsent_total = sum(self._unsent.values())
         payers = first_to_pay(dict(self._unsent))
         while self._unsent_total > self.settings.max_unsent:
             payer = next(payers)
             size = self._unsent[payer]
-            payer.abort(  # which says that nothing waits for it any more
-                f"all replies not taken together have {self._unsent_total:,} bytes, and {size:,} of them are for it; "
-                f"the limit is {self.settings.max_unsent:,}"
+            payer.abort(  # calls `unsent` with 0
+                f"all replies not taken together have {self._unsent_total:,} bytes, {size:,} of them this client's; "
+                f"the limit (--max-unsent) is {self.settings.max_unsent:,}"
             )
 
     # -- in the background --------------------------------------------------------------------------------------
@@ -442,8 +442,8 @@ class Server:
         self._sweep_due = now + period / slices
         self._later("sweep", period / slices, self._sweep)
         if late and not self._sweep_was_late and self._unswept:
-            # The process did not run for a while (SIGSTOP, a suspended machine). What came meanwhile came in time, so
-            # it is read before anything is timed out.
+            # The process was paused (SIGSTOP, a suspended computer). Bytes that arrived during the pause arrived in
+            # time, so the server reads them before it applies timeouts.
             self._sweep_was_late = True
             return
         self._sweep_was_late = False

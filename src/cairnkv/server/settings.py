@@ -2,7 +2,7 @@
 
 What wins: a flag, then the environment, then the file, then the default. An option `max_value` is the flag
 `--max-value`, the variable `CAIRNKV__MAX_VALUE` and the key `max-value` of the TOML file. An option that does
-not exist is an error wherever it stands. Variables with one underscore behind CAIRNKV belong to others.
+not exist is an error in all three. Variables with one underscore after CAIRNKV belong to other programs.
 
 Not for clients: their options stand in their address (`cairnkv.client.address`).
 """
@@ -29,17 +29,17 @@ from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
 
 ENVIRONMENT_PREFIX: Final = "CAIRNKV__"
-"""Two underscores: Kubernetes and Docker give the variables of a service named cairnkv one."""
+"""The prefix of options. Kubernetes and Docker set variables with one underscore for a service named cairnkv."""
 
 CONFIG_VARIABLE: Final = "CAIRNKV__CONFIG"
 BREAK_VARIABLE: Final = "CAIRNKV__BREAK"
-"""The variable that has a node do something wrong on purpose; its value has names with commas between."""
+"""The variable that injects faults into a node, for tests. Its value is a comma-separated list of names."""
 
 NOT_OPTIONS: Final = frozenset({CONFIG_VARIABLE, "CAIRNKV__PURE", BREAK_VARIABLE})
-"""Variables with the prefix that are no options of the server."""
+"""Variables with the prefix that are not options of the server."""
 
 IGNORED_SHOWN: Final = 5
-"""Ignored variables that the warning about them names."""
+"""The maximum number of ignored variables that the warning names."""
 
 # -- kinds of values: text to value --------------------------------------------------------------------
 
@@ -151,15 +151,16 @@ class Settings:
     insecure: bool = _option(
         switch,
         False,
-        "listen beyond this machine although nobody has to authenticate",
+        "listen on a non-loopback address without authentication",
         shown="no",
         metavar="",
     )
     password: str | None = _option(
         password,
         None,
-        "what clients have to say first, on the Redis wire; on the article's nobody can, so it is closed to all. "
-        "Everybody on this machine can read a command line: write it to the environment or the file",
+        "password that clients must send before other commands; the native protocol has no authentication, so the "
+        "server refuses its clients. All users of the computer can read a command line: use the environment or the "
+        "file",
         shown="none",
         metavar="TEXT",
         secret=True,
@@ -174,16 +175,16 @@ class Settings:
     command_width: int | None = _option(
         command_width,
         None,
-        "bytes in a command number: 2, 4, or auto, told from a connection's first frame; with 4, a first frame that "
-        "can only be of 2 is read so",
+        "bytes in a command number: 2, 4, or auto (from a connection's first frame); with 4, the server still reads a "
+        "first frame that can only have 2",
         shown="auto",
         metavar="WIDTH",
     )
     max_connections: int = _option(
         number(1, 1_000_000),
         limits.CONNECTIONS_MAX,
-        "clients at once, lowered to what the system's limit of open files allows; the next one is told so and closed, "
-        "or, with a password, the oldest that has not authenticated",
+        "maximum number of clients, lowered if the limit of open files is too low; beyond it the server refuses new "
+        "clients or, with a password, closes the oldest unauthenticated client",
         shown=str(limits.CONNECTIONS_MAX),
         metavar="N",
     )
@@ -191,11 +192,12 @@ class Settings:
     max_frame: int = _size(limits.FRAME_MAX, "longest frame, in either direction")
     max_unfinished: int = _size(
         limits.UNFINISHED_MAX,
-        "unfinished frames, commands that were read ahead, transactions and subscriptions of all clients together; "
-        "beyond it a client is failed, of those that have not authenticated or else of the address that has most",
+        "unfinished frames, commands read ahead, transactions and subscriptions of all clients together; beyond it the "
+        "server fails a client: an unauthenticated one first, then one of the address that uses most",
     )
     max_unsent: int = _size(
-        limits.UNSENT_MAX, "replies not taken by all clients together; beyond it a client is closed, chosen likewise"
+        limits.UNSENT_MAX,
+        "unsent replies of all clients together; beyond it the server closes a client, chosen as for --max-unfinished",
     )
     memory_limit: int | None = _option(
         size,
@@ -273,7 +275,7 @@ class Settings:
     nats_ca: str | None = _option(
         path_text,
         None,
-        "with --cluster, TLS to NATS: certificates of those to be trusted",
+        "with --cluster, TLS to NATS: certificates of trusted authorities",
         shown="none",
         metavar="FILE",
     )
@@ -281,7 +283,7 @@ class Settings:
         path_text, None, "with --cluster, TLS to NATS: this node's certificate", shown="none", metavar="FILE"
     )
     nats_key: str | None = _option(
-        path_text, None, "with --cluster, TLS to NATS: its key", shown="none", metavar="FILE"
+        path_text, None, "with --cluster, TLS to NATS: this node's private key", shown="none", metavar="FILE"
     )
     nats_system: str | None = _option(
         nats_user,
@@ -295,14 +297,14 @@ class Settings:
     trust_nats_sync: bool = _option(
         switch,
         False,
-        "with --cluster, serve although nobody can see whether NATS syncs every write",
+        "with --cluster, serve without proof that NATS syncs every write",
         shown="no",
         metavar="",
     )
     allow_broken: bool = _option(
         switch,
         False,
-        f"with --cluster, do wrong what {BREAK_VARIABLE} names; for tests of what finds such nodes, and nothing else",
+        f"with --cluster, allow the faults that {BREAK_VARIABLE} names; only for tests of consistency checks",
         shown="no",
         metavar="",
     )
@@ -398,7 +400,7 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
     """The settings that flags, environment and file make together.
 
     flags: option names to text, of those that were given.
-    file: a TOML file; None takes the one that CAIRNKV__CONFIG names, if it names one.
+    file: a TOML file; None: the file that CAIRNKV__CONFIG names, if any.
     Raises `OptionError` for an unknown option, a value that it cannot have, or a file that cannot be read.
     """
     where = "--config"
@@ -421,35 +423,35 @@ def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str 
         variables.pop(option, None)
     try:
         return Settings(**values)
-    except OptionError as error:  # options that do not go together
+    except OptionError as error:  # options that exclude each other
         if not variables:
             raise
         raise OptionError(f"{error}; the environment sets {', '.join(variables.values())}") from None
 
 
 def _as_utf8(option: str, text: str) -> str:
-    """A password has the bytes that were given, whatever the locale made of them; a path is the locale's affair."""
+    """Return a password as the UTF-8 text of the bytes that the user gave, in every locale; other options unchanged."""
     return os.fsencode(text).decode("utf-8", "surrogateescape") if option == "password" else text
 
 
 def broken_on_purpose(environment: Mapping[str, str], *, allowed: bool) -> list[str]:
-    """Return what a node is to do wrong. Raises `OptionError` where that is not allowed, or there is no such thing."""
+    """Return the names of the faults that a node injects. Raises `OptionError` for unknown or disallowed faults."""
     text = environment.get(BREAK_VARIABLE)
     if text is None:
         return []
     names = [name for name in text.split(",") if name]
     for name in names:
         if name not in BREAKS:
-            raise OptionError(f"the variable {BREAK_VARIABLE}: there is no {name!r}, only {' and '.join(BREAKS)}")
+            raise OptionError(f"the variable {BREAK_VARIABLE}: there is no {name!r}; use {' or '.join(BREAKS)}")
     if names and not allowed:
         raise OptionError(
-            f"the variable {BREAK_VARIABLE} has a node answer wrongly: unset it, or say --allow-broken if you mean it"
+            f"the variable {BREAK_VARIABLE} makes a node answer wrongly: unset it, or set --allow-broken for a test"
         )
     return names
 
 
 def ignored_variables(environment: Mapping[str, str]) -> str | None:
-    """Return a warning that names the variables which look like options and are none, or None without any.
+    """Return a warning that names the variables that look like options but are not options, or None.
 
     >>> ignored_variables({"CAIRNKV_PORT": "tcp://10.0.0.11:6555", "CAIRNKV_URL": "cairn://a"})
     'ignored CAIRNKV_PORT: the variable of an option has two underscores, CAIRNKV__PORT'
@@ -469,7 +471,7 @@ def ignored_variables(environment: Mapping[str, str]) -> str | None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # TOML is UTF-8 whatever the locale is
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # TOML is UTF-8 in every locale
     except OSError as error:
         raise OptionError(f"cannot read the options: {in_words(error)}") from None
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
-"""Which clients a limit on all of them together falls on.
+"""The order in which a limit on all clients together applies to single clients.
 
-Invariants: clients that have not authenticated come first, where a password is wanted; then those of the address that
-uses most over all its connections; of that address, the client that uses most. A Unix socket is one address, and so is
-a /64 network of IPv6, which one computer has for itself.
+Invariants: if the server has a password, unauthenticated clients come first. Then come clients of the address that uses
+most over all its connections; within that address, the client that uses most comes first. A Unix socket counts as one
+address. A /64 network of IPv6 counts as one address, because a single computer usually owns it.
 """
 
 import heapq
@@ -18,11 +18,11 @@ IPV6_NETWORK_BITS: Final = 64
 
 
 class Sharer(Protocol):
-    """A client, as far as limits are concerned."""
+    """A client that uses a part of a shared limit."""
 
     @property
     def network(self) -> str:
-        """Where it comes from, as `network_of` has it."""
+        """The client's address, by `network_of`."""
 
     @property
     def authenticated(self) -> bool:
@@ -48,7 +48,7 @@ def network_of(host: str | None) -> str:
 
 
 def first_to_pay(shares: Mapping[_SharerT, int]) -> Iterator[_SharerT]:
-    """Give all clients in the order in which a limit falls on them, as if each that was given used nothing any more."""
+    """Yield all clients in the order in which a limit applies to them, as if each yielded client then used nothing."""
     for authenticated in (False, True):
         by_network: dict[str, list[tuple[int, int, _SharerT]]] = defaultdict(list)
         for number, (client, share) in enumerate(shares.items()):
