@@ -377,6 +377,6 @@ def test_a_forked_process_is_told_and_ends_in_good_order(tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
-    assert all("opened before the fork" in line for line in told[:3])
+    assert all("opened this store on disk before the fork" in line for line in told[:3])
     assert "forked" in told[3]
     assert told[4] == "['a', 'b']"

@@ -205,9 +205,9 @@ def test_every_child_python_is_started_by_python_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--port", "0"], "say --allow-broken"),
-        (["--port", "0", "--data", "{}/d"], "say --allow-broken"),
-        (["--port", "0", "--cluster", "nats://127.0.0.1:1", "--data", "{}/d"], "say --allow-broken"),
+        (["--port", "0"], "set --allow-broken"),
+        (["--port", "0", "--data", "{}/d"], "set --allow-broken"),
+        (["--port", "0", "--cluster", "nats://127.0.0.1:1", "--data", "{}/d"], "set --allow-broken"),
         (["--port", "0", "--allow-broken"], "for nodes of a cluster"),
     ],
 )

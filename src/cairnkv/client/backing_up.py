@@ -1,6 +1,6 @@
-"""A backup that a server makes: what its INFO tells of it, until it is there.
+"""Follows a server's backup in the replies to INFO until the backup is complete.
 
-Sans-IO: times are arguments. Out of scope: how it is begun and asked for (`sync`, `aio.client`).
+Sans-IO: times are arguments. Out of scope: starting the backup and sending INFO (`sync`, `aio.client`).
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from cairnkv.log import Made
 
 POLL_SECONDS: Final = 0.1
-"""Seconds between two looks at a backup."""
+"""Seconds between two INFO commands."""
 
 
 class Watch:
-    """A backup under way at a server."""
+    """A running backup of a server."""
 
     def __init__(self, job: int, now: float) -> None:
         self._job = job
@@ -26,9 +26,9 @@ class Watch:
         self._progress = now
 
     def made(self, facts: Mapping[str, str | int] | None, now: float) -> "Made | None":
-        """The backup, if it is there by what the server tells; None while it is under way, or nothing was told.
+        """Return the backup if INFO shows it as complete; None while it runs, or if INFO had no reply.
 
-        Raises `Refused` when it has failed, `OutcomeUnknown` when nothing tells what becomes of it.
+        Raises `Refused` if the backup failed, `OutcomeUnknown` if INFO no longer shows its progress.
         """
         if facts is None or (facts.get("backup_job") == self._job and facts["backup_state"] == "running"):
             done = -1 if facts is None else int(facts["backup_bytes_done"])
@@ -38,7 +38,7 @@ class Watch:
                 raise OutcomeUnknown(f"no progress of the backup in {BACKUP_STALL_TIMEOUT:g} s; INFO tells how it ends")
             return None
         if facts.get("backup_job") != self._job:
-            raise OutcomeUnknown("the server has begun another backup since, or was started anew")
+            raise OutcomeUnknown("the server restarted, or began another backup; list the backup directory")
         if facts["backup_state"] != "done":
             raise Refused(f"the backup has failed: {facts['backup_error']}")
         from cairnkv.log import Made

@@ -1,4 +1,4 @@
-"""Dialing: from a host and a port to a connected TCP socket, in a given time.
+"""Connects a TCP socket to a host and a port in a given time.
 
 Invariants: the name lookup and the connection attempts together take no longer than the given time. Each address of
 the name gets an equal share of the time that is left, so a dead address leaves time for the next one.
@@ -8,7 +8,7 @@ and `LOOKUPS_MAX` bounds the lookups of a process.
 
 `cairnkv.client.aio.dialing` is the same for asyncio.
 
-Out of scope: which of several endpoints is dialed (`endpoints`), and Unix sockets.
+Out of scope: the choice among several endpoints (`endpoints`), and Unix sockets.
 """
 
 import socket
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 Place: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
-"""An address family and a socket address of it."""
+"""An address family and a socket address of this family."""
 
 
 def dial(host: str, port: int, patience: float) -> socket.socket:
-    """Return a connected, blocking socket. Raises OSError: no address of the host accepts within so many seconds."""
+    """Return a connected, blocking socket. Raises OSError if no address accepts within `patience` seconds."""
     until = time.monotonic() + patience
     places = literal(host, port)
     if places is None:
@@ -59,29 +59,29 @@ def _connected(place: Place, patience: float) -> socket.socket:
 
 
 def share(left: float, untried: int) -> float:
-    """Seconds that one address may take, of those left for so many that are untried."""
+    """Return the seconds for one address: an equal share of the time left for the untried addresses."""
     return max(left / untried, 0.001)
 
 
 def with_untried(places: list[Place]) -> Iterator[tuple[Place, int]]:
-    """The addresses, each with the number of those that are not tried yet, itself included."""
+    """Yield each address with the number of untried addresses, including itself."""
     return zip(places, range(len(places), 0, -1), strict=True)
 
 
 class Failed:
-    """Addresses of one host that were tried in vain."""
+    """The failed connection attempts to the addresses of one host."""
 
     def __init__(self) -> None:
         self._errors: list[tuple[Place, OSError]] = []
 
     def add(self, place: Place, error: OSError) -> None:
-        """One more, and why."""
+        """Add an address and the reason of its failure."""
         if isinstance(error, TimeoutError) and not error.args:
             error = TimeoutError("timed out")
         self._errors.append((place, error))
 
     def error(self) -> OSError:
-        """What to raise when none is left: each address with its reason."""
+        """Return the error to raise when no address is left: it names each address with its reason."""
         if len(self._errors) == 1:
             return self._errors[0][1]
         timed_out = bool(self._errors) and all(isinstance(error, TimeoutError) for _, error in self._errors)
@@ -97,7 +97,7 @@ def no_answer(patience: float) -> TimeoutError:
 
 
 def literal(host: str, port: int) -> list[Place] | None:
-    """The address that a host is already; None for a name, and for an address with a zone."""
+    """Return the address of a numeric host; None for a name, and for an address with a zone."""
     for family, rest in ((socket.AF_INET, ()), (socket.AF_INET6, (0, 0))):
         try:
             socket.inet_pton(family, host)
@@ -109,12 +109,12 @@ def literal(host: str, port: int) -> list[Place] | None:
 
 _Lookups: TypeAlias = "dict[tuple[str, int], tuple[threading.Thread, Future[list[Place]]]]"
 _lookups: Final[_Lookups] = {}
-"""Lookups under way. An entry whose thread does not run is of no use: an exception came before its start, or a fork."""
+"""Running lookups. After a fork, or an exception before the start, an entry may have no live thread."""
 
 
 def lookup(host: str, port: int) -> "Future[list[Place]]":
-    """The addresses of a name, at some time. Raises OSError where too many lookups are under way."""
-    from concurrent.futures import Future  # it imports much, and only names need it
+    """Return a future of the addresses of a name. Raises OSError if too many lookups run."""
+    from concurrent.futures import Future  # a slow import that only names need
 
     name = host, port
     if (running := _lookups.get(name)) is not None and running[0].is_alive():
@@ -122,12 +122,12 @@ def lookup(host: str, port: int) -> "Future[list[Place]]":
     if sum(thread.is_alive() for thread, _ in list(_lookups.values())) >= LOOKUPS_MAX:
         raise OSError(f"{LOOKUPS_MAX} name lookups of this process have no answer yet")
     future: Future[list[Place]] = Future()
-    future.set_running_or_notify_cancel()  # so that one caller cannot cancel it for the others
+    future.set_running_or_notify_cancel()  # one caller must not cancel it for the others
     thread = threading.Thread(target=_resolve, args=(name, future), name="cairnkv name lookup", daemon=True)
     _lookups[name] = thread, future
     try:
         thread.start()
-    except RuntimeError:  # while the interpreter ends, Python starts no threads
+    except RuntimeError:  # Python starts no threads during interpreter shutdown
         _resolve(name, future)
     return future
 

@@ -1,10 +1,9 @@
 """Embedded stores: the engine that a server runs, in this process, behind the clients' methods.
 
-What always holds: threads may share it; each call is atomic, as a command is, also where an exception (a signal's, or
-one that another thread sets) ends it between any two steps, and where code that runs within it (a signal's handler, a
-finalizer) uses the store. In memory nothing runs in the background: what a server does between commands, calls do a
-slice of here. A process that was forked has a copy of its own of a store in memory, as of any object of Python's; one
-on disk stays with the process that opened it.
+Invariants: threads may share a store. Each call is atomic, like a command, even if an exception (of a signal handler,
+or set by another thread) ends the call between any two steps, or if a signal handler or finalizer uses the store during
+the call. A store in memory has no background thread: calls do slices of the work that a server does between commands. A
+forked process has its own copy of a store in memory; a store on disk stays with the process that opened it.
 """
 
 import _thread
@@ -53,17 +52,17 @@ class Shared(abc.ABC):
 
     @abc.abstractmethod
     def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | Held:
-        """Carry a command out: its reply, or where the reply will be."""
+        """Execute a command. Returns its reply, or the pending reply."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let the store go."""
+        """Close the store."""
 
     def back_up(self, directory: Path, keep: int | None) -> Made:
-        """Beside everything else: the log's own threads and files are all that it is about."""
+        """Make a backup. Other calls may run at the same time: a backup uses only the threads and files of storage."""
         make = self._store.back_up
         if make is None:
-            raise CallerError("a store in memory has no backups; one on disk has: cairnkv.open('data/')")
+            raise CallerError("a store in memory has no backups; open a store on disk: cairnkv.open('data/')")
         if self._closed:
             raise CallerError("this store is closed")
         whole: object = keep  # whatever its annotation says
@@ -76,16 +75,16 @@ class Shared(abc.ABC):
 
 
 class _InMemory(Shared):
-    """A store in memory. Each call is carried out by the thread that makes it.
+    """A store in memory. The calling thread executes each call.
 
-    A call that does not come to its end leaves `Store.under_way` behind, whatever ended it, and so does one that is
-    still at work, below this one in the same thread. Either way the next call goes on with a store in which nothing
-    of that call was done; where it was at work, it finds so at its end, and is carried out again.
+    An interrupted call leaves `Store.under_way` set. So does a call that still runs lower in the stack of the same
+    thread. In both cases the next call uses a copy of the store without the changes of that call. If that call still
+    runs, it sees at its end that the store was replaced, and executes again.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.RLock()  # in C: no exception comes between its being taken and its being known to be
+        self._lock = threading.RLock()  # in C: no exception between acquiring and entering the block
         self._generation = forking.generation
         self._calls = 0
         self._closed = False
@@ -123,11 +122,11 @@ class _InMemory(Shared):
 
 
 class _Job(Held):
-    """A call that the thread of a store carries out, and the place of its reply."""
+    """A call that the thread of a store executes, and its pending reply."""
 
     __slots__ = ("_command", "_leeway", "blocks")
 
-    blocks: bool  # type: ignore[misc]  # of others it is known beforehand
+    blocks: bool  # type: ignore[misc]  # an attribute here, a constant in `Held`
 
     def __init__(self, command: Command, leeway: Leeway | None, *, blocks: bool) -> None:
         super().__init__(OK)
@@ -136,7 +135,7 @@ class _Job(Held):
         self.blocks = blocks
 
     def carry_out(self, store: Store) -> None:
-        """Execute the command, and settle the reply once it may be shown."""
+        """Execute the command, and settle the reply after the commit that it waits for."""
         outcome = store.execute(self._command)
         if self._leeway is Leeway.MEMORY and isinstance(outcome, Held):
             outcome = outcome.from_memory()
@@ -147,20 +146,21 @@ class _Job(Held):
             self.settle(outcome.reply if isinstance(outcome, Held) else outcome)
 
     def settle(self, reply: Reply | None) -> None:
-        """This is the reply."""
+        """Set the reply."""
         self.reply = reply
         self.on_ready()
 
 
 class _OnDisk(Shared):
-    """A store whose calls a thread of its own carries out, where no signal and no exception of another thread comes.
+    """A store on disk. A thread of the store executes all calls; signals and exceptions of other threads do not reach
+    it.
 
-    Those who make them wait for it, and may be interrupted in that: the call is carried out, or never will be.
+    The caller waits for the reply. If an exception interrupts the caller, the call still runs, or never runs.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.Lock()  # only threads of the store take it
+        self._lock = threading.Lock()  # only threads of the store acquire it
         self._generation = forking.generation
         self._calls = 0
         self._closed = False
@@ -168,26 +168,26 @@ class _OnDisk(Shared):
         self._caches = not store.shows_plainly
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # in C, and re-entrant
         self.around: Callable[[Callable[[], None]], None] = lambda function: function()
-        """Calls a function while the store is in use."""
+        """Calls a function with the store marked as in use."""
         store.deliver_by(self.call)
         _ON_DISK.add(self)
         self._thread = OwnThread(self._work, "cairnkv store")
         self._thread.start()
 
     def call(self, function: Callable[[], None]) -> None:
-        """Call a function, in a thread of the store, while nobody else uses it."""
+        """Call a function with exclusive use of the store. Only threads of the store may do so."""
         with self._lock:
             self.around(function)
 
     def execute(self, command: Command, leeway: Leeway | None = None) -> Held:
         if self._generation != forking.generation:
             raise CallerError(
-                "this store on disk was opened before the fork, and the process that opened it has it: "
-                "open it there only, or serve it (cairn serve --data) and connect from both"
+                "the parent process opened this store on disk before the fork, and only one process can use it: "
+                "use it in the parent only, or serve it (cairn serve --data) and connect from both processes"
             )
         if self._closed:
             raise CallerError("this store is closed")
-        # What may have to be read from the disk first is carried out later than what comes behind it.
+        # With a memory limit, a command that must read from disk may execute after later commands.
         job = _Job(command, leeway, blocks=self._caches and bool(command.places_read(0)))
         self._jobs.put(job)
         if self._ended:
@@ -203,7 +203,7 @@ class _OnDisk(Shared):
             self._thread.join()
 
     def abandon(self) -> None:
-        """Let the parent of this process have it, in a process that was forked."""
+        """Leave the store to the parent process, in a forked process."""
         self._closed = True
         self._store.close()
 
@@ -214,11 +214,11 @@ class _OnDisk(Shared):
             try:
                 self._job = job
                 self.call(self._carry_out)
-            except Exception:  # a fault of ours
+            except Exception:  # a bug in cairnkv
                 _log.exception("a call of a store on disk failed")
-                job.settle(Failure(failures.INTERNAL, "the log has the details"))
+                job.settle(Failure(failures.INTERNAL, "the logger cairnkv has the details"))
         try:
-            # Without the lock, which the log may need to say what became of the last writes.
+            # Without the lock: storage may need it to settle the last writes.
             self._store.close()
         finally:
             self._ended = True
@@ -237,11 +237,11 @@ class _OnDisk(Shared):
             except queue.Empty:
                 return
             if job is not None:
-                job.settle(Failure(failures.READONLY, "this store was closed meanwhile"))
+                job.settle(Failure(failures.READONLY, "this store was closed before the call ran"))
 
 
 def share(store: Store) -> Shared:
-    """Have a store that threads share."""
+    """Return a store that threads can share."""
     return _InMemory(store) if store.interruptible else _OnDisk(store)
 
 
@@ -250,13 +250,13 @@ _ON_DISK: "Final[weakref.WeakSet[_OnDisk]]" = weakref.WeakSet()
 
 
 def _close_all() -> None:
-    """Close what nobody has closed: at the end a thread within RocksDB would take the process down with it."""
+    """Close all open stores at exit: a thread inside RocksDB would crash the exiting process."""
     for shared in list(_ON_DISK):
         shared.close()
 
 
 def _abandon_all() -> None:
-    """In a forked process, which must not touch these stores, not even by collecting them as garbage."""
+    """Abandon all stores on disk in a forked process, which must not use or free them."""
     for shared in list(_ON_DISK):
         shared.abandon()
 
@@ -307,20 +307,20 @@ class Embedded(KeyValue[K, V]):
     def _carry_out(self, pending: list[AnyPending]) -> None:
         if is_own() and not self._in_memory:
             raise CallerError(
-                "a pipeline was carried out by a finalizer that the garbage collector has run in a thread of the store "
-                "itself, which cannot wait for replies; a finalizer may write by single calls"
+                "a finalizer executed a pipeline in a thread of the store itself, where the garbage collector ran it; "
+                "that thread cannot wait for replies: use single writes in finalizers"
             )
         for begin in range(0, len(pending), PIPELINE_COMMANDS):
             self._carry_some_out(pending[begin : begin + PIPELINE_COMMANDS])
 
     def _carry_some_out(self, pending: list[AnyPending]) -> None:
-        """Carry some commands out, and wait once for what is held."""
+        """Execute some commands, and wait once for their pending replies."""
         outcomes: list[tuple[AnyPending, Reply | Held]] = []
         try:
             for one in pending:
                 outcome = self._shared.execute(one.call.command, one.call.leeway)
                 if isinstance(outcome, Held) and outcome.blocks:
-                    outcome = _awaited(outcome)  # it is not carried out yet, and those behind it wait for that
+                    outcome = _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
         finally:
             for one, outcome in outcomes:
@@ -334,7 +334,7 @@ class Embedded(KeyValue[K, V]):
 
 
 def _awaited(outcome: Reply | Held) -> Reply:
-    """The reply to a command, once it may be shown."""
+    """Wait for the reply to a command."""
     if not isinstance(outcome, Held):
         return outcome
     ready = _thread.allocate_lock()
@@ -347,7 +347,7 @@ def _awaited(outcome: Reply | Held) -> Reply:
 
 
 def _without_waiting(call: Call[T], held: Held) -> T:
-    """The result of a call that a finalizer has made in a thread of the store itself, which carries it out later."""
+    """Return the result of a call by a finalizer in a thread of the store itself, which executes the call later."""
 
     def tell_log() -> None:
         if isinstance(held.reply, Failure):
@@ -356,13 +356,13 @@ def _without_waiting(call: Call[T], held: Held) -> T:
     held.on_ready = tell_log
     if not call.command.word.writes:
         raise CallerError(
-            f"{call.command.word.name} was called by a finalizer that the garbage collector has run in a thread of the "
-            "store itself, which cannot wait for the reply; a finalizer may write, and read where it was made"
+            f"a finalizer called {call.command.word.name} in a thread of the store itself, where the garbage collector "
+            "ran it; that thread cannot wait for the reply: finalizers may write, but should not read"
         )
     try:
         return call.decode(OK)
     except PeerError:
-        return cast(T, None)  # nobody knows the result yet
+        return cast(T, None)  # the result is not known yet
 
 
 @overload
@@ -492,7 +492,7 @@ def _store_on_disk(
 ) -> Store:
     if replaced("thread") == "eventlet":
         raise OptionError(
-            "a store on disk needs threads of the system, and eventlet has replaced them in this process; serve it "
+            "a store on disk needs system threads, but eventlet replaced them in this process; serve the store "
             f"(cairn serve --data {path}) and use cairnkv.connect, which works with eventlet"
         )
     from cairnkv.log.disk import DISK_LIMIT_LEAST, DiskLog, Sync

@@ -2,8 +2,9 @@
 
 What always holds: a reply goes to the call that asked for it: when a call ends in any way before its reply was
 read, its connection is dropped. Nothing waits longer than the timeout. A process that was forked makes a
-connection of its own. An exception (a signal's, or one that another thread sets) may end a call between any two steps:
-a call takes its turn out of a queue and the connection out of the turn, so what it does not bring back is let go of.
+connection of its own. An exception (of a signal handler, or set by another thread) may end a call between any two
+steps: a call takes its turn out of a queue, and the connection out of the turn. If the call does not return them, the
+client replaces them.
 
 Not for what a call means (`calls`), when it may be repeated (`retry`), and where it goes (`endpoints`).
 """
@@ -57,10 +58,10 @@ LOOK_AFTER_SECONDS: Final = 0.05
 then noticed before anything is sent, so that the call can be made on another one."""
 
 LOST_TURN_SECONDS: Final = 0.05
-"""How long a call waits for its turn until it looks whether a call that was interrupted has taken it away with it."""
+"""Seconds that a call waits for its turn before it checks whether an interrupted call lost the turn."""
 
 GREEN_PAUSE_SECONDS: Final = 0.002
-"""How long a call in a green thread of gevent's or eventlet's waits until it asks for its turn again."""
+"""Seconds that a call in a green thread waits before it asks for its turn again."""
 
 WINDOW_BYTES: Final = 32 * 1024
 WINDOW_COMMANDS: Final = 512
@@ -84,7 +85,7 @@ class Client(KeyValue[K, V]):
         self._closed = False
 
     def _begin(self) -> None:
-        self._turn = _Turn()  # of those that there were, the one that counts: it is in the queue, or a call has it
+        self._turn = _Turn()  # the valid turn: the queue or a call has it
         self._turns: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
         self._turns.put(self._turn)
         self._renewing = threading.Lock()
@@ -103,11 +104,11 @@ class Client(KeyValue[K, V]):
         return Pipeline(self._calls, self._carry_out)
 
     def backup(self, name: str, *, keep: int | None = None) -> "Made":
-        """Have the server make a backup, below its --backup-dir, and wait until it is there.
+        """Make a backup below the server's --backup-dir, and wait until it is complete.
 
-        name: what it is made among. keep: so many of the newest of that name are kept, this one included; None: all.
-        Returns its `path` there, its `size` in bytes, and how much of that is `new`.
-        Raises `Refused` when the server makes none or it has failed, `OutcomeUnknown` when nothing tells of it.
+        name: the name of the series of backups. keep: how many backups of that name to keep, with this one; None: all.
+        Returns its `path` on the server, its `size` in bytes, and the `new` bytes that earlier backups do not have.
+        Raises `Refused` if the server makes no backups or the backup fails, `OutcomeUnknown` if its end is unknown.
         """
         begin = self._calls.backup(name, keep)
         # Once: a repetition might begin a second one.
@@ -152,7 +153,7 @@ class Client(KeyValue[K, V]):
             del turn
 
     def _take_turn(self, deadline: float) -> "_Turn":
-        """Have the turn. Raises `TimedOut`, before anything is sent, when other threads keep it too long."""
+        """Wait for the turn and take it. Raises `TimedOut`, with nothing sent, if other threads keep it too long."""
         with contextlib.suppress(queue.Empty):
             return self._turns.get_nowait()
         if self._holds_turn(sys._getframe(1).f_back):
@@ -160,7 +161,7 @@ class Client(KeyValue[K, V]):
         is_green = replaced("socket") is not None
         while (left := deadline - time.monotonic()) > 0:
             if is_green:
-                time.sleep(GREEN_PAUSE_SECONDS)  # the queue's own wait would stop all green threads
+                time.sleep(GREEN_PAUSE_SECONDS)  # a wait in the queue would stop all green threads
             with contextlib.suppress(queue.Empty):
                 return self._turns.get_nowait() if is_green else self._turns.get(timeout=min(left, LOST_TURN_SECONDS))
             if not is_green and not any(map(self._holds_turn, sys._current_frames().values())):
@@ -168,7 +169,7 @@ class Client(KeyValue[K, V]):
         raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
 
     def _holds_turn(self, frame: types.FrameType | None) -> bool:
-        """Whether this, or what it was called by, is a call that has the turn."""
+        """Return whether this frame, or one of its callers, is a call that has the turn."""
         while frame is not None:
             if frame.f_code in _IN_TURN:
                 known = frame.f_locals
@@ -178,7 +179,7 @@ class Client(KeyValue[K, V]):
         return False
 
     def _new_turn(self) -> "_Turn":
-        """The turn, made anew: a call that was interrupted before it could give it back has taken it away."""
+        """Replace the turn, which an interrupted call did not return."""
         with self._renewing:
             with contextlib.suppress(queue.Empty):
                 return self._turns.get_nowait()
@@ -194,7 +195,7 @@ class Client(KeyValue[K, V]):
             turn.drop()
 
     def _close_idle(self) -> None:
-        """Close the connection, unless a call uses it, which does so at its end."""
+        """Close the connection unless a call uses it; that call closes the connection at its end."""
         with contextlib.suppress(queue.Empty):
             turn = self._turns.get_nowait()
             turn.drop()
@@ -237,14 +238,14 @@ class Client(KeyValue[K, V]):
                 command.word, connection.name, self._leave_after(connection, error, silence), timed_out=timed_out
             ) from None
         except BaseException:
-            connection.close()  # the reply is still to come, and would be taken for the next call's
+            connection.close()  # the next call would read this call's late reply
             raise
         if not isinstance(reply, Failure) or self._heed(reply, connection):
             turn.connection = connection
         return reply
 
     def _heed(self, failure: Failure, connection: "_Connection") -> bool:
-        """What a failure says of its connection, and of where to go next; whether the connection is still of use."""
+        """Act on a failure: close the connection or leave the endpoint. Returns whether the connection is usable."""
         if self._endpoints.several and failure.code.elsewhere:
             self._leave(connection, failure.message)
             return False
@@ -254,7 +255,7 @@ class Client(KeyValue[K, V]):
         return True
 
     def _leave(self, connection: "_Connection", why: str) -> None:
-        """Close the connection, and go elsewhere first from now on."""
+        """Close the connection, and try other endpoints first from now on."""
         connection.close()
         self._endpoints.trouble(connection.endpoint, why, time.monotonic())
 
@@ -267,9 +268,9 @@ class Client(KeyValue[K, V]):
         return why + self._endpoints.besides(connection.endpoint, time.monotonic())
 
     def _connected(self, turn: "_Turn", deadline: float) -> "_Connection":
-        """The connection, made anew when there is none that is of use. Raises `Unavailable`: nothing was sent.
+        """Return the turn's connection, or a new one if it is unusable. Raises `Unavailable` with nothing sent.
 
-        The turn is without one until it is given it back, which is for who has read all replies.
+        Removes the connection from the turn. A call that has read all replies puts it back.
         """
         if self._closed:
             raise CallerError("this client is closed")
@@ -303,7 +304,7 @@ class Client(KeyValue[K, V]):
         raise Unavailable(f"cannot connect to {endpoints.story(time.monotonic())}")
 
     def _after_fork(self) -> None:
-        """In a forked process, let go of the parent's connection and of a turn that nobody here will give back."""
+        """In a forked process, discard the parent's connection and a turn that a thread of the parent had."""
         if self._generation != forking.generation:
             with forking.FORKING:
                 if self._generation != forking.generation:
@@ -342,7 +343,7 @@ class Client(KeyValue[K, V]):
     def _try_window(self, window: list[AnyPending], turn: "_Turn", deadline: float) -> None:
         """Send some commands together and read their replies; each pending result is settled.
 
-        Each reply is progress, from which the timeout counts anew.
+        Each reply restarts the timeout.
         """
         try:
             connection = self._connected(turn, deadline)
@@ -401,11 +402,11 @@ class Client(KeyValue[K, V]):
 
 
 _IN_TURN: Final = frozenset((Client._exchange_in_turn.__code__, Client._carry_out.__code__))
-"""The code that has a turn, in its variable `turn`."""
+"""The functions that hold the turn in their variable `turn`."""
 
 
 class _Turn:
-    """The right to use a client's connection, and the connection. It is in the client's queue, or one call has it."""
+    """The right to use a client's connection, with the connection. The client's queue or one call has it."""
 
     __slots__ = ("connection",)
 
@@ -444,7 +445,7 @@ class _Connection:
         self._line = GreenLine(self._socket) if self._is_green else Line(self._socket)
         self._decoder = ReplyDecoder()
         self._answered = False
-        self._owes = False  # a reply that no call waits for
+        self._owes = False  # whether a reply to a probe is still to come
         self._peer: Any = None
         with contextlib.suppress(OSError):
             self._peer = self._socket.getpeername()
@@ -504,7 +505,7 @@ class _Connection:
         return reply
 
     def _first_bytes(self, until: float) -> bytes:
-        """The first bytes that the server sends. Raises `WrongServer` where they say that it is another one."""
+        """Return the first bytes that the server sends. Raises `WrongServer` if they are of another protocol."""
         try:
             data = self._line.receive(probe_at(until, time.monotonic()))
         except (BlockingIOError, TimeoutError):
@@ -517,7 +518,7 @@ class _Connection:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(
                     socket.SHUT_RDWR
-                )  # a server of one connection at a time is then ready for another
+                )  # a server of one connection at a time can then accept the probe
             if (wrong := wrong_server_by_probe(self._probe(TLS_PROBE, until), self.name)) is not None:
                 raise wrong from None
             raise
@@ -527,7 +528,7 @@ class _Connection:
         return data
 
     def _probe(self, data: bytes, until: float) -> bytes:
-        """The answer to a probe on a second connection; nothing where none comes soon."""
+        """Return the reply to a probe on a second connection, or nothing if no reply comes soon."""
         if self._peer is not None:
             with contextlib.suppress(OSError), socket.socket(self._socket.family) as second:
                 second.settimeout(max(min(PROBE_SECONDS, until - time.monotonic()) / 2, 0.001))
@@ -549,7 +550,7 @@ class _Connection:
         self._socket.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_socket"):  # else it was never made
+        if hasattr(self, "_socket"):  # absent if the constructor failed
             self.close()
 
 

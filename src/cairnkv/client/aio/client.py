@@ -33,7 +33,7 @@ LEFT_MAX: Final = 16
 
 
 MISREAD: Final = "the server misread its first frame"
-"""Why a connection is closed that begins anew with a PING."""
+"""The reason for closing a connection after which the next one begins with a PING."""
 
 
 class Client(AsyncKeyValue[K, V]):
@@ -71,7 +71,7 @@ class Client(AsyncKeyValue[K, V]):
                     connection.close("this client was closed")
 
     async def backup(self, name: str, *, keep: int | None = None) -> "Made":
-        """Have the server make a backup and wait until it is there; see `cairnkv.Client.backup`."""
+        """Make a backup at the server, and wait until it is complete. See `cairnkv.Client.backup`."""
         begin = self._calls.backup(name, keep)
         clock = asyncio.get_running_loop().time
         # Once: a repetition might begin a second one.
@@ -123,7 +123,7 @@ class Client(AsyncKeyValue[K, V]):
         return AsyncPipeline(self._calls, self._carry_out)
 
     async def _carry_out(self, pending: list[AnyPending]) -> None:
-        """Send commands in their order and await their replies; each is settled or failed, and none is repeated."""
+        """Send commands in order and await their replies. Settles or fails each command; never repeats one."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._generation != forking.generation:
             self._move_in(loop)
@@ -250,7 +250,7 @@ class Client(AsyncKeyValue[K, V]):
             async with asyncio.timeout_at(deadline):
                 await connection.greet(deadline)
         except BaseException as error:
-            connection.close("it was given up")
+            connection.close("its first PING failed")
             if isinstance(error, TimeoutError):
                 raise TimeoutError(SAYS_NOTHING) from None
             raise

@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._asleep = 0  # how many of the next writes it is not kept awake after
         self._asleep_next = 1  # how many it will be after it was kept awake in vain
         self._paused = False
-        self._at_work = False  # and left so by what an exception of a signal handler has ended between two steps
+        self._at_work = False  # stays True if an exception of a signal handler interrupts a step
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
 
     # -- calls ----------------------------------------------------------------------------------------------
@@ -179,13 +179,13 @@ class Connection(asyncio.Protocol):
 
     def close(self, why: str) -> None:
         """Close the connection; whoever awaits a reply is told why none will come."""
-        self._transport.abort()  # first: it has `connection_lost` called, whatever interrupts the rest
+        self._transport.abort()  # first, so that `connection_lost` runs even if the rest is interrupted
         self._lose(why)
 
     def _end_if_interrupted(self) -> None:
-        """Close the connection if commands, slots and replies may not belong to each other any more."""
+        """Close the connection if an interruption may have mixed up commands, slots and replies."""
         if self._at_work:
-            self.close("an exception has interrupted it")
+            self.close("an exception interrupted it")
 
     def _flush(self) -> None:
         self._end_if_interrupted()
@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
         decoder.feed(data)
         try:
             while slots and (reply := decoder.reply(slots[0].word)) is not None:
-                slots[0].settle(reply)  # first: whatever interrupts this, nobody waits for good
+                slots[0].settle(reply)  # first, so that an interruption leaves no call waiting
                 slots.popleft()
                 if isinstance(reply, Failure) and reply.code.closes:
                     self._transport.abort()
@@ -296,7 +296,7 @@ class Connection(asyncio.Protocol):
     # -- ends -----------------------------------------------------------------------------------------------
 
     def _lose_to(self, wrong: WrongServer) -> None:
-        """Be of no more use: the server is another one."""
+        """Close the connection: the server has another protocol."""
         self._wrong = wrong
         self._transport.abort()
         self._lose(str(wrong), wrong=wrong)
@@ -364,29 +364,29 @@ class Connection(asyncio.Protocol):
             self._end_if_done()
 
     def _probe_at(self) -> float:
-        """When a server that has not answered yet is probed: at a look before the oldest call's time is up."""
+        """Return the time to probe a silent server: at a check before the timeout of the oldest call."""
         deadline = self._slots[0].deadline
         return probe_at(deadline, deadline - self._timeout) - self._timeout / CHECKS_PER_TIMEOUT
 
     async def _probe_silent(self) -> None:
-        """Ask what the server is: of another protocol, it may wait for the end of a line."""
+        """Probe a silent server: a server of another protocol may wait for the end of a line."""
         due = Due(LINES.word, self._slots[0].deadline, self._waking)
-        due.settle(b"")  # nothing waits for it
+        due.settle(b"")  # no call waits for the reply
         self._slots.append(due)
         self._transport.write(b"".join(command_parts(LINES)))
         wrong = await self._probed(PROBE)
         if wrong is not None and not self._answered and self.usable:
-            self._probing = None  # which is this task, and goes on
+            self._probing = None  # so that `_lose_to` does not cancel this task
             self._lose_to(wrong)
 
     async def _probe_closed(self, why: str) -> None:
-        """The same of a server that closed before its first reply, as a TLS server does."""
+        """Probe a server that closed before its first reply, as a TLS server does."""
         self._wrong = await self._probed(TLS_PROBE)
         self._probing = None
         self._lose(why if self._wrong is None else str(self._wrong), wrong=self._wrong)
 
     async def _probed(self, data: bytes) -> WrongServer | None:
-        """What the answer to a probe on a second connection says of the server."""
+        """Return the error that the reply to a probe on a second connection proves, or None."""
         if self._peer is None:
             return None
         with contextlib.suppress(OSError), socket.socket(self._family) as second:
@@ -414,9 +414,9 @@ class Connection(asyncio.Protocol):
 async def open_connection(
     endpoint: Endpoint, patience: float, call_timeout: float, silence: Silence | None = None
 ) -> Connection:
-    """A connection to an endpoint that accepts within so many seconds (patience). Raises OSError.
+    """Connect to an endpoint within `patience` seconds. Raises OSError.
 
-    call_timeout: seconds that each of its calls may take.
+    call_timeout: the timeout of each call in seconds.
     """
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""`cairnkv.client.dialing` for asyncio: a lookup and connection attempts that other tasks do not wait for."""
+"""The asyncio version of `cairnkv.client.dialing`: lookups and connection attempts that do not block other tasks."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ from cairnkv.sockets import set_tcp_options
 
 
 async def dial_async(host: str, port: int, patience: float) -> socket.socket:
-    """Return a connected, non-blocking socket; as `dial`."""
+    """Return a connected, non-blocking socket. See `cairnkv.client.dialing.dial`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + patience
     places = literal(host, port)
