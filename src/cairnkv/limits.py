@@ -35,11 +35,11 @@ ARGUMENTS_MAX: Final = 1_048_576
 
 REDIS_ARGUMENTS_MAX: Final = 1_048_576
 """Arguments in one command of the Redis protocol, its name included, as in Redis until version 6.2 (2^31 - 1 since).
-A command is atomic, so no other client is served in the two seconds that the longest may take; its client has its next
-turn after all others had theirs."""
+A command is atomic, so the longest command blocks all other clients for about two seconds. Its client's next turn comes
+after those of all others."""
 
 REDIS_KEYLESS_ARGUMENTS_MAX: Final = 32_768
-"""The same for commands whose arguments are no keys or values, such as SUBSCRIBE and COMMAND INFO."""
+"""The same for commands without keys, such as SUBSCRIBE and COMMAND INFO."""
 
 TRANSACTION_COST_MAX: Final = 50_000
 """Work that one transaction of the Redis wire may be, counted in commands of one key: some tenths of a second, in which
@@ -100,7 +100,7 @@ commands of a pipeline before they read a reply."""
 
 READ_AHEAD_MAX: Final = 32 * MIB
 """Bytes of commands that the server reads from a client which takes no replies; where `--max-unfinished` is lower than
-usual, a quarter of that. At this limit the server executes commands all the same, up to `CLIENT_UNSENT_MAX`."""
+usual, a quarter of that. At this limit the server goes on executing commands, up to `CLIENT_UNSENT_MAX`."""
 
 CLIENT_UNSENT_MAX: Final = 128 * MIB
 """Bytes of unsent replies at which the server stops reading from a client that reads none. After the stall timeout the
@@ -113,8 +113,8 @@ PUSHES_MAX: Final = 32 * MIB
 """Bytes of messages that a subscriber may leave untaken before it is closed, as in Redis' default."""
 
 BYTES_PER_COST: Final = 64 * KIB
-"""Bytes of a value, read, made or copied, that are as much work as a command of one key: bits are counted at some
-gigabytes a second, and others copied faster."""
+"""Bytes of a value that are as much work as a command of one key, if a command reads, makes or copies them: BITCOUNT
+runs at some gigabytes per second, and copies are faster."""
 
 COMMANDS_PER_TURN: Final = 512
 """Commands of one connection that run before the others get their turn of the loop."""
@@ -151,8 +151,9 @@ SCAN_COUNT_MAX: Final = 10_000
 """Keys that one slice of a scan looks at, at most: some milliseconds of work."""
 
 PLACE_KEYS_MAX: Final = 10_000
-"""Keys that may share a place in the order of scans, a cursor of 53 bits. A slice never parts them, so it may return so
-many more than it was to look at. Only keys made for it, at 2**21 attempts each, get there; the next one is refused."""
+"""Keys that may share a place in the order of scans, a cursor of 53 bits. A slice never separates them, so it may
+return this many keys more than its count. Only forged keys, at 2**21 attempts each, reach this limit; a write of one
+more fails."""
 
 CLEAR_PREFIX_SLICE: Final = 1_000
 """Keys that one slice of CLEAR_PREFIX looks at."""
@@ -180,26 +181,26 @@ CLIENT_ATTEMPTS: Final = 4
 """Times that a client tries a call which is safe to repeat, by default, the first one included."""
 
 BACKUP_STALL_TIMEOUT: Final = 300.0
-"""Seconds in which a backup at a server makes no progress before a client that waits for it gives up."""
+"""Seconds without progress of a server's backup after which a waiting client gives up."""
 
 CLIENT_IN_FLIGHT_MAX: Final = 10_000
 """Calls of one asyncio connection that may await their replies; further callers wait their turn."""
 
 KEEPALIVE_IDLE: Final = 60
-"""Seconds without traffic after which the system probes a TCP peer, on both sides. A peer that vanished without a word
-is found after these and all probes, in 2 minutes; the memory of firewalls and NAT tables is longer than the first."""
+"""Seconds without traffic after which the system probes a TCP peer, on both sides. These seconds and all probes detect
+a vanished peer within 2 minutes. Firewalls and NAT tables remember a connection for longer than the first interval."""
 
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_PROBES: Final = 4
-"""Seconds between two probes, and probes without an answer after which the connection is lost."""
+"""Seconds between two probes, and the number of unanswered probes after which the connection is lost."""
 
 KEEPALIVE_TIMEOUT: Final = KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_PROBES
-"""Seconds that data sent to a client may stay without an acknowledgement before the server's system closes the
-connection, where it can (TCP_USER_TIMEOUT): probes are sent only while nothing is under way."""
+"""Seconds after which the server's system closes a connection with unacknowledged data (Linux, TCP_USER_TIMEOUT). The
+system sends no keepalive probes while data is unacknowledged."""
 
 ADDRESSES_MAX: Final = 16
 """Addresses of one host name that a client tries; each gets its share of the time."""
 
 LOOKUPS_MAX: Final = 32
-"""Name lookups of one process that may be under way. The system cannot stop one, so a name server that does not answer
-keeps a thread of ours for each name, for as long as the system waits for it."""
+"""Name lookups that one process may run at once. The system cannot stop a lookup, so a silent name server blocks one
+thread per name until the system's own timeout."""

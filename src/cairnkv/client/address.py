@@ -6,7 +6,7 @@
 Several hosts are nodes of one cluster, any of which serves; a client uses one at a time (`endpoints`). Options:
 `timeout` and `connect_timeout`, durations such as 2, 2s or 500ms; `attempts`; `order`, in which several hosts are
 tried: `random` (shuffled by each client, so that many spread over the nodes; the default) or `given`. Keywords of
-`connect` win over them. An option that does not exist is an error, and so is one that is there twice, or a host.
+`connect` win over them. Unknown options, and repeated options or hosts, are errors.
 `cairns://` (TLS) and user:password@ are kept for later, and refused until then.
 """
 
@@ -59,7 +59,7 @@ class Address:
         for name in ("timeout", "connect_timeout"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise AddressError(f"{name} is a number of seconds above 0 and up to a day, not {getattr(self, name)}")
-        attempts: object = self.attempts  # whatever its annotation says
+        attempts: object = self.attempts  # the caller may pass any type
         if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= 100:
             raise AddressError(f"attempts is a whole number from 1 to 100, not {attempts!r:.40}")
         if self.order not in ORDERS:

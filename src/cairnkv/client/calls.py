@@ -67,7 +67,7 @@ Values: TypeAlias = Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V]
 
 UPDATE_KEYS: Final = 1_000
 UPDATE_BYTES: Final = 1024 * 1024
-"""Values that `update` stores with one command, and bytes of them unless it is a single one."""
+"""Maximum number of values in one command of `update`, and their maximum bytes unless it is a single value."""
 
 
 class Unset(enum.Enum):
@@ -257,12 +257,12 @@ class Calls(Generic[K, V]):
         return Call(swap, self._value_or(default))
 
     def set_slices(self, pairs: Iterable[Any]) -> Iterator[Call[None]]:
-        """Calls that store any number of values, each a bounded number of them."""
+        """Yield calls that together store all pairs; each call stores a bounded number."""
         part: list[tuple[bytes, bytes]] = []
         size = 0
         for pair in pairs:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise OptionError(f"a mapping, or pairs of a key and a value, not {pair!r:.40}")
+                raise OptionError(f"update takes a mapping, or pairs of a key and a value, not {pair!r:.40}")
             name, data = _key(pair[0]), self._encode(pair[1])
             if part and (len(part) == UPDATE_KEYS or size + len(data) > UPDATE_BYTES):
                 yield Call(SetMany(NO_TTL, tuple(part)), _nothing)
@@ -332,7 +332,7 @@ class Calls(Generic[K, V]):
 
     def _encode(self, value: V) -> bytes:
         data = self._values.encode(value)
-        made: object = data  # a codec of the caller's may return anything
+        made: object = data  # the caller's codec may return any type
         if not isinstance(made, bytes):
             codec = type(self._values).__name__
             raise CodecError(f"the codec's encode returns bytes; {codec} returned {data!r:.40}")
@@ -352,7 +352,7 @@ def _key(key: Key) -> bytes:
 
 
 def pairs_of(values: Any, named: Mapping[str, V]) -> Iterable[Any]:
-    """The pairs that `update` takes, as those of a dict: a mapping or pairs, and keywords."""
+    """Return the pairs of the arguments of `update`, which are those of `dict.update`."""
     if callable(getattr(values, "items", None)):
         given = values.items()
     elif isinstance(values, Iterable) and not isinstance(values, str | bytes):
@@ -363,7 +363,7 @@ def pairs_of(values: Any, named: Mapping[str, V]) -> Iterable[Any]:
 
 
 def too_large_together(error: BadCommand, keys: Sequence[object]) -> bool:
-    """Whether several keys could not be had because their values are too large for one reply."""
+    """Return whether a command on several keys failed because their values are too large for one reply."""
     return error.code == failures.BIGREPLY.name and len(keys) > 1
 
 

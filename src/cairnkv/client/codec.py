@@ -62,7 +62,7 @@ class Bytes:
 
 
 class Json:
-    """What JSON can say, in its shortest form. A value that would not come back equal is refused."""
+    """JSON in its shortest form. The codec refuses a value that would not come back equal."""
 
     _NAME: Final = "json"
     _PLAIN: Final = (str, int, float)
@@ -92,10 +92,10 @@ class Json:
 
 
 class MessagePack:
-    """What MessagePack can say. Needs the package msgpack: `pip install 'cairnkv[msgpack]'`.
+    """MessagePack. Needs the package msgpack: `pip install 'cairnkv[msgpack]'`.
 
-    A value that would not come back equal is refused. Keys of maps are text or bytes, since others are not read:
-    their hashes can be forged.
+    The codec refuses a value that would not come back equal. Keys of maps are text or bytes: the hashes of other keys
+    can be forged.
     """
 
     _NAME: Final = "msgpack"
@@ -116,7 +116,7 @@ class MessagePack:
             data: bytes = self._pack(value)
             if self._unpack(data) == value:
                 return data
-        except Exception as error:  # msgpack raises its own, ValueError, and what lies below
+        except Exception as error:  # msgpack raises errors of many classes
             raise _refused(self, value, error) from None
         raise _refused(self, value)
 
@@ -128,17 +128,17 @@ class MessagePack:
 
 
 WALK_MAX: Final = 10_000
-"""Parts of a refused value that are looked at for the one to blame."""
+"""Parts of a refused value that the codec searches for the part it cannot encode."""
 
 PATH_MAX: Final = 200
-"""Characters of the path to a part, below which no further parts are looked at."""
+"""Length of the path to a part, above which the search does not go deeper."""
 
 
 def _refused(codec: Json | MessagePack, value: Any, error: Exception | None = None) -> CodecError:
-    """The error for a value that the codec cannot write, or that would not come back equal: it names the part."""
+    """Return the error for a value that the codec refuses. It names the part of the value."""
     name, taken = codec._NAME, codec._TAKEN
     parts = [("value", value)]
-    for where, part in parts:  # which grows meanwhile
+    for where, part in parts:  # the loop appends to `parts`
         deeper: Iterable[tuple[Any, Any]] = ()
         if isinstance(part, dict):
             for key in part:
@@ -163,7 +163,7 @@ def _refused(codec: Json | MessagePack, value: Any, error: Exception | None = No
 
 
 def _short(thing: object) -> str:
-    """What `repr` gives, in a bounded length and time."""
+    """Return the `repr` of a value, in bounded length and time."""
     return reprlib.repr(thing)
 
 

@@ -6,8 +6,8 @@ Whatever else there is goes the readable way, `Embedded` to `Shared` to `Store`,
 errors, counts and keyspace are those of the readable way, and tests hold the two equal.
 
 What always holds: a direct call runs no Python code from its look at `_busy` to its end, so it keeps the interpreter's
-lock, no exception of a signal or of another thread ends it, and nobody sees it half done. It is made only while nobody
-is on the readable way. What it did to counts and to log time is handed over before anybody is.
+lock, no exception of a signal or of another thread ends it, and no other code sees it half done. Direct calls run only
+while no thread runs the pure Python path. That path gets the counts and the log time of direct calls before it runs.
 
 On disk only reads are direct, and only while nothing waits for the disk: then all that is there may be shown.
 
@@ -88,7 +88,7 @@ cdef class DirectCalls:
     cdef object _engine
     cdef object _threads_share  # the `Shared` of that store
     cdef int _busy  # how many calls are on the readable way, waiting for its lock or within
-    cdef bint _broken  # whether a call was interrupted, and the next one on the readable way has to undo it first
+    cdef bint _broken  # an interrupted call: the next pure-Python call undoes it
     cdef int _generation  # of the process whose calls those are
     cdef bint _held  # whether the keyspace is in the hands of direct calls: from `take` to `end`
     cdef int64_t _visits  # how many calls have gone the readable way
@@ -141,8 +141,8 @@ cdef class DirectCalls:
         if not self._held:
             if self._threads_share._closed:
                 return False
-            self._granted = UNBOUNDED if self._tidy else CALLS_PER_SLICE - 1 - self._threads_share._calls % CALLS_PER_SLICE
-            self._left = self._granted
+            self._granted = UNBOUNDED if self._tidy else CALLS_PER_SLICE - 1 - self._threads_share._calls %
+            CALLS_PER_SLICE self._left = self._granted
             self._table.take()
             self._held = True
         if self._left == 0:
@@ -176,10 +176,10 @@ cdef class DirectCalls:
         cdef int64_t visits = self._visits
         try:
             if self._threads_share._store is not self._engine:
-                self._use(self._threads_share._store)  # a call was interrupted in the one before
+                self._use(self._threads_share._store)  # the call before was interrupted
             self._broken = self._engine.under_way is not None
             if self._busy == 1 and self._threads_share._calls % CALLS_PER_SLICE == 0:
-                tidy = self._engine.tidy  # Python code: somebody else may have come meanwhile
+                tidy = self._engine.tidy  # Python code: another thread may have run
                 self._tidy = tidy and self._visits == visits
         finally:
             self._busy -= 1
@@ -350,7 +350,7 @@ class DirectEmbedded(DirectCalls, Embedded):
 
 
 def _take_docstrings():
-    """Give the direct calls the docstrings of the calls that they stand for."""
+    """Copy the docstrings of the pure Python calls to the direct calls."""
     for name, readable in (
         ("get", "get"),
         ("set", "set"),

@@ -78,10 +78,10 @@ class Endpoints:
         )
 
     def misread(self, command: Command, reply: Reply) -> bool:
-        """Return whether the server has misread a GET as the first frame; from then on connections begin with a PING.
+        """Return whether the server misread a GET as the first frame. If so, connections begin with a PING from now on.
 
-        With `--command-width 4` a server takes the number of a GET for four bytes, and the rest for a key that is too
-        long, which is no fault of a client whose keys are not. Nothing was executed. A PING cannot be misread.
+        With `--command-width 4`, a server reads four bytes of a two-byte GET as its number, and the rest as a key that
+        is too long. It executes nothing. A server cannot misread a PING.
         """
         if self.greets or not (isinstance(command, Get) and isinstance(reply, Failure) and reply.code is TOOBIG):
             return False

@@ -1,6 +1,6 @@
-"""Green threads: whether gevent or eventlet has replaced Python's sockets and threads in this process.
+"""Detects whether gevent or eventlet has replaced Python's sockets and threads in this process.
 
-Out of scope: what clients do then (`sync`, `line`), and green threads that a program starts without such a replacement.
+Out of scope: the clients' reaction (`sync`, `line`), and green threads without such a replacement.
 """
 
 import sys
@@ -13,7 +13,7 @@ _LIBRARIES: Final = (
 
 
 def replaced(module: str) -> str | None:
-    """Return the name of the library that has replaced a module of Python's, as that library calls it, or None."""
+    """Return the name of the library that has replaced a module of Python (by the library's module name), or None."""
     for name, patcher, asked in _LIBRARIES:
         if (loaded := sys.modules.get(patcher)) is not None and getattr(loaded, asked)(module):
             return name

@@ -218,9 +218,10 @@ class KeyValue(abc.ABC, Generic[K, V]):
 
     @abc.abstractmethod
     def pipeline(self) -> Pipeline[K, V]:
-        """Commands that leave together: use it in a `with` statement, at whose end they are carried out.
+        """Return a pipeline. Use it in a `with` statement; its commands execute at the end of the statement.
 
-        Others may come in between them. At a server they take one way there and back, on disk one fsync.
+        Commands of other clients may execute in between. A pipeline takes one round trip to a server, or one fsync on
+        disk.
 
         >>> import cairnkv
         >>> kv = cairnkv.open()
@@ -266,10 +267,10 @@ class KeyValue(abc.ABC, Generic[K, V]):
         return _Local(self)
 
     # -- as a mapping ---------------------------------------------------------------------------------------
-    # All of a dict's methods but `clear`, which takes one key out here, and `copy`.
+    # All methods of a dict except `copy`, and `clear`, which deletes one key here.
 
     def __getitem__(self, key: Key) -> V:
-        """The value of a key; KeyError when it is not there."""
+        """Return the value of a key. Raises KeyError if the key is absent."""
         value = self._do(self._calls.get(key, UNSET))
         if isinstance(value, Unset):
             raise KeyError(key)
@@ -280,35 +281,35 @@ class KeyValue(abc.ABC, Generic[K, V]):
         self._do(self._calls.set(key, value))
 
     def __delitem__(self, key: Key) -> None:
-        """Take a key out; KeyError when it is not there."""
+        """Delete a key. Raises KeyError if the key is absent."""
         if not self._do(self._calls.clear_many((key,))):
             raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        """Whether a key is there."""
+        """Return whether a key exists."""
         return isinstance(key, str | bytes) and self.exists(key)
 
     def __iter__(self) -> Iterator[K]:
-        """The keys, as `scan` gives them; keys may be taken out and stored meanwhile."""
+        """Iterate over the keys with `scan`. Keys may be stored and deleted during the iteration."""
         return self.scan()
 
     def __len__(self) -> int:
-        """How many keys there are."""
+        """Return the number of keys."""
         return self.count()
 
     def keys(self) -> KeysView[K]:
-        """The keys, as a dict's: a view that reads slice by slice."""
+        """Return a view of the keys, as of a dict. The view reads slice by slice."""
         return Keys(self)
 
     def values(self) -> ValuesView[V]:
-        """The values, as a dict's: a view that reads slice by slice."""
+        """Return a view of the values, as of a dict. The view reads slice by slice."""
         return ViewedValues(self)
 
     def items(self) -> ItemsView[K, V]:
-        """The keys with their values, as a dict's: a view that reads slice by slice.
+        """Return a view of the keys with their values, as of a dict. The view reads slice by slice.
 
-        `dict(kv.items())` is a copy of a store that others use; `dict(kv)` asks for each value by itself, and raises
-        KeyError where a key goes meanwhile.
+        `dict(kv.items())` copies a store that other clients use. `dict(kv)` reads each value with a separate request,
+        and raises KeyError if a key expires or another client deletes it during the copy.
         """
         return Items(self)
 
@@ -333,14 +334,14 @@ class KeyValue(abc.ABC, Generic[K, V]):
     @overload
     def pop(self, key: Key, default: D) -> V | D: ...
     def pop(self, key: Key, default: D | Unset = UNSET) -> V | D:
-        """Take a key out and give its value, or the default; KeyError when it is not there and there is none."""
+        """Delete a key and return its value. If the key is absent, return the default or raise KeyError."""
         value = self._do(self._calls.get(key, default, clear=True))
         if isinstance(value, Unset):
             raise KeyError(key)
         return value
 
     def popitem(self) -> tuple[K, V]:
-        """Take any key out, and give it with its value; KeyError when the store is empty."""
+        """Delete any key and return it with its value. Raises KeyError if the store is empty."""
         for key in self.scan():
             value = self._do(self._calls.get(cast("Key", key), UNSET, clear=True))
             if not isinstance(value, Unset):
@@ -348,16 +349,16 @@ class KeyValue(abc.ABC, Generic[K, V]):
         raise KeyError("the store is empty")
 
     def setdefault(self, key: Key, default: V) -> V:
-        """The value of a key, which is the default from now on when it is not there; one atomic step."""
+        """Return the value of a key. If the key is absent, store and return the default. Atomic."""
         return self._do(self._calls.setdefault(key, default))
 
     def update(self, values: Values[V] | Iterable[tuple[Key, V]] = (), /, **named: V) -> None:
-        """Store many values, as a dict's: a mapping, or pairs, or keywords. `set_many` is atomic, this is not."""
+        """Store many values: a mapping, pairs or keywords, as `dict.update`. Not atomic; `set_many` is atomic."""
         for call in self._calls.set_slices(pairs_of(values, named)):
             self._do(call)
 
     def __ior__(self, values: Values[V] | Iterable[tuple[Key, V]]) -> Self:
-        """Store many values: `kv |= {"a": "1"}`."""
+        """Store many values with `update`: `kv |= {"a": "1"}`."""
         self.update(values)
         return self
 
@@ -389,7 +390,7 @@ class _FromMemory(KeyValue[K, V]):
         return self._store._do(from_memory(call))
 
     def pipeline(self) -> Pipeline[K, V]:
-        """As the store's, whose writes need not be safe."""
+        """Return a pipeline whose writes return before they are committed."""
         return self._store.pipeline().durable("memory")
 
     def durable(self, how: Durable) -> KeyValue[K, V]:
@@ -417,7 +418,7 @@ class _Local(KeyValue[K, V]):
         return self._store._do(locally(call))
 
     def pipeline(self) -> Pipeline[K, V]:
-        """As the store's, whose reads may be behind."""
+        """Return a pipeline of local reads."""
         return self._store.pipeline().local()
 
     def durable(self, how: Durable) -> KeyValue[K, V]:
@@ -433,11 +434,12 @@ class _Local(KeyValue[K, V]):
 
 
 def _take_docstrings() -> None:
-    """Give the methods of pipelines the docstrings of the calls that they add."""
+    """Copy the docstrings of calls to the methods of pipelines."""
     for name, method in vars(Commands).items():
         call = getattr(KeyValue, name, None)
         if not name.startswith("_") and call is not None and call.__doc__:
-            method.__doc__ = f"{call.__doc__.rstrip()}\n\n        Gives a `Pending`, whose `result()` that is."
+            method.__doc__ = f"{call.__doc__.rstrip()}\n\n        Returns a `Pending`; its `result()` is the result of "
+            "the call."
 
 
 _take_docstrings()

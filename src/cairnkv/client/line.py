@@ -54,18 +54,18 @@ class Line:
 
 
 class GreenLine:
-    """Sends and receives on a socket of gevent's or eventlet's, which lets other green threads go on meanwhile."""
+    """Sends and receives on a socket of gevent or eventlet. Other green threads run during its waits."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send all of some bytes. Raises OSError; TimeoutError when it takes too long."""
+        """Send all bytes. Raises OSError, or TimeoutError after the deadline."""
         self._wait_until(deadline)
         self._socket.sendall(data)
 
     def receive(self, deadline: float) -> bytes:
-        """Return the next bytes that come. Raises OSError; TimeoutError when it takes too long."""
+        """Return the next received bytes. Raises OSError, or TimeoutError after the deadline."""
         self._wait_until(deadline)
         data: bytes = self._socket.recv(RECEIVE_BYTES)
         if not data:

@@ -82,7 +82,7 @@ AnyPending: TypeAlias = Pending[Any]
 
 
 class Commands(Generic[K, V]):
-    """The methods of pipelines: each adds a command, and gives a `Pending` for its result."""
+    """The methods of pipelines. Each adds a command, and returns a `Pending` for its result."""
 
     def __init__(self, calls: Calls[K, V]) -> None:
         self._calls = calls
@@ -210,16 +210,17 @@ class Commands(Generic[K, V]):
 
 
 def raise_first(pending: list[AnyPending]) -> None:
-    """Raise the first error of commands that were carried out."""
+    """Raise the first error of executed commands."""
     for error in filter(None, (result.error for result in pending)):
         raise error
 
 
 class Pipeline(Commands[K, V]):
-    """Commands that leave together. Each method gives a `Pending`, and nothing happens before `execute`.
+    """Commands that the client sends together. Each method returns a `Pending`; `execute` sends the commands.
 
-    The commands are carried out in order, one by one: others may come in between. Nothing is repeated, but for what a
-    node of several could not do at all: some tens of KiB of commands that leave together, none of which it executed.
+    The commands execute in order, one by one. Commands of other clients may execute in between. No command is repeated,
+    except at several nodes: if a node executed none of the commands in a window of some tens of KiB, the client sends
+    them to another node.
     """
 
     def __init__(self, calls: Calls[K, V], carry_out: Callable[[list[AnyPending]], None]) -> None:
@@ -227,17 +228,17 @@ class Pipeline(Commands[K, V]):
         self._carry_out = carry_out
 
     def execute(self) -> None:
-        """Carry the commands out. Raises the first error when all are settled; each result has its own."""
+        """Execute the commands. Afterwards raises the first error; each result has its own error."""
         pending = self._take()
         self._carry_out(pending)
         raise_first(pending)
 
     def durable(self, how: Durable) -> "Pipeline[K, V]":
-        """This pipeline, whose writes are answered as soon as they are as safe as this says: see `KeyValue.durable`."""
+        """Return this pipeline with another durability of its writes. See `KeyValue.durable`."""
         return _FromMemory(self) if memory_is_enough(how) else self
 
     def local(self) -> "Pipeline[K, V]":
-        """This pipeline, whose reads are answered from the table of the node that is asked: see `KeyValue.local`."""
+        """Return this pipeline with local reads. See `KeyValue.local`."""
         return _Local(self)
 
     def __enter__(self) -> Self:

@@ -36,10 +36,9 @@ def worth_repeating(reply: Reply) -> bool:
 
 
 def lost(word: Word, where: str, why: str, *, timed_out: bool, wrong: PeerError | None = None) -> CairnError:
-    """The error for a command whose bytes may have left and whose reply did not come, or cannot be read.
+    """Return the error for a command that the server may have received, and whose reply is missing or unreadable.
 
-    wrong: what is wrong with the server, or with the reply. A proxy may answer for ours, so a write is of unknown
-    outcome.
+    wrong: the error of the server or the reply. A proxy may have sent the reply, so the outcome of a write is unknown.
     """
     if word.writes:
         return OutcomeUnknown(f"{word.name} to {where}: {why}; it was executed, or it was not")

@@ -1,10 +1,10 @@
-"""Recognize a server of another protocol by the first bytes that it sends.
+"""Recognizes a server of another protocol by the first bytes that it sends.
 
-A server that waits for the end of a line never answers a frame of the native protocol. Where a new connection stays
-silent, the clients send `LINES` on it, and `PROBE` on a second one, shortly before the call's time is up. A TLS server
-closes without a word; where one closes before its first reply, the clients send `TLS_PROBE` on a second connection.
+A server that waits for the end of a line never answers a frame of the native protocol. If a new connection stays
+silent, the clients send `LINES` on it, and `PROBE` on a second one, shortly before the call's timeout. A TLS server
+closes the connection without a reply; the clients then send `TLS_PROBE` on a second connection.
 
-Sans-IO. Out of scope: when a connection is probed (`sync`, `aio.connection`).
+Sans-IO. Out of scope: the decision to probe a connection (`sync`, `aio.connection`).
 """
 
 import re
@@ -14,7 +14,7 @@ from cairnkv.commands import Ping
 from cairnkv.errors import WrongServer
 
 PROBE: Final = b"INFO server\r\n\r\n"
-"""Bytes that a server of lines answers, whether it knows them or not. cairnkv's own answer says that it is one."""
+"""Bytes that any server of a line protocol answers. The answer of cairnkv identifies it as cairnkv."""
 
 LINES: Final = Ping(b"\r\n\r\n")
 """A command whose bytes end lines, for a server that serves one connection at a time."""
@@ -23,11 +23,11 @@ TLS_PROBE: Final = bytes.fromhex("16 0301 002f 01 00002b 0303") + bytes(32) + by
 """A ClientHello, to which a TLS server answers with a ServerHello or an alert."""
 
 PROBE_ANSWER_BYTES: Final = 512
-"""Bytes of an answer that are looked at."""
+"""Bytes of an answer that the client examines."""
 
 PROBE_SECONDS: Final = 0.25
 PROBE_SHARE: Final = 0.1
-"""Seconds for a probe at the end of a call's time, and the share of that time which they are at most."""
+"""Seconds for a probe at the end of a call's timeout, and their maximum share of that timeout."""
 
 FLAGS_MAX: Final = b"\x0f"
 """The largest header that a reply may have."""
@@ -35,7 +35,7 @@ FLAGS_MAX: Final = b"\x0f"
 _OURS: Final = re.compile(rb"cairnkv_version")
 
 _HTTP_2: Final = re.compile(rb"\0\0[\x06\x0c\x12\x18\x1e\x24]\x04\0\0\0\0\0")
-"""An HTTP/2 server's SETTINGS. As a reply it would have 100 MB, to the byte, that begin with zeros."""
+"""The SETTINGS frame of an HTTP/2 server. Read as a reply, it would announce 100 MB of payload."""
 
 _KINDS: Final = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), kind)
@@ -57,7 +57,7 @@ _KINDS: Final = tuple(
 
 
 def wrong_server(data: bytes, where: str) -> WrongServer | None:
-    """The error for a server whose first bytes are of a protocol that is known here; None for others.
+    """Return the error for a server whose first bytes are of a known other protocol, or None.
 
     >>> wrong_server(b"HTTP/1.1 400 Bad Request", "db1:80")
     WrongServer("db1:80 is an HTTP server, not cairnkv: its first bytes are b'HTTP/1.1 400 Bad Request'")
@@ -74,15 +74,15 @@ def wrong_server(data: bytes, where: str) -> WrongServer | None:
 
 
 def wrong_server_by_probe(answer: bytes, where: str) -> WrongServer | None:
-    """The error for a server that answered a probe; None where it is ours, or did not answer."""
+    """Return the error for a server that answered a probe; None if it is cairnkv or did not answer."""
     return None if not answer or _OURS.search(answer) else wrong_server(answer, where)
 
 
 def probe_seconds(patience: float) -> float:
-    """How long a probe may take, of the seconds in which an answer is awaited."""
+    """Return the seconds for a probe within `patience` seconds."""
     return min(PROBE_SECONDS, patience * PROBE_SHARE)
 
 
 def probe_at(until: float, now: float) -> float:
-    """When to probe a server that has not answered yet, of the time until its answer is given up."""
+    """Return the time at which to probe a silent server, before the timeout at `until`."""
     return until - probe_seconds(until - now)

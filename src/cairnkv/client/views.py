@@ -1,7 +1,7 @@
 """The views of a store's mapping: `keys()`, `values()` and `items()`.
 
-They read slice by slice, as `scan` does, with one call for the values of a slice. A key that other clients delete
-meanwhile is left out, where `dict(kv)` would raise KeyError.
+A view reads slice by slice, as `scan` does, with one call for the values of a slice. A view omits a key that another
+client deletes during the iteration; `dict(kv)` would raise KeyError.
 """
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
@@ -35,7 +35,7 @@ class Items(ItemsView[K, V], Generic[K, V]):
     """The keys of a store with their values."""
 
     def __init__(self, store: "KeyValue[K, V]") -> None:
-        mapping: Any = store  # it has what the view needs; its `__getitem__` takes text and bytes
+        mapping: Any = store  # a Mapping except that `__getitem__` takes text and bytes
         super().__init__(mapping)
         self._pairs = store._pairs
 

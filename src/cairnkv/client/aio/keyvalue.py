@@ -1,6 +1,6 @@
 """A store as asyncio code sees it: the methods of the sync `KeyValue`, to be awaited.
 
-Of a mapping's syntax there is what can be awaited: `async for key in kv`, but neither `kv[k]` nor `in`.
+The store has `async for key in kv`, but neither `kv[k]` nor `in`, which Python cannot await.
 """
 
 import abc
@@ -216,10 +216,10 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
 
     @abc.abstractmethod
     def pipeline(self) -> AsyncPipeline[K, V]:
-        """Commands that leave together: use it in an `async with` statement, at whose end they are carried out.
+        """Return a pipeline. Use it in an `async with` statement; its commands execute at the end of the statement.
 
-        Others may come in between them. Nothing is repeated, so they are carried out in their order; where the order
-        is of no matter, `asyncio.gather` does as well.
+        Commands of other clients may execute in between. A pipeline repeats no command, so its commands execute in
+        order. If the order does not matter, `asyncio.gather` is as fast.
         """
 
     def durable(self, how: Durable) -> "AsyncKeyValue[K, V]":
@@ -243,23 +243,23 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         """
         return _Local(self)
 
-    # -- as a mapping, where that can be awaited -------------------------------------------------------------
+    # -- the methods of a mapping that can be awaited ----------------------------------------------------------
 
     def __aiter__(self) -> AsyncIterator[K]:
-        """The keys, as `scan` gives them."""
+        """Iterate over the keys with `scan`."""
         return self.scan()
 
     def keys(self) -> AsyncIterator[K]:
-        """The keys: `async for key in kv.keys()`."""
+        """Iterate over the keys: `async for key in kv.keys()`."""
         return self.scan()
 
     async def values(self) -> AsyncIterator[V]:
-        """The values: `async for value in kv.values()`."""
+        """Iterate over the values: `async for value in kv.values()`."""
         async for pair in self.items():
             yield pair[1]
 
     async def items(self) -> AsyncIterator[tuple[K, V]]:
-        """The keys with their values, read slice by slice: `async for key, value in kv.items()`."""
+        """Iterate over the keys with their values, slice by slice: `async for key, value in kv.items()`."""
         async for keys in self._slices():
             for pair in await self._pairs_of(keys):
                 yield pair
@@ -279,14 +279,14 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
     @overload
     async def pop(self, key: Key, default: D) -> V | D: ...
     async def pop(self, key: Key, default: D | Unset = UNSET) -> V | D:
-        """Take a key out and give its value, or the default; KeyError when it is not there and there is none."""
+        """Delete a key and return its value. If the key is absent, return the default or raise KeyError."""
         value = await self._do(self._calls.get(key, default, clear=True))
         if isinstance(value, Unset):
             raise KeyError(key)
         return value
 
     async def popitem(self) -> tuple[K, V]:
-        """Take any key out, and give it with its value; KeyError when the store is empty."""
+        """Delete any key and return it with its value. Raises KeyError if the store is empty."""
         async for key in self.scan():
             value = await self._do(self._calls.get(cast("Key", key), UNSET, clear=True))
             if not isinstance(value, Unset):
@@ -294,11 +294,11 @@ class AsyncKeyValue(abc.ABC, Generic[K, V]):
         raise KeyError("the store is empty")
 
     async def setdefault(self, key: Key, default: V) -> V:
-        """The value of a key, which is the default from now on when it is not there; one atomic step."""
+        """Return the value of a key. If the key is absent, store and return the default. Atomic."""
         return await self._do(self._calls.setdefault(key, default))
 
     async def update(self, values: Values[V] | Iterable[tuple[Key, V]] = (), /, **named: V) -> None:
-        """Store many values, as a dict's: a mapping, or pairs, or keywords. `set_many` is atomic, this is not."""
+        """Store many values: a mapping, pairs or keywords, as `dict.update`. Not atomic; `set_many` is atomic."""
         for call in self._calls.set_slices(pairs_of(values, named)):
             await self._do(call)
 
@@ -327,7 +327,7 @@ class _FromMemory(AsyncKeyValue[K, V]):
         return await self._store._do(from_memory(call))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
-        """As the store's, whose writes need not be safe."""
+        """Return a pipeline whose writes return before they are committed."""
         return self._store.pipeline().durable("memory")
 
     def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
@@ -355,7 +355,7 @@ class _Local(AsyncKeyValue[K, V]):
         return await self._store._do(locally(call))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
-        """As the store's, whose reads may be behind."""
+        """Return a pipeline of local reads."""
         return self._store.pipeline().local()
 
     def durable(self, how: Durable) -> AsyncKeyValue[K, V]:

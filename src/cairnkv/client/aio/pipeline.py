@@ -1,7 +1,7 @@
-"""Pipelines of asyncio code: commands that are carried out in their order.
+"""Pipelines for asyncio: commands that execute in order.
 
-Calls that are issued together leave together by themselves (`asyncio.gather`), but a call that is repeated may then
-come behind later ones. In a pipeline nothing is repeated, so the order is that of the commands.
+`asyncio.gather` also sends calls together, but a repeated call may then execute after later calls. A pipeline repeats
+no command, so its commands execute in order.
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,9 +13,9 @@ from cairnkv.client.pipeline import AnyPending, Commands, Pending, raise_first
 
 
 class AsyncPipeline(Commands[K, V]):
-    """Commands that leave together. Each method gives a `Pending`, and nothing happens before `execute`.
+    """Commands that the client sends together. Each method returns a `Pending`; `execute` sends the commands.
 
-    The commands are carried out in order, one by one: others may come in between. Nothing is repeated.
+    The commands execute in order, one by one. Commands of other clients may execute in between. No command is repeated.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class AsyncPipeline(Commands[K, V]):
         memory: bool = False,
         local: bool = False,
     ) -> None:
-        """of: the pipeline that the commands are added to; None: this one. memory, local: how its calls are made."""
+        """of: the pipeline to add the commands to; None: this one. memory, local: as for `durable` and `local`."""
         super().__init__(calls)
         self._carry_out = carry_out
         self._memory, self._local = memory, local
@@ -40,18 +40,18 @@ class AsyncPipeline(Commands[K, V]):
         return super()._add(locally(call) if self._local else call)
 
     async def execute(self) -> None:
-        """Carry the commands out. Raises the first error when all are settled; each result has its own."""
+        """Execute the commands. Afterwards raises the first error; each result has its own error."""
         pending = self._take()
         await self._carry_out(pending)
         raise_first(pending)
 
     def durable(self, how: Durable) -> "AsyncPipeline[K, V]":
-        """This pipeline, whose writes are answered as soon as they are as safe as this says: see `KeyValue.durable`."""
+        """Return this pipeline with another durability of its writes. See `KeyValue.durable`."""
         memory = memory_is_enough(how)
         return AsyncPipeline(self._calls, self._carry_out, of=self, memory=memory, local=self._local)
 
     def local(self) -> "AsyncPipeline[K, V]":
-        """This pipeline, whose reads are answered from the table of the node that is asked: see `KeyValue.local`."""
+        """Return this pipeline with local reads. See `KeyValue.local`."""
         return AsyncPipeline(self._calls, self._carry_out, of=self, memory=self._memory, local=True)
 
     async def __aenter__(self) -> Self:
