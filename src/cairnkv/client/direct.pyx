@@ -141,8 +141,8 @@ cdef class DirectCalls:
         if not self._held:
             if self._threads_share._closed:
                 return False
-            self._granted = UNBOUNDED if self._tidy else CALLS_PER_SLICE - 1 - self._threads_share._calls %
-            CALLS_PER_SLICE self._left = self._granted
+            self._granted = UNBOUNDED if self._tidy else CALLS_PER_SLICE - 1 - self._threads_share._calls % CALLS_PER_SLICE
+            self._left = self._granted
             self._table.take()
             self._held = True
         if self._left == 0:
