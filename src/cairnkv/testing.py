@@ -73,7 +73,7 @@ class ManualClock:
         return self._now
 
     def advance(self, time: "Seconds") -> None:
-        """Let so much time pass, as `ttl` takes it. A negative amount sets the clock back, as operators do."""
+        """Advance the clock by a duration, in any form that `ttl` accepts. A negative duration sets the clock back."""
         from cairnkv.units import duration
 
         passed = duration(time)

@@ -152,7 +152,7 @@ def test_a_store_that_is_open_is_left_alone(data: Path, arguments: list[str]) ->
     with cairnkv.open("data"):
         said = cairn_process(*arguments)
     assert (said.code, said.out) == (2, b"")
-    assert re.search(r"is open already in process \d+, and one process at a time has a store", said.err)
+    assert re.search(r"is open already in process \d+, and only one process can use a store", said.err)
 
 
 @pytest.mark.parametrize("arguments", [["check", "no"], ["backup", "kept", "--data", "no"], ["repair", "no", "new"]])

@@ -177,7 +177,7 @@ def test_store_that_is_open_names_its_process_and_what_to_do(how: str, tmp_path:
 def test_store_that_is_open_here_says_so(tmp_path: Path) -> None:
     with (
         cairnkv.open(tmp_path / "data"),
-        pytest.raises(OptionError, match="is open already in this process: use the store"),
+        pytest.raises(OptionError, match="is open already in this process: use the open store"),
     ):
         cairnkv.open(tmp_path / "data")
 

@@ -438,8 +438,7 @@ def _take_docstrings() -> None:
     for name, method in vars(Commands).items():
         call = getattr(KeyValue, name, None)
         if not name.startswith("_") and call is not None and call.__doc__:
-            method.__doc__ = f"{call.__doc__.rstrip()}\n\n        Returns a `Pending`; its `result()` is the result of "
-            "the call."
+            method.__doc__ = f"{call.__doc__.rstrip()}\n\n        Returns a `Pending` with that result."
 
 
 _take_docstrings()

@@ -1,9 +1,9 @@
-"""The keys of one crowded bucket in the order of scans, so that a slice costs what it returns, not what the bucket has.
+"""The keys of one crowded bucket in the order of scans. The cost of a slice depends on its length, not on the bucket's.
 
 Invariants: keys are sorted by their place, keys of one place by their bytes. An operation costs a binary search and a
-change of one chunk, or time in proportion to what it returns.
+change of one chunk, or time proportional to the number of returned keys.
 
-Out of scope: which buckets have such an order, and values (`table`).
+Out of scope: the choice of buckets that keep an order, and values (`table`).
 """
 
 from array import array
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 CHUNK_KEYS: Final = 512
-"""Keys in a chunk when it is made; it is split when it has twice as many."""
+"""Keys in a new chunk. A chunk with twice as many keys splits."""
 
 PlaceOf = Callable[[bytes], int]
 
 
 class _Chunk:
-    """Keys that follow each other, and their places. Never empty."""
+    """Consecutive keys and their places. Never empty."""
 
     __slots__ = ("keys", "places")
 
@@ -27,12 +27,12 @@ class _Chunk:
         self.keys = list(keys)
 
     def find(self, place: int, key: bytes) -> int:
-        """Where a key stands in the chunk, or would."""
+        """Return the index of a key in the chunk, or the index at which to insert it."""
         low = bisect_left(self.places, place)
         return bisect_left(self.keys, key, low, bisect_right(self.places, place, low))
 
     def cut(self, at: int) -> "_Chunk":
-        """Split the chunk: keep what is before an index, and return the rest."""
+        """Split the chunk: keep the keys before an index, and return a chunk of the rest."""
         rest = _Chunk(self.places[at:], self.keys[at:])
         del self.places[at:], self.keys[at:]
         return rest
@@ -42,7 +42,7 @@ class KeyOrder:
     """A sorted list of keys, in chunks."""
 
     def __init__(self, keys: Iterable[bytes], place_of: PlaceOf) -> None:
-        """place_of: where a key stands in the order of scans."""
+        """place_of: returns the place of a key in the order of scans."""
         self._place_of = place_of
         placed = sorted((place_of(key), key) for key in keys)
         pieces = (placed[at : at + CHUNK_KEYS] for at in range(0, len(placed), CHUNK_KEYS))
@@ -52,7 +52,7 @@ class KeyOrder:
         return sum(len(chunk.keys) for chunk in self._chunks)
 
     def add(self, key: bytes) -> None:
-        """Add a key that is not there."""
+        """Add an absent key."""
         place = self._place_of(key)
         if not self._chunks:
             self._chunks.append(_Chunk((place,), (key,)))
@@ -66,7 +66,7 @@ class KeyOrder:
             self._chunks.insert(number + 1, chunk.cut(CHUNK_KEYS))
 
     def remove(self, key: bytes) -> None:
-        """Remove a key that is there."""
+        """Remove an existing key."""
         place = self._place_of(key)
         number = self._chunk_behind(place, key) - 1
         chunk = self._chunks[number]
@@ -77,16 +77,16 @@ class KeyOrder:
             del self._chunks[number]
 
     def slice(self, cursor: int, room: int, end: int) -> tuple[list[bytes], int]:
-        """Up to `room` keys from a cursor on, and the cursor behind them; `end` when none is left.
+        """Return up to `room` keys from a cursor on, and the cursor after them; `end` if no key is left.
 
-        Keys of one place are never parted: the last of them may exceed the room.
+        Keys of one place stay together, so a slice may have more than `room` keys.
         """
         found: list[bytes] = []
         number, at = self._from(cursor)
         last = -1
         for chunk in self._chunks[number:]:
             until = at + room - len(found)
-            if until < at + 1:  # there is no room: only what has the place of the last key
+            if until < at + 1:  # no room left: only keys with the place of the last key
                 until = at
             elif until < len(chunk.keys):
                 last = chunk.places[until - 1]
@@ -100,7 +100,7 @@ class KeyOrder:
         return found, end
 
     def count_at(self, place: int) -> int:
-        """How many keys have this place."""
+        """Return the number of keys with this place."""
         number, at = self._from(place)
         count = 0
         for chunk in self._chunks[number:]:
@@ -123,7 +123,7 @@ class KeyOrder:
         return rest
 
     def count_before(self, place: int) -> int:
-        """How many keys stand before a place."""
+        """Return the number of keys before a place."""
         number, at = self._from(place)
         return sum(len(chunk.keys) for chunk in self._chunks[:number]) + at
 
@@ -132,15 +132,15 @@ class KeyOrder:
             yield from chunk.keys
 
     def free_some(self, count: int) -> bool:
-        """Free chunks of about so many keys, of an order that is no longer in use; whether it has more."""
+        """Free chunks of about `count` keys of an unused order. Returns whether more chunks are left."""
         del self._chunks[-max(1, count // CHUNK_KEYS) :]
         return bool(self._chunks)
 
     def _chunk_behind(self, place: int, key: bytes) -> int:
-        """The first chunk whose first key stands behind this one."""
+        """Return the index of the first chunk whose first key is after this one."""
         return bisect_right(self._chunks, (place, key), key=lambda chunk: (chunk.places[0], chunk.keys[0]))
 
     def _from(self, place: int) -> tuple[int, int]:
-        """The chunk, and the index in it, of the first key that does not stand before a place."""
+        """Return the chunk, and the index in it, of the first key at or after a place."""
         number = bisect_left(self._chunks, place, key=lambda chunk: chunk.places[-1])
         return number, bisect_left(self._chunks[number].places, place) if number < len(self._chunks) else 0

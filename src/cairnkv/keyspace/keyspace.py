@@ -185,11 +185,11 @@ class Keyspace:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether some bucket has so many keys that one may be refused: `takes`."""
+        """Whether a bucket has so many keys that `takes` may refuse a key."""
         return self._table.crowded > 0
 
     def takes(self, key: bytes) -> bool:
-        """Whether a key may be stored: not if it is new, and as many as may share its place do already."""
+        """Return whether a key may be stored: False for a new key whose place has the maximum number of keys."""
         return self._table.takes(key)
 
     @property
@@ -199,7 +199,7 @@ class Keyspace:
 
     @property
     def index_bytes(self) -> int:
-        """An estimate of the memory that the index of deadlines takes besides."""
+        """The estimated memory of the index of deadlines."""
         return self._deadlines.used_bytes
 
     @property
@@ -265,8 +265,9 @@ class Keyspace:
         self._times_restored += 1  # for whoever began to watch a key before
 
     def copy_undone(self, interrupted: "Keyspace", journal: Journal) -> None:
-        """Have the entries that another keyspace had before the changes of a journal, the last of which may be half
-        done. That keyspace stays as it is. There are no entries here yet."""
+        """Copy the entries of another keyspace without the changes of a journal. The last change may be incomplete.
+
+        The other keyspace does not change. This keyspace must be empty."""
         table, before = interrupted._table, list[tuple[bytes, tuple[Stored, int | None] | None]]()
         for change in reversed(journal):
             if change.keyspace is not interrupted:

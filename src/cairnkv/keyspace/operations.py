@@ -67,7 +67,7 @@ def apply(keyspace: Keyspace, command: Command, now: int) -> Reply:
 
 
 def _refusal(keyspace: Keyspace, command: Command) -> Failure | None:
-    """Why a command may not store its keys, if it may not: too many keys share a place with one of them."""
+    """Return the failure of a command that stores a key whose place already has too many keys, or None."""
     if isinstance(command, Copy) and command.space is not None:
         keyspace = keyspace.shared.spaces[command.space]
     if not keyspace.is_crowded:

@@ -85,8 +85,8 @@ class Shared:
         self.now = 0
         """Log time in milliseconds: the greatest that `advance` was told."""
         self.lead = 0
-        """By how many milliseconds log time is ahead of the clock of the command's proposer. Log time advances at half
-        speed then."""
+        """Milliseconds by which log time is ahead of the proposer's clock. While it is ahead, log time advances at half
+        speed."""
         self.journal: Journal | None = None
         """Where changes leave what they replaced; None when nothing will be undone."""
         self.expiring = False
@@ -100,21 +100,21 @@ class Shared:
             self.now = now
 
     def after(self, ttl: int) -> int:
-        """The log time when so many milliseconds have elapsed."""
+        """Return the log time after `ttl` milliseconds of elapsed time."""
         if not self.lead:
             return self.now + ttl
         return max(self.now - -ttl // 2, self.now - self.lead + ttl)
 
     def at(self, unix: int) -> int:
-        """The log time when the clock is at so many milliseconds since 1970."""
+        """Return the log time at which the clock shows `unix` milliseconds since 1970."""
         return self.after(unix - self.now + self.lead) if self.lead else unix
 
     def left(self, deadline: int) -> int:
-        """How many milliseconds will have elapsed at a log time."""
+        """Return the milliseconds of elapsed time until a log time."""
         return min(2 * (deadline - self.now), deadline - self.now + self.lead) if self.lead else deadline - self.now
 
     def unix(self, deadline: int) -> int:
-        """What the clock will be at a log time."""
+        """Return the time of the clock, in milliseconds since 1970, at a log time."""
         return self.now - self.lead + self.left(deadline) if self.lead else deadline
 
     def version(self, space: int, key: bytes) -> int:

@@ -37,11 +37,11 @@ BUCKET_KEYS: Final = 170
 HOPELESS_KEYS: Final = 8 * BUCKET_KEYS
 """Keys in a bucket that is no longer split at each new key: only keys made to share leading bits get it there,
 and splitting would cost more the longer they go on. Such a bucket works as a plain dict does, and keeps the order of
-its keys beside it for scans. It is split once whenever its keys have doubled, so that other keys which come to it get
-away from them."""
+its keys for scans. It splits once each time the number of its keys doubles, so that unrelated keys leave it."""
 
 MOVED_KEYS_MAX: Final = 10_000
-"""Keys that splitting such a bucket moves, at most: some milliseconds. It is left whole where both halves have more."""
+"""Maximum number of keys that a split of such a bucket moves, in some milliseconds. If both halves have more, it does
+not split."""
 
 KEYS_PER_DIRECTORY_ENTRY: Final = 16
 """Keys that the table must hold per entry of the directory before it doubles, so that such keys cannot
@@ -56,8 +56,8 @@ DEADLINE_BYTES: Final = 150
 """Bytes of memory that a deadline takes: an int, a dict's share, a set's share."""
 
 USE_BYTES: Final = 190
-"""Bytes of memory that the order of use takes for a key, where there is one: a place in an OrderedDict, and the number
-of its last use. With 300,000 keys of 9 bytes it took 109, and 200 where keys come and go."""
+"""Bytes of memory of the LRU order for a key: an entry in an OrderedDict, and the number of its last use. Measured with
+300,000 keys of 9 bytes: 109 bytes, and 200 bytes if clients also delete keys."""
 
 Stored: TypeAlias = bytes | int
 """What stands under a key: a value, or the length of one that is cold, in bytes."""
@@ -79,19 +79,19 @@ def position(key: bytes) -> int:
 
 
 def place(key: bytes) -> int:
-    """Where a key stands in the order of scans, from 0 to 2**53 - 1: its position, and how the tie is broken."""
+    """Return the place of a key in the order of scans, from 0 to 2**53 - 1: its position and its tie-breaker."""
     return zlib.crc32(key) << TIE_BITS | _tie(key)
 
 
 def _tie(key: bytes) -> int:
-    """Where a key stands among those of its position. To find a key with a given number takes 2**21 attempts."""
+    """Return the order of a key among those of its position. To forge a given order takes 2**21 attempts."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest()) >> (32 - TIE_BITS)
 
 
 def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[bytes], int]:
-    """Of a bucket's keys those from a cursor on, as many as there is room for, and the cursor behind them.
+    """Return up to `room` of a bucket's keys from a cursor on, and the cursor after them.
 
-    Keys of one place are never parted: the last of them may exceed the room.
+    Keys of one place stay together, so a slice may have more than `room` keys.
     """
     at, tie = cursor >> TIE_BITS, cursor & ((1 << TIE_BITS) - 1)
     placed = sorted((zlib.crc32(key), key) for key in keys)
@@ -108,7 +108,7 @@ def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[byte
 
 
 class Bucket:
-    """The keys whose position begins with the same `depth` bits. order: that of a crowded bucket's keys."""
+    """The keys whose position begins with the same `depth` bits. order: the order of the keys of a crowded bucket."""
 
     __slots__ = ("deadlines", "depth", "order", "values")
 
@@ -119,7 +119,7 @@ class Bucket:
         self.order: KeyOrder | None = None
 
     def set(self, key: bytes, entry: tuple[Stored, int | None] | None) -> None:
-        """Have this entry under a key, or none."""
+        """Replace the entry of a key; None deletes it."""
         self.values.pop(key, None)
         if self.deadlines is not None:
             self.deadlines.pop(key, None)
@@ -129,7 +129,7 @@ class Bucket:
                 self.deadlines = {**(self.deadlines or {}), key: deadline}
 
     def copy(self, begin: int, width: int) -> "Bucket":
-        """Return a bucket of the same entries, for the positions from one on."""
+        """Return a copy of the bucket."""
         copy = Bucket(POSITION_BITS + 1 - width.bit_length())
         copy.values = self.values.copy()
         copy.deadlines = None if self.deadlines is None else self.deadlines.copy()
@@ -158,7 +158,7 @@ class Table:
         self.cold_bytes = 0
         """Bytes that these have, wherever they are."""
         self.crowded = 0
-        """How many buckets are crowded: they keep the order of their keys."""
+        """The number of crowded buckets, which keep the order of their keys."""
 
     def bucket(self, key: bytes) -> Bucket:
         """The bucket that holds the key if the table does."""
@@ -272,7 +272,7 @@ class Table:
             bucket = high if at & bit else low
 
     def _part(self, bucket: Bucket, at: int) -> None:
-        """Split a crowded bucket that holds a position, by moving the keys of the smaller half."""
+        """Split the crowded bucket of a position. Moves the keys of the smaller half."""
         assert bucket.order is not None
         if bucket.depth == self._depth and not self._double():
             return
@@ -295,7 +295,7 @@ class Table:
                 smaller.deadlines[key] = deadline
         self._point(bucket, *halves, at)
         bucket.depth = depth
-        for key in moved:  # not before: whatever interrupts this, each key can be found (`copy`)
+        for key in moved:  # last, so that `copy` finds each key after an interruption
             del values[key]
             if deadlines is not None:
                 deadlines.pop(key, None)
@@ -305,7 +305,7 @@ class Table:
             self._set_order(bucket, None)
 
     def _point(self, bucket: Bucket, low: Bucket, high: Bucket, at: int) -> None:
-        """Have the directory's entries of a bucket that holds a position point to its halves."""
+        """Point the directory's entries for a split bucket to its halves."""
         entries = 1 << (self._depth - bucket.depth - 1)  # of the directory, for each half
         first = (at >> (POSITION_BITS - bucket.depth) if bucket.depth else 0) * 2 * entries
         self._directory[first : first + 2 * entries] = [low] * entries + [high] * entries
@@ -327,11 +327,11 @@ class Table:
         return True
 
     def copy(self, before: Iterable[tuple[bytes, tuple[Stored, int | None] | None]]) -> "Table":
-        """Return a table of the same entries, also where a change of this one was interrupted between two steps.
+        """Return a copy of the table, even if a change of this table was interrupted between two steps.
 
-        before: keys, each with the entry that the copy has in the place of this table's; None: it has none.
+        before: keys with the entries that replace this table's entries in the copy; None: no entry.
         """
-        # The directory and the dicts of the buckets are the truth; all else may be a step behind them, or ahead.
+        # Only the directory and the dicts of the buckets are reliable; all other state may be a step behind or ahead.
         directory = self._directory.copy()
         copy = Table()
         copy._depth = len(directory).bit_length() - 1
@@ -360,8 +360,8 @@ class Table:
     def slice(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
         """Some keys from a cursor on, in no particular order, and the cursor behind them (0: the end).
 
-        Looks at `count` keys, and at the others that share the place of the last one. A bucket counts as one key at
-        least, so that a slice is bounded over empty buckets too.
+        Examines `count` keys, and all others that share the place of the last one. A bucket counts as at least one key,
+        so a slice over empty buckets is bounded too.
         """
         found: list[bytes] = []
         looked = 0
@@ -383,12 +383,12 @@ class Table:
         return cursor if cursor < CURSORS else 0, found
 
     def takes(self, key: bytes) -> bool:
-        """Whether a key may be stored: not if it is new, and as many as may share its place do already."""
+        """Return whether a key may be stored: False for a new key whose place has the maximum number of keys."""
         bucket = self.bucket(key)
         return bucket.order is None or key in bucket.values or bucket.order.count_at(place(key)) < PLACE_KEYS_MAX
 
     def free_buckets(self, count: int) -> bool:
-        """Free some buckets of a table that is no longer in use, or a part of a crowded one; whether it has more."""
+        """Free some buckets of an unused table, or a part of a crowded one. Returns whether more is left."""
         entries = len(self._directory)
         for _ in range(min(count, entries)):
             bucket = self._directory[-1]

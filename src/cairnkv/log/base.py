@@ -27,11 +27,11 @@ nothing is there. A plain tuple, since the hot path makes one for each write."""
 
 
 LARGE_VALUE_BYTES: Final = 64 * 1024
-"""A value with more than this is not written anew where only its expiry is another."""
+"""Length in bytes above which a change of the expiry alone does not rewrite the value."""
 
 
 class Redated(NamedTuple):
-    """An effect that leaves a large value as the effect before it on that key has left it, with another expiry."""
+    """An effect that changes only the expiry of a large value."""
 
     space: int
     key: bytes
@@ -40,7 +40,7 @@ class Redated(NamedTuple):
 
 
 def size_of_effects(effects: Sequence[Effect]) -> int:
-    """Bytes of their keys, and of the values that are written."""
+    """Return the bytes of the effects' keys and written values."""
     return sum(
         len(effect[1] or b"") + (0 if isinstance(effect, Redated) else len(effect[2] or b"")) for effect in effects
     )
@@ -129,7 +129,7 @@ class Log(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the memory limit that it takes for itself."""
+        """Bytes of the memory limit that the log uses itself."""
 
     @property
     def position(self) -> int:

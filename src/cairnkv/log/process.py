@@ -35,7 +35,7 @@ class ProcessLog:
 
     @property
     def is_behind(self) -> bool:
-        """Nothing waits for it."""
+        """Return False: no write waits."""
         return False
 
     @property

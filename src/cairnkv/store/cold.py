@@ -36,7 +36,7 @@ READING_BYTES_MAX: Final = 64 * MIB
 """Bytes of these. What a single command needs may be more by itself."""
 
 READING_PART: Final = 8
-"""Nor are they more than this part of the memory limit, where that is less."""
+"""The same limit as a part of the memory limit; the lower one applies."""
 
 ATTEMPTS_MAX: Final = 16
 """Times that a command has its values read anew because somebody has changed a key meanwhile, and it was cold again."""
@@ -165,7 +165,7 @@ class Cache:
         is_pending: Callable[[int, bytes], bool],
         taken: int = 0,
     ) -> None:
-        """limit: bytes that the entries may take, by estimate. taken: bytes of these that the log takes for itself.
+        """limit: bytes for the entries, by estimate. taken: bytes of the limit that storage uses itself.
 
         is_pending: whether a change of a key, or of its whole keyspace, is not committed yet.
         """
@@ -501,7 +501,7 @@ class Cache:
 
     @property
     def used_bytes(self) -> int:
-        """An estimate of the memory that entries, the order of their use and the log take."""
+        """The estimated memory of entries, the LRU order and storage."""
         used = sum(keyspace.used_bytes + keyspace.index_bytes for keyspace in self._keyspaces)
         return used + self._order.used_bytes + self._taken
 

@@ -1,7 +1,7 @@
 """By how much a command could make the entries grow: what the store asks before it lets one near the log.
 
-What always holds: a command adds no more to the estimates of table and index than is said here, whatever it finds; but
-for a deadline that moves to another second, so that a time to live can be given anew in a store that is full.
+Invariants: a command adds at most this much to the estimates of table and index. One exception: an expiry time that
+moves to another second, so that clients can set a new TTL in a full store.
 
 Not for what happens then (the store).
 """
@@ -30,7 +30,7 @@ from cairnkv.keyspace.table import DEADLINE_BYTES, ENTRY_BYTES, length_of, memor
 
 
 def growth(keyspace: Keyspace, command: Command, per_key: int = 0) -> int:
-    """By how many bytes a command could make the entries grow, by estimate, at most; 0 or less: not.
+    """Return the estimated maximum number of bytes by which a command makes the entries grow; 0 or less: no growth.
 
     per_key: bytes that a new key takes besides its entry.
     """
@@ -113,7 +113,7 @@ def length_after(keyspace: Keyspace, command: Command) -> int:
 
 
 def bytes_made(keyspace: Keyspace, command: Command) -> int:
-    """How many bytes of values a command makes or copies: of all that it changes a part of, or stores anew."""
+    """Return the bytes of values that a command makes or copies: values that it changes in part or stores again."""
     match command:
         case Copy(source) | Rename(source):
             return _length(keyspace, source)

@@ -72,8 +72,8 @@ class Held:
 class Deferred(Held):
     """A reply to a command that was not carried out yet; it may have to wait for longer than that, as any.
 
-    on_executed: called once, when it was, or never will be. on_outcome: called before that, with the outcome: what the
-    reply will be unless the commit fails.
+    on_executed: called once, after the execution, or when the command can no longer execute. on_outcome: called before
+    that with the outcome: the reply, unless the commit fails.
     """
 
     __slots__ = ("_executed", "on_executed", "on_outcome")

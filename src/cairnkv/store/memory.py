@@ -29,7 +29,7 @@ class UseOrder:
 
     def __init__(self) -> None:
         self._shards: dict[int, list[_Shard]] = {}  # by keyspace
-        self._ring: list[tuple[int, _Shard]] = []  # all of them, with their keyspaces
+        self._ring: list[tuple[int, _Shard]] = []  # all shards, with their databases
         self._keys = 0
         self._gone: list[_Shard] = []  # what `forget_all` left
         self._uses = 0
@@ -66,7 +66,7 @@ class UseOrder:
 
     @property
     def used_bytes(self) -> int:
-        """An estimate of the memory that it takes, but for what `free_some` frees."""
+        """The estimated memory of all shards, without the memory that `free_some` frees."""
         return USE_BYTES * self._keys
 
     def oldest(self, spared: Container[Place], sampled: int = SAMPLED_SHARDS) -> Place | None:

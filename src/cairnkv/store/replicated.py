@@ -75,8 +75,8 @@ from cairnkv.wire.article import Prefix
 _log: Final = logging.getLogger("cairnkv.cluster")
 
 LEAD_LEAST_MS: Final = 1_000
-"""How far log time has to be ahead of the proposer's clock to advance at half speed: nodes' clocks may be so far apart.
-Below it log time waits for that clock, and times to live end by so much later."""
+"""Lead of log time over the proposer's clock from which on log time advances at half speed. It is the permitted
+difference between nodes' clocks. Below it, log time waits for the clock, and keys expire later by the lead."""
 
 DIGEST_ENTRIES: Final = 1_000
 """Positions between two digests that nodes compare."""
@@ -107,7 +107,7 @@ class ReplicatedStore(Store):
         """node: the number that no other node has. nonce: of this process.
 
         log: the node's table on disk. supports: the newest semantics that this release knows.
-        broken: what this node does wrong on purpose, so that it can be shown that it would be found: see
+        broken: faults that this node injects, for tests of consistency checks. See
         `cairnkv.log.quorum.options.BREAKS`.
         """
         self.proposer: Final = Proposer(node, nonce, supports=supports)
@@ -152,7 +152,7 @@ class ReplicatedStore(Store):
 
     @property
     def is_behind(self) -> bool:
-        """False: what is proposed waits elsewhere."""
+        """False: the proposer has its own queue and backpressure."""
         return False
 
     @property
@@ -215,7 +215,7 @@ class ReplicatedStore(Store):
         self.identity = identity
 
     def proposed_time(self) -> tuple[int, int]:
-        """Log time as this node proposes it now, and how far that is ahead of its clock."""
+        """Return the log time that this node proposes now, and its lead over this node's clock."""
         return self.log_clock.read(self._shared.now)
 
     def join(self) -> None:
@@ -350,7 +350,7 @@ class ReplicatedStore(Store):
         """Have several commands carried out as one, in one turn; see `Store`.
 
         What is too long, or has no room at this node, never comes to the log: it fails, and the others do not.
-        That watched keys have changed is certain once this node knows it; that they have not is found out in the turn.
+        If this node knows that watched keys changed, the transaction fails at once. Otherwise the log entry decides.
         """
         if self.loading:
             return self._loads()

@@ -141,7 +141,7 @@ class Store:
         """Whether a look at each command is needed before it is executed: it loads, or something is unsettled."""
         self.clock = clock
         self.log_clock = LogClock(clock, self._shared)
-        """Lets log time go on as the clock does."""
+        """Advances log time by the clock."""
         self._memory_limit = memory_limit
         self._value_max = value_max
         deletes = memory_limit is not None and when_full is WhenFull.EVICT and not self._log.keeps_effects
@@ -150,7 +150,7 @@ class Store:
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
         self.under_way: Journal | None = None
-        """What the call at hand has changed so far, where `begin_call` is called before each; None between calls."""
+        """The changes of the current call, if `begin_call` precedes each call; None between calls."""
         self.uncommitted: Final[dict[int, _Uncommitted]] = {}
         """Entries that the log has not committed, by position, oldest first. While there are none, nothing is held back
         and it is not later than `noted`, what is in the keyspaces may be shown without asking."""
@@ -314,22 +314,22 @@ class Store:
     def begin_call(self) -> None:
         """Begin a call that an exception, or another call, may interrupt between any two steps.
 
-        While `under_way` is there, this store may be in the middle of a change, and `undone` gives what was before.
-        Only of a store whose log commits at once and keeps nothing.
+        While `under_way` is not None, this store may be in the middle of a change, and `undone` returns the state
+        before the call. Only for a store in memory.
         """
         self._shared.journal = self.under_way = []
 
     def end_call(self) -> None:
-        """The call has done its work: from the first step of this on it will not be undone."""
+        """End a call. From the first step of this method on, `undone` no longer undoes the call."""
         journal, self.under_way = self.under_way, None
         self._shared.journal = None
         if journal:
             forget(journal)
 
     def undone(self) -> "Store":
-        """Return a store of what was there before the call that is under way. This one stays as it is.
+        """Return a store with the state before the current call. This store does not change.
 
-        It costs a copy of all entries' places, some 0.1 s for a million keys.
+        Copies the dicts of the table: about 0.1 s for a million keys.
         """
         store = Store(
             log=self._log,
@@ -362,7 +362,7 @@ class Store:
         return Replies(tuple(replies))
 
     def bytes_made(self, command: Command, space: int = 0) -> int:
-        """How many bytes of values a command would make or copy, as far as can be told now: a part of its work."""
+        """Return the bytes of values that a command would make or copy now. They count as work."""
         return bytes_made(self.keyspaces[space], command) if command.word.grows else 0
 
     def read_ahead(self, step: Step) -> bool:
@@ -693,12 +693,12 @@ class Store:
 
     @property
     def is_behind(self) -> bool:
-        """Whether who has writes under way should wait for them before it executes more."""
+        """Whether a client with pending writes should wait for them before it executes more commands."""
         return self._log.is_behind
 
     @property
     def used_bytes(self) -> int:
-        """An estimate of the memory that the entries of all keyspaces take, the order of their use included."""
+        """The estimated memory of the entries of all databases, including the LRU order."""
         if self._cache is not None:
             return self._cache.used_bytes
         used = sum(keyspace.used_bytes + keyspace.index_bytes for keyspace in self.keyspaces)
@@ -803,7 +803,7 @@ class Store:
 
         Returns whether there is more to do now. Removing an expired key shows nowhere, so it is not logged.
         """
-        self.log_clock()  # and the log need not note it: nobody is shown anything
+        self.log_clock()  # not logged: no reply shows it
         return self._housekeep()
 
     def _housekeep(self) -> bool:
@@ -841,7 +841,7 @@ class Store:
 
     @property
     def interruptible(self) -> bool:
-        """Whether `undone` gives all that there is."""
+        """Whether `undone` can restore the whole store."""
         return self._log.commits_at_once and not self._log.keeps_effects
 
     @property

@@ -76,7 +76,7 @@ class Proposed(Held):
         """items: what the log has to have; none of a read. length: of the reply, in bytes, as far as is known.
 
         carry_out: does it, in its turn, and gives the reply. weight: bytes that it keeps besides the items.
-        cost: how many commands of one key it is as much work as.
+        cost: its work, in commands of one key.
         """
         super().__init__(0)
         self.items = items

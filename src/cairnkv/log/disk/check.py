@@ -143,7 +143,7 @@ def opened(directory: Path, *, lenient: bool = False) -> Iterator["Rdict"]:
         view = Path(name)
         for file in files_of_rocksdb(directory.absolute()):
             if file.suffix == ".sst":
-                file.open("rb").close()  # so that what may not be read is not called damaged
+                file.open("rb").close()  # a permission error must not count as damage
                 (view / file.name).symlink_to(file)
             else:
                 shutil.copyfile(file, view / file.name)

@@ -39,20 +39,20 @@ FILTER_BITS: Final = 10
 
 CACHE_BYTES_LEAST: Final = 512 * 1024
 CACHE_PART: Final = 32
-"""With a memory limit it is this part of it, and no less than the least."""
+"""The cache's part of a memory limit, if that is more than the minimum."""
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
 """Writes that are gathered before they become a file of their own, and a new log begins."""
 
 MEMTABLE_PART: Final = 64
-"""With a memory limit they are no more than this part of it."""
+"""The maximum part of a memory limit for a memtable."""
 
 MEMTABLES_COUNTED: Final = 4
-"""Memtables of that size which RocksDB is reckoned to take of a memory limit: the newest and one that becomes a table,
-each with as much again for its order."""
+"""Memtables that count towards a memory limit: the active one and one that RocksDB flushes, each doubled for its
+index."""
 
 UNCOUNTED_BYTES: Final = 16 * 1024 * 1024
-"""A memory limit of which RocksDB is reckoned to take nothing: there is none that small but in tests."""
+"""Memory limit up to which RocksDB's memory does not count. Only tests have such small limits."""
 
 MEMTABLE_FACTOR: Final = 4
 """How many times that RocksDB may take in memory before it makes a file by itself, which it never comes to."""
@@ -107,17 +107,17 @@ COMPACTION_BEGINS_SECONDS: Final = 0.05
 
 
 OPEN_TABLES_MAX: Final = 1_000
-"""Tables that RocksDB keeps open, at most: with those of usual size, 64 GB. It opens others anew when it reads them."""
+"""Maximum number of tables that RocksDB keeps open: 64 GB at their usual size. It reopens others to read them."""
 
 OPEN_TABLES_LEAST: Final = 32
-"""The same where the system allows few open files: a merge reads about so many at once."""
+"""The same if the system allows few open files. A compaction reads about this many tables at once."""
 
 OTHER_FILES: Final = 48
-"""Open files besides: logs, the list of files, tables that a merge reads and writes beyond those that are kept open."""
+"""Other open files: write-ahead logs, the manifest, and further tables of a compaction."""
 
 
 def open_tables(allowed: int) -> int:
-    """Return how many tables RocksDB keeps open in a process that may have so many open files."""
+    """Return the number of tables that RocksDB keeps open if the process may have `allowed` open files."""
     return max(OPEN_TABLES_LEAST, min(OPEN_TABLES_MAX, allowed // 4))
 
 
@@ -337,7 +337,7 @@ class RocksEngine:
 
 
 def memory_bytes(memory_limit: int) -> int:
-    """Bytes of a memory limit that RocksDB is reckoned to take: memtables and the cache of blocks."""
+    """Return the bytes of a memory limit that count for RocksDB: memtables and the block cache."""
     if memory_limit <= UNCOUNTED_BYTES:
         return 0
     taken = MEMTABLES_COUNTED * _memtable_bytes(PLENTY, memory_limit) + _cache_bytes(memory_limit)
@@ -348,8 +348,8 @@ def open_engine(directory: Path, limit: int | None = None, *, memory_limit: int 
     """RocksDB in this directory, which is made if it is not there, for its owner only.
 
     limit: bytes that it is to have at most; None: as many as its file system.
-    memory_limit: bytes of memory that the store may take; single records will be read while it is open then, so that
-    what was written last has to be in order. None: any number.
+    memory_limit: maximum bytes of memory of the store; with a limit, the store reads single records later, so memtables
+    must be sorted. None: no limit.
     Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
     format, or something else's.
     """
@@ -361,7 +361,7 @@ def open_engine(directory: Path, limit: int | None = None, *, memory_limit: int 
     except UnicodeEncodeError:
         name = os.fsencode(directory).decode(errors="backslashreplace")
         raise OptionError(
-            f"cannot keep a store in {name}: the name is not UTF-8, and rocksdict takes no other; choose another name"
+            f"cannot keep a store in {name}: the name is not UTF-8, which rocksdict needs; choose another name"
         ) from None
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -606,12 +606,12 @@ def _sync_directory(directory: Path) -> None:
 
 
 def cannot_keep(directory: Path, error: OSError) -> OptionError:
-    """What to raise where the system refuses something."""
+    """Return the error for a system call that fails."""
     return OptionError(f"cannot keep a store in {directory}: {in_words(error)}")
 
 
 _OF_THE_SYSTEM: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
-"""Errors that say nothing of the files, but of who asks for them, or of the system."""
+"""Errors of permissions or of the system, which do not prove damage to the files."""
 
 
 def _why(directory: Path, text: str) -> str:

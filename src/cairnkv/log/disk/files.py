@@ -86,7 +86,7 @@ def draft_of(file: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Have the disk know what is there. Of a directory, as far as its file system can: many of shares cannot."""
+    """Sync a file or a directory. Many network file systems cannot sync a directory; then this does nothing."""
     with contextlib.ExitStack() as stack:
         if path.is_dir():
             stack.enter_context(_unless_it_cannot())
@@ -96,7 +96,7 @@ def sync(path: Path) -> None:
 
 
 _CANNOT: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EPERM, errno.EACCES, errno.EISDIR)
-"""What file systems say that cannot do something at all; a disk that fails says EIO."""
+"""Error codes for an operation that a file system does not support. A failing disk returns EIO."""
 
 
 @contextlib.contextmanager

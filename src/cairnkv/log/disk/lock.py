@@ -46,10 +46,10 @@ def let_go(place: Place) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keep other processes out of a directory that is claimed, and not open. Raises `OptionError` when one has it.
+    """Lock a claimed, closed directory against other processes. Raises `OptionError` if another process has it.
 
-    What the block refuses is left as it was: the file of the lock goes again if it was made here. Where nothing can be
-    written, a lock that many may have keeps out those who write.
+    If the block raises, the directory is unchanged: a new lock file is deleted. In a read-only directory, use a shared
+    lock, which excludes writers.
     """
     file = directory / "LOCK"
     made = not file.exists()
@@ -80,18 +80,18 @@ _FLOCK: Final = struct.Struct("@hhqqi")
 
 
 def _holder(descriptor: int) -> int | None:
-    """The process that has the lock of an open file, where the system tells."""
+    """Return the process that has the lock of an open file, or None if unknown."""
     if sys.platform != "linux":
         return None
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     with contextlib.suppress(OSError):
         pid: int = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[4]
-        return pid if pid > 0 else None  # 0 or below: of another container
+        return pid if pid > 0 else None  # 0 or below: in another container
     return None
 
 
 def holder(directory: Path) -> int | None:
-    """The process that has a directory, which this one has claimed, and not open."""
+    """Return the process that has a claimed, closed directory, or None."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -102,13 +102,11 @@ def holder(directory: Path) -> int | None:
 
 
 def taken(directory: Path, pid: int | None) -> OptionError:
-    """What to raise when somebody else has it. pid: of the process; None: unknown."""
+    """Return the error for a directory that a process has open. pid: that process; None: unknown."""
     if pid == os.getpid():
-        return OptionError(
-            f"{directory} is open already in this process: use the store that is open, or close it first"
-        )
+        return OptionError(f"{directory} is open already in this process: use the open store, or close it first")
     where = "another process" if pid is None else f"process {pid}"
     return OptionError(
-        f"{directory} is open already in {where}, and one process at a time has a store: stop that process first; or "
-        f"have a server open it (cairn serve --data {directory}), and every process connect to that, backups included"
+        f"{directory} is open already in {where}, and only one process can use a store: stop that process, or serve "
+        f"the store (cairn serve --data {directory}) and connect from all processes, also for backups"
     )

@@ -70,8 +70,8 @@ class DiskLog:
     ) -> None:
         """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
 
-        memory_limit: bytes of the store's limit, of which this takes `memory_bytes`; single values will be read again
-        then (`fetch`). None: no limit.
+        memory_limit: the store's limit in bytes, of which this log uses `memory_bytes`; with a limit, the store reads
+        single values later (`fetch`). None: no limit.
         limit: bytes that the directory is to have at most; None: as many as its file system.
         gather: seconds for which an entry waits for others to be written with, where nobody waits for it.
         new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
@@ -83,7 +83,7 @@ class DiskLog:
         self._limit = limit
         self._gather = gather
         self.memory_bytes = 0 if memory_limit is None else memory_bytes(memory_limit)
-        """Bytes of the memory limit that RocksDB takes."""
+        """Bytes of the memory limit that count for RocksDB."""
         self._queued_bytes_max = queued_bytes_max(memory_limit)
         self._new_engine = new_engine or functools.partial(open_engine, limit=limit, memory_limit=memory_limit)
         self._space = Space(self.directory, limit)
@@ -185,7 +185,7 @@ class DiskLog:
 
     @property
     def is_behind(self) -> bool:
-        """Whether half of what the writer's queue has room for waits there."""
+        """Whether the writer's queue is at least half full."""
         return self._writer is not None and self._writer.queued_bytes >= self._queued_bytes_max // 2
 
     @property
@@ -219,7 +219,7 @@ class DiskLog:
 
     def close(self, now: int) -> None:
         """Commit what is under way, note log time, and let the directory go."""
-        if self._pid != os.getpid():  # and a thread that is not here may have had the lock at the fork
+        if self._pid != os.getpid():  # a thread of the parent may have had the lock at the fork
             if not self._closed and self._writer is not None:
                 self._writer.abandon()
             self._closed = True

@@ -28,11 +28,11 @@ PART: Final = 2
 """First byte of the record key of a part of a value; the number that the value's parts share and their index follow."""
 
 PART_BYTES: Final = 256 * 1024
-"""The length of all parts of a value but the last."""
+"""The length of each part of a value except the last."""
 
 INLINE_BYTES: Final = LARGE_VALUE_BYTES
-"""The longest value that stands in its entry's record. Of a longer one EXPIRE and PERSIST write the record anew, and
-not the parts."""
+"""The longest value that storage keeps in its entry's record. EXPIRE and PERSIST of a longer value rewrite the record,
+but not the parts."""
 
 # What an entry's record begins with, by its first byte.
 PLAIN: Final = 0

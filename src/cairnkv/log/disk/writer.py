@@ -36,11 +36,11 @@ from cairnkv.own_threads import OwnThread
 _log: Final = logging.getLogger("cairnkv.disk")
 
 QUEUED_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Bytes of entries that may wait for the disk. Where less than half of that waits, a larger entry is taken too."""
+"""Maximum bytes of entries in the queue for the disk. A queue that is less than half full accepts any entry."""
 
 QUEUED_BYTES_LEAST: Final = 16 * 1024 * 1024
 QUEUED_PART: Final = 8
-"""With a memory limit, no more of these than this part of it, and no fewer than the least."""
+"""The queue's part of a memory limit, if that is more than the minimum."""
 
 QUEUED_ENTRIES_MAX: Final = 100_000
 """Entries that may wait for the disk."""
@@ -118,7 +118,7 @@ class Entry:
 
 
 def queued_bytes_max(memory_limit: int | None) -> int:
-    """Bytes of entries that may wait for the disk, where memory has this limit."""
+    """Return the maximum bytes of entries in the queue for the disk, with this memory limit."""
     if memory_limit is None:
         return QUEUED_BYTES_MAX
     return min(QUEUED_BYTES_MAX, max(QUEUED_BYTES_LEAST, memory_limit // QUEUED_PART))
@@ -145,7 +145,7 @@ class Writer:
 
         reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Settled`.
         gather: seconds for which an entry waits for others, unless there are enough for a commit.
-        queued_bytes_max: bytes of entries that may wait.
+        queued_bytes_max: maximum bytes of entries in the queue.
         """
         self._directory = directory
         self._engine = engine

@@ -25,7 +25,7 @@ FORMAT: Final = 1
 """The version of this format. An entry of another one stops a node that does not know it."""
 
 FORMAT_AHEAD: Final = 2
-"""The version that says also how far log time is ahead of the proposer's clock; without that it is not used."""
+"""The version with the lead of log time over the proposer's clock. Nodes use it only if there is a lead."""
 
 PARTITION: Final = 0
 """The only log there is so far. With more of them, each will be a partition of the keys."""
@@ -83,8 +83,8 @@ class Newer(ValueError):
 class Entry(NamedTuple):
     """An entry, as it stands in the log.
 
-    node: who has proposed it. epoch, number: which of its entries it is; see `proposers`. time: log time as it is
-    proposed, in milliseconds since 1970: the proposer's clock, and `lead` more where log time is ahead of that.
+    node: the proposer. epoch, number: identify the entry among the proposer's; see `proposers`. time: the proposed log
+    time in milliseconds since 1970: the proposer's clock plus `lead`.
     """
 
     kind: Kind
@@ -99,7 +99,7 @@ class Entry(NamedTuple):
 
     @property
     def clock(self) -> int:
-        """The proposer's clock, in milliseconds since 1970; 0: it is not said."""
+        """The proposer's clock, in milliseconds since 1970; 0: unknown."""
         return self.time - self.lead
 
     def packed(self) -> bytes:

@@ -11,8 +11,8 @@ REPLICAS: Final = 3
 """Machines that keep the stream: an acknowledged write is on a majority of them."""
 
 BREAKS: Final = ("early-replies", "stale-reads")
-"""What a node can be made to do wrong: to say that a write is done before it is logged, and to show what its table
-has without asking whether that is the newest."""
+"""The faults that a node can inject: it acknowledges a write before the log has it, or serves a stale read as a
+linearizable one."""
 
 LOG_LIMIT: Final = 4_096 * MIB
 """Bytes that the stream may have, by default."""

@@ -205,8 +205,7 @@ class Proposer:
     def entries(self, now: float, time: int, lead: int = 0) -> Iterator[bytes]:
         """The entries to publish, in this order.
 
-        now: in seconds, on a clock that only goes on. time, lead: log time, and how far it is ahead of this node's
-        clock, in milliseconds.
+        now: seconds of a monotonic clock. time, lead: log time, and its lead over this node's clock, in milliseconds.
         """
         if self._wanted and self._closed is None:
             if self._epoch_sent is None or now - self._epoch_sent >= PROBE_SECONDS:
