@@ -99,7 +99,7 @@ def test_what_is_no_frame_is_shown_raw_and_so_is_all_behind_it():
         "#1 client, 0.000 s: command 15, 3 bytes, not finished",
         "    header   00     no flags",
         "    command  00 0f  15 = nobody knows it",
-        "#1 client, 0.000 s: 4 bytes in no frame: command 15 is not assigned: nobody can say where its frame ends",
+        "#1 client, 0.000 s: 4 bytes in no frame: command 15 is not assigned, so the end of its frame is unknown",
         "    61 62 63 64                                      abcd",
     ]
     lines = texts(list(conversation.said(Side.CLIENT, b"x" * 1_000, 1)))

@@ -350,4 +350,4 @@ def test_redis_cli_through_a_trace(url: str, version: str):
         assert done.stdout == b"OK\n"
         lines = trace.lines_up_to("status, to SET")
     assert any(line.endswith(": SET, 27 bytes") for line in lines)
-    assert not any("in no frame" in line or "nobody knows" in line for line in lines)
+    assert not any("in no frame" in line or "is unknown" in line for line in lines)

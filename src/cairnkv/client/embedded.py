@@ -216,7 +216,7 @@ class _OnDisk(Shared):
                 self.call(self._carry_out)
             except Exception:  # a bug in cairnkv
                 _log.exception("a call of a store on disk failed")
-                job.settle(Failure(failures.INTERNAL, "the logger cairnkv has the details"))
+                job.settle(Failure(failures.INTERNAL, "the log has the details"))
         try:
             # Without the lock: storage may need it to settle the last writes.
             self._store.close()

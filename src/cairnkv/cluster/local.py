@@ -183,7 +183,8 @@ class LocalCluster:
         self._do("kill", what)
 
     def start(self, what: int | str, *, wait: Seconds = START_WAIT) -> None:
-        """Start what was killed, and wait until it is ready, at most so long: 5, "5s" or a timedelta; 0: do not wait.
+        """Start killed processes, and wait until they are ready for at most `wait`: 5, "5s" or a timedelta; 0: do not
+        wait.
 
         Raises `ClusterError` when it is not ready by then; it goes on starting.
         """

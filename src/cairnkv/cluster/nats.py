@@ -222,7 +222,7 @@ class NatsServer(Child):
         config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = config.directory / "nats.conf"
         path.touch(mode=0o600)
-        path.write_bytes(os.fsencode(config.text()))  # paths stand in it
+        path.write_bytes(os.fsencode(config.text()))  # it contains paths
         self._command = [*self._prefix, find_program(), "-c", path]
         super().start()
 

@@ -71,7 +71,7 @@ def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str
 
 
 def check_packages() -> None:
-    """Raise `OptionError` where a package is missing that nodes need; they would end again and again."""
+    """Raise `OptionError` if a package for nodes is missing. Otherwise, nodes would exit and restart for ever."""
     try:
         for name in ("rocksdict", "nats"):
             importlib.import_module(name)

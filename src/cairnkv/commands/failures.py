@@ -66,7 +66,7 @@ TOOLONG = Code("TOOLONG", Fault.CALLER, "The value would become longer than a va
 COLLISION = Code(
     "COLLISION",
     Fault.CALLER,
-    "10,000 keys share the key's place in the order of scans already, which only forged keys do. Use another key.",
+    "10,000 keys already share the key's place in the order of scans; only forged keys do so. Use another key.",
 )
 BIGREPLY = Code(
     "BIGREPLY",

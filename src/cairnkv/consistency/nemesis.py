@@ -129,7 +129,7 @@ class Nemesis:
                     began = run.now()
                     try:
                         await self._rest(deadline, *_SECONDS[harm])
-                    finally:  # also when the run is stopped
+                    finally:  # also if Ctrl-C stops the run
                         run.action(Action(harm.value, target, began, run.now()))
                 well = await self._heal()
         finally:

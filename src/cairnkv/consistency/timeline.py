@@ -1,8 +1,8 @@
-"""Draws a history: one HTML file with SVG in it, and nothing that it loads from elsewhere.
+"""Draws a history as one HTML file with SVG. The file loads no other files.
 
-First the whole run by the clock: the operations that ended in each part of it, the nemesis' actions, and the longest
-times without an answer. Then the neighbourhood of each violation: a lane for each client, a bar for each operation from
-its invocation to its completion, and the nemesis' actions behind.
+The first drawing shows the whole run over time: the operations that ended in each part, the actions of the nemesis, and
+the longest times without a reply. Then follows a drawing of each violation: a lane for each client, a bar for each
+operation from its invocation to its completion, and the actions of the nemesis in the background.
 From left to right is the order of the ends of bars, not the clock: two bars are one above the other exactly where the
 operations were under way at the same time, which is what linearizability is about, and a microsecond is as wide as what
 is written in the bar. The clock stands below. The lane of what cannot be is the first, and those of its causes follow.
@@ -49,20 +49,20 @@ _LANES_WIDTH: Final = 76
 _TICKS_APART: Final = 84
 
 _LETTER: Final = 7.2
-"""Pixels that a character outside of bars takes, on average and rather too many."""
+"""Average width in pixels of a character outside of bars, rounded up."""
 
 BINS: Final = 120
-"""Parts of the whole run that are drawn, each as a bar."""
+"""The number of parts of the whole run. Each part is a bar."""
 
 GAPS_MAX: Final = 3
-"""Times without an answer that are drawn: the longest, as far as they are longer than two parts of the run."""
+"""Maximum number of gaps in the drawing: the longest times without a reply, if longer than two parts of the run."""
 
 FAULTS_MAX: Final = 100
-"""Actions of the nemesis that are drawn in the whole run."""
+"""Maximum number of the nemesis' actions in the drawing of the whole run."""
 
 _RUN_WIDTH: Final = 960
 _RUN_HEIGHT: Final = 120
-"""Pixels of the bars of the whole run, all together."""
+"""Width in pixels of all bars of the whole run together."""
 
 _RULES: Final = {
     Kind.LOST: "A write that was acknowledged stays until another takes its place",
@@ -137,7 +137,7 @@ _RUN_LEGEND: Final = (
 
 
 def drawn(history: History, report: Report, verdict: str) -> str:
-    """The page: the verdict, the whole run, and a drawing of each of the first violations."""
+    """Return the page: the verdict, the whole run, and a drawing of each of the first violations."""
     by_key = history.by_key()
     parts = [
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -170,7 +170,7 @@ def drawn(history: History, report: Report, verdict: str) -> str:
 
 
 class _Clock:
-    """Where a time of the whole run is, in pixels, and in which of its parts."""
+    """Maps times of the whole run to pixels, and to parts of the run."""
 
     def __init__(self, history: History) -> None:
         self.first = min(one.invoked for one in history.operations)
@@ -185,7 +185,7 @@ class _Clock:
 
 
 def _whole_run(history: History, report: Report) -> str:
-    """The whole run by the clock."""
+    """Draw the whole run over time."""
     clock = _Clock(history)
     faults, rows = _faults(clock, history.actions)
     top = _ROW * 2
@@ -205,7 +205,7 @@ def _whole_run(history: History, report: Report) -> str:
     busiest = max(len(part) for part in _by_part(clock, history.operations))
     return (
         f"<h2>The whole run</h2><p>{len(history.operations):,} operations, each in the part of the run in which it "
-        f"ended; {busiest:,} in the busiest. From left to right is the clock.</p><p class='keys'>{keys}</p>"
+        f"ended; {busiest:,} in the busiest. Time runs from left to right.</p><p class='keys'>{keys}</p>"
         f"<div class='overview'><svg width='{_RUN_WIDTH}' height='{height}' role='img' aria-label='the whole run'>"
         f"<line class='lane' x1='0' x2='{_RUN_WIDTH}' y1='{bottom}' y2='{bottom}'/>{''.join(parts)}</svg></div>"
     )
@@ -219,7 +219,7 @@ def _by_part(clock: _Clock, operations: Sequence[Operation]) -> list[list[Operat
 
 
 def _counted(clock: _Clock, operations: Sequence[Operation], bottom: int) -> Iterator[str]:
-    """The operations that ended in each part of the run, by their outcome, one upon the other."""
+    """Draw the operations that ended in each part of the run, as stacked bars by outcome."""
     by_part = _by_part(clock, operations)
     busiest = max(map(len, by_part))
     wide = _RUN_WIDTH / BINS
@@ -237,7 +237,7 @@ def _counted(clock: _Clock, operations: Sequence[Operation], bottom: int) -> Ite
 
 
 def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int) -> Iterator[str]:
-    """The longest times in which nothing was answered."""
+    """Draw the longest times without a reply."""
     answers = sorted(one.completed for one in operations if one.outcome is Outcome.OK)
     ends = [clock.first, *answers, clock.last]
     gaps = sorted(pairwise(ends), key=lambda gap: gap[0] - gap[1])[:GAPS_MAX]
@@ -256,7 +256,7 @@ def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int)
 
 
 def _faults(clock: _Clock, actions: Sequence[Action]) -> tuple[list[str], int]:
-    """The nemesis' actions, and how many rows their names need; {top}, {height} and {y} stand for places."""
+    """Draw the nemesis' actions and return the number of rows of their names; {top}, {height}, {y} are placeholders."""
     rows: list[float] = []
     drawn_ones = []
     chosen = sorted(actions, key=lambda action: action.began)
@@ -275,7 +275,7 @@ def _faults(clock: _Clock, actions: Sequence[Action]) -> tuple[list[str], int]:
 
 
 def _fitted(x: float, text: str, width: float) -> float:
-    """Where a text begins that is to begin at x, so that it ends within the width."""
+    """Return the position of a text near x that ends within the width."""
     return max(min(x, width - _LETTER * len(text)), 0)
 
 
@@ -375,7 +375,7 @@ def _chart(
 
 
 def _around(violation: Violation, actions: Sequence[Action]) -> Iterator[str]:
-    """Texts around the bars, each of which has to fit into the width of the drawing."""
+    """Yield the texts around the bars, each of which must fit into the width of the drawing."""
     yield from (f"{action.what} {action.target}" for action in actions)
     yield f"{len(violation.operations)} was over before {len(violation.operations)} began"
 

@@ -99,17 +99,17 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run ends before its time."""
+        """Whether the run was stopped early."""
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """End the run before its time: operations under way end, all is healed, and every key is read as at any end."""
+        """Stop the run early: operations end, the nemesis heals the cluster, and clients read every key."""
         self._stop.set()
         if self._nemesis is not None:
             self._nemesis.cancel()
 
     async def rest(self, seconds: float) -> None:
-        """Let some time pass, unless the run is stopped."""
+        """Sleep, but return early if the run is stopped."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()

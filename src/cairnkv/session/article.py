@@ -161,7 +161,7 @@ class ArticleConversation:
 
     @property
     def authenticated(self) -> bool:
-        """Whether commands are executed here."""
+        """Whether the native protocol executes commands: the server has no password."""
         return not self._surroundings.wants_password
 
     @property

@@ -30,7 +30,7 @@ WORDS_PER_COST: Final = 8
 """Words of a command, such as keys, that are about as much work as a command of one key."""
 
 TOLD_PER_COST: Final = 256
-"""Bytes of a reply that is made of many small parts, as those about the server are, that are as much work."""
+"""Bytes of a reply of many small parts (replies about the server) that are as much work as a command of one key."""
 
 AHEAD_COMMANDS: Final = 64
 """Commands that are looked at behind one that waits for the disk, to have read what they need as well."""
@@ -47,9 +47,9 @@ the longest frame of a conversation; and whether all its reads may show what was
 
 
 def cost_of(command: Command, outcome: Reply | Held, made: int) -> int:
-    """How many commands of one key a command was as much work as, its keys aside. The same for both protocols.
+    """Return the work of a command without that of its keys, in commands of one key. The same for both protocols.
 
-    made: bytes of values that it has made or copied (`Store.bytes_made`), besides those of its outcome.
+    made: bytes of values that the command made or copied (`Store.bytes_made`), without those of its outcome.
     """
     cost = WHOLE_TABLE_COST if command.word.scope is Scope.TABLE or command.word.by_store else 1
     if isinstance(command, Scan):
@@ -58,7 +58,7 @@ def cost_of(command: Command, outcome: Reply | Held, made: int) -> int:
 
 
 def bytes_of_outcome(outcome: Reply | Held) -> int:
-    """Bytes of a reply, whether it is there or pending."""
+    """Return the bytes of a reply or a pending reply."""
     return outcome.size if isinstance(outcome, Held) else size_of(outcome)
 
 

@@ -234,17 +234,17 @@ class Session:
 
     @property
     def has_commands(self) -> bool:
-        """Whether whole commands may have been read that are not executed yet."""
+        """Whether the input may hold complete commands that are not executed yet."""
         return self._more
 
     @property
     def only_sends(self) -> bool:
-        """Whether nothing is left to do but to send the output, such as a message to a subscriber."""
+        """Whether only output is left to send, such as a message to a subscriber."""
         return self.state is State.OPEN and not self._more and not self._held and not self.overrun
 
     @property
     def authenticated(self) -> bool:
-        """Whether the client may execute commands: it has said the password, or none is wanted."""
+        """Whether the client may execute commands: it has sent the password, or the server has none."""
         if self._conversation is None:
             return not self._surroundings.wants_password
         return self._conversation.authenticated

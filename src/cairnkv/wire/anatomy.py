@@ -9,8 +9,8 @@ on that side of the connection; of a long string only the beginning is kept, and
 so that memory is bounded whatever the lengths say.
 
 For people who look at a connection (`cairn trace`). Not for talking to anybody: whether a frame is accepted is
-decided by the decoders of `cairnkv.wire.article`, from which the layouts come. The Redis protocol has dissectors of its
-own: `cairnkv.wire.redis.anatomy`.
+decided by the decoders of `cairnkv.wire.article`, from which the layouts come. `cairnkv.wire.redis.anatomy` dissects
+the Redis protocol.
 """
 
 import abc
@@ -51,7 +51,7 @@ class Field:
     data: its bytes, or the first of them.
     size: how many it has.
     meaning: what they say, in words; empty for a string, whose bytes speak for themselves.
-    end: how many of its bytes, the last ones, end the string and are no part of it.
+    end: number of bytes at its end that terminate the string and are not a part of it.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Field:
 
     @property
     def text(self) -> bytes:
-        """The string without what ends it, as far as it was kept."""
+        """The string without its terminator, up to the kept bytes."""
         return self.data[: self.size - self.end]
 
 
@@ -186,7 +186,7 @@ class Dissector(abc.ABC):
         return int(length)
 
     def _string(self, name: str, length: int, *, end: int = 0) -> Generator[None, None, bytes]:
-        """A string, as a field unless it is empty; gives the part of it that is kept. end: see `Field`."""
+        """Add a string as a field, unless it is empty. Returns the kept part of it. end: see `Field`."""
         kept = bytearray()
         size = 0
         while size < length:
@@ -227,7 +227,7 @@ class CommandDissector(Dissector):
         self._add(Field("command", data, width, f"{number} = {word.name if word else 'nobody knows it'}"))
         if number < COUNTED_FROM:
             if word is None:
-                raise Undelimited(f"command {number} is not assigned: nobody can say where its frame ends")
+                raise Undelimited(f"command {number} is not assigned, so the end of its frame is unknown")
             for name, slot in word.fields:
                 yield from self._argument(slot.kinds[0].placeholder, is_key=name in word.key_fields)
         else:

@@ -173,7 +173,7 @@ def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list
 
 
 CARRIED_BYTES: Final = 256 * 1024
-"""Bytes of frames that a session has carried out in one go, which is some milliseconds of work with short frames."""
+"""Bytes of frames that a session executes as one batch: some milliseconds of work with short frames."""
 
 
 class Prefix(Protocol):
@@ -196,12 +196,12 @@ class Prefix(Protocol):
 
         reads_locally: whether all reads of the client may show what was true a moment ago, where the newest is not at
         hand. own_writes_there: whether whatever the client has written can be read, so that such a read cannot miss it.
-        bytes_max: bytes beyond which no other frame is begun: others have their turn.
+        bytes_max: bytes after which no further frame begins, so that other clients get their turn.
         """
 
 
 COMPACTED_BYTES: Final = 64 * 1024
-"""Bytes of frames that were given, from which on a decoder frees them as soon as they are more than half of all."""
+"""Bytes of returned frames from which on a decoder frees them, if they are more than half of its buffer."""
 
 
 class CommandDecoder:
@@ -212,9 +212,9 @@ class CommandDecoder:
     """
 
     def __init__(self, *, width: Width | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
-        """width: 2 or 4; None tells it from the connection's first frame.
+        """width: 2 or 4; None: determined by the connection's first frame.
 
-        With 4 a first frame that can only be of two bytes is read so: no command has a number above 65,535.
+        With 4, the decoder still reads a first frame that can only have two bytes: no command number is above 65,535.
         """
         self._width = width
         self._pinned_to_four = width == 4
@@ -401,7 +401,7 @@ class CommandDecoder:
         return None
 
     def _refused_early(self) -> Failure | None:
-        """Why a first GET is refused by three bytes of a length: one of two bytes, misread, may have no fourth."""
+        """Refuse a first GET after three bytes of its length: a misread two-byte GET may have no fourth byte."""
         if not self._has(self._at - self._start + 3):
             return None
         least = int.from_bytes(self._buffer[self._at : self._at + 3]) << 8

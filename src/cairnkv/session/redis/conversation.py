@@ -328,7 +328,7 @@ class RedisConversation:
 
     @property
     def ended(self) -> bool:
-        """Whether the client has gone, or nothing more will be read of it."""
+        """Whether the client disconnected, or the server reads nothing more from it."""
         return self._ended
 
     def forget_transaction(self) -> None:

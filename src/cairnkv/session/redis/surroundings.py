@@ -63,7 +63,7 @@ class Options(Protocol):
         """Every option there is, and its value now."""
 
     def get(self, name: str) -> str | None:
-        """The value of an option; None: there is no such option."""
+        """Return the value of an option, or None for an unknown option."""
 
     def set(self, values: Mapping[str, str]) -> None:
         """Change these, which all exist; all or none. Raises `OptionRefused`."""

@@ -17,24 +17,24 @@ from cairnkv.limits import REDIS_LINE_MAX
 from cairnkv.wire.anatomy import AWAITED_MAX, KEPT_BYTES, KEPT_FIELDS, Dissector, Field, Undelimited
 
 NESTING_MAX: Final = 32
-"""Arrays within arrays that are followed."""
+"""Maximum nesting of arrays that the dissector follows."""
 
 LENGTH_MAX: Final = 2**31 - 1
 """Bytes of a string, or items of an array, as in Redis."""
 
 TITLE_BYTES: Final = 32
-"""Bytes of a command's name that are shown as the title of its frame."""
+"""Maximum bytes of a command's name in the title of its frame."""
 
 SUBSCRIBING: Final = frozenset({"SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"})
-"""Commands with a reply for each channel, none of which is an ordinary reply."""
+"""Commands with one message per channel instead of a reply."""
 
 OF_CHANNELS: Final = frozenset({*(name.lower().encode() for name in SUBSCRIBING), b"message", b"pmessage"})
-"""How an array begins that the server sends about a channel."""
+"""The first items of the arrays that the server sends about channels."""
 
 _INTEGER: Final = re.compile(rb"-?\d{1,20}")
 _FIRST_ITEM: Final = re.compile(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n")
 _FIRST_ITEM_BYTES: Final = 64
-"""Bytes in which the first item of an array about a channel is whole."""
+"""Bytes that contain the complete first item of an array about a channel."""
 
 _LINES: Final = {
     "+": "status",
@@ -57,10 +57,10 @@ _PAIRS: Final = "%|"
 
 
 class _RedisDissector(Dissector):
-    """What both sides of a connection have in common."""
+    """The common part of both sides of a connection."""
 
     def _line(self) -> Generator[None, None, bytes]:
-        """Take a line, with what ends it. Raises `Undelimited` if it does not end."""
+        """Take a line with its terminator. Raises `Undelimited` if it does not end."""
         looked_at = 0
         while (end := self._buffer.find(b"\n", looked_at)) < 0:
             looked_at = len(self._buffer)
@@ -70,24 +70,24 @@ class _RedisDissector(Dissector):
         return (yield from self._take(end + 1))
 
     def _line_field(self, name: str, line: bytes, *, meaning: str = "", skipped: int = 0) -> None:
-        """Add a line as a field. skipped: bytes at its beginning that are no part of what it says."""
+        """Add a line as a field. skipped: bytes at its beginning that are not a part of its text."""
         end = len(line) - len(line.rstrip(b"\r\n"))
         text = line[skipped : len(line) - end]
         kept = line[: max(self._kept_bytes, 1)]
         self._add(Field(name, kept, len(line), meaning or _shown(text), end))
 
     def _number(self, name: str, line: bytes, what: str) -> int:
-        """A line that holds a length or a count, as a field."""
+        """Add a line with a length or a count as a field, and return the number."""
         text = line[1:].rstrip(b"\r\n")
         if not _INTEGER.fullmatch(text) or not -1 <= int(text) <= LENGTH_MAX:
             self._line_field(name, line)
-            raise Undelimited(f"{_shown(text)!r} is no number of {what}s")
+            raise Undelimited(f"{_shown(text)!r} is not a number of {what}s")
         number = int(text)
         self._line_field(name, line, meaning="null" if number < 0 else f"{number:,} {what}{'' if number == 1 else 's'}")
         return number
 
     def _bulk(self, name: str, length: int) -> Generator[None, None, bytes]:
-        """A string of a known length and the CR LF behind it, as a field."""
+        """Add a string of a known length with its CR LF as a field."""
         return (yield from self._string(name, length + 2, end=2))
 
 
@@ -97,9 +97,9 @@ class RedisCommandDissector(_RedisDissector):
     def __init__(self, *, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS) -> None:
         super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
         self.awaited: deque[str] | None = deque()
-        """None when it is unknown which command is answered next."""
+        """The commands without a reply; None if the pairing with replies is lost."""
         self.subscribed = False
-        """Whether the client has asked for messages of channels."""
+        """Whether the client has subscribed to a channel."""
 
     def _frame(self) -> Generator[None, None, None]:
         yield from self._await(1)
@@ -130,7 +130,7 @@ class RedisCommandDissector(_RedisDissector):
         self._expect(beginning)
 
     def _expect(self, words: list[bytes]) -> None:
-        """Remember that a command is to be answered. words: the first of it, none if it is empty."""
+        """Record a command that awaits a reply. words: its first words; none for an empty command."""
         if not words or self.awaited is None:
             return
         name = _name(words[0])
@@ -154,7 +154,7 @@ class RedisReplyDissector(_RedisDissector):
         kept_bytes: int = KEPT_BYTES,
         kept_fields: int = KEPT_FIELDS,
     ) -> None:
-        """commands: the other side of the connection, which says what is answered."""
+        """commands: the client's side of the connection, which records the commands that await replies."""
         super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
         self._commands = commands
 
@@ -165,7 +165,7 @@ class RedisReplyDissector(_RedisDissector):
             pass  # an attribute: the reply follows it
 
     def _kind_of_message(self) -> Generator[None, None, str]:
-        """What a frame about a channel is called; empty for any other."""
+        """Return the title of a frame about a channel; empty for other frames."""
         if self._buffer[:1] == b">":
             return "push"
         if self._buffer[:1] == b"*" and self._commands is not None and self._commands.subscribed:
@@ -177,14 +177,14 @@ class RedisReplyDissector(_RedisDissector):
         return ""
 
     def _answered(self) -> str:
-        """What is answered, as the end of a title; empty if that is unknown."""
+        """Return the command that the reply answers, as the end of a title; empty if unknown."""
         awaited = self._commands.awaited if self._commands is not None else None
         return f", to {awaited.popleft()}" if awaited else ""
 
     def _value(self, name: str, depth: int, title: str = "") -> Generator[None, None, bool]:
-        """A value, as fields; whether it was an attribute, behind which the value comes.
+        """Add a value as fields. Returns whether it was an attribute, after which the value follows.
 
-        name: of the item, empty for the reply itself. title: the kind of a message, or `, to COMMAND`.
+        name: the item's name; empty for the reply itself. title: the kind of a message, or `, to COMMAND`.
         """
         line = yield from self._line()
         mark = chr(line[0])
@@ -216,10 +216,10 @@ class RedisReplyDissector(_RedisDissector):
 
 
 def _name(word: bytes) -> str:
-    """A command's name, as a title."""
+    """Return a command's name as a title."""
     return _shown(word[:TITLE_BYTES].upper())
 
 
 def _shown(text: bytes) -> str:
-    """Text in which every byte is printable."""
+    """Return text in which every byte is printable."""
     return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in text)

@@ -46,7 +46,7 @@ def bgsave(arguments: Arguments) -> Call:
     "fast",
     group="server",
     since="1.0.0",
-    summary="When the newest of this server's backups was whole, in seconds since 1970; an error before the first.",
+    summary="The end of this server's newest backup, in seconds since 1970; an error before the first backup.",
 )
 def lastsave(talk: RedisConversation, arguments: Arguments) -> Value:
     facts = dict(talk.store.info())

@@ -91,7 +91,7 @@ def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
     "admin noscript loading",
     group="connection",
     since="7.0.0",
-    summary="Show the flag e in CLIENT LIST, or no longer; no limit spares a client for it.",
+    summary="Set or clear the flag e in CLIENT LIST; it exempts the client from no limit.",
 )
 def client_no_evict(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.no_evict = _switch(arguments)
@@ -175,7 +175,7 @@ def _line(talk: RedisConversation) -> bytes:
     name, version = talk.library
     queued = talk.queued_bytes if talk.queue is not None else 0
     pending, unsent = talk.pending, peer.unsent()
-    # One expression: a server with many clients makes many of these lines.
+    # One expression, because it is fast: CLIENT LIST makes a line for each client.
     line = (
         f"id={talk.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} name={talk.name.decode()} "
         f"age={int(peer.age())} idle={int(peer.idle())} flags={_flags(talk)} db={talk.space} sub={len(talk.channels)} "

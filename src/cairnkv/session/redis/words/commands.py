@@ -27,7 +27,7 @@ COST_OF_NAME: Final = 4
 """Commands of one key that are as much work."""
 
 COST_OF_ALL: Final = 16
-"""The same to tell of all commands: their bytes are copied, some hundred kilobytes."""
+"""The work of a reply about all commands: a copy of some hundred kilobytes."""
 
 
 @in_conversation(
@@ -55,7 +55,7 @@ def _all_documented() -> Value:
 
 @functools.cache
 def _prepared(told: Callable[[], Value], protocol: Resp) -> Prepared:
-    """Return a reply that is always the same: to make its bytes takes milliseconds."""
+    """Return a reply that never changes. It is cached, because its encoding takes milliseconds."""
     return Prepared([b"".join(encode_parts(told(), protocol))])
 
 

@@ -190,7 +190,7 @@ def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planne
 
 def _carried(talk: RedisConversation, queued: Queued) -> Value:
     try:
-        if talk.ended and "noscript" in queued.word.flags:  # it is about a connection that is gone
+        if talk.ended and "noscript" in queued.word.flags:  # its connection has ended
             return None
         if talk.cost > TRANSACTION_COST_MAX:
             raise Refusal("ERR not carried out: the transaction has been too much work already")
