@@ -27,10 +27,13 @@ settings.register_profile("long", _COMMON, max_examples=2_000, stateful_step_cou
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "modest"))
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in the background so, and programs that are tested for Ctrl-C would inherit it.
-    with contextlib.suppress(ValueError):  # not in the main thread
+# A shell in the background ignores SIGINT, and nohup ignores SIGHUP. Programs under test would inherit that. A handler
+# in this process leaves them the system's default.
+with contextlib.suppress(ValueError):  # not in the main thread
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
