@@ -281,6 +281,38 @@ class TestKeysOfOnePlace:
         assert isinstance(reply, Failure)
         assert apply(keyspace, Exists((b"other", crowd[-1])), 0) == 0
 
+    @pytest.mark.parametrize("new", [True, False])
+    def test_expired_keys_do_not_count_removed_or_not(self, new: bool) -> None:
+        """Each node of a cluster removes them when it likes, and all have to give the same reply."""
+        crowd = harmful("one position", self.LIMIT + 1)
+        replies = []
+        for removes in (True, False):
+            keyspace = Keyspace()
+            put(keyspace, crowd[: self.LIMIT - 10])
+            rest = crowd[self.LIMIT - 10 : self.LIMIT]
+            apply(keyspace, SetMany(1_000, tuple((key, b"v") for key in rest)), 0)
+            later = 1_000 if new else 10_000
+            keyspace.advance(later)
+            if removes:
+                for key in rest:
+                    keyspace.free_expired(key)
+            written = [crowd[-1], *rest] if new else rest
+            replies.append([apply(keyspace, Set(key, b"v"), later) for key in written])
+            keyspace.check()
+        assert replies[0] == replies[1]
+        assert [reply == OK for reply in replies[0]] == [True] * 10 + [False] * new
+
+
+def test_a_command_does_not_store_more_forged_keys_than_may_share_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cairnkv.keyspace.operations.PLACE_KEYS_MAX", 100)
+    forged = harmful("one position", 101)
+    keyspace = Keyspace()
+    reply = apply(keyspace, SetMany(0, tuple((key, b"v") for key in forged)), 0)
+    assert isinstance(reply, Failure)
+    assert reply.code is failures.COLLISION
+    assert apply(keyspace, Count(), 0) == 0
+    assert apply(keyspace, SetMany(0, tuple((key, b"v") for key in forged[1:] + [b"other"] * 9)), 0) == OK
+
 
 def test_a_crowd_is_freed_in_bounded_steps() -> None:
     keyspace = Keyspace()

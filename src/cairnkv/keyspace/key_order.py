@@ -101,15 +101,22 @@ class KeyOrder:
 
     def count_at(self, place: int) -> int:
         """Return the number of keys with this place."""
+        return sum(behind - at for _, at, behind in self._at(place))
+
+    def keys_at(self, place: int) -> Iterator[bytes]:
+        """Yield the keys with this place."""
+        for chunk, at, behind in self._at(place):
+            yield from chunk.keys[at:behind]
+
+    def _at(self, place: int) -> Iterator[tuple[_Chunk, int, int]]:
+        """Yield each chunk that may have keys with this place, and the range of their indexes."""
         number, at = self._from(place)
-        count = 0
         for chunk in self._chunks[number:]:
             behind = bisect_right(chunk.places, place, at)
-            count += behind - at
+            yield chunk, at, behind
             if behind < len(chunk.keys):
                 break
             at = 0
-        return count
 
     def cut(self, place: int) -> "KeyOrder":
         """Split the order: keep the keys before a place, and return an order of the others."""

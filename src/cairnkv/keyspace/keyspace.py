@@ -190,7 +190,7 @@ class Keyspace:
 
     def takes(self, key: bytes) -> bool:
         """Return whether a key may be stored: False for a new key whose place has the maximum number of keys."""
-        return self._table.takes(key)
+        return self._table.takes(key, self.now)
 
     @property
     def used_bytes(self) -> int:

@@ -6,7 +6,8 @@ only through `put`, `drop` and `clear_all`, and either does all of what it is fo
 Not for: parsing (the command's declaration), or anything about who asked and when the reply may leave.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from cairnkv.commands import (
@@ -51,7 +52,7 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import AMOUNT, NO_TTL
 from cairnkv.keyspace import extended
 from cairnkv.keyspace.keyspace import Keyspace
-from cairnkv.keyspace.table import Stored
+from cairnkv.keyspace.table import Stored, position
 from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN, PLACE_KEYS_MAX
 
 _C = TypeVar("_C", bound=Command)
@@ -70,14 +71,23 @@ def _refusal(keyspace: Keyspace, command: Command) -> Failure | None:
     """Return the failure of a command that stores a key whose place already has too many keys, or None."""
     if isinstance(command, Copy) and command.space is not None:
         keyspace = keyspace.shared.spaces[command.space]
+    keys = command.named_keys()
+    if len(keys) > PLACE_KEYS_MAX and (forged := _sharing(keys)) is not None:
+        return _collision(forged)
     if not keyspace.is_crowded:
         return None
-    for key in command.named_keys():
-        if not keyspace.takes(key):
-            return Failure(
-                failures.COLLISION, f"{PLACE_KEYS_MAX:,} keys share a place with {key[:64]!r}; use another key"
-            )
-    return None
+    return next((_collision(key) for key in keys if not keyspace.takes(key)), None)
+
+
+def _sharing(keys: Sequence[bytes]) -> bytes | None:
+    """One of a command's keys whose position too many of them share; a look at the table shows none that is new."""
+    counts = Counter(map(position, set(keys)))
+    at, most = counts.most_common(1)[0]
+    return next(key for key in keys if position(key) == at) if most > PLACE_KEYS_MAX else None
+
+
+def _collision(key: bytes) -> Failure:
+    return Failure(failures.COLLISION, f"{PLACE_KEYS_MAX:,} keys share a place with {key[:64]!r}; use another key")
 
 
 def can_apply(command: type[Command]) -> bool:

@@ -382,10 +382,22 @@ class Table:
             cursor = end
         return cursor if cursor < CURSORS else 0, found
 
-    def takes(self, key: bytes) -> bool:
-        """Return whether a key may be stored: False for a new key whose place has the maximum number of keys."""
+    def takes(self, key: bytes, now: int) -> bool:
+        """Return whether a key may be stored: False for a new key whose place has the maximum number of keys.
+
+        Keys that have expired by `now` do not count, removed or not: the nodes of a cluster remove them at different times.
+        """
         bucket = self.bucket(key)
-        return bucket.order is None or key in bucket.values or bucket.order.count_at(place(key)) < PLACE_KEYS_MAX
+        if bucket.order is None:
+            return True
+        deadlines = bucket.deadlines or {}
+        if key in bucket.values and deadlines.get(key, now + 1) > now:
+            return True
+        at = place(key)
+        count = bucket.order.count_at(at)
+        if deadlines and count >= PLACE_KEYS_MAX:
+            count -= sum(deadlines.get(other, now + 1) <= now for other in bucket.order.keys_at(at))
+        return count < PLACE_KEYS_MAX
 
     def free_buckets(self, count: int) -> bool:
         """Free some buckets of an unused table, or a part of a crowded one. Returns whether more is left."""
