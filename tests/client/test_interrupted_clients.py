@@ -4,9 +4,11 @@ Each reply goes to its own call, and the client is of use afterwards, to other t
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 import cairnkv
 from cairnkv import aio
+from cairnkv.client import sync
 from cairnkv.testing import RunningServer, running_server
 from tests.support.interrupting import at_each_point
 from tests.support.scripted import Conversation, scripted
@@ -128,6 +131,86 @@ def test_connection_is_shared_again_after_its_turn_was_lost(kv: cairnkv.Client[s
     for thread in threads:
         thread.join(PATIENCE)
     assert int(kv.info()["connections_accepted"]) == before
+
+
+def test_threads_take_turns_and_none_waits_for_long(kv: cairnkv.Client[str, str]) -> None:
+    """A thread that calls all the time gives its turn to those that wait, in their order."""
+    kv.set("a", "1")
+    done = threading.Event()
+    others = [threading.Thread(target=lambda: [kv.get("a") for _ in range(50)]) for _ in range(3)]
+    calls = 0
+
+    def greedy() -> None:
+        nonlocal calls
+        while not done.is_set():
+            kv.get("a")
+            calls += 1
+
+    thread = threading.Thread(target=greedy)
+    thread.start()
+    try:
+        for other in others:
+            other.start()
+        for other in others:
+            other.join(PATIENCE)
+            assert not other.is_alive()
+    finally:
+        done.set()
+        thread.join(PATIENCE)
+    assert calls < 50 * 50
+
+
+def test_handler_may_use_the_client_while_its_thread_waits(kv: cairnkv.Client[str, str]) -> None:
+    """Its own turn would come only behind that of the call that it interrupts."""
+    kv.set("a", "1")
+    exchange, holds = kv._exchange, threading.Event()
+
+    def slow_exchange(*arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            holds.set()
+            time.sleep(1)
+        return exchange(*arguments)
+
+    handled: list[float] = []
+
+    def handle(*_: object) -> None:
+        began = time.monotonic()
+        assert kv.get("a") == "1"
+        handled.append(time.monotonic() - began)
+
+    kv._exchange = slow_exchange  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGALRM, handle)
+    other = threading.Thread(target=lambda: kv.get("a"))
+    other.start()
+    try:
+        assert holds.wait(PATIENCE)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        assert kv.get("a") == "1"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        other.join()
+    assert len(handled) == 1
+    assert handled[0] < 0.8, "the handler does not wait for the call of the other thread"
+
+
+def test_a_finalizer_that_runs_while_a_turn_is_made_anew_may_use_the_client(
+    kv: cairnkv.Client[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv.set("a", "1")
+    turn_class, found = sync._Turn, list[object]()
+
+    def new_turn() -> Any:
+        if not found:
+            found.append(None)
+            found.append(kv.get("a"))
+        return turn_class()
+
+    kv._turns.get_nowait()  # as if a call that was interrupted had taken it away
+    monkeypatch.setattr(sync, "_Turn", new_turn)
+    assert in_another_thread(lambda: kv.get("a")) == "1"
+    assert found == [None, "1"]
+    assert in_another_thread(lambda: kv.get("a")) == "1"
 
 
 SIGNALS = """

@@ -9,6 +9,7 @@ client replaces them.
 Not for what a call means (`calls`), when it may be repeated (`retry`), and where it goes (`endpoints`).
 """
 
+import collections
 import contextlib
 import queue
 import select
@@ -88,7 +89,8 @@ class Client(KeyValue[K, V]):
         self._turn = _Turn()  # the valid turn: the queue or a call has it
         self._turns: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
         self._turns.put(self._turn)
-        self._renewing = threading.Lock()
+        self._waiting: collections.deque[queue.SimpleQueue[_Turn]] = collections.deque()  # longest first
+        self._renewing = threading.RLock()  # a finalizer or a signal's handler may call while this thread has it
 
     def __repr__(self) -> str:
         return f"<cairnkv.Client {self._address}>"
@@ -156,24 +158,53 @@ class Client(KeyValue[K, V]):
         """Wait for the turn and take it. Raises `TimedOut`, with nothing sent, if other threads keep it too long."""
         with contextlib.suppress(queue.Empty):
             return self._turns.get_nowait()
-        if self._holds_turn(sys._getframe(1).f_back):
+        if self._holds_turn(sys._getframe(1).f_back, waits=True):
             return _Turn()  # for a signal handler or a finalizer that interrupts a call of this thread
-        is_green = replaced("socket") is not None
-        while (left := deadline - time.monotonic()) > 0:
-            if is_green:
-                time.sleep(GREEN_PAUSE_SECONDS)  # a wait in the queue would stop all green threads
-            with contextlib.suppress(queue.Empty):
-                return self._turns.get_nowait() if is_green else self._turns.get(timeout=min(left, LOST_TURN_SECONDS))
-            if not is_green and not any(map(self._holds_turn, sys._current_frames().values())):
-                return self._new_turn()
-        raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
+        turn = self._await_green_turn(deadline) if replaced("socket") is not None else self._await_turn(deadline)
+        if turn is None:
+            raise TimedOut(f"other threads kept the connection to {self._address} for {self._address.timeout:g} s")
+        return turn
 
-    def _holds_turn(self, frame: types.FrameType | None) -> bool:
-        """Return whether this frame, or one of its callers, is a call that has the turn."""
+    def _await_green_turn(self, deadline: float) -> "_Turn | None":
+        while time.monotonic() < deadline:
+            time.sleep(GREEN_PAUSE_SECONDS)  # a wait in the queue would stop all green threads
+            with contextlib.suppress(queue.Empty):
+                return self._turns.get_nowait()
+        return None
+
+    def _await_turn(self, deadline: float) -> "_Turn | None":
+        """Return the turn after the calls that waited before, or None after the deadline. Threads wait in order."""
+        handed: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
+        self._waiting.append(handed)
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(queue.Empty):
+                    return self._turns.get_nowait()  # the call that gave it back did not see this one
+                with contextlib.suppress(queue.Empty):
+                    return handed.get(timeout=min(left, LOST_TURN_SECONDS))
+                if not any(map(self._holds_turn, sys._current_frames().values())):
+                    return self._new_turn()
+            return None
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(handed)
+            with contextlib.suppress(queue.Empty):
+                self._give_back(handed.get_nowait())  # it arrived after the deadline
+
+    def _holds_turn(self, frame: types.FrameType | None, *, waits: bool = False) -> bool:
+        """Return whether this frame, or one of its callers, is a call that has the turn.
+
+        waits: count a call that waits for the turn, too. A handler that interrupts that call must not wait behind it.
+        """
         while frame is not None:
             if frame.f_code in _IN_TURN:
                 known = frame.f_locals
                 if known.get("self") is self and known.get("turn") is self._turn:
+                    return True
+            elif frame.f_code is _AWAITS_TURN:
+                known = frame.f_locals
+                handed = known.get("handed")
+                if known.get("self") is self and handed is not None and (waits or not handed.empty()):
                     return True
             frame = frame.f_back
         return False
@@ -188,18 +219,33 @@ class Client(KeyValue[K, V]):
 
     def _give_back(self, turn: "_Turn") -> None:
         if turn is self._turn:
-            self._turns.put(turn)
+            self._pass_on(turn)
             if self._closed:
                 self._close_idle()
         else:
             turn.drop()
+
+    def _pass_on(self, turn: "_Turn") -> None:
+        """Give the turn to the call that waits longest, or to the next call."""
+        self._turns.put(turn)
+        while self._waiting:
+            try:
+                turn = self._turns.get_nowait()
+            except queue.Empty:
+                return  # another call has taken it
+            try:
+                self._waiting.popleft().put(turn)
+            except IndexError:
+                self._turns.put(turn)
+            else:
+                return
 
     def _close_idle(self) -> None:
         """Close the connection unless a call uses it; that call closes the connection at its end."""
         with contextlib.suppress(queue.Empty):
             turn = self._turns.get_nowait()
             turn.drop()
-            self._turns.put(turn)
+            self._pass_on(turn)
 
     def _goes_on(self, attempt: int, deadline: float, *, at_once: bool) -> bool:
         """Whether there is another attempt, and time for it; waits before it, unless it is elsewhere."""
@@ -403,6 +449,9 @@ class Client(KeyValue[K, V]):
 
 _IN_TURN: Final = frozenset((Client._exchange_in_turn.__code__, Client._carry_out.__code__))
 """The functions that hold the turn in their variable `turn`."""
+
+_AWAITS_TURN: Final = Client._await_turn.__code__
+"""The function that receives the turn by its variable `handed`."""
 
 
 class _Turn:
