@@ -128,20 +128,39 @@ class TestInMemory:
             kv._shared._store.keyspace.check()
 
 
-def test_repair_that_is_interrupted_is_made_again() -> None:
+@pytest.mark.parametrize("make", [in_memory, direct])
+def test_repair_that_is_interrupted_is_made_again(make: Callable[[HandClock], Embedded[str, str]]) -> None:
     clock = HandClock()
-    allowed = done_or_not(CALLS["set many"], lambda: in_memory(clock))
+    allowed = done_or_not(CALLS["set many"], lambda: make(clock))
     for first in range(20, 200, 60):
         stores: list[Any] = []
 
         def prepare(first: int = first, stores: list[Any] = stores) -> Callable[[], object]:
-            stores[:] = [filled(in_memory(clock))]
+            stores[:] = [filled(make(clock))]
             with pytest.raises(Interruption):
                 Points(first, interrupt).run(lambda: CALLS["set many"](stores[0]))
             return lambda: stores[0].count()
 
-        for _ in at_each_point(prepare, step=11):
+        for _ in at_each_point(prepare, step=11 if make is in_memory else 1):
             assert in_another_thread(lambda kv=stores[0]: contents(kv)) in allowed
+            assert stores[0].set("plain", "1")
+            assert stores[0].get("plain") == "1"
+            assert stores[0].get_many(["plain"]) == {"plain": "1"}, "all calls use the same store"
+
+
+def test_call_that_evicts_many_keys_notes_the_use_of_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = list[object]()
+    note_change = Store._note_change
+    monkeypatch.setattr(Store, "_note_change", lambda *args: (noted.append(args), note_change(*args))[1])
+    kv: Any = Embedded(Store(memory_limit=1_000_000, when_full=WhenFull.EVICT), Text(), Text())
+    for number in range(3_000):
+        kv.set(f"key:{number}", "v" * 100)
+    before = kv.info()["evicted_keys"]
+    noted.clear()
+    kv.set("large", "v" * 200_000)
+    evicted = kv.info()["evicted_keys"] - before
+    assert evicted > 300
+    assert len(noted) <= evicted + 10
 
 
 def test_buckets_that_split_when_interrupted_lose_no_key() -> None:

@@ -114,9 +114,9 @@ cdef class DirectCalls:
             self._shared.around = self._around
 
     cdef int _use(self, store) except -1:
-        self._engine = store
-        self._table = HotTable(store.keyspace)
-        self._clock = HotClock(store.log_clock)
+        # Python code runs here, and an exception may end it: whoever comes next begins anew unless all of it is done.
+        table, clock = HotTable(store.keyspace), HotClock(store.log_clock)
+        self._table, self._clock, self._engine = table, clock, store
         return 0
 
     @property

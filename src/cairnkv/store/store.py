@@ -22,6 +22,7 @@ from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.keyspace import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.keyspace.keyspace import Before, Cleared
+from cairnkv.keyspace.shared import Change
 from cairnkv.keyspace.table import CURSORS, USE_BYTES
 from cairnkv.limits import SPACES, VALUE_MAX
 from cairnkv.log import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
@@ -465,6 +466,7 @@ class Store:
         newest: a position whose commit the reply has to wait for as well.
         """
         journal: Journal = [] if self.under_way is None else self.under_way
+        before = len(journal)  # changes of the same call: keys that were evicted to make room
         steps: list[Step] = []
         self._shared.journal, self._steps = journal, steps
         try:
@@ -487,7 +489,7 @@ class Store:
             self._shared.journal = self._steps = None
         self._last = position
         if self._use_order is not None:
-            self._note_changes(journal)
+            self._note_changes(journal[before:])
         elif self._cache is not None:
             self._cache.changed(journal, position, effects)
         if self._log.commits_at_once:
@@ -746,7 +748,7 @@ class Store:
             self._strangers = self._strangers_from[0] < SPACES  # beyond the last keyspace there are none left
         return None
 
-    def _note_changes(self, journal: Journal) -> None:
+    def _note_changes(self, journal: Sequence[Change]) -> None:
         """Note what became of keys, in the order of the changes: those that came after a CLEAR_ALL are in use."""
         assert self._use_order is not None
         for change in journal:
