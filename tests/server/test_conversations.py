@@ -320,6 +320,20 @@ def test_a_client_that_never_reads(
     assert "took none of its" in caplog.text
 
 
+def test_a_client_that_sends_on_and_never_reads(start_on_both: Start, tmp_path_unix: str) -> None:
+    """Commands are no sign of life where replies wait to be taken."""
+    server = start_on_both(unix=tmp_path_unix, stall_timeout=1.0)
+    with RawClient(server.address) as other, RawClient(tmp_path_unix) as client:
+        assert other.ask(Set(b"k", b"v" * MIB)) == OK
+        client.send(write_command(Get(b"k")) * 4)
+        until = time.monotonic() + 20
+        while connections(server) == 2:
+            assert time.monotonic() < until
+            with contextlib.suppress(OSError):
+                client.send(write_command(Ping(b"")))
+            time.sleep(0.1)
+
+
 def test_a_client_that_reads_slowly_is_not_one_that_never_reads(start_on_both: Start, tmp_path_unix: str) -> None:
     """What it takes counts, even when a single reply lasts longer than the timeout."""
     value = b"v" * (4 * MIB)

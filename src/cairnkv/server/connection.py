@@ -111,6 +111,9 @@ class Connection(asyncio.Protocol):
         self._aborted = False
         self._heard = self._loop.time()  # when the client last sent or took something
         self._unsent_before = 0  # at the last check of times
+        self._given = 0  # bytes that the transport was given to send
+        self._taken_before = 0  # how many of these the system had taken at the last check
+        self._took = self._heard  # when the client last took something, or had nothing to take
         self._frame_since: tuple[int, float] | None = None  # an unfinished frame: which, and since when
         self.connected_at = self._heard
         self.name = "?"
@@ -176,7 +179,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self._heard = self._loop.time()
+        self._heard = self._took = self._loop.time()
         self._turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -255,14 +258,17 @@ class Connection(asyncio.Protocol):
         if unsent < self._unsent_before:
             self._heard = now  # the client takes its replies, however slowly
             self._server.unsent(self, self.unsent)
-        self._unsent_before = unsent
+        taken = self._given - unsent
+        if not unsent or not self._unsent_before or taken > self._taken_before:
+            self._took = now  # sending commands is no sign that it takes replies
+        self._unsent_before, self._taken_before = unsent, taken
         quiet = now - self._heard
         if quiet >= REFUSAL_SECONDS and self.session.refused:
             self.session.tell_refusal()
             self._turn()
         if unsent:
             self._close_by = now + DISCARD_TIMEOUT
-            if quiet >= settings.stall_timeout:
+            if now - self._took >= settings.stall_timeout:
                 self.abort(f"took none of its {unsent:,} bytes of replies in {settings.stall_timeout:g} s")
         elif self._discarded is not None:
             if now >= self._close_by:
@@ -353,6 +359,7 @@ class Connection(asyncio.Protocol):
                 pieces = [b"".join(pieces[at : at + together]) for at in range(0, len(pieces), together)]
         if not pieces:
             return
+        self._given += sum(map(len, pieces))
         if len(pieces) == 1:
             self._transport.write(pieces[0])
         elif self._polled is not None:
