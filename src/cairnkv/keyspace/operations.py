@@ -80,7 +80,7 @@ def _refusal(keyspace: Keyspace, command: Command) -> Failure | None:
 
 
 def _sharing(keys: Sequence[bytes]) -> bytes | None:
-    """One of a command's keys whose position too many of them share; a look at the table shows none that is new."""
+    """Return a key whose position more than `PLACE_KEYS_MAX` of a command's keys share, or None."""
     counts = Counter(map(position, set(keys)))
     at, most = counts.most_common(1)[0]
     return next(key for key in keys if position(key) == at) if most > PLACE_KEYS_MAX else None

@@ -385,7 +385,7 @@ class Table:
     def takes(self, key: bytes, now: int) -> bool:
         """Return whether a key may be stored: False for a new key whose place has the maximum number of keys.
 
-        Keys that have expired by `now` do not count, removed or not: the nodes of a cluster remove them at different times.
+        Keys that have expired by `now` do not count, removed or not: nodes of a cluster remove them at different times.
         """
         bucket = self.bucket(key)
         if bucket.order is None:
