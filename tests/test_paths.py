@@ -1,5 +1,5 @@
-"""Paths as people give them: an empty one is refused wherever one is taken, `~` is expanded, and a refused directory is
-left as it was.
+"""Paths that a user gives: an empty path is an error everywhere, `~` expands to the home directory, and a refused
+directory stays unchanged.
 """
 
 import os

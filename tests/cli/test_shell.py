@@ -171,7 +171,7 @@ def test_a_history_that_cannot_be_kept_is_no_reason_not_to_talk(url: str, tmp_pa
 
 
 @pytest.mark.parametrize("place", ["directory", "pipe", "link in a circle", "relative", "no home"])
-def test_odd_history_is_no_reason_not_to_talk(place: str, url: str, tmp_path: Path) -> None:
+def test_shell_runs_without_a_usable_history(place: str, url: str, tmp_path: Path) -> None:
     history = tmp_path / "cairnkv" / "history"
     history.parent.mkdir()
     environment = {"XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}

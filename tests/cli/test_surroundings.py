@@ -1,5 +1,5 @@
-"""The command line where something around it is not as usual: signals of terminals that close, closed or full standard
-streams, a deleted working directory, odd targets of exports, file systems of shares.
+"""The command line in unusual environments: closed terminals, closed or full standard streams, a deleted working
+directory, special files as targets of exports, network file systems.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def _started(*arguments: str, **options: object) -> "subprocess.Popen[str]":
 
 @pytest.fixture
 def unix(tmp_path: Path) -> str:
-    """A path for a Unix socket, where a server may be told to listen before it can say where it does."""
+    """Return a path for a Unix socket, so that a test knows the address before the server prints it."""
     return str(tmp_path / "s")
 
 
@@ -156,7 +156,7 @@ def test_help_that_cannot_be_written_is_an_error(arguments: list[str]) -> None:
         assert process.wait(SECONDS) == 2
 
 
-def test_command_ends_in_order_when_nobody_takes_its_errors() -> None:
+def test_command_ends_normally_with_a_closed_standard_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with _started("frobnicate", stderr=writer) as process:
@@ -216,7 +216,7 @@ def test_relative_path_in_a_deleted_directory_is_one_line(arguments: list[str], 
 
 @pytest.fixture
 def old(tmp_path: Path, kv: Store) -> Path:
-    """A file that an export is to replace."""
+    """An existing file for an export to replace."""
     kv.set("a", b"1")
     file = tmp_path / "old.tsv"
     file.write_text("old\n" * 100)

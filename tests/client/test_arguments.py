@@ -1,4 +1,4 @@
-"""Arguments of wrong types: each error is cairnkv's own, and says what is taken and what was given."""
+"""Arguments of wrong types: cairnkv raises its own error, which names the accepted types and the given value."""
 
 import asyncio
 import re
@@ -16,7 +16,7 @@ from cairnkv.testing import ManualClock, running_server
 
 @pytest.fixture(params=["embedded", "pure", "pipeline", "asyncio"])
 def kv(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """What has the methods of a store; its calls raise before anything is asked of a store."""
+    """An object with the methods of a store. Its calls raise before they use a store."""
     if request.param == "embedded":
         with cairnkv.open() as store:
             yield store
@@ -31,7 +31,7 @@ def kv(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 
 class Awaited:
-    """An asyncio store whose calls are run to their end."""
+    """An asyncio store that runs each call to its end."""
 
     def __init__(self, store: Any) -> None:
         self._store = store

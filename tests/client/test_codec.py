@@ -175,7 +175,7 @@ anything = st.recursive(
 
 @pytest.mark.parametrize("name", ["json", "msgpack"])
 @given(value=anything)
-def test_what_is_written_comes_back_equal_or_is_refused(name: Any, value: Any) -> None:
+def test_codec_returns_an_equal_value_or_refuses_it(name: Any, value: Any) -> None:
     codec = value_codec(name)
     try:
         data = codec.encode(value)

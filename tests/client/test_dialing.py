@@ -21,10 +21,10 @@ from tests.support.scripted import scripted
 from .test_sync import answer_everything
 
 TIMEOUT = 6.0
-"""Of the calls here; long enough for a busy computer to reach an address in its share."""
+"""Timeout of the calls in seconds. A busy computer can reach an address within its share of this time."""
 
 LATE = 30.0
-"""A call that takes longer did not heed its timeout at all."""
+"""Seconds after which a call has clearly ignored its timeout."""
 
 Ask = Callable[[str], str | None]
 

@@ -1,4 +1,4 @@
-"""What people see of the package: `dir`, completion, `help`, docstrings and signatures."""
+"""Introspection of the package: `dir`, completion, `help`, docstrings and signatures."""
 
 import inspect
 import pydoc
@@ -35,7 +35,7 @@ def test_help_of_the_package_explains_how_to_begin() -> None:
         assert part in page
 
 
-def test_error_that_names_no_attribute_is_pythons() -> None:
+def test_unknown_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'cairnkv' has no attribute 'opne'"):
         _ = cairnkv.opne  # type: ignore[attr-defined]
 

@@ -1,5 +1,6 @@
-"""Calls of embedded stores that something interrupts: an exception of a signal handler or of another thread, or a
-handler or finalizer that uses the same store. Each call is done or not done, and the store is of use to all threads."""
+"""Interrupted calls of embedded stores: by an exception of a signal handler or of another thread, or by a handler or
+finalizer that uses the same store. Each call takes effect as a whole or not at all, and all threads can use the
+store."""
 
 import contextlib
 import ctypes
@@ -66,7 +67,7 @@ def contents(kv: Any) -> dict[str, tuple[str, float | None]]:
 
 
 def in_another_thread(function: Callable[[], object]) -> object:
-    """The result of a call that another thread makes, which must not have to wait for this one."""
+    """Return the result of a call in another thread. The call must not wait for this thread."""
     results: list[object] = []
     thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
     thread.start()
@@ -76,7 +77,7 @@ def in_another_thread(function: Callable[[], object]) -> object:
 
 
 def done_or_not(call: Callable[[Any], object], make: Callable[[], Any]) -> list[object]:
-    """What a store may have after a call that was interrupted."""
+    """Return the possible contents of a store after an interrupted call."""
     before, after = filled(make()), filled(make())
     call(after)
     return [contents(before), contents(after)]
@@ -210,7 +211,7 @@ def test_handler_that_uses_a_store_on_disk_within_a_call(tmp_path: Path) -> None
 
 
 class Session:
-    """Something that only the garbage collector takes away."""
+    """An object that only the garbage collector frees."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -274,7 +275,7 @@ class TestFinalizers:
 
 
 def test_exceptions_of_other_threads_break_no_store(tmp_path: Path) -> None:
-    """As `PyThreadState_SetAsyncExc` sets them, which timeouts by threads use."""
+    """`PyThreadState_SetAsyncExc` raises these exceptions. Timeout libraries that use threads call it."""
     for kv in (in_memory(HandClock()), cairnkv.open(tmp_path / "data", sync="none")):
         for _ in range(30):
             started = threading.Event()

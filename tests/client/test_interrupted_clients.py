@@ -1,6 +1,6 @@
-"""Calls of clients that something interrupts: an exception of a signal handler, or a handler that uses the client.
+"""Interrupted calls of clients: by an exception of a signal handler, or by a handler that uses the client.
 
-Each reply goes to its own call, and the client is of use afterwards, to other threads too."""
+Each reply goes to its own call. Afterwards all threads can use the client."""
 
 import asyncio
 import contextlib
@@ -120,7 +120,7 @@ def test_interrupted_pipeline_says_that_its_writes_are_of_unknown_outcome(kv: ca
 
 
 def test_connection_is_shared_again_after_its_turn_was_lost(kv: cairnkv.Client[str, str]) -> None:
-    """Each interruption may take the turn away; the client makes another one, and not one for each call."""
+    """An interruption may lose the turn. The client then replaces the turn once, not once per call."""
     for _ in at_each_point(lambda: lambda: kv.incr("n")):
         pass
     kv.get("a")

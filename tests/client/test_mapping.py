@@ -1,4 +1,4 @@
-"""A store as a mapping: what a dict does, over scans, in every kind of store; and what asyncio has of that."""
+"""The methods of a mapping, in every kind of store, and the awaitable ones in asyncio stores."""
 
 import asyncio
 import collections.abc
@@ -78,7 +78,7 @@ def test_popitem_empties_a_store(kv: cairnkv.KeyValue[str, str]) -> None:
         kv.popitem()
 
 
-def test_setdefault_keeps_what_is_there(kv: cairnkv.KeyValue[str, str]) -> None:
+def test_setdefault_keeps_an_existing_value(kv: cairnkv.KeyValue[str, str]) -> None:
     assert kv.setdefault("a", "1") == "1"
     assert kv.setdefault("a", "2") == "1"
     assert kv["a"] == "1"
@@ -122,7 +122,7 @@ def test_update_takes_more_than_one_command_may_have() -> None:
         assert sorted(map(len, kv.values())) == [10_000_000] * 8
 
 
-def test_keys_may_go_while_a_store_is_read(kv: cairnkv.KeyValue[str, str]) -> None:
+def test_keys_may_be_deleted_during_iteration(kv: cairnkv.KeyValue[str, str]) -> None:
     filled(kv)
     seen = 0
     for key in kv:
@@ -136,7 +136,7 @@ def test_keys_may_go_while_a_store_is_read(kv: cairnkv.KeyValue[str, str]) -> No
     assert len(kv) == 0
 
 
-def test_items_leave_out_what_expires_meanwhile() -> None:
+def test_items_omit_keys_that_expire_meanwhile() -> None:
     clock = ManualClock()
     with cairnkv.open(clock=clock) as kv:
         for n in range(MANY):
@@ -149,8 +149,8 @@ def test_items_leave_out_what_expires_meanwhile() -> None:
         assert {key for key in {**rest, first[0]: "v"} if key.startswith("long")} == {f"long {n}" for n in range(MANY)}
 
 
-def test_store_has_no_clear_of_all_by_a_dicts_name(kv: cairnkv.KeyValue[str, str]) -> None:
-    """`clear` takes one key out; without one it must not empty a store."""
+def test_clear_without_a_key_is_an_error(kv: cairnkv.KeyValue[str, str]) -> None:
+    """`clear` deletes one key. Without a key, it must not empty the store."""
     kv["a"] = "1"
     with pytest.raises(TypeError):
         kv.clear()  # type: ignore[call-arg]
@@ -169,7 +169,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Any]:
             yield lambda: cairnkv.aio.connect(server.url)
 
 
-async def test_asyncio_store_has_what_of_a_mapping_can_be_awaited(connect: Any) -> None:
+async def test_asyncio_store_has_the_awaitable_methods_of_a_mapping(connect: Any) -> None:
     values = {f"key {n}": f"value {n}" for n in range(MANY)}
     async with connect() as kv:
         await kv.update(values)
@@ -287,7 +287,7 @@ async def test_asyncio_pipeline_raises_its_first_error_and_keeps_the_rest(connec
         assert fine.result() == "x"
 
 
-async def test_asyncio_pipeline_to_nobody_fails_each_command(unused_tcp_port: int) -> None:
+async def test_asyncio_pipeline_without_a_server_fails_each_command(unused_tcp_port: int) -> None:
     async with cairnkv.aio.connect(f"cairn://127.0.0.1:{unused_tcp_port}") as kv:
         pipeline = kv.pipeline()
         pending = [pipeline.set(f"k{n}", "v") for n in range(100)]

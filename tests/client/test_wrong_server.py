@@ -60,7 +60,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @contextlib.contextmanager
 def refused(ask: Ask, port: int, kind: str) -> Iterator[None]:
-    """A proxy may answer in the place of a server of ours, so the outcome of a write that has left is unknown."""
+    """A proxy may have replied in the place of the server, so the outcome of a sent write is unknown."""
     reads = ask in (get_sync, get_async)
     error = cairnkv.WrongServer if reads else (cairnkv.WrongServer, cairnkv.OutcomeUnknown)
     with pytest.raises(error, match=f"127.0.0.1:{port} is {kind}, not cairnkv"):
@@ -197,7 +197,7 @@ def test_command_line_names_the_wrong_server(url: str) -> None:
 
 @pytest.mark.usefixtures("early_probe")
 def test_slow_server_of_ours_is_probed_and_waited_for() -> None:
-    """The probe's answer in words of Redis is ours."""
+    """cairnkv answers the probe as a Redis protocol server, but identifies itself."""
     probed = threading.Event()
 
     def first(connected: socket.socket) -> None:

@@ -78,7 +78,7 @@ SECONDS = 120.0
 
 
 def from_threads(work: Callable[[int], object]) -> list[object]:
-    """Do something in several threads at once, each with a number; what they give. An error of theirs is raised."""
+    """Call a function in several threads at once, each with a number. Returns their results, or raises their error."""
     results: list[object] = []
     errors: list[BaseException] = []
     together = threading.Barrier(THREADS)
@@ -174,7 +174,7 @@ def test_a_lock_of_redis_py_is_released_or_an_error(server: Target) -> None:
 
 
 def test_a_lock_that_is_released_by_delifeq_excludes_other_threads(server: Target) -> None:
-    """What can be written instead: SET NX with a time to live, and DELIFEQ, which Valkey has from 9.0 on."""
+    """An alternative to the lock: SET NX with a TTL, and DELIFEQ, which Valkey has since 9.0."""
     redis = pytest.importorskip("redis")
     if server.name != "cairn":
         pytest.skip("redis-server has no DELIFEQ")

@@ -94,13 +94,13 @@ async def hurt(told: Told, harms: Sequence[Harm], *, seconds: float = 0.3, seed:
 HOUR = 3_600.0
 
 PATIENCE = 60.0
-"""How long it may take until what a test waits for has been done, on a busy machine."""
+"""Seconds that a test waits for a condition, on a busy machine."""
 
 
 async def hurt_until(
     told: Told, harms: Sequence[Harm], enough: Callable[[Run], bool], *, seed: int = 1
 ) -> tuple[Run, Nemesis]:
-    """Hurt a cluster until enough was done, then stop the run."""
+    """Let the nemesis act on a cluster until `enough`, then stop the run."""
     run = Run(Options(()))
     one = Nemesis(told, harms, seconds=HOUR, seed=seed)
     task = asyncio.create_task(one(run))
@@ -182,7 +182,7 @@ async def test_what_the_cluster_does_not_do_is_a_problem(fails: str, says: str) 
     assert bool(run.history.actions) is (fails == "start")
 
 
-async def test_it_acts_while_clients_are_busy_until_the_run_is_stopped() -> None:
+async def test_nemesis_acts_until_the_run_is_stopped() -> None:
     async with serving(Right(), 1) as addresses, asyncio.timeout(PATIENCE):
         run = Run(Options(addresses, seconds=HOUR, clients=2, keys=2))
         running = asyncio.create_task(run.run(told := Nemesis(Told(), [Harm.PAUSE], seconds=HOUR, seed=1)))
@@ -197,7 +197,7 @@ async def test_it_acts_while_clients_are_busy_until_the_run_is_stopped() -> None
 
 
 class Noting(Run):
-    """A run that notes when it is asked for the time, as the nemesis does once harm is done."""
+    """A run that records a call for the time. The nemesis makes this call after it injects a fault."""
 
     asked = False
 
@@ -206,7 +206,7 @@ class Noting(Run):
         return super().now()
 
 
-async def test_harm_that_a_stop_ends_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_that_a_stop_ends_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(Harm, (HOUR, HOUR)))
     told, run = Told(), Noting(Options(()))
     task = asyncio.create_task(Nemesis(told, [Harm.KILL], seconds=HOUR, seed=1)(run))

@@ -141,7 +141,7 @@ def put_at(second: float, outcome: Outcome = Outcome.OK) -> Operation:
     return put(1, at, at + 1_000_000, f"{at}", outcome)
 
 
-def test_a_consistent_run_is_drawn_with_its_faults_and_gaps() -> None:
+def test_consistent_run_is_drawn_with_faults_and_gaps() -> None:
     calm = [put_at(n / 10) for n in range(100)]
     unknown = [put_at(12.5, Outcome.UNKNOWN)]
     later = [put_at(15 + n / 10) for n in range(50)]

@@ -189,7 +189,7 @@ def test_cursors_of_keys_of_one_position_are_below_2_to_the_53() -> None:
     assert len(cursors) >= 1_990, "few keys share a place by chance"
 
 
-def test_a_cursor_among_them_means_the_same_elsewhere_whatever_was_there() -> None:
+def test_cursor_of_colliding_keys_is_the_same_in_other_tables() -> None:
     """In one table the bucket keeps an order, in the other it never did; and the first loses most of its keys."""
     crowd = harmful("one position", 3_000)
     many, few = Keyspace(), Keyspace()

@@ -607,7 +607,7 @@ class Listening(Chatting):
         self.session = Session(disk.store, wake=lambda: None, surroundings=surroundings)
 
 
-def test_exec_given_up_while_its_values_are_read_publishes_nothing(disk: Cooled) -> None:
+def test_exec_that_fails_during_its_disk_reads_publishes_nothing(disk: Cooled) -> None:
     """Whether a watched key has changed is not known before the values are there that the transaction needs."""
     surroundings = Surroundings(disk.store)
     one, other = Listening(disk, surroundings), Listening(disk, surroundings)

@@ -46,7 +46,7 @@ def test_expire_writes_the_expiry_alone(kv: Embedded[str, bytes]) -> None:
     assert written() - before < MIB
 
 
-def test_a_value_that_stands_in_its_record_is_written_anew(kv: Embedded[str, bytes]) -> None:
+def test_short_value_is_rewritten_with_its_record(kv: Embedded[str, bytes]) -> None:
     kv.set("k", LARGE[:INLINE_BYTES])
     before = written()
     kv.expire("k", 100)

@@ -1,5 +1,5 @@
-"""What the system refuses is told as that, with the path and the user, and never called damage; a store that is open
-says where. Root may read and write everything, so as root these tests take another user's place.
+"""Errors of permissions name the path and the user, and never report damage. The error for an open store names the
+process. Root may read and write all files, so as root these tests change to another user.
 """
 
 import json

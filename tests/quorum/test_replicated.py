@@ -515,8 +515,8 @@ def test_a_table_that_is_behind_holds_its_node_back_and_gets_everything() -> Non
     assert fingerprint(store) == cluster.seen[len(cluster.stream)]
 
 
-def test_proposals_cost_what_they_do() -> None:
-    """Which bounds an entry: all nodes carry it out in one go."""
+def test_cost_of_proposals_is_their_work() -> None:
+    """Their cost bounds a log entry, which every node executes without a pause."""
     cluster = settled()
     node = cluster.nodes[0]
     said(cluster, node, SetRange(b"k", 100 * BYTES_PER_COST, b"x"))

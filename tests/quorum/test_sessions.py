@@ -122,7 +122,7 @@ def test_watch_holds_back_what_comes_behind_it() -> None:
     assert hear(cluster, one) == [OK, QUEUED, NULL_ARRAY, b"theirs"]
 
 
-def test_exec_is_carried_out_though_a_watched_write_is_pending() -> None:
+def test_exec_succeeds_with_a_pending_write_of_a_watched_key() -> None:
     cluster = settled()
     chat = chat_with(cluster.nodes[0])
     for words in ("SET k 1", "WATCH k", "MULTI", "SET k mine", "PUBLISH news text", "EXEC", "GET k"):

@@ -380,7 +380,7 @@ def bytes_of(client: RawClient, size: int) -> bytes:
 
 @pytest.mark.parametrize("protocol", ["native", "Redis"])
 @pytest.mark.parametrize(("count", "size"), [(400_000, 100), (60_000, 1_000), (40, MIB)])
-def test_replies_come_though_all_commands_are_sent_first(
+def test_pipeline_sent_before_any_read_gets_all_replies(
     start_on_both: Start, protocol: str, count: int, size: int
 ) -> None:
     """As most Redis clients send a pipeline: nothing is read before all is sent."""
@@ -394,7 +394,7 @@ def test_replies_come_though_all_commands_are_sent_first(
 
 
 @pytest.mark.parametrize("protocol", ["native", "Redis"])
-def test_replies_come_though_sent_commands_are_as_long(
+def test_long_commands_sent_before_any_read_get_all_replies(
     start_on_both: Start, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Commands beyond the read-ahead limit are executed, though replies wait; frames longer than it are read, too."""
@@ -409,7 +409,7 @@ def test_replies_come_though_sent_commands_are_as_long(
 
 
 @pytest.mark.parametrize("protocol", ["native", "Redis"])
-def test_replies_come_from_disk_though_all_commands_are_sent_first(start: Start, protocol: str, tmp_path: Path) -> None:
+def test_disk_pipeline_sent_before_any_read_gets_all_replies(start: Start, protocol: str, tmp_path: Path) -> None:
     with RawClient(start(data=str(tmp_path / "data")).address) as client:
         value = bytes(2_000)
         client.send((set_k(protocol, value) + GET_K[protocol] * 9) * 2_000)

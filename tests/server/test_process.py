@@ -328,7 +328,7 @@ def test_paused_server_reads_what_came_in_time_before_it_times_out(
         assert client.recv(200) == want
 
 
-def test_paused_server_still_times_out_who_said_nothing(log: Path) -> None:
+def test_paused_server_still_times_out_silent_clients(log: Path) -> None:
     with (
         ServerProcess("--port", "0", "--idle-timeout", "2s", log=log) as server,
         socket.create_connection(server.address, timeout=20) as client,

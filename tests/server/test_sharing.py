@@ -1,4 +1,4 @@
-"""Limits on all clients together fall on strangers first, then on the address that uses most."""
+"""Limits on all clients together apply to unauthenticated clients first, then to the address that uses most."""
 
 import dataclasses
 import logging
@@ -17,19 +17,19 @@ from tests.support.resp import request
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """A client on paper."""
+    """A client without a connection."""
 
     name: str
     network: str
     authenticated: bool = True
 
 
-def test_strangers_pay_before_all_others() -> None:
+def test_limit_applies_to_unauthenticated_clients_first() -> None:
     shares = {Client("a", "1"): 1_000, Client("b", "1"): 500, Client("c", "2", False): 1, Client("d", "3", False): 2}
     assert [client.name for client in first_to_pay(shares)] == ["d", "c", "a", "b"]
 
 
-def test_the_greediest_address_pays_before_the_largest_client() -> None:
+def test_limit_applies_to_the_largest_address_before_the_largest_client() -> None:
     shares = {Client("large", "1"): 90} | {Client(f"small {number}", "2"): 10 + number for number in range(10)}
     order = [client.name for client in first_to_pay(shares)]
     assert order[:5] == ["small 9", "small 8", "small 7", "small 6", "large"]
@@ -37,7 +37,7 @@ def test_the_greediest_address_pays_before_the_largest_client() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_each_in_turn_is_the_largest_of_the_greediest_address(seed: int) -> None:
+def test_each_next_client_is_the_largest_of_the_largest_address(seed: int) -> None:
     chance = random.Random(seed)
     shares = {
         Client(str(number), str(chance.randrange(5)), chance.random() < 0.7): chance.randrange(1, 50)
@@ -86,14 +86,14 @@ def authenticated(server: RunningServer) -> RawClient:
 
 
 def from_host(server: RunningServer, host: str) -> RawClient:
-    """A client whose address is another one of this computer's."""
+    """Return a client that connects from another address of this computer."""
     client = RawClient(server.address)
     client.socket.close()
     client.socket = socket.create_connection(server.address or ("", 0), SECONDS, source_address=(host, 0))
     return client
 
 
-def test_unfinished_frames_of_strangers_fail_first(start_on_both: Start) -> None:
+def test_unfinished_frames_of_unauthenticated_clients_fail_first(start_on_both: Start) -> None:
     server = start_on_both(password=PASSWORD, max_value=MIB, max_frame=2 * MIB, max_unfinished=2 * MIB)
     piece = b"$16000\r\n" + b"x" * 16_000 + b"\r\n"
     with authenticated(server) as honest, all_of(RawClient(server.address) for _ in range(24)) as strangers:
@@ -106,8 +106,8 @@ def test_unfinished_frames_of_strangers_fail_first(start_on_both: Start) -> None
         assert honest.socket.recv(100) == b"+OK\r\n"
 
 
-def test_unfinished_frames_of_the_greediest_address_fail_first(start_on_both: Start) -> None:
-    """Many with little each do not make a client from elsewhere pay, whose frame is longer."""
+def test_unfinished_frames_of_the_largest_address_fail_first(start_on_both: Start) -> None:
+    """Many clients with short frames at one address do not make a client at another address fail."""
     server = start_on_both(max_value=MIB, max_frame=2 * MIB, max_unfinished=2 * MIB)
     with from_host(server, "127.0.0.2") as honest, all_of(RawClient(server.address) for _ in range(60)) as greedy:
         for client in greedy:
@@ -119,7 +119,7 @@ def test_unfinished_frames_of_the_greediest_address_fail_first(start_on_both: St
         assert honest.socket.recv(100) == b"+OK\r\n"
 
 
-def test_no_evict_has_no_other_client_closed(
+def test_no_evict_closes_no_other_client(
     start_on_both: Start, tmp_path_unix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_on_both(unix=tmp_path_unix, max_unsent=8 * MIB)
@@ -141,8 +141,10 @@ def test_no_evict_has_no_other_client_closed(
             received += len(data)
 
 
-def test_a_stranger_gives_its_place_to_the_next_client(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """Where a password is wanted and all places are taken; clients that have authenticated keep theirs."""
+def test_unauthenticated_client_is_closed_for_the_next_client(
+    start_on_both: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a server with a password and the maximum number of clients. Authenticated clients stay connected."""
     caplog.set_level(logging.INFO)
     server = start_on_both(password=PASSWORD, max_connections=3)
     with authenticated(server) as first, RawClient(server.address) as stranger, RawClient(server.address):

@@ -1,5 +1,5 @@
-"""A server where something around it is not as usual: addresses that the machine does not have, missing packages, files
-of others in the working directory, a variable that breaks nodes.
+"""A server in unusual environments: addresses that the computer does not have, missing packages, unrelated files in the
+working directory, a variable that injects faults.
 """
 
 import asyncio

@@ -36,7 +36,7 @@ from tests.simulation.server import Server
 Step = list[Any]
 
 WAIT_SECONDS: Final = 30.0
-"""How long the simulation waits for a server that makes no progress."""
+"""Seconds that the simulation waits for a server without progress."""
 
 RECEIVE_BYTES: Final = 256 * 1024
 OUT_MAX: Final = 4 * 1024 * 1024

@@ -45,7 +45,7 @@ def test_all_replies_and_the_table_are_those_of_the_models(
 
 
 def finds(fault: str, mode: str, scripts: Path) -> str:
-    """What the simulation says of a build with this fault."""
+    """Return the failure that the simulation finds in a build with this fault."""
     with Servers(package=faults.faulty_package(fault)) as running:
         _, failure = simulate(running, [mode], "1", seconds=FIND_SECONDS, scripts=scripts, shrink_seconds=8.0)
     assert failure is not None, f"the simulation did not find fault {fault}"
@@ -123,7 +123,7 @@ def test_a_table_that_differs_from_the_models_is_found(
     commands: list[tuple[object, ...]],
     undone: list[tuple[object, ...]],
 ) -> None:
-    """A stranger changes the keys of a client behind its back."""
+    """A client outside the simulation changes the keys of a client."""
     from tests.simulation.driver import Driver
     from tests.simulation.model import Resp
 

@@ -1,5 +1,5 @@
-"""Log time after a clock was wrong and was put right: it never goes back and never stands still, and times to live
-count elapsed time meanwhile, in memory, on disk over a restart, and in a cluster."""
+"""Log time after an operator corrects a wrong clock: it never goes back and never stops, and TTLs count elapsed time.
+In memory, on disk over a restart, and in a cluster."""
 
 import logging
 import socket
@@ -99,7 +99,7 @@ def test_a_key_lives_as_long_as_it_was_given(place: Place, how: str, ttl: int) -
     assert place(Get(b"k")) is MISSING
 
 
-def test_a_restart_changes_nothing_of_it(tmp_path: Path) -> None:
+def test_restart_keeps_log_time_ahead_of_the_clock(tmp_path: Path) -> None:
     place = Place(lambda clock: Store(clock=clock, log=DiskLog(tmp_path / "data")))
     place.was_wrong()
     place(SetWith(b"before", b"v", ttl=10_000))
@@ -136,8 +136,8 @@ def test_log_time_meets_the_clock_after_twice_as_long_as_it_was_ahead(place: Pla
 
 
 @given(st.lists(st.integers(-10_000, 10_000) | st.just(0), max_size=30), st.integers(5, 20_000))
-def test_it_never_goes_back_nor_stands_still(steps: list[int], ttl: int) -> None:
-    """Whatever the clock does first: a key that is set then, and a clock that goes right from then on."""
+def test_log_time_never_goes_back_nor_stops(steps: list[int], ttl: int) -> None:
+    """After any steps of the clock, a key is set, and the clock is correct from then on."""
     clock = HandClock(BEGIN)
     store = Store(clock=clock)
     times = [store.keyspace.now]

@@ -294,7 +294,7 @@ class Writer(threading.Thread):
             parts = [self._command() for _ in range(self._dice.randint(2, 5))]
             data = command(b"MULTI") + b"".join(sent for _, sent in parts) + command(b"EXEC")
             watches = self._dice.random() < 0.5
-            if watches:  # nobody else writes here, so that each is carried out
+            if watches:  # there is no other writer, so each transaction succeeds
                 data = command(b"WATCH", *[b"key:%d" % self._dice.randrange(KEYS) for _ in range(3)]) + data
             changes = [change for change, _ in parts]
 
@@ -366,10 +366,10 @@ _KINDS: Final = {
 """What writers do, and how often."""
 
 NO_SUCH_KEY: Final = b"-ERR no such key\r\n"
-"""What RENAME says of a key that is not there, which changes nothing."""
+"""The reply to RENAME of an absent key, which changes nothing."""
 
 GIVEN_UP: Final = b"*-1\r\n"
-"""What EXEC says where a watched key has changed."""
+"""The reply to EXEC if a watched key has changed."""
 
 
 class ArticleWriter(Writer):

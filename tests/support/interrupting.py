@@ -16,14 +16,14 @@ import cairnkv
 PACKAGE = str(Path(cairnkv.__file__).parent)
 
 LOOKS = ("RESUME", "JUMP_BACKWARD")
-"""Opcodes, by the beginning of their names, before which the interpreter looks."""
+"""Prefixes of the names of opcodes before which the interpreter checks for pending work."""
 
 CALLS = ("CALL",)
-"""Opcodes, by the beginning of their names, behind which it looks."""
+"""Prefixes of the names of opcodes after which the interpreter checks for pending work."""
 
 
 class Interruption(BaseException):
-    """What a signal handler raises."""
+    """The exception of a signal handler."""
 
 
 def points_of(code: CodeType, known: dict[CodeType, frozenset[int]]) -> frozenset[int]:

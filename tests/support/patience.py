@@ -3,4 +3,4 @@
 from typing import Final
 
 AT_ONCE: Final = 15.0
-"""Seconds in which something is done that does not wait, on a busy machine too. What fails has to take much longer."""
+"""Maximum seconds of an action that does not wait, on a busy machine. A failing action must take much longer."""

@@ -1,4 +1,4 @@
-"""What the system says of its TCP sockets."""
+"""The system's information about its TCP sockets."""
 
 from pathlib import Path
 

@@ -239,8 +239,8 @@ def test_what_an_error_repeats_of_an_unknown_command(words: tuple[bytes, ...], r
 
 @pytest.mark.parametrize("protocol", ["2", "3"])
 @pytest.mark.parametrize("told", ["COMMAND", "COMMAND INFO", "COMMAND DOCS"])
-def test_what_all_commands_are_is_told_anew_each_time(chat: Chat, told: str, protocol: str) -> None:
-    """Its bytes are kept, for each protocol, and are the same within a transaction."""
+def test_command_replies_are_equal_each_time(chat: Chat, told: str, protocol: str) -> None:
+    """The server caches the reply for each protocol. In a transaction the reply is the same."""
     chat(f"HELLO {protocol}")
     first = chat(told)
     assert len(first) >= chat("COMMAND COUNT")
@@ -255,7 +255,7 @@ def test_what_all_commands_are_is_told_anew_each_time(chat: Chat, told: str, pro
     assert chat(told) == first
 
 
-def test_what_all_commands_are_is_no_longer_than_a_frame() -> None:
+def test_command_reply_fits_in_a_frame() -> None:
     chat = Chat(limits=Limits(value=1_000, frame=5_000))
     assert chat("COMMAND DOCS").text.startswith("ERR BIGREPLY")
     chat("MULTI")

@@ -145,7 +145,7 @@ class TestTurns:
         assert replies_of_a_turn(chat, request(*name.encode().split()) * 100) == 6
 
     @pytest.mark.parametrize("text", ["COMMAND", "COMMAND INFO", "COMMAND DOCS", "COMMAND LIST"])
-    def test_what_the_server_tells_of_itself_ends_a_turn_sooner(self, chat: Chat, text: str) -> None:
+    def test_long_server_replies_end_a_turn_sooner(self, chat: Chat, text: str) -> None:
         said = request(*text.encode().split())
         chat.session.receive(said * 600)
         chat.session.advance()

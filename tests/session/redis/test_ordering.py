@@ -76,9 +76,7 @@ def test_a_transaction_given_up_waits_for_the_change_that_it_was_given_up_for() 
     ],
     ids=["write", "reads", "no keys", "message and write", "nothing"],
 )
-def test_exec_is_carried_out_though_a_watched_write_is_pending(
-    late: bool, queued: list[str], replies: list[Any]
-) -> None:
+def test_exec_succeeds_with_a_pending_write_of_a_watched_key(late: bool, queued: list[str], replies: list[Any]) -> None:
     """The last write of the watched key came before WATCH, and is not committed yet."""
     chat = Chat(late=late)
     for words in ("SET k 1", "WATCH k", "MULTI", *queued, "EXEC"):
@@ -88,7 +86,7 @@ def test_exec_is_carried_out_though_a_watched_write_is_pending(
     assert chat.hear() == [OK, OK, OK, *[QUEUED] * len(queued), replies]
 
 
-def test_exec_is_given_up_for_a_change_while_others_are_pending() -> None:
+def test_exec_fails_on_a_change_while_other_writes_are_pending() -> None:
     chat = Chat(late=True)
     other = Chat(chat)
     chat.send(b"SET", b"k", b"1")
