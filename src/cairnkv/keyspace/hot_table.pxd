@@ -64,7 +64,7 @@ cdef class HotTable:
     cdef list _directory
     cdef PyObject **_entries  # of the directory
     cdef int _shift
-    cdef int64_t now, lead  # log time, and how far it is ahead of the clock
+    cdef int64_t now, lead  # log time, and its lead over the clock
     cdef int64_t _keys, _used  # by how much they have changed
     cdef Place _ahead[AHEAD_MAX]
     cdef int _ahead_count, _ahead_next
@@ -271,14 +271,14 @@ cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) exc
 
 
 cdef inline int64_t after(HotTable self, int64_t ttl) noexcept:
-    """`Shared.after`: the log time when so many milliseconds have elapsed."""
+    """As `Shared.after`: return the log time after `ttl` milliseconds of elapsed time."""
     if self.lead == 0:
         return self.now + ttl
     return max(self.now + (ttl + 1) // 2, self.now - self.lead + ttl)
 
 
 cdef inline bint can_put(HotTable self, Place *place) except -1:
-    """Whether `put` can be done here: without a bucket to split."""
+    """Return whether the native path can do `put`: no bucket splits."""
     if self._only_reads:
         return False
     if place.value is NULL:
@@ -295,7 +295,7 @@ cdef inline bint can_put_too(HotTable self, Place *place, Py_ssize_t *new) excep
         return False
     new[0] += 1
     if PyDict_Size(<object>place.values) + new[0] <= self._bucket_keys:
-        return True  # whatever is there already
+        return True  # the bucket gets no new key
     look_up(self, place)
     new[0] -= place.value is not NULL
     return place.value is not NULL

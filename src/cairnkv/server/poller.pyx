@@ -112,7 +112,7 @@ cdef class Poller:
     cdef PyObject **_clients  # the same, borrowed, for a look-up without Python
     cdef int _clients_size
     cdef bint _called  # whether Python code was called, which may have something for asyncio to do
-    cdef bint _polling  # whether `poll` is under way
+    cdef bint _polling  # whether `poll` runs
     cdef object _stop  # a SystemExit or KeyboardInterrupt of a protocol, until `poll` raises it
 
     def __cinit__(self):
@@ -222,7 +222,7 @@ cdef class Poller:
         return 0
 
     cdef unsigned char *_free_buffer(self) except NULL:
-        """The receive buffer, once the clients whose bytes it held are served."""
+        """Return the receive buffer, after serving the clients whose bytes it holds."""
         if self._together and not CAIRNKV_SHARES_BUFFER:
             self._serve_together()
         return self._received
@@ -613,7 +613,7 @@ cdef class Transport:
                     self._protocol.data_received(view)
                 finally:
                     view.release()
-                if lent.views:  # the memory is for the next client
+                if lent.views:  # the next client uses this memory
                     raise BufferError(f"{self._protocol!r} has kept a part of the receive buffer; copy it instead")
         except BaseException as error:
             self._wrong(error)
@@ -753,7 +753,7 @@ cdef class Transport:
         self._when_released = None
         self._unsent_size = self._held_size = 0
         self._accelerator = None
-        self._loop.call_soon(self._tell_lost, error)  # not before: events of this wake-up may name the descriptor
+        self._loop.call_soon(self._tell_lost, error)  # later: events of this wake-up may still name the descriptor
         return self._poller._remove(self._fd)
 
     def _tell_lost(self, error):

@@ -50,13 +50,13 @@ cdef class Accelerator:
     cdef char *_out
     cdef Py_ssize_t _size
     cdef int at_piece  # the one at hand, also when something has failed
-    cdef bint busy  # whether a run is under way
-    cdef bint output_in_use  # whether the poller has yet to take the replies of its run
+    cdef bint busy  # whether a run is in progress
+    cdef bint output_in_use  # whether the poller has not taken the replies of its run yet
     cdef readonly int64_t commands
     cdef readonly int64_t writes
     # Of the run at hand:
     cdef Conversation *_conversation
-    cdef Py_ssize_t _bytes_max  # of a piece, beyond which no other frame is begun
+    cdef Py_ssize_t _bytes_max  # of a piece, after which no further frame begins
     cdef Py_ssize_t _room_end  # where the replies to this piece have to end
     cdef public bint off
     cdef readonly bint proposes  # whether commands are only brought to a log here, and have their turn later

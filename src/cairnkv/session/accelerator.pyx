@@ -108,7 +108,7 @@ cdef class Accelerator:
         cdef Py_buffer view
         self.refuse_within()
         if self.output_in_use:
-            return 0  # Python code that runs before the poller has taken all replies: it goes the pure path
+            return 0  # called by Python code before the poller has taken all replies: use the pure path
         conversation.width = width
         conversation.success = statuses[0]
         conversation.failure = statuses[1]
@@ -116,7 +116,7 @@ cdef class Accelerator:
         conversation.frame_max = frame_max
         conversation.reads_locally = reads_locally
         piece.waits = NOTHING_WAITS if own_writes_there else WRITES_WAIT
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)  # while it is held, nobody can move the bytes
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)  # while held, no code can move the bytes
         self._bytes_max = bytes_max
         try:
             piece.data = <const unsigned char *>view.buf + start

@@ -482,7 +482,7 @@ cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize
     if first == 0 or self._room_end - self._size < 8:
         return 0
     at = first
-    for pair in range(count // 2):  # all of them can be stored before any is
+    for pair in range(count // 2):  # check all pairs before storing the first one
         size = be32(frame + at)
         if not 1 <= size <= KEY_MAX:
             return 0

@@ -423,7 +423,7 @@ cdef bint _mset(RedisAccelerator self, const Words *words) except -1:
         place_of(self._table, &place, words.at[item], words.size[item])
         if not can_put_too(self._table, &place, &new):
             return False
-    for item in range(1, words.count, 2):  # all of them can be stored before any is
+    for item in range(1, words.count, 2):  # check all pairs before storing the first one
         place_of(self._table, &place, words.at[item], words.size[item])
         look_up(self._table, &place)
         put(self._table, &place, words.at[item + 1], words.size[item + 1])

@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t
 
 cdef class HotClock:
     cdef object _clock
-    cdef object _log, _shared  # a `LogClock`, and whose log time it says; None: the clock says log time
+    cdef object _log, _shared  # a `LogClock` and the owner of its log time; None: log time is the clock
     cdef bint _wall  # whether that is the system's clock
     cdef int64_t milliseconds(self) except? -1
     cdef bint in_step(self, int64_t now) except -1

@@ -13,7 +13,7 @@ cdef class HotClock:
     """A clock, as `cairnkv.store.clock` defines one."""
 
     def __init__(self, clock):
-        """clock: or a `LogClock`, which says log time by one."""
+        """clock: returns the time of the clock, or a `LogClock`."""
         self._log = self._shared = None
         if isinstance(clock, LogClock):
             self._log, self._shared, clock = clock, clock.shared, clock.wall
@@ -29,10 +29,10 @@ cdef class HotClock:
         return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
 
     cdef bint in_step(self, int64_t now) except -1:
-        """Whether log time follows the clock, which says `now`; if not, `LogClock` has to say what log time is."""
+        """Return whether log time follows the clock, which shows `now`. If not, ask `LogClock` for log time."""
         return self._log is None or (<int64_t>self._shared.lead == 0 and 0 <= now - <int64_t>self._shared.now < IN_STEP_MS)
 
     cdef int64_t log_time(self) except? -1:
-        """Let log time go on to what it is now; where it follows the clock, whoever asks has to note it."""
+        """Return the current log time. If log time follows the clock, the caller must store it."""
         cdef int64_t now = self.milliseconds()
         return now if self.in_step(now) else self._log()

@@ -22,7 +22,7 @@ def fill(put, delete, effects, Py_ssize_t longest):
     cdef bytes key, value, record
     cdef object deadline
     for item in effects:
-        if type(item) is not tuple:  # a `Redated`
+        if type(item) is not tuple:  # a `Redated`, whose value stays
             break
         effect = <tuple>item
         key, value, deadline = effect[1], effect[2], effect[3]
