@@ -1,5 +1,6 @@
 """The formats of import and export: rows come back byte for byte, and bad lines are named, not guessed at."""
 
+import codecs
 import csv
 import io
 import json
@@ -14,8 +15,9 @@ from cairnkv.cli.formats import CSV, FORMATS, JSONL, TSV, Bad, CannotSay, Format
 from cairnkv.errors import CallerError
 from cairnkv.limits import KEY_MAX, TTL_MAX
 
+OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 SPECIAL = [b"\\", b"\t", b"\n", b"\r", b'"', b",", b"\\n", b"\x00", b"\xef\xbb\xbf", b"'", b"=", "é\u2028".encode()]
-pieces = st.lists(st.sampled_from(SPECIAL) | st.binary(max_size=4), max_size=6).map(b"".join)
+pieces = st.lists(st.sampled_from([*SPECIAL, *OTHER_MARKS]) | st.binary(max_size=4), max_size=6).map(b"".join)
 expiries = st.none() | st.integers(0, TTL_MAX)
 rows = st.builds(Row, pieces.filter(bool), pieces, expiries)
 text_pieces = st.lists(st.sampled_from(SPECIAL) | st.text(max_size=4).map(str.encode), max_size=6).map(b"".join)
@@ -75,7 +77,7 @@ def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
     try:
         lines = read(form, data)
     except CallerError:
-        assert form is CSV  # its header
+        assert form is CSV or data.startswith(OTHER_MARKS)  # CSV: its header
     else:
         assert all(isinstance(line, Bad) or 1 <= len(line.row.key) <= KEY_MAX for line in lines)
 
@@ -231,6 +233,36 @@ def test_tsv_keeps_a_key_that_begins_with_the_mark() -> None:
     row = Row(MARK + b"a", b"b")
     assert written(TSV, [row, row]) == MARK + MARK + b"a\tb\n" + MARK + b"a\tb\n"
     assert rows_in(TSV, written(TSV, [row, row])) == [row, row]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32-le", "UTF-32"), ("utf-32-be", "UTF-32")],
+)
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [(JSONL, '{"key": "a", "value": "b"}\n'), (TSV, "a\tb\n"), (CSV, "key,value\na,b\n")],
+    ids=["jsonl", "tsv", "csv"],
+)
+@pytest.mark.parametrize("begin", ["", "\n"])
+def test_file_in_another_encoding_is_refused(form: Format, text: str, encoding: str, name: str, begin: str) -> None:
+    data = f"\ufeff{begin}{text}".encode(encoding)
+    with pytest.raises(CallerError, match=f"^line 1: {name}; save the file as UTF-8$"):
+        next(form.read(io.BytesIO(data)))
+
+
+def test_long_first_line_in_another_encoding_is_refused() -> None:
+    form = formats._ByLine(formats._parse_tsv, formats._unparse_tsv, limit=100)
+    with pytest.raises(CallerError, match="UTF-16"):
+        read(form, ("a\t" + "b" * 100).encode("utf-16"))
+
+
+@pytest.mark.parametrize("mark", OTHER_MARKS)
+@pytest.mark.parametrize("form", [TSV, JSONL], ids=["tsv", "jsonl"])
+def test_key_that_begins_with_another_mark_is_kept(form: Format, mark: bytes) -> None:
+    for key in (mark, mark + b"a", MARK + mark + b"a"):
+        some = [Row(key, b"b"), Row(key + b"2", b"b")]
+        assert rows_in(form, written(form, some)) == some
 
 
 @pytest.mark.parametrize("form", [JSONL, TSV, CSV], ids=["jsonl", "tsv", "csv"])

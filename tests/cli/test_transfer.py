@@ -222,6 +222,19 @@ def test_import_says_how_far_it_came_when_it_is_interrupted(
     assert kv.count() == 2_000
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("options", [[], ["--skip-bad"]])
+def test_import_of_another_encoding_stores_nothing(
+    encoding: str, options: list[str], cairn_here: Call, kv: Store, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.tsv"
+    file.write_bytes("\ufeffk\tv\r\nk2\tv2\r\n".encode(encoding))
+    said = cairn_here("import", str(file), *options)
+    why = f"line 1: {encoding[:6].upper()}; save the file as UTF-8"
+    assert (said.code, said.err) == (2, f"cairn: imported 0 rows; {why}\n")
+    assert kv.count() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_import_says_what_nobody_can_tell_when_it_is_interrupted(number: signal.Signals, tmp_path: Path):
     """The signal comes while the second batch is on its way."""

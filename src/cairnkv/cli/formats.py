@@ -82,13 +82,27 @@ _RawLine: TypeAlias = tuple[int, bytes | None]
 MARK: Final = b"\xef\xbb\xbf"
 """The UTF-8 byte order mark that some programs write at the beginning of a file. It is not a part of the first line."""
 
+_OTHER_MARKS: Final = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""Byte order marks of encodings that no format has. The mark of little-endian UTF-32 begins with that of UTF-16."""
+
 
 def _lines(file: IO[bytes], limit: int) -> Iterator[_RawLine]:
+    """Return the lines of a file without its mark. Raises `CallerError` if the file is UTF-16 or UTF-32."""
     number = 0
     while line := file.readline(limit + 1):
         number += 1
-        if len(line) <= limit:
-            yield number, line.removeprefix(MARK) if number == 1 else line
+        fits = len(line) <= limit
+        if number == 1:
+            if other := next((name for mark, name in _OTHER_MARKS.items() if line.startswith(mark)), None):
+                raise CallerError(f"line 1: {other}; save the file as UTF-8")
+            line = line.removeprefix(MARK)
+        if fits:
+            yield number, line
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(limit)
@@ -120,7 +134,8 @@ class _ByLine:
         first = True
         for row in rows:
             line = self._unparse(row)
-            if first and line.startswith(MARK):  # a key's own mark: import removes one mark
+            # A key may begin with a mark. Import removes one mark of UTF-8, and refuses a file with another mark.
+            if first and line.startswith((MARK, *_OTHER_MARKS)):
                 line = MARK + line
             first = False
             yield line
