@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cairnkv.testing import running_server
+
 PATIENCE = 60.0
 
 BEGIN = {
@@ -46,6 +48,27 @@ assert late == ["timed out"], late
 print("well")
 """
 
+TURNS = """
+import sys, cairnkv
+kv = cairnkv.connect(sys.argv[1])
+kv.set("k", "v")
+done, calls = [], []
+def greedy():
+    while len(done) < 3:
+        calls.append(kv.get("k"))
+def modest():
+    for _ in range(50):
+        kv.get("k")
+    done.append(1)
+spawn(greedy)
+for _ in range(3):
+    spawn(modest)
+while len(done) < 3:
+    sleep(0.01)
+assert len(calls) < 50 * 50, len(calls)
+print("well")
+"""
+
 ON_DISK = """
 import sys, cairnkv
 try:
@@ -70,6 +93,13 @@ def run(library: str, program: str, *arguments: str) -> str:
 @pytest.mark.filterwarnings("ignore")
 def test_other_green_threads_run_while_a_call_waits(library: str) -> None:
     assert run(library, WAITS).endswith("well")
+
+
+@pytest.mark.parametrize("library", BEGIN)
+@pytest.mark.filterwarnings("ignore")
+def test_green_threads_take_turns_and_none_waits_for_long(library: str) -> None:
+    with running_server() as server:
+        assert run(library, TURNS, server.url) == "well"
 
 
 @pytest.mark.filterwarnings("ignore")

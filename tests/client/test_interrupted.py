@@ -370,6 +370,15 @@ print("well")
 """
 
 
+def test_backup_in_a_thread_of_the_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer may run there, and would wait for the thread that it runs in."""
+    with contextlib.closing(cairnkv.open(tmp_path / "data")) as kv:
+        monkeypatch.setattr("cairnkv.client.embedded.is_own", lambda: True)
+        with pytest.raises(cairnkv.CallerError, match="finalizer"):
+            kv.backup(tmp_path / "backups")
+        monkeypatch.undo()
+
+
 def test_a_fork_within_a_call_gives_the_child_a_whole_store() -> None:
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK_WITHIN],

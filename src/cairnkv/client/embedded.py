@@ -65,6 +65,11 @@ class Shared(abc.ABC):
             raise CallerError("a store in memory has no backups; open a store on disk: cairnkv.open('data/')")
         if self._closed:
             raise CallerError("this store is closed")
+        if is_own():
+            raise CallerError(
+                "backup was called by a finalizer that the garbage collector has run in a thread of the store itself, "
+                "which cannot wait for the backup"
+            )
         whole: object = keep  # whatever its annotation says
         if keep is not None and not (isinstance(whole, int) and whole > 0):
             raise OptionError(f"keep is a number of backups above 0, not {keep!r}")

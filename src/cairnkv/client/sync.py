@@ -61,6 +61,9 @@ then noticed before anything is sent, so that the call can be made on another on
 LOST_TURN_SECONDS: Final = 0.05
 """Seconds that a call waits for its turn before it checks whether an interrupted call lost the turn."""
 
+GREEN_LOOKS: Final = 50
+"""How often a call in a green thread asks for its turn before it pauses: most calls are shorter than a pause."""
+
 GREEN_PAUSE_SECONDS: Final = 0.002
 """Seconds that a call in a green thread waits before it asks for its turn again."""
 
@@ -166,11 +169,20 @@ class Client(KeyValue[K, V]):
         return turn
 
     def _await_green_turn(self, deadline: float) -> "_Turn | None":
-        while time.monotonic() < deadline:
-            time.sleep(GREEN_PAUSE_SECONDS)  # a wait in the queue would stop all green threads
-            with contextlib.suppress(queue.Empty):
-                return self._turns.get_nowait()
-        return None
+        handed: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
+        self._waiting.append(handed)
+        looks = 0
+        try:
+            while time.monotonic() < deadline:
+                # A wait in the queue would stop all green threads.
+                time.sleep(0 if looks < GREEN_LOOKS else GREEN_PAUSE_SECONDS)
+                looks += 1
+                for turns in (handed, self._turns):
+                    with contextlib.suppress(queue.Empty):
+                        return turns.get_nowait()
+            return None
+        finally:
+            self._stop_waiting(handed)
 
     def _await_turn(self, deadline: float) -> "_Turn | None":
         """Return the turn after the calls that waited before, or None after the deadline. Threads wait in order."""
@@ -186,10 +198,13 @@ class Client(KeyValue[K, V]):
                     return self._new_turn()
             return None
         finally:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(handed)
-            with contextlib.suppress(queue.Empty):
-                self._give_back(handed.get_nowait())  # it arrived after the deadline
+            self._stop_waiting(handed)
+
+    def _stop_waiting(self, handed: "queue.SimpleQueue[_Turn]") -> None:
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(handed)
+        with contextlib.suppress(queue.Empty):
+            self._give_back(handed.get_nowait())  # it arrived after the deadline
 
     def _holds_turn(self, frame: types.FrameType | None, *, waits: bool = False) -> bool:
         """Return whether this frame, or one of its callers, is a call that has the turn.
