@@ -42,7 +42,7 @@ print(cairnkv.features()["hot path"])
 
 
 class Built(NamedTuple):
-    """What `python -m build` makes of a clone."""
+    """The distributions that `python -m build` makes from a clone."""
 
     sdist: Path
     wheel: Path
@@ -83,7 +83,7 @@ def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def use(distribution: Path, directory: Path, **environment: str) -> str:
-    """Install a distribution into a new environment and use it there; its hot path."""
+    """Install a distribution into a new environment and use it there. Returns which path is in use."""
     venv = directory / "venv"
     run(sys.executable, "-m", "venv", venv, cwd=directory)
     python = venv / "bin" / "python"

@@ -18,7 +18,7 @@ STEPS = (
     (r"warning: \w+: (\S+ is not compiled, .*)", "{}"),
     (r"Installing collected packages: (.*)", "installing {}"),
 )
-"""Patterns of pip's lines, without the space around them, and what is printed for each."""
+"""Patterns of pip's output lines without surrounding space, and the text to print for each."""
 
 SHOWN = 160
 """Characters of a step that are printed."""
@@ -48,7 +48,7 @@ def main(what: str) -> int:
 
 
 def step_of(line: str) -> str | None:
-    """What to print for a line of pip's; None for nothing."""
+    """Return the text to print for a line of pip's output, or None."""
     for pattern, text in STEPS:
         if match := re.match(pattern, line):
             return text.format(*match.groups())

@@ -17,7 +17,7 @@ def command(*words: bytes) -> bytes:
 
 
 def lines_of(*said: tuple[Side, bytes]) -> list[str]:
-    """What is printed of a conversation."""
+    """Return the printed lines of a conversation."""
     conversation = Conversation("#1")
     return [str(line) for side, data in said for line in conversation.said(side, data, 0.5)]
 

@@ -69,7 +69,7 @@ def work(number):
 in_threads(work)
 assert sorted(won) == list(range(100)), won
 """
-"""What works from several threads on either cache."""
+"""Operations that work from several threads on both caches."""
 
 COUNTING = """
 cache.set("n", 0)
@@ -81,7 +81,7 @@ def count(number):
 in_threads(count)
 assert cache.get("n") == 4 * 200 * 2, cache.get("n")
 """
-"""What works from several threads on Django's own cache: it sends INCRBY."""
+"""Operations that work from several threads on Django's own cache only: it sends INCRBY."""
 
 LOCKING = """
 import django, redis
@@ -98,7 +98,7 @@ except redis.ResponseError as error:
 
 
 def ran(server: Target, program: str, backend: str) -> str:
-    """Run a program with this cache; what it printed."""
+    """Run a program with this cache and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=environment(server, CACHE_BACKEND=backend),

@@ -1,4 +1,4 @@
-"""Tools for documents, benchmarks and the demo run where only their own extras are installed: they import no test."""
+"""The tools for documents, benchmarks and the demo import only packages of their own extras, and no test module."""
 
 import ast
 import re
@@ -13,10 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOLING = {"docs": (), "benchmarks": ("bench", "cluster"), "demo": ("cluster",), "tools": ()}
-"""The directories, and the extras that `make` installs before it runs what is in them."""
+"""The directories, and the extras that `make` installs before it runs their programs."""
 
 MODULES = {"pymemcache": "pymemcache", "valkey-glide": "glide", "rocksdict": "rocksdict", "nats-py": "nats"}
-"""The module that a distribution brings, where its name is another."""
+"""The module of a distribution, if its name differs from the distribution's."""
 
 SECONDS = 120.0
 
@@ -51,7 +51,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The tooling of this clone, without the package and without what tests need."""
+    """Copy the tooling of this clone without the package and the tests."""
     for name in ("docs", "benchmarks", "tests/clients"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
     shutil.copy(ROOT / "README.md", tmp_path)

@@ -118,7 +118,7 @@ def test_example_client_refuses_an_empty_key(run: Run) -> None:
 def test_example_client_says_that_an_outcome_is_unknown_when_the_server_ends(program: list[str]) -> None:
     def serve() -> None:
         with listener.accept()[0] as connected:
-            if connected.recv(100)[2] == 3:  # a PING, from the client that opens with one
+            if connected.recv(100)[2] == 3:  # a PING: client.mjs opens with one
                 connected.sendall(bytes.fromhex("00 30 00 00 00 04") + b"PONG")
                 connected.recv(100)
 

@@ -69,7 +69,7 @@ def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int, protoc
 
 
 def fuzz(seconds: float, first: int, protocol: str) -> int:
-    """Live lives until the time is up. A seed draws one life for each choice of the protocol."""
+    """Run random histories until the time is up. A seed determines one history for each choice of the protocol."""
     import cairnkv.session.accelerator
     from cairnkv.wire import Dialect, Limits
     from tests.support import cluster_twins

@@ -141,7 +141,7 @@ def test_they_can_be_cleared_and_freed(kind: str) -> None:
 
 
 def memory_for(work: Callable[[], object]) -> int:
-    """The most memory that something takes while it is done, in bytes: it tells whether a whole bucket is copied."""
+    """Return the peak memory of a call in bytes. It shows whether the call copies a whole bucket."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -190,7 +190,7 @@ def test_cursors_of_keys_of_one_position_are_below_2_to_the_53() -> None:
 
 
 def test_cursor_of_colliding_keys_is_the_same_in_other_tables() -> None:
-    """In one table the bucket keeps an order, in the other it never did; and the first loses most of its keys."""
+    """The bucket of one table keeps an order and loses most of its keys; the bucket of the other never kept an order."""
     crowd = harmful("one position", 3_000)
     many, few = Keyspace(), Keyspace()
     put(many, crowd)
@@ -237,7 +237,7 @@ def test_an_order_of_keys_is_that_of_a_sorted_list(changes: list[tuple[bool, int
 
 
 class TestKeysOfOnePlace:
-    """Keys forged to share all bits of a cursor, which takes so long that here the tie is taken away instead."""
+    """Keys that share all bits of a cursor. Forging them takes too long, so the test removes the tie-breaker instead."""
 
     LIMIT = 2_000
 

@@ -600,7 +600,7 @@ def test_exec_with_cold_keys_and_a_watched_one(disk: Cooled) -> None:
 
 
 class Listening(Chatting):
-    """Redis' wire on a store on disk, for clients that share it."""
+    """A connection of the Redis protocol to a store on disk, which several connections share."""
 
     def __init__(self, disk: Cooled, surroundings: Surroundings) -> None:
         super().__init__(disk)
@@ -608,7 +608,7 @@ class Listening(Chatting):
 
 
 def test_exec_that_fails_during_its_disk_reads_publishes_nothing(disk: Cooled) -> None:
-    """Whether a watched key has changed is not known before the values are there that the transaction needs."""
+    """The server checks the watched keys only after it has read the values that the transaction needs."""
     surroundings = Surroundings(disk.store)
     one, other = Listening(disk, surroundings), Listening(disk, surroundings)
     assert one.say("SET watched 1", "SET cold 1", "PSUBSCRIBE *")[:2] == ["OK", "OK"]

@@ -1,4 +1,4 @@
-"""EXPIRE, PERSIST and GETEX of a large value on disk write the expiry and not the value; what is there stays right."""
+"""EXPIRE, PERSIST and GETEX of a large value on disk write the expiry, not the value, and the value stays correct."""
 
 import os
 from collections.abc import Iterator

@@ -72,7 +72,7 @@ class TestHearing:
             assert len(heard) == 3
 
     async def test_subscription_leaves_before_what_is_sent_behind_it(self) -> None:
-        """A server that writes down what it is sent; else an answer could come before the subscription to it."""
+        """A server records the order of messages. A reply must not arrive before its subscription."""
         received: list[bytes] = []
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -96,7 +96,7 @@ def test_every_refused_client_gets_an_answer(tmp_path: Path, speak: bool) -> Non
                     served += reply == PONG
                     refused += failed_with(reply, "BUSY")
             if not speak:
-                for client in reversed(crowd):  # refused ones are told without having spoken, after a moment
+                for client in reversed(crowd):  # refused clients get an answer soon, even if they send nothing
                     client.socket.settimeout(3)
                     try:
                         refused += failed_with(client.reply(), "BUSY")

@@ -55,7 +55,7 @@ def test_server_probes_quiet_clients(start_on_both: Start, command: bytes) -> No
 
 
 def test_long_stall_timeout_outlasts_the_system(start_on_both: Start) -> None:
-    """The system does not close a client that may be slow for longer than data may stay unacknowledged."""
+    """With a stall timeout longer than KEEPALIVE_TIMEOUT, the system does not close a slow client."""
     server = start_on_both(stall_timeout=KEEPALIVE_TIMEOUT)
     with RawClient(server.address) as client:
         client.send(b"PING\r\n")
@@ -70,7 +70,7 @@ def test_unix_socket_clients_are_served_as_before(start_on_both: Start, tmp_path
         assert client.socket.recv(100) == b"+PONG\r\n"
 
 
-# -- a network that swallows everything ------------------------------------------------------------------------
+# -- a network that drops all packets --------------------------------------------------------------------------
 
 HERE, THERE = (f"10.93.{os.getpid() % 250}.{number}" for number in (1, 2))
 _numbers = itertools.count()
@@ -113,7 +113,7 @@ with socket.create_connection(("{HERE}", int(sys.argv[1]))) as s:
 def test_vanished_subscriber_is_found(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, publishing: bool
 ) -> None:
-    """Its network swallows everything: no end and no reset arrive. The times are shortened to seconds."""
+    """The network drops all packets, so neither FIN nor RST arrives. The test shortens the times to seconds."""
     short = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
     monkeypatch.setattr(sockets, "_KEEPALIVE", tuple((getattr(socket, name), time) for name, time in short.items()))
     monkeypatch.setattr(connection, "KEEPALIVE_TIMEOUT", 3)

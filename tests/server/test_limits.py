@@ -62,7 +62,7 @@ def test_who_was_refused_takes_no_place(start_on_both: Start, monkeypatch: pytes
 
 
 def test_a_crowd_over_the_limit(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """Many more are refused than may stay for it, and all are told; those inside notice nothing."""
+    """More clients are refused than may stay connected. All get the reason, and admitted clients are not affected."""
     server = start_on_both(max_connections=2)
     with RawClient(server.address) as client:
         assert client.ask(Ping(b"")) == PONG

@@ -129,7 +129,7 @@ class Client:
         self._tell(self.wire.append(key, b"%d," % self._count), self.wire.number(len(self.values[key])))
 
     def read(self, count: int | None = None) -> None:
-        """Read the next replies, all by default, and hold them against what they have to be."""
+        """Read the next replies, all by default, and compare them with the expected ones."""
         for _ in range(len(self._expected) if count is None else count):
             expected = self._expected.popleft()
             self.unread -= len(expected)
@@ -223,7 +223,7 @@ def test_slow_reader_leaves_commands_of_neighbours_alone(
 def test_slow_reader_leaves_staged_writes_of_neighbours_alone(
     start_on_both: Start, clients: Connect, tmp_path_unix: str
 ) -> None:
-    """On a durable store: what was acknowledged is what the log has got."""
+    """On a durable store, the log has exactly the acknowledged writes."""
     log = LateLog(keeps_effects=True)
     server = start_on_both(log=log, unix=tmp_path_unix)
     slow, neighbour = clients(b"slow"), clients(b"neighbour")

@@ -20,7 +20,7 @@ from cairnkv.server.poller import Transport
 
 
 class Called(asyncio.Protocol):
-    """Calls a function with what it receives."""
+    """Calls a function with the received bytes."""
 
     def __init__(self, function: Callable[[memoryview], object]) -> None:
         self._function = function
@@ -40,7 +40,7 @@ class Pairs:
         self.transports: list[Transport] = []
 
     def serve(self, function: Callable[[memoryview], object]) -> socket.socket:
-        """Call this with what is sent through the socket that is returned."""
+        """Return a socket. The loop calls the function with the bytes sent through it."""
         served, client = socket.socketpair()
         served.setblocking(False)
         client.settimeout(10)

@@ -156,7 +156,7 @@ def test_commands_of_many_keys_are_whole_or_not_begun(count: int) -> None:
 
 
 def test_for_keys_of_one_position() -> None:
-    """Their bucket keeps an order of its keys, which the compiled way has to leave alone or keep in step."""
+    """Their bucket keeps an order of its keys, which the native path must update or leave to the pure path."""
     crowd = [*itertools.islice(keys_at(0xABCD_1234), 2_000)]
     twins = Twins()
     twins.say(request(b"HELLO", b"2"))
@@ -173,7 +173,7 @@ def test_for_keys_of_one_position() -> None:
 
 
 def test_turn_ends_after_its_bytes_of_commands() -> None:
-    """Whatever was read ahead of it: other clients have their turn."""
+    """Other clients get their turn, even if more commands were read ahead."""
     twins = Twins()
     twins.say(b"PING\r\n")
     ping = request(b"PING")

@@ -1,7 +1,7 @@
 """Carries out the steps of a plan on real sockets, and compares what comes back with the models.
 
-A step is a list: its name, mostly a client's number, and more. Steps that make no sense where they stand, because a
-shrunk script lacks what was before them, are passed over.
+A step is a list: its name, mostly a client's number, and more. The driver skips a step that makes no sense because a
+shrunk script lacks the steps before it.
 
 Invariants: one thread; every wait is bounded by `WAIT_SECONDS` without progress; a reply is compared byte by byte.
 """
@@ -49,11 +49,11 @@ CAS_KEY: Final = b"shared:cas"
 """The counter that compare-and-set commands increment. It exists from the beginning."""
 
 BARRIER_KEY: Final = b"shared:barrier"
-"""What the driver writes before it kills a server."""
+"""The key that the driver writes before it kills a server."""
 
 
 class Listening:
-    """What one client has received of the channels it subscribes to."""
+    """The messages that one client has received from its channels."""
 
     def __init__(self, client: int, shared: Shared) -> None:
         self._client = client
@@ -212,7 +212,7 @@ class Client:
     # -- receiving ----------------------------------------------------------------------------------------------
 
     def take(self, data: bytes) -> None:
-        """Compare bytes of the server with what is expected."""
+        """Compare bytes of the server with the expected replies."""
         if self.listening is not None:
             data = self._without_messages(data)
         wants = self.wants
@@ -294,7 +294,7 @@ class Client:
         self.before, self.since, self.exact_since = before, since, exact
 
     def possible_data(self) -> Iterable[dict[bytes, bytes]]:
-        """What the client's keys may be after a reset: executed is a part of the commands from the first one on."""
+        """Return the possible states of the client's keys after a reset: the server executed the first n commands."""
         assert self.before is not None
         model = self.before.copy()
         replied = 0
@@ -492,7 +492,7 @@ class Driver:
             return
         if client.socket.family != socket.AF_UNIX:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # What was not sent was not executed, but where it was cut the server does not say: all of it is uncertain.
+        # The server does not report which bytes arrived, so the outcome of all these commands is unknown.
         client.uncertain = not client.idle()
         self._drop(client)
 

@@ -1,4 +1,4 @@
-"""What one client expects: the model of its keys, and the bytes of both protocols.
+"""The expectations of one client: the model of its keys, and the bytes of both protocols.
 
 A command is a tuple of an operation's name and its arguments, the same for all protocols: `("set", key, value)`. A
 `Conversation` is the state of one connection and the keys that belong to its client alone. `Conversation.expect`
@@ -460,7 +460,7 @@ Parts = bytes | tuple[bytes | Expected, ...]
 
 
 class Shared:
-    """What the clients of one episode share: counters, and the messages of the channels."""
+    """The shared state of the clients of one episode: counters, and the messages of the channels."""
 
     def __init__(self) -> None:
         self.counters: dict[bytes, Counter] = {}

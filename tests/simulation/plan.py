@@ -57,7 +57,7 @@ _BULK: Final = {"get": 44, "set": 44, "incrby": 8, "mget": 0.5, "del": 3}
 
 
 class _Client:
-    """What the plan knows of a client."""
+    """The plan's state of a client."""
 
     def __init__(self, number: int, episode: int, dice: random.Random, versions: set[int], kind: str) -> None:
         self.number = number
@@ -110,7 +110,7 @@ class _Client:
         return ["open", self.number, what]
 
     def value(self) -> bytes:
-        """A value that nobody has written before."""
+        """Return a new, unique value."""
         self.written += 1
         return b"%b%d.%b" % (self.tag, self.written, self.pads[self.written % len(self.pads)])
 

@@ -22,7 +22,7 @@ REPEATS: Final = 10
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong, and where the script is."""
+    """A failure: the difference, and the path of its script."""
 
     seed: str
     mode: str

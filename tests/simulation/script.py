@@ -15,13 +15,13 @@ LONG: Final = 200
 
 
 def save(path: Path, about: dict[str, Any], steps: Sequence[Step]) -> None:
-    """Write a script: what is known of the failure, and one step a line."""
+    """Write a script: facts about the failure, and one step per line."""
     lines = ",\n  ".join(json.dumps([step[0], *map(_plain, step[1:])]) for step in steps)
     path.write_text(json.dumps(about, indent=1).removesuffix("\n}") + f',\n "steps": [\n  {lines}\n ]\n}}\n')
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Step]]:
-    """Read a script: what is known of the failure, and its steps."""
+    """Read a script: facts about the failure, and its steps."""
     about = json.loads(path.read_text())
     return about, [[name, *map(_restored, rest)] for name, *rest in about.pop("steps")]
 
@@ -87,7 +87,7 @@ def _client_of(step: Step) -> Any:
 
 
 def fewest(items: Sequence[_T], fails: Callable[[list[_T]], bool], end: float) -> list[_T]:
-    """Few of these items that fail, by delta debugging: leave out ever smaller parts while what is left fails."""
+    """Return few of these items that still fail, by delta debugging: remove ever smaller parts while the rest fails."""
     kept = list(items)
     parts = 2
     while len(kept) > 1 and time.monotonic() < end:

@@ -51,7 +51,7 @@ class Server:
 
     @property
     def stderr(self) -> str:
-        """What the server wrote to its standard error."""
+        """The server's output on standard error."""
         path = self.directory / "stderr"
         return path.read_text(errors="replace") if path.exists() else ""
 

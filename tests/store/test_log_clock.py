@@ -48,7 +48,7 @@ class Place:
         self.store = new_store(self.clock)
 
     def restart(self) -> None:
-        """Begin again with what is kept."""
+        """Restart with the stored data."""
         self.store.close()
         self.store = self._new_store(self.clock)
 
@@ -245,7 +245,7 @@ class TestTheSystemsClock:
         return system
 
     class System:
-        """What the system says."""
+        """The time of the system's clock."""
 
         wall = BEGIN
         elapsed = 5_000

@@ -9,11 +9,11 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCES: Final = ("src", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-"""What a build needs."""
+"""Files and directories that a build needs."""
 
 
 def copy_project(place: Path) -> None:
-    """Copy the project, without what was built."""
+    """Copy the project without build results."""
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():

@@ -41,7 +41,7 @@ def points_of(code: CodeType, known: dict[CodeType, frozenset[int]]) -> frozense
 class Points:
     """Counts the points of a call in the modules of the package, and does something at one of them, once."""
 
-    _known: dict[CodeType, frozenset[int]] = {}  # noqa: RUF012  # shared: what is known of code is true for good
+    _known: dict[CodeType, frozenset[int]] = {}  # noqa: RUF012  # shared: code objects do not change
 
     def __init__(self, number: int, action: Callable[[], None]) -> None:
         self._left = number

@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
 
 def transcript() -> list[Step]:
-    """README's commands, and what it says that they print."""
+    """Return the commands of README with their documented output."""
     (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     steps: list[Step] = []
     for line in block.splitlines():
@@ -33,7 +33,7 @@ def transcript() -> list[Step]:
 
 
 def typed(steps: list[Step], directory: Path, url: str) -> list[Step]:
-    """The same commands, typed into one shell in a directory, and what they print there.
+    """Run the commands in one shell in a directory, and return them with their output.
 
     The shell finds nothing but the system's programs; the server is at `url` instead of the default address.
     """

@@ -21,7 +21,7 @@ class WithoutAccelerators(Surroundings):
 
 
 class WithAccelerators(Surroundings):
-    """Surroundings in which what is compiled is used, also where CAIRNKV__PURE keeps it out of use."""
+    """Use the native path, even if CAIRNKV__PURE disables it."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)

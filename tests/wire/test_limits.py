@@ -167,7 +167,7 @@ def test_bytes_behind_a_refusal_are_not_kept() -> None:
 
 
 def test_given_frames_are_freed_while_others_wait() -> None:
-    """A client that sends faster than its commands are executed makes the buffer no longer than what waits."""
+    """If a client sends faster than the server executes, the buffer is no longer than the unexecuted commands."""
     ping = write_command(Ping(b"12345678"))
     decoder = CommandDecoder()
     most = 0

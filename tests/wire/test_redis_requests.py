@@ -528,7 +528,7 @@ def test_at_frame() -> None:
 
 
 def test_given_requests_are_freed_while_others_wait() -> None:
-    """A client that sends faster than its commands are executed makes the buffer no longer than what waits."""
+    """If a client sends faster than the server executes, the buffer is no longer than the unexecuted commands."""
     ping = request(b"PING")
     decoder = RequestDecoder()
     most = 0

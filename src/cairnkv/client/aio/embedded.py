@@ -52,13 +52,13 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
             await self._carry_some_out(pending[begin : begin + PIPELINE_COMMANDS])
 
     async def _carry_some_out(self, pending: list[AnyPending]) -> None:
-        """Carry some commands out, and wait once for what is held."""
+        """Execute some commands, and wait once for their pending replies."""
         outcomes: list[tuple[AnyPending, Reply | Held]] = []
         try:
             for one in pending:
                 outcome = self._shared.execute(one.call.command, one.call.leeway)
                 if isinstance(outcome, Held) and outcome.blocks:
-                    outcome = await _awaited(outcome)  # it is not carried out yet, and those behind it wait for that
+                    outcome = await _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
         finally:
             for one, outcome in outcomes:
@@ -71,14 +71,14 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
 
 
 async def _awaited(outcome: Reply | Held) -> Reply:
-    """The reply to a command, once it may be shown."""
+    """Wait for the reply to a command."""
     if not isinstance(outcome, Held):
         return outcome
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
 
     def on_ready() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and no task waits
             loop.call_soon_threadsafe(ready.set)
 
     outcome.on_ready = on_ready

@@ -43,7 +43,7 @@ _CHECKSUM: Final = struct.Struct(">I")
 _LEAD: Final = struct.Struct(">Q")
 HEADER_BYTES: Final = _HEADER.size + _CHECKSUM.size
 HEADER_BYTES_MAX: Final = HEADER_BYTES + _LEAD.size
-"""What an entry has besides its body, at most."""
+"""Maximum bytes of an entry without its body."""
 _ITEM: Final = struct.Struct(">BBI")
 ITEM_BYTES: Final = _ITEM.size
 
