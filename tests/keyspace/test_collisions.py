@@ -190,7 +190,7 @@ def test_cursors_of_keys_of_one_position_are_below_2_to_the_53() -> None:
 
 
 def test_cursor_of_colliding_keys_is_the_same_in_other_tables() -> None:
-    """The bucket of one table keeps an order and loses most of its keys; the bucket of the other never kept an order."""
+    """One table's bucket keeps an order and loses most of its keys; the other table's bucket never kept an order."""
     crowd = harmful("one position", 3_000)
     many, few = Keyspace(), Keyspace()
     put(many, crowd)
@@ -237,7 +237,7 @@ def test_an_order_of_keys_is_that_of_a_sorted_list(changes: list[tuple[bool, int
 
 
 class TestKeysOfOnePlace:
-    """Keys that share all bits of a cursor. Forging them takes too long, so the test removes the tie-breaker instead."""
+    """Keys that share all bits of a cursor. Forging them takes too long, so the test removes the tie-breaker."""
 
     LIMIT = 2_000
 
