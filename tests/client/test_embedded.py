@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,110 @@ def test_a_closed_store_says_so() -> None:
     kv.close()
     with pytest.raises(cairnkv.CallerError, match="closed"):
         kv.get("k")
+
+
+READS: list[Callable[[Any], object]] = [
+    lambda kv: kv.get("k"),
+    lambda kv: kv["k"],
+    lambda kv: "k" in kv,
+    lambda kv: kv.exists("k"),
+    lambda kv: kv.get_many(["k"]),
+]
+
+
+def _in_another_thread(function: Callable[[], None]) -> None:
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize("another_thread", [False, True])
+def test_closed_store_refuses_reads_after_earlier_reads(
+    read: Callable[[Any], object], place: str, another_thread: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "data" if place == "disk" else None
+    kv = cairnkv.open(path)
+    kv["k"] = "1"
+    read(kv)
+    read(kv)
+    if another_thread:
+        _in_another_thread(kv.close)
+    else:
+        kv.close()
+    with cairnkv.open(path) as later:
+        later["k"] = "2"
+        for _ in range(2):
+            with pytest.raises(cairnkv.CallerError, match="this store is closed"):
+                read(kv)
+        assert later["k"] == "2"
+
+
+def test_store_closed_during_reads_refuses_later_reads(tmp_path: Path) -> None:
+    kv = cairnkv.open(tmp_path / "data")
+    kv["k"] = "1"
+    reading = threading.Barrier(4)
+    ends: list[object] = []
+
+    def read() -> None:
+        try:
+            assert kv["k"] == "1"
+            reading.wait(60)
+            while True:
+                assert kv["k"] == "1"
+        except Exception as error:
+            ends.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    reading.wait(60)
+    kv.close()
+    with pytest.raises(cairnkv.CallerError, match="this store is closed"):
+        kv.get("k")
+    for thread in threads:
+        thread.join(60)
+    assert len(ends) == 3
+    for end in ends:  # a read that began before `close` may run behind it
+        assert isinstance(end, cairnkv.CallerError | cairnkv.Refused)
+        assert "this store" in str(end)
+        assert "closed" in str(end)
+
+
+FORK_ON_DISK = """
+import os, sys
+import cairnkv
+kv = cairnkv.open(sys.argv[1])
+kv["k"] = "parent"
+assert kv.get("k") == kv["k"] == "parent"
+for closed in (False, True):
+    if closed:
+        kv.close()
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for read in (lambda: kv.get("k"), lambda: kv["k"], lambda: "k" in kv, lambda: kv.exists("k")):
+            try:
+                read()
+            except cairnkv.CallerError:
+                refused += 1
+        os._exit(0 if refused == 4 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+print("well")
+"""
+
+
+def test_forked_child_refuses_reads_of_store_on_disk(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK_ON_DISK, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("well\n", "")
 
 
 def test_a_memory_limit_refuses_or_evicts() -> None:

@@ -223,6 +223,7 @@ class _OnDisk(Shared):
                 _log.exception("a call of a store on disk failed")
                 job.settle(Failure(failures.INTERNAL, "the log has the details"))
         try:
+            self.call(lambda: None)  # ends direct reads (`around`), which check `_closed` only when they begin again
             # Without the lock: storage may need it to settle the last writes.
             self._store.close()
         finally:
