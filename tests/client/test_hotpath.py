@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -379,12 +380,16 @@ def test_closing_waits_for_the_call_that_is_under_way(form: str) -> None:
             kv.get("k")
 
 
-def test_nothing_is_sent_when_no_time_is_left_for_a_reply(form: str) -> None:
-    """So that a write which had to wait too long for its turn has not happened, rather than perhaps."""
+def test_nothing_is_sent_when_no_time_is_left_for_a_reply(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that waits too long for its turn is not executed, and its outcome is known."""
     with scripted(answer_everything) as server, cairnkv.connect(server.url, timeout=5) as kv:
         kv.ping()
-        with pytest.raises(cairnkv.TimedOut, match="no time was left"):
-            kv._exchange(Set(b"k", b"v"), time.monotonic() - 0.001)
+        times = iter([time.monotonic()])
+        late = SimpleNamespace(monotonic=lambda: next(times, time.monotonic() + 5), sleep=time.sleep)
+        with monkeypatch.context() as patched:
+            patched.setattr("cairnkv.client.sync.time", late)
+            with pytest.raises(cairnkv.TimedOut, match="no time was left"):
+                kv.set("k", "v")
         assert kv.ping() == "PONG"
     assert len(server.conversations) == 1
 

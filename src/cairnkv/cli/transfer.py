@@ -366,10 +366,18 @@ _CANNOT_REPLACE: Final = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
 """Errors of rename after which a write into the file itself may still succeed."""
 
 
+LINKS_MAX: Final = 40
+"""Symbolic links that lead from one to the next, as the system allows; links in a circle never end."""
+
+
 def _is_open_or_no_file(path: Path) -> bool:
     """Return whether a path is a pipe or a device, or names an open file of a process, as /dev/stdout does."""
     if path.exists() and not path.is_file():
         return True
-    while path.is_symlink() and not path.parent.resolve().is_relative_to("/proc"):
+    for _ in range(LINKS_MAX):
+        if path.parent.resolve().is_relative_to("/proc"):
+            return True
+        if not path.is_symlink():
+            break
         path = path.parent / path.readlink()
-    return path.parent.resolve().is_relative_to("/proc")
+    return False
