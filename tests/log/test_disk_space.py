@@ -18,6 +18,7 @@ import cairnkv
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.errors import OptionError
 from cairnkv.log.disk import space
+from cairnkv.log.disk.engine import RocksEngine, open_engine
 from cairnkv.log.disk.space import RESERVE_NAME, Space
 from cairnkv.server.settings import Settings
 from cairnkv.testing import running_server
@@ -223,3 +224,36 @@ def outlast_another_program(directory: Path) -> None:
         assert value == (None if key == b"0" else acknowledged[key]) or value == unknown.get(key)
     with cairnkv.open(directory / "data", codec="bytes") as kv:
         assert {key: kv.get(key) for key in acknowledged} == shown
+
+
+@pytest.mark.parametrize("keys", [1, 2_000])
+@pytest.mark.parametrize("sync", ["always", "none"])
+def test_close_during_compaction_logs_no_error(
+    keys: int, sync: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for after in ({}, {"b": "2"}):
+        with cairnkv.open(tmp_path / "data", sync=sync) as kv:
+            kv.set_many({f"key:{n}": "x" for n in range(keys)})
+            kv.clear_all()
+            kv.set_many(after)
+        with cairnkv.open(tmp_path / "data") as kv:
+            assert dict(kv) == after
+    assert [record.getMessage() for record in caplog.records if record.name == "cairnkv.disk"] == []
+
+
+def test_server_stopped_during_compaction_logs_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running_server(data=str(tmp_path / "data")) as server, cairnkv.connect(server.url) as kv:
+        kv["a"] = "1"
+        kv.clear_all()
+        kv["b"] = "2"
+    assert [record.getMessage() for record in caplog.records if record.name == "cairnkv.disk"] == []
+    with cairnkv.open(tmp_path / "data") as kv:
+        assert dict(kv) == {"b": "2"}
+
+
+def test_failed_flush_at_close_is_still_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = open_engine(tmp_path / "data")
+    assert isinstance(engine, RocksEngine)
+    engine._database.cancel_all_background(True)  # without the flush of `stop_compacting`
+    engine.close()
+    assert "RocksDB did not close in good order: Shutdown in progress" in caplog.text

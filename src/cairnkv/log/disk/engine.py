@@ -27,7 +27,7 @@ from cairnkv.log.disk.space import total_room
 from cairnkv.paths import in_words
 
 if TYPE_CHECKING:
-    from rocksdict import Options, Rdict
+    from rocksdict import CompactOptions, Options, Rdict
 
 _log: Final = logging.getLogger("cairnkv.disk")
 
@@ -119,6 +119,10 @@ OTHER_FILES: Final = 48
 def open_tables(allowed: int) -> int:
     """Return the number of tables that RocksDB keeps open if the process may have `allowed` open files."""
     return max(OPEN_TABLES_LEAST, min(OPEN_TABLES_MAX, allowed // 4))
+
+
+STOPPED: Final = "Shutdown in progress"
+"""RocksDB's error for a flush after its work in the background was cancelled."""
 
 
 class Batch(Protocol):
@@ -221,6 +225,7 @@ class RocksEngine:
         self._synced = database.latest_sequence_number()  # what was there at the start is in tables
         self._writing = threading.Lock()  # nothing is written while a new log begins
         self._flushing = threading.Lock()  # rocksdict cannot close what another thread is within
+        self._stopped = False  # whether everything is in tables, and RocksDB refuses to flush again
 
     def batch(self) -> Batch:
         """A new batch."""
@@ -304,6 +309,10 @@ class RocksEngine:
 
         options = CompactOptions()
         options.set_exclusive_manual_compaction(alone)
+        with self._unless_stopped():
+            self._compact(begin, end, options)
+
+    def _compact(self, begin: bytes, end: bytes, options: "CompactOptions") -> None:
         self.flush()
         begun = threading.Timer(COMPACTION_BEGINS_SECONDS, self._writing.release)
         begun.daemon = True
@@ -320,12 +329,22 @@ class RocksEngine:
         """Have that end soon."""
         with contextlib.suppress(Exception):
             self.flush()  # as `close` does, which cannot any more then
+            self._stopped = True
         self._database.cancel_all_background(True)
+
+    @contextlib.contextmanager
+    def _unless_stopped(self) -> Iterator[None]:
+        """Suppress the error by which RocksDB refuses to flush after `stop_compacting` has flushed everything."""
+        try:
+            yield
+        except Exception as error:
+            if not (self._stopped and STOPPED in str(error)):
+                raise
 
     def close(self) -> None:
         """Let the directory go."""
         try:
-            with self._flushing:
+            with self._flushing, self._unless_stopped():
                 self._database.close()
         except Exception as error:  # it flushes: what it could not write is in its log, or was said to have failed
             _log.error("RocksDB did not close in good order: %s", error)
