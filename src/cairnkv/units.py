@@ -5,9 +5,9 @@ from datetime import timedelta
 from typing import Final
 
 _SIZES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_SIZE: Final = re.compile(r"(\d{1,18})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"([0-9]{1,18})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _TIMES: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TIME: Final = re.compile(r"(\d{1,13}(?:\.\d{1,6})?)\s*(ms|s|m|h|d|)", re.IGNORECASE)
+_TIME: Final = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,6})?)\s*(ms|s|m|h|d|)", re.IGNORECASE | re.ASCII)
 
 
 def size(text: str) -> int:

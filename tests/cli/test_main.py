@@ -109,6 +109,19 @@ def test_options_may_stand_before_the_command(
     assert (said.code, said.out) == (0, b"v\n"), said.err
 
 
+@pytest.mark.parametrize("arguments", [["get", "k"], ["set", "k", "v"], ["ping"], ["shell"], ["trace"]])
+def test_variable_with_two_underscores_is_refused(
+    cairn_here: Call, url: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAIRNKV_URL", url)
+    monkeypatch.setenv("CAIRNKV__URL", "cairn://127.0.0.1:1")
+    assert cairn_here("get", "k").code == 1, "CAIRNKV_URL wins"
+    monkeypatch.delenv("CAIRNKV_URL")
+    said = cairn_here(*arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert "the variable of clients is CAIRNKV_URL, with one underscore" in said.err
+
+
 def test_json_before_the_command_counts_as_behind_it(cairn_here: Call, url: str):
     assert cairn_here("set", "k", "v").code == 0
     assert cairn_here("--json", "get", "k").out == cairn_here("get", "k", "--json").out != b"v\n"

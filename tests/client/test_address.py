@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import cairnkv
+import cairnkv.aio
 from cairnkv.client.address import parse
 from cairnkv.errors import AddressError
 from cairnkv.testing import running_server
@@ -84,6 +85,17 @@ def test_the_default_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         ("cairn://a/?attempts=1.5", "attempts is a whole number"),
         ("cairn+unix://run/cairn.sock", "three slashes"),
         ("cairn+unix:///", "three slashes"),
+        ("cairn+unix:///run/x.sock%00zzz", "a path without null characters, not '/run/x.sock\\x00zzz'"),
+        ("cairn+unix:///run/x.sock\0", "a path without null characters"),
+        ("cairn+unix:///%00run/x.sock", "a path without null characters"),
+        ("cairn://127.0.0.1\0.example.org", "no HOST"),
+        ("cairn://a,b\0:7000", "no HOST"),
+        ("cairn://a:٥", "no HOST"),
+        ("cairn://[::1]:６５５５", "no HOST"),
+        ("cairn://a?timeout=٥s", "timeout is a time such as 30s"),
+        ("cairn://a?attempts=٥", "attempts is a whole number"),
+        ("cairn://a?attempts=1_0", "attempts is a whole number"),
+        ("cairn://a?attempts=", "attempts is a whole number"),
     ],
 )
 def test_what_cannot_be_understood(url: str, says: str) -> None:
@@ -101,6 +113,28 @@ def test_error_of_a_bad_variable_names_it(url: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(AddressError) as caught:
         cairnkv.connect(url)
     assert "CAIRNKV_URL" not in str(caught.value)
+
+
+def test_variable_with_two_underscores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAIRNKV_URL", raising=False)
+    monkeypatch.setenv("CAIRNKV__URL", "cairn://elsewhere:7000")
+    says = "the variable of clients is CAIRNKV_URL, with one underscore"
+    for connect in (cairnkv.connect, cairnkv.aio.connect):
+        with pytest.raises(AddressError, match=says):
+            connect()
+    assert parse("cairn://a").endpoints == (("a", 6555),)
+    monkeypatch.setenv("CAIRNKV_URL", "cairn://b")
+    assert parse().endpoints == (("b", 6555),)
+    monkeypatch.delenv("CAIRNKV_URL")
+    monkeypatch.setenv("CAIRNKV__URL", "")
+    assert parse().endpoints == (("127.0.0.1", 6555),)
+
+
+def test_unix_address_with_a_null_character_reaches_no_server() -> None:
+    with tempfile.TemporaryDirectory() as short, running_server(no_tcp=True, unix=Path(short) / "s") as server:
+        address = f"{server.url}%00more"
+        with pytest.raises(AddressError, match="null characters"):
+            cairnkv.connect(address)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,13 @@ def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:
         ("port", "65536", "a number from 0 to 65,535, not '65536'"),
         ("port", "-1", "a number from 0 to 65,535, not '-1'"),
         ("max_connections", "0", "a number from 1 to 1,000,000"),
+        ("port", "٥", "a number from 0 to 65,535, not '٥'"),
+        ("port", "６５５５", "a number from 0 to 65,535"),
+        ("max_value", "٦٤MiB", "a size such as 64MiB"),
+        ("idle_timeout", "٥s", "a time such as 30s"),
+        ("idle_timeout", "5ſ", "a time such as 30s"),
+        ("max_value", "64\u212a", "a size such as 64MiB"),
+        ("sync", "٥s", "always, none, or a time"),
         ("max_value", "64 MBits", "a size such as 64MiB, 512k or 1048576"),
         ("max_value", "-1", "a size such as 64MiB"),
         ("memory_limit", "none", "a size such as 64MiB"),
@@ -163,6 +170,10 @@ def test_an_option_that_does_not_exist_is_an_error_with_a_hint(tmp_path: Path) -
         load({}, environment={}, file=file)
     with pytest.raises(OptionError, match=r"CAIRNKV__MAX_VLAUE: there is no such option; did you mean max-value\?"):
         load({}, environment={"CAIRNKV__MAX_VLAUE": "3"})
+    with pytest.raises(
+        OptionError, match=r"CAIRNKV__URL: there is .* the variable of clients is CAIRNKV_URL, with one"
+    ):
+        load({}, environment={"CAIRNKV__URL": "cairn://a"})
     with pytest.raises(OptionError, match=r"--max-vlaue: there is no such option; did you mean max-value\?"):
         load({"max_vlaue": "3"}, environment={})
 

@@ -171,7 +171,7 @@ def _tell(text: str) -> None:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not int(text) < 65_536:
+    if not (text.isascii() and text.isdecimal()) or not int(text) < 65_536:
         raise argparse.ArgumentTypeError(f"it takes a number from 0 to 65535, not {text!r}")
     return int(text)
 

@@ -51,9 +51,12 @@ def _changes(options: argparse.Namespace) -> bool:
 
 def _value(options: argparse.Namespace) -> bytes | None:
     if not _changes(options) and options.timeout is None:
-        url = options.url or os.environ.get("CAIRNKV_URL") or DEFAULT_URL
+        url = options.url or os.environ.get("CAIRNKV_URL")
+        if not url and not os.environ.get("CAIRNKV__URL"):  # the client complains about this name of the variable
+            url = DEFAULT_URL
         try:
-            return quick.get(url, options.key, local=options.local)
+            if url:
+                return quick.get(url, options.key, local=options.local)
         except quick.NotQuick:
             pass
     with client(options) as kv:

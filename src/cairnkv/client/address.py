@@ -30,11 +30,15 @@ Endpoint: TypeAlias = tuple[str, int] | str
 ENDPOINTS_MAX: Final = 64
 """Hosts in one address. A cluster has three nodes or five; whoever has more machines has them behind names."""
 
+URL_VARIABLE: Final = "CAIRNKV_URL"
+MISSPELT_URL_VARIABLE: Final = "CAIRNKV__URL"
+"""The name of the variable of clients with the prefix of the server's options. It is an error if it names the store."""
+
 ORDERS: Final = ("random", "given")
 """Orders in which the hosts of an address may be tried."""
 
 _HOST: Final = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s:,;/\[\]@?#]+))(?::(?P<port>\d{1,5}))?"
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s\0:,;/\[\]@?#]+))(?::(?P<port>[0-9]{1,5}))?"
 )
 
 
@@ -92,12 +96,24 @@ def parse(url: str | None = None, **keywords: Seconds | None) -> Address:
     >>> parse("cairn://a,b:7000/?timeout=2").endpoints
     (('a', 6555), ('b', 7000))
     """
-    if not url and (given := os.environ.get("CAIRNKV_URL")):
-        try:
-            return _parsed(given, keywords)
-        except AddressError as error:
-            raise AddressError(f"the variable CAIRNKV_URL: {error}") from None
-    return _parsed(url or DEFAULT_URL, keywords)
+    if url or not (given := url_of_environment()):
+        return _parsed(url or DEFAULT_URL, keywords)
+    try:
+        return _parsed(given, keywords)
+    except AddressError as error:
+        raise AddressError(f"the variable {URL_VARIABLE}: {error}") from None
+
+
+def url_of_environment() -> str | None:
+    """Return the address in the variable of clients, or None. Raises `AddressError` if its name is misspelt."""
+    if url := os.environ.get(URL_VARIABLE):
+        return url
+    if os.environ.get(MISSPELT_URL_VARIABLE):
+        raise AddressError(
+            f"the variable {MISSPELT_URL_VARIABLE} is set: the variable of clients is {URL_VARIABLE}, "
+            "with one underscore"
+        )
+    return None
 
 
 def _parsed(url: str, keywords: Mapping[str, Seconds | None]) -> Address:
@@ -132,7 +148,10 @@ def _socket(rest: str) -> str:
     from pathlib import Path
     from urllib.parse import unquote_to_bytes
 
-    return str(Path(os.fsdecode(unquote_to_bytes(os.fsencode(rest)))))
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+    if "\0" in path:  # the system would take the path up to it
+        raise AddressError(f"a Unix socket's address has a path without null characters, not {path!r}")
+    return str(Path(path))
 
 
 def _hosts(rest: str, url: str) -> tuple[Endpoint, ...]:
@@ -161,10 +180,16 @@ def _hint(text: str, hosts: str) -> str:
     return "; hosts have one comma between them" if not text and hosts else ""
 
 
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,12}", text):  # int() takes digits of all scripts
+        raise ValueError(text)
+    return int(text)
+
+
 _OPTIONS: Final[Mapping[str, Callable[[str], float | str]]] = {
     "timeout": str,
     "connect_timeout": str,
-    "attempts": int,
+    "attempts": _whole,
     "order": str,
 }
 

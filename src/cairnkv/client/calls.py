@@ -307,7 +307,7 @@ class Calls(Generic[K, V]):
         def decode(reply: Reply) -> dict[str, str | int]:
             texts = [(item or b"").decode("utf-8", "replace") for item in _items(reply)]
             return {
-                name: int(text) if text.isdecimal() else text
+                name: int(text) if text.isascii() and text.isdecimal() else text
                 for name, text in zip(texts[::2], texts[1::2], strict=False)
             }
 

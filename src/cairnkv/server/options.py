@@ -62,7 +62,7 @@ class _Named:
     parse: Callable[[str], Any] = str
 
 
-_MEMORY: Final = re.compile(r"(\d{1,18})(b|k|kb|m|mb|g|gb|)", re.IGNORECASE)
+_MEMORY: Final = re.compile(r"([0-9]{1,18})(b|k|kb|m|mb|g|gb|)", re.IGNORECASE | re.ASCII)
 _MEMORY_UNITS: Final = {"": 1, "b": 1, "k": 10**3, "kb": 2**10, "m": 10**6, "mb": 2**20, "g": 10**9, "gb": 2**30}
 
 
@@ -76,7 +76,7 @@ def _memory(text: str) -> int | None:
 
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", text):
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
             raise ValueError("argument couldn't be parsed into an integer")
         if not least <= int(text) <= most:
             raise ValueError(f"argument must be between {least} and {most} inclusive")

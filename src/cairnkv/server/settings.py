@@ -48,7 +48,7 @@ def number(lowest: int, highest: int) -> Callable[[str], int]:
     """A parser of integers in a range."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,12}", text.strip()) or not lowest <= int(text) <= highest:
+        if not re.fullmatch(r"[0-9]{1,12}", text.strip()) or not lowest <= int(text) <= highest:
             raise ValueError(f"a number from {lowest:,} to {highest:,}, not {text!r}")
         return int(text)
 
@@ -492,6 +492,8 @@ def _parsed(option: str, text: str, where: str) -> Any:
     if option not in OPTIONS:
         close = difflib.get_close_matches(option, OPTIONS, 1)
         hint = f"; did you mean {close[0].replace('_', '-')}?" if close else ""
+        if option == "url":
+            hint = "; the variable of clients is CAIRNKV_URL, with one underscore"
         raise OptionError(f"{where}: there is no such option{hint}")
     try:
         return OPTIONS[option].parse(text)
