@@ -265,13 +265,25 @@ def test_without_a_server_it_says_so_and_goes_on(unused_url: str, url: str):
             assert "cannot connect to 127.0.0.1:" in trace.lines_up_to("cannot connect")[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_good_order_also_in_the_middle(url: str, number: signal.Signals):
     with tracing(url) as trace, trace.connect() as client:
         client.sendall(write_command(Get(b"k")) + write_command(Set(b"k", b"v"))[:-1])
         trace.lines_up_to("not found, to GET")
         trace.process.send_signal(number)
         assert trace.process.wait(SECONDS) == 0
+
+
+def test_trace_goes_on_after_a_hangup_that_is_ignored(url: str) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the process inherits it, as from nohup
+    try:
+        with tracing(url) as trace:
+            trace.process.send_signal(signal.SIGHUP)
+            with cairnkv.connect(trace.url) as kv:
+                assert kv.ping() == "PONG"
+            assert trace.end() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_it_ends_when_nobody_reads_it(url: str):

@@ -71,7 +71,7 @@ def _shown_bytes(text: str) -> int:
 
 
 def _listen_at(text: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+)):)?(\d{1,5})", text)
+    match = re.fullmatch(r"(?:(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+)):)?([0-9]{1,5})", text)
     if match is None or int(match[3]) > 65_535:
         raise CallerError(f"--listen takes HOST:PORT or PORT, not {text!r}")
     return match[1] or match[2] or "127.0.0.1", int(match[3])
@@ -113,9 +113,12 @@ class _Proxy:
         self._broken: BaseException | None = None
 
     async def run(self, host: str, port: int) -> None:
-        """Serve until SIGINT or SIGTERM, or until nobody takes what is shown, which raises."""
+        """Serve until SIGINT, SIGTERM or SIGHUP, or until nobody takes what is shown, which raises."""
         loop = asyncio.get_running_loop()
-        for sign in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP; keep it so
+            numbers.append(signal.SIGHUP)
+        for sign in numbers:
             loop.add_signal_handler(sign, self._stop.set)
         try:
             listener = await asyncio.start_server(self._accept, host, port)
