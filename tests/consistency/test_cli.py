@@ -1,5 +1,6 @@
 """`cairn check consistency`: what it says, what it writes, and its exit codes."""
 
+import asyncio
 import json
 import re
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import cairnkv
+from cairnkv.cli import consistency
 from cairnkv.consistency.history import Action, History, Operation, Verb, load, save
+from cairnkv.consistency.workload import Options
 from cairnkv.testing import running_server
 from tests.cli.conftest import SECONDS, Call, command
 from tests.cli.terminal import Terminal
@@ -161,8 +164,8 @@ def test_a_consistent_run_is_drawn(url: str, cairn_here: Call, tmp_path: Path) -
     assert "<svg" in page.read_text()
 
 
-def interrupted(url: str, *options: str) -> tuple[int, str, str]:
-    """A run of an hour that gets Ctrl-C once its clients have written something; exit code, output, errors."""
+def interrupted(url: str, *options: str, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
+    """A run of an hour that gets a signal once its clients have written something; exit code, output, errors."""
     process = subprocess.Popen(
         command("check", "consistency", url, "--seconds", "1h", *options),
         stdout=subprocess.PIPE,
@@ -177,7 +180,7 @@ def interrupted(url: str, *options: str) -> tuple[int, str, str]:
             while not kv.count():
                 assert process.poll() is None
                 time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate()
         return process.returncode, out, err
     finally:
@@ -195,6 +198,69 @@ def test_ctrl_c_gives_the_verdict_on_what_was_done(url: str, options: tuple[str,
         assert out.startswith("Consistent: every key is linearizable; ")
     with cairnkv.connect(url) as kv:
         assert kv.count() == 0, "the keys of the run are cleared"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("options", [("--rate", "max"), ("--rate", "1")], ids=["fast", "slow"])
+def test_signal_gives_the_verdict_on_what_was_done(url: str, number: signal.Signals, options: tuple[str, ...]) -> None:
+    code, out, err = interrupted(url, *options, number=number)
+    assert (code, err) == (0, "")
+    assert out.startswith("Consistent: every key is linearizable; ")
+    with cairnkv.connect(url) as kv:
+        assert kv.count() == 0, "the keys of the run are cleared"
+
+
+class Endless:
+    """A run that never ends."""
+
+    def __init__(self) -> None:
+        self.options = Options((), 1.0, 1, 1, None, 1, 1.0, ())
+        self.stopping = asyncio.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopping.is_set()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def now(self) -> int:
+        return 0
+
+    async def run(self, *_: object) -> History:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGINT), (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM)])
+def test_second_signal_ends_the_run_at_once(numbers: tuple[signal.Signals, ...]) -> None:
+    endless = Endless()
+
+    async def drive() -> None:
+        driving = asyncio.create_task(consistency._until_stopped(endless, None, print))  # type: ignore[arg-type]
+        await asyncio.sleep(0)  # it handles signals from now on
+        for number in numbers:
+            assert not driving.cancelling()
+            signal.raise_signal(number)
+            await endless.stopping.wait()
+        await driving
+
+    handlers = [signal.getsignal(number) for number in consistency.STOPPING]
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(drive())
+    assert [signal.getsignal(number) for number in consistency.STOPPING] == handlers
+
+
+def test_run_goes_on_after_a_hangup_that_is_ignored(url: str, cairn_here: Call) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    timer = threading.Timer(0.1, signal.raise_signal, (signal.SIGHUP,))
+    timer.start()
+    try:
+        said = cairn_here("check", "consistency", url, *QUICK)
+        assert (said.code, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_leaves_a_history_that_can_be_replayed(url: str, cairn_here: Call, tmp_path: Path) -> None:

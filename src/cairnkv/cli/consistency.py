@@ -35,6 +35,9 @@ _STYLES: Final = {True: GREEN, False: RED, None: YELLOW}
 PIPE_COLUMNS: Final = 100
 """Column at which the verdict wraps in a pipe or a file."""
 
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run early with a verdict."""
+
 VIOLATED: Final = 1
 """The exit code when the store is not consistent."""
 
@@ -192,18 +195,42 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
 
 
 async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callable[[int], None]) -> "History":
-    """Drive a run. The first Ctrl-C ends it early with a verdict, the second at once without a verdict."""
+    """Drive a run. A signal of `STOPPING` ends it early with a verdict; a second SIGINT or SIGTERM at once without."""
     loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    interrupted = False
 
-    def stop() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        seconds, wanted = driven.now() / 1e9, driven.options.seconds
-        note(f"stopping after {seconds:.1f} s of {wanted:g} s for a verdict; Ctrl-C again ends without a verdict")
+    def stop(number: signal.Signals) -> None:
+        nonlocal interrupted
+        if driven.stopped:
+            if number is not signal.SIGHUP:  # a closed terminal may send it twice: the system and the shell do
+                interrupted = True
+                task.cancel()
+            return
         driven.stop()
+        seconds, wanted = driven.now() / 1e9, driven.options.seconds
+        with contextlib.suppress(OSError):  # a closed terminal sends SIGHUP
+            note(f"stopping after {seconds:.1f} s of {wanted:g} s for a verdict; Ctrl-C again ends without a verdict")
 
-    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # not all loops can handle signals
-        loop.add_signal_handler(signal.SIGINT, stop)
-    return await driven.run(nemesis, show)
+    # These handlers run between the steps of tasks. Python's would raise KeyboardInterrupt in the middle of one.
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    handled = []
+    try:
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # not all loops can handle signals
+            for number in STOPPING:
+                if before[number] is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                    loop.add_signal_handler(number, stop, number)
+                    handled.append(number)
+        return await driven.run(nemesis, show)
+    except asyncio.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
 
 
 def _judged(history: "History", problems: list[str], options: argparse.Namespace) -> int:
