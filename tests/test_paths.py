@@ -2,9 +2,11 @@
 directory stays unchanged.
 """
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,6 +131,25 @@ def test_python_refuses_empty_path_and_expands_home(tmp_path: Path, monkeypatch:
             kv.backup("")
         kv.backup("~/backups")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backups", "data"]
+
+
+@pytest.mark.parametrize("wrong", [5, 1.5, True, b"data", ["data"], object()])
+def test_python_refuses_path_of_another_type(wrong: Any, tmp_path: Path) -> None:
+    for call in (path_text, cairnkv.open, cairnkv.aio.open, LocalCluster.up, LocalCluster.at):
+        with pytest.raises(OptionError, match="path"):
+            call(wrong)
+    with cairnkv.open(tmp_path / "data") as kv, pytest.raises(OptionError, match="the directory for backups has to be"):
+        kv.backup(wrong)
+
+    async def in_asyncio() -> None:
+        async with cairnkv.aio.open(tmp_path / "data") as kv:
+            with pytest.raises(OptionError, match="the directory for backups has to be a path as text"):
+                await kv.backup(wrong)
+
+    asyncio.run(in_asyncio())
+    for option in ("data", "unix", "backup_dir"):
+        with pytest.raises(OptionError, match=f"{option.replace('_', '-')} has to be"):
+            load({option: wrong}, environment={})
 
 
 @pytest.mark.parametrize("content", ["notes.txt", "000001.sst", "CURRENT", "something/"])

@@ -16,9 +16,9 @@ def path_text(given: str | os.PathLike[str]) -> str:
     >>> path_text("data/")
     'data/'
     """
-    text = os.fspath(given)
+    text: object = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(text, str):
-        raise OptionError(f"a path as text, not {text!r}")
+        raise OptionError(f"a path as text or a path object, not {text!r:.80}")
     if not text.strip():
         raise OptionError(f"a path that is not empty, not {text!r}; the working directory is '.'")
     if "\0" in text:
@@ -40,6 +40,15 @@ def user_path(given: str | os.PathLike[str], what: str) -> Path:
         return Path(path_text(given))
     except OptionError as error:
         raise OptionError(f"{what} has to be {error}") from None
+
+
+def is_within(path: str | os.PathLike[str], directory: str | os.PathLike[str]) -> bool:
+    """Return whether a path is a directory, or is in it, behind all symbolic links. Neither need exist.
+
+    >>> is_within("data/backups", "data"), is_within("data", "data/"), is_within("data2", "data")
+    (True, True, False)
+    """
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))  # `resolve` raises for a loop
 
 
 def in_words(error: OSError) -> str:

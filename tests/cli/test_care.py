@@ -155,6 +155,33 @@ def test_a_store_that_is_open_is_left_alone(data: Path, arguments: list[str]) ->
     assert re.search(r"is open already in process \d+, and only one process can use a store", said.err)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["backup", "data", "--data", "data"],
+        ["backup", "data/x/y", "--data", "data"],
+        ["backup", "link", "--data", "data"],
+        ["backup", "data/x", "--data", "link"],
+        ["restore", "kept", "kept/in"],
+        ["restore", "kept", "kept/deep/in"],
+        ["restore", "kept", "kept"],
+        ["repair", "data", "data/in"],
+        ["repair", "data", "link/in"],
+        ["repair", "kept", "kept/in"],
+    ],
+)
+def test_destination_within_source_is_refused(data: Path, cairn_here: Call, arguments: list[str]) -> None:
+    made = cairn_here("backup", "all", "--data", "data")
+    Path(made.out.decode().strip()).rename("kept")
+    Path("link").symlink_to("data")
+    before = set(Path().rglob("*"))
+    said = cairn_here(*arguments)
+    assert (said.code, said.out) == (2, b"")
+    assert re.search(r"cannot write to \S+: it is within (data|kept|link); name a directory outside", said.err)
+    assert not [path for path in set(Path().rglob("*")) - before if path.is_dir()]
+    assert cairn_here("check", "data").code == cairn_here("verify", "kept").code == 0
+
+
 @pytest.mark.parametrize("arguments", [["check", "no"], ["backup", "kept", "--data", "no"], ["repair", "no", "new"]])
 def test_no_store_is_made_where_there_is_none(data: Path, cairn_here: Call, arguments: list[str]) -> None:
     said = cairn_here(*arguments)

@@ -20,6 +20,7 @@ from cairnkv.log.disk import checkpoint
 from cairnkv.log.disk.check import look_at
 from cairnkv.log.disk.files import sha256
 from cairnkv.log.disk.writer import State
+from cairnkv.testing import running_server
 
 PATIENCE = 30.0
 WRITERS = 3
@@ -288,6 +289,36 @@ def test_embedded_stores_say_what_they_cannot(tmp_path: Path) -> None:
         kv.backup(tmp_path / "backups")
     with cairnkv.open(tmp_path / "data") as kv, pytest.raises(OptionError, match="above 0"):
         kv.backup(tmp_path / "backups", keep=0)
+
+
+@pytest.mark.parametrize("within", ["", "backups", "deep/er", "../link/backups", "../data/backups"])
+def test_backup_within_store_is_refused(within: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("data")
+
+    async def in_asyncio() -> None:
+        async with cairnkv.aio.open(tmp_path / "data") as kv:
+            with pytest.raises(OptionError, match=r"cannot write to .* is within"):
+                await kv.backup(tmp_path / "data" / within)
+
+    with cairnkv.open(tmp_path / "data") as kv:
+        kv["a"] = "1"
+        with pytest.raises(OptionError, match=r"cannot write to .* is within .*data; name a directory outside of that"):
+            kv.backup(tmp_path / "data" / within)
+        made = kv.backup(tmp_path / "data-backups")
+    assert not [path for path in (tmp_path / "data").iterdir() if path.is_dir()]
+    assert look_at(made.path).entries == 1
+    asyncio.run(in_asyncio())
+
+
+def test_server_refuses_backup_by_link_into_store(tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / "daily").symlink_to("../data")
+    with (
+        running_server(data=str(tmp_path / "data"), backup_dir=str(tmp_path / "backups")) as server,
+        cairnkv.connect(server.url) as kv,
+        pytest.raises(Refused, match=r"cannot write to .*daily: it is within"),
+    ):
+        kv.backup("daily")
 
 
 def test_after_a_failed_write_nothing_is_backed_up(tmp_path: Path) -> None:

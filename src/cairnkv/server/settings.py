@@ -23,7 +23,7 @@ from cairnkv.errors import OptionError
 from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
 from cairnkv.log.disk.sync import Sync
 from cairnkv.log.quorum.options import BREAKS, LOG_LIMIT, LOG_LIMIT_LEAST, cluster_wants_data, parsed_name, parsed_urls
-from cairnkv.paths import in_words, path_text, user_path
+from cairnkv.paths import in_words, is_within, path_text, user_path
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size
 from cairnkv.wire.article import Dialect
@@ -345,11 +345,7 @@ class Settings:
                 f"disk-limit is {self.disk_limit:,}: too small for what RocksDB itself needs; "
                 f"it has to be at least {DISK_LIMIT_LEAST:,}"
             )
-        if (
-            self.backup_dir is not None
-            and self.data is not None
-            and Path(self.backup_dir).resolve().is_relative_to(Path(self.data).resolve())
-        ):
+        if self.backup_dir is not None and self.data is not None and is_within(self.backup_dir, self.data):
             raise OptionError("backup-dir is within data, which belongs to the store: name another directory")
         if self.cluster is not None:
             self._check_cluster()

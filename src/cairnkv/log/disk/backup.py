@@ -26,7 +26,7 @@ from cairnkv.errors import OptionError
 from cairnkv.log.base import Made, nobody
 from cairnkv.log.disk.checkpoint import checkpoint, clear
 from cairnkv.log.disk.engine import Engine, open_engine
-from cairnkv.log.disk.files import UNFINISHED, Progress, becoming, copied, linked, remove, sha256, sync
+from cairnkv.log.disk.files import UNFINISHED, Progress, becoming, copied, linked, refuse_within, remove, sha256, sync
 from cairnkv.log.disk.records import FORMAT, STATE, STATE_KEY
 from cairnkv.paths import in_words
 from cairnkv.version import VERSION
@@ -171,8 +171,9 @@ def make(
     state: position and log time of a commit that is in it for certain.
     keep: so many of the newest backups are kept, this one included; None: all.
     expect: told how many bytes it will have; progress: how many more were looked at.
-    Raises `OptionError` when a backup is made there already, and `OSError`.
+    Raises `OptionError` when a backup is made there already or the directory is in the store's, and `OSError`.
     """
+    refuse_within(directory, store)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(directory):
         for left in directory.glob(f".*{UNFINISHED}"):
@@ -288,8 +289,10 @@ def damaged_files(backup: Backup, progress: Progress = nobody) -> list[str]:
 def restore(backup: Backup, directory: Path, progress: Progress = nobody) -> None:
     """Make a store of a backup, in a directory that is empty or not there. Progress is told twice its bytes.
 
-    Raises `OptionError` when the backup is damaged, before anything was made, or the directory is not empty.
+    Raises `OptionError` when the backup is damaged, before anything was made, or the directory is not empty or is in
+    the backup.
     """
+    refuse_within(directory, backup.path)
     if wrong := damaged_files(backup, progress):
         raise OptionError(f"{backup.path} is damaged, and nothing was restored: {'; '.join(wrong[:3])}")
     room = shutil.disk_usage(_existing(directory)).free

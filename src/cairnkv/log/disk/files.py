@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from cairnkv.errors import OptionError
 from cairnkv.log.base import nobody
+from cairnkv.paths import is_within
 
 CHUNK: Final = 1024 * 1024
 """Bytes that are read at a time. Reading, hashing and writing them lets the interpreter go."""
@@ -24,6 +25,12 @@ UNFINISHED: Final = ".part"
 
 Progress: TypeAlias = Callable[[int], None]
 """Told how many bytes, or records, more were done. What it raises ends the work."""
+
+
+def refuse_within(directory: Path, source: Path) -> None:
+    """Raise `OptionError` if a directory to write to is the source, or is in it."""
+    if is_within(directory, source):
+        raise OptionError(f"cannot write to {directory}: it is within {source}; name a directory outside of that")
 
 
 def unfinished(directory: Path) -> Path:

@@ -30,7 +30,7 @@ from cairnkv.log.disk.check import (
     shown,
 )
 from cairnkv.log.disk.engine import Engine, open_engine, rebuild, wait_while_behind
-from cairnkv.log.disk.files import Progress, becoming, copied, linked
+from cairnkv.log.disk.files import Progress, becoming, copied, linked, refuse_within
 from cairnkv.log.disk.records import (
     END_KEY,
     ENTRY,
@@ -64,8 +64,9 @@ def repair(directory: Path, into: Path, progress: Progress = nobody) -> Repaired
     """Make a new store of what can be read of a damaged one, in a directory that is empty or not there.
 
     progress: told how many records more were read. Nobody may have the damaged one open (`check.not_open`).
-    Raises `OptionError` when nothing can be read, or the new directory is not empty.
+    Raises `OptionError` when nothing can be read, or the new directory is not empty or is in the damaged store.
     """
+    refuse_within(into, directory)
     left_out: list[str] = []
     with becoming(into) as part, tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as name:
         work = Path(name)
