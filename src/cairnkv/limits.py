@@ -144,6 +144,9 @@ DISCARD_TIMEOUT: Final = 1.0
 TTL_MAX: Final = 2**53
 """Milliseconds in the longest time to live: about 285,000 years, and exact in every language's numbers."""
 
+CLOCK_MAX: Final = 2**53
+"""Maximum time, in milliseconds since 1970, that a clock may return: like `TTL_MAX`, exact in every language."""
+
 SCAN_COUNT: Final = 1_000
 """Keys that one slice of a scan looks at, unless the client asks for another number."""
 

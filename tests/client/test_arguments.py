@@ -162,6 +162,55 @@ def test_open_says_what_it_takes(opened: Any, given: dict[str, Any], said: str, 
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("opened", [cairnkv.open, cairnkv.aio.open])
+@pytest.mark.parametrize(
+    ("clock", "said"),
+    [
+        (5, "clock is a function that returns milliseconds since 1970, not 5"),
+        (None, "clock is a function that returns milliseconds since 1970, not None"),
+        ("now", "clock is a function that returns milliseconds since 1970, not 'now'"),
+        (lambda: "5", "clock returned '5'; it has to return milliseconds since 1970"),
+        (lambda: None, "clock returned None"),
+        (lambda: float("nan"), "clock returned nan"),
+        (lambda: -1, "clock returned -1"),
+        (lambda: 2**64, "clock returned 18446744073709551616"),
+    ],
+)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_open_refuses_clock_without_milliseconds(
+    opened: Any, clock: Any, said: str, on_disk: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(cairnkv.OptionError, match=re.escape(said)):
+        opened(tmp_path / "data" if on_disk else None, clock=clock)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_clock_may_return_floats(on_disk: bool, tmp_path: Path) -> None:
+    now = 1_000_000.75
+    clock: Any = lambda: now  # noqa: E731
+    with cairnkv.open(tmp_path / "data" if on_disk else None, clock=clock) as kv:
+        kv.set("a", "1", ttl=60)
+        kv["b"] = "2"
+        now += 30_000.5
+        assert (kv.get("a"), kv["b"], kv.ttl("a"), kv.expire("b", 5)) == ("1", "2", 29.999, True)
+        now += 30_000.5
+        assert (kv.get("a"), kv.get("b"), kv.count()) == (None, None, 0)
+
+
+def test_clock_that_returns_text_later_fails_the_call() -> None:
+    now: Any = 1_000
+    with cairnkv.open(clock=lambda: now) as kv:
+        assert kv.get("a") is None
+        now = "soon"
+        with pytest.raises(cairnkv.OptionError, match="clock returned 'soon'"):
+            kv.get("a")
+        with pytest.raises(cairnkv.OptionError, match="clock returned 'soon'"):
+            kv.set("a", "1", ttl=5)
+        now = 2_000
+        assert kv.count() == 0
+
+
 def test_backup_says_how_many_are_kept(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data") as kv, pytest.raises(cairnkv.OptionError, match=r"keep is a number .*'7'"):
         kv.backup(tmp_path / "kept", keep="7")  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from cairnkv.limits import VALUE_MAX
 from cairnkv.log import LogRefused, Made
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
-from cairnkv.store import Clock, Held, Store, WhenFull, wall_clock
+from cairnkv.store import Clock, Held, Store, WhenFull, checked_clock, wall_clock
 
 _log: Final = logging.getLogger("cairnkv.embedded")
 
@@ -480,6 +480,7 @@ def new_store(
         raise OptionError(f"{place!r:.80} is an address: cairnkv.connect takes it; cairnkv.open takes a directory")
     if when_full not in [known.value for known in WhenFull]:
         raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
+    clock = checked_clock(clock)
     if path is not None:
         return _store_on_disk(path, memory_limit, when_full, sync, disk_limit, clock)
     for name, given in (("sync", sync), ("disk_limit", disk_limit)):

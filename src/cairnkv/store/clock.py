@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from cairnkv.errors import OptionError
 from cairnkv.keyspace import Shared
+from cairnkv.limits import CLOCK_MAX
 
 _log: Final = logging.getLogger("cairnkv.store")
 
@@ -32,6 +34,28 @@ IN_STEP_MS: Final = 1_000
 def wall_clock() -> int:
     """The system's clock."""
     return time.time_ns() // 1_000_000
+
+
+def checked_clock(clock: Clock) -> Clock:
+    """Return the clock; a caller's clock is wrapped, to return whole milliseconds or raise `OptionError`.
+
+    Raises `OptionError` if it is not a function, or does not return a time now.
+    """
+    if clock is wall_clock:
+        return clock
+    if not callable(clock):
+        raise OptionError(f"clock is a function that returns milliseconds since 1970, not {clock!r:.80}")
+
+    def milliseconds() -> int:
+        now: object = clock()  # whatever its annotation says
+        if isinstance(now, int | float) and 0 <= now <= CLOCK_MAX:
+            return int(now)
+        raise OptionError(
+            f"clock returned {now!r:.80}; it has to return milliseconds since 1970, at most {CLOCK_MAX:,}"
+        )
+
+    milliseconds()
+    return milliseconds
 
 
 class LogClock:
