@@ -116,8 +116,8 @@ def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
         (CSV, b",b,", "1 to 65,535 bytes"),
         (CSV, b"a,b,soon", "milliseconds since 1970"),
         (CSV, b"\xff,b,", "not UTF-8"),
-        (CSV, b'a,"b"c,', "expected after"),
-        (CSV, b"a,b\rc,", "new-line"),
+        (CSV, b'a,"b"c,', "after the closing quote of a field"),
+        (CSV, b"a,b\rc,", "a carriage return without a newline ends no line"),
     ],
 )
 def test_a_bad_line_is_named_and_those_behind_it_are_read(form: Format, line: bytes, why: str):
@@ -249,6 +249,23 @@ def test_file_in_another_encoding_is_refused(form: Format, text: str, encoding: 
     data = f"\ufeff{begin}{text}".encode(encoding)
     with pytest.raises(CallerError, match=f"^line 1: {name}; save the file as UTF-8$"):
         next(form.read(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"key,value\ra,b\rc,d\r", "line 1: a carriage return without a newline ends no line"),
+        (b'key,"value', "line 1: the file ends within the quotes"),
+        (b'"key"x,value\n', "line 1: after the closing quote"),
+    ],
+)
+def test_header_that_is_no_csv_is_told_in_our_words(data: bytes, says: str) -> None:
+    with pytest.raises(CallerError, match=says):
+        read(CSV, data)
+
+
+def test_file_that_ends_within_quotes_is_told_in_our_words() -> None:
+    assert read(CSV, b'key,value\na,"b\n') == [Bad(2, "the file ends within the quotes of a field")]
 
 
 def test_long_first_line_in_another_encoding_is_refused() -> None:

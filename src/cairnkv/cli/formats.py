@@ -297,9 +297,10 @@ class _Csv:
                 else:
                     yield Line(number, _checked(_parse_csv(header, columns)))
             except (csv.Error, Misfit) as error:
+                why = _csv_words(error) if isinstance(error, csv.Error) else str(error)
                 if header is None:
-                    raise CallerError(f"line {number}: {error}") from None
-                yield Bad(number, str(error))
+                    raise CallerError(f"line {number}: {why}") from None
+                yield Bad(number, why)
 
     def _decoded(self, file: IO[bytes]) -> Iterator[str]:
         for number, line in _lines(file, self._limit):
@@ -323,6 +324,22 @@ class _Csv:
             buffer.truncate()
         if buffer.tell():
             yield buffer.getvalue().encode()
+
+
+_CSV_WORDS: Final = {
+    "new-line character seen": "a carriage return without a newline ends no line; save the file with line ends \\n or "
+    "\\r\\n, or put the field in quotes",
+    "unexpected end of data": "the file ends within the quotes of a field",
+    "',' expected after": "after the closing quote of a field there is neither a comma nor the end of the line; write "
+    "a quote within a field twice",
+    "field larger than": "a field is longer than the longest line",
+}
+"""Our messages, by the beginnings of the messages of Python's module."""
+
+
+def _csv_words(error: csv.Error) -> str:
+    text = str(error)
+    return next((words for begin, words in _CSV_WORDS.items() if text.startswith(begin)), f"not CSV: {text}")
 
 
 def _header(columns: list[str]) -> list[str]:
