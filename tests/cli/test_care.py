@@ -1,6 +1,7 @@
 """cairn backup, restore, verify, check and repair: what they say, and their exit codes."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -97,6 +98,19 @@ def test_backup_verify_restore_check(data: Path, cairn_here: Call) -> None:
     again = cairn_here("restore", backup, "new/store")
     assert (again.code, again.out) == (2, b"")
     assert "new/store is there and is not empty" in again.err
+    Path("file").touch()
+    os.mkfifo("pipe")
+    Path("link").symlink_to("nowhere")
+    for name, wrong in (
+        ("file", "file"),
+        ("pipe", "pipe"),
+        ("link", "link"),
+        ("file/new", "file"),
+        ("pipe/new", "pipe"),
+    ):
+        for said in (cairn_here("restore", backup, name), cairn_here("repair", backup, name)):
+            assert (said.code, said.out) == (2, b"")
+            assert said.err.startswith(f"cairn: {wrong} is no directory: "), said.err
     several = cairn_here("restore", "kept", "elsewhere")
     assert several.code == 2
     assert f"it holds backups; name one of them, such as {backup}" in several.err

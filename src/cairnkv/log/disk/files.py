@@ -47,7 +47,10 @@ def becoming(directory: Path) -> Iterator[Path]:
     """
     part = unfinished(directory)
     try:
-        if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        for path in (directory, directory.parent):
+            if os.path.lexists(path) and not path.is_dir():
+                raise OptionError(f"{path} is no directory: name a directory that is empty or not there yet")
+        if directory.exists() and any(directory.iterdir()):
             raise OptionError(f"{directory} is there and is not empty: name a directory that is empty or not there yet")
         directory.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir(mode=0o700)
