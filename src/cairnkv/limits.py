@@ -7,6 +7,7 @@ or of a guarantee. Tests stand on both sides of each: at N and at N + 1.
 Not for tuning that nobody outside can notice: such constants live beside the code they tune.
 """
 
+import sys
 from typing import Final
 
 KIB: Final = 1024
@@ -173,6 +174,9 @@ PORT: Final = 6555
 
 DEFAULT_URL: Final = f"cairn://127.0.0.1:{PORT}"
 """Where clients look for a server that nobody named."""
+
+UNIX_PATH_MAX: Final = 107 if sys.platform == "linux" else 103
+"""Bytes in the path of a Unix socket (the system's sun_path, without its null character)."""
 
 CLIENT_TIMEOUT: Final = 5.0
 """Seconds that a client waits for one reply, by default."""

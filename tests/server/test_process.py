@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+import cairnkv
 from cairnkv.commands import Get, Ping, Set
-from cairnkv.errors import OptionError
-from cairnkv.limits import MIB
+from cairnkv.errors import AddressError, OptionError
+from cairnkv.limits import MIB, UNIX_PATH_MAX
 from cairnkv.server.run import REPEATED_SIGNAL_SECONDS
 from cairnkv.server.server import _cannot_listen
 from cairnkv.server.settings import OPTIONS, Settings
@@ -101,6 +102,24 @@ def test_a_unix_socket_is_for_its_owner_and_gone_at_the_end(tmp_path_unix: str) 
             with RawClient(address) as client:
                 assert client.ask(Ping(b"")) == PONG
     assert not path.exists()
+
+
+@pytest.mark.parametrize("length", [UNIX_PATH_MAX + 1, 300])
+def test_unix_socket_with_a_long_path_is_refused(length: int) -> None:
+    path = "/tmp/" + "é" * ((length - 5) // 2)
+    path += "x" * (length - len(path.encode()))
+    result = serve("--unix", path, "--no-tcp")
+    assert (result.returncode, result.stdout) == (2, "")
+    why = f"the system takes paths of at most {UNIX_PATH_MAX} bytes, and this has {length}"
+    assert result.stderr.endswith(f"cairn: cannot listen on {path}: {why}\n")
+    with pytest.raises(AddressError, match=f"has at most {UNIX_PATH_MAX} bytes, and this one has {length}"):
+        cairnkv.connect(f"cairn+unix://{path}")
+
+
+def test_unix_socket_with_the_longest_path_serves(tmp_path_unix: str) -> None:
+    path = f"{tmp_path_unix}{'x' * (UNIX_PATH_MAX - len(tmp_path_unix))}"
+    with running_server(unix=path, no_tcp=True) as server, cairnkv.connect(server.url) as kv:
+        assert kv.ping() == "PONG"
 
 
 def test_a_unix_socket_alone(tmp_path_unix: str, log: Path) -> None:

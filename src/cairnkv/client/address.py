@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 from cairnkv.errors import AddressError
-from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT
+from cairnkv.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, CONNECT_TIMEOUT, DEFAULT_URL, PORT, UNIX_PATH_MAX
 from cairnkv.records import record
 from cairnkv.units import duration
 
@@ -151,7 +151,12 @@ def _socket(rest: str) -> str:
     path = os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
     if "\0" in path:  # the system would take the path up to it
         raise AddressError(f"a Unix socket's address has a path without null characters, not {path!r}")
-    return str(Path(path))
+    path = str(Path(path))
+    if (length := len(os.fsencode(path))) > UNIX_PATH_MAX:
+        raise AddressError(
+            f"a Unix socket's path has at most {UNIX_PATH_MAX} bytes, and this one has {length:,}: {path!r}"
+        )
+    return path
 
 
 def _hosts(rest: str, url: str) -> tuple[Endpoint, ...]:

@@ -27,7 +27,7 @@ from urllib.parse import quote
 from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
-from cairnkv.limits import DISCARD_TIMEOUT
+from cairnkv.limits import DISCARD_TIMEOUT, UNIX_PATH_MAX
 from cairnkv.log import LoadingStopped, Log
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
@@ -554,6 +554,10 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _bind_unix(path: Path) -> socket.socket:
     """A Unix socket bound to a path, for its owner only; in the place of one that nobody listens on any more."""
+    if (length := len(os.fsencode(path))) > UNIX_PATH_MAX:
+        raise OptionError(
+            f"cannot listen on {path}: the system takes paths of at most {UNIX_PATH_MAX} bytes, and this has {length:,}"
+        )
     if path.exists() or path.is_symlink():
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise OptionError(f"cannot listen on {path}: it is there and is no socket")
