@@ -14,10 +14,10 @@ import cairnkv
 PACKAGE = Path(cairnkv.__file__).parent
 
 LEVELS = [
-    {"installation", "limits", "own_threads", "records", "units", "version"},
+    {"docstrings", "limits", "own_threads", "records", "units", "version"},
     {"commands", "sockets"},
     {"errors"},
-    {"paths"},
+    {"installation", "paths"},
     {"keyspace"},
     {"log"},
     {"wire"},

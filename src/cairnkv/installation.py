@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 PURE_VARIABLE: Final = "CAIRNKV__PURE"
-"""The variable that disables the native path. Values other than 0, no, off and false disable it."""
+"""The variable that disables the native path: yes or no, as the switches among the options; empty: no."""
 
 COMPILED: Final = (
     "cairnkv.keyspace.hot_table",
@@ -30,10 +30,21 @@ COMPILED: Final = (
 
 @functools.cache
 def compiled() -> bool:
-    """Whether the compiled parts are there and wanted."""
-    if os.environ.get(PURE_VARIABLE, "0").strip().lower() not in ("", "0", "no", "off", "false"):
+    """Whether the compiled parts are there and wanted. Raises `OptionError` if the variable has another value."""
+    return not _pure_is_wanted() and all(map(_is_there, COMPILED))
+
+
+def _pure_is_wanted() -> bool:
+    text = os.environ.get(PURE_VARIABLE, "")
+    if not text.strip():
         return False
-    return all(map(_is_there, COMPILED))
+    from cairnkv.errors import OptionError  # this and the next import are slow, and few set the variable
+    from cairnkv.units import switch
+
+    try:
+        return switch(text)
+    except ValueError as error:
+        raise OptionError(f"the variable {PURE_VARIABLE} has to be {error}") from None
 
 
 def _is_there(name: str) -> bool:
@@ -51,27 +62,6 @@ def features() -> dict[str, str]:
     True
     """
     return {"hot path": "compiled" if compiled() else "plain Python", "loop": _loop()}
-
-
-def docstring(of: type) -> str:
-    """Return the docstring of a class. Under -OO, which drops docstrings, read it from the source if available."""
-    if of.__doc__ or sys.flags.optimize < 2:
-        return of.__doc__ or ""
-    return _docstrings(of.__module__).get(of.__qualname__, "")
-
-
-@functools.cache
-def _docstrings(module: str) -> dict[str, str]:
-    """Read the docstrings of a module's classes from its source."""
-    import ast
-    import inspect
-
-    try:
-        source = inspect.getsource(sys.modules[module])
-    except OSError:
-        return {}
-    classes = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
-    return {node.name: ast.get_docstring(node, clean=False) or "" for node in classes}
 
 
 def python_command(*arguments: str) -> list[str]:

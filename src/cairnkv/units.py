@@ -1,4 +1,4 @@
-"""Sizes and times as people write them."""
+"""Sizes, times and switches as people write them."""
 
 import re
 from datetime import timedelta
@@ -20,6 +20,19 @@ def size(text: str) -> int:
     if match is None:
         raise ValueError(f"a size such as 64MiB, 512k or 1048576, not {text!r}")
     return int(match[1]) * _SIZES[match[2].lower()]
+
+
+def switch(text: str) -> bool:
+    """Whether text says yes.
+
+    >>> switch("yes"), switch("off")
+    (True, False)
+    """
+    if (lowered := text.strip().lower()) in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"yes or no, not {text!r}")
 
 
 def seconds(text: str) -> float:

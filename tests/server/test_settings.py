@@ -132,6 +132,12 @@ def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:
         ("idle_timeout", "5ſ", "a time such as 30s"),
         ("max_value", "64\u212a", "a size such as 64MiB"),
         ("sync", "٥s", "always, none, or a time"),
+        ("host", "", "an address or a name of this computer, not ''; for all addresses: 0.0.0.0 or ::"),
+        ("host", " ", "an address or a name of this computer, not ' '"),
+        ("host", "127.0.0.1:7000", "not '127.0.0.1:7000'; the port is the option port"),
+        ("host", "[::1]:7000", "not '[::1]:7000'; the port is the option port"),
+        ("host", "[localhost]", "an IPv6 address if it is in brackets"),
+        ("host", "[::1", "an address or a name, not '[::1'"),
         ("max_value", "64 MBits", "a size such as 64MiB, 512k or 1048576"),
         ("max_value", "-1", "a size such as 64MiB"),
         ("memory_limit", "none", "a size such as 64MiB"),
@@ -245,12 +251,20 @@ def test_error_names_variables_of_options_that_exclude_each_other() -> None:
     assert "environment" not in str(error.value)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "", "127.0.0.1.example.org"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "127.0.0.1.example.org"])
 def test_beyond_this_machine_only_with_insecure(host: str) -> None:
     assert not is_loopback(host)
     with pytest.raises(OptionError, match="--insecure"):
         load({"host": host}, environment={})
     assert load({"host": host, "insecure": "yes"}, environment={}).host == host
+
+
+@pytest.mark.parametrize(("given", "host"), [("[::1]", "::1"), ("::1", "::1"), (" localhost ", "localhost")])
+def test_host_on_this_machine_is_understood_as_in_a_url(given: str, host: str) -> None:
+    assert load({"host": given}, environment={}).host == host
+    assert load({}, environment={"CAIRNKV__HOST": given}).host == host
+    with pytest.raises(OptionError, match=r"^:: is beyond this machine"):
+        load({"host": "[::]"}, environment={})
 
 
 def test_beyond_this_machine_with_a_password() -> None:

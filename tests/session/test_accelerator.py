@@ -212,6 +212,16 @@ def test_the_variable_turns_it_off(pure: str) -> None:
     assert ran.stdout.strip() == ("compiled" if built and pure == "0" else "plain Python")
 
 
+@pytest.mark.parametrize("code", ["import cairnkv; cairnkv.connect()", "import cairnkv; cairnkv.features()"])
+@pytest.mark.parametrize("pure", ["maybe", "2", "none"])
+def test_variable_for_the_pure_path_is_yes_or_no(code: str, pure: str) -> None:
+    environment = {**os.environ, "CAIRNKV__PURE": pure}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    assert ran.stderr.endswith(f"OptionError: the variable CAIRNKV__PURE has to be yes or no, not '{pure}'\n")
+
+
 def test_features_say_which_is_in_use() -> None:
     wanted = os.environ.get("CAIRNKV__PURE", "0") in ("", "0")
     assert cairnkv.features()["hot path"] == ("compiled" if built and wanted else "plain Python")

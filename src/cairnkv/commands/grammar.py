@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 from cairnkv.commands.failures import BADARGS, BADKEY, Code
-from cairnkv.installation import docstring
+from cairnkv.docstrings import docstring
 from cairnkv.limits import KEY_MAX
 from cairnkv.records import record
 

@@ -25,7 +25,7 @@ from cairnkv.log.disk.sync import Sync
 from cairnkv.log.quorum.options import BREAKS, LOG_LIMIT, LOG_LIMIT_LEAST, cluster_wants_data, parsed_name, parsed_urls
 from cairnkv.paths import in_words, is_within, path_text, user_path
 from cairnkv.store import WhenFull
-from cairnkv.units import seconds, size
+from cairnkv.units import seconds, size, switch
 from cairnkv.wire.article import Dialect
 
 ENVIRONMENT_PREFIX: Final = "CAIRNKV__"
@@ -55,13 +55,28 @@ def number(lowest: int, highest: int) -> Callable[[str], int]:
     return parse
 
 
-def switch(text: str) -> bool:
-    """A yes or no."""
-    if (lowered := text.strip().lower()) in ("1", "true", "yes", "on"):
-        return True
-    if lowered in ("0", "false", "no", "off"):
+def host_name(text: str) -> str:
+    """A name or an IP address. Brackets around an IPv6 address, as in a URL, are removed."""
+    host = text.strip()
+    if not host:
+        raise ValueError(f"an address or a name of this computer, not {text!r}; for all addresses: 0.0.0.0 or ::")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if ":" not in host:
+            raise ValueError(f"an IPv6 address if it is in brackets, not {text!r}")
+    if ":" in host and not _is_ip(host):
+        raise ValueError(f"an address or a name, not {text!r}; the port is the option port")
+    if "\0" in host or "[" in host or "]" in host:
+        raise ValueError(f"an address or a name, not {text!r}")
+    return host
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
         return False
-    raise ValueError(f"yes or no, not {text!r}")
+    return True
 
 
 def choice(kinds: type[enum.Enum]) -> Callable[[str], Any]:
@@ -140,7 +155,7 @@ def _seconds(default: float, help: str) -> Any:
 class Settings:
     """What a server is told. The fields, in this order, are the options."""
 
-    host: str = _option(str, "127.0.0.1", "address to listen on", shown="127.0.0.1", metavar="HOST")
+    host: str = _option(host_name, "127.0.0.1", "address to listen on", shown="127.0.0.1", metavar="HOST")
     port: int = _option(
         number(0, 65_535), limits.PORT, "port to listen on; 0 takes a free one", shown=str(limits.PORT), metavar="PORT"
     )
