@@ -1,8 +1,14 @@
 """Introspection of the package: `dir`, completion, `help`, docstrings and signatures."""
 
+import copy
+import functools
 import inspect
+import pickle
 import pydoc
 import rlcompleter
+from collections.abc import Callable, KeysView
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +53,36 @@ def test_every_public_method_has_docstring_and_signature(store: KeyValue[str, st
             continue
         assert inspect.getdoc(method), name
         assert "(self" in str(inspect.signature(method)), name
+
+
+OPENED: list[Callable[[Path], Any]] = [
+    lambda path: cairnkv.open(),
+    lambda path: cairnkv.open(memory_limit=2**20),
+    lambda path: cairnkv.open(path),
+    lambda path: cairnkv.open(path).durable("memory"),
+    lambda path: cairnkv.open().keys(),
+    lambda path: cairnkv.connect(),
+    lambda path: cairnkv.connect(codec="json").durable("memory"),
+    lambda path: cairnkv.connect().local(),
+    lambda path: cairnkv.connect().pipeline(),
+    lambda path: cairnkv.aio.open(),
+    lambda path: cairnkv.aio.open(path),
+    lambda path: cairnkv.aio.connect(),
+    lambda path: cairnkv.aio.connect().local(),
+    lambda path: cairnkv.aio.connect().pipeline(),
+]
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_stores_and_pipelines_cannot_be_pickled_or_copied(opened: Callable[[Path], Any], tmp_path: Path) -> None:
+    store = opened(tmp_path / "data")
+    copies: list[Callable[[Any], object]] = [copy.deepcopy]
+    if not isinstance(store, KeysView):  # the copy of a view uses the same store
+        copies.append(copy.copy)
+    copies += [functools.partial(pickle.dumps, protocol=number) for number in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for attempt in copies:
+        with pytest.raises(TypeError, match="cannot be pickled or copied; open or connect it again"):
+            attempt(store)
 
 
 def test_native_methods_have_the_signatures_of_the_pure_ones() -> None:

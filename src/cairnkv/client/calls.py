@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar
 
 from cairnkv.client.address import Seconds as Seconds
 from cairnkv.client.codec import Codec, KeyCodec, key_bytes, utf8
@@ -81,6 +81,14 @@ class Unset(enum.Enum):
 
 UNSET: Final = Unset.UNSET
 """Stands for an option that was not given, where None is a value that could be."""
+
+
+class NotCopied:
+    """A base class of stores and pipelines: Python can neither pickle nor copy them."""
+
+    def __reduce__(self) -> NoReturn:
+        """Raise `TypeError`. `copy.copy` and `copy.deepcopy` call this, too."""
+        raise TypeError(f"{self!r} cannot be pickled or copied; open or connect it again, in the process that needs it")
 
 
 class Leeway(enum.Enum):

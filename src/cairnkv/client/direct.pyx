@@ -14,6 +14,7 @@ On disk only reads are direct, and only while nothing waits for the disk: then a
 Not for stores with a memory limit, and not for interpreters without a lock.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Size
 from cpython.object cimport PyObject
@@ -77,6 +78,7 @@ cdef class Tally:
     cdef public bint off
 
 
+@cython.auto_pickle(False)  # Cython's `__reduce__` would hide that of `KeyValue`
 cdef class DirectCalls:
     """The direct calls, and when they may be made. A base of `DirectEmbedded`; `READABLE` is its other base."""
 

@@ -17,6 +17,7 @@ from cairnkv.client.calls import (
     Durable,
     K,
     Key,
+    NotCopied,
     Seconds,
     T,
     Unset,
@@ -36,7 +37,7 @@ from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 
-class KeyValue(abc.ABC, Generic[K, V]):
+class KeyValue(NotCopied, abc.ABC, Generic[K, V]):
     """A store as sync code sees it: the methods, and the syntax of a mapping.
 
     Keys go in as text or bytes, and come back as K; values are V, as the codec makes them.

@@ -15,6 +15,7 @@ from cairnkv.client.calls import (
     Durable,
     K,
     Key,
+    NotCopied,
     Seconds,
     T,
     Unset,
@@ -81,7 +82,7 @@ class Pending(Generic[T]):
 AnyPending: TypeAlias = Pending[Any]
 
 
-class Commands(Generic[K, V]):
+class Commands(NotCopied, Generic[K, V]):
     """The methods of pipelines. Each adds a command, and returns a `Pending` for its result."""
 
     def __init__(self, calls: Calls[K, V]) -> None:

@@ -17,6 +17,7 @@ from cairnkv.client.calls import (
     Durable,
     K,
     Key,
+    NotCopied,
     Seconds,
     T,
     Unset,
@@ -33,7 +34,7 @@ from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 
-class AsyncKeyValue(abc.ABC, Generic[K, V]):
+class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
     """A store as asyncio code sees it: the methods of `KeyValue`, to be awaited.
 
     Keys go in as text or bytes, and come back as K; values are V, as the codec makes them.
