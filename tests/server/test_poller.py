@@ -10,13 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from cairnkv.installation import compiled
 from cairnkv.server.loop import PolledLoop
 
-if not compiled():
-    pytest.skip("the native event path is not in use here", allow_module_level=True)
+Transport = pytest.importorskip("cairnkv.server.poller", reason="NOT TESTED: there is no native event path").Transport
 
-from cairnkv.server.poller import Transport
+pytestmark = pytest.mark.in_use
 
 
 class Called(asyncio.Protocol):
