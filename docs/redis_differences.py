@@ -67,7 +67,7 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         f"A command has at most {REDIS_ARGUMENTS_MAX:,} arguments, its name included, as in Redis before 7.0; a "
         f"command without keys has at most {REDIS_KEYLESS_ARGUMENTS_MAX:,}. The longest `MSET`, `MGET` and `DEL` block "
-        "other clients for about two seconds each; in Redis for about half a second.",
+        "other clients for a second or more each.",
         "A command is atomic.",
     ),
     Difference(

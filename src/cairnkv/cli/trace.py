@@ -113,7 +113,7 @@ class _Proxy:
         self._broken: BaseException | None = None
 
     async def run(self, host: str, port: int) -> None:
-        """Serve until SIGINT, SIGTERM or SIGHUP, or until nobody takes what is shown, which raises."""
+        """Serve until SIGINT, SIGTERM or SIGHUP, or until the output is closed, which raises."""
         loop = asyncio.get_running_loop()
         numbers = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP; keep it so

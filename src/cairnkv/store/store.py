@@ -330,7 +330,7 @@ class Store:
     def undone(self) -> "Store":
         """Return a store with the state before the current call. This store does not change.
 
-        Copies the dicts of the table: about 0.1 s for a million keys.
+        Copies the dicts of the table, so it takes time in proportion to the number of keys.
         """
         store = Store(
             log=self._log,

@@ -502,8 +502,8 @@ def _cache_bytes(memory_limit: int | None) -> int:
 def _options(room: int = PLENTY, memory_limit: int | None = None) -> "Options":
     """memory_limit: see `open_engine`.
 
-    room: bytes there are for it. Of few it takes less besides what it keeps, so that what it writes anew, before
-    what was there goes, fits into what is left when writes stop.
+    room: bytes that the store may use. With little room, compactions are smaller: their output has to fit beside their
+    input in the room that is left when writes stop.
     """
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 
