@@ -117,10 +117,15 @@ def test_example_client_refuses_an_empty_key(run: Run) -> None:
 
 def test_example_client_says_that_an_outcome_is_unknown_when_the_server_ends(program: list[str]) -> None:
     def serve() -> None:
-        with listener.accept()[0] as connected:
-            if connected.recv(100)[2] == 3:  # a PING: client.mjs opens with one
+        with listener.accept()[0] as connected, connected.makefile("rb") as received:
+            # Read to the end of the frame: client.sh sends it in pieces.
+            if received.read(3)[2] == 3:  # a PING: client.mjs opens with one
+                received.read(4)
                 connected.sendall(bytes.fromhex("00 30 00 00 00 04") + b"PONG")
-                connected.recv(100)
+                received.read(3)
+            key, value = received.read(4 + 1), received.read(4 + 1)
+            assert key.endswith(b"k")
+            assert value.endswith(b"v")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, daemon=True).start()
