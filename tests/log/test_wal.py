@@ -116,6 +116,27 @@ def test_lengths_that_are_wrong_are_damage_wherever_they_are(copy: Copy) -> None
                 copy.count()
 
 
+@pytest.mark.parametrize("length", [600, 3_000, 70_000])
+def test_flipped_bits_in_a_last_commit_of_zeros_are_damage(tmp_path: Path, length: int) -> None:
+    dice = random.Random(length)
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"first", b"x")))
+        disk.reply(disk.store.execute(Set(b"zeros", bytes(length) + b"end")))
+        shutil.copytree(tmp_path / "data", tmp_path / "crashed")
+    copy = Copy(tmp_path / "crashed", tmp_path / "copy")
+    last = [start for start in starts(copy.whole) if copy.whole[start + 6] in (wal.WHOLE, wal.FIRST)][-1]
+    for place in [*range(last, last + wal.HEADER.size), *(dice.randrange(last, len(copy.whole)) for _ in range(25))]:
+        data = bytearray(copy.whole)
+        data[place] ^= 1 << dice.randrange(8)
+        copy.write(data)
+        with pytest.raises(wal.Damaged):
+            wal.mend(copy.log, thorough=True)
+        assert copy.log.read_bytes() == data
+    copy.write(data)
+    with pytest.raises(OptionError, match="nothing was changed"):
+        copy.count()
+
+
 def test_only_the_newest_log_may_have_such_an_end(copy: Copy) -> None:
     copy.write(copy.whole[:-10])
     with pytest.raises(wal.Damaged, match="newer"):
