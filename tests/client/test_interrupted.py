@@ -5,6 +5,7 @@ store."""
 import contextlib
 import ctypes
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -340,6 +341,54 @@ def test_signals_break_no_store(where: str, tmp_path: Path) -> None:
     path = str(tmp_path / "data") if where == "disk" else ""
     ran = subprocess.run(
         [sys.executable, "-c", SIGNALS, path], capture_output=True, text=True, timeout=4 * PATIENCE, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("well\n", "")
+
+
+TIMER = """
+import signal, sys, cairnkv
+evicts = sys.argv[1] == "evict"
+kv = cairnkv.open(memory_limit=2**32, when_full="evict") if evicts else cairnkv.open()
+KEYS = 100_000
+for begin in range(0, KEYS, 1_000):
+    kv.set_many({f"key:{n}": "v" for n in range(begin, begin + 1_000)}, ttl=9_999 if begin % 3_000 else None)
+depth = deepest = handled = 0
+def handle(*_):
+    global depth, deepest, handled
+    depth += 1
+    deepest = max(deepest, depth)
+    kv.incr("handled")
+    handled += 1
+    depth -= 1
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+calls = 0
+while handled < 15:
+    kv.incr("calls")
+    calls += 1
+    assert kv.get("key:7") == "v"
+kv.set_many({f"long:{n}": "w" for n in range(30_000)})  # takes longer than the timer's interval
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert (kv["calls"], kv["handled"]) == (str(calls), str(handled))
+assert len(list(kv.scan("key:"))) == KEYS
+assert len(list(kv.scan("long:"))) == 30_000
+assert kv.count() == KEYS + 30_002
+assert kv.ttl("key:3001") > 0 and kv.ttl("key:1") == float("inf")
+assert deepest < 50, deepest
+print("well")
+"""
+
+
+@pytest.mark.parametrize("when_full", ["refuse", "evict"])
+@pytest.mark.parametrize("pure", ["", "1"])
+def test_timer_handlers_that_use_a_large_store_do_not_pile_up(pure: str, when_full: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", TIMER, when_full],
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE,
+        check=False,
+        env={**os.environ, "CAIRNKV__PURE": pure},
     )
     assert (ran.stdout, ran.stderr) == ("well\n", "")
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, cast, overload
 
@@ -25,6 +26,7 @@ from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_co
 from cairnkv.client.green import replaced
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
+from cairnkv.client.uninterrupted import uninterrupted
 from cairnkv.commands import OK, Command, Failure, Reply, failures
 from cairnkv.errors import CallerError, OptionError, PeerError, Refused
 from cairnkv.installation import compiled
@@ -85,6 +87,9 @@ class _InMemory(Shared):
     An interrupted call leaves `Store.under_way` set. So does a call that still runs lower in the stack of the same
     thread. In both cases the next call uses a copy of the store without the changes of that call. If that call still
     runs, it sees at its end that the store was replaced, and executes again.
+
+    Both the copy and the second execution are `uninterrupted`, since they may take longer than the interval of a timer
+    whose signal handler uses the store: the handlers would nest until the stack is full, or the call would never end.
     """
 
     def __init__(self, store: Store) -> None:
@@ -102,24 +107,39 @@ class _InMemory(Shared):
                     self._lock = threading.RLock()
                     # Last: another thread of this process may look at it meanwhile.
                     self._generation = forking.generation
-        while True:
-            with self._lock:
+        outcomes: list[Reply | Held] = []
+        again = False
+        with self._lock:
+            while not outcomes:
                 store = self._store
                 if store.under_way is not None:
-                    whole = store.undone()
-                    if self._store is store:
-                        self._store = whole
+                    uninterrupted(partial(self._undo, store))
                     continue
                 if self._closed:
                     raise CallerError("this store is closed")
-                store.begin_call()
-                self._calls += 1
-                if self._calls % CALLS_PER_SLICE == 0:
-                    store.housekeep()
-                outcome = store.execute(command)
-                store.end_call()
-                if self._store is store:
-                    return outcome
+                if again:
+                    uninterrupted(partial(self._call, store, command, outcomes))
+                else:
+                    self._call(store, command, outcomes)
+                again = True
+        return outcomes[0]
+
+    def _call(self, store: Store, command: Command, outcomes: list[Reply | Held]) -> None:
+        """Execute a call. Appends its outcome, unless the store was replaced meanwhile."""
+        store.begin_call()
+        self._calls += 1
+        if self._calls % CALLS_PER_SLICE == 0:
+            store.housekeep()
+        outcome = store.execute(command)
+        store.end_call()
+        if self._store is store:
+            outcomes.append(outcome)
+
+    def _undo(self, store: Store) -> None:
+        """Replace a store by a copy without the changes of an interrupted call."""
+        whole = store.undone()
+        if self._store is store:
+            self._store = whole
 
     def close(self) -> None:
         with self._lock:

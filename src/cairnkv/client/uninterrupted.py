@@ -1,0 +1,105 @@
+"""Uninterrupted calls: signal handlers and exceptions of other threads wait until the call has ended.
+
+A helper thread executes the function: Python runs signal handlers only in the main thread. The calling thread waits
+in a C function that does not look for signals. `list(map(...))` starts the thread and waits in one interpreter step.
+
+Invariants: the function has ended when `uninterrupted` returns or raises. It must not acquire a lock that the calling
+thread may hold. Finalizers could, so the garbage collector is off meanwhile.
+
+Out of scope: interpreters without `ctypes` or at their exit, and processes whose threads gevent or eventlet replaced.
+There, the calling thread executes the function, and signal handlers may run within.
+"""
+
+import _thread
+import gc
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from operator import call
+from typing import Any, Final
+
+from cairnkv.client.green import replaced
+
+
+def _interpreter() -> Any:
+    """Return the functions of Python's C interface, called without the interpreter's lock, or None."""
+    try:
+        import ctypes
+
+        python = ctypes.CDLL("python", handle=ctypes.pythonapi._handle)
+        python.PyThread_allocate_lock.restype = ctypes.c_void_p
+        python.PyThread_acquire_lock.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        python.PyThread_release_lock.argtypes = python.PyThread_free_lock.argtypes = [ctypes.c_void_p]
+    except (ImportError, AttributeError):
+        return None
+    return python
+
+
+_PYTHON: Final = _interpreter()
+
+
+class _Lock:
+    """A lock whose `acquire` does not look for signals."""
+
+    _free: Callable[[], object] | None = None
+
+    def __init__(self) -> None:
+        lock = _PYTHON.PyThread_allocate_lock()
+        if not lock:
+            raise MemoryError("the system has no memory for a lock")
+        self._free = partial(_PYTHON.PyThread_free_lock, lock)
+        self.acquire: Final = partial(_PYTHON.PyThread_acquire_lock, lock, 1)
+        self.release: Final = partial(_PYTHON.PyThread_release_lock, lock)
+
+    def __del__(self) -> None:
+        if self._free is not None:
+            self._free()
+
+
+def uninterrupted(function: Callable[[], object]) -> None:
+    """Call a function in a helper thread, and wait for its end. Raises what the function raises."""
+    if _PYTHON is None or sys.is_finalizing() or replaced("thread"):
+        function()
+        return
+    outcome: list[BaseException | None] = []
+    ended = _Lock()
+    ended.acquire()
+
+    def work() -> None:
+        error: BaseException | None = None
+        try:
+            function()
+        except BaseException as raised:  # for the calling thread
+            error = raised
+        outcome.append(error)
+        ended.release()
+
+    steps: tuple[Callable[[], object], ...] = (partial(_thread.start_new_thread, work, ()), ended.acquire)
+    pauses = gc.isenabled()
+    if pauses:
+        steps = (partial(_PAUSES.append, ended), gc.disable, *steps, gc.enable, _PAUSES.pop)
+    try:
+        list(map(call, steps))
+    except RuntimeError:
+        if outcome:  # it is the exception of a signal handler that has run since
+            raise
+        if pauses:
+            _collect_again()
+        function()  # the process has its maximum number of threads
+        return
+    if outcome[0] is not None:
+        raise outcome[0]
+
+
+_PAUSES: Final[list[_Lock]] = []
+"""A lock for each call that has turned the garbage collector off."""
+
+
+def _collect_again() -> None:
+    if _PAUSES:
+        _PAUSES.clear()
+        gc.enable()
+
+
+os.register_at_fork(after_in_child=_collect_again)
