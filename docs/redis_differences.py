@@ -17,6 +17,7 @@ from cairnkv.limits import (
     REDIS_KEYLESS_ARGUMENTS_MAX,
     SCAN_COUNT_MAX,
     SUBSCRIPTIONS_MAX,
+    TRANSACTION_BYTES_MAX,
     TRANSACTION_COST_MAX,
     TTL_MAX,
     VALUE_MAX,
@@ -72,7 +73,9 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         f"A transaction is at most as much work as {TRANSACTION_COST_MAX:,} commands of one key, and its commands are "
-        f"at most as long as one frame. A client watches at most {WATCHED_MAX:,} keys, and subscribes to at most "
+        f"at most as long as one frame. It reads and makes at most {TRANSACTION_BYTES_MAX // MIB} MiB of values; "
+        "`SETBIT`, `SETRANGE` and `APPEND` make the whole value. Nothing of a larger transaction is executed. "
+        f"A client watches at most {WATCHED_MAX:,} keys, and subscribes to at most "
         f"{SUBSCRIPTIONS_MAX:,} channels and patterns. The names of channels and clients have at most {CHANNEL_MAX:,} "
         "bytes.",
         "The memory and the work that one client causes at once have a limit.",

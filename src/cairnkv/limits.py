@@ -46,8 +46,9 @@ TRANSACTION_COST_MAX: Final = 50_000
 """Work that one transaction of the Redis wire may be, counted in commands of one key: some tenths of a second, in which
 nobody else is served."""
 
-TRANSACTION_BYTES_MAX: Final = 1024 * MIB
-"""Bytes of values that one transaction may read or make anew: about a second, if it is nothing else."""
+TRANSACTION_BYTES_MAX: Final = 256 * MIB
+"""Bytes of values that one transaction may read or make: less than a second, in which the server serves no other
+client. SETBIT, SETRANGE and APPEND make the whole value."""
 
 READ_TOGETHER_MAX: Final = 512 * MIB
 """Bytes of values that one command over several keys, or one transaction, may need if some of them have to be read from

@@ -30,6 +30,7 @@ from cairnkv.commands import (
     Reply,
     Scan,
     Set,
+    SetBit,
     SetRange,
     SetWith,
     Step,
@@ -218,15 +219,27 @@ def test_versions_stay_alike_when_a_transaction_is_too_much() -> None:
     """It is undone; the versions of what it had changed are later ones, after a restart as well."""
     cluster = settled()
     one, other = cluster.nodes[:2]
-    said(cluster, one, Set(b"k", b"1"))
+    said(cluster, one, Set(b"k", b"1"), Set(b"long", b"x" * 500))
     watching(cluster, one, b"k")
     restart(other)
-    too_much = transacted(cluster, one, Set(b"k", b"2"), Append(b"k", b"x" * 500), most=400)
+    too_much = transacted(cluster, one, Set(b"k", b"2"), Get(b"long"), most=400)
     assert isinstance(too_much, Failure)
     restart(other)
     cluster.settle()
     watched = watching(cluster, one, b"k")
     assert transacted(cluster, other, Incr(b"k", 1), watched=watched) == Replies((2,))
+
+
+@pytest.mark.parametrize("command", [Append(b"k", b"x"), SetRange(b"k", 99, b"x"), SetBit(b"k", 799, 1)])
+def test_transaction_that_would_make_too_many_bytes_begins_no_work(command: Command) -> None:
+    cluster = settled()
+    one, other = cluster.nodes[:2]
+    said(cluster, one, Set(b"k", b"v" * 99))
+    watched = watching(cluster, other, b"k")
+    too_much = transacted(cluster, one, *[command] * 5, most=400)
+    assert isinstance(too_much, Failure)
+    assert transacted(cluster, other, Get(b"k"), watched=watched) == Replies((b"v" * 99,))
+    assert isinstance(transacted(cluster, one, *[command] * 3, most=400), Replies)
 
 
 def test_clear_prefix_clears_what_its_node_has_found() -> None:

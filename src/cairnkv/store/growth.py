@@ -6,6 +6,8 @@ moves to another second, so that clients can set a new TTL in a full store.
 Not for what happens then (the store).
 """
 
+from collections.abc import Sequence
+
 from cairnkv.commands import (
     Append,
     Command,
@@ -16,12 +18,14 @@ from cairnkv.commands import (
     Incr,
     IncrFloat,
     Rename,
+    Scope,
     Set,
     SetBit,
     SetMany,
     SetManyIfAbsent,
     SetRange,
     SetWith,
+    Step,
 )
 from cairnkv.keyspace import Keyspace
 from cairnkv.keyspace.expiry import TICK_BYTES
@@ -100,16 +104,47 @@ def _expires(keyspace: Keyspace, key: bytes) -> bool:
 
 def length_after(keyspace: Keyspace, command: Command) -> int:
     """How long the value will be of a command that changes a part of it; 0 of any other."""
-    if not command.word.grows:
+    if not isinstance(command, Append | SetRange | SetBit):
         return 0
+    return _length_after(_length(keyspace, command.key), command)
+
+
+def _length_after(length: int, command: Append | SetRange | SetBit) -> int:
+    """The same for a value of this length."""
     match command:
-        case Append(key, more):
-            return _length(keyspace, key) + len(more)
-        case SetRange(key, offset, over) if over:
-            return max(_length(keyspace, key), offset + len(over))
-        case SetBit(key, offset):
-            return max(_length(keyspace, key), offset // 8 + 1)
-    return 0
+        case Append(_, more):
+            return length + len(more)
+        case SetRange(_, offset, over):
+            return max(length, offset + len(over)) if over else 0
+        case SetBit(_, offset):
+            return max(length, offset // 8 + 1)
+
+
+def bytes_made_together(keyspaces: Sequence[Keyspace], steps: Sequence[Step], value_max: int | None = None) -> int:
+    """Return the minimum bytes of values that a transaction would make by commands that change a part of a value.
+
+    value_max: maximum length of a value; a command that exceeds it makes nothing. None: no maximum.
+    """
+    lengths: dict[tuple[int, bytes], int] = {}  # of the values that the transaction changes
+    cleared: set[int] = set()
+    made = 0
+    for space, command in steps:
+        if isinstance(command, Append | SetRange | SetBit):
+            place = space, command.key
+            before = lengths.get(place)
+            if before is None:
+                before = 0 if space in cleared else _length(keyspaces[space], command.key)
+            after = _length_after(before, command)
+            if value_max is None or after <= value_max:
+                made += after
+                lengths[place] = max(before, after)
+        elif command.word.writes and command.word.scope is Scope.TABLE:
+            cleared.add(space)
+            lengths = {place: length for place, length in lengths.items() if place[0] != space}
+        elif command.word.writes:  # a minimum: a condition may keep the old value, and RENAME may bring a longer one
+            for place in command.places(space):
+                lengths[place] = len(command.value) if isinstance(command, Set) else 0
+    return made
 
 
 def bytes_made(keyspace: Keyspace, command: Command) -> int:

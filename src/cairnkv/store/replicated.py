@@ -50,7 +50,7 @@ from cairnkv.log.quorum.proposer import Proposal, Proposer
 from cairnkv.log.quorum.proposers import Judged, Proposers
 from cairnkv.store import node_records
 from cairnkv.store.clock import Clock, LogClock, wall_clock
-from cairnkv.store.growth import length_after
+from cairnkv.store.growth import bytes_made_together, length_after
 from cairnkv.store.held import Held, size_of
 from cairnkv.store.items import (
     Transaction,
@@ -68,7 +68,7 @@ from cairnkv.store.items import (
 )
 from cairnkv.store.memory import Place
 from cairnkv.store.runs import Gathering, NewExecutor
-from cairnkv.store.store import Loaded, Store, effects_of
+from cairnkv.store.store import Loaded, Store, TooMuch, effects_of
 from cairnkv.store.turns import Blocking, Changes, Proposed, Turn
 from cairnkv.wire.article import Prefix
 
@@ -83,10 +83,6 @@ DIGEST_ENTRIES: Final = 1_000
 
 DIGESTS_KEPT: Final = 16
 """Digests that are remembered, for nodes that are behind."""
-
-
-class _TooMuch(Exception):
-    """A transaction is more work than it may be."""
 
 
 class ReplicatedStore(Store):
@@ -539,7 +535,7 @@ class ReplicatedStore(Store):
         self._shared.journal = journal
         try:
             reply = work()
-        except _TooMuch as refused:
+        except TooMuch as refused:
             self._take_back_all(journal, changes)
             return Failure(failures.UNDONE, str(refused))
         except MemoryError:  # this node's alone: the others carry it out
@@ -595,6 +591,8 @@ class ReplicatedStore(Store):
     def _one_after_the_other(self, transaction: Transaction) -> Replies:
         replies: list[Reply] = []
         worked, most = 0, transaction.bytes_max
+        if most and bytes_made_together(self.keyspaces, transaction.steps) > most:
+            raise TooMuch(most)  # before it costs the work
         found = 0  # bytes of keys: which ones a look at the table finds is each node's own affair
         for step in transaction.steps:
             space, command = step
@@ -613,7 +611,7 @@ class ReplicatedStore(Store):
                 replies.append(apply(self.keyspaces[space], command, self._shared.now))
                 worked += size_of(replies[-1])
             if most and worked > most:
-                raise _TooMuch(f"a transaction that works on more than {most:,} bytes of values")
+                raise TooMuch(most)
         return Replies(tuple(replies))
 
     # -- versions of slots ------------------------------------------------------------------------------------

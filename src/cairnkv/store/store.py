@@ -29,7 +29,7 @@ from cairnkv.log import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
 from cairnkv.log.base import LARGE_VALUE_BYTES, Redated
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.cold import Cache
-from cairnkv.store.growth import bytes_made, growth, length_after
+from cairnkv.store.growth import bytes_made, bytes_made_together, growth, length_after
 from cairnkv.store.held import Held, size_of
 from cairnkv.store.memory import Place, UseOrder
 from cairnkv.store.staging import Staging
@@ -94,8 +94,13 @@ class Loaded(NamedTuple):
     position: int
 
 
-class _TooMuch(Exception):
+class TooMuch(Exception):
     """A transaction is more work than it may be."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(
+            f"a transaction works on more than {bytes_max:,} bytes of values; send its commands in several transactions"
+        )
 
 
 class Tally(Protocol):
@@ -352,14 +357,17 @@ class Store:
     def _one_by_one(self, steps: Sequence[Step], bytes_max: int | None) -> Replies:
         replies: list[Reply] = []
         worked = 0
+        if bytes_max is not None and bytes_made_together(self.keyspaces, steps, self._value_max) > bytes_max:
+            raise TooMuch(bytes_max)  # before it costs the work
         for step in steps:
             if bytes_max is not None:
-                worked += length_after(self.keyspaces[step.space], step.command)
+                length = length_after(self.keyspaces[step.space], step.command)
+                worked += length if length <= self._value_max else 0
             if bytes_max is None or worked <= bytes_max:
                 replies.append(self._one_of_several(step))
                 worked += size_of(replies[-1])
             if bytes_max is not None and worked > bytes_max:
-                raise _TooMuch(f"a transaction that works on more than {bytes_max:,} bytes of values")
+                raise TooMuch(bytes_max)
         return Replies(tuple(replies))
 
     def bytes_made(self, command: Command, space: int = 0) -> int:
@@ -478,7 +486,7 @@ class Store:
         except LogRefused as refused:
             self._take_back(journal)
             return self.refusal(refused)
-        except _TooMuch as refused:
+        except TooMuch as refused:
             self._take_back(journal)
             return Failure(failures.UNDONE, str(refused))
         except BaseException:  # a fault of ours: what no log has must not be there

@@ -259,6 +259,55 @@ class TestTransactions:
                 assert isinstance(reply, list) == done
                 assert (chat.store.keyspace.get(b"before") == before) != done
 
+    @pytest.mark.parametrize(
+        ("queued", "executes"),
+        [
+            (["SETBIT k 8388607 1"] * 10, True),
+            (["SETBIT k 8388607 1"] * 11, False),
+            (["SETRANGE k 1048575 x"] * 11, False),
+            (["SETRANGE k 1048574 x", *["APPEND k x"] * 10], False),
+            (["SETRANGE k 1048575 x", *["SETBIT k 0 1"] * 10], False),
+            (["SETRANGE k 1048575 x", "SET k 1", *["SETBIT k 0 1"] * 10], True),
+            (["SETRANGE k 1048575 x", "DEL k", *["APPEND k x"] * 10], True),
+            (["SETRANGE k 1048575 x", "FLUSHDB", "SET done 1", *["APPEND k x"] * 10], True),
+            (["SETRANGE k 1048575 x", "SELECT 1", *["SETBIT k 0 1"] * 10], True),
+            (["SETRANGE k 1048575 x", "RENAME k other", *["APPEND other x"] * 10], False),
+            (["SETBIT k 4294967295 1"] * 11, True),  # fail one by one: the value would be too long
+        ],
+    )
+    def test_transaction_of_too_many_bytes_is_refused_as_a_whole(
+        self, chat: Chat, monkeypatch: pytest.MonkeyPatch, queued: list[str], executes: bool
+    ) -> None:
+        monkeypatch.setattr(transactions, "TRANSACTION_BYTES_MAX", 10 * MIB)
+        chat("MULTI")
+        chat("SET done 1")
+        for text in queued:
+            assert chat(text) == QUEUED
+        reply = chat("EXEC")
+        chat("SELECT 0")
+        assert isinstance(reply, list) == executes
+        assert chat("GET done") == (b"1" if executes else None)
+        if not executes:
+            assert "bytes of values" in reply.text
+            assert chat("DBSIZE") == 0
+
+    def test_transaction_that_would_make_too_many_bytes_begins_no_work(
+        self, chat: Chat, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If the transaction began and was undone, the watched key would count as changed."""
+        monkeypatch.setattr(transactions, "TRANSACTION_BYTES_MAX", 10 * MIB)
+        for text in ("SETBIT k 8388607 1", "SETRANGE k 1048575 x", "APPEND k x"):
+            chat("SETRANGE k 1048575 y")
+            other = Chat(chat)
+            assert other("WATCH k") == OK
+            chat("MULTI")
+            for _ in range(11):
+                chat(text)
+            assert isinstance(chat("EXEC"), Error)
+            other("MULTI")
+            other("STRLEN k")
+            assert other("EXEC") == [MIB]
+
     def test_what_is_queued_is_counted_with_unfinished_frames(self, chat: Chat) -> None:
         assert chat.session.buffered == 0
         chat("MULTI")
