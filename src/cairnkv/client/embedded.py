@@ -27,7 +27,7 @@ from cairnkv.client.green import replaced
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.uninterrupted import uninterrupted
-from cairnkv.commands import OK, Command, Failure, Reply, failures
+from cairnkv.commands import NO_MEMORY, OK, Command, Failure, Reply, failures
 from cairnkv.errors import CallerError, OptionError, PeerError, Refused
 from cairnkv.installation import compiled
 from cairnkv.limits import VALUE_MAX
@@ -107,21 +107,27 @@ class _InMemory(Shared):
                     self._lock = threading.RLock()
                     # Last: another thread of this process may look at it meanwhile.
                     self._generation = forking.generation
+        try:
+            with self._lock:
+                return self._execute(command)
+        except MemoryError:  # the next call undoes the changes of this one
+            return NO_MEMORY
+
+    def _execute(self, command: Command) -> Reply | Held:
         outcomes: list[Reply | Held] = []
         again = False
-        with self._lock:
-            while not outcomes:
-                store = self._store
-                if store.under_way is not None:
-                    uninterrupted(partial(self._undo, store))
-                    continue
-                if self._closed:
-                    raise CallerError("this store is closed")
-                if again:
-                    uninterrupted(partial(self._call, store, command, outcomes))
-                else:
-                    self._call(store, command, outcomes)
-                again = True
+        while not outcomes:
+            store = self._store
+            if store.under_way is not None:
+                uninterrupted(partial(self._undo, store))
+                continue
+            if self._closed:
+                raise CallerError("this store is closed")
+            if again:
+                uninterrupted(partial(self._call, store, command, outcomes))
+            else:
+                self._call(store, command, outcomes)
+            again = True
         return outcomes[0]
 
     def _call(self, store: Store, command: Command, outcomes: list[Reply | Held]) -> None:
@@ -239,6 +245,8 @@ class _OnDisk(Shared):
             try:
                 self._job = job
                 self.call(self._carry_out)
+            except MemoryError:
+                job.settle(NO_MEMORY)
             except Exception:  # a bug in cairnkv
                 _log.exception("a call of a store on disk failed")
                 job.settle(Failure(failures.INTERNAL, "the log has the details"))

@@ -6,7 +6,7 @@ This is the lowest room: it imports nothing of cairnkv but the limits, and does 
 from cairnkv.commands import failures
 from cairnkv.commands.failures import CODES, Code, Fault
 from cairnkv.commands.grammar import Answer, ArgumentFault, Command, Scope, Step, Word
-from cairnkv.commands.replies import MISSING, OK, Failure, InMemory, Items, Mark, Replies, Reply
+from cairnkv.commands.replies import MISSING, NO_MEMORY, OK, Failure, InMemory, Items, Mark, Replies, Reply
 from cairnkv.commands.vocabulary import (
     BY_NAME,
     BY_NUMBER,
@@ -53,6 +53,7 @@ __all__ = [
     "COMMANDS",
     "COUNTED_FROM",
     "MISSING",
+    "NO_MEMORY",
     "OK",
     "Answer",
     "Append",

@@ -76,7 +76,8 @@ BIGREPLY = Code(
 FULL = Code(
     "FULL",
     Fault.SERVER,
-    "The memory limit is reached, and there is nothing that may go to make room. Reads and CLEAR go on.",
+    "The memory limit is reached, and there is nothing that may go to make room; or the system gave no memory for the "
+    "command. Reads and CLEAR go on.",
     passing=True,
 )
 DISKFULL = Code(

@@ -9,6 +9,7 @@ either looks.
 import enum
 from typing import Final, TypeAlias
 
+from cairnkv.commands import failures
 from cairnkv.commands.failures import Code
 from cairnkv.records import record
 
@@ -50,6 +51,13 @@ class Failure:
         'FULL no room'
         """
         return f"{self.code.name} {self.text}"
+
+
+NO_MEMORY: Final = Failure(
+    failures.FULL,
+    "the system gave no memory for the command; send shorter values, or give the process more memory",
+)
+"""The failure of a command whose execution raised `MemoryError`."""
 
 
 @record

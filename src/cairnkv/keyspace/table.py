@@ -176,6 +176,7 @@ class Table:
         """Store an entry, whatever was there."""
         bucket = self._directory[zlib.crc32(key) >> self._shift]
         old = bucket.values.get(key)
+        bucket.values[key] = value  # first: it may raise `MemoryError`
         if old is None:
             self.keys += 1
             self.used_bytes += ENTRY_BYTES + len(key)
@@ -187,7 +188,6 @@ class Table:
             self.used_bytes += len(value)
         else:
             self._count_cold(1, value)
-        bucket.values[key] = value
         if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
             self.used_bytes -= DEADLINE_BYTES
         if deadline is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.commands import Failure, Reply, Step, failures
+from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
@@ -119,6 +119,8 @@ class ArticleConversation:
             if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, Held) and request.command.word.writes:
                 return outcome.from_memory()
             return outcome
+        except MemoryError:
+            return NO_MEMORY
         except Exception:
             _log.exception("%s failed", request.command.word.name)
             return Failure(failures.INTERNAL, "the server's log has the details")

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from cairnkv.commands import Failure, Reply, Step, failures
+from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.keyspace import Journal, Keyspace
 from cairnkv.keyspace.keyspace import Cleared
 from cairnkv.keyspace.table import USE_BYTES
@@ -430,6 +430,8 @@ class Cache:
         self._is_carrying_out = True
         try:
             outcome = postponed.run()
+        except MemoryError:
+            outcome = NO_MEMORY
         except Exception:
             _log.exception("a command that was put off failed")
             outcome = Failure(failures.INTERNAL, "the log has the details")

@@ -16,7 +16,22 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from cairnkv.commands import MISSING, OK, Clear, Command, Failure, Items, Replies, Reply, Scope, Step, failures
+from cairnkv.commands import (
+    MISSING,
+    OK,
+    Clear,
+    Command,
+    Failure,
+    Items,
+    Rename,
+    Replies,
+    Reply,
+    Scope,
+    SetMany,
+    SetManyIfAbsent,
+    Step,
+    failures,
+)
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
@@ -437,7 +452,7 @@ class Store:
         """Apply a write that was admitted, and give it to the log."""
         if self._steps is not None:
             return self._apply(step)  # goes to the log with the rest of the transaction
-        if self._log.commits_at_once and self._use_order is None:
+        if self._log.commits_at_once and self._use_order is None and not _changes_several(step.command):
             now = self._shared.now
             try:
                 self._last = self._log.append((step,), now)
@@ -953,6 +968,11 @@ def effects_of(journal: Journal) -> list[Effect]:
         else:
             cleared[keyspace.number] = (keyspace.number, None, None, None)
     return [*cleared.values(), *keys.values()]
+
+
+def _changes_several(command: Command) -> bool:
+    """Whether a command stores a key after it has changed another: if the system gives no memory, both are undone."""
+    return isinstance(command, SetMany | SetManyIfAbsent | Rename)
 
 
 def _places(journal: Journal) -> Iterable[Place]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cairnkv.commands import Failure, Reply, Step, failures
+from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.keyspace import Watched
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX, SCAN_COUNT_MAX, TRANSACTION_COST_MAX
 from cairnkv.session.conversation import (
@@ -358,6 +358,8 @@ class RedisConversation:
                 value = self.carry(word, words)
         except Refusal as refusal:
             value = Error(str(refusal))
+        except MemoryError:
+            value = error_of(NO_MEMORY)
         except Exception:
             _log.exception("%s failed", self.last_word)
             value = Error("ERR INTERNAL the server's log has the details")
@@ -371,6 +373,8 @@ class RedisConversation:
     def _go_on(self, job: Job) -> Due | Unfinished:
         try:
             value = job.step()
+        except MemoryError:
+            value = error_of(NO_MEMORY)
         except Exception:
             _log.exception("%s failed", self.last_word)
             value = Error("ERR INTERNAL the server's log has the details")
@@ -593,7 +597,10 @@ def _cost_in_transaction(word: Word, words: int) -> int:
 
 def shown(show: Callable[[Reply], Value], reply: Reply, errors: Errors | None = None) -> Value:
     """A reply as a value."""
-    return error_of(reply, errors) if isinstance(reply, Failure) else show(reply)
+    try:
+        return error_of(reply, errors) if isinstance(reply, Failure) else show(reply)
+    except MemoryError:
+        return error_of(NO_MEMORY)
 
 
 def _act(later: Later, reply: Reply) -> Sequence[bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from cairnkv.commands import MISSING, Replies, Reply, Step
+from cairnkv.commands import MISSING, NO_MEMORY, Replies, Reply, Step
 from cairnkv.limits import BYTES_PER_COST, TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
 from cairnkv.session.conversation import WORDS_PER_COST, bytes_of_outcome
 from cairnkv.session.redis.conversation import (
@@ -23,7 +23,7 @@ from cairnkv.session.redis.conversation import (
     Together,
     shown,
 )
-from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, in_conversation
+from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, error_of, in_conversation
 from cairnkv.store import Deferred, Held
 from cairnkv.wire.redis import NULL_ARRAY, OK, Error
 
@@ -199,6 +199,8 @@ def _carried(talk: RedisConversation, queued: Queued) -> Value:
             value = value.finish()
     except Refusal as refusal:
         value = Error(str(refusal))
+    except MemoryError:
+        value = error_of(NO_MEMORY)
     except Exception:
         _log.exception("%s failed", queued.word.name)
         value = Error("ERR INTERNAL the server's log has the details")
