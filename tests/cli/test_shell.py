@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.key_binding import KeyPress
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import DummyOutput
 
 import cairnkv
 from cairnkv.cli import language
-from cairnkv.cli.shell import _session, completions
+from cairnkv.cli.shell import TYPED_AT_ONCE, _pasted, _session, completions
 from tests.cli.conftest import Call, cairn_process
 from tests.cli.terminal import Terminal
 
@@ -230,3 +232,31 @@ def test_nothing_of_a_script_is_kept(url: str, tmp_path: Path):
 def test_mark_of_utf8_belongs_to_no_line_of_a_script(begin: str, cairn_here: Call, kv: Store) -> None:
     said = cairn_here("shell", stdin=f"\ufeff{begin}set a 1\nget a\n".encode())
     assert (said.code, said.out, said.err) == (0, b"OK\n1\n", "")
+
+
+def test_long_lines_without_bracketed_paste_are_read_at_once(kv: Store, tmp_path: Path) -> None:
+    value = "0123456789" * 10_000
+    with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
+        terminal.expect("cairn>")
+        terminal.type(f"set k {value}\r")
+        terminal.expect("OK.*cairn>")
+        terminal.type(f"set k {value}\x03")  # Ctrl-C gives up the line
+        terminal.expect("cairn>")
+        terminal.type(f"set l {value}9\x7f8\x1b[D\x1b[D\x1b[D\x1b[3~\r")  # Backspace, three times Left, Delete
+        terminal.expect("OK.*cairn>")
+        terminal.type("exit\r")
+        assert terminal.wait() == 0
+    assert kv[b"k"] == value.encode()
+    assert kv[b"l"] == value[:-2].encode() + b"98"
+
+
+def test_only_long_runs_of_plain_keys_become_a_paste() -> None:
+    typed = [KeyPress(key) for key in "get k"]
+    assert _pasted(typed) == typed
+    special = [KeyPress(Keys.Escape), *(KeyPress(key) for key in "b" + "x" * TYPED_AT_ONCE), KeyPress(Keys.ControlM)]
+    assert _pasted(special) == [
+        KeyPress(Keys.Escape),
+        KeyPress("b"),
+        KeyPress(Keys.BracketedPaste, "x" * TYPED_AT_ONCE),
+        KeyPress(Keys.ControlM),
+    ]

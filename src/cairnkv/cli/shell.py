@@ -4,6 +4,7 @@ What always holds: an error is said and does not end it; the end of input does. 
 (`language`).
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,10 +23,19 @@ from cairnkv.records import replace
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer
+    from prompt_toolkit.input import Input
+    from prompt_toolkit.key_binding import KeyPress
 
     import cairnkv
 
 PROMPT: Final = "cairn> "
+
+TYPED_AT_ONCE: Final = 16
+"""Characters that come together and are still handled key by key, as a person types them. More are a paste:
+prompt_toolkit takes about half a millisecond for a key, so a line of 100 kB would take a minute."""
+
+KEYS_PER_READ: Final = 100_000
+"""Keys after which the shell stops reading and shows the line."""
 
 LEAVE: Final = ("exit", "quit")
 HELP: Final = "help"
@@ -132,7 +142,7 @@ def _carry_out(shell: Shell) -> int:
 
 
 def _converse(shell: Shell, url: str | None) -> None:
-    session = _session()
+    session = _session(_bulk_input())
     print(f"cairn shell, {url or os.environ.get('CAIRNKV_URL') or 'cairn://127.0.0.1:6555'}; `help` lists the commands")
     while True:
         try:
@@ -154,7 +164,8 @@ def _confirmed(question: str) -> bool:
     return prompt(question).strip().lower() in ("y", "yes")
 
 
-def _session() -> "PromptSession[str]":
+def _session(keys: "Input | None" = None) -> "PromptSession[str]":
+    """keys: the terminal's input; None: that of the application session."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -181,12 +192,43 @@ def _session() -> "PromptSession[str]":
         complain(f"no history: {error}")
         history = InMemoryHistory()
     return PromptSession(
+        input=keys,
         history=history,
         auto_suggest=AutoSuggestFromHistory(),
         completer=_completer(),
         complete_while_typing=False,
         enable_history_search=True,
     )
+
+
+def _bulk_input() -> "Input":
+    """Return a terminal's input that reads everything there is, and gives many characters as one paste."""
+    from prompt_toolkit.input.vt100 import Vt100Input
+    from prompt_toolkit.key_binding import KeyPress
+
+    class BulkInput(Vt100Input):
+        def read_keys(self) -> list[KeyPress]:
+            keys = super().read_keys()
+            while len(keys) > TYPED_AT_ONCE and len(keys) < KEYS_PER_READ and (more := super().read_keys()):
+                keys += more
+            return _pasted(keys)
+
+    return BulkInput(sys.stdin)
+
+
+def _pasted(keys: "list[KeyPress]") -> "list[KeyPress]":
+    """Replace each long run of plain characters by its first one, which may belong to a key before, and a paste."""
+    from prompt_toolkit.key_binding import KeyPress
+    from prompt_toolkit.keys import Keys
+
+    replaced: list[KeyPress] = []
+    for is_special, group in itertools.groupby(keys, key=lambda pressed: isinstance(pressed.key, Keys)):
+        run = list(group)
+        if is_special or len(run) <= TYPED_AT_ONCE:
+            replaced += run
+        else:
+            replaced += [run[0], KeyPress(Keys.BracketedPaste, "".join(pressed.data for pressed in run[1:]))]
+    return replaced
 
 
 def _history_file() -> str:
