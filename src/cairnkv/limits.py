@@ -118,8 +118,9 @@ BYTES_PER_COST: Final = 64 * KIB
 """Bytes of a value that are as much work as a command of one key, if a command reads, makes or copies them: BITCOUNT
 runs at some gigabytes per second, and copies are faster."""
 
-COMMANDS_PER_TURN: Final = 512
-"""Commands of one connection that run before the others get their turn of the loop."""
+COMMANDS_PER_TURN: Final = 16
+"""Commands of one connection that run before the others get their turn of the loop, where Python executes them: about
+half a millisecond. `python benchmarks/neighbours.py` measures what others notice."""
 
 CONNECTIONS_MAX: Final = 10_000
 """Clients connected at once, by default; the next one is told so and closed."""

@@ -35,6 +35,12 @@ class Talk:
         self.session.receive(b"".join(one if isinstance(one, bytes) else write_command(one) for one in said))
         self.session.advance()
 
+    def send_all(self, *said: Command | bytes) -> None:
+        """Like `send`, with as many turns as the session takes without the client taking a reply."""
+        self.send(*said)
+        while self.session.runnable:
+            self.session.advance()
+
     def take(self) -> list[Response]:
         """The responses that may leave now; nothing is executed for it."""
         self._responses.feed(b"".join(self.session.output()))

@@ -112,6 +112,9 @@ class Session:
         self._output: list[bytes] = []
         self._output_size = 0
         self._more = False  # whole commands may be waiting
+        # What was read while `_more`, in pieces: to move or extend one buffer of `READ_AHEAD_MAX` takes milliseconds.
+        self._ahead: deque[bytes] = deque()
+        self._ahead_size = 0
         self._awaited: Held | None = None  # what has to be carried out before anything else is
         self._looked_at = 0  # up to where input was looked at for what else has to be read
         self.state = State.OPEN
@@ -137,9 +140,24 @@ class Session:
         self._take(data)
 
     def _take(self, data: bytes | memoryview) -> None:
-        if self._conversation is not None and self.state is State.OPEN:
+        if self._conversation is None or self.state is not State.OPEN:
+            return
+        if self._more:
+            self._ahead.append(bytes(data))
+            self._ahead_size += len(data)
+        else:
             self._conversation.feed(data)
             self._more = True
+
+    def _take_next(self) -> None:
+        """Give the conversation, which needs more bytes, the next ones that were read ahead."""
+        assert self._conversation is not None
+        if self._ahead:
+            data = self._ahead.popleft()
+            self._ahead_size -= len(data)
+            self._conversation.feed(data)
+        else:
+            self._more = False
 
     def _listen(self, begin: bytes) -> None:
         """Tell the wire by how the client begins."""
@@ -264,7 +282,7 @@ class Session:
         """Bytes that were read and not yet executed, and those that are kept for what comes later."""
         if self._conversation is None:
             return len(self._begin)
-        return self._conversation.pending + self._conversation.kept
+        return self._conversation.pending + self._conversation.kept + self._ahead_size
 
     @property
     def unsent(self) -> int:
@@ -281,7 +299,7 @@ class Session:
     @property
     def missing(self) -> int:
         """Bytes that have to come before anything can be done; with more than these, it is not this frame's."""
-        return self._conversation.missing if self._conversation is not None else 0
+        return self._conversation.missing if self._conversation is not None and not self._ahead else 0
 
     @property
     def consumed(self) -> int:
@@ -307,7 +325,7 @@ class Session:
             due = self._conversation.next()
             left -= 1
             if due is None:
-                self._more = False
+                self._take_next()
             elif isinstance(due, Unfinished):
                 left -= WHOLE_TABLE_COST - 1
                 if due.until is not None:
@@ -351,7 +369,7 @@ class Session:
 
         None while something is under way that only the session knows of.
         """
-        if self._conversation is None or self.state is not State.OPEN or self._held or self.blocked:
+        if self._conversation is None or self.state is not State.OPEN or self._held or self._ahead or self.blocked:
             return None
         return self._conversation.acceleration
 
@@ -434,6 +452,8 @@ class Session:
 
     def _stop_reading(self) -> None:
         self._more = False
+        self._ahead.clear()
+        self._ahead_size = 0
         if self._conversation is not None:
             self._conversation.end()
         self._on(Event.FAILURE)
