@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from cairnkv.client.uninterrupted import uninterrupted
+from tests.support.interrupting import at_each_point
 
 
 class Interruption(BaseException):
@@ -59,6 +60,11 @@ def test_error_of_an_uninterrupted_call_reaches_its_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         uninterrupted(lambda: 1 // 0)
     assert gc.isenabled()
+
+
+def test_exception_of_a_signal_handler_is_never_lost() -> None:
+    """Python ignores exceptions within `__del__`."""
+    assert all(at_each_point(lambda: lambda: uninterrupted(gc.isenabled), least=5))
 
 
 def test_call_runs_in_its_caller_where_no_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:

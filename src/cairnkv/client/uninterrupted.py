@@ -30,7 +30,7 @@ def _interpreter() -> Any:
         python = ctypes.CDLL("python", handle=ctypes.pythonapi._handle)
         python.PyThread_allocate_lock.restype = ctypes.c_void_p
         python.PyThread_acquire_lock.argtypes = [ctypes.c_void_p, ctypes.c_int]
-        python.PyThread_release_lock.argtypes = python.PyThread_free_lock.argtypes = [ctypes.c_void_p]
+        python.PyThread_release_lock.argtypes = [ctypes.c_void_p]
     except (ImportError, AttributeError):
         return None
     return python
@@ -40,21 +40,18 @@ _PYTHON: Final = _interpreter()
 
 
 class _Lock:
-    """A lock whose `acquire` does not look for signals."""
+    """A taken lock whose `acquire` does not look for signals.
 
-    _free: Callable[[], object] | None = None
+    It is never freed but used again: `__del__` would swallow the exception of a signal handler that runs within.
+    """
 
     def __init__(self) -> None:
         lock = _PYTHON.PyThread_allocate_lock()
         if not lock:
             raise MemoryError("the system has no memory for a lock")
-        self._free = partial(_PYTHON.PyThread_free_lock, lock)
         self.acquire: Final = partial(_PYTHON.PyThread_acquire_lock, lock, 1)
         self.release: Final = partial(_PYTHON.PyThread_release_lock, lock)
-
-    def __del__(self) -> None:
-        if self._free is not None:
-            self._free()
+        self.acquire()
 
 
 def uninterrupted(function: Callable[[], object]) -> None:
@@ -63,8 +60,10 @@ def uninterrupted(function: Callable[[], object]) -> None:
         function()
         return
     outcome: list[BaseException | None] = []
-    ended = _Lock()
-    ended.acquire()
+    try:
+        ended = _IDLE.pop()
+    except IndexError:
+        ended = _Lock()
 
     def work() -> None:
         error: BaseException | None = None
@@ -79,6 +78,7 @@ def uninterrupted(function: Callable[[], object]) -> None:
     pauses = gc.isenabled()
     if pauses:
         steps = (partial(_PAUSES.append, ended), gc.disable, *steps, gc.enable, _PAUSES.pop)
+    steps = (*steps, partial(_IDLE.append, ended))
     try:
         list(map(call, steps))
     except RuntimeError:
@@ -91,6 +91,9 @@ def uninterrupted(function: Callable[[], object]) -> None:
     if outcome[0] is not None:
         raise outcome[0]
 
+
+_IDLE: Final[list[_Lock]] = []
+"""Locks that no call uses."""
 
 _PAUSES: Final[list[_Lock]] = []
 """A lock for each call that has turned the garbage collector off."""
