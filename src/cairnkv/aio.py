@@ -127,6 +127,10 @@ def open(
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process. Arguments are those of `cairnkv.open`."""
-    return Embedded(
-        new_store(path, memory_limit, when_full, sync, disk_limit, clock), key_codec(codec), value_codec(codec)
-    )
+    keys, values = key_codec(codec), value_codec(codec)
+    store = new_store(path, memory_limit, when_full, sync, disk_limit, clock)
+    try:
+        return Embedded(store, keys, values)
+    except BaseException:
+        store.close()
+        raise

@@ -4,6 +4,7 @@ Invariants: a call of a store does not wait in such a thread. The garbage collec
 any thread, so the call could wait for its own thread.
 """
 
+import _thread
 import os
 import threading
 from collections.abc import Callable
@@ -22,6 +23,8 @@ class OwnThread(threading.Thread):
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)
+        self._runs = _thread.allocate_lock()
+        self._runs.acquire()
 
     def run(self) -> None:
         """Run the target."""
@@ -31,6 +34,15 @@ class OwnThread(threading.Thread):
             super().run()
         finally:
             _IDENTS.discard(ident)
+            self._runs.release()
+
+    def wait(self) -> None:
+        """Wait for the end of the target, also after an interrupted wait. The thread must have been started.
+
+        Before Python 3.13, a `join` that a signal handler's exception interrupts marks the running thread as ended.
+        """
+        with self._runs:
+            pass
 
 
 os.register_at_fork(after_in_child=_IDENTS.clear)

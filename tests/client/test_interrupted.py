@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import cairnkv
 from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded, embedded
 from cairnkv.store import Store, WhenFull
+from tests.support import interrupting
 from tests.support.clock import HandClock
 from tests.support.interrupting import LEAST_POINTS, Interruption, Points, at_each_point, interrupt
 
@@ -103,7 +105,8 @@ class TestInMemory:
             stores[:] = [filled(make(clock))]
             return lambda: call(stores[0])
 
-        for _ in at_each_point(prepare, step=7 if make is evicting else 1, least=least(make, name)):
+        for interrupted in at_each_point(prepare, step=7 if make is evicting else 1, least=least(make, name)):
+            assert interrupted, "the exception reaches the caller"
             (kv,) = stores
             assert in_another_thread(lambda kv=kv: contents(kv)) in allowed
             kv._shared._store.keyspace.check()
@@ -148,7 +151,8 @@ def test_repair_that_is_interrupted_is_made_again(make: Callable[[HandClock], Em
                 Points(first, interrupt).run(lambda: CALLS["set many"](stores[0]))
             return lambda: stores[0].count()
 
-        for _ in at_each_point(prepare, step=11 if make is in_memory else 1):
+        for interrupted in at_each_point(prepare, step=11 if make is in_memory else 1):
+            assert interrupted, "the exception reaches the caller"
             assert in_another_thread(lambda kv=stores[0]: contents(kv)) in allowed
             assert stores[0].set("plain", "1")
             assert stores[0].get("plain") == "1"
@@ -422,6 +426,65 @@ assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 assert kv["n"] == str(calls)
 print("well")
 """
+
+
+@pytest.mark.parametrize("open_store", [cairnkv.open, cairnkv.aio.open])
+def test_open_with_an_unknown_codec_leaves_the_directory_closed(open_store: Any, tmp_path: Path) -> None:
+    with pytest.raises(cairnkv.OptionError, match="codec"):
+        open_store(tmp_path / "data", codec="unknown")
+    cairnkv.open(tmp_path / "data").close()
+
+
+@pytest.mark.parametrize("part", ["store/store.py", "own_threads.py"])
+def test_interrupted_open_leaves_the_directory_closed(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupting, "PACKAGE", f"{interrupting.PACKAGE}/{part}")
+    opened: list[Any] = []
+
+    def prepare() -> Callable[[], object]:
+        opened.clear()
+        return lambda: opened.append(cairnkv.open(tmp_path / "data", sync="none"))
+
+    for interrupted in at_each_point(prepare, least=1):
+        assert interrupted
+        cairnkv.open(tmp_path / "data", sync="none").close()
+    opened[0].close()
+
+
+def test_close_waits_for_the_end_after_an_interrupted_close(tmp_path: Path) -> None:
+    """Before Python 3.13, an interrupted `Thread.join` marks the thread as ended."""
+    runs, goes_on = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        if threading.current_thread().name == "cairnkv store":
+            runs.set()
+            assert goes_on.wait(PATIENCE)
+        return 1_000
+
+    def interrupt_close(*_: object) -> None:
+        raise Interruption
+
+    kv: Any = cairnkv.open(tmp_path / "data", clock=clock)
+    caller = threading.Thread(target=lambda: kv.set("a", "1"), daemon=True)
+    caller.start()
+    assert runs.wait(PATIENCE)
+    before = signal.signal(signal.SIGALRM, interrupt_close)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Interruption):
+            kv.close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    closer = threading.Thread(target=kv.close, daemon=True)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive(), "the store's thread still runs"
+    goes_on.set()
+    closer.join(PATIENCE)
+    assert not closer.is_alive()
+    with cairnkv.open(tmp_path / "data") as again:
+        assert again["a"] == "1"
 
 
 def test_backup_in_a_thread_of_the_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

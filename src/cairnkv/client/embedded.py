@@ -201,9 +201,9 @@ class _OnDisk(Shared):
         self.around: Callable[[Callable[[], None]], None] = lambda function: function()
         """Calls a function with the store marked as in use."""
         store.deliver_by(self.call)
-        _ON_DISK.add(self)
         self._thread = OwnThread(self._work, "cairnkv store")
         self._thread.start()
+        _ON_DISK.add(self)
 
     def call(self, function: Callable[[], None]) -> None:
         """Call a function with exclusive use of the store. Only threads of the store may do so."""
@@ -231,7 +231,7 @@ class _OnDisk(Shared):
         self._closed = True
         self._jobs.put(None)
         if not is_own():
-            self._thread.join()
+            self._thread.wait()
 
     def abandon(self) -> None:
         """Leave the store to the parent process, in a forked process."""
@@ -471,9 +471,13 @@ def open(
     >>> kv.get("greeting"), kv.get("nobody", "default")
     ('hello', 'default')
     """
-    return embedded(
-        new_store(path, memory_limit, when_full, sync, disk_limit, clock), key_codec(codec), value_codec(codec)
-    )
+    keys, values = key_codec(codec), value_codec(codec)
+    store = new_store(path, memory_limit, when_full, sync, disk_limit, clock)
+    try:
+        return embedded(store, keys, values)
+    except BaseException:
+        store.close()
+        raise
 
 
 def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:

@@ -192,8 +192,12 @@ class Store:
         self._begin_backup: Callable[[Backup], Reply] = _no_backups
         self._cache: Cache | None = None  # once everything is loaded
         if not loads_later:
-            self.begin(self.load())
-            self.log_clock()
+            try:
+                self.begin(self.load())
+                self.log_clock()
+            except BaseException:
+                self.close()
+                raise
 
     def _new_cache(self) -> Cache | None:
         if self._memory_limit is None or not self._log.keeps_effects:

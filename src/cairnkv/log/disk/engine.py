@@ -385,14 +385,16 @@ def open_engine(directory: Path, limit: int | None = None, *, memory_limit: int 
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = lock.claim(directory)
-        room = total_room(directory, limit)
     except OSError as error:
         raise cannot_keep(directory, error) from None
     try:
+        room = total_room(directory, limit)
         database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, memory_limit)))
         engine = RocksEngine(database, place, _memtable_bytes(room, memory_limit))
-    except BaseException:
+    except BaseException as error:
         lock.let_go(place)
+        if isinstance(error, OSError):
+            raise cannot_keep(directory, error) from None
         raise
     try:
         _check_format(directory, engine, database)
