@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import cairnkv
-from cairnkv.errors import CairnError
+from cairnkv.cluster import LocalCluster
+from cairnkv.errors import CairnError, Refused
 from cairnkv.limits import MIB
 
 LIMIT = 64 * MIB
@@ -36,6 +37,12 @@ def medium(chance: random.Random) -> Iterator[Values]:
 def large(chance: random.Random) -> Iterator[Values]:
     for number in itertools.count():
         yield {b"k%08d" % number: b"v" * chance.randrange(10_000, 1_000_000)}
+
+
+def long(chance: random.Random) -> Iterator[Values]:
+    """Several copies of a value are in memory while a node proposes and applies it."""
+    for number in itertools.count():
+        yield {b"k%08d" % number: b"v" * chance.randrange(10_000, 300_000)}
 
 
 def churned(chance: random.Random) -> Iterator[Values]:
@@ -103,3 +110,31 @@ def test_memory_stays_within_the_limit(
                 break
         assert peak(process) - empty < SLACK * LIMIT
         assert said > LIMIT // 2, "and it holds what it has room for"
+
+
+@pytest.mark.parametrize(("values", "expires"), [(medium, True), (long, False)])
+def test_memory_of_each_node_of_a_cluster_stays_within_the_limit(
+    tmp_path: Path, values: Callable[[random.Random], Iterator[Values]], expires: bool
+) -> None:
+    chance = random.Random(1)
+    with (
+        LocalCluster.up(tmp_path, flags=("--memory-limit", f"{LIMIT}")) as cluster,
+        cairnkv.connect(cluster.addresses[0], codec="bytes", timeout=60) as kv,
+    ):
+        kv.set(b"any", b"v")
+        nodes = [machine.node.pid for machine in cluster.machines]
+        empty = [peak(node) for node in nodes]
+        refused = 0
+        for turn, batch in enumerate(values(chance)):
+            try:
+                kv.set_many(batch, ttl=1_000.0 + 3 * turn if expires else None)
+            except Refused:
+                refused += 1
+            if refused > 20:
+                break
+        for address in cluster.addresses:  # linearizable, so the node has applied all of it
+            with cairnkv.connect(address, timeout=60) as node_kv:
+                assert node_kv.count() > 1
+        assert int(kv.info()["used_bytes"]) > LIMIT // 2, "and it holds what it has room for"
+        for node, before in zip(nodes, empty, strict=True):
+            assert peak(node) - before < SLACK * LIMIT

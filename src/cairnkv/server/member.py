@@ -559,6 +559,7 @@ def new_member(settings: Settings, *, clock: Clock, progress: Progress) -> Membe
             sync=Sync(None),
             apart=True,
             progress=lambda read, records: progress(f"reading {directory.table}", read, records, "records"),
+            memory_limit=settings.memory_limit,
             limit=settings.disk_limit,
             gather=TABLE_GATHER,
         )

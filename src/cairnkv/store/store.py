@@ -695,9 +695,10 @@ class Store:
         per_key = 0 if self._use_order is None else USE_BYTES
         if self._memory_limit is None or (more := growth(keyspace, step.command, per_key)) <= 0:
             return None
-        limit = self._memory_limit
         if self._cache is not None:
             return self._admit_beside_values(self._cache, more)
+        # The log's memory depends on the limit that it was opened with, which may have been a higher one.
+        limit = self._memory_limit - min(self._log.memory_bytes, self._memory_limit // 4)
         for _ in range(SLICES_PER_WRITE):
             if self.used_bytes + self.garbage_bytes + more <= limit or not self._housekeep():
                 break
@@ -709,7 +710,7 @@ class Store:
                     break
         if self.used_bytes + more <= limit:
             return None
-        return Failure(failures.FULL, f"the memory limit of {limit:,} bytes has no room for {more:,} more")
+        return Failure(failures.FULL, f"the memory limit of {self._memory_limit:,} bytes has no room for {more:,} more")
 
     def _admit_beside_values(self, cache: Cache, more: int) -> Failure | None:
         """The same where values can leave memory: there is no room only where keys take all of it."""

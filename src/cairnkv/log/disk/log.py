@@ -70,8 +70,8 @@ class DiskLog:
     ) -> None:
         """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
 
-        memory_limit: the store's limit in bytes, of which this log uses `memory_bytes`; with a limit, the store reads
-        single values later (`fetch`). None: no limit.
+        memory_limit: the store's limit in bytes, of which this log uses `memory_bytes`; with a limit, the store may
+        read single values later (`fetch`). None: no limit.
         limit: bytes that the directory is to have at most; None: as many as its file system.
         gather: seconds for which an entry waits for others to be written with, where nobody waits for it.
         new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
