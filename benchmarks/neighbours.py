@@ -35,6 +35,7 @@ FLOODS: Final = {
     "GETs of 1 kB": ON_REDIS_PROTOCOL,
     "SETs of 1 kB": b"*3\r\n$3\r\nSET\r\n$5\r\nvalue\r\n$1000\r\n%b\r\n" % VALUE,
     "inline PINGs": b"PING\r\n",
+    "SETs of 5 B": b"*3\r\n$3\r\nSET\r\n$5\r\nshort\r\n$5\r\nhello\r\n",
     "EXPIREs": b"*3\r\n$6\r\nEXPIRE\r\n$5\r\nvalue\r\n$5\r\n10000\r\n",
     "native GETs of 1 kB": ON_NATIVE_PROTOCOL,
 }

@@ -77,9 +77,11 @@ cdef extern from *:
     const bint CAIRNKV_SHARES_BUFFER
 
 cdef enum:
-    RECEIVE_BYTES = 262144  # read from a client at once: with short commands, some milliseconds of work
+    RECEIVE_BYTES = 262144  # read from a client at once
+    RECEIVE_SHORT_BYTES = 65536  # from a client whose frames are short: about half a millisecond of work
     RECEIVE_LONG_BYTES = 1048576  # from a client whose frames are long; also from all that are served together
-    LONG_FRAME_BYTES = 4096  # from which on they are called so, on average
+    SHORT_FRAME_BYTES = 128  # up to which they are called short, on average
+    LONG_FRAME_BYTES = 4096  # from which on they are called long, on average
     RECEIVE_ROOM = 65536  # that there has to be for one more of those
     TOGETHER_MAX = 16  # clients that are served together
     PROPOSED_MAX = 64  # clients whose commands are proposed together, which is less work for each
@@ -87,6 +89,13 @@ cdef enum:
     PIECES_MAX = 512  # of replies that one call sends; the system takes 1,024
     HELD_MAX = 256  # batches of replies to a client that wait for the log before its session has to look after them
     HELD_BYTES_MAX = 262144  # ... and their bytes
+
+
+cdef int _receive_bytes_for(Py_ssize_t frame_bytes) noexcept nogil:
+    """Return how many bytes to read at once from a client whose frames have so many bytes on average."""
+    if frame_bytes >= LONG_FRAME_BYTES:
+        return RECEIVE_LONG_BYTES
+    return RECEIVE_SHORT_BYTES if frame_bytes <= SHORT_FRAME_BYTES else RECEIVE_BYTES
 
 
 cdef double monotonic() noexcept nogil:
@@ -201,7 +210,7 @@ cdef class Poller:
             self._serve_together()
         if events != EPOLLIN or not transport._is_plain():
             return transport._serve(events)
-        room = min(RECEIVE_LONG_BYTES if transport._long_frames else RECEIVE_BYTES, RECEIVE_LONG_BYTES - self._filled)
+        room = min(transport._receive_bytes, RECEIVE_LONG_BYTES - self._filled)
         if transport._shares:
             with nogil:
                 received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
@@ -268,7 +277,7 @@ cdef class Poller:
                 for at in range(begin, end):
                     transport = <Transport>self._senders[at]
                     if self._pieces[at].commands:
-                        transport._long_frames = self._pieces[at].done >= LONG_FRAME_BYTES * self._pieces[at].commands
+                        transport._receive_bytes = _receive_bytes_for(self._pieces[at].done // self._pieces[at].commands)
                     if transport._unsent_size or self._pieces[at].done < self._pieces[at].length:
                         transport._bring(self._pieces[at].data + self._pieces[at].done,
                                          self._pieces[at].length - self._pieces[at].done)
@@ -353,7 +362,7 @@ cdef class Transport:
     cdef uint32_t _interest
     cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
     cdef bint _shares  # whether another thread, that of a log, wants the interpreter as well: let it go for the system
-    cdef bint _long_frames  # whether those that came last were
+    cdef int _receive_bytes  # at once, by the length of the frames that came last
     cdef Accelerator _accelerator  # None while everything goes the readable way
     cdef Conversation _conversation
     cdef list _held  # replies that may not leave yet, in order
@@ -372,6 +381,7 @@ cdef class Transport:
         self._held = []
         self._when_released = self._release
         self._high, self._low = 65536, 16384
+        self._receive_bytes = RECEIVE_SHORT_BYTES
         self._reading = True
         self._interest = EPOLLIN
         poller._add(self)

@@ -172,8 +172,8 @@ def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list
     return parts
 
 
-CARRIED_BYTES: Final = 256 * 1024
-"""Bytes of frames that a session executes as one batch: some milliseconds of work with short frames."""
+CARRIED_BYTES: Final = 64 * 1024
+"""Bytes of frames that a session executes as one batch: about half a millisecond of work with short frames."""
 
 
 class Prefix(Protocol):
