@@ -109,9 +109,10 @@ class _InMemory(Shared):
                     self._generation = forking.generation
         try:
             with self._lock:
-                return self._execute(command)
+                outcome = self._execute(command)
         except MemoryError:  # the next call undoes the changes of this one
             return NO_MEMORY
+        return outcome
 
     def _execute(self, command: Command) -> Reply | Held:
         outcomes: list[Reply | Held] = []
