@@ -100,12 +100,15 @@ class TestSync:
         assert handled > 10
 
 
-def test_interrupted_pipeline_says_that_its_writes_are_of_unknown_outcome(kv: cairnkv.Client[str, str]) -> None:
+def test_interrupted_pipeline_says_that_its_writes_are_of_unknown_outcome(server: RunningServer) -> None:
     told = set[type[Exception]]()
     pending: list[Any] = []
+    clients: list[cairnkv.Client[str, str]] = []
 
     def prepare() -> Callable[[], object]:
-        pipeline = kv.pipeline()
+        # A client of its own for each point: a call that connects again has other points than one that does not.
+        clients.append(cairnkv.connect(server.url, timeout=PATIENCE))
+        pipeline = clients[-1].pipeline()
         pending[:] = [pipeline.set("a", "1"), pipeline.get("a")]
         return pipeline.execute
 
@@ -116,6 +119,8 @@ def test_interrupted_pipeline_says_that_its_writes_are_of_unknown_outcome(kv: ca
                 result.result()
             except (*errors, cairnkv.CallerError) as error:  # CallerError: it was not begun
                 told.add(type(error))
+        clients.pop().close()
+    clients.pop().close()
     assert told == {cairnkv.OutcomeUnknown, cairnkv.Unavailable, cairnkv.CallerError}
 
 

@@ -161,7 +161,7 @@ def test_when_none_works_each_is_named_with_its_reason(connect: Connect) -> None
         conversation.fail(Failure(failures.BUSY, "too many clients"))
 
     with dead() as nobody, mute() as silent, nodes(busy_at_once) as [busy]:
-        url = url_of(nobody, silent, busy.port, timeout=0.6, attempts=1)
+        url = url_of(nobody, silent, busy.port, timeout=3, attempts=1)
         with connect(url) as kv, pytest.raises(cairnkv.Unavailable) as caught:
             kv.set("k", "v")
     text = str(caught.value)
