@@ -82,13 +82,15 @@ BROKEN = {
 
 @pytest.mark.parametrize("servant", BROKEN, ids=lambda servant: servant.__name__)
 async def test_a_broken_server_is_found_out(servant: type[Right]) -> None:
+    found: set[Kind] = set()
     async with serving(servant()) as addresses:
         for seed in range(RUNS_MAX):
             _, report = await run_at(*addresses, seed=seed)
-            if not report.consistent:
+            assert bool(report.violations) is (report.consistent is False)
+            found |= {violation.kind for violation in report.violations}
+            if found & BROKEN[servant]:  # on a busy machine, a run may show no more than that no order explains it
                 break
-    assert report.consistent is False
-    assert {violation.kind for violation in report.violations} & BROKEN[servant], report.violations
+    assert found & BROKEN[servant], found
 
 
 async def test_a_run_is_saved_as_it_goes(tmp_path: Path) -> None:
