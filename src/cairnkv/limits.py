@@ -122,6 +122,9 @@ COMMANDS_PER_TURN: Final = 16
 """Commands of one connection that run before the others get their turn of the loop, where Python executes them: about
 half a millisecond. `python benchmarks/neighbours.py` measures what others notice."""
 
+TURNS_SECONDS: Final = 0.001
+"""Seconds after which the server reads from its sockets again, between turns of connections that have more to do."""
+
 CONNECTIONS_MAX: Final = 10_000
 """Clients connected at once, by default; the next one is told so and closed."""
 

@@ -25,6 +25,7 @@ from cairnkv.limits import (
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
 from cairnkv.server.sharing import UNIX, network_of
+from cairnkv.server.turns import Turns
 from cairnkv.session import Acceleration, Peer, Session, State
 from cairnkv.sockets import set_tcp_options
 
@@ -53,6 +54,10 @@ class Host(Protocol):
     """What a connection asks of, and tells, whoever looks after all connections together."""
 
     settings: Settings
+
+    @property
+    def turns(self) -> Turns:
+        """The turns of all connections."""
 
     def new_session(self, wake: Callable[[], None], peer: Peer) -> Session:
         """A session for a client."""
@@ -154,7 +159,7 @@ class Connection(asyncio.Protocol):
             self._discard(len(data))
             return
         self.session.receive(data)
-        self._turn()
+        self._server.turns.run(self._turn, self._turn_later)
 
     def eof_received(self) -> bool:
         self._input_ended = True
@@ -289,10 +294,15 @@ class Connection(asyncio.Protocol):
     # -- turns ------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Replies that were held may leave. Many can be woken at once, so the turn is the loop's."""
+        """Replies that were held may leave. Many can be woken at once, so the turn comes later."""
         if not self._turn_is_due:
             self._turn_is_due = True
-            self._loop.call_soon(self._next_turn)
+            self._server.turns.add(self._next_turn)
+
+    def _turn_later(self) -> None:
+        """Take a turn later. The transport must not execute what comes next before it."""
+        self._wake()
+        self._let_accelerate()
 
     def _next_turn(self) -> None:
         self._turn_is_due = False

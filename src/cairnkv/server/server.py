@@ -37,6 +37,7 @@ from cairnkv.server.options import ServerOptions
 from cairnkv.server.progress import Logged, Progress
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
 from cairnkv.server.sharing import first_to_pay
+from cairnkv.server.turns import Turns
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
 from cairnkv.store import Clock, Store, wall_clock
 from cairnkv.wire.article import Limits
@@ -104,6 +105,7 @@ class Server:
         self.store.begin_backups_by(self._backups.begin)
         self.store.add_info(self._backups.info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
+        self.turns: Final = Turns()
         self._connections: set[Connection] = set()
         self._admitted: set[Connection] = set()  # connections within the limit
         self._refused: dict[Connection, None] = {}  # refused connections that stay to read the reason, oldest first
