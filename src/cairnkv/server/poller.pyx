@@ -278,6 +278,8 @@ cdef class Poller:
                     transport = <Transport>self._senders[at]
                     if self._pieces[at].commands:
                         transport._receive_bytes = _receive_bytes_for(self._pieces[at].done // self._pieces[at].commands)
+                    else:  # the frame may be longer than what was read
+                        transport._receive_bytes = RECEIVE_BYTES
                     if transport._unsent_size or self._pieces[at].done < self._pieces[at].length:
                         transport._bring(self._pieces[at].data + self._pieces[at].done,
                                          self._pieces[at].length - self._pieces[at].done)
@@ -381,7 +383,7 @@ cdef class Transport:
         self._held = []
         self._when_released = self._release
         self._high, self._low = 65536, 16384
-        self._receive_bytes = RECEIVE_SHORT_BYTES
+        self._receive_bytes = RECEIVE_BYTES
         self._reading = True
         self._interest = EPOLLIN
         poller._add(self)
