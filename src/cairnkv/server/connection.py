@@ -300,15 +300,17 @@ class Connection(asyncio.Protocol):
             self._server.turns.add(self._next_turn)
 
     def _turn_later(self) -> None:
-        """Take a turn later. The transport must not execute what comes next before it."""
+        """Take a turn later. Until then the transport reads nothing, so it executes nothing before that turn."""
         self._wake()
+        self._read_on(False)
         self._let_accelerate()
+        self._server.buffered(self, self.session.buffered)
 
     def _next_turn(self) -> None:
         self._turn_is_due = False
         if self._transport.is_closing():
             return
-        if self.session.only_sends and not self._writing_paused:
+        if self._reading and self.session.only_sends and not self._writing_paused:
             self._send(self.session.output())
             self._server.unsent(self, self.unsent)
         else:
