@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from administration import Server, answered, cairnkv, redis_server
+from administration import Server, answered, cairnkv, measured, redis_server
 
 import redis
 
@@ -39,7 +39,7 @@ FLOODS: Final = {
     "EXPIREs": b"*3\r\n$6\r\nEXPIRE\r\n$5\r\nvalue\r\n$5\r\n10000\r\n",
     "native GETs of 1 kB": ON_NATIVE_PROTOCOL,
 }
-"""What a client that never reads sends."""
+"""Commands that a client sends without reading a reply."""
 
 
 def flood(port: int, command: bytes) -> None:
@@ -120,11 +120,8 @@ def main() -> None:
                         beside.append(p99(server))
                 once, then = statistics.median(alone) * 1e3, statistics.median(beside) * 1e3
                 print(f"{what:44} {name:14} {once:7.3f} {then:7.3f} {then / once:6.1f}", flush=True)
-        taken: dict[str, list[float]] = {name: [] for name in servers}
-        for _ in range(rounds):
-            for name, server in servers.items():
-                taken[name].append(pipelined(server))
-        ours, theirs = (statistics.median(taken[name]) for name in ("cairnkv", "redis-server"))
+        taken = measured(servers, pipelined, rounds)
+        ours, theirs = taken["cairnkv"], taken["redis-server"]
         print(
             f"\nredis-py's pipeline of {PIPELINED:,} GETs of 1 kB: "
             f"cairnkv {ours:.2f} s, redis-server {theirs:.2f} s, ratio {ours / theirs:.2f}"

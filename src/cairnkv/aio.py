@@ -6,6 +6,7 @@ async with cairnkv.aio.connect("cairn://127.0.0.1:6555") as kv:
 """
 
 import os
+from functools import partial
 from typing import Any, Literal, overload
 
 from cairnkv.client.address import Seconds, parse
@@ -14,7 +15,7 @@ from cairnkv.client.aio.embedded import AsyncEmbedded as Embedded
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
-from cairnkv.client.embedded import new_store
+from cairnkv.client.embedded import new_store, opened
 from cairnkv.store import Clock, wall_clock
 
 __all__ = ["AsyncKeyValue", "Client", "Embedded", "connect", "open"]
@@ -127,10 +128,5 @@ def open(
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
     """A store in this process. Arguments are those of `cairnkv.open`."""
-    keys, values = key_codec(codec), value_codec(codec)
-    store = new_store(path, memory_limit, when_full, sync, disk_limit, clock)
-    try:
-        return Embedded(store, keys, values)
-    except BaseException:
-        store.close()
-        raise
+    new = partial(new_store, path, memory_limit, when_full, sync, disk_limit, clock)
+    return opened(Embedded, codec, new)

@@ -119,8 +119,8 @@ BYTES_PER_COST: Final = 64 * KIB
 runs at some gigabytes per second, and copies are faster."""
 
 COMMANDS_PER_TURN: Final = 16
-"""Commands of one connection that run before the others get their turn of the loop, where Python executes them: about
-half a millisecond. `python benchmarks/neighbours.py` measures what others notice."""
+"""Commands of one connection that the pure Python path executes before other connections get their turn: about half a
+millisecond. `python benchmarks/neighbours.py` measures how this delays other clients."""
 
 TURNS_SECONDS: Final = 0.001
 """Seconds after which the server reads from its sockets again, between turns of connections that have more to do."""

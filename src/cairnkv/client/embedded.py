@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, cast, overload
+from typing import Any, Final, Literal, TypeVar, cast, overload
 
 from cairnkv.client import forking
 from cairnkv.client.calls import Call, Durable, K, Leeway, T, V
@@ -37,6 +37,8 @@ from cairnkv.paths import user_path
 from cairnkv.store import Clock, Held, Store, WhenFull, checked_clock, wall_clock
 
 _log: Final = logging.getLogger("cairnkv.embedded")
+
+_MadeT = TypeVar("_MadeT")
 
 CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""
@@ -115,32 +117,34 @@ class _InMemory(Shared):
         return outcome
 
     def _execute(self, command: Command) -> Reply | Held:
-        outcomes: list[Reply | Held] = []
         again = False
-        while not outcomes:
+        while True:
             store = self._store
             if store.under_way is not None:
                 uninterrupted(partial(self._undo, store))
                 continue
             if self._closed:
                 raise CallerError("this store is closed")
-            if again:
-                uninterrupted(partial(self._call, store, command, outcomes))
-            else:
-                self._call(store, command, outcomes)
+            outcome = self._call_again(store, command) if again else self._call(store, command)
+            if outcome is not None:
+                return outcome
             again = True
+
+    def _call_again(self, store: Store, command: Command) -> Reply | Held | None:
+        """Execute a call `uninterrupted`, like `_call`."""
+        outcomes: list[Reply | Held | None] = []
+        uninterrupted(lambda: outcomes.append(self._call(store, command)))
         return outcomes[0]
 
-    def _call(self, store: Store, command: Command, outcomes: list[Reply | Held]) -> None:
-        """Execute a call. Appends its outcome, unless the store was replaced meanwhile."""
+    def _call(self, store: Store, command: Command) -> Reply | Held | None:
+        """Execute a call. Returns None if the store was replaced during the call."""
         store.begin_call()
         self._calls += 1
         if self._calls % CALLS_PER_SLICE == 0:
             store.housekeep()
         outcome = store.execute(command)
         store.end_call()
-        if self._store is store:
-            outcomes.append(outcome)
+        return outcome if self._store is store else None
 
     def _undo(self, store: Store) -> None:
         """Replace a store by a copy without the changes of an interrupted call."""
@@ -472,10 +476,18 @@ def open(
     >>> kv.get("greeting"), kv.get("nobody", "default")
     ('hello', 'default')
     """
+    new = partial(new_store, path, memory_limit, when_full, sync, disk_limit, clock)
+    return opened(embedded, codec, new)
+
+
+def opened(
+    make: Callable[[Store, KeyCodec[Any], Codec[Any]], _MadeT], codec: CodecName | Codec[Any], new: Callable[[], Store]
+) -> _MadeT:
+    """Check a codec, open a store, and return what `make` makes of them. Leaves nothing open if that fails."""
     keys, values = key_codec(codec), value_codec(codec)
-    store = new_store(path, memory_limit, when_full, sync, disk_limit, clock)
+    store = new()
     try:
-        return embedded(store, keys, values)
+        return make(store, keys, values)
     except BaseException:
         store.close()
         raise

@@ -303,7 +303,6 @@ class Connection(asyncio.Protocol):
         """Take a turn later. Until then the transport reads nothing, so it executes nothing before that turn."""
         self._wake()
         self._read_on(False)
-        self._let_accelerate()
         self._server.buffered(self, self.session.buffered)
 
     def _next_turn(self) -> None:

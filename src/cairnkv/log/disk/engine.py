@@ -391,10 +391,11 @@ def open_engine(directory: Path, limit: int | None = None, *, memory_limit: int 
         room = total_room(directory, limit)
         database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, memory_limit)))
         engine = RocksEngine(database, place, _memtable_bytes(room, memory_limit))
-    except BaseException as error:
+    except OSError as error:
         lock.let_go(place)
-        if isinstance(error, OSError):
-            raise cannot_keep(directory, error) from None
+        raise cannot_keep(directory, error) from None
+    except BaseException:
+        lock.let_go(place)
         raise
     try:
         _check_format(directory, engine, database)

@@ -6,7 +6,7 @@ record that was cut off, and drops it, acknowledged or not. So the ends are look
 
 - What was written and never fsynced is the end of the newest log (`engine` sees to that). Of a record there a power
   failure leaves nothing but zeros from some place on to the end of a sector, or of the file.
-- A record that is whole once a single bit of it is flipped back was damaged: even where it holds sectors of zeros.
+- If flipping one bit makes a record whole, the record was damaged, even if it holds sectors of zeros.
 - Every batch of ours says up to which sequence number all was on the disk before it was written. So where a whole one
   stands behind, it may say that what is gone was on the disk already.
 
@@ -33,11 +33,8 @@ SECTOR: Final = 512
 HEADER: Final = struct.Struct("<IHB")
 """A record's header: checksum, length, type. The checksum is of the type and of what follows the header."""
 
-LENGTH_AT: Final = 4
-"""Where a header has the length."""
-
 MASK: Final = 0xA282EAD8
-"""What RocksDB adds to a rotated CRC-32C before it stores it."""
+"""The number that RocksDB adds to a rotated CRC-32C."""
 
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 TYPES: Final = range(WHOLE, LAST + 1)
@@ -197,16 +194,13 @@ def _is_whole(block: bytes, at: int, end: int) -> bool:
 
 
 def _has_one_flipped_bit(block: bytes) -> bool:
-    """Whether the record at the beginning of `block` is whole once one of its bits, whichever, is flipped back.
+    """Return whether flipping one bit makes the record at the beginning of `block` whole.
 
-    A record whose sectors have not all reached the disk passes for such a one once in 16,000 times.
+    That is true by chance for at most one in 16,000 of the records that lack a sector.
     """
     checksum, length, _ = HEADER.unpack_from(block)
-    for bit in range(16):
-        other = bytearray(block)
-        other[LENGTH_AT : LENGTH_AT + 2] = (length ^ 1 << bit).to_bytes(2, "little")
-        if _is_whole(bytes(other), 0, HEADER.size + (length ^ 1 << bit)):
-            return True
+    if any(_is_whole(block, 0, HEADER.size + (length ^ 1 << bit)) for bit in range(16)):
+        return True  # a bit of the length, which the checksum does not cover
     covered = block[HEADER.size - 1 : HEADER.size + length]
     if len(covered) != length + 1:
         return False

@@ -358,11 +358,8 @@ class RedisConversation:
                 value = self.carry(word, words)
         except Refusal as refusal:
             value = Error(str(refusal))
-        except MemoryError:
-            value = error_of(NO_MEMORY)
-        except Exception:
-            _log.exception("%s failed", self.last_word)
-            value = Error("ERR INTERNAL the server's log has the details")
+        except Exception as error:
+            value = failed(error, self.last_word)
         finally:
             self._is_carrying_out = False
         if isinstance(value, Job):
@@ -373,11 +370,8 @@ class RedisConversation:
     def _go_on(self, job: Job) -> Due | Unfinished:
         try:
             value = job.step()
-        except MemoryError:
-            value = error_of(NO_MEMORY)
-        except Exception:
-            _log.exception("%s failed", self.last_word)
-            value = Error("ERR INTERNAL the server's log has the details")
+        except Exception as error:
+            value = failed(error, self.last_word)
         if isinstance(value, Unfinished):
             return value
         self._job = None
@@ -593,6 +587,14 @@ def _cost_in_transaction(word: Word, words: int) -> int:
     else:
         cost = 1 if "fast" in word.flags else TELLING_COST
     return cost + words // WORDS_PER_COST
+
+
+def failed(error: Exception, name: str) -> Error:
+    """The reply to a command that raised an exception which is no refusal."""
+    if isinstance(error, MemoryError):
+        return error_of(NO_MEMORY)
+    _log.error("%s failed", name, exc_info=error)
+    return Error("ERR INTERNAL the server's log has the details")
 
 
 def shown(show: Callable[[Reply], Value], reply: Reply, errors: Errors | None = None) -> Value:

@@ -5,12 +5,11 @@ watched key has changed, nothing is carried out, not even what does not speak of
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from cairnkv.commands import MISSING, NO_MEMORY, Replies, Reply, Step
+from cairnkv.commands import MISSING, Replies, Reply, Step
 from cairnkv.limits import BYTES_PER_COST, TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
 from cairnkv.session.conversation import WORDS_PER_COST, bytes_of_outcome
 from cairnkv.session.redis.conversation import (
@@ -21,13 +20,12 @@ from cairnkv.session.redis.conversation import (
     RedisConversation,
     Several,
     Together,
+    failed,
     shown,
 )
-from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, error_of, in_conversation
+from cairnkv.session.redis.grammar import Arguments, Calls, Errors, Refusal, Value, in_conversation
 from cairnkv.store import Deferred, Held
 from cairnkv.wire.redis import NULL_ARRAY, OK, Error
-
-_log: Final = logging.getLogger("cairnkv.session")
 
 WATCHED_BYTES: Final = 256
 """Bytes that a watched key takes besides its own, near enough."""
@@ -199,11 +197,8 @@ def _carried(talk: RedisConversation, queued: Queued) -> Value:
             value = value.finish()
     except Refusal as refusal:
         value = Error(str(refusal))
-    except MemoryError:
-        value = error_of(NO_MEMORY)
-    except Exception:
-        _log.exception("%s failed", queued.word.name)
-        value = Error("ERR INTERNAL the server's log has the details")
+    except Exception as error:
+        value = failed(error, queued.word.name)
     if isinstance(value, Several):
         value = value.values[-1]
     return None if value is NOTHING else value
