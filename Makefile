@@ -35,15 +35,15 @@ help:  ## show what can be made
 serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
 	@exec $(VENV)/bin/cairn serve --host $(HOST) --port $(PORT)
 
-test: $(dev)  ## run the whole test suite (TESTS=tests/wire for a part)
+test: $(dev)  ## run the whole test suite (TESTS=tests/protocol for a part)
 	@$(python) -m pytest $(SPREAD) $(TESTS)
 
 test-crash: $(dev)  ## servers on disk: killed, without power, their calls failing, their files damaged (CRASHES=50, SEED=)
 	@CRASHES=$(or $(CRASHES),50) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s \
-		tests/log/test_disk_crash.py tests/log/test_disk_damage.py tests/power
+		tests/storage/test_disk_crash.py tests/storage/test_disk_damage.py tests/power
 
 test-cluster: $(dev)  ## a cluster hurt while clients use it, each kind of harm for SECONDS, and judged (SECONDS=300 SEED=)
-	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s tests/consistency/test_cluster.py
+	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s tests/lab/consistency/test_cluster.py
 
 test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each speaking with us (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients

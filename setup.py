@@ -41,26 +41,26 @@ def extensions() -> list[Extension]:
     if sys.platform != "linux" or sys.implementation.name != "cpython":
         return []
     modules = {
-        "cairnkv.keyspace.hot_table": "src/cairnkv/keyspace/hot_table.pyx",
-        "cairnkv.log.disk.hot_recorder": "src/cairnkv/log/disk/hot_recorder.pyx",
-        "cairnkv.store.hot_held": "src/cairnkv/store/hot_held.pyx",
-        "cairnkv.store.hot_digest": "src/cairnkv/store/hot_digest.pyx",
-        "cairnkv.store.hot_clock": "src/cairnkv/store/hot_clock.pyx",
-        "cairnkv.session.accelerator": "src/cairnkv/session/accelerator.pyx",
-        "cairnkv.session.article_frames": "src/cairnkv/session/article_frames.pyx",
-        "cairnkv.session.proposing": "src/cairnkv/session/proposing.pyx",
-        "cairnkv.session.redis_frames": "src/cairnkv/session/redis_frames.pyx",
-        "cairnkv.server.poller": "src/cairnkv/server/poller.pyx",
-        "cairnkv.client.direct": "src/cairnkv/client/direct.pyx",
-        "cairnkv.client.exchange": "src/cairnkv/client/exchange.pyx",
-        "cairnkv.client.aio.waking": "src/cairnkv/client/aio/waking.pyx",
+        "cairnkv.engine.table_native": "src/cairnkv/engine/table_native.pyx",
+        "cairnkv.storage.recorder_native": "src/cairnkv/storage/recorder_native.pyx",
+        "cairnkv.store.pending_native": "src/cairnkv/store/pending_native.pyx",
+        "cairnkv.replication.proposals_native": "src/cairnkv/replication/proposals_native.pyx",
+        "cairnkv.store.clock_native": "src/cairnkv/store/clock_native.pyx",
+        "cairnkv.session.executor_native": "src/cairnkv/session/executor_native.pyx",
+        "cairnkv.session.native.frames_native": "src/cairnkv/session/native/frames_native.pyx",
+        "cairnkv.session.proposals_native": "src/cairnkv/session/proposals_native.pyx",
+        "cairnkv.session.resp.frames_native": "src/cairnkv/session/resp/frames_native.pyx",
+        "cairnkv.server.poller_native": "src/cairnkv/server/poller_native.pyx",
+        "cairnkv.client.embedded_native": "src/cairnkv/client/embedded_native.pyx",
+        "cairnkv.client.exchange_native": "src/cairnkv/client/exchange_native.pyx",
+        "cairnkv.client.aio.reply_future_native": "src/cairnkv/client/aio/reply_future_native.pyx",
     }
     shared = [str(path) for kind in ("*.pxd", "*.h") for path in sorted(Path("src").rglob(kind))]
     return [
         Extension(
             name,
             [source],
-            include_dirs=["src/cairnkv/keyspace"],
+            include_dirs=["src/cairnkv/engine"],
             depends=shared,  # all: objects of one module are laid out by the declarations of another
             extra_compile_args=["-O3"],
         )

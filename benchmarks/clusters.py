@@ -27,10 +27,10 @@ from typing import Any
 from servers import Missing, Server, disk_directory, installed_program, version
 
 import cairnkv
-from cairnkv.cluster import LocalCluster
-from cairnkv.cluster.child import Child
-from cairnkv.cluster.nats import find_program, free_ports
 from cairnkv.errors import CairnError, OptionError
+from cairnkv.lab.cluster import LocalCluster
+from cairnkv.lab.cluster.child import Child
+from cairnkv.lab.cluster.nats import find_program, free_ports
 
 MEMBERS = 3
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 from cairnkv.commands import ClearAll, Get, Items, Scan, Set
-from cairnkv.keyspace import Keyspace, apply
+from cairnkv.engine import Keyspace, apply
 
 
 def resident_bytes() -> int:

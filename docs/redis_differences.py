@@ -23,7 +23,7 @@ from cairnkv.limits import (
     VALUE_MAX,
     WATCHED_MAX,
 )
-from cairnkv.session.redis.words.scanning import KEYS_IN_TRANSACTION_MAX
+from cairnkv.session.resp.commands.scan import KEYS_IN_TRANSACTION_MAX
 
 
 @dataclass(frozen=True)

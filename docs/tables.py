@@ -20,8 +20,8 @@ from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, Word
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
-from cairnkv.session.redis import manual
-from cairnkv.session.redis.grammar import Word as RedisWord
+from cairnkv.session.resp import command_docs
+from cairnkv.session.resp.command_spec import Word as RedisWord
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # this file is run as a program
@@ -258,7 +258,7 @@ REDIS_ABSENT = {
 
 def redis_words() -> str:
     """Every word of Redis that means something by itself, in its groups."""
-    words = [word for word in manual.every() if word.on_keys or word.in_conversation]
+    words = [word for word in command_docs.every() if word.on_keys or word.in_conversation]
     words.sort(key=lambda word: REDIS_GROUPS.index(word.group))  # within a group as declared, like beside like
     return table(
         ("word", "arguments", "group", "since", "what it does"),

@@ -93,8 +93,8 @@ def test_installation_prints_a_line_for_each_step(tmp_path: Path) -> None:
 print("Looking in indexes: https://somewhere")
 print("  Collecting Cython<4,>=3.1")
 print("Processing /some/where/rich-15.0.0-py3-none-any.whl (from x)")
-print("  [ 1/13] Cythonizing src/cairnkv/client/aio/waking.pyx")
-print("  building 'cairnkv.store.hot_held' extension")
+print("  [ 1/13] Cythonizing src/cairnkv/client/aio/reply_future_native.pyx")
+print("  building 'cairnkv.store.pending_native' extension")
 print("Successfully installed cairnkv-0.1.0")
 """,
     )
@@ -102,8 +102,8 @@ print("Successfully installed cairnkv-0.1.0")
     assert ran.stderr.splitlines() == [
         "make: getting Cython<4,>=3.1",
         "make: getting rich-15.0.0-py3-none-any.whl",
-        "make: translating src/cairnkv/client/aio/waking.pyx to C (1 of 13)",
-        "make: compiling cairnkv.store.hot_held",
+        "make: translating src/cairnkv/client/aio/reply_future_native.pyx to C (1 of 13)",
+        "make: compiling cairnkv.store.pending_native",
     ]
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import cairnkv
-from cairnkv.cluster import LocalCluster
 from cairnkv.errors import OptionError
 from cairnkv.installation import python_command, python_environment
+from cairnkv.lab.cluster import LocalCluster
 from cairnkv.paths import path_text, user_path
 from cairnkv.server.settings import load
 from tests.support.raw import SECONDS

@@ -11,19 +11,19 @@ PURE_VARIABLE: Final = "CAIRNKV__PURE"
 """The variable that disables the native path: yes or no, as the switches among the options; empty: no."""
 
 COMPILED: Final = (
-    "cairnkv.keyspace.hot_table",
-    "cairnkv.log.disk.hot_recorder",
-    "cairnkv.store.hot_clock",
-    "cairnkv.store.hot_digest",
-    "cairnkv.store.hot_held",
-    "cairnkv.session.accelerator",
-    "cairnkv.session.article_frames",
-    "cairnkv.session.proposing",
-    "cairnkv.session.redis_frames",
-    "cairnkv.server.poller",
-    "cairnkv.client.direct",
-    "cairnkv.client.exchange",
-    "cairnkv.client.aio.waking",
+    "cairnkv.engine.table_native",
+    "cairnkv.storage.recorder_native",
+    "cairnkv.store.clock_native",
+    "cairnkv.replication.proposals_native",
+    "cairnkv.store.pending_native",
+    "cairnkv.session.executor_native",
+    "cairnkv.session.native.frames_native",
+    "cairnkv.session.proposals_native",
+    "cairnkv.session.resp.frames_native",
+    "cairnkv.server.poller_native",
+    "cairnkv.client.embedded_native",
+    "cairnkv.client.exchange_native",
+    "cairnkv.client.aio.reply_future_native",
 )
 """The compiled modules."""
 

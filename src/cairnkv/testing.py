@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from cairnkv.client.address import Seconds
     from cairnkv.client.embedded import Embedded
-    from cairnkv.log import Log
     from cairnkv.server.server import Server
     from cairnkv.server.settings import Settings
+    from cairnkv.storage import Log
     from cairnkv.store import Clock
 
 _T = TypeVar("_T")
@@ -140,7 +140,7 @@ def running_server(
 
     >>> import socket
     >>> from cairnkv.commands import Ping
-    >>> from cairnkv.wire import write_command
+    >>> from cairnkv.protocol import write_command
     >>> with running_server(max_value="1MiB") as running, socket.create_connection(running.address, 10) as client:
     ...     client.sendall(write_command(Ping(b"")))
     ...     client.recv(100)

@@ -1,6 +1,6 @@
 """`cairn cluster`: its help, what it prints, and a cluster that lives from `up` to Ctrl-C.
 
-Its nodes stand in for real ones (`tests.cluster.stand_in`); what they are together is tested in tests/quorum.
+Its nodes stand in for real ones (`tests.lab.cluster.stand_in`); what they are together is tested in tests/replication.
 """
 
 import json
@@ -17,11 +17,11 @@ import pytest
 
 import cairnkv
 from cairnkv.cli.cluster import _ACTIONS
-from cairnkv.cluster import LocalCluster
-from cairnkv.cluster.state import load
+from cairnkv.lab.cluster import LocalCluster
+from cairnkv.lab.cluster.state import load
 from tests.cli.conftest import SECONDS, Call
 
-UP = [sys.executable, "-m", "tests.cluster.stand_in", "cluster", "up"]
+UP = [sys.executable, "-m", "tests.lab.cluster.stand_in", "cluster", "up"]
 
 ROWS = [f"{what}-{number}" for number in (1, 2, 3) for what in ("nats", "node")]
 

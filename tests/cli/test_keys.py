@@ -7,8 +7,8 @@ import os
 import pytest
 
 import cairnkv
+from cairnkv.protocol.native import CommandFlag
 from cairnkv.testing import running_server
-from cairnkv.wire.article import CommandFlag
 from tests.cli.conftest import Call, Said, cairn_process
 from tests.cli.terminal import Terminal
 from tests.support.late_log import LateLog

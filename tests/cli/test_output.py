@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cairnkv
-from cairnkv.cli.output import escaped, named
+from cairnkv.cli.output import named
+from cairnkv.escapes import escaped
 from tests.cli.conftest import Call, cairn_process
 from tests.cli.terminal import Terminal
 

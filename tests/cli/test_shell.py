@@ -12,7 +12,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import DummyOutput
 
 import cairnkv
-from cairnkv.cli import language
+from cairnkv.cli import shell_syntax
 from cairnkv.cli.shell import TYPED_AT_ONCE, _pasted, _session, completions
 from tests.cli.conftest import Call, cairn_process
 from tests.cli.terminal import Terminal
@@ -62,7 +62,7 @@ def test_scan_and_clear_prefix_go_to_the_end(cairn_here: Call, kv: Store):
 
 
 def test_help(cairn_here: Call, url: str):
-    assert cairn_here("shell", stdin=b"help").out.decode() == language.overview() + "\n"
+    assert cairn_here("shell", stdin=b"help").out.decode() == shell_syntax.overview() + "\n"
     assert cairn_here("shell", stdin=b"help set").out.startswith(b"set key value [ttl=TIME]")
     assert cairn_here("shell", stdin=b"help frob").code == 2
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 import cairnkv
-from cairnkv.cli import quick
+from cairnkv.cli import fast_get
 from cairnkv.commands import MISSING, Failure, Get, Reply, failures
+from cairnkv.protocol.native import CommandFlag, Dialect, reply_parts, write_command
 from cairnkv.testing import running_server
-from cairnkv.wire.article import CommandFlag, Dialect, reply_parts, write_command
 from tests.cli.conftest import Call, cairn_process
 
 SLOW = ("asyncio", "rich", "prompt_toolkit", "uvloop", "ssl", "json", "tomllib", "concurrent.futures")
@@ -51,25 +51,25 @@ def test_no_simple_command_imports_what_only_others_need(url: str, arguments: li
 
 @pytest.mark.parametrize("key", [b"k", bytes(range(256)), b"x" * 65_535])
 def test_the_frame_known_by_heart_is_the_wires(key: bytes):
-    assert quick.request(key) == write_command(Get(key))
-    assert quick.request(key, local=True) == write_command(Get(key), flags=CommandFlag.LOCAL_READ)
+    assert fast_get.request(key) == write_command(Get(key))
+    assert fast_get.request(key, local=True) == write_command(Get(key), flags=CommandFlag.LOCAL_READ)
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 65_536])
 def test_a_key_that_cannot_be_is_left_to_the_client(key: bytes):
-    with pytest.raises(quick.NotQuick):
-        quick.request(key)
+    with pytest.raises(fast_get.NotQuick):
+        fast_get.request(key)
 
 
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("value", [b"", b"v", bytes(range(256)) * 4096])
 def test_values_are_read_as_the_wire_writes_them(dialect: Dialect, value: bytes):
-    assert quick.get(answering(b"".join(reply_parts(value, dialect))), b"k") == value
+    assert fast_get.get(answering(b"".join(reply_parts(value, dialect))), b"k") == value
 
 
 @pytest.mark.parametrize("dialect", Dialect)
 def test_a_missing_key_is_none(dialect: Dialect):
-    assert quick.get(answering(b"".join(reply_parts(MISSING, dialect))), b"k") is None
+    assert fast_get.get(answering(b"".join(reply_parts(MISSING, dialect))), b"k") is None
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_missing_key_is_none(dialect: Dialect):
     ],
 )
 def test_any_other_reply_is_left_to_the_client(reply: bytes):
-    with pytest.raises(quick.NotQuick):
-        quick.get(answering(reply), b"k")
+    with pytest.raises(fast_get.NotQuick):
+        fast_get.get(answering(reply), b"k")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_any_other_reply_is_left_to_the_client(reply: bytes):
     ],
 )
 def test_any_other_address_is_left_to_the_client(url: str):
-    with pytest.raises(quick.NotQuick):
-        quick.get(url, b"k")
+    with pytest.raises(fast_get.NotQuick):
+        fast_get.get(url, b"k")
 
 
 def test_a_unix_socket_is_plain_enough(tmp_path_factory: pytest.TempPathFactory):
@@ -117,11 +117,11 @@ def test_a_unix_socket_is_plain_enough(tmp_path_factory: pytest.TempPathFactory)
     with running_server(unix=str(path), no_tcp=True) as running:
         with cairnkv.connect(running.url) as kv:
             kv.set("k", "v")
-        assert quick.get(running.url, b"k") == b"v"
+        assert fast_get.get(running.url, b"k") == b"v"
 
 
 def test_a_server_that_is_slow_is_asked_again_by_the_client(monkeypatch: pytest.MonkeyPatch, cairn_here: Call):
-    monkeypatch.setattr(quick, "PATIENCE", 0.05)
+    monkeypatch.setattr(fast_get, "PATIENCE", 0.05)
     value: Reply = b"late"
     said = cairn_here("get", "k", "--url", answering(b"", b"".join(reply_parts(value, Dialect.ARTICLE))))
     assert (said.code, said.out) == (0, b"late\n")

@@ -14,8 +14,8 @@ import pytest
 
 import cairnkv
 from cairnkv.commands import Get, Ping, Set
+from cairnkv.protocol.native import write_command
 from cairnkv.testing import running_server
-from cairnkv.wire.article import write_command
 from tests.cli.conftest import SECONDS, Call, cairn_process, command
 from tests.cli.terminal import Terminal
 

@@ -22,8 +22,8 @@ import cairnkv
 from cairnkv.cli import transfer
 from cairnkv.cli.formats import CSV, FORMATS, JSONL, TSV, Line, Row
 from cairnkv.cli.main import main
+from cairnkv.protocol import ResponseDecoder
 from cairnkv.testing import EPOCH_MS, running_server
-from cairnkv.wire import ResponseDecoder
 from tests.cli.conftest import SECONDS, Call, cairn_process, command
 from tests.cli.terminal import Terminal
 

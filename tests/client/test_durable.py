@@ -13,9 +13,9 @@ from cairnkv.client.aio.embedded import AsyncEmbedded
 from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
 from cairnkv.commands import OK, InMemory
+from cairnkv.protocol.native import CommandFlag
 from cairnkv.store import Store
 from cairnkv.testing import RunningServer, running_server
-from cairnkv.wire.article import CommandFlag
 from tests.support.late_log import LateLog
 from tests.support.scripted import Conversation, scripted
 

@@ -435,7 +435,7 @@ def test_open_with_an_unknown_codec_leaves_the_directory_closed(open_store: Any,
     cairnkv.open(tmp_path / "data").close()
 
 
-@pytest.mark.parametrize("part", ["store/store.py", "own_threads.py"])
+@pytest.mark.parametrize("part", ["store/local.py", "own_threads.py"])
 def test_interrupted_open_leaves_the_directory_closed(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,8 @@ import pytest
 import cairnkv
 from cairnkv import aio
 from cairnkv.commands import OK, Get, GetMany, GetWith, Items, Ping
+from cairnkv.protocol.native import CommandFlag
 from cairnkv.testing import running_server
-from cairnkv.wire.article import CommandFlag
 from tests.support.late_log import LateLog
 from tests.support.scripted import Conversation, Scripted, scripted
 

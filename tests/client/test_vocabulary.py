@@ -66,7 +66,7 @@ def test_every_method_says_what_it_does() -> None:
 def test_a_client_imports_nothing_of_stores_in_this_process_and_little_else() -> None:
     """`connect` is what most programs import, and many of them are short."""
     code = "import sys, cairnkv; cairnkv.connect; print([m for m in sys.modules if m.startswith(%r)])"
-    others = ("cairnkv.store", "cairnkv.keyspace", "cairnkv.log", "json", "random", "importlib.metadata", "logging")
+    others = ("cairnkv.store", "cairnkv.engine", "cairnkv.storage", "json", "random", "importlib.metadata", "logging")
     ran = subprocess.run(
         [sys.executable, "-c", code % (others,)], capture_output=True, text=True, check=True, timeout=60
     )

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import cairnkv
-import cairnkv.client.stranger as stranger_module
 import cairnkv.client.sync as sync_module
-from cairnkv.client.stranger import wrong_server
+import cairnkv.client.wrong_server as stranger_module
+from cairnkv.client.wrong_server import wrong_server
 
 Ask = Callable[[str], object]
 

@@ -26,7 +26,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands import vocabulary as vocabulary_module
 from cairnkv.commands.grammar import KeyKind, Place
-from cairnkv.keyspace import can_apply
+from cairnkv.engine import can_apply
 
 WORDS = [pytest.param(command.word, id=command.word.name) for command in COMMANDS]
 

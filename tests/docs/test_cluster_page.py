@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 import yaml
 
-from cairnkv.cluster.nats import NatsConfig, NatsServer, find_program, free_ports
 from cairnkv.commands import CODES, Failure
 from cairnkv.commands.failures import NOQUORUM
+from cairnkv.lab.cluster.nats import NatsConfig, NatsServer, find_program, free_ports
 from cairnkv.limits import MIB
-from cairnkv.log.quorum import connection
-from cairnkv.log.quorum.options import LOG_LIMIT_LEAST
-from cairnkv.server.member import Member, new_member
-from cairnkv.server.node_snapshots import NodeSnapshots
-from cairnkv.server.progress import Logged
+from cairnkv.replication.nats import connection
+from cairnkv.replication.nats.options import LOG_LIMIT_LEAST
+from cairnkv.replication.node import Member
+from cairnkv.replication.node_snapshots import NodeSnapshots
+from cairnkv.server.cluster import member_from
 from cairnkv.server.settings import Settings, load
-from cairnkv.session.redis import manual
-from cairnkv.session.redis.grammar import error_of
+from cairnkv.session.resp import command_docs
+from cairnkv.session.resp.command_spec import error_of
+from cairnkv.storage.progress import Logged
 from cairnkv.store import wall_clock
 from tests.support.certificates import certificates as made
 
@@ -114,7 +115,7 @@ async def test_a_node_and_nats_run_with_them(
     path.write_text(here(files()["node.toml"], **{"/var/lib/cairnkv": str(tmp_path / "node")}))
     settings = load({}, environment={}, file=path)
     servers = [server(number) for number in range(3)]
-    member = new_member(settings, clock=wall_clock, progress=Logged())
+    member = member_from(settings, clock=wall_clock, progress=Logged())
     try:
         for one in servers:
             one.start()
@@ -214,5 +215,5 @@ def test_the_codes_are_those_that_there_are() -> None:
 
 
 def test_words_of_redis_that_are_named_are_served() -> None:
-    assert manual.find(b"READONLY")
+    assert command_docs.find(b"READONLY")
     assert "`READONLY` on the wire of Redis" in PAGE

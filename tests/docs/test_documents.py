@@ -14,7 +14,7 @@ import pytest
 
 import cairnkv
 from cairnkv.session import Session, State
-from cairnkv.session.redis import manual
+from cairnkv.session.resp import command_docs
 from cairnkv.store import Store
 from cairnkv.testing import running_server
 from tests.support.readme import transcript, typed
@@ -182,7 +182,7 @@ def test_the_conversation_on_the_protocol_page() -> None:
 def test_what_is_told_not_to_be_served_is_not() -> None:
     absent = " ".join(tables().REDIS_ABSENT.values()).split()
     assert len(absent) > 80
-    assert [word for word in absent if manual.find(word.encode())] == []
+    assert [word for word in absent if command_docs.find(word.encode())] == []
 
 
 def test_words_on_the_page_on_redis_are_served_or_told_not_to_be() -> None:
@@ -192,7 +192,7 @@ def test_words_on_the_page_on_redis_are_served_or_told_not_to_be() -> None:
     spans = re.findall(r"`([A-Z]{3,})(?: [^`]*)?`", text)
     assert len(spans) >= 4
     absent = " ".join(tables().REDIS_ABSENT.values()).split()
-    assert [word for word in spans if not manual.find(word.encode()) and word not in absent] == []
+    assert [word for word in spans if not command_docs.find(word.encode()) and word not in absent] == []
 
 
 # -- the README ------------------------------------------------------------------------------------------------------

@@ -70,13 +70,13 @@ def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int, protoc
 
 def fuzz(seconds: float, first: int, protocol: str) -> int:
     """Run random histories until the time is up. A seed determines one history for each choice of the protocol."""
-    import cairnkv.session.accelerator
-    from cairnkv.wire import Dialect, Limits
+    import cairnkv.session.executor_native
+    from cairnkv.protocol import Dialect, Limits
     from tests.support import cluster_twins
     from tests.support.lives import flipped, lively_frame, lively_redis
     from tests.support.twins import Twins
 
-    print(f"fuzz: {cairnkv.session.accelerator.__file__}, from seed {first}, protocol {protocol}", flush=True)
+    print(f"fuzz: {cairnkv.session.executor_native.__file__}, from seed {first}, protocol {protocol}", flush=True)
     end, said_until = time.monotonic() + seconds, time.monotonic() + 10
     seed = first
     accelerated = total = 0

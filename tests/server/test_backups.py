@@ -12,9 +12,9 @@ import cairnkv
 from cairnkv.client.calls import Call
 from cairnkv.commands import Backup, Reply
 from cairnkv.errors import BadCommand, OptionError, Refused
-from cairnkv.log.disk import backup as backups
-from cairnkv.log.disk.check import look_at
 from cairnkv.server.settings import load
+from cairnkv.storage import backup as backups
+from cairnkv.storage.check import look_at
 from cairnkv.testing import RunningServer, running_server
 from tests.support.raw_resp import Peer
 

@@ -14,9 +14,9 @@ import pytest
 
 from cairnkv.commands import ClearAll, Get, GetMany, Info, Ping, Scan, Set
 from cairnkv.limits import COMMANDS_PER_TURN, DISCARD_BYTES, DISCARD_TIMEOUT, MIB, UNSENT_PAUSE
+from cairnkv.protocol.native import Response, unpack_strings, write_command
 from cairnkv.server import connection
 from cairnkv.testing import RunningServer
-from cairnkv.wire.article import Response, unpack_strings, write_command
 from tests.server.conftest import Start
 from tests.support.late_log import LateLog
 from tests.support.raw import OK, PING, PING_4, PONG, RawClient, all_of, eventually, failed_with

@@ -9,9 +9,9 @@ import pytest
 from cairnkv.commands import Get, Ping, Set
 from cairnkv.errors import OptionError
 from cairnkv.limits import MIB
-from cairnkv.log.disk.engine import OPEN_TABLES_LEAST, OPEN_TABLES_MAX, open_tables
 from cairnkv.server import descriptors
 from cairnkv.server.settings import Settings
+from cairnkv.storage.rocksdb import OPEN_TABLES_LEAST, OPEN_TABLES_MAX, open_tables
 from tests.support.raw import OK, PONG, RawClient, ServerProcess, all_of, eventually, failed_with
 from tests.support.resp import request
 

@@ -14,10 +14,10 @@ import pytest
 
 from cairnkv.commands import ClearMany, Command, Count, Get, GetMany, Ping, Set, SetMany
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX, KIB, MIB, UNFINISHED_MAX
+from cairnkv.protocol.native import Response, write_command
 from cairnkv.server import connection as connection_module
 from cairnkv.server.descriptors import REFUSED_MAX
 from cairnkv.testing import RunningServer
-from cairnkv.wire.article import Response, write_command
 from tests.server.conftest import Start
 from tests.support.patience import AT_ONCE
 from tests.support.raw import OK, PONG, RawClient, ServerProcess, all_of, eventually, failed_with

@@ -12,13 +12,13 @@ import pytest
 import cairnkv
 from cairnkv.commands import Get, Info, Ping, Set
 from cairnkv.errors import OptionError
-from cairnkv.log.disk import DiskLog
+from cairnkv.protocol import write_command
 from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings
+from cairnkv.storage.disk import DiskLog
 from cairnkv.store import Store
 from cairnkv.testing import ManualClock
-from cairnkv.wire import write_command
-from tests.log.test_disk import PATIENCE, Faulty
+from tests.storage.test_disk import PATIENCE, Faulty
 from tests.support.raw import ServerProcess
 
 RECORDS = 60_000

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import cairnkv
-from cairnkv.cluster import LocalCluster
 from cairnkv.errors import CairnError, Refused
+from cairnkv.lab.cluster import LocalCluster
 from cairnkv.limits import MIB
 
 LIMIT = 64 * MIB

@@ -15,8 +15,8 @@ from typing import Final, Protocol
 import pytest
 
 from cairnkv.commands import Append, Get, Set
+from cairnkv.protocol.native import Response, write_command, write_response
 from cairnkv.testing import RunningServer
-from cairnkv.wire.article import Response, write_command, write_response
 from tests.server.conftest import Start
 from tests.support.late_log import LateLog
 from tests.support.raw import SECONDS, Address, eventually
@@ -29,7 +29,7 @@ BIG: Final = 60_000
 """Bytes of a value that fills buffers."""
 
 HELD_MAX: Final = 262_144
-"""Bytes of replies to a client that the native event path holds until they are committed (`poller.pyx`)."""
+"""Bytes of replies to a client that the native event path holds until they are committed (`poller_native.pyx`)."""
 
 
 class Wire(Protocol):

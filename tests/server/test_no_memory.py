@@ -9,7 +9,7 @@ import pytest
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded
 from cairnkv.commands import Append, Command, Get, Rename, SetBit, SetMany, SetManyIfAbsent, SetRange
-from cairnkv.keyspace import Keyspace
+from cairnkv.engine import Keyspace
 from cairnkv.limits import MIB
 from cairnkv.store import Store
 from tests.session.talk import Talk

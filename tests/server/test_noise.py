@@ -32,8 +32,8 @@ from cairnkv.commands import (
     Swap,
     Ttl,
 )
+from cairnkv.protocol.native import Response, Width, write_command
 from cairnkv.testing import RunningServer
-from cairnkv.wire.article import Response, Width, write_command
 from tests.server.conftest import Start
 from tests.support.raw import OK, RawClient, all_of, eventually
 

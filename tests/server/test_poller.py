@@ -12,7 +12,9 @@ import pytest
 
 from cairnkv.server.loop import PolledLoop
 
-Transport = pytest.importorskip("cairnkv.server.poller", reason="NOT TESTED: there is no native event path").Transport
+Transport = pytest.importorskip(
+    "cairnkv.server.poller_native", reason="NOT TESTED: there is no native event path"
+).Transport
 
 pytestmark = pytest.mark.in_use
 

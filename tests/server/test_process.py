@@ -18,12 +18,12 @@ import cairnkv
 from cairnkv.commands import Get, Ping, Set
 from cairnkv.errors import AddressError, OptionError
 from cairnkv.limits import MIB, UNIX_PATH_MAX
+from cairnkv.protocol.native import Response, write_command
 from cairnkv.server.run import REPEATED_SIGNAL_SECONDS
 from cairnkv.server.server import _cannot_listen
 from cairnkv.server.settings import OPTIONS, Settings
 from cairnkv.testing import running_server
 from cairnkv.version import VERSION
-from cairnkv.wire.article import Response, write_command
 from tests.server.conftest import Start
 from tests.support.raw import OK, PING, PONG, RawClient, ServerProcess, eventually, serve
 

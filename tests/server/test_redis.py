@@ -14,9 +14,9 @@ import pytest
 import cairnkv
 from cairnkv.commands import Get, Ping
 from cairnkv.limits import KIB, MIB
+from cairnkv.protocol import write_command
+from cairnkv.protocol.resp import OK, Error, Push, Simple, Verbatim
 from cairnkv.testing import RunningServer
-from cairnkv.wire import write_command
-from cairnkv.wire.redis import OK, Error, Push, Simple, Verbatim
 from tests.server.conftest import Start
 from tests.support.raw import PONG, SECONDS, Address, RawClient, ServerProcess, eventually, failed_with
 from tests.support.resp import ReplyDecoder, request

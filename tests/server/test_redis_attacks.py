@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cairnkv.limits import KIB, MIB
+from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.server import server as server_module
 from cairnkv.server.connection import Connection
 from cairnkv.testing import RunningServer
-from cairnkv.wire.redis import OK, Error, Simple
 from tests.server.conftest import Start
 from tests.server.test_redis import RedisClient
 from tests.support.patience import AT_ONCE

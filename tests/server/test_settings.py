@@ -13,7 +13,7 @@ import pytest
 
 from cairnkv.errors import OptionError
 from cairnkv.installation import python_command, python_environment
-from cairnkv.log.disk.sync import Sync
+from cairnkv.protocol.native import Dialect
 from cairnkv.server.settings import (
     CONFIG_VARIABLE,
     NOT_OPTIONS,
@@ -24,8 +24,8 @@ from cairnkv.server.settings import (
     is_loopback,
     load,
 )
+from cairnkv.storage.sync import Sync
 from cairnkv.store import WhenFull
-from cairnkv.wire.article import Dialect
 from tests.support.raw import ServerProcess, serve
 
 VALUES: dict[str, tuple[list[str], list[Any]]] = {

@@ -9,8 +9,8 @@ import pytest
 import cairnkv
 from cairnkv.commands import Count, Get, Info, Ping, Set, SetWith
 from cairnkv.errors import OptionError
+from cairnkv.protocol.native import Response, unpack_strings
 from cairnkv.testing import ManualClock, RunningServer, running_server
-from cairnkv.wire.article import Response, unpack_strings
 from tests.server.conftest import Start
 from tests.support.raw import OK, PONG, RawClient, eventually
 

@@ -1,10 +1,10 @@
 """A client's side of a conversation with a session, without a socket, and what its connection would do."""
 
 from cairnkv.commands import Command
+from cairnkv.protocol import Dialect, Limits, Response, ResponseDecoder, write_command
+from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import Session
 from cairnkv.store import Store
-from cairnkv.wire import Dialect, Limits, Response, ResponseDecoder, write_command
-from cairnkv.wire.article import DEFAULT_LIMITS, Width
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
 

@@ -5,10 +5,10 @@ import pytest
 
 from cairnkv.commands import Append, Command, Copy, Get, GetMany, Ping, Set, SetBit, SetRange
 from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
+from cairnkv.protocol import Response, write_command, write_response
 from cairnkv.session import Session, State
 from cairnkv.session.conversation import WORDS_PER_COST
 from cairnkv.store import Store
-from cairnkv.wire import Response, write_command, write_response
 from tests.session.talk import Talk
 from tests.support.late_log import LateLog
 

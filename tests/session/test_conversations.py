@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from cairnkv.protocol import Dialect
 from cairnkv.session import State
-from cairnkv.wire import Dialect
 from tests.session.talk import Talk
 
 FILES = sorted((Path(__file__).parent / "conversations").glob("*.txt"))

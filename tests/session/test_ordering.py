@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import Clear, Command, Count, Get, Incr, Info, Ping, Set
+from cairnkv.protocol import write_command
+from cairnkv.protocol.native import CommandFlag
 from cairnkv.session import State
 from cairnkv.store import Store
-from cairnkv.wire import write_command
-from cairnkv.wire.article import CommandFlag
 from tests.session.talk import Talk
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog

@@ -25,8 +25,8 @@ from tests.support.building import ROOT, copy_project, install
 MACRO: Final = "CAIRNKV_FAULT_A"
 """Defined: fault A is compiled in, and the module has this text in it."""
 
-POLLER: Final = "cairnkv/server/poller"
-TRANSACTIONS: Final = "cairnkv/session/redis/words/transactions.py"
+POLLER: Final = "cairnkv/server/poller_native"
+TRANSACTIONS: Final = "cairnkv/session/resp/commands/transactions.py"
 SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX")
 BUILDS: Final = ROOT / "build" / "faults"
 
@@ -64,7 +64,7 @@ def _with_fault_a(place: Path) -> Path:
         copy_project(place)
         return install(place, {**os.environ, "CFLAGS": f"{os.environ.get('CFLAGS', '')} -D{MACRO}"})
     package = _copy(place)
-    includes = [f"-I{sysconfig.get_path('include')}", f"-I{package / 'cairnkv' / 'keyspace'}"]
+    includes = [f"-I{sysconfig.get_path('include')}", f"-I{package / 'cairnkv' / 'engine'}"]
     command = [os.environ.get("CC", "gcc"), "-shared", "-fPIC", "-O1", f"-D{MACRO}", *includes, str(source)]
     subprocess.run([*command, "-o", str(package / f"{POLLER}{SUFFIX}")], check=True)
     return package

@@ -28,7 +28,7 @@ from cairnkv.commands.vocabulary import (
     UNIX_MILLISECONDS,
     VALUE,
 )
-from cairnkv.keyspace import can_apply
+from cairnkv.engine import can_apply
 from cairnkv.store import Held, Store
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog

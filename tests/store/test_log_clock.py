@@ -25,8 +25,8 @@ from cairnkv.commands import (
     SetWith,
     Ttl,
 )
-from cairnkv.keyspace import Shared
-from cairnkv.log.disk import DiskLog
+from cairnkv.engine import Shared
+from cairnkv.storage.disk import DiskLog
 from cairnkv.store import Store
 from cairnkv.store import clock as clocks
 from cairnkv.store.clock import JUMP_MS, LogClock

@@ -48,8 +48,8 @@ from cairnkv.commands.vocabulary import (
     UNIX_MILLISECONDS,
     VALUE,
 )
-from cairnkv.keyspace.expiry import TICK_BYTES
-from cairnkv.keyspace.table import USE_BYTES
+from cairnkv.engine.expiry import TICK_BYTES
+from cairnkv.engine.table import USE_BYTES
 from cairnkv.store import Held, Store, WhenFull
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog

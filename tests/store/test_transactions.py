@@ -39,12 +39,12 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import SPACE
-from cairnkv.keyspace import Keyspace, Shared, apply, can_apply
-from cairnkv.keyspace.table import USE_BYTES
+from cairnkv.engine import Keyspace, Shared, apply, can_apply
+from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import SPACES
 from cairnkv.store import Held, Store, WhenFull
 from cairnkv.store.clock import LogClock
-from tests.keyspace.test_model import content
+from tests.engine.test_model import content
 from tests.store.test_late_machine import KINDS
 from tests.support.clock import HandClock
 from tests.support.late_log import Entry, LateLog

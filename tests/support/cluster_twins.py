@@ -7,14 +7,14 @@ import random
 from typing import TYPE_CHECKING
 
 from cairnkv.commands.vocabulary import ClearPrefix
+from cairnkv.protocol.native import Width
 from cairnkv.session import Session, Surroundings, article_accelerator
-from cairnkv.wire.article import Width
 from tests.support.lives import flipped, lively_frame, lively_redis
 from tests.support.simulated import Cluster
 from tests.support.twins import WithoutAccelerators
 
 if TYPE_CHECKING:
-    from cairnkv.session.accelerator import Accelerator
+    from cairnkv.session.executor_native import Accelerator
 
 
 class Clients:

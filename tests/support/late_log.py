@@ -1,6 +1,6 @@
 """A log that commits when a test says so: late, in batches, never, or not at all.
 
-It keeps the contract of `cairnkv.log.base` and shows what it was given, so that a test can play the disk or
+It keeps the contract of `cairnkv.storage.base` and shows what it was given, so that a test can play the disk or
 the majority that a reply waits for.
 """
 
@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Command, Step
-from cairnkv.keyspace import Keyspace
-from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
+from cairnkv.engine import Keyspace
+from cairnkv.storage import BackUp, Deliver, Effect, LogListener, LogRefused
 
 
 @dataclasses.dataclass(frozen=True)

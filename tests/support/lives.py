@@ -23,8 +23,8 @@ from cairnkv.commands import (
     SetMany,
     SetWith,
 )
-from cairnkv.wire import write_command
-from cairnkv.wire.article import CommandFlag, Width
+from cairnkv.protocol import write_command
+from cairnkv.protocol.native import CommandFlag, Width
 
 SOME_KEYS = [b"%d" % n for n in range(300)] + [b"k" * 300]
 SOME_VALUES = [b"", b"0", b"5", b"-7", b"-0", b"007", b"x", b"9" * 18, b"9" * 19, b"-9223372036854775808", b"v" * 200]

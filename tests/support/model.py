@@ -47,8 +47,8 @@ from cairnkv.commands import (
     Ttl,
     failures,
 )
-from cairnkv.keyspace.extended import text_of_sum
-from cairnkv.keyspace.table import place
+from cairnkv.engine.extended_float import text_of_sum
+from cairnkv.engine.table import place
 
 Entry = tuple[bytes, int | None]
 """A value and its deadline."""

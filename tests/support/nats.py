@@ -20,10 +20,10 @@ import pytest
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from cairnkv.cluster.nats import NatsConfig, NatsServer, free_ports
+from cairnkv.lab.cluster.nats import NatsConfig, NatsServer, free_ports
 from cairnkv.limits import MIB
-from cairnkv.log.quorum.declaration import stream_name
-from cairnkv.log.quorum.options import ClusterOptions
+from cairnkv.replication.nats.options import ClusterOptions
+from cairnkv.replication.nats.stream_config import stream_name
 
 SERVERS: Final = 3
 PATIENCE: Final = 30.0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from cairnkv.commands import Command, Ping
-from cairnkv.wire.article import Response, ResponseDecoder, Width, write_command
+from cairnkv.protocol.native import Response, ResponseDecoder, Width, write_command
 
 SECONDS = 20.0
 """How long anything may take before a test gives up. Generous: only a test that fails waits for it."""

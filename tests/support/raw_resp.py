@@ -1,8 +1,8 @@
 """Redis' wire as tests see it: raw bytes first, so that a reply is compared as it came, and a plain reading of them.
 
-It shares nothing with `cairnkv.wire`, which it is there to check. A value is a pair of its type's first byte and what
-it holds: `(b"$", b"text")`, `(b":", 1)`, `(b"*", [value, ...])`, `(b"%", [(key, value), ...])`; the content of a null
-is None. Texts of numbers other than integers stay bytes.
+It shares nothing with `cairnkv.protocol`, which it is there to check. A value is a pair of its type's first byte and
+what it holds: `(b"$", b"text")`, `(b":", 1)`, `(b"*", [value, ...])`, `(b"%", [(key, value), ...])`; the content of a
+null is None. Texts of numbers other than integers stay bytes.
 """
 
 import socket

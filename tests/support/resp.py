@@ -5,7 +5,7 @@ without a look at how the package writes what is read here.
 import dataclasses
 from typing import Any
 
-from cairnkv.wire.redis import NULL_ARRAY, Error, Push, SetOf, Simple, Verbatim
+from cairnkv.protocol.resp import NULL_ARRAY, Error, Push, SetOf, Simple, Verbatim
 
 
 def request(*arguments: bytes) -> bytes:

@@ -5,9 +5,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 
-from cairnkv.client.stranger import PROBE, TLS_PROBE
+from cairnkv.client.wrong_server import PROBE, TLS_PROBE
 from cairnkv.commands import Failure
-from cairnkv.wire.article import CommandDecoder, Dialect, Request, reply_parts
+from cairnkv.protocol.native import CommandDecoder, Dialect, Request, reply_parts
 
 PATIENCE = 20.0
 """Seconds that anything here may take."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from cairnkv.log.disk import DiskLog, Sync
+from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.sync import Sync
 from cairnkv.store import Store
 
 PATIENCE = 30.0

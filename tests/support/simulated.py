@@ -1,7 +1,7 @@
 """A cluster in one thread: a stream, the network before it, nodes with their tables, and a clock that is told.
 
-A node is driven as `cairnkv.server.member` does it. What a network or a crash may do is a method here, and chance has
-no part in it: whoever calls says what happens.
+A node is driven as `cairnkv.replication.node` does it. What a network or a crash may do is a method here, and chance
+has no part in it: whoever calls says what happens.
 
 What always holds: at each position every node that gets there is held against what the first had there, byte by byte.
 """
@@ -12,13 +12,13 @@ from typing import TypeAlias
 
 from cairnkv.commands import Command, Reply, Step
 from cairnkv.commands.failures import Code
-from cairnkv.keyspace import Keyspace
+from cairnkv.engine import Keyspace
 from cairnkv.limits import VALUE_MAX
-from cairnkv.log import BackUp, Deliver, Effect, LogListener, LogRefused
-from cairnkv.log.base import size_of_effects
-from cairnkv.log.quorum.entries import HEADER_BYTES_MAX
+from cairnkv.replication.entries import HEADER_BYTES_MAX
+from cairnkv.replication.store import ReplicatedStore
+from cairnkv.storage import BackUp, Deliver, Effect, LogListener, LogRefused
+from cairnkv.storage.base import size_of_effects
 from cairnkv.store import Held
-from cairnkv.store.replicated import ReplicatedStore
 
 EPOCH_MS = 1_700_000_000_000
 """The time of day when a simulation begins, in milliseconds since 1970."""

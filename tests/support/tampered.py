@@ -9,10 +9,10 @@ its flushes and compactions happen within a test.
 import sys
 
 from cairnkv.cli.main import main
-from cairnkv.log.disk import engine
+from cairnkv.storage import rocksdb
 
 
-def _no_sync(_: engine.RocksEngine) -> None:
+def _no_sync(_: rocksdb.RocksEngine) -> None:
     pass
 
 
@@ -20,9 +20,9 @@ def tamper(tampering: str) -> None:
     """Do one such thing to this process."""
     name, _, value = tampering.partition("=")
     if name == "no-fsync":
-        engine.RocksEngine.sync = _no_sync  # type: ignore[method-assign]
+        rocksdb.RocksEngine.sync = _no_sync  # type: ignore[method-assign]
     elif name == "memtable":
-        engine.MEMTABLE_BYTES = int(value)  # type: ignore[misc]
+        rocksdb.MEMTABLE_BYTES = int(value)  # type: ignore[misc]
     else:
         raise SystemExit(f"no such tampering: {tampering}")
 

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from cairnkv.log import Log
+from cairnkv.protocol import Dialect, Limits
+from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import Session, Surroundings
+from cairnkv.storage import Log
 from cairnkv.store import Store
-from cairnkv.wire import Dialect, Limits
-from cairnkv.wire.article import DEFAULT_LIMITS, Width
 from tests.support.clock import HandClock
 
 if TYPE_CHECKING:
-    from cairnkv.session.accelerator import Accelerator
+    from cairnkv.session.executor_native import Accelerator
 
 
 class WithoutAccelerators(Surroundings):
@@ -29,7 +29,7 @@ class WithAccelerators(Surroundings):
 
     def accelerator(self, space: int) -> "Accelerator | None":
         """The one of a keyspace."""
-        from cairnkv.session.redis_frames import RedisAccelerator
+        from cairnkv.session.resp.frames_native import RedisAccelerator
 
         if space not in self._made:
             keyspace = self.store.keyspaces[space]
@@ -50,7 +50,7 @@ class Twins:
         logs: "tuple[Log, Log] | None" = None,
     ) -> None:
         """logs: None: those that commit at once."""
-        from cairnkv.session.article_frames import ArticleAccelerator
+        from cairnkv.session.native.frames_native import ArticleAccelerator
 
         self.clock = HandClock()
         plain, swift = logs or (None, None)

@@ -1,7 +1,7 @@
 """Watching keys of a store, as a transaction's WATCH does."""
 
 from cairnkv.commands import OK
-from cairnkv.keyspace import Watched
+from cairnkv.engine import Watched
 from cairnkv.store import Store
 
 

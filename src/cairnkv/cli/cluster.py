@@ -3,7 +3,7 @@
 What always holds: only `up` starts and watches processes; the others ask it, through its directory. Exit codes: 0 done;
 1 for `status` where no cluster runs; 2 for anything that could not be done.
 
-Not for clusters of several machines (docs/cluster.md), but for `repair`, which is for any node (`repairing`).
+Not for clusters of several machines (docs/cluster.md), but for `repair`, which is for any node (`cluster_repair`).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from cairnkv.cli.output import BOLD, DIM, GREEN, RED, YELLOW, put_json, styled
 from cairnkv.limits import PORT
 
 if TYPE_CHECKING:
-    from cairnkv.cluster import LocalCluster, Machine, Process
+    from cairnkv.lab.cluster import LocalCluster, Machine, Process
 
 REPEATED_SIGNAL_SECONDS: Final = 1.0
 """Signals within this time are one; a later one means that whoever sends it will not wait."""
@@ -115,9 +115,9 @@ def _up(name: str, arguments: Sequence[str]) -> int:
         help="allow the faults that the variable CAIRNKV__BREAK names (`cairn serve --help`)",
     )
     options = parser.parse_args(arguments)
-    from cairnkv.cluster import ClusterError, LocalCluster
-    from cairnkv.cluster.supervisor import Supervisor
-    from cairnkv.cluster.topology import ClusterSpec
+    from cairnkv.lab.cluster import ClusterError, LocalCluster
+    from cairnkv.lab.cluster.supervisor import Supervisor
+    from cairnkv.lab.cluster.topology import ClusterSpec
     from cairnkv.server.run import called
     from cairnkv.server.settings import ignored_variables
 
@@ -197,7 +197,7 @@ def _status(name: str, arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    from cairnkv.cluster import ClusterError, LocalCluster
+    from cairnkv.lab.cluster import ClusterError, LocalCluster
 
     try:
         cluster = LocalCluster.at(options.dir)
@@ -257,8 +257,8 @@ def _stop(name: str, arguments: Sequence[str]) -> int:
         "cairn cluster stop --dir cluster/",
     )
     options = parser.parse_args(arguments)
-    from cairnkv.cluster import LocalCluster, end_left_over
-    from cairnkv.cluster.state import load, runs
+    from cairnkv.lab.cluster import LocalCluster, end_left_over
+    from cairnkv.lab.cluster.state import load, runs
 
     saved = load(Path(options.dir))
     if saved is not None and saved.run is not None and not runs(saved.run):
@@ -298,8 +298,8 @@ def _hurt(verb: str, name: str, arguments: Sequence[str]) -> int:
     parser = _parser(name, description, f"cairn cluster {verb} 2 --dir cluster/")
     parser.add_argument("node", metavar="NODE", help=_TARGET)
     options = parser.parse_args(arguments)
-    from cairnkv.cluster import LocalCluster
-    from cairnkv.cluster.machines import parsed_target
+    from cairnkv.lab.cluster import LocalCluster
+    from cairnkv.lab.cluster.machines import parsed_target
 
     cluster = LocalCluster.at(options.dir)
     getattr(cluster, verb)(options.node)
@@ -318,8 +318,8 @@ def _start(name: str, arguments: Sequence[str]) -> int:
         "--wait", type=duration, default=60.0, metavar="TIME", help="how long; 0: not at all (default: 60s)"
     )
     options = parser.parse_args(arguments)
-    from cairnkv.cluster import LocalCluster
-    from cairnkv.cluster.machines import parsed_target
+    from cairnkv.lab.cluster import LocalCluster
+    from cairnkv.lab.cluster.machines import parsed_target
 
     cluster = LocalCluster.at(options.dir)
     cluster.start(options.node, wait=options.wait)
@@ -328,9 +328,9 @@ def _start(name: str, arguments: Sequence[str]) -> int:
 
 
 def _repair(name: str, arguments: Sequence[str]) -> int:
-    from cairnkv.cli import repairing
+    from cairnkv.cli import cluster_repair
 
-    return repairing.run(name, arguments)
+    return cluster_repair.run(name, arguments)
 
 
 _ACTIONS: Final[dict[str, tuple[Callable[[str, Sequence[str]], int], str]]] = {

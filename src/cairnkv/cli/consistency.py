@@ -3,7 +3,7 @@
 What always holds: the verdict is one paragraph on standard output. Exit codes: 0 consistent; 1 not, and the operations
 that show it are told; 2 it could not be done, or not be decided.
 
-Not for how it is judged (`cairnkv.consistency`), nor for `cairn check DIR`, which reads a store's files (`care`).
+Not for how it is judged (`cairnkv.lab.consistency`), nor for `cairn check DIR`, which reads a store's files (`backup`).
 """
 
 import argparse
@@ -25,10 +25,10 @@ from cairnkv.cli.output import BOLD, GREEN, RED, YELLOW, note, on_terminal, put_
 from cairnkv.cli.progress import progress
 
 if TYPE_CHECKING:
-    from cairnkv.consistency.checks import Report
-    from cairnkv.consistency.history import History
-    from cairnkv.consistency.nemesis import Harm, Nemesis
-    from cairnkv.consistency.workload import Run
+    from cairnkv.lab.consistency.checks import Report
+    from cairnkv.lab.consistency.history import History
+    from cairnkv.lab.consistency.nemesis import Harm, Nemesis
+    from cairnkv.lab.consistency.workload import Run
 
 _STYLES: Final = {True: GREEN, False: RED, None: YELLOW}
 
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         parser.error("--replay judges what was saved, so there is nothing to --save")
     problems: list[str] = []
     if options.replay is not None:
-        from cairnkv.consistency.history import load
+        from cairnkv.lab.consistency.history import load
 
         history = load(Path(options.replay))
     else:
@@ -114,7 +114,7 @@ def _parser() -> Parser:
 
 
 def _harms(text: str) -> "tuple[Harm, ...]":
-    from cairnkv.consistency.nemesis import parsed_harms
+    from cairnkv.lab.consistency.nemesis import parsed_harms
 
     try:
         return parsed_harms(text)
@@ -154,15 +154,15 @@ def _addresses(text: str) -> tuple[str, ...]:
 
 def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
     """The history of a run, which is driven here. problems: gets what went wrong with the cluster."""
-    from cairnkv.consistency import workload
-    from cairnkv.consistency.history import Saver
+    from cairnkv.lab.consistency import workload
+    from cairnkv.lab.consistency.history import Saver
 
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     with contextlib.ExitStack() as stack:
         nemesis: Nemesis | None = None
         if options.cluster is not None:
-            from cairnkv.cluster import LocalCluster
-            from cairnkv.consistency.nemesis import Nemesis as Hurting
+            from cairnkv.lab.cluster import LocalCluster
+            from cairnkv.lab.consistency.nemesis import Nemesis as Hurting
 
             cluster = stack.enter_context(LocalCluster.at(options.cluster))
             addresses = cluster.addresses
@@ -235,14 +235,14 @@ async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callabl
 
 def _judged(history: "History", problems: list[str], options: argparse.Namespace) -> int:
     """Judge a history and say what was found."""
-    from cairnkv.consistency import checks
-    from cairnkv.consistency.verdict import details, verdict
+    from cairnkv.lab.consistency import checks
+    from cairnkv.lab.consistency.verdict import details, verdict
 
     with progress("judging", len(history.operations), "operations") as show:
         report = checks.check(history, progress=show)
     text = verdict(history, report)
     if options.timeline is not None:
-        from cairnkv.consistency.timeline import drawn
+        from cairnkv.lab.consistency.timeline import drawn
 
         Path(options.timeline).write_text(drawn(history, report, text), encoding="utf-8")
         note(f"drawn in {options.timeline}")

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from cairnkv.cli import quick
+from cairnkv.cli import fast_get
 from cairnkv.cli.arguments import client, client_parser, duration, octets
 from cairnkv.cli.main import FOUND, NOT_FOUND
 from cairnkv.cli.output import named, note, put_bytes, put_json
@@ -56,8 +56,8 @@ def _value(options: argparse.Namespace) -> bytes | None:
             url = DEFAULT_URL
         try:
             if url:
-                return quick.get(url, options.key, local=options.local)
-        except quick.NotQuick:
+                return fast_get.get(url, options.key, local=options.local)
+        except fast_get.NotQuick:
             pass
     with client(options) as kv:
         store = kv.local() if options.local else kv

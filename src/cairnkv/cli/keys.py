@@ -11,8 +11,9 @@ from typing import Final
 
 from cairnkv.cli.arguments import Parser, client, client_parser, durable_option, duration, octets, store
 from cairnkv.cli.main import FOUND, NOT_FOUND
-from cairnkv.cli.output import escaped, named, note, on_terminal, put_json
+from cairnkv.cli.output import named, note, on_terminal, put_json
 from cairnkv.errors import CallerError
+from cairnkv.escapes import escaped
 
 STDIN: Final = b"-"
 """What stands for standard input where a value is expected."""

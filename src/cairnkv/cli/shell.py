@@ -1,7 +1,7 @@
 """`cairn shell`: a conversation with a store, command by command; or a script of commands from a pipe.
 
 What always holds: an error is said and does not end it; the end of input does. Not for what the lines mean
-(`language`).
+(`shell_syntax`).
 """
 
 import itertools
@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.cli import language
+from cairnkv.cli import shell_syntax
 from cairnkv.cli.arguments import client, client_parser
 from cairnkv.cli.main import FOUND, complain
-from cairnkv.cli.output import CYAN, RED, escaped, on_terminal, put_bytes, styled
+from cairnkv.cli.output import CYAN, RED, on_terminal, put_bytes, styled
 from cairnkv.client.calls import Call
 from cairnkv.commands import ClearAll, ClearPrefix, Command, Items, Reply
 from cairnkv.errors import CairnError, CallerError
+from cairnkv.escapes import escaped
 from cairnkv.records import replace
 
 if TYPE_CHECKING:
@@ -69,33 +70,35 @@ class Shell:
 
     def do(self, line: str) -> bool:
         """Carry a line out and print its reply; False when it says to leave. Raises `CairnError`."""
-        words = language.split(line)
+        words = shell_syntax.split(line)
         if not words:
             return True
         match words[0].lower():
             case word if word in LEAVE:
                 return False
             case word if word == HELP:
-                print(language.explain(language.word_of(words[1])) if len(words) > 1 else language.overview())
+                print(
+                    shell_syntax.explain(shell_syntax.word_of(words[1])) if len(words) > 1 else shell_syntax.overview()
+                )
             case _:
-                self._execute(language.statement(words))
+                self._execute(shell_syntax.statement(words))
         sys.stdout.flush()
         return True
 
-    def _execute(self, statement: language.Statement) -> None:
+    def _execute(self, statement: shell_syntax.Statement) -> None:
         if self._confirmed is not None and isinstance(statement.command, ClearAll | ClearPrefix):
             prefix = statement.command.prefix if isinstance(statement.command, ClearPrefix) else b""
             what = f"the keys that begin with {escaped(prefix)!r}" if prefix else "every key"
             if not self._confirmed(f"Clear {what} of {self._kv.count():,} keys in the store? [y/N] "):
                 raise CallerError("nothing was cleared")
         for reply in self._replies(statement):
-            for line in language.lines(statement.command, reply):
+            for line in shell_syntax.lines(statement.command, reply):
                 if isinstance(line, bytes):
                     put_bytes(line)
                 else:
                     print(styled(line, CYAN))
 
-    def _replies(self, statement: language.Statement) -> Iterator[Reply]:
+    def _replies(self, statement: shell_syntax.Statement) -> Iterator[Reply]:
         """The reply; or those to all slices of a command that goes through the table."""
         if not statement.slices:
             yield self._ask(statement.command)
@@ -269,16 +272,16 @@ def completions(before: Sequence[str]) -> Iterator[tuple[str, str]]:
     ['clear', 'ttl=', 'persist', 'at=']
     """
     if not before or before[0].lower() == HELP:
-        for name in language.names():
-            yield name, language.word_of(name).summary
+        for name in shell_syntax.names():
+            yield name, shell_syntax.word_of(name).summary
         if not before:
             yield HELP, "Explain the commands, or one of them."
             yield "exit", "Leave the shell."
         return
     try:
-        word = language.word_of(before[0])
+        word = shell_syntax.word_of(before[0])
     except CairnError:
         return
-    for option in language.options(word):
+    for option in shell_syntax.options(word):
         if option not in before:
-            yield option, language.usage(word)
+            yield option, shell_syntax.usage(word)

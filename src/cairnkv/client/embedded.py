@@ -31,9 +31,9 @@ from cairnkv.commands import NO_MEMORY, OK, Command, Failure, Reply, failures
 from cairnkv.errors import CallerError, OptionError, PeerError, Refused
 from cairnkv.installation import compiled
 from cairnkv.limits import VALUE_MAX
-from cairnkv.log import LogRefused, Made
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
+from cairnkv.storage import LogRefused, Made
 from cairnkv.store import Clock, Held, Store, WhenFull, checked_clock, wall_clock
 
 _log: Final = logging.getLogger("cairnkv.embedded")
@@ -501,7 +501,7 @@ def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V
     gil_is_there: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not (compiled() and store.shows_plainly and gil_is_there):
         return Embedded(store, keys, values)
-    from cairnkv.client.direct import DirectEmbedded
+    from cairnkv.client.embedded_native import DirectEmbedded
 
     return DirectEmbedded(store, keys, values)
 
@@ -547,7 +547,9 @@ def _store_on_disk(
             "a store on disk needs system threads, but eventlet replaced them in this process; serve the store "
             f"(cairn serve --data {path}) and use cairnkv.connect, which works with eventlet"
         )
-    from cairnkv.log.disk import DISK_LIMIT_LEAST, DiskLog, Sync
+    from cairnkv.storage.disk import DiskLog
+    from cairnkv.storage.space import LIMIT_LEAST as DISK_LIMIT_LEAST
+    from cairnkv.storage.sync import Sync
 
     if when_full != "refuse":
         raise OptionError(

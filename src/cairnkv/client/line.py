@@ -3,8 +3,8 @@
 What always holds: nothing waits longer than a tenth beyond its deadline. Whoever catches an error or an interruption
 here cannot know how much has left: a line that failed is of no more use.
 
-This is the readable one. `exchange.pyx` has its twin, which `cairnkv.client.hotpath` prefers. Not for what the bytes
-mean.
+This is the readable one. `exchange_native.pyx` has its twin, which `cairnkv.client.exchange` prefers. Not for what the
+bytes mean.
 """
 
 import socket

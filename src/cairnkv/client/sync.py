@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cairnkv.client import forking
 from cairnkv.client.address import Address, Endpoint, shown
-from cairnkv.client.backing_up import POLL_SECONDS, Watch
+from cairnkv.client.backup_progress import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.dialing import dial
 from cairnkv.client.endpoints import Endpoints
+from cairnkv.client.exchange import Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.green import replaced
-from cairnkv.client.hotpath import Line, ReplyDecoder, command_parts, parts_with
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.line import GreenLine
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
-from cairnkv.client.stranger import (
+from cairnkv.client.wrong_server import (
     LINES,
     PROBE,
     PROBE_ANSWER_BYTES,
@@ -49,7 +49,7 @@ from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavail
 from cairnkv.records import replace
 
 if TYPE_CHECKING:
-    from cairnkv.log import Made
+    from cairnkv.storage import Made
 
 LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""

@@ -6,7 +6,7 @@ that follow), `option` (a word and its value) and `switch` (a word alone). The d
 
 What always holds: for every command c, `type(c).from_arguments(c.arguments()) == c`.
 
-Not for execution: what a command does is in `cairnkv.keyspace.operations`.
+Not for execution: what a command does is in `cairnkv.engine.operations`.
 """
 
 import enum

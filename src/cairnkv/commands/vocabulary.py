@@ -1,7 +1,7 @@
 """The vocabulary: every command there is, with its number, its arguments, what it touches and answers.
 
 Parser, server, clients, command line and docs/protocol.md draw from here. To add a command: declare it
-here, say what it does in `cairnkv.keyspace.operations`, and test it in the conformance suite.
+here, say what it does in `cairnkv.engine.operations`, and test it in the conformance suite.
 
 Numbers 0 to 3 are the article's, with the article's frames; 4 to 15 stay unassigned, since their frames
 could not be delimited by a server that does not know them; from 16 on the frame counts its arguments.

@@ -3,7 +3,7 @@
 What always holds: a client chooses a name, never a place: nothing is written outside of that directory. Who asks is
 answered at once; INFO tells the rest.
 
-Not for what a backup is (`cairnkv.log`).
+Not for what a backup is (`cairnkv.storage`).
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from typing import Final
 
 from cairnkv.commands import Backup, Failure, Reply, failures
 from cairnkv.errors import OptionError
-from cairnkv.log import BackUp, Made
 from cairnkv.paths import in_words
+from cairnkv.storage import BackUp, Made
 
 _log: Final = logging.getLogger("cairnkv.backup")
 
@@ -52,7 +52,7 @@ def _newest_ms(directory: Path | None) -> int:
     """Return the end time of the newest backup of any name; 0: no readable backup. Raises `OptionError`."""
     if directory is None:
         return 0
-    from cairnkv.log.disk.backup import listed
+    from cairnkv.storage.backup import listed
 
     newest = 0
     try:

@@ -30,8 +30,8 @@ from cairnkv.session import Acceleration, Peer, Session, State
 from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING:
-    from cairnkv.server.poller import Transport as PolledTransport
-    from cairnkv.store.hot_held import HeldRun
+    from cairnkv.server.poller_native import Transport as PolledTransport
+    from cairnkv.store.pending_native import HeldRun
 
 _log: Final = logging.getLogger("cairnkv.server")
 

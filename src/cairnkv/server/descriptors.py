@@ -9,10 +9,10 @@ import resource
 from typing import Final
 
 from cairnkv.errors import OptionError
-from cairnkv.log.disk.engine import OTHER_FILES as ROCKSDB_OTHER_FILES
-from cairnkv.log.disk.engine import open_tables
 from cairnkv.server.loop import ACCEPTED_TOGETHER
 from cairnkv.server.settings import Settings
+from cairnkv.storage.rocksdb import OTHER_FILES as ROCKSDB_OTHER_FILES
+from cairnkv.storage.rocksdb import open_tables
 
 OWN: Final = 24
 """Descriptors of the process itself: standard streams, event loop, listening sockets, imports of modules."""

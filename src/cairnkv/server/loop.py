@@ -1,7 +1,8 @@
 """The event loop of a server, and how clients come to it.
 
 Where the compiled event path is in use, the loop is asyncio's with a selector of our own, which serves clients
-while it waits (`poller.pyx`); elsewhere it is uvloop's, or asyncio's as it is. A `Listener` is the same for both.
+while it waits (`poller_native.pyx`); elsewhere it is uvloop's, or asyncio's as it is. A `Listener` is the same for
+both.
 
 Not for what is done with a client (the connection).
 """
@@ -49,7 +50,7 @@ class ClientSelector(selectors.EpollSelector):
     """asyncio's selector, that serves clients while it waits."""
 
     def __init__(self) -> None:
-        from cairnkv.server.poller import Poller
+        from cairnkv.server.poller_native import Poller
 
         super().__init__()
         self.poller: Final[Poller] = Poller(self.fileno())
@@ -125,7 +126,7 @@ class Listener:
         self._socket.close()
 
     def _accept(self) -> None:
-        from cairnkv.server.poller import Transport
+        from cairnkv.server.poller_native import Transport
 
         for _ in range(ACCEPTED_TOGETHER):
             try:

@@ -3,7 +3,7 @@
 What always holds: a name is here only if it says something true of this server; what CONFIG SET has changed is in
 force when it is answered. What cannot be changed while the server runs takes no other value than it has.
 
-Not for the word itself (`cairnkv.session.redis.words.configuration`), and not for where settings come from.
+Not for the word itself (`cairnkv.session.resp.commands.config`), and not for where settings come from.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from cairnkv.errors import OptionError
 from cairnkv.limits import KEEPALIVE_IDLE, SPACES
-from cairnkv.log.quorum.options import without_user
+from cairnkv.replication.nats.options import without_user
 from cairnkv.server.loop import BACKLOG
 from cairnkv.server.settings import OPTIONS, Option, Settings
 from cairnkv.session import OptionRefused

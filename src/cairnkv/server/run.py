@@ -18,10 +18,10 @@ from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
 from cairnkv.server.descriptors import fitted
 from cairnkv.server.loop import new_event_loop
-from cairnkv.server.progress import Progress
-from cairnkv.server.said_once import SaidOnce
+from cairnkv.server.rate_limited_handler import SaidOnce
 from cairnkv.server.server import Server
 from cairnkv.server.settings import BREAK_VARIABLE, Settings, ignored_variables
+from cairnkv.storage.progress import Progress
 from cairnkv.version import VERSION
 
 _log: Final = logging.getLogger("cairnkv.server")

@@ -28,22 +28,22 @@ from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, missing_package
 from cairnkv.installation import features
 from cairnkv.limits import DISCARD_TIMEOUT, UNIX_PATH_MAX
-from cairnkv.log import LoadingStopped, Log
+from cairnkv.protocol.native import Limits
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import connections_that_fit, refused_at_once
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
-from cairnkv.server.progress import Logged, Progress
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
 from cairnkv.server.sharing import first_to_pay
 from cairnkv.server.turns import Turns
 from cairnkv.session import Peer, Session, Surroundings, article_accelerator
+from cairnkv.storage import LoadingStopped, Log
+from cairnkv.storage.progress import Logged, Progress
 from cairnkv.store import Clock, Store, wall_clock
-from cairnkv.wire.article import Limits
 
 if TYPE_CHECKING:
-    from cairnkv.server.member import Member
+    from cairnkv.replication.node import Member
 
 _log: Final = logging.getLogger("cairnkv.server")
 
@@ -87,10 +87,10 @@ class Server:
         """What a server that is a node of a cluster has its part in it by."""
         if settings.cluster is not None:
             try:
-                from cairnkv.server.member import new_member
+                from cairnkv.server.cluster import member_from
             except ImportError as error:
                 raise missing_package(error, "a node of a cluster (--cluster)", "cluster") from None
-            self.member = new_member(settings, clock=clock, progress=progress or Logged())
+            self.member = member_from(settings, clock=clock, progress=progress or Logged())
             store = self.member.store
         elif store is None:
             store = new_store(settings, clock=clock, progress=progress)
@@ -492,7 +492,7 @@ def new_store(
     """
     loads_later = log is None and settings.data is not None
     if log is None and settings.data is not None:
-        from cairnkv.log.disk import DiskLog
+        from cairnkv.storage.disk import DiskLog
 
         log = DiskLog(
             settings.data,

@@ -20,13 +20,20 @@ from typing import Any, Final
 
 from cairnkv import limits
 from cairnkv.errors import OptionError
-from cairnkv.log.disk.space import LIMIT_LEAST as DISK_LIMIT_LEAST
-from cairnkv.log.disk.sync import Sync
-from cairnkv.log.quorum.options import BREAKS, LOG_LIMIT, LOG_LIMIT_LEAST, cluster_wants_data, parsed_name, parsed_urls
 from cairnkv.paths import in_words, is_within, path_text, user_path
+from cairnkv.protocol.native import Dialect
+from cairnkv.replication.nats.options import (
+    BREAKS,
+    LOG_LIMIT,
+    LOG_LIMIT_LEAST,
+    cluster_wants_data,
+    parsed_name,
+    parsed_urls,
+)
+from cairnkv.storage.space import LIMIT_LEAST as DISK_LIMIT_LEAST
+from cairnkv.storage.sync import Sync
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size, switch
-from cairnkv.wire.article import Dialect
 
 ENVIRONMENT_PREFIX: Final = "CAIRNKV__"
 """The prefix of options. Kubernetes and Docker set variables with one underscore for a service named cairnkv."""

@@ -1,8 +1,8 @@
 """Sessions: one client's conversation each, sans-IO."""
 
-from cairnkv.session.acceleration import article_accelerator, redis_accelerator
+from cairnkv.session.context import OptionRefused, Options, Peer, Surroundings
 from cairnkv.session.conversation import Acceleration
-from cairnkv.session.redis.surroundings import OptionRefused, Options, Peer, Surroundings
+from cairnkv.session.native_path import article_accelerator, redis_accelerator
 from cairnkv.session.session import TRANSITIONS, Event, Session, State
 
 __all__ = [

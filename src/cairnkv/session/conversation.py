@@ -1,7 +1,7 @@
 """What a session asks of a wire: bytes in, and what is due for each command.
 
-One implementation for each wire: `article` and `redis.conversation`. Which one a client speaks is told by its first
-byte, since no command of one can begin with a byte that a command of the other begins with.
+One implementation for each wire: `native.conversation` and `resp.conversation`. Which one a client speaks is told by
+its first byte, since no command of one can begin with a byte that a command of the other begins with.
 
 Not for the order of replies, nor for bounds: those are the session's, and the same for all wires.
 """
@@ -16,8 +16,8 @@ from cairnkv.limits import BYTES_PER_COST
 from cairnkv.store import Held, size_of
 
 if TYPE_CHECKING:
-    from cairnkv.session.accelerator import Accelerator
-    from cairnkv.store.hot_held import HeldRun
+    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.store.pending_native import HeldRun
 
 WHOLE_TABLE_COST: Final = 64
 """Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import OK, Failure, Reply
 from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
-from cairnkv.session.article import ArticleConversation
+from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
+from cairnkv.protocol.resp.requests import speaks_redis
+from cairnkv.session.context import Peer, Surroundings
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
-from cairnkv.session.redis import words as _words  # noqa: F401  (declares what conversations understand)
-from cairnkv.session.redis.conversation import RedisConversation
-from cairnkv.session.redis.surroundings import Peer, Surroundings
+from cairnkv.session.native.conversation import ArticleConversation
+from cairnkv.session.resp import commands as _words  # noqa: F401  (declares what conversations understand)
+from cairnkv.session.resp.conversation import RedisConversation
 from cairnkv.store import Deferred, Held, Store, size_of
-from cairnkv.wire.article import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
-from cairnkv.wire.redis.requests import speaks_redis
 
 if TYPE_CHECKING:
-    from cairnkv.session.accelerator import Accelerator
-    from cairnkv.store.hot_held import HeldRun
+    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.store.pending_native import HeldRun
 
 TLS_HELLO: Final = b"\x16\x03"
 """How a client begins that expects TLS: a handshake record, and the first byte of its version (RFC 8446, 5.1)."""

@@ -15,7 +15,7 @@ from cairnkv.client.address import Address, Endpoint
 from cairnkv.client.aio.connection import Connection, open_connection
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.aio.pipeline import AsyncPipeline
-from cairnkv.client.backing_up import POLL_SECONDS, Watch
+from cairnkv.client.backup_progress import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.endpoints import Endpoints
@@ -26,7 +26,7 @@ from cairnkv.errors import CairnError, CallerError, Unavailable
 from cairnkv.records import replace
 
 if TYPE_CHECKING:
-    from cairnkv.log import Made
+    from cairnkv.storage import Made
 
 LEFT_MAX: Final = 16
 """Connections to nodes that were left and still owe replies. Beyond it the oldest is closed, whoever waits for it."""

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from cairnkv.client.address import Endpoint, shown
 from cairnkv.client.aio.dialing import dial_async
 from cairnkv.client.calls import Leeway
-from cairnkv.client.hotpath import ReplyDecoder, command_parts, parts_with
+from cairnkv.client.exchange import ReplyDecoder, command_parts, parts_with
 from cairnkv.client.retry import lost, not_reached
-from cairnkv.client.stranger import (
+from cairnkv.client.wrong_server import (
     LINES,
     PROBE,
     PROBE_ANSWER_BYTES,
@@ -35,9 +35,9 @@ from cairnkv.installation import compiled
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
 
 if TYPE_CHECKING or not compiled():
-    from cairnkv.client.aio.due import Due, Waking
+    from cairnkv.client.aio.reply_future import Due, Waking
 else:
-    from cairnkv.client.aio.waking import Due, Waking
+    from cairnkv.client.aio.reply_future_native import Due, Waking
 
 JOIN_BYTES: Final = 64 * 1024
 """Commands up to this size together are joined and sent by one call; longer ones go in pieces, uncopied."""

@@ -15,8 +15,8 @@ from cairnkv.client.embedded import PIPELINE_COMMANDS, share
 from cairnkv.client.pipeline import AnyPending
 from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
-from cairnkv.log import Made
 from cairnkv.paths import user_path
+from cairnkv.storage import Made
 from cairnkv.store import Held, Store
 
 

@@ -1,0 +1,368 @@
+# cython: language_level=3
+"""Direct calls: `get`, `set` and their like on a store in this process, without a command, a lock or a reply.
+
+They take the plain case: a key that is text or bytes, no options, and a table that changes in one place only.
+Whatever else there is goes the readable way, `Embedded` to `Shared` to `Store`, which knows everything; results,
+errors, counts and keyspace are those of the readable way, and tests hold the two equal.
+
+What always holds: a direct call runs no Python code from its look at `_busy` to its end, so it keeps the interpreter's
+lock, no exception of a signal or of another thread ends it, and no other code sees it half done. Direct calls run only
+while no thread runs the pure Python path. That path gets the counts and the log time of direct calls before it runs.
+
+On disk only reads are direct, and only while nothing waits for the disk: then all that is there may be shown.
+
+Not for stores with a memory limit, and not for interpreters without a lock.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Size
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t
+
+from cairnkv.engine.table_native cimport (
+    HotTable,
+    Place,
+    cairn_fetch_alone,
+    can_put,
+    has_deadline,
+    place_of,
+    put_object,
+    visible,
+)
+
+from cairnkv.store.clock_native cimport HotClock
+
+from cairnkv.client import forking
+from cairnkv.client.calls import UNSET as _UNSET
+from cairnkv.client.codec import Bytes, Text
+from cairnkv.client.embedded import CALLS_PER_SLICE as _CALLS_PER_SLICE
+from cairnkv.client.embedded import Embedded
+from cairnkv.limits import KEY_MAX as _KEY_MAX
+from cairnkv.limits import VALUE_MAX as _VALUE_MAX
+
+cdef object UNSET = _UNSET
+cdef object READABLE = Embedded
+cdef int CALLS_PER_SLICE = _CALLS_PER_SLICE
+cdef int64_t UNBOUNDED = 1 << 62
+cdef Py_ssize_t KEY_MAX = _KEY_MAX
+cdef Py_ssize_t VALUE_MAX = _VALUE_MAX
+
+cdef enum Form:
+    # What values are: those of the two codecs that are known here, or of one that has to be asked.
+    TEXT
+    BYTES
+    OTHER
+
+
+cdef bytes _name(object key):
+    """The bytes of a key; None for what is none, or has to be looked at more closely."""
+    cdef bytes name
+    if PyUnicode_CheckExact(key):
+        try:
+            name = PyUnicode_AsUTF8String(key)
+        except UnicodeEncodeError:
+            return None
+    elif PyBytes_CheckExact(key):
+        name = <bytes>key
+    else:
+        return None
+    return name if 1 <= PyBytes_GET_SIZE(name) <= KEY_MAX else None
+
+
+cdef class Tally:
+    """What was done by direct calls (`cairnkv.store.local.Tally`). A store that has some is never to look at each."""
+
+    cdef public int64_t commands, writes
+    cdef public bint off
+
+
+@cython.auto_pickle(False)  # Cython's `__reduce__` would hide that of `KeyValue`
+cdef class DirectCalls:
+    """The direct calls, and when they may be made. A base of `DirectEmbedded`; `READABLE` is its other base."""
+
+    cdef Tally _tally
+    cdef HotTable _table
+    cdef HotClock _clock
+    cdef object _codec
+    cdef Form _form
+    cdef object _engine
+    cdef object _threads_share  # the `Shared` of that store
+    cdef int _busy  # how many calls are on the readable way, waiting for its lock or within
+    cdef bint _broken  # an interrupted call: the next pure-Python call undoes it
+    cdef int _generation  # of the process whose calls those are
+    cdef bint _held  # whether the keyspace is in the hands of direct calls: from `take` to `end`
+    cdef int64_t _visits  # how many calls have gone the readable way
+    cdef bint _tidy  # whether there is nothing to keep house of, and cannot be by direct calls alone
+    cdef int64_t _granted  # how many calls may be direct, while it is held, before a slice of housekeeping is due
+    cdef int64_t _left  # ... and how many of these are left
+    cdef dict _uncommitted  # what waits for the disk; None: this store has none, and its callers execute themselves
+    cdef object _time  # where log time is
+
+    def __init__(self, store, keys, values):
+        READABLE.__init__(self, store, keys, values)
+        self._tally = Tally()
+        store.count_also(self._tally)
+        self._codec = values
+        self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
+        self._threads_share = self._shared
+        self._generation = forking.generation
+        self._uncommitted = None
+        self._use(store)
+        if not store.plain:
+            self._uncommitted = store.uncommitted
+            self._time = store.keyspace.shared
+            self._shared.around = self._around
+
+    cdef int _use(self, store) except -1:
+        # Python code runs here, and an exception may end it: whoever comes next begins anew unless all of it is done.
+        table, clock = HotTable(store.keyspace), HotClock(store.log_clock)
+        self._table, self._clock, self._engine = table, clock, store
+        return 0
+
+    @property
+    def direct_calls(self):
+        """How many calls were direct; for tests."""
+        return self._tally.commands
+
+    # -- whose turn it is -------------------------------------------------------------------------------------
+
+    cdef bint _may(self) except -1:
+        """Whether the call at hand can be direct; then log time has gone on, and the keyspace is held."""
+        cdef int64_t now = self._clock.milliseconds()  # first, since a clock may be Python code, and let others in
+        if self._busy != 0 or self._broken or not self._clock.in_step(now):
+            return False
+        if self._uncommitted is not None and (
+            PyDict_Size(self._uncommitted) > 0
+            or forking.generation != self._threads_share._generation  # which stays as it is where a store is on disk
+            or self._engine.holds_back
+            or (self._time.expiring and now > self._engine.noted)
+        ):
+            return False
+        if not self._held:
+            if self._threads_share._closed:
+                return False
+            self._granted = UNBOUNDED if self._tidy else CALLS_PER_SLICE - 1 - self._threads_share._calls % CALLS_PER_SLICE
+            self._left = self._granted
+            self._table.take()
+            self._held = True
+        if self._left == 0:
+            return False
+        if now > self._table.now:
+            self._table.now = now
+        return True
+
+    cdef inline void _count(self) noexcept:
+        self._left -= 1
+        self._tally.commands += 1
+
+    cdef int _leave(self) except -1:
+        """Somebody goes the readable way: no more direct calls until `_busy` is 0 again."""
+        cdef int generation = forking.generation
+        if generation != self._generation:
+            # Whoever was on the readable way when this process was forked is not here.
+            self._generation = generation
+            self._busy = 0
+        self._busy += 1
+        self._visits += 1
+        self._tidy = False
+        if self._held:
+            self._held = False
+            self._table.end(True)
+            self._threads_share._calls += self._granted - self._left
+        return 0
+
+    cdef int _come_back(self) except -1:
+        """A call on the readable way is over. If that had its slice of housekeeping, see whether more are of use."""
+        cdef int64_t visits = self._visits
+        try:
+            if self._threads_share._store is not self._engine:
+                self._use(self._threads_share._store)  # the call before was interrupted
+            self._broken = self._engine.under_way is not None
+            if self._busy == 1 and self._threads_share._calls % CALLS_PER_SLICE == 0:
+                tidy = self._engine.tidy  # Python code: another thread may have run
+                self._tidy = tidy and self._visits == visits
+        finally:
+            self._busy -= 1
+        return 0
+
+    def _around(self, function):
+        """Call a function that uses a store on disk."""
+        self._leave()
+        try:
+            function()
+        finally:
+            self._come_back()
+
+    def _do(self, call):
+        if self._uncommitted is not None:
+            return READABLE._do(self, call)  # its thread goes `_around`
+        self._leave()
+        try:
+            return READABLE._do(self, call)
+        finally:
+            self._come_back()
+
+    def _carry_out(self, pending):
+        if self._uncommitted is not None:
+            READABLE._carry_out(self, pending)
+            return
+        self._leave()
+        try:
+            READABLE._carry_out(self, pending)
+        finally:
+            self._come_back()
+
+    def close(self):
+        if self._uncommitted is not None:
+            READABLE.close(self)
+            return
+        self._leave()
+        try:
+            READABLE.close(self)
+        finally:
+            self._come_back()
+
+    # -- values -----------------------------------------------------------------------------------------------
+
+    cdef bytes _encoded(self, object value):
+        """The bytes of a value; None where the codec has to be asked, or to say what is wrong."""
+        cdef bytes data
+        if self._form == TEXT and PyUnicode_CheckExact(value):
+            try:
+                data = PyUnicode_AsUTF8String(value)
+            except UnicodeEncodeError:
+                return None
+        elif self._form == BYTES and PyBytes_CheckExact(value):
+            data = <bytes>value
+        else:
+            return None
+        return data if PyBytes_GET_SIZE(data) <= VALUE_MAX else None
+
+    cdef object _decoded(self, PyObject *found):
+        cdef object data = <object>found  # ours, before a codec lets others in
+        if self._form == BYTES:
+            return data
+        if self._form == TEXT:
+            try:
+                return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), NULL)
+            except UnicodeDecodeError:
+                pass  # the codec says it in its own words
+        return self._codec.decode(data)
+
+    # -- calls ------------------------------------------------------------------------------------------------
+
+    cdef bint _find(self, object key, PyObject **found) except -1:
+        """Look a key up, if that can be done here; `found` is borrowed, and NULL where the key is not there."""
+        cdef bytes name = _name(key)
+        cdef Place place
+        if name is None or not self._may():
+            return False
+        place_of(self._table, &place, <const unsigned char *>name, PyBytes_GET_SIZE(name))
+        cairn_fetch_alone(place.values, place.hash)
+        found[0] = visible(self._table, &place)
+        if found[0] is not NULL and not PyBytes_CheckExact(<object>found[0]):
+            return False  # a codec that keeps its word gives bytes
+        self._count()
+        return True
+
+    cdef bint _store(self, object key, object value) except -1:
+        """Store a value under a key, if that can be done here."""
+        cdef bytes name = _name(key), data
+        cdef Place place
+        cdef int64_t deadline
+        if name is None or self._uncommitted is not None:
+            return False
+        data = self._encoded(value)
+        if data is None or not self._may():
+            return False
+        place_of(self._table, &place, <const unsigned char *>name, PyBytes_GET_SIZE(name))
+        cairn_fetch_alone(place.values, place.hash)
+        if not can_put(self._table, &place):
+            return False
+        if place.value is not NULL and has_deadline(self._table, &place, &deadline):
+            return False  # forgetting it may be for Python code
+        if place.value is NULL:
+            place.stored = <PyObject *>name  # a new key: the object that there is will do
+        put_object(self._table, &place, data)
+        self._count()
+        self._tally.writes += 1
+        return True
+
+    def get(self, key, default=None, *, clear=False, ttl=None, persist=False):
+        cdef PyObject *found
+        if clear is False and ttl is None and persist is False and self._find(key, &found):
+            return default if found is NULL else self._decoded(found)
+        return READABLE.get(self, key, default, clear=clear, ttl=ttl, persist=persist)
+
+    def set(self, key, value, *, ttl=None, keep_ttl=False, if_absent=False, if_present=False, if_equals=UNSET):
+        if (
+            ttl is None
+            and keep_ttl is False
+            and if_absent is False
+            and if_present is False
+            and if_equals is UNSET
+            and self._store(key, value)
+        ):
+            return True
+        return READABLE.set(
+            self,
+            key,
+            value,
+            ttl=ttl,
+            keep_ttl=keep_ttl,
+            if_absent=if_absent,
+            if_present=if_present,
+            if_equals=if_equals,
+        )
+
+    def exists(self, key):
+        cdef PyObject *found
+        if self._find(key, &found):
+            return found is not NULL
+        return READABLE.exists(self, key)
+
+    def _item(self, key):
+        cdef PyObject *found
+        if not self._find(key, &found):
+            return READABLE.__getitem__(self, key)
+        if found is NULL:
+            raise KeyError(key)
+        return self._decoded(found)
+
+    def _set_item(self, key, value):
+        if not self._store(key, value):
+            READABLE.__setitem__(self, key, value)
+
+    def _contains(self, key):
+        cdef PyObject *found
+        if self._find(key, &found):
+            return found is not NULL
+        return READABLE.__contains__(self, key)
+
+
+class DirectEmbedded(DirectCalls, Embedded):
+    """A store in this process whose plain calls are direct."""
+
+    # Named here, as slots of a class of two bases; named above, they would be called through tuples of arguments.
+    __getitem__ = DirectCalls._item
+    __setitem__ = DirectCalls._set_item
+    __contains__ = DirectCalls._contains
+
+
+def _take_docstrings():
+    """Copy the docstrings of the pure Python calls to the direct calls."""
+    for name, readable in (
+        ("get", "get"),
+        ("set", "set"),
+        ("exists", "exists"),
+        ("_item", "__getitem__"),
+        ("_set_item", "__setitem__"),
+        ("_contains", "__contains__"),
+        ("close", "close"),
+    ):
+        getattr(DirectCalls, name).__doc__ = getattr(Embedded, readable).__doc__
+
+
+_take_docstrings()

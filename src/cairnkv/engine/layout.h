@@ -1,0 +1,188 @@
+/* Where CPython keeps what a look-up reads: the slots of an object, and the index, entries and keys of a dict.
+
+   A look-up in a large table costs a chain of misses, one behind the other: bucket, dict, index, entry, key, value. For
+   several commands that were read together these chains can overlap, if the addresses are known. And a key whose bytes
+   stand in a frame can be compared where it stands, without making an object of it. CPython keeps its dicts' layout to
+   itself, so this header knows it, for the versions it names, and `table_native.pyx` tries it out when it is imported;
+   elsewhere it finds nothing.
+
+   What always holds: it only reads what a look-up would read. What it finds is what the dict's own look-up would find;
+   what it does not find may still be there. Nothing is written but through CPython's interface. */
+
+#ifndef CAIRNKV_LAYOUT_H
+#define CAIRNKV_LAYOUT_H
+
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+#include <structmember.h>
+
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000 && !defined(Py_GIL_DISABLED)
+#define CAIRN_KNOWS_DICTS 1
+#endif
+
+/* Let the processor fetch what stands at an address. GCC takes a function that does nothing else for one without any
+   effect, and leaves calls of it out; hence the empty assembler statement. */
+#define CAIRN_FETCH(address)               \
+    do {                                   \
+        __builtin_prefetch(address);       \
+        __asm__ volatile("");          \
+    } while (0)
+
+/* Where in its object a slot (`__slots__`) is, by the descriptor that its class has for it; -1: it is no slot. */
+static inline Py_ssize_t cairn_slot_offset(PyObject *descriptor)
+{
+    PyMemberDef *member;
+    if (!PyObject_TypeCheck(descriptor, &PyMemberDescr_Type))
+        return -1;
+    member = ((PyMemberDescrObject *)descriptor)->d_member;
+    return member->type == T_OBJECT_EX ? member->offset : -1;
+}
+
+/* What a slot holds, borrowed. The object's class has to be the one that the offset was asked of. */
+static inline PyObject *cairn_slot(PyObject *object, Py_ssize_t offset)
+{
+    return *(PyObject **)((char *)object + offset);
+}
+
+/* What `hash` gives for a bytes object of these bytes. */
+static inline Py_hash_t cairn_hash(const unsigned char *bytes, Py_ssize_t size)
+{
+    static PyHash_FuncDef *function;
+    Py_hash_t hash;
+    if (size == 0)
+        return 0;
+    if (function == NULL)
+        function = PyHash_GetFuncDef();
+    hash = function->hash(bytes, size);
+    return hash == -1 ? -2 : hash;
+}
+
+#ifdef CAIRN_KNOWS_DICTS
+
+/* PyDictKeysObject and PyDictKeyEntry of CPython 3.11 to 3.13 (Include/internal/pycore_dict.h). */
+typedef struct {
+    Py_ssize_t references;
+    uint8_t log2_size;
+    uint8_t log2_index_bytes;
+    uint8_t kind; /* 0: any keys, with their hashes */
+    uint32_t version;
+    Py_ssize_t usable;
+    Py_ssize_t entries;
+    char indices[];
+} cairn_dict_keys;
+
+typedef struct {
+    Py_hash_t hash;
+    PyObject *key;
+    PyObject *value;
+} cairn_dict_entry;
+
+#define CAIRN_PROBES 4 /* before a search is left to CPython; most keys are found at the first */
+
+static inline const cairn_dict_keys *cairn_keys_of(PyObject *dict)
+{
+    return (const cairn_dict_keys *)((PyDictObject *)dict)->ma_keys;
+}
+
+static inline size_t cairn_mask(const cairn_dict_keys *keys)
+{
+    return ((size_t)1 << keys->log2_size) - 1;
+}
+
+/* The entry that a place of the index names; NULL: none, or an index too large for a bucket. */
+static inline const cairn_dict_entry *cairn_entry_at(const cairn_dict_keys *keys, size_t slot)
+{
+    Py_ssize_t index;
+    switch (keys->log2_index_bytes - keys->log2_size) {
+    case 0: index = ((const int8_t *)keys->indices)[slot]; break;
+    case 1: index = ((const int16_t *)keys->indices)[slot]; break;
+    default: return NULL;
+    }
+    if (index < 0 || index >= keys->entries)
+        return NULL;
+    return (const cairn_dict_entry *)(keys->indices + ((size_t)1 << keys->log2_index_bytes)) + index;
+}
+
+/* Fetching ahead, each step for all keys before the next step for any: the dict, its head, the index, the entry, and
+   the key with the value. Of these two, what is read is their length and, behind it, their bytes. */
+static inline void cairn_fetch_dict(PyObject *dict)
+{
+    CAIRN_FETCH(&((PyDictObject *)dict)->ma_keys);
+}
+
+static inline void cairn_fetch_head(PyObject *dict)
+{
+    CAIRN_FETCH(cairn_keys_of(dict));
+}
+
+static inline void cairn_fetch_index(PyObject *dict, Py_hash_t hash)
+{
+    const cairn_dict_keys *keys = cairn_keys_of(dict);
+    size_t slot = (size_t)hash & cairn_mask(keys);
+    CAIRN_FETCH(keys->indices + (slot << (keys->log2_index_bytes - keys->log2_size)));
+}
+
+/* For one key alone: what its look-up reads first, at once. A bucket's index has one of two lengths, as a rule, so both
+   places are fetched beside the head that says which. */
+static inline void cairn_fetch_alone(PyObject *dict, Py_hash_t hash)
+{
+    const cairn_dict_keys *keys = cairn_keys_of(dict);
+    CAIRN_FETCH(keys);
+    CAIRN_FETCH(keys->indices + ((size_t)hash & 127));
+    CAIRN_FETCH(keys->indices + ((size_t)hash & 255));
+}
+
+static inline void cairn_fetch_entry(PyObject *dict, Py_hash_t hash)
+{
+    const cairn_dict_keys *keys = cairn_keys_of(dict);
+    const cairn_dict_entry *entry = keys->kind == 0 ? cairn_entry_at(keys, (size_t)hash & cairn_mask(keys)) : NULL;
+    if (entry != NULL)
+        CAIRN_FETCH(entry);
+}
+
+static inline void cairn_fetch_objects(PyObject *dict, Py_hash_t hash)
+{
+    const cairn_dict_keys *keys = cairn_keys_of(dict);
+    const cairn_dict_entry *entry = keys->kind == 0 ? cairn_entry_at(keys, (size_t)hash & cairn_mask(keys)) : NULL;
+    if (entry != NULL) {
+        CAIRN_FETCH(&((PyVarObject *)entry->key)->ob_size);
+        CAIRN_FETCH(((PyBytesObject *)entry->key)->ob_sval + 15);
+        CAIRN_FETCH(&((PyVarObject *)entry->value)->ob_size);
+        CAIRN_FETCH(((PyBytesObject *)entry->value)->ob_sval + 31);
+    }
+}
+
+/* The value under a key of a dict whose keys are all bytes, and that key, both borrowed; NULL: see above. */
+static inline PyObject *cairn_find(PyObject *dict, Py_hash_t hash, const unsigned char *bytes, Py_ssize_t size,
+                                   PyObject **key)
+{
+    const cairn_dict_keys *keys = cairn_keys_of(dict);
+    size_t mask = cairn_mask(keys), disturbance = (size_t)hash, slot = (size_t)hash & mask;
+    if (keys->kind != 0)
+        return NULL;
+    for (int probe = 0; probe < CAIRN_PROBES; probe++) {
+        const cairn_dict_entry *entry = cairn_entry_at(keys, slot);
+        if (entry != NULL && entry->hash == hash && entry->value != NULL && Py_SIZE(entry->key) == size
+            && memcmp(PyBytes_AS_STRING(entry->key), bytes, size) == 0) {
+            *key = entry->key;
+            return entry->value;
+        }
+        disturbance >>= 5;
+        slot = (slot * 5 + disturbance + 1) & mask;
+    }
+    return NULL;
+}
+
+#else
+
+#define cairn_fetch_dict(dict) ((void)0)
+#define cairn_fetch_alone(dict, hash) ((void)0)
+#define cairn_fetch_head(dict) ((void)0)
+#define cairn_fetch_index(dict, hash) ((void)0)
+#define cairn_fetch_entry(dict, hash) ((void)0)
+#define cairn_fetch_objects(dict, hash) ((void)0)
+#define cairn_find(dict, hash, bytes, size, key) ((PyObject *)NULL)
+
+#endif
+#endif

@@ -1,0 +1,1 @@
+"""Local clusters, fault injection, the consistency checker, protocol tracing: for tests and learning."""

@@ -1,0 +1,435 @@
+"""Whether a history is linearizable: whether one order of its operations explains every answer and respects time.
+
+The search is that of Wing and Gong ("Testing and Verifying Concurrent Objects", J. Parallel and Distributed
+Computing 17, 1993) with Lowe's memory of configurations ("Testing for linearizability", Concurrency and Computation
+29(4), 2017). Keys are judged one by one, since linearizability is local (Herlihy and Wing, "Linearizability: A
+Correctness Condition for Concurrent Objects", ACM TOPLAS 12(3), 1990); Horn and Kroening ("Faster Linearizability
+Checking via P-compositionality", FORTE 2015) show what that is worth.
+
+A configuration is the set of operations that have been put in order, and the state they lead to. Beyond the papers,
+five things keep it small; each leaves the answer as it is:
+- What may come next, fits the state and never changes one, comes next: nothing is lost by that.
+- A state that operations still to come must see, and that nothing still to come makes again, is not left before.
+- An unknown write whose value is seen, and which nobody else wrote, took effect before the first who saw it was done.
+- Other unknown writes are put in only where the next operation looks at what they made. Of several that do the same,
+  the one that was invoked first comes first; a configuration that used more of them than an earlier one is left out.
+- What was not executed, and reads without an answer, are no part of it.
+
+What always holds: no recursion; at most CONFIGURATIONS_MAX configurations per key, after which the verdict is None,
+"gave up", never a guess.
+
+Not for what a violation is called: see `cairnkv.lab.consistency.checks`.
+"""
+
+import collections
+import enum
+import math
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from cairnkv.lab.consistency.history import Operation, Outcome, Verb
+from cairnkv.records import record, replace
+
+CONFIGURATIONS_MAX: Final = 1_000_000
+"""Configurations per key before the search gives up: some seconds, and some 300 MiB."""
+
+State: TypeAlias = str | None
+"""The value of a key, or None where it is missing."""
+
+
+@record
+class Verdict:
+    """What became of the search for one key.
+
+    linearizable: None when it gave up. configurations: how many it looked at.
+    offending: the operation up to whose completion no order explains the history, where one was asked for and found.
+    """
+
+    linearizable: bool | None
+    configurations: int
+    offending: Operation | None = None
+
+
+def check(operations: Sequence[Operation], *, limit: int = CONFIGURATIONS_MAX) -> Verdict:
+    """Judge the operations of one key, which was missing before. limit: configurations."""
+    return _Search(operations, limit).run()
+
+
+def find_offending(operations: Sequence[Operation], *, limit: int = CONFIGURATIONS_MAX) -> Operation | None:
+    """Of a history that is not linearizable: the operation with whose completion it ceased to be.
+
+    Every beginning of a linearizable history is linearizable, so the first that is not can be found by halving.
+    None if the search gives up at once.
+    """
+    ends = sorted((one for one in operations if one.outcome is Outcome.OK), key=lambda one: one.completed)
+    low, high = 0, len(ends)  # the first `low` completions are fine; with the first `high` they are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if check(_beginning(operations, ends[middle - 1].completed), limit=limit).linearizable is False:
+            high = middle
+        else:
+            low = middle
+    return ends[high - 1] if ends else None
+
+
+def _beginning(operations: Sequence[Operation], moment: int) -> list[Operation]:
+    """What was known at a moment: what was not completed then is unknown."""
+    return [
+        one if one.completed <= moment or one.outcome is not Outcome.OK else replace(one, outcome=Outcome.UNKNOWN)
+        for one in operations
+        if one.invoked <= moment
+    ]
+
+
+# -- one operation, as the search sees it --------------------------------------------------------------------------
+
+
+class _Sees(enum.IntEnum):
+    """What an operation's answer says of the state before it."""
+
+    ANYTHING = 0
+    EQUAL = 1
+    """It is `seen`."""
+    DIFFERENT = 2
+    """It is not `seen`."""
+    ZERO = 3
+    """It is missing, or the number 0: INCR does not tell which."""
+
+
+class _Same(enum.Enum):
+    SAME = 0
+
+
+_SAME: Final = _Same.SAME
+"""The effect of what leaves the state as it is."""
+
+
+@record
+class _Step:
+    """An operation that took effect: what it saw, and the state it made."""
+
+    invoked: int
+    completed: float
+    sees: _Sees
+    seen: State
+    makes: State | _Same
+
+
+def observed(one: Operation) -> tuple[bool, State]:
+    """Whether an operation's answer names the very state before it; and which."""
+    step = _step(one) if one.outcome is Outcome.OK else None
+    return (True, step.seen) if step is not None and step.sees is _Sees.EQUAL else (False, None)
+
+
+def made(one: Operation) -> tuple[bool, State]:
+    """Whether an operation that is OK left a state of its own making; and which."""
+    makes = _step(one).makes
+    return (False, None) if isinstance(makes, _Same) else (True, makes)
+
+
+def _step(one: Operation, *, completed: float | None = None) -> _Step:
+    """What an operation that took effect comes to. Where its answer is unknown, it saw anything that allows that."""
+    sees, seen, makes = _Sees.ANYTHING, None, _SAME  # type: _Sees, State, State | _Same
+    known, result = one.outcome is Outcome.OK, one.result
+    match one.verb:
+        case Verb.GET:
+            assert not isinstance(result, int)
+            sees, seen = _Sees.EQUAL, result
+        case Verb.EXISTS:
+            sees = _Sees.DIFFERENT if result else _Sees.EQUAL
+        case Verb.SET:
+            makes = one.value
+        case Verb.CLEAR:
+            makes = None
+        case Verb.SWAP:
+            makes = one.value
+            if known:
+                assert not isinstance(result, int)
+                sees, seen = _Sees.EQUAL, result
+        case Verb.SET_IF | Verb.CLEAR_IF:
+            seen = one.expected
+            if known and not result:
+                sees = _Sees.DIFFERENT
+            else:
+                sees, makes = _Sees.EQUAL, one.value
+        case Verb.INCR:
+            assert isinstance(result, int)
+            before = result - one.amount
+            sees, seen = (_Sees.EQUAL, str(before)) if before else (_Sees.ZERO, None)
+            makes = str(result)
+    if sees is _Sees.EQUAL and seen == makes:
+        makes = _SAME
+    return _Step(one.invoked, one.completed if completed is None else completed, sees, seen, makes)
+
+
+def _effect(verb: Verb, value: State, expected: State, amount: int, state: State) -> State:
+    """The state after an unknown write, if it takes effect at this state."""
+    match verb:
+        case Verb.SET | Verb.SWAP:
+            return value
+        case Verb.CLEAR:
+            return None
+        case Verb.SET_IF | Verb.CLEAR_IF:
+            return value if state == expected else state
+        case _:
+            if state is None:
+                return str(amount)
+            return str(int(state) + amount) if _is_number(state) else state
+
+
+def _is_number(state: State) -> bool:
+    """Whether INCR would take it."""
+    if state is None:
+        return False
+    digits = state.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and (digits[0] != "0" or state == "0")
+
+
+class _Maybe:
+    """Unknown writes that do the same, by their invocations; their bits in `used` are set in that order."""
+
+    def __init__(self, one: Operation, first_bit: int) -> None:
+        self.what = (one.verb, one.value, one.expected, one.amount)
+        self.looks = one.verb in (Verb.SET_IF, Verb.CLEAR_IF, Verb.INCR)
+        self.first_bit = first_bit
+        self.invoked: list[int] = []
+
+
+# -- the search ------------------------------------------------------------------------------------------------------
+
+
+class _Frame:
+    """A configuration on the way to the present one, and what has not been tried from there."""
+
+    __slots__ = ("choices", "done", "low", "mask", "state", "used")
+
+    def __init__(
+        self,
+        low: int,
+        mask: int,
+        used: int,
+        state: State,
+        done: list[int],
+        choices: list[tuple[int, int, State]],
+    ) -> None:
+        self.low, self.mask, self.used, self.state = low, mask, used, state
+        self.done = done  # steps that were taken to get here from the frame before
+        self.choices = choices  # (step, or -1; used; state), the best last
+
+
+class _Search:
+    """The search for one key. Steps are known by their place in the order of invocations.
+
+    `low` and `mask` say which steps are done: all before low, and low + i where bit i of the mask is set. The steps
+    that are not form a list, in which each knows its neighbours, as in Wing and Gong.
+    """
+
+    def __init__(self, operations: Sequence[Operation], limit: int) -> None:
+        self._limit = limit
+        steps, unknown = _split(operations)
+        self._steps = steps
+        end = len(steps)
+        self._end = end
+        self._next = [*range(1, end + 1), 0]  # the place `end` is before the first and behind the last
+        self._before = [end, *range(end)]
+        self._maybes = self._grouped(unknown)
+        # What is still to be seen, and still to be made, of each state.
+        self._needed: collections.Counter[State] = collections.Counter()
+        self._coming: collections.Counter[State] = collections.Counter()
+        for step in steps:
+            if step.sees is _Sees.EQUAL:
+                self._needed[step.seen] += 1
+            if not isinstance(step.makes, _Same):
+                self._coming[step.makes] += 1
+        for maybe in self._maybes:
+            verb, value, _, _ = maybe.what
+            if verb is Verb.INCR:
+                self._needed.clear()  # it may make any number: nothing can be said
+                break
+            self._coming[value] += 1
+        self._foresees = bool(self._needed)
+
+    @staticmethod
+    def _grouped(unknown: list[Operation]) -> list[_Maybe]:
+        sizes = collections.Counter((one.verb, one.value, one.expected, one.amount) for one in unknown)
+        groups: dict[tuple[Verb, State, State, int], _Maybe] = {}
+        bit = 0
+        for one in unknown:
+            what = (one.verb, one.value, one.expected, one.amount)
+            if what not in groups:
+                groups[what] = _Maybe(one, bit)
+                bit += sizes[what]
+            groups[what].invoked.append(one.invoked)
+        return list(groups.values())
+
+    def run(self) -> Verdict:
+        """Search."""
+        seen: dict[tuple[int, int, State, bool], list[int]] = {}
+        looked_at = 1
+        frames: list[_Frame] = []
+        low, mask, used, state, tentative = 0, 0, 0, None, False  # type: int, int, int, State, bool
+        done: list[int] = []
+        while True:
+            # At a new configuration: first all that leaves the state as it is.
+            candidates, bound = self._candidates()
+            while idle := self._idle(candidates, state):
+                tentative = False
+                for place in idle:
+                    self._take(place)
+                    low, mask = _with(low, mask, place)
+                done += idle
+                candidates, bound = self._candidates()
+            if not candidates:
+                return Verdict(True, looked_at)
+            choices: list[tuple[int, int, State]] = []
+            if _is_new(seen.setdefault((low, mask, state, tentative), []), used):
+                choices = self._choices(candidates, bound, used, state, tentative)
+            frames.append(_Frame(low, mask, used, state, done, choices))
+            # On to the best choice of the last configuration that has one.
+            while not frames[-1].choices:
+                for place in reversed(frames.pop().done):
+                    self._put_back(place)
+                if not frames:
+                    return Verdict(False, looked_at)
+            looked_at += 1
+            if looked_at > self._limit:
+                return Verdict(None, looked_at)
+            last = frames[-1]
+            place, used, state = last.choices.pop()
+            low, mask, done = last.low, last.mask, []
+            tentative = place < 0
+            if not tentative:
+                self._take(place)
+                low, mask = _with(low, mask, place)
+                done = [place]
+
+    def _candidates(self) -> tuple[list[int], float]:
+        """The steps that may come next: none that is not done was completed before they were invoked.
+
+        Also the time by which unknown writes must have been invoked to come next.
+        """
+        steps, following, end = self._steps, self._next, self._end
+        found: list[int] = []
+        bound = math.inf
+        place = following[end]
+        while place != end:
+            step = steps[place]
+            if step.invoked > bound:
+                break
+            found.append(place)
+            if step.completed < bound:
+                bound = step.completed
+            place = following[place]
+        return found, bound
+
+    def _idle(self, candidates: list[int], state: State) -> list[int]:
+        """Those candidates that fit the state and leave any state as it is."""
+        steps = self._steps
+        found = []
+        for place in candidates:
+            step = steps[place]
+            if step.makes is _SAME and _fits(step, state):
+                found.append(place)
+        return found
+
+    def _choices(
+        self, candidates: list[int], bound: float, used: int, state: State, tentative: bool
+    ) -> list[tuple[int, int, State]]:
+        """What may come next, and may change the state; the best last. Unknown writes are the last resort.
+
+        tentative: an unknown write came last, and is of use only if what comes next looks at what it made.
+        """
+        choices: list[tuple[int, int, State]] = []
+        held = self._foresees and self._needed[state] > 0 and self._coming[state] == 0
+        if not held:
+            for maybe in self._maybes:
+                count = (used >> maybe.first_bit & ((1 << len(maybe.invoked)) - 1)).bit_count()
+                if count < len(maybe.invoked) and maybe.invoked[count] <= bound and (maybe.looks or not tentative):
+                    after = _effect(*maybe.what, state)
+                    if after != state:
+                        choices.append((-1, used | 1 << (maybe.first_bit + count), after))
+        steps = self._steps
+        definite: list[tuple[float, int, State]] = []
+        for place in candidates:
+            step = steps[place]
+            makes = step.makes
+            if isinstance(makes, _Same) or not _fits(step, state) or (tentative and step.sees is _Sees.ANYTHING):
+                continue
+            if held and not (step.sees is _Sees.EQUAL and self._needed[state] == 1):
+                continue  # others have to see this state first
+            definite.append((-step.completed, place, makes))
+        definite.sort(key=lambda choice: choice[0])  # what was completed first is the best guess
+        choices += [(place, used, makes) for _, place, makes in definite]
+        return choices
+
+    def _take(self, place: int) -> None:
+        before, following = self._before[place], self._next[place]
+        self._next[before] = following
+        self._before[following] = before
+        if self._foresees:
+            self._count(self._steps[place], -1)
+
+    def _put_back(self, place: int) -> None:
+        self._next[self._before[place]] = place
+        self._before[self._next[place]] = place
+        if self._foresees:
+            self._count(self._steps[place], 1)
+
+    def _count(self, step: _Step, change: int) -> None:
+        if step.sees is _Sees.EQUAL:
+            self._needed[step.seen] += change
+        if not isinstance(step.makes, _Same):
+            self._coming[step.makes] += change
+
+
+def _fits(step: _Step, state: State) -> bool:
+    sees = step.sees
+    if sees is _Sees.EQUAL:
+        return step.seen == state
+    if sees is _Sees.DIFFERENT:
+        return step.seen != state
+    return sees is _Sees.ANYTHING or state is None or state == "0"
+
+
+def _with(low: int, mask: int, place: int) -> tuple[int, int]:
+    """`low` and `mask` with one more step done."""
+    mask |= 1 << (place - low)
+    ones = (mask ^ (mask + 1)).bit_length() - 1
+    return low + ones, mask >> ones
+
+
+def _is_new(earlier: list[int], used: int) -> bool:
+    """Whether no earlier visit had at least as many unknown writes left; this one is then remembered."""
+    if any(known & ~used == 0 for known in earlier):
+        return False
+    earlier.append(used)
+    return True
+
+
+def _split(operations: Sequence[Operation]) -> tuple[list[_Step], list[Operation]]:
+    """The steps that certainly took effect, and the writes of which nobody knows; both by their invocations.
+
+    A value that one operation only can have written, and that somebody saw, was there before that one was done.
+    """
+    counts = any(one.verb is Verb.INCR for one in operations)
+    writers: collections.Counter[State] = collections.Counter(
+        one.value for one in operations if one.value is not None and one.outcome is not Outcome.NOT_EXECUTED
+    )
+    first_seen: dict[State, int] = {}
+    for one in operations:
+        sure, state = observed(one)
+        if sure and writers[state] == 1 and not (counts and _is_number(state)):
+            first_seen[state] = min(first_seen.get(state, one.completed), one.completed)
+    steps: list[_Step] = []
+    unknown: list[Operation] = []
+    for one in sorted(operations, key=lambda one: one.invoked):
+        seen = first_seen.get(one.value) if one.value is not None else None
+        if one.outcome is Outcome.OK:
+            end = one.completed if seen is None else max(one.invoked, min(one.completed, seen))
+            steps.append(_step(one, completed=end))
+        elif one.outcome is Outcome.UNKNOWN and one.verb.writes:
+            if seen is None:
+                unknown.append(one)
+            else:
+                steps.append(_step(one, completed=max(one.invoked, seen)))
+    return steps, unknown

@@ -1,0 +1,495 @@
+"""Draws a history as one HTML file with SVG. The file loads no other files.
+
+The first drawing shows the whole run over time: the operations that ended in each part, the actions of the nemesis, and
+the longest times without a reply. Then follows a drawing of each violation: a lane for each client, a bar for each
+operation from its invocation to its completion, and the actions of the nemesis in the background.
+From left to right is the order of the ends of bars, not the clock: two bars are one above the other exactly where the
+operations were under way at the same time, which is what linearizability is about, and a microsecond is as wide as what
+is written in the bar. The clock stands below. The lane of what cannot be is the first, and those of its causes follow.
+
+What always holds: at most `VIOLATIONS_MAX` violations with `OPERATIONS_MAX` operations each are drawn, whatever the
+history's size, and it is said how many are left out where; whatever keys, values and errors contain, it is shown as
+text. A label is never cut off by its bar.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import pairwise
+from typing import Final
+
+from cairnkv.lab.consistency.checks import Kind, Report, Violation
+from cairnkv.lab.consistency.history import Action, History, Operation, Outcome
+
+VIOLATIONS_MAX: Final = 10
+"""Violations in one file."""
+
+OPERATIONS_MAX: Final = 16
+"""Operations drawn of one violation: those it names, and those on the same key that are nearest. What more shows makes
+no violation clearer."""
+
+LABEL_MAX: Final = 40
+"""Characters in a bar."""
+
+_STEP: Final = 22
+"""Pixels between one end of a bar and the next, at least."""
+
+_CHARACTER: Final = 6.7
+"""Pixels that a character in a bar takes; all are as wide."""
+
+_LANE: Final = 34
+_BAR: Final = 24
+_ROW: Final = 18
+"""Heights, in pixels: of a lane, its bars, and a line of text above or below."""
+
+_EDGE: Final = 40
+"""Pixels left and right of the bars, where it is said how many operations are left out."""
+
+_LANES_WIDTH: Final = 76
+_TICKS_APART: Final = 84
+
+_LETTER: Final = 7.2
+"""Average width in pixels of a character outside of bars, rounded up."""
+
+BINS: Final = 120
+"""The number of parts of the whole run. Each part is a bar."""
+
+GAPS_MAX: Final = 3
+"""Maximum number of gaps in the drawing: the longest times without a reply, if longer than two parts of the run."""
+
+FAULTS_MAX: Final = 100
+"""Maximum number of the nemesis' actions in the drawing of the whole run."""
+
+_RUN_WIDTH: Final = 960
+_RUN_HEIGHT: Final = 120
+"""Width in pixels of all bars of the whole run together."""
+
+_RULES: Final = {
+    Kind.LOST: "A write that was acknowledged stays until another takes its place",
+    Kind.DOUBLED: "A write takes effect once, however often it was tried",
+    Kind.STALE: "A read has to see the newest write that was over before it began, or one that came later",
+    Kind.OWN_WRITE: "A client has to see what it has written itself, or something newer",
+    Kind.BACKWARDS: "What a client has seen, its later reads have to see too, or something newer",
+    Kind.INVENTED: "A value that is read has been written by somebody",
+    Kind.REFUSED: "What was answered as not executed never takes effect",
+    Kind.MINORITY: "Without a majority of machines nothing is answered: the others may have gone on by themselves",
+    Kind.FUTURE: "A value cannot be read before somebody begins to write it",
+    Kind.ORDER: "There has to be an order of all operations in which each answer follows from what comes before it, "
+    "and an operation that was over before another began comes first",
+}
+"""What each kind of violation breaks."""
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --dim: #5d6670; --line: #d8dee4; --write: #a9cdf5;
+  --read: #cde8c5; --refused: #d3d7dc; --unknown: #f6d98a; --wrong: #cf222e; --part: #1b1f24; --band: #8250df; }
+@media (prefers-color-scheme: dark) { :root { --page: #14181d; --ink: #e6edf3; --dim: #9aa4ae; --line: #30363d;
+  --write: #2f5c8f; --read: #35663f; --refused: #4a5159; --unknown: #785a12; --wrong: #ff7b72; --part: #e6edf3;
+  --band: #b28cf5; } }
+body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
+  max-width: 80rem; padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2.5rem; } p { max-width: 60rem; }
+ol { font: 13px/1.6 ui-monospace, monospace; padding-left: 2rem; } li.wrong { color: var(--wrong); font-weight: 600; }
+.keys { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; } .keys span { white-space: nowrap; }
+.keys i { display: inline-block; width: 1.1em; height: 1.1em; border-radius: 3px; vertical-align: -3px;
+  margin-right: .4em; box-sizing: border-box; }
+.keys .wrong { border: 3px solid var(--wrong); } .keys .part { border: 2px solid var(--part); }
+.chart { display: flex; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
+.scroll { overflow-x: auto; flex: 1; border-left: 1px solid var(--line); } svg { display: block; flex: none; }
+/* What cannot be stands on the right, and a narrow page shows that end first. */
+.scroll { direction: rtl; } .scroll svg { direction: ltr; margin-right: auto; min-width: 100%; }
+svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg .lane { stroke: var(--line); }
+svg .tick, svg .more { fill: var(--dim); font-size: 11px; } svg .more { text-anchor: middle; }
+svg .bar text { font: 11px ui-monospace, monospace; }
+.write { fill: var(--write); background: var(--write); } .read { fill: var(--read); background: var(--read); }
+.refused { fill: var(--refused); background: var(--refused); }
+.unknown { fill: var(--unknown); background: var(--unknown); stroke: var(--ink); stroke-dasharray: 4 3; }
+svg .part rect { stroke: var(--part); stroke-width: 2; } svg .wrong rect { stroke: var(--wrong); stroke-width: 3; }
+svg .wrong text, svg .part text { font-weight: 600; }
+svg .order { stroke: var(--wrong); stroke-dasharray: 3 3; fill: none; } svg .arrow { fill: var(--wrong); }
+svg .why { fill: var(--wrong); font-weight: 600; }
+.overview { border: 1px solid var(--line); border-radius: 6px; overflow-x: auto; padding: .5rem; }
+.gap { fill: var(--wrong); background: var(--wrong); opacity: .16; } .keys .gap { opacity: .4; }
+svg .gapname { fill: var(--wrong); } svg .here { stroke: var(--wrong); stroke-width: 2; }
+svg .refused, svg .unknown { stroke: none; }
+.keys .answered, svg .answered { fill: var(--read); background: var(--read); }
+.band { fill: var(--band); opacity: .16; } .keys .band { background: var(--band); opacity: .4; }
+svg .bandname { fill: var(--band); } p.dim { color: var(--dim); }
+"""
+
+_LEGEND: Final = (
+    ("write", "a write, or one with a condition"),
+    ("read", "a read"),
+    ("unknown", "outcome unknown: it may take effect later, or never"),
+    ("refused", "not executed"),
+    ("wrong", "its answer cannot be"),
+    ("part", "shows why"),
+    ("band", "the nemesis at work"),
+)
+
+
+_RUN_LEGEND: Final = (
+    ("answered", "answered"),
+    ("unknown", "outcome unknown"),
+    ("refused", "not executed"),
+    ("gap", "no answer for long"),
+    ("band", "the nemesis at work"),
+)
+
+
+def drawn(history: History, report: Report, verdict: str) -> str:
+    """Return the page: the verdict, the whole run, and a drawing of each of the first violations."""
+    by_key = history.by_key()
+    parts = [
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width'>"
+        f"<title>cairn check consistency</title><style>{_STYLE}</style></head><body>",
+        f"<h1>cairn check consistency</h1><p>{_text(verdict)}</p>",
+    ]
+    if history.operations:
+        parts.append(_whole_run(history, report))
+    if report.violations:
+        parts.append(
+            "<p>A row is a client, and a bar one operation: from when it was sent to when its answer came, which "
+            "stands behind \u2192; where none does it was acknowledged. Operations whose bars overlap were under way "
+            "at the same time, and may have taken effect in either order. One that ends left of where another begins "
+            "has to come first. From left to right is the order of these ends, not the clock, which is below.</p>"
+            "<p class='keys'>"
+            + "".join(
+                f"<span><i class='{name}'></i>{meaning}</span>"
+                for name, meaning in _LEGEND
+                if history.actions or name != "band"
+            )
+            + "</p>"
+        )
+    shown = report.violations[:VIOLATIONS_MAX]
+    parts += [_section(violation, by_key.get(violation.key, []), history.actions) for violation in shown]
+    if len(report.violations) > VIOLATIONS_MAX:
+        parts.append(f"<p>And {len(report.violations) - VIOLATIONS_MAX:,} more.</p>")
+    parts.append("</body></html>\n")
+    return "\n".join(parts)
+
+
+class _Clock:
+    """Maps times of the whole run to pixels, and to parts of the run."""
+
+    def __init__(self, history: History) -> None:
+        self.first = min(one.invoked for one in history.operations)
+        self.last = max(one.completed for one in history.operations)
+        self.span = max(self.last - self.first, 1)
+
+    def place(self, time: int) -> float:
+        return _RUN_WIDTH * min(max(time - self.first, 0), self.span) / self.span
+
+    def part(self, time: int) -> int:
+        return min(BINS * (time - self.first) // self.span, BINS - 1)
+
+
+def _whole_run(history: History, report: Report) -> str:
+    """Draw the whole run over time."""
+    clock = _Clock(history)
+    faults, rows = _faults(clock, history.actions)
+    top = _ROW * 2
+    bottom = top + _RUN_HEIGHT
+    height = bottom + _ROW * (rows + 1) + 8
+    parts = [*_counted(clock, history.operations, bottom), *_gaps(clock, history.operations, top, bottom)]
+    parts += [fault.format(top=top, height=bottom - top, y=bottom + _ROW + 14) for fault in faults]
+    for violation in report.violations[:VIOLATIONS_MAX]:
+        x = clock.place(violation.operations[0].invoked)
+        found = f"{violation.kind.value}, key {violation.key}"
+        parts.append(f"<g><title>{_text(found)}</title>")
+        parts.append(f"<line class='here' x1='{x:.1f}' x2='{x:.1f}' y1='{top}' y2='{bottom}'/></g>")
+    for eighth in range(8):
+        x = _RUN_WIDTH * eighth / 8
+        parts.append(f"<text class='tick' x='{x:.0f}' y='{bottom + 14}'>{clock.span * eighth / 8e9:,.2f} s</text>")
+    keys = "".join(f"<span><i class='{name}'></i>{meaning}</span>" for name, meaning in _RUN_LEGEND)
+    busiest = max(len(part) for part in _by_part(clock, history.operations))
+    return (
+        f"<h2>The whole run</h2><p>{len(history.operations):,} operations, each in the part of the run in which it "
+        f"ended; {busiest:,} in the busiest. Time runs from left to right.</p><p class='keys'>{keys}</p>"
+        f"<div class='overview'><svg width='{_RUN_WIDTH}' height='{height}' role='img' aria-label='the whole run'>"
+        f"<line class='lane' x1='0' x2='{_RUN_WIDTH}' y1='{bottom}' y2='{bottom}'/>{''.join(parts)}</svg></div>"
+    )
+
+
+def _by_part(clock: _Clock, operations: Sequence[Operation]) -> list[list[Operation]]:
+    parts: list[list[Operation]] = [[] for _ in range(BINS)]
+    for one in operations:
+        parts[clock.part(one.completed)].append(one)
+    return parts
+
+
+def _counted(clock: _Clock, operations: Sequence[Operation], bottom: int) -> Iterator[str]:
+    """Draw the operations that ended in each part of the run, as stacked bars by outcome."""
+    by_part = _by_part(clock, operations)
+    busiest = max(map(len, by_part))
+    wide = _RUN_WIDTH / BINS
+    names = {Outcome.OK: "answered", Outcome.UNKNOWN: "unknown", Outcome.NOT_EXECUTED: "refused"}
+    for at, ended in enumerate(by_part):
+        y = float(bottom)
+        for outcome, name in names.items():
+            if count := sum(one.outcome is outcome for one in ended):
+                high = _RUN_HEIGHT * count / busiest
+                y -= high
+                yield (
+                    f"<g><title>{count:,} {name}</title><rect class='{name}' x='{at * wide:.1f}' y='{y:.1f}' "
+                    f"width='{wide - 1:.1f}' height='{high:.1f}'/></g>"
+                )
+
+
+def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int) -> Iterator[str]:
+    """Draw the longest times without a reply."""
+    answers = sorted(one.completed for one in operations if one.outcome is Outcome.OK)
+    ends = [clock.first, *answers, clock.last]
+    gaps = sorted(pairwise(ends), key=lambda gap: gap[0] - gap[1])[:GAPS_MAX]
+    taken = 0.0
+    for begin, end in sorted(gap for gap in gaps if (gap[1] - gap[0]) * BINS > 2 * clock.span):
+        left, right = clock.place(begin), clock.place(end)
+        text = f"no answer for {(end - begin) / 1e9:,.2f} s"
+        x = max(_fitted(left, text, _RUN_WIDTH), taken)
+        yield (
+            f"<rect class='gap' x='{left:.1f}' y='{top}' width='{right - left:.1f}' height='{bottom - top}'>"
+            f"<title>{text}</title></rect>"
+        )
+        if x + _LETTER * len(text) <= _RUN_WIDTH:
+            yield f"<text class='gapname' x='{x:.0f}' y='{top - 6}'>{text}</text>"
+            taken = x + _LETTER * len(text) + 8
+
+
+def _faults(clock: _Clock, actions: Sequence[Action]) -> tuple[list[str], int]:
+    """Draw the nemesis' actions and return the number of rows of their names; {top}, {height}, {y} are placeholders."""
+    rows: list[float] = []
+    drawn_ones = []
+    chosen = sorted(actions, key=lambda action: action.began)
+    for action in chosen[:FAULTS_MAX]:
+        left, right = clock.place(action.began), clock.place(action.ended)
+        name = f"{action.what} {action.target}"
+        x = _fitted(left, name, _RUN_WIDTH)
+        row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
+        rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
+        drawn_ones.append(
+            f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.1f}' y='{{top}}' "
+            f"width='{max(right - left, 2):.1f}' height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{{y}}' "
+            f"dy='{_ROW * row}'>{_braced(name)}</text></g>"
+        )
+    return drawn_ones, len(rows)
+
+
+def _fitted(x: float, text: str, width: float) -> float:
+    """Return the position of a text near x that ends within the width."""
+    return max(min(x, width - _LETTER * len(text)), 0)
+
+
+def _section(violation: Violation, of_key: Sequence[Operation], actions: Sequence[Action]) -> str:
+    shown = _neighbourhood(violation, of_key)
+    wrong, *others = violation.operations
+    named = f"<li class='wrong'>{_text(str(wrong))}</li>" + "".join(f"<li>{_text(str(one))}</li>" for one in others)
+    aside = ""
+    if len(shown) < len(of_key):
+        aside = f", {len(shown):,} of the {len(of_key):,} on this key; +3 stands where three are left out"
+    found = violation.text[0].upper() + violation.text[1:]
+    return (
+        f"<h2>{_text(violation.kind.value)}, key {_text(violation.key)}</h2><p>{_text(found)}. "
+        f"{_RULES[violation.kind]}.</p><ol>{named}</ol>{_chart(violation, shown, of_key, actions)}"
+        f"<p class='dim'>Drawn are these, with their numbers, and the operations nearest to the first{aside}.</p>"
+    )
+
+
+def _neighbourhood(violation: Violation, of_key: Sequence[Operation]) -> list[Operation]:
+    """The operations of the violation, and those that are nearest to what is wrong; sooner those before it."""
+    wrong = violation.operations[0]
+    named = {id(one) for one in violation.operations}
+
+    def distance(one: Operation) -> tuple[bool, bool, int]:
+        later = one.invoked - wrong.completed
+        return id(one) not in named, later > 0, max(wrong.invoked - one.completed, later, 0)
+
+    return sorted(sorted(of_key, key=distance)[:OPERATIONS_MAX], key=lambda one: one.invoked)
+
+
+class _Axis:
+    """Where a time is, in pixels: each end of a bar has a place of its own, as far from the bar's other end as its
+    label is wide, and what is between is in proportion."""
+
+    def __init__(self, shown: Sequence[Operation], labels: Sequence[str]) -> None:
+        # Of ends at the same time beginnings come first: those operations were under way together.
+        ends = sorted(
+            [(one.invoked, 0, at) for at, one in enumerate(shown)]
+            + [(one.completed, 1, at) for at, one in enumerate(shown)]
+        )
+        self.begins = [0.0] * len(shown)
+        self.ends = [0.0] * len(shown)
+        """Of each bar, its left and right end."""
+        self.times: list[int] = []
+        self.places: list[float] = []
+        """All ends, from left to right."""
+        place = float(_EDGE - _STEP)
+        for time, is_end, at in ends:
+            place += _STEP
+            if is_end:
+                place = max(place, self.begins[at] + _CHARACTER * len(labels[at]) + 10)
+            (self.ends if is_end else self.begins)[at] = place
+            self.times.append(time)
+            self.places.append(place)
+        self.width = round(place) + _EDGE
+
+    def __call__(self, time: int) -> float:
+        """Of a time that is not before the first end, nor after the last."""
+        at = bisect_left(self.times, time)
+        if self.times[at] == time:
+            return self.places[at]
+        share = (time - self.times[at - 1]) / (self.times[at] - self.times[at - 1])
+        return self.places[at - 1] + share * (self.places[at] - self.places[at - 1])
+
+
+def _chart(
+    violation: Violation, shown: Sequence[Operation], of_key: Sequence[Operation], actions: Sequence[Action]
+) -> str:
+    numbers = {id(one): number for number, one in enumerate(violation.operations, 1)}
+    labels = [_label(one, numbers.get(id(one), 0)) for one in shown]
+    axis = _Axis(shown, labels)
+    axis.width = max(axis.width, round(_LETTER * max((len(name) for name in _around(violation, actions)), default=0)))
+    bands, names = _bands(axis, actions)
+    top = _ROW * (names + 1) + 8
+    # Those of the violation first.
+    clients = dict.fromkeys([one.client for one in violation.operations] + sorted({one.client for one in shown}))
+    lanes = {client: top + _LANE * at for at, client in enumerate(clients)}
+    bottom = top + _LANE * len(lanes)
+    height = bottom + 2 * _ROW + 4
+    beside = "".join(f"<text x='10' y='{lane + 21}'>client {client}</text>" for client, lane in lanes.items())
+    beside_width = max(_LANES_WIDTH, 20 + round(_LETTER * max(len(f"client {client}") for client in lanes)))
+    lines = "".join(f"<line class='lane' x1='0' x2='100%' y1='{y}' y2='{y}'/>" for y in [top, bottom, *lanes.values()])
+    parts = [f"<svg width='{axis.width}' height='{height}' role='img' aria-label='{_text(violation.kind.value)}'>"]
+    parts += [band.format(height=bottom) for band in bands]
+    parts.append(lines)
+    parts += _order(violation, shown, axis, lanes, top)
+    for at, one in enumerate(shown):
+        left, width = axis.begins[at], axis.ends[at] - axis.begins[at]
+        parts.append(_bar(one, lanes[one.client], left, width, labels[at], numbers.get(id(one), 0)))
+    parts += _left_out(axis, shown, of_key, bottom + 14)
+    parts += _ticks(axis, bottom + 14 + _ROW)
+    parts.append("</svg>")
+    return (
+        f"<div class='chart'><svg width='{beside_width}' height='{height}' aria-hidden='true'>{lines}{beside}</svg>"
+        f"<div class='scroll' tabindex='0'>{''.join(parts)}</div></div>"
+    )
+
+
+def _around(violation: Violation, actions: Sequence[Action]) -> Iterator[str]:
+    """Yield the texts around the bars, each of which must fit into the width of the drawing."""
+    yield from (f"{action.what} {action.target}" for action in actions)
+    yield f"{len(violation.operations)} was over before {len(violation.operations)} began"
+
+
+def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
+    """The nemesis' actions, and how many rows their names need; `{height}` stands for the height."""
+    first, last = axis.times[0], axis.times[-1]
+    rows: list[float] = []
+    bands = []
+    for action in sorted(actions, key=lambda action: action.began):
+        if action.began > last or action.ended < first:
+            continue
+        left = axis(max(action.began, first))
+        width = max(axis(min(action.ended, last)) - left, 2)
+        name = f"{action.what} {action.target}"
+        x = _fitted(left + 4, name, axis.width)
+        row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
+        rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
+        bands.append(
+            f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.0f}' y='0' width='{width:.0f}' "
+            f"height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{_ROW * row + 14}'>"
+            f"{_braced(name)}</text></g>"
+        )
+    return bands, len(rows)
+
+
+def _braced(text: str) -> str:
+    """Text for `str.format`."""
+    return _text(text).replace("{", "{{").replace("}", "}}")
+
+
+def _order(
+    violation: Violation, shown: Sequence[Operation], axis: _Axis, lanes: dict[int, int], top: int
+) -> Iterator[str]:
+    """What was over before what began, as an arrow above the lanes: of the first operation and another of the list."""
+    wrong, *others = violation.operations
+    before = [one for one in others if one.completed < wrong.invoked]
+    if before:
+        pair = (max(before, key=lambda one: one.completed), wrong)
+    elif violation.kind is Kind.FUTURE and others:
+        pair = (wrong, others[0])
+    else:
+        return
+    numbers = [violation.operations.index(one) + 1 for one in pair]
+    places = [next(at for at, one in enumerate(shown) if one is wanted) for wanted in pair]
+    left, right = axis.ends[places[0]], axis.begins[places[1]]
+    y = top - 10
+    for x, one in zip((left, right), pair, strict=True):
+        yield f"<line class='order' x1='{x:.1f}' x2='{x:.1f}' y1='{y}' y2='{lanes[one.client] + 5}'/>"
+    yield f"<line class='order' x1='{left:.1f}' x2='{right:.1f}' y1='{y}' y2='{y}'/>"
+    yield f"<path class='arrow' d='M{right:.1f},{y} l-8,-4 v8 z'/>"
+    text = f"{numbers[0]} was over before {numbers[1]} began"
+    x = _fitted(right + 6, text, axis.width)
+    if x < right + 6 and left - 6 >= _LETTER * len(text):
+        x = left - 6 - _LETTER * len(text)
+    yield f"<text class='why' x='{x:.1f}' y='{y + 4 if x >= right or x < left else y - 4}'>{text}</text>"
+
+
+def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operation], y: int) -> Iterator[str]:
+    """How many operations begin where none of them is drawn."""
+    drawn_ones = {id(one) for one in shown}
+    counts: dict[int, int] = {}
+    for one in of_key:
+        if id(one) not in drawn_ones:
+            at = bisect_right(axis.times, one.invoked)
+            counts[at] = counts.get(at, 0) + 1
+    for at, count in counts.items():
+        if at == 0:
+            x = _EDGE / 2
+        elif at == len(axis.places):
+            x = axis.width - _EDGE / 2
+        else:
+            x = (axis.places[at - 1] + axis.places[at]) / 2
+        yield f"<text class='more' x='{x:.0f}' y='{y}'>+{count:,}</text>"
+
+
+def _ticks(axis: _Axis, y: int) -> Iterator[str]:
+    last = -_TICKS_APART
+    for time, place in zip(axis.times, axis.places, strict=True):
+        text = f"{time / 1e6:,.2f} ms"
+        if place >= last + max(_TICKS_APART, _LETTER * len(text)) and place + _LETTER * len(text) <= axis.width:
+            last = round(place)
+            yield f"<text class='tick' x='{place:.0f}' y='{y}'>{text}</text>"
+
+
+def _text(text: str) -> str:
+    """Text as HTML shows it; what cannot be shown, which XML does not even allow, is replaced."""
+    return escape("".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text))
+
+
+def _bar(one: Operation, lane: int, left: float, width: float, label: str, number: int) -> str:
+    """A bar. number: in the violation's list, from 1; 0 if it is not there."""
+    marked = " wrong" if number == 1 else " part" if number else ""
+    note = f"\n{one.note}" if one.note else ""
+    return (
+        f"<g class='bar{marked}'><title>{_text(str(one) + note)}</title>"
+        f"<rect class='{_class(one)}' x='{left:.1f}' y='{lane + 5}' width='{width:.1f}' height='{_BAR}' rx='4'/>"
+        f"<text x='{left + 5:.1f}' y='{lane + 21}'>{_text(label)}</text></g>"
+    )
+
+
+def _class(one: Operation) -> str:
+    if one.outcome is Outcome.OK:
+        return "write" if one.verb.writes else "read"
+    return "unknown" if one.outcome is Outcome.UNKNOWN else "refused"
+
+
+def _label(one: Operation, number: int) -> str:
+    """An operation in few characters, its number first. What is acknowledged and says no more needs no answer."""
+    called = one.called.replace(f" {one.key}", "", 1)
+    label = called if one.outcome is Outcome.OK and one.answer == "ok" else f"{called} → {_short_answer(one)}"
+    label = label if len(label) <= LABEL_MAX else f"{label[: LABEL_MAX - 1]}…"
+    return f"{number}: {label}" if number else label
+
+
+def _short_answer(one: Operation) -> str:
+    return "?" if one.outcome is Outcome.UNKNOWN else one.answer

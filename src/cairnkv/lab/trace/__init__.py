@@ -1,0 +1,1 @@
+"""Protocol tracing: frames to fields, fields to lines, and the proxy of `cairn trace`."""

@@ -1,0 +1,386 @@
+"""The anatomy of frames: which bytes are which field, and what each says, as the article's figures show it.
+
+    00 | 00 01       | 00 00 00 08 | 67 72 65 65 74 69 6e 67 | 00 00 00 05  | 68 65 6c 6c 6f
+    header, command 1, key length,   key,                      value length,  value
+
+What always holds: the fields of a frame, joined, are the frame, byte for byte; the same bytes give the same
+frames however they are cut; what cannot be delimited is given as it is, as `Raw`, and so is all that follows it
+on that side of the connection; of a long string only the beginning is kept, and of many fields only the first,
+so that memory is bounded whatever the lengths say.
+
+For people who look at a connection (`cairn trace`). Not for talking to anybody: whether a frame is accepted is
+decided by the decoders of `cairnkv.protocol.native`, from which the layouts come. `cairnkv.lab.trace.resp_dissector`
+dissects the Redis protocol.
+"""
+
+import abc
+import dataclasses
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import Final, TypeAlias
+
+from cairnkv.commands import BY_NUMBER, COUNTED_FROM, Answer, Word
+from cairnkv.commands.grammar import Kind, Place
+from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX
+from cairnkv.protocol.native import (
+    LENGTH,
+    NULL,
+    NUMBER,
+    RESPONSE_HEAD,
+    STATUS_BYTES,
+    CommandDecoder,
+    CommandFlag,
+    ResponseFlag,
+    Width,
+)
+
+KEPT_BYTES: Final = 64
+"""Bytes of one string that are kept, unless the caller asks for another number; the rest is counted."""
+
+KEPT_FIELDS: Final = 256
+"""Fields of one frame that are kept, likewise."""
+
+AWAITED_MAX: Final = 65_536
+"""Commands whose replies are awaited, so that these can be explained; beyond it replies are shown without."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a frame.
+
+    data: its bytes, or the first of them.
+    size: how many it has.
+    meaning: what they say, in words; empty for a string, whose bytes speak for themselves.
+    end: number of bytes at its end that terminate the string and are not a part of it.
+    """
+
+    name: str
+    data: bytes
+    size: int
+    meaning: str = ""
+    end: int = 0
+
+    @property
+    def text(self) -> bytes:
+        """The string without its terminator, up to the kept bytes."""
+        return self.data[: self.size - self.end]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame, whole or as far as it came.
+
+    title: the command's name, or how it was answered.
+    size: bytes of the frame.
+    omitted: fields that were not kept.
+    whole: False when the connection ended within it.
+    """
+
+    title: str
+    fields: tuple[Field, ...]
+    size: int
+    omitted: int = 0
+    whole: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Raw:
+    """Bytes that are part of no frame, or of none that could be delimited; `why` says so the first time."""
+
+    data: bytes
+    why: str = ""
+
+
+Piece: TypeAlias = Frame | Raw
+
+
+class Undelimited(Exception):
+    """Nobody can say where this frame ends."""
+
+
+class Dissector(abc.ABC):
+    """Bytes in, frames out: a parser that is suspended where bytes are missing.
+
+    A subclass says in `_frame` what a frame consists of, taking it field by field.
+    """
+
+    def __init__(self, *, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS) -> None:
+        self._kept_bytes = kept_bytes
+        self._kept_fields = kept_fields
+        self._buffer = bytearray()
+        self._raw = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._title = ""
+        self._fields: list[Field] = []
+        self._size = 0
+        self._omitted = 0
+        self._parser = self._frame()
+        self._partial: Field | None = None  # a string of which more is to come
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """Take more bytes; gives the frames that they finish."""
+        if self._raw:
+            return [Raw(bytes(data))]
+        self._buffer += data
+        pieces: list[Piece] = []
+        while True:
+            try:
+                next(self._parser)
+                return pieces  # it needs more bytes
+            except StopIteration:
+                pieces.append(self._given(whole=True))
+            except Undelimited as why:
+                if self._fields:
+                    pieces.append(self._given(whole=False))
+                self._raw = True
+                rest, self._buffer = bytes(self._buffer), bytearray()
+                pieces.append(Raw(rest, str(why)))
+                return pieces
+
+    def finish(self) -> Frame | None:
+        """The connection ended: the frame that is not whole, if there is one."""
+        if self._partial is not None:
+            self._add(self._partial)
+        elif self._buffer and not self._raw:
+            self._add(Field("?", bytes(self._buffer), len(self._buffer)))
+            self._buffer.clear()
+        return self._given(whole=False) if self._fields else None
+
+    def _given(self, *, whole: bool) -> Frame:
+        frame = Frame(self._title, tuple(self._fields), self._size, self._omitted, whole)
+        self._begin()
+        return frame
+
+    @abc.abstractmethod
+    def _frame(self) -> Generator[None, None, None]:
+        """Take a frame field by field; suspended where bytes are missing."""
+
+    # -- taking fields ----------------------------------------------------------------------------------------
+
+    def _add(self, field: Field) -> None:
+        self._size += field.size
+        if len(self._fields) < self._kept_fields:
+            self._fields.append(field)
+        else:
+            self._omitted += 1
+
+    def _await(self, size: int) -> Generator[None, None, None]:
+        while len(self._buffer) < size:
+            yield
+
+    def _take(self, size: int) -> Generator[None, None, bytes]:
+        """So many bytes, which are few."""
+        yield from self._await(size)
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def _length(self, name: str, what: str = "byte", *, null: str = "") -> Generator[None, None, int]:
+        """A length or a count, as a field. null: what the length means that stands for no string at all."""
+        data = yield from self._take(LENGTH.size)
+        (length,) = LENGTH.unpack(data)
+        meaning = null if null and length == NULL else f"{length:,} {what}{'' if length == 1 else 's'}"
+        self._add(Field(name, data, LENGTH.size, meaning))
+        return int(length)
+
+    def _string(self, name: str, length: int, *, end: int = 0) -> Generator[None, None, bytes]:
+        """Add a string as a field, unless it is empty. Returns the kept part of it. end: see `Field`."""
+        kept = bytearray()
+        size = 0
+        while size < length:
+            piece = self._buffer[: length - size]
+            del self._buffer[: len(piece)]
+            size += len(piece)
+            kept += piece[: self._kept_bytes - len(kept)]
+            if size < length:
+                self._partial = Field(name, bytes(kept), size) if size else None
+                yield
+        self._partial = None
+        if length:
+            self._add(Field(name, bytes(kept), length, end=end))
+        return bytes(kept[: length - end])
+
+
+class CommandDissector(Dissector):
+    """The client's side of a connection. `awaited` holds the commands whose replies have not come yet."""
+
+    def __init__(
+        self, *, width: Width | None = None, kept_bytes: int = KEPT_BYTES, kept_fields: int = KEPT_FIELDS
+    ) -> None:
+        """width: bytes of a command number; None tells it from the first frame."""
+        super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
+        self.width = width
+        self.awaited: deque[Word | None] | None = deque()
+        """None when there were too many of them to go on."""
+
+    def _frame(self) -> Generator[None, None, None]:
+        yield from self._tell_width()
+        width: Width = self.width or 2
+        header = yield from self._take(1)
+        self._add(Field("header", header, 1, _flags(CommandFlag, header[0])))
+        data = yield from self._take(width)
+        (number,) = NUMBER[width].unpack(data)
+        word = BY_NUMBER.get(number)
+        self._title = word.name if word else f"command {number}"
+        self._add(Field("command", data, width, f"{number} = {word.name if word else 'nobody knows it'}"))
+        if number < COUNTED_FROM:
+            if word is None:
+                raise Undelimited(f"command {number} is not assigned, so the end of its frame is unknown")
+            for name, slot in word.fields:
+                yield from self._argument(slot.kinds[0].placeholder, is_key=name in word.key_fields)
+        else:
+            count = yield from self._length("arguments", "argument")
+            if count > ARGUMENTS_MAX:
+                raise Undelimited(f"{count:,} arguments are over the limit of {ARGUMENTS_MAX:,}")
+            namer = _Namer(word)
+            for position in range(count):
+                string = yield from self._argument(namer.name(position))
+                namer.saw(position, string)
+        self._expect(word)
+
+    def _argument(self, name: str, *, is_key: bool = False) -> Generator[None, None, bytes]:
+        length = yield from self._length(f"{name} length")
+        if is_key and length > KEY_MAX:
+            raise Undelimited(f"a key of {length:,} bytes is over the limit of {KEY_MAX:,}")
+        return (yield from self._string(name, length))
+
+    def _tell_width(self) -> Generator[None, None, None]:
+        """Tell the width of the connection's numbers as a server does: by its decoder."""
+        decoder = CommandDecoder()
+        fed = 0
+        while self.width is None:
+            yield from self._await(fed + 1)
+            decoder.feed(self._buffer[fed : fed + 1])
+            decoder.next()
+            fed += 1
+            self.width = decoder.width
+
+    def _expect(self, word: Word | None) -> None:
+        if self.awaited is not None:
+            self.awaited.append(word)
+            if len(self.awaited) > AWAITED_MAX:
+                self.awaited = None
+
+
+class _Namer:
+    """The names of a counted command's strings, by its grammar."""
+
+    def __init__(self, word: Word | None) -> None:
+        fields = word.fields if word else ()
+        self._positional = [slot.kinds[0] for _, slot in fields if slot.place is Place.ARGUMENT]
+        self._rest: tuple[Kind, ...] = next((slot.kinds for _, slot in fields if slot.place is Place.REST), ())
+        self._words = {slot.word: slot for _, slot in fields if slot.word}
+        self._value_of: tuple[int, str] = (-1, "")  # the position of an option's value, and its name
+
+    def name(self, position: int) -> str:
+        if position < len(self._positional):
+            return self._positional[position].placeholder
+        if self._rest:
+            behind = position - len(self._positional)
+            return self._rest[behind % len(self._rest)].placeholder
+        if position == self._value_of[0]:
+            return self._value_of[1]
+        return "option" if self._words else f"argument {position + 1}"
+
+    def saw(self, position: int, string: bytes) -> None:
+        """What stood at a position: an option says what the next string is."""
+        slot = self._words.get(string)
+        if position >= len(self._positional) and position != self._value_of[0] and slot and slot.kinds:
+            self._value_of = position + 1, slot.kinds[0].placeholder
+
+
+class ResponseDissector(Dissector):
+    """The server's side of a connection."""
+
+    def __init__(
+        self,
+        commands: CommandDissector | None = None,
+        *,
+        kept_bytes: int = KEPT_BYTES,
+        kept_fields: int = KEPT_FIELDS,
+    ) -> None:
+        """commands: the other side of the connection, which says what is answered."""
+        super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
+        self._commands = commands
+
+    def _frame(self) -> Generator[None, None, None]:
+        yield from self._await(RESPONSE_HEAD.size)
+        header, status, length = RESPONSE_HEAD.unpack_from(self._buffer)
+        if status not in STATUS_BYTES:
+            raise Undelimited(f"a response has no status 0x{status:02x}")
+        word, known = self._answered()
+        ok = not status & 0x01
+        missing = not ok and bool(header & ResponseFlag.MISSING)
+        self._title = "success" if ok else "not found" if missing else "failure"
+        if known and word:
+            self._title = f"{self._title}, to {word.name}"
+        self._add(Field("header", (yield from self._take(1)), 1, _flags(ResponseFlag, header)))
+        meaning = f"{'success' if ok else 'failure'}{f', {chr(status)!r} in ASCII' if status > 1 else ''}"
+        self._add(Field("status", (yield from self._take(1)), 1, meaning))
+        yield from self._length("length")
+        if ok and word is not None and word.answer is Answer.ITEMS:
+            yield from self._items(length)
+        elif ok:
+            yield from self._string("answer", length)
+        else:
+            yield from self._string("message", length)
+
+    def _answered(self) -> tuple[Word | None, bool]:
+        """The command that the next response is to, and whether there is one that is known of."""
+        awaited = self._commands.awaited if self._commands is not None else None
+        return (awaited.popleft(), True) if awaited else (None, False)
+
+    def _items(self, length: int) -> Generator[None, None, None]:
+        """Several strings, as far as they come out even."""
+        left = length
+        position = 0
+        while left >= LENGTH.size:
+            position += 1
+            size = yield from self._length(f"item {position} length", null="the key is not there")
+            left -= LENGTH.size
+            if size == NULL:
+                continue
+            yield from self._string(f"item {position}", min(size, left))
+            left -= min(size, left)
+        yield from self._string("left over", left)
+
+
+def _flags(kind: type[CommandFlag] | type[ResponseFlag], header: int) -> str:
+    """What a header's bits say."""
+    if not header:
+        return "no flags"
+    known = [flag for flag in kind if header & flag]
+    texts = [str(flag.name).lower().replace("_", " ") for flag in known]
+    if unknown := header & ~sum(known):
+        texts.append(f"0x{unknown:02x}, which nobody knows")
+    return ", ".join(texts)
+
+
+# -- whole frames ------------------------------------------------------------------------------------------
+
+
+def command_fields(frame: bytes, *, width: Width | None = None) -> Iterator[Field]:
+    """The fields of the frames of commands, which are whole.
+
+    >>> [field.name for field in command_fields(bytes.fromhex("00 0000 00000008 6772656574696e67"))]
+    ['header', 'command', 'key length', 'key']
+    """
+    size = len(frame)
+    return _fields(CommandDissector(width=width, kept_bytes=size, kept_fields=size), frame)
+
+
+def response_fields(frame: bytes) -> Iterator[Field]:
+    """The fields of response frames, which are whole."""
+    return _fields(ResponseDissector(kept_bytes=len(frame), kept_fields=len(frame)), frame)
+
+
+def _fields(dissector: Dissector, data: bytes) -> Iterator[Field]:
+    for piece in dissector.feed(data):
+        if isinstance(piece, Raw):
+            yield Field("?", piece.data, len(piece.data), piece.why)
+        else:
+            yield from piece.fields
+    if (rest := dissector.finish()) is not None:
+        yield from rest.fields

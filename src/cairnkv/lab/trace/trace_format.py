@@ -1,0 +1,168 @@
+"""What `cairn trace` prints of a connection: bytes of both sides in, lines out. Sans-IO.
+
+    #1 client, 0.001 s: GET, 15 bytes
+        header      00                       no flags
+        command     00 00                    0 = GET
+        key length  00 00 00 08              8 bytes
+        key         67 72 65 65 74 69 6e 67  greeting
+
+What always holds: a frame is printed when it is whole, with one line for each field; what is long is abbreviated
+and says how long it is; nothing from the wire reaches the terminal unescaped.
+
+Out of scope: the fields of a frame (`cairnkv.lab.trace.native_dissector`, `cairnkv.lab.trace.resp_dissector`), and
+sockets (`trace`).
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from cairnkv.escapes import escaped
+from cairnkv.lab.trace.native_dissector import CommandDissector, Dissector, Field, Frame, Piece, Raw, ResponseDissector
+from cairnkv.lab.trace.resp_dissector import RedisCommandDissector, RedisReplyDissector
+from cairnkv.protocol.resp.requests import speaks_redis
+
+SHOWN_BYTES: Final = 16
+"""Bytes of a field that are printed in hex, unless the user asks for another number."""
+
+TEXT_BYTES: Final = 64
+"""Bytes of a string that are printed as text, at least, if that is what they are: enough for most keys and
+messages. Of what needs escapes as many are printed as in hex."""
+
+RAW_LINES: Final = 8
+"""Lines of bytes that belong to no frame that are printed of what came at once."""
+
+_REPLY_OF_REDIS: Final = b"+-"
+"""First bytes of a Redis protocol server that replies before its client sends a command: it refuses the connection."""
+
+DETAILED_FIELDS: Final = 64
+"""Fields of one frame that are printed."""
+
+
+class Side(enum.Enum):
+    """Who said it."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class Part(enum.Enum):
+    """What a piece of a line is, so that it can have a colour."""
+
+    CLIENT = "bold cyan"
+    SERVER = "bold green"
+    NAME = "bold"
+    BYTES = "yellow"
+    MEANING = ""
+    WRONG = "bold red"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Line:
+    """A line in pieces."""
+
+    parts: tuple[tuple[str, Part], ...]
+
+    def __str__(self) -> str:
+        return "".join(text for text, _ in self.parts).rstrip()
+
+
+class Conversation:
+    """Both sides of one connection. Times are seconds since it began."""
+
+    def __init__(self, name: str, *, shown_bytes: int = SHOWN_BYTES) -> None:
+        self._name = name
+        self._shown_bytes = shown_bytes
+        self._dissectors: dict[Side, Dissector] = {}  # empty until the first byte selects the protocol
+
+    def _begin(self, side: Side, first: int) -> None:
+        """Select the protocol by the first byte of the client, or of the server if the server sends first."""
+        kept = max(self._shown_bytes, TEXT_BYTES)
+        if speaks_redis(first) if side is Side.CLIENT else first in _REPLY_OF_REDIS:
+            redis_commands = RedisCommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            replies = RedisReplyDissector(redis_commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            self._dissectors = {Side.CLIENT: redis_commands, Side.SERVER: replies}
+        else:
+            commands = CommandDissector(kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            responses = ResponseDissector(commands, kept_bytes=kept, kept_fields=DETAILED_FIELDS)
+            self._dissectors = {Side.CLIENT: commands, Side.SERVER: responses}
+
+    def said(self, side: Side, data: bytes, at: float) -> Iterator[Line]:
+        """One side has sent bytes."""
+        if not data:
+            return
+        if not self._dissectors:
+            self._begin(side, data[0])
+        for piece in self._dissectors[side].feed(data):
+            yield from self._piece(side, piece, at)
+
+    def closed(self, side: Side, at: float) -> Iterator[Line]:
+        """One side will send no more."""
+        rest = self._dissectors[side].finish() if self._dissectors else None
+        if rest is not None:
+            yield from self._piece(side, rest, at)
+        yield self._heading(side, at, "closed its side")
+
+    def remark(self, text: str, at: float) -> Line:
+        """Something that is wrong with the connection itself."""
+        return Line(((f"{self._name}, {at:.3f} s: ", Part.NAME), (text, Part.WRONG)))
+
+    def _heading(self, side: Side, at: float, text: str, wrong: str = "") -> Line:
+        return Line(
+            (
+                (f"{self._name} {side.value}, {at:.3f} s: ", Part.CLIENT if side is Side.CLIENT else Part.SERVER),
+                (text, Part.NAME),
+                (wrong, Part.WRONG),
+            )
+        )
+
+    def _piece(self, side: Side, piece: Piece, at: float) -> Iterator[Line]:
+        if isinstance(piece, Raw):
+            yield self._heading(side, at, _bytes(len(piece.data)), f" in no frame: {piece.why}" if piece.why else "")
+            yield from _dump(piece.data)
+            return
+        unfinished = "" if piece.whole else ", not finished"
+        yield self._heading(side, at, f"{piece.title or 'a frame'}, {_bytes(piece.size)}", unfinished)
+        yield from self._table(piece)
+
+    def _table(self, frame: Frame) -> Iterator[Line]:
+        rows = [(field.name, self._hex(field), self._meaning(field)) for field in frame.fields]
+        names, hexes = (max(len(row[column]) for row in rows) for column in (0, 1))
+        for name, digits, meaning in rows:
+            yield Line(
+                (
+                    (f"    {name:<{names}}  ", Part.NAME),
+                    (f"{digits:<{hexes}}  ", Part.BYTES),
+                    (meaning, Part.MEANING),
+                )
+            )
+        if frame.omitted:
+            yield Line(((f"    and {frame.omitted:,} more fields", Part.NAME),))
+
+    def _hex(self, field: Field) -> str:
+        shown = field.data[: self._shown_bytes]
+        return shown.hex(" ") + (" …" if field.size > len(shown) else "")
+
+    def _meaning(self, field: Field) -> str:
+        if field.meaning:
+            return field.meaning
+        shown = field.text
+        if len(text := escaped(shown)) > len(shown.decode("utf-8", "ignore")):
+            shown = shown[: self._shown_bytes]
+            text = escaped(shown)
+        left = field.size - field.end - len(shown)
+        return text + (f" … and {_bytes(left)} more" if left else "")
+
+
+def _bytes(number: int) -> str:
+    return f"{number:,} byte{'' if number == 1 else 's'}"
+
+
+def _dump(data: bytes) -> Iterable[Line]:
+    """Bytes in lines of 16, the first of them."""
+    for at in range(0, min(len(data), RAW_LINES * 16), 16):
+        row = data[at : at + 16]
+        yield Line(((f"    {row.hex(' '):<47}  ", Part.BYTES), (escaped(row), Part.MEANING)))
+    if len(data) > RAW_LINES * 16:
+        yield Line(((f"    and {_bytes(len(data) - RAW_LINES * 16)} more", Part.NAME),))

@@ -1,7 +1,0 @@
-from collections.abc import Callable, Sequence
-
-from cairnkv.log.base import Effect
-
-def fill(
-    put: Callable[[bytes, bytes], None], delete: Callable[[bytes], None], effects: Sequence[Effect], longest: int
-) -> int: ...

@@ -1,0 +1,6 @@
+from collections.abc import Collection
+
+from cairnkv.storage import Effect
+
+def digest_of(digest: int, effects: list[Effect], groups: list[int]) -> int: ...
+def slots_changed(effects: list[Effect], tracked: set[int]) -> Collection[int]: ...

@@ -1,0 +1,107 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled twin of `Changes.count_in`, for the effects of a run. A test holds the two equal."""
+
+import zlib
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from cpython.long cimport PyLong_AsLongLong
+from libc.stdint cimport int64_t, uint32_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy
+from operator import itemgetter
+
+cdef extern from "crc32.h":
+    uint32_t cairn_crc32(const unsigned char *data, size_t length) nogil
+
+cdef enum:
+    GATHERED_BYTES = 65536  # that are put together for one call of zlib
+    NUMBERS_MAX = 80  # characters of three numbers
+    VERSION_SLOTS = 65536  # `cairnkv.engine.shared.VERSION_SLOTS`; a test holds it to that
+
+cdef object _crc32 = zlib.crc32
+cdef object _by_key = itemgetter(1)
+
+
+cdef class _Digest:
+    """Bytes that are counted in, gathered so that zlib is asked seldom."""
+
+    cdef object digest
+    cdef bytes _gathered
+    cdef Py_ssize_t _size
+
+    def __init__(self, digest):
+        self.digest = digest
+        self._gathered = PyBytes_FromStringAndSize(NULL, GATHERED_BYTES)
+        self._size = 0
+
+    cdef int add(self, const char *data, Py_ssize_t size) except -1:
+        if self._size + size > GATHERED_BYTES:
+            self.finish()
+        memcpy(PyBytes_AS_STRING(self._gathered) + self._size, data, size)
+        self._size += size
+        return 0
+
+    cdef int add_object(self, bytes data) except -1:
+        if PyBytes_GET_SIZE(data) > GATHERED_BYTES // 4:
+            self.finish()
+            self.digest = _crc32(data, self.digest)
+            return 0
+        return self.add(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef int finish(self) except -1:
+        if self._size:
+            self.digest = _crc32(memoryview(self._gathered)[: self._size], self.digest)
+            self._size = 0
+        return 0
+
+
+def digest_of(digest, list effects, list groups):
+    """The digest with these effects counted in, all of single keys.
+
+    groups: begin and end of each command's that has several; they are counted by their keys.
+    """
+    cdef _Digest counted = _Digest(digest)
+    cdef Py_ssize_t at = 0, group = 0, end
+    while at < PyList_GET_SIZE(effects):
+        if group < PyList_GET_SIZE(groups) and groups[group] == at:
+            end = groups[group + 1]
+            for effect in sorted(effects[at:end], key=_by_key):
+                _count(counted, effect)
+            at = end
+            group += 2
+        else:
+            _count(counted, <tuple>effects[at])
+            at += 1
+    counted.finish()
+    return counted.digest
+
+
+cdef int _count(_Digest counted, tuple effect) except -1:
+    cdef char numbers[NUMBERS_MAX]
+    cdef bytes key = effect[1], value = effect[2]
+    cdef int64_t deadline = 0 if effect[3] is None else PyLong_AsLongLong(effect[3])
+    cdef int space = effect[0]
+    counted.add(
+        numbers,
+        snprintf(numbers, NUMBERS_MAX, b"%d %zd %lld", space, PyBytes_GET_SIZE(key), <long long>deadline),
+    )
+    counted.add_object(key)
+    if value is None:
+        return counted.add(b"-", 1)
+    counted.add(b"+", 1)
+    return counted.add_object(value)
+
+
+def slots_changed(list effects, set tracked):
+    """Which of these slots have keys among those of the effects."""
+    cdef tuple effect
+    cdef bytes key
+    cdef set found = set()
+    cdef int space
+    for effect in effects:
+        space, key = effect[0], effect[1]
+        slot = (cairn_crc32(<const unsigned char *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)) + space) % VERSION_SLOTS
+        if slot in tracked:
+            found.add(slot)
+    return found

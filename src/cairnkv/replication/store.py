@@ -1,0 +1,814 @@
+"""The store of a node of a cluster: the log orders first, and every node carries out what comes back.
+
+    execute → a proposal → (proposer, NATS) → apply → keyspaces, reply
+                                                 └→ effects → the node's own table on disk
+
+It is the store, but for when a command is carried out: a write when its entry has come back through the log, a read
+when an entry of this node has that was published after the read came. So all that a node has carried out is committed;
+there is nothing to undo, and a reply leaves as soon as it is known.
+
+What always holds:
+- Whatever is in the state follows from the entries alone: every node that has come to a position has the same there.
+  The state is keyspaces and log time, the table of proposers, the versions of tracked slots, the semantics in force.
+- What an entry changes goes to the node's table in one piece with the position that it stands at.
+- A node that finds itself different from the others, or cannot go on, says so and takes no part any more.
+
+Not for NATS (`replication`), nor for who calls this when (`replication.node`). Memory is a limit for what this node
+proposes, and nothing is evicted.
+"""
+
+import collections
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, cast
+
+from cairnkv.commands import (
+    MISSING,
+    OK,
+    ClearMany,
+    ClearPrefix,
+    Command,
+    Failure,
+    Items,
+    Ping,
+    Replies,
+    Reply,
+    Scan,
+    Scope,
+    Step,
+    failures,
+)
+from cairnkv.commands.vocabulary import RandomKey
+from cairnkv.engine import Journal, Keyspace, Shared, Watched, apply, forget, undo
+from cairnkv.engine.database import Before
+from cairnkv.engine.shared import VERSION_SLOTS, version_slot
+from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, SPACES
+from cairnkv.protocol.native import Prefix
+from cairnkv.replication import node_records
+from cairnkv.replication.batches import Gathering, NewExecutor
+from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
+from cairnkv.replication.entry_codec import (
+    Transaction,
+    Watch,
+    digest_item,
+    digest_of,
+    run_item,
+    run_of,
+    semantics_item,
+    semantics_of,
+    slots_of,
+    track_item,
+    transaction_item,
+    transaction_of,
+)
+from cairnkv.replication.epochs import Judged, Proposers
+from cairnkv.replication.proposals import Blocking, Changes, Proposed, Turn
+from cairnkv.replication.proposer import Proposal, Proposer
+from cairnkv.storage import Deliver, Effect, Log, LogRefused
+from cairnkv.storage.record_format import NODE_SPACE
+from cairnkv.store.admission import bytes_made_together, length_after
+from cairnkv.store.clock import Clock, LogClock, wall_clock
+from cairnkv.store.local import Loaded, Store, TooMuch, effects_of
+from cairnkv.store.lru import Place
+from cairnkv.store.pending import Held, size_of
+
+_log: Final = logging.getLogger("cairnkv.cluster")
+
+LEAD_LEAST_MS: Final = 1_000
+"""Lead of log time over the proposer's clock from which on log time advances at half speed. It is the permitted
+difference between nodes' clocks. Below it, log time waits for the clock, and keys expire later by the lead."""
+
+DIGEST_ENTRIES: Final = 1_000
+"""Positions between two digests that nodes compare."""
+
+DIGESTS_KEPT: Final = 16
+"""Digests that are remembered, for nodes that are behind."""
+
+
+class ReplicatedStore(Store):
+    """The store of one node."""
+
+    def __init__(
+        self,
+        *,
+        node: int,
+        nonce: bytes,
+        log: Log,
+        clock: Clock = wall_clock,
+        memory_limit: int | None = None,
+        value_max: int,
+        supports: int = SEMANTICS,
+        broken: Collection[str] = (),
+    ) -> None:
+        """node: the number that no other node has. nonce: of this process.
+
+        log: the node's table on disk. supports: the newest semantics that this release knows.
+        broken: faults that this node injects, for tests of consistency checks. See
+        `cairnkv.replication.nats.options.BREAKS`.
+        """
+        self.proposer: Final = Proposer(node, nonce, supports=supports)
+        self.table = Proposers()
+        self.position = 0
+        """Of the newest entry of the stream that was carried out."""
+        self.identity = 0
+        """When the stream was made, in nanoseconds since 1970."""
+        self.digest = 0
+        self.semantics = 1
+        self.stopped: str | None = None
+        """Why this node takes no part any more; None: it does."""
+        self.stopping: str | None = None
+        """Why this node takes no more commands, while it goes on with those that it has; None: it takes them."""
+        self.refuses_writes: Failure | None = None
+        """Why this node proposes no writes at present: what grows, or all."""
+        self.refuses_growth: Failure | None = None
+        self.something_proposed: Callable[[], None] = _nobody
+        """Told when something waits to be published."""
+        self.heard: Callable[[Entry], None] = _ignored
+        """Told each entry that counts, of any node."""
+        self._supports = supports
+        self._tracked: set[int] = set()  # slots whose versions are a part of the state
+        self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
+        self._deliver: Deliver | None = None
+        self._owed: tuple[int, list[Effect], int] | None = None
+        """Log time, effects and their size, of the newest entry, where the table has not taken them yet."""
+        self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
+        self._at_hand = Changes(0, 0)  # of the entry that is carried out
+        self._gathering = Gathering(self._gathered)
+        self._new_executor: NewExecutor | None = None
+        self._executors: dict[int, Prefix] = {}  # by keyspace
+        self._breaks_reads = "stale-reads" in broken
+        self._breaks_writes = "early-replies" in broken
+        super().__init__(log=log, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
+        self.log_clock = LogClock(clock, self._shared, LEAD_LEAST_MS)
+
+    @property
+    def size(self) -> str:
+        """What this store is called, whatever its table is in."""
+        return "quorum"
+
+    @property
+    def is_behind(self) -> bool:
+        """False: the proposer has its own queue and backpressure."""
+        return False
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this node goes on with its cluster."""
+        return self.stopped is None
+
+    # -- loading ----------------------------------------------------------------------------------------------
+
+    def load(self) -> Loaded:
+        """Read the node's table. Raises `ValueError` where it is not a node's, besides what the log raises."""
+        aside = Shared()
+        keyspaces = tuple(Keyspace(aside) for _ in range(SPACES + 1))
+        position = self._log.restore(keyspaces)
+        node_records.read(keyspaces[NODE_SPACE])
+        return Loaded(keyspaces, position)
+
+    def _new_cache(self) -> None:
+        """None: an entry may need any value, and waits for no disk."""
+
+    def reopen(self, log: Log) -> None:
+        """Have another table, to be read by `load` and `begin`: this one is damaged, or too far behind the log."""
+        self._log.close(self._shared.now)
+        self._log = log
+        if self._deliver is not None:
+            log.deliver_by(self._deliver)
+        self.loading = self.holds_back = True
+        self._owed = None
+        self._digests.clear()
+        self.proposer.interrupt(self._loads())
+
+    def begin(self, loaded: Loaded) -> None:
+        """Take over what was read. It goes on to load until `join`: what others have logged meanwhile is missing."""
+        state = loaded.keyspaces[NODE_SPACE]
+        self._shared.now = 0  # log time is that of this table, however late it was in another
+        super().begin(Loaded(loaded.keyspaces[:SPACES], loaded.position))
+        self.loading = self.holds_back = True
+        self._load_state(state)
+
+    def _load_state(self, state: Keyspace) -> None:
+        records = node_records.read(state)
+        self.position, self.identity, now, self.digest = records.position
+        self._shared.advance(now)
+        self.semantics = self.proposer.semantics = records.semantics
+        self.table = records.table
+        self._parts_kept = {node: len(row.parts) for node, row in self.table if row.parts}
+        self._tracked = set(records.versions)
+        for slot, version in records.versions.items():
+            self._shared.versions[slot] = version
+        if self.semantics > self._supports:
+            self.leave(f"semantics {self.semantics} is in force: this node needs a newer release")
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """How the node's table, or the one in its place, reaches the thread that uses this store."""
+        self._deliver = deliver
+        super().deliver_by(deliver)
+
+    def adopt(self, identity: int) -> None:
+        """The stream is this one, and nothing of it was carried out before."""
+        self.identity = identity
+
+    def proposed_time(self) -> tuple[int, int]:
+        """Return the log time that this node proposes now, and its lead over this node's clock."""
+        return self.log_clock.read(self._shared.now)
+
+    def join(self) -> None:
+        """Everything that was logged before has been carried out: take commands from now on."""
+        self.loading = self.holds_back = False
+
+    @property
+    def commands(self) -> int:
+        """How many came."""
+        return self._commands
+
+    def leave(self, reason: str) -> None:
+        """Take no part any more."""
+        if self.stopped is None:
+            self.stopped = reason
+            _log.error("this node takes no part any more: %s", reason)
+            self.proposer.close(Failure(failures.STOPPED, reason))
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    def execute(self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False) -> Reply | Held:
+        """Have a command carried out in its turn.
+
+        local: a read that may show what was true a moment ago: it is answered at once.
+        """
+        step = Step(space, command)
+        if isinstance(command, Ping) or (command.word.by_store and not isinstance(command, RandomKey)):
+            if self.loading and isinstance(command, Ping):
+                return self._loads()
+            self._commands += 1
+            return apply(self.keyspaces[space], command, 0) if isinstance(command, Ping) else self._about_itself(step)
+        if self.loading:
+            return self._loads()
+        self._commands += 1
+        writes = command.word.writes
+        if not writes and (local or self._breaks_reads):
+            return self._read_now(step)
+        if refusal := self._refused(step if writes else None):
+            return refusal
+        if isinstance(command, ClearPrefix):
+            return self._clear_prefix(step, command)
+        if writes:
+            cost = 1 + self.bytes_made(command, space) // BYTES_PER_COST
+            return self._propose(Proposed((run_item(step),), lambda changes: self._change(step, changes), cost=cost))
+        weight = sum(map(len, command.named_keys()))
+        return self._propose(Proposed((), lambda _: self._read_now(step), self._length_of(step), weight))
+
+    def _loads(self) -> Failure:
+        return Failure(failures.LOADING, "this node is catching up with its cluster; try again when it has")
+
+    def _refused(self, write: Step | None) -> Failure | None:
+        """Why something that needs a turn in the log gets none; write: if it is one."""
+        if self.stopped is not None:
+            return Failure(failures.STOPPED, self.stopped)
+        if self.stopping is not None:
+            return Failure(failures.NOQUORUM, self.stopping)
+        if write is None:
+            return None
+        if self.refuses_writes is not None:
+            return self.refuses_writes
+        if write.command.word.grows and self.refuses_growth is not None:
+            return self.refuses_growth
+        return self._admit(write)
+
+    def _propose(self, proposed: Proposed) -> Reply | Held:
+        self.proposer.propose(proposed)
+        if proposed.reply is not None:
+            return proposed.reply
+        if self._breaks_writes and proposed.items:
+            proposed.settle(OK)
+            proposed.given_up = True
+        self.something_proposed()
+        return proposed
+
+    def _length_of(self, step: Step) -> int:
+        """Bytes of the reply to a read, as far as can be told now."""
+        if step.command.word.scope is not Scope.KEYS:
+            return 0
+        return sum(self.keyspaces[space].length(key) for space, key in step.command.places_read(step.space))
+
+    def _read_now(self, step: Step) -> Reply:
+        if isinstance(step.command, RandomKey):
+            return self._random_key(self.keyspaces[step.space])
+        return apply(self.keyspaces[step.space], step.command, self._shared.now)
+
+    def _clear_prefix(self, step: Step, command: ClearPrefix) -> Reply | Held:
+        """Which keys a slice has depends on how a table has grown, so the log is told the keys that this node found."""
+        outcome: Blocking
+
+        def look(_: Changes) -> Reply:
+            found = self._read_now(Step(step.space, Scan(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)))
+            assert isinstance(found, Items)
+            cursor, *keys = found.values
+            names = tuple(key for key in keys if key is not None)
+            if not names:
+                outcome.settle(Items((cursor, b"0")))
+                return OK
+            cleared = Step(step.space, ClearMany(names))
+
+            def clear(changes: Changes) -> Reply:
+                count = self._change(cleared, changes)
+                outcome.settle(Items((cursor, b"%d" % count)) if isinstance(count, int) else count)
+                return OK
+
+            second = Proposed((run_item(cleared),), clear)
+            self._follow(second, outcome)
+            return OK
+
+        outcome = Blocking((), lambda _: OK)
+        self._follow(Proposed((), look), outcome)
+        return outcome if outcome.reply is None else outcome.reply
+
+    def _follow(self, part: Proposed, whole: Proposed) -> None:
+        """Propose a part of what a client has said, and let the whole fail if it does."""
+
+        def fail() -> None:
+            if part.given_up:
+                whole.settle(part.outcome)
+
+        part.on_ready = fail
+        self.proposer.propose(part)
+        self.something_proposed()
+
+    def execute_all(
+        self,
+        steps: Sequence[Step],
+        watched: Sequence[tuple[int, Watched]] = (),
+        *,
+        bytes_max: int | None = None,
+        blocks: bool = False,
+    ) -> Reply | Held:
+        """Have several commands carried out as one, in one turn; see `Store`.
+
+        What is too long, or has no room at this node, never comes to the log: it fails, and the others do not.
+        If this node knows that watched keys changed, the transaction fails at once. Otherwise the log entry decides.
+        """
+        if self.loading:
+            return self._loads()
+        if any(self._shared.version(space, watch.key) != watch.version for space, watch in watched):
+            return MISSING
+        if not steps and not watched:
+            return Replies(())
+        self._commands += len(steps)
+        refused: dict[int, Failure] = {}
+        for index, step in enumerate(steps):
+            if refusal := self._refused(step if step.command.word.writes else None):
+                if refusal.code not in (failures.TOOLONG, failures.FULL):
+                    return refusal
+                refused[index] = refusal
+        admitted = tuple(step for index, step in enumerate(steps) if index not in refused)
+        watches = [
+            Watch(version_slot(space, watch.key), watch.version, watch.deadline or 0) for space, watch in watched
+        ]
+        transaction = Transaction(watches, admitted, bytes_max or 0)
+        writes = any(step.command.word.writes for step in admitted)
+        wanted = (transaction_item(transaction),) if writes else ()
+        kind = Blocking if blocks else Proposed
+        made = sum(self.bytes_made(step.command, step.space) for step in admitted)
+        cost = max(1, len(admitted)) + made // BYTES_PER_COST
+        return self._propose(
+            kind(wanted, lambda changes: _with(refused, self._carry_out_all(transaction, changes)), cost=cost)
+        )
+
+    def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | Held:
+        """Have it noted what keys are like, in a turn of its own, and their changes counted from then on."""
+        if self.loading:
+            return self._loads()
+        if refusal := self._refused(None):
+            return refusal
+        slots = sorted({version_slot(*place) for place in places} - self._tracked)
+
+        def note(changes: Changes) -> Reply:
+            self._track(slots, changes)
+            for space, key in places:
+                into[space, key] = self.keyspaces[space].watch(key)
+            return OK
+
+        return self._propose(Blocking((track_item(slots),) if slots else (), note))
+
+    # -- what the log says ------------------------------------------------------------------------------------
+
+    def apply_entry(self, position: int, data: bytes) -> None:
+        """Carry out the entry at a position, which is the next one, while `takes_entries`. Raises nothing."""
+        assert position == self.position + 1
+        assert self._owed is None, "only while `takes_entries`"
+        changes = self._at_hand = Changes(position, self.digest)
+        entry: Entry | None = None
+        judged = Judged(counts=False)
+        try:
+            entry = parsed(data)
+            if entry.semantics > self._supports:
+                raise Newer(f"semantics {entry.semantics} is in force; this release knows {self._supports}")
+            judged = self.table.judge(entry, position)
+        except Newer as newer:
+            self.leave(f"{newer}: this node needs a newer release")
+            return
+        except ValueError as error:  # on all nodes alike
+            _log.warning("position %d: %s", position, error)
+        if entry is not None:
+            try:
+                self._carry_out(entry, judged, changes)
+            except MemoryError:  # what stands at this position is carried out whole, or not at all, after a restart
+                self.leave(f"there was not enough memory to carry out position {position:,}")
+        if self.proposer.taken_over:
+            self.leave("another process takes part as this node: its directory was copied, or is used twice")
+            return
+        if self.stopped is not None:
+            return  # its table stays as it was before
+        self.position, self.digest = position, changes.digest
+        self._keep(entry, changes)
+        if position % DIGEST_ENTRIES == 0:
+            self._note_digest(position, self.proposer.node, self.digest)
+
+    def _carry_out(self, entry: Entry, judged: Judged, changes: Changes) -> None:
+        own: Sequence[Proposal] = ()
+        if entry.node == self.proposer.node:
+            own = self.proposer.came(entry, self.table, counts=judged.counts)
+        if not judged.counts:
+            return
+        if entry.kind is not Kind.EPOCH:  # whose proposer may not know yet that its clock is off
+            self._shared.advance(entry.time)
+            lead = self._shared.now - entry.clock
+            self._shared.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
+        self.heard(entry)
+        for proposal in cast("Sequence[Turn]", own):  # nobody proposes anything else
+            if judged.batch is None:  # too many parts: it is none for anybody
+                proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
+                continue
+            try:
+                proposal.take_turn(changes)
+            except MemoryError:
+                _fail_all(own)
+                raise
+            except Exception:  # a fault of ours, behind what all nodes do
+                _log.exception("position %d: a proposal of this node failed", changes.position)
+                if proposal.reply is None:
+                    proposal.fail(Failure(failures.INTERNAL, "the server's log has the details"))
+        if judged.batch and not own:
+            self._carry_out_batch(judged.batch, changes, entry.node)
+
+    def _carry_out_batch(self, batch: bytes, changes: Changes, node: int) -> None:
+        """What another node has proposed, or an earlier life of this one."""
+        try:
+            for item in items(batch):
+                match item.kind:
+                    case ItemKind.RUN:
+                        for step in run_of(item, self.executor(item.space)):
+                            self._change(step, changes)
+                    case ItemKind.TRANSACTION:
+                        self._carry_out_all(transaction_of(item), changes)
+                    case ItemKind.TRACK:
+                        self._track(slots_of(item), changes)
+                    case ItemKind.DIGEST:
+                        position, digest = digest_of(item)
+                        self._note_digest(position, node, digest)
+                    case ItemKind.SEMANTICS:
+                        self._raise_semantics(semantics_of(item), changes)
+        except ValueError as error:  # what came before it is carried out; on all nodes alike
+            _log.warning("position %d: %s", changes.position, error)
+
+    # -- runs of the compiled hot path (`cairnkv.session.proposals_native`) ------------------------------------------
+
+    @property
+    def takes_runs(self) -> bool:
+        """Whether nothing has to be asked of a command before it is proposed."""
+        return (
+            self.proposer.takes
+            and not self.loading
+            and self.stopped is None
+            and self.stopping is None
+            and self.refuses_writes is None
+            and self.refuses_growth is None
+            and self._memory_limit is None
+            and not (self._breaks_reads or self._breaks_writes)
+        )
+
+    def propose_run(self, run: Turn) -> None:
+        """Have commands carried out in their turn, all in one."""
+        self.proposer.propose(run)
+        self.something_proposed()
+
+    def take_turn(self, step: Step, changes: Changes) -> Reply:
+        """Carry out one command of a run, whose turn it is."""
+        return self._change(step, changes) if step.command.word.writes else self._read_now(step)
+
+    def execute_runs_by(self, new_executor: NewExecutor) -> None:
+        """Have the compiled hot path carry out what it can of the runs of entries."""
+        self._new_executor = new_executor
+
+    def staging(self, space: int) -> Gathering:  # type: ignore[override]  # what the log has is not staged
+        """Where the hot path hands over what it has done in its turn."""
+        return self._gathering
+
+    def executor(self, space: int) -> Prefix | None:
+        """Who carries out frames of the log for a keyspace; None: the readable way."""
+        if self._new_executor is None or space >= SPACES:
+            return None
+        if space not in self._executors:
+            self._executors[space] = self._new_executor(space)
+        return self._executors[space]
+
+    def _gathered(self, effects: list[Effect], groups: list[int], size: int) -> None:
+        """A run of the entry at hand has done this."""
+        from cairnkv.replication.proposals_native import (  # there is one: whoever calls is compiled
+            digest_of,
+            slots_changed,
+        )
+
+        changes = self._at_hand
+        changes.keep(effects, size)
+        changes.digest = digest_of(changes.digest, effects, groups)
+        if self._tracked:
+            for slot in slots_changed(effects, self._tracked):
+                self._keep_slot(slot, changes)
+
+    def _change(self, step: Step, changes: Changes) -> Reply:
+        """Carry out one command that may change something."""
+        if step.space >= SPACES or not _is_for_the_log(step.command):
+            return Failure(failures.BADARGS, "no command for a keyspace")
+        return self._journalled(changes, lambda: apply(self.keyspaces[step.space], step.command, self._shared.now))
+
+    def _journalled(self, changes: Changes, work: Callable[[], Reply]) -> Reply:
+        journal: Journal = []
+        self._shared.journal = journal
+        try:
+            reply = work()
+        except TooMuch as refused:
+            self._take_back_all(journal, changes)
+            return Failure(failures.UNDONE, str(refused))
+        except MemoryError:  # this node's alone: the others carry it out
+            undo(journal)
+            raise
+        except Exception:  # a fault of ours, and on all nodes alike
+            self._take_back_all(journal, changes)
+            _log.exception("position %d: a command failed", changes.position)
+            return Failure(failures.INTERNAL, "the server's log has the details")
+        finally:
+            self._shared.journal = None
+        if journal:
+            effects = effects_of(journal)
+            changes.keep(effects)
+            changes.count_in(self._visible(journal, effects))
+            if self._tracked:
+                self._count_changes(effects, changes)
+            forget(journal)
+        return reply
+
+    def _take_back_all(self, journal: Journal, changes: Changes) -> None:
+        """Undo it. Versions do not go back, and those that are tracked are part of the state."""
+        undo(journal)
+        slots = {version_slot(change.keyspace.number, key) for change in journal for key in change.keys}
+        for slot in sorted(slots & self._tracked):
+            self._keep_slot(slot, changes)
+
+    def _visible(self, journal: Journal, effects: Sequence[Effect]) -> Sequence[Effect]:
+        """The effects as they are on all nodes: by keys, without those that only free what had expired.
+
+        When that is freed is each node's own affair; a journal has more of it, and earlier, where it was not.
+        """
+        now = self._shared.now
+        first: dict[Place, bool] = {}
+        for change in journal:
+            if isinstance(change, Before):
+                there = change.entry is not None and (change.entry[1] is None or change.entry[1] > now)
+                first.setdefault((change.keyspace.number, change.key), there)
+        shown = [
+            (space, key, value, deadline)
+            for space, key, value, deadline in effects
+            if key is None or value is not None or first[space, key]
+        ]
+        return sorted(shown, key=lambda effect: (effect[1] is not None, effect[0], effect[1] or b""))
+
+    def _carry_out_all(self, transaction: Transaction, changes: Changes) -> Reply:
+        now, versions = self._shared.now, self._shared.versions
+        for slot, version, deadline in transaction.watches:
+            if versions[slot] != version or 0 < deadline <= now:
+                return MISSING
+        return self._journalled(changes, lambda: self._one_after_the_other(transaction))
+
+    def _one_after_the_other(self, transaction: Transaction) -> Replies:
+        replies: list[Reply] = []
+        worked, most = 0, transaction.bytes_max
+        if most and bytes_made_together(self.keyspaces, transaction.steps) > most:
+            raise TooMuch(most)  # before it costs the work
+        found = 0  # bytes of keys: which ones a look at the table finds is each node's own affair
+        for step in transaction.steps:
+            space, command = step
+            if not command.word.writes and command.word.scope is Scope.TABLE:
+                reply = self._read_now(step)
+                found += size_of(reply)
+                too_large = most and found > most
+                replies.append(Failure(failures.BIGREPLY, "too many keys in one reply") if too_large else reply)
+                continue
+            if not _is_for_the_log(command):
+                replies.append(Failure(failures.BADARGS, "no command for a transaction"))
+                continue
+            if most:
+                worked += length_after(self.keyspaces[space], command)
+            if not most or worked <= most:
+                replies.append(apply(self.keyspaces[space], command, self._shared.now))
+                worked += size_of(replies[-1])
+            if most and worked > most:
+                raise TooMuch(most)
+        return Replies(tuple(replies))
+
+    # -- versions of slots ------------------------------------------------------------------------------------
+
+    def _track(self, slots: Sequence[int], changes: Changes) -> None:
+        for slot in slots:
+            if slot < VERSION_SLOTS and slot not in self._tracked:
+                self._tracked.add(slot)
+                self._shared.versions[slot] = changes.position
+                self._keep_slot(slot, changes)
+
+    def _count_changes(self, effects: Sequence[Effect], changes: Changes) -> None:
+        """Have the versions of tracked slots kept that these have changed."""
+        changed: set[int] = set()
+        for space, key, _, _ in effects:
+            if key is not None:
+                changed.add(version_slot(space, key))
+                continue
+            for slot in self._tracked:  # a keyspace that was cleared shows in no version otherwise
+                self._shared.versions[slot] += 1
+            changed |= self._tracked
+        for slot in changed & self._tracked:
+            self._keep_slot(slot, changes)
+
+    def _keep_slot(self, slot: int, changes: Changes) -> None:
+        changes.keep([node_records.of_slot(slot, self._shared.versions[slot])])
+
+    # -- semantics and digests --------------------------------------------------------------------------------
+
+    def _raise_semantics(self, version: int, changes: Changes) -> None:
+        if not self.semantics < version <= self.table.supported:
+            return
+        if version > self._supports:
+            self.leave(f"semantics {version} is in force: this node needs a newer release")
+            return
+        self.semantics = self.proposer.semantics = version
+        changes.keep([node_records.of_semantics(version)])
+
+    def propose_newer_semantics(self) -> None:
+        """Propose that what all nodes know by now be in force, if it is not."""
+        version = min(self.table.supported, self._supports)
+        if version > self.semantics:
+            self._propose_quietly(semantics_item(version), lambda changes: self._raise_semantics(version, changes))
+
+    def _propose_quietly(self, item: Item, carry_out: "Callable[[Changes], None]") -> None:
+        def work(changes: Changes) -> Reply:
+            carry_out(changes)
+            return OK
+
+        self.proposer.propose(Proposed((item,), work))
+        self.something_proposed()
+
+    def propose_digest(self) -> None:
+        """Tell the others what this node's state came to, if it has not."""
+        node = self.proposer.node
+        for position in reversed(self._digests):
+            if node in self._digests[position]:
+                digest = self._digests[position][node]
+                self._propose_quietly(digest_item(position, digest), lambda _: None)
+                return
+
+    def _note_digest(self, position: int, node: int, digest: int) -> None:
+        """Compare what the state has come to. Whoever is alone with what it has, stops: the others agree."""
+        if position not in self._digests and len(self._digests) >= DIGESTS_KEPT:
+            oldest = min(self._digests)
+            if position < oldest:
+                return
+            del self._digests[oldest]
+        digests = self._digests.setdefault(position, {})
+        digests[node] = digest
+        own = digests.get(self.proposer.node)
+        if own is None or all(other == own for other in digests.values()):
+            return
+        others = collections.Counter(other for whose, other in digests.items() if whose != self.proposer.node)
+        most, count = others.most_common(1)[0]
+        if most != own and count >= 2 and own not in others:
+            self.leave(f"its state at position {position:,} is not that of {count} other nodes: wipe its directory")
+        else:
+            _log.error("the nodes' states at position %d differ: %s", position, digests)
+
+    # -- the node's table -------------------------------------------------------------------------------------
+
+    def _keep(self, entry: Entry | None, changes: Changes) -> None:
+        effects: list[Effect] = []  # of the state besides keys and values
+        row = self.table.rows.get(entry.node) if entry is not None else None
+        if entry is not None and row is not None and row.position == changes.position:
+            node = entry.node
+            effects.append(node_records.of_proposer(node, self.table.packed(node)))
+            if entry.kind is Kind.PART and row.parts:
+                effects.append(node_records.of_part(node, len(row.parts) - 1, row.parts[-1]))
+            self._drop_parts(node, len(row.parts), effects)
+            for forgotten in self.table.forgotten:
+                effects.append(node_records.of_proposer(forgotten, None))
+                effects.append(node_records.of_floor(self.table.floor))
+                self._drop_parts(forgotten, 0, effects)
+        effects.append(node_records.of_position(self.position, self.identity, self._shared.now, self.digest))
+        changes.keep(effects)
+        self._owed = self._shared.now, changes.effects, changes.size
+        self._pay()
+
+    def _pay(self) -> bool:
+        """Give the node's table what it has not taken yet; whether it has everything then."""
+        if self._owed is None:
+            return True
+        try:
+            self._last = self._log.append((), *self._owed)
+        except LogRefused as refused:
+            if refused.code is failures.READONLY:
+                self.leave(f"its own table takes nothing any more: {refused}")
+            return False  # it is behind, or its disk is full: nothing is applied meanwhile
+        self._owed = None
+        return True
+
+    def _drop_parts(self, node: int, kept: int, effects: list[Effect]) -> None:
+        """Parts of a batch that are on disk and of no use any more."""
+        over = range(kept, self._parts_kept.get(node, 0))
+        effects += [node_records.of_part(node, index, None) for index in over]
+        if kept:
+            self._parts_kept[node] = kept
+        else:
+            self._parts_kept.pop(node, None)
+
+    @property
+    def own_table(self) -> Log:
+        """The node's table, as a log."""
+        return self._log
+
+    @property
+    def takes_entries(self) -> bool:
+        """Whether the node's table has room for another entry now."""
+        return self._pay() and self._log.takes
+
+    def committed(self, position: int) -> None:
+        """The node's table has it. Nobody waits for that: a majority's disks have the entry."""
+
+    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
+        """The node's table has failed: it is read anew at the next start, or a snapshot in its place."""
+        self.leave(f"its own table has failed: {reason}")
+
+    def settled(self, happened: Sequence[Effect]) -> None:
+        """Of no use any more."""
+
+    # -- about itself and in the background -------------------------------------------------------------------
+
+    def housekeep(self) -> bool:
+        """Free what has expired in log time. It shows nowhere, so each node does it when it likes."""
+        return self._housekeep()
+
+    def info(self) -> list[tuple[str, str | int]]:
+        """What INFO tells: names and values."""
+        return self._told()
+
+    @property
+    def plain(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def shows_plainly(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def _takes_runs(self) -> bool:
+        return True  # it is asked each time: `takes_runs`
+
+
+def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:
+    """The replies to several commands, with those to some that were never proposed, by their place."""
+    if not refused or not isinstance(reply, Replies):
+        return reply
+    replies = list(reply.values)
+    for index in sorted(refused):
+        replies.insert(index, refused[index])
+    return Replies(tuple(replies))
+
+
+def _is_for_the_log(command: Command) -> bool:
+    """Whether what a command changes depends on nothing but the state."""
+    return not command.word.by_store and not isinstance(command, ClearPrefix)
+
+
+def _fail_all(proposals: Sequence[Proposal]) -> None:
+    """The others have carried these out; this node cannot say what came of it."""
+    for proposal in cast("Sequence[Turn]", proposals):
+        if proposal.reply is None:
+            proposal.fail(
+                Failure(failures.UNKNOWN, "it is done, but this node has not enough memory to say what came of it")
+            )
+
+
+def _nobody() -> None:
+    pass
+
+
+def _ignored(_: Entry) -> None:
+    pass

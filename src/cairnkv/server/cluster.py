@@ -1,0 +1,41 @@
+"""The node of a server that is part of a cluster, made from the server's settings."""
+
+import os
+from pathlib import Path
+
+from cairnkv.replication.nats.options import ClusterOptions
+from cairnkv.replication.node import Member, new_member
+from cairnkv.server.settings import Settings, broken_on_purpose
+from cairnkv.storage.progress import Progress
+from cairnkv.store import Clock
+
+
+def cluster_options(settings: Settings) -> ClusterOptions:
+    """How a node finds its NATS, as its settings say."""
+    assert settings.cluster is not None
+    return ClusterOptions(
+        urls=settings.cluster,
+        name=settings.name,
+        creds=settings.nats_creds,
+        ca=settings.nats_ca,
+        cert=settings.nats_cert,
+        key=settings.nats_key,
+        system=settings.nats_system,
+        trust_sync=settings.trust_nats_sync,
+        limit=settings.log_limit,
+    )
+
+
+def member_from(settings: Settings, *, clock: Clock, progress: Progress) -> Member:
+    """Return the node of a server with these settings. progress: see `Member`. Raises `OptionError`."""
+    assert settings.data is not None
+    return new_member(
+        cluster_options(settings),
+        Path(settings.data),
+        clock=clock,
+        progress=progress,
+        disk_limit=settings.disk_limit,
+        memory_limit=settings.memory_limit,
+        value_max=settings.max_value,
+        broken=broken_on_purpose(os.environ, allowed=settings.allow_broken),
+    )

@@ -1,0 +1,775 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled event path: one epoll set for asyncio's descriptors and for the sockets of all clients.
+
+asyncio lets a program bring its own selector. This one waits for asyncio's descriptors and serves clients while it
+waits: bytes in, the accelerator, bytes out, and back to waiting, without a step of Python. Clients that are ready
+together are served together: all are read, all is executed, all is sent. That leaves the processor in one place for
+longer, lets the accelerator look ahead over all of them, and wakes up whoever receives less often. Whatever the
+accelerator leaves goes to the client's connection as any transport would bring it, and then asyncio gets its turn.
+
+What always holds: a `Transport` behaves as asyncio's own do, as far as a `Connection` can tell; asyncio waits for
+no client, and no client for more than the events of one wake-up.
+
+The receive buffer is shared. Bytes that it holds belong to gathered clients until `_serve_together` has served them;
+all other code gets the buffer from `_free_buffer`, which serves them first. Python code that runs meanwhile may change
+any client, so each round of `_serve_together` checks anew which of them the accelerator may serve; it never reaches
+the buffer, since `poll` refuses to be called by what it calls.
+
+Not for TLS, and not for systems without epoll: there, asyncio's or uvloop's transports serve the same connections.
+"""
+
+import os
+import selectors
+import socket
+
+cimport cython
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from cairnkv.session.executor_native cimport (
+    NOTHING_WAITS,
+    READS_WAIT,
+    WRITES_WAIT,
+    Accelerator,
+    Conversation,
+    Piece,
+    Waiting,
+)
+from cairnkv.store.pending_native cimport HeldRun
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+        int fd
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
+
+cdef extern from "sys/socket.h" nogil:
+    Py_ssize_t recv(int fd, void *buffer, size_t length, int flags)
+    Py_ssize_t send(int fd, const void *buffer, size_t length, int flags)
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef extern from *:
+    """
+    #ifdef CAIRNKV_FAULT_A  /* only the build of tests/simulation/faults.py defines it */
+    static const char cairnkv_fault[] __attribute__((used)) = "CAIRNKV_FAULT_A";
+    #define CAIRNKV_SHARES_BUFFER 1
+    #else
+    #define CAIRNKV_SHARES_BUFFER 0
+    #endif
+    """
+    const bint CAIRNKV_SHARES_BUFFER
+
+cdef enum:
+    RECEIVE_BYTES = 262144  # read from a client at once
+    RECEIVE_SHORT_BYTES = 65536  # from a client whose frames are short: about half a millisecond of work
+    RECEIVE_LONG_BYTES = 1048576  # from a client whose frames are long; also from all that are served together
+    SHORT_FRAME_BYTES = 128  # up to which they are called short, on average
+    LONG_FRAME_BYTES = 4096  # from which on they are called long, on average
+    RECEIVE_ROOM = 65536  # that there has to be for one more of those
+    TOGETHER_MAX = 16  # clients that are served together
+    PROPOSED_MAX = 64  # clients whose commands are proposed together, which is less work for each
+    EVENTS_MAX = 256  # of one wake-up
+    PIECES_MAX = 512  # of replies that one call sends; the system takes 1,024
+    HELD_MAX = 256  # batches of replies to a client that wait for the log before its session has to look after them
+    HELD_BYTES_MAX = 262144  # ... and their bytes
+
+
+cdef int _receive_bytes_for(Py_ssize_t frame_bytes) noexcept nogil:
+    """Return how many bytes to read at once from a client whose frames have so many bytes on average."""
+    if frame_bytes >= LONG_FRAME_BYTES:
+        return RECEIVE_LONG_BYTES
+    return RECEIVE_SHORT_BYTES if frame_bytes <= SHORT_FRAME_BYTES else RECEIVE_BYTES
+
+
+cdef double monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef class Poller:
+    """The part of a `ClientSelector` that is compiled: the epoll set with the clients in it."""
+
+    cdef int _epoll
+    cdef unsigned char *_received
+    cdef double _now  # when the wake-up at hand began, in the loop's time
+    # Those who are served together: what they sent stands in `_received`, one behind the other.
+    cdef Accelerator _accelerator  # theirs
+    cdef Piece _pieces[PROPOSED_MAX]
+    cdef PyObject *_senders[PROPOSED_MAX]  # references of our own
+    cdef int _together
+    cdef Py_ssize_t _filled
+    cdef epoll_event _events[EVENTS_MAX]
+    cdef dict _transports  # by descriptor
+    cdef PyObject **_clients  # the same, borrowed, for a look-up without Python
+    cdef int _clients_size
+    cdef bint _called  # whether Python code was called, which may have something for asyncio to do
+    cdef bint _polling  # whether `poll` runs
+    cdef object _stop  # a SystemExit or KeyboardInterrupt of a protocol, until `poll` raises it
+
+    def __cinit__(self):
+        self._received = <unsigned char *>PyMem_Malloc(RECEIVE_LONG_BYTES)
+        self._clients_size = 1024
+        self._clients = <PyObject **>PyMem_Malloc(self._clients_size * sizeof(PyObject *))
+        if self._received is NULL or self._clients is NULL:
+            raise MemoryError
+        memset(self._clients, 0, self._clients_size * sizeof(PyObject *))
+
+    def __dealloc__(self):
+        PyMem_Free(self._received)
+        PyMem_Free(self._clients)
+
+    def __init__(self, int epoll):
+        """epoll: the descriptor of the selector's epoll set."""
+        self._epoll = epoll
+        self._transports = {}
+
+    def poll(self, double timeout):
+        """Wait for asyncio's descriptors for so many seconds (below 0: for ever), and serve clients meanwhile.
+
+        Returns the (descriptor, events) of asyncio's that are ready. It may be empty before the time is up, when
+        something was done that may have given asyncio something to do. Raises the SystemExit or KeyboardInterrupt of a
+        protocol once all clients are served, and RuntimeError when it is called by what it calls.
+        """
+        if self._polling:
+            raise RuntimeError("Poller.poll is running already; do not run the event loop inside of its own callbacks")
+        self._polling = True
+        try:
+            return self._poll(timeout)
+        finally:
+            self._polling = False
+
+    cdef list _poll(self, double timeout):
+        cdef Transport transport
+        cdef double left = timeout, deadline
+        cdef int milliseconds, count, at, fd
+        cdef list ready = []
+        self._called = False
+        self._raise_stop()
+        self._now = monotonic()
+        deadline = self._now + timeout
+        while True:
+            milliseconds = -1 if timeout < 0 else 0 if left <= 0 else <int>(left * 1000 + 0.999) if left < 86400 else 86400000
+            with nogil:
+                count = epoll_wait(self._epoll, self._events, EVENTS_MAX, milliseconds)
+            if count < 0:
+                if errno != EINTR:
+                    raise OSError(errno, os.strerror(errno))
+                PyErr_CheckSignals()
+                return ready
+            self._now = monotonic()
+            for at in range(count):
+                fd = self._events[at].data.fd
+                if fd < self._clients_size and self._clients[fd] is not NULL:
+                    transport = <Transport>self._clients[fd]  # a reference: it may be lost on the way
+                    self._receive(transport, self._events[at].events)
+                else:
+                    ready.append((fd, self._events[at].events))
+            if self._together:
+                self._serve_together()
+            self._raise_stop()
+            if ready or self._called:
+                return ready
+            if timeout >= 0:
+                left = deadline - self._now
+                if left <= 0:
+                    return ready
+
+    cdef int _raise_stop(self) except -1:
+        if self._stop is not None:
+            stop, self._stop = self._stop, None
+            raise stop
+        return 0
+
+    cdef int _receive(self, Transport transport, uint32_t events) except -1:
+        """Read what a client has sent, for `_serve_together`; or serve it at once, if there is more to it."""
+        cdef Py_ssize_t received, room
+        cdef Piece *piece
+        if self._together and (
+            self._together == (PROPOSED_MAX if self._accelerator.proposes else TOGETHER_MAX)
+            or RECEIVE_LONG_BYTES - self._filled < RECEIVE_ROOM
+            or self._accelerator is not transport._accelerator
+        ):
+            self._serve_together()
+        if events != EPOLLIN or not transport._is_plain():
+            return transport._serve(events)
+        room = min(transport._receive_bytes, RECEIVE_LONG_BYTES - self._filled)
+        if transport._shares:
+            with nogil:
+                received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
+        else:
+            received = recv(transport._fd, self._received + self._filled, room, MSG_DONTWAIT)
+        if received <= 0:
+            return transport._serve(events)  # which meets the same, and deals with it
+        transport.heard = self._now
+        self._accelerator = transport._accelerator
+        piece = self._pieces + self._together
+        piece.data = self._received + self._filled
+        piece.length = received
+        piece.conversation = &transport._conversation
+        Py_INCREF(transport)
+        self._senders[self._together] = <PyObject *>transport
+        self._together += 1
+        self._filled += received
+        return 0
+
+    cdef unsigned char *_free_buffer(self) except NULL:
+        """Return the receive buffer, after serving the clients whose bytes it holds."""
+        if self._together and not CAIRNKV_SHARES_BUFFER:
+            self._serve_together()
+        return self._received
+
+    cdef int _serve_together(self) except -1:
+        """Execute what was read, send the replies, and bring to the connections what the accelerator has left."""
+        cdef int begin = 0, end, at, count = self._together
+        cdef Transport transport
+        cdef Accelerator accelerator = self._accelerator
+        try:
+            while begin < count:
+                end = begin
+                while end < count:
+                    transport = <Transport>self._senders[end]
+                    if transport._accelerator is not accelerator or not transport._is_plain():
+                        break  # Python code has changed this client since its bytes were received
+                    if accelerator.proposes:
+                        self._pieces[end].waits = transport._what_waits()
+                    end += 1
+                if end == begin:
+                    (<Transport>self._senders[begin])._bring(self._pieces[begin].data, self._pieces[begin].length)
+                    begin += 1
+                    continue
+                failed = None
+                try:
+                    end = begin + accelerator.execute(self._pieces + begin, end - begin)
+                except BaseException as error:
+                    failed = error
+                    if accelerator.at_piece >= end - begin:  # the run as a whole has failed, with all its replies
+                        for at in range(begin, end):
+                            (<Transport>self._senders[at])._wrong(failed)
+                        begin = end
+                        continue
+                    end = begin + accelerator.at_piece
+                accelerator.output_in_use = True
+                try:
+                    for at in range(begin, end):
+                        if self._pieces[at].replies_size:
+                            (<Transport>self._senders[at])._take_replies(self._pieces + at)
+                finally:
+                    accelerator.output_in_use = False
+                # Python code may run from here on, and with it the accelerator: its output is no longer needed.
+                for at in range(begin, end):
+                    transport = <Transport>self._senders[at]
+                    if self._pieces[at].commands:
+                        transport._receive_bytes = _receive_bytes_for(self._pieces[at].done // self._pieces[at].commands)
+                    else:  # the frame may be longer than what was read
+                        transport._receive_bytes = RECEIVE_BYTES
+                    if transport._unsent_size or self._pieces[at].done < self._pieces[at].length:
+                        transport._bring(self._pieces[at].data + self._pieces[at].done,
+                                         self._pieces[at].length - self._pieces[at].done)
+                if failed is not None:
+                    (<Transport>self._senders[end])._wrong(failed)
+                    end += 1
+                begin = end
+        finally:
+            self._together = 0
+            self._filled = 0
+            for at in range(count):
+                Py_DECREF(<Transport>self._senders[at])
+        return 0
+
+    cdef int _add(self, Transport transport) except -1:
+        cdef int fd = transport._fd, size
+        cdef PyObject **larger
+        if fd >= self._clients_size:
+            size = max(fd + 1, 2 * self._clients_size)
+            larger = <PyObject **>PyMem_Malloc(size * sizeof(PyObject *))
+            if larger is NULL:
+                raise MemoryError
+            memset(larger, 0, size * sizeof(PyObject *))
+            for at in range(self._clients_size):
+                larger[at] = self._clients[at]
+            PyMem_Free(self._clients)
+            self._clients, self._clients_size = larger, size
+        self._control(EPOLL_CTL_ADD, fd, EPOLLIN)
+        self._transports[fd] = transport
+        self._clients[fd] = <PyObject *>transport
+        return 0
+
+    cdef int _remove(self, int fd) except -1:
+        self._clients[fd] = NULL
+        del self._transports[fd]
+        return self._control(EPOLL_CTL_DEL, fd, 0)
+
+    cdef int _control(self, int what, int fd, uint32_t events) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.fd = fd
+        if epoll_ctl(self._epoll, what, fd, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
+
+
+@cython.final
+@cython.no_gc
+cdef class Lent:
+    """Bytes of the receive buffer that a protocol may read until `data_received` returns.
+
+    views: how many memoryviews of them there are; a slice of one counts, also after that one was released.
+    """
+
+    cdef char *data
+    cdef Py_ssize_t length
+    cdef int views
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.length, 1, flags)
+        self.views += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.views -= 1
+
+
+cdef class Transport:
+    """A client's socket, as asyncio's transports present one (`asyncio.Transport`).
+
+    heard: when the client last sent something, in the loop's time.
+    """
+
+    cdef int _fd
+    cdef Poller _poller
+    cdef object _socket, _loop, _protocol
+    cdef object __weakref__
+    cdef list _unsent  # what the system has not taken, in order
+    cdef Py_ssize_t _unsent_at  # how much of the first piece it has
+    cdef Py_ssize_t _unsent_size
+    cdef Py_ssize_t _high, _low
+    cdef Py_ssize_t _read_next  # bytes, at most; 0: what there is room for
+    cdef uint32_t _interest
+    cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
+    cdef bint _shares  # whether another thread, that of a log, wants the interpreter as well: let it go for the system
+    cdef int _receive_bytes  # at once, by the length of the frames that came last
+    cdef Accelerator _accelerator  # None while everything goes the readable way
+    cdef Conversation _conversation
+    cdef list _held  # replies that may not leave yet, in order
+    cdef Py_ssize_t _held_size
+    cdef object _when_released  # `_release`, bound once
+    cdef readonly double heard
+
+    def __init__(self, Poller poller, loop, connected, protocol):
+        """connected: a socket that does not block. Calls `protocol.connection_made`."""
+        self._poller = poller
+        self._loop = loop
+        self._socket = connected
+        self._fd = connected.fileno()
+        self._protocol = protocol
+        self._unsent = []
+        self._held = []
+        self._when_released = self._release
+        self._high, self._low = 65536, 16384
+        self._receive_bytes = RECEIVE_BYTES
+        self._reading = True
+        self._interest = EPOLLIN
+        poller._add(self)
+        protocol.connection_made(self)
+
+    # -- what asyncio's transports have -----------------------------------------------------------------------
+
+    def get_extra_info(self, name, default=None):
+        if name == "peername":
+            try:
+                return self._socket.getpeername()
+            except OSError:
+                return default
+        return self._socket if name == "socket" else default
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        self._high = 65536 if high is None else high
+        self._low = self._high // 4 if low is None else low
+
+    def get_write_buffer_size(self):
+        return self._unsent_size
+
+    def is_closing(self):
+        return self._closing
+
+    def pause_reading(self):
+        self._reading = False
+        self._watch()
+
+    def resume_reading(self):
+        self._reading = True
+        self._watch()
+
+    def write(self, data):
+        if self._lost or self._end_wanted or not data:
+            return
+        if not self._unsent_size:
+            data = self._send(data)
+            if data is None:
+                return
+        self._unsent.append(data)
+        self._unsent_size += len(data)
+        self._watch()
+        self._check_high()
+
+    def writelines(self, pieces):
+        if self._lost or self._end_wanted:
+            return
+        self._unsent.extend(pieces)
+        self._unsent_size += sum(map(len, pieces))
+        self._flush()
+        self._check_high()
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        if not self._end_wanted and not self._closing:
+            self._end_wanted = True
+            if not self._unsent_size:
+                self._shut_down()
+
+    def close(self):
+        if not self._closing:
+            self._closing = True
+            self._reading = False
+            if self._unsent_size:
+                self._watch()
+            else:
+                self._lose(None)
+
+    def abort(self):
+        self._closing = True
+        self._lose(None)
+
+    # -- acceleration -----------------------------------------------------------------------------------------
+
+    def accelerate(self, accelerator, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max,
+                   bint reads_locally):
+        """From now on, let an accelerator have the first look at what comes (None: no longer)."""
+        self._accelerator = accelerator
+        self._shares = accelerator is not None and (<Accelerator>accelerator)._staging is not None
+        self._conversation.width = width
+        self._conversation.success = statuses[0]
+        self._conversation.failure = statuses[1]
+        self._conversation.string_max = string_max
+        self._conversation.frame_max = frame_max
+        self._conversation.reads_locally = reads_locally
+
+    # -- replies that wait for the log ------------------------------------------------------------------------
+
+    @property
+    def holds(self):
+        """Whether replies wait for the log here."""
+        return len(self._held) > 0
+
+    def hand_over(self):
+        """Let the protocol have the replies that are held here: it has something to say behind them."""
+        if self._held:
+            held, self._held, self._held_size = self._held, [], 0
+            self._protocol.take_over(held)
+
+    cdef inline Waiting _what_waits(self) noexcept:
+        """What of the client's commands has yet to have its turn, as far as its replies are held here."""
+        cdef Py_ssize_t at = PyList_GET_SIZE(self._held)
+        cdef HeldRun held
+        if at == 0:
+            return NOTHING_WAITS
+        while at:
+            at -= 1
+            held = <HeldRun>PyList_GET_ITEM(self._held, at)
+            if held.writes and held.reply is None:
+                return WRITES_WAIT
+        return READS_WAIT
+
+    cdef int _take_replies(self, Piece *piece) except -1:
+        """Send what the accelerator has said to this client, or hold what has to wait."""
+        cdef HeldRun held
+        cdef Accelerator accelerator = self._poller._accelerator
+        cdef bint behind = PyList_GET_SIZE(self._held) > 0
+        if self._lost:
+            return 0
+        if not behind and piece.wait == 0:
+            return self._send_replies(accelerator._out + piece.replies_at, piece.replies_size)
+        if accelerator.proposes:
+            self._poller._called = True  # what is proposed is published in the loop's turn
+        if not behind and piece.ready_size:
+            self._send_replies(accelerator._out + piece.replies_at, piece.ready_size)
+        try:
+            held = accelerator.hold(piece, behind)
+            self._held.append(held)
+            self._held_size += held._charged
+            if held.reply is None:
+                held.on_ready = self._when_released
+            else:
+                self._release()
+        except BaseException as error:
+            self._wrong(error)
+        return 0
+
+    def _release(self):
+        """Send the replies that may leave, up to the first that may not."""
+        cdef HeldRun held
+        cdef Py_ssize_t count = 0
+        for held in self._held:
+            if held.reply is None:
+                break
+            count += 1
+        if count == 0 or self._lost:
+            return
+        if count == 1 and not self._unsent_size:
+            held = self._held[0]
+            if held._parts is None:
+                del self._held[0]
+                self._held_size -= held._charged
+                self._send_replies(PyBytes_AS_STRING(held._replies), PyBytes_GET_SIZE(held._replies))
+                return
+        released = self._held[:count]
+        del self._held[:count]
+        pieces = []
+        for held in released:
+            self._held_size -= held._charged
+            for part in held.parts:
+                if type(part) is not bytes:  # a failure, or what is due by itself: the protocol knows how to say it
+                    self._held[:0] = released
+                    self._poller._called = True
+                    self.hand_over()
+                    self._protocol.resume_held()
+                    return
+                pieces.append(part)
+        replies = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._unsent_size:
+            self._unsent.append(replies)
+            self._unsent_size += len(replies)
+            self._check_high()
+        else:
+            self._send_replies(PyBytes_AS_STRING(replies), PyBytes_GET_SIZE(replies))
+
+    def read_next(self, Py_ssize_t size):
+        """Read no more than so many bytes the next time, even if more have come."""
+        self._read_next = size
+
+    # -- events -----------------------------------------------------------------------------------------------
+
+    cdef inline bint _is_plain(self) noexcept:
+        """Whether there is nothing to do but to read, and the accelerator may have what is read."""
+        return (
+            self._accelerator is not None
+            and self._unsent_size == 0
+            and (self._held_size < HELD_BYTES_MAX and PyList_GET_SIZE(self._held) < HELD_MAX)
+            and self._reading
+            and not self._ended
+            and not self._lost
+        )
+
+    cdef int _serve(self, uint32_t events) except -1:
+        """Do what the events of one wake-up ask for. Errors of the protocol go to the loop's handler."""
+        cdef Py_ssize_t received, size
+        cdef unsigned char *buffer = self._poller._free_buffer()
+        Py_INCREF(self)
+        try:
+            if events & EPOLLOUT:
+                self._flush()
+            if not self._reading or self._ended or self._lost:
+                if events & (EPOLLERR | EPOLLHUP) and not self._lost and not events & EPOLLOUT:
+                    self._lose(ConnectionResetError("the client has gone"))
+                return 0
+            if not events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+                return 0
+            size = min(RECEIVE_BYTES, self._read_next) if self._read_next else RECEIVE_BYTES
+            self._read_next = 0
+            received = recv(self._fd, buffer, size, MSG_DONTWAIT)
+            if received < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self._lose(OSError(errno, os.strerror(errno)))
+                return 0
+            if received == 0:
+                self._end_of_input()
+                return 0
+            self._bring(buffer, received)
+        except BaseException as error:
+            self._wrong(error)
+        finally:
+            Py_DECREF(self)
+        return 0
+
+    cdef int _bring(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Bring to the connection what is for the readable way, and tell it when too much waits to be sent."""
+        cdef Lent lent
+        try:
+            self._check_high()
+            if length and not self._lost:
+                self._poller._called = True
+                self.hand_over()
+                lent = Lent.__new__(Lent)
+                lent.data, lent.length = <char *>data, length
+                view = memoryview(lent)
+                try:
+                    self._protocol.data_received(view)
+                finally:
+                    view.release()
+                if lent.views:  # the next client uses this memory
+                    raise BufferError(f"{self._protocol!r} has kept a part of the receive buffer; copy it instead")
+        except BaseException as error:
+            self._wrong(error)
+        return 0
+
+    cdef int _wrong(self, error) except -1:
+        self._poller._called = True
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self._poller._stop = error
+            return 0
+        self._loop.call_exception_handler(
+            {"message": "a connection failed", "exception": error, "transport": self, "protocol": self._protocol}
+        )
+        if not self._lost:
+            self._closing = True
+            self._lose(error)
+        return 0
+
+    cdef int _end_of_input(self) except -1:
+        self._poller._called = True
+        self._ended = True
+        self._watch()
+        self.hand_over()
+        if not self._protocol.eof_received():
+            self.close()
+        return 0
+
+    cdef int _send_replies(self, const char *replies, Py_ssize_t size) except -1:
+        """Send what the accelerator has said; keep what the system does not take."""
+        cdef Py_ssize_t sent
+        if self._shares:
+            with nogil:
+                sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            sent = send(self._fd, replies, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent == size:
+            return 0
+        try:
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self._lose(OSError(errno, os.strerror(errno)))
+                    return 0
+                sent = 0
+            self._unsent.append(PyBytes_FromStringAndSize(replies + sent, size - sent))
+            self._unsent_size += size - sent
+            self._watch()
+        except BaseException as error:
+            self._wrong(error)
+        return 0
+
+    def _send(self, data):
+        """Send at once what the system takes; the rest, or None."""
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return data
+        except OSError as error:
+            self._lose(error)
+            return None
+        return data[sent:] if sent < len(data) else None
+
+    cdef int _flush(self) except -1:
+        cdef Py_ssize_t sent
+        while self._unsent_size and not self._lost:
+            pieces = self._unsent[:PIECES_MAX]
+            if self._unsent_at:
+                pieces[0] = memoryview(pieces[0])[self._unsent_at :]
+            try:
+                sent = self._socket.sendmsg(pieces)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._lose(error)
+                return 0
+            self._unsent_size -= sent
+            whole = 0
+            for piece in pieces:
+                if sent < len(piece):
+                    break
+                sent -= len(piece)
+                whole += 1
+            self._unsent_at = sent if whole else self._unsent_at + sent
+            del self._unsent[:whole]
+            if whole < len(pieces):
+                break  # the system has enough
+        if self._lost:
+            return 0
+        self._watch()
+        if self._protocol_paused and self._unsent_size <= self._low:
+            self._protocol_paused = False
+            self._poller._called = True
+            self._protocol.resume_writing()
+        if not self._unsent_size:
+            if self._closing:
+                self._lose(None)
+            elif self._end_wanted:
+                self._shut_down()
+        return 0
+
+    cdef int _check_high(self) except -1:
+        if self._unsent_size > self._high and not self._protocol_paused:
+            self._protocol_paused = True
+            self._poller._called = True
+            self._protocol.pause_writing()
+        return 0
+
+    cdef int _shut_down(self) except -1:
+        if not self._lost:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:  # the client has gone, and nobody has noticed yet
+                self._lose(error)
+        return 0
+
+    cdef int _watch(self) except -1:
+        """Ask for the events that are of use now."""
+        cdef uint32_t interest = 0
+        if self._lost:
+            return 0
+        if self._reading and not self._ended:
+            interest |= EPOLLIN
+        if self._unsent_size:
+            interest |= EPOLLOUT
+        if interest != self._interest:
+            self._interest = interest
+            self._poller._control(EPOLL_CTL_MOD, self._fd, interest)
+        return 0
+
+    cdef int _lose(self, error) except -1:
+        """Be closed: nothing is read or sent any more, and the protocol is told in the loop's next turn."""
+        if self._lost:
+            return 0
+        self._lost = self._closing = True
+        self._poller._called = True
+        self._unsent.clear()
+        self._held.clear()
+        self._when_released = None
+        self._unsent_size = self._held_size = 0
+        self._accelerator = None
+        self._loop.call_soon(self._tell_lost, error)  # later: events of this wake-up may still name the descriptor
+        return self._poller._remove(self._fd)
+
+    def _tell_lost(self, error):
+        try:
+            self._protocol.connection_lost(error)
+        finally:
+            self._socket.close()

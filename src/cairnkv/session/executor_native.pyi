@@ -1,0 +1,27 @@
+from cairnkv.engine import Keyspace
+from cairnkv.replication.batches import Gathering
+from cairnkv.store import Clock
+from cairnkv.store.batch_undo import Staging
+from cairnkv.store.pending_native import HeldRun
+
+class Accelerator:
+    commands: int
+    writes: int
+    off: bool
+    proposes: bool
+    def __init__(self, keyspace: Keyspace, clock: Clock, staging: Staging | Gathering | None = None) -> None: ...
+    def run(
+        self,
+        buffer: bytes | bytearray,
+        start: int,
+        *,
+        width: int,
+        statuses: tuple[int, int],
+        string_max: int,
+        frame_max: int,
+        reads_locally: bool = False,
+        own_writes_there: bool = True,
+        bytes_max: int = ...,
+    ) -> int: ...
+    def output(self) -> bytes: ...
+    def held(self) -> HeldRun | None: ...

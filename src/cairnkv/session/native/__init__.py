@@ -1,0 +1,1 @@
+"""The native protocol's conversation, and its native path."""

@@ -1,0 +1,534 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The compiled hot path of the article's wire: what stands in its frames, and the replies.
+
+What holds of `executor_native` holds here. What is left goes to `CommandDecoder`, `Store.execute` and `reply_parts`.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from cairnkv.engine.table_native cimport (
+    Place,
+    Terms,
+    are_met,
+    can_drop,
+    can_put,
+    can_put_too,
+    drop,
+    look_up,
+    place_of,
+    put,
+    put_for,
+    visible,
+)
+from cairnkv.session.executor_native cimport Accelerator, Scanned, read_decimal, write_decimal
+from cairnkv.protocol.big_endian cimport be32, put_be32
+
+from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
+from cairnkv.limits import KEY_MAX as _KEY_MAX
+from cairnkv.limits import TTL_MAX as _TTL_MAX
+from cairnkv.session.native.conversation import said_in_turn
+from cairnkv.protocol.native import CommandFlag
+
+cdef Py_ssize_t ARGUMENTS_MAX = _ARGUMENTS_MAX
+cdef Py_ssize_t KEY_MAX = _KEY_MAX
+cdef int64_t TTL_MAX = _TTL_MAX
+cdef int LOCAL_READ = CommandFlag.LOCAL_READ
+
+# The numbers of the vocabulary that are served here. A test holds them to `cairnkv.commands`.
+cdef enum:
+    GET = 0
+    SET = 1
+    CLEAR = 2
+    PING = 3
+    SET_WITH = 16
+    EXISTS = 20
+    GET_MANY = 21
+    SET_MANY = 22
+    CLEAR_MANY = 23
+    INCR = 24
+
+SERVED = {
+    "GET": GET, "SET": SET, "CLEAR": CLEAR, "PING": PING, "SET_WITH": SET_WITH, "EXISTS": EXISTS,
+    "GET_MANY": GET_MANY, "SET_MANY": SET_MANY, "CLEAR_MANY": CLEAR_MANY, "INCR": INCR,
+}
+
+
+cdef class ArticleAccelerator(Accelerator):
+    """The hot path of one keyspace for conversations on the article's wire."""
+
+    cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
+        return _frame(self, data, 1 + self._conversation.width, length)
+
+    cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
+        """Execute the frame that stands here if it is a read whose header says that it may show what was true
+        before."""
+        cdef Py_ssize_t head = 1 + self._conversation.width
+        cdef uint32_t number
+        if length < head or data[0] != LOCAL_READ:
+            return 0
+        number = _number(data, head)
+        if number != GET and number != EXISTS and number != GET_MANY:
+            return 0
+        return _frame(self, data, head, length)
+
+    cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
+        """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
+        return _scan(self, data, 1 + self._conversation.width, length, found)
+
+    cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
+        """Write a frame that was scanned as the log has it: with a number of two bytes, and no flags."""
+        cdef int left_out = self._conversation.width - 2
+        into[0] = 0
+        memcpy(into + 1, data + 1 + left_out, length - 1 - left_out)
+        return length - left_out
+
+    cdef object left(self, object store, object changes, bytes frame):
+        """Carry out a frame that was scanned the readable way, in its turn; what is due for it."""
+        return said_in_turn(
+            store,
+            changes,
+            frame,
+            width=self._conversation.width,
+            statuses=(self._conversation.success, self._conversation.failure),
+            string_max=self._conversation.string_max,
+            frame_max=self._conversation.frame_max,
+        )
+
+    cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
+                              const unsigned char **key, Py_ssize_t *size) noexcept:
+        """Which key the frame that stands here will ask for; the frame's bytes, or 0 when nobody knows."""
+        cdef Py_ssize_t head = 1 + width, whole
+        cdef uint32_t number
+        if length < head + 5 or data[0] & ~LOCAL_READ:
+            return 0
+        number = _number(data, head)
+        if number != GET and number != SET and number != CLEAR:
+            return 0
+        size[0] = _string(data + head, length - head, KEY_MAX)
+        if size[0] < 1:
+            return 0
+        key[0] = data + head + 4
+        whole = head + 4 + size[0]
+        if number == SET:
+            if length < whole + 4 or length < whole + 4 + be32(data + whole):
+                return 0
+            whole += 4 + be32(data + whole)
+        return whole
+
+
+# Each of the following gives how many bytes it has handled, or 0 when the frame is for the readable way.
+
+
+cdef inline uint32_t _number(const unsigned char *frame, Py_ssize_t head) noexcept nogil:
+    """The number of a frame's command."""
+    return be32(frame + 1) if head == 5 else <uint32_t>frame[1] << 8 | frame[2]
+
+
+cdef Py_ssize_t _frame(Accelerator self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
+    cdef uint32_t number
+    cdef Py_ssize_t done
+    if length < head + 4 or frame[0] & ~LOCAL_READ:  # what that flag allows is no less where it stands here
+        return 0
+    number = _number(frame, head)
+    frame += head
+    length -= head
+    if number == GET:
+        done = _get(self, frame, length)
+    elif number == SET:
+        done = _set(self, frame, length)
+    elif number == CLEAR:
+        done = _clear(self, frame, length)
+    elif number == PING:
+        done = _ping(self, frame, length)
+    elif number == SET_WITH:
+        done = _set_with(self, frame, length)
+    elif number == INCR:
+        done = _incr(self, frame, length)
+    elif number == GET_MANY:
+        done = _get_many(self, frame, length)
+    elif number == SET_MANY:
+        done = _set_many(self, frame, length)
+    elif number == CLEAR_MANY or number == EXISTS:
+        done = _count_keys(self, frame, length, number == CLEAR_MANY)
+    else:
+        return 0
+    return done + head if done else 0
+
+
+cdef Py_ssize_t _scan(Accelerator self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length,
+                      Scanned *found) except -1:
+    """What `_frame` would try to execute, but for PING, which waits for no turn."""
+    cdef uint32_t number
+    cdef Py_ssize_t size, whole, count, item, at
+    cdef int64_t amount
+    cdef const unsigned char *value
+    cdef Terms terms
+    if length < head + 4 or frame[0] & ~LOCAL_READ:
+        return 0
+    number = _number(frame, head)
+    found.reply = 16  # of those that are short
+    found.writes = number != GET and number != EXISTS and number != GET_MANY
+    found.local = frame[0] == LOCAL_READ and not found.writes
+    frame += head
+    length -= head
+    if number == GET or number == SET or number == CLEAR:
+        size = _string(frame, length, KEY_MAX)
+        if size < 1:
+            return 0
+        whole = 4 + size
+        if number == GET and found.measures:
+            found.reply += _length_of(self, frame + 4, size)
+        elif number == SET:
+            size = _string(frame + whole, length - whole, self._conversation.string_max)
+            if size < 0 or 5 + whole + 4 + size > self._conversation.frame_max:
+                return 0
+            whole += 4 + size
+        return head + whole
+    if number != SET_WITH and not EXISTS <= number <= INCR:
+        return 0
+    whole = _whole(self, frame, length, &count)
+    if whole == 0 or count == 0:
+        return 0
+    if number == SET_WITH:
+        return head + whole if _stored(frame, count, &terms, &value) else 0
+    if number == INCR:
+        size = be32(frame + 4)
+        if count != 2 or not 1 <= size <= KEY_MAX:
+            return 0
+        frame += 8 + size
+        return head + whole if read_decimal(frame + 4, be32(frame), &amount) else 0
+    at = _many_from(frame, count, &amount) if number == SET_MANY else 4
+    if at == 0:
+        return 0
+    for item in range(count // 2 if number == SET_MANY else count):
+        size = be32(frame + at)
+        if not 1 <= size <= KEY_MAX:
+            return 0
+        if number == GET_MANY and found.measures:
+            found.reply += 4 + _length_of(self, frame + at + 4, size)
+        at += 4 + size
+        if number == SET_MANY:
+            at += 4 + be32(frame + at)
+    return head + whole
+
+
+cdef inline Py_ssize_t _length_of(Accelerator self, const unsigned char *key, Py_ssize_t size) except -1:
+    """Bytes of the value that a key has now; 0: none."""
+    cdef Place place
+    place_of(self._table, &place, key, size)
+    look_up(self._table, &place)
+    return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
+
+# -- strings and replies --------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t _string(const unsigned char *at, Py_ssize_t length, Py_ssize_t longest) noexcept:
+    """The length of the string that stands here, or -1 when it is not whole or too long."""
+    cdef Py_ssize_t size
+    if length < 4:
+        return -1
+    size = be32(at)
+    return size if size <= longest and size <= length - 4 else -1
+
+
+cdef Py_ssize_t _whole(Accelerator self, const unsigned char *frame, Py_ssize_t length, Py_ssize_t *count) noexcept:
+    """The length of a frame of counted strings, its head not included, or 0; and how many strings it has."""
+    cdef Py_ssize_t at = 4, size, left
+    count[0] = be32(frame)
+    if count[0] > ARGUMENTS_MAX:
+        return 0
+    for left in range(count[0]):
+        size = _string(frame + at, length - at, self._conversation.string_max)
+        if size < 0:
+            return 0
+        at += 4 + size
+    return at if at + 5 <= self._conversation.frame_max else 0
+
+
+cdef bint _stored(const unsigned char *frame, Py_ssize_t count, Terms *terms, const unsigned char **value) noexcept:
+    """Read the strings of SET_WITH, which are there whole; False: they do not fit, or are for the readable way.
+
+    value: where its length stands.
+    """
+    cdef Py_ssize_t size, left = count - 2
+    cdef const unsigned char *at
+    terms.ttl = terms.if_absent = terms.if_present = 0
+    if left < 0 or not 1 <= be32(frame + 4) <= KEY_MAX:
+        return False
+    value[0] = frame + 8 + be32(frame + 4)
+    at = value[0] + 4 + be32(value[0])
+    while left:
+        size = be32(at)
+        at += 4
+        left -= 1
+        if size == 3 and memcmp(at, b"TTL", 3) == 0 and left and terms.ttl == 0:
+            left -= 1
+            at += size
+            size = be32(at)
+            at += 4
+            if not read_decimal(at, size, &terms.ttl) or not 1 <= terms.ttl <= TTL_MAX:
+                return False
+        elif terms.if_absent or terms.if_present:
+            return False
+        elif size == 8 and memcmp(at, b"IFABSENT", 8) == 0:
+            terms.if_absent = True
+        elif size == 9 and memcmp(at, b"IFPRESENT", 9) == 0:
+            terms.if_present = True
+        else:
+            return False
+        at += size
+    return True
+
+
+cdef Py_ssize_t _many_from(const unsigned char *frame, Py_ssize_t count, int64_t *ttl) noexcept:
+    """Where the first key of SET_MANY stands, and its milliseconds; 0 when its strings do not fit."""
+    if count < 3 or count % 2 == 0 or not read_decimal(frame + 8, be32(frame + 4), ttl) or not 0 <= ttl[0] <= TTL_MAX:
+        return 0
+    return 8 + be32(frame + 4)
+
+
+cdef inline char *_reply(Accelerator self, bint success, Py_ssize_t header, Py_ssize_t length) noexcept:
+    """Room for a reply's payload behind its head, or NULL when there is none."""
+    cdef char *at = self._out + self._size
+    if length > self._room_end - self._size - 6:
+        return NULL
+    at[0] = <char>header
+    at[1] = <char>(self._conversation.success if success else self._conversation.failure)
+    put_be32(at + 2, length)
+    self._size += 6 + length
+    return at + 6
+
+
+cdef inline bint _reply_ok(Accelerator self) noexcept:
+    cdef char *payload = _reply(self, True, 0, 2)
+    if payload is NULL:
+        return False
+    memcpy(payload, b"OK", 2)
+    return True
+
+
+cdef inline bint _reply_number(Accelerator self, int64_t number) noexcept:
+    cdef char text[20]
+    cdef int length = write_decimal(text, number)
+    cdef char *payload = _reply(self, True, 0, length)
+    if payload is NULL:
+        return False
+    memcpy(payload, text, length)
+    return True
+
+# -- commands -------------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t _get(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
+    cdef Place place
+    cdef PyObject *value
+    cdef char *payload
+    if size < 1:
+        return 0
+    place_of(self._table, &place, frame + 4, size)
+    value = visible(self._table, &place)
+    if value is NULL:
+        payload = _reply(self, False, 1, 13)
+        if payload is NULL:
+            return 0
+        memcpy(payload, b"Key not found", 13)
+    else:
+        payload = _reply(self, True, 0, PyBytes_GET_SIZE(<object>value))
+        if payload is NULL:
+            return 0
+        memcpy(payload, PyBytes_AS_STRING(<object>value), PyBytes_GET_SIZE(<object>value))
+    return 4 + size
+
+
+cdef Py_ssize_t _set(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t size = _string(frame, length, KEY_MAX), value_size
+    cdef Place place
+    if size < 1:
+        return 0
+    value_size = _string(frame + 4 + size, length - 4 - size, self._conversation.string_max)
+    if value_size < 0 or 8 + 5 + size + value_size > self._conversation.frame_max:
+        return 0
+    place_of(self._table, &place, frame + 4, size)
+    if not can_put(self._table, &place) or not _reply_ok(self):
+        return 0
+    put(self._table, &place, frame + 8 + size, value_size)
+    self.writes += 1
+    return 8 + size + value_size
+
+
+cdef Py_ssize_t _set_with(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count)
+    cdef const unsigned char *value
+    cdef Terms terms
+    cdef Place place
+    cdef bint stored
+    if whole == 0 or not _stored(frame, count, &terms, &value):
+        return 0
+    place_of(self._table, &place, frame + 8, be32(frame + 4))
+    if not can_put(self._table, &place):
+        return 0
+    stored = are_met(self._table, &place, &terms)
+    if not _reply_number(self, stored):
+        return 0
+    if stored:
+        put_for(self._table, &place, value + 4, be32(value), terms.ttl)
+    self.writes += 1
+    return whole
+
+
+cdef Py_ssize_t _clear(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
+    cdef Place place
+    if size < 1:
+        return 0
+    place_of(self._table, &place, frame + 4, size)
+    if not can_drop(self._table, &place, 1) or not _reply_ok(self):
+        return 0
+    drop(self._table, &place)
+    self.writes += 1
+    return 4 + size
+
+
+cdef Py_ssize_t _ping(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t size = _string(frame, length, self._conversation.string_max)
+    cdef char *payload
+    if size < 0:
+        return 0
+    payload = _reply(self, True, 0, size if size else 4)
+    if payload is NULL:
+        return 0
+    if size:
+        memcpy(payload, frame + 4, size)
+    else:
+        memcpy(payload, b"PONG", 4)
+    return 4 + size
+
+
+cdef Py_ssize_t _incr(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), size
+    cdef const unsigned char *amount
+    cdef int64_t n, total = 0
+    cdef Place place
+    cdef PyObject *old
+    cdef char text[20]
+    if whole == 0 or count != 2:
+        return 0
+    size = be32(frame + 4)
+    amount = frame + 8 + size
+    if not 1 <= size <= KEY_MAX or not read_decimal(amount + 4, be32(amount), &n):
+        return 0
+    place_of(self._table, &place, frame + 8, size)
+    old = visible(self._table, &place)
+    if old is not NULL and not read_decimal(
+        <const unsigned char *>PyBytes_AS_STRING(<object>old), PyBytes_GET_SIZE(<object>old), &total
+    ):
+        return 0
+    if not can_put(self._table, &place) or not _reply_number(self, total + n):
+        return 0
+    if old is NULL:
+        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n))
+    else:
+        put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + n), True)
+    self.writes += 1
+    return whole
+
+
+cdef Py_ssize_t _get_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), before = self._size, at = 4, size, item
+    cdef char *payload
+    cdef Place place
+    cdef PyObject *value
+    if whole == 0 or count == 0:
+        return 0
+    if _reply(self, True, 0, 0) is NULL:
+        return 0
+    for item in range(count):
+        size = be32(frame + at)
+        if not 1 <= size <= KEY_MAX:
+            self._size = before
+            return 0
+        place_of(self._table, &place, frame + at + 4, size)
+        value = visible(self._table, &place)
+        at += 4 + size
+        size = 0 if value is NULL else PyBytes_GET_SIZE(<object>value)
+        if size + 4 > self._room_end - self._size:
+            self._size = before
+            return 0
+        payload = self._out + self._size
+        if value is NULL:
+            put_be32(payload, 0xFFFFFFFF)
+        else:
+            put_be32(payload, size)
+            memcpy(payload + 4, PyBytes_AS_STRING(<object>value), size)
+        self._size += 4 + size
+    if self._size - before > self._conversation.frame_max:
+        self._size = before
+        return 0
+    put_be32(self._out + before + 2, self._size - before - 6)
+    return whole
+
+
+cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), first, at, size, value_size, pair, new = 0
+    cdef int64_t ttl
+    cdef Place place
+    if whole == 0:
+        return 0
+    first = _many_from(frame, count, &ttl)
+    if first == 0 or self._room_end - self._size < 8:
+        return 0
+    at = first
+    for pair in range(count // 2):  # check all pairs before storing the first one
+        size = be32(frame + at)
+        if not 1 <= size <= KEY_MAX:
+            return 0
+        place_of(self._table, &place, frame + at + 4, size)
+        if not can_put_too(self._table, &place, &new):
+            return 0
+        at += 4 + size
+        at += 4 + be32(frame + at)
+    at = first
+    for pair in range(count // 2):
+        size = be32(frame + at)
+        place_of(self._table, &place, frame + at + 4, size)
+        look_up(self._table, &place)
+        at += 4 + size
+        value_size = be32(frame + at)
+        put_for(self._table, &place, frame + at + 4, value_size, ttl)
+        at += 4 + value_size
+    _reply_ok(self)
+    self.writes += 1
+    return whole
+
+
+cdef Py_ssize_t _count_keys(Accelerator self, const unsigned char *frame, Py_ssize_t length, bint clear) except -1:
+    """EXISTS and CLEAR_MANY: how many of the keys are there; the latter takes them out."""
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at = 4, size, item
+    cdef int64_t there = 0
+    cdef Place place
+    if whole == 0 or count == 0 or self._room_end - self._size < 26:
+        return 0
+    for item in range(count):
+        size = be32(frame + at)
+        if not 1 <= size <= KEY_MAX:
+            return 0
+        place_of(self._table, &place, frame + at + 4, size)
+        if not clear:
+            there += visible(self._table, &place) is not NULL
+        elif not can_drop(self._table, &place, count):
+            return 0
+        at += 4 + size
+    at = 4
+    for item in range(count if clear else 0):  # all of them can be dropped before any is
+        size = be32(frame + at)
+        place_of(self._table, &place, frame + at + 4, size)
+        there += drop(self._table, &place)
+        at += 4 + size
+    _reply_number(self, there)
+    self.writes += clear
+    return whole

@@ -1,5 +1,0 @@
-from cairnkv.session.accelerator import Accelerator
-
-SERVED: tuple[str, ...]
-
-class RedisAccelerator(Accelerator): ...

@@ -1,0 +1,228 @@
+"""What COMMAND tells of a word, drawn from its declaration.
+
+Clients read here which words of a command are keys, and whether it writes; redis-cli reads the arguments, for its
+hints.
+
+Not for what a word means.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from cairnkv.protocol.resp import SetOf, Simple
+from cairnkv.session.resp.command_spec import KEY_NAMES, WORDS, Value, Word
+
+FLAGS: Final = ("write", "readonly", "denyoom", "admin", "pubsub", "noscript", "loading", "fast", "no-auth", "no-multi")
+"""Flags of words that COMMAND tells, in Redis' order; what else a word has is for this server."""
+
+_CATEGORY_OF_GROUP: Final = {
+    "generic": "keyspace",
+    "string": "string",
+    "bitmap": "bitmap",
+    "connection": "connection",
+    "transactions": "transaction",
+}
+_CATEGORY_OF_FLAG: Final = {
+    "write": ("write",),
+    "readonly": ("read",),
+    "admin": ("admin", "dangerous"),
+    "pubsub": ("pubsub",),
+}
+
+
+def find(name: bytes) -> Word | None:
+    """A word by its name, with a bar before a second one; None when there is none."""
+    first, bar, second = name.upper().partition(b"|")
+    word = WORDS.get(first)
+    return word.behind.get(second) if bar and word is not None else word
+
+
+def every() -> Iterator[Word]:
+    """All words, each before those behind it."""
+    for word in WORDS.values():
+        yield word
+        yield from word.behind.values()
+
+
+def categories(word: Word) -> list[str]:
+    """The categories of access control that a word belongs to."""
+    found = [name for flag, names in _CATEGORY_OF_FLAG.items() if flag in word.flags for name in names]
+    if word.group in _CATEGORY_OF_GROUP:
+        found.append(_CATEGORY_OF_GROUP[word.group])
+    found.append("fast" if "fast" in word.flags else "slow")
+    return found
+
+
+def described(word: Word) -> list[Value]:
+    """A word as COMMAND INFO shows it."""
+    first, last, step = word.keys
+    return [
+        word.name.encode(),
+        word.arity,
+        _set(flag.replace("-", "_") for flag in FLAGS if flag in word.flags),
+        first,
+        last,
+        step,
+        _set(f"@{category}" for category in categories(word)),
+        [],  # tips for clients of clusters
+        SetOf((_keys(word),)) if first else SetOf(()),
+        [described(behind) for behind in word.behind.values()],
+    ]
+
+
+def _set(texts: Iterator[str]) -> SetOf:
+    return SetOf(tuple(map(Simple, texts)))
+
+
+def _keys(word: Word) -> Mapping[bytes, Value]:
+    first, last, step = word.keys
+    access = ("RW", "update") if "write" in word.flags else ("RO", "access")
+    last_from_first = last - first if last >= 0 else last
+    return {
+        b"flags": _set(iter(access)),
+        b"begin_search": {b"type": b"index", b"spec": {b"index": first}},
+        b"find_keys": {b"type": b"range", b"spec": {b"lastkey": last_from_first, b"keystep": step, b"limit": 0}},
+    }
+
+
+def documented(word: Word) -> Mapping[bytes, Value]:
+    """A word as COMMAND DOCS shows it."""
+    shown: dict[bytes, Value] = {
+        b"summary": word.summary.encode(),
+        b"since": word.since.encode(),
+        b"group": word.group.encode(),
+    }
+    if word.syntax:
+        shown[b"arguments"] = [argument.shown() for argument in arguments_of(word.syntax)]
+    if word.behind:
+        shown[b"subcommands"] = {behind.name.encode(): documented(behind) for behind in word.behind.values()}
+    return shown
+
+
+# -- arguments ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(slots=True)
+class Argument:
+    """One argument of a syntax, or several that belong together.
+
+    kind: `string`, `key`, `pure-token`; with parts: `oneof` or `block`. token: the word before it.
+    """
+
+    name: str
+    kind: str
+    token: str = ""
+    optional: bool = False
+    multiple: bool = False
+    parts: "list[Argument]" = dataclasses.field(default_factory=list)
+
+    def shown(self) -> Mapping[bytes, Value]:
+        """As COMMAND DOCS shows it."""
+        shown: dict[bytes, Value] = {b"name": self.name.encode(), b"type": self.kind.encode()}
+        if not self.parts:
+            shown[b"display_text"] = self.name.encode()
+        if self.kind == "key":
+            shown[b"key_spec_index"] = 0
+        if self.token:
+            shown[b"token"] = self.token.encode()
+        flags = [Simple(flag) for flag in ("optional", "multiple") if getattr(self, flag)]
+        if flags:
+            shown[b"flags"] = flags
+        if self.parts:
+            shown[b"arguments"] = [part.shown() for part in self.parts]
+        return shown
+
+
+_TOKEN: Final = re.compile(r"\.\.\.|[\[\]<>|]|[^\s\[\]<>|]+")
+_LITERAL: Final = re.compile(r"[A-Z][A-Z0-9-]*")
+_CLOSING: Final = {"[": "]", "<": ">"}
+
+
+def arguments_of(syntax: str) -> list[Argument]:
+    """The arguments that a syntax, written as in Redis' manual, speaks of.
+
+    >>> [(one.name, one.kind, one.optional, one.multiple) for one in arguments_of("key [key ...] [EX seconds]")]
+    [('key', 'key', False, True), ('seconds', 'integer', True, False)]
+    """
+    tokens = _TOKEN.findall(syntax)
+    found = _alternatives(tokens)
+    assert not tokens, f"{syntax}: {tokens[0]} closes nothing"
+    return found[0] if len(found) == 1 else [_one_of(found)]
+
+
+_INTEGERS: Final = frozenset(
+    {"seconds", "milliseconds", "index", "count", "offset", "increment", "decrement", "start", "end", "timeout"}
+)
+
+
+def _alternatives(tokens: list[str]) -> list[list[Argument]]:
+    """The alternatives up to a closing bracket, which stays, or the end."""
+    found: list[list[Argument]] = [[]]
+    while tokens and tokens[0] not in "]>":
+        token = tokens.pop(0)
+        if token == "|":
+            found.append([])
+        elif token == "...":
+            found[-1][-1].multiple = True
+        elif token in _CLOSING:
+            inner = _alternatives(tokens)
+            assert tokens[:1] == [_CLOSING[token]], f"{token} is not closed"
+            tokens.pop(0)
+            _add(found[-1], _together(inner), optional=token == "[")
+        elif _LITERAL.fullmatch(token):
+            found[-1].append(Argument(token.lower(), "pure-token", token))
+        else:
+            found[-1].append(_named(token))
+            _join_token(found[-1])
+    return found
+
+
+def _named(name: str) -> Argument:
+    if name in KEY_NAMES:
+        kind = "key"
+    elif name == "pattern":
+        kind = "pattern"
+    elif name.startswith("unix-time"):
+        kind = "unix-time"
+    else:
+        kind = "integer" if name in _INTEGERS else "string"
+    return Argument(name, kind)
+
+
+def _join_token(arguments: list[Argument]) -> None:
+    """Let a token and the argument behind it be one."""
+    if len(arguments) >= 2 and arguments[-2].kind == "pure-token" and not arguments[-2].optional:
+        argument = arguments.pop()
+        argument.token = arguments.pop().token
+        arguments.append(argument)
+
+
+def _together(alternatives: list[list[Argument]]) -> Argument:
+    if len(alternatives) > 1:
+        return _one_of(alternatives)
+    (arguments,) = alternatives
+    return arguments[0] if len(arguments) == 1 else Argument("block", "block", parts=arguments)
+
+
+def _one_of(alternatives: list[list[Argument]]) -> Argument:
+    return Argument("choice", "oneof", parts=[_together([one]) for one in alternatives])
+
+
+def _add(arguments: list[Argument], argument: Argument, *, optional: bool) -> None:
+    """Put an argument behind others; `key [key ...]` is one that may come several times."""
+    names = [part.name for part in argument.parts] or [argument.name]
+    repeated = [one.name for one in arguments[-len(names) :]]
+    if optional and (argument.multiple or any(part.multiple for part in argument.parts)) and repeated == names:
+        again = arguments[-len(names) :]
+        del arguments[-len(names) :]
+        for part in again:
+            part.multiple = False
+        argument = _together([again])
+        argument.multiple = True
+        optional = False
+    argument.optional = argument.optional or optional
+    arguments.append(argument)
+    if not optional:
+        _join_token(arguments)

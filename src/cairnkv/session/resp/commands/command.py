@@ -1,0 +1,161 @@
+"""COMMAND: what the server understands, all of it drawn from what the words declare."""
+
+import functools
+from collections.abc import Callable
+from typing import Final
+
+from cairnkv.protocol.resp import Resp, encode_parts
+from cairnkv.session.resp import command_docs as command_docs_module
+from cairnkv.session.resp.command_spec import (
+    REPEATED_MAX,
+    SYNTAX,
+    WORDS,
+    Arguments,
+    Refusal,
+    Value,
+    Word,
+    in_conversation,
+    repeated,
+)
+from cairnkv.session.resp.commands.help import help_of, matchers
+from cairnkv.session.resp.conversation import Prepared, RedisConversation
+
+NAMES_MAX: Final = 512
+"""Commands that are told of at once: some tens of milliseconds of work. There are not so many."""
+
+COST_OF_NAME: Final = 4
+"""Commands of one key that are as much work."""
+
+COST_OF_ALL: Final = 16
+"""The work of a reply about all commands: a copy of some hundred kilobytes."""
+
+
+@in_conversation(
+    "COMMAND [unknown ...]",
+    "loading",
+    group="server",
+    since="2.8.13",
+    summary="Every command: its name, how many words it has, which of them are keys.",
+)
+def command(talk: RedisConversation, arguments: Arguments) -> Value:
+    if len(arguments):
+        shown = repeated(arguments.take(), REPEATED_MAX)
+        raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
+    talk.costs(COST_OF_ALL)
+    return _prepared(_all_described, talk.protocol)
+
+
+def _all_described() -> Value:
+    return [command_docs_module.described(word) for word in WORDS.values()]
+
+
+def _all_documented() -> Value:
+    return {word.name.encode(): command_docs_module.documented(word) for word in WORDS.values()}
+
+
+@functools.cache
+def _prepared(told: Callable[[], Value], protocol: Resp) -> Prepared:
+    """Return a reply that never changes. It is cached, because its encoding takes milliseconds."""
+    return Prepared([b"".join(encode_parts(told(), protocol))])
+
+
+@in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="How many commands there are.")
+def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
+    return len(WORDS)
+
+
+@in_conversation(
+    "COMMAND INFO [command-name [command-name ...]]",
+    "loading",
+    group="server",
+    since="2.8.13",
+    summary="As COMMAND, of these commands; null for one that there is not.",
+)
+def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
+    if not len(arguments):
+        talk.costs(COST_OF_ALL)
+        return _prepared(_all_described, talk.protocol)
+    words = _named(talk, arguments)
+    return [None if word is None else command_docs_module.described(word) for word in words]
+
+
+@in_conversation(
+    "COMMAND DOCS [command-name [command-name ...]]",
+    "loading",
+    group="server",
+    since="7.0.0",
+    summary="What commands are for, and their arguments.",
+)
+def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
+    if not len(arguments):
+        talk.costs(COST_OF_ALL)
+        return _prepared(_all_documented, talk.protocol)
+    talk.costs(len(WORDS))
+    words = _named(talk, arguments)
+    return {word.name.encode(): command_docs_module.documented(word) for word in words if word is not None}
+
+
+def _named(talk: RedisConversation, arguments: Arguments) -> list[Word | None]:
+    """The words with these names."""
+    talk.costs(COST_OF_NAME * len(arguments))
+    if len(arguments) > NAMES_MAX:
+        raise Refusal(f"ERR more than {NAMES_MAX} names of commands at once")
+    return list(map(command_docs_module.find, arguments.rest()))
+
+
+@in_conversation(
+    "COMMAND LIST [FILTERBY <MODULE module-name | ACLCAT category | PATTERN pattern>]",
+    "loading",
+    group="server",
+    since="7.0.0",
+    summary="The names of all commands, or of those in a category or that match a glob pattern.",
+)
+def command_list(talk: RedisConversation, arguments: Arguments) -> Value:
+    talk.costs(len(WORDS))
+    words = list(command_docs_module.every())
+    if len(arguments):
+        if arguments.word() != b"FILTERBY" or len(arguments) != 2:
+            raise Refusal(SYNTAX)
+        words = _filtered(talk, words, arguments.word(), arguments.take())
+    return [word.name.encode() for word in words]
+
+
+def _filtered(talk: RedisConversation, words: list[Word], kind: bytes, text: bytes) -> list[Word]:
+    match kind:
+        case b"MODULE":
+            return []  # there are none
+        case b"ACLCAT":
+            return [
+                word
+                for word in words
+                if text.lower().decode("utf-8", "replace") in command_docs_module.categories(word)
+            ]
+        case b"PATTERN":
+            (matches,) = matchers(talk, [text.lower()])
+            return [word for word in words if matches(word.name.encode())]
+        case _:
+            raise Refusal(SYNTAX)
+
+
+@in_conversation(
+    "COMMAND GETKEYS command [arg ...]",
+    "loading",
+    group="server",
+    since="2.8.13",
+    summary="Those words of a command that are keys.",
+)
+def command_getkeys(talk: RedisConversation, arguments: Arguments) -> Value:
+    words = arguments.rest()
+    word = WORDS.get(words[0].upper())
+    if word is not None and len(words) > 1:
+        word = word.behind.get(words[1].upper(), word)
+    if word is None:
+        raise Refusal("ERR Invalid command specified")
+    if not word.keys[0]:
+        raise Refusal("ERR The command has no key arguments")
+    if not word.fits(len(words)):
+        raise Refusal("ERR Invalid number of arguments specified for command")
+    return word.keys_in(words)
+
+
+help_of("COMMAND", since="5.0.0")

@@ -1,0 +1,154 @@
+"""The words on when keys expire.
+
+They are said in seconds or in milliseconds, from now or since 1970; the vocabulary has milliseconds. Seconds are
+rounded to the nearest when they are told, as in Redis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from cairnkv.commands import MISSING, Deadline, ExpireWith, Persist, Reply, Ttl
+from cairnkv.limits import INTEGER_MIN, TTL_MAX
+from cairnkv.session.resp.command_spec import Arguments, Call, Refusal, Value, integer, on_keys, repeated, wrong_time
+from cairnkv.session.resp.commands.replies import number
+
+SECOND: Final = 1_000
+
+NO_KEY: Final = -2
+"""What is told of the time to live of a key that is not there; -1 is for one that does not expire."""
+
+_CONDITIONS: Final = {b"NX": "if_none", b"XX": "if_some", b"GT": "if_later", b"LT": "if_sooner"}
+
+
+# -- giving keys a time to live ------------------------------------------------------------------------------
+
+
+@on_keys(
+    "EXPIRE key seconds [NX | XX | GT | LT]",
+    "write fast",
+    group="generic",
+    since="1.0.0",
+    summary="Let a key expire in so many seconds; 1 if it is there and the condition holds.",
+)
+def expire(arguments: Arguments) -> Call:
+    return _expire(arguments, SECOND, at=False)
+
+
+@on_keys(
+    "PEXPIRE key milliseconds [NX | XX | GT | LT]",
+    "write fast",
+    group="generic",
+    since="2.6.0",
+    summary="Likewise in so many milliseconds.",
+)
+def pexpire(arguments: Arguments) -> Call:
+    return _expire(arguments, 1, at=False)
+
+
+@on_keys(
+    "EXPIREAT key unix-time-seconds [NX | XX | GT | LT]",
+    "write fast",
+    group="generic",
+    since="1.2.0",
+    summary="Let a key expire so many seconds after the beginning of 1970.",
+)
+def expireat(arguments: Arguments) -> Call:
+    return _expire(arguments, SECOND, at=True)
+
+
+@on_keys(
+    "PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]",
+    "write fast",
+    group="generic",
+    since="2.6.0",
+    summary="Likewise so many milliseconds after it.",
+)
+def pexpireat(arguments: Arguments) -> Call:
+    return _expire(arguments, 1, at=True)
+
+
+def _expire(arguments: Arguments, unit: int, *, at: bool) -> Call:
+    key, text = arguments.key(), arguments.take()
+    conditions = _conditions(arguments.rest())
+    time = integer(text) * unit
+    if not _ago(INTEGER_MIN, unit) <= time <= TTL_MAX:
+        raise Refusal(wrong_time(arguments.name))
+    # What is over is over, however long ago; the vocabulary's times end where those ahead do.
+    return Call(ExpireWith(key, max(time, -TTL_MAX), at=at, **conditions), number)
+
+
+def _ago(least: int, unit: int) -> int:
+    """The least time that is a whole number of units."""
+    return -(-least // unit) * unit
+
+
+def _conditions(words: Sequence[bytes]) -> dict[str, bool]:
+    given = set()
+    for word in words:
+        name = _CONDITIONS.get(word.upper())
+        if name is None:
+            raise Refusal(f"ERR Unsupported option {repeated(word)}")
+        given.add(name)
+    if "if_none" in given and len(given) > 1:
+        raise Refusal("ERR NX and XX, GT or LT options at the same time are not compatible")
+    if {"if_later", "if_sooner"} <= given:
+        raise Refusal("ERR GT and LT options at the same time are not compatible")
+    return dict.fromkeys(given, True)
+
+
+@on_keys(
+    "PERSIST key",
+    "write fast",
+    group="generic",
+    since="2.2.0",
+    summary="Let a key expire no more; 1 if it would have.",
+)
+def persist(arguments: Arguments) -> Call:
+    return Call(Persist(arguments.key()), number)
+
+
+# -- telling when they expire --------------------------------------------------------------------------------
+
+
+def _told(unit: int) -> Callable[[Reply], Value]:
+    """A time in units, rounded to the nearest."""
+
+    def show(reply: Reply) -> Value:
+        if reply is MISSING:
+            return NO_KEY
+        assert isinstance(reply, int)
+        return reply if reply < 0 else (reply + unit // 2) // unit
+
+    return show
+
+
+@on_keys(
+    "TTL key",
+    "readonly fast",
+    group="generic",
+    since="1.0.0",
+    summary="Seconds until a key expires; -1: never; -2: no key.",
+)
+def ttl(arguments: Arguments) -> Call:
+    return Call(Ttl(arguments.key()), _told(SECOND), touch=False)
+
+
+@on_keys("PTTL key", "readonly fast", group="generic", since="2.6.0", summary="Likewise in milliseconds.")
+def pttl(arguments: Arguments) -> Call:
+    return Call(Ttl(arguments.key()), _told(1), touch=False)
+
+
+@on_keys(
+    "EXPIRETIME key",
+    "readonly fast",
+    group="generic",
+    since="7.0.0",
+    summary="When a key expires, in seconds since the beginning of 1970; -1: never; -2: no key.",
+)
+def expiretime(arguments: Arguments) -> Call:
+    return Call(Deadline(arguments.key()), _told(SECOND), touch=False)
+
+
+@on_keys("PEXPIRETIME key", "readonly fast", group="generic", since="7.0.0", summary="Likewise in milliseconds.")
+def pexpiretime(arguments: Arguments) -> Call:
+    return Call(Deadline(arguments.key()), _told(1), touch=False)

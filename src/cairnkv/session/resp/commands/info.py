@@ -1,0 +1,253 @@
+"""INFO, TIME and MEMORY: what the server says of itself.
+
+What always holds: each figure is measured, or follows from what this server is; of what is not known there is no line.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeAlias
+
+from cairnkv.commands import Deadline, Get, Replies, Reply, Step
+from cairnkv.engine.table import DEADLINE_BYTES, ENTRY_BYTES
+from cairnkv.protocol.resp import Verbatim
+from cairnkv.session.conversation import WHOLE_TABLE_COST
+from cairnkv.session.resp.command_spec import (
+    SYNTAX,
+    Arguments,
+    Calls,
+    Refusal,
+    Value,
+    container,
+    in_conversation,
+    on_keys,
+)
+from cairnkv.session.resp.commands.help import help_of
+from cairnkv.session.resp.conversation import RedisConversation
+from cairnkv.version import REDIS_VERSION, VERSION
+
+Facts: TypeAlias = Mapping[str, str | int]
+"""What `Store.info` tells."""
+
+Lines: TypeAlias = Iterable[tuple[str, object]]
+
+COUNTERS: Final = ("commands", "connections_accepted", "connections_refused", "expired_keys", "evicted_keys")
+"""What of `Store.info` counts from the server's beginning."""
+
+
+CLUSTER_FACTS: Final = (
+    "cluster",
+    "node",
+    "nats_connected",
+    "nats_sync",
+    "quorum",
+    "stopped",
+    "stream_position",
+    "stream_last_seen",
+    "log_fill_percent",
+    "proposals_waiting",
+    "local_reads_behind_ms",
+    "clock_off_ms",
+    "semantics",
+    "state_digest",
+    "nodes",
+)
+"""What a node of a cluster tells of itself besides."""
+
+
+def counted(talk: RedisConversation, facts: Facts) -> dict[str, int]:
+    """What the counters stand at."""
+    values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS if name in facts}
+    values["commands"] += talk.surroundings.words_carried_out
+    return values
+
+
+def _human(size: int) -> str:
+    """A size as Redis writes it for people."""
+    if size < 1024:
+        return f"{size}B"
+    number, units = size / 1024, "KMGT"
+    while number >= 1024 and len(units) > 1:
+        number, units = number / 1024, units[1:]
+    return f"{number:.2f}{units[0]}"
+
+
+def _renamed(facts: Facts, names: Mapping[str, str]) -> Iterator[tuple[str, object]]:
+    """Facts under Redis' names, as far as they are known."""
+    return ((name, facts[fact]) for name, fact in names.items() if fact in facts)
+
+
+# -- the sections ------------------------------------------------------------------------------------------
+
+
+def _server(talk: RedisConversation, facts: Facts) -> Lines:
+    yield "redis_version", REDIS_VERSION
+    yield "cairnkv_version", VERSION
+    yield "redis_mode", "standalone"
+    names = {"os": "system", "arch_bits": "bits", "multiplexing_api": "loop", "process_id": "pid", "run_id": "run_id"}
+    yield from _renamed(facts, names)
+    if (value := talk.surroundings.options.get("port")) is not None:
+        yield "tcp_port", value
+    yield "server_time_usec", talk.store.clock() * 1000
+    if "uptime_seconds" in facts:
+        yield "uptime_in_seconds", facts["uptime_seconds"]
+        yield "uptime_in_days", int(facts["uptime_seconds"]) // 86_400
+    yield from _renamed(facts, {"hot_path": "hot_path", "size": "size", "addresses": "addresses"})
+    yield "password_wanted", int(talk.surroundings.wants_password)
+
+
+def _clients(talk: RedisConversation, facts: Facts) -> Lines:
+    clients = talk.surroundings.clients.values()
+    yield "connected_clients", facts.get("connections", len(clients))
+    yield "redis_clients", len(clients)
+    if (value := talk.surroundings.options.get("maxclients")) is not None:
+        yield "maxclients", value
+    yield "blocked_clients", 0
+    yield "tracking_clients", 0
+    yield "pubsub_clients", sum(client.is_subscribed for client in clients)
+    yield "watching_clients", sum(bool(client.watched) for client in clients)
+    yield "total_watched_keys", sum(len(client.watched) for client in clients)
+
+
+def _memory(talk: RedisConversation, facts: Facts) -> Lines:
+    used = talk.store.used_bytes + talk.store.garbage_bytes
+    yield "used_memory", used
+    yield "used_memory_human", _human(used)
+    if "resident_bytes" in facts:
+        yield "used_memory_rss", facts["resident_bytes"]
+        yield "used_memory_rss_human", _human(int(facts["resident_bytes"]))
+    yield "used_memory_dataset", talk.store.used_bytes
+    limit = int(facts["memory_limit_bytes"])
+    yield "maxmemory", limit
+    yield "maxmemory_human", _human(limit)
+    if (value := talk.surroundings.options.get("maxmemory-policy")) is not None:
+        yield "maxmemory_policy", value
+
+
+def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
+    yield "loading", int(talk.store.loading)
+    yield "async_loading", 0
+    running = facts.get("backup_state") == "running"
+    yield "rdb_bgsave_in_progress", int(running)
+    if "backup_state" in facts:
+        yield "rdb_last_save_time", int(facts["backup_last_ms"]) // 1000
+        yield "rdb_last_bgsave_status", "err" if facts["backup_state"] == "failed" else "ok"
+        yield "rdb_current_bgsave_time_sec", facts["backup_seconds"] if running else -1
+    yield "aof_enabled", 0
+    yield from _renamed(facts, {name: name for name in facts if name.startswith("disk_")})
+
+
+def _stats(talk: RedisConversation, facts: Facts) -> Lines:
+    before = talk.surroundings.counted_before
+    since = {name: value - before.get(name, 0) for name, value in counted(talk, facts).items()}
+    names = {
+        "total_connections_received": "connections_accepted",
+        "total_commands_processed": "commands",
+        "rejected_connections": "connections_refused",
+        "expired_keys": "expired_keys",
+        "evicted_keys": "evicted_keys",
+    }
+    yield from _renamed(since, names)
+    yield "pubsub_channels", len(talk.surroundings.pubsub.channels())
+    yield "pubsub_patterns", talk.surroundings.pubsub.patterns()
+
+
+def _replication(talk: RedisConversation, facts: Facts) -> Lines:
+    return (("role", "master"), ("connected_slaves", 0), ("master_failover_state", "no-failover"))
+
+
+def _cpu(talk: RedisConversation, facts: Facts) -> Lines:
+    return _renamed(facts, {"used_cpu_sys": "cpu_system_seconds", "used_cpu_user": "cpu_user_seconds"})
+
+
+def _cluster(talk: RedisConversation, facts: Facts) -> Lines:
+    yield "cluster_enabled", 0  # Redis Cluster, which this is not
+    yield from _renamed(facts, {name: name for name in CLUSTER_FACTS})
+
+
+def _keyspace(talk: RedisConversation, facts: Facts) -> Lines:
+    for number, keyspace in enumerate(talk.store.keyspaces):
+        keys = keyspace.count()
+        if keys:
+            yield f"db{number}", f"keys={keys},expires={keyspace.count_expiring()},avg_ttl=0"
+
+
+Section: TypeAlias = Callable[[RedisConversation, Facts], Lines]
+
+SECTIONS: Final[dict[bytes, Section]] = {
+    b"server": _server,
+    b"clients": _clients,
+    b"memory": _memory,
+    b"persistence": _persistence,
+    b"stats": _stats,
+    b"replication": _replication,
+    b"cpu": _cpu,
+    b"cluster": _cluster,
+    b"keyspace": _keyspace,
+}
+"""The parts of INFO, in its order."""
+
+_ALL: Final = frozenset({b"default", b"all", b"everything"})
+
+
+@in_conversation(
+    "INFO [section [section ...]]",
+    "loading",
+    group="server",
+    since="1.0.0",
+    summary="What the server says of itself, in sections.",
+)
+def info(talk: RedisConversation, arguments: Arguments) -> Value:
+    wanted = {text.lower() for text in arguments.rest()} or _ALL
+    talk.costs(WHOLE_TABLE_COST)  # keys that expire are counted by the second
+    facts = dict(talk.store.info())
+    shown = []
+    for name, section in SECTIONS.items():
+        if name in wanted or not wanted.isdisjoint(_ALL):
+            title = "CPU" if name == b"cpu" else name.decode().capitalize()
+            lines = "".join(f"{field}:{value}\r\n" for field, value in section(talk, facts))
+            shown.append(f"# {title}\r\n{lines}")
+    return Verbatim("\r\n".join(shown).encode("utf-8", "surrogateescape"))
+
+
+@in_conversation(
+    "TIME",
+    "loading fast",
+    group="server",
+    since="2.6.0",
+    summary="The server's time: seconds since 1970, and microseconds.",
+)
+def time(talk: RedisConversation, arguments: Arguments) -> Value:
+    seconds, milliseconds = divmod(talk.store.clock(), 1000)
+    return [b"%d" % seconds, b"%d" % (milliseconds * 1000)]
+
+
+# -- memory ------------------------------------------------------------------------------------------------
+
+container("MEMORY", group="server", since="4.0.0", summary="What memory is used for.")
+
+
+@on_keys(
+    "MEMORY USAGE key [SAMPLES count]",
+    "readonly",
+    group="server",
+    since="4.0.0",
+    summary="Bytes of memory that a key and its value take, by estimate; null if there is none.",
+)
+def memory_usage(arguments: Arguments) -> Calls:
+    key = arguments.key()
+    while len(arguments):
+        if arguments.word() != b"SAMPLES":
+            raise Refusal(SYNTAX)
+        if arguments.integer() < 0:  # a string has no parts that samples could be taken of, so this changes nothing
+            raise Refusal(SYNTAX)
+
+    def show(reply: Reply) -> Value:
+        assert isinstance(reply, Replies)
+        value, deadline = reply.values
+        if not isinstance(value, bytes):
+            return None
+        return ENTRY_BYTES + len(key) + len(value) + (DEADLINE_BYTES if deadline != -1 else 0)
+
+    return Calls((Step(arguments.space, Get(key)), Step(arguments.space, Deadline(key))), show)
+
+
+help_of("MEMORY", since="4.0.0")

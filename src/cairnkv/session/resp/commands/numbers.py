@@ -1,0 +1,53 @@
+"""The words on numbers, which are values in decimal text."""
+
+from typing import Final
+
+from cairnkv.commands import Incr, IncrFloat, failures
+from cairnkv.limits import INTEGER_MIN
+from cairnkv.session.resp.command_spec import Arguments, Call, Refusal, on_keys
+from cairnkv.session.resp.commands.replies import number, value_or_null
+
+
+@on_keys("INCR key", "write denyoom fast", group="string", since="1.0.0", summary="Add 1 to a number; the sum.")
+def incr(arguments: Arguments) -> Call:
+    return Call(Incr(arguments.key(), 1), number)
+
+
+@on_keys("DECR key", "write denyoom fast", group="string", since="1.0.0", summary="Take 1 off a number; what is left.")
+def decr(arguments: Arguments) -> Call:
+    return Call(Incr(arguments.key(), -1), number)
+
+
+@on_keys(
+    "INCRBY key increment", "write denyoom fast", group="string", since="1.0.0", summary="Add to a number; the sum."
+)
+def incrby(arguments: Arguments) -> Call:
+    return Call(Incr(arguments.key(), arguments.integer()), number)
+
+
+@on_keys(
+    "DECRBY key decrement",
+    "write denyoom fast",
+    group="string",
+    since="1.0.0",
+    summary="Subtract from a number; what is left.",
+)
+def decrby(arguments: Arguments) -> Call:
+    key, amount = arguments.key(), arguments.integer()
+    if amount == INTEGER_MIN:  # its opposite is no number of 64 bits
+        raise Refusal("ERR decrement would overflow")
+    return Call(Incr(key, -amount), number)
+
+
+_NO_FLOAT: Final = {failures.OVERFLOW: "ERR increment would produce NaN or Infinity"}
+
+
+@on_keys(
+    "INCRBYFLOAT key increment",
+    "write denyoom fast",
+    group="string",
+    since="2.6.0",
+    summary="Add to a number that may have a fraction; the sum.",
+)
+def incrbyfloat(arguments: Arguments) -> Call:
+    return Call(IncrFloat(arguments.key(), arguments.take()), value_or_null, _NO_FLOAT)

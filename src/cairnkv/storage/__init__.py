@@ -1,0 +1,10 @@
+"""Logs: where a write becomes safe before its reply leaves.
+
+`process` is nowhere but this process; `disk` is RocksDB, which is imported where a store is opened on it. A majority
+of machines (NATS JetStream) comes with its size, behind the same contract.
+"""
+
+from cairnkv.storage.base import BackUp, Deliver, Effect, LoadingStopped, Log, LogListener, LogRefused, Made
+from cairnkv.storage.in_memory import ProcessLog
+
+__all__ = ["BackUp", "Deliver", "Effect", "LoadingStopped", "Log", "LogListener", "LogRefused", "Made", "ProcessLog"]

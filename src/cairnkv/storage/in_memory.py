@@ -1,0 +1,63 @@
+"""The log of the process size: a write is as safe as this process is, so it is safe at once."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from cairnkv.commands import Step
+from cairnkv.engine import Keyspace
+from cairnkv.storage.base import BackUp, Deliver, Effect, LogListener
+
+
+class ProcessLog:
+    """Commits each entry as it is appended, and keeps none."""
+
+    size = "process"
+    commits_at_once = True
+    keeps_effects = False
+    back_up: BackUp | None = None
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def listen(self, listener: LogListener) -> None:
+        """Nothing is ever told: entries are committed when `append` returns."""
+
+    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
+        """There is nothing to restore."""
+        return self.position
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """Nothing is ever told."""
+
+    @property
+    def takes(self) -> bool:
+        """It always does."""
+        return True
+
+    @property
+    def is_behind(self) -> bool:
+        """Return False: no write waits."""
+        return False
+
+    @property
+    def memory_bytes(self) -> int:
+        """None."""
+        return 0
+
+    def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
+        """Count the entry."""
+        self.position += 1
+        return self.position
+
+    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+        """Nothing is kept of them."""
+
+    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+        """No value is anywhere else."""
+        raise NotImplementedError
+
+    def close(self, now: int) -> None:
+        """There is nothing under way."""
+
+    def about(self) -> Iterable[tuple[str, str | int]]:
+        """There is nothing to tell."""
+        return ()

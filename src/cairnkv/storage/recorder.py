@@ -1,0 +1,138 @@
+"""What entries come to, as records: the batch of a commit is filled here.
+
+What always holds: a value that is too long for its entry's record is written in parts, before the batch that has the
+entry, each part in a write of its own, so that none holds the interpreter for long. The parts of a value that is
+replaced go in the batch that replaces it; where only the expiry is another, they stay. The next start removes parts
+that a crash has left without an entry.
+
+Not for when a batch is written, and whether that was safe (`writer`).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from cairnkv.installation import compiled
+from cairnkv.storage.base import Effect, Redated
+from cairnkv.storage.record_format import (
+    INLINE_BYTES,
+    PART_BYTES,
+    STATE,
+    STATE_KEY,
+    Parts,
+    part_key,
+    record_key,
+    record_value,
+    space_range,
+)
+from cairnkv.storage.rocksdb import Batch, Engine
+
+LARGE_ENTRY_BYTES: Final = 1024 * 1024
+"""An entry with more than this has all values in parts that are not small: its batch is one write."""
+
+SMALL_BYTES: Final = 4 * 1024
+"""What is small there."""
+
+
+FillFast: TypeAlias = Callable[[Callable[[bytes, bytes], None], Callable[[bytes], None], Sequence[Effect], int], int]
+
+
+def _fill_fast() -> FillFast | None:
+    """The compiled twin of `Recorder.fill`, where there is one."""
+    if not compiled():
+        return None
+    from cairnkv.storage.recorder_native import fill
+
+    return fill
+
+
+class Recorder:
+    """Fills batches. It knows which values stand in parts."""
+
+    def __init__(self, engine: Engine, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
+        """parted: where the values stand that are in parts. number: the first that no parts have."""
+        self._engine = engine
+        self._parted = parted
+        self._number = number
+        self._fill_fast = _fill_fast()
+        self._before: list[tuple[tuple[int, bytes], Parts | None]] = []  # where values stood before this batch
+        self._first = number  # of the parts that this batch has
+        self.cleared: set[int] = set()
+        """Keyspaces that this batch clears."""
+
+    def begin(self) -> Batch:
+        """A batch to fill; the one before is there."""
+        self._before.clear()
+        self._first = self._number
+        self.cleared.clear()
+        return self._engine.batch()
+
+    def go_on(self, engine: Engine, *, happened: bool) -> None:
+        """The engine was opened anew. happened: whether the batch that was begun last is there.
+
+        Removes what parts it has left if it is not. Raises what the engine raises.
+        """
+        self._engine = engine
+        if happened:
+            return
+        for place, parts in reversed(self._before):
+            if parts is None:
+                self._parted.pop(place, None)
+            else:
+                self._parted[place] = parts
+        self._before.clear()
+        if self._number > self._first:
+            batch = engine.batch()
+            batch.delete_range(part_key(self._first, 0), part_key(self._number, 0))
+            engine.write(batch)
+
+    def fill(self, batch: Batch, effects: Sequence[Effect], size: int) -> None:
+        """Add what an entry comes to. size: its bytes, near enough."""
+        put = batch.put
+        longest = INLINE_BYTES if size <= LARGE_ENTRY_BYTES else SMALL_BYTES
+        if self._fill_fast is not None and not self._parted:
+            done = self._fill_fast(put, batch.delete, effects, longest)
+            if done == len(effects):
+                return
+            effects = effects[done:]
+        for effect in effects:
+            space, key, value, deadline = effect
+            if key is None:
+                self._clear(batch, space)
+                continue
+            if isinstance(effect, Redated) and (parts := self._parted.get((space, key))) is not None:
+                put(record_key(space, key), record_value(parts, deadline))
+                continue
+            if self._parted and (old := self._parted.pop((space, key), None)) is not None:
+                self._before.append(((space, key), old))
+                batch.delete_range(*old.range)
+            if value is None:
+                batch.delete(record_key(space, key))
+            elif len(value) <= longest:
+                put(record_key(space, key), record_value(value, deadline))
+            else:
+                self._before.append(((space, key), None))
+                self._parted[space, key] = self._write_parts(value)
+                put(record_key(space, key), record_value(self._parted[space, key], deadline))
+
+    def note(self, batch: Batch, position: int, now: int) -> None:
+        """Add the position and log time that the batch brings the store to."""
+        batch.put(STATE_KEY, STATE.pack(position, now))
+
+    def _clear(self, batch: Batch, space: int) -> None:
+        self.cleared.add(space)
+        batch.delete_range(*space_range(space))
+        for place in [place for place in self._parted if place[0] == space]:
+            parts = self._parted.pop(place)
+            self._before.append((place, parts))
+            batch.delete_range(*parts.range)
+
+    def _write_parts(self, value: bytes) -> Parts:
+        parts = Parts(self._number, len(value))
+        self._number += 1
+        for index in range(parts.pieces):
+            batch = self._engine.batch()
+            batch.put(part_key(parts.number, index), value[index * PART_BYTES : (index + 1) * PART_BYTES])
+            self._engine.write(batch)
+            time.sleep(0)  # lets other threads have the interpreter
+        return parts

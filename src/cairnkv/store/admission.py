@@ -1,0 +1,160 @@
+"""By how much a command could make the entries grow: what the store asks before it lets one near the log.
+
+Invariants: a command adds at most this much to the estimates of table and index. One exception: an expiry time that
+moves to another second, so that clients can set a new TTL in a full store.
+
+Not for what happens then (the store).
+"""
+
+from collections.abc import Sequence
+
+from cairnkv.commands import (
+    Append,
+    Command,
+    Copy,
+    Expire,
+    ExpireWith,
+    GetWith,
+    Incr,
+    IncrFloat,
+    Rename,
+    Scope,
+    Set,
+    SetBit,
+    SetMany,
+    SetManyIfAbsent,
+    SetRange,
+    SetWith,
+    Step,
+)
+from cairnkv.engine import Keyspace
+from cairnkv.engine.expiry import TICK_BYTES
+from cairnkv.engine.extended_float import text_of_sum
+from cairnkv.engine.table import DEADLINE_BYTES, ENTRY_BYTES, length_of, memory_of
+
+
+def growth(keyspace: Keyspace, command: Command, per_key: int = 0) -> int:
+    """Return the estimated maximum number of bytes by which a command makes the entries grow; 0 or less: no growth.
+
+    per_key: bytes that a new key takes besides its entry.
+    """
+    if not command.word.grows:
+        return 0
+    match command:
+        case Set(key, value):
+            return _of_put(keyspace, key, len(value), per_key, expires=False)
+        case SetWith(key, value):  # and SWAP
+            expires = command.ttl is not None or command.at is not None
+            return _of_put(
+                keyspace, key, len(value), per_key, expires=expires or (command.keep_ttl and _expires(keyspace, key))
+            )
+        case SetMany(ttl, pairs):
+            return sum(
+                _of_put(keyspace, key, len(value), per_key, expires=ttl > 0) for key, value in dict(pairs).items()
+            )
+        case SetManyIfAbsent(pairs):
+            return sum(_of_put(keyspace, key, len(value), per_key, expires=False) for key, value in dict(pairs).items())
+        case GetWith(ttl=None, at=None):
+            return 0
+        case Expire(key) | ExpireWith(key) | GetWith(key):
+            return DEADLINE_BYTES + TICK_BYTES if keyspace.has(key) and not _expires(keyspace, key) else 0
+        case SetRange(value=b""):
+            return 0
+        case Append(key) | SetRange(key) | SetBit(key):
+            return _of_change(keyspace, key, length_after(keyspace, command), per_key)
+        case Incr(key, n):
+            old, given = keyspace.get(key), len(b"%d" % n)
+            # A sum has a digit more than the longer number, at most.
+            return _of_change(keyspace, key, given if old is None else max(given, len(old)) + 1, per_key)
+        case IncrFloat(key, amount):
+            old = keyspace.get(key)
+            try:
+                return _of_change(keyspace, key, len(text_of_sum(b"0" if old is None else old, amount)), per_key)
+            except (ValueError, OverflowError):
+                return 0
+        case Rename(source, target):
+            return len(target) - len(source) if keyspace.has(source) else 0
+        case Copy(source, target):
+            entry = keyspace.entry(source)
+            elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
+            if entry is None or (elsewhere.has(target) and not command.replace):
+                return 0
+            return _of_put(elsewhere, target, len(entry[0]), per_key, expires=entry[1] is not None)
+    raise NotImplementedError(f"by how much {command.word.name} could make the entries grow is not said")
+
+
+def _of_put(keyspace: Keyspace, key: bytes, length: int, per_key: int, *, expires: bool) -> int:
+    """What an entry with a value of so many bytes takes more than the one that it replaces."""
+    old = keyspace.stored(key)
+    if old is None:
+        return ENTRY_BYTES + per_key + len(key) + length + (DEADLINE_BYTES + TICK_BYTES) * expires
+    more = length - memory_of(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
+    return more + TICK_BYTES if expires and old[1] is None else more
+
+
+def _of_change(keyspace: Keyspace, key: bytes, length: int, per_key: int) -> int:
+    """The same when the time to live stays as it is."""
+    return _of_put(keyspace, key, length, per_key, expires=_expires(keyspace, key))
+
+
+def _expires(keyspace: Keyspace, key: bytes) -> bool:
+    entry = keyspace.stored(key)
+    return entry is not None and entry[1] is not None
+
+
+def length_after(keyspace: Keyspace, command: Command) -> int:
+    """How long the value will be of a command that changes a part of it; 0 of any other."""
+    if not isinstance(command, Append | SetRange | SetBit):
+        return 0
+    return _length_after(_length(keyspace, command.key), command)
+
+
+def _length_after(length: int, command: Append | SetRange | SetBit) -> int:
+    """The same for a value of this length."""
+    match command:
+        case Append(_, more):
+            return length + len(more)
+        case SetRange(_, offset, over):
+            return max(length, offset + len(over)) if over else 0
+        case SetBit(_, offset):
+            return max(length, offset // 8 + 1)
+
+
+def bytes_made_together(keyspaces: Sequence[Keyspace], steps: Sequence[Step], value_max: int | None = None) -> int:
+    """Return the minimum bytes of values that a transaction would make by commands that change a part of a value.
+
+    value_max: maximum length of a value; a command that exceeds it makes nothing. None: no maximum.
+    """
+    lengths: dict[tuple[int, bytes], int] = {}  # of the values that the transaction changes
+    cleared: set[int] = set()
+    made = 0
+    for space, command in steps:
+        if isinstance(command, Append | SetRange | SetBit):
+            place = space, command.key
+            before = lengths.get(place)
+            if before is None:
+                before = 0 if space in cleared else _length(keyspaces[space], command.key)
+            after = _length_after(before, command)
+            if value_max is None or after <= value_max:
+                made += after
+                lengths[place] = max(before, after)
+        elif command.word.writes and command.word.scope is Scope.TABLE:
+            cleared.add(space)
+            lengths = {place: length for place, length in lengths.items() if place[0] != space}
+        elif command.word.writes:  # a minimum: a condition may keep the old value, and RENAME may bring a longer one
+            for place in command.places(space):
+                lengths[place] = len(command.value) if isinstance(command, Set) else 0
+    return made
+
+
+def bytes_made(keyspace: Keyspace, command: Command) -> int:
+    """Return the bytes of values that a command makes or copies: values that it changes in part or stores again."""
+    match command:
+        case Copy(source) | Rename(source):
+            return _length(keyspace, source)
+    return length_after(keyspace, command)
+
+
+def _length(keyspace: Keyspace, key: bytes) -> int:
+    entry = keyspace.stored(key)
+    return 0 if entry is None else length_of(entry[0])

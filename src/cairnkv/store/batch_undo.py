@@ -1,0 +1,105 @@
+"""Changes that the compiled hot path makes where a log has to have them before their replies leave.
+
+A run of the hot path changes a keyspace itself, and gathers what the changes come to and what would undo them. At the
+run's end both are handed over here: they become one entry of the log, and the replies to each client one object that
+is held until the entry is safe. So the promises of the store hold for a run as for any command.
+
+What always holds: from `begin` to `stage` nothing else uses the store. A run whose entry the log refuses at the last
+moment is undone at once, and its replies fail.
+
+Not for what a command does (`cairnkv.session.executor_native`). Not compiled: it takes a few steps for a whole run.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from cairnkv.commands import Failure
+from cairnkv.engine import Keyspace, Staged
+from cairnkv.storage import Effect, LogRefused
+
+if TYPE_CHECKING:
+    from cairnkv.store.pending_native import HeldRun
+
+
+class StagingStore(Protocol):
+    """What this needs of the store."""
+
+    def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
+        """The position of the next entry, and the one that whatever shows a key has to wait for.
+
+        None: the log takes nothing at present, or a reply could show a time that it has not noted.
+        """
+
+    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
+        """Give the log an entry; where to put the replies that wait for it.
+
+        Raises `LogRefused` when it takes none; nothing was undone then.
+        """
+
+    def hold_run(self, position: int, run: "HeldRun") -> None:
+        """Hold replies until that position is committed."""
+
+    def uncommitted_keys(self, space: int) -> dict[bytes, int]:
+        """The keys of a keyspace that were changed and are not committed, with the newest position that did."""
+
+    def refusal(self, refused: LogRefused) -> Failure:
+        """How a client is told."""
+
+
+class Staging:
+    """The runs on one keyspace of a store."""
+
+    undoes = True
+    """Whether what a run does may have to be undone."""
+
+    def __init__(
+        self, store: StagingStore, keyspace: Keyspace, pending: dict[bytes, int], *, only_reads: bool = False
+    ) -> None:
+        """pending: keys that were changed and are not committed, with the newest position that did.
+
+        only_reads: whether runs may change nothing, since values may be cold.
+        """
+        self.pending = pending
+        self.only_reads = only_reads
+        self._store = store
+        self._keyspace = keyspace
+        self._position = 0  # of the run at hand
+        self._refused: Failure | None = None  # whether its entry was
+
+    def begin(self, now: int) -> tuple[int, int] | None:
+        """A run begins: see `StagingStore.begin_run`."""
+        self._refused = None
+        said = self._store.begin_run(self._keyspace.number, now)
+        if said is not None:
+            self._position = said[0]
+        return said
+
+    def stage(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> "list[HeldRun] | None":
+        """A run that has changed something ends.
+
+        effects: what it comes to. undos: of each change the key, and the value and deadline that were there before.
+        size: bytes of the keys and values.
+        Returns where to put the replies that wait for its entry; None: `hold` knows what becomes of them.
+        """
+        staged = Staged(self._keyspace, undos)
+        try:
+            return self._store.end_run(staged, effects, size)
+        except LogRefused as refused:
+            self._take_back(staged)
+            self._refused = self._store.refusal(refused)
+            return None
+        except BaseException:  # a fault of ours: what no log has must not be there
+            self._take_back(staged)
+            raise
+
+    def _take_back(self, staged: Staged) -> None:
+        staged.undo()
+        # Where an earlier entry had changed a key as well, the run's mark stands in the place of that entry's.
+        self.pending.clear()
+        self.pending.update(self._store.uncommitted_keys(self._keyspace.number))
+
+    def hold(self, position: int, run: "HeldRun") -> None:
+        """Hold replies of which some wait for this position, others for earlier ones."""
+        if self._refused is not None and position == self._position:
+            position = run.refuse(position, self._refused)  # the others wait for theirs
+        self._store.hold_run(position, run)

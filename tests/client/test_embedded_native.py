@@ -1,0 +1,382 @@
+"""Direct calls give what the readable way gives: the same results, errors, counts and keyspace; with threads at both
+at once, in forked processes, and after the end. And where they cannot be, nobody notices."""
+
+import importlib.util
+import inspect
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cairnkv
+from cairnkv.client.codec import CodecName, key_codec, value_codec
+from cairnkv.client.embedded import CALLS_PER_SLICE, Embedded, embedded
+from cairnkv.engine import Keyspace
+from cairnkv.limits import KEY_MAX, VALUE_MAX
+from cairnkv.store import Store
+from tests.support.clock import HandClock
+from tests.support.late_log import LateLog
+
+T = TypeVar("T")
+built = importlib.util.find_spec("cairnkv.client.embedded_native") is not None
+
+
+def compiled_only(test: T) -> T:
+    """Of a test: it is about direct calls, which there are only where the compiled parts are in use."""
+    skipped: T = pytest.mark.skipif(not built, reason="the compiled parts were not built here")(test)
+    marked: T = pytest.mark.in_use(skipped)
+    return marked
+
+
+class OwnText(str):
+    """Text that is encoded in a way of its own."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"own " + super().encode(encoding, errors)
+
+
+class OwnBytes(bytes):
+    pass
+
+
+class Twins:
+    """Two stores that are told the same: one has direct calls, the other goes the readable way."""
+
+    def __init__(self, codec: CodecName = "text") -> None:
+        self.clock = HandClock()
+        keys, values = key_codec(codec), value_codec(codec)
+        self.stores = Embedded(Store(clock=self.clock), keys, values), embedded(Store(clock=self.clock), keys, values)
+
+    @property
+    def direct_calls(self) -> int:
+        count: int = getattr(self.stores[1], "direct_calls")  # noqa: B009
+        return count
+
+    @property
+    def keyspaces(self) -> list[Keyspace]:
+        return [store._shared._store.keyspace for store in self.stores]
+
+    def do(self, call: Callable[[Any], Any]) -> None:
+        """Make a call on both, and assert that the same comes of it."""
+        plain, swift = (outcome(call, store) for store in self.stores)
+        assert plain == swift
+
+    def agree(self) -> None:
+        """Assert that both are in the same state."""
+        self.do(lambda kv: kv.info())
+        one, other = self.keyspaces
+        one.check()
+        other.check()
+        assert (one.now, one.used_bytes, one.count()) == (other.now, other.used_bytes, other.count())
+        assert sorted(one._table) == sorted(other._table)
+
+
+def outcome(call: Callable[[Any], Any], kv: object) -> object:
+    try:
+        result = call(kv)
+    except TypeError:
+        return TypeError  # an interpreter's words for arguments that are missing differ with what is called
+    except Exception as error:
+        return type(error), repr(error)
+    return type(result), result
+
+
+ODD_KEYS = ["", b"", "\ud800", 5, None, bytearray(b"k"), OwnText("k"), OwnBytes(b"k"), "k" * KEY_MAX, "ü" * KEY_MAX]
+KEYS = st.sampled_from(["a", b"a", "b", "ключ", "ключ".encode(), "key:1", "key:2", *ODD_KEYS])
+VALUES = st.sampled_from(
+    ["", "1", "text", "текст", "\ud800", b"1", b"bytes", b"\xff", 1, None, OwnText("x"), OwnBytes(b"x"), ["list"]]
+)
+TTLS = st.sampled_from([None, 0.5, 2, 0, "x"])
+
+
+def set_item(kv: Any, key: object, value: object) -> None:
+    kv[key] = value
+
+
+def delete_item(kv: Any, key: object) -> None:
+    del kv[key]
+
+
+Calls = st.SearchStrategy[Callable[[Any], Any]]
+PLAIN: Calls = st.one_of(
+    st.builds(lambda key: lambda kv: kv.get(key), KEYS),
+    st.builds(lambda key: lambda kv: kv.get(key, "default"), KEYS),
+    st.builds(lambda key: lambda kv: kv[key], KEYS),
+    st.builds(lambda key: lambda kv: key in kv, KEYS),
+    st.builds(lambda key: lambda kv: kv.exists(key), KEYS),
+    st.builds(lambda key, value: lambda kv: kv.set(key, value), KEYS, VALUES),
+    st.builds(lambda key, value: lambda kv: set_item(kv, key, value), KEYS, VALUES),
+)
+OTHER: Calls = st.one_of(
+    st.builds(lambda key: lambda kv: delete_item(kv, key), KEYS),
+    st.builds(lambda key: lambda kv: kv.clear(key), KEYS),
+    st.builds(lambda key: lambda kv: kv.incr(key), KEYS),
+    st.builds(lambda key: lambda kv: kv.ttl(key), KEYS),
+    st.builds(lambda key: lambda kv: kv.get_many([key]), KEYS),
+    st.builds(lambda key, ttl: lambda kv: kv.get(key, ttl=ttl), KEYS, TTLS),
+    st.builds(lambda key, clear: lambda kv: kv.get(key, clear=clear), KEYS, st.sampled_from([True, False, 0, 1])),
+    st.builds(lambda key, value, ttl: lambda kv: kv.set(key, value, ttl=ttl), KEYS, VALUES, TTLS),
+    st.builds(lambda key, value: lambda kv: kv.set(key, value, if_absent=True), KEYS, VALUES),
+    st.builds(lambda key, value: lambda kv: kv.set(key, value, if_equals=value), KEYS, VALUES),
+    st.sampled_from(
+        [
+            lambda kv: kv.info(),
+            lambda kv: kv.count(),
+            lambda kv: kv.clear_all(),
+            lambda kv: kv.clear_prefix("key"),
+            lambda kv: sorted(kv.scan()),
+            lambda kv: kv.set_many({f"key:{n}": "v" for n in range(10)}, ttl=1),
+            lambda kv: kv.get(),
+            lambda kv: kv.get("a", nonsense=1),
+            lambda kv: kv.set("a"),
+        ]
+    ),
+)
+
+
+@compiled_only
+class TestTheSame:
+    @given(
+        codec=st.sampled_from(["text", "bytes", "json"]),
+        calls=st.lists(PLAIN | OTHER | st.integers(-500, 3_000), max_size=100),
+    )
+    def test_for_any_calls(self, codec: CodecName, calls: list[Callable[[Any], Any] | int]) -> None:
+        twins = Twins(codec)
+        for call in calls:
+            if isinstance(call, int):
+                twins.clock.advance(call)
+            else:
+                twins.do(call)
+        twins.agree()
+
+    def test_for_buckets_that_split_and_slices_of_housekeeping(self) -> None:
+        twins = Twins()
+        twins.do(lambda kv: kv.set_many({f"short:{n}": "x" for n in range(1_000)}, ttl=1))
+        twins.clock.advance(5_000)
+        for n in range(3_000):
+            twins.do(lambda kv, n=n: kv.set(f"{n}", f"{n}"))
+            twins.do(lambda kv, n=n: kv.get(f"{n // 2}"))
+        twins.agree()
+        assert twins.direct_calls > 6_000 * (CALLS_PER_SLICE - 3) / CALLS_PER_SLICE
+
+    @pytest.mark.parametrize("length", [VALUE_MAX, VALUE_MAX + 1])
+    def test_for_long_values(self, length: int) -> None:
+        twins = Twins("bytes")
+        twins.do(lambda kv: kv.set("k", bytes(length)))
+        twins.do(lambda kv: kv.get("k"))
+        twins.agree()
+
+    def test_for_bytes_that_are_no_text(self) -> None:
+        twins = Twins()
+        for keyspace in twins.keyspaces:
+            keyspace.put(b"k", b"\xff", None)
+        twins.do(lambda kv: kv.get("k"))
+        twins.do(lambda kv: kv["k"])
+        twins.agree()
+
+    def test_after_the_end(self) -> None:
+        twins = Twins()
+        for call in (lambda kv: kv.set("k", "v"), lambda kv: kv.close(), lambda kv: kv.get("k"), lambda kv: "k" in kv):
+            twins.do(call)
+
+    def test_with_a_clock_that_uses_the_store(self) -> None:
+        """It may; that the readable way would wait for itself is why it is asked before anything is looked at."""
+        kv: Any = None
+
+        def clock() -> int:
+            nonlocal kv
+            user, kv = kv, None
+            if user is not None:
+                user.clear("k")
+            return 1_000_000
+
+        store = cairnkv.open(clock=clock)
+        store["k"] = "v"
+        kv = store
+        assert store.get("k") is None
+
+
+@compiled_only
+class TestWhatTheyAre:
+    def test_plain_calls_are_direct(self) -> None:
+        """Otherwise everything here would be the same because it is the same."""
+        twins = Twins()
+        twins.do(lambda kv: kv.set("k", "v"))
+        for call in (lambda kv: kv.get("k"), lambda kv: kv[b"k"], lambda kv: "k" in kv, lambda kv: kv.get("no", "d")):
+            twins.do(call)
+        twins.do(lambda kv: set_item(kv, "k", "w"))
+        assert twins.direct_calls == 6
+
+    def test_their_signatures_are_those_of_the_methods(self) -> None:
+        kv = cairnkv.open()
+        assert type(kv) is not Embedded
+        for name in ("get", "set", "exists"):
+            parameters = inspect.signature(getattr(Embedded, name)).parameters
+            direct = inspect.signature(getattr(type(kv), name)).parameters
+            assert [(p.name, p.kind, p.default) for p in direct.values()] == [
+                (p.name, p.kind, p.default) for p in parameters.values()
+            ]
+            assert inspect.getdoc(getattr(kv, name))
+
+    def test_a_store_of_another_kind_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys, values = key_codec("text"), value_codec("text")
+        assert type(embedded(Store(memory_limit=10**9), keys, values)) is Embedded
+        assert type(embedded(Store(log=LateLog()), keys, values)) is Embedded
+        assert type(embedded(Store(), keys, values)) is not Embedded
+        monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+        assert type(embedded(Store(), keys, values)) is Embedded
+
+    def test_threads_at_both_ways_at_once(self) -> None:
+        kv = cairnkv.open(codec="text")
+        names = [f"key:{n}" for n in range(500)]
+        counts = 400
+        wrong: list[object] = []
+
+        def direct(own: int) -> None:
+            for n in range(counts):
+                for name in names[own::4]:
+                    kv[name] = f"{n}"
+                    if kv.get(name) != f"{n}":
+                        wrong.append(name)
+
+        def readable() -> None:
+            for n in range(counts * 20):
+                kv.incr("hits")
+                kv.set_many({f"other:{n % 1_000}": "x", f"short:{n % 100}": "y"})
+                kv.clear_many([f"other:{(n + 500) % 1_000}"])
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            threads = [threading.Thread(target=direct, args=(own,)) for own in range(4)]
+            threads += [threading.Thread(target=readable) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(120)
+        finally:
+            sys.setswitchinterval(interval)
+        assert not wrong
+        assert kv["hits"] == f"{counts * 40}"
+        told = kv.info()
+        assert told["commands"] == 4 * counts * 2 * 125 + 2 * counts * 20 * 3 + 2
+        keyspace = kv._shared._store.keyspace
+        keyspace.check()
+        assert keyspace.count() == told["keys"]
+        assert getattr(kv, "direct_calls") > 0  # noqa: B009
+
+
+FORK = """
+import os, threading
+import cairnkv
+kv = cairnkv.open()
+kv["k"] = "parent"
+going = True
+def work():
+    while going:
+        kv.incr("n")
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        kv.count()
+        before = kv.direct_calls
+        for n in range(10):
+            kv["k"] = f"child {n}"
+        well = kv["k"] == "child 9" and kv.direct_calls >= before + 10
+        os._exit(0 if well else 1)
+    assert os.waitpid(child, 0)[1] == 0
+going = False
+thread.join()
+assert kv["k"] == "parent"
+print("well")
+"""
+
+
+@compiled_only
+def test_a_forked_process_has_direct_calls_again() -> None:
+    """Whoever was on the readable way at the fork is not in the child, and is not waited for."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("well\n", "")
+
+
+def test_the_variable_turns_them_off() -> None:
+    code = "import cairnkv; kv = cairnkv.open(); kv['k'] = 'v'; print(type(kv).__name__, kv['k'])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "CAIRNKV__PURE": "1"},
+    )
+    assert ran.stdout == "Embedded v\n"
+
+
+@compiled_only
+class TestOnDisk:
+    """There only reads are direct, and only while nothing waits for the disk."""
+
+    def test_reads_are_direct_and_writes_are_not(self, tmp_path: Path) -> None:
+        with cairnkv.open(tmp_path / "data") as kv:
+            kv["a"] = "1"
+            before = kv.info()["commands"]
+            assert (kv["a"], kv.get("b"), "a" in kv, kv.exists("b")) == ("1", None, True, False)
+            assert getattr(kv, "direct_calls") == 4  # noqa: B009
+            assert kv.info()["commands"] == int(before) + 5
+
+    def test_what_is_uncommitted_is_not_shown(self) -> None:
+        log = LateLog(keeps_effects=True)
+        kv: Any = embedded(Store(log=log), key_codec("text"), value_codec("text"))
+        assert kv.durable("memory").set("a", "1") is True
+        seen: list[object] = []
+        reading = threading.Thread(target=lambda: seen.append(outcome(lambda store: store.get("a"), kv)))
+        reading.start()
+        reading.join(0.05)
+        assert reading.is_alive()
+        assert kv.direct_calls == 0
+        log.fail("the disk is gone")
+        reading.join(20)
+        assert not reading.is_alive()
+        assert "UNDONE" in repr(seen)
+        assert kv.get("a") is None
+        assert kv.direct_calls == 1
+
+    def test_time_is_noted_before_it_is_shown(self, tmp_path: Path) -> None:
+        clock = HandClock()
+        with cairnkv.open(tmp_path / "data", clock=clock) as kv:
+            kv.set("a", "1", ttl=60)
+            kv.get("a")
+            direct = getattr(kv, "direct_calls")  # noqa: B009
+            kv.get("a")
+            assert getattr(kv, "direct_calls") == direct + 1  # noqa: B009
+            clock.advance(61_000)
+            assert kv.get("a") is None, "and the disk knows what time it is"
+            assert getattr(kv, "direct_calls") == direct + 1  # noqa: B009
+        with cairnkv.open(tmp_path / "data", clock=HandClock()) as kv:
+            assert kv.count() == 0
+
+    def test_threads_read_what_they_wrote(self, tmp_path: Path) -> None:
+        with cairnkv.open(tmp_path / "data", sync="none") as kv:
+
+            def count(name: str) -> None:
+                for number in range(300):
+                    kv[name] = str(number)
+                    assert [kv[name] for _ in range(20)] == [str(number)] * 20
+
+            threads = [threading.Thread(target=count, args=(str(n),)) for n in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            assert {name: kv[name] for name in "0123"} == dict.fromkeys("0123", "299")

@@ -1,0 +1,657 @@
+"""The clients' hot path: its compiled form does as the readable one, and both keep what a client promises when the
+other side, the network or a signal does the worst at the worst moment."""
+
+import asyncio
+import contextvars
+import importlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cairnkv
+from cairnkv.client import line as readable_line
+from cairnkv.client import sync
+from cairnkv.client.aio import reply_future as readable_due
+from cairnkv.client.aio.connection import AWAKE_SECONDS, Connection
+from cairnkv.commands import BY_NUMBER, OK, Failure, Get, Ping, Set, failures
+from cairnkv.errors import PeerError, Unavailable
+from cairnkv.protocol import Dialect, native, write_command
+from cairnkv.protocol.native import reply_parts
+from tests.client.test_aio import Wire
+from tests.client.test_sync import answer_everything, say_nothing
+from tests.support.patience import AT_ONCE
+from tests.support.scripted import Conversation, scripted
+from tests.support.strategies import commands, cuttings, replies
+
+built = importlib.util.find_spec("cairnkv.client.exchange_native") is not None
+compiled_only = pytest.mark.skipif(
+    not built, reason="the compiled parts were not built here: no compiler, or it failed"
+)
+FORMS = ["readable", pytest.param("compiled", marks=compiled_only)]
+
+
+def part(form: str, name: str) -> Any:
+    """One of the names that both forms have."""
+    if name in ("Due", "Waking"):
+        return getattr(
+            readable_due if form == "readable" else importlib.import_module("cairnkv.client.aio.reply_future_native"),
+            name,
+        )
+    if form == "compiled":
+        return getattr(importlib.import_module("cairnkv.client.exchange_native"), name)
+    return getattr(readable_line if name == "Line" else native, name)
+
+
+# -- commands to bytes, bytes to replies -------------------------------------------------------------------------
+
+
+@compiled_only
+class TestTheSame:
+    @given(commands())
+    def test_bytes_for_any_command(self, command: Any) -> None:
+        assert b"".join(part("compiled", "command_parts")(command)) == write_command(command)
+
+    @pytest.mark.parametrize("size", [65_518, 65_519, 65_520, 1_000_000])
+    def test_bytes_for_long_ones_on_both_sides_of_what_is_one_piece(self, size: int) -> None:
+        command = Set(b"key", bytes(size))
+        parts = part("compiled", "command_parts")(command)
+        assert b"".join(parts) == write_command(command)
+        assert (len(parts) == 1) == (len(write_command(command)) <= 65_536)
+
+    @pytest.mark.parametrize("value", [bytearray(b"abc"), "text", 5])
+    def test_outcome_for_what_is_no_bytes(self, value: Any) -> None:
+        """A codec of somebody's own may give anything."""
+        outcomes = []
+        for form in ("readable", "compiled"):
+            try:
+                outcomes.append(b"".join(part(form, "command_parts")(Set(b"k", value))))
+            except TypeError as error:
+                outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1]
+
+    @given(data=st.data(), dialect=st.sampled_from(Dialect))
+    def test_replies_for_what_a_server_says_however_cut(self, data: st.DataObject, dialect: Dialect) -> None:
+        words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), max_size=12))
+        said = b"".join(b"".join(reply_parts(data.draw(replies(word)), dialect)) for word in words)
+        assert_same(words, data.draw(cuttings(said)))
+
+    @given(data=st.data())
+    def test_replies_for_any_bytes(self, data: st.DataObject) -> None:
+        words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), min_size=1, max_size=8))
+        heads = st.builds(
+            lambda header, status, length: bytes((header, status)) + length.to_bytes(4, "big"),
+            st.sampled_from([0, 1, 2, 4, 8, 9, 255]),
+            st.sampled_from([0x00, 0x01, 0x30, 0x31, 0x02, 0x11, 0xFF]),
+            st.sampled_from([0, 1, 3, 8, 2**32 - 1]),
+        )
+        said = b"".join(data.draw(st.lists(heads | st.binary(max_size=12), max_size=10)))
+        assert_same(words, data.draw(cuttings(said)))
+
+    def test_every_status_byte(self) -> None:
+        for status in range(256):
+            assert_same([Get.word], [bytes((0, status, 0, 0, 0, 1)), b"x"])
+
+
+def assert_same(words: list[Any], pieces: list[bytes]) -> None:
+    """Both decoders say the same, piece by piece, and keep the same number of bytes."""
+    said: dict[str, list[object]] = {"readable": [], "compiled": []}
+    for form, events in said.items():
+        decoder = part(form, "ReplyDecoder")()
+        left = list(words)
+        for piece in pieces:
+            decoder.feed(piece)
+            try:
+                while left and (reply := decoder.reply(left[0])) is not None:
+                    events.append(reply)
+                    left.pop(0)
+            except PeerError as error:
+                events.append(str(error))
+                left = left[1:]
+            events.append(decoder.pending)
+    assert said["compiled"] == said["readable"]
+
+
+# -- bytes through a socket --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A form of the hot path, which sync clients made meanwhile are made of."""
+    for name in ("Line", "ReplyDecoder", "command_parts"):
+        monkeypatch.setattr(sync, name, part(request.param, name))
+    return request.param
+
+
+@pytest.fixture
+def ends(form: str) -> Iterator[tuple[Any, socket.socket]]:
+    """A line and the other end of its socket."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield part(form, "Line")(ours), theirs
+
+
+def soon(seconds: float = 0.1) -> float:
+    return time.monotonic() + seconds
+
+
+class TestALine:
+    def test_brings_what_is_there(self, ends: tuple[Any, socket.socket]) -> None:
+        line, other = ends
+        line.send(b"there", soon(5))
+        assert other.recv(100) == b"there"
+        for n in range(200):
+            other.send(b"%d" % n)
+            assert line.receive(soon(5)) == b"%d" % n
+
+    def test_waits_for_what_comes_late_again_and_again(self, ends: tuple[Any, socket.socket]) -> None:
+        line, other = ends
+        for n in range(10):
+            later = threading.Timer(0.01, other.send, [b"%d" % n])
+            later.start()
+            assert line.receive(soon(5)) == b"%d" % n
+            later.join()
+
+    def test_gives_up_at_the_deadline(self, ends: tuple[Any, socket.socket]) -> None:
+        line, _ = ends
+        for _ in range(3):
+            began = time.monotonic()
+            with pytest.raises((TimeoutError, BlockingIOError)):
+                line.receive(soon())
+            assert 0.09 <= time.monotonic() - began < AT_ONCE
+
+    def test_gives_up_behind_the_deadline_even_when_bytes_have_come(self, ends: tuple[Any, socket.socket]) -> None:
+        line, other = ends
+        other.send(b"too late")
+        with pytest.raises(TimeoutError):
+            line.receive(soon(-0.01))
+
+    def test_gives_up_sending_to_somebody_who_does_not_read(self, ends: tuple[Any, socket.socket]) -> None:
+        line, _ = ends
+        began = time.monotonic()
+        with pytest.raises((TimeoutError, BlockingIOError)):
+            line.send(bytes(10_000_000), soon(0.2))
+        assert 0.15 <= time.monotonic() - began < AT_ONCE
+
+    def test_sends_all_to_somebody_who_reads_slowly(self, ends: tuple[Any, socket.socket]) -> None:
+        line, other = ends
+        heard = bytearray()
+
+        def read() -> None:
+            while len(heard) < 5_000_000:
+                heard.extend(other.recv(300_000))
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        data = os.urandom(1_000) * 5_000
+        line.send(data, soon(20))
+        reading.join(20)
+        assert heard == data
+
+    def test_says_that_the_other_end_is_closed(self, ends: tuple[Any, socket.socket]) -> None:
+        line, other = ends
+        other.close()
+        with pytest.raises(OSError, match="closed"):
+            line.receive(soon(5))
+        with pytest.raises(BrokenPipeError):  # and no SIGPIPE
+            line.send(b"x", soon(5))
+
+    def test_a_signal_that_is_handled_does_not_end_the_wait(self, ends: tuple[Any, socket.socket]) -> None:
+        line, other = ends
+        handled: list[int] = []
+        before = signal.signal(signal.SIGALRM, lambda *_: handled.append(1))
+        later = threading.Timer(0.2, other.send, [b"at last"])
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+            later.start()
+            assert line.receive(soon(10)) == b"at last"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            later.join()
+        assert len(handled) > 3
+
+    def test_an_interruption_ends_the_wait_at_once(self, ends: tuple[Any, socket.socket]) -> None:
+        line, _ = ends
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            began = time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                line.receive(soon(20))
+            assert time.monotonic() - began < AT_ONCE
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+@compiled_only
+def test_signals_do_not_put_the_deadline_off() -> None:
+    """Python's own blocking sockets, which the readable form uses, begin their timeout anew with each signal."""
+    ours, theirs = socket.socketpair()
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        began = time.monotonic()
+        with ours, theirs, pytest.raises(TimeoutError):
+            part("compiled", "Line")(ours).receive(soon(0.2))
+        assert time.monotonic() - began < AT_ONCE
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@compiled_only
+def test_a_slow_server_is_waited_for_asleep() -> None:
+    """Awake now and then only, to see whether it has become quick."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line = part("compiled", "Line")(ours)
+        awake = 0
+        for _ in range(60):
+            awake += line.asleep == 0
+            with pytest.raises(TimeoutError):
+                line.receive(soon(0.005))
+        assert awake < 15
+        while line.asleep:
+            theirs.send(b"x")
+            line.receive(soon(5))
+        theirs.send(b"quick again")
+        line.receive(soon(5))
+        assert line.asleep == 0
+
+
+# -- a sync client and the worst moments -------------------------------------------------------------------------
+
+REPLY = b"".join(reply_parts(b"value", Dialect.ARTICLE))
+
+
+@pytest.mark.parametrize("length", range(len(REPLY)))
+class TestAReplyThatEndsAfterSoManyBytes:
+    def test_is_no_reply(self, form: str, length: int) -> None:
+        def die(conversation: Conversation) -> None:
+            conversation.command()
+            conversation.raw(REPLY[:length])
+
+        with scripted(die, die, answer_everything) as server, cairnkv.connect(server.url, attempts=1) as kv:
+            with pytest.raises(cairnkv.Unavailable) as caught:
+                kv.get("k")
+            assert caught.value.retry is True
+            with pytest.raises(cairnkv.OutcomeUnknown):
+                kv.set("k", "v")
+            assert kv.get("key") == "key"
+
+    def test_is_waited_for_until_the_time_is_up(self, form: str, length: int) -> None:
+        def stop(conversation: Conversation) -> None:
+            conversation.command()
+            conversation.raw(REPLY[:length])
+            say_nothing(conversation)
+
+        with scripted(stop, answer_everything) as server:
+            with cairnkv.connect(server.url, timeout=0.1, attempts=1) as kv, pytest.raises(cairnkv.TimedOut):
+                kv.get("k")
+            with cairnkv.connect(server.url) as kv:
+                assert kv.get("key") == "key"
+
+    def test_and_goes_on_later_is_whole(self, form: str, length: int) -> None:
+        def pause(conversation: Conversation) -> None:
+            conversation.command()
+            conversation.raw(REPLY[:length])
+            time.sleep(0.01)
+            conversation.raw(REPLY[length:])
+            answer_everything(conversation)
+
+        with scripted(pause) as server, cairnkv.connect(server.url, attempts=1) as kv:
+            assert kv.get("k") == "value"
+            assert kv.get("key") == "key"
+
+
+def test_garbage_ends_the_connection(form: str) -> None:
+    def babble(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.raw(bytes.fromhex("00 7f 00 00 00 00"))
+
+    with scripted(babble, answer_everything) as server, cairnkv.connect(server.url) as kv:
+        with pytest.raises(cairnkv.PeerError, match="0x7f"):
+            kv.get("k")
+        assert kv.get("k") == "k"
+
+
+@pytest.mark.parametrize("size", [65_529, 65_530, 65_531, 3_000_000])
+def test_a_reply_longer_than_what_is_read_at_once(form: str, size: int) -> None:
+    value = os.urandom(1_000) * (size // 1_000) + bytes(size % 1_000)
+
+    def long(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.say(value)
+        answer_everything(conversation)
+
+    with scripted(long) as server, cairnkv.connect(server.url, codec="bytes") as kv:
+        assert kv.get("k") == value
+        assert kv.get("k") == b"k"
+
+
+@pytest.mark.parametrize("extra", [REPLY, REPLY[:3], b"\0"], ids=["a whole reply", "half a head", "a byte"])
+def test_bytes_that_nobody_asked_for_are_not_taken_for_the_next_reply(form: str, extra: bytes) -> None:
+    def say_more(conversation: Conversation) -> None:
+        conversation.command()
+        conversation.raw(REPLY + extra)
+
+    with scripted(say_more, answer_everything) as server, cairnkv.connect(server.url) as kv:
+        assert kv.get("first") == "value"
+        assert kv.set("k", "v") is True  # on a connection of its own, so that nothing is unknown
+        assert kv.get("second") == "second"
+    assert len(server.conversations) == 2
+
+
+def test_closing_waits_for_the_call_that_is_under_way(form: str) -> None:
+    asked = threading.Event()
+
+    def slow(conversation: Conversation) -> None:
+        conversation.command()
+        asked.set()
+        time.sleep(0.1)
+        conversation.say(b"value")
+
+    with scripted(slow) as server:
+        kv = cairnkv.connect(server.url)
+        got: list[object] = []
+        calling = threading.Thread(target=lambda: got.append(kv.get("k")))
+        calling.start()
+        assert asked.wait(10)
+        kv.close()
+        calling.join(10)
+        assert got == ["value"]
+        with pytest.raises(cairnkv.CallerError, match="closed"):
+            kv.get("k")
+
+
+def test_nothing_is_sent_when_no_time_is_left_for_a_reply(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that waits too long for its turn is not executed, and its outcome is known."""
+    with scripted(answer_everything) as server, cairnkv.connect(server.url, timeout=5) as kv:
+        kv.ping()
+        times = iter([time.monotonic()])
+        late = SimpleNamespace(monotonic=lambda: next(times, time.monotonic() + 5), sleep=time.sleep)
+        with monkeypatch.context() as patched:
+            patched.setattr("cairnkv.client.sync.time", late)
+            with pytest.raises(cairnkv.TimedOut, match="no time was left"):
+                kv.set("k", "v")
+        assert kv.ping() == "PONG"
+    assert len(server.conversations) == 1
+
+
+INTERRUPTED = """
+import sys
+import cairnkv
+kv = cairnkv.connect(sys.argv[1], timeout=30)
+try:
+    print("calling", flush=True)
+    kv.get("first")
+except KeyboardInterrupt:
+    print("interrupted", kv.get("second"), flush=True)
+"""
+
+
+def test_ctrl_c_ends_a_call_and_the_next_one_gets_its_own_reply() -> None:
+    asked = threading.Event()
+
+    def slow(conversation: Conversation) -> None:
+        conversation.command()
+        asked.set()
+        time.sleep(0.5)
+        conversation.say(b"of the first")
+
+    with scripted(slow, answer_everything) as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, server.url], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert asked.wait(20)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
+    assert said.split() == ["calling", "interrupted", "second"]
+
+
+# -- asyncio: replies that are due -------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=FORMS)
+async def make_due(request: pytest.FixtureRequest) -> Any:
+    """Makes replies that are due, all of one connection."""
+    waking = part(request.param, "Waking")(asyncio.get_running_loop())
+    return lambda: part(request.param, "Due")(Get.word, 0.0, waking)
+
+
+class TestAReplyThatIsDue:
+    async def test_comes_to_whoever_awaits_it(self, make_due: Any) -> None:
+        async def wait(due: Any) -> object:
+            return await due
+
+        dues = [make_due() for _ in range(10)]
+        waiting = [asyncio.ensure_future(wait(due)) for due in dues]
+        await asyncio.sleep(0)
+        for n, due in enumerate(dues):
+            assert not due.done()
+            due.settle(n)
+            assert due.done()
+        assert not any(task.done() for task in waiting)
+        assert await asyncio.gather(*waiting) == list(range(10))
+
+    async def test_is_there_at_once_when_it_has_come_before(self, make_due: Any) -> None:
+        due = make_due()
+        due.settle(b"x")
+        assert await due == b"x"
+
+    async def test_that_will_not_come_is_an_error(self, make_due: Any) -> None:
+        before, later = make_due(), make_due()
+        before.fail(Unavailable("gone"))
+        with pytest.raises(Unavailable, match="gone"):
+            await before
+        asyncio.get_running_loop().call_soon(later.fail, Unavailable("gone"))
+        with pytest.raises(Unavailable, match="gone"):
+            await later
+
+    async def test_is_settled_once(self, make_due: Any) -> None:
+        due = make_due()
+        due.settle(b"first")
+        due.settle(b"second")
+        due.fail(Unavailable("late"))
+        assert await due == b"first"
+
+    async def test_can_be_cancelled_and_what_comes_then_is_dropped(self, make_due: Any) -> None:
+        due = make_due()
+
+        async def wait() -> object:
+            return await due
+
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        waiting.cancel("enough")
+        await asyncio.sleep(0)
+        assert due.done()
+        due.settle(b"late")
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    async def test_settled_and_then_cancelled_in_one_turn_is_cancelled(self, make_due: Any) -> None:
+        """As with asyncio's futures: a task whose reply has come is cancelled all the same if it has not run since."""
+        due = make_due()
+
+        async def wait() -> object:
+            return await due
+
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        due.settle(b"x")
+        assert waiting.cancel() is True
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    async def test_times_out_within_a_timeout(self, make_due: Any) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await make_due()
+
+    async def test_wakes_each_task_in_its_own_context(self, make_due: Any) -> None:
+        name = contextvars.ContextVar("name", default="nobody")
+
+        async def wait(own: str, due: Any) -> tuple[str, object]:
+            name.set(own)
+            return name.get(), await due
+
+        dues = [make_due() for _ in range(3)]
+        waiting = [asyncio.ensure_future(wait(f"task {n}", due)) for n, due in enumerate(dues)]
+        await asyncio.sleep(0)
+        for due in dues:
+            due.settle(b"x")
+        assert await asyncio.gather(*waiting) == [(f"task {n}", b"x") for n in range(3)]
+        assert name.get() == "nobody"
+
+    def test_an_interruption_in_one_task_keeps_no_other_asleep(self, request: pytest.FixtureRequest) -> None:
+        for form in ["readable", "compiled"] if built else ["readable"]:
+            woken: list[int] = []
+
+            async def wait(n: int, due: Any, woken: list[int] = woken) -> None:
+                await due
+                woken.append(n)
+                if n == 1:
+                    raise KeyboardInterrupt
+
+            loop = asyncio.new_event_loop()
+            waking = part(form, "Waking")(loop)
+            dues = [part(form, "Due")(Get.word, 0.0, waking) for _ in range(4)]
+            tasks = [loop.create_task(wait(n, due)) for n, due in enumerate(dues)]
+            loop.run_until_complete(asyncio.sleep(0))
+            for due in dues:
+                loop.call_soon(due.settle, b"x")
+            with pytest.raises(KeyboardInterrupt):
+                loop.run_until_complete(asyncio.sleep(5))
+            loop.run_until_complete(asyncio.sleep(0.01))
+            assert woken == [0, 1, 2, 3]
+            assert isinstance(tasks[1].exception(), KeyboardInterrupt)
+            loop.close()
+
+    @compiled_only
+    async def test_is_awaited_by_one_task(self) -> None:
+        due = part("compiled", "Due")(Get.word, 0.0, part("compiled", "Waking")(asyncio.get_running_loop()))
+
+        async def wait() -> object:
+            return await due
+
+        first, second = asyncio.ensure_future(wait()), asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.InvalidStateError, match="one task"):
+            await second
+        due.settle(b"x")
+        assert await first == b"x"
+
+
+# -- asyncio: a connection and the worst moments ----------------------------------------------------------------
+
+
+async def connected() -> tuple[Connection, Wire]:
+    connection = Connection(asyncio.get_running_loop(), "nowhere", 5)
+    connection.connection_made(wire := Wire())
+    return connection, wire
+
+
+async def test_a_connection_reads_replies_cut_at_every_byte() -> None:
+    loop = asyncio.get_running_loop()
+    connection, _ = await connected()
+    for at in range(len(REPLY) + 1):
+        due = connection.submit(Get(b"k"), loop.time() + 5)
+        connection.data_received(REPLY[:at])
+        assert due.done() == (at == len(REPLY))
+        connection.data_received(REPLY[at:])
+        assert await due == b"value"
+    connection.close("the test is over")
+
+
+@pytest.mark.parametrize("extra", [REPLY, REPLY[:3], b"\0"], ids=["a whole reply", "half a head", "a byte"])
+async def test_a_connection_is_of_no_more_use_when_nobody_asked_for_what_came(extra: bytes) -> None:
+    connection, _ = await connected()
+    due = connection.submit(Get(b"k"), asyncio.get_running_loop().time() + 5)
+    connection.data_received(REPLY + extra)
+    assert await due == b"value"
+    assert not connection.usable
+
+
+async def test_a_command_alone_leaves_at_once_and_others_together() -> None:
+    """The first in a while waits for the end of the turn, since others may come; the one after it need not."""
+    loop = asyncio.get_running_loop()
+    connection, wire = await connected()
+    for n in range(3):
+        due = connection.submit(Get(b"%d" % n), loop.time() + 5)
+        assert len(wire.writes) == n
+        await asyncio.sleep(0)
+        assert len(wire.writes) == n + 1
+        connection.data_received(REPLY)
+        await due
+        if n == 0:
+            break
+    alone = connection.submit(Get(b"at once"), loop.time() + 5)
+    assert len(wire.writes) == 2
+    others = [connection.submit(Get(b"%d" % n), loop.time() + 5) for n in range(50)]
+    assert len(wire.writes) == 2
+    await asyncio.sleep(0)
+    assert len(wire.writes) == 3
+    connection.data_received(REPLY * 51)
+    assert [await due for due in [alone, *others]] == [b"value"] * 51
+    many = [connection.submit(Get(b"%d" % n), loop.time() + 5) for n in range(50)]
+    assert len(wire.writes) == 3
+    await asyncio.sleep(0)
+    assert len(wire.writes) == 4
+    connection.data_received(REPLY * 50)
+    assert [await due for due in many] == [b"value"] * 50
+    connection.close("the test is over")
+
+
+async def test_the_loop_is_kept_awake_for_a_moment_only() -> None:
+    loop = asyncio.get_running_loop()
+    connection, _ = await connected()
+    tries = 0
+    for _ in range(40):
+        due = connection.submit(Get(b"k"), loop.time() + 5)
+        await asyncio.sleep(0)
+        tries += bool(connection._awake_from)
+        await asyncio.sleep(3 * AWAKE_SECONDS)
+        await asyncio.sleep(0)
+        assert not connection._awake_from
+        connection.data_received(REPLY)
+        await due
+    assert tries <= 7  # each wait in vain doubles the number of those that are not tried
+    connection.close("the test is over")
+
+
+async def test_a_failure_that_closes_fails_what_stands_behind_it_as_not_executed() -> None:
+    loop = asyncio.get_running_loop()
+    connection, _ = await connected()
+    first = connection.submit(Set(b"k", b"v"), loop.time() + 5)
+    behind = connection.submit(Set(b"k", b"v"), loop.time() + 5)
+    busy = Failure(failures.BUSY, "too many")
+    connection.data_received(b"".join(reply_parts(busy, Dialect.ARTICLE)) + b"".join(reply_parts(OK, Dialect.ARTICLE)))
+    assert await first == busy
+    with pytest.raises(Unavailable, match="not executed"):
+        await behind
+    assert await_nothing(connection.submit(Ping(b""), loop.time() + 5))
+
+
+def await_nothing(due: Any) -> bool:
+    """Whether it was over at once."""
+    done: bool = due.done()
+    due.__await__()
+    return done

@@ -1,0 +1,179 @@
+"""Expiry: invisible from the deadline on, to every command, whether or not it was removed; and never back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import (
+    MISSING,
+    OK,
+    Clear,
+    ClearIfEquals,
+    ClearMany,
+    ClearPrefix,
+    Command,
+    Count,
+    Exists,
+    Expire,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Items,
+    Persist,
+    Reply,
+    Scan,
+    Set,
+    SetMany,
+    SetWith,
+    Swap,
+    Ttl,
+)
+from cairnkv.engine import Keyspace, apply, undo
+from cairnkv.limits import TTL_MAX
+
+BEGIN = 1_000_000
+TTL = 10_000
+DEADLINE = BEGIN + TTL
+
+SIGHTS: list[tuple[Command, Reply, Reply]] = [
+    (Get(b"k"), b"5", MISSING),
+    (Exists((b"k", b"k")), 2, 0),
+    (GetMany((b"k", b"other")), Items((b"5", None)), Items((None, None))),
+    (GetWith(b"k"), b"5", MISSING),
+    (GetWith(b"k", clear=True), b"5", MISSING),
+    (GetWith(b"k", ttl=1), b"5", MISSING),
+    (GetWith(b"k", persist=True), b"5", MISSING),
+    (SetWith(b"k", b"new", if_present=True), 1, 0),
+    (SetWith(b"k", b"new", if_absent=True), 0, 1),
+    (SetWith(b"k", b"new", if_equals=b"5"), 1, 0),
+    (Swap(b"k", b"new"), b"5", MISSING),
+    (ClearIfEquals(b"k", b"5"), 1, 0),
+    (ClearMany((b"k",)), 1, 0),
+    (Incr(b"k", 2), 7, 2),
+    (Ttl(b"k"), 1, MISSING),
+    (Expire(b"k", 100), 1, 0),
+    (Persist(b"k"), 1, 0),
+    (Count(), 1, 0),
+    (Scan(0, 10, b""), Items((b"0", b"k")), Items((b"0",))),
+    (ClearPrefix(b"", 0), Items((b"0", b"1")), Items((b"0", b"0"))),
+]
+"""A command, what it answers one millisecond before the deadline, and at it."""
+
+
+def with_a_key_that_expires() -> Keyspace:
+    keyspace = Keyspace()
+    apply(keyspace, SetWith(b"k", b"5", ttl=TTL), BEGIN)
+    return keyspace
+
+
+@pytest.mark.parametrize(("command", "before", "after"), SIGHTS, ids=lambda it: repr(it) if it in SIGHTS else None)
+@pytest.mark.parametrize("removed", [False, True], ids=["still in memory", "removed"])
+def test_a_key_is_there_until_its_deadline_and_not_at_it(
+    command: Command, before: Reply, after: Reply, removed: bool
+) -> None:
+    assert apply(with_a_key_that_expires(), command, DEADLINE - 1) == before
+    for at in (DEADLINE, DEADLINE + 1, DEADLINE + 10**9):
+        keyspace = with_a_key_that_expires()
+        if removed:
+            keyspace.advance(at)
+            keyspace.drop(b"k")
+        assert apply(keyspace, command, at) == after
+        keyspace.check()
+
+
+@pytest.mark.parametrize("way", [Set(b"k", b"v"), SetWith(b"k", b"v"), SetMany(0, ((b"k", b"v"),)), Persist(b"k")])
+def test_a_key_that_is_set_anew_or_made_to_stay_stays(way: Command) -> None:
+    keyspace = with_a_key_that_expires()
+    apply(keyspace, way, DEADLINE - 1)
+    assert apply(keyspace, Ttl(b"k"), DEADLINE + 10**9) == -1
+    keyspace.check()
+
+
+def test_keep_ttl_keeps_the_deadline_and_none_where_there_was_none() -> None:
+    keyspace = with_a_key_that_expires()
+    assert apply(keyspace, SetWith(b"k", b"new", keep_ttl=True), BEGIN + 1) == 1
+    assert apply(keyspace, Ttl(b"k"), BEGIN + 1) == TTL - 1
+    assert apply(keyspace, SetWith(b"k", b"newer", keep_ttl=True), DEADLINE) == 1
+    assert apply(keyspace, Ttl(b"k"), DEADLINE) == -1
+
+
+def test_incr_keeps_the_deadline() -> None:
+    keyspace = with_a_key_that_expires()
+    apply(keyspace, Incr(b"k", 1), BEGIN + 1)
+    assert apply(keyspace, Ttl(b"k"), BEGIN + 1) == TTL - 1
+
+
+def test_the_longest_time_to_live() -> None:
+    keyspace = Keyspace()
+    now = 2_000_000_000_000
+    apply(keyspace, SetWith(b"k", b"v", ttl=TTL_MAX), now)
+    assert apply(keyspace, Ttl(b"k"), now) == TTL_MAX
+    assert apply(keyspace, Get(b"k"), now + TTL_MAX - 1) == b"v"
+    assert apply(keyspace, Get(b"k"), now + TTL_MAX) is MISSING
+
+
+def test_a_clock_that_goes_back_brings_nothing_back() -> None:
+    keyspace = with_a_key_that_expires()
+    assert apply(keyspace, Get(b"k"), DEADLINE) is MISSING
+    assert apply(keyspace, Get(b"k"), BEGIN) is MISSING
+    assert apply(keyspace, Count(), BEGIN) == 0
+    assert apply(keyspace, SetWith(b"other", b"v", ttl=10), BEGIN) == 1
+    assert apply(keyspace, Ttl(b"other"), BEGIN) == 10
+
+
+def test_an_undo_does_not_turn_time_back() -> None:
+    keyspace = with_a_key_that_expires()
+    keyspace.shared.journal = journal = []
+    assert apply(keyspace, Set(b"k", b"v"), BEGIN + 1) is OK
+    keyspace.shared.journal = None
+    keyspace.advance(DEADLINE)
+    undo(journal)
+    assert apply(keyspace, Get(b"k"), DEADLINE) is MISSING
+    assert apply(keyspace, Count(), DEADLINE) == 0
+    keyspace.check()
+
+
+@given(
+    ttls=st.lists(st.integers(1, 20_000), min_size=1, max_size=60),
+    times=st.lists(st.integers(0, 25_000), min_size=1, max_size=8).map(sorted),
+    limit=st.integers(1, 20),
+)
+def test_count_is_exact_and_removal_finds_what_is_due(ttls: list[int], times: list[int], limit: int) -> None:
+    keyspace = Keyspace()
+    for number, ttl in enumerate(ttls):
+        apply(keyspace, SetWith(b"%d" % number, b"v", ttl=ttl), BEGIN)
+    for time in times:
+        there = sum(ttl > time for ttl in ttls)
+        assert apply(keyspace, Count(), BEGIN + time) == there
+        while expired := keyspace.expired(limit):
+            assert len(expired) <= limit
+            for key in expired:
+                assert ttls[int(key)] <= time, "only what is over is removed"
+                keyspace.drop(key)
+        assert keyspace.count() == there
+        over_for_long = [ttl for ttl in ttls if ttl <= time - 2_000]
+        assert len(content_in_memory(keyspace)) <= len(ttls) - len(over_for_long)
+        keyspace.check()
+
+
+def content_in_memory(keyspace: Keyspace) -> set[bytes]:
+    """The keys that take memory, the expired ones included: those that a drop makes smaller."""
+    return {key for number in range(60) if takes_memory(keyspace, key := b"%d" % number)}
+
+
+def takes_memory(keyspace: Keyspace, key: bytes) -> bool:
+    keyspace.shared.journal = journal = []
+    before = keyspace.used_bytes
+    keyspace.drop(key)
+    smaller = keyspace.used_bytes < before
+    keyspace.shared.journal = None
+    undo(journal)
+    return smaller
+
+
+def test_clearing_an_expired_key_is_of_no_effect() -> None:
+    keyspace = with_a_key_that_expires()
+    assert apply(keyspace, Clear(b"k"), DEADLINE) is OK
+    assert keyspace.count() == 0
+    keyspace.check()

@@ -1,0 +1,178 @@
+"""The keyspace against a plain dict, in any order of any commands, at any times, with changes taken back.
+
+After every step: the same replies, the same entries, an exact COUNT, nothing expired in sight, and a table
+whose parts agree with each other.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cairnkv.commands import COMMANDS, Command, SetMany
+from cairnkv.commands.vocabulary import (
+    AMOUNT,
+    BIT_OFFSET,
+    COUNT,
+    CURSOR,
+    DECIMAL,
+    KEY,
+    MILLISECONDS,
+    MILLISECONDS_OR_NONE,
+    OFFSET,
+    PREFIX,
+    SPACE,
+    TIME,
+    UNIX_MILLISECONDS,
+    VALUE,
+)
+from cairnkv.engine import Journal, Keyspace, apply, can_apply, forget, undo
+from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
+from tests.support.crc import key_at, keys_at
+from tests.support.model import Model, same
+from tests.support.strategies import Kinds, commands
+
+_FORGED = [key for key, _ in zip(keys_at(0xFFFF_FFFF), range(3), strict=False)]
+"""Three keys at the very last position."""
+
+KEYS = [b"a", b"b", b"ab", b"abc", b"\0", b"\xff\xfe", key_at(0, b"first:"), *_FORGED]
+_TIMES = st.integers(1, 3_000) | st.just(1_000_000)
+
+EASILY_MET = Kinds(
+    {
+        KEY: st.sampled_from(KEYS),
+        VALUE: st.sampled_from([b"", b"1", b"-7", b"07", b"0.5", b"1e4", b"x", b"yy" * 20, str(INTEGER_MAX).encode()]),
+        PREFIX: st.sampled_from([b"", b"a", b"ab", b"first:", b"forged:", b"bulk:", b"nothing"]),
+        MILLISECONDS: _TIMES,
+        MILLISECONDS_OR_NONE: st.just(0) | _TIMES,
+        TIME: st.integers(-100, 3_000) | st.just(1_000_000),
+        UNIX_MILLISECONDS: _TIMES | st.just(2**45),
+        AMOUNT: st.integers(-10, 10) | st.sampled_from([INTEGER_MIN, INTEGER_MAX]),
+        CURSOR: st.sampled_from([0, 1, 2**31, 2**52, 2**53 - 1]) | st.integers(0, 2**53 - 1),
+        COUNT: st.integers(1, 5) | st.just(1_000),
+        OFFSET: st.integers(0, 50),
+        BIT_OFFSET: st.integers(0, 400),
+        SPACE: st.just(0),
+        DECIMAL: st.sampled_from([b"0.1", b"-0.5", b"3", b"1e4931", b"-1e4931", b"inf", b"x", b""]),
+    }
+)
+"""Few keys, few values, short times: so that commands meet each other's traces."""
+
+APPLIED = [command for command in COMMANDS if can_apply(command)]
+STEPS = st.integers(0, 50) | st.integers(900, 2_100) | st.just(2_000_000)
+"""Milliseconds that go by between two commands."""
+
+
+def content(keyspace: Keyspace) -> dict[bytes, Any]:
+    """Every visible entry, found by a scan."""
+    return {key: keyspace.entry(key) for key in scan_all(keyspace)}
+
+
+def scan_all(keyspace: Keyspace, count: int = 1_000) -> Iterator[bytes]:
+    """Every visible key, slice by slice."""
+    cursor, keys = keyspace.slice(0, count, b"")
+    yield from keys
+    while cursor:
+        before = cursor
+        cursor, keys = keyspace.slice(cursor, count, b"")
+        assert cursor == 0 or cursor > before, "a slice goes on"
+        yield from keys
+
+
+class KeyspaceMachine(RuleBasedStateMachine):
+    """One keyspace and one model, told the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keyspace = Keyspace()
+        self.model = Model()
+        self.clock = 0
+        self.bulk = 0
+
+    def _tell(self, command: Command) -> None:
+        reply = apply(self.keyspace, command, self.clock)
+        expected = self.model.apply(command, self.clock, seen=reply)
+        assert same(command, reply, expected), f"{command} answered {reply}, not {expected}"
+
+    @initialize(size=st.sampled_from([0, 0, 150, 900]))
+    def fill(self, size: int) -> None:
+        """Begin with an empty table, a bucket about to split, or several buckets."""
+        if size:
+            self.grow(size, 0)
+
+    @rule(command=commands(APPLIED, EASILY_MET), step=STEPS)
+    def say(self, command: Command, step: int) -> None:
+        self.clock += step
+        self._tell(command)
+
+    @rule(size=st.integers(1, 400), ttl=st.sampled_from([0, 0, 1_500, 100_000]))
+    def grow(self, size: int, ttl: int) -> None:
+        """Many keys at once, so that buckets split."""
+        self.bulk += size
+        self._tell(SetMany(ttl, tuple((b"bulk:%d" % n, b"") for n in range(self.bulk - size, self.bulk))))
+
+    @rule(command=commands(APPLIED, EASILY_MET), back=st.integers(0, 5_000))
+    def say_by_a_clock_that_went_back(self, command: Command, back: int) -> None:
+        reply = apply(self.keyspace, command, self.clock - back)
+        assert same(command, reply, self.model.apply(command, self.clock, seen=reply))
+
+    @rule(
+        changes=st.lists(st.tuples(commands(APPLIED, EASILY_MET), STEPS), min_size=1, max_size=6),
+        kept=st.integers(0, 6),
+    )
+    def change_and_take_back(self, changes: list[tuple[Command, int]], kept: int) -> None:
+        """Several commands, of which the first few stay and the others are undone, newest first."""
+        journals: list[Journal] = []
+        keyspace, used_bytes = self.keyspace, 0
+        for number, (command, step) in enumerate(changes):
+            if number == kept:
+                used_bytes = keyspace.used_bytes
+            self.clock += step
+            keyspace.shared.journal = journal = []
+            if number < kept:
+                self._tell(command)
+            else:
+                apply(keyspace, command, self.clock)
+            keyspace.shared.journal = None
+            journals.append(journal)
+        for journal in reversed(journals[kept:]):
+            undo(journal)
+        for journal in journals[:kept]:
+            forget(journal)
+        if kept < len(changes):
+            assert keyspace.used_bytes == used_bytes
+        self.model.advance(self.clock)
+
+    @rule(limit=st.integers(1, 300))
+    def remove_expired(self, limit: int) -> None:
+        """What the store does in the background; it shows nowhere."""
+        expired = self.keyspace.expired(limit)
+        assert len(expired) <= limit
+        assert all(self.keyspace.get(key) is None for key in expired)
+        for key in expired:
+            assert not self.keyspace.drop(key)
+
+    @rule()
+    def free_what_was_cleared(self) -> None:
+        while self.keyspace.free_slice():
+            pass
+        assert self.keyspace.garbage_bytes == 0
+
+    @invariant()
+    def is_consistent(self) -> None:
+        self.keyspace.check()
+
+    @invariant()
+    def holds_what_the_model_holds(self) -> None:
+        assert self.keyspace.now == self.model.now
+        assert content(self.keyspace) == self.model.entries
+        assert self.keyspace.count() == len(self.model.entries)
+        for key in KEYS:
+            assert self.keyspace.entry(key) == self.model.entries.get(key)
+            assert self.keyspace.get(key) == self.model.entries.get(key, (None,))[0]
+
+
+TestKeyspaceMachine = KeyspaceMachine.TestCase
+TestKeyspaceMachine.settings = settings(max_examples=2 * settings().max_examples)

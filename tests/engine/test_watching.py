@@ -1,0 +1,106 @@
+"""Watched keys, against a list of everything that ever showed: none that changed is ever said to be unchanged."""
+
+import dataclasses
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cairnkv.commands import COMMANDS, Set, Step
+from cairnkv.commands.vocabulary import KEY, SPACE
+from cairnkv.engine import Journal, Keyspace, Shared, Watched, apply, can_apply, forget, undo
+from cairnkv.engine.database import Before, Cleared
+from cairnkv.engine.shared import VERSION_SLOTS, version_slot
+from tests.engine.test_model import EASILY_MET, STEPS
+from tests.support.strategies import Kinds, commands
+
+KEYS = [b"a", b"b", b"c"]
+PLACES = [(space, key) for space in range(2) for key in KEYS]
+WRITES = [command for command in COMMANDS if command.word.writes and can_apply(command)]
+SAID = st.builds(
+    Step,
+    st.integers(0, 1),
+    commands(WRITES, Kinds({**EASILY_MET, KEY: st.sampled_from(KEYS), SPACE: st.integers(0, 1)})),
+)
+ACTIONS = st.lists(
+    st.tuples(SAID | st.sampled_from(PLACES) | st.sampled_from(["undo", "commit", "free"]), STEPS), max_size=40
+)
+
+
+@dataclasses.dataclass
+class Watch:
+    """A key that is watched, and what has happened to it since."""
+
+    space: int
+    key: bytes
+    watched: Watched
+    touched: bool = False
+    doubtful: bool = False
+    """It came back, maybe as equal as it was, or its whole keyspace did: so it may be said to have changed."""
+
+
+def test_these_keys_share_no_version() -> None:
+    assert len({version_slot(*place) for place in PLACES}) == len(PLACES)
+
+
+def test_a_key_never_shares_its_version_with_its_namesake_elsewhere() -> None:
+    assert all(len({version_slot(space, b"%d" % number) for space in range(16)}) == 16 for number in range(300))
+    assert all(0 <= version_slot(15, b"%d" % number) < VERSION_SLOTS for number in range(300))
+
+
+@given(actions=ACTIONS)
+@example(
+    actions=[(Step(0, Set(b"a", b"1")), 0), (Step(0, Set(b"a", b"1")), 0), ((0, b"a"), 0), ("undo", 0)]
+)  # what comes back is equal to what was there
+def test_no_key_that_changed_is_said_to_be_unchanged(actions: list[tuple[object, int]]) -> None:
+    shared = Shared()
+    spaces = [Keyspace(shared) for _ in range(2)]
+    watches: list[Watch] = []
+    journals: list[Journal] = []
+
+    def shown() -> dict[tuple[int, bytes], object]:
+        return {(space, key): spaces[space].entry(key) for space, key in PLACES}
+
+    def compare(before: dict[tuple[int, bytes], object], put: set[tuple[int, bytes]]) -> None:
+        after = shown()
+        for watch in watches:
+            place = (watch.space, watch.key)
+            watch.touched |= before[place] != after[place] or (place in put and after[place] is not None)
+
+    for action, step in actions:
+        before = shown()
+        shared.advance(shared.now + step)
+        compare(before, set())
+        before = shown()
+        if isinstance(action, Step):
+            shared.journal = journal = []
+            apply(spaces[action.space], action.command, shared.now)
+            shared.journal = None
+            journals.append(journal)
+            # One change of a journal may be hidden by a later one of it; so may what was cleared and stored again.
+            places = {(change.keyspace.number, change.key) for change in journal if isinstance(change, Before)}
+            compare(before, places)
+        elif action == "undo" and journals:
+            journal = journals.pop()
+            undo(journal)
+            compare(before, set())
+            for watch in watches:
+                watch.doubtful |= any(
+                    change.keyspace.number == watch.space and (isinstance(change, Cleared) or change.key == watch.key)
+                    for change in journal
+                )
+        elif action == "commit" and journals:
+            forget(journals.pop(0))
+        elif action == "free":
+            for space in spaces:
+                for key in space.expired(10):
+                    space.free_expired(key)
+        elif isinstance(action, tuple):
+            watches.append(Watch(*action, spaces[action[0]].watch(action[1])))
+        for watch in watches:
+            unchanged = spaces[watch.space].is_unchanged(watch.watched)
+            if watch.touched:
+                assert not unchanged, f"{watch} changed"
+            elif not watch.doubtful:
+                assert unchanged, f"{watch} did not change"
+        for space in spaces:
+            space.check()

@@ -1,0 +1,38 @@
+"""A cluster with nodes that stand in for real ones, once for all tests of a process; whole again before each test."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cairnkv.lab.cluster import LocalCluster, State
+from tests.lab.cluster.stand_in import stand_in
+
+
+class Told(list[str]):
+    """What a supervisor told."""
+
+
+@pytest.fixture(scope="session")
+def told() -> Told:
+    """By the cluster of this process."""
+    return Told()
+
+
+@pytest.fixture(scope="session")
+def _cluster(tmp_path_factory: pytest.TempPathFactory, told: Told) -> Iterator[LocalCluster]:
+    with LocalCluster.up(tmp_path_factory.mktemp("cluster"), command=stand_in, tell=told.append) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(_cluster: LocalCluster, told: Told) -> LocalCluster:
+    """The cluster of this process, of which all is ready."""
+    for machine in _cluster.machines:
+        for process in machine.processes:
+            if process.state is State.PAUSED:
+                _cluster.resume(process.name)
+            if process.state is State.KILLED:
+                _cluster.start(process.name, wait=0)
+    _cluster.wait_ready()
+    told.clear()
+    return _cluster

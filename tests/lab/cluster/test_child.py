@@ -1,0 +1,123 @@
+"""Child processes, and that no other than the one that was meant is signalled."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cairnkv.lab.cluster import child as module
+from cairnkv.lab.cluster.child import Child, Identity, end_processes, identity, signal_process
+from cairnkv.records import replace
+
+SLEEPS = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)",
+]
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Child]:
+    child = Child("sleeper", tmp_path / "logs" / "log", SLEEPS)
+    child.start()
+    until_it_says(child)
+    yield child
+    child.kill()
+
+
+def until_it_says(child: Child) -> None:
+    until = time.monotonic() + 10
+    while "here" not in child.new_lines():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_child_runs_until_it_is_stopped(sleeper: Child) -> None:
+    pid = sleeper.pid
+    assert sleeper.running
+    assert pid is not None
+    assert os.getsid(pid) == pid, "a Ctrl-C in the terminal would reach it"
+    sleeper.stop()
+    assert (sleeper.running, sleeper.pid, sleeper.end) == (False, None, "ended by SIGTERM")
+
+
+def test_a_paused_child_can_be_stopped(sleeper: Child) -> None:
+    sleeper.pause()
+    assert sleeper.running
+    sleeper.stop(5.0)
+    assert sleeper.end == "ended by SIGTERM"
+
+
+def test_a_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    child = Child("stubborn", tmp_path / "log", STUBBORN)
+    child.start()
+    until_it_says(child)
+    child.stop(0.1)
+    assert child.end == "ended by SIGKILL"
+
+
+def test_a_child_that_ended_is_started_again_and_its_log_goes_on(sleeper: Child) -> None:
+    sleeper.kill()
+    sleeper.start()
+    assert sleeper.new_lines() == [], "what the one before said counts no more"
+    until_it_says(sleeper)
+    assert sleeper.log.read_text() == "here\nhere\n"
+    assert sleeper.log_tail() == "here\n"
+
+
+def test_a_log_that_has_grown_long_is_put_aside(sleeper: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeper.kill()
+    monkeypatch.setattr(module, "LOG_MAX", 4)
+    sleeper.start()
+    until_it_says(sleeper)
+    assert sleeper.log.with_name("log.1").read_text() == "here\n"
+    assert sleeper.log.read_text() == "here\n"
+
+
+def test_lines_count_when_they_are_whole(tmp_path: Path) -> None:
+    child = Child("nobody", tmp_path / "log")
+    assert child.new_lines() == []
+    child.log.write_bytes(b"one\ntw")
+    assert child.new_lines() == ["one"]
+    child.log.write_bytes(b"one\ntwo\n")
+    assert child.new_lines() == ["two"]
+    assert child.new_lines() == []
+
+
+def test_a_process_is_signalled_if_it_is_the_one_that_was_meant(sleeper: Child) -> None:
+    assert sleeper.pid is not None
+    whom = identity(sleeper.pid)
+    assert whom is not None
+    assert not signal_process(replace(whom, started="at another time"), signal.SIGKILL)
+    assert sleeper.running
+    assert signal_process(whom, signal.SIGKILL)
+    assert sleeper.wait(5.0)
+    assert not signal_process(whom, signal.SIGKILL)
+    assert identity(whom.pid) is None
+
+
+def test_identities_differ_from_process_to_process() -> None:
+    first = identity(os.getpid())
+    assert first == identity(os.getpid())
+    with subprocess.Popen(SLEEPS, stdout=subprocess.DEVNULL) as other:
+        assert identity(other.pid) != first
+        other.kill()
+
+
+def test_processes_of_others_are_ended(sleeper: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stubborn = Child("stubborn", tmp_path / "stubborn", STUBBORN)
+    stubborn.start()
+    until_it_says(stubborn)
+    pids = [child.pid for child in (sleeper, stubborn)]
+    those = [whom for pid in pids if pid is not None and (whom := identity(pid)) is not None]
+    sleeper.pause()
+    end_processes([*those, Identity(2**22 + 1, "never")], 0.3)
+    sleeper.wait(1.0)
+    stubborn.wait(1.0)
+    assert (sleeper.end, stubborn.end) == ("ended by SIGTERM", "ended by SIGKILL")

@@ -1,0 +1,121 @@
+"""A cluster on this machine, hurt while clients use it, is consistent; one that is broken on purpose is found out.
+
+Brief here; `make test-cluster` has it last for CLUSTER_SECONDS under each kind of harm, alone and mixed, and has the
+power fail. SEED begins the dice. A history in which something was wrong is kept in the test's directory, and named.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import cairnkv
+from cairnkv.lab.cluster import LocalCluster
+from cairnkv.lab.cluster.network import lacking as lacking_network
+from cairnkv.lab.consistency import checks, verdict
+from cairnkv.lab.consistency.checks import Kind, Report
+from cairnkv.lab.consistency.history import Outcome, save
+from cairnkv.lab.consistency.nemesis import Harm, Nemesis
+from cairnkv.lab.consistency.workload import Options, Run
+from tests.lab.consistency import power
+
+GIVEN = float(os.environ.get("CLUSTER_SECONDS") or 0)
+LONG = GIVEN > 0
+SECONDS = GIVEN or 3.0
+"""How long each kind of harm is done."""
+
+SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))
+
+ALONE = [(harm,) for harm in Harm]
+MIXED = (Harm.KILL, Harm.PAUSE, Harm.CUT, Harm.WIPE)
+HARMS = [*ALONE, MIXED, tuple(Harm)] if LONG else [(Harm.KILL, Harm.PAUSE, Harm.WIPE)]
+
+FAILOVER_SECONDS = 12.0
+"""Within which a cluster whose majority is there answers again, whatever was done to the rest."""
+
+ATTEMPTS = 8
+"""To find out nodes that are broken: where a machine is slow, few reads come at the moment at which they show it."""
+
+HARM_SECONDS = 10.0
+"""How long `majority` and the others last at most (`cairnkv.lab.consistency.nemesis`)."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster that is as it should be."""
+    with LocalCluster.up(tmp_path_factory.mktemp("cluster"), namespaces=LONG and not lacking_network()) as cluster:
+        yield cluster
+
+
+def judged(
+    cluster: LocalCluster,
+    path: Path,
+    nemesis: Callable[[Run], Awaitable[None]] | None = None,
+    *,
+    seconds: float = SECONDS,
+    rate: float | None = 500.0,
+    keys: int = 8,
+) -> Report:
+    """Use a cluster, judge what was told, and print the verdict."""
+    run = Run(Options(cluster.addresses, seconds=seconds, clients=10, keys=keys, rate=rate, seed=SEED))
+    history = asyncio.run(run.run(nemesis))
+    report = checks.check(history)
+    print(f"seed {SEED}: {verdict.verdict(history, report)}", *history.actions, sep="\n  ")
+    if not report.consistent:
+        save(history, path / "history.jsonl")
+        print(*verdict.details(report), f"the history is in {path / 'history.jsonl'}", sep="\n")
+    return report
+
+
+@pytest.mark.parametrize("harms", HARMS, ids=lambda harms: "-".join(harm.value for harm in harms))
+def test_it_is_consistent_whatever_is_done_to_it(
+    cluster: LocalCluster, harms: tuple[Harm, ...], tmp_path: Path
+) -> None:
+    if Harm.CUT in harms and not cluster.can_cut:
+        pytest.skip(f"NOT TESTED HERE: {lacking_network()}")
+    nemesis = Nemesis(cluster, harms, seconds=SECONDS, seed=SEED)
+    report = judged(cluster, tmp_path, nemesis)
+    assert report.consistent is True, report
+    assert not nemesis.problems
+    assert report.outcomes[Outcome.OK] > 50
+    assert report.recovery < FAILOVER_SECONDS * 1e9, f"nothing was answered for {report.recovery / 1e9:.1f} s"
+
+
+@pytest.mark.parametrize("how", ["early-replies", "stale-reads"])
+def test_nodes_that_are_broken_are_found_out(how: str, tmp_path: Path) -> None:
+    """Whatever else it is that they answer: it is seen that a read is not what it has to be."""
+    kinds: set[Kind] = set()
+    broken = {"flags": ["--allow-broken"], "environment": {"CAIRNKV__BREAK": how}}
+    with LocalCluster.up(tmp_path / "cluster", **broken) as cluster:  # type: ignore[arg-type]
+        with cairnkv.connect(cluster.url) as kv:
+            assert kv.info()["broken_on_purpose"] == how
+        log = (tmp_path / "cluster" / "node-1" / "node.log").read_text()
+        assert f"WARNING cairnkv.server: BROKEN ON PURPOSE, by the variable CAIRNKV__BREAK: {how}" in log
+        assert f"BROKEN ON PURPOSE, by CAIRNKV__BREAK: {how}" in log.rpartition(" ready on ")[2]
+        for _ in range(ATTEMPTS):
+            report = judged(cluster, tmp_path, seconds=2.0, keys=2, rate=None)
+            kinds |= {violation.kind for violation in report.violations}
+            if kinds & {Kind.STALE, Kind.OWN_WRITE, Kind.BACKWARDS, Kind.LOST}:
+                assert report.consistent is False
+                return
+    raise AssertionError(f"only {kinds} were seen")
+
+
+if LONG:
+
+    @pytest.mark.skipif(bool(power.lacking()), reason=f"NOT TESTED HERE: {power.lacking()}")
+    @pytest.mark.parametrize("syncs", [True, False], ids=["syncs", "does-not-sync"])
+    def test_when_the_power_fails_at_all_machines_it_matters_whether_the_log_syncs(syncs: bool, tmp_path: Path) -> None:
+        """Processes that are killed lose nothing of what they wrote, so that nothing else would show it.
+
+        The log that does not sync is NATS with its default, every two minutes, which takes --trust-nats-sync.
+        """
+        sync, flags = ("always", ()) if syncs else (None, ("--trust-nats-sync",))
+        with power.disk(tmp_path) as disk, LocalCluster.up(disk.cluster, sync=sync, flags=flags) as cluster:
+            report = judged(cluster, tmp_path, power.PowerFailures(cluster, disk, after=2.0), seconds=4.0)
+        assert report.consistent is syncs
+        kinds = {violation.kind for violation in report.violations}
+        assert syncs or kinds & {Kind.LOST, Kind.STALE, Kind.OWN_WRITE}

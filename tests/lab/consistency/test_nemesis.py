@@ -1,0 +1,235 @@
+"""The nemesis hurts what it may, leaves a majority, and always heals: on a cluster that only takes notes."""
+
+import asyncio
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from cairnkv.errors import OptionError
+from cairnkv.lab.cluster import ClusterError, Machine, Process, Role, State
+from cairnkv.lab.consistency import nemesis
+from cairnkv.lab.consistency.history import Action
+from cairnkv.lab.consistency.nemesis import Harm, Nemesis, parsed_harms
+from cairnkv.lab.consistency.workload import Options, Run, key_names
+from tests.lab.consistency.servers import Right, serving
+
+
+class Told:
+    """A cluster that does nothing, and remembers what it was told."""
+
+    def __init__(self, *, can_cut: bool = True, count: int = 3) -> None:
+        self.can_cut = can_cut
+        self.machines = tuple(
+            Machine(
+                number,
+                Process(f"nats-{number}", Role.NATS, number, "nats://127.0.0.1:1", State.READY),
+                Process(f"node-{number}", Role.NODE, number, "cairn://127.0.0.1:1", State.READY),
+            )
+            for number in range(1, count + 1)
+        )
+        self.said: list[str] = []
+        self.hurt: dict[str, str] = {}
+        self.most_hurt = 0
+        self.fails: str | None = None
+        self.was_hurt = threading.Event()
+
+    def _harm(self, how: str, what: int | str) -> None:
+        self.said.append(f"{how} {what}")
+        if self.fails == how:
+            raise ClusterError(f"cannot {how}")
+        self.hurt[str(what)] = how
+        self.was_hurt.set()
+        self.most_hurt = max(self.most_hurt, len({target[-1] for target in self.hurt}))
+
+    def _undo(self, how: str, undoes: str, what: int | str) -> None:
+        self.said.append(f"{how} {what}")
+        assert self.hurt.pop(str(what), undoes) == undoes
+        if self.fails == how:
+            raise ClusterError(f"cannot {how}")
+
+    def kill(self, what: int | str) -> None:
+        self._harm("kill", what)
+
+    def start(self, what: int | str, *, wait: float) -> None:
+        assert not wait, "it waits for all together"
+        self._undo("start", "kill", what)
+
+    def pause(self, what: int | str) -> None:
+        self._harm("pause", what)
+
+    def resume(self, what: int | str) -> None:
+        self._undo("resume", "pause", what)
+
+    def cut(self, what: int | str) -> None:
+        self._harm("cut", what)
+
+    def heal(self, what: int | str) -> None:
+        self._undo("heal", "cut", what)
+
+    def wipe(self, what: int | str) -> None:
+        assert self.hurt[str(what)[-1]] == "kill"
+        self.said.append(f"wipe {what}")
+
+    def wait_ready(self, seconds: float) -> None:
+        assert not self.hurt
+        self.said.append("wait")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nemesis, "CALM", (0.001, 0.003))
+    monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(Harm, (0.001, 0.003)))
+
+
+async def hurt(told: Told, harms: Sequence[Harm], *, seconds: float = 0.3, seed: int = 1) -> tuple[Run, Nemesis]:
+    run = Run(Options(()))
+    one = Nemesis(told, harms, seconds=seconds, seed=seed)
+    await one(run)
+    return run, one
+
+
+HOUR = 3_600.0
+
+PATIENCE = 60.0
+"""Seconds that a test waits for a condition, on a busy machine."""
+
+
+async def hurt_until(
+    told: Told, harms: Sequence[Harm], enough: Callable[[Run], bool], *, seed: int = 1
+) -> tuple[Run, Nemesis]:
+    """Let the nemesis act on a cluster until `enough`, then stop the run."""
+    run = Run(Options(()))
+    one = Nemesis(told, harms, seconds=HOUR, seed=seed)
+    task = asyncio.create_task(one(run))
+    async with asyncio.timeout(PATIENCE):
+        while not enough(run):  # noqa: ASYNC110 - it may be anything
+            await asyncio.sleep(0.002)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return run, one
+
+
+def kinds_done(run: Run) -> set[str]:
+    return {action.what for action in run.history.actions}
+
+
+async def test_all_kinds_are_done_and_healed() -> None:
+    told = Told()
+    harms = [harm for harm in Harm if harm is not Harm.MAJORITY]
+
+    def enough(run: Run) -> bool:
+        targets = {action.target.rstrip("123") for action in run.history.actions}
+        return len(kinds_done(run)) == len(harms) and len(targets) == 3
+
+    run, one = await hurt_until(told, harms, enough)
+    assert not told.hurt
+    assert not one.problems
+    assert told.most_hurt == 1
+    assert {action.what for action in run.history.actions} == {"kill", "pause", "cut", "wipe"}
+    targets = {re.sub(r"\d", "N", action.target) for action in run.history.actions}
+    assert targets == {"N", "nats-N", "node-N"}
+    assert all(isinstance(action, Action) and action.began <= action.ended for action in run.history.actions)
+    assert told.said[-1] == "wait"
+
+
+@pytest.mark.parametrize(("count", "most"), [(3, 2), (5, 3)])
+async def test_a_majority_is_taken_when_that_is_asked_for(count: int, most: int) -> None:
+    told = Told(count=count)
+    run, _ = await hurt_until(
+        told, [Harm.MAJORITY], lambda run: len({action.target.split()[0] for action in run.history.actions}) == 3
+    )
+    assert told.most_hurt == most
+    assert not told.hurt
+    assert {action.what for action in run.history.actions} == {"majority"}
+    assert {action.target.split()[0] for action in run.history.actions} == {"kill", "pause", "cut"}
+
+
+async def test_the_seed_decides() -> None:
+    first, second, other = Told(), Told(), Told()
+    for told, seed in ((first, 5), (second, 5), (other, 6)):
+        await hurt_until(told, list(Harm), lambda run: len(run.history.actions) > 12, seed=seed)
+    # What is undone together is undone in any order.
+    harms = [
+        [said for said in told.said if said.split()[0] in ("kill", "pause", "cut", "wipe")] for told in (first, second)
+    ]
+    shorter = min(map(len, harms)) - 3  # the last may be cut short by the clock
+    assert harms[0][:shorter] == harms[1][:shorter]
+    assert first.said[:20] != other.said[:20]
+    assert shorter > 6
+
+
+async def test_all_is_healed_when_the_run_is_ended_from_outside() -> None:
+    told = Told()
+    task = asyncio.create_task(hurt(told, [Harm.KILL], seconds=60))
+    await asyncio.wait_for(asyncio.to_thread(told.was_hurt.wait, 10), 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.05)
+    assert not told.hurt
+
+
+@pytest.mark.parametrize(("fails", "says"), [("kill", "kill: cannot kill"), ("start", "not healed: cannot start")])
+async def test_what_the_cluster_does_not_do_is_a_problem(fails: str, says: str) -> None:
+    told = Told()
+    told.fails = fails
+    run, one = await hurt_until(told, [Harm.KILL], lambda run: len(told.said) > 3)
+    assert one.problems[0] == says
+    assert bool(run.history.actions) is (fails == "start")
+
+
+async def test_nemesis_acts_until_the_run_is_stopped() -> None:
+    async with serving(Right(), 1) as addresses, asyncio.timeout(PATIENCE):
+        run = Run(Options(addresses, seconds=HOUR, clients=2, keys=2))
+        running = asyncio.create_task(run.run(told := Nemesis(Told(), [Harm.PAUSE], seconds=HOUR, seed=1)))
+        while len(run.history.actions) < 3 or len(run.history.operations) < 10:  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0.002)
+        first = run.history.actions[0]
+        run.stop()
+        history = await running
+    assert not told.problems
+    assert max(one.completed for one in history.operations) > first.began
+    assert {one.key for one in history.operations if one.final} == set(key_names(2))
+
+
+class Noting(Run):
+    """A run that records a call for the time. The nemesis makes this call after it injects a fault."""
+
+    asked = False
+
+    def now(self) -> int:
+        self.asked = True
+        return super().now()
+
+
+async def test_fault_that_a_stop_ends_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(Harm, (HOUR, HOUR)))
+    told, run = Told(), Noting(Options(()))
+    task = asyncio.create_task(Nemesis(told, [Harm.KILL], seconds=HOUR, seed=1)(run))
+    async with asyncio.timeout(PATIENCE):
+        while not run.asked:  # noqa: ASYNC110 - an attribute has no event
+            await asyncio.sleep(0.002)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert kinds_done(run) == {"kill"}
+    assert not told.hurt
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(OptionError, match="namespaces"):
+        Nemesis(Told(can_cut=False), [Harm.CUT], seconds=1, seed=1)
+    with pytest.raises(OptionError, match="at least one"):
+        Nemesis(Told(), [], seconds=1, seed=1)
+
+
+def test_harms_are_read() -> None:
+    assert parsed_harms("kill, majority,kill") == (Harm.KILL, Harm.MAJORITY)
+    assert parsed_harms("none") == ()
+    for text in ("", "kill,", "kil", "none,kill"):
+        with pytest.raises(ValueError, match="kill, pause"):
+            parsed_harms(text)

@@ -1,0 +1,120 @@
+"""What `trace` prints: for every vector a heading and a line for each field, aligned, escaped, abbreviated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairnkv.commands import Get, GetMany, Set
+from cairnkv.lab.trace.trace_format import DETAILED_FIELDS, RAW_LINES, Conversation, Line, Side
+from cairnkv.protocol.native import Response, write_command, write_response
+
+VECTORS: dict[str, Any] = json.loads(Path(__file__).parents[2].joinpath("vectors", "wire-vectors.json").read_text())
+
+
+def texts(lines: list[Line]) -> list[str]:
+    return list(map(str, lines))
+
+
+def said(side: Side, data: bytes, **options: int) -> list[str]:
+    return texts(list(Conversation("#1", **options).said(side, data, 0.5)))
+
+
+def test_a_conversation_as_the_figures_show_it():
+    conversation = Conversation("#1")
+    lines = [
+        *conversation.said(Side.CLIENT, write_command(Set(b"greeting", b"hello")), 0.001),
+        *conversation.said(Side.SERVER, write_response(Response(True, b"OK")), 0.002),
+        *conversation.said(Side.CLIENT, write_command(Get(b"other"), flags=1), 0.003),
+        *conversation.said(Side.SERVER, write_response(Response(False, b"Key not found", 1)), 0.004),
+        *conversation.closed(Side.CLIENT, 0.005),
+        *conversation.closed(Side.SERVER, 0.006),
+    ]
+    assert "\n".join(texts(lines)) == (
+        """\
+#1 client, 0.001 s: SET, 24 bytes
+    header        00                       no flags
+    command       00 01                    1 = SET
+    key length    00 00 00 08              8 bytes
+    key           67 72 65 65 74 69 6e 67  greeting
+    value length  00 00 00 05              5 bytes
+    value         68 65 6c 6c 6f           hello
+#1 server, 0.002 s: success, to SET, 8 bytes
+    header  00           no flags
+    status  30           success, '0' in ASCII
+    length  00 00 00 02  2 bytes
+    answer  4f 4b        OK
+#1 client, 0.003 s: GET, 12 bytes
+    header      01              local read
+    command     00 00           0 = GET
+    key length  00 00 00 05     5 bytes
+    key         6f 74 68 65 72  other
+#1 server, 0.004 s: not found, to GET, 19 bytes
+    header   01                                      missing
+    status   31                                      failure, '1' in ASCII
+    length   00 00 00 0d                             13 bytes
+    message  4b 65 79 20 6e 6f 74 20 66 6f 75 6e 64  Key not found
+#1 client, 0.005 s: closed its side
+#1 server, 0.006 s: closed its side"""
+    )
+
+
+@pytest.mark.parametrize("vector", [pytest.param(vector, id=vector["name"]) for vector in VECTORS["vectors"]])
+def test_every_vector_is_annotated_byte_for_byte(vector: dict[str, Any]):
+    frame = bytes.fromhex(vector["hex"])
+    side = Side.SERVER if vector["kind"] == "response" else Side.CLIENT
+    heading, *fields = said(side, frame, shown_bytes=1_000)
+    title = vector["command"] if side is Side.CLIENT else "success" if vector["ok"] else None
+    if title is None:
+        title = "not found" if vector["missing"] else "failure"
+    assert heading == f"#1 {side.value}, 0.500 s: {title}, {len(frame):,} bytes"
+    # The table has three columns, of which the second is the frame.
+    names = [line[4:].split("  ", 1)[0] for line in fields]
+    digits = [line[4:].removeprefix(name).strip().split("  ", 1)[0] for line, name in zip(fields, names, strict=True)]
+    assert bytes.fromhex("".join(digits)) == frame
+    assert len({line.index(cell) for line, cell in zip(fields, digits, strict=True)}) == 1
+
+
+def test_what_is_long_is_abbreviated():
+    lines = said(Side.CLIENT, write_command(Set(b"k", b"v" * 1_000)))
+    assert lines[-1].strip() == f"value         {'76 ' * 16}…  {'v' * 64} … and 936 bytes more"
+    lines = said(Side.CLIENT, write_command(Set(b"k", b"\xff" * 1_000)))
+    assert lines[-1].strip() == "value         " + "ff " * 16 + "…  " + "\\xff" * 16 + " … and 984 bytes more"
+    lines = said(Side.CLIENT, write_command(GetMany(tuple(b"%d" % number for number in range(500)))))
+    assert len(lines) == 1 + DETAILED_FIELDS + 1
+    assert lines[-1] == f"    and {1_003 - DETAILED_FIELDS} more fields"
+
+
+def test_nothing_reaches_the_terminal_unescaped():
+    hostile = b"\x1b]0;title\x07\x9b2J\r\n"
+    for line in said(Side.CLIENT, write_command(Set(hostile, hostile))) + said(Side.CLIENT, b"\0\0\x0f" + hostile):
+        assert line.isprintable()
+
+
+def test_what_is_no_frame_is_shown_raw_and_so_is_all_behind_it():
+    conversation = Conversation("#1")
+    lines = texts(list(conversation.said(Side.CLIENT, bytes.fromhex("00 000f 61626364"), 0)))
+    assert lines == [
+        "#1 client, 0.000 s: command 15, 3 bytes, not finished",
+        "    header   00     no flags",
+        "    command  00 0f  15 = nobody knows it",
+        "#1 client, 0.000 s: 4 bytes in no frame: command 15 is not assigned, so the end of its frame is unknown",
+        "    61 62 63 64                                      abcd",
+    ]
+    lines = texts(list(conversation.said(Side.CLIENT, b"x" * 1_000, 1)))
+    assert lines[0] == "#1 client, 1.000 s: 1,000 bytes"
+    assert len(lines) == 1 + RAW_LINES + 1
+    assert lines[-1] == f"    and {1_000 - 16 * RAW_LINES} bytes more"
+    # The server's side goes on: it says what was wrong.
+    (heading, *_) = texts(list(conversation.said(Side.SERVER, write_response(Response(False, b"BADFRAME", 2)), 1)))
+    assert heading == "#1 server, 1.000 s: failure, 14 bytes"
+
+
+def test_a_frame_that_is_not_finished_is_shown_at_the_end():
+    conversation = Conversation("#1")
+    assert list(conversation.said(Side.CLIENT, write_command(Get(b"greeting"))[:-3], 0)) == []
+    heading, *_, key, closed = texts(list(conversation.closed(Side.CLIENT, 1)))
+    assert heading == "#1 client, 1.000 s: GET, 12 bytes, not finished"
+    assert key.split() == ["key", "67", "72", "65", "65", "74", "greet"]
+    assert closed == "#1 client, 1.000 s: closed its side"

@@ -1,0 +1,142 @@
+"""Bytes that nobody meant: random, truncated, bit-flipped, spliced.
+
+Whatever comes, a decoder does not raise, says the same however the bytes are cut, keeps no more than it was
+fed, and takes nothing in once it has said that the conversation is over.
+"""
+
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cairnkv.commands import COMMANDS, Failure
+from cairnkv.errors import PeerError
+from cairnkv.protocol import CommandDecoder, Limits, Request, Response, ResponseDecoder, write_command, write_response
+from cairnkv.protocol.native import Width, response_to
+from tests.support.strategies import commands, cut, cuttings, replies
+
+LIMITS = Limits(value=400, frame=700)
+"""Small enough that mutated lengths land on both sides."""
+
+WIDTHS = st.sampled_from([None, 2, 4])
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """The data with some bits flipped, some bytes lost, some added."""
+    damage = bytearray(data)
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(damage)))
+        match draw(st.sampled_from(["flip", "lose", "add", "truncate"])):
+            case "flip" if at < len(damage):
+                damage[at] ^= 1 << draw(st.integers(0, 7))
+            case "lose":
+                del damage[at : at + draw(st.integers(1, 5))]
+            case "add":
+                damage[at:at] = draw(st.binary(min_size=1, max_size=5))
+            case "truncate":
+                del damage[at:]
+    return bytes(damage)
+
+
+@st.composite
+def hostile_commands(draw: st.DrawFn) -> bytes:
+    """Random bytes, heads with random numbers and lengths, or damaged conversations."""
+    match draw(st.integers(0, 2)):
+        case 0:
+            return draw(st.binary(max_size=60))
+        case 1:
+            small = st.integers(0, 40) | st.sampled_from([0xFFFF, 0x10000, 0x10001, 0xFFFFFFFF])
+            words = draw(st.lists(small, max_size=8))
+            return draw(st.binary(min_size=1, max_size=3)) + b"".join(word.to_bytes(4) for word in words)
+        case _:
+            width: Width = draw(st.sampled_from([2, 4]))
+            said = draw(st.lists(commands(), min_size=1, max_size=4))
+            # the longest strings of the strategies are over these limits, which is one of the points
+            return draw(damaged(b"".join(write_command(command, width=width)[:2_000] for command in said)))
+
+
+def _command_events(pieces: list[bytes], width: Width | None) -> tuple[list[Any], CommandDecoder]:
+    decoder = CommandDecoder(width=width, limits=LIMITS)
+    found: list[Any] = []
+    fed = 0
+    for piece in pieces:
+        decoder.feed(piece)
+        fed += len(piece)
+        while (event := decoder.next()) is not None:
+            assert isinstance(event, Request | Failure)
+            found.append(event)
+        # bounded: never more than what was fed, never more than the rest of one frame
+        assert decoder.pending <= fed - (0 if decoder.broken else decoder.consumed)
+        assert decoder.pending <= LIMITS.frame + len(piece)
+    return found, decoder
+
+
+@given(data=hostile_commands(), width=WIDTHS, pieces=st.data())
+@example(data=bytes(200), width=None, pieces=None)
+@example(data=b"\x00\x00\x10\x00\x01\x00\x00" + bytes(80), width=None, pieces=None)
+def test_a_command_decoder_says_the_same_however_the_bytes_are_cut(
+    data: bytes, width: Width | None, pieces: st.DataObject | None
+) -> None:
+    whole, decoder = _command_events([data], width)
+    by_bytes, decoder_by_bytes = _command_events(cut(data, range(len(data))), width)
+    assert by_bytes == whole
+    assert decoder_by_bytes.broken == decoder.broken
+    assert decoder_by_bytes.pending == decoder.pending
+    if pieces is not None:
+        assert _command_events(pieces.draw(cuttings(data)), width)[0] == whole
+
+
+@given(data=hostile_commands(), width=WIDTHS)
+def test_a_failure_that_closes_is_the_last_that_is_said(data: bytes, width: Width | None) -> None:
+    found, decoder = _command_events([data], width)
+    closing = [event for event in found if isinstance(event, Failure) and event.code.closes]
+    assert closing == (found[-1:] if decoder.broken else [])
+    if decoder.broken:
+        decoder.feed(b"\0" * 100)
+        assert decoder.next() is None
+        assert decoder.pending == 0
+
+
+@given(data=hostile_commands(), width=WIDTHS)
+def test_whatever_is_understood_would_be_written_so(data: bytes, width: Width | None) -> None:
+    """Nothing is guessed: each request, written again, is a piece of the bytes that came (option order aside)."""
+    found, decoder = _command_events([data], width)
+    for event in found:
+        if isinstance(event, Request) and not any(slot.word for _, slot in event.command.word.fields):
+            assert decoder.width is not None
+            assert write_command(event.command, width=decoder.width, flags=event.flags) in data
+
+
+@st.composite
+def hostile_responses(draw: st.DrawFn) -> bytes:
+    """Random bytes or damaged responses."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=40))
+    word = draw(st.sampled_from([command.word for command in COMMANDS]))
+    said = draw(st.lists(replies(word), min_size=1, max_size=4))
+    return draw(damaged(b"".join(write_response(response_to(reply))[:1_000] for reply in said)))
+
+
+def _response_events(pieces: list[bytes]) -> list[Response | str]:
+    decoder = ResponseDecoder(frame_limit=LIMITS.frame)
+    found: list[Response | str] = []
+    fed = 0
+    for piece in pieces:
+        decoder.feed(piece)
+        fed += len(piece)
+        try:
+            while (event := decoder.next()) is not None:
+                found.append(event)
+        except PeerError as error:
+            return [*found, str(error)]
+        assert decoder.pending == fed - decoder.consumed
+        assert decoder.pending <= LIMITS.frame
+    return found
+
+
+@given(data=hostile_responses(), pieces=st.data())
+def test_a_response_decoder_says_the_same_however_the_bytes_are_cut(data: bytes, pieces: st.DataObject) -> None:
+    whole = _response_events([data])
+    assert _response_events(cut(data, range(len(data)))) == whole
+    assert _response_events(pieces.draw(cuttings(data))) == whole

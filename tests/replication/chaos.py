@@ -1,0 +1,685 @@
+"""Clients of a simulated cluster to which anything may happen, and what has to be true of what they were told.
+
+`Chaos` throws the dice of a seed; the same seed does the same again. `check` holds everything that clients were told
+against a plain model that goes through the log once more, with rules of its own for which entries count.
+"""
+
+import bisect
+import collections
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Sequence
+
+from cairnkv.commands import (
+    MISSING,
+    OK,
+    Append,
+    ClearAll,
+    ClearIfEquals,
+    ClearMany,
+    ClearPrefix,
+    Command,
+    Copy,
+    Count,
+    Deadline,
+    Exists,
+    Expire,
+    ExpireWith,
+    Failure,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Items,
+    Persist,
+    Rename,
+    Replies,
+    Reply,
+    Set,
+    SetMany,
+    SetWith,
+    Step,
+    Swap,
+    Ttl,
+    failures,
+)
+from cairnkv.commands.failures import Fault
+from cairnkv.engine import Watched
+from cairnkv.replication import epochs
+from cairnkv.replication.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
+from cairnkv.replication.entry_codec import run_of, transaction_of
+from cairnkv.replication.store import LEAD_LEAST_MS
+from cairnkv.store import Held
+from tests.support.model import Model, same
+from tests.support.simulated import Cluster, Node
+
+REGISTERS = [b"r0", b"r1"]
+"""Keys of the first keyspace, of which single commands speak, without deadlines."""
+
+KEYS = [b"k0", b"k1", b"k2", b"p0", b"p1"]
+"""Keys of the second keyspace, to which anything happens."""
+
+TAGS = 2
+"""The keyspace in which each transaction leaves a key."""
+
+STRANGERS = (1, 2)
+"""Nodes that nobody runs, as which somebody writes what comes into his head."""
+
+OUTSTANDING_MAX = 6
+CRASHED = Failure(failures.UNKNOWN, "the node has gone")
+
+
+@dataclasses.dataclass
+class Op:
+    """Something that a client has said, and what it was told."""
+
+    number: int
+    life: tuple[int, int]  # node, and its life
+    steps: tuple[Step, ...]
+    invoked: int
+    tag: bytes = b""
+    watched: tuple[tuple[int, Watched], ...] = ()
+    watched_at: int = 0  # the position at which the watched keys were noted
+    completed: int = 0
+    reply: Reply | None = None
+    position: int = 0  # at which its node was when it was told
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may change anything."""
+        return any(step.command.word.writes for step in self.steps)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it certainly was not carried out."""
+        if not isinstance(self.reply, Failure) or self.reply.code.executed is not False:
+            return False
+        return self.reply.code.fault is not Fault.CALLER  # who has asked for what cannot be was answered by the log
+
+    @property
+    def unknown(self) -> bool:
+        """Whether its client cannot tell."""
+        return self.reply is None or (isinstance(self.reply, Failure) and self.reply.code is failures.UNKNOWN)
+
+
+@dataclasses.dataclass
+class Client:
+    """One connection after the other, each with some node."""
+
+    node: Node
+    life: int
+    waiting: list[Op] = dataclasses.field(default_factory=list)
+    blocked: bool = False
+    watched: dict[tuple[int, bytes], Watched] = dataclasses.field(default_factory=dict)
+    watched_at: int = 0
+
+
+class Chaos:
+    """A cluster, its clients, and everything that befalls them."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        nodes: int = 3,
+        clients: int = 5,
+        faults: float = 1.0,
+        cluster: Cluster | None = None,
+    ) -> None:
+        """faults: how often something goes wrong; 0: never."""
+        self.dice = random.Random(seed)
+        self.cluster = cluster or Cluster(nodes)
+        self.cluster.watchers.append(self._applied)
+        self.ops: list[Op] = []
+        self.tagged_at: dict[bytes, int] = {}
+        self._moment = 0
+        self._faults = faults
+        self.cluster.settle()
+        self.clients = [Client(self._some_node(), 1) for _ in range(clients)]
+        for client in self.clients:
+            client.life = client.node.life
+        self._applying: Node | None = None
+
+    # -- what happens ---------------------------------------------------------------------------------------------
+
+    def run(self, steps: int) -> "Chaos":
+        """Let so many things happen."""
+        ordinary: list[tuple[Callable[[], None], float]] = [
+            (self._say, 10),
+            (self._pump, 8),
+            (self._arrive, 10),
+            (self._follow, 14),
+            (self._time_passes, 5),
+            (self._keep_house, 1),
+        ]
+        faulty: list[tuple[Callable[[], None], float]] = [
+            (self._arrive_out_of_order, 2),
+            (self._arrive_twice, 1),
+            (self._lose, 0.6),
+            (self._refuse, 0.6),
+            (self._crash, 0.5),
+            (self._start, 2.5),
+            (self._snapshot, 0.3),
+            (self._cut_off, 0.3),
+            (self._heal, 1),
+            (self._long_time_passes, 0.3),
+            (self._set_clock, 0.3),
+            (self._garbage, 0.2),
+        ]
+        whats = [what for what, _ in ordinary + faulty]
+        weights = [weight for _, weight in ordinary] + [weight * self._faults for _, weight in faulty]
+        for what in self.dice.choices(whats, weights, k=steps):
+            what()
+        return self
+
+    def end(self) -> "Chaos":
+        """Let all be well again, and everything come to rest."""
+        cluster = self.cluster
+        for node in cluster.nodes:
+            node.cut_off = False
+            node.clock_off = 0
+            if node.store is None:
+                node.start()
+        cluster.settle()
+        for node in cluster.nodes:
+            store = node.running
+            assert store.stopped is None, store.stopped
+            assert store.position == len(cluster.stream)
+            assert not store.loading
+            assert store.proposer.quorum
+            assert not store.proposer.waiting
+            for keyspace in store.keyspaces:
+                keyspace.check()
+        waiting = [op for client in self.clients for op in client.waiting]
+        assert not waiting, f"nobody has told what became of {waiting[0]}"
+        return self
+
+    def _some_node(self) -> Node:
+        return self.dice.choice(self.cluster.nodes)
+
+    def _pump(self) -> None:
+        self._some_node().pump()
+
+    def _arrive(self) -> None:
+        if self.cluster.flying:
+            self.cluster.arrive()
+
+    def _any_flying(self) -> int | None:
+        return self.dice.randrange(len(self.cluster.flying)) if self.cluster.flying else None
+
+    def _arrive_out_of_order(self) -> None:
+        if (at := self._any_flying()) is not None:
+            self.cluster.arrive(at)
+
+    def _arrive_twice(self) -> None:
+        if (at := self._any_flying()) is not None:
+            self.cluster.arrive(at, again=True)
+
+    def _lose(self) -> None:
+        if (at := self._any_flying()) is not None:
+            self.cluster.lose(at)
+
+    def _refuse(self) -> None:
+        if (at := self._any_flying()) is not None:
+            self.cluster.refuse(at)
+
+    def _follow(self) -> None:
+        node = self._some_node()
+        self._applying = node
+        node.follow(self.dice.choice((1, 1, 3, 20)))
+        self._applying = None
+
+    def _time_passes(self) -> None:
+        self.cluster.now += self.dice.choice((0.001, 0.02, 0.2))
+        for node in self.cluster.nodes:
+            node.tick()
+
+    def _long_time_passes(self) -> None:
+        for _ in range(self.dice.choice((1, 3, 8))):
+            self.cluster.now += 2.5
+            for node in self.cluster.nodes:
+                node.tick()
+
+    def _keep_house(self) -> None:
+        if (node := self._some_node()).is_up:
+            node.running.housekeep()
+
+    def _crash(self) -> None:
+        node = self._some_node()
+        if node.store is not None:
+            node.crash(self.dice.choice((0, 0, 1, 3, 30, 10_000)))
+            for client in self.clients:
+                if client.node is node:
+                    self._leave(client)
+
+    def _start(self) -> None:
+        node = self._some_node()
+        if node.store is None:
+            other = self._some_node()
+            node.start(other.disk.copy() if self.dice.random() < 0.3 else None)
+
+    def _snapshot(self) -> None:
+        node, other = self._some_node(), self._some_node()
+        if node.is_up and node is not other:
+            node.take_snapshot(other.disk.copy())
+
+    def _cut_off(self) -> None:
+        self._some_node().cut_off = True
+
+    def _heal(self) -> None:
+        self._some_node().cut_off = False
+
+    def _set_clock(self) -> None:
+        self._some_node().clock_off = self.dice.choice((0, 0, -900, 700, 30_000))
+
+    def _garbage(self) -> None:
+        """Entries of somebody whom nobody knows."""
+        dice = self.dice
+        data = b"\1" + dice.randbytes(dice.randrange(80))
+        if dice.random() < 0.8:
+            node, kind = dice.choice(STRANGERS), dice.choice(list(Kind))
+            body = dice.randbytes(dice.choice((0, 9, 10, 10, 10, 30)))
+            if self.cluster.stream and dice.random() < 0.7:
+                changed = bytearray(dice.choice(self.cluster.stream)[HEADER_BYTES:])
+                for _ in range(dice.randrange(1, 4)):
+                    if changed:
+                        changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+                body = bytes(changed)
+            time = self.cluster.observer.clock() + dice.randrange(100)
+            data = Entry(kind, node, dice.choice((0, 1, 2, 30)), dice.randrange(1, 4), time, body).packed()
+        self.cluster.append(data)
+
+    # -- what clients say ---------------------------------------------------------------------------------------
+
+    def _leave(self, client: Client) -> None:
+        """The node has gone: nobody will tell what became of what waits."""
+        for op in client.waiting:
+            self._moment += 1
+            op.completed, op.reply = self._moment, CRASHED
+        client.waiting.clear()
+        client.watched = {}
+        client.blocked = False
+
+    def _say(self) -> None:
+        client = self.dice.choice(self.clients)
+        gone = client.node.store is None or client.life != client.node.life
+        if gone or (not client.waiting and self.dice.random() < 0.3):
+            self._leave(client)
+            client.node = self._some_node()
+            client.life = client.node.life
+            if client.node.store is None:
+                return
+        if client.blocked or len(client.waiting) >= OUTSTANDING_MAX:
+            return
+        self._moment += 1
+        dice = self.dice
+        number = len(self.ops) + 1
+        kind = dice.random()
+        if kind < 0.1:
+            self._watch(client)
+        elif kind < 0.25:
+            self._transact(client, number)
+        elif kind < 0.3:
+            self._do(client, Op(number, self._life(client), (Step(1, ClearPrefix(b"p", 0)),), self._moment))
+        else:
+            space = dice.choice((0, 1))
+            command = self._register_command(number) if space == 0 else self._command(number)
+            self._do(client, Op(number, self._life(client), (Step(space, command),), self._moment))
+
+    @staticmethod
+    def _life(client: Client) -> tuple[int, int]:
+        return client.node.number, client.node.life
+
+    def _do(self, client: Client, op: Op) -> None:
+        store = client.node.running
+        self.ops.append(op)
+        ((space, command),) = op.steps
+        self._wait(client, op, store.execute(command, space))
+
+    def _transact(self, client: Client, number: int) -> None:
+        dice = self.dice
+        tag = b"t%d" % number
+        watched = tuple((space, watch) for (space, _), watch in client.watched.items())
+        steps = [Step(1, self._step(number)) for _ in range(dice.randrange(3))] + [Step(TAGS, Set(tag, b""))]
+        op = Op(number, self._life(client), tuple(steps), self._moment, tag, watched, client.watched_at)
+        client.watched = {}
+        outcome = client.node.running.execute_all(op.steps, watched, bytes_max=1_000_000)
+        if outcome is not MISSING:  # it is certain by now that they have changed, and the log has nothing of it
+            self.ops.append(op)
+            self._wait(client, op, outcome)
+
+    def _watch(self, client: Client) -> None:
+        places = [(1, key) for key in self.dice.sample(KEYS, self.dice.choice((1, 2)))]
+        into: dict[tuple[int, bytes], Watched] = {}
+        outcome = client.node.running.watch(places, into)
+        life = client.life
+        node = client.node
+        if not isinstance(outcome, Held):
+            return
+        client.blocked = True
+
+        def ready() -> None:
+            if client.life == life and client.node is node and client.blocked:
+                client.blocked = False
+                if outcome.reply is OK:
+                    client.watched = into
+                    client.watched_at = node.running.position + 1
+
+        outcome.on_ready = ready
+
+    def _wait(self, client: Client, op: Op, outcome: Reply | Held) -> None:
+        node = client.node
+
+        def ready() -> None:
+            if op.completed:
+                return  # its client has gone
+            self._moment += 1
+            op.completed = self._moment
+            assert isinstance(outcome, Held)
+            op.reply = outcome.reply
+            op.position = node.running.position + 1
+            client.waiting.remove(op)
+            if outcome.blocks:
+                client.blocked = False
+
+        if isinstance(outcome, Held) and outcome.reply is None:
+            outcome.on_ready = ready
+            client.waiting.append(op)
+            client.blocked = outcome.blocks
+            return
+        self._moment += 1
+        op.completed = self._moment
+        op.reply = outcome.reply if isinstance(outcome, Held) else outcome
+        op.position = node.running.position
+
+    def _register_command(self, number: int) -> Command:
+        key = self.dice.choice(REGISTERS)
+        value = b"v%d" % number
+        return self.dice.choice(
+            (
+                Get(key),
+                Get(key),
+                Get(key),
+                Set(key, value),
+                Set(key, value),
+                Append(key, value),
+                Swap(key, value),
+                SetWith(key, value, if_absent=True),
+                ClearMany((key, b"~%d" % number)),
+            )
+        )
+
+    def _step(self, number: int) -> Command:
+        """Something to do in a transaction."""
+        one, other = self.dice.choice(KEYS), self.dice.choice(KEYS)
+        return self.dice.choice(
+            (
+                Rename(one, other),
+                Copy(one, other, replace=True),
+                ClearAll(),
+                Persist(one),
+                ClearMany((one,)),
+                Set(one, b"in %d" % number),
+                SetMany(300, ((one, b"brief"), (other, b"%d" % number))),
+                Get(one),
+                Incr(one, 1),
+            )
+        )
+
+    def _command(self, number: int) -> Command:
+        dice = self.dice
+        one, other = dice.choice(KEYS), dice.choice(KEYS)
+        value = b"w%d" % number
+        return dice.choice(
+            (
+                Set(one, value),
+                Set(one, value + b"!" * dice.choice((10, 500, 2_000))),
+                SetWith(one, value, ttl=dice.choice((1, 100, 1_500))),
+                SetWith(one, value, keep_ttl=True),
+                Swap(one, value, if_present=True),
+                Append(one, value),
+                Incr(one, number),
+                ClearMany((one, b"~%d" % number)),
+                ClearIfEquals(one, value),
+                Expire(one, 200 + number),
+                ExpireWith(one, 10_000_000 + number, if_none=True),
+                GetWith(one, ttl=1_000 + number),
+                SetMany(number, ((one, value), (other, value))),
+                Get(one),
+                GetMany((one, other)),
+                Exists((one, other)),
+                Ttl(one),
+                Deadline(one),
+                Count(),
+            )
+        )
+
+    # -- what is seen -----------------------------------------------------------------------------------------------
+
+    def _applied(self, node: Node) -> None:
+        if node is self.cluster.observer:
+            keyspace = node.running.keyspaces[TAGS]
+            if keyspace.count() > len(self.tagged_at):
+                for tag in list(keyspace.hot_keys()):
+                    self.tagged_at.setdefault(tag, node.running.position)
+
+
+# -- what has to be true ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Done:
+    """Where in the log something was carried out, and what the model answers."""
+
+    position: int
+    index: int
+    reply: Reply
+
+
+class Reference:
+    """The log, gone through with the plainest means."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self._tagged_at = chaos.tagged_at
+        self._models = [Model() for _ in range(3)]
+        self._rows: dict[int, list[int]] = {}  # epoch, number, position
+        self._floor = 0
+        self._parts: dict[int, list[bytes]] = {}
+        self._now = 0
+        self.done: dict[object, list[_Done]] = collections.defaultdict(list)
+        self.changes: dict[bytes, list[tuple[int, int]]] = collections.defaultdict(list)
+        """By key of the second keyspace: at what position and index it was changed or taken by time."""
+        self._last: dict[bytes, object] = {}
+        reads = collections.defaultdict(list)
+        for op in chaos.ops:
+            if not op.writes and op.reply is not None and not isinstance(op.reply, Failure):
+                reads[op.position].append(op)
+        for position, data in enumerate(chaos.cluster.stream, 1):
+            self._pending = reads.pop(position, [])
+            self._index = 0
+            self._entry(position, data)
+            if self._pending:
+                op = self._pending[0]
+                raise AssertionError(f"{op} was answered with what was never there at {position}")
+        assert not reads, "reads of positions that are not there"
+
+    def _entry(self, position: int, data: bytes) -> None:
+        try:
+            entry = parsed(data)
+        except ValueError:
+            return
+        row = self._rows.get(entry.node)
+        if entry.kind is Kind.EPOCH:
+            if len(entry.body) == 10 and entry.epoch > (self._floor if row is None else row[0]):
+                self._rows[entry.node] = [entry.epoch, 0, position]
+                self._parts[entry.node] = []
+                if len(self._rows) > epochs.PROPOSERS_MAX:
+                    longest = min(self._rows, key=lambda node: self._rows[node][2])
+                    self._floor = max(self._floor, self._rows.pop(longest)[0])
+            self._look(position)
+            return
+        if row is None or entry.epoch != row[0] or entry.number != row[1] + 1:
+            return
+        row[1], row[2] = row[1] + 1, position
+        self._now = max(self._now, entry.time)
+        lead = self._now - entry.clock
+        for model in self._models:
+            model.advance(self._now)
+            model.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
+        self._look(position)
+        parts = self._parts[entry.node]
+        if entry.kind is Kind.BATCH:
+            parts.clear()
+            self._batch(position, entry.body, entry.node)
+            return
+        parts.append(entry.body)
+        if entry.kind is Kind.LAST_PART:
+            body = b"".join(parts)
+            parts.clear()
+            self._batch(position, body, entry.node)
+
+    def _batch(self, position: int, body: bytes, node: int) -> None:
+        try:
+            for item in items(body):
+                if item.kind is ItemKind.RUN:
+                    for step in run_of(item):
+                        self._index += 1
+                        done = _Done(position, self._index, self._apply(step))
+                        if node not in STRANGERS:
+                            self.done[step].append(done)
+                        self._look(position)
+                elif item.kind is ItemKind.TRANSACTION and node not in STRANGERS:
+                    self._transaction(position, item)
+        except ValueError:
+            return
+
+    def _transaction(self, position: int, item: Item) -> None:
+        transaction = transaction_of(item)
+        *_, (_, last) = transaction.steps
+        self._index += 1
+        tag = getattr(last, "key", b"")
+        reply: Reply = MISSING
+        if self._tagged_at.get(tag) == position:
+            reply = Replies(tuple(self._apply(step) for step in transaction.steps))
+        self.done[tag].append(_Done(position, self._index, reply))
+        self._look(position)
+
+    def _apply(self, step: Step) -> Reply:
+        if not 0 <= step.space < len(self._models) or step.command.word.by_store:
+            return Failure(failures.BADARGS, "")
+        return self._models[step.space].apply(step.command, self._now, seen=Items((b"0",)))
+
+    def _look(self, position: int) -> None:
+        entries = self._models[1].entries
+        for key in KEYS:
+            if self._last.get(key) != entries.get(key):
+                self._last[key] = entries.get(key)
+                self.changes[key].append((position, self._index))
+        self._pending = [op for op in self._pending if not self._would_say(op)]
+
+    def _would_say(self, op: Op) -> bool:
+        ((space, command),) = op.steps
+        assert op.reply is not None
+        return same(command, op.reply, self._models[space].apply(command, self._now))
+
+
+def check(chaos: Chaos) -> Reference:
+    """Hold what clients were told against the log."""
+    reference = Reference(chaos)
+    where: dict[int, _Done] = {}
+    for op in chaos.ops:
+        if not op.writes or isinstance(op.steps[0].command, ClearPrefix):
+            continue
+        done = reference.done.get(op.tag or op.steps[0], [])
+        assert len(done) <= 1, f"{op} was carried out {len(done)} times"
+        if op.failed:
+            assert not done, f"{op} was carried out"
+        elif not op.unknown:
+            assert len(done) == 1, f"{op} was acknowledged and is not in the log"
+            _same_replies(op, done[0].reply)
+            assert op.position == done[0].position, f"{op} was told at another position than that of its entry"
+        if done:
+            where[op.number] = done[0]
+        if op.watched and isinstance(op.reply, Replies):
+            at = done[0].position, done[0].index
+            for _, watch in op.watched:
+                changes = reference.changes[watch.key]
+                first = bisect.bisect(changes, (op.watched_at, math.inf))
+                between = [change for change in changes[first:] if change < at]
+                assert not between, f"{op} was carried out, though {watch.key!r} has changed at {between}"
+    _in_order(chaos, where)
+    _in_real_time(chaos, where)
+    for key in REGISTERS:
+        _linearizable(key, [op for op in chaos.ops if len(op.steps) == 1 and _concerns(op, key)])
+    return reference
+
+
+def _concerns(op: Op, key: bytes) -> bool:
+    space, command = op.steps[0]
+    return space == 0 and key in command.named_keys()
+
+
+def _same_replies(op: Op, expected: Reply) -> None:
+    assert op.reply is not None
+    if isinstance(expected, Replies) and isinstance(op.reply, Replies):
+        pairs = zip(op.steps, op.reply.values, expected.values, strict=True)
+        assert all(same(step.command, one, other) for step, one, other in pairs), f"{op}: {expected}"
+    else:
+        assert same(op.steps[0].command, op.reply, expected), f"{op}: {expected}"
+
+
+def _in_order(chaos: Chaos, where: dict[int, _Done]) -> None:
+    """What was said at a node is carried out in the order in which it was said there."""
+    newest: dict[tuple[int, int], tuple[int, int]] = {}
+    for op in chaos.ops:
+        if (done := where.get(op.number)) is not None:
+            at = done.position, done.index
+            assert newest.get(op.life, (0, 0)) < at, f"{op} has overtaken what was said before"
+            newest[op.life] = at
+
+
+def _in_real_time(chaos: Chaos, where: dict[int, _Done]) -> None:
+    """What was said when something else was done already comes behind it."""
+    moments: list[int] = []
+    newest: list[int] = []
+    for op in sorted((op for op in chaos.ops if not op.failed and not op.unknown), key=lambda op: op.completed):
+        at = where[op.number].position if op.number in where else op.position
+        moments.append(op.completed)
+        newest.append(max(at, newest[-1] if newest else 0))
+    for op in chaos.ops:
+        if op.failed or op.unknown:
+            continue
+        at = where[op.number].position if op.number in where else op.position
+        before = bisect.bisect(moments, op.invoked)
+        assert not before or newest[before - 1] <= at, f"{op} shows what was over when it was said"
+
+
+def _linearizable(key: bytes, ops: Sequence[Op]) -> None:
+    """Whether there is an order of the commands on a key that explains the replies (Wing and Gong, 1993).
+
+    What has failed did not happen; what is unknown may have, at any time since.
+    """
+    said = [op for op in ops if not op.failed and (op.writes or not op.unknown)]
+    ends = [math.inf if op.unknown else op.completed for op in said]
+    needed = sum(1 << at for at, op in enumerate(said) if not op.unknown)
+    seen: set[tuple[int, object]] = set()
+    todo: list[tuple[int, tuple[bytes, int | None] | None]] = [(0, None)]
+    while todo:
+        done, entry = todo.pop()
+        if done & needed == needed:
+            return
+        left = [at for at in range(len(said)) if not done >> at & 1]
+        soonest = min(ends[at] for at in left)
+        for at in left:
+            if said[at].invoked > soonest:
+                break  # they are in the order in which they were said
+            model = Model({} if entry is None else {key: entry})
+            reply = model.apply(said[at].steps[0].command, 0)
+            told = said[at].reply
+            if said[at].unknown or (told is not None and same(said[at].steps[0].command, told, reply)):
+                state = done | 1 << at, model.entries.get(key)
+                if state not in seen:
+                    seen.add(state)
+                    todo.append(state)
+    raise AssertionError(f"no order of these explains what was told: {said}")

@@ -1,0 +1,100 @@
+"""Whether NATS syncs every write is seen through its system account, or nobody serves."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from cairnkv.errors import OptionError
+from cairnkv.replication.nats import stream
+from cairnkv.replication.nats.stream import Stream
+from tests.replication.reading import eventually, opened
+from tests.support.nats import Nats
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
+    """A cluster whose second server has NATS' default."""
+    with Nats(tmp_path_factory.mktemp("mixed"), sync=("always", None, "always")) as nats:
+        yield nats
+
+
+async def refusal(nats: Nats, **options: object) -> str:
+    one = Stream(nats.options(**options))
+    with pytest.raises(OptionError) as caught:
+        await one.open()
+    return str(caught.value)
+
+
+class TestWhereAllSync:
+    async def test_it_is_proven(self, nats: Nats) -> None:
+        async with opened(nats.options()) as one:
+            assert one.sync == "proven"
+            assert one.sync_unseen == ()
+
+    async def test_it_is_proven_though_we_are_told_to_trust(self, nats: Nats) -> None:
+        async with opened(nats.options(trust_sync=True)) as one:
+            assert one.sync == "proven"
+
+    async def test_without_the_system_account_nobody_serves(self, nats: Nats) -> None:
+        text = await refusal(nats, system=None)
+        assert "--nats-system USER:PASSWORD" in text
+        assert "--trust-nats-sync" in text
+
+    async def test_without_it_we_may_be_told_to_trust(self, nats: Nats) -> None:
+        async with opened(nats.options(system=None, trust_sync=True)) as one:
+            assert one.sync == "trusted"
+
+    async def test_a_user_of_another_account_sees_nothing(self, nats: Nats) -> None:
+        assert "it sees no server" in await refusal(nats, system="cairn:a-store")
+
+    async def test_a_wrong_password_is_told(self, nats: Nats) -> None:
+        text = await refusal(nats, system="system:wrong")
+        assert "does not let this node in" in text
+        assert "--nats-system" in text
+        assert "wrong" not in text.replace("what was wrong", "")
+
+    async def test_a_server_that_is_down_is_looked_at_later(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stream, "SYNC_UNSEEN_EVERY", 0.2)
+        options = nats.options()
+        async with opened(options):
+            pass
+        nats.servers[1].kill()
+        async with opened(options) as one:
+            assert (one.sync, one.sync_unseen) == ("proven", ("nats-1",))
+            nats.servers[1].start()
+            await eventually(lambda: one.sync_unseen == ())
+            assert one.sync == "proven"
+
+
+class TestWhereOneDoesNot:
+    async def test_nobody_serves_and_the_server_is_named(self, mixed: Nats) -> None:
+        text = await refusal(mixed)
+        assert "NATS server nats-1 does not sync" in text
+        assert "sync_interval: always" in text
+
+    async def test_we_may_be_told_to_trust_and_it_is_said_aloud(
+        self, mixed: Nats, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with opened(mixed.options(trust_sync=True)) as one:
+            assert one.sync == "trusted"
+        assert [
+            record
+            for record in caplog.records
+            if record.levelno == logging.ERROR and "nats-1 does not sync" in record.getMessage()
+        ]
+
+    async def test_it_is_seen_when_it_comes_later(self, mixed: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stream, "SYNC_UNSEEN_EVERY", 0.2)
+        options = mixed.options()
+        async with opened(mixed.options(options.name, trust_sync=True)):
+            pass
+        mixed.servers[1].kill()
+        try:
+            async with opened(options) as one:
+                assert (one.sync, one.sync_unseen) == ("proven", ("nats-1",))
+                mixed.servers[1].start()
+                await eventually(lambda: one.sync == "unproven")
+        finally:
+            await asyncio.to_thread(mixed.heal)

@@ -1,0 +1,106 @@
+"""Asking again: what passes is waited for, what does not is told, and who is cancelled stops."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import pytest
+from nats import errors
+from nats.aio.client import Client
+from nats.js.errors import APIError, BadRequestError, ServiceUnavailableError
+
+from cairnkv.errors import Unavailable
+from cairnkv.replication.nats import retry
+from cairnkv.replication.nats.retry import patiently
+
+
+class Connected(Client):
+    """A connection that nobody uses."""
+
+    is_connected = True
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.001)
+
+
+async def asked(*answers: Exception | int, patience: float = 10.0) -> tuple[int, Sequence[Exception | int]]:
+    """What comes of it, and the answers that were not asked for."""
+    left = list(answers)
+
+    async def ask() -> int:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return await patiently(Connected(), "doing it", ask, patience), left
+
+
+async def test_what_passes_is_asked_again() -> None:
+    passing = (
+        errors.TimeoutError(),
+        errors.NoRespondersError(),
+        errors.OutboundBufferLimitError(),
+        ServiceUnavailableError(code=503, err_code=10_008, description="temporarily unavailable"),
+        APIError(code=400, err_code=10_005, description="no suitable peers for placement"),
+    )
+    assert await asked(*passing, 7, 8) == (7, [8])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errors.ConnectionClosedError(), "doing it: connection closed"),
+        (BadRequestError(code=400, err_code=10_058, description="in use"), "doing it: NATS says 'in use'"),
+        (
+            ServiceUnavailableError(code=503, err_code=10_077, description="maximum bytes exceeded"),
+            "doing it: NATS says 'maximum bytes exceeded'",
+        ),
+    ],
+)
+async def test_what_does_not_pass_is_told_at_once(error: Exception, told: str) -> None:
+    with pytest.raises(Unavailable, match=f"^{told}$"):
+        await asked(error, 7)
+
+
+async def test_patience_ends() -> None:
+    with pytest.raises(Unavailable, match="doing it: timeout"):
+        await asked(*[errors.TimeoutError()] * 10_000, patience=0.05)
+
+
+async def test_nothing_is_asked_without_a_connection() -> None:
+    async def ask() -> int:
+        raise AssertionError("nats-py would wait for ever")
+
+    client = Connected()
+    client.is_connected = False
+    with pytest.raises(Unavailable, match="doing it: "):
+        await patiently(client, "doing it", ask, 0.05)
+
+
+async def test_a_cancellation_that_is_lost_on_the_way_counts() -> None:
+    """As where the answer comes in the same moment."""
+    cleaned = []
+
+    async def ask() -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        return 1
+
+    async def quick() -> int:
+        return 2
+
+    async def work() -> None:
+        try:
+            await patiently(Connected(), "doing it", ask)
+        finally:  # which may ask as well
+            cleaned.append(await patiently(Connected(), "cleaning up", quick))
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned == [2]

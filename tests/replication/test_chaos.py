@@ -1,0 +1,139 @@
+"""Whatever the network, the disks and the clocks do: all nodes are alike, and clients are told what is true.
+
+A build that is broken on purpose is found by the same test, or it would prove nothing.
+"""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cairnkv.replication import epochs
+from cairnkv.replication.entries import Entry, Kind
+from cairnkv.replication.epochs import Judged, Proposers
+from cairnkv.replication.proposals import Changes, Proposed
+from cairnkv.replication.proposer import Proposer
+from cairnkv.replication.store import ReplicatedStore
+from tests.replication.chaos import Chaos, check
+from tests.support.simulated import Cluster
+
+SEEDS = st.integers(0, 2**32)
+
+
+@settings(max_examples=3 * settings().max_examples)
+@given(seed=SEEDS, steps=st.integers(50, 600), faults=st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_clients_are_told_what_is_true_and_all_nodes_are_alike(seed: int, steps: int, faults: float) -> None:
+    check(Chaos(seed, faults=faults).run(steps).end())
+
+
+@settings(max_examples=max(5, settings().max_examples // 4))
+@given(seed=SEEDS, nodes=st.sampled_from([1, 5]))
+def test_the_same_of_one_node_and_of_five(seed: int, nodes: int) -> None:
+    check(Chaos(seed, nodes=nodes, clients=2 * nodes, faults=0.4).run(500).end())
+
+
+@settings(max_examples=max(5, settings().max_examples // 4))
+@given(seed=SEEDS)
+def test_the_same_where_nodes_are_forgotten_and_come_back(seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epochs, "PROPOSERS_MAX", 3)
+        check(Chaos(seed, faults=0.7).run(500).end())
+
+
+def test_most_is_acknowledged_where_nothing_goes_wrong() -> None:
+    """Or the tests above would be about nothing."""
+    carried_out = refused = 0
+    for seed in range(8):  # one alone may have few transactions, and have all of them carried out
+        chaos = Chaos(seed, faults=0).run(2_000).end()
+        assert check(chaos).done
+        assert len(chaos.ops) > 200
+        assert not any(op.failed or op.unknown for op in chaos.ops)
+        done = [op.tag in chaos.tagged_at for op in chaos.ops if op.watched]
+        carried_out += sum(done)
+        refused += len(done) - sum(done)
+    assert carried_out > 3
+    assert refused
+
+
+# -- broken on purpose --------------------------------------------------------------------------------------------
+
+
+def _is_found(**options: object) -> bool:
+    """Whether one of some runs goes wrong."""
+    for seed in range(60):
+        cluster = Cluster(**options)  # type: ignore[arg-type]
+        try:
+            check(Chaos(seed, faults=0.5, cluster=cluster).run(500).end())
+        except Exception:
+            return True
+    return False
+
+
+def test_nothing_is_found_in_a_build_that_is_well() -> None:
+    assert not _is_found()
+
+
+def test_it_is_found_that_entries_count_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Proposers.judge
+
+    def careless(self: Proposers, entry: Entry, position: int) -> Judged:
+        row = self.rows.get(entry.node)
+        if row is not None and entry.kind is not Kind.EPOCH:
+            row.number = entry.number - 1
+        return judge(self, entry, position)
+
+    monkeypatch.setattr(Proposers, "judge", careless)
+    assert _is_found()
+
+
+def test_it_is_found_that_an_epoch_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(self: Proposer, table: Proposers) -> None:
+        self._wanted = self._newest = max(1, self._newest, table.newest_epoch(self.node))
+        self._wanted_sent = None
+
+    monkeypatch.setattr(Proposer, "begin", begin)
+    assert _is_found()
+
+
+def test_it_is_found_that_reads_are_carried_out_at_once() -> None:
+    assert _is_found(broken=("stale-reads",))
+
+
+def test_it_is_found_that_replies_leave_before_the_log_has_what_they_say() -> None:
+    assert _is_found(broken=("early-replies",))
+
+
+def test_it_is_found_that_what_counted_is_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    came = Proposer.came
+
+    def forgetful(self: Proposer, entry: Entry, table: Proposers, *, counts: bool) -> object:
+        flight = self._flights.get(entry.number) if entry.epoch == self._epoch else None
+        proposals = came(self, entry, table, counts=counts)
+        if flight is not None and counts and self._wanted:
+            self._flights[entry.number] = flight
+        return proposals
+
+    monkeypatch.setattr(Proposer, "came", forgetful)
+    assert _is_found()
+
+
+def test_it_is_found_that_nodes_count_changes_from_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions that began wherever a node's own history has brought them."""
+
+    def track(self: ReplicatedStore, slots: list[int], changes: Changes) -> None:
+        self._tracked |= set(slots)
+        for slot in slots:
+            self._keep_slot(slot, changes)
+
+    monkeypatch.setattr(ReplicatedStore, "_track", track)
+    assert _is_found()
+
+
+def test_it_is_found_that_the_unknown_is_not_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_turn = Proposed.take_turn
+
+    def drop(self: Proposed, changes: Changes) -> None:
+        if not self.given_up:
+            take_turn(self, changes)
+
+    monkeypatch.setattr(Proposed, "take_turn", drop)
+    assert _is_found()

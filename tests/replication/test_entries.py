@@ -1,0 +1,121 @@
+"""Entries and their items: what is put in comes out, and of any other bytes nodes say the same."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import Step
+from cairnkv.limits import SPACES
+from cairnkv.replication import entries, entry_codec
+from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, Newer, packed_items, parsed
+from cairnkv.replication.entry_codec import Transaction, Watch
+from tests.support.strategies import commands
+
+NUMBERS = st.integers(0, 2**64 - 1)
+STEPS = st.builds(Step, st.integers(0, SPACES - 1), commands())
+ENTRIES = st.builds(
+    lambda *fields, lead: Entry(*fields, lead=min(lead, fields[4])),
+    st.sampled_from(Kind),
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.integers(0, entries.TIME_MAX),
+    st.binary(max_size=50),
+    st.integers(0, 2**16 - 1),
+    st.just(entries.PARTITION),
+    lead=st.just(0) | st.integers(0, entries.TIME_MAX),
+)
+ITEMS = st.builds(Item, st.sampled_from(ItemKind), st.integers(0, 255), st.binary(max_size=20))
+
+
+@given(ENTRIES)
+def test_an_entry_comes_out_as_it_was_put_in(entry: Entry) -> None:
+    assert parsed(entry.packed()) == entry
+
+
+@given(st.lists(ITEMS, max_size=8))
+def test_items_come_out_as_they_were_put_in_but_for_runs_that_are_joined(said: list[Item]) -> None:
+    expected: list[Item] = []
+    for item in said:
+        if expected and item.kind is ItemKind.RUN and expected[-1][:2] == item[:2]:
+            expected[-1] = item._replace(payload=expected[-1].payload + item.payload)
+        else:
+            expected.append(item)
+    assert list(entries.items(packed_items(said))) == expected
+
+
+@given(st.lists(STEPS, min_size=1, max_size=5))
+def test_any_command_is_read_as_it_was_said(steps: list[Step]) -> None:
+    body = packed_items(map(entry_codec.run_item, steps))
+    assert [step for item in entries.items(body) for step in entry_codec.run_of(item)] == steps
+
+
+@given(
+    st.lists(st.builds(Watch, st.integers(0, 65_535), NUMBERS, NUMBERS), max_size=3),
+    st.lists(STEPS, max_size=4),
+    NUMBERS,
+)
+def test_a_transaction_is_read_as_it_was_said(watches: list[Watch], steps: list[Step], most: int) -> None:
+    transaction = Transaction(watches, steps, most)
+    assert entry_codec.transaction_of(entry_codec.transaction_item(transaction)) == transaction
+
+
+@given(st.lists(st.integers(0, 65_535), max_size=5), NUMBERS, st.integers(0, 2**32 - 1), st.integers(0, 65_535))
+def test_so_are_slots_digests_and_versions(slots: list[int], position: int, digest: int, version: int) -> None:
+    assert entry_codec.slots_of(entry_codec.track_item(slots)) == slots
+    assert entry_codec.digest_of(entry_codec.digest_item(position, digest)) == (position, digest)
+    assert entry_codec.semantics_of(entry_codec.semantics_item(version)) == version
+
+
+@given(st.binary(max_size=120), st.sampled_from(ItemKind))
+def test_any_bytes_are_something_or_a_value_error(data: bytes, kind: ItemKind) -> None:
+    item = Item(kind, 0, data)
+    for read in (
+        parsed,
+        lambda data: list(entries.items(data)),
+        lambda _: list(entry_codec.run_of(item)),
+        lambda _: entry_codec.transaction_of(item),
+        lambda _: entry_codec.slots_of(item),
+        lambda _: entry_codec.digest_of(item),
+        lambda _: entry_codec.semantics_of(item),
+    ):
+        with contextlib.suppress(ValueError):
+            read(data)
+
+
+def test_only_a_newer_format_needs_a_newer_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(Kind.BATCH, 1, 1, 1, 1, b"body")
+    with monkeypatch.context() as patched:
+        patched.setattr(entries, "FORMAT", entries.FORMAT_AHEAD + 1)
+        newer = entry.packed()
+    with pytest.raises(Newer):
+        parsed(newer)
+    with monkeypatch.context() as patched:
+        patched.setattr(entries, "FORMAT", 0)
+        older = entry.packed()
+    data = entry.packed()
+    for none in (older, data[:-1], data + b"!", entry._replace(partition=1).packed()):
+        with pytest.raises(ValueError, match=r".") as raised:
+            parsed(none)
+        assert not isinstance(raised.value, Newer)
+
+
+@given(st.binary(max_size=200), st.integers(0, 45), st.integers(1, 255))
+def test_what_no_node_has_published_is_nothing(text: bytes, at: int, flip: int) -> None:
+    """Neither a stray message nor an entry of which anything was changed asks for a newer release."""
+    changed = bytearray(Entry(Kind.BATCH, 1, 1, 1, 1, b"body").packed())
+    ahead = bytearray(Entry(Kind.BATCH, 1, 1, 1, 9, b"body", lead=5).packed())
+    changed[at] ^= flip
+    ahead[at] ^= flip
+    for none in (text, bytes(changed), bytes(ahead)):
+        with pytest.raises(ValueError, match=r".") as raised:
+            parsed(none)
+        assert not isinstance(raised.value, Newer)
+
+
+def test_a_time_with_which_no_deadline_would_fit_is_nobodys() -> None:
+    parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX).packed())
+    with pytest.raises(ValueError, match="nobody proposes"):
+        parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX + 1).packed())

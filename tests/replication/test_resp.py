@@ -1,0 +1,110 @@
+"""Redis' wire at two nodes of a cluster, by redis-py: the same words, and what they mean here."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.replication.nodes import PATIENCE, Nodes, until
+
+redis = pytest.importorskip("redis")
+
+
+@pytest.fixture
+def two(node: Nodes) -> Iterator[tuple[Any, Any]]:
+    """Clients of two nodes."""
+    with node("a") as first, node("b") as second:
+        assert first.address is not None
+        assert second.address is not None
+        with (
+            redis.Redis(*first.address, socket_timeout=PATIENCE, decode_responses=True) as one,
+            redis.Redis(*second.address, socket_timeout=PATIENCE, decode_responses=True) as other,
+        ):
+            yield one, other
+
+
+def test_a_watched_key_that_another_node_changes_aborts_the_transaction(two: tuple[Any, Any]) -> None:
+    one, other = two
+    other.set("n", 1)
+    with one.pipeline() as pipe:
+        pipe.watch("n")
+        assert pipe.get("n") == "1"
+        other.incr("n")
+        pipe.multi()
+        pipe.set("n", 100)
+        pipe.publish("news", "not said")
+        with pytest.raises(redis.WatchError):
+            pipe.execute()
+        pipe.watch("n")
+        pipe.multi()
+        pipe.incr("n")
+        pipe.get("n")
+        assert pipe.execute() == [3, "3"]
+        pipe.watch("n")
+        other.incr("n")
+        pipe.unwatch()
+        pipe.multi()
+        pipe.incr("n")
+        assert pipe.execute() == [5]
+    assert other.get("n") == "5"
+
+
+def test_discard_does_nothing_and_ends_the_watch(two: tuple[Any, Any]) -> None:
+    one, other = two
+    with one.client() as talk:
+        assert talk.execute_command("WATCH", "k")
+        assert talk.execute_command("MULTI")
+        assert talk.execute_command("APPEND", "k", "v") == "QUEUED"
+        assert talk.execute_command("DISCARD")
+        assert other.get("k") is None
+        other.set("k", "theirs")
+        talk.execute_command("MULTI")
+        talk.execute_command("APPEND", "k", "!")
+        assert talk.execute_command("EXEC") == [7]
+    assert other.get("k") == "theirs!"
+
+
+def test_keys_and_flushall_are_of_all_nodes(two: tuple[Any, Any]) -> None:
+    one, other = two
+    one.mset({f"k{number}": number for number in range(500)})
+    assert sorted(other.keys("k*")) == sorted(f"k{number}" for number in range(500))
+    assert other.dbsize() == 500
+    other.flushall()
+    assert one.keys("*") == []
+    assert one.dbsize() == 0
+
+
+def test_who_listens_at_another_node_hears_it(two: tuple[Any, Any]) -> None:
+    one, other = two
+    with other.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe("news")
+        heard: list[str] = []
+
+        def said() -> bool:
+            message = listener.get_message(timeout=0.1)
+            if message is not None:
+                heard.append(message["data"])
+            with one.pipeline() as pipe:
+                pipe.set("k", "v")
+                pipe.publish("news", "hello")
+                pipe.execute()
+            return bool(heard)
+
+        until(said)
+        assert set(heard) == {"hello"}
+
+
+def test_it_tells_of_itself_what_is_so(two: tuple[Any, Any]) -> None:
+    one, other = two
+    one.set("k", "v")
+    told = one.info("everything")
+    assert (told["size"], told["cluster_enabled"], told["quorum"], told["stopped"]) == ("quorum", 0, 1, "")
+    assert told["nats_sync"] == "proven"
+    assert told["stream_position"] >= 1
+    assert len(told["nodes"].split()) == 2
+    assert told["node"] != other.info("cluster")["node"]
+    assert "rdb_last_save_time" not in told
+    assert one.wait(1, 0) == 1  # a majority of three has it: another disk beside one
+    for word in ("BGSAVE", "LASTSAVE"):
+        with pytest.raises(redis.ResponseError, match="a node of a cluster has its snapshots in NATS"):
+            one.execute_command(word)

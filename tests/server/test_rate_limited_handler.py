@@ -1,0 +1,61 @@
+"""Warnings that come again and again: a line, and a count."""
+
+import io
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cairnkv.server.rate_limited_handler import SaidOnce
+
+EVERY = 0.2
+
+
+@pytest.fixture
+def written() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def log(written: io.StringIO) -> Iterator[logging.Logger]:
+    logger = logging.Logger("test")
+    handler = SaidOnce(written, every=EVERY)
+    logger.addHandler(handler)
+    yield logger
+    handler.close()
+
+
+def test_a_flood_is_a_line_and_a_count(log: logging.Logger, written: io.StringIO) -> None:
+    for position in range(6_000):
+        log.warning("position %d: no entry", position)
+    assert written.getvalue() == "position 0: no entry\n"
+    until = time.monotonic() + 10.0
+    while written.getvalue().count("\n") < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert written.getvalue().splitlines()[1:] == ["position 5999: no entry (5,999 like this within 0.2 s)"]
+
+
+def test_after_a_while_it_is_written_at_once_again(log: logging.Logger, written: io.StringIO) -> None:
+    log.warning("no snapshot: %s", "x")
+    time.sleep(3 * EVERY)
+    log.warning("no snapshot: %s", "y")
+    assert written.getvalue() == "no snapshot: x\nno snapshot: y\n"
+
+
+def test_what_is_another_or_no_warning_is_written(log: logging.Logger, written: io.StringIO) -> None:
+    log.warning("one")
+    log.warning("two")
+    for _ in range(2):
+        log.error("three")
+        log.info("four")
+    assert written.getvalue() == "one\ntwo\nthree\nfour\nthree\nfour\n"
+
+
+def test_what_was_counted_is_written_at_the_end(written: io.StringIO) -> None:
+    logger, handler = logging.Logger("test"), SaidOnce(written)
+    logger.addHandler(handler)
+    logger.warning("%d", 1)
+    logger.warning("%d", 2)
+    handler.close()
+    assert written.getvalue() == "1\n2\n"

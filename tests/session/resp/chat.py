@@ -1,0 +1,56 @@
+"""A client's side of a conversation on Redis' wire, without a socket."""
+
+from typing import Any
+
+from cairnkv.protocol.native import DEFAULT_LIMITS, Limits
+from cairnkv.session import Session
+from cairnkv.session.context import Surroundings
+from cairnkv.store import Store
+from tests.support.clock import HandClock
+from tests.support.late_log import LateLog
+from tests.support.resp import ReplyDecoder, request
+
+
+class Chat:
+    """A session on a store of its own, or on that of another chat; it commits late if `late` is set."""
+
+    def __init__(
+        self,
+        beside: "Chat | None" = None,
+        *,
+        late: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+        value_max: int | None = None,
+    ) -> None:
+        self.clock = beside.clock if beside else HandClock()
+        self.log = beside.log if beside else LateLog()
+        more = {} if value_max is None else {"value_max": value_max}
+        self.store = beside.store if beside else Store(log=self.log if late else None, clock=self.clock, **more)
+        self.surroundings = beside.surroundings if beside else Surroundings(self.store)
+        self.session = Session(self.store, wake=lambda: None, surroundings=self.surroundings, limits=limits)
+        self._replies = ReplyDecoder()
+
+    def __call__(self, text: str) -> Any:
+        """The reply to a command that is written in words between blanks."""
+        return self.say(*text.encode().split())
+
+    def say(self, *words: bytes) -> Any:
+        """The reply to a command."""
+        self.send(*words)
+        (reply,) = self.hear()
+        return reply
+
+    def send(self, *words: bytes) -> None:
+        """Bring a command, and let the session execute for one turn."""
+        self.session.receive(request(*words))
+        self.session.advance()
+
+    def hear(self) -> list[Any]:
+        """All replies, with as many turns as the session has something to do for."""
+        self.session.advance()
+        found = self._replies.feed(b"".join(self.session.output()))
+        while self.session.runnable:
+            self.session.advance()
+            found += self._replies.feed(b"".join(self.session.output()))
+        assert self._replies.pending == 0, "only whole replies leave"
+        return found

@@ -1,0 +1,287 @@
+"""The compiled hot path gives what the readable way gives: for any bytes, however cut, the same replies and the
+same keyspace. And where it is not there, or not wanted, everything works without it.
+
+`make fuzz` runs the comparison for long, with the sanitizers on.
+"""
+
+import importlib.util
+import os
+import random
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cairnkv
+from cairnkv.commands import (
+    BY_NAME,
+    COMMANDS,
+    Clear,
+    ClearMany,
+    Exists,
+    Get,
+    GetMany,
+    Incr,
+    Ping,
+    RandomKey,
+    Set,
+    SetMany,
+    SetWith,
+)
+from cairnkv.engine.table import BUCKET_KEYS, position
+from cairnkv.protocol import Dialect, Limits, write_command
+from cairnkv.protocol.native import Width
+from cairnkv.store import Store, WhenFull
+from tests.support.lives import flipped, lively_frame
+from tests.support.strategies import commands
+from tests.support.twins import Twins
+
+built = importlib.util.find_spec("cairnkv.session.executor_native") is not None
+compiled_only = pytest.mark.skipif(
+    not built, reason="the compiled parts were not built here: no compiler, or it failed"
+)
+
+PREDICTABLE = [command for command in COMMANDS if command is not RandomKey]
+SERVED = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, Incr]
+
+
+@compiled_only
+class TestTheSame:
+    @given(data=st.data(), width=st.sampled_from([2, 4]), dialect=st.sampled_from(Dialect))
+    def test_for_commands_however_cut(self, data: st.DataObject, width: Width, dialect: Dialect) -> None:
+        twins = Twins(width=data.draw(st.sampled_from([None, width])), dialect=dialect)
+        some = data.draw(st.lists(commands(SERVED) | commands(PREDICTABLE), max_size=30))
+        repeated = some + data.draw(st.lists(st.sampled_from(some), max_size=30)) if some else []
+        said = b"".join(write_command(command, width=width) for command in repeated)
+        twins.say_in_pieces(said, data.draw(st.lists(st.integers(0, max(len(said), 1)), max_size=6)))
+        twins.agree()
+
+    @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=4), st.sampled_from([None, 2, 4]))
+    def test_for_any_bytes(self, said: bytes, cuts: list[int], width: Width | None) -> None:
+        twins = Twins(width=width)
+        twins.say_in_pieces(said, cuts)
+        twins.agree()
+
+    @given(st.integers(0, 2**32), st.sampled_from([2, 4]))
+    def test_for_a_life_of_a_store(self, seed: int, width: Width) -> None:
+        """Few keys and many commands, with times to live, time that goes on, full buckets and broken frames."""
+        chance = random.Random(seed)
+        twins = Twins(width=width, limits=Limits(value=2_000, frame=80_000))
+        for _ in range(12):
+            twins.clock.advance(chance.randrange(-1_000, 3_000))
+            said = b"".join(lively_frame(chance, width) for _ in range(chance.randrange(80)))
+            if chance.random() < 0.1:
+                said = flipped(said, chance)
+            twins.say_in_pieces(said, [chance.randrange(len(said) + 1) for _ in range(chance.randrange(4))])
+            twins.agree()
+
+    def test_for_buckets_that_split(self) -> None:
+        twins = Twins()
+        for begin in range(0, 3_000, 100):
+            twins.say(b"".join(write_command(Set(b"%d" % n, b"v")) for n in range(begin, begin + 100)))
+        twins.say(b"".join(write_command(Clear(b"%d" % n)) for n in range(3_000)))
+        twins.agree()
+
+    @pytest.mark.parametrize("count", [3, 50, BUCKET_KEYS + 30])
+    @pytest.mark.parametrize("ttl", [0, 5_000])
+    def test_commands_of_many_keys_are_whole_or_not_begun(self, count: int, ttl: int) -> None:
+        """Also where one of the keys would split a bucket, or empty it, and where a key is named twice."""
+        twins = Twins()
+        for begin in range(0, 600, count):
+            keys = [b"%d" % n for n in range(begin, begin + count)]
+            twins.say(write_command(SetMany(ttl, tuple((key, b"v") for key in [*keys, keys[0], b"0"]))))
+        twins.agree()
+        assert twins.accelerated > 0 or count > BUCKET_KEYS
+        for begin in range(0, 600, count):
+            keys = [b"%d" % n for n in range(begin, begin + count)]
+            twins.say(write_command(ClearMany((*keys, keys[0]))))
+        twins.agree()
+
+    @pytest.mark.parametrize("length", [0, 1, 999, 65_535, 200_000, 1_048_570, 1_048_576, 3_000_000])
+    def test_for_long_values(self, length: int) -> None:
+        twins = Twins()
+        value = bytes(length)
+        said = write_command(Ping(b"")) + write_command(Set(b"k", value))
+        twins.say(said + b"".join(write_command(one) for one in (Get(b"k"), GetMany((b"k", b"k", b"no")), Ping(value))))
+        twins.agree()
+
+    @pytest.mark.parametrize("over", [0, 1])
+    def test_at_the_limits(self, over: int) -> None:
+        twins = Twins(limits=Limits(value=1_000, frame=70_000))
+        twins.say(write_command(Ping(b"")))
+        twins.say(write_command(Set(b"k" * 65_535, b"v" * 1_000)) + write_command(Get(b"k" * 65_535)))
+        twins.say(write_command(Set(b"k", b"v" * (1_000 + over))))
+        twins.agree()
+        twins = Twins(limits=Limits(value=1_000, frame=70_000))
+        twins.say(write_command(SetMany(0, tuple((b"%03d" % n, b"v" * 984) for n in range(70)))))
+        frame = write_command(GetMany((b"000",) * 71))
+        twins.say(frame[:-2] + b"%02d" % over)
+        twins.agree()
+
+
+@compiled_only
+class TestWhatItIs:
+    def test_it_serves_what_the_vocabulary_calls_so(self) -> None:
+        from cairnkv.session.native.frames_native import SERVED as NUMBERS
+
+        assert {command.word.name: command.word.number for command in SERVED} == NUMBERS
+        assert all(BY_NAME[name].number == number for name, number in NUMBERS.items())
+
+    def test_it_does_the_common_commands_itself(self) -> None:
+        """Otherwise everything here would be the same because it is the same."""
+        twins = Twins()
+        twins.say(write_command(Ping(b"")))
+        some = [Set(b"a", b"1"), Set(b"b", b"2"), Get(b"a"), Incr(b"a", 5), Exists((b"a", b"c")), GetMany((b"a", b"b"))]
+        some += [SetMany(0, ((b"c", b"3"),)), ClearMany((b"c",)), Clear(b"b"), Ping(b"x")]
+        some += [SetMany(9, ((b"d", b"3"),)), SetWith(b"d", b"", ttl=5), SetWith(b"d", b"", ttl=5, if_absent=True)]
+        some += [SetWith(b"e", b"", if_present=True), SetWith(b"f", b""), Get(b"d"), Get(b"e"), Get(b"f")]
+        twins.say(b"".join(map(write_command, some)))
+        twins.agree()
+        assert twins.accelerator.commands == len(some)
+        assert twins.accelerator.writes == 11
+
+    @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=20)), max_size=400), st.binary(max_size=20))
+    def test_what_it_finds_in_a_dict_by_itself_is_what_the_dict_has(
+        self, changes: list[tuple[bool, bytes]], other: bytes
+    ) -> None:
+        """It may leave a key to the dict's own look-up, but never finds another's value, or one that is gone."""
+        from cairnkv.engine.table_native import found_directly
+
+        changed: dict[bytes, bytes] = {}
+        for there, key in changes:
+            if there:
+                changed[key] = b"value of " + key
+            else:
+                changed.pop(key, None)
+        for key in (other, *(key for _, key in changes)):
+            assert found_directly(changed, key) in (None, changed.get(key))
+
+    def test_it_finds_nearly_all_keys_by_itself(self) -> None:
+        """Otherwise it would be right, and of no use."""
+        from cairnkv.engine.table_native import found_directly
+
+        if not (3, 11) <= sys.version_info < (3, 14):
+            pytest.skip("the layout of this version's dicts is not known")
+        full = {b"%d" % n: b"value %d" % n for n in range(BUCKET_KEYS)}
+        assert sum(found_directly(full, key) is value for key, value in full.items()) > 0.9 * BUCKET_KEYS
+
+    @given(st.binary(min_size=1, max_size=100))
+    def test_its_position_of_a_key_is_the_tables(self, key: bytes) -> None:
+        """The one that it computes, and the one that it looks a key up by, in a table of many buckets."""
+        from cairnkv.engine import table_native
+
+        assert table_native.position(key) == position(key)
+        twins = Twins()
+        for n in range(2_000):
+            for store in twins.stores:
+                store.keyspace.put(b"%d" % n, b"", None)
+        twins.say(write_command(Ping(b"")))
+        for store in twins.stores:
+            store.keyspace.put(key, b"there", None)
+        twins.say(write_command(Get(key)))
+        twins.agree()
+        assert 0 <= position(key) < 2**32
+
+    def test_a_store_that_needs_a_look_at_each_command_turns_it_off(self) -> None:
+        from cairnkv.session.native.frames_native import ArticleAccelerator
+
+        store = Store(memory_limit=10**9)
+        accelerator = ArticleAccelerator(store.keyspace, store.log_clock)
+        store.count_also(accelerator)
+        assert accelerator.off
+        store.limit_memory(None, WhenFull.REFUSE)
+        assert not accelerator.off
+        store.limit_memory(10**9, WhenFull.REFUSE)
+        assert accelerator.off
+
+
+@pytest.mark.parametrize("pure", ["1", "0"])
+def test_the_variable_turns_it_off(pure: str) -> None:
+    code = "import cairnkv; print(cairnkv.features()['hot path'])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "CAIRNKV__PURE": pure},
+    )
+    assert ran.stdout.strip() == ("compiled" if built and pure == "0" else "plain Python")
+
+
+@pytest.mark.parametrize("code", ["import cairnkv; cairnkv.connect()", "import cairnkv; cairnkv.features()"])
+@pytest.mark.parametrize("pure", ["maybe", "2", "none"])
+def test_variable_for_the_pure_path_is_yes_or_no(code: str, pure: str) -> None:
+    environment = {**os.environ, "CAIRNKV__PURE": pure}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    assert ran.stderr.endswith(f"OptionError: the variable CAIRNKV__PURE has to be yes or no, not '{pure}'\n")
+
+
+def test_features_say_which_is_in_use() -> None:
+    wanted = os.environ.get("CAIRNKV__PURE", "0") in ("", "0")
+    assert cairnkv.features()["hot path"] == ("compiled" if built and wanted else "plain Python")
+
+
+@compiled_only
+class TestWithinARun:
+    """Python code that a run calls, such as a clock of one's own, must not get at what the run uses."""
+
+    FRAMES = write_command(Set(b"k", b"v")) + write_command(Get(b"k"))
+
+    @staticmethod
+    def run(accelerator: Any, buffer: bytes | bytearray) -> int:
+        given: int = accelerator.run(buffer, 0, width=2, statuses=(0x30, 0x31), string_max=100, frame_max=1_000)
+        return given
+
+    def test_no_other_run_begins(self) -> None:
+        from cairnkv.session.native.frames_native import ArticleAccelerator
+
+        refused: list[str] = []
+
+        def clock() -> int:
+            with pytest.raises(RuntimeError, match="cannot begin another") as caught:
+                self.run(accelerator, write_command(Set(b"k", b"other")))
+            refused.append(str(caught.value))
+            return 1
+
+        store = Store()
+        accelerator = ArticleAccelerator(store.keyspace, clock)
+        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES)
+        assert accelerator.output().endswith(b"\0\0\0\1v")
+        assert len(refused) == 1
+        assert store.keyspace.get(b"k") == b"v"
+        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES), "a refused run leaves it usable"
+
+    def test_the_buffer_stays_where_it_is(self) -> None:
+        from cairnkv.session.native.frames_native import ArticleAccelerator
+
+        buffer = bytearray(self.FRAMES)
+
+        def clock() -> int:
+            with pytest.raises(BufferError):
+                buffer.clear()
+            return 1
+
+        accelerator = ArticleAccelerator(Store().keyspace, clock)
+        assert self.run(accelerator, buffer) == len(self.FRAMES)
+        buffer.clear()  # it is free again
+
+    def test_a_clock_that_fails_leaves_it_usable(self) -> None:
+        from cairnkv.session.native.frames_native import ArticleAccelerator
+
+        times = iter([OSError("no clock"), 1])
+
+        def clock() -> int:
+            if isinstance(time := next(times), OSError):
+                raise time
+            return time
+
+        accelerator = ArticleAccelerator(Store().keyspace, clock)
+        with pytest.raises(OSError, match="no clock"):
+            self.run(accelerator, self.FRAMES)
+        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES)

@@ -1,0 +1,557 @@
+"""What the compiled hot path of a cluster's node brings to the log, and answers, is what the readable way does.
+
+Two clusters in one thread are told the same by their clients: one node of the first goes the readable way with every
+command, that of the second proposes runs of bytes. Other nodes follow, compiled or not, and every position is held
+against what the others have there.
+"""
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairnkv.commands import (
+    BY_NAME,
+    Clear,
+    ClearAll,
+    ClearMany,
+    Count,
+    Exists,
+    Failure,
+    Get,
+    GetMany,
+    Incr,
+    Ping,
+    Set,
+    SetMany,
+    SetWith,
+    failures,
+)
+from cairnkv.commands.vocabulary import Command
+from cairnkv.limits import MIB
+from cairnkv.protocol import write_command
+from cairnkv.protocol.native import CommandFlag, Response, ResponseDecoder, Width
+from cairnkv.replication.entries import ItemKind, items, parsed
+from cairnkv.replication.store import ReplicatedStore
+from tests.session.test_native_path import compiled_only
+from tests.support.cluster_twins import Clients, agree, live, twins
+from tests.support.resp import request
+
+pytestmark = compiled_only
+
+
+@pytest.fixture(autouse=True)
+def compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where CAIRNKV__PURE keeps it out of use."""
+    monkeypatch.setattr("cairnkv.session.native_path.compiled", lambda: True)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.sampled_from([100, 400, 100_000]))
+def test_a_life_of_clients(seed: int, width: Width, room: int) -> None:
+    chance = random.Random(seed)
+    both = twins(3, width=width, room=room)
+    for _ in range(4):
+        live(both, chance, width, on_redis=False)
+
+
+@given(st.integers(0, 2**32))
+def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
+    chance = random.Random(seed)
+    both = twins(2, width=None, room=1_000)
+    for _ in range(3):
+        live(both, chance, 2, on_redis=True)
+
+
+def test_most_of_a_life_is_proposed_as_runs() -> None:
+    clients = Clients(1, compiled=True, room=100_000)
+    clients.say(0, frames(*[Set(b"%d" % n, b"x") for n in range(100)], *[Get(b"%d" % n) for n in range(100)]))
+    clients.deliver()
+    assert clients.accelerator is not None
+    assert clients.accelerator.commands == 200
+    assert clients.node.running.proposer.waiting == 0
+    assert len(responses(clients.heard[0])) == 200
+
+
+def responses(data: bytes) -> list[Response]:
+    decoder = ResponseDecoder()
+    decoder.feed(data)
+    return list(iter(decoder.next, None))
+
+
+def frames(*commands: Command, flags: int = 0) -> bytes:
+    return b"".join(write_command(command, flags=flags) for command in commands)
+
+
+def said(clients: Clients, client: int = 0) -> Iterator[tuple[bool, bytes]]:
+    return ((response.ok, response.payload) for response in responses(clients.heard[client]))
+
+
+def codes(clients: Clients, client: int = 0) -> list[str]:
+    """The replies, failures by their codes."""
+    return [payload.decode() if success else payload.split()[0].decode() for success, payload in said(clients, client)]
+
+
+def test_buckets_that_split_in_the_middle_of_a_run() -> None:
+    both = twins(2, room=100_000)
+    for clients in both:
+        clients.say(0, frames(*(Set(b"%d" % n, b"%d" % n) for n in range(2_000))))
+        clients.say(1, frames(*(Get(b"%d" % n) for n in range(2_000))))
+        clients.deliver()
+        clients.say(0, frames(*(Clear(b"%d" % n) for n in range(2_000)), Count()))
+        clients.deliver()
+    agree(*both)
+
+
+def test_replies_that_are_longer_than_the_room_for_them() -> None:
+    both = twins(1, room=1_000_000)
+    for clients in both:
+        clients.say(0, frames(*(Set(b"%d" % n, bytes([n]) * 300_000) for n in range(9))))
+        clients.deliver()
+        clients.say(0, frames(*[Get(b"%d" % n) for n in range(9)], GetMany(tuple(b"%d" % n for n in range(9)))))
+        clients.deliver()
+    agree(*both)
+
+
+@pytest.mark.parametrize("on_redis", [False, True])
+def test_values_that_grow_before_the_turn_of_those_who_read_them(on_redis: bool) -> None:
+    """How long the replies are nobody knew when they were asked for: they are not copied before they are sent."""
+    both = twins(2, width=None, room=1_000_000)
+    value, count = bytes(60_000), 300
+    for clients in both:
+        if on_redis:
+            clients.say(
+                0, resp((b"SET", b"k", value), *[(b"GET", b"k")] * count, (b"MGET", b"k", b"l"), (b"INCR", b"n"))
+            )
+            clients.say(1, resp(*[(b"GET", b"k"), (b"EXISTS", b"k")] * count))
+        else:
+            some = [Get(b"k")] * count, GetMany((b"k", b"l")), Incr(b"n", 1), Incr(b"k", 1)
+            clients.say(0, frames(Set(b"k", value), *some[0], *some[1:]))
+            clients.say(1, frames(*[Get(b"k"), Exists((b"k",))] * count))
+        clients.node.pump()
+        while clients.cluster.flying:
+            clients.cluster.arrive()
+        tracemalloc.start()
+        clients.node.follow(1_000)
+        assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+        tracemalloc.stop()
+        clients.deliver()
+    agree(*both)
+    assert len(both[1].heard[0]) > count * len(value)
+
+
+def test_what_the_hot_path_leaves_in_a_turn_is_answered_in_its_place() -> None:
+    both = twins(2)
+    for clients in both:
+        clients.say(0, frames(Set(b"a", b"text"), Incr(b"a", 1), Get(b"a"), Set(b"n", b"9" * 18), Incr(b"n", 1)))
+        clients.say(
+            0, frames(Incr(b"n", 9 * 10**18), SetMany(0, ((b"k", b"1"), (b"l", b"2"), (b"k", b"3"))), Get(b"k"))
+        )
+        clients.say(1, frames(Ping(b"now"), Count()))
+        clients.deliver()
+    agree(*both)
+
+
+def local(*commands: Command) -> bytes:
+    """Their frames, with the flag that says that a moment ago is good enough."""
+    return frames(*commands, flags=CommandFlag.LOCAL_READ)
+
+
+def readable(store: ReplicatedStore) -> list[Command]:
+    """What the store is asked to execute from now on: each command that goes the readable way."""
+    asked: list[Command] = []
+    execute = store.execute
+
+    def noting(command: Command, *arguments: Any, **options: Any) -> Any:
+        asked.append(command)
+        return execute(command, *arguments, **options)
+
+    store.execute = noting  # type: ignore[method-assign]
+    return asked
+
+
+class TestLocalReads:
+    def test_they_are_answered_at_once_without_a_turn(self) -> None:
+        for clients in twins(2):
+            clients.say(0, frames(Set(b"k", b"1"), Set(b"l", b"2")))
+            clients.deliver()
+            clients.say(0, frames(Set(b"k", b"3")))
+            logged, said = len(clients.cluster.stream), len(clients.cluster.flying)
+            asked = readable(clients.node.running)
+            clients.say(1, local(Get(b"k"), GetMany((b"k", b"l")), Exists((b"k", b"m")), Get(b"m")) * 2)
+            assert codes(clients, 1) == ["1", "\0\0\0\x011\0\0\0\x012", "1", "Key"] * 2
+            assert (len(clients.cluster.stream), len(clients.cluster.flying)) == (logged, said)
+            assert len(asked) == (0 if clients.accelerator else 8)
+
+    def test_a_client_reads_its_own_writes(self) -> None:
+        for clients in twins(2):
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.deliver()
+            clients.say(0, frames(Set(b"k", b"2")))
+            clients.say(0, local(Get(b"k")))
+            clients.say(1, local(Get(b"k")))
+            assert codes(clients, 1) == ["1"]
+            clients.say(1, local(Get(b"k"), Set(b"l", b"3"), Get(b"l")))
+            assert codes(clients, 1) == ["1", "1"]
+            clients.deliver()
+            assert codes(clients) == ["OK", "OK", "2"]
+            assert codes(clients, 1) == ["1", "1", "OK", "3"]
+            clients.say(1, local(Get(b"l")))
+            assert codes(clients, 1)[4:] == ["3"]
+
+    def test_a_write_with_their_flag_is_in_the_log_without(self) -> None:
+        clients = Clients(1, compiled=True, room=100_000)
+        clients.say(0, local(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
+        clients.deliver()
+        assert logged_with(clients, b"k") == frames(Set(b"k", b"1"), Incr(b"n", 1))
+
+    def test_behind_reads_that_wait_their_replies_wait_but_not_they(self) -> None:
+        for clients in twins(2):
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.deliver()
+            clients.say(1, frames(Set(b"k", b"2")))
+            clients.say(0, frames(Get(b"k")))
+            clients.say(0, local(Get(b"k")) + frames(Get(b"k")) + local(Get(b"k")))
+            assert codes(clients) == ["OK"]
+            clients.deliver()
+            assert codes(clients) == ["OK", "2", "1", "2", "1"]
+
+    def test_they_go_on_where_nothing_is_proposed(self) -> None:
+        """Without a majority, with a full log, on a node that is stopped; but not before it has caught up."""
+        for clients in twins(1):
+            running = clients.node.running
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.deliver()
+            asked = readable(running)
+            said = local(Get(b"k")) + frames(Set(b"k", b"2"))
+            running.refuses_growth = Failure(failures.LOGFULL, "the log is full")
+            clients.say(0, said)
+            running.refuses_growth = None
+            clients.say(0, frames(Get(b"k")))
+            clients.lose_quorum(12)
+            clients.say(0, said)
+            running.leave("it was told to")
+            clients.say(0, said)
+            assert codes(clients) == ["OK", "1", "LOGFULL", "NOQUORUM", "1", "NOQUORUM", "1", "STOPPED"]
+            if clients.accelerator:
+                assert [type(command) for command in asked] == [Set] * 3
+            running.loading = True
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients)[-1] == "LOADING"
+
+    def test_they_see_the_table_that_there_is(self) -> None:
+        """Behind CLEAR ALL, and where a snapshot has taken the place of this node's."""
+        for clients in twins(1):
+            clients.say(0, frames(Set(b"k", b"1"), Set(b"l", b"2")))
+            clients.deliver()
+            early = clients.node.disk.copy()
+            clients.say(0, local(Get(b"k")) + frames(ClearAll()))
+            clients.deliver()
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients) == ["OK", "OK", "1", "OK", "Key"]
+            clients.node.take_snapshot(early)
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients)[5:] == ["LOADING"]
+            clients.cluster.settle()
+            clients.say(0, local(Get(b"k")) + frames(Set(b"k", b"3")))
+            clients.deliver()
+            clients.say(0, local(Get(b"k")))
+            assert codes(clients)[6:] == ["Key", "OK", "3"]
+
+    def test_replies_that_are_longer_than_the_room_for_them(self) -> None:
+        both = twins(2, room=1_000_000)
+        for clients in both:
+            clients.say(0, frames(*(Set(b"%d" % n, bytes([n]) * 300_000) for n in range(9))))
+            clients.deliver()
+            several = GetMany(tuple(b"%d" % n for n in range(9)))
+            clients.say(1, local(*[Get(b"%d" % n) for n in range(9)], several, *[Get(b"1")] * 20))
+        agree(*both)
+        assert len(responses(both[1].heard[1])) == 30
+
+    @given(st.integers(0, 2**32))
+    def test_nobody_misses_what_they_have_written(self, seed: int) -> None:
+        """Whatever has come by then; another client writes the same keys."""
+        chance = random.Random(seed)
+        clients = Clients(2, compiled=True, room=chance.choice([100, 100_000]))
+        written = [0, 0, 0]
+        expected: list[int | None] = []
+        for step in range(1, 40):
+            said = b""
+            for number in range(step * 10, step * 10 + chance.randrange(5)):
+                key = chance.randrange(3)
+                if writes := chance.random() < 0.4:
+                    written[key] = number
+                expected.append(None if writes else written[key])
+                name = b"%d" % key
+                said += frames(Set(name, b"%d" % number)) if writes else chance.choice([local, frames])(Get(name))
+            clients.say(0, said)
+            clients.say(1, frames(Set(b"%d" % chance.randrange(3), b"%d" % (1_000 + step))))
+            for _ in range(chance.randrange(4)):
+                node = chance.choice(clients.cluster.nodes)
+                chance.choice((node.pump, node.follow, lambda: clients.cluster.flying and clients.cluster.arrive()))()
+            for client in range(2):
+                clients.turn(client)
+        clients.deliver()
+        replies = codes(clients)
+        assert len(replies) == len(expected)
+        effects = (effect for _, effects in clients.node.disk.commits for effect in effects)
+        logged = [value for space, _, value, _ in effects if space == 0]
+        for own, reply in zip(expected, replies, strict=True):
+            if own is None:
+                assert reply == "OK"
+            elif own:
+                shown = logged.index(reply.encode())
+                assert shown >= logged.index(b"%d" % own), "it is the own write, or one behind it"
+
+
+class TestFailures:
+    def test_an_entry_that_is_lost_is_carried_out_once(self) -> None:
+        both = twins(1, room=10_000)
+        for clients in both:
+            clients.say(0, frames(Incr(b"n", 1), Get(b"n"), Incr(b"n", 1), Set(b"k", b"v")))
+            clients.node.pump()
+            assert clients.cluster.flying
+            while clients.cluster.flying:
+                clients.cluster.refuse()
+            clients.cluster.settle()
+            clients.turn(0)
+            assert codes(clients) == ["1", "1", "2", "OK"]
+
+    def test_without_quorum_nothing_is_proposed(self) -> None:
+        both = twins(1)
+        for clients in both:
+            clients.say(0, frames(Set(b"k", b"1")))
+            clients.node.pump()
+            clients.cluster.flying.clear()
+            clients.lose_quorum(6)
+            clients.say(0, frames(Set(b"k", b"2"), Get(b"k"), Ping(b"")))
+            clients.lose_quorum(12)
+        assert codes(both[0]) == ["UNKNOWN", "NOQUORUM", "NOQUORUM", "PONG"]
+        assert codes(both[1]) == codes(both[0])
+
+    def test_what_waits_when_the_majority_goes(self) -> None:
+        """Writes that are on their way fail as nobody knows, what only reads as not executed."""
+        both = twins(2, room=10_000)
+        for clients in both:
+            clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
+            clients.node.pump()
+            clients.say(1, frames(Get(b"k")))
+            clients.cluster.flying.clear()
+            clients.lose_quorum(6)
+            assert codes(clients, 0) == []
+            assert codes(clients, 1) == ["NOQUORUM"]
+            clients.lose_quorum(12)
+            assert codes(clients, 0) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+
+    def test_an_entry_that_comes_after_all(self) -> None:
+        """It counts, as on all nodes; and whoever was told that nobody knows is told nothing more."""
+        clients = Clients(1, compiled=True, room=10_000)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 5)))
+        clients.node.pump()
+        clients.lose_quorum(16)
+        assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+        clients.cluster.settle()
+        clients.turn(0)
+        assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
+        assert clients.node.running.keyspace.get(b"n") == b"5"
+        clients.say(0, frames(Get(b"k"), Incr(b"n", 1)))
+        clients.deliver()
+        assert codes(clients)[3:] == ["1", "6"]
+
+    def test_a_client_that_has_gone(self) -> None:
+        clients = Clients(1, compiled=True)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        clients.sessions[0].lost()
+        clients.deliver()
+        assert clients.node.running.keyspace.get(b"k") == b"1"
+
+    def test_a_node_that_leaves(self) -> None:
+        clients = Clients(1, compiled=True)
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        clients.node.pump()
+        clients.node.running.leave("it was told to")
+        clients.turn(0)
+        assert codes(clients) == ["UNKNOWN", "STOPPED"]
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
+        assert codes(clients)[2:] == ["STOPPED", "STOPPED"]
+
+    @given(st.integers(0, 2**32))
+    def test_each_command_is_answered_once(self, seed: int) -> None:
+        """Whatever is lost, comes late or twice."""
+        chance = random.Random(seed)
+        clients = Clients(3, compiled=True, room=chance.choice([100, 100_000]))
+        expected = [0, 0, 0]
+        flying = clients.cluster.flying
+        for _ in range(30):
+            client = chance.randrange(3)
+            some = [chance.choice([Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1), Count()]) for _ in range(6)]
+            expected[client] += len(some)
+            clients.say(client, frames(*some))
+            clients.node.pump()
+            clients.cluster.now += chance.choice([0, 0, 1, 6])
+            clients.node.tick()
+            for _ in range(chance.randrange(4)):
+                if flying:
+                    at = chance.randrange(len(flying))
+                    what = chance.random()
+                    if what < 0.5:
+                        clients.cluster.arrive(0, again=chance.random() < 0.1)
+                    elif what < 0.7:
+                        clients.cluster.lose(at)
+                    elif what < 0.9:
+                        clients.cluster.refuse(at)
+            clients.node.follow(chance.randrange(4))
+        clients.cluster.settle()
+        for _ in range(100):
+            for client in range(3):
+                clients.turn(client)
+            clients.cluster.settle()
+        assert [len(list(said(clients, client))) for client in range(3)] == expected
+
+
+def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
+    """While writes are refused, each is told why."""
+    both = twins(1)
+    for clients in both:
+        clients.node.running.refuses_growth = Failure(failures.LOGFULL, "the log is full")
+        clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Clear(b"k")))
+        clients.deliver()
+        assert codes(clients)[0] == "LOGFULL"
+    agree(*both)
+
+
+def logged_with(clients: Clients, part: bytes, *, space: int = 0) -> bytes:
+    """The frames of the one entry that has these bytes, of which all are for one keyspace."""
+    (body,) = (parsed(data).body for data in clients.cluster.stream if part in parsed(data).body)
+    (item,) = items(body)
+    assert (item.kind, item.space) == (ItemKind.RUN, space)
+    return item.payload
+
+
+def resp(*commands: tuple[bytes, ...]) -> bytes:
+    return b"".join(request(*command) for command in commands)
+
+
+def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
+    from cairnkv.session.resp.frames_native import LOGGED
+
+    assert {name: BY_NAME[name].number for name in LOGGED} == LOGGED
+    clients = Clients(1, compiled=True, width=None, room=100_000)
+    clients.say(0, resp((b"SELECT", b"3"), (b"set", b"k", b"v"), (b"INCR", b"n"), (b"DEL", b"a", b"k", b"k")))
+    clients.deliver()
+    assert logged_with(clients, b"k", space=3) == frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k")))
+    assert clients.heard[0] == b"+OK\r\n+OK\r\n:1\r\n:1\r\n"
+
+
+def test_what_is_stored_for_a_time_or_on_a_condition_is_in_the_log_with_that() -> None:
+    both = twins(1, width=None, room=100_000)
+    for clients in both:
+        asked = readable(clients.node.running)
+        clients.say(
+            0,
+            resp(
+                (b"SET", b"k", b"v", b"EX", b"10"),
+                (b"set", b"l", b"v", b"nx", b"px", b"1"),
+                (b"SET", b"l", b"w", b"PX", b"20", b"NX"),
+                (b"SET", b"m", b"", b"XX"),
+                (b"MSET", b"m", b"1", b"k", b"2", b"m", b"3"),
+                (b"SET", b"m", b"4", b"XX"),
+            ),
+        )
+        clients.deliver()
+        assert clients.heard[0] == b"+OK\r\n+OK\r\n$-1\r\n$-1\r\n+OK\r\n+OK\r\n"
+        assert len(asked) == (0 if clients.accelerator else 6)
+    agree(*both)
+    assert logged_with(both[1], b"k") == frames(
+        SetWith(b"k", b"v", ttl=10_000),
+        SetWith(b"l", b"v", ttl=1, if_absent=True),
+        SetWith(b"l", b"w", ttl=20, if_absent=True),
+        SetWith(b"m", b"", if_present=True),
+        SetMany(0, ((b"m", b"1"), (b"k", b"2"), (b"m", b"3"))),
+        SetWith(b"m", b"4", if_present=True),
+    )
+
+
+def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
+    both = twins(1, width=None, room=100_000)
+    for clients in both:
+        clients.say(0, resp(*[(b"SET", key, b"v", b"PX", b"5") for key in (b"k", b"l", b"m")]))
+        clients.deliver()
+        clients.cluster.now += 1
+        asked = readable(clients.node.running)
+        clients.heard[0] = b""
+        clients.say(
+            0,
+            resp(
+                (b"SET", b"k", b"w", b"NX"),
+                (b"SET", b"l", b"w", b"XX"),
+                (b"SET", b"m", b"w", b"NX", b"PX", b"900"),
+                (b"MGET", b"k", b"l", b"m"),
+            ),
+        )
+        clients.deliver()
+        assert clients.heard[0] == b"+OK\r\n$-1\r\n+OK\r\n*3\r\n$1\r\nw\r\n$-1\r\n$1\r\nw\r\n"
+        assert len(asked) == (0 if clients.accelerator else 4)
+        entries = [clients.node.running.keyspaces[0].entry(key) for key in (b"k", b"m")]
+        assert [deadline is not None for _, deadline in entries] == [False, True], "of the old one nothing is left"
+    agree(*both)
+
+
+def test_a_time_to_live_is_proposed_on_the_articles_wire_too() -> None:
+    both = twins(1, room=100_000)
+    some = frames(
+        SetWith(b"k", b"v", ttl=5), SetMany(7, ((b"l", b"1"), (b"m", b"2"))), SetWith(b"k", b"", keep_ttl=True)
+    )
+    for clients in both:
+        asked = readable(clients.node.running)
+        clients.say(0, some + frames(Get(b"k")))
+        clients.deliver()
+        assert codes(clients) == ["1", "OK", "1", ""]
+        assert len(asked) == (1 if clients.accelerator else 4)
+    agree(*both)
+
+
+def test_a_readonly_connection_reads_locally() -> None:
+    for clients in twins(2, width=None, room=100_000):
+        clients.say(0, resp((b"SET", b"k", b"1"), (b"SET", b"l", b"2")))
+        clients.say(1, resp((b"READONLY",)))
+        clients.deliver()
+        clients.say(0, resp((b"SET", b"k", b"3")))
+        asked = readable(clients.node.running)
+        clients.heard[1] = b""
+        clients.say(1, resp((b"GET", b"k"), (b"MGET", b"k", b"no"), (b"EXISTS", b"k", b"l")))
+        assert clients.heard[1] == b"$1\r\n1\r\n*2\r\n$1\r\n1\r\n$-1\r\n:2\r\n"
+        assert len(asked) == (0 if clients.accelerator else 3)
+        clients.say(1, resp((b"SET", b"l", b"4"), (b"GET", b"l")))
+        clients.deliver()
+        assert clients.heard[1].endswith(b"+OK\r\n$1\r\n4\r\n")
+        clients.say(1, resp((b"READWRITE",), (b"GET", b"k")))
+        assert clients.heard[1].endswith(b"+OK\r\n")
+        clients.deliver()
+        assert clients.heard[1].endswith(b"+OK\r\n$1\r\n3\r\n")
+
+
+def test_what_is_left_of_redis_commands_is_answered_in_its_place() -> None:
+    both = twins(2, width=None, room=100_000)
+    for clients in both:
+        clients.say(0, resp((b"SET", b"a", b"text"), (b"INCR", b"a"), (b"MGET", b"a", b"b"), (b"GET", b"a")))
+        clients.say(1, resp(*((b"SET", b"%d" % n, b"x" * 3_000) for n in range(1_000))))
+        clients.deliver()
+        clients.say(1, resp((b"MGET", *(b"%d" % n for n in range(100))), *((b"DEL", b"%d" % n) for n in range(1_000))))
+        clients.say(0, resp((b"READONLY",), (b"INCR", b"n"), (b"GET", b"n"), (b"PING",)))
+        clients.deliver()
+    agree(*both)
+
+
+def test_a_majority_that_goes_is_told_on_redis_wire() -> None:
+    for clients in twins(1, width=None, room=10_000):
+        clients.say(0, resp((b"SET", b"k", b"1"), (b"GET", b"k")))
+        clients.node.pump()
+        clients.cluster.flying.clear()
+        clients.lose_quorum(18)
+        unknown, no_quorum = clients.heard[0].splitlines()
+        assert b"UNKNOWN" in unknown
+        assert no_quorum.startswith(b"-CLUSTERDOWN")

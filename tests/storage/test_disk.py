@@ -1,0 +1,383 @@
+"""The disk log: what was acknowledged is there again, whatever happened in between; what failed is not shown."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cairnkv
+from cairnkv.commands import MISSING, Clear, ClearAll, Failure, Get, Reply, Set, SetMany, SetWith, failures
+from cairnkv.errors import OptionError
+from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.record_format import FORMAT_KEY, PART, PART_BYTES, part_key
+from cairnkv.storage.rocksdb import Batch, RocksEngine, open_engine
+from cairnkv.storage.sync import Sync
+from cairnkv.storage.writer import COMMIT_BYTES
+from cairnkv.store import Held, Store
+from cairnkv.testing import ManualClock, running_server
+
+PATIENCE = 20.0
+
+
+class Faulty:
+    """RocksDB behind a gate, which fails where a test says so: `before` a write, or `after` it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._engine = open_engine(directory)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail: str | None = None
+        self.fail_sync = False
+        self.writes = 0
+        self.at_gate = threading.Event()
+        self.read_gate = threading.Event()
+        self.read_gate.set()
+        self.fail_read = False
+        self.read_keys: list[bytes] = []
+
+    def batch(self) -> Batch:
+        return self._engine.batch()
+
+    @property
+    def behind(self) -> bool:
+        return self._engine.behind
+
+    @property
+    def records(self) -> int:
+        return self._engine.records
+
+    @property
+    def table_bytes(self) -> int:
+        return self._engine.table_bytes
+
+    @property
+    def gave_up(self) -> bool:
+        return self._engine.gave_up
+
+    def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
+        self._engine.compact(begin, end, alone=alone)
+
+    def stop_compacting(self) -> None:
+        self._engine.stop_compacting()
+
+    def write(self, batch: Any) -> None:
+        self.at_gate.set()
+        assert self.gate.wait(PATIENCE)
+        if self.fail == "before":
+            raise OSError("the disk is gone")
+        self._engine.write(batch)
+        self.writes += 1
+        if self.fail == "after":
+            raise OSError("the disk does not answer")
+
+    def sync(self) -> None:
+        if self.fail_sync:
+            raise OSError("fsync failed")
+        self._engine.sync()
+
+    def flush(self) -> None:
+        self._engine.flush()
+
+    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.read_keys += keys
+        records = self._engine.read(keys)
+        assert self.read_gate.wait(PATIENCE)
+        if self.fail_read:
+            raise OSError("the disk cannot be read")
+        return records
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return self._engine.items()
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def abandon(self) -> None:
+        self._engine.abandon()
+
+
+class OnDisk:
+    """A store on disk in this thread, which is told what the writer found out when it asks.
+
+    unopenable: set to a reason, the directory cannot be opened anew. on_opening: called before it is.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: ManualClock | None = None,
+        sync: str = "always",
+        memory_limit: int | None = None,
+        gather: float = 0.0,
+    ) -> None:
+        self.unopenable: str | None = None
+        self.on_opening: Callable[[], object] = lambda: None
+        self.engine: Faulty
+
+        def new_engine(path: Path) -> Faulty:
+            if self.unopenable is not None:
+                raise OSError(self.unopenable)
+            self.on_opening()
+            self.engine = Faulty(path)
+            return self.engine
+
+        self.store = Store(
+            log=DiskLog(directory, sync=Sync.parse(sync), gather=gather, new_engine=new_engine),
+            clock=clock or ManualClock(),
+            memory_limit=memory_limit,
+        )
+        self._told = threading.Condition()
+        self._functions: list[object] = []
+        self.store.deliver_by(self._deliver)
+
+    def _deliver(self, function: object) -> None:
+        with self._told:
+            self._functions.append(function)
+            self._told.notify()
+
+    def reply(self, outcome: Reply | Held) -> Reply:
+        """What a reply is once it may leave."""
+        while isinstance(outcome, Held) and outcome.reply is None:
+            self.step()
+        return outcome.reply if isinstance(outcome, Held) and outcome.reply is not None else outcome  # type: ignore[return-value]
+
+    def step(self) -> None:
+        """Wait for the next thing that the log has to say, and have it said."""
+        with self._told:
+            assert self._told.wait_for(lambda: self._functions, PATIENCE)
+            function = self._functions.pop(0)
+        assert callable(function)
+        function()
+
+    @property
+    def state(self) -> object:
+        """What INFO says of the disk."""
+        return dict(self.store.info())["disk_state"]
+
+    def recover(self) -> None:
+        """Wait until writes are taken again."""
+        while self.state == "recovering":
+            self.step()
+
+    def __enter__(self) -> "OnDisk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.gate.set()
+        self.engine.read_gate.set()
+        self.store.close()
+
+
+def test_a_reply_waits_for_the_disk_and_many_writes_share_a_commit(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.engine.gate.clear()
+        first = disk.store.execute(Set(b"a", b"1"))
+        assert disk.engine.at_gate.wait(PATIENCE)
+        rest = [disk.store.execute(Set(b"%d" % number, b"x")) for number in range(100)]
+        shown = disk.store.execute(Get(b"a"))
+        assert all(isinstance(held, Held) and held.reply is None for held in (first, shown, *rest))
+        disk.engine.gate.set()
+        assert disk.reply(rest[-1]) is not None
+        assert disk.reply(shown) == b"1"
+        assert disk.engine.writes == 2
+
+
+def test_what_nobody_waits_for_is_written_when_it_is_much_or_has_waited(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data", gather=0.2) as disk:
+        held = [disk.store.execute(Set(b"%d" % number, b"x")) for number in range(10)]
+        assert disk.reply(held[-1]) is not None
+        assert disk.engine.writes == 1
+    with OnDisk(tmp_path / "data", gather=3_600) as disk:
+        disk.store.execute(Set(b"a", b"x"))
+        assert disk.reply(disk.store.execute(Set(b"large", bytes(COMMIT_BYTES)))) is not None
+        last = disk.store.execute(Set(b"b", b"x"))
+    assert disk.reply(last) is not None, "to close it is not to wait"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_after_a_failing_write_nothing_of_it_is_shown_and_no_more_are_taken(tmp_path: Path, when: str) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"a", b"old")))
+        disk.engine.fail = when
+        disk.engine.gate.clear()
+        write = disk.store.execute(Set(b"a", b"new"))
+        cleared = disk.store.execute(ClearAll())
+        read = disk.store.execute(Get(b"a"))
+        disk.engine.gate.set()
+        for outcome, code in ((write, failures.UNKNOWN), (cleared, failures.UNKNOWN), (read, failures.UNDONE)):
+            reply = disk.reply(outcome)
+            assert isinstance(reply, Failure)
+            assert reply.code is code
+        refused = disk.store.execute(Set(b"b", b"1"))
+        assert isinstance(refused, Failure)
+        assert refused.code is failures.RECOVERING
+        assert disk.store.execute(Get(b"b")) != b"1"
+        disk.recover()
+        shown = disk.store.execute(Get(b"a"))
+        possible = (b"old",) if when == "before" else (b"new", MISSING)  # the first commit had one entry or both
+        assert shown in possible
+    with OnDisk(tmp_path / "data") as disk:
+        assert disk.store.execute(Get(b"a")) == shown
+        assert isinstance(disk.store.execute(Set(b"b", b"1")), Held)
+
+
+def test_a_failing_fsync_in_between_is_found_out(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data", sync="1ms") as disk:
+        disk.engine.fail_sync = True
+        disk.reply(disk.store.execute(Set(b"a", b"1")))
+        for _ in range(1_000):
+            outcome = disk.store.execute(Set(b"b", b"1"))
+            reply = disk.reply(outcome)
+            if isinstance(reply, Failure):
+                break
+            threading.Event().wait(0.005)
+        assert isinstance(reply, Failure)
+        assert reply.code in (failures.RECOVERING, failures.UNKNOWN)
+        disk.recover()
+        assert disk.store.execute(Get(b"a")) == b"1", "it was acknowledged"
+
+
+def test_what_has_expired_does_not_come_back_though_the_clock_goes_back(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with OnDisk(tmp_path / "data", clock=clock) as disk:
+        disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
+        clock.advance(60)
+        read = disk.store.execute(Get(b"a"))
+        assert isinstance(read, Held), "it shows a time that the disk does not have yet"
+        disk.reply(read)
+        # As a crash leaves it: without the last word of `close`.
+        image = tmp_path / "image"
+        shutil.copytree(tmp_path / "data", image)
+    clock.advance(-60)
+    for directory in (image, tmp_path / "data"):
+        with OnDisk(directory, clock=clock) as disk:
+            assert disk.store.keyspace.get(b"a") is None
+            assert disk.store.keyspace.count() == 0
+
+
+def test_a_second_opener_is_refused(tmp_path: Path) -> None:
+    with cairnkv.open(tmp_path / "data"), pytest.raises(OptionError, match="is open already"):
+        cairnkv.open(tmp_path / "data")
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_no_store_and_what_is_newer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(OptionError, match=r"letter\.txt"):
+        cairnkv.open(tmp_path)
+    engine = open_engine(tmp_path / "data")
+    batch = engine.batch()
+    batch.put(FORMAT_KEY, b"2")
+    engine.write(batch)
+    engine.close()
+    with pytest.raises(OptionError, match="has format 2"):
+        cairnkv.open(tmp_path / "data")
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="nothing is evicted"):
+        cairnkv.open(tmp_path / "data", memory_limit=1_000_000, when_full="evict")
+    with pytest.raises(OptionError, match="always, none, or a time"):
+        cairnkv.open(tmp_path / "data", sync="sometimes")
+    with pytest.raises(OptionError, match="on disk"):
+        cairnkv.open(sync="always")
+
+
+@pytest.mark.parametrize("sync", ["always", "1s", "none"])
+def test_a_server_keeps_its_store(tmp_path: Path, sync: str) -> None:
+    for number in range(2):
+        with (
+            running_server(data=str(tmp_path / "data"), sync=sync) as server,
+            cairnkv.connect(server.url, timeout=PATIENCE) as kv,
+        ):
+            assert kv.get("a") == (None if number == 0 else "1")
+            kv["a"] = "1"
+            told = kv.info()
+            assert (told["size"], told["sync"]) == ("disk", sync)
+
+
+def test_the_engine_is_the_real_one(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path / "data")
+    assert isinstance(engine, RocksEngine)
+    engine.close()
+
+
+def test_long_values_stand_in_parts_and_leave_none_behind(tmp_path: Path) -> None:
+    long = bytes(range(256)) * 4_097  # four parts and a bit
+    clock = ManualClock()
+    for number in range(4):
+        with OnDisk(tmp_path / "data", clock=clock) as disk:
+            if number == 0:
+                disk.reply(disk.store.execute(Set(b"a", long)))
+                disk.reply(disk.store.execute(SetWith(b"b", long[:-1], ttl=1_000), 3))
+                disk.reply(disk.store.execute(SetMany(0, ((b"c", long), (b"d", long[:5_000]), (b"e", b"short")))))
+            elif number == 1:
+                assert disk.store.keyspaces[0].entry(b"a") == (long, None)
+                assert disk.store.keyspaces[3].get(b"b") == long[:-1]
+                assert disk.store.keyspace.get(b"c") == long
+                assert disk.store.keyspace.get(b"d") == long[:5_000]
+                disk.reply(disk.store.execute(Set(b"a", b"short")))
+                disk.reply(disk.store.execute(ClearAll(), 3))
+            elif number == 2:
+                assert disk.store.keyspaces[3].count() == 0
+                disk.reply(disk.store.execute(Clear(b"c")))
+                disk.reply(disk.store.execute(Clear(b"d")))
+            else:
+                assert disk.store.keyspace.get(b"a") == disk.store.keyspace.get(b"e") == b"short"
+    engine = open_engine(tmp_path / "data")
+    assert not [key for key, _ in engine.items() if key[0] == PART]
+    engine.close()
+
+
+def test_parts_that_a_crash_left_without_their_entry_are_removed(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"a", bytes(PART_BYTES + 1))))
+    engine = open_engine(tmp_path / "data")
+    batch = engine.batch()
+    batch.put(part_key(7, 0), b"left over")
+    engine.write(batch)
+    engine.close()
+    with OnDisk(tmp_path / "data") as disk:
+        disk.reply(disk.store.execute(Set(b"b", bytes(PART_BYTES + 2))))
+    with OnDisk(tmp_path / "data") as disk:
+        assert disk.store.keyspace.get(b"a") == bytes(PART_BYTES + 1)
+        assert disk.store.keyspace.get(b"b") == bytes(PART_BYTES + 2)
+    engine = open_engine(tmp_path / "data")
+    assert len([key for key, _ in engine.items() if key[0] == PART]) == 4
+    engine.close()
+
+
+FORKING = """
+import os, sys, cairnkv
+kv = cairnkv.open(sys.argv[1])
+kv["a"] = "1"
+child = os.fork()
+if child == 0:
+    reads = [lambda: kv["a"], lambda: kv["a"], lambda: kv.get("a")]
+    for attempt in (*reads, lambda: cairnkv.open(sys.argv[1] + " of the child")):
+        try:
+            attempt()
+        except cairnkv.CairnError as error:
+            print(error)
+    kv.close()
+    sys.exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+kv["b"] = "2"
+print(sorted(kv.scan()))
+"""
+
+
+def test_a_forked_process_is_told_and_ends_in_good_order(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKING, str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert all("opened this store on disk before the fork" in line for line in told[:3])
+    assert "forked" in told[3]
+    assert told[4] == "['a', 'b']"

@@ -1,0 +1,151 @@
+"""Any commands, transactions and restarts: a store on disk holds what one in memory does that was told the same.
+
+So does one whose memory is a cache of its disk, whatever leaves memory meanwhile.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cairnkv.commands import ClearAll, Command, Failure, Get, Step
+from cairnkv.store import Postponed, Store, WhenFull
+from cairnkv.store.local import TIME_AHEAD_MS
+from cairnkv.testing import ManualClock
+from tests.storage.test_disk import OnDisk
+from tests.store.test_late_machine import APPLIED, KINDS
+from tests.support.model import same
+from tests.support.strategies import commands
+
+SPACES = st.integers(0, 2)
+WRITES = commands([command for command in APPLIED if command.word.writes], KINDS)
+
+
+LIMIT = 1_000_000
+
+
+class DiskMachine(RuleBasedStateMachine):
+    memory_limit: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.clock = ManualClock()
+        self.set_back = 0
+        self.disk = self.opened()
+        self.memory = Store(clock=self.clock)
+
+    def opened(self) -> OnDisk:
+        return OnDisk(self.directory / "data", clock=self.clock, sync="none", memory_limit=self.memory_limit)
+
+    @rule(command=WRITES, space=SPACES)
+    def write(self, command: Command, space: int) -> None:
+        assert self.disk.reply(self.disk.store.execute(command, space)) == self.memory.execute(command, space)
+
+    @rule(steps=st.lists(st.builds(Step, SPACES, WRITES | st.just(ClearAll())), max_size=5))
+    def transact(self, steps: list[Step]) -> None:
+        assert self.disk.reply(self.disk.store.execute_all(steps)) == self.memory.execute_all(steps)
+
+    @rule(seconds=st.floats(0, 4))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def housekeep(self) -> None:
+        self.disk.store.housekeep()
+
+    @rule(back=st.booleans())
+    def restart(self, back: bool) -> None:
+        self.memory.housekeep()  # the same log time on both sides
+        self.disk.store.housekeep()
+        self.disk.store.close()
+        if back:
+            self.clock.advance(-1)
+            self.set_back += 1
+        self.disk = self.opened()
+        for keyspace in self.disk.store.keyspaces:
+            keyspace.check()
+
+    @invariant()
+    def they_hold_the_same(self) -> None:
+        self.memory.housekeep()
+        self.disk.store.housekeep()
+        for one, other in zip(self.disk.store.keyspaces[:4], self.memory.keyspaces, strict=False):
+            keys = set(one.slice(0, 1_000, b"")[1])
+            assert keys == set(other.slice(0, 1_000, b"")[1])
+            self.bring_in(one.number, keys)
+            assert {key: one.entry(key) for key in keys} == {key: other.entry(key) for key in keys}
+
+    def bring_in(self, space: int, keys: set[bytes]) -> None:
+        """Have the values of these in memory."""
+
+    def teardown(self) -> None:
+        self.disk.store.close()
+        shutil.rmtree(self.directory)
+
+
+DiskMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestDiskAgainstMemory = DiskMachine.TestCase
+
+
+class CachedMachine(DiskMachine):
+    """The same with values that leave memory, are read ahead, and with commits that fail."""
+
+    memory_limit = LIMIT
+
+    @rule()
+    def cool(self) -> None:
+        self.disk.store.limit_memory(1, WhenFull.REFUSE)
+        self.disk.store.housekeep()
+        self.disk.store.limit_memory(LIMIT, WhenFull.REFUSE)
+
+    @rule(command=commands(APPLIED, KINDS), space=SPACES)
+    def read_ahead(self, command: Command, space: int) -> None:
+        self.disk.store.read_ahead(Step(space, command))
+
+    @rule(command=commands(APPLIED, KINDS), space=SPACES)
+    def read(self, command: Command, space: int) -> None:
+        reply = self.disk.reply(self.disk.store.execute(command, space))
+        assert same(command, reply, self.memory.execute(command, space))
+
+    @rule(said=st.lists(st.tuples(commands(APPLIED, KINDS), SPACES), max_size=6))
+    def say_at_once(self, said: list[tuple[Command, int]]) -> None:
+        """A client says several, none before the one before it was carried out; commits take their time."""
+        outcomes = []
+        for command, space in said:
+            outcome = self.disk.store.execute(command, space)
+            while isinstance(outcome, Postponed) and not outcome.executed:
+                self.disk.step()
+            outcomes.append((command, outcome, self.memory.execute(command, space)))
+        for command, outcome, expected in outcomes:
+            assert same(command, self.disk.reply(outcome), expected)
+
+    @rule(said=st.lists(st.tuples(WRITES | st.just(ClearAll()), SPACES), max_size=6), cool=st.booleans())
+    def say_what_fails(self, said: list[tuple[Command, int]], cool: bool) -> None:
+        """Nothing of it is there afterwards, once the store was opened anew."""
+        self.disk.engine.fail = "before"
+        outcomes = [self.disk.store.execute(command, space) for command, space in said]
+        for outcome in outcomes:
+            self.disk.reply(outcome)
+        if cool:
+            self.cool()
+        for keyspace in self.disk.store.keyspaces:
+            keyspace.check()
+        self.disk.store.close()
+        self.disk = self.opened()
+        # After a crash keys may expire early by twice the time noted ahead. A clock that was set back delays log time,
+        # which a crash forgets while no key has an expiry: twice that time later both stores follow the clock again.
+        self.clock.advance(2 * TIME_AHEAD_MS / 1_000 + 2 * self.set_back)
+        self.set_back = 0
+
+    def bring_in(self, space: int, keys: set[bytes]) -> None:
+        for key in keys:
+            reply = self.disk.reply(self.disk.store.execute(Get(key), space))
+            assert not isinstance(reply, Failure)
+
+
+CachedMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestCacheAgainstMemory = CachedMachine.TestCase

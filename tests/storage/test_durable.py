@@ -1,0 +1,110 @@
+"""Writes for which memory was safe enough, on disk: what a crash takes of them, and what it does not."""
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+import cairnkv
+from cairnkv.commands import MISSING, OK, Failure, Get, Incr, InMemory, Ping, Set, SetMany, Swap, failures
+from cairnkv.protocol import write_command
+from cairnkv.protocol.native import CommandFlag
+from cairnkv.store import Held, Postponed
+from tests.session.talk import Talk
+from tests.storage.test_disk import PATIENCE, OnDisk
+from tests.storage.test_value_cache import Cooled
+from tests.support.serving import Served
+
+CRASHES = 3
+
+
+def test_it_is_answered_before_the_disk_has_it_and_committed_in_its_turn(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        disk.engine.gate.clear()
+        write = disk.store.execute(Set(b"a", b"1"))
+        assert isinstance(write, Held)
+        assert write.from_memory() == InMemory(OK)
+        read = disk.store.execute(Get(b"a"))
+        assert isinstance(read, Held)
+        assert read.reply is None
+        shutil.copytree(tmp_path / "data", tmp_path / "crashed", ignore=shutil.ignore_patterns("LOCK"))
+        disk.engine.gate.set()
+        assert disk.reply(read) == b"1"
+        assert write.from_memory() is OK
+    with OnDisk(tmp_path / "crashed") as disk:
+        assert disk.store.execute(Get(b"a")) is MISSING
+    with OnDisk(tmp_path / "data") as disk:
+        assert disk.store.execute(Get(b"a")) == b"1"
+
+
+def test_where_its_value_is_cold_it_waits_for_that_and_no_longer(tmp_path: Path) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(SetMany(0, ((b"n", b"5"), (b"text", b"x" * 100))))
+        disk.cool_all()
+        disk.engine.gate.clear()
+        writes = [disk.store.execute(command) for command in (Incr(b"n", 2), Incr(b"text", 1), Swap(b"n", b"9"))]
+        assert all(isinstance(write, Postponed) and not write.executed for write in writes)
+        quick = [write.from_memory() for write in writes if isinstance(write, Held)]
+        total, failure, before = [disk.reply(outcome) for outcome in quick]
+        assert (total, before) == (InMemory(7), InMemory(b"7"))
+        assert isinstance(failure, Failure)
+        assert failure.code is failures.NOTINT
+        read = disk.store.execute(Get(b"n"))
+        assert isinstance(read, Held)
+        assert read.reply is None
+        again = writes[0]
+        assert isinstance(again, Held)
+        assert again.from_memory() == InMemory(7)
+        disk.engine.gate.set()
+        assert disk.reply(read) == b"9"
+
+
+def test_of_a_client_that_waits_for_a_cold_value_replies_keep_their_order(tmp_path: Path) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(Set(b"n", b"5"))
+        disk.cool_all()
+        talk = Talk(store=disk.store)
+        quick = write_command(Incr(b"n", 2), flags=CommandFlag.MEMORY_IS_ENOUGH)
+        disk.engine.gate.clear()
+        talk.send(quick, Ping(b"between"), quick, Get(b"n"))
+        assert talk.payloads() == []
+        heard = []
+        while len(heard) < 3:
+            disk.step()
+            heard += talk.hear()
+        assert [(response.payload, response.header) for response in heard] == [(b"7", 8), (b"between", 0), (b"9", 8)]
+        disk.engine.gate.set()
+        while not (last := talk.hear()):
+            disk.step()
+        assert [(response.payload, response.header) for response in last] == [(b"9", 0)]
+
+
+@pytest.mark.parametrize("sync", ["always", "1s"])
+def test_a_killed_server_loses_the_newest_only_and_none_before_a_safe_write(tmp_path: Path, sync: str) -> None:
+    """Commits are in order, so a write that is as safe as the size promises makes all before it so."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    for crash in range(CRASHES):
+        acknowledged = safe = 0
+        with (
+            Served(tmp_path / "data", "--sync", sync) as served,
+            cairnkv.connect(served.url, timeout=PATIENCE, attempts=1) as kv,
+        ):
+            kv.clear_all()
+            quick = kv.durable("memory")
+            until = time.monotonic() + dice.uniform(0.02, 0.3)
+            while time.monotonic() < until or not safe:
+                acknowledged += 1
+                if dice.random() < 0.02:
+                    kv[f"{acknowledged}"] = "safe"
+                    safe = acknowledged
+                else:
+                    quick[f"{acknowledged}"] = "quick"
+            served.kill()
+        with cairnkv.open(tmp_path / "data") as kv:
+            there = {int(key) for key in kv}
+        assert there == set(range(1, len(there) + 1)), f"crash {crash}: one is missing before another"
+        assert safe <= len(there) <= acknowledged, f"crash {crash}"

@@ -1,0 +1,790 @@
+"""Memory as a cache of the disk: values leave it, and come back for whoever needs them; nothing shows of that."""
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cairnkv
+from cairnkv import aio
+from cairnkv.cli.main import main
+from cairnkv.commands import (
+    MISSING,
+    OK,
+    Append,
+    Clear,
+    ClearAll,
+    Command,
+    Copy,
+    Count,
+    Exists,
+    Expire,
+    Failure,
+    Get,
+    GetMany,
+    Incr,
+    InMemory,
+    Items,
+    Ping,
+    Rename,
+    Replies,
+    Reply,
+    Scan,
+    Set,
+    SetWith,
+    Step,
+    Swap,
+    Ttl,
+)
+from cairnkv.engine import Keyspace, apply
+from cairnkv.engine.database import ColdValue
+from cairnkv.engine.table import ENTRY_BYTES
+from cairnkv.errors import BadCommand, OptionError
+from cairnkv.limits import MIB
+from cairnkv.protocol import write_command
+from cairnkv.server.settings import Settings
+from cairnkv.session import Session
+from cairnkv.session.context import Surroundings
+from cairnkv.session.native_path import article_accelerator
+from cairnkv.storage.record_format import PART_BYTES, record_key
+from cairnkv.store import Held, Postponed, Store, WhenFull, value_cache
+from cairnkv.testing import ManualClock, running_server
+from tests.session.talk import Talk
+from tests.storage.test_disk import PATIENCE, OnDisk
+from tests.store.test_late_machine import APPLIED, KINDS
+from tests.support.resp import NULL_ARRAY, ReplyDecoder, Simple, request
+from tests.support.strategies import commands
+from tests.support.watching import watch
+
+LIMIT = 100_000
+
+
+class Cooled(OnDisk):
+    """A store whose values can all be made cold."""
+
+    def __init__(self, directory: Path, **more: Any) -> None:
+        super().__init__(directory, **{"memory_limit": LIMIT, "sync": "none", **more})
+
+    def do(self, command: Command, space: int = 0) -> Reply:
+        return self.reply(self.store.execute(command, space))
+
+    def cool_all(self) -> None:
+        """Let no value be in memory."""
+        self.store.limit_memory(1, WhenFull.REFUSE)
+        self.store.housekeep()
+        self.store.limit_memory(LIMIT, WhenFull.REFUSE)
+        assert self.told("cold_keys") == sum(keyspace.count() for keyspace in self.store.keyspaces)
+        self.engine.read_keys.clear()
+
+    def told(self, name: str) -> int:
+        return int(dict(self.store.info())[name])
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Cooled]:
+    with Cooled(tmp_path / "data") as opened:
+        yield opened
+        for keyspace in opened.store.keyspaces:
+            keyspace.check()
+
+
+def failure(reply: Reply) -> str:
+    assert isinstance(reply, Failure)
+    return reply.code.name
+
+
+# -- what is in memory -----------------------------------------------------------------------------------------
+
+
+def test_ten_times_the_limit_is_there_and_only_values_are_read(disk: Cooled, tmp_path: Path) -> None:
+    values = {b"key %d" % number: b"%4d " % number * 800 for number in range(250)}
+    for key, value in values.items():
+        disk.do(SetWith(key, value, ttl=1_000_000))
+        assert disk.store.used_bytes <= LIMIT + len(value), "the value may stay until it is committed"
+    assert sum(map(len, values.values())) == 10 * LIMIT
+    assert disk.told("cold_bytes") > 7 * LIMIT
+    assert disk.do(Count()) == 250
+    scanned: set[bytes] = set()
+    cursor = 0
+    while True:
+        slice_ = disk.do(Scan(cursor, 50, b""))
+        assert isinstance(slice_, Items)
+        following, *keys = slice_.values
+        scanned.update(key for key in keys if key is not None)
+        if (cursor := int(following or b"0")) == 0:
+            break
+    assert scanned == set(values)
+    assert disk.do(Exists(tuple(values))) == 250
+    assert disk.do(Ttl(b"key 0")) == 1_000_000
+    assert disk.engine.read_keys == []
+    for key, value in values.items():
+        assert disk.do(Get(key)) == value
+        assert disk.store.used_bytes <= LIMIT + len(value)
+    assert len(disk.engine.read_keys) >= 200
+    disk.store.close()
+    for limit in (LIMIT, 10 * LIMIT * 2):
+        with Cooled(tmp_path / "data", memory_limit=limit) as again:
+            assert again.store.used_bytes <= limit
+            assert (again.told("cold_keys") == 0) is (limit > LIMIT)
+            assert again.store.keyspace.count() == 250
+            for key, value in values.items():
+                assert again.do(Get(key)) == value
+
+
+def test_those_get_cold_that_were_not_used_for_long(disk: Cooled) -> None:
+    for number in range(300):
+        disk.do(Set(b"%d" % number, b"v" * 1_000))
+        disk.do(Get(b"0"))
+    assert disk.store.keyspace.is_hot(b"0")
+    assert not disk.store.keyspace.is_hot(b"1")
+    assert disk.store.keyspace.is_hot(b"299")
+
+
+def test_what_is_not_committed_stays_in_memory(disk: Cooled) -> None:
+    disk.engine.gate.clear()
+    written = [disk.store.execute(Set(b"%d" % number, b"v" * 10_000)) for number in range(30)]
+    disk.store.housekeep()
+    assert disk.told("cold_keys") == 0
+    assert disk.store.used_bytes > 3 * LIMIT
+    disk.engine.gate.set()
+    disk.reply(written[-1])
+    assert disk.store.used_bytes <= LIMIT
+    assert [disk.do(Get(b"%d" % number)) for number in range(30)] == [b"v" * 10_000] * 30
+
+
+def test_keys_alone_can_fill_memory_and_then_writes_are_refused(disk: Cooled) -> None:
+    stored = 0
+    while disk.do(Set(b"%06d" % stored, b"v" * 50)) is OK:
+        stored += 1
+    assert failure(disk.do(Set(b"another", b"v" * 50))) == "FULL"
+    assert LIMIT - 1_000 < stored * (ENTRY_BYTES + 6) <= LIMIT
+    assert disk.do(Set(b"000000", b"another value, no longer")) is OK
+    assert disk.do(Get(b"000001")) == b"v" * 50
+    assert disk.do(Clear(b"000001")) is OK
+    assert disk.do(Set(b"another", b"")) is OK
+
+
+def test_the_limit_can_be_changed_and_taken_away(disk: Cooled) -> None:
+    for number in range(50):
+        disk.do(Set(b"%d" % number, b"v" * 1_000))
+    disk.store.limit_memory(20_000, WhenFull.REFUSE)
+    while disk.store.housekeep():
+        pass
+    assert disk.store.used_bytes <= 20_000
+    disk.store.limit_memory(None, WhenFull.REFUSE)
+    for number in range(50):
+        assert disk.do(Get(b"%d" % number)) == b"v" * 1_000
+    assert disk.told("cold_keys") == 0
+
+
+def test_a_store_that_began_without_a_limit_gets_none(tmp_path: Path) -> None:
+    with OnDisk(tmp_path / "data") as disk:
+        with pytest.raises(OptionError, match="start it with one"):
+            disk.store.limit_memory(LIMIT, WhenFull.REFUSE)
+        disk.store.limit_memory(None, WhenFull.REFUSE)
+
+
+def test_a_long_value_is_read_in_its_parts(disk: Cooled) -> None:
+    value = bytes(range(256)) * (3 * PART_BYTES // 256) + b"end"
+    disk.store.limit_memory(MIB, WhenFull.REFUSE)
+    disk.do(Set(b"long", value))
+    disk.cool_all()
+    assert disk.do(Get(b"long")) == value
+    assert len(disk.engine.read_keys) == 5
+
+
+# -- one that waits ----------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_read_once_for_all_who_wait(disk: Cooled) -> None:
+    disk.do(Set(b"k", b"41"))
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    outcomes = [disk.store.execute(command) for command in [Get(b"k")] * 20 + [Incr(b"k", 1), Append(b"k", b"!")]]
+    assert all(isinstance(outcome, Postponed) and not outcome.executed for outcome in outcomes)
+    disk.engine.read_gate.set()
+    assert [disk.reply(outcome) for outcome in outcomes] == [b"41"] * 20 + [42, 3]
+    assert disk.engine.read_keys == [record_key(0, b"k")]
+    assert (disk.told("cache_misses"), disk.told("cache_reads")) == (22, 1)
+    assert disk.do(Get(b"k")) == b"42!"
+
+
+@pytest.mark.parametrize("by", [Set(b"k", b"new"), Clear(b"k"), ClearAll(), Swap(b"k", b"new"), Rename(b"other", b"k")])
+def test_a_change_while_a_value_is_read_is_what_counts(disk: Cooled, by: Command) -> None:
+    disk.do(Set(b"k", b"old"))
+    disk.do(Set(b"other", b"new"))
+    disk.cool_all()
+    assert disk.do(Get(b"other")) == b"new"
+    disk.engine.read_gate.clear()
+    read = disk.store.execute(Get(b"k"))
+    changed = disk.store.execute(by)
+    disk.engine.read_gate.set()
+    disk.reply(changed)
+    expected = MISSING if isinstance(by, Clear | ClearAll) else b"new"
+    # A SWAP needs the value as well, and comes behind the GET.
+    assert disk.reply(read) == (b"old" if isinstance(by, Swap) else expected)
+    assert disk.do(Get(b"k")) == expected
+
+
+def test_what_was_read_before_a_change_is_not_taken_for_what_is_cold_again(disk: Cooled) -> None:
+    """The new value is as long as the old one, and cold before the old one has come."""
+    disk.do(Set(b"k", b"old"))
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    assert disk.store.read_ahead(Step(0, Get(b"k")))
+    while not disk.engine.read_keys:
+        threading.Event().wait(0.001)
+    disk.do(Set(b"k", b"new"))
+    disk.store.limit_memory(1, WhenFull.REFUSE)
+    disk.store.housekeep()
+    assert not disk.store.keyspace.is_hot(b"k")
+    read = disk.store.execute(Get(b"k"))
+    disk.engine.read_gate.set()
+    assert disk.reply(read) == b"new"
+    assert disk.engine.read_keys == [record_key(0, b"k")] * 2
+
+
+def test_an_expired_key_is_missing_whether_or_not_its_value_comes(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with Cooled(tmp_path / "data", clock=clock) as disk:
+        disk.do(SetWith(b"k", b"v", ttl=1_000))
+        disk.cool_all()
+        disk.engine.read_gate.clear()
+        read = disk.store.execute(Get(b"k"))
+        clock.advance(5)
+        disk.store.housekeep()
+        assert disk.store.keyspace.count() == 0
+        disk.engine.read_gate.set()
+        assert disk.reply(read) is MISSING
+
+
+def test_more_commands_wait_than_values_may_be_read_at_once(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_cache, "READING_KEYS_MAX", 4)
+    monkeypatch.setattr(value_cache, "READING_BYTES_MAX", 100)
+    for number in range(40):
+        disk.do(Set(b"%d" % number, b"v" * 30))
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    outcomes = [disk.store.execute(Get(b"%d" % number)) for number in range(40)]
+    assert disk.told("cache_reading") == 3
+    assert disk.told("cache_waiting") == 37
+    disk.engine.read_gate.set()
+    assert [disk.reply(outcome) for outcome in outcomes] == [b"v" * 30] * 40
+
+
+def test_a_value_is_not_read_anew_for_ever(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write that is taken back makes what is being read doubtful."""
+    monkeypatch.setattr(value_cache, "ATTEMPTS_MAX", 3)
+    disk.do(Set(b"k", b"0"))
+    disk.cool_all()
+    monkeypatch.setattr("cairnkv.storage.writer.QUEUED_ENTRIES_MAX", 0)
+    disk.engine.read_gate.clear()
+    read = disk.store.execute(Get(b"k"))
+    for attempt in range(3):
+        while len(disk.engine.read_keys) == attempt:
+            threading.Event().wait(0.001)
+        assert failure(disk.do(Set(b"k", b"1"))) == "UNDONE"
+        disk.engine.read_gate.set()
+        disk.step()
+        disk.engine.read_gate.clear()
+    assert failure(disk.reply(read)) == "UNDONE"
+    assert len(disk.engine.read_keys) == 3
+
+
+# -- what fails ------------------------------------------------------------------------------------------------
+
+
+def test_a_value_that_cannot_be_read_fails_its_command_and_no_other(disk: Cooled) -> None:
+    disk.do(Set(b"k", b"v"))
+    disk.cool_all()
+    disk.engine.fail_read = True
+    assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
+    assert failure(disk.do(Incr(b"k", 1))) == "UNREADABLE"
+    assert disk.do(Exists((b"k",))) == 1
+    disk.engine.fail_read = False
+    assert disk.do(Get(b"k")) == b"v"
+
+
+def test_a_record_that_is_gone_is_damage(disk: Cooled) -> None:
+    disk.do(Set(b"k", b"v"))
+    disk.do(Set(b"other", b"v"))
+    disk.cool_all()
+    batch = disk.engine.batch()
+    batch.delete(record_key(0, b"k"))
+    disk.engine.write(batch)
+    reply = disk.do(GetMany((b"k", b"other")))
+    assert failure(reply) == "UNREADABLE"
+    assert isinstance(reply, Failure)
+    assert "missing" in reply.text
+    assert disk.do(Get(b"other")) == b"v"
+    assert disk.do(Set(b"k", b"again")) is OK
+
+
+@pytest.mark.parametrize("by", [Set(b"k", b"new"), ClearAll()])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_after_a_failed_commit_a_cold_value_is_not_taken_from_a_disk_that_may_have_another(
+    tmp_path: Path, when: str, by: Command
+) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(Set(b"k", b"old"))
+        disk.cool_all()
+        disk.engine.fail = when
+        assert failure(disk.do(by)) == "UNKNOWN"
+        assert failure(disk.do(Get(b"k"))) == "RECOVERING"
+        disk.recover()
+        shown = disk.do(Get(b"k"))
+        assert shown == (b"old" if when == "before" else MISSING if isinstance(by, ClearAll) else b"new")
+        disk.store.keyspace.check()
+    with Cooled(tmp_path / "data") as disk:
+        assert disk.do(Get(b"k")) == shown
+
+
+@pytest.mark.parametrize("happened", [False, True])
+def test_once_it_is_known_what_the_disk_has_it_is_read_again(tmp_path: Path, happened: bool) -> None:
+    with Cooled(tmp_path / "data") as disk:
+        disk.do(Set(b"k", b"old"))
+        disk.cool_all()
+        disk.engine.fail = "after" if happened else "before"
+        assert failure(disk.do(Set(b"k", b"new"))) == "UNKNOWN"
+        assert failure(disk.do(Get(b"k"))) == "RECOVERING"
+        disk.recover()
+        assert disk.do(Get(b"k")) == (b"new" if happened else b"old")
+        disk.cool_all()
+        assert disk.do(Get(b"k")) == (b"new" if happened else b"old")
+
+
+def test_a_write_that_the_log_refuses_leaves_a_cold_value_as_it_was(disk: Cooled, monkeypatch: Any) -> None:
+    disk.do(Set(b"k", b"old"))
+    disk.cool_all()
+    with monkeypatch.context() as patched:
+        patched.setattr("cairnkv.storage.writer.QUEUED_ENTRIES_MAX", 0)
+        assert failure(disk.do(Set(b"k", b"new"))) == "UNDONE"
+    assert disk.told("cold_keys") == 1
+    assert disk.do(Get(b"k")) == b"old"
+
+
+def test_who_waits_when_the_store_is_closed_is_told(disk: Cooled) -> None:
+    disk.do(Set(b"k", b"v"))
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    read = disk.store.execute(Get(b"k"))
+    threading.Timer(0.1, disk.engine.read_gate.set).start()
+    disk.store.close()
+    assert isinstance(read, Held)
+    assert read.reply == b"v"
+    disk.store.keyspace.cool(b"k")
+    assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
+
+
+def test_many_who_wait_when_the_store_is_closed_are_told(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_cache, "READING_KEYS_MAX", 1)
+    many = 3_000
+    disk.store.limit_memory(10 * LIMIT, WhenFull.REFUSE)
+    for number in range(many):
+        disk.do(Set(b"%d" % number, b"v"))
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    outcomes = [disk.store.execute(Get(b"%d" % number)) for number in range(many)]
+    threading.Timer(0.1, disk.engine.read_gate.set).start()
+    disk.store.close()
+    replies = [outcome.reply for outcome in outcomes if isinstance(outcome, Held)]
+    assert len(replies) == many
+    assert replies[0] == b"v"
+    assert failure(replies[-1] or OK) == "UNREADABLE"
+
+
+# -- several at once -------------------------------------------------------------------------------------------------
+
+
+def test_a_command_over_several_keys_has_all_of_them_of_one_moment(disk: Cooled) -> None:
+    for key in (b"a", b"b", b"c"):
+        disk.do(Set(key, key * 10))
+    disk.cool_all()
+    assert disk.do(GetMany((b"a", b"none", b"b", b"a"))) == Items((b"a" * 10, None, b"b" * 10, b"a" * 10))
+    assert sorted(disk.engine.read_keys) == [record_key(0, b"a"), record_key(0, b"b")]
+    assert disk.do(Copy(b"c", b"a", 1)) == 1
+    disk.cool_all()
+    assert disk.do(Rename(b"c", b"a")) == 1
+    assert len(disk.engine.read_keys) == 1, "what had the name is not needed"
+    assert disk.do(Get(b"a")) == b"c" * 10
+    assert disk.do(Get(b"a"), 1) == b"c" * 10
+
+
+def test_a_transaction_brings_all_in_first_and_nothing_of_it_gets_cold_meanwhile(disk: Cooled) -> None:
+    for number in range(20):
+        disk.do(Set(b"%d" % number, b"1" * 2_000))
+    disk.cool_all()
+    steps = [Step(0, Append(b"%d" % number, b"x" * 2_000)) for number in range(20)]
+    steps += [Step(0, Get(b"%d" % number)) for number in range(20)]
+    outcome = disk.store.execute_all(steps)
+    assert isinstance(outcome, Postponed)
+    assert disk.reply(outcome) == Replies((*[4_000] * 20, *[b"1" * 2_000 + b"x" * 2_000] * 20))
+    assert len(disk.engine.read_keys) == 20
+
+
+def test_what_is_more_than_fits_in_memory_together_is_refused(disk: Cooled) -> None:
+    for number in range(20):
+        disk.do(Set(b"%d" % number, b"v" * 8_000))
+    disk.cool_all()
+    for outcome in (
+        disk.store.execute(GetMany(tuple(b"%d" % number for number in range(20)))),
+        disk.store.execute_all([Step(0, Get(b"%d" % number)) for number in range(20)]),
+    ):
+        reply = disk.reply(outcome)
+        assert failure(reply) == "BIGREPLY"
+        assert isinstance(reply, Failure)
+        assert "in memory together" in reply.text
+    assert disk.engine.read_keys == []
+    many = disk.do(GetMany(tuple(b"%d" % number for number in range(10))))
+    assert many == Items((b"v" * 8_000,) * 10)
+
+
+def test_watching_does_not_see_what_leaves_memory_and_comes_back(disk: Cooled) -> None:
+    disk.do(Set(b"k", b"v"))
+    watched = [watch(disk.store, b"k")]
+    disk.cool_all()
+    assert disk.do(Get(b"k")) == b"v"
+    assert disk.reply(disk.store.execute_all([Step(0, Get(b"k"))], watched)) == Replies((b"v",))
+    disk.cool_all()
+    assert disk.reply(disk.store.execute_all([Step(0, Append(b"k", b"!"))], watched)) == Replies((2,))
+    disk.cool_all()
+    assert disk.reply(disk.store.execute_all([Step(0, Get(b"k"))], watched)) is MISSING
+
+
+# -- which commands need values ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    before=st.lists(commands([command for command in APPLIED if command.word.writes], KINDS), max_size=8),
+    command=commands(APPLIED, KINDS),
+)
+def test_no_command_looks_at_a_value_that_it_does_not_name_as_read(before: list[Command], command: Command) -> None:
+    keyspaces = [Keyspace()]
+    keyspaces += [Keyspace(keyspaces[0].shared) for _ in range(15)]
+    for one in before:
+        apply(keyspaces[0], one, 1)
+    read = dict.fromkeys(command.places_read(0))
+    assert set(read) <= set(command.places(0))
+    for keyspace in keyspaces:
+        for key in list(keyspace.hot_keys()):
+            if (keyspace.number, key) not in read:
+                keyspace.cool(key)
+    apply(keyspaces[0], command, 1)
+    keyspaces[0].check()
+    for space, key in read:  # and those it does name, it may be refused
+        if keyspaces[space].is_hot(key):
+            keyspaces[space].cool(key)
+            with contextlib.suppress(ColdValue):
+                apply(keyspaces[space], Get(key), 1)
+                raise AssertionError("a cold value was shown")
+
+
+# -- on the wires ------------------------------------------------------------------------------------------------
+
+
+def turns(disk: Cooled, talk: Talk, count: int) -> list[bytes]:
+    """So many responses, with as many turns as they take."""
+    found: list[bytes] = []
+    while len(found) < count:
+        found += talk.payloads()
+        if len(found) < count:
+            disk.step()
+    return found
+
+
+def test_replies_keep_their_order_and_nothing_overtakes_a_command_that_waits(disk: Cooled) -> None:
+    for key in (b"cold", b"other", b"hot"):
+        disk.do(Set(key, key))
+    disk.cool_all()
+    disk.do(Get(b"hot"))
+    disk.engine.read_keys.clear()
+    disk.engine.read_gate.clear()
+    talk = Talk(store=disk.store)
+    talk.send(Ping(b"1"), Get(b"hot"), Get(b"cold"), Set(b"hot", b"new"), Get(b"hot"), Get(b"other"), Ping(b"2"))
+    assert talk.payloads() == [b"1", b"hot"]
+    assert disk.store.keyspace.get(b"hot") == b"hot", "what stands behind is not carried out"
+    assert talk.session.blocked
+    while len(disk.engine.read_keys) < 2:
+        threading.Event().wait(0.001)
+    assert set(disk.engine.read_keys) == {record_key(0, b"cold"), record_key(0, b"other")}, "it was looked ahead"
+    disk.engine.read_gate.set()
+    assert turns(disk, talk, 5) == [b"cold", b"OK", b"new", b"other", b"2"]
+    assert len(disk.engine.read_keys) == 2
+
+
+def test_a_write_that_waited_is_carried_out_and_what_follows_does_not_wait_for_its_commit(disk: Cooled) -> None:
+    disk.do(Set(b"n", b"1"))
+    disk.cool_all()
+    disk.engine.gate.clear()
+    talk = Talk(store=disk.store)
+    talk.send(*[Incr(b"n", 1)] * 5)
+    while disk.store.keyspace.length(b"n") == 1 and not disk.store.keyspace.is_hot(b"n"):
+        disk.step()
+    assert talk.payloads() == []
+    assert disk.store.keyspace.get(b"n") == b"6"
+    disk.engine.gate.set()
+    assert turns(disk, talk, 5) == [b"2", b"3", b"4", b"5", b"6"]
+
+
+def test_a_write_for_which_memory_is_enough_waits_for_the_value_and_not_for_the_commit(disk: Cooled) -> None:
+    disk.do(Set(b"n", b"41"))
+    disk.cool_all()
+    disk.engine.gate.clear()
+    outcome = disk.store.execute(Incr(b"n", 1))
+    assert isinstance(outcome, Postponed)
+    outcome = outcome.from_memory()
+    assert isinstance(outcome, Postponed)
+    assert disk.reply(outcome) == InMemory(42)
+    assert isinstance(disk.store.execute(Get(b"n")), Held)
+    disk.engine.gate.set()
+
+
+def test_a_pipeline_of_cold_keys_is_read_together(disk: Cooled) -> None:
+    for number in range(64):
+        disk.do(Set(b"%d" % number, b"v%d" % number))
+    disk.cool_all()
+    talk = Talk(store=disk.store)
+    talk.send(*[Get(b"%d" % number) for number in range(64)])
+    assert turns(disk, talk, 64) == [b"v%d" % number for number in range(64)]
+    assert len(disk.engine.read_keys) == 64
+    assert disk.told("disk_reads") <= 8
+
+
+class Chatting:
+    """Redis' wire on a store on disk."""
+
+    def __init__(self, disk: Cooled) -> None:
+        self.disk = disk
+        self.session = Session(disk.store, wake=lambda: None, surroundings=Surroundings(disk.store))
+        self._replies = ReplyDecoder()
+
+    def say(self, *requests: str) -> list[Any]:
+        self.session.receive(b"".join(request(*text.encode().split()) for text in requests))
+        found: list[Any] = []
+        while True:
+            self.session.advance()
+            replies = self._replies.feed(b"".join(self.session.output()))
+            found += [reply.text if isinstance(reply, Simple) else reply for reply in replies]
+            if len(found) >= len(requests):
+                return found
+            if not self.session.runnable:
+                self.disk.step()
+
+
+def test_redis_words_keep_their_order(disk: Cooled) -> None:
+    chat = Chatting(disk)
+    assert chat.say("SET a 1", "SET b 2", "SELECT 1", "SET a other", "SELECT 0") == ["OK"] * 5
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    threading.Timer(0.05, disk.engine.read_gate.set).start()
+    said = chat.say("PING", "GET a", "INCR b", "SELECT 1", "GET a", "SET a new", "STRLEN a", "MGET a none", "SELECT 0")
+    assert said == ["PONG", b"1", 3, "OK", b"other", "OK", 3, [b"new", None], "OK"]
+
+
+def test_exec_with_cold_keys_and_a_watched_one(disk: Cooled) -> None:
+    chat = Chatting(disk)
+    chat.say("SET a 1", "SET b 2")
+    disk.cool_all()
+    said = chat.say("WATCH a", "MULTI", "INCR a", "GET b", "TTL b", "EXEC", "GET a")
+    assert said == ["OK", "OK", "QUEUED", "QUEUED", "QUEUED", [2, b"2", -1], b"2"]
+    disk.cool_all()
+    assert chat.say("WATCH a", "INCR a", "MULTI", "GET b", "EXEC")[-1] is NULL_ARRAY
+
+
+class Listening(Chatting):
+    """A connection of the Redis protocol to a store on disk, which several connections share."""
+
+    def __init__(self, disk: Cooled, surroundings: Surroundings) -> None:
+        super().__init__(disk)
+        self.session = Session(disk.store, wake=lambda: None, surroundings=surroundings)
+
+
+def test_exec_that_fails_during_its_disk_reads_publishes_nothing(disk: Cooled) -> None:
+    """The server checks the watched keys only after it has read the values that the transaction needs."""
+    surroundings = Surroundings(disk.store)
+    one, other = Listening(disk, surroundings), Listening(disk, surroundings)
+    assert one.say("SET watched 1", "SET cold 1", "PSUBSCRIBE *")[:2] == ["OK", "OK"]
+    talking = Listening(disk, surroundings)
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    assert talking.say("WATCH watched", "MULTI", "GET cold", "PUBLISH news text") == ["OK", "OK", "QUEUED", "QUEUED"]
+    talking.session.receive(request(b"EXEC"))
+    talking.session.advance()
+    assert other.say("SET watched 2") == ["OK"]
+    disk.engine.read_gate.set()
+    assert talking.say("PING")[0] is NULL_ARRAY
+    assert one.session.output() == []
+
+
+def test_exec_publishes_once_its_values_are_read(disk: Cooled) -> None:
+    surroundings = Surroundings(disk.store)
+    talking, listening = Listening(disk, surroundings), Listening(disk, surroundings)
+    listening.say("SUBSCRIBE news")
+    talking.say("SET cold 1")
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    talking.say("MULTI", "GET cold", "PUBLISH news text", "SUBSCRIBE other")
+    talking.session.receive(request(b"EXEC"))
+    talking.session.advance()
+    assert listening.session.output() == []
+    disk.engine.read_gate.set()
+    assert talking.say("PING")[0][:2] == [b"1", 1]
+    listening.session.advance()
+    assert b"text" in b"".join(listening.session.output())
+
+
+def test_client_that_leaves_before_its_exec_is_carried_out_listens_to_nothing(disk: Cooled) -> None:
+    surroundings = Surroundings(disk.store)
+    talking = Listening(disk, surroundings)
+    talking.say("SET cold 1")
+    disk.cool_all()
+    disk.engine.read_gate.clear()
+    talking.say("MULTI", "GET cold", "SUBSCRIBE news")
+    talking.session.receive(request(b"EXEC"))
+    talking.session.advance()
+    talking.session.lost()
+    disk.engine.read_gate.set()
+    assert Listening(disk, surroundings).say("GET cold") == [b"1"]
+    assert surroundings.pubsub.channels() == []
+
+
+def test_config_changes_the_limit_of_a_server_that_has_one(tmp_path: Path) -> None:
+    values = {f"key {number}": "v" * 10_000 for number in range(200)}
+    with (
+        running_server(data=str(tmp_path / "data"), memory_limit=10 * MIB) as server,
+        cairnkv.connect(server.url, timeout=PATIENCE) as kv,
+    ):
+        kv.set_many(values)
+        assert kv.info()["cold_keys"] == 0
+        server.call(lambda: server.server.change(_with(server.server.settings, memory_limit=200_000)))
+        assert kv.info()["memory_limit_bytes"] == 200_000
+        assert {key: kv.get(key) for key in values} == values
+        assert kv.info()["used_bytes"] <= 200_000
+        with pytest.raises(OptionError, match="nothing is evicted"):
+            _with(server.server.settings, when_full=WhenFull.EVICT)
+    with running_server(data=str(tmp_path / "data")) as server:
+        with pytest.raises(OptionError, match="start it with one"):
+            server.call(lambda: server.server.change(_with(server.server.settings, memory_limit=200_000)))
+        assert server.server.settings.memory_limit is None
+
+
+def test_all_of_a_store_that_does_not_fit_in_memory_can_be_exported(tmp_path: Path) -> None:
+    with running_server(data=str(tmp_path / "data"), memory_limit=LIMIT) as server:
+        with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+            for number in range(100):
+                kv[f"{number}"] = "v" * 9_000
+        assert main(["export", "--url", server.url, str(tmp_path / "all.jsonl")]) == 0
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 100
+
+
+def _with(before: Settings, **changes: Any) -> Settings:
+    import dataclasses
+
+    return dataclasses.replace(before, **changes)
+
+
+# -- embedded ----------------------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_store_larger_than_its_memory(tmp_path: Path) -> None:
+    with cairnkv.open(tmp_path / "data", sync="none", memory_limit=LIMIT) as kv:
+        for number in range(300):
+            kv[f"{number}"] = f"{number} " * 500
+        wrong: list[str] = []
+
+        def look(first: int) -> None:
+            for number in range(300):
+                key = str((first + number * 7) % 300)
+                if kv[key] != f"{key} " * 500:
+                    wrong.append(key)
+
+        threads = [threading.Thread(target=look, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        assert wrong == []
+        assert kv.incr("n", 1) == 1
+        with pytest.raises(BadCommand, match="in memory together"):
+            kv.get_many([str(number) for number in range(300)])
+
+
+def test_tasks_wait_without_the_loop_waiting(tmp_path: Path) -> None:
+    async def run() -> None:
+        kv = aio.open(tmp_path / "data", sync="none", memory_limit=LIMIT)
+        for number in range(100):
+            await kv.set(f"{number}", "v" * 5_000)
+        found = await asyncio.gather(*[kv.get(f"{number}") for number in range(100)])
+        assert found == ["v" * 5_000] * 100
+        await kv.close()
+
+    asyncio.run(run())
+
+
+def test_expire_and_ttl_of_a_cold_key(disk: Cooled) -> None:
+    disk.do(Set(b"k", b"v"))
+    disk.cool_all()
+    assert disk.do(Expire(b"k", 5_000)) == 1
+    disk.cool_all()
+    assert disk.do(Ttl(b"k")) == 5_000
+    assert disk.engine.read_keys == []
+    assert disk.do(Get(b"k")) == b"v"
+
+
+@pytest.mark.parametrize("wire", ["article", "redis"])
+def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path: Path, wire: str) -> None:
+    dice = random.Random(7)
+    memory = Store(clock=ManualClock())
+    one = Session(memory, wake=lambda: None)
+    with Cooled(tmp_path / "data") as disk:
+        accelerator = article_accelerator(disk.store)
+        surroundings = Surroundings(disk.store)
+        other = Session(disk.store, wake=lambda: None, accelerator=accelerator, surroundings=surroundings)
+        for _ in range(60):
+            said = b"".join(_anything(dice, wire) for _ in range(20))
+            heard = []
+            for session in (one, other):
+                session.receive(said)
+                session.advance()
+                found = b"".join(session.output())
+                while session.waiting or session.runnable:
+                    if not session.runnable:
+                        disk.step()
+                    session.advance()
+                    found += b"".join(session.output())
+                heard.append(found)
+            assert heard[0] == heard[1]
+            if dice.random() < 0.5:
+                disk.cool_all()
+            elif dice.random() < 0.5:
+                disk.do(GetMany((b"0", b"1", b"2", b"n")))
+        used = accelerator if wire == "article" else surroundings.accelerator(0)
+        if used is not None:
+            assert used.commands > 100
+            assert used.writes == 0
+        disk.store.keyspace.check()
+
+
+def _anything(dice: random.Random, wire: str) -> bytes:
+    name = b"%d" % dice.randrange(6)
+    commands: list[tuple[Command, tuple[bytes, ...]]] = [
+        (Get(name), (b"GET", name)),
+        (Get(name), (b"GET", name)),
+        (GetMany((name, b"1", b"none")), (b"MGET", name, b"1", b"none")),
+        (Exists((name, b"2")), (b"EXISTS", name, b"2")),
+        (Set(name, name * 50), (b"SET", name, name * 50)),
+        (Clear(name), (b"DEL", name)),
+        (Incr(b"n", 1), (b"INCR", b"n")),
+        (SetWith(name, b"v", ttl=5_000), (b"SET", name, b"v", b"PX", b"5000")),
+    ]
+    command, words = dice.choice(commands)
+    return write_command(command) if wire == "article" else request(*words)

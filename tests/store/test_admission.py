@@ -1,0 +1,121 @@
+"""By how much a command could make the entries grow: never less than it then does, and not much more."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cairnkv.commands import (
+    COMMANDS,
+    Append,
+    Command,
+    Copy,
+    Expire,
+    GetWith,
+    Incr,
+    IncrFloat,
+    Rename,
+    Set,
+    SetBit,
+    SetManyIfAbsent,
+    SetRange,
+    SetWith,
+    Step,
+)
+from cairnkv.commands.vocabulary import DECIMAL, KEY, SPACE, VALUE
+from cairnkv.engine import Keyspace, Shared, apply, can_apply
+from cairnkv.engine.expiry import TICK_BYTES
+from cairnkv.store.admission import growth
+from tests.engine.test_model import EASILY_MET, STEPS
+from tests.support.strategies import Kinds, commands
+
+APPLIED = [command for command in COMMANDS if can_apply(command)]
+KINDS = Kinds(
+    {
+        **EASILY_MET,
+        KEY: st.sampled_from([b"a", b"b", b"c" * 30]),
+        VALUE: st.sampled_from([b"", b"9", b"-99", b"0.1", b"1e300", b"-1e300", b"9" * 18, b"v" * 50]),
+        DECIMAL: st.sampled_from([b"1", b"-0.5", b"1e300", b"-1e300", b"1e4000", b"1e-10", b"x"]),
+        SPACE: st.integers(0, 1),
+    }
+)
+HISTORIES = st.lists(
+    st.tuples(st.builds(Step, st.integers(0, 1), commands(APPLIED, KINDS)), STEPS), min_size=1, max_size=40
+)
+
+
+@given(history=HISTORIES)
+@settings(max_examples=5 * settings().max_examples)
+def test_no_command_makes_the_entries_grow_by_more_than_was_said(history: list[tuple[Step, int]]) -> None:
+    shared = Shared()
+    spaces = [Keyspace(shared) for _ in range(2)]
+    for (space, command), step in history:
+        shared.advance(shared.now + step)
+        before = sum(keyspace.used_bytes for keyspace in spaces)
+        said = growth(spaces[space], command)
+        apply(spaces[space], command, shared.now)
+        grown = sum(keyspace.used_bytes for keyspace in spaces) - before
+        assert grown <= max(said, 0), f"{command} was said to need {said} more, and took {grown}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Set(b"a", b"v" * 50),
+        Set(b"new", b"v" * 50),
+        SetWith(b"new", b"v" * 50, ttl=5),
+        SetWith(b"a", b"v" * 50, keep_ttl=True),
+        SetWith(b"expires", b"v" * 50, keep_ttl=True),
+        SetWith(b"expires", b"v" * 200),
+        SetManyIfAbsent(((b"new", b"1"), (b"newer", b"2"), (b"new", b"333"))),
+        GetWith(b"a", ttl=5),
+        GetWith(b"expires", ttl=5),
+        Expire(b"a", 5),
+        Append(b"a", b"1"),
+        Append(b"new", b""),
+        SetRange(b"a", 7, b"1"),
+        SetRange(b"new", 7, b""),
+        SetBit(b"new", 70, 1),
+        Incr(b"new", -70),
+        IncrFloat(b"a", b"1e4000"),
+        IncrFloat(b"new", b"1e4000"),
+        Rename(b"a", b"longer"),
+        Rename(b"nothing", b"longer"),
+        Copy(b"a", b"new"),
+        Copy(b"a", b"expires"),
+        Copy(b"expires", b"new"),
+        Copy(b"expires", b"a", space=1),
+        Copy(b"expires", b"a", replace=True),
+        Copy(b"expires", b"there", space=1),
+    ],
+    ids=str,
+)
+def test_what_is_said_is_what_happens(command: Command) -> None:
+    shared = Shared()
+    keyspace, elsewhere = Keyspace(shared), Keyspace(shared)
+    for filling in (Set(b"a", b"1"), SetWith(b"expires", b"1" * 20, ttl=100)):
+        apply(keyspace, filling, 1)
+    apply(elsewhere, Set(b"there", b""), 1)
+    before = keyspace.used_bytes + elsewhere.used_bytes, keyspace.index_bytes + elsewhere.index_bytes
+    said = growth(keyspace, command)
+    apply(keyspace, command, 1)
+    entries = keyspace.used_bytes + elsewhere.used_bytes - before[0]
+    assert said - entries in (0, TICK_BYTES)
+    assert entries + keyspace.index_bytes + elsewhere.index_bytes - before[1] <= said
+
+
+def test_a_sum_has_a_digit_more_at_most() -> None:
+    keyspace = Keyspace()
+    apply(keyspace, Set(b"a", b"95"), 1)
+    assert growth(keyspace, Incr(b"a", 5)) == 1
+    assert growth(keyspace, Incr(b"a", 1_000)) == 3
+    assert growth(keyspace, Incr(b"a", -5)) == 1
+
+
+def test_it_is_known_of_every_command_that_may_grow() -> None:
+    @given(command=commands([command for command in COMMANDS if command.word.grows], KINDS))
+    def any_command(command: Command) -> None:
+        shared = Shared()
+        Keyspace(shared)
+        assert isinstance(growth(Keyspace(shared), command), int)
+
+    any_command()
