@@ -36,7 +36,7 @@ from cairnkv.paths import user_path
 from cairnkv.storage import LogRefused, Made
 from cairnkv.store import Clock, Held, Store, WhenFull, checked_clock, wall_clock
 
-_log: Final = logging.getLogger("cairnkv.embedded")
+logger: Final = logging.getLogger("cairnkv.embedded")
 
 _MadeT = TypeVar("_MadeT")
 
@@ -253,7 +253,7 @@ class _OnDisk(Shared):
             except MemoryError:
                 job.settle(NO_MEMORY)
             except Exception:  # a bug in cairnkv
-                _log.exception("a call of a store on disk failed")
+                logger.exception("a call of a store on disk failed")
                 job.settle(Failure(failures.INTERNAL, "the log has the details"))
         try:
             self.call(lambda: None)  # ends direct reads (`around`), which check `_closed` only when they begin again
@@ -390,7 +390,7 @@ def _without_waiting(call: Call[T], held: Held) -> T:
 
     def tell_log() -> None:
         if isinstance(held.reply, Failure):
-            _log.warning("%s, called by a finalizer: %s", call.command.word.name, held.reply.message)
+            logger.warning("%s, called by a finalizer: %s", call.command.word.name, held.reply.message)
 
     held.on_ready = tell_log
     if not call.command.word.writes:

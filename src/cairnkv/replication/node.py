@@ -42,7 +42,7 @@ from cairnkv.storage.progress import Progress
 from cairnkv.storage.sync import Sync
 from cairnkv.store import Clock
 
-_log: Final = logging.getLogger("cairnkv.cluster")
+logger: Final = logging.getLogger("cairnkv.cluster")
 
 APPLY_SECONDS: Final = 0.005
 """How long entries are applied before clients have the loop again."""
@@ -187,7 +187,7 @@ class Member:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
-        _log.error("a fault of cairnkv itself", exc_info=error)
+        logger.error("a fault of cairnkv itself", exc_info=error)
         self.store.leave(f"a fault of cairnkv itself: {error!r}")
 
     async def _or_fail(self, waited: Coroutine[None, None, bool]) -> None:
@@ -238,7 +238,7 @@ class Member:
             if not self._directory.table.exists() or "damage" not in str(error):
                 raise
             aside = self._directory.set_aside()
-            _log.error("%s; it is now %s, and this node begins anew", error, aside)
+            logger.error("%s; it is now %s, and this node begins anew", error, aside)
             self.store.reopen(self._new_table())
             loaded = await asyncio.to_thread(self.store.load)
         self.store.begin(loaded)
@@ -272,7 +272,7 @@ class Member:
         if store.position >= target:
             self._caught_up.set()
         else:
-            _log.info("catching up with %s entries", f"{target - store.position:,}")
+            logger.info("catching up with %s entries", f"{target - store.position:,}")
         while store.takes_part:
             try:
                 async for batch in self.stream.entries(store.position):
@@ -288,7 +288,7 @@ class Member:
                 try:
                     await self._snapshots.begin_from_newest()
                 except Unavailable as error:
-                    _log.warning("%s", error)
+                    logger.warning("%s", error)
                     await asyncio.sleep(node_snapshots.SNAPSHOT_LOOK_SECONDS)
                     continue
                 except OptionError as error:
@@ -336,14 +336,14 @@ class Member:
                 proposer.obstacle = (
                     f"the disk of this node's own table is {'full' if full else 'behind, or has failed'}"
                 )
-                _log.error(
+                logger.error(
                     "%s: %s. This node stands still until that is over; its local reads go on, and the others",
                     *(proposer.obstacle, full or self._directory.table),
                 )
             await asyncio.sleep(TABLE_PAUSE)
         if proposer.obstacle is not None:
             proposer.obstacle = None
-            _log.info("this node's own table takes entries again")
+            logger.info("this node's own table takes entries again")
 
     def _heard(self, entry: Entry) -> None:
         now, proposer = asyncio.get_running_loop().time(), self.store.proposer
@@ -451,9 +451,9 @@ class Member:
             return
         self._has_quorum = has
         if has:
-            _log.info("the majority is back: entries of this node come back from the log")
+            logger.info("the majority is back: entries of this node come back from the log")
         else:
-            _log.warning(
+            logger.warning(
                 "no majority: no entry of this node came back for %g s. Commands are refused, but for local reads; "
                 "JetStream says: %s",
                 UNSEEN_SECONDS,

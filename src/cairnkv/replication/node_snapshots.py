@@ -25,7 +25,7 @@ from cairnkv.storage import LogRefused
 from cairnkv.storage.disk import DiskLog
 from cairnkv.storage.progress import Progress
 
-_log: Final = logging.getLogger("cairnkv.cluster")
+logger: Final = logging.getLogger("cairnkv.cluster")
 
 FILL_MAX: Final = 0.9
 """The part of the log's room beyond which writes that grow are refused; the rest is for CLEAR, reads and nodes' own."""
@@ -103,7 +103,7 @@ class NodeSnapshots:
                 break
             try:
                 await self._pin.enter_async_context(self._snapshots.pinned(snapshot))
-                _log.info("beginning from the snapshot of position %s", f"{snapshot.position:,}")
+                logger.info("beginning from the snapshot of position %s", f"{snapshot.position:,}")
                 await self._install(snapshot)
             except (PinsTaken, Unavailable) as error:
                 await self.unpin()
@@ -113,7 +113,7 @@ class NodeSnapshots:
                 if isinstance(error, Damaged):
                     await self._snapshots.remove(snapshot)
                 why = f"{error}"
-                _log.warning("snapshot %s: %s", snapshot.name, why)
+                logger.warning("snapshot %s: %s", snapshot.name, why)
                 continue
             if store.position != snapshot.position or store.identity != self._stream.identity.created:
                 raise OptionError(f"snapshot {snapshot.name} is of position {store.position:,} of another stream")
@@ -152,10 +152,10 @@ class NodeSnapshots:
                 self._trouble = ""
             except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
                 self._trouble = str(error)
-                _log.warning("no snapshot was made: %s", error)
+                logger.warning("no snapshot was made: %s", error)
             except Exception as error:  # a fault of ours, for which there may be none; also said as the log fills
                 self._trouble = f"a fault of cairnkv itself: {error!r}"
-                _log.exception("no snapshot was made")
+                logger.exception("no snapshot was made")
 
     async def make_if_due(self) -> None:
         """Look once whether it is time for one, or for truncation. Raises what keeps that from being done."""
@@ -177,7 +177,7 @@ class NodeSnapshots:
         floor = await snapshots.floor(1 if stuck else KEPT)
         if floor >= stream.first:
             await stream.truncate(floor)
-            _log.info("the log begins behind position %s now", f"{floor:,}")
+            logger.info("the log begins behind position %s now", f"{floor:,}")
 
     async def _make(self) -> None:
         side = self._snapshots.side
@@ -188,4 +188,4 @@ class NodeSnapshots:
             if told is not None:
                 position = POSITION.unpack(told)[0]
                 made = self._newest = await self._snapshots.put(files, position)
-                _log.info("made a snapshot of position %s: %s bytes", f"{position:,}", f"{made.size:,}")
+                logger.info("made a snapshot of position %s: %s bytes", f"{position:,}", f"{made.size:,}")

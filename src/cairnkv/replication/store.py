@@ -72,7 +72,7 @@ from cairnkv.store.local import Loaded, Store, TooMuch, effects_of
 from cairnkv.store.lru import Place
 from cairnkv.store.pending import Held, size_of
 
-_log: Final = logging.getLogger("cairnkv.cluster")
+logger: Final = logging.getLogger("cairnkv.cluster")
 
 LEAD_LEAST_MS: Final = 1_000
 """Lead of log time over the proposer's clock from which on log time advances at half speed. It is the permitted
@@ -227,7 +227,7 @@ class ReplicatedStore(Store):
         """Take no part any more."""
         if self.stopped is None:
             self.stopped = reason
-            _log.error("this node takes no part any more: %s", reason)
+            logger.error("this node takes no part any more: %s", reason)
             self.proposer.close(Failure(failures.STOPPED, reason))
 
     # -- commands ---------------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ class ReplicatedStore(Store):
             self.leave(f"{newer}: this node needs a newer release")
             return
         except ValueError as error:  # on all nodes alike
-            _log.warning("position %d: %s", position, error)
+            logger.warning("position %d: %s", position, error)
         if entry is not None:
             try:
                 self._carry_out(entry, judged, changes)
@@ -446,7 +446,7 @@ class ReplicatedStore(Store):
                 _fail_all(own)
                 raise
             except Exception:  # a fault of ours, behind what all nodes do
-                _log.exception("position %d: a proposal of this node failed", changes.position)
+                logger.exception("position %d: a proposal of this node failed", changes.position)
                 if proposal.reply is None:
                     proposal.fail(Failure(failures.INTERNAL, "the server's log has the details"))
         if judged.batch and not own:
@@ -470,7 +470,7 @@ class ReplicatedStore(Store):
                     case ItemKind.SEMANTICS:
                         self._raise_semantics(semantics_of(item), changes)
         except ValueError as error:  # what came before it is carried out; on all nodes alike
-            _log.warning("position %d: %s", changes.position, error)
+            logger.warning("position %d: %s", changes.position, error)
 
     # -- runs of the compiled hot path (`cairnkv.session.proposals_native`) ------------------------------------------
 
@@ -546,7 +546,7 @@ class ReplicatedStore(Store):
             raise
         except Exception:  # a fault of ours, and on all nodes alike
             self._take_back_all(journal, changes)
-            _log.exception("position %d: a command failed", changes.position)
+            logger.exception("position %d: a command failed", changes.position)
             return Failure(failures.INTERNAL, "the server's log has the details")
         finally:
             self._shared.journal = None
@@ -693,7 +693,7 @@ class ReplicatedStore(Store):
         if most != own and count >= 2 and own not in others:
             self.leave(f"its state at position {position:,} is not that of {count} other nodes: wipe its directory")
         else:
-            _log.error("the nodes' states at position %d differ: %s", position, digests)
+            logger.error("the nodes' states at position %d differ: %s", position, digests)
 
     # -- the node's table -------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from cairnkv.errors import OptionError
 from cairnkv.paths import in_words
 from cairnkv.storage import BackUp, Made
 
-_log: Final = logging.getLogger("cairnkv.backup")
+logger: Final = logging.getLogger("cairnkv.backup")
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What backups may be called: no path, and nothing that a file system or a shell understands otherwise."""
@@ -117,10 +117,10 @@ class Backups:
         try:
             job.made = back_up(directory, keep=keep, expect=expect, progress=progress)
             self._last_ms = job.made.ended_ms
-            _log.info("%s: %s bytes, %s of them new", job.made.path, f"{job.made.size:,}", f"{job.made.new:,}")
+            logger.info("%s: %s bytes, %s of them new", job.made.path, f"{job.made.size:,}", f"{job.made.new:,}")
         except Exception as error:  # whatever it is, whoever asks INFO is told
             job.error = " ".join(str(error).split()) or type(error).__name__
-            _log.error("the backup to %s has failed: %s", directory, job.error)
+            logger.error("the backup to %s has failed: %s", directory, job.error)
         finally:
             job.seconds = time.monotonic() - job.began
 

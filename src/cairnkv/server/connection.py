@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cairnkv.server.poller_native import Transport as PolledTransport
     from cairnkv.store.pending_native import HeldRun
 
-_log: Final = logging.getLogger("cairnkv.server")
+logger: Final = logging.getLogger("cairnkv.server")
 
 REFUSAL_SECONDS: Final = 1.0
 """How long a client that is refused may take to tell its wire, before it is told so on the article's."""
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
         self.session.lost()
         self._server.disconnected(self)
         if exc is not None:
-            _log.debug("%s: %s", self.name, exc)
+            logger.debug("%s: %s", self.name, exc)
 
     # -- what the server says ---------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self, reason: str, *, level: int = logging.WARNING) -> None:
         """Close at once, with a logged reason; replies that were not taken are lost."""
-        _log.log(level, "%s: closed: %s", self.name, reason)
+        logger.log(level, "%s: closed: %s", self.name, reason)
         self._aborted = True
         self._server.unsent(self, 0)
         self._transport.abort()
@@ -288,7 +288,7 @@ class Connection(asyncio.Protocol):
         return self.session.silence_is_fine or (self._polled is not None and self._polled.holds)
 
     def _time_out(self, text: str) -> None:
-        _log.info("%s: %s", self.name, text)
+        logger.info("%s: %s", self.name, text)
         self.fail(Failure(failures.TIMEOUT, text))
 
     # -- turns ------------------------------------------------------------------------------------------------

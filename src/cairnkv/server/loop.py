@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from cairnkv.installation import compiled, uvloop_is_there
 
-_log: Final = logging.getLogger("cairnkv.server")
+logger: Final = logging.getLogger("cairnkv.server")
 
 BACKLOG: Final = 1_024
 """Connections that the system queues until the server accepts them."""
@@ -136,7 +136,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in SHORT_OF:
                     raise
-                _log.error("cannot accept clients for the moment: %s", error.strerror)
+                logger.error("cannot accept clients for the moment: %s", error.strerror)
                 self._loop.remove_reader(self._socket)
                 self._again = self._loop.call_later(SHORT_PAUSE, self._loop.add_reader, self._socket, self._accept)
                 return
@@ -169,7 +169,7 @@ async def bind(host: str, port: int) -> list[socket.socket]:
             listening.close()
         raise
     for where, why in absent:
-        _log.warning("%s: not listening on its address %s: %s", host, where, why.strerror)
+        logger.warning("%s: not listening on its address %s: %s", host, where, why.strerror)
     return bound
 
 

@@ -24,7 +24,7 @@ from cairnkv.server.settings import BREAK_VARIABLE, Settings, ignored_variables
 from cairnkv.storage.progress import Progress
 from cairnkv.version import VERSION
 
-_log: Final = logging.getLogger("cairnkv.server")
+logger: Final = logging.getLogger("cairnkv.server")
 
 REPEATED_SIGNAL_SECONDS: Final = 1.0
 """A terminal's Ctrl-C and a supervisor's SIGTERM may both come, and more than once: within this time they are
@@ -43,11 +43,11 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress 
         handlers=[SaidOnce(sys.stderr)],
     )
     if (ignored := ignored_variables(os.environ)) is not None:
-        _log.warning("%s", ignored)
+        logger.warning("%s", ignored)
     wanted = settings.max_connections
     settings = fitted(settings)
     if settings.max_connections < wanted:
-        _log.warning(
+        logger.warning(
             "max-connections is lowered from %s to %s: the limit of open files is too low (raise ulimit -n)",
             f"{wanted:,}",
             f"{settings.max_connections:,}",
@@ -66,10 +66,10 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Pro
     def on_signal(number: signal.Signals) -> None:
         if not first_signal:
             first_signal.append(loop.time())
-            _log.info("%s: draining", number.name)
+            logger.info("%s: draining", number.name)
             server.tell_to_stop()
         elif loop.time() - first_signal[0] > REPEATED_SIGNAL_SECONDS and stopping is not None:
-            _log.warning("%s again: closing without waiting for clients", number.name)
+            logger.warning("%s again: closing without waiting for clients", number.name)
             stopping.cancel()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -92,7 +92,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Pro
     stopping = loop.create_task(server.stop())
     with contextlib.suppress(asyncio.CancelledError):
         await stopping
-    _log.info("stopped")
+    logger.info("stopped")
     for number in numbers:
         # The loop gives both their defaults back as it ends; one that comes then would end this process as if by it.
         loop.remove_signal_handler(number)

@@ -45,7 +45,7 @@ from cairnkv.store import Clock, Store, wall_clock
 if TYPE_CHECKING:
     from cairnkv.replication.node import Member
 
-_log: Final = logging.getLogger("cairnkv.server")
+logger: Final = logging.getLogger("cairnkv.server")
 
 SWEEP_SECONDS: Final = 0.5
 """How often times are checked, at most; a timeout may come this much later than it is set to. Short timeouts
@@ -96,7 +96,7 @@ class Server:
             store = new_store(settings, clock=clock, progress=progress)
         self.store = store
         if broken:
-            _log.warning("BROKEN ON PURPOSE, by the variable %s: %s", BREAK_VARIABLE, ", ".join(broken))
+            logger.warning("BROKEN ON PURPOSE, by the variable %s: %s", BREAK_VARIABLE, ", ".join(broken))
             self.store.add_info(lambda: (("broken_on_purpose", ",".join(broken)),))
         self.broken: Final = broken
         """The names of the faults of this server, by CAIRNKV__BREAK."""
@@ -259,7 +259,7 @@ class Server:
         self.store.limit_memory(settings.memory_limit, settings.when_full)
         self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
-        _log.info("CONFIG SET has changed: %s", ", ".join(changed) or "nothing")
+        logger.info("CONFIG SET has changed: %s", ", ".join(changed) or "nothing")
         self._surroundings.want_password(settings.password)
         for connection in self._connections:
             connection.reconsider()
@@ -273,7 +273,7 @@ class Server:
         await self._stop_wanted.wait()
 
     def _shut_down(self) -> None:
-        _log.info("SHUTDOWN: draining")
+        logger.info("SHUTDOWN: draining")
         self.tell_to_stop()
 
     async def stop(self) -> None:
@@ -365,7 +365,7 @@ class Server:
         self._turned_away += 1
         # Clients that reconnect again and again must not flood the logger: one warning while any refused client stays.
         level = logging.WARNING if not self._refused else logging.DEBUG
-        _log.log(level, "%s: refused: %s", connection.name, text)
+        logger.log(level, "%s: refused: %s", connection.name, text)
         if len(self._refused) >= self._refused_max:
             oldest = next(iter(self._refused))
             del self._refused[oldest]
@@ -400,7 +400,7 @@ class Server:
                 f"{self._buffered_total:,} bytes, {self._buffered[payer]:,} of them this client's; "
                 f"the limit (--max-unfinished) is {self.settings.max_unfinished:,}"
             )
-            _log.warning("%s: %s", payer.name, text)
+            logger.warning("%s: %s", payer.name, text)
             payer.fail(Failure(failures.BUSY, text))
 
     def unsent(self, connection: Connection, size: int) -> None:

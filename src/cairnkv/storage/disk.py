@@ -29,7 +29,7 @@ from cairnkv.storage.space import Space
 from cairnkv.storage.sync import Sync
 from cairnkv.storage.writer import Entry, Failed, Settled, State, Writer, queued_bytes_max
 
-_log: Final = logging.getLogger("cairnkv.disk")
+logger: Final = logging.getLogger("cairnkv.disk")
 
 WRITTEN_SECONDS_MAX: Final = 60.0
 """How long a backup waits until what was executed before it has been written."""
@@ -157,7 +157,7 @@ class DiskLog:
         except OptionError as error:
             if "No space left" not in str(error) or not self._space.release():
                 raise
-        _log.warning("%s: the reserve is given up to open it", self.directory)
+        logger.warning("%s: the reserve is given up to open it", self.directory)
         return self._open()
 
     def _restored_so_far(self, records: int) -> None:
@@ -352,4 +352,4 @@ class DiskLog:
             try:
                 self._deliver(self._tell)
             except RuntimeError:  # its loop has ended: `close` tells what there is to tell
-                _log.debug("%s: nobody to tell", self.directory)
+                logger.debug("%s: nobody to tell", self.directory)

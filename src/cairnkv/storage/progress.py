@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-_log: Final = logging.getLogger("cairnkv.server")
+logger: Final = logging.getLogger("cairnkv.server")
 
 PROGRESS_SECONDS: Final = 1.0
 """How often the log says how far loading is."""
@@ -28,4 +28,4 @@ class Logged:
         """Say so, if it is time."""
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + PROGRESS_SECONDS
-            _log.info("%s: %s of about %s %s", what, f"{done:,}", f"{max(done, total):,}", unit)
+            logger.info("%s: %s of about %s %s", what, f"{done:,}", f"{max(done, total):,}", unit)

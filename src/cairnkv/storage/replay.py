@@ -19,7 +19,7 @@ from cairnkv.errors import OptionError
 from cairnkv.installation import python_command, python_environment
 from cairnkv.storage.rocksdb import open_engine
 
-_log: Final = logging.getLogger("cairnkv.disk")
+logger: Final = logging.getLogger("cairnkv.disk")
 
 SHORT_BYTES: Final = 1024 * 1024
 """A log of so many bytes is read in some 20 ms, which is less than another process takes to begin."""
@@ -37,7 +37,7 @@ def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> N
     size = sum(log.stat().st_size for log in directory.glob("*.log"))
     if size <= SHORT_BYTES:
         return
-    _log.info("%s: reading a write-ahead log of %s bytes, as a crash leaves it", directory, f"{size:,}")
+    logger.info("%s: reading a write-ahead log of %s bytes, as a crash leaves it", directory, f"{size:,}")
     code = f"from {__name__} import read; read()"
     process = subprocess.Popen(
         python_command("-c", code, str(directory), "" if limit is None else str(limit)),

@@ -29,7 +29,7 @@ from cairnkv.storage.space import total_room
 if TYPE_CHECKING:
     from rocksdict import CompactOptions, Options, Rdict
 
-_log: Final = logging.getLogger("cairnkv.disk")
+logger: Final = logging.getLogger("cairnkv.disk")
 
 CACHE_BYTES: Final = 8 * 1024 * 1024
 """RocksDB's cache of blocks: small, since memory is the store's, which keeps values and not blocks."""
@@ -347,7 +347,7 @@ class RocksEngine:
             with self._flushing, self._unless_stopped():
                 self._database.close()
         except Exception as error:  # it flushes: what it could not write is in its log, or was said to have failed
-            _log.error("RocksDB did not close in good order: %s", error)
+            logger.error("RocksDB did not close in good order: %s", error)
         self._let_go()
 
     def abandon(self) -> None:
@@ -422,7 +422,7 @@ def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
                 raise
         finally:
             if cut:
-                _log.warning("%s: what was left of unfinished writes is cut off, %s bytes", directory, f"{cut:,}")
+                logger.warning("%s: what was left of unfinished writes is cut off, %s bytes", directory, f"{cut:,}")
         return new()
     except OptionError:
         raise

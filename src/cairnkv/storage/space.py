@@ -17,7 +17,7 @@ from typing import Final
 
 from cairnkv.limits import KIB, MIB
 
-_log: Final = logging.getLogger("cairnkv.disk")
+logger: Final = logging.getLogger("cairnkv.disk")
 
 FULL_AT: Final = 0.90
 """Which part of the disk, or of the limit, is used when writes stop."""
@@ -110,13 +110,13 @@ class Space:
     def _judge(self, what: str, share: float) -> None:
         if share >= FULL_AT or (self.full is not None and share >= ROOM_AGAIN_AT):
             if self.full is None:
-                _log.warning(
+                logger.warning(
                     "%s: %s %.1f %% used: what needs more room is refused until it is below %.0f %%",
                     *(self._directory, what, 100 * share, 100 * ROOM_AGAIN_AT),
                 )
             self.full = f"{what} {100 * share:.0f} % used, and writes that need more stop at {100 * FULL_AT:.0f} %"
         elif self.full is not None:
-            _log.warning("%s: %s %.1f %% used: writes go on", self._directory, what, 100 * share)
+            logger.warning("%s: %s %.1f %% used: writes go on", self._directory, what, 100 * share)
             self.full = None
 
     def _size(self) -> int:
@@ -145,14 +145,14 @@ class Space:
                 os.close(descriptor)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                _log.warning("%s: no reserve could be made: %s", self._directory, error.strerror)
+                logger.warning("%s: no reserve could be made: %s", self._directory, error.strerror)
             self.release()
 
     def make_way(self) -> None:
         """Give it up if there is less room than it takes: something is about to make room, and may need some."""
         status = os.statvfs(self._directory)
         if status.f_bavail * status.f_frsize < self._reserve_bytes and self.release():
-            _log.warning("%s: the reserve is given up to make room", self._directory)
+            logger.warning("%s: the reserve is given up to make room", self._directory)
 
     def release(self) -> bool:
         """Give the reserve up for what makes room; whether there was one."""

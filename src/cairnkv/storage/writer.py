@@ -33,7 +33,7 @@ from cairnkv.storage.rocksdb import Engine, wait_while_behind
 from cairnkv.storage.space import Space
 from cairnkv.storage.sync import Sync
 
-_log: Final = logging.getLogger("cairnkv.disk")
+logger: Final = logging.getLogger("cairnkv.disk")
 
 QUEUED_BYTES_MAX: Final = 64 * 1024 * 1024
 """Maximum bytes of entries in the queue for the disk. A queue that is less than half full accepts any entry."""
@@ -251,7 +251,7 @@ class Writer:
                 if self._sync.every is not None:
                     self._engine.sync()
             except Exception as error:
-                _log.error("%s: log time was not noted at the end: %s", self._directory, error)
+                logger.error("%s: log time was not noted at the end: %s", self._directory, error)
         self._reader.end()
         self._space.release()
         self._close()
@@ -262,7 +262,7 @@ class Writer:
             if self.state is not State.RECOVERING or failure != self.failures:
                 return
             self.state, self.why = State.OK, ""
-        _log.warning("%s: writes go on", self._directory)
+        logger.warning("%s: writes go on", self._directory)
 
     def abandon(self) -> None:
         """Never touch the directory again, in a process that was forked from the writer's."""
@@ -363,7 +363,7 @@ class Writer:
         last = max((entry.position for entry in self._flight), default=0) or self._position
         flight, self._flight = self._flight, ()
         self._set(State.RECOVERING, f"{reason}; {self._directory} is being opened anew, and takes no writes before")
-        _log.error("%s: %s. It is opened anew; until then it takes no writes", self._directory, reason)
+        logger.error("%s: %s. It is opened anew; until then it takes no writes", self._directory, reason)
         self._found(Failed(reason, unsettled))
         while self._open_again():
             try:
@@ -375,11 +375,11 @@ class Writer:
                 self._space.look()
                 self._recorder.go_on(self._engine, happened=happened)
             except Exception as error:
-                _log.error("%s: it failed again: %s", self._directory, error)
+                logger.error("%s: it failed again: %s", self._directory, error)
                 continue
             self._position, self._time = position, max(self._time, log_time)
             self.written = (self._position, self._time)
-            _log.warning(
+            logger.warning(
                 "%s: opened anew; what was being written is %s", self._directory, "there" if happened else "not there"
             )
             self._found(Settled(self.failures, position, unsettled if happened else []))
@@ -397,7 +397,7 @@ class Writer:
         )
         self._reader.give_up(self.why)
         self._reader.go_on(self._engine)
-        _log.critical("%s: %s", self._directory, self.why)
+        logger.critical("%s: %s", self._directory, self.why)
         self._found(Settled(self.failures, self._position, []))
 
     def _set(self, state: State, why: str) -> None:
@@ -424,10 +424,10 @@ class Writer:
             except Exception as error:
                 text = str(error)
             if "No space left" in text and self._space.release():
-                _log.warning("%s: the reserve is given up to open it", self._directory)
+                logger.warning("%s: the reserve is given up to open it", self._directory)
             if text != said or time.monotonic() >= said_at + REOPEN_SAID_SECONDS:
                 said, said_at = text, time.monotonic()
-                _log.error("%s: it cannot be opened anew yet: %s", self._directory, text)
+                logger.error("%s: it cannot be opened anew yet: %s", self._directory, text)
 
     def _close(self) -> None:
         if self._compaction is not None and self._compaction.is_alive():
@@ -482,7 +482,7 @@ class Writer:
             for begin, end in ranges:
                 engine.compact(begin, end, alone=alone)
         except Exception as error:
-            _log.warning("%s: no room was given back: %s", self._directory, error)
+            logger.warning("%s: no room was given back: %s", self._directory, error)
 
     def _duty_at(self, sync_at: float | None) -> float | None:
         """When there is something to do though nothing is queued."""

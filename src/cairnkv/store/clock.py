@@ -16,7 +16,7 @@ from cairnkv.engine import Shared
 from cairnkv.errors import OptionError
 from cairnkv.limits import CLOCK_MAX
 
-_log: Final = logging.getLogger("cairnkv.store")
+logger: Final = logging.getLogger("cairnkv.store")
 
 Clock: TypeAlias = Callable[[], int]
 """Gives the time in milliseconds since 1970, UTC. It may go back; log time will not."""
@@ -100,7 +100,7 @@ class LogClock:
                 now = past
         if wall + self._tolerance >= now:
             if offset is not None and self._offset - offset >= JUMP_MS:
-                _log.warning(
+                logger.warning(
                     "the system clock went forward by %s relative to elapsed time: keys with an earlier expiry time "
                     "have expired. If the clock is wrong now, correct it: TTLs will count elapsed time",
                     _spelled(self._offset - offset),
@@ -111,7 +111,7 @@ class LogClock:
             # The elapsed time at which the uncorrected clock would have shown `past`.
             self._base = past, elapsed if offset is None else min(elapsed, past - offset)
             if past - wall >= LEAD_MS:
-                _log.warning(
+                logger.warning(
                     "log time is %s ahead of the system clock, which was ahead before: log time advances at half speed "
                     "until the clock catches up, and TTLs count elapsed time",
                     _spelled(past - wall),

@@ -27,7 +27,7 @@ from cairnkv.storage import Effect
 from cairnkv.store.lru import Place, UseOrder
 from cairnkv.store.pending import Deferred, Held
 
-_log: Final = logging.getLogger("cairnkv.store")
+logger: Final = logging.getLogger("cairnkv.store")
 
 READING_KEYS_MAX: Final = 2_048
 """Values that are read at once; commands that need more, together with others, wait until some are there."""
@@ -412,7 +412,7 @@ class Cache:
                 self._keyspaces[space].warm(key, answer)
                 self._settle(load.place)
             else:
-                _log.error("keyspace %d: the value of %r cannot be read: %s", space, key[:64], answer)
+                logger.error("keyspace %d: the value of %r cannot be read: %s", space, key[:64], answer)
                 failure = Failure(failures.UNREADABLE, f"its value cannot be read from the disk: {answer}")
         for postponed in load.waiting:
             postponed.left -= 1
@@ -433,7 +433,7 @@ class Cache:
         except MemoryError:
             outcome = NO_MEMORY
         except Exception:
-            _log.exception("a command that was put off failed")
+            logger.exception("a command that was put off failed")
             outcome = Failure(failures.INTERNAL, "the log has the details")
         finally:
             self._is_carrying_out = False

@@ -53,7 +53,7 @@ SUBSCRIBES: Final = ("_INBOX.>", "cairn.>")
 
 Answer: TypeAlias = dict[str, Any]
 
-log: Final = logging.getLogger("cairnkv.cluster")
+logger: Final = logging.getLogger("cairnkv.cluster")
 
 
 class NoAnswer(Exception):
@@ -138,7 +138,7 @@ class Connection(Client):
         try:
             told(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))
         except Exception:  # nats-py would read nothing any more
-            log.exception("a fault of cairnkv itself")
+            logger.exception("a fault of cairnkv itself")
 
     async def leave(self, why: str) -> None:
         """Go to another server, or maybe to this one again: which is left to chance."""
@@ -180,7 +180,7 @@ def note(text: str) -> None:
         del _noted[old]
     if text not in _noted:
         _noted[text] = now
-        log.info("%s", text)
+        logger.info("%s", text)
 
 
 def text_of(error: BaseException) -> str:

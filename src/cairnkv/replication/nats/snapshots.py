@@ -37,7 +37,7 @@ from nats.nuid import NUID
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB
 from cairnkv.records import record
-from cairnkv.replication.nats.connection import ASK_PATIENCE, log
+from cairnkv.replication.nats.connection import ASK_PATIENCE, logger
 from cairnkv.replication.nats.leases import LEASE_SECONDS, Lease, Leases
 from cairnkv.replication.nats.options import REPLICAS
 from cairnkv.replication.nats.retry import PATIENCE, PAUSE_SECONDS, WRONG_LAST, patiently
@@ -292,7 +292,7 @@ class Snapshots:
         try:
             await self._tidy()
         except Unavailable as error:
-            log.warning("older snapshots were not removed; the next one will do it: %s", error)
+            logger.warning("older snapshots were not removed; the next one will do it: %s", error)
         return snapshot
 
     def _refuse_if_not_our_turn(self) -> None:

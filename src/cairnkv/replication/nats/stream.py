@@ -23,7 +23,7 @@ from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, MIB
 from cairnkv.records import record
 from cairnkv.replication.nats import connection, fsync_check
-from cairnkv.replication.nats.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, log, note
+from cairnkv.replication.nats.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, logger, note
 from cairnkv.replication.nats.consumer import STREAM_NOT_FOUND, Consumption, Interrupted, PastEnd, Purged, Replaced
 from cairnkv.replication.nats.leadership import leads_alone
 from cairnkv.replication.nats.options import REPLICAS, ClusterOptions
@@ -98,7 +98,7 @@ class Missing(OptionError):
 
 
 def _log_fault(error: BaseException) -> None:
-    log.error("a fault of cairnkv itself", exc_info=error)
+    logger.error("a fault of cairnkv itself", exc_info=error)
 
 
 @record
@@ -272,7 +272,7 @@ class Stream:
             self._sync = "proven"
         elif self._options.trust_sync:
             self._sync = "trusted"
-            log.error("%s; --trust-nats-sync has us go on", sight.unsynced_text)
+            logger.error("%s; --trust-nats-sync has us go on", sight.unsynced_text)
         else:
             raise OptionError(sight.unsynced_text)
 
@@ -294,7 +294,7 @@ class Stream:
                 note(f"whether NATS syncs cannot be seen at present: {error}")
                 continue
             if sight.unsynced:
-                log.error("%s", sight.unsynced_text)
+                logger.error("%s", sight.unsynced_text)
             seen: Sync = "trusted" if self._options.trust_sync else "unproven"
             self._sync = seen if sight.unsynced else "proven"
 
@@ -374,7 +374,7 @@ class Stream:
         most -= HEADERS_MAX
         if self._payload is None or most < self._payload:
             if self._payload is not None:
-                log.info("NATS takes messages of at most %d bytes", most)
+                logger.info("NATS takes messages of at most %d bytes", most)
             self._payload = most
 
     def _connected_again(self) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cairnkv.session.executor_native import Accelerator
     from cairnkv.store.pending_native import HeldRun
 
-_log: Final = logging.getLogger("cairnkv.session")
+logger: Final = logging.getLogger("cairnkv.session")
 
 _LOCAL_READ: Final = int(CommandFlag.LOCAL_READ)
 _MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
@@ -122,7 +122,7 @@ class ArticleConversation:
         except MemoryError:
             return NO_MEMORY
         except Exception:
-            _log.exception("%s failed", request.command.word.name)
+            logger.exception("%s failed", request.command.word.name)
             return Failure(failures.INTERNAL, "the server's log has the details")
 
     def _encode(self, reply: Reply) -> Sequence[bytes]:

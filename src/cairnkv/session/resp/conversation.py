@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from cairnkv.session.executor_native import Accelerator
     from cairnkv.store.pending_native import HeldRun
 
-_log: Final = logging.getLogger("cairnkv.session")
+logger: Final = logging.getLogger("cairnkv.session")
 
 QUEUED: Final = Simple("QUEUED")
 
@@ -226,7 +226,7 @@ class RedisConversation:
         if words == []:
             return UNFINISHED
         if isinstance(words, ProtocolFault):
-            _log.info("%s: %s", self.peer.address, words.text)
+            logger.info("%s: %s", self.peer.address, words.text)
             return Due(0, partial(self._say, Error(words.text), self.protocol), closes=True)
         return self._due(words)
 
@@ -416,7 +416,7 @@ class RedisConversation:
         word = WORDS.get(name)
         if word is None:
             if name in BROWSER_WORDS:
-                _log.warning(
+                logger.warning(
                     "%s: speaks HTTP, as a browser does that a web page has sent here; closed", self.peer.address
                 )
                 self.closing = True
@@ -593,7 +593,7 @@ def failed(error: Exception, name: str) -> Error:
     """The reply to a command that raised an exception which is no refusal."""
     if isinstance(error, MemoryError):
         return error_of(NO_MEMORY)
-    _log.error("%s failed", name, exc_info=error)
+    logger.error("%s failed", name, exc_info=error)
     return Error("ERR INTERNAL the server's log has the details")
 
 
