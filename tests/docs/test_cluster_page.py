@@ -18,9 +18,9 @@ from cairnkv.lab.cluster.nats import NatsConfig, NatsServer, find_program, free_
 from cairnkv.limits import MIB
 from cairnkv.replication.nats import connection
 from cairnkv.replication.nats.options import LOG_LIMIT_LEAST
-from cairnkv.replication.node import Member
+from cairnkv.replication.node import Node
 from cairnkv.replication.node_snapshots import NodeSnapshots
-from cairnkv.server.cluster import member_from
+from cairnkv.server.cluster import node_from
 from cairnkv.server.settings import Settings, load
 from cairnkv.session.resp import command_docs
 from cairnkv.session.resp.command_spec import error_of
@@ -115,16 +115,16 @@ async def test_a_node_and_nats_run_with_them(
     path.write_text(here(files()["node.toml"], **{"/var/lib/cairnkv": str(tmp_path / "node")}))
     settings = load({}, environment={}, file=path)
     servers = [server(number) for number in range(3)]
-    member = member_from(settings, clock=wall_clock, progress=Logged())
+    node = node_from(settings, clock=wall_clock, progress=Logged())
     try:
         for one in servers:
             one.start()
         async with asyncio.timeout(PATIENCE):
-            await member.stream.open()
-        assert member.stream.sync == "proven"
-        await member.stream.close()
+            await node.stream.open()
+        assert node.stream.sync == "proven"
+        await node.stream.close()
     finally:
-        member.store.close()
+        node.store.close()
         for one in servers:
             one.kill()
 
@@ -196,7 +196,7 @@ def test_the_compose_file_is_of_two_services() -> None:
 
 
 def test_what_info_is_said_to_tell_it_tells() -> None:
-    source = inspect.getsource(Member._info) + inspect.getsource(NodeSnapshots.info)
+    source = inspect.getsource(Node._info) + inspect.getsource(NodeSnapshots.info)
     told = set(re.findall(r'yield "(\w+)"', source))
     (table,) = re.findall(r"\| INFO \| \|\n\| --- \| --- \|\n((?:\|.*\n)+)", PAGE)
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}

@@ -58,7 +58,7 @@ def test_a_wiped_node_begins_from_a_snapshot(node: Nodes, tmp_path: Path, monkey
         def write_until_truncated() -> bool:
             for number in range(30):
                 one.set(f"key {number}", "value" * 100)
-            return bool(first.call(lambda: first.server.member.stream.first > 20))  # type: ignore[union-attr]
+            return bool(first.call(lambda: first.server.node.stream.first > 20))  # type: ignore[union-attr]
 
         until(write_until_truncated)
         with node("b") as second, client(second) as other:
@@ -117,7 +117,7 @@ def test_a_node_leaves_a_server_by_way_of_which_nothing_comes_back(
     monkeypatch.setattr(node_module, "LEAVE_SECONDS", 0.5)
     with node("a") as first, client(first) as one:
         one.set("k", "v")
-        nc = member_of(first).stream.nc
+        nc = node_of(first).stream.nc
         send, bad = nc.send, nc.connected_url
 
         def swallowed(subject: str, data: bytes, reply: str = "") -> None:
@@ -139,7 +139,7 @@ def test_who_leads_alone_is_told_nothing_new(node: Nodes, nats: Nats, monkeypatc
     monkeypatch.setattr(node_module, "LEAVE_SECONDS", PATIENCE)
     with node("a") as first, client(first) as one, contextlib.ExitStack() as stack:
         one.set("k", "v")
-        there = member_of(first)
+        there = node_of(first)
         asked = api(there.stream, f"STREAM.INFO.{there.stream.identity.stream}")
         leader = asyncio.run_coroutine_threadsafe(asked, first._loop).result(PATIENCE)["cluster"]["leader"]
         said: list[str] = []
@@ -220,7 +220,7 @@ def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPat
 def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
-        there = first.server.member
+        there = first.server.node
         assert there is not None
         apply = there._apply
 
@@ -278,7 +278,7 @@ def test_a_full_log_is_truncated_without_many_more_entries(node: Nodes, monkeypa
     with node("a") as first, client(first) as one:
         for number in range(node_snapshots.SNAPSHOT_LEAST + 10):
             one.clear(f"{number}")
-        until(lambda: first.call(lambda: member_of(first).stream.first) > node_snapshots.SNAPSHOT_LEAST)
+        until(lambda: first.call(lambda: node_of(first).stream.first) > node_snapshots.SNAPSHOT_LEAST)
         assert told(first)["stream_position"] < 2 * node_snapshots.SNAPSHOT_LEAST
 
 
@@ -341,7 +341,7 @@ def test_buckets_that_were_removed_are_made_again_and_a_snapshot_too(
         def truncated() -> bool:
             for number in range(30):
                 one.clear(f"{number}")
-            return bool(first.call(lambda: member_of(first).stream.first) > 1)
+            return bool(first.call(lambda: node_of(first).stream.first) > 1)
 
         until(truncated)
         monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 2.0)  # there is no other reason for one
@@ -387,7 +387,7 @@ def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         one.set("k", "v")
         until(lambda: other.get("k") == "v")
-        space = member_of(first).store.own_table._space  # type: ignore[attr-defined]
+        space = node_of(first).store.own_table._space  # type: ignore[attr-defined]
         look, space.look = space.look, lambda: None
         space.full = "its file system of 3 bytes is 99 % used"
         other.set("k", "w")
@@ -461,7 +461,7 @@ def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Nodes, monkey
     monkeypatch.setattr("cairnkv.replication.clocks.CLOCK_SECONDS", 3.0)  # so that what came in time is forgotten soon
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         other.set("k", "v")
-        there = member_of(first)
+        there = node_of(first)
         apply = there._apply
 
         async def later(batch: list[tuple[int, bytes]]) -> bool:
@@ -487,7 +487,7 @@ def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None
         cairnkv.connect(second.url, timeout=PATIENCE, attempts=1) as other,
     ):
         other.set("k", "v")
-        until(lambda: bool(second.call(lambda: member_of(second)._clocks._seen)))
+        until(lambda: bool(second.call(lambda: node_of(second)._clocks._seen)))
         off[0] = 300_000
 
         def is_refused() -> bool:
@@ -505,10 +505,10 @@ def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None
         until(lambda: not is_refused())
 
 
-def member_of(server: RunningServer) -> node_module.Member:
+def node_of(server: RunningServer) -> node_module.Node:
     """What a running node has."""
-    assert server.server.member is not None
-    return server.server.member
+    assert server.server.node is not None
+    return server.server.node
 
 
 def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
@@ -516,7 +516,7 @@ def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
 ) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
-        there = member_of(first)
+        there = node_of(first)
         apply = there._apply
         attempts: list[int] = []
 
@@ -544,7 +544,7 @@ def test_a_node_that_fell_behind_takes_commands_when_it_has_caught_up(
 ) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
-        there = member_of(first)
+        there = node_of(first)
         apply, taken = there._apply, asyncio.Event()
         loading: list[bool] = []  # as each list of entries came behind the snapshot
 
@@ -571,7 +571,7 @@ def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: p
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 0.0)
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LEAST", 1)
     with node("a") as first, client(first) as one:
-        there = member_of(first)
+        there = node_of(first)
         one.set("k", "v")
         first.call(lambda: there.store.leave("its state is not that of others"))
         for work in (there._snapshots.make_if_due(), there._snapshots._snapshots.newest()):
@@ -581,7 +581,7 @@ def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: p
 def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
-        monkeypatch.setattr(member_of(first).stream.nc, "send", None)
+        monkeypatch.setattr(node_of(first).stream.nc, "send", None)
         with pytest.raises(cairnkv.OutcomeUnknown):
             one.set("k", "w")
         assert "fault" in told(first)["stopped"]

@@ -164,7 +164,7 @@ def test_how_far_joining_is_and_what_became_of_snapshots_is_told(
         def write_until_truncated() -> bool:
             for number in range(30):
                 one.set(f"key {number}", "value" * 100)
-            return bool(first.call(lambda: first.server.member.stream.first > 20))  # type: ignore[union-attr]
+            return bool(first.call(lambda: first.server.node.stream.first > 20))  # type: ignore[union-attr]
 
         until(write_until_truncated)
         for number in range(15):

@@ -12,7 +12,7 @@ from cairnkv.commands import Command, Get, Incr, Ping, Set
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error, Simple
-from cairnkv.session.context import Surroundings
+from cairnkv.session.context import ServerContext
 from tests.session.resp.chat import Chat
 from tests.session.talk import Talk
 from tests.support.simulated import Cluster, Node
@@ -30,7 +30,7 @@ def settled(nodes: int = 3) -> Cluster:
 def chat_with(node: Node) -> Chat:
     """A conversation on Redis' wire."""
     store: Any = node.running
-    return Chat(SimpleNamespace(clock=node.clock, log=node.table, store=store, surroundings=Surroundings(store)))  # type: ignore[arg-type]
+    return Chat(SimpleNamespace(clock=node.clock, log=node.table, store=store, context=ServerContext(store)))  # type: ignore[arg-type]
 
 
 def talk_with(node: Node) -> Talk:

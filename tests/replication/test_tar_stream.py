@@ -74,28 +74,28 @@ def test_only_flat_directories_of_plain_files_are_packed(tmp_path: Path) -> None
 def _tar(*members: tarfile.TarInfo) -> bytes:
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for member in members:
-            tar.addfile(member, io.BytesIO(bytes(member.size)))
+        for node in members:
+            tar.addfile(node, io.BytesIO(bytes(node.size)))
     return target.getvalue()
 
 
 def _member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.size, member.linkname = kind, size, "elsewhere"
-    return member
+    node = tarfile.TarInfo(name)
+    node.type, node.size, node.linkname = kind, size, "elsewhere"
+    return node
 
 
 @pytest.mark.parametrize(
-    "member",
+    "node",
     [
         *map(_member, ("../outside", "/tmp/outside", "a/b", "..", ".hidden", "n" * 101, "a b", "")),
         *(_member("name", kind) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE)),
         *(_member("name", kind) for kind in (tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE, tarfile.XHDTYPE, b"Z")),
     ],
-    ids=lambda member: f"{member.name[:12]!r}-{member.type!r}",
+    ids=lambda node: f"{node.name[:12]!r}-{node.type!r}",
 )
-def test_odd_members_are_refused_and_nothing_is_written_elsewhere(tmp_path: Path, member: tarfile.TarInfo) -> None:
-    archive = _tar(member)
+def test_odd_members_are_refused_and_nothing_is_written_elsewhere(tmp_path: Path, node: tarfile.TarInfo) -> None:
+    archive = _tar(node)
     with pytest.raises(BadArchive, match=r"something else|no archive"):
         unpack(tmp_path / "in", archive)
     assert list(tmp_path.iterdir()) == [tmp_path / "in"]

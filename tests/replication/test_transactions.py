@@ -17,7 +17,7 @@ def published(node: Node) -> tuple[Chat, list[bytes]]:
     """A conversation, and what is said on channels in it."""
     chat = chat_with(node)
     said: list[bytes] = []
-    chat.surroundings.pubsub.relay = lambda channel, message: said.append(message)
+    chat.context.pubsub.relay = lambda channel, message: said.append(message)
     return chat, said
 
 

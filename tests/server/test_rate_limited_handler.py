@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cairnkv.server.rate_limited_handler import SaidOnce
+from cairnkv.server.rate_limited_handler import RateLimitedHandler
 
 EVERY = 0.2
 
@@ -20,7 +20,7 @@ def written() -> io.StringIO:
 @pytest.fixture
 def log(written: io.StringIO) -> Iterator[logging.Logger]:
     logger = logging.Logger("test")
-    handler = SaidOnce(written, every=EVERY)
+    handler = RateLimitedHandler(written, every=EVERY)
     logger.addHandler(handler)
     yield logger
     handler.close()
@@ -53,7 +53,7 @@ def test_what_is_another_or_no_warning_is_written(log: logging.Logger, written: 
 
 
 def test_what_was_counted_is_written_at_the_end(written: io.StringIO) -> None:
-    logger, handler = logging.Logger("test"), SaidOnce(written)
+    logger, handler = logging.Logger("test"), RateLimitedHandler(written)
     logger.addHandler(handler)
     logger.warning("%d", 1)
     logger.warning("%d", 2)

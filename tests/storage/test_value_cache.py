@@ -51,7 +51,7 @@ from cairnkv.limits import MIB
 from cairnkv.protocol import write_command
 from cairnkv.server.settings import Settings
 from cairnkv.session import Session
-from cairnkv.session.context import Surroundings
+from cairnkv.session.context import ServerContext
 from cairnkv.session.native_path import article_accelerator
 from cairnkv.storage.record_format import PART_BYTES, record_key
 from cairnkv.store import Held, Postponed, Store, WhenFull, value_cache
@@ -563,7 +563,7 @@ class Chatting:
 
     def __init__(self, disk: Cooled) -> None:
         self.disk = disk
-        self.session = Session(disk.store, wake=lambda: None, surroundings=Surroundings(disk.store))
+        self.session = Session(disk.store, wake=lambda: None, context=ServerContext(disk.store))
         self._replies = ReplyDecoder()
 
     def say(self, *requests: str) -> list[Any]:
@@ -602,17 +602,17 @@ def test_exec_with_cold_keys_and_a_watched_one(disk: Cooled) -> None:
 class Listening(Chatting):
     """A connection of the Redis protocol to a store on disk, which several connections share."""
 
-    def __init__(self, disk: Cooled, surroundings: Surroundings) -> None:
+    def __init__(self, disk: Cooled, context: ServerContext) -> None:
         super().__init__(disk)
-        self.session = Session(disk.store, wake=lambda: None, surroundings=surroundings)
+        self.session = Session(disk.store, wake=lambda: None, context=context)
 
 
 def test_exec_that_fails_during_its_disk_reads_publishes_nothing(disk: Cooled) -> None:
     """The server checks the watched keys only after it has read the values that the transaction needs."""
-    surroundings = Surroundings(disk.store)
-    one, other = Listening(disk, surroundings), Listening(disk, surroundings)
+    context = ServerContext(disk.store)
+    one, other = Listening(disk, context), Listening(disk, context)
     assert one.say("SET watched 1", "SET cold 1", "PSUBSCRIBE *")[:2] == ["OK", "OK"]
-    talking = Listening(disk, surroundings)
+    talking = Listening(disk, context)
     disk.cool_all()
     disk.engine.read_gate.clear()
     assert talking.say("WATCH watched", "MULTI", "GET cold", "PUBLISH news text") == ["OK", "OK", "QUEUED", "QUEUED"]
@@ -625,8 +625,8 @@ def test_exec_that_fails_during_its_disk_reads_publishes_nothing(disk: Cooled) -
 
 
 def test_exec_publishes_once_its_values_are_read(disk: Cooled) -> None:
-    surroundings = Surroundings(disk.store)
-    talking, listening = Listening(disk, surroundings), Listening(disk, surroundings)
+    context = ServerContext(disk.store)
+    talking, listening = Listening(disk, context), Listening(disk, context)
     listening.say("SUBSCRIBE news")
     talking.say("SET cold 1")
     disk.cool_all()
@@ -642,8 +642,8 @@ def test_exec_publishes_once_its_values_are_read(disk: Cooled) -> None:
 
 
 def test_client_that_leaves_before_its_exec_is_carried_out_listens_to_nothing(disk: Cooled) -> None:
-    surroundings = Surroundings(disk.store)
-    talking = Listening(disk, surroundings)
+    context = ServerContext(disk.store)
+    talking = Listening(disk, context)
     talking.say("SET cold 1")
     disk.cool_all()
     disk.engine.read_gate.clear()
@@ -652,8 +652,8 @@ def test_client_that_leaves_before_its_exec_is_carried_out_listens_to_nothing(di
     talking.session.advance()
     talking.session.lost()
     disk.engine.read_gate.set()
-    assert Listening(disk, surroundings).say("GET cold") == [b"1"]
-    assert surroundings.pubsub.channels() == []
+    assert Listening(disk, context).say("GET cold") == [b"1"]
+    assert context.pubsub.channels() == []
 
 
 def test_config_changes_the_limit_of_a_server_that_has_one(tmp_path: Path) -> None:
@@ -747,8 +747,8 @@ def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path:
     one = Session(memory, wake=lambda: None)
     with Cooled(tmp_path / "data") as disk:
         accelerator = article_accelerator(disk.store)
-        surroundings = Surroundings(disk.store)
-        other = Session(disk.store, wake=lambda: None, accelerator=accelerator, surroundings=surroundings)
+        context = ServerContext(disk.store)
+        other = Session(disk.store, wake=lambda: None, accelerator=accelerator, context=context)
         for _ in range(60):
             said = b"".join(_anything(dice, wire) for _ in range(20))
             heard = []
@@ -767,7 +767,7 @@ def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path:
                 disk.cool_all()
             elif dice.random() < 0.5:
                 disk.do(GetMany((b"0", b"1", b"2", b"n")))
-        used = accelerator if wire == "article" else surroundings.accelerator(0)
+        used = accelerator if wire == "article" else context.accelerator(0)
         if used is not None:
             assert used.commands > 100
             assert used.writes == 0

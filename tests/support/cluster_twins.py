@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cairnkv.commands.vocabulary import ClearPrefix
 from cairnkv.protocol.native import Width
-from cairnkv.session import Session, Surroundings, article_accelerator
+from cairnkv.session import ServerContext, Session, article_accelerator
 from tests.support.lives import flipped, lively_frame, lively_redis
 from tests.support.simulated import Cluster
 from tests.support.twins import WithoutAccelerators
@@ -27,9 +27,9 @@ class Clients:
         self.accelerator: Accelerator | None = article_accelerator(store) if compiled else None
         if compiled:
             article_accelerator(self.cluster.nodes[1].running)  # the third goes the readable way
-        self.surroundings = surroundings = Surroundings(store) if compiled else WithoutAccelerators(store)
+        self.context = context = ServerContext(store) if compiled else WithoutAccelerators(store)
         self.sessions = [
-            Session(store, wake=lambda: None, width=width, accelerator=self.accelerator, surroundings=surroundings)
+            Session(store, wake=lambda: None, width=width, accelerator=self.accelerator, context=context)
             for _ in range(count)
         ]
         self.heard = [b""] * count

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from cairnkv.protocol import Dialect, Limits
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
-from cairnkv.session import Session, Surroundings
+from cairnkv.session import ServerContext, Session
 from cairnkv.storage import Log
 from cairnkv.store import Store
 from tests.support.clock import HandClock
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from cairnkv.session.executor_native import Accelerator
 
 
-class WithoutAccelerators(Surroundings):
+class WithoutAccelerators(ServerContext):
     """Surroundings in which everything goes the readable way."""
 
     def accelerator(self, space: int) -> "Accelerator | None":
         """None."""
 
 
-class WithAccelerators(Surroundings):
+class WithAccelerators(ServerContext):
     """Use the native path, even if CAIRNKV__PURE disables it."""
 
     def __init__(self, store: Store) -> None:
@@ -58,7 +58,7 @@ class Twins:
         swift_store = self.stores[1]
         self.accelerator = ArticleAccelerator(swift_store.keyspace, swift_store.log_clock, swift_store.staging(0))
         self.stores[1].count_also(self.accelerator)
-        self.surroundings = WithoutAccelerators(self.stores[0]), WithAccelerators(self.stores[1])
+        self.context = WithoutAccelerators(self.stores[0]), WithAccelerators(self.stores[1])
         self.sessions = tuple(
             Session(
                 store,
@@ -67,16 +67,16 @@ class Twins:
                 dialect=dialect,
                 limits=limits,
                 accelerator=self.accelerator if store is self.stores[1] else None,
-                surroundings=surroundings,
+                context=context,
             )
-            for store, surroundings in zip(self.stores, self.surroundings, strict=True)
+            for store, context in zip(self.stores, self.context, strict=True)
         )
         self.heard = [b"", b""]
 
     @property
     def accelerated(self) -> int:
         """How many commands went through the compiled hot path, of either wire."""
-        found = [self.surroundings[1].accelerator(space) for space in range(len(self.stores[1].keyspaces))]
+        found = [self.context[1].accelerator(space) for space in range(len(self.stores[1].keyspaces))]
         return self.accelerator.commands + sum(one.commands for one in found if one is not None)
 
     def say(self, data: bytes) -> None:

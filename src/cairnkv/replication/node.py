@@ -86,7 +86,7 @@ def _nobody_listens(channel: bytes, message: bytes) -> None:
     pass
 
 
-class Member:
+class Node:
     """One node. Use within one event loop."""
 
     def __init__(
@@ -529,7 +529,7 @@ class Member:
         yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.table.rows))
 
 
-def new_member(
+def new_node(
     options: ClusterOptions,
     data: Path,
     *,
@@ -539,8 +539,8 @@ def new_member(
     memory_limit: int | None,
     value_max: int,
     broken: Sequence[str],
-) -> Member:
-    """Return the node whose files are in the directory `data`. progress: see `Member`. Raises `OptionError`."""
+) -> Node:
+    """Return the node whose files are in the directory `data`. progress: see `Node`. Raises `OptionError`."""
     directory = NodeDirectory(data)
     node = directory.node()
     directory.refuse_other(options.name)
@@ -566,4 +566,4 @@ def new_member(
         supports=SUPPORTS,
         broken=broken,
     )
-    return Member(options, directory, store=store, new_table=new_table, progress=progress)
+    return Node(options, directory, store=store, new_table=new_table, progress=progress)

@@ -60,7 +60,7 @@ class NodeSnapshots:
         new_table: Callable[[], DiskLog],
         progress: Progress,
     ) -> None:
-        """snapshots: the cluster's, closed with this. directory, new_table, progress: see `Member`."""
+        """snapshots: the cluster's, closed with this. directory, new_table, progress: see `Node`."""
         self._snapshots = snapshots
         self._store = store
         self._stream = stream

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from cairnkv.replication.nats.options import ClusterOptions
-from cairnkv.replication.node import Member, new_member
+from cairnkv.replication.node import Node, new_node
 from cairnkv.server.settings import Settings, broken_on_purpose
 from cairnkv.storage.progress import Progress
 from cairnkv.store import Clock
@@ -26,10 +26,10 @@ def cluster_options(settings: Settings) -> ClusterOptions:
     )
 
 
-def member_from(settings: Settings, *, clock: Clock, progress: Progress) -> Member:
-    """Return the node of a server with these settings. progress: see `Member`. Raises `OptionError`."""
+def node_from(settings: Settings, *, clock: Clock, progress: Progress) -> Node:
+    """Return the node of a server with these settings. progress: see `Node`. Raises `OptionError`."""
     assert settings.data is not None
-    return new_member(
+    return new_node(
         cluster_options(settings),
         Path(settings.data),
         clock=clock,

@@ -19,7 +19,7 @@ KINDS_MAX: Final = 256
 """Kinds that are watched at once; further ones are written. The source has fewer."""
 
 
-class SaidOnce(logging.StreamHandler[IO[str]]):
+class RateLimitedHandler(logging.StreamHandler[IO[str]]):
     """Writes records to a stream."""
 
     def __init__(self, stream: IO[str], *, every: float = EVERY) -> None:

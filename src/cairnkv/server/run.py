@@ -18,7 +18,7 @@ from cairnkv.installation import features
 from cairnkv.limits import DEFAULT_URL
 from cairnkv.server.descriptors import fitted
 from cairnkv.server.loop import new_event_loop
-from cairnkv.server.rate_limited_handler import SaidOnce
+from cairnkv.server.rate_limited_handler import RateLimitedHandler
 from cairnkv.server.server import Server
 from cairnkv.server.settings import BREAK_VARIABLE, Settings, ignored_variables
 from cairnkv.storage.progress import Progress
@@ -40,7 +40,7 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress 
     logging.basicConfig(
         level=settings.log_level.value,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=[SaidOnce(sys.stderr)],
+        handlers=[RateLimitedHandler(sys.stderr)],
     )
     if (ignored := ignored_variables(os.environ)) is not None:
         logger.warning("%s", ignored)
@@ -103,8 +103,8 @@ def readiness(server: Server) -> str:
     """One line: where, who, which size, what it runs on, and a command to try."""
     addresses = server.addresses
     size = "process (in memory)"
-    if server.member is not None:
-        size = f"quorum ({server.settings.name}, {server.settings.data}, fsync in NATS {server.member.stream.sync})"
+    if server.node is not None:
+        size = f"quorum ({server.settings.name}, {server.settings.data}, fsync in NATS {server.node.stream.sync})"
     elif server.settings.data is not None:
         size = f"disk ({server.settings.data}, sync {server.settings.sync})"
     runs_on = " on ".join(features().values())

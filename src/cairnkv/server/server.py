@@ -37,13 +37,13 @@ from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
 from cairnkv.server.sharing import first_to_pay
 from cairnkv.server.turns import Turns
-from cairnkv.session import Peer, Session, Surroundings, article_accelerator
+from cairnkv.session import Peer, ServerContext, Session, article_accelerator
 from cairnkv.storage import LoadingStopped, Log
 from cairnkv.storage.progress import Logged, Progress
 from cairnkv.store import Clock, Store, wall_clock
 
 if TYPE_CHECKING:
-    from cairnkv.replication.node import Member
+    from cairnkv.replication.node import Node
 
 logger: Final = logging.getLogger("cairnkv.server")
 
@@ -83,15 +83,15 @@ class Server:
         broken = broken_on_purpose(os.environ, allowed=settings.allow_broken)
         if broken and settings.cluster is None:
             raise OptionError(f"the variable {BREAK_VARIABLE} is for nodes of a cluster (--cluster): unset it")
-        self.member: Member | None = None
+        self.node: Node | None = None
         """What a server that is a node of a cluster has its part in it by."""
         if settings.cluster is not None:
             try:
-                from cairnkv.server.cluster import member_from
+                from cairnkv.server.cluster import node_from
             except ImportError as error:
                 raise missing_package(error, "a node of a cluster (--cluster)", "cluster") from None
-            self.member = member_from(settings, clock=clock, progress=progress or Logged())
-            store = self.member.store
+            self.node = node_from(settings, clock=clock, progress=progress or Logged())
+            store = self.node.store
         elif store is None:
             store = new_store(settings, clock=clock, progress=progress)
         self.store = store
@@ -119,12 +119,12 @@ class Server:
         self._sweep_due = 0.0
         self._sweep_was_late = False
         self._accelerator = article_accelerator(self.store)
-        self._surroundings = Surroundings(
+        self._context = ServerContext(
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
         )
-        if self.member is not None:
-            self._surroundings.pubsub.relay = self.member.say_on_channel
-            self.member.said_on_channel = self._surroundings.pubsub.publish_here
+        if self.node is not None:
+            self._context.pubsub.relay = self.node.say_on_channel
+            self.node.said_on_channel = self._context.pubsub.publish_here
         self._run_id = secrets.token_hex(20)
         self._stop_wanted = asyncio.Event()
         self._sockets: list[socket.socket] = []
@@ -165,16 +165,16 @@ class Server:
                 connection.abort("the server could not start", level=logging.INFO)
             for timer in self._timers.values():
                 timer.cancel()
-            if self.member is not None:
-                await self.member.leave()
+            if self.node is not None:
+                await self.node.leave()
             raise
         self._keep_house()
         return True
 
     async def _load(self) -> bool:
         """Load the store in another thread; False where the server is told to stop before the end of that."""
-        if self.member is not None:
-            return await self._join(self.member)
+        if self.node is not None:
+            return await self._join(self.node)
         loading = asyncio.create_task(asyncio.to_thread(self.store.load))
         told = asyncio.create_task(self.told_to_stop())
         try:
@@ -195,15 +195,15 @@ class Server:
             connection.reconsider()
         return True
 
-    async def _join(self, member: "Member") -> bool:
+    async def _join(self, node: "Node") -> bool:
         """Take part in the cluster; False where the server is told to stop before it does."""
-        joining = asyncio.create_task(member.join())
+        joining = asyncio.create_task(node.join())
         told = asyncio.create_task(self.told_to_stop())
         try:
             await asyncio.wait((joining, told), return_when=asyncio.FIRST_COMPLETED)
             if told.done():
                 joining.cancel()
-                member.halt()
+                node.halt()
                 self.store.close()  # upon which a table that is being read is read no further
                 await asyncio.gather(joining, return_exceptions=True)
                 return False
@@ -260,7 +260,7 @@ class Server:
         self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
         logger.info("CONFIG SET has changed: %s", ", ".join(changed) or "nothing")
-        self._surroundings.want_password(settings.password)
+        self._context.want_password(settings.password)
         for connection in self._connections:
             connection.reconsider()
 
@@ -283,8 +283,8 @@ class Server:
             listener.close()
         self._remove_unix_socket()
         try:
-            if self.member is not None and not self.store.loading:
-                await self.member.send_clients_away()
+            if self.node is not None and not self.store.loading:
+                await self.node.send_clients_away()
             for connection in list(self._connections):
                 connection.drain()
             if self._connections:
@@ -298,8 +298,8 @@ class Server:
                 timer.cancel()
             try:
                 self._backups.stop()
-                if self.member is not None:
-                    await self.member.leave()
+                if self.node is not None:
+                    await self.node.leave()
             finally:
                 self.store.close()
 
@@ -325,7 +325,7 @@ class Server:
             width=None if width is None else 2 if width == 2 else 4,
             limits=self._limits,
             accelerator=self._accelerator,
-            surroundings=self._surroundings,
+            context=self._context,
             peer=peer,
         )
 
@@ -347,7 +347,7 @@ class Server:
             self._admitted.discard(stranger)
             stranger.refuse(failure)
         self._admitted.add(connection)
-        if self._surroundings.wants_password:
+        if self._context.wants_password:
             self._strangers[connection] = None
         return None
 

@@ -1,6 +1,6 @@
 """Sessions: one client's conversation each, sans-IO."""
 
-from cairnkv.session.context import OptionRefused, Options, Peer, Surroundings
+from cairnkv.session.context import OptionRefused, Options, Peer, ServerContext
 from cairnkv.session.conversation import Acceleration
 from cairnkv.session.native_path import article_accelerator, redis_accelerator
 from cairnkv.session.session import TRANSITIONS, Event, Session, State
@@ -12,9 +12,9 @@ __all__ = [
     "OptionRefused",
     "Options",
     "Peer",
+    "ServerContext",
     "Session",
     "State",
-    "Surroundings",
     "article_accelerator",
     "redis_accelerator",
 ]

@@ -84,7 +84,7 @@ class NoOptions:
         """Nobody has one to set."""
 
 
-class Surroundings:
+class ServerContext:
     """What conversations share.
 
     clients: every Redis conversation by its id, the oldest first.

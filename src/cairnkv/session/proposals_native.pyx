@@ -12,7 +12,7 @@ readable way. A frame that is not known, or has anything that is to be asked bef
 brings it to the log behind these.
 
 A local read is executed from the node's table as it is, at once, whatever the log is like; INFO says how far behind
-that may be (`Member.behind_ms`). While writes of its client wait for their turn it has a turn too, behind them: so
+that may be (`Node.behind_ms`). While writes of its client wait for their turn it has a turn too, behind them: so
 nobody misses what they have written. Where only reads wait it is left to the readable way, by which its reply waits for
 theirs, but it does not.
 

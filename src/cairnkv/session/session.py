@@ -22,7 +22,7 @@ from cairnkv.commands import OK, Failure, Reply
 from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
 from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
 from cairnkv.protocol.resp.requests import speaks_redis
-from cairnkv.session.context import Peer, Surroundings
+from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
 from cairnkv.session.native.conversation import ArticleConversation
 from cairnkv.session.resp import commands as _words  # noqa: F401  (declares what conversations understand)
@@ -81,19 +81,19 @@ class Session:
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
         accelerator: "Accelerator | None" = None,
-        surroundings: Surroundings | None = None,
+        context: ServerContext | None = None,
         peer: Peer | None = None,
     ) -> None:
         """wake: called when replies that were held may leave; call `advance` then, or soon.
 
         accelerator: of this store; None: everything goes the readable way.
-        surroundings: what the conversations of a server share; None: this one is alone.
+        context: what the conversations of a server share; None: this one is alone.
         peer: who is at the other end.
         """
         self._store = store
         self._wake = wake
         self._limits = limits
-        self._surroundings = surroundings or Surroundings(store)
+        self._context = context or ServerContext(store)
         self._peer = peer or Peer()
         self._new_article = partial(
             ArticleConversation,
@@ -102,7 +102,7 @@ class Session:
             width=width,
             limits=limits,
             accelerator=accelerator,
-            surroundings=self._surroundings,
+            context=self._context,
         )
         self._conversation: Conversation | None = None  # before the first byte has come
         self._begin = b""  # a first byte that does not tell enough
@@ -168,7 +168,7 @@ class Session:
             self._stop_reading()
         elif speaks_redis(begin[0]):
             self._conversation = RedisConversation(
-                self._store, self._surroundings, self._peer, push=self._push, limits=self._limits
+                self._store, self._context, self._peer, push=self._push, limits=self._limits
             )
         else:
             self._conversation = self._new_article()
@@ -264,7 +264,7 @@ class Session:
     def authenticated(self) -> bool:
         """Whether the client may execute commands: it has sent the password, or the server has none."""
         if self._conversation is None:
-            return not self._surroundings.wants_password
+            return not self._context.wants_password
         return self._conversation.authenticated
 
     @property

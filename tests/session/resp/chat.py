@@ -4,7 +4,7 @@ from typing import Any
 
 from cairnkv.protocol.native import DEFAULT_LIMITS, Limits
 from cairnkv.session import Session
-from cairnkv.session.context import Surroundings
+from cairnkv.session.context import ServerContext
 from cairnkv.store import Store
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
@@ -26,8 +26,8 @@ class Chat:
         self.log = beside.log if beside else LateLog()
         more = {} if value_max is None else {"value_max": value_max}
         self.store = beside.store if beside else Store(log=self.log if late else None, clock=self.clock, **more)
-        self.surroundings = beside.surroundings if beside else Surroundings(self.store)
-        self.session = Session(self.store, wake=lambda: None, surroundings=self.surroundings, limits=limits)
+        self.context = beside.context if beside else ServerContext(self.store)
+        self.session = Session(self.store, wake=lambda: None, context=self.context, limits=limits)
         self._replies = ReplyDecoder()
 
     def __call__(self, text: str) -> Any:

@@ -393,7 +393,7 @@ class TestChannels:
         patterns = [b"%d" % n + b"[^a]" * 250 for n in range(17)]
         assert all(len(pattern) <= PATTERN_MAX for pattern in patterns)
         assert isinstance(chat.say(b"PSUBSCRIBE", *patterns), Error)
-        assert chat.surroundings.pubsub.patterns() == 0, "what is refused has changed nothing"
+        assert chat.context.pubsub.patterns() == 0, "what is refused has changed nothing"
         chat.send(b"PSUBSCRIBE", *patterns[:16])
         assert len(chat.hear()) == 16
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cairnkv.protocol.resp import OK, Error, Push, Simple, Verbatim
-from cairnkv.session.context import Surroundings
+from cairnkv.session.context import ServerContext
 from cairnkv.store import Store
 from tests.session.resp.chat import Chat
 
@@ -16,7 +16,7 @@ NO_PASSWORD_SAID = Error("NOAUTH Authentication required.")
 @pytest.fixture
 def stranger(chat: Chat) -> Chat:
     """A client that has not said the password, which is `secret`."""
-    chat.surroundings.want_password("secret")
+    chat.context.want_password("secret")
     return Chat(chat)
 
 
@@ -134,7 +134,7 @@ def test_reset_forgets_that_the_password_was_said(stranger: Chat) -> None:
 
 def test_who_is_in_stays_in_when_a_password_comes_to_be_wanted(chat: Chat) -> None:
     chat("PING")
-    chat.surroundings.want_password("new")
+    chat.context.want_password("new")
     assert chat("PING") == PONG
     assert Chat(chat)("PING") == NO_PASSWORD_SAID
 
@@ -161,9 +161,9 @@ def test_where_no_password_is_wanted(chat: Chat) -> None:
 
 
 def test_any_bytes_are_compared_as_they_are() -> None:
-    surroundings = Surroundings(Store(), password="\udcff\u00fc")
-    assert surroundings.accepts(b"default", b"\xff\xc3\xbc")
-    assert not surroundings.accepts(b"default", b"")
+    context = ServerContext(Store(), password="\udcff\u00fc")
+    assert context.accepts(b"default", b"\xff\xc3\xbc")
+    assert not context.accepts(b"default", b"")
 
 
 def test_an_exec_that_is_refused_ends_the_transaction(chat: Chat) -> None:

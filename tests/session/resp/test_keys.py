@@ -5,7 +5,7 @@ import pytest
 from cairnkv.limits import PATTERN_MAX, SCAN_COUNT_MAX, SPACES, TTL_MAX
 from cairnkv.protocol.native import Limits
 from cairnkv.protocol.resp import OK, Error, Simple
-from cairnkv.session import Surroundings
+from cairnkv.session import ServerContext
 from cairnkv.session.resp.commands import scan
 from cairnkv.store import Store, WhenFull
 from tests.session.resp.chat import Chat
@@ -187,7 +187,7 @@ def test_looking_at_a_key_does_not_keep_it_from_being_evicted_but_touch_does() -
     def victim(command: str, *, no_touch: bool = False) -> bytes:
         chat = Chat()
         chat.store = Store(clock=chat.clock, memory_limit=2_900, when_full=WhenFull.EVICT)
-        chat.surroundings = Surroundings(chat.store)
+        chat.context = ServerContext(chat.store)
         chat = Chat(beside=chat)
         chat.say(b"SET", b"a", b"x" * 1_000)
         chat.say(b"SET", b"b", b"x" * 1_000)

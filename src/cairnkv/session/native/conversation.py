@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.protocol.native import CommandDecoder, CommandFlag, Dialect, Limits, Request, Width, reply_parts
-from cairnkv.session.context import Surroundings
+from cairnkv.session.context import ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
@@ -64,15 +64,15 @@ class ArticleConversation:
         width: Width | None,
         limits: Limits,
         accelerator: "Accelerator | None",
-        surroundings: Surroundings,
+        context: ServerContext,
     ) -> None:
-        """surroundings: while they want a password nothing is executed here, where none can be said."""
+        """context: while they want a password nothing is executed here, where none can be said."""
         self._store = store
         self._dialect = dialect
         self._limits = limits
         self._decoder = CommandDecoder(width=width, limits=limits)
         self._accelerator = accelerator
-        self._surroundings = surroundings
+        self._context = context
         self._own_writes = OwnWrites()
         self._acceleration: Acceleration | None = None  # once the width is settled
 
@@ -108,7 +108,7 @@ class ArticleConversation:
         return Due(failure, self._encode, closes=failure.code.closes)
 
     def _execute(self, request: Request) -> Reply | Held:
-        if self._surroundings.wants_password:
+        if self._context.wants_password:
             return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
             if request.flags & _LOCAL_READ and not request.command.word.writes:
@@ -145,7 +145,7 @@ class ArticleConversation:
     @property
     def _usable_accelerator(self) -> "Accelerator | None":
         """The accelerator, where nothing has to be asked before a command is executed."""
-        if self._accelerator is None or self._accelerator.off or self._surroundings.wants_password:
+        if self._accelerator is None or self._accelerator.off or self._context.wants_password:
             return None
         return self._accelerator
 
@@ -164,7 +164,7 @@ class ArticleConversation:
     @property
     def authenticated(self) -> bool:
         """Whether the native protocol executes commands: the server has no password."""
-        return not self._surroundings.wants_password
+        return not self._context.wants_password
 
     @property
     def pending(self) -> int:

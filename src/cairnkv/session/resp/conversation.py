@@ -22,7 +22,7 @@ from cairnkv.engine import Watched
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX, SCAN_COUNT_MAX, TRANSACTION_COST_MAX
 from cairnkv.protocol.native import Limits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple, TooLong, array_head, encode_parts
-from cairnkv.session.context import Peer, Surroundings
+from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
@@ -148,7 +148,7 @@ class RedisConversation:
     def __init__(
         self,
         store: Store,
-        surroundings: Surroundings,
+        context: ServerContext,
         peer: Peer,
         *,
         push: Callable[[Due, int], None],
@@ -156,7 +156,7 @@ class RedisConversation:
     ) -> None:
         """push: says something unasked; told what, and how many bytes that is, near enough."""
         self.store: Final = store
-        self.surroundings: Final = surroundings
+        self.context: Final = context
         self.peer: Final = peer
         self.limits: Final = limits
         self._push = push
@@ -176,7 +176,7 @@ class RedisConversation:
         self.channels: Final[dict[bytes, None]] = {}
         self.patterns: Final[dict[bytes, None]] = {}
         self.subscribed_bytes = 0  # that all these keep in memory, as the registry counts them
-        self.id: Final = surroundings.enter(self)
+        self.id: Final = context.enter(self)
         self.reset()
 
     def reset(self) -> None:
@@ -184,14 +184,14 @@ class RedisConversation:
         self.protocol: Resp = 2
         self.space = 0
         self.name = b""
-        self.authenticated = not self.surroundings.wants_password
+        self.authenticated = not self.context.wants_password
         self._decoder.trusted = self.authenticated
         self.queue: list[Queued] | None = None  # None: no transaction is open
         self.queued_bytes = self.queued_cost = 0
         self.spoilt = False  # whether a command could not be queued, so that EXEC will refuse
         self.watched: dict[tuple[int, bytes], Watched] = {}  # by keyspace and key
         self.watched_bytes = 0
-        self.surroundings.pubsub.leave(self)
+        self.context.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
         self.reads_locally = False
@@ -292,7 +292,7 @@ class RedisConversation:
         plain = self.authenticated and self.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
-        return self.surroundings.accelerator(self.space)
+        return self.context.accelerator(self.space)
 
     @property
     def missing(self) -> int:
@@ -320,8 +320,8 @@ class RedisConversation:
         """Be nobody's: take no messages, wait for nothing, hold nothing."""
         if not self._ended:
             self._ended = True
-            self.surroundings.pubsub.leave(self)
-            self.surroundings.leave(self)
+            self.context.pubsub.leave(self)
+            self.context.leave(self)
             self._job = None
             self.forget_transaction()
             self._decoder = RequestDecoder(self.limits)
@@ -468,7 +468,7 @@ class RedisConversation:
         if word.in_conversation is None:
             assert word.on_keys is not None
             return self._ask(word.on_keys(arguments))
-        self.surroundings.words_carried_out += 1
+        self.context.words_carried_out += 1
         return word.in_conversation(self, arguments)
 
     def arguments(self, word: Word, words: Sequence[bytes]) -> Arguments:

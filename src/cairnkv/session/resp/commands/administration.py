@@ -28,9 +28,9 @@ def shutdown(talk: RedisConversation, arguments: Arguments) -> Value:
     is_kept = dict(talk.store.info())["size"] != "process"  # then everything that was acknowledged is saved already
     if b"SAVE" in ways and b"FORCE" not in ways and not is_kept:
         raise Refusal("ERR this server keeps everything in memory and has nowhere to save it; SHUTDOWN NOSAVE stops it")
-    if talk.surroundings.shut_down is None:
+    if talk.context.shut_down is None:
         raise Refusal("ERR there is no server to stop around this store")
-    talk.surroundings.shut_down()
+    talk.context.shut_down()
     talk.closing = True
     return NOTHING
 

@@ -194,7 +194,7 @@ class _Listing(Job):
     """The lines of many clients, some at a time; who has gone meanwhile has none."""
 
     def __init__(self, talk: RedisConversation, clients: Iterable[RedisConversation]) -> None:
-        self._present = talk.surroundings.clients
+        self._present = talk.context.clients
         self._room = talk.limits.frame
         self._clients = deque(clients)
         self._lines: list[bytes] = []
@@ -224,7 +224,7 @@ def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="What is known of the clients on this wire.",
 )
 def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
-    clients = talk.surroundings.clients
+    clients = talk.context.clients
     talk.costs(len(clients))
     if not len(arguments):
         return _Listing(talk, clients.values())
@@ -249,7 +249,7 @@ def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
 def client_kill(talk: RedisConversation, arguments: Arguments) -> Value:
     if len(arguments) == 1:
         address = _text(arguments.take())
-        if not _kill(talk, [client for client in talk.surroundings.clients.values() if client.peer.address == address]):
+        if not _kill(talk, [client for client in talk.context.clients.values() if client.peer.address == address]):
             raise Refusal("ERR No such client")
         return OK
     wanted: list[Callable[[RedisConversation], bool]] = []
@@ -265,7 +265,7 @@ def client_kill(talk: RedisConversation, arguments: Arguments) -> Value:
             skip_me = value.upper() == b"YES"
         else:
             wanted.append(_filter(option, value))
-    clients = talk.surroundings.clients.values()
+    clients = talk.context.clients.values()
     talk.costs(len(clients))
     return _kill(
         talk,

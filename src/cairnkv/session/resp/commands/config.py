@@ -21,7 +21,7 @@ container("CONFIG", group="server", since="2.0.0", summary="How the server is se
     summary="Options whose names match glob patterns, and their values.",
 )
 def config_get(talk: RedisConversation, arguments: Arguments) -> Value:
-    options = talk.surroundings.options.all()
+    options = talk.context.options.all()
     found: dict[bytes, Value] = {}
     for matches in matchers(talk, [pattern.lower() for pattern in arguments.rest()]):
         found |= {
@@ -43,7 +43,7 @@ def config_set(talk: RedisConversation, arguments: Arguments) -> Value:
     texts = arguments.rest()
     if len(texts) % 2:
         raise Refusal(SYNTAX)
-    options = talk.surroundings.options
+    options = talk.context.options
     known = options.all()
     values: dict[str, str] = {}
     for given, value in zip(texts[::2], texts[1::2], strict=True):
@@ -72,7 +72,7 @@ def _failed(name: str, reason: str) -> Refusal:
     summary="Let the counters of INFO stats begin at nothing again.",
 )
 def config_resetstat(talk: RedisConversation, arguments: Arguments) -> Value:
-    talk.surroundings.counted_before = counted(talk, dict(talk.store.info()))
+    talk.context.counted_before = counted(talk, dict(talk.store.info()))
     return OK
 
 

@@ -107,13 +107,13 @@ def select(talk: RedisConversation, arguments: Arguments) -> Value:
 def auth(talk: RedisConversation, arguments: Arguments) -> Value:
     if len(arguments) > 2:
         raise Refusal(SYNTAX)
-    if len(arguments) == 1 and not talk.surroundings.wants_password:
+    if len(arguments) == 1 and not talk.context.wants_password:
         raise Refusal(
             "ERR AUTH <password> called without any password configured for the default user. "
             "Are you sure your configuration is correct?"
         )
     user = arguments.take() if len(arguments) == 2 else DEFAULT_USER
-    if not talk.surroundings.accepts(user, arguments.take()):
+    if not talk.context.accepts(user, arguments.take()):
         raise Refusal(WRONG_PASSWORD)
     talk.let_in()
     return OK
@@ -147,7 +147,7 @@ def hello(talk: RedisConversation, arguments: Arguments) -> Value:
         else:
             raise Refusal(f"ERR Syntax error in HELLO option '{repeated(option)}'")
     if said is not None:
-        if not talk.surroundings.accepts(*said):
+        if not talk.context.accepts(*said):
             raise Refusal(WRONG_PASSWORD)
         talk.let_in()
     if not talk.authenticated:

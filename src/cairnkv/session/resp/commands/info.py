@@ -56,7 +56,7 @@ CLUSTER_FACTS: Final = (
 def counted(talk: RedisConversation, facts: Facts) -> dict[str, int]:
     """What the counters stand at."""
     values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS if name in facts}
-    values["commands"] += talk.surroundings.words_carried_out
+    values["commands"] += talk.context.words_carried_out
     return values
 
 
@@ -84,21 +84,21 @@ def _server(talk: RedisConversation, facts: Facts) -> Lines:
     yield "redis_mode", "standalone"
     names = {"os": "system", "arch_bits": "bits", "multiplexing_api": "loop", "process_id": "pid", "run_id": "run_id"}
     yield from _renamed(facts, names)
-    if (value := talk.surroundings.options.get("port")) is not None:
+    if (value := talk.context.options.get("port")) is not None:
         yield "tcp_port", value
     yield "server_time_usec", talk.store.clock() * 1000
     if "uptime_seconds" in facts:
         yield "uptime_in_seconds", facts["uptime_seconds"]
         yield "uptime_in_days", int(facts["uptime_seconds"]) // 86_400
     yield from _renamed(facts, {"hot_path": "hot_path", "size": "size", "addresses": "addresses"})
-    yield "password_wanted", int(talk.surroundings.wants_password)
+    yield "password_wanted", int(talk.context.wants_password)
 
 
 def _clients(talk: RedisConversation, facts: Facts) -> Lines:
-    clients = talk.surroundings.clients.values()
+    clients = talk.context.clients.values()
     yield "connected_clients", facts.get("connections", len(clients))
     yield "redis_clients", len(clients)
-    if (value := talk.surroundings.options.get("maxclients")) is not None:
+    if (value := talk.context.options.get("maxclients")) is not None:
         yield "maxclients", value
     yield "blocked_clients", 0
     yield "tracking_clients", 0
@@ -118,7 +118,7 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
     limit = int(facts["memory_limit_bytes"])
     yield "maxmemory", limit
     yield "maxmemory_human", _human(limit)
-    if (value := talk.surroundings.options.get("maxmemory-policy")) is not None:
+    if (value := talk.context.options.get("maxmemory-policy")) is not None:
         yield "maxmemory_policy", value
 
 
@@ -136,7 +136,7 @@ def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
 
 
 def _stats(talk: RedisConversation, facts: Facts) -> Lines:
-    before = talk.surroundings.counted_before
+    before = talk.context.counted_before
     since = {name: value - before.get(name, 0) for name, value in counted(talk, facts).items()}
     names = {
         "total_connections_received": "connections_accepted",
@@ -146,8 +146,8 @@ def _stats(talk: RedisConversation, facts: Facts) -> Lines:
         "evicted_keys": "evicted_keys",
     }
     yield from _renamed(since, names)
-    yield "pubsub_channels", len(talk.surroundings.pubsub.channels())
-    yield "pubsub_patterns", talk.surroundings.pubsub.patterns()
+    yield "pubsub_channels", len(talk.context.pubsub.channels())
+    yield "pubsub_patterns", talk.context.pubsub.patterns()
 
 
 def _replication(talk: RedisConversation, facts: Facts) -> Lines:

@@ -74,7 +74,7 @@ def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     _check_room(talk, names, CHANNEL_MAX, "channel's name", kept_for_channel)
     said = []
     for name in names:
-        talk.surroundings.pubsub.subscribe(name, talk)
+        talk.context.pubsub.subscribe(name, talk)
         said.append(_said(talk, b"subscribe", name))
     return Several(said)
 
@@ -90,7 +90,7 @@ def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_count(talk, names)
     names = names or list(talk.channels)
-    return _leave(talk, b"unsubscribe", names, talk.surroundings.pubsub.unsubscribe)
+    return _leave(talk, b"unsubscribe", names, talk.context.pubsub.unsubscribe)
 
 
 @in_conversation(
@@ -104,11 +104,11 @@ def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_room(talk, names, PATTERN_MAX, "pattern", kept_for_pattern)
     matchers(talk, names)
-    if not talk.surroundings.pubsub.has_room_for(names):
+    if not talk.context.pubsub.has_room_for(names):
         raise Refusal("ERR too many patterns with several stars are listened to by all clients together")
     said = []
     for name in names:
-        talk.surroundings.pubsub.subscribe_pattern(name, talk)
+        talk.context.pubsub.subscribe_pattern(name, talk)
         said.append(_said(talk, b"psubscribe", name))
     return Several(said)
 
@@ -124,7 +124,7 @@ def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_count(talk, names)
     names = names or list(talk.patterns)
-    return _leave(talk, b"punsubscribe", names, talk.surroundings.pubsub.unsubscribe_pattern)
+    return _leave(talk, b"punsubscribe", names, talk.context.pubsub.unsubscribe_pattern)
 
 
 @in_conversation(
@@ -138,8 +138,8 @@ def publish(talk: RedisConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
     if len(channel) > CHANNEL_MAX:
         return 0  # nobody can listen to it
-    told = talk.surroundings.pubsub.publish(channel, message)
-    talk.costs(told + talk.surroundings.pubsub.patterns())
+    told = talk.context.pubsub.publish(channel, message)
+    talk.costs(told + talk.context.pubsub.patterns())
     return told
 
 
@@ -169,7 +169,7 @@ container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of cha
     summary="The channels that somebody listens to, or those that match a glob pattern.",
 )
 def pubsub_channels(talk: RedisConversation, arguments: Arguments) -> Value:
-    channels = talk.surroundings.pubsub.channels()
+    channels = talk.context.pubsub.channels()
     if len(arguments):
         pattern = arguments.take()
         arguments.end("ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.")
@@ -186,7 +186,7 @@ def pubsub_channels(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="How many listen to each of these channels, patterns not counted.",
 )
 def pubsub_numsub(talk: RedisConversation, arguments: Arguments) -> Value:
-    listeners = talk.surroundings.pubsub.listeners
+    listeners = talk.context.pubsub.listeners
     return [one for channel in arguments.rest() for one in (channel, listeners(channel))]
 
 
@@ -198,7 +198,7 @@ def pubsub_numsub(talk: RedisConversation, arguments: Arguments) -> Value:
     summary="How many patterns somebody listens to.",
 )
 def pubsub_numpat(talk: RedisConversation, arguments: Arguments) -> Value:
-    return talk.surroundings.pubsub.patterns()
+    return talk.context.pubsub.patterns()
 
 
 help_of("PUBSUB", since="6.2.0")
