@@ -108,7 +108,7 @@ CLIENT_UNSENT_MAX: Final = 128 * MIB
 """Bytes of unsent replies at which the server stops reading from a client that reads none. After the stall timeout the
 server closes it. One reply may exceed it."""
 
-HELD_REPLIES_MAX: Final = 4_096
+PENDING_REPLIES_MAX: Final = 4_096
 """Replies of one connection that may wait for the log; a session stops executing at this many."""
 
 PUSHES_MAX: Final = 32 * MIB

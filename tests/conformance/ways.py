@@ -24,7 +24,7 @@ from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
-from cairnkv.store import Held, Store, WhenFull
+from cairnkv.store import PendingReply, Store, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_way
 from tests.support import nats
@@ -316,7 +316,7 @@ class OnNode(KeyValue[bytes, bytes]):
 
     def _do(self, call: Call[Any]) -> Any:
         outcome = self._node.execute(call.command)
-        if isinstance(outcome, Held):
+        if isinstance(outcome, PendingReply):
             self._cluster.settle()
             assert outcome.reply is not None
             outcome = outcome.reply

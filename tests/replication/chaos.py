@@ -50,7 +50,7 @@ from cairnkv.replication import epochs
 from cairnkv.replication.entries import HEADER_BYTES, Entry, Item, ItemKind, Kind, items, parsed
 from cairnkv.replication.entry_codec import run_of, transaction_of
 from cairnkv.replication.store import LEAD_LEAST_MS
-from cairnkv.store import Held
+from cairnkv.store import PendingReply
 from tests.support.model import Model, same
 from tests.support.simulated import Cluster, Node
 
@@ -355,7 +355,7 @@ class Chaos:
         outcome = client.node.running.watch(places, into)
         life = client.life
         node = client.node
-        if not isinstance(outcome, Held):
+        if not isinstance(outcome, PendingReply):
             return
         client.blocked = True
 
@@ -368,7 +368,7 @@ class Chaos:
 
         outcome.on_ready = ready
 
-    def _wait(self, client: Client, op: Op, outcome: Reply | Held) -> None:
+    def _wait(self, client: Client, op: Op, outcome: Reply | PendingReply) -> None:
         node = client.node
 
         def ready() -> None:
@@ -376,21 +376,21 @@ class Chaos:
                 return  # its client has gone
             self._moment += 1
             op.completed = self._moment
-            assert isinstance(outcome, Held)
+            assert isinstance(outcome, PendingReply)
             op.reply = outcome.reply
             op.position = node.running.position + 1
             client.waiting.remove(op)
             if outcome.blocks:
                 client.blocked = False
 
-        if isinstance(outcome, Held) and outcome.reply is None:
+        if isinstance(outcome, PendingReply) and outcome.reply is None:
             outcome.on_ready = ready
             client.waiting.append(op)
             client.blocked = outcome.blocks
             return
         self._moment += 1
         op.completed = self._moment
-        op.reply = outcome.reply if isinstance(outcome, Held) else outcome
+        op.reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
         op.position = node.running.position
 
     def _register_command(self, number: int) -> Command:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cairnkv.replication import epochs
 from cairnkv.replication.entries import Entry, Kind
 from cairnkv.replication.epochs import Judged, Proposers
-from cairnkv.replication.proposals import Changes, Proposed
+from cairnkv.replication.proposals import Changes, PendingProposal
 from cairnkv.replication.proposer import Proposer
 from cairnkv.replication.store import ReplicatedStore
 from tests.replication.chaos import Chaos, check
@@ -129,11 +129,11 @@ def test_it_is_found_that_nodes_count_changes_from_where_they_were(monkeypatch: 
 
 
 def test_it_is_found_that_the_unknown_is_not_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_turn = Proposed.take_turn
+    take_turn = PendingProposal.take_turn
 
-    def drop(self: Proposed, changes: Changes) -> None:
+    def drop(self: PendingProposal, changes: Changes) -> None:
         if not self.given_up:
             take_turn(self, changes)
 
-    monkeypatch.setattr(Proposed, "take_turn", drop)
+    monkeypatch.setattr(PendingProposal, "take_turn", drop)
     assert _is_found()

@@ -9,7 +9,7 @@ from cairnkv.replication.entries import Entry, Kind, parsed
 from cairnkv.replication.epochs import PROPOSERS_MAX, Proposers, epoch_body
 from cairnkv.replication.node_records import NODE_SPACE, PART_KEY, PROPOSER_KEY
 from cairnkv.replication.proposer import IN_FLIGHT_MAX, OUTCOME_SECONDS, STRANGER_EPOCHS_MAX, UNSEEN_SECONDS
-from cairnkv.store import Held
+from cairnkv.store import PendingReply
 from tests.support.simulated import Cluster, Node
 
 
@@ -20,16 +20,16 @@ def settled(nodes: int = 3) -> Cluster:
     return cluster
 
 
-def held(outcome: Reply | Held) -> Held:
+def held(outcome: Reply | PendingReply) -> PendingReply:
     """A reply that waits."""
-    assert isinstance(outcome, Held)
+    assert isinstance(outcome, PendingReply)
     assert outcome.reply is None
     return outcome
 
 
-def code(outcome: Reply | Held) -> Code | None:
+def code(outcome: Reply | PendingReply) -> Code | None:
     """That of a failure; None: it is none."""
-    reply = outcome.reply if isinstance(outcome, Held) else outcome
+    reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
     return reply.code if isinstance(reply, Failure) else None
 
 

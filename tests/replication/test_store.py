@@ -43,11 +43,11 @@ from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, packed_item
 from cairnkv.replication.entry_codec import Transaction, digest_item, run_item, semantics_item, transaction_item
 from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.node_records import NODE_SPACE, POSITION_KEY
-from cairnkv.replication.proposals import Proposed
+from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage.disk import DiskLog
 from cairnkv.storage.sync import Sync
-from cairnkv.store import Held
+from cairnkv.store import PendingReply
 from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, TableLog, fingerprint
 
 
@@ -64,7 +64,7 @@ def said(cluster: Cluster, node: Node, *commands: Command) -> list[Reply | None]
     for command in commands:
         outcome = node.execute(command)
         cluster.settle()
-        replies.append(outcome.reply if isinstance(outcome, Held) else outcome)
+        replies.append(outcome.reply if isinstance(outcome, PendingReply) else outcome)
     return replies
 
 
@@ -75,7 +75,7 @@ def transacted(
     steps = [Step(0, command) for command in commands]
     outcome = node.running.execute_all(steps, watched, bytes_max=most)  # type: ignore[arg-type]
     cluster.settle()
-    return outcome.reply if isinstance(outcome, Held) else outcome
+    return outcome.reply if isinstance(outcome, PendingReply) else outcome
 
 
 def watching(cluster: Cluster, node: Node, *keys: bytes) -> list[tuple[int, Watched]]:
@@ -83,7 +83,7 @@ def watching(cluster: Cluster, node: Node, *keys: bytes) -> list[tuple[int, Watc
     into: dict[tuple[int, bytes], Watched] = {}
     outcome = node.running.watch([(0, key) for key in keys], into)
     cluster.settle()
-    assert isinstance(outcome, Held)
+    assert isinstance(outcome, PendingReply)
     assert outcome.reply is OK
     return [(space, watch) for (space, _), watch in into.items()]
 
@@ -497,7 +497,7 @@ def test_a_table_that_takes_nothing_any_more_ends_the_node_and_nobody_else() -> 
     one.follow(9)
     other.follow(9)
     assert not one.is_up
-    assert isinstance(outcome, Held)
+    assert isinstance(outcome, PendingReply)
     assert outcome.reply is OK
 
 
@@ -539,7 +539,7 @@ def test_cost_of_proposals_is_their_work() -> None:
         node.running.execute_all([Step(0, Append(b"k", b"x"))] * 3, bytes_max=10**9),
         node.running.execute_all([Step(0, Set(b"l", b"x"))] * 3, bytes_max=10**9),
     ]
-    assert [outcome.cost for outcome in outcomes if isinstance(outcome, Proposed)] == [1, 101, 303, 3]
+    assert [outcome.cost for outcome in outcomes if isinstance(outcome, PendingProposal)] == [1, 101, 303, 3]
     cluster.settle()
 
 
@@ -551,7 +551,7 @@ def test_a_node_that_has_left_lets_nobody_wait() -> None:
     node.running.leave("it is not well")
     empty = node.running.execute_all((), (watched,), bytes_max=1)
     for outcome in (under_way, empty, node.execute(Get(b"k"))):
-        reply = outcome.reply if isinstance(outcome, Held) else outcome
+        reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
         assert isinstance(reply, Failure)
         assert reply.code is failures.STOPPED
     node.pump()

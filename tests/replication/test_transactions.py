@@ -7,7 +7,7 @@ import pytest
 from cairnkv.commands import Failure, Get, Incr, Replies, Set, Step, failures
 from cairnkv.engine import Keyspace
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error
-from cairnkv.store import Held
+from cairnkv.store import PendingReply
 from tests.replication.test_sessions import QUEUED, chat_with, hear, settled
 from tests.session.resp.chat import Chat
 from tests.support.simulated import Cluster, Node
@@ -107,7 +107,7 @@ def test_a_step_that_has_no_room_fails_and_the_others_do_not() -> None:
 
 
 def outcome(held: Any) -> Any:
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     assert held.reply is not None
     return held.reply
 

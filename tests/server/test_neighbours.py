@@ -28,7 +28,7 @@ UNREAD_MAX: Final = 700_000
 BIG: Final = 60_000
 """Bytes of a value that fills buffers."""
 
-HELD_MAX: Final = 262_144
+PENDING_MAX: Final = 262_144
 """Bytes of replies to a client that the native event path holds until they are committed (`poller_native.pyx`)."""
 
 
@@ -253,7 +253,7 @@ def test_client_whose_replies_wait_for_a_commit_leaves_neighbours_alone(
     for _ in range(5):
         waiting.set(BIG)
         eventually(lambda: stored(server, [waiting]))
-        for _ in range(HELD_MAX // BIG + 1):  # of what is not committed
+        for _ in range(PENDING_MAX // BIG + 1):  # of what is not committed
             together(server, lambda: waiting.get(waiting.big))
         together(server, neighbour.set, waiting.set)
         eventually(lambda: stored(server, [waiting, neighbour]))

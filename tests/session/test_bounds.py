@@ -4,7 +4,7 @@ replies it does not take. Each at N and N + 1; and at no bound does a reply get 
 import pytest
 
 from cairnkv.commands import Append, Command, Copy, Get, GetMany, Ping, Set, SetBit, SetRange
-from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, UNSENT_PAUSE
+from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MAX, UNSENT_PAUSE
 from cairnkv.protocol import Response, write_command, write_response
 from cairnkv.session import Session, State
 from cairnkv.session.conversation import WORDS_PER_COST
@@ -118,30 +118,30 @@ class TestReplies:
         assert sum(map(len, talk.session.output())) < UNSENT_PAUSE + len(value) + RESPONSE_HEAD
 
 
-class TestHeldReplies:
+class TestPendingReplies:
     def test_a_session_executes_until_so_many_replies_wait(self) -> None:
         talk = Talk(late=True)
-        for number in range(0, HELD_REPLIES_MAX - 1, 91):
+        for number in range(0, PENDING_REPLIES_MAX - 1, 91):
             talk.send_all(*[Set(b"k", b"%d" % n) for n in range(number, number + 91)])
-        assert len(talk.log.pending) == HELD_REPLIES_MAX - 1
+        assert len(talk.log.pending) == PENDING_REPLIES_MAX - 1
         assert not talk.session.blocked
         talk.send(Set(b"k", b"one more"), Set(b"k", b"too many"), Ping(b""))
-        assert len(talk.log.pending) == HELD_REPLIES_MAX
+        assert len(talk.log.pending) == PENDING_REPLIES_MAX
         assert talk.session.blocked
         assert not talk.session.runnable
         talk.log.commit(1)
         assert talk.payloads() == [b"OK"]
-        assert len(talk.log.pending) == HELD_REPLIES_MAX, "there was room for one"
+        assert len(talk.log.pending) == PENDING_REPLIES_MAX, "there was room for one"
         talk.log.commit()
-        assert talk.payloads() == [b"OK"] * HELD_REPLIES_MAX + [b"PONG"]
+        assert talk.payloads() == [b"OK"] * PENDING_REPLIES_MAX + [b"PONG"]
 
     def test_replies_that_wait_behind_another_count_as_well(self) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"))
-        talk.send_all(*[Ping(b"")] * (2 * HELD_REPLIES_MAX))
+        talk.send_all(*[Ping(b"")] * (2 * PENDING_REPLIES_MAX))
         assert talk.session.blocked
         talk.log.commit()
-        assert talk.payloads() == [b"OK"] + [b"PONG"] * (2 * HELD_REPLIES_MAX)
+        assert talk.payloads() == [b"OK"] + [b"PONG"] * (2 * PENDING_REPLIES_MAX)
 
     @pytest.mark.parametrize("size", [UNSENT_PAUSE // 3, UNSENT_PAUSE, 2 * UNSENT_PAUSE])
     def test_replies_that_are_released_at_once_leave_one_after_the_other(self, size: int) -> None:

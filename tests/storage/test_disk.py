@@ -18,7 +18,7 @@ from cairnkv.storage.record_format import FORMAT_KEY, PART, PART_BYTES, part_key
 from cairnkv.storage.rocksdb import Batch, RocksEngine, open_engine
 from cairnkv.storage.sync import Sync
 from cairnkv.storage.writer import COMMIT_BYTES
-from cairnkv.store import Held, Store
+from cairnkv.store import PendingReply, Store
 from cairnkv.testing import ManualClock, running_server
 
 PATIENCE = 20.0
@@ -141,11 +141,11 @@ class OnDisk:
             self._functions.append(function)
             self._told.notify()
 
-    def reply(self, outcome: Reply | Held) -> Reply:
+    def reply(self, outcome: Reply | PendingReply) -> Reply:
         """What a reply is once it may leave."""
-        while isinstance(outcome, Held) and outcome.reply is None:
+        while isinstance(outcome, PendingReply) and outcome.reply is None:
             self.step()
-        return outcome.reply if isinstance(outcome, Held) and outcome.reply is not None else outcome  # type: ignore[return-value]
+        return outcome.reply if isinstance(outcome, PendingReply) and outcome.reply is not None else outcome  # type: ignore[return-value]
 
     def step(self) -> None:
         """Wait for the next thing that the log has to say, and have it said."""
@@ -181,7 +181,7 @@ def test_a_reply_waits_for_the_disk_and_many_writes_share_a_commit(tmp_path: Pat
         assert disk.engine.at_gate.wait(PATIENCE)
         rest = [disk.store.execute(Set(b"%d" % number, b"x")) for number in range(100)]
         shown = disk.store.execute(Get(b"a"))
-        assert all(isinstance(held, Held) and held.reply is None for held in (first, shown, *rest))
+        assert all(isinstance(held, PendingReply) and held.reply is None for held in (first, shown, *rest))
         disk.engine.gate.set()
         assert disk.reply(rest[-1]) is not None
         assert disk.reply(shown) == b"1"
@@ -224,7 +224,7 @@ def test_after_a_failing_write_nothing_of_it_is_shown_and_no_more_are_taken(tmp_
         assert shown in possible
     with OnDisk(tmp_path / "data") as disk:
         assert disk.store.execute(Get(b"a")) == shown
-        assert isinstance(disk.store.execute(Set(b"b", b"1")), Held)
+        assert isinstance(disk.store.execute(Set(b"b", b"1")), PendingReply)
 
 
 def test_a_failing_fsync_in_between_is_found_out(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_what_has_expired_does_not_come_back_though_the_clock_goes_back(tmp_path
         disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
         clock.advance(60)
         read = disk.store.execute(Get(b"a"))
-        assert isinstance(read, Held), "it shows a time that the disk does not have yet"
+        assert isinstance(read, PendingReply), "it shows a time that the disk does not have yet"
         disk.reply(read)
         # As a crash leaves it: without the last word of `close`.
         image = tmp_path / "image"

@@ -34,7 +34,7 @@ from cairnkv.storage.disk import DiskLog
 from cairnkv.storage.record_format import PART, PART_BYTES
 from cairnkv.storage.rocksdb import open_engine
 from cairnkv.storage.space import Space
-from cairnkv.store import Held, Store
+from cairnkv.store import PendingReply, Store
 from cairnkv.testing import ManualClock
 from tests.storage.test_disk import PATIENCE, Faulty, OnDisk
 from tests.storage.test_disk_machine import SPACES, WRITES
@@ -42,7 +42,7 @@ from tests.support.raw import eventually
 from tests.support.watching import watch
 
 
-def code_of(reply: Reply | Held) -> Code:
+def code_of(reply: Reply | PendingReply) -> Code:
     assert isinstance(reply, Failure), reply
     return reply.code
 
@@ -201,7 +201,7 @@ def test_nobody_asks_and_nothing_is_written(tmp_path: Path) -> None:
             clock.advance(1)
             disk.store.housekeep()
         assert dict(disk.store.info())["log_position"] == position
-        assert isinstance(disk.store.execute(Get(b"a")), Held), "now somebody is told of the time"
+        assert isinstance(disk.store.execute(Get(b"a")), PendingReply), "now somebody is told of the time"
 
 
 class FaultyMachine(RuleBasedStateMachine):

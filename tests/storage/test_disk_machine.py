@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cairnkv.commands import ClearAll, Command, Failure, Get, Step
-from cairnkv.store import Postponed, Store, WhenFull
+from cairnkv.store import PendingRead, Store, WhenFull
 from cairnkv.store.local import TIME_AHEAD_MS
 from cairnkv.testing import ManualClock
 from tests.storage.test_disk import OnDisk
@@ -117,7 +117,7 @@ class CachedMachine(DiskMachine):
         outcomes = []
         for command, space in said:
             outcome = self.disk.store.execute(command, space)
-            while isinstance(outcome, Postponed) and not outcome.executed:
+            while isinstance(outcome, PendingRead) and not outcome.executed:
                 self.disk.step()
             outcomes.append((command, outcome, self.memory.execute(command, space)))
         for command, outcome, expected in outcomes:

@@ -11,7 +11,7 @@ import cairnkv
 from cairnkv.commands import MISSING, OK, Failure, Get, Incr, InMemory, Ping, Set, SetMany, Swap, failures
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag
-from cairnkv.store import Held, Postponed
+from cairnkv.store import PendingRead, PendingReply
 from tests.session.talk import Talk
 from tests.storage.test_disk import PATIENCE, OnDisk
 from tests.storage.test_value_cache import Cooled
@@ -24,10 +24,10 @@ def test_it_is_answered_before_the_disk_has_it_and_committed_in_its_turn(tmp_pat
     with OnDisk(tmp_path / "data") as disk:
         disk.engine.gate.clear()
         write = disk.store.execute(Set(b"a", b"1"))
-        assert isinstance(write, Held)
+        assert isinstance(write, PendingReply)
         assert write.from_memory() == InMemory(OK)
         read = disk.store.execute(Get(b"a"))
-        assert isinstance(read, Held)
+        assert isinstance(read, PendingReply)
         assert read.reply is None
         shutil.copytree(tmp_path / "data", tmp_path / "crashed", ignore=shutil.ignore_patterns("LOCK"))
         disk.engine.gate.set()
@@ -45,17 +45,17 @@ def test_where_its_value_is_cold_it_waits_for_that_and_no_longer(tmp_path: Path)
         disk.cool_all()
         disk.engine.gate.clear()
         writes = [disk.store.execute(command) for command in (Incr(b"n", 2), Incr(b"text", 1), Swap(b"n", b"9"))]
-        assert all(isinstance(write, Postponed) and not write.executed for write in writes)
-        quick = [write.from_memory() for write in writes if isinstance(write, Held)]
+        assert all(isinstance(write, PendingRead) and not write.executed for write in writes)
+        quick = [write.from_memory() for write in writes if isinstance(write, PendingReply)]
         total, failure, before = [disk.reply(outcome) for outcome in quick]
         assert (total, before) == (InMemory(7), InMemory(b"7"))
         assert isinstance(failure, Failure)
         assert failure.code is failures.NOTINT
         read = disk.store.execute(Get(b"n"))
-        assert isinstance(read, Held)
+        assert isinstance(read, PendingReply)
         assert read.reply is None
         again = writes[0]
-        assert isinstance(again, Held)
+        assert isinstance(again, PendingReply)
         assert again.from_memory() == InMemory(7)
         disk.engine.gate.set()
         assert disk.reply(read) == b"9"

@@ -54,7 +54,7 @@ from cairnkv.session import Session
 from cairnkv.session.context import ServerContext
 from cairnkv.session.native_path import article_accelerator
 from cairnkv.storage.record_format import PART_BYTES, record_key
-from cairnkv.store import Held, Postponed, Store, WhenFull, value_cache
+from cairnkv.store import PendingRead, PendingReply, Store, WhenFull, value_cache
 from cairnkv.testing import ManualClock, running_server
 from tests.session.talk import Talk
 from tests.storage.test_disk import PATIENCE, OnDisk
@@ -208,7 +208,7 @@ def test_a_value_is_read_once_for_all_who_wait(disk: Cooled) -> None:
     disk.cool_all()
     disk.engine.read_gate.clear()
     outcomes = [disk.store.execute(command) for command in [Get(b"k")] * 20 + [Incr(b"k", 1), Append(b"k", b"!")]]
-    assert all(isinstance(outcome, Postponed) and not outcome.executed for outcome in outcomes)
+    assert all(isinstance(outcome, PendingRead) and not outcome.executed for outcome in outcomes)
     disk.engine.read_gate.set()
     assert [disk.reply(outcome) for outcome in outcomes] == [b"41"] * 20 + [42, 3]
     assert disk.engine.read_keys == [record_key(0, b"k")]
@@ -377,7 +377,7 @@ def test_who_waits_when_the_store_is_closed_is_told(disk: Cooled) -> None:
     read = disk.store.execute(Get(b"k"))
     threading.Timer(0.1, disk.engine.read_gate.set).start()
     disk.store.close()
-    assert isinstance(read, Held)
+    assert isinstance(read, PendingReply)
     assert read.reply == b"v"
     disk.store.keyspace.cool(b"k")
     assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
@@ -394,7 +394,7 @@ def test_many_who_wait_when_the_store_is_closed_are_told(disk: Cooled, monkeypat
     outcomes = [disk.store.execute(Get(b"%d" % number)) for number in range(many)]
     threading.Timer(0.1, disk.engine.read_gate.set).start()
     disk.store.close()
-    replies = [outcome.reply for outcome in outcomes if isinstance(outcome, Held)]
+    replies = [outcome.reply for outcome in outcomes if isinstance(outcome, PendingReply)]
     assert len(replies) == many
     assert replies[0] == b"v"
     assert failure(replies[-1] or OK) == "UNREADABLE"
@@ -424,7 +424,7 @@ def test_a_transaction_brings_all_in_first_and_nothing_of_it_gets_cold_meanwhile
     steps = [Step(0, Append(b"%d" % number, b"x" * 2_000)) for number in range(20)]
     steps += [Step(0, Get(b"%d" % number)) for number in range(20)]
     outcome = disk.store.execute_all(steps)
-    assert isinstance(outcome, Postponed)
+    assert isinstance(outcome, PendingRead)
     assert disk.reply(outcome) == Replies((*[4_000] * 20, *[b"1" * 2_000 + b"x" * 2_000] * 20))
     assert len(disk.engine.read_keys) == 20
 
@@ -539,11 +539,11 @@ def test_a_write_for_which_memory_is_enough_waits_for_the_value_and_not_for_the_
     disk.cool_all()
     disk.engine.gate.clear()
     outcome = disk.store.execute(Incr(b"n", 1))
-    assert isinstance(outcome, Postponed)
+    assert isinstance(outcome, PendingRead)
     outcome = outcome.from_memory()
-    assert isinstance(outcome, Postponed)
+    assert isinstance(outcome, PendingRead)
     assert disk.reply(outcome) == InMemory(42)
-    assert isinstance(disk.store.execute(Get(b"n")), Held)
+    assert isinstance(disk.store.execute(Get(b"n")), PendingReply)
     disk.engine.gate.set()
 
 

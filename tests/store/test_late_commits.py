@@ -50,7 +50,7 @@ from cairnkv.commands import (
     Ttl,
     failures,
 )
-from cairnkv.store import Held, Store
+from cairnkv.store import PendingReply, Store
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
 
@@ -69,17 +69,17 @@ class LateStore(Store):
             self.execute(command)
         self.log.commit()
 
-    def held(self, command: Command) -> Held:
+    def held(self, command: Command) -> PendingReply:
         """Carry out a command whose reply has to wait."""
         held = self.execute(command)
-        assert isinstance(held, Held), f"{command} answered {held} at once"
+        assert isinstance(held, PendingReply), f"{command} answered {held} at once"
         assert held.reply is None
         return held
 
     def at_once(self, command: Command) -> Reply:
         """Carry out a command whose reply must not wait."""
         reply = self.execute(command)
-        assert not isinstance(reply, Held), f"{command} waits"
+        assert not isinstance(reply, PendingReply), f"{command} waits"
         return reply
 
 
@@ -425,7 +425,7 @@ class TestFailures:
         """Who is woken may run another command at once, which must see nothing of what was undone."""
         store.safely(Set(b"k", b"safe"))
         held = [store.held(Set(b"k", b"1")), store.held(Get(b"k")), store.held(Set(b"m", b"2")), store.held(Count())]
-        seen: list[tuple[bool, Reply | Held]] = []
+        seen: list[tuple[bool, Reply | PendingReply]] = []
         for one in held:
             one.on_ready = lambda: seen.append((all(other.reply for other in held), store.execute(Get(b"k"))))
         store.log.fail()
@@ -521,4 +521,4 @@ def test_what_a_committed_clear_all_left_is_freed_in_slices(store: LateStore) ->
 def test_a_log_that_commits_at_once_holds_nothing() -> None:
     store = Store(clock=HandClock())
     for command, _ in WRITES + READS:
-        assert not isinstance(store.execute(command), Held)
+        assert not isinstance(store.execute(command), PendingReply)

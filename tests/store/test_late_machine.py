@@ -29,7 +29,7 @@ from cairnkv.commands.vocabulary import (
     VALUE,
 )
 from cairnkv.engine import can_apply
-from cairnkv.store import Held, Store
+from cairnkv.store import PendingReply, Store
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
 from tests.support.model import Model, same
@@ -70,7 +70,7 @@ class Waiting:
     """
 
     command: Command
-    held: Held
+    held: PendingReply
     reply: Reply
     must: int
     may: int
@@ -118,7 +118,7 @@ class LateStoreMachine(RuleBasedStateMachine):
             assert appended, f"{command} changed something and was not logged"
         if appended:
             position = self.log.pending[-1].position
-            assert isinstance(outcome, Held)
+            assert isinstance(outcome, PendingReply)
             self._remember(command, position, before)
             self.waiting.append(Waiting(command, outcome, expected, position, position, writes=True))
             return
@@ -193,11 +193,11 @@ class LateStoreMachine(RuleBasedStateMachine):
 
     # -- how it is known ----------------------------------------------------------------------------------------
 
-    def _answered(self, command: Command, outcome: Reply | Held, expected: Reply) -> None:
+    def _answered(self, command: Command, outcome: Reply | PendingReply, expected: Reply) -> None:
         """A command that was not logged was answered, or waits for what it shows."""
         must = self._shown(command, [pending.touched for pending in self.pending])
         may = self._shown(command, [pending.named for pending in self.pending])
-        if isinstance(outcome, Held):
+        if isinstance(outcome, PendingReply):
             assert may, f"{command} waits for nothing that it could show"
             self.waiting.append(Waiting(command, outcome, expected, must, may, writes=False))
         else:

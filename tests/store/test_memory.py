@@ -50,7 +50,7 @@ from cairnkv.commands.vocabulary import (
 )
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.table import USE_BYTES
-from cairnkv.store import Held, Store, WhenFull
+from cairnkv.store import PendingReply, Store, WhenFull
 from tests.support.clock import HandClock
 from tests.support.late_log import LateLog
 from tests.support.strategies import Kinds, commands
@@ -313,7 +313,7 @@ class TestEvicting:
             store.execute(command)
         log.commit()
         held = store.execute(Set(b"key:000002", b"v" * 100))
-        assert isinstance(held, Held)
+        assert isinstance(held, PendingReply)
         log.fail()
         assert self._there(store, 3) == [True, True, False]
         assert store.used_bytes == 2 * IN_USE
@@ -326,9 +326,9 @@ class TestEvicting:
             store.execute(command)
         log.commit()
         for _ in range(5):
-            assert isinstance(store.execute(Set(b"large", b"v" * 400)), Held)
+            assert isinstance(store.execute(Set(b"large", b"v" * 400)), PendingReply)
             log.fail()
-        assert isinstance(store.execute(Set(b"large", b"v" * 400)), Held)
+        assert isinstance(store.execute(Set(b"large", b"v" * 400)), PendingReply)
         log.commit()
         assert store.execute(Get(b"large")) == b"v" * 400
         assert store.used_bytes <= 3 * IN_USE
@@ -343,7 +343,7 @@ class TestEvicting:
         store.execute(ClearAll())
         log.fail()
         for number in range(100):
-            assert isinstance(store.execute(Set(b"new:%06d" % number, b"v" * 100)), Held)
+            assert isinstance(store.execute(Set(b"new:%06d" % number, b"v" * 100)), PendingReply)
             log.commit()
         assert store.execute(Count()) == 100
         assert dict(store.info())["evicted_keys"] == 100

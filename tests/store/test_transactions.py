@@ -42,7 +42,7 @@ from cairnkv.commands.vocabulary import SPACE
 from cairnkv.engine import Keyspace, Shared, apply, can_apply
 from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import SPACES
-from cairnkv.store import Held, Store, WhenFull
+from cairnkv.store import PendingReply, Store, WhenFull
 from cairnkv.store.clock import LogClock
 from tests.engine.test_model import content
 from tests.store.test_late_machine import KINDS
@@ -68,10 +68,10 @@ class LateStore(Store):
             self.execute(command, space)
         self.log.commit()
 
-    def all_of(self, *commands: Command) -> Held:
+    def all_of(self, *commands: Command) -> PendingReply:
         """Carry these out as one, whose reply has to wait."""
         held = self.execute_all([Step(0, command) for command in commands])
-        assert isinstance(held, Held)
+        assert isinstance(held, PendingReply)
         return held
 
     def contents(self) -> list[dict[bytes, object]]:
@@ -96,7 +96,7 @@ def test_a_transaction_is_one_entry_and_its_reply_waits_for_it(store: LateStore)
     (entry,) = store.log.pending
     assert entry.steps == (Step(0, Set(b"a", b"1")), Step(0, Incr(b"a", 2)))
     assert held.reply is None
-    assert isinstance(store.execute(Get(b"a")), Held), "and so does whoever reads of it"
+    assert isinstance(store.execute(Get(b"a")), PendingReply), "and so does whoever reads of it"
     store.log.commit()
     assert held.reply == Replies((OK, b"1", 3, 1))
     assert store.execute(Get(b"a")) == b"3"
@@ -125,7 +125,7 @@ def test_a_transaction_whose_commit_fails_is_undone_as_a_whole(store: LateStore,
             Step(7, ClearAll()),
         ]
     )
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     store.log.fail("gone", unknown=unknown)
     assert held.reply == Failure(failures.UNKNOWN if unknown else failures.UNDONE, "gone")
     assert (store.contents(), store.used_bytes) == (before, used_bytes)
@@ -172,7 +172,7 @@ def test_what_only_reads_waits_for_what_it_shows_and_for_nothing_else(store: Lat
     store.execute(Set(b"b", b"2"))
     assert store.execute_all([Step(0, Get(b"a"))]) == Replies((b"1",))
     held = store.execute_all([Step(0, Get(b"a")), Step(0, Get(b"b"))])
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     assert len(store.log.pending) == 1
     store.log.commit()
     assert held.reply == Replies((b"1", b"2"))
@@ -221,7 +221,7 @@ def watched_set(store: LateStore, change: Callable[[LateStore], object]) -> obje
     store.log.commit()
     outcome = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
     store.log.commit()
-    return outcome.reply if isinstance(outcome, Held) else outcome
+    return outcome.reply if isinstance(outcome, PendingReply) else outcome
 
 
 @pytest.mark.parametrize(("name", "change"), CHANGES)
@@ -306,7 +306,7 @@ def test_that_a_watched_key_changed_is_told_when_that_is_committed(store: LateSt
     store.execute(Set(b"other", b"1"))
     store.execute(Set(b"k", b"1"))
     held = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     store.log.commit(1)
     assert held.reply is None
     store.log.commit(1)
@@ -318,7 +318,7 @@ def test_a_transaction_shows_that_a_watched_key_did_not_change(store: LateStore)
     store.execute(Set(b"k", b"1"))
     watched = [watch(store, b"k")]
     held = store.execute_all([Step(0, Get(b"another"))], watched)
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     store.log.fail("gone", unknown=False)
     assert held.reply == Failure(failures.UNDONE, "gone")
 
@@ -355,15 +355,15 @@ def test_pending_commits_are_those_of_one_keyspace(store: LateStore) -> None:
     store.execute(Set(b"k", b"2"), 1)
     assert store.execute(Get(b"k"), 0) == b"1"
     assert store.execute(Count(), 0) == 1
-    assert isinstance(store.execute(Get(b"k"), 1), Held)
-    assert isinstance(store.execute(Count(), 1), Held)
+    assert isinstance(store.execute(Get(b"k"), 1), PendingReply)
+    assert isinstance(store.execute(Count(), 1), PendingReply)
     store.execute(ClearAll(), 2)
     assert store.execute(Count(), 0) == 1
-    assert isinstance(store.execute(Get(b"any"), 2), Held)
+    assert isinstance(store.execute(Get(b"any"), 2), PendingReply)
     store.execute(Copy(b"k", b"l", space=5))
     assert store.execute(Get(b"k"), 0) is not MISSING
     for command, space in ((Get(b"l"), 5), (Count(), 5)):
-        assert isinstance(store.execute(command, space), Held)
+        assert isinstance(store.execute(command, space), PendingReply)
     assert store.execute(Count(), 6) == 0
     store.log.fail()
     for space, keys in enumerate([1, 1, 0, 0, 0, 0]):
@@ -395,14 +395,14 @@ def test_a_value_becomes_as_long_as_it_may_and_no_longer(store: LateStore, fits:
     assert store.contents() == before
     assert not store.log.pending
     held = store.execute(fits)
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     assert max(len(entry[0]) for entry in content(store.keyspace).values()) == 1_000
 
 
 def test_that_a_value_would_become_too_long_waits_for_what_it_shows(store: LateStore) -> None:
     store.execute(Set(b"k", b"v" * 10))
     held = store.execute(Append(b"k", b"v" * 991))
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     store.log.fail("gone")
     assert held.reply == Failure(failures.UNDONE, "gone")
 
@@ -436,7 +436,7 @@ def test_a_random_key_waits_for_what_is_pending_in_its_keyspace(store: LateStore
     store.execute(Set(b"k", b""))
     assert store.execute(RandomKey(), 1) is MISSING
     held = store.execute(RandomKey())
-    assert isinstance(held, Held)
+    assert isinstance(held, PendingReply)
     store.log.commit()
     assert held.reply == b"k"
 

@@ -18,7 +18,7 @@ from cairnkv.replication.entries import HEADER_BYTES_MAX
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage import BackUp, Deliver, Effect, LogListener, LogRefused
 from cairnkv.storage.base import size_of_effects
-from cairnkv.store import Held
+from cairnkv.store import PendingReply
 
 EPOCH_MS = 1_700_000_000_000
 """The time of day when a simulation begins, in milliseconds since 1970."""
@@ -242,7 +242,7 @@ class Node:
             self.running.proposer.lost(self.running.table)
             self.pump()
 
-    def execute(self, command: Command, space: int = 0) -> Reply | Held:
+    def execute(self, command: Command, space: int = 0) -> Reply | PendingReply:
         """Say a command."""
         return self.running.execute(command, space)
 

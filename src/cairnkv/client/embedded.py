@@ -34,7 +34,7 @@ from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
 from cairnkv.storage import LogRefused, Made
-from cairnkv.store import Clock, Held, Store, WhenFull, checked_clock, wall_clock
+from cairnkv.store import Clock, PendingReply, Store, WhenFull, checked_clock, wall_clock
 
 logger: Final = logging.getLogger("cairnkv.embedded")
 
@@ -55,7 +55,7 @@ class Shared(abc.ABC):
     _closed: bool
 
     @abc.abstractmethod
-    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | Held:
+    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | PendingReply:
         """Execute a command. Returns its reply, or the pending reply."""
 
     @abc.abstractmethod
@@ -101,7 +101,7 @@ class _InMemory(Shared):
         self._calls = 0
         self._closed = False
 
-    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | Held:
+    def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | PendingReply:
         if self._generation != forking.generation:
             with forking.FORKING:
                 if self._generation != forking.generation:
@@ -116,7 +116,7 @@ class _InMemory(Shared):
             return NO_MEMORY
         return outcome
 
-    def _execute(self, command: Command) -> Reply | Held:
+    def _execute(self, command: Command) -> Reply | PendingReply:
         again = False
         while True:
             store = self._store
@@ -130,13 +130,13 @@ class _InMemory(Shared):
                 return outcome
             again = True
 
-    def _call_again(self, store: Store, command: Command) -> Reply | Held | None:
+    def _call_again(self, store: Store, command: Command) -> Reply | PendingReply | None:
         """Execute a call `uninterrupted`, like `_call`."""
-        outcomes: list[Reply | Held | None] = []
+        outcomes: list[Reply | PendingReply | None] = []
         uninterrupted(lambda: outcomes.append(self._call(store, command)))
         return outcomes[0]
 
-    def _call(self, store: Store, command: Command) -> Reply | Held | None:
+    def _call(self, store: Store, command: Command) -> Reply | PendingReply | None:
         """Execute a call. Returns None if the store was replaced during the call."""
         store.begin_call()
         self._calls += 1
@@ -157,12 +157,12 @@ class _InMemory(Shared):
             self._closed = True
 
 
-class _Job(Held):
+class _Job(PendingReply):
     """A call that the thread of a store executes, and its pending reply."""
 
     __slots__ = ("_command", "_leeway", "blocks")
 
-    blocks: bool  # type: ignore[misc]  # an attribute here, a constant in `Held`
+    blocks: bool  # type: ignore[misc]  # an attribute here, a constant in `PendingReply`
 
     def __init__(self, command: Command, leeway: Leeway | None, *, blocks: bool) -> None:
         super().__init__(OK)
@@ -173,13 +173,13 @@ class _Job(Held):
     def carry_out(self, store: Store) -> None:
         """Execute the command, and settle the reply after the commit that it waits for."""
         outcome = store.execute(self._command)
-        if self._leeway is Leeway.MEMORY and isinstance(outcome, Held):
+        if self._leeway is Leeway.MEMORY and isinstance(outcome, PendingReply):
             outcome = outcome.from_memory()
-        if isinstance(outcome, Held) and outcome.reply is None:
-            held = outcome
-            held.on_ready = lambda: self.settle(held.reply)
+        if isinstance(outcome, PendingReply) and outcome.reply is None:
+            pending_reply = outcome
+            pending_reply.on_ready = lambda: self.settle(pending_reply.reply)
         else:
-            self.settle(outcome.reply if isinstance(outcome, Held) else outcome)
+            self.settle(outcome.reply if isinstance(outcome, PendingReply) else outcome)
 
     def settle(self, reply: Reply | None) -> None:
         """Set the reply."""
@@ -215,7 +215,7 @@ class _OnDisk(Shared):
         with self._lock:
             self.around(function)
 
-    def execute(self, command: Command, leeway: Leeway | None = None) -> Held:
+    def execute(self, command: Command, leeway: Leeway | None = None) -> PendingReply:
         if self._generation != forking.generation:
             raise CallerError(
                 "the parent process opened this store on disk before the fork, and only one process can use it: "
@@ -354,11 +354,11 @@ class Embedded(KeyValue[K, V]):
 
     def _carry_some_out(self, pending: list[AnyPending]) -> None:
         """Execute some commands, and wait once for their pending replies."""
-        outcomes: list[tuple[AnyPending, Reply | Held]] = []
+        outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:
             for one in pending:
                 outcome = self._shared.execute(one.call.command, one.call.leeway)
-                if isinstance(outcome, Held) and outcome.blocks:
+                if isinstance(outcome, PendingReply) and outcome.blocks:
                     outcome = _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
         finally:
@@ -367,14 +367,14 @@ class Embedded(KeyValue[K, V]):
 
     def _do(self, call: Call[T]) -> T:
         outcome = self._shared.execute(call.command, call.leeway)
-        if is_own() and isinstance(outcome, Held):
+        if is_own() and isinstance(outcome, PendingReply):
             return _without_waiting(call, outcome)
         return call.result(_awaited(outcome))
 
 
-def _awaited(outcome: Reply | Held) -> Reply:
+def _awaited(outcome: Reply | PendingReply) -> Reply:
     """Wait for the reply to a command."""
-    if not isinstance(outcome, Held):
+    if not isinstance(outcome, PendingReply):
         return outcome
     ready = _thread.allocate_lock()
     ready.acquire()
@@ -385,14 +385,14 @@ def _awaited(outcome: Reply | Held) -> Reply:
     return outcome.reply
 
 
-def _without_waiting(call: Call[T], held: Held) -> T:
+def _without_waiting(call: Call[T], pending_reply: PendingReply) -> T:
     """Return the result of a call by a finalizer in a thread of the store itself, which executes the call later."""
 
     def tell_log() -> None:
-        if isinstance(held.reply, Failure):
-            logger.warning("%s, called by a finalizer: %s", call.command.word.name, held.reply.message)
+        if isinstance(pending_reply.reply, Failure):
+            logger.warning("%s, called by a finalizer: %s", call.command.word.name, pending_reply.reply.message)
 
-    held.on_ready = tell_log
+    pending_reply.on_ready = tell_log
     if not call.command.word.writes:
         raise CallerError(
             f"a finalizer called {call.command.word.name} in a thread of the store itself, where the garbage collector "

@@ -34,7 +34,7 @@ from cairnkv.replication.nats.snapshots import Snapshots
 from cairnkv.replication.nats.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.replication.node_directory import NodeDirectory
 from cairnkv.replication.node_snapshots import NodeSnapshots
-from cairnkv.replication.proposals import Proposed
+from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.proposer import UNSEEN_SECONDS
 from cairnkv.replication.store import DIGEST_ENTRIES, ReplicatedStore
 from cairnkv.storage.disk import DiskLog
@@ -435,7 +435,7 @@ class Node:
             await self._look_at_server(now)
             self._look_at_limits(now)
             if store.proposer.quorum and now - self._own_sent >= HEARTBEAT_SECONDS:
-                store.proposer.propose(Proposed((), lambda _: 0))
+                store.proposer.propose(PendingProposal((), lambda _: 0))
             newest = store.position - store.position % DIGEST_ENTRIES
             if newest > self._told_digest and store.proposer.quorum:
                 self._told_digest = newest

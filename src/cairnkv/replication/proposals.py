@@ -15,7 +15,7 @@ from cairnkv.replication.entries import Item
 from cairnkv.replication.proposer import Proposal
 from cairnkv.storage import Effect
 from cairnkv.storage.base import size_of_effects
-from cairnkv.store.pending import Held
+from cairnkv.store.pending import PendingReply
 
 
 class Changes:
@@ -59,7 +59,7 @@ class Turn(Proposal, Protocol):
         """Carry it out."""
 
 
-class Proposed(Held):
+class PendingProposal(PendingReply):
     """The reply to a command that waits for its turn in the log."""
 
     __slots__ = ("_carry_out", "_length", "cost", "given_up", "items", "weight")
@@ -102,7 +102,7 @@ class Proposed(Held):
         """Bytes that the reply will keep in memory, near enough."""
         return self._length
 
-    def from_memory(self) -> Reply | Held:
+    def from_memory(self) -> Reply | PendingReply:
         """In memory is what came back through the log."""
         return self
 
@@ -130,7 +130,7 @@ class Proposed(Held):
             self.fail(failure)
 
 
-class Blocking(Proposed):
+class BlockingProposal(PendingProposal):
     """One behind which its client's next commands wait."""
 
     __slots__ = ()

@@ -62,7 +62,7 @@ from cairnkv.replication.entry_codec import (
     transaction_of,
 )
 from cairnkv.replication.epochs import Judged, Proposers
-from cairnkv.replication.proposals import Blocking, Changes, Proposed, Turn
+from cairnkv.replication.proposals import BlockingProposal, Changes, PendingProposal, Turn
 from cairnkv.replication.proposer import Proposal, Proposer
 from cairnkv.storage import Deliver, Effect, Log, LogRefused
 from cairnkv.storage.record_format import NODE_SPACE
@@ -70,7 +70,7 @@ from cairnkv.store.admission import bytes_made_together, length_after
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.local import Loaded, Store, TooMuch, effects_of
 from cairnkv.store.lru import Place
-from cairnkv.store.pending import Held, size_of
+from cairnkv.store.pending import PendingReply, size_of
 
 logger: Final = logging.getLogger("cairnkv.cluster")
 
@@ -232,7 +232,9 @@ class ReplicatedStore(Store):
 
     # -- commands ---------------------------------------------------------------------------------------------
 
-    def execute(self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False) -> Reply | Held:
+    def execute(
+        self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False
+    ) -> Reply | PendingReply:
         """Have a command carried out in its turn.
 
         local: a read that may show what was true a moment ago: it is answered at once.
@@ -255,9 +257,11 @@ class ReplicatedStore(Store):
             return self._clear_prefix(step, command)
         if writes:
             cost = 1 + self.bytes_made(command, space) // BYTES_PER_COST
-            return self._propose(Proposed((run_item(step),), lambda changes: self._change(step, changes), cost=cost))
+            return self._propose(
+                PendingProposal((run_item(step),), lambda changes: self._change(step, changes), cost=cost)
+            )
         weight = sum(map(len, command.named_keys()))
-        return self._propose(Proposed((), lambda _: self._read_now(step), self._length_of(step), weight))
+        return self._propose(PendingProposal((), lambda _: self._read_now(step), self._length_of(step), weight))
 
     def _loads(self) -> Failure:
         return Failure(failures.LOADING, "this node is catching up with its cluster; try again when it has")
@@ -276,7 +280,7 @@ class ReplicatedStore(Store):
             return self.refuses_growth
         return self._admit(write)
 
-    def _propose(self, proposed: Proposed) -> Reply | Held:
+    def _propose(self, proposed: PendingProposal) -> Reply | PendingReply:
         self.proposer.propose(proposed)
         if proposed.reply is not None:
             return proposed.reply
@@ -297,9 +301,9 @@ class ReplicatedStore(Store):
             return self._random_key(self.keyspaces[step.space])
         return apply(self.keyspaces[step.space], step.command, self._shared.now)
 
-    def _clear_prefix(self, step: Step, command: ClearPrefix) -> Reply | Held:
+    def _clear_prefix(self, step: Step, command: ClearPrefix) -> Reply | PendingReply:
         """Which keys a slice has depends on how a table has grown, so the log is told the keys that this node found."""
-        outcome: Blocking
+        outcome: BlockingProposal
 
         def look(_: Changes) -> Reply:
             found = self._read_now(Step(step.space, Scan(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)))
@@ -316,15 +320,15 @@ class ReplicatedStore(Store):
                 outcome.settle(Items((cursor, b"%d" % count)) if isinstance(count, int) else count)
                 return OK
 
-            second = Proposed((run_item(cleared),), clear)
+            second = PendingProposal((run_item(cleared),), clear)
             self._follow(second, outcome)
             return OK
 
-        outcome = Blocking((), lambda _: OK)
-        self._follow(Proposed((), look), outcome)
+        outcome = BlockingProposal((), lambda _: OK)
+        self._follow(PendingProposal((), look), outcome)
         return outcome if outcome.reply is None else outcome.reply
 
-    def _follow(self, part: Proposed, whole: Proposed) -> None:
+    def _follow(self, part: PendingProposal, whole: PendingProposal) -> None:
         """Propose a part of what a client has said, and let the whole fail if it does."""
 
         def fail() -> None:
@@ -342,7 +346,7 @@ class ReplicatedStore(Store):
         *,
         bytes_max: int | None = None,
         blocks: bool = False,
-    ) -> Reply | Held:
+    ) -> Reply | PendingReply:
         """Have several commands carried out as one, in one turn; see `Store`.
 
         What is too long, or has no room at this node, never comes to the log: it fails, and the others do not.
@@ -368,14 +372,14 @@ class ReplicatedStore(Store):
         transaction = Transaction(watches, admitted, bytes_max or 0)
         writes = any(step.command.word.writes for step in admitted)
         wanted = (transaction_item(transaction),) if writes else ()
-        kind = Blocking if blocks else Proposed
+        kind = BlockingProposal if blocks else PendingProposal
         made = sum(self.bytes_made(step.command, step.space) for step in admitted)
         cost = max(1, len(admitted)) + made // BYTES_PER_COST
         return self._propose(
             kind(wanted, lambda changes: _with(refused, self._carry_out_all(transaction, changes)), cost=cost)
         )
 
-    def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | Held:
+    def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Have it noted what keys are like, in a turn of its own, and their changes counted from then on."""
         if self.loading:
             return self._loads()
@@ -389,7 +393,7 @@ class ReplicatedStore(Store):
                 into[space, key] = self.keyspaces[space].watch(key)
             return OK
 
-        return self._propose(Blocking((track_item(slots),) if slots else (), note))
+        return self._propose(BlockingProposal((track_item(slots),) if slots else (), note))
 
     # -- what the log says ------------------------------------------------------------------------------------
 
@@ -664,7 +668,7 @@ class ReplicatedStore(Store):
             carry_out(changes)
             return OK
 
-        self.proposer.propose(Proposed((item,), work))
+        self.proposer.propose(PendingProposal((item,), work))
         self.something_proposed()
 
     def propose_digest(self) -> None:

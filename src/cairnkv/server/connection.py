@@ -31,7 +31,7 @@ from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING:
     from cairnkv.server.poller_native import Transport as PolledTransport
-    from cairnkv.store.pending_native import HeldRun
+    from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.server")
 
@@ -169,12 +169,12 @@ class Connection(asyncio.Protocol):
         self._turn()
         return True  # keep sending: replies may be due
 
-    def take_over(self, runs: "list[HeldRun]") -> None:
+    def take_over(self, runs: "list[PendingBatch]") -> None:
         """The transport brings replies that it holds, since something comes behind them that it cannot do."""
         self.session.take_over(runs)
         self._let_accelerate()  # not any more, for now: what comes next stands behind these
 
-    def resume_held(self) -> None:
+    def resume_pending(self) -> None:
         """The transport has brought replies of which some may leave now."""
         self._wake()
 

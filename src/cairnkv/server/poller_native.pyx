@@ -46,7 +46,7 @@ from cairnkv.session.executor_native cimport (
     Piece,
     Waiting,
 )
-from cairnkv.store.pending_native cimport HeldRun
+from cairnkv.store.pending_native cimport PendingBatch
 
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data_t:
@@ -87,8 +87,8 @@ cdef enum:
     PROPOSED_MAX = 64  # clients whose commands are proposed together, which is less work for each
     EVENTS_MAX = 256  # of one wake-up
     PIECES_MAX = 512  # of replies that one call sends; the system takes 1,024
-    HELD_MAX = 256  # batches of replies to a client that wait for the log before its session has to look after them
-    HELD_BYTES_MAX = 262144  # ... and their bytes
+    PENDING_MAX = 256  # batches of replies to a client that wait for the log before its session has to look after them
+    PENDING_BYTES_MAX = 262144  # ... and their bytes
 
 
 cdef int _receive_bytes_for(Py_ssize_t frame_bytes) noexcept nogil:
@@ -367,8 +367,8 @@ cdef class Transport:
     cdef int _receive_bytes  # at once, by the length of the frames that came last
     cdef Accelerator _accelerator  # None while everything goes the readable way
     cdef Conversation _conversation
-    cdef list _held  # replies that may not leave yet, in order
-    cdef Py_ssize_t _held_size
+    cdef list _pending  # replies that may not leave yet, in order
+    cdef Py_ssize_t _pending_size
     cdef object _when_released  # `_release`, bound once
     cdef readonly double heard
 
@@ -380,7 +380,7 @@ cdef class Transport:
         self._fd = connected.fileno()
         self._protocol = protocol
         self._unsent = []
-        self._held = []
+        self._pending = []
         self._when_released = self._release
         self._high, self._low = 65536, 16384
         self._receive_bytes = RECEIVE_BYTES
@@ -478,32 +478,32 @@ cdef class Transport:
     @property
     def holds(self):
         """Whether replies wait for the log here."""
-        return len(self._held) > 0
+        return len(self._pending) > 0
 
     def hand_over(self):
         """Let the protocol have the replies that are held here: it has something to say behind them."""
-        if self._held:
-            held, self._held, self._held_size = self._held, [], 0
-            self._protocol.take_over(held)
+        if self._pending:
+            pending, self._pending, self._pending_size = self._pending, [], 0
+            self._protocol.take_over(pending)
 
     cdef inline Waiting _what_waits(self) noexcept:
         """What of the client's commands has yet to have its turn, as far as its replies are held here."""
-        cdef Py_ssize_t at = PyList_GET_SIZE(self._held)
-        cdef HeldRun held
+        cdef Py_ssize_t at = PyList_GET_SIZE(self._pending)
+        cdef PendingBatch pending
         if at == 0:
             return NOTHING_WAITS
         while at:
             at -= 1
-            held = <HeldRun>PyList_GET_ITEM(self._held, at)
-            if held.writes and held.reply is None:
+            pending = <PendingBatch>PyList_GET_ITEM(self._pending, at)
+            if pending.writes and pending.reply is None:
                 return WRITES_WAIT
         return READS_WAIT
 
     cdef int _take_replies(self, Piece *piece) except -1:
         """Send what the accelerator has said to this client, or hold what has to wait."""
-        cdef HeldRun held
+        cdef PendingBatch pending
         cdef Accelerator accelerator = self._poller._accelerator
-        cdef bint behind = PyList_GET_SIZE(self._held) > 0
+        cdef bint behind = PyList_GET_SIZE(self._pending) > 0
         if self._lost:
             return 0
         if not behind and piece.wait == 0:
@@ -513,11 +513,11 @@ cdef class Transport:
         if not behind and piece.ready_size:
             self._send_replies(accelerator._out + piece.replies_at, piece.ready_size)
         try:
-            held = accelerator.hold(piece, behind)
-            self._held.append(held)
-            self._held_size += held._charged
-            if held.reply is None:
-                held.on_ready = self._when_released
+            pending = accelerator.hold(piece, behind)
+            self._pending.append(pending)
+            self._pending_size += pending._charged
+            if pending.reply is None:
+                pending.on_ready = self._when_released
             else:
                 self._release()
         except BaseException as error:
@@ -526,32 +526,32 @@ cdef class Transport:
 
     def _release(self):
         """Send the replies that may leave, up to the first that may not."""
-        cdef HeldRun held
+        cdef PendingBatch pending
         cdef Py_ssize_t count = 0
-        for held in self._held:
-            if held.reply is None:
+        for pending in self._pending:
+            if pending.reply is None:
                 break
             count += 1
         if count == 0 or self._lost:
             return
         if count == 1 and not self._unsent_size:
-            held = self._held[0]
-            if held._parts is None:
-                del self._held[0]
-                self._held_size -= held._charged
-                self._send_replies(PyBytes_AS_STRING(held._replies), PyBytes_GET_SIZE(held._replies))
+            pending = self._pending[0]
+            if pending._parts is None:
+                del self._pending[0]
+                self._pending_size -= pending._charged
+                self._send_replies(PyBytes_AS_STRING(pending._replies), PyBytes_GET_SIZE(pending._replies))
                 return
-        released = self._held[:count]
-        del self._held[:count]
+        released = self._pending[:count]
+        del self._pending[:count]
         pieces = []
-        for held in released:
-            self._held_size -= held._charged
-            for part in held.parts:
+        for pending in released:
+            self._pending_size -= pending._charged
+            for part in pending.parts:
                 if type(part) is not bytes:  # a failure, or what is due by itself: the protocol knows how to say it
-                    self._held[:0] = released
+                    self._pending[:0] = released
                     self._poller._called = True
                     self.hand_over()
-                    self._protocol.resume_held()
+                    self._protocol.resume_pending()
                     return
                 pieces.append(part)
         replies = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -573,7 +573,7 @@ cdef class Transport:
         return (
             self._accelerator is not None
             and self._unsent_size == 0
-            and (self._held_size < HELD_BYTES_MAX and PyList_GET_SIZE(self._held) < HELD_MAX)
+            and (self._pending_size < PENDING_BYTES_MAX and PyList_GET_SIZE(self._pending) < PENDING_MAX)
             and self._reading
             and not self._ended
             and not self._lost
@@ -761,9 +761,9 @@ cdef class Transport:
         self._lost = self._closing = True
         self._poller._called = True
         self._unsent.clear()
-        self._held.clear()
+        self._pending.clear()
         self._when_released = None
-        self._unsent_size = self._held_size = 0
+        self._unsent_size = self._pending_size = 0
         self._accelerator = None
         self._loop.call_soon(self._tell_lost, error)  # later: events of this wake-up may still name the descriptor
         return self._poller._remove(self._fd)

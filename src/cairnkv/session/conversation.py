@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cairnkv.commands import Command, Failure, Reply, Scan, Scope, Step
 from cairnkv.limits import BYTES_PER_COST
-from cairnkv.store import Held, size_of
+from cairnkv.store import PendingReply, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import Accelerator
-    from cairnkv.store.pending_native import HeldRun
+    from cairnkv.store.pending_native import PendingBatch
 
 WHOLE_TABLE_COST: Final = 64
 """Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
@@ -46,7 +46,7 @@ Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int, b
 the longest frame of a conversation; and whether all its reads may show what was true a moment ago."""
 
 
-def cost_of(command: Command, outcome: Reply | Held, made: int) -> int:
+def cost_of(command: Command, outcome: Reply | PendingReply, made: int) -> int:
     """Return the work of a command without that of its keys, in commands of one key. The same for both protocols.
 
     made: bytes of values that the command made or copied (`Store.bytes_made`), without those of its outcome.
@@ -57,9 +57,9 @@ def cost_of(command: Command, outcome: Reply | Held, made: int) -> int:
     return cost + (made + bytes_of_outcome(outcome)) // BYTES_PER_COST
 
 
-def bytes_of_outcome(outcome: Reply | Held) -> int:
+def bytes_of_outcome(outcome: Reply | PendingReply) -> int:
     """Return the bytes of a reply or a pending reply."""
-    return outcome.size if isinstance(outcome, Held) else size_of(outcome)
+    return outcome.size if isinstance(outcome, PendingReply) else size_of(outcome)
 
 
 @dataclasses.dataclass(slots=True)
@@ -70,7 +70,7 @@ class Due:
     size: bytes that it keeps in memory until it is said, besides those of its outcome.
     """
 
-    outcome: Reply | Held
+    outcome: Reply | PendingReply
     encode: Encode
     cost: int = 1
     closes: bool = False
@@ -84,7 +84,7 @@ class Unfinished:
     until: it gets no other before this was carried out; None: when it is its turn.
     """
 
-    until: Held | None = None
+    until: PendingReply | None = None
 
 
 UNFINISHED: Final = Unfinished()
@@ -96,15 +96,15 @@ class OwnWrites:
 
     def __init__(self) -> None:
         # In their order; not only the newest: it may have failed while one before it is on its way.
-        self._waiting: deque[Held | HeldRun] = deque()
+        self._waiting: deque[PendingReply | PendingBatch] = deque()
 
-    def note(self, outcome: Reply | Held) -> None:
+    def note(self, outcome: Reply | PendingReply) -> None:
         """The client has written something, with this outcome."""
-        if isinstance(outcome, Held):
+        if isinstance(outcome, PendingReply):
             self._forget_executed()
             self._waiting.append(outcome)
 
-    def note_run(self, run: "HeldRun") -> None:
+    def note_run(self, run: "PendingBatch") -> None:
         """The client has said several commands."""
         if run.writes:
             self._forget_executed()
@@ -136,7 +136,7 @@ class Conversation(Protocol):
     def failure(self, failure: Failure) -> Due:
         """How a failure is said that no command has asked for."""
 
-    def said(self, run: "HeldRun") -> None:
+    def said(self, run: "PendingBatch") -> None:
         """An accelerator holds the replies to commands of the client, which may not have been carried out yet."""
 
     def carry_out(self) -> "Accelerator | None":

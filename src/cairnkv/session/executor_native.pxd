@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t
 
 from cairnkv.engine.table_native cimport HotTable
 from cairnkv.store.clock_native cimport HotClock
-from cairnkv.store.pending_native cimport HeldRun, Mark
+from cairnkv.store.pending_native cimport PendingBatch, Mark
 
 cdef enum:
     SHARED_OUTPUT = 65536  # bytes of replies to several clients before they are sent
@@ -65,7 +65,7 @@ cdef class Accelerator:
     cdef int _marks_count, _marks_room
     cdef Piece _own  # that of `run`
     cdef int _mark(self, Piece *piece) except -1
-    cdef HeldRun hold(self, Piece *piece, bint whole)
+    cdef PendingBatch hold(self, Piece *piece, bint whole)
     cdef int execute(self, Piece *pieces, int count) except -1
     cdef int refuse_within(self) except -1
     cdef int enter(self) except -1

@@ -2,7 +2,7 @@ from cairnkv.engine import Keyspace
 from cairnkv.replication.batches import Gathering
 from cairnkv.store import Clock
 from cairnkv.store.batch_undo import Staging
-from cairnkv.store.pending_native import HeldRun
+from cairnkv.store.pending_native import PendingBatch
 
 class Accelerator:
     commands: int
@@ -24,4 +24,4 @@ class Accelerator:
         bytes_max: int = ...,
     ) -> int: ...
     def output(self) -> bytes: ...
-    def held(self) -> HeldRun | None: ...
+    def pending(self) -> PendingBatch | None: ...

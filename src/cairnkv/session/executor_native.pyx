@@ -22,7 +22,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from cairnkv.engine.table_native cimport HotTable, end_command, meet
 from cairnkv.store.clock_native cimport HotClock
-from cairnkv.store.pending_native cimport HeldRun, Mark, held_run
+from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
 
@@ -134,15 +134,15 @@ cdef class Accelerator:
         """The replies to the last run that may leave at once."""
         return self._out[: self._own.ready_size if self._own.wait else self._size]
 
-    def held(self):
+    def pending(self):
         """The others, behind them, as the store holds them; None: there are none. To be asked once."""
         return self.hold(&self._own, False) if self._own.wait else None
 
-    cdef HeldRun hold(self, Piece *piece, bint whole):
+    cdef PendingBatch hold(self, Piece *piece, bint whole):
         """Hold the replies to a piece, or if not `whole` those that may not leave at once."""
         cdef Py_ssize_t waiting = piece.replies_at + piece.ready_size
         cdef HotTable table = self._table
-        cdef HeldRun run = held_run(
+        cdef PendingBatch run = pending_batch(
             self._out,
             piece.replies_at if whole else waiting,
             waiting,

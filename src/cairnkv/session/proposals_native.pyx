@@ -33,7 +33,7 @@ from cairnkv.session.executor_native cimport (
     Scanned,
     look_ahead,
 )
-from cairnkv.store.pending_native cimport HeldRun, awaited_run
+from cairnkv.store.pending_native cimport PendingBatch, awaited_run
 
 from cairnkv.commands import OK
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
@@ -61,7 +61,7 @@ cdef struct Part:
     Conversation conversation
 
 
-cdef class ProposedRun:
+cdef class ProposedBatch:
     """Commands of some clients that have their turn together.
 
     What `cairnkv.replication.proposals.Turn` has. items: what the log has to have. cost: how many commands of the
@@ -78,7 +78,7 @@ cdef class ProposedRun:
     cdef bytes _said
     cdef Part *_parts
     cdef int _count
-    cdef list _held  # of each part
+    cdef list _pending  # of each part
 
     def __cinit__(self):
         self._parts = NULL
@@ -133,7 +133,7 @@ cdef class ProposedRun:
 
     cdef int _answer(self, int at, Py_ssize_t begin, Py_ssize_t size) except -1:
         if size and not self._parts[at].given_up:
-            (<HeldRun>self._held[at]).add(PyBytes_FromStringAndSize(self._executor._out + begin, size), size)
+            (<PendingBatch>self._pending[at]).add(PyBytes_FromStringAndSize(self._executor._out + begin, size), size)
         return 0
 
     cdef bint _carry_out(self, Piece *piece, int at, changes) except -1:
@@ -144,7 +144,7 @@ cdef class ProposedRun:
         """
         cdef Scanned found
         cdef Py_ssize_t size, length
-        cdef HeldRun held = self._held[at]
+        cdef PendingBatch pending = self._pending[at]
         found.measures = False
         piece.data += piece.done
         piece.length -= piece.done
@@ -160,24 +160,24 @@ cdef class ProposedRun:
             if self._parts[at].given_up:
                 return piece.length > 0
             length = size_of(due.outcome)
-            if held.kept + length <= UNSENT_PAUSE:
-                held.add(b"".join(due.encode(due.outcome)), length)
+            if pending.kept + length <= UNSENT_PAUSE:
+                pending.add(b"".join(due.encode(due.outcome)), length)
                 return piece.length > 0
-            held.add(due, length)
+            pending.add(due, length)
         return False
 
     cdef int _settle(self) except -1:
         """Let the replies leave."""
-        cdef HeldRun held
+        cdef PendingBatch pending
         cdef int at
         self.reply = OK
         for at in range(self._count):
             if not self._parts[at].given_up:
-                held = self._held[at]
-                held.reply = OK
-                if held.on_ready is not None:
-                    held.on_ready()
-        self._held = None
+                pending = self._pending[at]
+                pending.reply = OK
+                if pending.on_ready is not None:
+                    pending.on_ready()
+        self._pending = None
         return 0
 
     def fail(self, failure, of_reads=None):
@@ -205,16 +205,16 @@ cdef class ProposedRun:
         cdef const unsigned char *data = <const unsigned char *>PyBytes_AS_STRING(self._said) + part.at
         cdef Py_ssize_t done = 0
         cdef list failures = []
-        cdef HeldRun held = self._held[at]
+        cdef PendingBatch pending = self._pending[at]
         found.measures = False
         self._executor._conversation = &part.conversation
         while done < part.length:
             done += self._executor.scan(data + done, part.length - done, &found)
             failures.append(failure if found.writes else of_reads)
         part.given_up = True
-        held.fail(failures, failure)
-        if held.on_ready is not None:
-            held.on_ready()
+        pending.fail(failures, failure)
+        if pending.on_ready is not None:
+            pending.on_ready()
         return 0
 
 
@@ -223,7 +223,7 @@ cdef class ProposingAccelerator(Accelerator):
 
     cdef Accelerator _executor
     cdef object _store
-    cdef ProposedRun _run  # that of the pieces at hand
+    cdef ProposedBatch _run  # that of the pieces at hand
 
     def __init__(self, store, Accelerator executor not None):
         """executor: carries out, in their turn, frames of the wire that this is for."""
@@ -345,16 +345,16 @@ cdef class ProposingAccelerator(Accelerator):
                 part.writes = waits = True
         return False
 
-    cdef ProposedRun _made(self, Part *parts, int used, Py_ssize_t total, Py_ssize_t commands):
+    cdef ProposedBatch _made(self, Part *parts, int used, Py_ssize_t total, Py_ssize_t commands):
         """The run of these. It has the parts from now on."""
-        cdef ProposedRun run = ProposedRun.__new__(ProposedRun)
+        cdef ProposedBatch run = ProposedBatch.__new__(ProposedBatch)
         cdef char *into
         cdef int at
         run._said = PyBytes_FromStringAndSize(NULL, total)
         into = PyBytes_AS_STRING(run._said)
         for at in range(used):
             memcpy(into + parts[at].at, parts[at].data, parts[at].length)
-        run._held = [awaited_run(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
+        run._pending = [awaited_run(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
         payload = self._logged(run._said, parts, used)
         run.items = (Item(RUN, self._table._number, payload),) if payload else ()
         run.weight = total + len(payload)
@@ -386,10 +386,10 @@ cdef class ProposingAccelerator(Accelerator):
                 done += size
         return payload[:written]
 
-    cdef HeldRun hold(self, Piece *piece, bint whole):
+    cdef PendingBatch hold(self, Piece *piece, bint whole):
         """The replies to a piece that wait for their turn. There are no others where the client waits for some
         already."""
-        return <HeldRun>self._run._held[piece.marks_at]
+        return <PendingBatch>self._run._pending[piece.marks_at]
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:

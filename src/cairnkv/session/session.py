@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import OK, Failure, Reply
-from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, HELD_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
+from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
 from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
 from cairnkv.protocol.resp.requests import speaks_redis
 from cairnkv.session.context import Peer, ServerContext
@@ -27,11 +27,11 @@ from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Convers
 from cairnkv.session.native.conversation import ArticleConversation
 from cairnkv.session.resp import commands as _words  # noqa: F401  (declares what conversations understand)
 from cairnkv.session.resp.conversation import RedisConversation
-from cairnkv.store import Deferred, Held, Store, size_of
+from cairnkv.store import PendingCommand, PendingReply, Store, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import Accelerator
-    from cairnkv.store.pending_native import HeldRun
+    from cairnkv.store.pending_native import PendingBatch
 
 TLS_HELLO: Final = b"\x16\x03"
 """How a client begins that expects TLS: a handshake record, and the first byte of its version (RFC 8446, 5.1)."""
@@ -107,15 +107,15 @@ class Session:
         self._conversation: Conversation | None = None  # before the first byte has come
         self._begin = b""  # a first byte that does not tell enough
         self._refusal: Failure | None = None  # to be said on whatever wire the client turns out to speak
-        self._held: deque[tuple[Due, int]] = deque()  # what is due, in order, with its size
-        self._held_size = 0
+        self._queued: deque[tuple[Due, int]] = deque()  # what is due, in order, with its size
+        self._queued_size = 0
         self._output: list[bytes] = []
         self._output_size = 0
         self._more = False  # whole commands may be waiting
         # What was read while `_more`, in pieces: to move or extend one buffer of `READ_AHEAD_MAX` takes milliseconds.
         self._ahead: deque[bytes] = deque()
         self._ahead_size = 0
-        self._awaited: Held | None = None  # what has to be carried out before anything else is
+        self._awaited: PendingReply | None = None  # what has to be carried out before anything else is
         self._looked_at = 0  # up to where input was looked at for what else has to be read
         self.state = State.OPEN
         self.paused = False
@@ -236,10 +236,10 @@ class Session:
     @property
     def blocked(self) -> bool:
         """Whether the session executes nothing before replies are taken or released: read no more for it."""
-        due = self._output_size + self._held_size
-        if self.paused or due >= UNSENT_PAUSE or len(self._held) >= HELD_REPLIES_MAX or self._is_put_off:
+        due = self._output_size + self._queued_size
+        if self.paused or due >= UNSENT_PAUSE or len(self._queued) >= PENDING_REPLIES_MAX or self._is_put_off:
             return True
-        return bool(self._held) and self._store.is_behind
+        return bool(self._queued) and self._store.is_behind
 
     @property
     def _is_put_off(self) -> bool:
@@ -258,7 +258,7 @@ class Session:
     @property
     def only_sends(self) -> bool:
         """Whether only output is left to send, such as a message to a subscriber."""
-        return self.state is State.OPEN and not self._more and not self._held and not self.overrun
+        return self.state is State.OPEN and not self._more and not self._queued and not self.overrun
 
     @property
     def authenticated(self) -> bool:
@@ -270,7 +270,7 @@ class Session:
     @property
     def waiting(self) -> bool:
         """Whether replies wait for the log."""
-        return bool(self._held)
+        return bool(self._queued)
 
     @property
     def silence_is_fine(self) -> bool:
@@ -287,7 +287,7 @@ class Session:
     @property
     def unsent(self) -> int:
         """Bytes of what would have left if the client took it: replies that wait for the log are not among them."""
-        return (self._held_size if self.paused else 0) + self._output_size
+        return (self._queued_size if self.paused else 0) + self._output_size
 
     @property
     def unfinished(self) -> bool:
@@ -319,7 +319,7 @@ class Session:
                 replies = accelerator.output()
                 carried = self._conversation.consumed - before
                 left -= COMMANDS_PER_TURN * carried // CARRIED_BYTES + len(replies) // BYTES_PER_COST
-                self._say_all(replies, accelerator.held())
+                self._say_all(replies, accelerator.pending())
                 if self.blocked or left <= 0:
                     break
             due = self._conversation.next()
@@ -335,7 +335,7 @@ class Session:
                 left -= due.cost - 1
         if self._is_put_off:
             self._look_ahead()
-        if not self._more and not self._held:
+        if not self._more and not self._queued:
             self._on(Event.ALL_SAID)
         if self.state is State.DONE and self._conversation is not None:
             self._conversation.end()  # nobody will finish the frame that was begun, if one was
@@ -358,10 +358,10 @@ class Session:
 
     @property
     def _can_release(self) -> bool:
-        if not self._held or self.paused or self._output_size >= UNSENT_PAUSE:
+        if not self._queued or self.paused or self._output_size >= UNSENT_PAUSE:
             return False
-        outcome = self._held[0][0].outcome
-        return not isinstance(outcome, Held) or outcome.reply is not None
+        outcome = self._queued[0][0].outcome
+        return not isinstance(outcome, PendingReply) or outcome.reply is not None
 
     @property
     def acceleration(self) -> Acceleration | None:
@@ -369,64 +369,64 @@ class Session:
 
         None while something is under way that only the session knows of.
         """
-        if self._conversation is None or self.state is not State.OPEN or self._held or self._ahead or self.blocked:
+        if self._conversation is None or self.state is not State.OPEN or self._queued or self._ahead or self.blocked:
             return None
         return self._conversation.acceleration
 
     def _say(self, due: Due) -> None:
         """Put what is due behind what was due before."""
-        if isinstance(due.outcome, Held):
+        if isinstance(due.outcome, PendingReply):
             due.outcome.on_ready = self._wake
             if due.outcome.blocks:
                 self._wait_for(due.outcome)
             self._hold(due, due.outcome.size + due.size)
-        elif self._held:
+        elif self._queued:
             self._hold(due, size_of(due.outcome) + due.size)
         else:
             self._write(due.encode(due.outcome))
         if due.closes:
             self._stop_reading()
 
-    def _wait_for(self, held: Held) -> None:
+    def _wait_for(self, pending: PendingReply) -> None:
         """Execute nothing more before this was carried out."""
-        self._awaited = held
-        if isinstance(held, Deferred):
-            held.on_executed = self._wake
+        self._awaited = pending
+        if isinstance(pending, PendingCommand):
+            pending.on_executed = self._wake
         else:
-            held.on_ready = self._wake
+            pending.on_ready = self._wake
 
-    def _say_all(self, replies: bytes, behind: "HeldRun | None") -> None:
+    def _say_all(self, replies: bytes, behind: "PendingBatch | None") -> None:
         """Say what an accelerator has made: replies, and behind them some that wait."""
-        if self._held and replies:
+        if self._queued and replies:
             self._hold(Due(replies, lambda _: (replies,)), len(replies))
         else:
             self._write([replies])
         if behind is not None:
             self.take_over([behind])
 
-    def take_over(self, runs: "Iterable[HeldRun]") -> None:
+    def take_over(self, runs: "Iterable[PendingBatch]") -> None:
         """Say what a transport's accelerator has made and could not send yet, before anything else is said."""
         for run in runs:
             if not run.executed:
                 self._decide().said(run)
-            held = Held(OK)
+            pending = PendingReply(OK)
             if run.reply is not None:
-                held.release()
-            run.on_ready = partial(self._released, held)
-            self._hold(Due(held, partial(self._parts, run)), run.size)
+                pending.release()
+            run.on_ready = partial(self._released, pending)
+            self._hold(Due(pending, partial(self._parts, run)), run.size)
 
-    def _released(self, held: Held) -> None:
-        held.release()
+    def _released(self, pending: PendingReply) -> None:
+        pending.release()
         self._wake()
 
-    def _parts(self, run: "HeldRun", _: Reply) -> Sequence[bytes]:
+    def _parts(self, run: "PendingBatch", _: Reply) -> Sequence[bytes]:
         """What is said for commands that an accelerator has brought to a log; what is due one by one is due next."""
         pieces: list[bytes] = []
         for at, part in enumerate(run.parts):
             if isinstance(part, Due):
                 rest = [(due, size_of(due.outcome)) for due in run.parts[at:]]
-                self._held.extendleft(reversed(rest))
-                self._held_size += sum(size for _, size in rest)
+                self._queued.extendleft(reversed(rest))
+                self._queued_size += sum(size for _, size in rest)
                 break
             if isinstance(part, Failure):
                 pieces += self._decide().failure(part).encode(part)
@@ -438,17 +438,17 @@ class Session:
         """Say something that the client did not ask for just now."""
         if self.state is not State.OPEN or self.overrun:
             return
-        if self.paused or self._held or self._output_size >= UNSENT_PAUSE:
+        if self.paused or self._queued or self._output_size >= UNSENT_PAUSE:
             self._hold(due, size)
-            if self._held_size > PUSHES_MAX:
+            if self._queued_size > PUSHES_MAX:
                 self.overrun = True
         else:
             self._say(due)
         self._wake()
 
     def _hold(self, due: Due, size: int) -> None:
-        self._held.append((due, size))
-        self._held_size += size
+        self._queued.append((due, size))
+        self._queued_size += size
 
     def _stop_reading(self) -> None:
         self._more = False
@@ -461,9 +461,9 @@ class Session:
     def _release(self) -> None:
         """Write the replies that are ready, up to the first that is not, as far as there is room."""
         while self._can_release:
-            due, size = self._held.popleft()
-            self._held_size -= size
-            reply = due.outcome.reply if isinstance(due.outcome, Held) else due.outcome
+            due, size = self._queued.popleft()
+            self._queued_size -= size
+            reply = due.outcome.reply if isinstance(due.outcome, PendingReply) else due.outcome
             assert reply is not None
             self._write(due.encode(reply))
 

@@ -2,7 +2,17 @@
 
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
 from cairnkv.store.local import Store, WhenFull
-from cairnkv.store.pending import Deferred, Held, size_of
-from cairnkv.store.value_cache import Postponed
+from cairnkv.store.pending import PendingCommand, PendingReply, size_of
+from cairnkv.store.value_cache import PendingRead
 
-__all__ = ["Clock", "Deferred", "Held", "Postponed", "Store", "WhenFull", "checked_clock", "size_of", "wall_clock"]
+__all__ = [
+    "Clock",
+    "PendingCommand",
+    "PendingRead",
+    "PendingReply",
+    "Store",
+    "WhenFull",
+    "checked_clock",
+    "size_of",
+    "wall_clock",
+]

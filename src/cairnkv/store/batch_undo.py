@@ -18,7 +18,7 @@ from cairnkv.engine import Keyspace, Staged
 from cairnkv.storage import Effect, LogRefused
 
 if TYPE_CHECKING:
-    from cairnkv.store.pending_native import HeldRun
+    from cairnkv.store.pending_native import PendingBatch
 
 
 class StagingStore(Protocol):
@@ -30,13 +30,13 @@ class StagingStore(Protocol):
         None: the log takes nothing at present, or a reply could show a time that it has not noted.
         """
 
-    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
+    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """Give the log an entry; where to put the replies that wait for it.
 
         Raises `LogRefused` when it takes none; nothing was undone then.
         """
 
-    def hold_run(self, position: int, run: "HeldRun") -> None:
+    def hold_run(self, position: int, run: "PendingBatch") -> None:
         """Hold replies until that position is committed."""
 
     def uncommitted_keys(self, space: int) -> dict[bytes, int]:
@@ -74,7 +74,9 @@ class Staging:
             self._position = said[0]
         return said
 
-    def stage(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> "list[HeldRun] | None":
+    def stage(
+        self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int
+    ) -> "list[PendingBatch] | None":
         """A run that has changed something ends.
 
         effects: what it comes to. undos: of each change the key, and the value and deadline that were there before.
@@ -98,7 +100,7 @@ class Staging:
         self.pending.clear()
         self.pending.update(self._store.uncommitted_keys(self._keyspace.number))
 
-    def hold(self, position: int, run: "HeldRun") -> None:
+    def hold(self, position: int, run: "PendingBatch") -> None:
         """Hold replies of which some wait for this position, others for earlier ones."""
         if self._refused is not None and position == self._position:
             position = run.refuse(position, self._refused)  # the others wait for theirs

@@ -1,7 +1,7 @@
 """The store: executes commands against the keyspace, and decides when each reply may leave.
 
 What always holds (the promises, for any log that keeps its contract):
-- A reply that says a write succeeded leaves when the log has committed it, but for `Held.from_memory`.
+- A reply that says a write succeeded leaves when the log has committed it, but for `PendingReply.from_memory`.
 - A reply shows nothing that could still be taken back: it waits for the newest pending commit among the keys
   it touched, or of all where it touched the whole table.
 - When commits fail, what they changed is undone, newest first, and the replies that waited for them fail,
@@ -46,12 +46,12 @@ from cairnkv.store.admission import bytes_made, bytes_made_together, growth, len
 from cairnkv.store.batch_undo import Staging
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.lru import Place, UseOrder
-from cairnkv.store.pending import Held, size_of
+from cairnkv.store.pending import PendingReply, size_of
 from cairnkv.store.value_cache import Cache
 from cairnkv.version import VERSION
 
 if TYPE_CHECKING:
-    from cairnkv.store.pending_native import HeldRun
+    from cairnkv.store.pending_native import PendingBatch
 
 EXPIRED_PER_SLICE: Final = 200
 """Expired keys that one slice of housekeeping removes: about a millisecond."""
@@ -87,19 +87,19 @@ def _no_backups(command: Backup) -> Reply:
 class _Uncommitted:
     """A write that the log has not committed yet, and the replies that wait for it."""
 
-    __slots__ = ("held", "journal", "own", "runs")
+    __slots__ = ("journal", "own", "replies", "runs")
 
-    def __init__(self, journal: Journal, own: Held | None = None) -> None:
+    def __init__(self, journal: Journal, own: PendingReply | None = None) -> None:
         """own: the reply to the write itself; None: nobody waits for it, or all that do are among the runs."""
         self.journal = journal
         self.own = own
-        self.held: list[Held] = []
-        self.runs: list[HeldRun] = []
+        self.replies: list[PendingReply] = []
+        self.runs: list[PendingBatch] = []
 
     @property
-    def waiting(self) -> "list[Held | HeldRun]":
+    def waiting(self) -> "list[PendingReply | PendingBatch]":
         """All replies that wait for this commit, the write's own first."""
-        return [*([] if self.own is None else [self.own]), *self.held, *self.runs]
+        return [*([] if self.own is None else [self.own]), *self.replies, *self.runs]
 
 
 class Loaded(NamedTuple):
@@ -277,7 +277,9 @@ class Store:
         keys = self._unsettled.get(space, ())
         return key in keys or None in keys
 
-    def execute(self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False) -> Reply | Held:
+    def execute(
+        self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False
+    ) -> Reply | PendingReply:
         """Carry a command out on a keyspace: its reply, or where the reply will be once it may leave.
 
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
@@ -313,7 +315,7 @@ class Store:
         *,
         bytes_max: int | None = None,
         blocks: bool = False,
-    ) -> Reply | Held:
+    ) -> Reply | PendingReply:
         """Carry several commands out as one: their `Replies`, all or nothing in the log.
 
         watched: keys, each with its keyspace; if one of them has changed nothing is done, and the reply is `MISSING`.
@@ -397,7 +399,7 @@ class Store:
         """This command will be said soon: have read what it needs. False: no more of that for now."""
         return self._cache is not None and self._cache.read_ahead(step)
 
-    def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | Held:
+    def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Note what keys are like now, for `execute_all`. Done once the reply is there."""
         self._advance()
         for space, key in places:
@@ -452,7 +454,7 @@ class Store:
             if keys:
                 return random.choice(keys)
 
-    def _write(self, step: Step) -> Reply | Held:
+    def _write(self, step: Step) -> Reply | PendingReply:
         """Apply a write that was admitted, and give it to the log."""
         if self._steps is not None:
             return self._apply(step)  # goes to the log with the rest of the transaction
@@ -482,12 +484,12 @@ class Store:
         if refusal := self._admit(step):
             return refusal
         reply = self._write(step)
-        assert not isinstance(reply, Held)
+        assert not isinstance(reply, PendingReply)
         if self._use_order is not None:
             self._note_use(step.command.places(step.space))
         return reply
 
-    def _as_one_entry(self, said: Sequence[Step], work: Callable[[], Reply], newest: int = 0) -> Reply | Held:
+    def _as_one_entry(self, said: Sequence[Step], work: Callable[[], Reply], newest: int = 0) -> Reply | PendingReply:
         """Do what was said, which changes keyspaces by `_apply` alone, and give the log that as one entry, or undo it.
 
         newest: a position whose commit the reply has to wait for as well.
@@ -529,9 +531,9 @@ class Store:
                 self._pending_keys[change.keyspace.number][change.key] = position
             elif isinstance(change, Cleared):
                 self._pending_tables[change.keyspace.number] = position
-        held = Held(reply)
-        self.uncommitted[position] = _Uncommitted(journal, held)
-        return held
+        pending_reply = PendingReply(reply)
+        self.uncommitted[position] = _Uncommitted(journal, pending_reply)
+        return pending_reply
 
     def refusal(self, refused: LogRefused) -> Failure:
         """How a client is told that the log takes nothing."""
@@ -555,7 +557,7 @@ class Store:
         newest = max(self._pending_tables.get(space, 0), self._pending_time)
         return self._log.position + 1, newest if newest > self._committed else 0
 
-    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[HeldRun]":
+    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """See `StagingStore`."""
         position = self._last = self._log.append((), self._shared.now, effects, size)
         uncommitted = self.uncommitted[position] = _Uncommitted([staged])
@@ -572,7 +574,7 @@ class Store:
             for key in change.keys
         }
 
-    def hold_run(self, position: int, run: "HeldRun") -> None:
+    def hold_run(self, position: int, run: "PendingBatch") -> None:
         """See `StagingStore`."""
         uncommitted = self.uncommitted.get(position)
         if uncommitted is None:
@@ -595,20 +597,20 @@ class Store:
     def _newest_commit_of(self, space: int, key: bytes) -> int:
         return max(self._pending_tables.get(space, 0), self._pending_keys[space].get(key, 0), self._pending_time)
 
-    def _when_safe(self, reply: Reply, position: int) -> Reply | Held:
+    def _when_safe(self, reply: Reply, position: int) -> Reply | PendingReply:
         uncommitted = self.uncommitted.get(position)
         if uncommitted is None:
             return reply
-        held = Held(reply)
-        uncommitted.held.append(held)
-        return held
+        pending_reply = PendingReply(reply)
+        uncommitted.replies.append(pending_reply)
+        return pending_reply
 
     # -- what the log says ----------------------------------------------------------------------------------
 
     def committed(self, position: int) -> None:
         """Everything up to this position is safe: the replies that waited for it may leave."""
         self._committed = max(self._committed, position)
-        released: list[Held | HeldRun] = []
+        released: list[PendingReply | PendingBatch] = []
         while self.uncommitted and (first := next(iter(self.uncommitted))) <= position:
             uncommitted = self.uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
@@ -616,8 +618,8 @@ class Store:
                 self._cache.committed(uncommitted.journal, first)
             forget(uncommitted.journal)
             released += uncommitted.waiting
-        for held in released:
-            held.release()
+        for pending_reply in released:
+            pending_reply.release()
         _tell(released)
         if self._cache is not None:
             self._cache.cool_some()
@@ -628,7 +630,7 @@ class Store:
         What is unsettled nobody is shown before `settled` says what became of it.
         """
         self.noted = self._pending_time = 0
-        failed: list[Held | HeldRun] = []
+        failed: list[PendingReply | PendingBatch] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
         while self.uncommitted:
@@ -637,8 +639,8 @@ class Store:
             self._take_back(uncommitted.journal, unknown=unknown)
             if uncommitted.own is not None:
                 uncommitted.own.fail(write_failure)
-            for held in uncommitted.held:
-                held.fail(read_failure)
+            for pending_reply in uncommitted.replies:
+                pending_reply.fail(read_failure)
             for run in uncommitted.runs:
                 run.fail_above(self._committed, write_failure, read_failure)
             failed += uncommitted.waiting
@@ -951,10 +953,10 @@ class Store:
         )
 
 
-def _tell(waiting: "Iterable[Held | HeldRun]") -> None:
-    for held in waiting:
-        if held.on_ready is not None:
-            held.on_ready()
+def _tell(waiting: "Iterable[PendingReply | PendingBatch]") -> None:
+    for pending_reply in waiting:
+        if pending_reply.on_ready is not None:
+            pending_reply.on_ready()
 
 
 def effects_of(journal: Journal) -> list[Effect]:

@@ -1,6 +1,6 @@
 """Replies that may not leave yet: what a session gets in their place, and what becomes of them.
 
-Not for when that is (the store). Replies that the compiled hot path has made are held by `pending_native.HeldRun`.
+Not for when that is (the store). Replies that the compiled hot path has made are held by `pending_native.PendingBatch`.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def _nobody_asks(_outcome: Reply) -> None:
     pass
 
 
-class Held:
+class PendingReply:
     """A reply that may not leave yet.
 
     reply: None until it may leave; then what to send, which is a failure if its commit failed.
@@ -49,7 +49,7 @@ class Held:
         """Bytes that the reply keeps in memory, near enough."""
         return size_of(self._outcome)
 
-    def from_memory(self) -> "Reply | Held":
+    def from_memory(self) -> "Reply | PendingReply":
         """The reply to a write whose client finds memory safe enough, which need not wait for the log.
 
         It says that it has not waited. All that was executed stays as it is: others wait for the commit, and are undone
@@ -69,7 +69,7 @@ class Held:
         self.reply = failure
 
 
-class Deferred(Held):
+class PendingCommand(PendingReply):
     """A reply to a command that was not carried out yet; it may have to wait for longer than that, as any.
 
     on_executed: called once, after the execution, or when the command can no longer execute. on_outcome: called before

@@ -6,7 +6,7 @@ cdef struct Mark:
     int64_t wait  # the position that it waits for
     int64_t wrote  # whether its command did
 
-cdef class HeldRun:
+cdef class PendingBatch:
     cdef public object on_ready
     cdef readonly object reply
     cdef bytes _replies
@@ -23,5 +23,5 @@ cdef class HeldRun:
 
     cdef int add(self, replies, Py_ssize_t size) except -1
 
-cdef HeldRun awaited_run(Py_ssize_t charged, bint writes)
-cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)
+cdef PendingBatch awaited_run(Py_ssize_t charged, bint writes)
+cdef PendingBatch pending_batch(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)

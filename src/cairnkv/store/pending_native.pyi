@@ -3,7 +3,7 @@ from typing import Any
 
 from cairnkv.commands import Failure, Reply
 
-class HeldRun:
+class PendingBatch:
     on_ready: Callable[[], None] | None
     reply: Reply | None
     writes: bool

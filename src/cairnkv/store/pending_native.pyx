@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Replies to one client that the compiled hot path has made, held until they may leave: a `Held` of several.
+"""Replies to one client that the compiled hot path has made, held until they may leave: a `PendingReply` of several.
 
 What always holds: all leave together, when the newest commit is safe that any of them waits for. When it fails, each
 reply that waits for what has failed is a failure, and the others are what they were.
@@ -15,9 +15,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cairnkv.commands import OK
 
 
-cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count):
+cdef PendingBatch pending_batch(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count):
     """The replies that stand in an output from `start` to `end`, of which those from `waiting` on have marks."""
-    cdef HeldRun run = HeldRun.__new__(HeldRun)
+    cdef PendingBatch run = PendingBatch.__new__(PendingBatch)
     run._replies = PyBytes_FromStringAndSize(output + start, end - start)
     run._marks = PyBytes_FromStringAndSize(<const char *>marks, count * <Py_ssize_t>sizeof(Mark))
     run._start = start
@@ -26,12 +26,12 @@ cdef HeldRun held_run(const char *output, int64_t start, int64_t waiting, int64_
     return run
 
 
-cdef HeldRun awaited_run(Py_ssize_t charged, bint writes):
+cdef PendingBatch awaited_run(Py_ssize_t charged, bint writes):
     """Replies to commands whose turn will come.
 
     charged: bytes that they count as until then. writes: whether some of the commands do.
     """
-    cdef HeldRun run = HeldRun.__new__(HeldRun)
+    cdef PendingBatch run = PendingBatch.__new__(PendingBatch)
     run._replies = run._marks = b""
     run._charged = charged
     run._in_turn = True
@@ -39,8 +39,8 @@ cdef HeldRun awaited_run(Py_ssize_t charged, bint writes):
     return run
 
 
-cdef class HeldRun:
-    """What `Held` has, and `parts`.
+cdef class PendingBatch:
+    """What `PendingReply` has, and `parts`.
 
     reply: None until they may leave; then OK, or why some of them did not come true. on_ready: called once, then; None:
     nobody waits. writes: whether commands that have yet to be carried out may change something.

@@ -25,7 +25,7 @@ from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import MIB, READ_TOGETHER_MAX
 from cairnkv.storage import Effect
 from cairnkv.store.lru import Place, UseOrder
-from cairnkv.store.pending import Deferred, Held
+from cairnkv.store.pending import PendingCommand, PendingReply
 
 logger: Final = logging.getLogger("cairnkv.store")
 
@@ -55,10 +55,10 @@ RUNS_PER_LOOK: Final = 16
 """Runs of the compiled hot path of which one is left to the readable way, which notes what was used: a value that is
 read often is noted often enough to stay."""
 
-Run: TypeAlias = Callable[[], Reply | Held]
+Run: TypeAlias = Callable[[], Reply | PendingReply]
 
 
-class Postponed(Deferred):
+class PendingRead(PendingCommand):
     """A command that was not carried out yet, because a value that it needs is being read."""
 
     __slots__ = (
@@ -79,7 +79,7 @@ class Postponed(Deferred):
         self.left = 0  # values that it still waits for
         self.attempts = 0
         self._length = length
-        self._inner: Held | None = None
+        self._inner: PendingReply | None = None
         self._memory_is_enough = False
 
     @property
@@ -93,23 +93,23 @@ class Postponed(Deferred):
         """Bytes that the reply will keep in memory, near enough."""
         return self._length
 
-    def from_memory(self) -> Reply | Held:
+    def from_memory(self) -> Reply | PendingReply:
         """The reply, as soon as the command was carried out. Another thread may be at that."""
         self._memory_is_enough = True
         return self._inner.from_memory() if self.executed and self._inner is not None else self
 
-    def settle(self, outcome: Reply | Held) -> None:
+    def settle(self, outcome: Reply | PendingReply) -> None:
         """It was carried out, with this outcome, or has failed."""
-        self._inner = outcome if isinstance(outcome, Held) else None
+        self._inner = outcome if isinstance(outcome, PendingReply) else None
         self._executed = True
         if self._inner is not None and self._memory_is_enough:
             outcome = self._inner.from_memory()
-        if isinstance(outcome, Held) and outcome.reply is None:
+        if isinstance(outcome, PendingReply) and outcome.reply is None:
             outcome.on_ready = self._ready
             self.on_outcome(outcome.outcome)
             self.on_executed()
             return
-        reply = outcome.reply if isinstance(outcome, Held) else outcome
+        reply = outcome.reply if isinstance(outcome, PendingReply) else outcome
         assert reply is not None
         self._outcome = self.reply = reply
         self.on_outcome(reply)
@@ -137,7 +137,7 @@ class _Load:
         self.place = place
         self.length = length
         self.stale = False  # whether the key has changed since
-        self.waiting: list[Postponed] = []
+        self.waiting: list[PendingRead] = []
 
 
 class _Spared:
@@ -178,7 +178,7 @@ class Cache:
         self._order = UseOrder()  # of what may get cold: what is in memory and committed
         self._loads: dict[Place, _Load] = {}
         self._reading_bytes = 0
-        self._waiting: collections.deque[Postponed] = collections.deque()  # whose values are not asked for yet
+        self._waiting: collections.deque[PendingRead] = collections.deque()  # whose values are not asked for yet
         self._pins: dict[Place, tuple[int, int]] = {}  # how many of those that wait need it, and how long it is
         self._pinned_bytes = 0
         self._at_hand: Container[Place] = ()  # what the command needs that is carried out just now
@@ -198,7 +198,7 @@ class Cache:
 
     # -- before a command ---------------------------------------------------------------------------------------
 
-    def put_off(self, steps: Sequence[Step], run: Run) -> Postponed | Failure | None:
+    def put_off(self, steps: Sequence[Step], run: Run) -> PendingRead | Failure | None:
         """Put commands off that need a value which is cold. None: there is none, so they can be carried out now.
 
         run: carries them out.
@@ -221,10 +221,10 @@ class Cache:
         if len(needed) > 1 and length > bound:
             text = f"{len(needed):,} values of {length:,} bytes would have to be in memory together"
             return Failure(failures.BIGREPLY, f"{text}; the limit is {bound:,}. Ask for fewer at once")
-        postponed = Postponed(run, needed, length)
-        self._waiting.append(postponed)
+        pending_read = PendingRead(run, needed, length)
+        self._waiting.append(pending_read)
         self._begin_some()
-        return postponed
+        return pending_read
 
     def read_ahead(self, step: Step) -> bool:
         """Have values read that a command will need soon. False: no more of that for now."""
@@ -366,15 +366,15 @@ class Cache:
     def _reading_bytes_max(self) -> int:
         return READING_BYTES_MAX if self.limit is None else min(READING_BYTES_MAX, self.limit // READING_PART)
 
-    def _go_on(self, postponed: Postponed) -> None:
+    def _go_on(self, pending_read: PendingRead) -> None:
         """Carry it out if all is there, and have read what is not."""
-        cold = [(place, length) for place in postponed.places if (length := self._cold_length(place)) is not None]
+        cold = [(place, length) for place in pending_read.places if (length := self._cold_length(place)) is not None]
         if not cold:
-            self._carry_out(postponed)
+            self._carry_out(pending_read)
             return
-        postponed.attempts += 1
-        if postponed.attempts > ATTEMPTS_MAX:
-            self._settle_one(postponed, Failure(failures.UNDONE, "others change its keys all the time"))
+        pending_read.attempts += 1
+        if pending_read.attempts > ATTEMPTS_MAX:
+            self._settle_one(pending_read, Failure(failures.UNDONE, "others change its keys all the time"))
             return
         new: list[_Load] = []
         loads: dict[Place, _Load] = {}  # a key that is named twice is read, and waited for, once
@@ -384,9 +384,9 @@ class Cache:
                 load = self._new_load(place, length)
                 new.append(load)
             loads[place] = load
-        postponed.left = len(loads)
+        pending_read.left = len(loads)
         for load in loads.values():
-            load.waiting.append(postponed)
+            load.waiting.append(pending_read)
         for load in new:
             self._read(load)
 
@@ -414,22 +414,22 @@ class Cache:
             else:
                 logger.error("keyspace %d: the value of %r cannot be read: %s", space, key[:64], answer)
                 failure = Failure(failures.UNREADABLE, f"its value cannot be read from the disk: {answer}")
-        for postponed in load.waiting:
-            postponed.left -= 1
-            if postponed.executed:
+        for pending_read in load.waiting:
+            pending_read.left -= 1
+            if pending_read.executed:
                 continue
             if failure is not None:
-                self._settle_one(postponed, failure)
-            elif postponed.left == 0:
-                self._go_on(postponed)
+                self._settle_one(pending_read, failure)
+            elif pending_read.left == 0:
+                self._go_on(pending_read)
         self._begin_some()
         self.cool_some()
 
-    def _carry_out(self, postponed: Postponed) -> None:
-        outcome: Reply | Held
+    def _carry_out(self, pending_read: PendingRead) -> None:
+        outcome: Reply | PendingReply
         self._is_carrying_out = True
         try:
-            outcome = postponed.run()
+            outcome = pending_read.run()
         except MemoryError:
             outcome = NO_MEMORY
         except Exception:
@@ -437,11 +437,11 @@ class Cache:
             outcome = Failure(failures.INTERNAL, "the log has the details")
         finally:
             self._is_carrying_out = False
-        self._settle_one(postponed, outcome)
+        self._settle_one(pending_read, outcome)
 
-    def _settle_one(self, postponed: Postponed, outcome: Reply | Held) -> None:
-        self._unpin(postponed)
-        postponed.settle(outcome)
+    def _settle_one(self, pending_read: PendingRead, outcome: Reply | PendingReply) -> None:
+        self._unpin(pending_read)
+        pending_read.settle(outcome)
 
     # -- letting go -----------------------------------------------------------------------------------------------
 
@@ -474,15 +474,15 @@ class Cache:
                 break
         return 0
 
-    def _pin(self, postponed: Postponed) -> None:
-        for place in dict.fromkeys(postponed.places):
+    def _pin(self, pending_read: PendingRead) -> None:
+        for place in dict.fromkeys(pending_read.places):
             count, length = self._pins.get(place) or (0, self._length(place))
             if not count:
                 self._pinned_bytes += length
             self._pins[place] = count + 1, length
 
-    def _unpin(self, postponed: Postponed) -> None:
-        for place in dict.fromkeys(postponed.places):
+    def _unpin(self, pending_read: PendingRead) -> None:
+        for place in dict.fromkeys(pending_read.places):
             count, length = self._pins[place]
             if count == 1:
                 self._pinned_bytes -= length

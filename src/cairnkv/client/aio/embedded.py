@@ -17,7 +17,7 @@ from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
 from cairnkv.paths import user_path
 from cairnkv.storage import Made
-from cairnkv.store import Held, Store
+from cairnkv.store import PendingReply, Store
 
 
 class AsyncEmbedded(AsyncKeyValue[K, V]):
@@ -53,11 +53,11 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
 
     async def _carry_some_out(self, pending: list[AnyPending]) -> None:
         """Execute some commands, and wait once for their pending replies."""
-        outcomes: list[tuple[AnyPending, Reply | Held]] = []
+        outcomes: list[tuple[AnyPending, Reply | PendingReply]] = []
         try:
             for one in pending:
                 outcome = self._shared.execute(one.call.command, one.call.leeway)
-                if isinstance(outcome, Held) and outcome.blocks:
+                if isinstance(outcome, PendingReply) and outcome.blocks:
                     outcome = await _awaited(outcome)  # it has not run yet, and later commands must run after it
                 outcomes.append((one, outcome))
         finally:
@@ -70,9 +70,9 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
         return call.result(await _awaited(self._shared.execute(call.command, call.leeway)))
 
 
-async def _awaited(outcome: Reply | Held) -> Reply:
+async def _awaited(outcome: Reply | PendingReply) -> Reply:
     """Wait for the reply to a command."""
-    if not isinstance(outcome, Held):
+    if not isinstance(outcome, PendingReply):
         return outcome
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()

@@ -20,13 +20,13 @@ from cairnkv.session.conversation import (
     OwnWrites,
     cost_of,
 )
-from cairnkv.store import Held, Store
+from cairnkv.store import PendingReply, Store
 
 if TYPE_CHECKING:
     from cairnkv.replication.proposals import Changes
     from cairnkv.replication.store import ReplicatedStore
     from cairnkv.session.executor_native import Accelerator
-    from cairnkv.store.pending_native import HeldRun
+    from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.session")
 
@@ -107,7 +107,7 @@ class ArticleConversation:
         """A failure, which may be one that ends the conversation."""
         return Due(failure, self._encode, closes=failure.code.closes)
 
-    def _execute(self, request: Request) -> Reply | Held:
+    def _execute(self, request: Request) -> Reply | PendingReply:
         if self._context.wants_password:
             return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
@@ -116,7 +116,7 @@ class ArticleConversation:
             outcome = self._store.execute(request.command)
             if request.command.word.writes:
                 self._own_writes.note(outcome)
-            if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, Held) and request.command.word.writes:
+            if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply) and request.command.word.writes:
                 return outcome.from_memory()
             return outcome
         except MemoryError:
@@ -129,7 +129,7 @@ class ArticleConversation:
         head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
         return (head, payload) if payload else (head,)
 
-    def said(self, run: "HeldRun") -> None:
+    def said(self, run: "PendingBatch") -> None:
         """Commands of the client are on their way past this."""
         self._own_writes.note_run(run)
 

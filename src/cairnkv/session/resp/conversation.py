@@ -54,13 +54,13 @@ from cairnkv.session.resp.command_spec import (
     repeated,
     wrong_number,
 )
-from cairnkv.store import Held, Store
+from cairnkv.store import PendingReply, Store
 
 if TYPE_CHECKING:
     from cairnkv.replication.proposals import Changes
     from cairnkv.replication.store import ReplicatedStore
     from cairnkv.session.executor_native import Accelerator
-    from cairnkv.store.pending_native import HeldRun
+    from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.session")
 
@@ -107,7 +107,7 @@ class Together:
 class Later:
     """In the place of a value: what is due when the store is done, and how the reply is shown."""
 
-    outcome: Reply | Held
+    outcome: Reply | PendingReply
     show: Callable[[Reply], Value]
     cost: int = 1  # how many commands of one key it was as much work as
     errors: Errors | None = None
@@ -256,7 +256,7 @@ class RedisConversation:
             error = Error(f"ERR max number of clients reached; {failure.text}")
         return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
 
-    def said(self, run: "HeldRun") -> None:
+    def said(self, run: "PendingBatch") -> None:
         """Commands of the client are on their way past this."""
         self.own_writes.note_run(run)
 

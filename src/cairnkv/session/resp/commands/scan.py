@@ -16,7 +16,7 @@ from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, 
 from cairnkv.session.resp.commands.replies import number, value_or_null
 from cairnkv.session.resp.conversation import Job, Later, Prepared, RedisConversation
 from cairnkv.session.resp.glob import Matcher, literal_prefix, matcher, searched
-from cairnkv.store import Held
+from cairnkv.store import PendingReply
 
 KEYS_IN_TRANSACTION_MAX: Final = SCAN_COUNT_MAX
 """Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted."""
@@ -119,18 +119,18 @@ class _Keys(Job):
         self._cursor = 0
         self._pieces = [b""]  # of the reply, made as the keys are found; the head comes first, and last of all
         self._count_found = 0
-        self._held: list[Held] = []
-        self._asked: Reply | Held | None = None  # a slice that is not there yet
+        self._pending: list[PendingReply] = []
+        self._asked: Reply | PendingReply | None = None  # a slice that is not there yet
 
     def step(self) -> Value:
         outcome = self._asked or self._store.execute(Scan(self._cursor, self._count, self._prefix), self._space)
-        if isinstance(outcome, Held) and not outcome.executed:
+        if isinstance(outcome, PendingReply) and not outcome.executed:
             self._asked = outcome
             return Unfinished(until=outcome)
         self._asked = None
-        if isinstance(outcome, Held):
-            self._held.append(outcome)
-        reply = outcome.outcome if isinstance(outcome, Held) else outcome
+        if isinstance(outcome, PendingReply):
+            self._pending.append(outcome)
+        reply = outcome.outcome if isinstance(outcome, PendingReply) else outcome
         if isinstance(reply, Failure):
             return error_of(reply)
         self._cursor, keys = _slice(reply)
@@ -144,9 +144,9 @@ class _Keys(Job):
 
     def _show(self, _last: Reply) -> Value:
         """All keys, once the last slice may be shown: commits come in order, so the others have theirs behind them."""
-        for held in self._held:
-            if isinstance(held.reply, Failure):
-                return error_of(held.reply)
+        for pending in self._pending:
+            if isinstance(pending.reply, Failure):
+                return error_of(pending.reply)
         self._pieces[0] = array_head(self._count_found)
         return Prepared(self._pieces)
 

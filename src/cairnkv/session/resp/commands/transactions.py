@@ -25,7 +25,7 @@ from cairnkv.session.resp.conversation import (
     failed,
     shown,
 )
-from cairnkv.store import Deferred, Held
+from cairnkv.store import PendingCommand, PendingReply
 
 WATCHED_BYTES: Final = 256
 """Bytes that a watched key takes besides its own, near enough."""
@@ -145,9 +145,9 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
 
     made = sum(talk.store.bytes_made(step.command, step.space) for step in steps)
     outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
-    if not isinstance(outcome, Held):
+    if not isinstance(outcome, PendingReply):
         act(outcome)
-    elif isinstance(outcome, Deferred):  # what its client says next does not wait for its reply
+    elif isinstance(outcome, PendingCommand):  # what its client says next does not wait for its reply
         outcome.on_outcome = act
     elif outcome.executed:
         act(outcome.outcome)
