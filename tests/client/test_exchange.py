@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import cairnkv
 from cairnkv.client import line as readable_line
 from cairnkv.client import sync
-from cairnkv.client.aio import reply_future as readable_due
+from cairnkv.client.aio import reply_future as pure_future
 from cairnkv.client.aio.connection import AWAKE_SECONDS, Connection
 from cairnkv.commands import BY_NUMBER, OK, Failure, Get, Ping, Set, failures
 from cairnkv.errors import PeerError, Unavailable
@@ -44,9 +44,9 @@ FORMS = ["readable", pytest.param("compiled", marks=compiled_only)]
 
 def part(form: str, name: str) -> Any:
     """One of the names that both forms have."""
-    if name in ("Due", "Waking"):
+    if name in ("ReplyFuture", "Waking"):
         return getattr(
-            readable_due if form == "readable" else importlib.import_module("cairnkv.client.aio.reply_future_native"),
+            pure_future if form == "readable" else importlib.import_module("cairnkv.client.aio.reply_future_native"),
             name,
         )
     if form == "compiled":
@@ -430,18 +430,18 @@ def test_ctrl_c_ends_a_call_and_the_next_one_gets_its_own_reply() -> None:
 
 
 @pytest.fixture(params=FORMS)
-async def make_due(request: pytest.FixtureRequest) -> Any:
+async def make_future(request: pytest.FixtureRequest) -> Any:
     """Makes replies that are due, all of one connection."""
     waking = part(request.param, "Waking")(asyncio.get_running_loop())
-    return lambda: part(request.param, "Due")(Get.word, 0.0, waking)
+    return lambda: part(request.param, "ReplyFuture")(Get.word, 0.0, waking)
 
 
 class TestAReplyThatIsDue:
-    async def test_comes_to_whoever_awaits_it(self, make_due: Any) -> None:
+    async def test_comes_to_whoever_awaits_it(self, make_future: Any) -> None:
         async def wait(due: Any) -> object:
             return await due
 
-        dues = [make_due() for _ in range(10)]
+        dues = [make_future() for _ in range(10)]
         waiting = [asyncio.ensure_future(wait(due)) for due in dues]
         await asyncio.sleep(0)
         for n, due in enumerate(dues):
@@ -451,13 +451,13 @@ class TestAReplyThatIsDue:
         assert not any(task.done() for task in waiting)
         assert await asyncio.gather(*waiting) == list(range(10))
 
-    async def test_is_there_at_once_when_it_has_come_before(self, make_due: Any) -> None:
-        due = make_due()
+    async def test_is_there_at_once_when_it_has_come_before(self, make_future: Any) -> None:
+        due = make_future()
         due.settle(b"x")
         assert await due == b"x"
 
-    async def test_that_will_not_come_is_an_error(self, make_due: Any) -> None:
-        before, later = make_due(), make_due()
+    async def test_that_will_not_come_is_an_error(self, make_future: Any) -> None:
+        before, later = make_future(), make_future()
         before.fail(Unavailable("gone"))
         with pytest.raises(Unavailable, match="gone"):
             await before
@@ -465,15 +465,15 @@ class TestAReplyThatIsDue:
         with pytest.raises(Unavailable, match="gone"):
             await later
 
-    async def test_is_settled_once(self, make_due: Any) -> None:
-        due = make_due()
+    async def test_is_settled_once(self, make_future: Any) -> None:
+        due = make_future()
         due.settle(b"first")
         due.settle(b"second")
         due.fail(Unavailable("late"))
         assert await due == b"first"
 
-    async def test_can_be_cancelled_and_what_comes_then_is_dropped(self, make_due: Any) -> None:
-        due = make_due()
+    async def test_can_be_cancelled_and_what_comes_then_is_dropped(self, make_future: Any) -> None:
+        due = make_future()
 
         async def wait() -> object:
             return await due
@@ -487,9 +487,9 @@ class TestAReplyThatIsDue:
         with pytest.raises(asyncio.CancelledError):
             await waiting
 
-    async def test_settled_and_then_cancelled_in_one_turn_is_cancelled(self, make_due: Any) -> None:
+    async def test_settled_and_then_cancelled_in_one_turn_is_cancelled(self, make_future: Any) -> None:
         """As with asyncio's futures: a task whose reply has come is cancelled all the same if it has not run since."""
-        due = make_due()
+        due = make_future()
 
         async def wait() -> object:
             return await due
@@ -501,19 +501,19 @@ class TestAReplyThatIsDue:
         with pytest.raises(asyncio.CancelledError):
             await waiting
 
-    async def test_times_out_within_a_timeout(self, make_due: Any) -> None:
+    async def test_times_out_within_a_timeout(self, make_future: Any) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
-                await make_due()
+                await make_future()
 
-    async def test_wakes_each_task_in_its_own_context(self, make_due: Any) -> None:
+    async def test_wakes_each_task_in_its_own_context(self, make_future: Any) -> None:
         name = contextvars.ContextVar("name", default="nobody")
 
         async def wait(own: str, due: Any) -> tuple[str, object]:
             name.set(own)
             return name.get(), await due
 
-        dues = [make_due() for _ in range(3)]
+        dues = [make_future() for _ in range(3)]
         waiting = [asyncio.ensure_future(wait(f"task {n}", due)) for n, due in enumerate(dues)]
         await asyncio.sleep(0)
         for due in dues:
@@ -533,7 +533,7 @@ class TestAReplyThatIsDue:
 
             loop = asyncio.new_event_loop()
             waking = part(form, "Waking")(loop)
-            dues = [part(form, "Due")(Get.word, 0.0, waking) for _ in range(4)]
+            dues = [part(form, "ReplyFuture")(Get.word, 0.0, waking) for _ in range(4)]
             tasks = [loop.create_task(wait(n, due)) for n, due in enumerate(dues)]
             loop.run_until_complete(asyncio.sleep(0))
             for due in dues:
@@ -547,7 +547,7 @@ class TestAReplyThatIsDue:
 
     @compiled_only
     async def test_is_awaited_by_one_task(self) -> None:
-        due = part("compiled", "Due")(Get.word, 0.0, part("compiled", "Waking")(asyncio.get_running_loop()))
+        due = part("compiled", "ReplyFuture")(Get.word, 0.0, part("compiled", "Waking")(asyncio.get_running_loop()))
 
         async def wait() -> object:
             return await due

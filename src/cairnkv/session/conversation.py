@@ -63,7 +63,7 @@ def bytes_of_outcome(outcome: Reply | PendingReply) -> int:
 
 
 @dataclasses.dataclass(slots=True)
-class Due:
+class QueuedReply:
     """What is due for one command: its outcome, and how that is said.
 
     cost: how many commands of one key this was as much work as. closes: whether the conversation ends behind it.
@@ -127,13 +127,13 @@ class Conversation(Protocol):
     def feed(self, data: bytes | memoryview) -> None:
         """Take bytes of the client."""
 
-    def next(self) -> Due | Unfinished | None:
+    def next(self) -> QueuedReply | Unfinished | None:
         """Carry out the next command that is there whole, or a part of it; None when more bytes are needed."""
 
     def upcoming(self) -> tuple[list[Step], int]:
         """Some of the commands that come next, as far as is known without carrying them out, and in how many bytes."""
 
-    def failure(self, failure: Failure) -> Due:
+    def failure(self, failure: Failure) -> QueuedReply:
         """How a failure is said that no command has asked for."""
 
     def said(self, run: "PendingBatch") -> None:

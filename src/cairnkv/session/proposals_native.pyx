@@ -154,16 +154,16 @@ cdef class ProposedBatch:
             size = self._executor.scan(piece.data, piece.length, &found)
             if size == 0:
                 raise AssertionError("a frame that was scanned is none now")
-            due = self._executor.left(self._store, changes, PyBytes_FromStringAndSize(<const char *>piece.data, size))
+            queued = self._executor.left(self._store, changes, PyBytes_FromStringAndSize(<const char *>piece.data, size))
             piece.data += size
             piece.length -= size
             if self._parts[at].given_up:
                 return piece.length > 0
-            length = size_of(due.outcome)
+            length = size_of(queued.outcome)
             if pending.kept + length <= UNSENT_PAUSE:
-                pending.add(b"".join(due.encode(due.outcome)), length)
+                pending.add(b"".join(queued.encode(queued.outcome)), length)
                 return piece.length > 0
-            pending.add(due, length)
+            pending.add(queued, length)
         return False
 
     cdef int _settle(self) except -1:

@@ -23,7 +23,7 @@ from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MA
 from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
 from cairnkv.protocol.resp.requests import speaks_redis
 from cairnkv.session.context import Peer, ServerContext
-from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, Due, Unfinished
+from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, QueuedReply, Unfinished
 from cairnkv.session.native.conversation import ArticleConversation
 from cairnkv.session.resp import commands as _words  # noqa: F401  (declares what conversations understand)
 from cairnkv.session.resp.conversation import RedisConversation
@@ -107,7 +107,7 @@ class Session:
         self._conversation: Conversation | None = None  # before the first byte has come
         self._begin = b""  # a first byte that does not tell enough
         self._refusal: Failure | None = None  # to be said on whatever wire the client turns out to speak
-        self._queued: deque[tuple[Due, int]] = deque()  # what is due, in order, with its size
+        self._queued: deque[tuple[QueuedReply, int]] = deque()  # what is due, in order, with its size
         self._queued_size = 0
         self._output: list[bytes] = []
         self._output_size = 0
@@ -236,8 +236,8 @@ class Session:
     @property
     def blocked(self) -> bool:
         """Whether the session executes nothing before replies are taken or released: read no more for it."""
-        due = self._output_size + self._queued_size
-        if self.paused or due >= UNSENT_PAUSE or len(self._queued) >= PENDING_REPLIES_MAX or self._is_put_off:
+        queued = self._output_size + self._queued_size
+        if self.paused or queued >= UNSENT_PAUSE or len(self._queued) >= PENDING_REPLIES_MAX or self._is_put_off:
             return True
         return bool(self._queued) and self._store.is_behind
 
@@ -322,17 +322,17 @@ class Session:
                 self._say_all(replies, accelerator.pending())
                 if self.blocked or left <= 0:
                     break
-            due = self._conversation.next()
+            queued = self._conversation.next()
             left -= 1
-            if due is None:
+            if queued is None:
                 self._take_next()
-            elif isinstance(due, Unfinished):
+            elif isinstance(queued, Unfinished):
                 left -= WHOLE_TABLE_COST - 1
-                if due.until is not None:
-                    self._wait_for(due.until)
+                if queued.until is not None:
+                    self._wait_for(queued.until)
             else:
-                self._say(due)
-                left -= due.cost - 1
+                self._say(queued)
+                left -= queued.cost - 1
         if self._is_put_off:
             self._look_ahead()
         if not self._more and not self._queued:
@@ -373,18 +373,18 @@ class Session:
             return None
         return self._conversation.acceleration
 
-    def _say(self, due: Due) -> None:
+    def _say(self, queued: QueuedReply) -> None:
         """Put what is due behind what was due before."""
-        if isinstance(due.outcome, PendingReply):
-            due.outcome.on_ready = self._wake
-            if due.outcome.blocks:
-                self._wait_for(due.outcome)
-            self._hold(due, due.outcome.size + due.size)
+        if isinstance(queued.outcome, PendingReply):
+            queued.outcome.on_ready = self._wake
+            if queued.outcome.blocks:
+                self._wait_for(queued.outcome)
+            self._hold(queued, queued.outcome.size + queued.size)
         elif self._queued:
-            self._hold(due, size_of(due.outcome) + due.size)
+            self._hold(queued, size_of(queued.outcome) + queued.size)
         else:
-            self._write(due.encode(due.outcome))
-        if due.closes:
+            self._write(queued.encode(queued.outcome))
+        if queued.closes:
             self._stop_reading()
 
     def _wait_for(self, pending: PendingReply) -> None:
@@ -398,7 +398,7 @@ class Session:
     def _say_all(self, replies: bytes, behind: "PendingBatch | None") -> None:
         """Say what an accelerator has made: replies, and behind them some that wait."""
         if self._queued and replies:
-            self._hold(Due(replies, lambda _: (replies,)), len(replies))
+            self._hold(QueuedReply(replies, lambda _: (replies,)), len(replies))
         else:
             self._write([replies])
         if behind is not None:
@@ -413,7 +413,7 @@ class Session:
             if run.reply is not None:
                 pending.release()
             run.on_ready = partial(self._released, pending)
-            self._hold(Due(pending, partial(self._parts, run)), run.size)
+            self._hold(QueuedReply(pending, partial(self._parts, run)), run.size)
 
     def _released(self, pending: PendingReply) -> None:
         pending.release()
@@ -423,8 +423,8 @@ class Session:
         """What is said for commands that an accelerator has brought to a log; what is due one by one is due next."""
         pieces: list[bytes] = []
         for at, part in enumerate(run.parts):
-            if isinstance(part, Due):
-                rest = [(due, size_of(due.outcome)) for due in run.parts[at:]]
+            if isinstance(part, QueuedReply):
+                rest = [(queued, size_of(queued.outcome)) for queued in run.parts[at:]]
                 self._queued.extendleft(reversed(rest))
                 self._queued_size += sum(size for _, size in rest)
                 break
@@ -434,20 +434,20 @@ class Session:
                 pieces.append(part)
         return pieces
 
-    def _push(self, due: Due, size: int) -> None:
+    def _push(self, queued: QueuedReply, size: int) -> None:
         """Say something that the client did not ask for just now."""
         if self.state is not State.OPEN or self.overrun:
             return
         if self.paused or self._queued or self._output_size >= UNSENT_PAUSE:
-            self._hold(due, size)
+            self._hold(queued, size)
             if self._queued_size > PUSHES_MAX:
                 self.overrun = True
         else:
-            self._say(due)
+            self._say(queued)
         self._wake()
 
-    def _hold(self, due: Due, size: int) -> None:
-        self._queued.append((due, size))
+    def _hold(self, queued: QueuedReply, size: int) -> None:
+        self._queued.append((queued, size))
         self._queued_size += size
 
     def _stop_reading(self) -> None:
@@ -461,11 +461,11 @@ class Session:
     def _release(self) -> None:
         """Write the replies that are ready, up to the first that is not, as far as there is room."""
         while self._can_release:
-            due, size = self._queued.popleft()
+            queued, size = self._queued.popleft()
             self._queued_size -= size
-            reply = due.outcome.reply if isinstance(due.outcome, PendingReply) else due.outcome
+            reply = queued.outcome.reply if isinstance(queued.outcome, PendingReply) else queued.outcome
             assert reply is not None
-            self._write(due.encode(reply))
+            self._write(queued.encode(reply))
 
     def _write(self, pieces: Sequence[bytes]) -> None:
         for piece in pieces:

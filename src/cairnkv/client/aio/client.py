@@ -142,9 +142,9 @@ class Client(AsyncKeyValue[K, V]):
                     failed.fail(error)
                 break
             sent.append((one, connection, connection.submit(one.call.command, deadline, one.call.leeway)))
-        for one, connection, due in sent:
+        for one, connection, future in sent:
             try:
-                reply = await due
+                reply = await future
             except CairnError as error:
                 one.fail(error)
                 if not connection.usable:

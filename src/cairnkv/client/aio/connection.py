@@ -35,9 +35,9 @@ from cairnkv.installation import compiled
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
 
 if TYPE_CHECKING or not compiled():
-    from cairnkv.client.aio.reply_future import Due, Waking
+    from cairnkv.client.aio.reply_future import ReplyFuture, Waking
 else:
-    from cairnkv.client.aio.reply_future_native import Due, Waking
+    from cairnkv.client.aio.reply_future_native import ReplyFuture, Waking
 
 JOIN_BYTES: Final = 64 * 1024
 """Commands up to this size together are joined and sent by one call; longer ones go in pieces, uncopied."""
@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._wrong: WrongServer | None = None
         self._peer: Any = None
         self._family = socket.AF_INET
-        self._slots: deque[Due] = deque()
+        self._slots: deque[ReplyFuture] = deque()
         self._outbox: list[bytes] = []
         self._alone = False  # whether the last command to leave had the connection to itself
         self._waking = Waking(loop)
@@ -129,26 +129,26 @@ class Connection(asyncio.Protocol):
                 f"no turn in time at {self.name}; {len(self._waiting_for_room):,} commands wait for theirs"
             ) from None
 
-    def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> Due:
+    def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> ReplyFuture:
         """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
-        due = Due(command.word, deadline, self._waking)
+        future = ReplyFuture(command.word, deadline, self._waking)
         self._end_if_interrupted()
         if not self.usable:
-            due.fail(self._wrong or Unavailable(f"the connection to {self.name} was lost"))
-            return due
+            future.fail(self._wrong or Unavailable(f"the connection to {self.name} was lost"))
+            return future
         at_once = self._alone and not self._slots  # calls come one by one, so none is worth waiting for
         if not at_once and not self._outbox:
             self._loop.call_soon(self._flush)
         parts = command_parts(command) if leeway is None else parts_with(leeway, command)
         self._at_work = True
         self._outbox += parts
-        self._slots.append(due)
+        self._slots.append(future)
         self._at_work = False
         if at_once:
             self._flush()
         if self._checking is None:
             self._check_later()
-        return due
+        return future
 
     async def greet(self, deadline: float) -> None:
         """Have a sign of life: the system accepts also for a server that hangs. Raises OSError for none."""
@@ -370,9 +370,9 @@ class Connection(asyncio.Protocol):
 
     async def _probe_silent(self) -> None:
         """Probe a silent server: a server of another protocol may wait for the end of a line."""
-        due = Due(LINES.word, self._slots[0].deadline, self._waking)
-        due.settle(b"")  # no call waits for the reply
-        self._slots.append(due)
+        future = ReplyFuture(LINES.word, self._slots[0].deadline, self._waking)
+        future.settle(b"")  # no call waits for the reply
+        self._slots.append(future)
         self._transport.write(b"".join(command_parts(LINES)))
         wrong = await self._probed(PROBE)
         if wrong is not None and not self._answered and self.usable:

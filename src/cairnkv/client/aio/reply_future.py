@@ -22,7 +22,7 @@ class Waking:
         self.loop = loop
 
 
-class Due:
+class ReplyFuture:
     """A reply that is due.
 
     word: of the command that it answers. deadline: when it is given up, in the loop's time.

@@ -8,8 +8,8 @@ here a single callback wakes all tasks whose replies came in one turn of the loo
 What always holds: each is woken in its own context, after whoever settled it has returned, and within the loop's
 bounds of fairness: no task runs twice in one such callback. An exception that escapes a task keeps no other asleep.
 
-A `Due` is a future as asyncio's tasks see one (`_asyncio_future_blocking`, `add_done_callback`, `cancel`, `result`,
-`get_loop`), and no more than that: it is awaited by one task, and is not for `asyncio.gather` and the like.
+A `ReplyFuture` is a future as asyncio's tasks see one (`_asyncio_future_blocking`, `add_done_callback`, `cancel`,
+`result`, `get_loop`), and no more than that: it is awaited by one task, and is not for `asyncio.gather` and the like.
 """
 
 from asyncio import CancelledError, InvalidStateError
@@ -32,26 +32,26 @@ cdef class Waking:
         self.loop = loop
         self._ready = []
 
-    cdef int _wake(self, Due due) except -1:
-        if due._callback is not None:
+    cdef int _wake(self, ReplyFuture future) except -1:
+        if future._callback is not None:
             if not self._ready:
                 self.loop.call_soon(self._run)
-            self._ready.append(due)
+            self._ready.append(future)
         return 0
 
     def _run(self):
         cdef list ready = self._ready
         cdef Py_ssize_t at = 0
-        cdef Due due
+        cdef ReplyFuture future
         self._ready = []
         try:
             while at < len(ready):
-                due = ready[at]
+                future = ready[at]
                 at += 1
-                callback, context = due._callback, due._context
-                due._callback = due._context = None
+                callback, context = future._callback, future._context
+                future._callback = future._context = None
                 if callback is not None:
-                    context.run(callback, due)
+                    context.run(callback, future)
         finally:
             if at < len(ready):  # a KeyboardInterrupt, say, which ends this callback and not the loop's work
                 if not self._ready:
@@ -59,7 +59,7 @@ cdef class Waking:
                 self._ready[:0] = ready[at:]
 
 
-cdef class Due:
+cdef class ReplyFuture:
     """A reply that is due.
 
     word: of the command that it answers. deadline: when it is given up, in the loop's time.

@@ -16,8 +16,8 @@ from cairnkv.session.conversation import (
     AHEAD_COMMANDS,
     WORDS_PER_COST,
     Acceleration,
-    Due,
     OwnWrites,
+    QueuedReply,
     cost_of,
 )
 from cairnkv.store import PendingReply, Store
@@ -43,14 +43,14 @@ def said_in_turn(
     statuses: tuple[int, int],
     string_max: int,
     frame_max: int,
-) -> Due:
+) -> QueuedReply:
     """What is due for a frame whose turn in the log it is: the compiled hot path has left it."""
     decoder = CommandDecoder(width=width, limits=Limits(value=string_max, frame=frame_max))
     decoder.feed(frame)
     request = decoder.next()
     assert isinstance(request, Request), "it was scanned"
     reply = store.take_turn(Step(0, request.command), changes)
-    return Due(reply, partial(reply_parts, dialect=Dialect(statuses), frame_limit=frame_max))
+    return QueuedReply(reply, partial(reply_parts, dialect=Dialect(statuses), frame_limit=frame_max))
 
 
 class ArticleConversation:
@@ -80,7 +80,7 @@ class ArticleConversation:
         """Take bytes of the client."""
         self._decoder.feed(data)
 
-    def next(self) -> Due | None:
+    def next(self) -> QueuedReply | None:
         """Carry out the next command."""
         request = self._decoder.next()
         if request is None:
@@ -93,7 +93,7 @@ class ArticleConversation:
         if isinstance(outcome, Failure):
             return self.failure(outcome)
         cost = cost_of(command, outcome, made) + len(command.named_keys()) // WORDS_PER_COST
-        return Due(outcome, self._encode, cost)
+        return QueuedReply(outcome, self._encode, cost)
 
     def upcoming(self) -> tuple[list[Step], int]:
         """Some of the commands that come next."""
@@ -103,9 +103,9 @@ class ArticleConversation:
             steps.append(Step(0, request.command))
         return steps, ahead.consumed
 
-    def failure(self, failure: Failure) -> Due:
+    def failure(self, failure: Failure) -> QueuedReply:
         """A failure, which may be one that ends the conversation."""
-        return Due(failure, self._encode, closes=failure.code.closes)
+        return QueuedReply(failure, self._encode, closes=failure.code.closes)
 
     def _execute(self, request: Request) -> Reply | PendingReply:
         if self._context.wants_password:

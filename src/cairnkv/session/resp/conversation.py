@@ -32,9 +32,9 @@ from cairnkv.session.conversation import (
     WHOLE_TABLE_COST,
     WORDS_PER_COST,
     Acceleration,
-    Due,
     Encode,
     OwnWrites,
+    QueuedReply,
     Unfinished,
     bytes_of_outcome,
     cost_of,
@@ -151,7 +151,7 @@ class RedisConversation:
         context: ServerContext,
         peer: Peer,
         *,
-        push: Callable[[Due, int], None],
+        push: Callable[[QueuedReply, int], None],
         limits: Limits,
     ) -> None:
         """push: says something unasked; told what, and how many bytes that is, near enough."""
@@ -214,7 +214,7 @@ class RedisConversation:
         """Take bytes of the client."""
         self._decoder.feed(data)
 
-    def next(self) -> Due | Unfinished | None:
+    def next(self) -> QueuedReply | Unfinished | None:
         """Carry out the next command, or go on with the one at hand."""
         if self._job is not None:
             return self._go_on(self._job)
@@ -227,8 +227,8 @@ class RedisConversation:
             return UNFINISHED
         if isinstance(words, ProtocolFault):
             logger.info("%s: %s", self.peer.address, words.text)
-            return Due(0, partial(self._say, Error(words.text), self.protocol), closes=True)
-        return self._due(words)
+            return QueuedReply(0, partial(self._say, Error(words.text), self.protocol), closes=True)
+        return self._queued_reply(words)
 
     def upcoming(self) -> tuple[list[Step], int]:
         """Some of the commands that come next, up to the first that is not on keys."""
@@ -249,12 +249,12 @@ class RedisConversation:
             steps.append(Step(self.space, call.command))
         return steps, ahead.consumed
 
-    def failure(self, failure: Failure) -> Due:
+    def failure(self, failure: Failure) -> QueuedReply:
         """A failure that no command has asked for."""
         error = error_of(failure)
         if failure.code is failures.BUSY:
             error = Error(f"ERR max number of clients reached; {failure.text}")
-        return Due(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
+        return QueuedReply(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
 
     def said(self, run: "PendingBatch") -> None:
         """Commands of the client are on their way past this."""
@@ -343,7 +343,7 @@ class RedisConversation:
 
     # -- the way of a command -------------------------------------------------------------------------------
 
-    def _due(self, words: list[bytes]) -> Due | Unfinished:
+    def _queued_reply(self, words: list[bytes]) -> QueuedReply | Unfinished:
         """Carry out a command, and say what is due for it."""
         self.skipped, self.skip_next = self.skip_next, False
         self.cost = len(words) // WORDS_PER_COST
@@ -365,9 +365,9 @@ class RedisConversation:
         if isinstance(value, Job):
             self._job = value
             return self._go_on(value)
-        return self._due_for(value)
+        return self._queued_reply_for(value)
 
-    def _go_on(self, job: Job) -> Due | Unfinished:
+    def _go_on(self, job: Job) -> QueuedReply | Unfinished:
         try:
             value = job.step()
         except Exception as error:
@@ -375,11 +375,11 @@ class RedisConversation:
         if isinstance(value, Unfinished):
             return value
         self._job = None
-        due = self._due_for(value)
-        due.cost = WHOLE_TABLE_COST
-        return due
+        reply = self._queued_reply_for(value)
+        reply.cost = WHOLE_TABLE_COST
+        return reply
 
-    def _due_for(self, value: Value) -> Due:
+    def _queued_reply_for(self, value: Value) -> QueuedReply:
         closes, self.closing = self.closing, False
         # What is said of subscriptions is said even so, as what is said on channels is.
         silent = (self.muted or self.skipped) and not isinstance(value, Several)
@@ -387,13 +387,13 @@ class RedisConversation:
             encode: Encode = partial(self._say_later, value, self.protocol)
             if silent:
                 encode = partial(_act, value) if value.acts else _silence
-            return Due(value.outcome, encode, value.cost + self.cost, closes, value.size)
+            return QueuedReply(value.outcome, encode, value.cost + self.cost, closes, value.size)
         if silent or value is NOTHING:
-            return Due(0, _silence, 1 + self.cost, closes)
+            return QueuedReply(0, _silence, 1 + self.cost, closes)
         # It is made into bytes at once, so that it is known how many are kept if others have to leave before.
         pieces = self._said(value, self.protocol)
         size = sum(map(len, pieces))
-        return Due(0, lambda _: pieces, 1 + self.cost + size // TOLD_PER_COST, closes, size=size)
+        return QueuedReply(0, lambda _: pieces, 1 + self.cost + size // TOLD_PER_COST, closes, size=size)
 
     def _found(self, words: list[bytes]) -> Word:
         """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it.
@@ -502,7 +502,7 @@ class RedisConversation:
             self._own_pushes.append((said, size))
             return
         protocol = self.protocol
-        self._push(Due(0, lambda _: said(protocol)), size)
+        self._push(QueuedReply(0, lambda _: said(protocol)), size)
 
     @property
     def is_subscribed(self) -> bool:
@@ -555,7 +555,7 @@ def said_in_turn(
     protocol: Resp,
     string_max: int,
     frame_max: int,
-) -> Due:
+) -> QueuedReply:
     """What is due for a command whose turn in the log it is: the compiled hot path has left it."""
     decoder = RequestDecoder(Limits(value=string_max, frame=frame_max))
     decoder.trusted = True
@@ -567,7 +567,7 @@ def said_in_turn(
     call = word.on_keys(Arguments(word.name, words[1:], space))
     assert isinstance(call, Call)
     reply = store.take_turn(Step(space, call.command), changes)
-    return Due(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
+    return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
 
 
 WORD_BYTES: Final = 64
