@@ -17,11 +17,11 @@ import cairnkv
 import cairnkv.aio
 from cairnkv import limits
 from cairnkv.client.aio.pipeline import AsyncPipeline
-from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, Word
+from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, CommandSpec
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
 from cairnkv.session.resp import command_docs
-from cairnkv.session.resp.command_spec import Word as RedisWord
+from cairnkv.session.resp.command_spec import RespCommandSpec
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # this file is run as a program
@@ -48,19 +48,19 @@ def table(*rows: tuple[str, ...]) -> str:
 def commands() -> str:
     """Every command of the vocabulary."""
     rows = [
-        (str(word.number), f"`{word.usage}`", "✓" if word.writes else "", explained(word), ANSWERS[word.answer])
-        for word in BY_NUMBER.values()
+        (str(spec.number), f"`{spec.usage}`", "✓" if spec.writes else "", explained(spec), ANSWERS[spec.answer])
+        for spec in BY_NUMBER.values()
     ]
     return table(("number", "arguments", "writes", "what it does", "success carries"), *rows)
 
 
-def explained(word: Word) -> str:
+def explained(spec: CommandSpec) -> str:
     """Return the command's docstring as one line, with wire names and a list of exclusive options."""
-    text = " ".join(word.description.split())
-    sent = {name: slot.word.decode() for name, slot in word.fields if slot.word}
+    text = " ".join(spec.description.split())
+    sent = {name: slot.keyword.decode() for name, slot in spec.fields if slot.keyword}
     for name, option in sent.items():
         text = re.sub(rf"\b{name}(?=[,:)]|\b_)|`{name}`", option, text)
-    for group in word.exclusive:
+    for group in spec.exclusive:
         text += f" At most one of {', '.join(sent[name] for name in group)}."
     return text.replace("`MISSING`", "`Key not found`").replace("|", "\\|")
 
@@ -258,16 +258,16 @@ REDIS_ABSENT = {
 
 def redis_words() -> str:
     """Every word of Redis that means something by itself, in its groups."""
-    words = [word for word in command_docs.every() if word.on_keys or word.in_conversation]
-    words.sort(key=lambda word: REDIS_GROUPS.index(word.group))  # within a group as declared, like beside like
+    words = [spec for spec in command_docs.every() if spec.on_keys or spec.in_conversation]
+    words.sort(key=lambda spec: REDIS_GROUPS.index(spec.group))  # within a group as declared, like beside like
     return table(
         ("word", "arguments", "group", "since", "what it does"),
-        *((_redis_name(word), _code(word.syntax), word.group, word.since, _cell(word.summary)) for word in words),
+        *((_redis_name(spec), _code(spec.syntax), spec.group, spec.since, _cell(spec.summary)) for spec in words),
     )
 
 
-def _redis_name(word: RedisWord) -> str:
-    return f"`{word.name.upper().replace('|', ' ')}`"
+def _redis_name(spec: RespCommandSpec) -> str:
+    return f"`{spec.name.upper().replace('|', ' ')}`"
 
 
 def _code(text: str) -> str:
@@ -281,7 +281,7 @@ def _cell(text: str) -> str:
 def redis_absent() -> str:
     """What is not served."""
     rows = [
-        (about, ", ".join(f"`{word.replace('|', ' ')}`" for word in words.split()))
+        (about, ", ".join(f"`{spec.replace('|', ' ')}`" for spec in words.split()))
         for about, words in REDIS_ABSENT.items()
     ]
     return table(("about", "words, among others"), *rows)

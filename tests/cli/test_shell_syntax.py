@@ -191,8 +191,8 @@ def test_every_command_can_be_said_with_every_option(command: Command):
 
 def typed(command: Command) -> str:
     """A line that means a command, by the rules of the language alone."""
-    positional, named = [command.word.name.lower()], []
-    for name, slot in command.word.fields:
+    positional, named = [command.spec.name.lower()], []
+    for name, slot in command.spec.fields:
         value = getattr(command, name)
         match slot.place:
             case Place.REST:
@@ -204,11 +204,11 @@ def typed(command: Command) -> str:
                 named += [name] if value else []
             case Place.OPTION:
                 named += [f"{name}={typed_as(slot.kinds[0], value)}"] if value is not None else []
-            case Place.ARGUMENT if slot.kinds[0] in MAY_BE_LEFT_OUT and (name, command.word.writes) != ("prefix", True):
+            case Place.ARGUMENT if slot.kinds[0] in MAY_BE_LEFT_OUT and (name, command.spec.writes) != ("prefix", True):
                 named.append(f"{name}={typed_as(slot.kinds[0], value)}")
             case Place.ARGUMENT:
                 positional.append(typed_as(slot.kinds[0], value))
-    if any(slot.place is Place.REST for _, slot in command.word.fields):
+    if any(slot.place is Place.REST for _, slot in command.spec.fields):
         return shlex.join([positional[0], *named, *positional[1:]])
     return shlex.join([*positional, *named])
 
@@ -234,12 +234,12 @@ def test_no_line_makes_it_fail(line: str):
 def test_help_covers_the_vocabulary():
     overview = shell_syntax.overview()
     for name in shell_syntax.names():
-        word = shell_syntax.word_of(name)
+        word = shell_syntax.spec_of(name)
         assert f"  {shell_syntax.usage(word)}\n" in overview
         assert shell_syntax.explain(word).startswith(f"{shell_syntax.usage(word)}\n")
     with_options = {"SET_WITH", "GET_WITH", "EXPIRE_WITH"}
     assert set(shell_syntax.names()) == {name.lower() for name in BY_NAME if name not in with_options}
-    assert "SET_WITH, number 16" in shell_syntax.explain(shell_syntax.word_of("set"))
+    assert "SET_WITH, number 16" in shell_syntax.explain(shell_syntax.spec_of("set"))
 
 
 @pytest.mark.parametrize(
@@ -264,12 +264,12 @@ def test_replies(command: Command, reply: Reply, lines: list[bytes | str]):
 
 @pytest.mark.parametrize("name", shell_syntax.names())
 def test_help_describes_a_command_as_the_shell_takes_and_shows_it(name: str):
-    text = shell_syntax.explain(shell_syntax.word_of(name))
+    text = shell_syntax.explain(shell_syntax.spec_of(name))
     assert "millisecond" not in text
     assert "`MISSING`" not in text
-    assert ("TIME" in shell_syntax.usage(shell_syntax.word_of(name))) == (shell_syntax.TIME_HELP in text)
+    assert ("TIME" in shell_syntax.usage(shell_syntax.spec_of(name))) == (shell_syntax.TIME_HELP in text)
 
 
 @pytest.mark.parametrize("name", ["ttl", "deadline"])
 def test_help_says_that_times_are_shown_in_seconds(name: str):
-    assert re.search(r"seconds .*`never` when", shell_syntax.explain(shell_syntax.word_of(name)))
+    assert re.search(r"seconds .*`never` when", shell_syntax.explain(shell_syntax.spec_of(name)))

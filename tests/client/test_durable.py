@@ -153,7 +153,7 @@ def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to(
 
     def answer(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
-            asked.append((request.command.word.name, request.flags))
+            asked.append((request.command.spec.name, request.flags))
             conversation.say(OK if len(asked) != 2 else InMemory(OK))
 
     with scripted(answer) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:

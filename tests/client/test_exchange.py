@@ -101,7 +101,7 @@ class TestTheSame:
 
     def test_every_status_byte(self) -> None:
         for status in range(256):
-            assert_same([Get.word], [bytes((0, status, 0, 0, 0, 1)), b"x"])
+            assert_same([Get.spec], [bytes((0, status, 0, 0, 0, 1)), b"x"])
 
 
 def assert_same(words: list[Any], pieces: list[bytes]) -> None:
@@ -433,7 +433,7 @@ def test_ctrl_c_ends_a_call_and_the_next_one_gets_its_own_reply() -> None:
 async def make_future(request: pytest.FixtureRequest) -> Any:
     """Makes replies that are due, all of one connection."""
     waking = part(request.param, "Waking")(asyncio.get_running_loop())
-    return lambda: part(request.param, "ReplyFuture")(Get.word, 0.0, waking)
+    return lambda: part(request.param, "ReplyFuture")(Get.spec, 0.0, waking)
 
 
 class TestAReplyThatIsDue:
@@ -533,7 +533,7 @@ class TestAReplyThatIsDue:
 
             loop = asyncio.new_event_loop()
             waking = part(form, "Waking")(loop)
-            dues = [part(form, "ReplyFuture")(Get.word, 0.0, waking) for _ in range(4)]
+            dues = [part(form, "ReplyFuture")(Get.spec, 0.0, waking) for _ in range(4)]
             tasks = [loop.create_task(wait(n, due)) for n, due in enumerate(dues)]
             loop.run_until_complete(asyncio.sleep(0))
             for due in dues:
@@ -547,7 +547,7 @@ class TestAReplyThatIsDue:
 
     @compiled_only
     async def test_is_awaited_by_one_task(self) -> None:
-        due = part("compiled", "ReplyFuture")(Get.word, 0.0, part("compiled", "Waking")(asyncio.get_running_loop()))
+        due = part("compiled", "ReplyFuture")(Get.spec, 0.0, part("compiled", "Waking")(asyncio.get_running_loop()))
 
         async def wait() -> object:
             return await due

@@ -30,7 +30,7 @@ def asked() -> Asked:
 def server(asked: Asked) -> Iterator[Scripted]:
     def answer(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
-            asked.append((request.command.word.name, request.flags))
+            asked.append((request.command.spec.name, request.flags))
             command = request.command
             reads = isinstance(command, Get | GetWith | Ping)
             conversation.say(Items((b"v",)) if isinstance(command, GetMany) else b"v" if reads else OK)

@@ -46,7 +46,7 @@ class Node:
             if isinstance(command, Ping):
                 conversation.say(b"PONG")
                 continue
-            self.got.append(command.word.name)
+            self.got.append(command.spec.name)
             if self.answer == "hang up":
                 return
             if isinstance(self.answer, Failure):
@@ -185,7 +185,7 @@ def test_one_address_is_not_greeted(connect: Connect) -> None:
 
     def note(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
-            asked.append(request.command.word.name)
+            asked.append(request.command.spec.name)
             conversation.say(OK)
 
     with scripted(note) as server, connect(server.url) as kv:
@@ -282,7 +282,7 @@ def test_a_write_has_all_of_the_time_since_it_cannot_be_had_elsewhere(connect: C
         while (request := conversation.command()) is not None:
             if not isinstance(request.command, Ping):
                 time.sleep(5)
-            conversation.say(OK if request.command.word.writes else b"PONG")
+            conversation.say(OK if request.command.spec.writes else b"PONG")
 
     there = Node()
     with nodes(slow, there) as [one, other], connect(url_of(one.port, other.port, timeout=8)) as kv:
@@ -429,7 +429,7 @@ def test_a_pipeline_that_a_node_refuses_as_a_whole_is_carried_out_by_the_next() 
 def test_one_that_was_carried_out_in_part_is_not_but_the_next_one_goes_elsewhere() -> None:
     def reads_only(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
-            writes = request.command.word.writes
+            writes = request.command.spec.writes
             conversation.say(Failure(failures.CLOCK, "the clock is off") if writes else b"v")
 
     there = Node()
@@ -475,7 +475,7 @@ def test_a_long_pipeline_goes_on_elsewhere_in_its_middle() -> None:
             if isinstance(request.command, Ping):
                 conversation.say(b"PONG")
             elif len(answered) < 512:
-                answered.append(request.command.word.name)
+                answered.append(request.command.spec.name)
                 conversation.say(OK)
             else:
                 conversation.say(Failure(failures.NOQUORUM, "no majority"))

@@ -13,6 +13,7 @@ from cairnkv.commands import (
     Clear,
     ClearAll,
     Command,
+    CommandSpec,
     Exists,
     Get,
     GetMany,
@@ -24,7 +25,6 @@ from cairnkv.commands import (
     SetMany,
     SetWith,
     Swap,
-    Word,
     failures,
 )
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place
@@ -32,7 +32,7 @@ from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX, SCAN_COUNT_MAX, TT
 from cairnkv.records import replace
 from tests.support.strategies import commands
 
-WORDS = [pytest.param(command.word, id=command.word.name) for command in COMMANDS]
+RESP_COMMANDS = [pytest.param(command.spec, id=command.spec.name) for command in COMMANDS]
 
 
 def refusal(command: type[Command], *strings: bytes) -> ArgumentFault:
@@ -41,9 +41,9 @@ def refusal(command: type[Command], *strings: bytes) -> ArgumentFault:
     return raised.value
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", RESP_COMMANDS)
 @given(data=st.data())
-def test_a_command_is_read_back_from_its_strings(word: Word, data: st.DataObject) -> None:
+def test_a_command_is_read_back_from_its_strings(word: CommandSpec, data: st.DataObject) -> None:
     command = data.draw(commands([word.command]))
     strings = command.arguments()
     assert all(isinstance(string, bytes) for string in strings)
@@ -55,13 +55,13 @@ def test_a_command_is_read_back_from_its_strings(word: Word, data: st.DataObject
 
 @given(command=commands([SetWith, Swap, GetWith]), data=st.data())
 def test_options_may_stand_in_any_order(command: Command, data: st.DataObject) -> None:
-    positional = sum(slot.place is Place.ARGUMENT for _, slot in command.word.fields)
+    positional = sum(slot.place is Place.ARGUMENT for _, slot in command.spec.fields)
     options = [
         replace(type(command)(*command.arguments()[:positional]), **{name: getattr(command, name)}).arguments()[
             positional:
         ]
-        for name, slot in command.word.fields
-        if slot.word
+        for name, slot in command.spec.fields
+        if slot.keyword
     ]
     shuffled = data.draw(st.permutations(options))
     strings = command.arguments()[:positional] + [string for option in shuffled for string in option]
@@ -83,9 +83,9 @@ def test_strings_that_mean_nothing_are_refused_and_nothing_else_happens(
         assert command.from_arguments(understood.arguments()) == understood
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", RESP_COMMANDS)
 @given(data=st.data())
-def test_a_command_with_a_string_too_few_is_refused(word: Word, data: st.DataObject) -> None:
+def test_a_command_with_a_string_too_few_is_refused(word: CommandSpec, data: st.DataObject) -> None:
     fewest = sum(
         {Place.ARGUMENT: 1, Place.REST: len(slot.kinds)}.get(slot.place, 0) for _, slot in word.fields
     )  # strings that must be there
@@ -98,21 +98,21 @@ def test_a_command_with_a_string_too_few_is_refused(word: Word, data: st.DataObj
         assert word.usage in fault.text
 
 
-@pytest.mark.parametrize("word", [param for param in WORDS if param.values[0].exclusive])
+@pytest.mark.parametrize("word", [param for param in RESP_COMMANDS if param.values[0].exclusive])
 @given(data=st.data())
-def test_options_that_exclude_each_other_are_refused_together(word: Word, data: st.DataObject) -> None:
+def test_options_that_exclude_each_other_are_refused_together(word: CommandSpec, data: st.DataObject) -> None:
     group = data.draw(st.sampled_from(word.exclusive))
     together = data.draw(st.lists(st.sampled_from(group), min_size=2, unique=True))
     strings = data.draw(commands([word.command])).arguments()
     positional = strings[: sum(slot.place is Place.ARGUMENT for _, slot in word.fields)]
     for name in together:
         slot = dict(word.fields)[name]
-        positional += [slot.word, b"1"] if slot.kinds else [slot.word]
+        positional += [slot.keyword, b"1"] if slot.kinds else [slot.keyword]
     fault = refusal(word.command, *positional)
     assert fault.code is failures.BADARGS
     assert "exclude each other" in fault.text
     for name in together:
-        assert dict(word.fields)[name].word.decode() in fault.text
+        assert dict(word.fields)[name].keyword.decode() in fault.text
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ NUMBER_KINDS = sorted(
     {
         (kind.placeholder, kind.lowest, kind.highest): kind
         for command in COMMANDS
-        for _, slot in command.word.fields
+        for _, slot in command.spec.fields
         for kind in slot.kinds
         if isinstance(kind, NumberKind)
     }.values(),
@@ -235,10 +235,10 @@ def test_incr_reads_the_ends_of_64_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [Set(b"k", b"v"), SetWith(b"k", b"v"), Exists((b"k",)), ClearAll()], ids=lambda c: c.word.name
+    "command", [Set(b"k", b"v"), SetWith(b"k", b"v"), Exists((b"k",)), ClearAll()], ids=lambda c: c.spec.name
 )
 def test_commands_cannot_be_changed(command: Any) -> None:
-    for name in [name for name, _ in command.word.fields] or ["word"]:
+    for name in [name for name, _ in command.spec.fields] or ["word"]:
         with pytest.raises((AttributeError, TypeError)):
             setattr(command, name, b"other")
 

@@ -17,18 +17,18 @@ from cairnkv.commands import (
     COUNTED_FROM,
     Answer,
     Command,
+    CommandSpec,
     Copy,
     Count,
     Rename,
     Scope,
     SetMany,
-    Word,
 )
 from cairnkv.commands import vocabulary as vocabulary_module
 from cairnkv.commands.grammar import KeyKind, Place
 from cairnkv.engine import can_apply
 
-WORDS = [pytest.param(command.word, id=command.word.name) for command in COMMANDS]
+RESP_COMMANDS = [pytest.param(command.spec, id=command.spec.name) for command in COMMANDS]
 
 
 def test_every_command_of_the_module_is_in_the_vocabulary() -> None:
@@ -43,8 +43,8 @@ def test_every_command_of_the_module_is_in_the_vocabulary() -> None:
 def test_numbers_and_names_are_unique() -> None:
     assert len(BY_NUMBER) == len(BY_NAME) == len(COMMANDS) == len(set(COMMANDS))
     for command in COMMANDS:
-        assert BY_NUMBER[command.word.number].command is command
-        assert BY_NAME[command.word.name].command is command
+        assert BY_NUMBER[command.spec.number].command is command
+        assert BY_NAME[command.spec.name].command is command
 
 
 def test_the_articles_numbers_are_the_articles() -> None:
@@ -84,12 +84,12 @@ def test_keys_are_named_in_their_order_each_with_its_keyspace() -> None:
     assert Count().places(3) == ()
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", RESP_COMMANDS)
 class TestEachWord:
-    def test_names_its_keys_exactly_when_its_scope_is_keys(self, word: Word) -> None:
+    def test_names_its_keys_exactly_when_its_scope_is_keys(self, word: CommandSpec) -> None:
         assert bool(word.key_fields) == (word.scope is Scope.KEYS)
 
-    def test_names_all_its_keys(self, word: Word) -> None:
+    def test_names_all_its_keys(self, word: CommandSpec) -> None:
         """Else a reply could touch keys that nobody waits for."""
         of_keys = [name for name, slot in word.fields if any(isinstance(kind, KeyKind) for kind in slot.kinds)]
         assert list(word.key_fields) == of_keys
@@ -98,42 +98,42 @@ class TestEachWord:
             assert isinstance(slots[name].kinds[0], KeyKind), "keys come before what belongs to them"
             assert slots[name].place in (Place.ARGUMENT, Place.REST), "a key that may be left out is not foreseen"
 
-    def test_grows_only_if_it_writes(self, word: Word) -> None:
+    def test_grows_only_if_it_writes(self, word: CommandSpec) -> None:
         assert word.writes or not word.grows
 
-    def test_can_be_applied_unless_the_store_answers_it(self, word: Word) -> None:
+    def test_can_be_applied_unless_the_store_answers_it(self, word: CommandSpec) -> None:
         assert can_apply(word.command) != word.by_store
 
-    def test_of_the_store_writes_nothing(self, word: Word) -> None:
+    def test_of_the_store_writes_nothing(self, word: CommandSpec) -> None:
         assert not (word.by_store and word.writes)
 
-    def test_that_touches_nothing_writes_nothing(self, word: Word) -> None:
+    def test_that_touches_nothing_writes_nothing(self, word: CommandSpec) -> None:
         assert not (word.scope is Scope.NOTHING and word.writes)
 
-    def test_has_an_answer_that_a_client_can_read_back(self, word: Word) -> None:
+    def test_has_an_answer_that_a_client_can_read_back(self, word: CommandSpec) -> None:
         assert word.answer in Answer
 
-    def test_excludes_fields_that_it_has_and_that_can_be_left_out(self, word: Word) -> None:
+    def test_excludes_fields_that_it_has_and_that_can_be_left_out(self, word: CommandSpec) -> None:
         slots = dict(word.fields)
         for group in word.exclusive:
             assert len(group) > 1
             for name in group:
                 assert slots[name].place in (Place.OPTION, Place.SWITCH)
 
-    def test_of_the_article_has_only_positional_arguments(self, word: Word) -> None:
+    def test_of_the_article_has_only_positional_arguments(self, word: CommandSpec) -> None:
         """Its frame has no count, so it must be known from the number alone."""
         if word.number < COUNTED_FROM:
             assert all(slot.place is Place.ARGUMENT for _, slot in word.fields)
 
-    def test_has_all_that_follow_only_at_the_end(self, word: Word) -> None:
+    def test_has_all_that_follow_only_at_the_end(self, word: CommandSpec) -> None:
         places = [slot.place for _, slot in word.fields]
         assert Place.REST not in places[:-1]
 
-    def test_has_positional_arguments_before_options(self, word: Word) -> None:
+    def test_has_positional_arguments_before_options(self, word: CommandSpec) -> None:
         optional = [slot.place in (Place.OPTION, Place.SWITCH) for _, slot in word.fields]
         assert optional == sorted(optional)
 
-    def test_is_summarised_in_a_sentence(self, word: Word) -> None:
+    def test_is_summarised_in_a_sentence(self, word: CommandSpec) -> None:
         assert word.summary.endswith(".")
         assert "\n" not in word.summary
 

@@ -56,14 +56,14 @@ class ByHand(KeyValue[bytes, bytes]):
         self._socket.sendall(self._frame(call))
         header, status, length = struct.unpack(">BBI", self._exactly(6))
         payload = self._exactly(length)
-        reply = _reply(header & ~8, status, payload, call.command.word.answer)
+        reply = _reply(header & ~8, status, payload, call.command.spec.answer)
         return call.result(InMemory(reply) if header & 8 else reply)
 
     def _frame(self, call: Call[Any]) -> bytes:
         command = call.command
         strings = command.arguments()
-        frame = struct.pack(self._number, FLAGS[call.leeway], command.word.number)
-        if command.word.number >= COUNTED_FROM:
+        frame = struct.pack(self._number, FLAGS[call.leeway], command.spec.number)
+        if command.spec.number >= COUNTED_FROM:
             frame += struct.pack(">I", len(strings))
         return frame + b"".join(struct.pack(">I", len(string)) + string for string in strings)
 

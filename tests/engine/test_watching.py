@@ -15,7 +15,7 @@ from tests.support.strategies import Kinds, commands
 
 KEYS = [b"a", b"b", b"c"]
 PLACES = [(space, key) for space in range(2) for key in KEYS]
-WRITES = [command for command in COMMANDS if command.word.writes and can_apply(command)]
+WRITES = [command for command in COMMANDS if command.spec.writes and can_apply(command)]
 SAID = st.builds(
     Step,
     st.integers(0, 1),

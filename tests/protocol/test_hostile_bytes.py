@@ -103,7 +103,7 @@ def test_whatever_is_understood_would_be_written_so(data: bytes, width: Width | 
     """Nothing is guessed: each request, written again, is a piece of the bytes that came (option order aside)."""
     found, decoder = _command_events([data], width)
     for event in found:
-        if isinstance(event, Request) and not any(slot.word for _, slot in event.command.word.fields):
+        if isinstance(event, Request) and not any(slot.keyword for _, slot in event.command.spec.fields):
             assert decoder.width is not None
             assert write_command(event.command, width=decoder.width, flags=event.flags) in data
 
@@ -113,7 +113,7 @@ def hostile_responses(draw: st.DrawFn) -> bytes:
     """Random bytes or damaged responses."""
     if draw(st.booleans()):
         return draw(st.binary(max_size=40))
-    word = draw(st.sampled_from([command.word for command in COMMANDS]))
+    word = draw(st.sampled_from([command.spec for command in COMMANDS]))
     said = draw(st.lists(replies(word), min_size=1, max_size=4))
     return draw(damaged(b"".join(write_response(response_to(reply))[:1_000] for reply in said)))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairnkv.commands import COMMANDS, MISSING, OK, Command, Failure, InMemory, Items, Reply, Word
+from cairnkv.commands import COMMANDS, MISSING, OK, Command, CommandSpec, Failure, InMemory, Items, Reply
 from cairnkv.errors import PeerError
 from cairnkv.protocol import CommandDecoder, Dialect, Request, Response, ResponseDecoder, write_command, write_response
 from cairnkv.protocol.native import (
@@ -23,7 +23,7 @@ from tests.support.strategies import STRINGS, commands, cuttings, replies
 
 WIDTHS = st.sampled_from([2, 4])
 FLAGS = st.integers(0, 3)
-WORDS = [pytest.param(command.word, id=command.word.name) for command in COMMANDS]
+RESP_COMMANDS = [pytest.param(command.spec, id=command.spec.name) for command in COMMANDS]
 
 
 def events(decoder: CommandDecoder | ResponseDecoder, pieces: list[bytes]) -> list[Any]:
@@ -35,10 +35,10 @@ def events(decoder: CommandDecoder | ResponseDecoder, pieces: list[bytes]) -> li
     return found
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", RESP_COMMANDS)
 @given(data=st.data(), width=WIDTHS, flags=FLAGS, pinned=st.booleans())
 def test_a_command_arrives_as_it_was_said(
-    word: Word, data: st.DataObject, width: Width, flags: int, pinned: bool
+    word: CommandSpec, data: st.DataObject, width: Width, flags: int, pinned: bool
 ) -> None:
     command = data.draw(commands([word.command]))
     frame = write_command(command, width=width, flags=flags)
@@ -72,9 +72,9 @@ def test_a_command_in_pieces_is_the_same_frame(command: Command, width: Width, f
     )
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", RESP_COMMANDS)
 @given(data=st.data(), dialect=st.sampled_from(Dialect))
-def test_a_reply_arrives_as_it_was_said(word: Word, data: st.DataObject, dialect: Dialect) -> None:
+def test_a_reply_arrives_as_it_was_said(word: CommandSpec, data: st.DataObject, dialect: Dialect) -> None:
     said = data.draw(st.lists(replies(word), min_size=1, max_size=4))
     sent = b"".join(write_response(response_to(reply), dialect=dialect) for reply in said)
     decoder = ResponseDecoder()
@@ -85,7 +85,7 @@ def test_a_reply_arrives_as_it_was_said(word: Word, data: st.DataObject, dialect
 
 @given(data=st.data(), dialect=st.sampled_from(Dialect))
 def test_a_reply_in_pieces_is_the_same_frame(data: st.DataObject, dialect: Dialect) -> None:
-    reply = data.draw(replies(data.draw(st.sampled_from(COMMANDS)).word))
+    reply = data.draw(replies(data.draw(st.sampled_from(COMMANDS)).spec))
     assert b"".join(reply_parts(reply, dialect)) == write_response(response_to(reply), dialect=dialect)
 
 
@@ -126,7 +126,7 @@ class TestFailuresOfOtherServers:
     """What a failure of a code that this version does not know says of its command's effect."""
 
     def _reply(self, payload: bytes, header: int) -> Any:
-        return reply_in(Response(False, payload, header), COMMANDS[1].word)
+        return reply_in(Response(False, payload, header), COMMANDS[1].spec)
 
     @pytest.mark.parametrize(("header", "executed"), [(0x02, False), (0x04, None), (0x00, None)])
     def test_the_headers_bits_say_whether_it_was_executed(self, header: int, executed: bool | None) -> None:
@@ -151,6 +151,6 @@ class TestFailuresOfOtherServers:
 
 @pytest.mark.parametrize("payload", [b"", b"one", b"1.5", b"9" * 5_000])
 def test_a_number_that_is_none_is_the_peers_fault(payload: bytes) -> None:
-    count = next(command.word for command in COMMANDS if command.word.name == "COUNT")
+    count = next(command.spec for command in COMMANDS if command.spec.name == "COUNT")
     with pytest.raises(PeerError):
         reply_in(Response(True, payload), count)

@@ -88,7 +88,7 @@ class Op:
     @property
     def writes(self) -> bool:
         """Whether it may change anything."""
-        return any(step.command.word.writes for step in self.steps)
+        return any(step.command.spec.writes for step in self.steps)
 
     @property
     def failed(self) -> bool:
@@ -566,7 +566,7 @@ class Reference:
         self._look(position)
 
     def _apply(self, step: Step) -> Reply:
-        if not 0 <= step.space < len(self._models) or step.command.word.by_store:
+        if not 0 <= step.space < len(self._models) or step.command.spec.by_store:
             return Failure(failures.BADARGS, "")
         return self._models[step.space].apply(step.command, self._now, seen=Items((b"0",)))
 

@@ -127,7 +127,7 @@ class TestWhatItIs:
     def test_it_serves_what_the_vocabulary_calls_so(self) -> None:
         from cairnkv.session.native.frames_native import SERVED as NUMBERS
 
-        assert {command.word.name: command.word.number for command in SERVED} == NUMBERS
+        assert {command.spec.name: command.spec.number for command in SERVED} == NUMBERS
         assert all(BY_NAME[name].number == number for name, number in NUMBERS.items())
 
     def test_it_does_the_common_commands_itself(self) -> None:

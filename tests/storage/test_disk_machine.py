@@ -21,7 +21,7 @@ from tests.support.model import same
 from tests.support.strategies import commands
 
 SPACES = st.integers(0, 2)
-WRITES = commands([command for command in APPLIED if command.word.writes], KINDS)
+WRITES = commands([command for command in APPLIED if command.spec.writes], KINDS)
 
 
 LIMIT = 1_000_000

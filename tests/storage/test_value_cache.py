@@ -463,7 +463,7 @@ def test_watching_does_not_see_what_leaves_memory_and_comes_back(disk: Cooled) -
 
 @settings(max_examples=300, deadline=None)
 @given(
-    before=st.lists(commands([command for command in APPLIED if command.word.writes], KINDS), max_size=8),
+    before=st.lists(commands([command for command in APPLIED if command.spec.writes], KINDS), max_size=8),
     command=commands(APPLIED, KINDS),
 )
 def test_no_command_looks_at_a_value_that_it_does_not_name_as_read(before: list[Command], command: Command) -> None:

@@ -112,7 +112,7 @@ def test_a_sum_has_a_digit_more_at_most() -> None:
 
 
 def test_it_is_known_of_every_command_that_may_grow() -> None:
-    @given(command=commands([command for command in COMMANDS if command.word.grows], KINDS))
+    @given(command=commands([command for command in COMMANDS if command.spec.grows], KINDS))
     def any_command(command: Command) -> None:
         shared = Shared()
         Keyspace(shared)

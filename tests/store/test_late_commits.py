@@ -120,10 +120,10 @@ WRITES: list[tuple[Command, Reply]] = [
 
 
 def test_every_command_that_writes_is_among_them() -> None:
-    assert {type(command) for command, _ in WRITES} == {command for command in COMMANDS if command.word.writes}
+    assert {type(command) for command, _ in WRITES} == {command for command in COMMANDS if command.spec.writes}
 
 
-@pytest.mark.parametrize(("command", "reply"), WRITES, ids=lambda it: getattr(it, "word", it) and None)
+@pytest.mark.parametrize(("command", "reply"), WRITES, ids=lambda it: getattr(it, "spec", it) and None)
 class TestEveryWrite:
     def test_is_answered_when_it_is_committed_and_not_before(
         self, store: LateStore, command: Command, reply: Reply
@@ -302,7 +302,7 @@ class TestReads:
         assert held.reply == Failure(failures.UNDONE, "the disk is gone")
 
     @pytest.mark.parametrize(
-        "read", [read for read, _ in READS if read.word.scope is Scope.KEYS], ids=lambda read: read.word.name
+        "read", [read for read, _ in READS if read.spec.scope is Scope.KEYS], ids=lambda read: read.spec.name
     )
     def test_of_other_keys_do_not_wait(self, store: LateStore, read: Command) -> None:
         store.safely(Set(b"k", b"5"))

@@ -124,7 +124,7 @@ class LateStoreMachine(RuleBasedStateMachine):
             return
         self._answered(command, outcome, expected)
 
-    @rule(command=commands([command for command in APPLIED if command.word.writes], KINDS))
+    @rule(command=commands([command for command in APPLIED if command.spec.writes], KINDS))
     def say_while_the_log_refuses(self, command: Command) -> None:
         self.log.refusal = "full"
         self.model.advance(self.clock.now)
@@ -211,9 +211,9 @@ class LateStoreMachine(RuleBasedStateMachine):
 
     def _shown(self, command: Command, sets: list[set[bytes]]) -> int:
         """The newest pending position of those whose keys, given one by one, the command's reply shows."""
-        if command.word.scope is Scope.NOTHING:
+        if command.spec.scope is Scope.NOTHING:
             return 0
-        keys = set(KEYS) if command.word.scope is Scope.TABLE else set(command.named_keys())
+        keys = set(KEYS) if command.spec.scope is Scope.TABLE else set(command.named_keys())
         positions = [pending.position for pending, names in zip(self.pending, sets, strict=True) if names & keys]
         return max(positions, default=0)
 

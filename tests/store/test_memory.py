@@ -86,7 +86,7 @@ class TestRefusing:
             SetMany(0, ((b"k", b"v" * 50), (b"l", b"w"))),
             Incr(b"k", 12_345),
         ],
-        ids=lambda write: write.word.name,
+        ids=lambda write: write.spec.name,
     )
     def test_a_write_that_just_fits_is_accepted_and_one_byte_less_room_refuses_it(self, write: Command) -> None:
         before = numbered(3)
@@ -166,7 +166,7 @@ class TestRefusing:
 
 
 GROWING = commands(
-    [command for command in COMMANDS if command.word.grows or command in (Clear, GetWith, ClearAll)],
+    [command for command in COMMANDS if command.spec.grows or command in (Clear, GetWith, ClearAll)],
     Kinds(
         {
             KEY: st.sampled_from([b"a", b"b", b"c", b"d" * 40]),
@@ -197,7 +197,7 @@ def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit:
         clock.advance(step)
         before = store.used_bytes
         store.execute(command)
-        if command.word.grows:
+        if command.spec.grows:
             assert store.used_bytes <= max(limit, before) + TICK_BYTES  # of a deadline that moves
         for keyspace in store.keyspaces:
             keyspace.check()

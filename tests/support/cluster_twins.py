@@ -103,7 +103,7 @@ def blocks(said: bytes, width: Width, *, on_redis: bool) -> bool:
     """Whether a client's next commands wait until this one has had its turn."""
     if on_redis:
         return any(word in said.upper() for word in (b"KEYS", b"WATCH", b"EXEC"))
-    return int.from_bytes(said[1 : 1 + width]) == ClearPrefix.word.number
+    return int.from_bytes(said[1 : 1 + width]) == ClearPrefix.spec.number
 
 
 def live(both: tuple[Clients, Clients], chance: random.Random, width: Width, *, on_redis: bool) -> None:

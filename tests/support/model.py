@@ -183,7 +183,7 @@ class Model:
                     return 0
                 self.entries.update({key: (value, None) for key, value in pairs})
                 return 1
-        raise NotImplementedError(f"the model does not know {command.word.name}")
+        raise NotImplementedError(f"the model does not know {command.spec.name}")
 
     def _value(self, key: bytes) -> Reply:
         return self.entries[key][0] if key in self.entries else MISSING

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, Failure, InMemory, Items, Reply, Word
+from cairnkv.commands import CODES, COMMANDS, MISSING, OK, Answer, Command, CommandSpec, Failure, InMemory, Items, Reply
 from cairnkv.commands.grammar import KeyKind, Kind, NumberKind, Place, Slot
 from cairnkv.commands.vocabulary import DECIMAL, KEY
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX
@@ -72,8 +72,8 @@ def _of_slot(slot: Slot, kinds: Kinds) -> SearchStrategy[Any]:
 
 @st.composite
 def _command(draw: st.DrawFn, command: type[Command], kinds: Kinds) -> Command:
-    word = command.word
-    left_out = {name for name, slot in word.fields if slot.word and draw(st.booleans())}
+    word = command.spec
+    left_out = {name for name, slot in word.fields if slot.keyword and draw(st.booleans())}
     for group in word.exclusive:
         chosen = draw(st.sampled_from([*group, None]))
         left_out |= {name for name in group if name != chosen}
@@ -102,7 +102,7 @@ _ANSWERS: dict[Answer, SearchStrategy[Reply]] = {
 }
 
 
-def replies(word: Word) -> SearchStrategy[Reply]:
+def replies(word: CommandSpec) -> SearchStrategy[Reply]:
     """Any reply that a command of this word can have."""
     answers = _ANSWERS[word.answer]
     return st.one_of(answers, FAILURES, answers.map(InMemory)) if word.writes else st.one_of(answers, FAILURES)

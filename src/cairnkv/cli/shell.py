@@ -78,7 +78,7 @@ class Shell:
                 return False
             case word if word == HELP:
                 print(
-                    shell_syntax.explain(shell_syntax.word_of(words[1])) if len(words) > 1 else shell_syntax.overview()
+                    shell_syntax.explain(shell_syntax.spec_of(words[1])) if len(words) > 1 else shell_syntax.overview()
                 )
             case _:
                 self._execute(shell_syntax.statement(words))
@@ -109,13 +109,13 @@ class Shell:
             reply = self._ask(replace(command, cursor=cursor))
             assert isinstance(reply, Items)
             cursor = int(reply.values[0] or 0)
-            if command.word.writes:  # how many it has changed, rather than which keys it has found
+            if command.spec.writes:  # how many it has changed, rather than which keys it has found
                 total += int(reply.values[1] or 0)
             else:
                 yield Items(reply.values[1:])
             if cursor == 0:
                 break
-        if command.word.writes:
+        if command.spec.writes:
             yield total
 
     def _ask(self, command: Command) -> Reply:
@@ -273,13 +273,13 @@ def completions(before: Sequence[str]) -> Iterator[tuple[str, str]]:
     """
     if not before or before[0].lower() == HELP:
         for name in shell_syntax.names():
-            yield name, shell_syntax.word_of(name).summary
+            yield name, shell_syntax.spec_of(name).summary
         if not before:
             yield HELP, "Explain the commands, or one of them."
             yield "exit", "Leave the shell."
         return
     try:
-        word = shell_syntax.word_of(before[0])
+        word = shell_syntax.spec_of(before[0])
     except CairnError:
         return
     for option in shell_syntax.options(word):

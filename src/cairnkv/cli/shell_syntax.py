@@ -19,7 +19,19 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from cairnkv.cli.main import suggestion
-from cairnkv.commands import BY_NAME, MISSING, OK, ArgumentFault, Command, Deadline, Info, Items, Reply, Ttl, Word
+from cairnkv.commands import (
+    BY_NAME,
+    MISSING,
+    OK,
+    ArgumentFault,
+    Command,
+    CommandSpec,
+    Deadline,
+    Info,
+    Items,
+    Reply,
+    Ttl,
+)
 from cairnkv.commands.grammar import Kind, Place, Slot
 from cairnkv.commands.vocabulary import (
     AMOUNT,
@@ -82,23 +94,23 @@ def names() -> list[str]:
     return [name.lower() for name in BY_NAME if not name.endswith(WITH)]
 
 
-def word_of(name: str) -> Word:
+def spec_of(name: str) -> CommandSpec:
     """The vocabulary's entry for a name as it is typed."""
-    word = BY_NAME.get(name.upper().replace("-", "_"))
-    if word is None:
+    spec = BY_NAME.get(name.upper().replace("-", "_"))
+    if spec is None:
         hint = suggestion(name.lower(), names()) or "; `help` lists the commands"
         raise NotUnderstood(f"there is no command {name!r}{hint}")
-    return word
+    return spec
 
 
-def _fullest(word: Word) -> Word:
+def _fullest(spec: CommandSpec) -> CommandSpec:
     """The form of a command that has all its options."""
-    return BY_NAME.get(word.name + WITH, word)
+    return BY_NAME.get(spec.name + WITH, spec)
 
 
-def options(word: Word) -> list[str]:
+def options(spec: CommandSpec) -> list[str]:
     """What may stand behind a command's arguments, as far as it can be completed: `ttl=`, `ifabsent`."""
-    return [_option(name, slot) for name, slot in _fullest(word).fields if _is_named(slot)]
+    return [_option(name, slot) for name, slot in _fullest(spec).fields if _is_named(slot)]
 
 
 def _is_named(slot: Slot) -> bool:
@@ -107,41 +119,41 @@ def _is_named(slot: Slot) -> bool:
     )
 
 
-def _is_optional(word: Word, slot: Slot) -> bool:
+def _is_optional(spec: CommandSpec, slot: Slot) -> bool:
     """Whether a positional argument may be left out; never the prefix of what is to be cleared."""
     kind = slot.kinds[0]
-    return kind in _LEFT_OUT and not (kind is PREFIX and word.writes)
+    return kind in _LEFT_OUT and not (kind is PREFIX and spec.writes)
 
 
 def _option(name: str, slot: Slot) -> str:
     """What is typed for an option."""
-    typed = slot.word.decode().lower() or name
+    typed = slot.keyword.decode().lower() or name
     return typed if slot.place is Place.SWITCH else f"{typed}="
 
 
 # -- grammar -----------------------------------------------------------------------------------------------
 
 
-def usage(word: Word) -> str:
+def usage(spec: CommandSpec) -> str:
     """The grammar of a command in one line.
 
     >>> from cairnkv.commands import Incr, Set
-    >>> usage(Incr.word)
+    >>> usage(Incr.spec)
     'incr key [n]'
-    >>> usage(Set.word)
+    >>> usage(Set.spec)
     'set key value [ttl=TIME] [keepttl] [ifabsent] [ifpresent] [ifequals=value] [at=TIME]'
     """
     positional, named = [], []
-    for name, slot in _fullest(word).fields:
+    for name, slot in _fullest(spec).fields:
         kinds = " ".join(_placeholder(kind) for kind in slot.kinds)
         if _is_named(slot):
             named.append(f"[{_option(name, slot)}{kinds}]")
         elif slot.place is Place.REST:
             positional.append(f"{kinds} [{kinds} ...]")
         else:
-            positional.append(f"[{kinds}]" if _is_optional(word, slot) else kinds)
-    parts = [*named, *positional] if _has_rest(word) else [*positional, *named]
-    return " ".join((word.name.lower(), *parts))
+            positional.append(f"[{kinds}]" if _is_optional(spec, slot) else kinds)
+    parts = [*named, *positional] if _has_rest(spec) else [*positional, *named]
+    return " ".join((spec.name.lower(), *parts))
 
 
 def _placeholder(kind: Kind) -> str:
@@ -150,30 +162,30 @@ def _placeholder(kind: Kind) -> str:
     return "N" if kind in _BY_NAME_ONLY else kind.placeholder
 
 
-def _has_rest(word: Word) -> bool:
-    return any(slot.place is Place.REST for _, slot in word.fields)
+def _has_rest(spec: CommandSpec) -> bool:
+    return any(slot.place is Place.REST for _, slot in spec.fields)
 
 
-def explain(word: Word) -> str:
+def explain(spec: CommandSpec) -> str:
     """What `help NAME` prints."""
-    forms = [word] if _fullest(word) is word else [word, _fullest(word)]
-    told = [f"{form.name}, number {form.number} on the wire:\n{_as_shown(word, form.description)}" for form in forms]
-    if any(kind in _TIMES for _, slot in _fullest(word).fields for kind in slot.kinds):
+    forms = [spec] if _fullest(spec) is spec else [spec, _fullest(spec)]
+    told = [f"{form.name}, number {form.number} on the wire:\n{_as_shown(spec, form.description)}" for form in forms]
+    if any(kind in _TIMES for _, slot in _fullest(spec).fields for kind in slot.kinds):
         told.append(TIME_HELP)
-    return "\n\n".join((usage(word), *told))
+    return "\n\n".join((usage(spec), *told))
 
 
-def _as_shown(word: Word, text: str) -> str:
+def _as_shown(spec: CommandSpec, text: str) -> str:
     """Return a command's description in the terms of the shell: times with units, replies as the shell shows them."""
     text = text.replace("`MISSING`", "`(not found)`")
-    if issubclass(word.command, Ttl | Deadline):
+    if issubclass(spec.command, Ttl | Deadline):
         return text.replace("milliseconds", "seconds").replace("-1 when", "`never` when")
     return text.replace("in milliseconds since", "as TIME since").replace("milliseconds", "TIME")
 
 
 def overview() -> str:
     """What `help` prints."""
-    shown = {usage(word): word.summary for word in map(word_of, names())}
+    shown = {usage(spec): spec.summary for spec in map(spec_of, names())}
     lines = [f"  {grammar}\n      {summary}" for grammar, summary in shown.items()]
     return "\n".join(
         (
@@ -202,10 +214,10 @@ def split(line: str) -> list[str]:
 
 def statement(words: list[str]) -> Statement:
     """The command that words stand for; `NotUnderstood` says what does not fit."""
-    word = word_of(words[0])
-    given = _Given(word, words[1:])
-    fullest = _fullest(word)
-    form = fullest if any(slot.word and name in given.named for name, slot in fullest.fields) else word
+    spec = spec_of(words[0])
+    given = _Given(spec, words[1:])
+    fullest = _fullest(spec)
+    form = fullest if any(slot.keyword and name in given.named for name, slot in fullest.fields) else spec
     arguments = (given.named[name] for name, slot in fullest.fields if slot.place is Place.ARGUMENT)
     strings: list[bytes] = []
     for name, slot in form.fields:
@@ -215,14 +227,14 @@ def statement(words: list[str]) -> Statement:
             case Place.ARGUMENT:
                 strings.append(next(arguments))
             case Place.OPTION:
-                strings += (slot.word, given.named[name]) if name in given.named else ()
+                strings += (slot.keyword, given.named[name]) if name in given.named else ()
             case Place.SWITCH:
-                strings += (slot.word,) if name in given.named else ()
+                strings += (slot.keyword,) if name in given.named else ()
     try:
         command = form.command.from_arguments(strings)
     except ArgumentFault as fault:
         why = _IN_MILLISECONDS.sub(r"TIME is from \1ms to \2ms", fault.text.removeprefix(f"usage: {form.usage}; "))
-        raise NotUnderstood(f"{word.name.lower()}: {why}; {usage(word)}") from None
+        raise NotUnderstood(f"{spec.name.lower()}: {why}; {usage(spec)}") from None
     return Statement(command, slices="cursor" in given.left_out)
 
 
@@ -233,16 +245,16 @@ class _Given:
     option. Where arguments of any number follow, options come before them.
     """
 
-    def __init__(self, word: Word, words: list[str]) -> None:
-        self._word = word
-        self._fields = dict(_fullest(word).fields)
+    def __init__(self, spec: CommandSpec, words: list[str]) -> None:
+        self._spec = spec
+        self._fields = dict(_fullest(spec).fields)
         self.named: dict[str, bytes] = {}
         self.rest: list[bytes] = []
         self.left_out: set[str] = set()
         open_fields = [
             name for name, slot in self._fields.items() if slot.place is Place.ARGUMENT and not _is_named(slot)
         ]
-        required = [name for name in open_fields if not _is_optional(word, self._fields[name])]
+        required = [name for name in open_fields if not _is_optional(spec, self._fields[name])]
         optional = [name for name in open_fields if name not in required]
         left = list(words)
         for name in required:
@@ -257,16 +269,16 @@ class _Given:
                 if name in self.named:
                     raise self._misfit(f"{name} stands there twice")
                 self._take(name, value)
-            elif _has_rest(word):
+            elif _has_rest(spec):
                 self.rest = list(map(_encoded, left))
                 left.clear()
             elif optional:
                 self._take(optional.pop(0), left.pop(0))
             else:
                 raise self._misfit(
-                    f"{left[0]!r} is one argument too many, and no option{suggestion(left[0], options(word))}"
+                    f"{left[0]!r} is one argument too many, and no option{suggestion(left[0], options(spec))}"
                 )
-        if _has_rest(word) and not self.rest:
+        if _has_rest(spec) and not self.rest:
             raise self._misfit("too few arguments")
         for name, slot in self._fields.items():
             if slot.place is Place.ARGUMENT and name not in self.named:
@@ -278,7 +290,7 @@ class _Given:
         """The field and the value of an option, if a word is one."""
         typed, equals, value = text.partition("=")
         for name, slot in self._fields.items():
-            if slot.place is Place.REST or typed.lower() not in (name, slot.word.decode().lower()):
+            if slot.place is Place.REST or typed.lower() not in (name, slot.keyword.decode().lower()):
                 continue
             if bool(equals) is not (slot.place is Place.SWITCH):
                 return name, value
@@ -296,7 +308,7 @@ class _Given:
             self.named[name] = _encoded(text)
 
     def _misfit(self, text: str) -> NotUnderstood:
-        return NotUnderstood(f"{self._word.name.lower()}: {text}; {usage(self._word)}")
+        return NotUnderstood(f"{self._spec.name.lower()}: {text}; {usage(self._spec)}")
 
 
 def _encoded(text: str) -> bytes:

@@ -112,13 +112,13 @@ class Call(Generic[T]):
     def result(self, reply: Reply) -> T:
         """The Python value of a reply; raises what stands for a failure."""
         if isinstance(reply, Failure):
-            raise error_of(reply, writes=self.command.word.writes)
+            raise error_of(reply, writes=self.command.spec.writes)
         try:
             return self.decode(reply)
         except PeerError as error:
-            if not self.command.word.writes:
+            if not self.command.spec.writes:
                 raise
-            raise OutcomeUnknown(f"{self.command.word.name}: {error}; it was executed, or it was not") from None
+            raise OutcomeUnknown(f"{self.command.spec.name}: {error}; it was executed, or it was not") from None
 
 
 class _FromMemory(Call[T]):
@@ -133,7 +133,7 @@ class _FromMemory(Call[T]):
 
 def from_memory(call: Call[T]) -> Call[T]:
     """The same call, content with memory if it writes: a read shows nothing that could be taken back, whoever asks."""
-    return _FromMemory(call.command, call.decode) if call.command.word.writes else call
+    return _FromMemory(call.command, call.decode) if call.command.spec.writes else call
 
 
 class _Local(Call[T]):
@@ -145,7 +145,7 @@ class _Local(Call[T]):
 
 def locally(call: Call[T]) -> Call[T]:
     """The same call, content with what the node that is asked has if it only reads: a write is everybody's."""
-    return call if call.command.word.writes else _Local(call.command, call.decode)
+    return call if call.command.spec.writes else _Local(call.command, call.decode)
 
 
 def memory_is_enough(how: Durable) -> bool:
@@ -417,7 +417,7 @@ def _some_milliseconds(ttl: Seconds) -> int:
 
 def _valid(command: Command) -> Command:
     """The command, if its own grammar would read it; so bad options fail here as they would at a server."""
-    for group in command.word.exclusive:
+    for group in command.spec.exclusive:
         given = [name for name in group if getattr(command, name) not in (None, False)]
         if len(given) > 1:
             raise _bad(failures.BADARGS, f"{' and '.join(given)} exclude each other; use one of them")

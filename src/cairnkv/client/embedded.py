@@ -390,12 +390,12 @@ def _without_waiting(call: Call[T], pending_reply: PendingReply) -> T:
 
     def tell_log() -> None:
         if isinstance(pending_reply.reply, Failure):
-            logger.warning("%s, called by a finalizer: %s", call.command.word.name, pending_reply.reply.message)
+            logger.warning("%s, called by a finalizer: %s", call.command.spec.name, pending_reply.reply.message)
 
     pending_reply.on_ready = tell_log
-    if not call.command.word.writes:
+    if not call.command.spec.writes:
         raise CallerError(
-            f"a finalizer called {call.command.word.name} in a thread of the store itself, where the garbage collector "
+            f"a finalizer called {call.command.spec.name} in a thread of the store itself, where the garbage collector "
             "ran it; that thread cannot wait for the reply: finalizers may write, but should not read"
         )
     try:

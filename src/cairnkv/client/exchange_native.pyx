@@ -81,7 +81,7 @@ cdef dict _plain_fields = {}
 
 
 cdef object _fields_of(type command_class):
-    fields = command_class.word.fields
+    fields = command_class.spec.fields
     plain = all(slot.place is Place.ARGUMENT and type(slot.kinds[0]).write is Kind.write for _, slot in fields)
     found = tuple(name for name, _ in fields) if plain else None
     _plain_fields[command_class] = found
@@ -93,7 +93,7 @@ def command_parts(command):
     cdef type command_class = type(command)
     cdef object names = _plain_fields[command_class] if command_class in _plain_fields else _fields_of(command_class)
     cdef list strings = command.arguments() if names is None else [getattr(command, name) for name in names]
-    cdef uint32_t number = command_class.word.number
+    cdef uint32_t number = command_class.spec.number
     cdef Py_ssize_t size = 3 + (4 if number >= COUNTED_FROM else 0), length
     cdef object string
     for string in strings:
@@ -146,13 +146,13 @@ cdef class ReplyDecoder:
             self._buffer = bytearray(self._buffer)
         self._buffer += data
 
-    def reply(self, word):
+    def reply(self, spec):
         """The reply to a command of this word, or None when more bytes are needed. Raises `PeerError`."""
         cdef const unsigned char *head
         cdef Py_ssize_t size
         cdef int status
         cdef uint32_t length
-        answer = word.answer  # before anything points into the buffer
+        answer = spec.answer  # before anything points into the buffer
         if type(self._buffer) is bytes:
             size = PyBytes_GET_SIZE(self._buffer) - self._start
             head = <const unsigned char *>PyBytes_AS_STRING(self._buffer) + self._start
@@ -178,7 +178,7 @@ cdef class ReplyDecoder:
         elif head[0] & FLAG_MISSING:
             return MISSING
         return reply_in(
-            Response(not status & 1, PyBytes_FromStringAndSize(<const char *>head + HEAD_BYTES, length), head[0]), word
+            Response(not status & 1, PyBytes_FromStringAndSize(<const char *>head + HEAD_BYTES, length), head[0]), spec
         )
 
     cdef object _wait(self):

@@ -59,7 +59,7 @@ class Pending(Generic[T]):
     def error(self) -> CairnError | None:
         """What `result` would raise because the command failed."""
         if isinstance(self._reply, Failure):
-            return error_of(self._reply, writes=self.call.command.word.writes)
+            return error_of(self._reply, writes=self.call.command.spec.writes)
         return self._error
 
     def result(self) -> T:

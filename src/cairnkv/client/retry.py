@@ -7,7 +7,7 @@ write raises `OutcomeUnknown`. What never left may always be repeated. Not for w
 from typing import Final
 
 from cairnkv.client.endpoints import Endpoints
-from cairnkv.commands import Failure, Reply, Word, failures
+from cairnkv.commands import CommandSpec, Failure, Reply, failures
 from cairnkv.errors import CairnError, OutcomeUnknown, PeerError, TimedOut, Unavailable
 
 FIRST_PAUSE: Final = 0.02
@@ -35,14 +35,14 @@ def worth_repeating(reply: Reply) -> bool:
     return isinstance(reply, Failure) and reply.code.passing and reply.code not in (failures.FULL, failures.DISKFULL)
 
 
-def lost(word: Word, where: str, why: str, *, timed_out: bool, wrong: PeerError | None = None) -> CairnError:
+def lost(spec: CommandSpec, where: str, why: str, *, timed_out: bool, wrong: PeerError | None = None) -> CairnError:
     """Return the error for a command that the server may have received, and whose reply is missing or unreadable.
 
     wrong: the error of the server or the reply. A proxy may have sent the reply, so the outcome of a write is unknown.
     """
-    if word.writes:
-        return OutcomeUnknown(f"{word.name} to {where}: {why}; it was executed, or it was not")
-    return wrong or (TimedOut if timed_out else Unavailable)(f"{word.name} to {where}: {why}")
+    if spec.writes:
+        return OutcomeUnknown(f"{spec.name} to {where}: {why}; it was executed, or it was not")
+    return wrong or (TimedOut if timed_out else Unavailable)(f"{spec.name} to {where}: {why}")
 
 
 def with_story(failure: Failure, endpoints: Endpoints, now: float) -> Failure:
@@ -52,6 +52,6 @@ def with_story(failure: Failure, endpoints: Endpoints, now: float) -> Failure:
     return Failure(failure.code, f"{failure.text}{endpoints.besides(None, now)}")
 
 
-def not_reached(word: Word, where: str, failure: Failure) -> Unavailable:
+def not_reached(spec: CommandSpec, where: str, failure: Failure) -> Unavailable:
     """The error for a command behind a failure that closed its connection: nothing behind one is executed."""
-    return Unavailable(f"{word.name} to {where}: not executed; the connection ended before it: {failure.message}")
+    return Unavailable(f"{spec.name} to {where}: not executed; the connection ended before it: {failure.message}")

@@ -277,7 +277,7 @@ class Client(KeyValue[K, V]):
         connection = self._connected(turn, deadline)
         command = call.command
         silence: float | None = None
-        if self._endpoints.several and not command.word.writes:
+        if self._endpoints.several and not command.spec.writes:
             silence = self._endpoints.silence(connection.endpoint, time.monotonic())
         try:
             parts = command_parts(command) if call.leeway is None else parts_with(call.leeway, command)
@@ -285,10 +285,10 @@ class Client(KeyValue[K, V]):
             reply = connection.receive(command, deadline, silence)
         except WrongServer as wrong:
             self._leave(connection, str(wrong))
-            raise lost(command.word, connection.name, str(wrong), timed_out=False, wrong=wrong) from None
+            raise lost(command.spec, connection.name, str(wrong), timed_out=False, wrong=wrong) from None
         except PeerError as error:
             self._leave(connection, str(error))
-            raise lost(command.word, connection.name, str(error), timed_out=False, wrong=error) from None
+            raise lost(command.spec, connection.name, str(error), timed_out=False, wrong=error) from None
         except OSError as error:
             reply_before_the_end = connection.last_words(command)
             if reply_before_the_end is not None:
@@ -296,7 +296,7 @@ class Client(KeyValue[K, V]):
                 return reply_before_the_end
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             raise lost(
-                command.word, connection.name, self._leave_after(connection, error, silence), timed_out=timed_out
+                command.spec, connection.name, self._leave_after(connection, error, silence), timed_out=timed_out
             ) from None
         except BaseException:
             connection.close()  # the next call would read this call's late reply
@@ -430,12 +430,12 @@ class Client(KeyValue[K, V]):
                 deadline = time.monotonic() + self._address.timeout
                 if isinstance(reply, Failure) and reply.code.closes and not self._heed(reply, connection):
                     for behind in unanswered:
-                        behind.fail(not_reached(behind.call.command.word, connection.name, reply))
+                        behind.fail(not_reached(behind.call.command.spec, connection.name, reply))
                     return
         except WrongServer as wrong:
             self._leave(connection, str(wrong))
             for pending in unanswered:
-                pending.fail(lost(pending.call.command.word, connection.name, str(wrong), timed_out=False, wrong=wrong))
+                pending.fail(lost(pending.call.command.spec, connection.name, str(wrong), timed_out=False, wrong=wrong))
         except (OSError, PeerError) as error:
             last_words = connection.last_words(unanswered[0].call.command)
             if last_words is not None and last_words.code.closes:
@@ -443,20 +443,20 @@ class Client(KeyValue[K, V]):
                 first, *rest = unanswered
                 first.settle(last_words)
                 for behind in rest:
-                    behind.fail(not_reached(behind.call.command.word, connection.name, last_words))
+                    behind.fail(not_reached(behind.call.command.spec, connection.name, last_words))
                 return
             timed_out = isinstance(error, BlockingIOError | TimeoutError)
             unreadable = error if isinstance(error, PeerError) else None
             why = self._leave_after(connection, error)
             for pending in unanswered:
                 pending.fail(
-                    lost(pending.call.command.word, connection.name, why, timed_out=timed_out, wrong=unreadable)
+                    lost(pending.call.command.spec, connection.name, why, timed_out=timed_out, wrong=unreadable)
                 )
         except BaseException as interruption:
             connection.close()
             why = f"the pipeline was interrupted ({interruption!r:.80})"
             for pending in unanswered:
-                pending.fail(lost(pending.call.command.word, connection.name, why, timed_out=False))
+                pending.fail(lost(pending.call.command.spec, connection.name, why, timed_out=False))
             raise
         else:
             turn.connection = connection
@@ -562,7 +562,7 @@ class _Connection:
 
         silence: seconds in which nothing at all may come.
         """
-        while (reply := self._decoder.reply(command.word)) is None:
+        while (reply := self._decoder.reply(command.spec)) is None:
             until = deadline if silence is None else min(deadline, time.monotonic() + silence)
             self._decoder.feed(self._line.receive(until) if self._answered else self._first_bytes(until))
         self._used = time.monotonic()
@@ -606,7 +606,7 @@ class _Connection:
         with contextlib.suppress(OSError, PeerError):
             self._socket.settimeout(0)  # a green socket would wait in spite of MSG_DONTWAIT
             self._decoder.feed(self._socket.recv(LAST_WORDS_BYTES))
-            if isinstance(reply := self._decoder.reply(command.word), Failure):
+            if isinstance(reply := self._decoder.reply(command.spec), Failure):
                 return reply
         return None
 

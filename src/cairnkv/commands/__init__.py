@@ -5,7 +5,7 @@ This is the lowest room: it imports nothing of cairnkv but the limits, and does 
 
 from cairnkv.commands import failures
 from cairnkv.commands.failures import CODES, Code, Fault
-from cairnkv.commands.grammar import Answer, ArgumentFault, Command, Scope, Step, Word
+from cairnkv.commands.grammar import Answer, ArgumentFault, Command, CommandSpec, Scope, Step
 from cairnkv.commands.replies import MISSING, NO_MEMORY, OK, Failure, InMemory, Items, Mark, Replies, Reply
 from cairnkv.commands.vocabulary import (
     BY_NAME,
@@ -66,6 +66,7 @@ __all__ = [
     "ClearPrefix",
     "Code",
     "Command",
+    "CommandSpec",
     "Copy",
     "Count",
     "Deadline",
@@ -100,6 +101,5 @@ __all__ = [
     "Step",
     "Swap",
     "Ttl",
-    "Word",
     "failures",
 ]

@@ -2,7 +2,7 @@
 
 A command is a small record whose fields say what they are: `argument` (positional), `rest` (all
 that follow), `option` (a word and its value) and `switch` (a word alone). The declaration is the grammar:
-`Command.arguments` writes it, `Command.from_arguments` reads it, `Word.usage` shows it.
+`Command.arguments` writes it, `Command.from_arguments` reads it, `CommandSpec.usage` shows it.
 
 What always holds: for every command c, `type(c).from_arguments(c.arguments()) == c`.
 
@@ -105,7 +105,7 @@ class Slot:
 
     place: Place
     kinds: tuple[Kind, ...]
-    word: bytes = b""
+    keyword: bytes = b""
 
 
 def argument(kind: Kind) -> Any:
@@ -149,7 +149,7 @@ class Answer(enum.Enum):
 
 
 @record
-class Word:
+class CommandSpec:
     """One entry of the vocabulary.
 
     writes: whether it may change the keyspace.
@@ -197,9 +197,9 @@ class Word:
                 case Place.REST:
                     shown.append(f"{kinds} [{kinds} ...]")
                 case Place.OPTION:
-                    shown.append(f"[{slot.word.decode()} {kinds}]")
+                    shown.append(f"[{slot.keyword.decode()} {kinds}]")
                 case Place.SWITCH:
-                    shown.append(f"[{slot.word.decode()}]")
+                    shown.append(f"[{slot.keyword.decode()}]")
         return " ".join(shown)
 
 
@@ -225,7 +225,9 @@ class _Shape:
             readers=tuple(kind.read for _, kind in positional),
             writers=tuple((name, None if kind.as_it_is else kind.write) for name, kind in positional),
             rest=rest[0] if rest else None,
-            options={slot.word: (name, slot.kinds[0] if slot.kinds else None) for name, slot in fields if slot.word},
+            options={
+                slot.keyword: (name, slot.kinds[0] if slot.kinds else None) for name, slot in fields if slot.keyword
+            },
         )
 
 
@@ -233,7 +235,7 @@ class Command:
     """What all commands share. Instances are immutable and equal when their fields are."""
 
     __slots__ = ()
-    word: ClassVar[Word]
+    spec: ClassVar[CommandSpec]
 
     if TYPE_CHECKING:
 
@@ -241,7 +243,7 @@ class Command:
 
     def arguments(self) -> list[bytes]:
         """The command's strings in the order of the grammar; options that were left out are left out."""
-        shape = self.word.shape
+        shape = self.spec.shape
         strings: list[bytes] = []
         for name, write in shape.writers:
             value = getattr(self, name)
@@ -261,20 +263,20 @@ class Command:
     @classmethod
     def from_arguments(cls, strings: Sequence[bytes]) -> Self:
         """The command that these strings stand for; `ArgumentFault` says what does not fit."""
-        shape = cls.word.shape
+        shape = cls.spec.shape
         values: list[Any] = list(map(operator.call, shape.readers, strings))
         positional = len(shape.readers)
         if len(values) < positional:
-            raise _too_few(cls.word, strings)
+            raise _too_few(cls.spec, strings)
         if shape.rest is not None:
-            return cls(*values, _grouped(cls.word, strings, positional, shape.rest[1]))
+            return cls(*values, _grouped(cls.spec, strings, positional, shape.rest[1]))
         if len(strings) > positional:
-            return cls(*values, **_options(cls.word, strings, positional))
+            return cls(*values, **_options(cls.spec, strings, positional))
         return cls(*values)
 
     def named_keys(self) -> tuple[bytes, ...]:
         """The keys that the command names, in its order; empty unless its scope is `Scope.KEYS`."""
-        fields = self.word.key_fields
+        fields = self.spec.key_fields
         if len(fields) == 1:
             return _keys_of(getattr(self, fields[0]))
         return tuple(key for field in fields for key in _keys_of(getattr(self, field)))
@@ -285,7 +287,7 @@ class Command:
 
     def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
         """Those whose values the command needs, each with its keyspace; of a word that reads."""
-        return self.places(space) if self.word.reads else ()
+        return self.places(space) if self.spec.reads else ()
 
 
 class Step(NamedTuple):
@@ -311,54 +313,54 @@ def _ungrouped(values: tuple[Any, ...], kinds: tuple[Kind, ...]) -> Iterable[byt
     return (kind.write(part) for group in values for kind, part in zip(kinds, group, strict=True))
 
 
-def _grouped(word: Word, strings: Sequence[bytes], begin: int, kinds: tuple[Kind, ...]) -> tuple[Any, ...]:
+def _grouped(spec: CommandSpec, strings: Sequence[bytes], begin: int, kinds: tuple[Kind, ...]) -> tuple[Any, ...]:
     """All that follow, as values or groups of values; at least one."""
     left = strings[begin:]
     if not left or len(left) % len(kinds):
-        raise _misfit(word, f"{len(strings)} is not a number of arguments it can have")
+        raise _misfit(spec, f"{len(strings)} is not a number of arguments it can have")
     if len(kinds) == 1:
         return tuple(map(kinds[0].read, left))
     columns = [map(kind.read, left[at :: len(kinds)]) for at, kind in enumerate(kinds)]
     return tuple(zip(*columns, strict=True))
 
 
-def _options(word: Word, strings: Sequence[bytes], begin: int) -> dict[str, Any]:
+def _options(spec: CommandSpec, strings: Sequence[bytes], begin: int) -> dict[str, Any]:
     """The fields that the strings behind the positional ones give."""
     given: dict[str, Any] = {}
     left = iter(strings[begin:])
     for string in left:
-        if string not in word.shape.options:
-            raise _misfit(word, f"it has no option {string[:24]!r}")
-        name, kind = word.shape.options[string]
+        if string not in spec.shape.options:
+            raise _misfit(spec, f"it has no option {string[:24]!r}")
+        name, kind = spec.shape.options[string]
         if name in given:
-            raise _misfit(word, f"the option {string.decode()} stands there twice")
+            raise _misfit(spec, f"the option {string.decode()} stands there twice")
         if kind is None:
             given[name] = True
             continue
         value = next(left, None)
         if value is None:
-            raise _too_few(word, strings)
+            raise _too_few(spec, strings)
         given[name] = kind.read(value)
-    for group in word.exclusive:
+    for group in spec.exclusive:
         if len(given.keys() & group) > 1:
-            together = [slot.word.decode() for name, slot in word.fields if name in group and name in given]
-            raise _misfit(word, f"{' and '.join(together)} exclude each other")
+            together = [slot.keyword.decode() for name, slot in spec.fields if name in group and name in given]
+            raise _misfit(spec, f"{' and '.join(together)} exclude each other")
     return given
 
 
-def _too_few(word: Word, strings: Sequence[bytes]) -> ArgumentFault:
-    return _misfit(word, f"{len(strings)} arguments are too few")
+def _too_few(spec: CommandSpec, strings: Sequence[bytes]) -> ArgumentFault:
+    return _misfit(spec, f"{len(strings)} arguments are too few")
 
 
-def _misfit(word: Word, why: str) -> ArgumentFault:
-    return ArgumentFault(BADARGS, f"usage: {word.usage}; {why}")
+def _misfit(spec: CommandSpec, why: str) -> ArgumentFault:
+    return ArgumentFault(BADARGS, f"usage: {spec.usage}; {why}")
 
 
 _C = TypeVar("_C", bound=Command)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(argument, rest, option, switch))
-def word(
+def command_spec(
     number: int,
     *,
     scope: Scope,
@@ -384,10 +386,10 @@ def word(
             else:
                 delattr(plain, name)  # it has no default
         command = record(plain)
-        inherited: Word | None = getattr(plain, "word", None)
+        inherited: CommandSpec | None = getattr(plain, "spec", None)
         fields = (*(inherited.fields if inherited else ()), *slots.items())
         of_keys = [name for name, slot in fields if slot.kinds and isinstance(slot.kinds[0], KeyKind)]
-        command.word = Word(
+        command.spec = CommandSpec(
             name=re.sub(r"(?<!^)(?=[A-Z])", "_", command.__name__).upper(),
             number=number,
             command=command,

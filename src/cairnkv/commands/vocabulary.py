@@ -12,16 +12,16 @@ from typing import Final
 from cairnkv.commands.grammar import (
     Answer,
     Command,
+    CommandSpec,
     KeyKind,
     Kind,
     NumberKind,
     Scope,
-    Word,
     argument,
+    command_spec,
     option,
     rest,
     switch,
-    word,
 )
 from cairnkv.limits import BACKUPS_KEPT_MAX, INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, SPACES, STRING_MAX, TTL_MAX
 
@@ -52,7 +52,7 @@ SPACE: Final = NumberKind("keyspace", 0, SPACES - 1)
 KEPT: Final = NumberKind("backups", 1, BACKUPS_KEPT_MAX)
 
 
-@word(0, scope=Scope.KEYS, reads=True, answer=Answer.BYTES)
+@command_spec(0, scope=Scope.KEYS, reads=True, answer=Answer.BYTES)
 class Get(Command):
     """The value of a key.
 
@@ -62,7 +62,7 @@ class Get(Command):
     key: bytes = argument(KEY)
 
 
-@word(1, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.OK)
+@command_spec(1, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.OK)
 class Set(Command):
     """Store a value under a key, whatever was there; it does not expire."""
 
@@ -70,14 +70,14 @@ class Set(Command):
     value: bytes = argument(VALUE)
 
 
-@word(2, scope=Scope.KEYS, writes=True, answer=Answer.OK)
+@command_spec(2, scope=Scope.KEYS, writes=True, answer=Answer.OK)
 class Clear(Command):
     """Take a key and its value out of the store; of no effect when it is not there."""
 
     key: bytes = argument(KEY)
 
 
-@word(3, scope=Scope.NOTHING, answer=Answer.BYTES)
+@command_spec(3, scope=Scope.NOTHING, answer=Answer.BYTES)
 class Ping(Command):
     """Answer the text, or PONG when it is empty."""
 
@@ -87,7 +87,7 @@ class Ping(Command):
 _CONDITIONS: Final = (("if_absent", "if_present", "if_equals"), ("ttl", "at", "keep_ttl"))
 
 
-@word(16, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
+@command_spec(16, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER, exclusive=_CONDITIONS)
 class SetWith(Command):
     """Store a value under conditions; answers 1 when it was stored and 0 when it was not.
 
@@ -111,7 +111,7 @@ class SetWith(Command):
         return () if self.if_equals is None else ((space, self.key),)
 
 
-@word(17, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
+@command_spec(17, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
 class Swap(SetWith):
     """As SET_WITH, but answers the value that was there before, whether or not the new one was stored.
 
@@ -123,7 +123,7 @@ class Swap(SetWith):
         return ((space, self.key),)
 
 
-@word(
+@command_spec(
     18,
     scope=Scope.KEYS,
     reads=True,
@@ -146,7 +146,7 @@ class GetWith(Command):
     at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
 
 
-@word(19, scope=Scope.KEYS, reads=True, writes=True, answer=Answer.NUMBER)
+@command_spec(19, scope=Scope.KEYS, reads=True, writes=True, answer=Answer.NUMBER)
 class ClearIfEquals(Command):
     """Clear a key if it has this value; answers 1 when it was cleared and 0 when it was not."""
 
@@ -154,21 +154,21 @@ class ClearIfEquals(Command):
     value: bytes = argument(VALUE)
 
 
-@word(20, scope=Scope.KEYS, answer=Answer.NUMBER)
+@command_spec(20, scope=Scope.KEYS, answer=Answer.NUMBER)
 class Exists(Command):
     """How many of these keys are there; a key that is named twice counts twice."""
 
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@word(21, scope=Scope.KEYS, reads=True, answer=Answer.ITEMS)
+@command_spec(21, scope=Scope.KEYS, reads=True, answer=Answer.ITEMS)
 class GetMany(Command):
     """The values of several keys, in their order, of one moment."""
 
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@word(22, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.OK)
+@command_spec(22, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.OK)
 class SetMany(Command):
     """Store several values at once, all or none; with milliseconds 0 they do not expire."""
 
@@ -176,14 +176,14 @@ class SetMany(Command):
     pairs: tuple[tuple[bytes, bytes], ...] = rest(KEY, VALUE)
 
 
-@word(23, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
+@command_spec(23, scope=Scope.KEYS, writes=True, answer=Answer.NUMBER)
 class ClearMany(Command):
     """Clear several keys at once; answers how many were there."""
 
     names: tuple[bytes, ...] = rest(KEY)
 
 
-@word(24, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(24, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Incr(Command):
     """Add n to a number, kept as decimal text; a key that is not there counts as 0. Answers the sum.
 
@@ -194,7 +194,7 @@ class Incr(Command):
     n: int = argument(AMOUNT)
 
 
-@word(25, scope=Scope.KEYS, answer=Answer.NUMBER)
+@command_spec(25, scope=Scope.KEYS, answer=Answer.NUMBER)
 class Ttl(Command):
     """The milliseconds until a key expires, or -1 when it does not.
 
@@ -204,7 +204,7 @@ class Ttl(Command):
     key: bytes = argument(KEY)
 
 
-@word(26, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(26, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Expire(Command):
     """Give a key a new time to live; answers 1, or 0 when the key is not there."""
 
@@ -212,14 +212,14 @@ class Expire(Command):
     ttl: int = argument(MILLISECONDS)
 
 
-@word(27, scope=Scope.KEYS, reads=True, writes=True, answer=Answer.NUMBER)
+@command_spec(27, scope=Scope.KEYS, reads=True, writes=True, answer=Answer.NUMBER)
 class Persist(Command):
     """Take a key's time to live away; answers 1, or 0 when it had none or is not there."""
 
     key: bytes = argument(KEY)
 
 
-@word(28, scope=Scope.TABLE, answer=Answer.ITEMS)
+@command_spec(28, scope=Scope.TABLE, answer=Answer.ITEMS)
 class Scan(Command):
     """One slice of the keys that begin with a prefix: the next cursor, then the keys.
 
@@ -233,17 +233,17 @@ class Scan(Command):
     prefix: bytes = argument(PREFIX)
 
 
-@word(29, scope=Scope.TABLE, answer=Answer.NUMBER)
+@command_spec(29, scope=Scope.TABLE, answer=Answer.NUMBER)
 class Count(Command):
     """How many keys there are, exactly; what has expired is not counted."""
 
 
-@word(30, scope=Scope.TABLE, writes=True, answer=Answer.OK)
+@command_spec(30, scope=Scope.TABLE, writes=True, answer=Answer.OK)
 class ClearAll(Command):
     """Clear every key at once."""
 
 
-@word(31, scope=Scope.TABLE, writes=True, answer=Answer.ITEMS)
+@command_spec(31, scope=Scope.TABLE, writes=True, answer=Answer.ITEMS)
 class ClearPrefix(Command):
     """Clear one slice of the keys that begin with a prefix: the next cursor, then how many were cleared.
 
@@ -254,7 +254,7 @@ class ClearPrefix(Command):
     cursor: int = argument(CURSOR)
 
 
-@word(32, scope=Scope.NOTHING, answer=Answer.ITEMS, by_store=True)
+@command_spec(32, scope=Scope.NOTHING, answer=Answer.ITEMS, by_store=True)
 class Info(Command):
     """What the store says of itself: names and values, alternating.
 
@@ -262,7 +262,7 @@ class Info(Command):
     """
 
 
-@word(
+@command_spec(
     33,
     scope=Scope.KEYS,
     reads=True,
@@ -288,7 +288,7 @@ class ExpireWith(Command):
     if_sooner: bool = switch("IFSOONER", default=False)
 
 
-@word(34, scope=Scope.KEYS, answer=Answer.NUMBER)
+@command_spec(34, scope=Scope.KEYS, answer=Answer.NUMBER)
 class Deadline(Command):
     """When a key expires, in milliseconds since 1970, or -1 when it does not.
 
@@ -298,7 +298,7 @@ class Deadline(Command):
     key: bytes = argument(KEY)
 
 
-@word(35, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(35, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Append(Command):
     """Put a string behind the value of a key, an empty one when it is not there; answers how long it is then.
 
@@ -309,7 +309,7 @@ class Append(Command):
     value: bytes = argument(VALUE)
 
 
-@word(36, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(36, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class SetRange(Command):
     """Write a string over the value of a key from an offset on; answers how long it is then.
 
@@ -321,7 +321,7 @@ class SetRange(Command):
     value: bytes = argument(VALUE)
 
 
-@word(37, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(37, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class SetBit(Command):
     """Set one bit of the value of a key, 0 being the highest of the first byte; answers what it was.
 
@@ -333,7 +333,7 @@ class SetBit(Command):
     bit: int = argument(BIT)
 
 
-@word(38, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.BYTES)
+@command_spec(38, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.BYTES)
 class IncrFloat(Command):
     """Add to a number with a fraction, kept as decimal text; a key that is not there counts as 0. Answers the sum.
 
@@ -344,7 +344,7 @@ class IncrFloat(Command):
     amount: bytes = argument(DECIMAL)
 
 
-@word(39, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(39, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Rename(Command):
     """Let a key have another name, with its value and its time to live, in the place of what had that name.
 
@@ -361,7 +361,7 @@ class Rename(Command):
         return ((space, self.source),)
 
 
-@word(40, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(40, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
 class Copy(Command):
     """Store the value of a key, with its time to live, under another one as well; answers 1.
 
@@ -383,14 +383,14 @@ class Copy(Command):
         return ((space, self.source),)
 
 
-@word(41, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
+@command_spec(41, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)
 class SetManyIfAbsent(Command):
     """Store several values at once if none of the keys is there; answers 1, or 0 when some key is."""
 
     pairs: tuple[tuple[bytes, bytes], ...] = rest(KEY, VALUE)
 
 
-@word(42, scope=Scope.TABLE, answer=Answer.BYTES, by_store=True)
+@command_spec(42, scope=Scope.TABLE, answer=Answer.BYTES, by_store=True)
 class RandomKey(Command):
     """One of the keys, any of them.
 
@@ -398,7 +398,7 @@ class RandomKey(Command):
     """
 
 
-@word(43, scope=Scope.NOTHING, answer=Answer.NUMBER, by_store=True)
+@command_spec(43, scope=Scope.NOTHING, answer=Answer.NUMBER, by_store=True)
 class Backup(Command):
     """Begin a backup of a store on disk, and answer its number; INFO tells how far it is.
 
@@ -445,5 +445,5 @@ COMMANDS: Final[tuple[type[Command], ...]] = (
     RandomKey,
     Backup,
 )
-BY_NUMBER: Final[dict[int, Word]] = {command.word.number: command.word for command in COMMANDS}
-BY_NAME: Final[dict[str, Word]] = {command.word.name: command.word for command in COMMANDS}
+BY_NUMBER: Final[dict[int, CommandSpec]] = {command.spec.number: command.spec for command in COMMANDS}
+BY_NAME: Final[dict[str, CommandSpec]] = {command.spec.name: command.spec for command in COMMANDS}

@@ -62,7 +62,7 @@ _OPERATIONS: Final[dict[type[Command], Callable[[Keyspace, Any], Reply]]] = {}
 def apply(keyspace: Keyspace, command: Command, now: int) -> Reply:
     """Carry a command out at log time `now` (milliseconds; a smaller one than before counts as before)."""
     keyspace.advance(now)
-    if command.word.grows and (refusal := _refusal(keyspace, command)):
+    if command.spec.grows and (refusal := _refusal(keyspace, command)):
         return refusal
     return _OPERATIONS[type(command)](keyspace, command)
 

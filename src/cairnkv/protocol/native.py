@@ -29,12 +29,12 @@ from cairnkv.commands import (
     ArgumentFault,
     Code,
     Command,
+    CommandSpec,
     Failure,
     Get,
     InMemory,
     Items,
     Reply,
-    Word,
     failures,
 )
 from cairnkv.errors import IncompleteFrame, PeerError
@@ -162,7 +162,7 @@ def write_command(command: Command, *, width: Width = 2, flags: int = 0) -> byte
 
 def command_parts(command: Command, *, width: Width = 2, flags: int = 0) -> list[bytes]:
     """The frame of a command in pieces, so that a long value need not be copied to be sent."""
-    number = command.word.number
+    number = command.spec.number
     strings = command.arguments()
     parts = [bytes((flags,)) + NUMBER[width].pack(number)]
     if number >= COUNTED_FROM:
@@ -385,7 +385,7 @@ class CommandDecoder:
         while self._found < self._count:
             begin = self._at + 4
             if len(buffer) < begin:
-                if self._pinned_to_four and self._number == Get.word.number and not self.consumed:
+                if self._pinned_to_four and self._number == Get.spec.number and not self.consumed:
                     return self._refused_early()
                 self._wanted = begin
                 return None
@@ -438,7 +438,7 @@ class CommandDecoder:
         self.consumed += self._at - self._start
         self._start = self._at
         self._begin()
-        if not sure and number == Get.word.number and self._width == 4 and not strings[0]:
+        if not sure and number == Get.spec.number and self._width == 4 and not strings[0]:
             # As two-byte numbers this is a GET with an empty key and the beginning of something else:
             # nobody can say where the next frame begins.
             return self._break(Failure(failures.BADFRAME, "the first frame is a GET with an empty key"))
@@ -525,23 +525,23 @@ def reply_parts(reply: Reply, dialect: Dialect, *, frame_limit: int = FRAME_MAX)
     return RESPONSE_HEAD.pack(response.header, status, len(response.payload)), response.payload
 
 
-def reply_in(response: Response, word: Word) -> Reply:
+def reply_in(response: Response, spec: CommandSpec) -> Reply:
     """What a response to a command of this word says: the inverse of `response_to`.
 
     Failure codes that this version does not know keep their name and what the header's bits say of them.
     Raises `PeerError` when a success does not carry what the command answers.
     """
     if response.header and response.header & ResponseFlag.MEMORY_ONLY:
-        reply = _reply_in(response, word)
+        reply = _reply_in(response, spec)
         return reply if isinstance(reply, Failure) else InMemory(reply)
-    return _reply_in(response, word)
+    return _reply_in(response, spec)
 
 
-def _reply_in(response: Response, word: Word) -> Reply:
+def _reply_in(response: Response, spec: CommandSpec) -> Reply:
     """The same, however safe it is."""
     if not response.ok:
         return MISSING if response.missing else _failure_in(response)
-    match word.answer:
+    match spec.answer:
         case Answer.OK:
             return OK
         case Answer.BYTES:
@@ -553,7 +553,7 @@ def _reply_in(response: Response, word: Word) -> Reply:
                 return int(response.payload)
             except ValueError:
                 shown = repr(response.payload[:24])
-                raise PeerError(f"{word.name} answers a number, and here came {shown}") from None
+                raise PeerError(f"{spec.name} answers a number, and here came {shown}") from None
 
 
 def _failure_in(response: Response) -> Failure:
@@ -641,10 +641,10 @@ class ReplyDecoder(ResponseDecoder):
     def __init__(self) -> None:
         super().__init__(frame_limit=RESPONSE_HEAD.size + NULL)
 
-    def reply(self, word: Word) -> Reply | None:
+    def reply(self, spec: CommandSpec) -> Reply | None:
         """The reply to a command of this word, or None when more bytes are needed. Raises `PeerError`."""
         response = self.next()
-        return None if response is None else reply_in(response, word)
+        return None if response is None else reply_in(response, spec)
 
 
 def no_status(status: int) -> PeerError:

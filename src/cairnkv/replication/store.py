@@ -240,7 +240,7 @@ class ReplicatedStore(Store):
         local: a read that may show what was true a moment ago: it is answered at once.
         """
         step = Step(space, command)
-        if isinstance(command, Ping) or (command.word.by_store and not isinstance(command, RandomKey)):
+        if isinstance(command, Ping) or (command.spec.by_store and not isinstance(command, RandomKey)):
             if self.loading and isinstance(command, Ping):
                 return self._loads()
             self._commands += 1
@@ -248,7 +248,7 @@ class ReplicatedStore(Store):
         if self.loading:
             return self._loads()
         self._commands += 1
-        writes = command.word.writes
+        writes = command.spec.writes
         if not writes and (local or self._breaks_reads):
             return self._read_now(step)
         if refusal := self._refused(step if writes else None):
@@ -276,7 +276,7 @@ class ReplicatedStore(Store):
             return None
         if self.refuses_writes is not None:
             return self.refuses_writes
-        if write.command.word.grows and self.refuses_growth is not None:
+        if write.command.spec.grows and self.refuses_growth is not None:
             return self.refuses_growth
         return self._admit(write)
 
@@ -292,7 +292,7 @@ class ReplicatedStore(Store):
 
     def _length_of(self, step: Step) -> int:
         """Bytes of the reply to a read, as far as can be told now."""
-        if step.command.word.scope is not Scope.KEYS:
+        if step.command.spec.scope is not Scope.KEYS:
             return 0
         return sum(self.keyspaces[space].length(key) for space, key in step.command.places_read(step.space))
 
@@ -361,7 +361,7 @@ class ReplicatedStore(Store):
         self._commands += len(steps)
         refused: dict[int, Failure] = {}
         for index, step in enumerate(steps):
-            if refusal := self._refused(step if step.command.word.writes else None):
+            if refusal := self._refused(step if step.command.spec.writes else None):
                 if refusal.code not in (failures.TOOLONG, failures.FULL):
                     return refusal
                 refused[index] = refusal
@@ -370,7 +370,7 @@ class ReplicatedStore(Store):
             Watch(version_slot(space, watch.key), watch.version, watch.deadline or 0) for space, watch in watched
         ]
         transaction = Transaction(watches, admitted, bytes_max or 0)
-        writes = any(step.command.word.writes for step in admitted)
+        writes = any(step.command.spec.writes for step in admitted)
         wanted = (transaction_item(transaction),) if writes else ()
         kind = BlockingProposal if blocks else PendingProposal
         made = sum(self.bytes_made(step.command, step.space) for step in admitted)
@@ -499,7 +499,7 @@ class ReplicatedStore(Store):
 
     def take_turn(self, step: Step, changes: Changes) -> Reply:
         """Carry out one command of a run, whose turn it is."""
-        return self._change(step, changes) if step.command.word.writes else self._read_now(step)
+        return self._change(step, changes) if step.command.spec.writes else self._read_now(step)
 
     def execute_runs_by(self, new_executor: NewExecutor) -> None:
         """Have the compiled hot path carry out what it can of the runs of entries."""
@@ -603,7 +603,7 @@ class ReplicatedStore(Store):
         found = 0  # bytes of keys: which ones a look at the table finds is each node's own affair
         for step in transaction.steps:
             space, command = step
-            if not command.word.writes and command.word.scope is Scope.TABLE:
+            if not command.spec.writes and command.spec.scope is Scope.TABLE:
                 reply = self._read_now(step)
                 found += size_of(reply)
                 too_large = most and found > most
@@ -798,7 +798,7 @@ def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:
 
 def _is_for_the_log(command: Command) -> bool:
     """Whether what a command changes depends on nothing but the state."""
-    return not command.word.by_store and not isinstance(command, ClearPrefix)
+    return not command.spec.by_store and not isinstance(command, ClearPrefix)
 
 
 def _fail_all(proposals: Sequence[Proposal]) -> None:

@@ -107,7 +107,7 @@ class ServerContext:
         self.clients: Final[dict[int, RedisConversation]] = {}
         self.options: Final[Options] = options or NoOptions()
         self.shut_down: Final = shut_down
-        self.words_carried_out = 0
+        self.commands_executed = 0
         """Commands that acted on a conversation and never reached the store."""
         self.counted_before: dict[str, int] = {}
         """What counters of `Store.info` stood at, and of this, when CONFIG RESETSTAT was last said."""

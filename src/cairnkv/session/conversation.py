@@ -51,7 +51,7 @@ def cost_of(command: Command, outcome: Reply | PendingReply, made: int) -> int:
 
     made: bytes of values that the command made or copied (`Store.bytes_made`), without those of its outcome.
     """
-    cost = WHOLE_TABLE_COST if command.word.scope is Scope.TABLE or command.word.by_store else 1
+    cost = WHOLE_TABLE_COST if command.spec.scope is Scope.TABLE or command.spec.by_store else 1
     if isinstance(command, Scan):
         cost = max(cost, command.count // KEYS_PER_COST)
     return cost + (made + bytes_of_outcome(outcome)) // BYTES_PER_COST

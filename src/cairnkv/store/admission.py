@@ -38,7 +38,7 @@ def growth(keyspace: Keyspace, command: Command, per_key: int = 0) -> int:
 
     per_key: bytes that a new key takes besides its entry.
     """
-    if not command.word.grows:
+    if not command.spec.grows:
         return 0
     match command:
         case Set(key, value):
@@ -80,7 +80,7 @@ def growth(keyspace: Keyspace, command: Command, per_key: int = 0) -> int:
             if entry is None or (elsewhere.has(target) and not command.replace):
                 return 0
             return _of_put(elsewhere, target, len(entry[0]), per_key, expires=entry[1] is not None)
-    raise NotImplementedError(f"by how much {command.word.name} could make the entries grow is not said")
+    raise NotImplementedError(f"by how much {command.spec.name} could make the entries grow is not said")
 
 
 def _of_put(keyspace: Keyspace, key: bytes, length: int, per_key: int, *, expires: bool) -> int:
@@ -138,10 +138,10 @@ def bytes_made_together(keyspaces: Sequence[Keyspace], steps: Sequence[Step], va
             if value_max is None or after <= value_max:
                 made += after
                 lengths[place] = max(before, after)
-        elif command.word.writes and command.word.scope is Scope.TABLE:
+        elif command.spec.writes and command.spec.scope is Scope.TABLE:
             cleared.add(space)
             lengths = {place: length for place, length in lengths.items() if place[0] != space}
-        elif command.word.writes:  # a minimum: a condition may keep the old value, and RENAME may bring a longer one
+        elif command.spec.writes:  # a minimum: a condition may keep the old value, and RENAME may bring a longer one
             for place in command.places(space):
                 lengths[place] = len(command.value) if isinstance(command, Set) else 0
     return made

@@ -265,7 +265,7 @@ class Store:
         return None
 
     def _shows_unsettled(self, step: Step) -> bool:
-        match step.command.word.scope:
+        match step.command.spec.scope:
             case Scope.NOTHING:
                 return False
             case Scope.TABLE:
@@ -294,7 +294,7 @@ class Store:
                 return put_off
         self._commands += 1
         now = self.log_clock()
-        if not command.word.writes:
+        if not command.spec.writes:
             if self._log.keeps_effects:
                 self._note_time()
             reply = self._read(step, now, touch=touch)
@@ -393,7 +393,7 @@ class Store:
 
     def bytes_made(self, command: Command, space: int = 0) -> int:
         """Return the bytes of values that a command would make or copy now. They count as work."""
-        return bytes_made(self.keyspaces[space], command) if command.word.grows else 0
+        return bytes_made(self.keyspaces[space], command) if command.spec.grows else 0
 
     def read_ahead(self, step: Step) -> bool:
         """This command will be said soon: have read what it needs. False: no more of that for now."""
@@ -429,7 +429,7 @@ class Store:
 
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
         space, command = step
-        if command.word.by_store:
+        if command.spec.by_store:
             return self._about_itself(step)
         reply = apply(self.keyspaces[space], command, now)
         if touch and self._use_order is not None:
@@ -479,7 +479,7 @@ class Store:
 
     def _one_of_several(self, step: Step) -> Reply:
         """Carry out one command of a transaction. Log time stands still meanwhile: its entry has one time."""
-        if not step.command.word.writes:
+        if not step.command.spec.writes:
             return self._read(step, self._shared.now)
         if refusal := self._admit(step):
             return refusal
@@ -586,7 +586,7 @@ class Store:
 
     def _newest_commit_for(self, step: Step) -> int:
         """The newest uncommitted position that a reply to this command could show; 0 if there is none."""
-        match step.command.word.scope:
+        match step.command.spec.scope:
             case Scope.NOTHING:
                 return 0
             case Scope.TABLE:

@@ -155,7 +155,7 @@ class ComparesApart(Right):
     """A comparison and what it stores are two steps, between which others come."""
 
     async def answer(self, address: int, command: Command) -> Reply:
-        if command.word.name == "SET_WITH":
+        if command.spec.name == "SET_WITH":
             held = apply(self.keyspace, Get(command.key), 0)  # type: ignore[attr-defined]
             await asyncio.sleep(0.002)
             if held != command.if_equals:  # type: ignore[attr-defined]

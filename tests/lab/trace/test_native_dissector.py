@@ -114,15 +114,15 @@ def test_any_bytes_are_shown_and_all_of_them(data: bytes, cuts: list[int], serve
 
 
 @pytest.mark.parametrize("width", [2, 4])
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.word.name)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.spec.name)
 def test_every_command_of_the_vocabulary_has_named_fields(command: type[Get], width: Width):
-    word = command.word
-    count = sum(len(slot.kinds) for _, slot in word.fields if not slot.word)
+    word = command.spec
+    count = sum(len(slot.kinds) for _, slot in word.fields if not slot.keyword)
     example = command.from_arguments([b"1"] * count)  # which is of every kind
     frame = write_command(example, width=width)
     fields = list(command_fields(frame, width=width))
     assert joined(fields) == frame
-    names = [kind.placeholder for _, slot in word.fields if not slot.word for kind in slot.kinds]
+    names = [kind.placeholder for _, slot in word.fields if not slot.keyword for kind in slot.kinds]
     assert [field.name for field in fields if not field.meaning] == names
     assert fields[1].meaning == f"{word.number} = {word.name}"
 

@@ -5,7 +5,7 @@ import pytest
 from cairnkv.protocol import Limits
 from cairnkv.protocol.resp import OK, Error, SetOf, Simple, Verbatim
 from cairnkv.session.resp import command_docs
-from cairnkv.session.resp.command_spec import WORDS
+from cairnkv.session.resp.command_spec import RESP_COMMANDS
 from tests.session.resp.chat import Chat
 
 SYNTAX = Error("ERR syntax error")
@@ -16,7 +16,7 @@ SYNTAX = Error("ERR syntax error")
 
 def test_command_tells_of_every_word(chat: Chat) -> None:
     told = {one[0].decode(): one for one in chat("COMMAND")}
-    assert told.keys() == {name.decode().lower() for name in WORDS}
+    assert told.keys() == {name.decode().lower() for name in RESP_COMMANDS}
     assert chat("COMMAND COUNT") == len(told)
     assert chat("COMMAND INFO") == list(told.values())
 
@@ -95,7 +95,7 @@ def test_command_list(chat: Chat) -> None:
 def test_docs(chat: Chat) -> None:
     chat("HELLO 3")
     docs = chat("COMMAND DOCS")
-    assert docs.keys() == {name.lower() for name in WORDS}
+    assert docs.keys() == {name.lower() for name in RESP_COMMANDS}
     for name, one in docs.items():
         assert one[b"summary"].endswith(b"."), name
         assert one[b"since"].count(b".") == 2, name

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cairnkv.protocol import Limits
 from cairnkv.protocol.native import CARRIED_BYTES
-from cairnkv.session.resp.command_spec import WORDS
+from cairnkv.session.resp.command_spec import RESP_COMMANDS
 from tests.session.test_native_path import compiled_only
 from tests.support.crc import keys_at
 from tests.support.lives import SOME_KEYS, flipped, lively_redis
@@ -102,7 +102,7 @@ def test_what_is_served(third: bool) -> None:
     from cairnkv.session.resp.frames_native import SERVED
 
     for name in SERVED:
-        assert name.encode() in WORDS
+        assert name.encode() in RESP_COMMANDS
         twins = Twins()
         twins.say(request(b"HELLO", b"3" if third else b"2"))
         twins.say(b"".join(request(b"SET", key, b"1") for key in SOME_KEYS[:100]))

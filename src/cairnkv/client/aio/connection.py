@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
 
     def submit(self, command: Command, deadline: float, leeway: Leeway | None = None) -> ReplyFuture:
         """Send a command with the others of this turn; whoever awaits what is returned gets its reply."""
-        future = ReplyFuture(command.word, deadline, self._waking)
+        future = ReplyFuture(command.spec, deadline, self._waking)
         self._end_if_interrupted()
         if not self.usable:
             future.fail(self._wrong or Unavailable(f"the connection to {self.name} was lost"))
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
         self._at_work = True
         decoder.feed(data)
         try:
-            while slots and (reply := decoder.reply(slots[0].word)) is not None:
+            while slots and (reply := decoder.reply(slots[0].spec)) is not None:
                 slots[0].settle(reply)  # first, so that an interruption leaves no call waiting
                 slots.popleft()
                 if isinstance(reply, Failure) and reply.code.closes:
@@ -317,9 +317,9 @@ class Connection(asyncio.Protocol):
         for slot in self._slots:
             if not slot.done():
                 slot.fail(
-                    lost(slot.word, self.name, why, timed_out=timed_out, wrong=wrong)
+                    lost(slot.spec, self.name, why, timed_out=timed_out, wrong=wrong)
                     if behind is None
-                    else not_reached(slot.word, self.name, behind)
+                    else not_reached(slot.spec, self.name, behind)
                 )
         self._slots.clear()
         self._let_in()
@@ -355,7 +355,7 @@ class Connection(asyncio.Protocol):
             return
         for slot in self._slots:
             if slot.deadline <= now and not slot.done():
-                slot.fail(lost(slot.word, self.name, why, timed_out=True))
+                slot.fail(lost(slot.spec, self.name, why, timed_out=True))
         if self._silence is not None and self._slots and self.usable:
             self._check_silence(self._silence(now), now)
         if self._slots:
@@ -370,7 +370,7 @@ class Connection(asyncio.Protocol):
 
     async def _probe_silent(self) -> None:
         """Probe a silent server: a server of another protocol may wait for the end of a line."""
-        future = ReplyFuture(LINES.word, self._slots[0].deadline, self._waking)
+        future = ReplyFuture(LINES.spec, self._slots[0].deadline, self._waking)
         future.settle(b"")  # no call waits for the reply
         self._slots.append(future)
         self._transport.write(b"".join(command_parts(LINES)))
@@ -406,8 +406,8 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self.ended = f"no reply in {silence:.3g} s"
         for slot in self._slots:
-            if not slot.word.writes and not slot.done():
-                slot.fail(lost(slot.word, self.name, self.ended, timed_out=True))
+            if not slot.spec.writes and not slot.done():
+                slot.fail(lost(slot.spec, self.name, self.ended, timed_out=True))
         self._let_in()
 
 

@@ -65,7 +65,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
                 one.settle(await _awaited(outcome))
 
     async def _do(self, call: Call[T]) -> T:
-        if call.command.word.scope is Scope.TABLE:
+        if call.command.spec.scope is Scope.TABLE:
             await asyncio.sleep(0)
         return call.result(await _awaited(self._shared.execute(call.command, call.leeway)))
 

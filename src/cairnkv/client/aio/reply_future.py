@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Generator
 from typing import Any
 
-from cairnkv.commands import Reply, Word
+from cairnkv.commands import CommandSpec, Reply
 from cairnkv.errors import CairnError
 
 
@@ -25,13 +25,13 @@ class Waking:
 class ReplyFuture:
     """A reply that is due.
 
-    word: of the command that it answers. deadline: when it is given up, in the loop's time.
+    spec: of the command that it answers. deadline: when it is given up, in the loop's time.
     """
 
-    __slots__ = ("_future", "deadline", "word")
+    __slots__ = ("_future", "deadline", "spec")
 
-    def __init__(self, word: Word, deadline: float, waking: Waking) -> None:
-        self.word = word
+    def __init__(self, spec: CommandSpec, deadline: float, waking: Waking) -> None:
+        self.spec = spec
         self.deadline = deadline
         self._future: asyncio.Future[Reply] = waking.loop.create_future()
 

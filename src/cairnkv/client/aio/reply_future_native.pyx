@@ -62,10 +62,10 @@ cdef class Waking:
 cdef class ReplyFuture:
     """A reply that is due.
 
-    word: of the command that it answers. deadline: when it is given up, in the loop's time.
+    spec: of the command that it answers. deadline: when it is given up, in the loop's time.
     """
 
-    cdef readonly object word
+    cdef readonly object spec
     cdef readonly double deadline
     cdef public bint _asyncio_future_blocking  # asyncio's own name: it is being awaited by a task's step
     cdef Waking _waking
@@ -73,8 +73,8 @@ cdef class ReplyFuture:
     cdef object _outcome  # the reply, the error, or what cancelling was explained with
     cdef object _callback, _context
 
-    def __init__(self, word, double deadline, Waking waking):
-        self.word = word
+    def __init__(self, spec, double deadline, Waking waking):
+        self.spec = spec
         self.deadline = deadline
         self._waking = waking
         self._state = PENDING

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Final, TypeAlias
 
-from cairnkv.commands import BY_NUMBER, COUNTED_FROM, Answer, Word
+from cairnkv.commands import BY_NUMBER, COUNTED_FROM, Answer, CommandSpec
 from cairnkv.commands.grammar import Kind, Place
 from cairnkv.limits import ARGUMENTS_MAX, KEY_MAX
 from cairnkv.protocol.native import (
@@ -212,7 +212,7 @@ class CommandDissector(Dissector):
         """width: bytes of a command number; None tells it from the first frame."""
         super().__init__(kept_bytes=kept_bytes, kept_fields=kept_fields)
         self.width = width
-        self.awaited: deque[Word | None] | None = deque()
+        self.awaited: deque[CommandSpec | None] | None = deque()
         """None when there were too many of them to go on."""
 
     def _frame(self) -> Generator[None, None, None]:
@@ -222,23 +222,23 @@ class CommandDissector(Dissector):
         self._add(Field("header", header, 1, _flags(CommandFlag, header[0])))
         data = yield from self._take(width)
         (number,) = NUMBER[width].unpack(data)
-        word = BY_NUMBER.get(number)
-        self._title = word.name if word else f"command {number}"
-        self._add(Field("command", data, width, f"{number} = {word.name if word else 'nobody knows it'}"))
+        spec = BY_NUMBER.get(number)
+        self._title = spec.name if spec else f"command {number}"
+        self._add(Field("command", data, width, f"{number} = {spec.name if spec else 'nobody knows it'}"))
         if number < COUNTED_FROM:
-            if word is None:
+            if spec is None:
                 raise Undelimited(f"command {number} is not assigned, so the end of its frame is unknown")
-            for name, slot in word.fields:
-                yield from self._argument(slot.kinds[0].placeholder, is_key=name in word.key_fields)
+            for name, slot in spec.fields:
+                yield from self._argument(slot.kinds[0].placeholder, is_key=name in spec.key_fields)
         else:
             count = yield from self._length("arguments", "argument")
             if count > ARGUMENTS_MAX:
                 raise Undelimited(f"{count:,} arguments are over the limit of {ARGUMENTS_MAX:,}")
-            namer = _Namer(word)
+            namer = _Namer(spec)
             for position in range(count):
                 string = yield from self._argument(namer.name(position))
                 namer.saw(position, string)
-        self._expect(word)
+        self._expect(spec)
 
     def _argument(self, name: str, *, is_key: bool = False) -> Generator[None, None, bytes]:
         length = yield from self._length(f"{name} length")
@@ -257,9 +257,9 @@ class CommandDissector(Dissector):
             fed += 1
             self.width = decoder.width
 
-    def _expect(self, word: Word | None) -> None:
+    def _expect(self, spec: CommandSpec | None) -> None:
         if self.awaited is not None:
-            self.awaited.append(word)
+            self.awaited.append(spec)
             if len(self.awaited) > AWAITED_MAX:
                 self.awaited = None
 
@@ -267,11 +267,11 @@ class CommandDissector(Dissector):
 class _Namer:
     """The names of a counted command's strings, by its grammar."""
 
-    def __init__(self, word: Word | None) -> None:
-        fields = word.fields if word else ()
+    def __init__(self, spec: CommandSpec | None) -> None:
+        fields = spec.fields if spec else ()
         self._positional = [slot.kinds[0] for _, slot in fields if slot.place is Place.ARGUMENT]
         self._rest: tuple[Kind, ...] = next((slot.kinds for _, slot in fields if slot.place is Place.REST), ())
-        self._words = {slot.word: slot for _, slot in fields if slot.word}
+        self._words = {slot.keyword: slot for _, slot in fields if slot.keyword}
         self._value_of: tuple[int, str] = (-1, "")  # the position of an option's value, and its name
 
     def name(self, position: int) -> str:
@@ -310,24 +310,24 @@ class ResponseDissector(Dissector):
         header, status, length = RESPONSE_HEAD.unpack_from(self._buffer)
         if status not in STATUS_BYTES:
             raise Undelimited(f"a response has no status 0x{status:02x}")
-        word, known = self._answered()
+        spec, known = self._answered()
         ok = not status & 0x01
         missing = not ok and bool(header & ResponseFlag.MISSING)
         self._title = "success" if ok else "not found" if missing else "failure"
-        if known and word:
-            self._title = f"{self._title}, to {word.name}"
+        if known and spec:
+            self._title = f"{self._title}, to {spec.name}"
         self._add(Field("header", (yield from self._take(1)), 1, _flags(ResponseFlag, header)))
         meaning = f"{'success' if ok else 'failure'}{f', {chr(status)!r} in ASCII' if status > 1 else ''}"
         self._add(Field("status", (yield from self._take(1)), 1, meaning))
         yield from self._length("length")
-        if ok and word is not None and word.answer is Answer.ITEMS:
+        if ok and spec is not None and spec.answer is Answer.ITEMS:
             yield from self._items(length)
         elif ok:
             yield from self._string("answer", length)
         else:
             yield from self._string("message", length)
 
-    def _answered(self) -> tuple[Word | None, bool]:
+    def _answered(self) -> tuple[CommandSpec | None, bool]:
         """The command that the next response is to, and whether there is one that is known of."""
         awaited = self._commands.awaited if self._commands is not None else None
         return (awaited.popleft(), True) if awaited else (None, False)

@@ -111,18 +111,18 @@ class ArticleConversation:
         if self._context.wants_password:
             return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
         try:
-            if request.flags & _LOCAL_READ and not request.command.word.writes:
+            if request.flags & _LOCAL_READ and not request.command.spec.writes:
                 return self._store.execute(request.command, local=self._own_writes.are_there)
             outcome = self._store.execute(request.command)
-            if request.command.word.writes:
+            if request.command.spec.writes:
                 self._own_writes.note(outcome)
-            if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply) and request.command.word.writes:
+            if request.flags & _MEMORY_IS_ENOUGH and isinstance(outcome, PendingReply) and request.command.spec.writes:
                 return outcome.from_memory()
             return outcome
         except MemoryError:
             return NO_MEMORY
         except Exception:
-            logger.exception("%s failed", request.command.word.name)
+            logger.exception("%s failed", request.command.spec.name)
             return Failure(failures.INTERNAL, "the server's log has the details")
 
     def _encode(self, reply: Reply) -> Sequence[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from cairnkv.protocol.resp import SetOf, Simple
-from cairnkv.session.resp.command_spec import KEY_NAMES, WORDS, Value, Word
+from cairnkv.session.resp.command_spec import KEY_NAMES, RESP_COMMANDS, RespCommandSpec, Value
 
 FLAGS: Final = ("write", "readonly", "denyoom", "admin", "pubsub", "noscript", "loading", "fast", "no-auth", "no-multi")
 """Flags of words that COMMAND tells, in Redis' order; what else a word has is for this server."""
@@ -32,43 +32,43 @@ _CATEGORY_OF_FLAG: Final = {
 }
 
 
-def find(name: bytes) -> Word | None:
+def find(name: bytes) -> RespCommandSpec | None:
     """A word by its name, with a bar before a second one; None when there is none."""
     first, bar, second = name.upper().partition(b"|")
-    word = WORDS.get(first)
-    return word.behind.get(second) if bar and word is not None else word
+    spec = RESP_COMMANDS.get(first)
+    return spec.behind.get(second) if bar and spec is not None else spec
 
 
-def every() -> Iterator[Word]:
+def every() -> Iterator[RespCommandSpec]:
     """All words, each before those behind it."""
-    for word in WORDS.values():
-        yield word
-        yield from word.behind.values()
+    for spec in RESP_COMMANDS.values():
+        yield spec
+        yield from spec.behind.values()
 
 
-def categories(word: Word) -> list[str]:
+def categories(spec: RespCommandSpec) -> list[str]:
     """The categories of access control that a word belongs to."""
-    found = [name for flag, names in _CATEGORY_OF_FLAG.items() if flag in word.flags for name in names]
-    if word.group in _CATEGORY_OF_GROUP:
-        found.append(_CATEGORY_OF_GROUP[word.group])
-    found.append("fast" if "fast" in word.flags else "slow")
+    found = [name for flag, names in _CATEGORY_OF_FLAG.items() if flag in spec.flags for name in names]
+    if spec.group in _CATEGORY_OF_GROUP:
+        found.append(_CATEGORY_OF_GROUP[spec.group])
+    found.append("fast" if "fast" in spec.flags else "slow")
     return found
 
 
-def described(word: Word) -> list[Value]:
+def described(spec: RespCommandSpec) -> list[Value]:
     """A word as COMMAND INFO shows it."""
-    first, last, step = word.keys
+    first, last, step = spec.keys
     return [
-        word.name.encode(),
-        word.arity,
-        _set(flag.replace("-", "_") for flag in FLAGS if flag in word.flags),
+        spec.name.encode(),
+        spec.arity,
+        _set(flag.replace("-", "_") for flag in FLAGS if flag in spec.flags),
         first,
         last,
         step,
-        _set(f"@{category}" for category in categories(word)),
+        _set(f"@{category}" for category in categories(spec)),
         [],  # tips for clients of clusters
-        SetOf((_keys(word),)) if first else SetOf(()),
-        [described(behind) for behind in word.behind.values()],
+        SetOf((_keys(spec),)) if first else SetOf(()),
+        [described(behind) for behind in spec.behind.values()],
     ]
 
 
@@ -76,9 +76,9 @@ def _set(texts: Iterator[str]) -> SetOf:
     return SetOf(tuple(map(Simple, texts)))
 
 
-def _keys(word: Word) -> Mapping[bytes, Value]:
-    first, last, step = word.keys
-    access = ("RW", "update") if "write" in word.flags else ("RO", "access")
+def _keys(spec: RespCommandSpec) -> Mapping[bytes, Value]:
+    first, last, step = spec.keys
+    access = ("RW", "update") if "write" in spec.flags else ("RO", "access")
     last_from_first = last - first if last >= 0 else last
     return {
         b"flags": _set(iter(access)),
@@ -87,17 +87,17 @@ def _keys(word: Word) -> Mapping[bytes, Value]:
     }
 
 
-def documented(word: Word) -> Mapping[bytes, Value]:
+def documented(spec: RespCommandSpec) -> Mapping[bytes, Value]:
     """A word as COMMAND DOCS shows it."""
     shown: dict[bytes, Value] = {
-        b"summary": word.summary.encode(),
-        b"since": word.since.encode(),
-        b"group": word.group.encode(),
+        b"summary": spec.summary.encode(),
+        b"since": spec.since.encode(),
+        b"group": spec.group.encode(),
     }
-    if word.syntax:
-        shown[b"arguments"] = [argument.shown() for argument in arguments_of(word.syntax)]
-    if word.behind:
-        shown[b"subcommands"] = {behind.name.encode(): documented(behind) for behind in word.behind.values()}
+    if spec.syntax:
+        shown[b"arguments"] = [argument.shown() for argument in arguments_of(spec.syntax)]
+    if spec.behind:
+        shown[b"subcommands"] = {behind.name.encode(): documented(behind) for behind in spec.behind.values()}
     return shown
 
 

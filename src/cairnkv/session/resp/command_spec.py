@@ -3,7 +3,7 @@
 A word's syntax, written as Redis' manual writes it, is its declaration: how many arguments there must be and which of
 them are keys follow from it. Words that speak of keys (`on_keys`) turn their arguments into a `Call`: a command of
 the vocabulary, and what to make of the reply. The others (`in_conversation`) act on the conversation that says them.
-Parser, COMMAND and docs/redis.md draw from `WORDS`.
+Parser, COMMAND and docs/redis.md draw from `RESP_COMMANDS`.
 
 What always holds: a word is found whatever its case; an argument that does not fit raises a `Refusal` with the text
 that Redis has for it, before anything was done.
@@ -176,7 +176,7 @@ class Arguments:
             raise Refusal(WRONG_SPACE)
         return number
 
-    def word(self) -> bytes:
+    def keyword(self) -> bytes:
         """The next one in capitals: the word of an option, which may be written in any case."""
         return self.take().upper()
 
@@ -221,7 +221,7 @@ KEY_NAMES: Final = frozenset({"key", "newkey", "source", "destination"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Word:
+class RespCommandSpec:
     """One word of Redis, or one that stands behind another (`CLIENT ID`).
 
     name: in small letters, with a bar between two words. syntax: the arguments, as in the manual.
@@ -242,7 +242,7 @@ class Word:
     summary: str
     on_keys: ToCall | None = None
     in_conversation: InConversation | None = None
-    behind: dict[bytes, "Word"] = dataclasses.field(default_factory=dict)
+    behind: dict[bytes, "RespCommandSpec"] = dataclasses.field(default_factory=dict)
 
     def fits(self, count: int) -> bool:
         """Whether a command of so many words, its name included, has a number of arguments that this can have."""
@@ -256,14 +256,15 @@ class Word:
         return list(words[first : (last if last >= 0 else len(words) + last) + 1 : step])
 
 
-WORDS: Final[dict[bytes, Word]] = {}
+RESP_COMMANDS: Final[dict[bytes, RespCommandSpec]] = {}
 """Every word that is served, by its name in capitals."""
 
 
 def on_keys(
     syntax: str, flags: str, *, group: str, since: str, summary: str, alone: InConversation | None = None
 ) -> Callable[[_ToCall], _ToCall]:
-    """Declare a word that speaks of keys; see `Word`. alone: does the same outside of transactions, in another way."""
+    """Declare a word that speaks of keys; see `RespCommandSpec`. alone: does the same outside of transactions, in
+    another way."""
 
     def declare(function: _ToCall) -> _ToCall:
         _add(syntax, flags, group, since, summary, on_keys=function, in_conversation=alone)
@@ -275,7 +276,7 @@ def on_keys(
 def in_conversation(
     syntax: str, flags: str, *, group: str, since: str, summary: str
 ) -> Callable[[InConversation], InConversation]:
-    """Declare a word that acts on the conversation; see `Word`."""
+    """Declare a word that acts on the conversation; see `RespCommandSpec`."""
 
     def declare(function: InConversation) -> InConversation:
         _add(syntax, flags, group, since, summary, in_conversation=function)
@@ -286,7 +287,7 @@ def in_conversation(
 
 def container(name: str, *, group: str, since: str, summary: str) -> None:
     """Declare a word that only has meanings together with a second one."""
-    WORDS[name.encode()] = Word(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary)
+    RESP_COMMANDS[name.encode()] = RespCommandSpec(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary)
 
 
 def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: Any) -> None:
@@ -294,10 +295,10 @@ def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: A
     assert names is not None, syntax
     name, _, second = names.group().partition(" ")
     arguments = syntax[names.end() :].strip()
-    if second and name.encode() not in WORDS:  # a second word that is part of the syntax, as in none so far
+    if second and name.encode() not in RESP_COMMANDS:  # a second word that is part of the syntax, as in none so far
         raise ValueError(f"{syntax}: declare the container {name} first")
     before = 2 if second else 1
-    word = Word(
+    word = RespCommandSpec(
         name=names.group().lower().replace(" ", "|"),
         syntax=arguments,
         arity=_arity(arguments, before),
@@ -308,7 +309,7 @@ def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: A
         summary=summary,
         **run,
     )
-    (WORDS[name.encode()].behind if second else WORDS)[(second or name).encode()] = word
+    (RESP_COMMANDS[name.encode()].behind if second else RESP_COMMANDS)[(second or name).encode()] = word
 
 
 def _required(arguments: str) -> list[str]:

@@ -1,7 +1,7 @@
 """A conversation on Redis' wire: who the client is, what it has chosen, and the way of its commands.
 
-A command is a list of words. It is found in `WORDS`, held against its declaration, queued if a transaction is open,
-and carried out: a word on keys becomes a command of the vocabulary for the store, any other acts on this object.
+A command is a list of words. It is found in `RESP_COMMANDS`, held against its declaration, queued if a transaction is
+open, and carried out: a word on keys becomes a command of the vocabulary for the store, any other acts on this object.
 
 What always holds: a command that is refused has changed nothing; within MULTI nothing is carried out before EXEC, and
 then all of it in one step of the store.
@@ -42,14 +42,14 @@ from cairnkv.session.conversation import (
 from cairnkv.session.resp.command_spec import (
     LOADING,
     REPEATED_MAX,
-    WORDS,
+    RESP_COMMANDS,
     Arguments,
     Call,
     Calls,
     Errors,
     Refusal,
+    RespCommandSpec,
     Value,
-    Word,
     error_of,
     repeated,
     wrong_number,
@@ -138,7 +138,7 @@ class Job(abc.ABC):
 class Queued:
     """A command that waits for EXEC."""
 
-    word: Word
+    spec: RespCommandSpec
     words: list[bytes]
 
 
@@ -166,7 +166,7 @@ class RedisConversation:
         self._accelerated = (0, 0, False)  # the keyspace, the protocol and the kind of reads that it is for
         self._job: Job | None = None
         self._ended = False
-        self.last_word = ""
+        self.last_command = ""
         self._is_carrying_out = False
         self.cost = 0  # of the command at hand, besides that of one key
         self.skipped = False  # whether the command at hand came behind CLIENT REPLY SKIP
@@ -237,11 +237,11 @@ class RedisConversation:
             return steps, 0
         ahead = self._decoder.copy(AHEAD_BYTES)
         while len(steps) < AHEAD_COMMANDS and isinstance(words := ahead.next(), list) and words:
-            word = WORDS.get(words[0].upper())
-            if word is None or word.on_keys is None or word.behind or not word.fits(len(words)):
+            spec = RESP_COMMANDS.get(words[0].upper())
+            if spec is None or spec.on_keys is None or spec.behind or not spec.fits(len(words)):
                 break
             try:
-                call = word.on_keys(self.arguments(word, words))
+                call = spec.on_keys(self.arguments(spec, words))
             except Refusal:
                 break
             if isinstance(call, Calls):
@@ -350,16 +350,16 @@ class RedisConversation:
         value: Value
         self._is_carrying_out = True
         try:
-            word = self._found(words)
-            self.last_word = word.name
-            if self.queue is not None and "in-multi" not in word.flags:
-                value = self._enqueue(word, words)
+            spec = self._found(words)
+            self.last_command = spec.name
+            if self.queue is not None and "in-multi" not in spec.flags:
+                value = self._enqueue(spec, words)
             else:
-                value = self.carry(word, words)
+                value = self.carry(spec, words)
         except Refusal as refusal:
             value = Error(str(refusal))
         except Exception as error:
-            value = failed(error, self.last_word)
+            value = failed(error, self.last_command)
         finally:
             self._is_carrying_out = False
         if isinstance(value, Job):
@@ -371,7 +371,7 @@ class RedisConversation:
         try:
             value = job.step()
         except Exception as error:
-            value = failed(error, self.last_word)
+            value = failed(error, self.last_command)
         if isinstance(value, Unfinished):
             return value
         self._job = None
@@ -395,7 +395,7 @@ class RedisConversation:
         size = sum(map(len, pieces))
         return QueuedReply(0, lambda _: pieces, 1 + self.cost + size // TOLD_PER_COST, closes, size=size)
 
-    def _found(self, words: list[bytes]) -> Word:
+    def _found(self, words: list[bytes]) -> RespCommandSpec:
         """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it.
 
         An EXEC that does not fit ends the transaction all the same, as in Redis.
@@ -411,10 +411,10 @@ class RedisConversation:
             reason = str(refusal).removeprefix("ERR ")
             raise Refusal(f"EXECABORT Transaction discarded because of: {reason}") from None
 
-    def _find(self, words: list[bytes]) -> Word:
+    def _find(self, words: list[bytes]) -> RespCommandSpec:
         name = words[0].upper()
-        word = WORDS.get(name)
-        if word is None:
+        spec = RESP_COMMANDS.get(name)
+        if spec is None:
             if name in BROWSER_WORDS:
                 logger.warning(
                     "%s: speaks HTTP, as a browser does that a web page has sent here; closed", self.peer.address
@@ -423,57 +423,57 @@ class RedisConversation:
                 self.skipped = True  # nor is a browser told anything
                 raise Refusal("ERR this is not a web server")
             raise Refusal(_unknown(words))
-        if word.behind and len(words) > 1:
-            second = word.behind.get(words[1].upper())
-            if second is None and word.on_keys is None and word.in_conversation is None:
+        if spec.behind and len(words) > 1:
+            second = spec.behind.get(words[1].upper())
+            if second is None and spec.on_keys is None and spec.in_conversation is None:
                 shown = repeated(words[1], REPEATED_MAX)
-                raise Refusal(f"ERR unknown subcommand '{shown}'. Try {word.name.upper()} HELP.")
-            word = second or word
-        if not word.fits(len(words)):
-            raise Refusal(wrong_number(word.name))
-        if len(words) > REDIS_KEYLESS_ARGUMENTS_MAX and word.on_keys is None:
+                raise Refusal(f"ERR unknown subcommand '{shown}'. Try {spec.name.upper()} HELP.")
+            spec = second or spec
+        if not spec.fits(len(words)):
+            raise Refusal(wrong_number(spec.name))
+        if len(words) > REDIS_KEYLESS_ARGUMENTS_MAX and spec.on_keys is None:
             raise Refusal(
-                f"ERR too many arguments for '{word.name}' command, the limit is {REDIS_KEYLESS_ARGUMENTS_MAX:,}"
+                f"ERR too many arguments for '{spec.name}' command, the limit is {REDIS_KEYLESS_ARGUMENTS_MAX:,}"
             )
-        if not self.authenticated and "no-auth" not in word.flags:
+        if not self.authenticated and "no-auth" not in spec.flags:
             raise Refusal("NOAUTH Authentication required.")
-        if self.store.loading and "loading" not in word.flags:
+        if self.store.loading and "loading" not in spec.flags:
             raise Refusal(LOADING)
-        if self.is_subscribed and self.protocol == 2 and "subscribed" not in word.flags:
+        if self.is_subscribed and self.protocol == 2 and "subscribed" not in spec.flags:
             raise Refusal(
-                f"ERR Can't execute '{word.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
+                f"ERR Can't execute '{spec.name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are "
                 "allowed in this context"
             )
-        return word
+        return spec
 
-    def _enqueue(self, word: Word, words: list[bytes]) -> Value:
+    def _enqueue(self, spec: RespCommandSpec, words: list[bytes]) -> Value:
         assert self.queue is not None
-        if "no-multi" in word.flags:
+        if "no-multi" in spec.flags:
             self.spoilt = True
             raise Refusal("ERR Command not allowed inside a transaction")
         self.queued_bytes += sum(map(len, words)) + WORD_BYTES * len(words)
-        self.queued_cost += _cost_in_transaction(word, len(words))
+        self.queued_cost += _cost_in_transaction(spec, len(words))
         if self.queued_bytes > self.limits.frame:
             self.spoilt = True
             raise Refusal(f"ERR a transaction of more than {self.limits.frame} bytes")
         if self.queued_cost > TRANSACTION_COST_MAX:
             self.spoilt = True
             raise Refusal(f"ERR a transaction that is more work than {TRANSACTION_COST_MAX} commands of one key")
-        self.queue.append(Queued(word, words))
+        self.queue.append(Queued(spec, words))
         return QUEUED
 
-    def carry(self, word: Word, words: Sequence[bytes]) -> Value:
+    def carry(self, spec: RespCommandSpec, words: Sequence[bytes]) -> Value:
         """Carry a word out now."""
-        arguments = self.arguments(word, words)
-        if word.in_conversation is None:
-            assert word.on_keys is not None
-            return self._ask(word.on_keys(arguments))
-        self.context.words_carried_out += 1
-        return word.in_conversation(self, arguments)
+        arguments = self.arguments(spec, words)
+        if spec.in_conversation is None:
+            assert spec.on_keys is not None
+            return self._ask(spec.on_keys(arguments))
+        self.context.commands_executed += 1
+        return spec.in_conversation(self, arguments)
 
-    def arguments(self, word: Word, words: Sequence[bytes]) -> Arguments:
+    def arguments(self, spec: RespCommandSpec, words: Sequence[bytes]) -> Arguments:
         """Those of a command that begins with this word."""
-        return Arguments(word.name, words[2 if "|" in word.name else 1 :], self.space)
+        return Arguments(spec.name, words[2 if "|" in spec.name else 1 :], self.space)
 
     def _ask(self, call: Call | Calls) -> Later:
         """Let the store carry out what a word on keys stands for."""
@@ -484,7 +484,7 @@ class RedisConversation:
             return Later(several, call.show, WHOLE_TABLE_COST + (made + bytes_of_outcome(several)) // BYTES_PER_COST)
         touch = call.touch if call.touch is not None else not self.no_touch
         made = self.store.bytes_made(call.command, self.space)
-        writes = call.command.word.writes
+        writes = call.command.spec.writes
         local = self.reads_locally and not writes and self.own_writes.are_there
         outcome = self.store.execute(call.command, self.space, touch=touch, local=local)
         if writes:
@@ -562,9 +562,9 @@ def said_in_turn(
     decoder.feed(command)
     words = decoder.next()
     assert isinstance(words, list), "it was scanned"
-    word = WORDS[words[0].upper()]
-    assert word.on_keys is not None
-    call = word.on_keys(Arguments(word.name, words[1:], space))
+    spec = RESP_COMMANDS[words[0].upper()]
+    assert spec.on_keys is not None
+    call = spec.on_keys(Arguments(spec.name, words[1:], space))
     assert isinstance(call, Call)
     reply = store.take_turn(Step(space, call.command), changes)
     return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
@@ -578,14 +578,14 @@ TELLING_COST: Final = 256
 """What a word counts as in a transaction that tells of the server, such as COMMAND DOCS, which takes milliseconds."""
 
 
-def _cost_in_transaction(word: Word, words: int) -> int:
+def _cost_in_transaction(spec: RespCommandSpec, words: int) -> int:
     """How much work a queued command will be, as far as that can be told of it before."""
-    if "scans" in word.flags:
+    if "scans" in spec.flags:
         cost = SCAN_COUNT_MAX // KEYS_PER_COST
-    elif word.on_keys is not None:
-        cost = 1 if word.keys[0] else WHOLE_TABLE_COST
+    elif spec.on_keys is not None:
+        cost = 1 if spec.keys[0] else WHOLE_TABLE_COST
     else:
-        cost = 1 if "fast" in word.flags else TELLING_COST
+        cost = 1 if "fast" in spec.flags else TELLING_COST
     return cost + words // WORDS_PER_COST
 
 
@@ -618,10 +618,10 @@ def _unknown(words: Sequence[bytes]) -> str:
     """What is said of a command that nobody knows, with as much of it as helps."""
     name = repeated(words[0], REPEATED_MAX)
     arguments, room = "", REPEATED_MAX
-    for word in words[1:]:
+    for spec in words[1:]:
         if room <= 0:
             break
-        quoted = f"'{repeated(word, room)}' "
+        quoted = f"'{repeated(spec, room)}' "
         arguments += quoted
         room -= len(quoted.encode("utf-8", "surrogateescape"))
     return f"ERR unknown command '{name}', with args beginning with: {arguments}"

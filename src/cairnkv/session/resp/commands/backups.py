@@ -30,7 +30,7 @@ _NO_BACKUPS: Final = (
     summary="Begin a backup, which takes the place of the one before when it is whole; INFO tells how far it is.",
 )
 def bgsave(arguments: Arguments) -> Call:
-    if len(arguments) and arguments.word() != b"SCHEDULE":
+    if len(arguments) and arguments.keyword() != b"SCHEDULE":
         raise Refusal(SYNTAX)
     arguments.end()
 

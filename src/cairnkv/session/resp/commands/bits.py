@@ -50,7 +50,7 @@ def bitcount(arguments: Arguments) -> Call:
             raise Refusal(SYNTAX)
         start, end = arguments.integer(), arguments.integer()
         counts_backwards = start < 0 and end < 0 and start > end  # Redis then looks no further
-        unit = arguments.word() if len(arguments) and not counts_backwards else b"BYTE"
+        unit = arguments.keyword() if len(arguments) and not counts_backwards else b"BYTE"
         if unit not in (b"BYTE", b"BIT"):
             raise Refusal(SYNTAX)
     except Refusal as refusal:

@@ -111,7 +111,7 @@ def client_no_touch(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 def _switch(arguments: Arguments) -> bool:
-    word = arguments.word()
+    word = arguments.keyword()
     if word not in (b"ON", b"OFF"):
         raise Refusal(SYNTAX)
     return word == b"ON"
@@ -125,7 +125,7 @@ def _switch(arguments: Arguments) -> bool:
     summary="Get replies, or none at all, or none to the next command.",
 )
 def client_reply(talk: RedisConversation, arguments: Arguments) -> Value:
-    match arguments.word():
+    match arguments.keyword():
         case b"ON":
             talk.muted = talk.skipped = False
             return OK
@@ -181,7 +181,7 @@ def _line(talk: RedisConversation) -> bytes:
         f"age={int(peer.age())} idle={int(peer.idle())} flags={_flags(talk)} db={talk.space} sub={len(talk.channels)} "
         f"psub={len(talk.patterns)} ssub=0 multi={-1 if talk.queue is None else len(talk.queue)} "
         f"qbuf={pending - queued} qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl=0 oll=0 omem={unsent} "
-        f"tot-mem={pending + unsent} events=r cmd={talk.last_word or 'NULL'} user={_USER} redir=-1 "
+        f"tot-mem={pending + unsent} events=r cmd={talk.last_command or 'NULL'} user={_USER} redir=-1 "
         f"resp={talk.protocol} lib-name={name.decode()} lib-ver={version.decode()}\n"
     )
     return line.encode("utf-8", "surrogateescape")
@@ -228,7 +228,7 @@ def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
     talk.costs(len(clients))
     if not len(arguments):
         return _Listing(talk, clients.values())
-    option = arguments.word()
+    option = arguments.keyword()
     if option == b"TYPE" and len(arguments) == 1:
         kind = _type(arguments.take())
         return _Listing(talk, (client for client in clients.values() if _type_of(client) == kind))
@@ -255,7 +255,7 @@ def client_kill(talk: RedisConversation, arguments: Arguments) -> Value:
     wanted: list[Callable[[RedisConversation], bool]] = []
     skip_me = True
     while len(arguments):
-        option = arguments.word()
+        option = arguments.keyword()
         if not len(arguments):
             raise Refusal(SYNTAX)
         value = arguments.take()

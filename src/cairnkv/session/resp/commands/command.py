@@ -8,12 +8,12 @@ from cairnkv.protocol.resp import Resp, encode_parts
 from cairnkv.session.resp import command_docs as command_docs_module
 from cairnkv.session.resp.command_spec import (
     REPEATED_MAX,
+    RESP_COMMANDS,
     SYNTAX,
-    WORDS,
     Arguments,
     Refusal,
+    RespCommandSpec,
     Value,
-    Word,
     in_conversation,
     repeated,
 )
@@ -46,11 +46,11 @@ def command(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 def _all_described() -> Value:
-    return [command_docs_module.described(word) for word in WORDS.values()]
+    return [command_docs_module.described(spec) for spec in RESP_COMMANDS.values()]
 
 
 def _all_documented() -> Value:
-    return {word.name.encode(): command_docs_module.documented(word) for word in WORDS.values()}
+    return {spec.name.encode(): command_docs_module.documented(spec) for spec in RESP_COMMANDS.values()}
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def _prepared(told: Callable[[], Value], protocol: Resp) -> Prepared:
 
 @in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="How many commands there are.")
 def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
-    return len(WORDS)
+    return len(RESP_COMMANDS)
 
 
 @in_conversation(
@@ -76,7 +76,7 @@ def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
         talk.costs(COST_OF_ALL)
         return _prepared(_all_described, talk.protocol)
     words = _named(talk, arguments)
-    return [None if word is None else command_docs_module.described(word) for word in words]
+    return [None if spec is None else command_docs_module.described(spec) for spec in words]
 
 
 @in_conversation(
@@ -90,12 +90,12 @@ def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         talk.costs(COST_OF_ALL)
         return _prepared(_all_documented, talk.protocol)
-    talk.costs(len(WORDS))
+    talk.costs(len(RESP_COMMANDS))
     words = _named(talk, arguments)
-    return {word.name.encode(): command_docs_module.documented(word) for word in words if word is not None}
+    return {spec.name.encode(): command_docs_module.documented(spec) for spec in words if spec is not None}
 
 
-def _named(talk: RedisConversation, arguments: Arguments) -> list[Word | None]:
+def _named(talk: RedisConversation, arguments: Arguments) -> list[RespCommandSpec | None]:
     """The words with these names."""
     talk.costs(COST_OF_NAME * len(arguments))
     if len(arguments) > NAMES_MAX:
@@ -111,28 +111,28 @@ def _named(talk: RedisConversation, arguments: Arguments) -> list[Word | None]:
     summary="The names of all commands, or of those in a category or that match a glob pattern.",
 )
 def command_list(talk: RedisConversation, arguments: Arguments) -> Value:
-    talk.costs(len(WORDS))
+    talk.costs(len(RESP_COMMANDS))
     words = list(command_docs_module.every())
     if len(arguments):
-        if arguments.word() != b"FILTERBY" or len(arguments) != 2:
+        if arguments.keyword() != b"FILTERBY" or len(arguments) != 2:
             raise Refusal(SYNTAX)
-        words = _filtered(talk, words, arguments.word(), arguments.take())
-    return [word.name.encode() for word in words]
+        words = _filtered(talk, words, arguments.keyword(), arguments.take())
+    return [spec.name.encode() for spec in words]
 
 
-def _filtered(talk: RedisConversation, words: list[Word], kind: bytes, text: bytes) -> list[Word]:
+def _filtered(talk: RedisConversation, words: list[RespCommandSpec], kind: bytes, text: bytes) -> list[RespCommandSpec]:
     match kind:
         case b"MODULE":
             return []  # there are none
         case b"ACLCAT":
             return [
-                word
-                for word in words
-                if text.lower().decode("utf-8", "replace") in command_docs_module.categories(word)
+                spec
+                for spec in words
+                if text.lower().decode("utf-8", "replace") in command_docs_module.categories(spec)
             ]
         case b"PATTERN":
             (matches,) = matchers(talk, [text.lower()])
-            return [word for word in words if matches(word.name.encode())]
+            return [spec for spec in words if matches(spec.name.encode())]
         case _:
             raise Refusal(SYNTAX)
 
@@ -146,16 +146,16 @@ def _filtered(talk: RedisConversation, words: list[Word], kind: bytes, text: byt
 )
 def command_getkeys(talk: RedisConversation, arguments: Arguments) -> Value:
     words = arguments.rest()
-    word = WORDS.get(words[0].upper())
-    if word is not None and len(words) > 1:
-        word = word.behind.get(words[1].upper(), word)
-    if word is None:
+    spec = RESP_COMMANDS.get(words[0].upper())
+    if spec is not None and len(words) > 1:
+        spec = spec.behind.get(words[1].upper(), spec)
+    if spec is None:
         raise Refusal("ERR Invalid command specified")
-    if not word.keys[0]:
+    if not spec.keys[0]:
         raise Refusal("ERR The command has no key arguments")
-    if not word.fits(len(words)):
+    if not spec.fits(len(words)):
         raise Refusal("ERR Invalid number of arguments specified for command")
-    return word.keys_in(words)
+    return spec.keys_in(words)
 
 
 help_of("COMMAND", since="5.0.0")

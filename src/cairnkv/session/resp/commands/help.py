@@ -5,7 +5,7 @@ from typing import Final
 
 from cairnkv.limits import PATTERN_MAX, PATTERNS_BYTES_MAX
 from cairnkv.protocol.resp import Simple
-from cairnkv.session.resp.command_spec import WORDS, Arguments, Refusal, Value, in_conversation
+from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Refusal, Value, in_conversation
 from cairnkv.session.resp.conversation import RedisConversation
 from cairnkv.session.resp.glob import Matcher, matcher
 
@@ -26,11 +26,11 @@ def matchers(talk: RedisConversation, patterns: Sequence[bytes]) -> list[Matcher
 
 def help_of(name: str, *, since: str) -> None:
     """Declare HELP for a word with others behind it, which all are declared already."""
-    word = WORDS[name.encode()]
+    spec = RESP_COMMANDS[name.encode()]
 
-    @in_conversation(f"{name} HELP", "loading", group=word.group, since=since, summary="What can be said here.")
+    @in_conversation(f"{name} HELP", "loading", group=spec.group, since=since, summary="What can be said here.")
     def say_help(_talk: object, _arguments: Arguments) -> Value:
         lines = [f"{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
-        for second, behind in sorted(word.behind.items()):
+        for second, behind in sorted(spec.behind.items()):
             lines += (f"{second.decode()} {behind.syntax}".rstrip(), f"    {behind.summary}")
         return [Simple(line) for line in lines]

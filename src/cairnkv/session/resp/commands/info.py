@@ -56,7 +56,7 @@ CLUSTER_FACTS: Final = (
 def counted(talk: RedisConversation, facts: Facts) -> dict[str, int]:
     """What the counters stand at."""
     values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS if name in facts}
-    values["commands"] += talk.context.words_carried_out
+    values["commands"] += talk.context.commands_executed
     return values
 
 
@@ -235,7 +235,7 @@ container("MEMORY", group="server", since="4.0.0", summary="What memory is used 
 def memory_usage(arguments: Arguments) -> Calls:
     key = arguments.key()
     while len(arguments):
-        if arguments.word() != b"SAMPLES":
+        if arguments.keyword() != b"SAMPLES":
             raise Refusal(SYNTAX)
         if arguments.integer() < 0:  # a string has no parts that samples could be taken of, so this changes nothing
             raise Refusal(SYNTAX)

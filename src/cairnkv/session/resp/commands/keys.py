@@ -99,7 +99,7 @@ def flushall(arguments: Arguments) -> Calls:
 
 def _end_behind_mode(arguments: Arguments) -> None:
     """Take one word, if there is any, that says who is to wait; nobody ever has to."""
-    if len(arguments) and arguments.word() not in (b"ASYNC", b"SYNC"):
+    if len(arguments) and arguments.keyword() not in (b"ASYNC", b"SYNC"):
         raise Refusal(SYNTAX)
     arguments.end()
 
@@ -138,7 +138,7 @@ def copy(arguments: Arguments) -> Call:
     source, target = arguments.key(), arguments.key()
     space, replace = arguments.space, False
     while len(arguments):
-        match arguments.word():
+        match arguments.keyword():
             case b"DB":
                 space = arguments.space_number()
             case b"REPLACE":

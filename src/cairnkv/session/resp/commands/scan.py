@@ -66,7 +66,7 @@ def scan(arguments: Arguments) -> Call:
     cursor = min(int(text or b"0") % _CURSORS, CURSOR.highest)
     pattern, count, of_type = b"*", SCAN_COUNT, b"STRING"
     while len(arguments):
-        match arguments.word():
+        match arguments.keyword():
             case b"MATCH":
                 pattern = arguments.take()
             case b"COUNT":
@@ -74,7 +74,7 @@ def scan(arguments: Arguments) -> Call:
                 if count < 1:
                     raise Refusal(SYNTAX)
             case b"TYPE":
-                of_type = arguments.word()
+                of_type = arguments.keyword()
             case _:
                 raise Refusal(SYNTAX)
     matches, prefix = _reading(pattern)

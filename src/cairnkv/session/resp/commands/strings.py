@@ -55,7 +55,7 @@ def _options(arguments: Arguments, allowed: frozenset[bytes]) -> dict[bytes, byt
     """The options that follow, each with its argument. As in Redis one may stand there twice; the last one counts."""
     given: dict[bytes, bytes] = {}
     while len(arguments):
-        word = arguments.word()
+        word = arguments.keyword()
         group = next((group for group in (_LIFETIMES, _CONDITIONS) if word in group), frozenset())
         if word not in allowed or any(other in group for other in given if other != word):
             raise Refusal(SYNTAX)

@@ -170,13 +170,13 @@ def _planned(talk: RedisConversation, queue: Sequence[Queued], steps: list[Step]
 
 
 def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planned:
-    word = queued.word
+    spec = queued.spec
     try:
-        if word.on_keys is None:
-            if word.name == "select":
-                talk.space = talk.arguments(word, queued.words).space_number()
+        if spec.on_keys is None:
+            if spec.name == "select":
+                talk.space = talk.arguments(spec, queued.words).space_number()
             return _Planned(queued=queued)
-        call = word.on_keys(talk.arguments(word, queued.words))
+        call = spec.on_keys(talk.arguments(spec, queued.words))
     except Refusal as refusal:
         return _Planned(value=Error(str(refusal)))
     if isinstance(call, Calls):
@@ -188,17 +188,17 @@ def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planne
 
 def _carried(talk: RedisConversation, queued: Queued) -> Value:
     try:
-        if talk.ended and "noscript" in queued.word.flags:  # its connection has ended
+        if talk.ended and "noscript" in queued.spec.flags:  # its connection has ended
             return None
         if talk.cost > TRANSACTION_COST_MAX:
             raise Refusal("ERR not carried out: the transaction has been too much work already")
-        value = talk.carry(queued.word, queued.words)
+        value = talk.carry(queued.spec, queued.words)
         if isinstance(value, Job):
             value = value.finish()
     except Refusal as refusal:
         value = Error(str(refusal))
     except Exception as error:
-        value = failed(error, queued.word.name)
+        value = failed(error, queued.spec.name)
     if isinstance(value, Several):
         value = value.values[-1]
     return None if value is NOTHING else value
