@@ -21,7 +21,7 @@ from bench import DEEP, MANY, PROFILES, Run, Sample, compiled_generator, costs, 
 from servers import Server, served
 
 import cairnkv.server.run
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
 
@@ -51,7 +51,7 @@ def main() -> None:
         cairnkv.server.run.new_event_loop = LOOPS[given.serve]
         cairnkv.server.run.run(Settings(port=0), ready=lambda line: print(line, flush=True))
         return
-    if not compiled():
+    if not native_path_in_use():
         sys.exit("loops: nothing is compiled here, so there is only one way")
     with contextlib.ExitStack() as stack:
         run = Run(PROFILES["default"], stack.enter_context(compiled_generator()))

@@ -138,8 +138,8 @@ def part(calls: list[tuple[str, str]]) -> str:
 def plain(symbol: str) -> str:
     """A function's name as its source has it: Cython puts the modules in front, each behind its length.
 
-    >>> plain("__pyx_f_7cairnkv_6engine_12table_native_8HotTable_fetch")
-    'HotTable.fetch'
+    >>> plain("__pyx_f_7cairnkv_6engine_12table_native_11NativeTable_fetch")
+    'NativeTable.fetch'
     """
     rest = symbol.removeprefix("__pyx_f_")
     within = ""

@@ -152,13 +152,13 @@ def test_a_vocabulary_is_declared_without_compiling_anything() -> None:
     """What makes dataclasses slow to declare; each further command would cost every program its share."""
     code = """
 import sys
-compiled = []
-sys.addaudithook(lambda event, given: compiled.append(str(given[0])) if event == "compile" else None)
+native_path_in_use = []
+sys.addaudithook(lambda event, given: native_path_in_use.append(str(given[0])) if event == "compile" else None)
 import cairnkv.commands
-constructors = [text for text in compiled if "set_key(" in text]
+constructors = [text for text in native_path_in_use if "set_key(" in text]
 for _ in range(2):
     cairnkv.commands.Swap(b"k", b"v")
-print(len(constructors), sum("set_key(" in text for text in compiled), "dataclasses" in sys.modules)
+print(len(constructors), sum("set_key(" in text for text in native_path_in_use), "dataclasses" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout == "0 1 False\n"

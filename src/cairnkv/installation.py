@@ -10,7 +10,7 @@ from typing import Final
 PURE_VARIABLE: Final = "CAIRNKV__PURE"
 """The variable that disables the native path: yes or no, as the switches among the options; empty: no."""
 
-COMPILED: Final = (
+NATIVE_MODULES: Final = (
     "cairnkv.engine.table_native",
     "cairnkv.storage.recorder_native",
     "cairnkv.store.clock_native",
@@ -29,9 +29,9 @@ COMPILED: Final = (
 
 
 @functools.cache
-def compiled() -> bool:
+def native_path_in_use() -> bool:
     """Whether the compiled parts are there and wanted. Raises `OptionError` if the variable has another value."""
-    return not _pure_is_wanted() and all(map(_is_there, COMPILED))
+    return not _pure_is_wanted() and all(map(_is_there, NATIVE_MODULES))
 
 
 def _pure_is_wanted() -> bool:
@@ -61,7 +61,7 @@ def features() -> dict[str, str]:
     >>> features()["hot path"] in ("compiled", "plain Python")
     True
     """
-    return {"hot path": "compiled" if compiled() else "plain Python", "loop": _loop()}
+    return {"hot path": "compiled" if native_path_in_use() else "plain Python", "loop": _loop()}
 
 
 def python_command(*arguments: str) -> list[str]:
@@ -91,7 +91,7 @@ def uvloop_is_there() -> bool:
 
 
 def _loop() -> str:
-    if compiled():
+    if native_path_in_use():
         return f"epoll and {_asyncio()}"
     if uvloop_is_there():
         import importlib.metadata  # it is slow, and few ask

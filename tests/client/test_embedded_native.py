@@ -28,7 +28,7 @@ T = TypeVar("T")
 built = importlib.util.find_spec("cairnkv.client.embedded_native") is not None
 
 
-def compiled_only(test: T) -> T:
+def native_only(test: T) -> T:
     """Of a test: it is about direct calls, which there are only where the compiled parts are in use."""
     skipped: T = pytest.mark.skipif(not built, reason="the compiled parts were not built here")(test)
     marked: T = pytest.mark.in_use(skipped)
@@ -141,7 +141,7 @@ OTHER: Calls = st.one_of(
 )
 
 
-@compiled_only
+@native_only
 class TestTheSame:
     @given(
         codec=st.sampled_from(["text", "bytes", "json"]),
@@ -203,7 +203,7 @@ class TestTheSame:
         assert store.get("k") is None
 
 
-@compiled_only
+@native_only
 class TestWhatTheyAre:
     def test_plain_calls_are_direct(self) -> None:
         """Otherwise everything here would be the same because it is the same."""
@@ -301,7 +301,7 @@ print("well")
 """
 
 
-@compiled_only
+@native_only
 def test_a_forked_process_has_direct_calls_again() -> None:
     """Whoever was on the readable way at the fork is not in the child, and is not waited for."""
     ran = subprocess.run(
@@ -323,7 +323,7 @@ def test_the_variable_turns_them_off() -> None:
     assert ran.stdout == "Embedded v\n"
 
 
-@compiled_only
+@native_only
 class TestOnDisk:
     """There only reads are direct, and only while nothing waits for the disk."""
 

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cairnkv
-from cairnkv.client import line as readable_line
+from cairnkv.client import line as pure_line
 from cairnkv.client import sync
 from cairnkv.client.aio import reply_future as pure_future
 from cairnkv.client.aio.connection import AWAKE_SECONDS, Connection
@@ -36,10 +36,8 @@ from tests.support.scripted import Conversation, scripted
 from tests.support.strategies import commands, cuttings, replies
 
 built = importlib.util.find_spec("cairnkv.client.exchange_native") is not None
-compiled_only = pytest.mark.skipif(
-    not built, reason="the compiled parts were not built here: no compiler, or it failed"
-)
-FORMS = ["readable", pytest.param("compiled", marks=compiled_only)]
+native_only = pytest.mark.skipif(not built, reason="the compiled parts were not built here: no compiler, or it failed")
+FORMS = ["readable", pytest.param("compiled", marks=native_only)]
 
 
 def part(form: str, name: str) -> Any:
@@ -51,13 +49,13 @@ def part(form: str, name: str) -> Any:
         )
     if form == "compiled":
         return getattr(importlib.import_module("cairnkv.client.exchange_native"), name)
-    return getattr(readable_line if name == "Line" else native, name)
+    return getattr(pure_line if name == "Line" else native, name)
 
 
 # -- commands to bytes, bytes to replies -------------------------------------------------------------------------
 
 
-@compiled_only
+@native_only
 class TestTheSame:
     @given(commands())
     def test_bytes_for_any_command(self, command: Any) -> None:
@@ -240,7 +238,7 @@ class TestALine:
             signal.signal(signal.SIGALRM, before)
 
 
-@compiled_only
+@native_only
 def test_signals_do_not_put_the_deadline_off() -> None:
     """Python's own blocking sockets, which the readable form uses, begin their timeout anew with each signal."""
     ours, theirs = socket.socketpair()
@@ -256,7 +254,7 @@ def test_signals_do_not_put_the_deadline_off() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-@compiled_only
+@native_only
 def test_a_slow_server_is_waited_for_asleep() -> None:
     """Awake now and then only, to see whether it has become quick."""
     ours, theirs = socket.socketpair()
@@ -545,7 +543,7 @@ class TestAReplyThatIsDue:
             assert isinstance(tasks[1].exception(), KeyboardInterrupt)
             loop.close()
 
-    @compiled_only
+    @native_only
     async def test_is_awaited_by_one_task(self) -> None:
         due = part("compiled", "ReplyFuture")(Get.spec, 0.0, part("compiled", "Waking")(asyncio.get_running_loop()))
 

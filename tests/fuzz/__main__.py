@@ -79,7 +79,7 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
     print(f"fuzz: {cairnkv.session.executor_native.__file__}, from seed {first}, protocol {protocol}", flush=True)
     end, said_until = time.monotonic() + seconds, time.monotonic() + 10
     seed = first
-    accelerated = total = 0
+    executed_natively = total = 0
     while time.monotonic() < end:
         chance = random.Random(seed)
         width = 2 if chance.random() < 0.5 else 4
@@ -112,13 +112,13 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
                 flush=True,
             )
             raise
-        accelerated += twins.accelerated
+        executed_natively += twins.executed_natively
         seed += 1
         if time.monotonic() > said_until:
             said_until = time.monotonic() + 10
-            print(f"fuzz: {seed - first:,} lives, {accelerated:,} of {total:,} commands accelerated", flush=True)
-    print(f"fuzz: no difference in {seed - first:,} lives, {accelerated:,} of {total:,} commands accelerated")
-    return 0 if accelerated else 1
+            print(f"fuzz: {seed - first:,} lives, {executed_natively:,} of {total:,} commands accelerated", flush=True)
+    print(f"fuzz: no difference in {seed - first:,} lives, {executed_natively:,} of {total:,} commands accelerated")
+    return 0 if executed_natively else 1
 
 
 if __name__ == "__main__":

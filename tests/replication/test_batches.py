@@ -19,13 +19,13 @@ from cairnkv.replication.entry_codec import run_item, track_item
 from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.proposals import Changes
 from cairnkv.replication.store import ReplicatedStore
-from cairnkv.session import article_accelerator
+from cairnkv.session import native_frame_executor
 from cairnkv.storage import Effect
-from tests.session.test_native_path import compiled_only
+from tests.session.test_native_path import native_only
 from tests.support.lives import SOME_KEYS, flipped, lively
 from tests.support.simulated import Disk, TableLog, fingerprint
 
-pytestmark = compiled_only
+pytestmark = native_only
 
 STRANGER = 0xB0
 NONCE = b"a nonce."
@@ -43,8 +43,8 @@ class Followers:
         for store in self.stores:
             store.begin(store.load())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cairnkv.session.native_path.compiled", lambda: True)
-            article_accelerator(self.stores[1])
+            patch.setattr("cairnkv.session.native_path.native_path_in_use", lambda: True)
+            native_frame_executor(self.stores[1])
         self.position = self.number = 0
         self.now = 1_000_000
         self.log(Entry(Kind.EPOCH, STRANGER, 1, 0, self.now, epoch_body(NONCE, SEMANTICS)))

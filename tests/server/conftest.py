@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from cairnkv.server.loop import PolledLoop
 from cairnkv.testing import RunningServer, running_server
 
@@ -37,7 +37,7 @@ def start() -> Iterator[Start]:
 
 
 LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-if compiled():
+if native_path_in_use():
     LOOPS["polled"] = PolledLoop
 
 

@@ -14,13 +14,13 @@ from cairnkv.commands.vocabulary import Command
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import Width
 from cairnkv.session import Session
-from tests.session.test_native_path import compiled_only
+from tests.session.test_native_path import native_only
 from tests.support.late_log import LateLog
 from tests.support.lives import lively, lively_redis
 from tests.support.resp import request
 from tests.support.twins import Twins
 
-pytestmark = compiled_only
+pytestmark = native_only
 
 
 class LateTwins(Twins):
@@ -130,7 +130,7 @@ def test_replies_leave_when_what_they_show_is_safe() -> None:
     assert twins.heard[1][before:] == b"\x000\x00\x00\x00\x03now" + b"\x000\x00\x00\x00\x011", "what waits for nothing"
     twins.commit()
     twins.agree()
-    assert twins.accelerated >= 5
+    assert twins.executed_natively >= 5
 
 
 def test_each_reply_fails_as_it_is_fit() -> None:

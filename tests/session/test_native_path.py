@@ -40,15 +40,13 @@ from tests.support.strategies import commands
 from tests.support.twins import Twins
 
 built = importlib.util.find_spec("cairnkv.session.executor_native") is not None
-compiled_only = pytest.mark.skipif(
-    not built, reason="the compiled parts were not built here: no compiler, or it failed"
-)
+native_only = pytest.mark.skipif(not built, reason="the compiled parts were not built here: no compiler, or it failed")
 
 PREDICTABLE = [command for command in COMMANDS if command is not RandomKey]
 SERVED = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, Incr]
 
 
-@compiled_only
+@native_only
 class TestTheSame:
     @given(data=st.data(), width=st.sampled_from([2, 4]), dialect=st.sampled_from(Dialect))
     def test_for_commands_however_cut(self, data: st.DataObject, width: Width, dialect: Dialect) -> None:
@@ -94,7 +92,7 @@ class TestTheSame:
             keys = [b"%d" % n for n in range(begin, begin + count)]
             twins.say(write_command(SetMany(ttl, tuple((key, b"v") for key in [*keys, keys[0], b"0"]))))
         twins.agree()
-        assert twins.accelerated > 0 or count > BUCKET_KEYS
+        assert twins.executed_natively > 0 or count > BUCKET_KEYS
         for begin in range(0, 600, count):
             keys = [b"%d" % n for n in range(begin, begin + count)]
             twins.say(write_command(ClearMany((*keys, keys[0]))))
@@ -122,7 +120,7 @@ class TestTheSame:
         twins.agree()
 
 
-@compiled_only
+@native_only
 class TestWhatItIs:
     def test_it_serves_what_the_vocabulary_calls_so(self) -> None:
         from cairnkv.session.native.frames_native import SERVED as NUMBERS
@@ -140,8 +138,8 @@ class TestWhatItIs:
         some += [SetWith(b"e", b"", if_present=True), SetWith(b"f", b""), Get(b"d"), Get(b"e"), Get(b"f")]
         twins.say(b"".join(map(write_command, some)))
         twins.agree()
-        assert twins.accelerator.commands == len(some)
-        assert twins.accelerator.writes == 11
+        assert twins.frame_executor.commands == len(some)
+        assert twins.frame_executor.writes == 11
 
     @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=20)), max_size=400), st.binary(max_size=20))
     def test_what_it_finds_in_a_dict_by_itself_is_what_the_dict_has(
@@ -186,16 +184,16 @@ class TestWhatItIs:
         assert 0 <= position(key) < 2**32
 
     def test_a_store_that_needs_a_look_at_each_command_turns_it_off(self) -> None:
-        from cairnkv.session.native.frames_native import ArticleAccelerator
+        from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         store = Store(memory_limit=10**9)
-        accelerator = ArticleAccelerator(store.keyspace, store.log_clock)
-        store.count_also(accelerator)
-        assert accelerator.off
+        frame_executor = NativeFrameExecutor(store.keyspace, store.log_clock)
+        store.count_also(frame_executor)
+        assert frame_executor.off
         store.limit_memory(None, WhenFull.REFUSE)
-        assert not accelerator.off
+        assert not frame_executor.off
         store.limit_memory(10**9, WhenFull.REFUSE)
-        assert accelerator.off
+        assert frame_executor.off
 
 
 @pytest.mark.parametrize("pure", ["1", "0"])
@@ -227,38 +225,38 @@ def test_features_say_which_is_in_use() -> None:
     assert cairnkv.features()["hot path"] == ("compiled" if built and wanted else "plain Python")
 
 
-@compiled_only
+@native_only
 class TestWithinARun:
     """Python code that a run calls, such as a clock of one's own, must not get at what the run uses."""
 
     FRAMES = write_command(Set(b"k", b"v")) + write_command(Get(b"k"))
 
     @staticmethod
-    def run(accelerator: Any, buffer: bytes | bytearray) -> int:
-        given: int = accelerator.run(buffer, 0, width=2, statuses=(0x30, 0x31), string_max=100, frame_max=1_000)
+    def run(frame_executor: Any, buffer: bytes | bytearray) -> int:
+        given: int = frame_executor.run(buffer, 0, width=2, statuses=(0x30, 0x31), string_max=100, frame_max=1_000)
         return given
 
     def test_no_other_run_begins(self) -> None:
-        from cairnkv.session.native.frames_native import ArticleAccelerator
+        from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         refused: list[str] = []
 
         def clock() -> int:
             with pytest.raises(RuntimeError, match="cannot begin another") as caught:
-                self.run(accelerator, write_command(Set(b"k", b"other")))
+                self.run(frame_executor, write_command(Set(b"k", b"other")))
             refused.append(str(caught.value))
             return 1
 
         store = Store()
-        accelerator = ArticleAccelerator(store.keyspace, clock)
-        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES)
-        assert accelerator.output().endswith(b"\0\0\0\1v")
+        frame_executor = NativeFrameExecutor(store.keyspace, clock)
+        assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES)
+        assert frame_executor.output().endswith(b"\0\0\0\1v")
         assert len(refused) == 1
         assert store.keyspace.get(b"k") == b"v"
-        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES), "a refused run leaves it usable"
+        assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES), "a refused run leaves it usable"
 
     def test_the_buffer_stays_where_it_is(self) -> None:
-        from cairnkv.session.native.frames_native import ArticleAccelerator
+        from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         buffer = bytearray(self.FRAMES)
 
@@ -267,12 +265,12 @@ class TestWithinARun:
                 buffer.clear()
             return 1
 
-        accelerator = ArticleAccelerator(Store().keyspace, clock)
-        assert self.run(accelerator, buffer) == len(self.FRAMES)
+        frame_executor = NativeFrameExecutor(Store().keyspace, clock)
+        assert self.run(frame_executor, buffer) == len(self.FRAMES)
         buffer.clear()  # it is free again
 
     def test_a_clock_that_fails_leaves_it_usable(self) -> None:
-        from cairnkv.session.native.frames_native import ArticleAccelerator
+        from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         times = iter([OSError("no clock"), 1])
 
@@ -281,7 +279,7 @@ class TestWithinARun:
                 raise time
             return time
 
-        accelerator = ArticleAccelerator(Store().keyspace, clock)
+        frame_executor = NativeFrameExecutor(Store().keyspace, clock)
         with pytest.raises(OSError, match="no clock"):
-            self.run(accelerator, self.FRAMES)
-        assert self.run(accelerator, self.FRAMES) == len(self.FRAMES)
+            self.run(frame_executor, self.FRAMES)
+        assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES)

@@ -37,17 +37,17 @@ from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag, Response, ResponseDecoder, Width
 from cairnkv.replication.entries import ItemKind, items, parsed
 from cairnkv.replication.store import ReplicatedStore
-from tests.session.test_native_path import compiled_only
+from tests.session.test_native_path import native_only
 from tests.support.cluster_twins import Clients, agree, live, twins
 from tests.support.resp import request
 
-pytestmark = compiled_only
+pytestmark = native_only
 
 
 @pytest.fixture(autouse=True)
 def compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where CAIRNKV__PURE keeps it out of use."""
-    monkeypatch.setattr("cairnkv.session.native_path.compiled", lambda: True)
+    monkeypatch.setattr("cairnkv.session.native_path.native_path_in_use", lambda: True)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.sampled_from([100, 400, 100_000]))
@@ -67,11 +67,11 @@ def test_a_life_of_clients_on_the_wire_of_redis(seed: int) -> None:
 
 
 def test_most_of_a_life_is_proposed_as_runs() -> None:
-    clients = Clients(1, compiled=True, room=100_000)
+    clients = Clients(1, native_path_in_use=True, room=100_000)
     clients.say(0, frames(*[Set(b"%d" % n, b"x") for n in range(100)], *[Get(b"%d" % n) for n in range(100)]))
     clients.deliver()
-    assert clients.accelerator is not None
-    assert clients.accelerator.commands == 200
+    assert clients.frame_executor is not None
+    assert clients.frame_executor.commands == 200
     assert clients.node.running.proposer.waiting == 0
     assert len(responses(clients.heard[0])) == 200
 
@@ -184,7 +184,7 @@ class TestLocalReads:
             clients.say(1, local(Get(b"k"), GetMany((b"k", b"l")), Exists((b"k", b"m")), Get(b"m")) * 2)
             assert codes(clients, 1) == ["1", "\0\0\0\x011\0\0\0\x012", "1", "Key"] * 2
             assert (len(clients.cluster.stream), len(clients.cluster.flying)) == (logged, said)
-            assert len(asked) == (0 if clients.accelerator else 8)
+            assert len(asked) == (0 if clients.frame_executor else 8)
 
     def test_a_client_reads_its_own_writes(self) -> None:
         for clients in twins(2):
@@ -203,7 +203,7 @@ class TestLocalReads:
             assert codes(clients, 1)[4:] == ["3"]
 
     def test_a_write_with_their_flag_is_in_the_log_without(self) -> None:
-        clients = Clients(1, compiled=True, room=100_000)
+        clients = Clients(1, native_path_in_use=True, room=100_000)
         clients.say(0, local(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 1)))
         clients.deliver()
         assert logged_with(clients, b"k") == frames(Set(b"k", b"1"), Incr(b"n", 1))
@@ -236,7 +236,7 @@ class TestLocalReads:
             running.leave("it was told to")
             clients.say(0, said)
             assert codes(clients) == ["OK", "1", "LOGFULL", "NOQUORUM", "1", "NOQUORUM", "1", "STOPPED"]
-            if clients.accelerator:
+            if clients.frame_executor:
                 assert [type(command) for command in asked] == [Set] * 3
             running.loading = True
             clients.say(0, local(Get(b"k")))
@@ -275,7 +275,7 @@ class TestLocalReads:
     def test_nobody_misses_what_they_have_written(self, seed: int) -> None:
         """Whatever has come by then; another client writes the same keys."""
         chance = random.Random(seed)
-        clients = Clients(2, compiled=True, room=chance.choice([100, 100_000]))
+        clients = Clients(2, native_path_in_use=True, room=chance.choice([100, 100_000]))
         written = [0, 0, 0]
         expected: list[int | None] = []
         for step in range(1, 40):
@@ -348,7 +348,7 @@ class TestFailures:
 
     def test_an_entry_that_comes_after_all(self) -> None:
         """It counts, as on all nodes; and whoever was told that nobody knows is told nothing more."""
-        clients = Clients(1, compiled=True, room=10_000)
+        clients = Clients(1, native_path_in_use=True, room=10_000)
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k"), Incr(b"n", 5)))
         clients.node.pump()
         clients.lose_quorum(16)
@@ -362,14 +362,14 @@ class TestFailures:
         assert codes(clients)[3:] == ["1", "6"]
 
     def test_a_client_that_has_gone(self) -> None:
-        clients = Clients(1, compiled=True)
+        clients = Clients(1, native_path_in_use=True)
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
         clients.sessions[0].lost()
         clients.deliver()
         assert clients.node.running.keyspace.get(b"k") == b"1"
 
     def test_a_node_that_leaves(self) -> None:
-        clients = Clients(1, compiled=True)
+        clients = Clients(1, native_path_in_use=True)
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
         clients.node.pump()
         clients.node.running.leave("it was told to")
@@ -382,7 +382,7 @@ class TestFailures:
     def test_each_command_is_answered_once(self, seed: int) -> None:
         """Whatever is lost, comes late or twice."""
         chance = random.Random(seed)
-        clients = Clients(3, compiled=True, room=chance.choice([100, 100_000]))
+        clients = Clients(3, native_path_in_use=True, room=chance.choice([100, 100_000]))
         expected = [0, 0, 0]
         flying = clients.cluster.flying
         for _ in range(30):
@@ -439,7 +439,7 @@ def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
     from cairnkv.session.resp.frames_native import LOGGED
 
     assert {name: BY_NAME[name].number for name in LOGGED} == LOGGED
-    clients = Clients(1, compiled=True, width=None, room=100_000)
+    clients = Clients(1, native_path_in_use=True, width=None, room=100_000)
     clients.say(0, resp((b"SELECT", b"3"), (b"set", b"k", b"v"), (b"INCR", b"n"), (b"DEL", b"a", b"k", b"k")))
     clients.deliver()
     assert logged_with(clients, b"k", space=3) == frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k")))
@@ -463,7 +463,7 @@ def test_what_is_stored_for_a_time_or_on_a_condition_is_in_the_log_with_that() -
         )
         clients.deliver()
         assert clients.heard[0] == b"+OK\r\n+OK\r\n$-1\r\n$-1\r\n+OK\r\n+OK\r\n"
-        assert len(asked) == (0 if clients.accelerator else 6)
+        assert len(asked) == (0 if clients.frame_executor else 6)
     agree(*both)
     assert logged_with(both[1], b"k") == frames(
         SetWith(b"k", b"v", ttl=10_000),
@@ -494,7 +494,7 @@ def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
         )
         clients.deliver()
         assert clients.heard[0] == b"+OK\r\n$-1\r\n+OK\r\n*3\r\n$1\r\nw\r\n$-1\r\n$1\r\nw\r\n"
-        assert len(asked) == (0 if clients.accelerator else 4)
+        assert len(asked) == (0 if clients.frame_executor else 4)
         entries = [clients.node.running.keyspaces[0].entry(key) for key in (b"k", b"m")]
         assert [deadline is not None for _, deadline in entries] == [False, True], "of the old one nothing is left"
     agree(*both)
@@ -510,7 +510,7 @@ def test_a_time_to_live_is_proposed_on_the_articles_wire_too() -> None:
         clients.say(0, some + frames(Get(b"k")))
         clients.deliver()
         assert codes(clients) == ["1", "OK", "1", ""]
-        assert len(asked) == (1 if clients.accelerator else 4)
+        assert len(asked) == (1 if clients.frame_executor else 4)
     agree(*both)
 
 
@@ -524,7 +524,7 @@ def test_a_readonly_connection_reads_locally() -> None:
         clients.heard[1] = b""
         clients.say(1, resp((b"GET", b"k"), (b"MGET", b"k", b"no"), (b"EXISTS", b"k", b"l")))
         assert clients.heard[1] == b"$1\r\n1\r\n*2\r\n$1\r\n1\r\n$-1\r\n:2\r\n"
-        assert len(asked) == (0 if clients.accelerator else 3)
+        assert len(asked) == (0 if clients.frame_executor else 3)
         clients.say(1, resp((b"SET", b"l", b"4"), (b"GET", b"l")))
         clients.deliver()
         assert clients.heard[1].endswith(b"+OK\r\n$1\r\n4\r\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cairnkv
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from tests.simulation import faults
 from tests.simulation.driver import Step
 from tests.simulation.model import Wrong
@@ -53,7 +53,7 @@ def finds(fault: str, mode: str, scripts: Path) -> str:
 
 
 @pytest.mark.in_use
-@pytest.mark.skipif(not compiled(), reason="the native poller is not there")
+@pytest.mark.skipif(not native_path_in_use(), reason="the native poller is not there")
 @pytest.mark.parametrize(("fault", "mode"), [("A", "in-memory"), ("B", "durable")])
 def test_simulation_finds_a_known_fault(fault: str, mode: str, tmp_path: Path) -> None:
     script = Path(finds(fault, mode, tmp_path))
@@ -66,7 +66,7 @@ def test_simulation_finds_a_known_fault(fault: str, mode: str, tmp_path: Path) -
 
 
 @pytest.mark.in_use
-@pytest.mark.skipif(not compiled(), reason="the native poller is not there")
+@pytest.mark.skipif(not native_path_in_use(), reason="the native poller is not there")
 def test_the_installed_build_has_no_fault_switch() -> None:
     package = Path(cairnkv.__file__).parent
     assert faults.MACRO.encode() in (faults.faulty_package("A") / f"{faults.POLLER}{faults.SUFFIX}").read_bytes()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cairnkv.storage import Effect
 from cairnkv.storage.record_format import PART_BYTES
 from cairnkv.storage.recorder import Recorder
-from tests.session.test_native_path import compiled_only
+from tests.session.test_native_path import native_only
 
 
 class Noted:
@@ -42,7 +42,7 @@ EFFECTS = st.one_of(
 )
 
 
-@compiled_only
+@native_only
 @given(entries=st.lists(st.tuples(st.lists(EFFECTS, max_size=8), st.sampled_from([100, 2_000_000])), max_size=4))
 def test_the_compiled_way_fills_as_the_readable_one(entries: list[tuple[list[Effect], int]]) -> None:
     from cairnkv.storage.recorder_native import fill

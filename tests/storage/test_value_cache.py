@@ -52,7 +52,7 @@ from cairnkv.protocol import write_command
 from cairnkv.server.settings import Settings
 from cairnkv.session import Session
 from cairnkv.session.context import ServerContext
-from cairnkv.session.native_path import article_accelerator
+from cairnkv.session.native_path import native_frame_executor
 from cairnkv.storage.record_format import PART_BYTES, record_key
 from cairnkv.store import PendingRead, PendingReply, Store, WhenFull, value_cache
 from cairnkv.testing import ManualClock, running_server
@@ -746,9 +746,9 @@ def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path:
     memory = Store(clock=ManualClock())
     one = Session(memory, wake=lambda: None)
     with Cooled(tmp_path / "data") as disk:
-        accelerator = article_accelerator(disk.store)
+        frame_executor = native_frame_executor(disk.store)
         context = ServerContext(disk.store)
-        other = Session(disk.store, wake=lambda: None, accelerator=accelerator, context=context)
+        other = Session(disk.store, wake=lambda: None, frame_executor=frame_executor, context=context)
         for _ in range(60):
             said = b"".join(_anything(dice, wire) for _ in range(20))
             heard = []
@@ -767,7 +767,7 @@ def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path:
                 disk.cool_all()
             elif dice.random() < 0.5:
                 disk.do(GetMany((b"0", b"1", b"2", b"n")))
-        used = accelerator if wire == "article" else context.accelerator(0)
+        used = frame_executor if wire == "article" else context.frame_executor(0)
         if used is not None:
             assert used.commands > 100
             assert used.writes == 0

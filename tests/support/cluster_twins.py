@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 
 from cairnkv.commands.vocabulary import ClearPrefix
 from cairnkv.protocol.native import Width
-from cairnkv.session import ServerContext, Session, article_accelerator
+from cairnkv.session import ServerContext, Session, native_frame_executor
 from tests.support.lives import flipped, lively_frame, lively_redis
 from tests.support.simulated import Cluster
-from tests.support.twins import WithoutAccelerators
+from tests.support.twins import WithPurePath
 
 if TYPE_CHECKING:
-    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.session.executor_native import FrameExecutor
 
 
 class Clients:
     """Clients of the first node of a cluster, which others follow."""
 
-    def __init__(self, count: int, *, compiled: bool, width: Width | None = 2, room: int = 400) -> None:
+    def __init__(self, count: int, *, native_path_in_use: bool, width: Width | None = 2, room: int = 400) -> None:
         self.cluster = Cluster(3, room=room)
         self.node = self.cluster.nodes[0]
         store = self.node.running
-        self.accelerator: Accelerator | None = article_accelerator(store) if compiled else None
-        if compiled:
-            article_accelerator(self.cluster.nodes[1].running)  # the third goes the readable way
-        self.context = context = ServerContext(store) if compiled else WithoutAccelerators(store)
+        self.frame_executor: FrameExecutor | None = native_frame_executor(store) if native_path_in_use else None
+        if native_path_in_use:
+            native_frame_executor(self.cluster.nodes[1].running)  # the third goes the readable way
+        self.context = context = ServerContext(store) if native_path_in_use else WithPurePath(store)
         self.sessions = [
-            Session(store, wake=lambda: None, width=width, accelerator=self.accelerator, context=context)
+            Session(store, wake=lambda: None, width=width, frame_executor=self.frame_executor, context=context)
             for _ in range(count)
         ]
         self.heard = [b""] * count
@@ -79,8 +79,8 @@ class Clients:
 def twins(count: int, *, width: Width | None = 2, room: int = 400) -> tuple[Clients, Clients]:
     """The same clients of two clusters."""
     return (
-        Clients(count, compiled=False, width=width, room=room),
-        Clients(count, compiled=True, width=width, room=room),
+        Clients(count, native_path_in_use=False, width=width, room=room),
+        Clients(count, native_path_in_use=True, width=width, room=room),
     )
 
 

@@ -10,30 +10,30 @@ from cairnkv.store import Store
 from tests.support.clock import HandClock
 
 if TYPE_CHECKING:
-    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.session.executor_native import FrameExecutor
 
 
-class WithoutAccelerators(ServerContext):
+class WithPurePath(ServerContext):
     """Surroundings in which everything goes the readable way."""
 
-    def accelerator(self, space: int) -> "Accelerator | None":
+    def frame_executor(self, space: int) -> "FrameExecutor | None":
         """None."""
 
 
-class WithAccelerators(ServerContext):
+class WithNativePath(ServerContext):
     """Use the native path, even if CAIRNKV__PURE disables it."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self._made: dict[int, Accelerator] = {}
+        self._made: dict[int, FrameExecutor] = {}
 
-    def accelerator(self, space: int) -> "Accelerator | None":
+    def frame_executor(self, space: int) -> "FrameExecutor | None":
         """The one of a keyspace."""
-        from cairnkv.session.resp.frames_native import RedisAccelerator
+        from cairnkv.session.resp.frames_native import RespFrameExecutor
 
         if space not in self._made:
             keyspace = self.store.keyspaces[space]
-            self._made[space] = RedisAccelerator(keyspace, self.store.log_clock, self.store.staging(space))
+            self._made[space] = RespFrameExecutor(keyspace, self.store.log_clock, self.store.staging(space))
             self.store.count_also(self._made[space])
         return self._made[space]
 
@@ -50,15 +50,15 @@ class Twins:
         logs: "tuple[Log, Log] | None" = None,
     ) -> None:
         """logs: None: those that commit at once."""
-        from cairnkv.session.native.frames_native import ArticleAccelerator
+        from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         self.clock = HandClock()
         plain, swift = logs or (None, None)
         self.stores = Store(clock=self.clock, log=plain), Store(clock=self.clock, log=swift)
         swift_store = self.stores[1]
-        self.accelerator = ArticleAccelerator(swift_store.keyspace, swift_store.log_clock, swift_store.staging(0))
-        self.stores[1].count_also(self.accelerator)
-        self.context = WithoutAccelerators(self.stores[0]), WithAccelerators(self.stores[1])
+        self.frame_executor = NativeFrameExecutor(swift_store.keyspace, swift_store.log_clock, swift_store.staging(0))
+        self.stores[1].count_also(self.frame_executor)
+        self.context = WithPurePath(self.stores[0]), WithNativePath(self.stores[1])
         self.sessions = tuple(
             Session(
                 store,
@@ -66,7 +66,7 @@ class Twins:
                 width=width,
                 dialect=dialect,
                 limits=limits,
-                accelerator=self.accelerator if store is self.stores[1] else None,
+                frame_executor=self.frame_executor if store is self.stores[1] else None,
                 context=context,
             )
             for store, context in zip(self.stores, self.context, strict=True)
@@ -74,10 +74,10 @@ class Twins:
         self.heard = [b"", b""]
 
     @property
-    def accelerated(self) -> int:
+    def executed_natively(self) -> int:
         """How many commands went through the compiled hot path, of either wire."""
-        found = [self.context[1].accelerator(space) for space in range(len(self.stores[1].keyspaces))]
-        return self.accelerator.commands + sum(one.commands for one in found if one is not None)
+        found = [self.context[1].frame_executor(space) for space in range(len(self.stores[1].keyspaces))]
+        return self.frame_executor.commands + sum(one.commands for one in found if one is not None)
 
     def say(self, data: bytes) -> None:
         """Tell both the same bytes at once."""

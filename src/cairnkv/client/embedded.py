@@ -29,7 +29,7 @@ from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.uninterrupted import uninterrupted
 from cairnkv.commands import NO_MEMORY, OK, Command, Failure, Reply, failures
 from cairnkv.errors import CallerError, OptionError, PeerError, Refused
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
@@ -499,7 +499,7 @@ def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V
     A direct call is atomic because it keeps the interpreter's lock, so an interpreter without one has none.
     """
     gil_is_there: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not (compiled() and store.shows_plainly and gil_is_there):
+    if not (native_path_in_use() and store.shows_plainly and gil_is_there):
         return Embedded(store, keys, values)
     from cairnkv.client.embedded_native import DirectEmbedded
 

@@ -22,7 +22,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUni
 from libc.stdint cimport int64_t
 
 from cairnkv.engine.table_native cimport (
-    HotTable,
+    NativeTable,
     Place,
     cairn_fetch_alone,
     can_put,
@@ -32,7 +32,7 @@ from cairnkv.engine.table_native cimport (
     visible,
 )
 
-from cairnkv.store.clock_native cimport HotClock
+from cairnkv.store.clock_native cimport NativeClock
 
 from cairnkv.client import forking
 from cairnkv.client.calls import UNSET as _UNSET
@@ -83,8 +83,8 @@ cdef class DirectCalls:
     """The direct calls, and when they may be made. A base of `DirectEmbedded`; `READABLE` is its other base."""
 
     cdef Tally _tally
-    cdef HotTable _table
-    cdef HotClock _clock
+    cdef NativeTable _table
+    cdef NativeClock _clock
     cdef object _codec
     cdef Form _form
     cdef object _engine
@@ -117,7 +117,7 @@ cdef class DirectCalls:
 
     cdef int _use(self, store) except -1:
         # Python code runs here, and an exception may end it: whoever comes next begins anew unless all of it is done.
-        table, clock = HotTable(store.keyspace), HotClock(store.log_clock)
+        table, clock = NativeTable(store.keyspace), NativeClock(store.log_clock)
         self._table, self._clock, self._engine = table, clock, store
         return 0
 

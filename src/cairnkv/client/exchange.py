@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.client.calls import Leeway
 from cairnkv.commands import Command
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from cairnkv.protocol import native
 
-if TYPE_CHECKING or not compiled():
+if TYPE_CHECKING or not native_path_in_use():
     from cairnkv.client.line import Line
     from cairnkv.protocol.native import ReplyDecoder, command_parts
 else:

@@ -30,7 +30,7 @@ cdef extern from "layout.h":
 
 cdef enum:
     AHEAD_MAX = 32  # keys that are met before the first of them is looked up
-    VERSION_SLOTS = 65536  # `cairnkv.engine.shared.VERSION_SLOTS`, which `HotTable` holds it to
+    VERSION_SLOTS = 65536  # `cairnkv.engine.shared.VERSION_SLOTS`, which `NativeTable` holds it to
 
 cdef struct Place:
     # Where a key is, or would be: its bytes, and the dict that they are looked up in.
@@ -50,7 +50,7 @@ cdef struct Terms:
     bint if_absent
     bint if_present
 
-cdef class HotTable:
+cdef class NativeTable:
     cdef object _keyspace
     cdef object _shared  # that of all keyspaces
     cdef int64_t _advanced  # what the keyspace was told last
@@ -101,7 +101,7 @@ cdef class HotTable:
 # -- where a key is -------------------------------------------------------------------------------------------
 
 
-cdef inline void _locate(HotTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
+cdef inline void _locate(NativeTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
     place.position = cairn_crc32(key, size)
     place.key = key
     place.size = size
@@ -109,7 +109,7 @@ cdef inline void _locate(HotTable self, Place *place, const unsigned char *key, 
     place.entry = self._entries + (<uint64_t>place.position >> self._shift)
 
 
-cdef inline void place_of(HotTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
+cdef inline void place_of(NativeTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
     """Where the key is that stands here: as it was met, or anew. Nothing is looked up yet."""
     if self._ahead_next < self._ahead_count and self._ahead[self._ahead_next].key == key:
         place[0] = self._ahead[self._ahead_next]
@@ -121,7 +121,7 @@ cdef inline void place_of(HotTable self, Place *place, const unsigned char *key,
     place.value = place.stored = NULL
 
 
-cdef inline bint meet(HotTable self, const unsigned char *key, Py_ssize_t size) noexcept:
+cdef inline bint meet(NativeTable self, const unsigned char *key, Py_ssize_t size) noexcept:
     """Take note of a key that will be asked for soon; False when there is no room for more before `fetch`."""
     cdef Place *place = self._ahead + self._ahead_count
     if self._ahead_count == AHEAD_MAX:
@@ -142,7 +142,7 @@ cdef inline bytes _key_of(Place *place):
 # -- what is done there ---------------------------------------------------------------------------------------
 
 
-cdef inline int look_up(HotTable self, Place *place) except -1:
+cdef inline int look_up(NativeTable self, Place *place) except -1:
     """Find the entry, expired or not: `place.value`."""
     cdef bytes key
     place.value = cairn_find(place.values, place.hash, place.key, place.size, &place.stored)
@@ -152,7 +152,7 @@ cdef inline int look_up(HotTable self, Place *place) except -1:
     return 0
 
 
-cdef inline bint has_deadline(HotTable self, Place *place, int64_t *deadline) except -1:
+cdef inline bint has_deadline(NativeTable self, Place *place, int64_t *deadline) except -1:
     cdef PyObject *deadlines = cairn_slot(place.bucket, self._deadlines_at)
     cdef PyObject *found
     if <object>deadlines is None:
@@ -164,7 +164,7 @@ cdef inline bint has_deadline(HotTable self, Place *place, int64_t *deadline) ex
     return True
 
 
-cdef inline int await_commits(HotTable self, Place *place) except -1:
+cdef inline int await_commits(NativeTable self, Place *place) except -1:
     """Have the reply wait for the commits of whatever a key shows."""
     cdef PyObject *found
     cdef int64_t position
@@ -180,7 +180,7 @@ cdef inline int await_commits(HotTable self, Place *place) except -1:
     return 0
 
 
-cdef inline int stage(HotTable self, bytes key, bytes value, object deadline, bytes old, object old_deadline) except -1:
+cdef inline int stage(NativeTable self, bytes key, bytes value, object deadline, bytes old, object old_deadline) except -1:
     """Note that a key has this value and deadline instead of those; None: it is not there."""
     self._effects.append((self._space, key, value, deadline))
     if not self._undoes:
@@ -196,7 +196,7 @@ cdef inline int stage(HotTable self, bytes key, bytes value, object deadline, by
     return 0
 
 
-cdef inline int end_command(HotTable self) except -1:
+cdef inline int end_command(NativeTable self) except -1:
     """A command was carried out that is not to be undone: what it comes to is one effect for each key, its last."""
     cdef Py_ssize_t end = PyList_GET_SIZE(self._effects)
     cdef list its
@@ -213,7 +213,7 @@ cdef inline int end_command(HotTable self) except -1:
     return 0
 
 
-cdef inline PyObject *visible(HotTable self, Place *place) except? NULL:
+cdef inline PyObject *visible(NativeTable self, Place *place) except? NULL:
     """`Keyspace.get`: the value of a key that has not expired, borrowed; NULL when there is none."""
     cdef int64_t deadline
     look_up(self, place)
@@ -227,12 +227,12 @@ cdef inline PyObject *visible(HotTable self, Place *place) except? NULL:
     return place.value
 
 
-cdef inline void changed(HotTable self, Place *place) noexcept:
+cdef inline void changed(NativeTable self, Place *place) noexcept:
     """`Shared.changed`: the key has another version from now on."""
     self._versions[(place.position + self._number) % VERSION_SLOTS] += 1
 
 
-cdef inline int forget_deadline(HotTable self, Place *place) except -1:
+cdef inline int forget_deadline(NativeTable self, Place *place) except -1:
     """Let an entry that is there have no deadline, if it has one."""
     cdef int64_t deadline
     cdef PyObject *keys
@@ -250,7 +250,7 @@ cdef inline int forget_deadline(HotTable self, Place *place) except -1:
     return 0
 
 
-cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) except -1:
+cdef inline int give_deadline(NativeTable self, Place *place, int64_t deadline) except -1:
     """Let an entry that was just put, and has none, have a deadline."""
     cdef PyObject *deadlines = cairn_slot(place.bucket, self._deadlines_at)
     cdef PyObject *keys = PyDict_GetItemWithError(self._ticks, deadline >> self._tick_bits)
@@ -270,14 +270,14 @@ cdef inline int give_deadline(HotTable self, Place *place, int64_t deadline) exc
     return 0
 
 
-cdef inline int64_t after(HotTable self, int64_t ttl) noexcept:
+cdef inline int64_t after(NativeTable self, int64_t ttl) noexcept:
     """As `Shared.after`: return the log time after `ttl` milliseconds of elapsed time."""
     if self.lead == 0:
         return self.now + ttl
     return max(self.now + (ttl + 1) // 2, self.now - self.lead + ttl)
 
 
-cdef inline bint can_put(HotTable self, Place *place) except -1:
+cdef inline bint can_put(NativeTable self, Place *place) except -1:
     """Return whether the native path can do `put`: no bucket splits."""
     if self._only_reads:
         return False
@@ -286,7 +286,7 @@ cdef inline bint can_put(HotTable self, Place *place) except -1:
     return place.value is not NULL or PyDict_Size(<object>place.values) < self._bucket_keys
 
 
-cdef inline bint can_put_too(HotTable self, Place *place, Py_ssize_t *new) except -1:
+cdef inline bint can_put_too(NativeTable self, Place *place, Py_ssize_t *new) except -1:
     """Whether `put` can be done here as well, behind others of the same command, before any of them is done.
 
     new: how many of those may be new keys, this one included from then on; all of them may be in one bucket.
@@ -301,12 +301,12 @@ cdef inline bint can_put_too(HotTable self, Place *place, Py_ssize_t *new) excep
     return place.value is not NULL
 
 
-cdef inline int put(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
+cdef inline int put(NativeTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
     """`Keyspace.put`, where `can_put` has said that it can be done; keeps: the deadline that there is."""
     return put_object(self, place, PyBytes_FromStringAndSize(<const char *>data, size), keeps)
 
 
-cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=False) except -1:
+cdef inline int put_object(NativeTable self, Place *place, bytes value, bint keeps=False) except -1:
     """`put`, of a value that is an object already."""
     cdef bytes key = _key_of(place), old = None
     cdef object old_deadline = None
@@ -333,7 +333,7 @@ cdef inline int put_object(HotTable self, Place *place, bytes value, bint keeps=
     return 0
 
 
-cdef inline int put_for(HotTable self, Place *place, const unsigned char *data, Py_ssize_t size, int64_t ttl) except -1:
+cdef inline int put_for(NativeTable self, Place *place, const unsigned char *data, Py_ssize_t size, int64_t ttl) except -1:
     """`put`, for so many milliseconds; 0: for good."""
     put(self, place, data, size)
     if ttl:
@@ -342,14 +342,14 @@ cdef inline int put_for(HotTable self, Place *place, const unsigned char *data, 
     return 0
 
 
-cdef inline bint are_met(HotTable self, Place *place, const Terms *terms) except -1:
+cdef inline bint are_met(NativeTable self, Place *place, const Terms *terms) except -1:
     """Whether a value is to be stored under a key, on these terms."""
     if not terms.if_absent and not terms.if_present:
         return True
     return (visible(self, place) is NULL) == terms.if_absent
 
 
-cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except -1:
+cdef inline bint can_drop(NativeTable self, Place *place, Py_ssize_t count) except -1:
     """Whether `drop` can be done here, `count` times: without a bucket to empty, or one that keeps an order.
 
     Nor may what is over be dropped where changes are gathered for good: nobody else may have it any more.
@@ -365,7 +365,7 @@ cdef inline bint can_drop(HotTable self, Place *place, Py_ssize_t count) except 
     return place.value is NULL or not has_deadline(self, place, &due) or due > self.now
 
 
-cdef inline bint drop(HotTable self, Place *place) except -1:
+cdef inline bint drop(NativeTable self, Place *place) except -1:
     """`Keyspace.drop`, where `can_drop` has said that it can be done: whether the key was visible."""
     cdef bytes key
     cdef object deadline = None

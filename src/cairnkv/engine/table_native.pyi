@@ -1,6 +1,6 @@
 from cairnkv.engine import Keyspace
 
-class HotTable:
+class NativeTable:
     def __init__(self, keyspace: Keyspace, staging: object = None) -> None: ...
 
 def settle(pending: dict[bytes, int], undos: list[bytes | int | None], position: int) -> None: ...

@@ -42,7 +42,7 @@ def position(bytes key):
     return cairn_crc32(key, len(key))
 
 
-cdef class HotTable:
+cdef class NativeTable:
     """The table of one keyspace, for runs. One run at a time.
 
     now: log time in the run at hand, in milliseconds.

@@ -26,7 +26,7 @@ from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
 from cairnkv.server.sharing import UNIX, network_of
 from cairnkv.server.turns import Turns
-from cairnkv.session import Acceleration, Peer, Session, State
+from cairnkv.session import NativePathSettings, Peer, Session, State
 from cairnkv.sockets import set_tcp_options
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._turn_is_due = False  # whether another turn is scheduled
         self._polled: PolledTransport | None = None  # the transport, if it is the compiled one
-        self._accelerated: Acceleration | None = None  # what it was told last
+        self._native_path_set: NativePathSettings | None = None  # what it was told last
         self._reading = True
         self._writing_paused = False  # whether the client does not read its replies
         self._input_ended = False  # whether the client closed its sending side
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
     def take_over(self, runs: "list[PendingBatch]") -> None:
         """The transport brings replies that it holds, since something comes behind them that it cannot do."""
         self.session.take_over(runs)
-        self._let_accelerate()  # not any more, for now: what comes next stands behind these
+        self._set_native_path()  # not any more, for now: what comes next stands behind these
 
     def resume_pending(self) -> None:
         """The transport has brought replies of which some may leave now."""
@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
 
     def reconsider(self) -> None:
         """The server's settings have changed: what the transport may do ahead of the session may have, too."""
-        self._let_accelerate()
+        self._set_native_path()
 
     def abort(self, reason: str, *, level: int = logging.WARNING) -> None:
         """Close at once, with a logged reason; replies that were not taken are lost."""
@@ -333,7 +333,7 @@ class Connection(asyncio.Protocol):
         ahead = self._writing_paused and not self._read_ahead_is_full
         self._read_on(not session.runnable and (ahead or not session.blocked))
         self._watch_frame()
-        self._let_accelerate()
+        self._set_native_path()
         self._server.buffered(self, session.buffered)
         self._server.unsent(self, self.unsent)
         if session.state is State.DONE and self._discarded is None:
@@ -350,13 +350,13 @@ class Connection(asyncio.Protocol):
         """Whether to execute commands of a client that reads no replies. A client may send all before it reads."""
         return self._writing_paused and self._read_ahead_is_full and self.unsent < CLIENT_UNSENT_MAX
 
-    def _let_accelerate(self) -> None:
+    def _set_native_path(self) -> None:
         """Let the transport of the compiled event path go ahead of the session, while nothing speaks against it."""
-        acceleration = self.session.acceleration if self._reading else None
-        if self._polled is not None and acceleration is not self._accelerated:
-            self._accelerated = acceleration
-            self._polled.accelerate(*(acceleration or (None, 2, (0, 0), 0, 0, False)))
-        if self._polled is not None and acceleration is None and (missing := self.session.missing) >= LONG_REST:
+        native_path_settings = self.session.native_path_settings if self._reading else None
+        if self._polled is not None and native_path_settings is not self._native_path_set:
+            self._native_path_set = native_path_settings
+            self._polled.set_native_path(*(native_path_settings or (None, 2, (0, 0), 0, 0, False)))
+        if self._polled is not None and native_path_settings is None and (missing := self.session.missing) >= LONG_REST:
             self._polled.read_next(missing)
 
     def _send(self, pieces: list[bytes]) -> None:

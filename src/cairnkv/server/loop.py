@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from cairnkv.installation import compiled, uvloop_is_there
+from cairnkv.installation import native_path_in_use, uvloop_is_there
 
 logger: Final = logging.getLogger("cairnkv.server")
 
@@ -37,7 +37,7 @@ SHORT_PAUSE: Final = 1.0
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The best loop for a server here."""
-    if compiled():
+    if native_path_in_use():
         return PolledLoop()
     if uvloop_is_there():
         import uvloop

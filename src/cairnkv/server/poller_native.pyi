@@ -2,7 +2,7 @@ import asyncio
 import socket
 from typing import Any
 
-from cairnkv.session.executor_native import Accelerator
+from cairnkv.session.executor_native import FrameExecutor
 
 class Poller:
     def __init__(self, epoll: int) -> None: ...
@@ -17,9 +17,9 @@ class Transport(asyncio.Transport):
     def holds(self) -> bool: ...
     def hand_over(self) -> None: ...
     def read_next(self, size: int) -> None: ...
-    def accelerate(
+    def set_native_path(
         self,
-        accelerator: Accelerator | None,
+        frame_executor: FrameExecutor | None,
         width: int,
         statuses: tuple[int, int],
         string_max: int,

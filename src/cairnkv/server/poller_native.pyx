@@ -41,7 +41,7 @@ from cairnkv.session.executor_native cimport (
     NOTHING_WAITS,
     READS_WAIT,
     WRITES_WAIT,
-    Accelerator,
+    FrameExecutor,
     Conversation,
     Piece,
     Waiting,
@@ -111,7 +111,7 @@ cdef class Poller:
     cdef unsigned char *_received
     cdef double _now  # when the wake-up at hand began, in the loop's time
     # Those who are served together: what they sent stands in `_received`, one behind the other.
-    cdef Accelerator _accelerator  # theirs
+    cdef FrameExecutor _frame_executor  # theirs
     cdef Piece _pieces[PROPOSED_MAX]
     cdef PyObject *_senders[PROPOSED_MAX]  # references of our own
     cdef int _together
@@ -203,9 +203,9 @@ cdef class Poller:
         cdef Py_ssize_t received, room
         cdef Piece *piece
         if self._together and (
-            self._together == (PROPOSED_MAX if self._accelerator.proposes else TOGETHER_MAX)
+            self._together == (PROPOSED_MAX if self._frame_executor.proposes else TOGETHER_MAX)
             or RECEIVE_LONG_BYTES - self._filled < RECEIVE_ROOM
-            or self._accelerator is not transport._accelerator
+            or self._frame_executor is not transport._frame_executor
         ):
             self._serve_together()
         if events != EPOLLIN or not transport._is_plain():
@@ -219,7 +219,7 @@ cdef class Poller:
         if received <= 0:
             return transport._serve(events)  # which meets the same, and deals with it
         transport.heard = self._now
-        self._accelerator = transport._accelerator
+        self._frame_executor = transport._frame_executor
         piece = self._pieces + self._together
         piece.data = self._received + self._filled
         piece.length = received
@@ -240,15 +240,15 @@ cdef class Poller:
         """Execute what was read, send the replies, and bring to the connections what the accelerator has left."""
         cdef int begin = 0, end, at, count = self._together
         cdef Transport transport
-        cdef Accelerator accelerator = self._accelerator
+        cdef FrameExecutor frame_executor = self._frame_executor
         try:
             while begin < count:
                 end = begin
                 while end < count:
                     transport = <Transport>self._senders[end]
-                    if transport._accelerator is not accelerator or not transport._is_plain():
+                    if transport._frame_executor is not frame_executor or not transport._is_plain():
                         break  # Python code has changed this client since its bytes were received
-                    if accelerator.proposes:
+                    if frame_executor.proposes:
                         self._pieces[end].waits = transport._what_waits()
                     end += 1
                 if end == begin:
@@ -257,22 +257,22 @@ cdef class Poller:
                     continue
                 failed = None
                 try:
-                    end = begin + accelerator.execute(self._pieces + begin, end - begin)
+                    end = begin + frame_executor.execute(self._pieces + begin, end - begin)
                 except BaseException as error:
                     failed = error
-                    if accelerator.at_piece >= end - begin:  # the run as a whole has failed, with all its replies
+                    if frame_executor.at_piece >= end - begin:  # the run as a whole has failed, with all its replies
                         for at in range(begin, end):
                             (<Transport>self._senders[at])._wrong(failed)
                         begin = end
                         continue
-                    end = begin + accelerator.at_piece
-                accelerator.output_in_use = True
+                    end = begin + frame_executor.at_piece
+                frame_executor.output_in_use = True
                 try:
                     for at in range(begin, end):
                         if self._pieces[at].replies_size:
                             (<Transport>self._senders[at])._take_replies(self._pieces + at)
                 finally:
-                    accelerator.output_in_use = False
+                    frame_executor.output_in_use = False
                 # Python code may run from here on, and with it the accelerator: its output is no longer needed.
                 for at in range(begin, end):
                     transport = <Transport>self._senders[at]
@@ -365,7 +365,7 @@ cdef class Transport:
     cdef bint _reading, _ended, _end_wanted, _closing, _lost, _protocol_paused
     cdef bint _shares  # whether another thread, that of a log, wants the interpreter as well: let it go for the system
     cdef int _receive_bytes  # at once, by the length of the frames that came last
-    cdef Accelerator _accelerator  # None while everything goes the readable way
+    cdef FrameExecutor _frame_executor  # None while everything goes the readable way
     cdef Conversation _conversation
     cdef list _pending  # replies that may not leave yet, in order
     cdef Py_ssize_t _pending_size
@@ -461,11 +461,11 @@ cdef class Transport:
 
     # -- acceleration -----------------------------------------------------------------------------------------
 
-    def accelerate(self, accelerator, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max,
+    def set_native_path(self, frame_executor, int width, tuple statuses, Py_ssize_t string_max, Py_ssize_t frame_max,
                    bint reads_locally):
         """From now on, let an accelerator have the first look at what comes (None: no longer)."""
-        self._accelerator = accelerator
-        self._shares = accelerator is not None and (<Accelerator>accelerator)._staging is not None
+        self._frame_executor = frame_executor
+        self._shares = frame_executor is not None and (<FrameExecutor>frame_executor)._staging is not None
         self._conversation.width = width
         self._conversation.success = statuses[0]
         self._conversation.failure = statuses[1]
@@ -502,18 +502,18 @@ cdef class Transport:
     cdef int _take_replies(self, Piece *piece) except -1:
         """Send what the accelerator has said to this client, or hold what has to wait."""
         cdef PendingBatch pending
-        cdef Accelerator accelerator = self._poller._accelerator
+        cdef FrameExecutor frame_executor = self._poller._frame_executor
         cdef bint behind = PyList_GET_SIZE(self._pending) > 0
         if self._lost:
             return 0
         if not behind and piece.wait == 0:
-            return self._send_replies(accelerator._out + piece.replies_at, piece.replies_size)
-        if accelerator.proposes:
+            return self._send_replies(frame_executor._out + piece.replies_at, piece.replies_size)
+        if frame_executor.proposes:
             self._poller._called = True  # what is proposed is published in the loop's turn
         if not behind and piece.ready_size:
-            self._send_replies(accelerator._out + piece.replies_at, piece.ready_size)
+            self._send_replies(frame_executor._out + piece.replies_at, piece.ready_size)
         try:
-            pending = accelerator.hold(piece, behind)
+            pending = frame_executor.hold(piece, behind)
             self._pending.append(pending)
             self._pending_size += pending._charged
             if pending.reply is None:
@@ -571,7 +571,7 @@ cdef class Transport:
     cdef inline bint _is_plain(self) noexcept:
         """Whether there is nothing to do but to read, and the accelerator may have what is read."""
         return (
-            self._accelerator is not None
+            self._frame_executor is not None
             and self._unsent_size == 0
             and (self._pending_size < PENDING_BYTES_MAX and PyList_GET_SIZE(self._pending) < PENDING_MAX)
             and self._reading
@@ -764,7 +764,7 @@ cdef class Transport:
         self._pending.clear()
         self._when_released = None
         self._unsent_size = self._pending_size = 0
-        self._accelerator = None
+        self._frame_executor = None
         self._loop.call_soon(self._tell_lost, error)  # later: events of this wake-up may still name the descriptor
         return self._poller._remove(self._fd)
 

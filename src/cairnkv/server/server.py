@@ -37,7 +37,7 @@ from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
 from cairnkv.server.sharing import first_to_pay
 from cairnkv.server.turns import Turns
-from cairnkv.session import Peer, ServerContext, Session, article_accelerator
+from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.storage import LoadingStopped, Log
 from cairnkv.storage.progress import Logged, Progress
 from cairnkv.store import Clock, Store, wall_clock
@@ -118,7 +118,7 @@ class Server:
         self._unswept: list[Connection] = []  # whose times are still to be checked in this round
         self._sweep_due = 0.0
         self._sweep_was_late = False
-        self._accelerator = article_accelerator(self.store)
+        self._frame_executor = native_frame_executor(self.store)
         self._context = ServerContext(
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
         )
@@ -324,7 +324,7 @@ class Server:
             dialect=self.settings.dialect,
             width=None if width is None else 2 if width == 2 else 4,
             limits=self._limits,
-            accelerator=self._accelerator,
+            frame_executor=self._frame_executor,
             context=self._context,
             peer=peer,
         )

@@ -1,20 +1,20 @@
 """Sessions: one client's conversation each, sans-IO."""
 
 from cairnkv.session.context import OptionRefused, Options, Peer, ServerContext
-from cairnkv.session.conversation import Acceleration
-from cairnkv.session.native_path import article_accelerator, redis_accelerator
+from cairnkv.session.conversation import NativePathSettings
+from cairnkv.session.native_path import native_frame_executor, resp_frame_executor
 from cairnkv.session.session import TRANSITIONS, Event, Session, State
 
 __all__ = [
     "TRANSITIONS",
-    "Acceleration",
     "Event",
+    "NativePathSettings",
     "OptionRefused",
     "Options",
     "Peer",
     "ServerContext",
     "Session",
     "State",
-    "article_accelerator",
-    "redis_accelerator",
+    "native_frame_executor",
+    "resp_frame_executor",
 ]

@@ -10,13 +10,13 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cairnkv.session.native_path import redis_accelerator
+from cairnkv.session.native_path import resp_frame_executor
 from cairnkv.session.resp.pubsub import PubSub
 from cairnkv.store import Store
 
 if TYPE_CHECKING:
-    from cairnkv.session.executor_native import Accelerator
-    from cairnkv.session.resp.conversation import RedisConversation
+    from cairnkv.session.executor_native import FrameExecutor
+    from cairnkv.session.resp.conversation import RespConversation
 
 
 DEFAULT_USER: Final = b"default"
@@ -104,7 +104,7 @@ class ServerContext:
         """
         self.store: Final = store
         self.pubsub: Final = PubSub()
-        self.clients: Final[dict[int, RedisConversation]] = {}
+        self.clients: Final[dict[int, RespConversation]] = {}
         self.options: Final[Options] = options or NoOptions()
         self.shut_down: Final = shut_down
         self.commands_executed = 0
@@ -114,7 +114,7 @@ class ServerContext:
         self._password: bytes | None = None
         self.want_password(password)
         self._last_id = 0
-        self._accelerators: dict[int, Accelerator | None] = {}  # by keyspace
+        self._frame_executors: dict[int, FrameExecutor | None] = {}  # by keyspace
 
     @property
     def wants_password(self) -> bool:
@@ -133,19 +133,19 @@ class ServerContext:
         right = hmac.compare_digest(password, self._password or b"") or self._password is None
         return right and user == DEFAULT_USER
 
-    def accelerator(self, space: int) -> "Accelerator | None":
+    def frame_executor(self, space: int) -> "FrameExecutor | None":
         """The compiled hot path of a keyspace, where there is one."""
-        if space not in self._accelerators:
-            self._accelerators[space] = redis_accelerator(self.store, space)
-        accelerator = self._accelerators[space]
-        return None if accelerator is None or accelerator.off else accelerator
+        if space not in self._frame_executors:
+            self._frame_executors[space] = resp_frame_executor(self.store, space)
+        frame_executor = self._frame_executors[space]
+        return None if frame_executor is None or frame_executor.off else frame_executor
 
-    def enter(self, conversation: "RedisConversation") -> int:
+    def enter(self, conversation: "RespConversation") -> int:
         """A new conversation; the id that nobody else ever has."""
         self._last_id += 1
         self.clients[self._last_id] = conversation
         return self._last_id
 
-    def leave(self, conversation: "RedisConversation") -> None:
+    def leave(self, conversation: "RespConversation") -> None:
         """A conversation is over."""
         self.clients.pop(conversation.id, None)

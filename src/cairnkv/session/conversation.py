@@ -16,7 +16,7 @@ from cairnkv.limits import BYTES_PER_COST
 from cairnkv.store import PendingReply, size_of
 
 if TYPE_CHECKING:
-    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
 WHOLE_TABLE_COST: Final = 64
@@ -41,7 +41,7 @@ AHEAD_BYTES: Final = 16_384
 Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
 """Turns a reply into the bytes to send, in pieces; there may be none."""
 
-Acceleration: TypeAlias = tuple["Accelerator", int, tuple[int, int], int, int, bool]
+NativePathSettings: TypeAlias = tuple["FrameExecutor", int, tuple[int, int], int, int, bool]
 """An accelerator; the width of command numbers, or the version of Redis' protocol; the statuses, the longest string and
 the longest frame of a conversation; and whether all its reads may show what was true a moment ago."""
 
@@ -139,11 +139,11 @@ class Conversation(Protocol):
     def said(self, run: "PendingBatch") -> None:
         """An accelerator holds the replies to commands of the client, which may not have been carried out yet."""
 
-    def carry_out(self) -> "Accelerator | None":
+    def carry_out(self) -> "FrameExecutor | None":
         """Let an accelerator carry out what it can of the bytes that were fed; it, with the replies, if it could."""
 
     @property
-    def acceleration(self) -> Acceleration | None:
+    def native_path_settings(self) -> NativePathSettings | None:
         """What a transport may let an accelerator do with the bytes that come next; None: nothing."""
 
     @property

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t
 
-from cairnkv.engine.table_native cimport HotTable
-from cairnkv.store.clock_native cimport HotClock
+from cairnkv.engine.table_native cimport NativeTable
+from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark
 
 cdef enum:
@@ -44,9 +44,9 @@ cdef struct Scanned:
     bint measures  # whether `reply` is wanted
     Py_ssize_t reply  # bytes of the reply, as far as is known now
 
-cdef class Accelerator:
-    cdef HotTable _table
-    cdef HotClock _clock
+cdef class FrameExecutor:
+    cdef NativeTable _table
+    cdef NativeClock _clock
     cdef char *_out
     cdef Py_ssize_t _size
     cdef int at_piece  # the one at hand, also when something has failed
@@ -80,6 +80,6 @@ cdef class Accelerator:
                               const unsigned char **key, Py_ssize_t *size) noexcept
 
 
-cdef int look_ahead(Accelerator self, const Piece *pieces, int count) except -1
+cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -1
 cdef bint read_decimal(const unsigned char *text, Py_ssize_t length, int64_t *number) noexcept nogil
 cdef int write_decimal(char *text, int64_t number) noexcept nogil

@@ -4,7 +4,7 @@ from cairnkv.store import Clock
 from cairnkv.store.batch_undo import Staging
 from cairnkv.store.pending_native import PendingBatch
 
-class Accelerator:
+class FrameExecutor:
     commands: int
     writes: int
     off: bool

@@ -20,8 +20,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
-from cairnkv.engine.table_native cimport HotTable, end_command, meet
-from cairnkv.store.clock_native cimport HotClock
+from cairnkv.engine.table_native cimport NativeTable, end_command, meet
+from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
@@ -69,7 +69,7 @@ cdef int write_decimal(char *text, int64_t number) noexcept nogil:
     return at + length
 
 
-cdef class Accelerator:
+cdef class FrameExecutor:
     """The hot path of one keyspace on one wire. `run` does what it can of some bytes; `output` gives the replies.
 
     commands, writes: how many were executed here, and how many of them the log would have counted.
@@ -90,9 +90,9 @@ cdef class Accelerator:
     def __init__(self, keyspace, clock, staging=None):
         """keyspace: the store's. clock: gives the time in ms, once a run. staging: of a store with a log to wait
         for."""
-        self._table = HotTable(keyspace, staging)
+        self._table = NativeTable(keyspace, staging)
         self._staging = staging
-        self._clock = HotClock(clock)
+        self._clock = NativeClock(clock)
         self._bytes_max = PLENTY
 
     def run(self, buffer, Py_ssize_t start, *, int width, tuple statuses, Py_ssize_t string_max,
@@ -141,7 +141,7 @@ cdef class Accelerator:
     cdef PendingBatch hold(self, Piece *piece, bint whole):
         """Hold the replies to a piece, or if not `whole` those that may not leave at once."""
         cdef Py_ssize_t waiting = piece.replies_at + piece.ready_size
-        cdef HotTable table = self._table
+        cdef NativeTable table = self._table
         cdef PendingBatch run = pending_batch(
             self._out,
             piece.replies_at if whole else waiting,
@@ -159,7 +159,7 @@ cdef class Accelerator:
     cdef int _mark(self, Piece *piece) except -1:
         """Note what the reply that was just made has to wait for."""
         cdef Mark *mark
-        cdef HotTable table = self._table
+        cdef NativeTable table = self._table
         if table.wait == 0 and piece.wait == 0:  # it may leave, since all before it may
             piece.ready_size = self._size - piece.replies_at
             return 0
@@ -206,7 +206,7 @@ cdef class Accelerator:
         cdef Piece *piece
         cdef Py_ssize_t done, before
         cdef bint executed = False
-        cdef HotTable table = self._table
+        cdef NativeTable table = self._table
         self._size = self._marks_count = 0
         self.at_piece = 0
         if not table.begin(self._clock.log_time()):
@@ -290,12 +290,12 @@ cdef class Accelerator:
         return 0
 
 
-cdef int look_ahead(Accelerator self, const Piece *pieces, int count) except -1:
+cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -1:
     """Meet the keys of the frames that come next, of this client and of those behind it.
 
     The frames are only looked at: what is found of no use is dropped, and nothing depends on it.
     """
-    cdef HotTable table = self._table
+    cdef NativeTable table = self._table
     cdef const Piece *piece
     cdef const unsigned char *key
     cdef Py_ssize_t at, size, whole

@@ -1,53 +1,53 @@
 """The accelerators of a store, where there are some: one for each wire and keyspace.
 
-Not for what they do (`executor_native.pyx`) and when they may (`Conversation.acceleration`).
+Not for what they do (`executor_native.pyx`) and when they may (`Conversation.native_path_settings`).
 """
 
 from typing import TYPE_CHECKING
 
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from cairnkv.replication.batches import log_time
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.store import Store
 
 if TYPE_CHECKING:
     from cairnkv.protocol.native import Prefix
-    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.session.executor_native import FrameExecutor
 
 
-def article_accelerator(store: Store) -> "Accelerator | None":
+def native_frame_executor(store: Store) -> "FrameExecutor | None":
     """A new one for the article's wire, which is off while the store needs a look at each command; None where nothing
     is compiled."""
-    if not compiled():
+    if not native_path_in_use():
         return None
-    from cairnkv.session.native.frames_native import ArticleAccelerator
+    from cairnkv.session.native.frames_native import NativeFrameExecutor
 
     if isinstance(store, ReplicatedStore):
-        store.execute_runs_by(lambda space: ArticleAccelerator(store.keyspaces[space], log_time, store.staging(space)))
+        store.execute_runs_by(lambda space: NativeFrameExecutor(store.keyspaces[space], log_time, store.staging(space)))
         return _proposing(store, store.executor(0))
-    accelerator = ArticleAccelerator(store.keyspace, store.log_clock, store.staging(0))
-    store.count_also(accelerator)
-    return accelerator
+    frame_executor = NativeFrameExecutor(store.keyspace, store.log_clock, store.staging(0))
+    store.count_also(frame_executor)
+    return frame_executor
 
 
-def redis_accelerator(store: Store, space: int) -> "Accelerator | None":
+def resp_frame_executor(store: Store, space: int) -> "FrameExecutor | None":
     """Likewise for Redis' wire and a keyspace."""
-    if not compiled():
+    if not native_path_in_use():
         return None
-    from cairnkv.session.resp.frames_native import RedisAccelerator
+    from cairnkv.session.resp.frames_native import RespFrameExecutor
 
     if isinstance(store, ReplicatedStore):
-        return _proposing(store, RedisAccelerator(store.keyspaces[space], log_time, store.staging(space)))
+        return _proposing(store, RespFrameExecutor(store.keyspaces[space], log_time, store.staging(space)))
 
-    accelerator = RedisAccelerator(store.keyspaces[space], store.log_clock, store.staging(space))
-    store.count_also(accelerator)
-    return accelerator
+    frame_executor = RespFrameExecutor(store.keyspaces[space], store.log_clock, store.staging(space))
+    store.count_also(frame_executor)
+    return frame_executor
 
 
-def _proposing(store: ReplicatedStore, executor: "Prefix | None") -> "Accelerator":
+def _proposing(store: ReplicatedStore, executor: "Prefix | None") -> "FrameExecutor":
     """One that brings commands to the log, for an executor to carry out in their turn."""
-    from cairnkv.session.proposals_native import ProposingAccelerator
+    from cairnkv.session.proposals_native import ProposingExecutor
 
-    accelerator = ProposingAccelerator(store, executor)
-    store.count_also(accelerator)
-    return accelerator
+    frame_executor = ProposingExecutor(store, executor)
+    store.count_also(frame_executor)
+    return frame_executor

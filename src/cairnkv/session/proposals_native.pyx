@@ -27,7 +27,7 @@ from cairnkv.session.executor_native cimport (
     NOTHING_WAITS,
     SHARED_OUTPUT,
     WRITES_WAIT,
-    Accelerator,
+    FrameExecutor,
     Conversation,
     Piece,
     Scanned,
@@ -73,7 +73,7 @@ cdef class ProposedBatch:
     cdef readonly Py_ssize_t cost
     cdef readonly bint given_up
     cdef readonly object reply
-    cdef Accelerator _executor
+    cdef FrameExecutor _executor
     cdef object _store
     cdef bytes _said
     cdef Part *_parts
@@ -218,14 +218,14 @@ cdef class ProposedBatch:
         return 0
 
 
-cdef class ProposingAccelerator(Accelerator):
+cdef class ProposingExecutor(FrameExecutor):
     """Brings commands of one wire on one keyspace to the log, and answers local reads."""
 
-    cdef Accelerator _executor
+    cdef FrameExecutor _executor
     cdef object _store
     cdef ProposedBatch _run  # that of the pieces at hand
 
-    def __init__(self, store, Accelerator executor not None):
+    def __init__(self, store, FrameExecutor executor not None):
         """executor: carries out, in their turn, frames of the wire that this is for."""
         self._store = store
         self._executor = executor
@@ -299,7 +299,7 @@ cdef class ProposingAccelerator(Accelerator):
     cdef int _read_locally(self, Piece *pieces, int count) except -1:
         """Answer the local reads that the piece at hand begins with."""
         cdef Piece *piece = pieces + self.at_piece
-        cdef Accelerator executor = self._executor
+        cdef FrameExecutor executor = self._executor
         cdef Py_ssize_t size
         piece.replies_at = self._size
         executor._size = 0

@@ -23,14 +23,14 @@ from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MA
 from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
 from cairnkv.protocol.resp.requests import speaks_redis
 from cairnkv.session.context import Peer, ServerContext
-from cairnkv.session.conversation import WHOLE_TABLE_COST, Acceleration, Conversation, QueuedReply, Unfinished
-from cairnkv.session.native.conversation import ArticleConversation
+from cairnkv.session.conversation import WHOLE_TABLE_COST, Conversation, NativePathSettings, QueuedReply, Unfinished
+from cairnkv.session.native.conversation import NativeConversation
 from cairnkv.session.resp import commands as _words  # noqa: F401  (declares what conversations understand)
-from cairnkv.session.resp.conversation import RedisConversation
+from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.store import PendingCommand, PendingReply, Store, size_of
 
 if TYPE_CHECKING:
-    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
 TLS_HELLO: Final = b"\x16\x03"
@@ -80,13 +80,13 @@ class Session:
         dialect: Dialect = Dialect.ARTICLE,
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
-        accelerator: "Accelerator | None" = None,
+        frame_executor: "FrameExecutor | None" = None,
         context: ServerContext | None = None,
         peer: Peer | None = None,
     ) -> None:
         """wake: called when replies that were held may leave; call `advance` then, or soon.
 
-        accelerator: of this store; None: everything goes the readable way.
+        frame_executor: of this store; None: everything goes the readable way.
         context: what the conversations of a server share; None: this one is alone.
         peer: who is at the other end.
         """
@@ -96,12 +96,12 @@ class Session:
         self._context = context or ServerContext(store)
         self._peer = peer or Peer()
         self._new_article = partial(
-            ArticleConversation,
+            NativeConversation,
             store,
             dialect=dialect,
             width=width,
             limits=limits,
-            accelerator=accelerator,
+            frame_executor=frame_executor,
             context=self._context,
         )
         self._conversation: Conversation | None = None  # before the first byte has come
@@ -167,7 +167,7 @@ class Session:
             self._conversation = self._new_article()
             self._stop_reading()
         elif speaks_redis(begin[0]):
-            self._conversation = RedisConversation(
+            self._conversation = RespConversation(
                 self._store, self._context, self._peer, push=self._push, limits=self._limits
             )
         else:
@@ -275,7 +275,7 @@ class Session:
     @property
     def silence_is_fine(self) -> bool:
         """Whether the client may well be silent because it waits: for the log, or for what others say."""
-        return self.waiting or (isinstance(self._conversation, RedisConversation) and self._conversation.is_subscribed)
+        return self.waiting or (isinstance(self._conversation, RespConversation) and self._conversation.is_subscribed)
 
     @property
     def buffered(self) -> int:
@@ -315,11 +315,11 @@ class Session:
         while left > 0 and self._can_execute:
             assert self._conversation is not None
             before = self._conversation.consumed
-            if (accelerator := self._conversation.carry_out()) is not None:
-                replies = accelerator.output()
+            if (frame_executor := self._conversation.carry_out()) is not None:
+                replies = frame_executor.output()
                 carried = self._conversation.consumed - before
                 left -= COMMANDS_PER_TURN * carried // CARRIED_BYTES + len(replies) // BYTES_PER_COST
-                self._say_all(replies, accelerator.pending())
+                self._say_all(replies, frame_executor.pending())
                 if self.blocked or left <= 0:
                     break
             queued = self._conversation.next()
@@ -364,14 +364,14 @@ class Session:
         return not isinstance(outcome, PendingReply) or outcome.reply is not None
 
     @property
-    def acceleration(self) -> Acceleration | None:
+    def native_path_settings(self) -> NativePathSettings | None:
         """What the connection's transport may let the accelerator do before this session sees anything.
 
         None while something is under way that only the session knows of.
         """
         if self._conversation is None or self.state is not State.OPEN or self._queued or self._ahead or self.blocked:
             return None
-        return self._conversation.acceleration
+        return self._conversation.native_path_settings
 
     def _say(self, queued: QueuedReply) -> None:
         """Put what is due behind what was due before."""

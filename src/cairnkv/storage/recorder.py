@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from cairnkv.storage.base import Effect, Redated
 from cairnkv.storage.record_format import (
     INLINE_BYTES,
@@ -39,7 +39,7 @@ FillFast: TypeAlias = Callable[[Callable[[bytes, bytes], None], Callable[[bytes]
 
 def _fill_fast() -> FillFast | None:
     """The compiled twin of `Recorder.fill`, where there is one."""
-    if not compiled():
+    if not native_path_in_use():
         return None
     from cairnkv.storage.recorder_native import fill
 

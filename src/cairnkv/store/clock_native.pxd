@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-cdef class HotClock:
+cdef class NativeClock:
     cdef object _clock
     cdef object _log, _shared  # a `LogClock` and the owner of its log time; None: log time is the clock
     cdef bint _wall  # whether that is the system's clock

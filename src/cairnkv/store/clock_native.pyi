@@ -1,4 +1,4 @@
 from cairnkv.store.clock import Clock, LogClock
 
-class HotClock:
+class NativeClock:
     def __init__(self, clock: Clock | LogClock) -> None: ...

@@ -9,7 +9,7 @@ from cairnkv.store.clock import LogClock, wall_clock
 cdef int64_t IN_STEP_MS = _IN_STEP_MS
 
 
-cdef class HotClock:
+cdef class NativeClock:
     """A clock, as `cairnkv.store.clock` defines one."""
 
     def __init__(self, clock):

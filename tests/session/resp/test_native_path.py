@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from cairnkv.protocol import Limits
 from cairnkv.protocol.native import CARRIED_BYTES
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
-from tests.session.test_native_path import compiled_only
+from tests.session.test_native_path import native_only
 from tests.support.crc import keys_at
 from tests.support.lives import SOME_KEYS, flipped, lively_redis
 from tests.support.resp import request
 from tests.support.twins import Twins
 
-pytestmark = compiled_only
+pytestmark = native_only
 
 COMMANDS = st.one_of(
     st.lists(st.sampled_from([b"GET", b"SET", b"DEL", b"EX", b"PX", b"k", b"1", b"MGET", b"INCR", b""]), min_size=1),
@@ -93,7 +93,7 @@ def test_replies_at_the_limit(size: int, over: int) -> None:
     twins.say(request(b"SET", b"k", bytes(size)) + request(b"MGET", *[b"k"] * count))
     twins.agree()
     assert (b"-ERR BIGREPLY" in twins.heard[1]) == bool(over)
-    assert twins.accelerated == 2 - over
+    assert twins.executed_natively == 2 - over
 
 
 @pytest.mark.parametrize("third", [False, True])
@@ -106,10 +106,10 @@ def test_what_is_served(third: bool) -> None:
         twins = Twins()
         twins.say(request(b"HELLO", b"3" if third else b"2"))
         twins.say(b"".join(request(b"SET", key, b"1") for key in SOME_KEYS[:100]))
-        before = twins.accelerated
+        before = twins.executed_natively
         words = [name.encode()] if name == "PING" else [name.encode(), b"5"] + ([b"v"] if name.endswith("SET") else [])
         twins.say(request(*words))
-        assert twins.accelerated == before + 1, name
+        assert twins.executed_natively == before + 1, name
         twins.agree()
 
 
@@ -118,14 +118,14 @@ def test_not_where_a_command_means_something_else() -> None:
     for begin in (["MULTI"], ["CLIENT", "REPLY", "OFF"], ["CLIENT", "REPLY", "SKIP"], ["SUBSCRIBE", "c"]):
         twins = Twins()
         twins.say(request(*(word.encode() for word in begin)) + request(b"PING"))
-        assert twins.accelerated == 0
+        assert twins.executed_natively == 0
         twins.agree()
 
 
 def test_a_selected_keyspace_has_its_own() -> None:
     twins = Twins()
     twins.say(request(b"SELECT", b"3") + request(b"SET", b"k", b"v") + request(b"SELECT", b"0") + request(b"GET", b"k"))
-    assert twins.accelerated == 2
+    assert twins.executed_natively == 2
     assert [space.count() for space in twins.stores[1].keyspaces].index(1) == 3
     twins.agree()
 
@@ -136,7 +136,7 @@ def test_a_change_is_seen_by_who_watches() -> None:
     twins.say(request(b"MULTI") + request(b"GET", b"k") + request(b"EXEC"))
     twins.agree()
     assert twins.heard[1].endswith(b"*-1\r\n")
-    assert twins.accelerated >= 2
+    assert twins.executed_natively >= 2
 
 
 @pytest.mark.parametrize("count", [3, 50])
@@ -148,7 +148,7 @@ def test_commands_of_many_keys_are_whole_or_not_begun(count: int) -> None:
         pairs = itertools.chain.from_iterable((key, b"v") for key in [*keys, keys[0], b"0"])
         twins.say(request(b"MSET", *pairs))
     twins.agree()
-    assert twins.accelerated > 0
+    assert twins.executed_natively > 0
     for begin in range(0, 600, count):
         keys = [b"%d" % n for n in range(begin, begin + count)]
         twins.say(request(b"DEL", *keys, keys[0]))
@@ -169,7 +169,7 @@ def test_for_keys_of_one_position() -> None:
     for cursor in (0, 0xABCD_1234 << 21, (0xABCD_1234 << 21) + 2**20):
         twins.say(request(b"SCAN", b"%d" % cursor, b"COUNT", b"50"))
     twins.agree()
-    assert twins.accelerated > len(crowd)
+    assert twins.executed_natively > len(crowd)
 
 
 def test_turn_ends_after_its_bytes_of_commands() -> None:

@@ -31,10 +31,10 @@ from cairnkv.client.wrong_server import (
 )
 from cairnkv.commands import Command, Failure, Ping
 from cairnkv.errors import PeerError, Unavailable, WrongServer
-from cairnkv.installation import compiled
+from cairnkv.installation import native_path_in_use
 from cairnkv.limits import CLIENT_IN_FLIGHT_MAX
 
-if TYPE_CHECKING or not compiled():
+if TYPE_CHECKING or not native_path_in_use():
     from cairnkv.client.aio.reply_future import ReplyFuture, Waking
 else:
     from cairnkv.client.aio.reply_future_native import ReplyFuture, Waking

@@ -15,7 +15,7 @@ from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
     WORDS_PER_COST,
-    Acceleration,
+    NativePathSettings,
     OwnWrites,
     QueuedReply,
     cost_of,
@@ -25,7 +25,7 @@ from cairnkv.store import PendingReply, Store
 if TYPE_CHECKING:
     from cairnkv.replication.proposals import Changes
     from cairnkv.replication.store import ReplicatedStore
-    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.session")
@@ -53,7 +53,7 @@ def said_in_turn(
     return QueuedReply(reply, partial(reply_parts, dialect=Dialect(statuses), frame_limit=frame_max))
 
 
-class ArticleConversation:
+class NativeConversation:
     """Frames of the article: each is a command, and gets one reply."""
 
     def __init__(
@@ -63,7 +63,7 @@ class ArticleConversation:
         dialect: Dialect,
         width: Width | None,
         limits: Limits,
-        accelerator: "Accelerator | None",
+        frame_executor: "FrameExecutor | None",
         context: ServerContext,
     ) -> None:
         """context: while they want a password nothing is executed here, where none can be said."""
@@ -71,10 +71,10 @@ class ArticleConversation:
         self._dialect = dialect
         self._limits = limits
         self._decoder = CommandDecoder(width=width, limits=limits)
-        self._accelerator = accelerator
+        self._frame_executor = frame_executor
         self._context = context
         self._own_writes = OwnWrites()
-        self._acceleration: Acceleration | None = None  # once the width is settled
+        self._native_path_settings: NativePathSettings | None = None  # once the width is settled
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take bytes of the client."""
@@ -133,33 +133,33 @@ class ArticleConversation:
         """Commands of the client are on their way past this."""
         self._own_writes.note_run(run)
 
-    def carry_out(self) -> "Accelerator | None":
+    def carry_out(self) -> "FrameExecutor | None":
         """Let the compiled hot path have the first look; what it leaves is for `next`."""
-        accelerator = self._usable_accelerator
-        if accelerator is None:
+        frame_executor = self._usable_frame_executor
+        if frame_executor is None:
             return None
         there = self._own_writes.are_there
-        carried = self._decoder.carry_out(accelerator, self._dialect, own_writes_there=there)
-        return accelerator if carried else None
+        carried = self._decoder.carry_out(frame_executor, self._dialect, own_writes_there=there)
+        return frame_executor if carried else None
 
     @property
-    def _usable_accelerator(self) -> "Accelerator | None":
+    def _usable_frame_executor(self) -> "FrameExecutor | None":
         """The accelerator, where nothing has to be asked before a command is executed."""
-        if self._accelerator is None or self._accelerator.off or self._context.wants_password:
+        if self._frame_executor is None or self._frame_executor.off or self._context.wants_password:
             return None
-        return self._accelerator
+        return self._frame_executor
 
     @property
-    def acceleration(self) -> Acceleration | None:
+    def native_path_settings(self) -> NativePathSettings | None:
         """What the accelerator has to know, once the width is settled and between two frames."""
-        accelerator = self._usable_accelerator
-        if accelerator is None or not self._decoder.at_frame or self._decoder.pending:
+        frame_executor = self._usable_frame_executor
+        if frame_executor is None or not self._decoder.at_frame or self._decoder.pending:
             return None
-        if self._acceleration is None:
+        if self._native_path_settings is None:
             limits = self._limits
             width = self._decoder.width or 2
-            self._acceleration = accelerator, width, self._dialect.value, limits.value, limits.frame, False
-        return self._acceleration
+            self._native_path_settings = frame_executor, width, self._dialect.value, limits.value, limits.frame, False
+        return self._native_path_settings
 
     @property
     def authenticated(self) -> bool:

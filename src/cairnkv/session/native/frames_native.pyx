@@ -23,7 +23,7 @@ from cairnkv.engine.table_native cimport (
     put_for,
     visible,
 )
-from cairnkv.session.executor_native cimport Accelerator, Scanned, read_decimal, write_decimal
+from cairnkv.session.executor_native cimport FrameExecutor, Scanned, read_decimal, write_decimal
 from cairnkv.protocol.big_endian cimport be32, put_be32
 
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
@@ -56,7 +56,7 @@ SERVED = {
 }
 
 
-cdef class ArticleAccelerator(Accelerator):
+cdef class NativeFrameExecutor(FrameExecutor):
     """The hot path of one keyspace for conversations on the article's wire."""
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
@@ -128,7 +128,7 @@ cdef inline uint32_t _number(const unsigned char *frame, Py_ssize_t head) noexce
     return be32(frame + 1) if head == 5 else <uint32_t>frame[1] << 8 | frame[2]
 
 
-cdef Py_ssize_t _frame(Accelerator self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
+cdef Py_ssize_t _frame(FrameExecutor self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
     cdef uint32_t number
     cdef Py_ssize_t done
     if length < head + 4 or frame[0] & ~LOCAL_READ:  # what that flag allows is no less where it stands here
@@ -159,7 +159,7 @@ cdef Py_ssize_t _frame(Accelerator self, const unsigned char *frame, Py_ssize_t 
     return done + head if done else 0
 
 
-cdef Py_ssize_t _scan(Accelerator self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length,
+cdef Py_ssize_t _scan(FrameExecutor self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length,
                       Scanned *found) except -1:
     """What `_frame` would try to execute, but for PING, which waits for no turn."""
     cdef uint32_t number
@@ -216,7 +216,7 @@ cdef Py_ssize_t _scan(Accelerator self, const unsigned char *frame, Py_ssize_t h
     return head + whole
 
 
-cdef inline Py_ssize_t _length_of(Accelerator self, const unsigned char *key, Py_ssize_t size) except -1:
+cdef inline Py_ssize_t _length_of(FrameExecutor self, const unsigned char *key, Py_ssize_t size) except -1:
     """Bytes of the value that a key has now; 0: none."""
     cdef Place place
     place_of(self._table, &place, key, size)
@@ -235,7 +235,7 @@ cdef inline Py_ssize_t _string(const unsigned char *at, Py_ssize_t length, Py_ss
     return size if size <= longest and size <= length - 4 else -1
 
 
-cdef Py_ssize_t _whole(Accelerator self, const unsigned char *frame, Py_ssize_t length, Py_ssize_t *count) noexcept:
+cdef Py_ssize_t _whole(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Py_ssize_t *count) noexcept:
     """The length of a frame of counted strings, its head not included, or 0; and how many strings it has."""
     cdef Py_ssize_t at = 4, size, left
     count[0] = be32(frame)
@@ -291,7 +291,7 @@ cdef Py_ssize_t _many_from(const unsigned char *frame, Py_ssize_t count, int64_t
     return 8 + be32(frame + 4)
 
 
-cdef inline char *_reply(Accelerator self, bint success, Py_ssize_t header, Py_ssize_t length) noexcept:
+cdef inline char *_reply(FrameExecutor self, bint success, Py_ssize_t header, Py_ssize_t length) noexcept:
     """Room for a reply's payload behind its head, or NULL when there is none."""
     cdef char *at = self._out + self._size
     if length > self._room_end - self._size - 6:
@@ -303,7 +303,7 @@ cdef inline char *_reply(Accelerator self, bint success, Py_ssize_t header, Py_s
     return at + 6
 
 
-cdef inline bint _reply_ok(Accelerator self) noexcept:
+cdef inline bint _reply_ok(FrameExecutor self) noexcept:
     cdef char *payload = _reply(self, True, 0, 2)
     if payload is NULL:
         return False
@@ -311,7 +311,7 @@ cdef inline bint _reply_ok(Accelerator self) noexcept:
     return True
 
 
-cdef inline bint _reply_number(Accelerator self, int64_t number) noexcept:
+cdef inline bint _reply_number(FrameExecutor self, int64_t number) noexcept:
     cdef char text[20]
     cdef int length = write_decimal(text, number)
     cdef char *payload = _reply(self, True, 0, length)
@@ -323,7 +323,7 @@ cdef inline bint _reply_number(Accelerator self, int64_t number) noexcept:
 # -- commands -------------------------------------------------------------------------------------------
 
 
-cdef Py_ssize_t _get(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _get(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
     cdef Place place
     cdef PyObject *value
@@ -345,7 +345,7 @@ cdef Py_ssize_t _get(Accelerator self, const unsigned char *frame, Py_ssize_t le
     return 4 + size
 
 
-cdef Py_ssize_t _set(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _set(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t size = _string(frame, length, KEY_MAX), value_size
     cdef Place place
     if size < 1:
@@ -361,7 +361,7 @@ cdef Py_ssize_t _set(Accelerator self, const unsigned char *frame, Py_ssize_t le
     return 8 + size + value_size
 
 
-cdef Py_ssize_t _set_with(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _set_with(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t count, whole = _whole(self, frame, length, &count)
     cdef const unsigned char *value
     cdef Terms terms
@@ -381,7 +381,7 @@ cdef Py_ssize_t _set_with(Accelerator self, const unsigned char *frame, Py_ssize
     return whole
 
 
-cdef Py_ssize_t _clear(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _clear(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
     cdef Place place
     if size < 1:
@@ -394,7 +394,7 @@ cdef Py_ssize_t _clear(Accelerator self, const unsigned char *frame, Py_ssize_t 
     return 4 + size
 
 
-cdef Py_ssize_t _ping(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _ping(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t size = _string(frame, length, self._conversation.string_max)
     cdef char *payload
     if size < 0:
@@ -409,7 +409,7 @@ cdef Py_ssize_t _ping(Accelerator self, const unsigned char *frame, Py_ssize_t l
     return 4 + size
 
 
-cdef Py_ssize_t _incr(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _incr(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), size
     cdef const unsigned char *amount
     cdef int64_t n, total = 0
@@ -438,7 +438,7 @@ cdef Py_ssize_t _incr(Accelerator self, const unsigned char *frame, Py_ssize_t l
     return whole
 
 
-cdef Py_ssize_t _get_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _get_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), before = self._size, at = 4, size, item
     cdef char *payload
     cdef Place place
@@ -473,7 +473,7 @@ cdef Py_ssize_t _get_many(Accelerator self, const unsigned char *frame, Py_ssize
     return whole
 
 
-cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize_t length) except -1:
+cdef Py_ssize_t _set_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), first, at, size, value_size, pair, new = 0
     cdef int64_t ttl
     cdef Place place
@@ -506,7 +506,7 @@ cdef Py_ssize_t _set_many(Accelerator self, const unsigned char *frame, Py_ssize
     return whole
 
 
-cdef Py_ssize_t _count_keys(Accelerator self, const unsigned char *frame, Py_ssize_t length, bint clear) except -1:
+cdef Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, bint clear) except -1:
     """EXISTS and CLEAR_MANY: how many of the keys are there; the latter takes them out."""
     cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at = 4, size, item
     cdef int64_t there = 0

@@ -22,7 +22,7 @@ from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX, SPACES
 from cairnkv.protocol.resp import Error
 
 if TYPE_CHECKING:
-    from cairnkv.session.resp.conversation import RedisConversation
+    from cairnkv.session.resp.conversation import RespConversation
 
 Value: TypeAlias = Any
 """What `cairnkv.protocol.resp` can write: None, bool, int, float, bytes, `Simple`, `Error`, lists, dicts, ..."""
@@ -96,7 +96,7 @@ class Calls:
 
 ToCall: TypeAlias = Callable[["Arguments"], Call | Calls]
 _ToCall = TypeVar("_ToCall", bound=ToCall)
-InConversation: TypeAlias = Callable[["RedisConversation", "Arguments"], Value]
+InConversation: TypeAlias = Callable[["RespConversation", "Arguments"], Value]
 
 
 # -- arguments -------------------------------------------------------------------------------------------

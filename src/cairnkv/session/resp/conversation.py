@@ -31,8 +31,8 @@ from cairnkv.session.conversation import (
     UNFINISHED,
     WHOLE_TABLE_COST,
     WORDS_PER_COST,
-    Acceleration,
     Encode,
+    NativePathSettings,
     OwnWrites,
     QueuedReply,
     Unfinished,
@@ -59,7 +59,7 @@ from cairnkv.store import PendingReply, Store
 if TYPE_CHECKING:
     from cairnkv.replication.proposals import Changes
     from cairnkv.replication.store import ReplicatedStore
-    from cairnkv.session.executor_native import Accelerator
+    from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
 logger: Final = logging.getLogger("cairnkv.session")
@@ -142,7 +142,7 @@ class Queued:
     words: list[bytes]
 
 
-class RedisConversation:
+class RespConversation:
     """One client on Redis' wire."""
 
     def __init__(
@@ -162,8 +162,8 @@ class RedisConversation:
         self._push = push
         self._decoder = RequestDecoder(limits)
         self.own_writes: Final = OwnWrites()
-        self._acceleration: Acceleration | None = None
-        self._accelerated = (0, 0, False)  # the keyspace, the protocol and the kind of reads that it is for
+        self._native_path_settings: NativePathSettings | None = None
+        self._settings_for = (0, 0, False)  # the keyspace, the protocol and the kind of reads that it is for
         self._job: Job | None = None
         self._ended = False
         self.last_command = ""
@@ -260,39 +260,46 @@ class RedisConversation:
         """Commands of the client are on their way past this."""
         self.own_writes.note_run(run)
 
-    def carry_out(self) -> "Accelerator | None":
+    def carry_out(self) -> "FrameExecutor | None":
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
-        accelerator = self._usable_accelerator
-        if accelerator is None:
+        frame_executor = self._usable_frame_executor
+        if frame_executor is None:
             return None
         carried = self._decoder.carry_out(
-            accelerator,
+            frame_executor,
             self.protocol,
             reads_locally=self.reads_locally,
             own_writes_there=self.own_writes.are_there,
         )
-        return accelerator if carried else None
+        return frame_executor if carried else None
 
     @property
-    def acceleration(self) -> Acceleration | None:
+    def native_path_settings(self) -> NativePathSettings | None:
         """What the accelerator has to know, between two commands."""
-        accelerator = self._usable_accelerator
-        if accelerator is None or self._decoder.pending:
+        frame_executor = self._usable_frame_executor
+        if frame_executor is None or self._decoder.pending:
             return None
         chosen = self.space, self.protocol, self.reads_locally
-        if self._acceleration is None or self._accelerated != chosen:
-            self._accelerated = chosen
+        if self._native_path_settings is None or self._settings_for != chosen:
+            self._settings_for = chosen
             limits = self.limits
-            self._acceleration = accelerator, self.protocol, (0, 0), limits.value, limits.frame, self.reads_locally
-        return self._acceleration
+            self._native_path_settings = (
+                frame_executor,
+                self.protocol,
+                (0, 0),
+                limits.value,
+                limits.frame,
+                self.reads_locally,
+            )
+        return self._native_path_settings
 
     @property
-    def _usable_accelerator(self) -> "Accelerator | None":
+    def _usable_frame_executor(self) -> "FrameExecutor | None":
         """That of the selected keyspace, where a command has no other meaning than it has by itself."""
         plain = self.authenticated and self.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
-        return self.context.accelerator(self.space)
+        return self.context.frame_executor(self.space)
 
     @property
     def missing(self) -> int:

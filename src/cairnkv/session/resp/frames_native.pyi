@@ -1,5 +1,5 @@
-from cairnkv.session.executor_native import Accelerator
+from cairnkv.session.executor_native import FrameExecutor
 
 SERVED: tuple[str, ...]
 
-class RedisAccelerator(Accelerator): ...
+class RespFrameExecutor(FrameExecutor): ...

@@ -11,7 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from cairnkv.session.executor_native cimport Accelerator, Scanned, read_decimal, write_decimal
+from cairnkv.session.executor_native cimport FrameExecutor, Scanned, read_decimal, write_decimal
 from cairnkv.engine.table_native cimport (
     Place,
     Terms,
@@ -85,7 +85,7 @@ cdef inline Py_ssize_t _head(const unsigned char *at, const unsigned char *end, 
     return at + 2 - start
 
 
-cdef inline bint _words(RedisAccelerator self, const unsigned char *frame, Py_ssize_t length, Words *words) noexcept:
+cdef inline bint _words(RespFrameExecutor self, const unsigned char *frame, Py_ssize_t length, Words *words) noexcept:
     """Find the words of a command; whether it is there whole, and within the limits."""
     cdef const unsigned char *at = frame
     cdef const unsigned char *end = frame + length
@@ -122,7 +122,7 @@ cdef inline bint _is(const unsigned char *word, Py_ssize_t size, const char *nam
     return True
 
 
-cdef class RedisAccelerator(Accelerator):
+cdef class RespFrameExecutor(FrameExecutor):
     """The hot path of one keyspace for conversations on Redis' wire."""
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
@@ -274,7 +274,7 @@ cdef class RedisAccelerator(Accelerator):
         return words.length
 
 
-cdef inline Py_ssize_t _length_of(Accelerator self, const Words *words, int item) except -1:
+cdef inline Py_ssize_t _length_of(FrameExecutor self, const Words *words, int item) except -1:
     """Bytes of the value that a key has now; 0: none."""
     cdef Place place
     place_of(self._table, &place, words.at[item], words.size[item])
@@ -304,7 +304,7 @@ cdef char *_logged_terms(char *into, const Terms *terms) noexcept nogil:
 # -- replies --------------------------------------------------------------------------------------------
 
 
-cdef inline bint _say(Accelerator self, const char *text, Py_ssize_t length) noexcept:
+cdef inline bint _say(FrameExecutor self, const char *text, Py_ssize_t length) noexcept:
     """Say these bytes; False, and nothing said, when there is no room."""
     if length > self._room_end - self._size:
         return False
@@ -313,7 +313,7 @@ cdef inline bint _say(Accelerator self, const char *text, Py_ssize_t length) noe
     return True
 
 
-cdef inline bint _say_number(Accelerator self, char mark, int64_t number) noexcept:
+cdef inline bint _say_number(FrameExecutor self, char mark, int64_t number) noexcept:
     cdef char text[24]
     cdef int length
     text[0] = mark
@@ -323,11 +323,11 @@ cdef inline bint _say_number(Accelerator self, char mark, int64_t number) noexce
     return _say(self, text, length + 2)
 
 
-cdef inline bint _say_null(Accelerator self) noexcept:
+cdef inline bint _say_null(FrameExecutor self) noexcept:
     return _say(self, b"_\r\n", 3) if self._conversation.width == 3 else _say(self, b"$-1\r\n", 5)
 
 
-cdef inline bint _say_string(Accelerator self, const void *string, Py_ssize_t size) noexcept:
+cdef inline bint _say_string(FrameExecutor self, const void *string, Py_ssize_t size) noexcept:
     if size + 32 > self._room_end - self._size:
         return False
     _say_number(self, c"$", size)
@@ -335,7 +335,7 @@ cdef inline bint _say_string(Accelerator self, const void *string, Py_ssize_t si
     return _say(self, b"\r\n", 2)
 
 
-cdef inline bint _say_value(Accelerator self, PyObject *value) noexcept:
+cdef inline bint _say_value(FrameExecutor self, PyObject *value) noexcept:
     if value is NULL:
         return _say_null(self)
     return _say_string(self, PyBytes_AS_STRING(<object>value), PyBytes_GET_SIZE(<object>value))
@@ -347,7 +347,7 @@ cdef inline bint _is_key(const Words *words, int item) noexcept:
     return 1 <= words.size[item] <= KEY_MAX
 
 
-cdef bint _get(RedisAccelerator self, const Words *words) except -1:
+cdef bint _get(RespFrameExecutor self, const Words *words) except -1:
     cdef Place place
     if words.count != 2 or not _is_key(words, 1):
         return False
@@ -384,7 +384,7 @@ cdef bint _terms_of(const Words *words, Terms *terms) noexcept:
     return words.count >= 3
 
 
-cdef bint _set(RedisAccelerator self, const Words *words) except -1:
+cdef bint _set(RespFrameExecutor self, const Words *words) except -1:
     cdef Place place
     cdef Terms terms
     cdef bint stored
@@ -413,7 +413,7 @@ cdef bint _are_pairs(const Words *words) noexcept:
     return True
 
 
-cdef bint _mset(RedisAccelerator self, const Words *words) except -1:
+cdef bint _mset(RespFrameExecutor self, const Words *words) except -1:
     cdef Place place
     cdef int item
     cdef Py_ssize_t new = 0
@@ -431,7 +431,7 @@ cdef bint _mset(RedisAccelerator self, const Words *words) except -1:
     return _say(self, b"+OK\r\n", 5)
 
 
-cdef bint _count_keys(RedisAccelerator self, const Words *words, bint clear) except -1:
+cdef bint _count_keys(RespFrameExecutor self, const Words *words, bint clear) except -1:
     """EXISTS and DEL: how many of the keys are there; the latter takes them out."""
     cdef Place place
     cdef int64_t there = 0
@@ -453,7 +453,7 @@ cdef bint _count_keys(RedisAccelerator self, const Words *words, bint clear) exc
     return _say_number(self, c":", there)
 
 
-cdef bint _mget(RedisAccelerator self, const Words *words) except -1:
+cdef bint _mget(RespFrameExecutor self, const Words *words) except -1:
     cdef Place place
     cdef Py_ssize_t before = self._size
     cdef int item
@@ -472,7 +472,7 @@ cdef bint _mget(RedisAccelerator self, const Words *words) except -1:
     return True
 
 
-cdef bint _incr(RedisAccelerator self, const Words *words) except -1:
+cdef bint _incr(RespFrameExecutor self, const Words *words) except -1:
     cdef Place place
     cdef PyObject *old
     cdef int64_t total = 0
@@ -492,7 +492,7 @@ cdef bint _incr(RedisAccelerator self, const Words *words) except -1:
     return True
 
 
-cdef bint _ping(RedisAccelerator self, const Words *words) except -1:
+cdef bint _ping(RespFrameExecutor self, const Words *words) except -1:
     if words.count == 1:
         return _say(self, b"+PONG\r\n", 7)
     return words.count == 2 and _say_string(self, words.at[1], words.size[1])

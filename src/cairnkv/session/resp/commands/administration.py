@@ -7,7 +7,7 @@ from typing import Final
 
 from cairnkv.replication.nats.options import REPLICAS
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, in_conversation
-from cairnkv.session.resp.conversation import NOTHING, RedisConversation
+from cairnkv.session.resp.conversation import NOTHING, RespConversation
 
 _WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
 
@@ -19,7 +19,7 @@ _WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
     since="1.0.0",
     summary="Stop the server: what it has read is answered, and clients are closed.",
 )
-def shutdown(talk: RedisConversation, arguments: Arguments) -> Value:
+def shutdown(talk: RespConversation, arguments: Arguments) -> Value:
     ways = {word.upper() for word in arguments.rest()}
     if not ways <= _WAYS or {b"SAVE", b"NOSAVE"} <= ways or (b"ABORT" in ways and len(ways) > 1):
         raise Refusal(SYNTAX)
@@ -42,7 +42,7 @@ def shutdown(talk: RedisConversation, arguments: Arguments) -> Value:
     since="3.0.0",
     summary="How many replicas have what this client has written: none; at a node of a cluster those of a majority.",
 )
-def wait(talk: RedisConversation, arguments: Arguments) -> Value:
+def wait(talk: RespConversation, arguments: Arguments) -> Value:
     arguments.integer()
     if arguments.integer("ERR timeout is not an integer or out of range") < 0:
         raise Refusal("ERR timeout is negative")

@@ -8,7 +8,7 @@ from typing import Final
 from cairnkv.commands import Backup, Reply, failures
 from cairnkv.protocol.resp import Simple
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, Value, in_conversation, on_keys
-from cairnkv.session.resp.conversation import RedisConversation
+from cairnkv.session.resp.conversation import RespConversation
 
 NAME: Final = b"bgsave"
 """What these backups are called."""
@@ -48,7 +48,7 @@ def bgsave(arguments: Arguments) -> Call:
     since="1.0.0",
     summary="The end of this server's newest backup, in seconds since 1970; an error before the first backup.",
 )
-def lastsave(talk: RedisConversation, arguments: Arguments) -> Value:
+def lastsave(talk: RespConversation, arguments: Arguments) -> Value:
     facts = dict(talk.store.info())
     if "backup_last_ms" not in facts:
         raise Refusal(_NO_BACKUPS)
@@ -64,7 +64,7 @@ def lastsave(talk: RedisConversation, arguments: Arguments) -> Value:
     since="1.0.0",
     summary="Refused, since the others would have to wait: BGSAVE does the same while they are served.",
 )
-def save(talk: RedisConversation, arguments: Arguments) -> Value:
+def save(talk: RespConversation, arguments: Arguments) -> Value:
     raise Refusal(
         "ERR SAVE would have everybody wait; BGSAVE makes a backup meanwhile, and INFO tells when it is there"
     )

@@ -23,7 +23,7 @@ from cairnkv.session.resp.command_spec import (
 )
 from cairnkv.session.resp.commands.connection import NAME, client_name
 from cairnkv.session.resp.commands.help import help_of
-from cairnkv.session.resp.conversation import NOTHING, Job, RedisConversation
+from cairnkv.session.resp.conversation import NOTHING, Job, RespConversation
 
 LISTED_TOGETHER: Final = 500
 """Clients that CLIENT LIST looks at in one go: some milliseconds."""
@@ -38,7 +38,7 @@ container("CLIENT", group="connection", since="2.4.0", summary="What is known of
     since="5.0.0",
     summary="The number that this client alone ever has.",
 )
-def client_id(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_id(talk: RespConversation, arguments: Arguments) -> Value:
     return talk.id
 
 
@@ -49,7 +49,7 @@ def client_id(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.6.9",
     summary="The name that this client has chosen.",
 )
-def client_getname(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_getname(talk: RespConversation, arguments: Arguments) -> Value:
     return talk.name or None
 
 
@@ -60,7 +60,7 @@ def client_getname(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.6.9",
     summary="Choose a name for this client; an empty one for none.",
 )
-def client_setname(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_setname(talk: RespConversation, arguments: Arguments) -> Value:
     talk.name = client_name(arguments.take())
     return OK
 
@@ -72,7 +72,7 @@ def client_setname(talk: RedisConversation, arguments: Arguments) -> Value:
     since="7.2.0",
     summary="Say with which library this client speaks, or which version of it.",
 )
-def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_setinfo(talk: RespConversation, arguments: Arguments) -> Value:
     option, value = arguments.take(), arguments.take()
     name, version = talk.library
     shown = repeated(option)
@@ -93,7 +93,7 @@ def client_setinfo(talk: RedisConversation, arguments: Arguments) -> Value:
     since="7.0.0",
     summary="Set or clear the flag e in CLIENT LIST; it exempts the client from no limit.",
 )
-def client_no_evict(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_no_evict(talk: RespConversation, arguments: Arguments) -> Value:
     talk.no_evict = _switch(arguments)
     return OK
 
@@ -105,7 +105,7 @@ def client_no_evict(talk: RedisConversation, arguments: Arguments) -> Value:
     since="7.2.0",
     summary="Let reads of this client not count as uses of the keys, or count again.",
 )
-def client_no_touch(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_no_touch(talk: RespConversation, arguments: Arguments) -> Value:
     talk.no_touch = _switch(arguments)
     return OK
 
@@ -124,7 +124,7 @@ def _switch(arguments: Arguments) -> bool:
     since="3.2.0",
     summary="Get replies, or none at all, or none to the next command.",
 )
-def client_reply(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_reply(talk: RespConversation, arguments: Arguments) -> Value:
     match arguments.keyword():
         case b"ON":
             talk.muted = talk.skipped = False
@@ -149,7 +149,7 @@ _TYPES: Final = {
 }
 
 
-def _type_of(talk: RedisConversation) -> str:
+def _type_of(talk: RespConversation) -> str:
     return "pubsub" if talk.is_subscribed else "normal"
 
 
@@ -160,13 +160,13 @@ def _type(text: bytes) -> str:
     return _TYPES[text.lower()]
 
 
-def _flags(talk: RedisConversation) -> str:
+def _flags(talk: RespConversation) -> str:
     flags = "P" * talk.is_subscribed + "x" * (talk.queue is not None) + "c" * talk.closing
     flags += "U" * talk.peer.is_local + "e" * talk.no_evict + "T" * talk.no_touch
     return flags or "N"
 
 
-def _line(talk: RedisConversation) -> bytes:
+def _line(talk: RespConversation) -> bytes:
     """A client as CLIENT LIST shows it, with all fields of Redis, since clients rely on them.
 
     Those on buffers of a fixed size, which nobody has here, are 0.
@@ -193,7 +193,7 @@ _USER: Final = DEFAULT_USER.decode()
 class _Listing(Job):
     """The lines of many clients, some at a time; who has gone meanwhile has none."""
 
-    def __init__(self, talk: RedisConversation, clients: Iterable[RedisConversation]) -> None:
+    def __init__(self, talk: RespConversation, clients: Iterable[RespConversation]) -> None:
         self._present = talk.context.clients
         self._room = talk.limits.frame
         self._clients = deque(clients)
@@ -212,7 +212,7 @@ class _Listing(Job):
 @in_conversation(
     "CLIENT INFO", "noscript loading", group="connection", since="6.2.0", summary="What is known of this client."
 )
-def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_info(talk: RespConversation, arguments: Arguments) -> Value:
     return Verbatim(_line(talk))
 
 
@@ -223,7 +223,7 @@ def client_info(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.4.0",
     summary="What is known of the clients on this wire.",
 )
-def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_list(talk: RespConversation, arguments: Arguments) -> Value:
     clients = talk.context.clients
     talk.costs(len(clients))
     if not len(arguments):
@@ -246,13 +246,13 @@ def client_list(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.4.0",
     summary="Close clients: one by its address, or all that fit.",
 )
-def client_kill(talk: RedisConversation, arguments: Arguments) -> Value:
+def client_kill(talk: RespConversation, arguments: Arguments) -> Value:
     if len(arguments) == 1:
         address = _text(arguments.take())
         if not _kill(talk, [client for client in talk.context.clients.values() if client.peer.address == address]):
             raise Refusal("ERR No such client")
         return OK
-    wanted: list[Callable[[RedisConversation], bool]] = []
+    wanted: list[Callable[[RespConversation], bool]] = []
     skip_me = True
     while len(arguments):
         option = arguments.keyword()
@@ -273,7 +273,7 @@ def client_kill(talk: RedisConversation, arguments: Arguments) -> Value:
     )
 
 
-def _filter(option: bytes, value: bytes) -> Callable[[RedisConversation], bool]:
+def _filter(option: bytes, value: bytes) -> Callable[[RespConversation], bool]:
     text = _text(value)
     match option:
         case b"ID":
@@ -298,7 +298,7 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
-def _kill(talk: RedisConversation, clients: list[RedisConversation]) -> int:
+def _kill(talk: RespConversation, clients: list[RespConversation]) -> int:
     """Close clients, the one that speaks behind its reply; how many."""
     for client in clients:
         if client is talk:

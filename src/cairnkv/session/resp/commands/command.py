@@ -18,7 +18,7 @@ from cairnkv.session.resp.command_spec import (
     repeated,
 )
 from cairnkv.session.resp.commands.help import help_of, matchers
-from cairnkv.session.resp.conversation import Prepared, RedisConversation
+from cairnkv.session.resp.conversation import Prepared, RespConversation
 
 NAMES_MAX: Final = 512
 """Commands that are told of at once: some tens of milliseconds of work. There are not so many."""
@@ -37,7 +37,7 @@ COST_OF_ALL: Final = 16
     since="2.8.13",
     summary="Every command: its name, how many words it has, which of them are keys.",
 )
-def command(talk: RedisConversation, arguments: Arguments) -> Value:
+def command(talk: RespConversation, arguments: Arguments) -> Value:
     if len(arguments):
         shown = repeated(arguments.take(), REPEATED_MAX)
         raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
@@ -60,7 +60,7 @@ def _prepared(told: Callable[[], Value], protocol: Resp) -> Prepared:
 
 
 @in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="How many commands there are.")
-def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
+def command_count(talk: RespConversation, arguments: Arguments) -> Value:
     return len(RESP_COMMANDS)
 
 
@@ -71,7 +71,7 @@ def command_count(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.8.13",
     summary="As COMMAND, of these commands; null for one that there is not.",
 )
-def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
+def command_info(talk: RespConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         talk.costs(COST_OF_ALL)
         return _prepared(_all_described, talk.protocol)
@@ -86,7 +86,7 @@ def command_info(talk: RedisConversation, arguments: Arguments) -> Value:
     since="7.0.0",
     summary="What commands are for, and their arguments.",
 )
-def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
+def command_docs(talk: RespConversation, arguments: Arguments) -> Value:
     if not len(arguments):
         talk.costs(COST_OF_ALL)
         return _prepared(_all_documented, talk.protocol)
@@ -95,7 +95,7 @@ def command_docs(talk: RedisConversation, arguments: Arguments) -> Value:
     return {spec.name.encode(): command_docs_module.documented(spec) for spec in words if spec is not None}
 
 
-def _named(talk: RedisConversation, arguments: Arguments) -> list[RespCommandSpec | None]:
+def _named(talk: RespConversation, arguments: Arguments) -> list[RespCommandSpec | None]:
     """The words with these names."""
     talk.costs(COST_OF_NAME * len(arguments))
     if len(arguments) > NAMES_MAX:
@@ -110,7 +110,7 @@ def _named(talk: RedisConversation, arguments: Arguments) -> list[RespCommandSpe
     since="7.0.0",
     summary="The names of all commands, or of those in a category or that match a glob pattern.",
 )
-def command_list(talk: RedisConversation, arguments: Arguments) -> Value:
+def command_list(talk: RespConversation, arguments: Arguments) -> Value:
     talk.costs(len(RESP_COMMANDS))
     words = list(command_docs_module.every())
     if len(arguments):
@@ -120,7 +120,7 @@ def command_list(talk: RedisConversation, arguments: Arguments) -> Value:
     return [spec.name.encode() for spec in words]
 
 
-def _filtered(talk: RedisConversation, words: list[RespCommandSpec], kind: bytes, text: bytes) -> list[RespCommandSpec]:
+def _filtered(talk: RespConversation, words: list[RespCommandSpec], kind: bytes, text: bytes) -> list[RespCommandSpec]:
     match kind:
         case b"MODULE":
             return []  # there are none
@@ -144,7 +144,7 @@ def _filtered(talk: RedisConversation, words: list[RespCommandSpec], kind: bytes
     since="2.8.13",
     summary="Those words of a command that are keys.",
 )
-def command_getkeys(talk: RedisConversation, arguments: Arguments) -> Value:
+def command_getkeys(talk: RespConversation, arguments: Arguments) -> Value:
     words = arguments.rest()
     spec = RESP_COMMANDS.get(words[0].upper())
     if spec is not None and len(words) > 1:

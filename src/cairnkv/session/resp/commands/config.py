@@ -8,7 +8,7 @@ from cairnkv.session.context import OptionRefused
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, container, in_conversation, repeated
 from cairnkv.session.resp.commands.help import help_of, matchers
 from cairnkv.session.resp.commands.info import counted
-from cairnkv.session.resp.conversation import RedisConversation
+from cairnkv.session.resp.conversation import RespConversation
 
 container("CONFIG", group="server", since="2.0.0", summary="How the server is set.")
 
@@ -20,7 +20,7 @@ container("CONFIG", group="server", since="2.0.0", summary="How the server is se
     since="2.0.0",
     summary="Options whose names match glob patterns, and their values.",
 )
-def config_get(talk: RedisConversation, arguments: Arguments) -> Value:
+def config_get(talk: RespConversation, arguments: Arguments) -> Value:
     options = talk.context.options.all()
     found: dict[bytes, Value] = {}
     for matches in matchers(talk, [pattern.lower() for pattern in arguments.rest()]):
@@ -39,7 +39,7 @@ def config_get(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.0.0",
     summary="Change options, all or none of them.",
 )
-def config_set(talk: RedisConversation, arguments: Arguments) -> Value:
+def config_set(talk: RespConversation, arguments: Arguments) -> Value:
     texts = arguments.rest()
     if len(texts) % 2:
         raise Refusal(SYNTAX)
@@ -71,7 +71,7 @@ def _failed(name: str, reason: str) -> Refusal:
     since="2.0.0",
     summary="Let the counters of INFO stats begin at nothing again.",
 )
-def config_resetstat(talk: RedisConversation, arguments: Arguments) -> Value:
+def config_resetstat(talk: RespConversation, arguments: Arguments) -> Value:
     talk.context.counted_before = counted(talk, dict(talk.store.info()))
     return OK
 

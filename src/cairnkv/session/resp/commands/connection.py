@@ -10,7 +10,7 @@ from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Resp, Simple
 from cairnkv.session.context import DEFAULT_USER
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, in_conversation, repeated, wrong_number
-from cairnkv.session.resp.conversation import RedisConversation
+from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.version import REDIS_VERSION, VERSION
 
 NAME: Final = re.compile(rb"[!-~]*")
@@ -22,7 +22,7 @@ WRONG_PASSWORD: Final = "WRONGPASS invalid username-password pair or user is dis
 @in_conversation(
     "PING [message]", "fast subscribed", group="connection", since="1.0.0", summary="A sign of life, or the message."
 )
-def ping(talk: RedisConversation, arguments: Arguments) -> Value:
+def ping(talk: RespConversation, arguments: Arguments) -> Value:
     if len(arguments) > 1:
         raise Refusal(wrong_number(arguments.name))
     message = arguments.take() if len(arguments) else None
@@ -32,7 +32,7 @@ def ping(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation("ECHO message", "loading fast", group="connection", since="1.0.0", summary="The message.")
-def echo(talk: RedisConversation, arguments: Arguments) -> Value:
+def echo(talk: RespConversation, arguments: Arguments) -> Value:
     return arguments.take()
 
 
@@ -43,12 +43,12 @@ def echo(talk: RedisConversation, arguments: Arguments) -> Value:
     since="1.0.0",
     summary="End the conversation.",
 )
-def quit_(talk: RedisConversation, arguments: Arguments) -> Value:
+def quit_(talk: RespConversation, arguments: Arguments) -> Value:
     talk.closing = True
     return OK
 
 
-def _reads_locally(talk: RedisConversation, wanted: bool) -> Value:
+def _reads_locally(talk: RespConversation, wanted: bool) -> Value:
     if talk.store.size != "quorum":
         raise Refusal("ERR This instance has cluster support disabled")
     talk.reads_locally = wanted
@@ -62,14 +62,14 @@ def _reads_locally(talk: RedisConversation, wanted: bool) -> Value:
     since="3.0.0",
     summary="Let reads show what this node has, which may be behind.",
 )
-def readonly(talk: RedisConversation, arguments: Arguments) -> Value:
+def readonly(talk: RespConversation, arguments: Arguments) -> Value:
     return _reads_locally(talk, True)
 
 
 @in_conversation(
     "READWRITE", "loading fast", group="cluster", since="3.0.0", summary="Let reads show the newest again."
 )
-def readwrite(talk: RedisConversation, arguments: Arguments) -> Value:
+def readwrite(talk: RespConversation, arguments: Arguments) -> Value:
     return _reads_locally(talk, False)
 
 
@@ -80,7 +80,7 @@ def readwrite(talk: RedisConversation, arguments: Arguments) -> Value:
     since="6.2.0",
     summary="Be as a conversation is that has just begun.",
 )
-def reset(talk: RedisConversation, arguments: Arguments) -> Value:
+def reset(talk: RespConversation, arguments: Arguments) -> Value:
     talk.reset()
     return Simple("RESET")
 
@@ -92,7 +92,7 @@ def reset(talk: RedisConversation, arguments: Arguments) -> Value:
     since="1.0.0",
     summary="Speak of another of the keyspaces, 0 to 15.",
 )
-def select(talk: RedisConversation, arguments: Arguments) -> Value:
+def select(talk: RespConversation, arguments: Arguments) -> Value:
     talk.space = arguments.space_number()
     return OK
 
@@ -104,7 +104,7 @@ def select(talk: RedisConversation, arguments: Arguments) -> Value:
     since="1.0.0",
     summary="Say the password; there is one user, named default.",
 )
-def auth(talk: RedisConversation, arguments: Arguments) -> Value:
+def auth(talk: RespConversation, arguments: Arguments) -> Value:
     if len(arguments) > 2:
         raise Refusal(SYNTAX)
     if len(arguments) == 1 and not talk.context.wants_password:
@@ -129,7 +129,7 @@ _PROTOCOLS: Final[dict[int, Resp]] = {2: 2, 3: 3}
     since="6.0.0",
     summary="Choose a version of the protocol, say the password and a name at once; who the server is.",
 )
-def hello(talk: RedisConversation, arguments: Arguments) -> Value:
+def hello(talk: RespConversation, arguments: Arguments) -> Value:
     protocol = talk.protocol
     if len(arguments):
         asked = arguments.integer("ERR Protocol version is not an integer or out of range")

@@ -6,14 +6,14 @@ from typing import Final
 from cairnkv.limits import PATTERN_MAX, PATTERNS_BYTES_MAX
 from cairnkv.protocol.resp import Simple
 from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Refusal, Value, in_conversation
-from cairnkv.session.resp.conversation import RedisConversation
+from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.session.resp.glob import Matcher, matcher
 
 PATTERN_BYTES_PER_COST: Final = 8
 """Bytes of a pattern that are as much work to make ready as a command of one key."""
 
 
-def matchers(talk: RedisConversation, patterns: Sequence[bytes]) -> list[Matcher]:
+def matchers(talk: RespConversation, patterns: Sequence[bytes]) -> list[Matcher]:
     """What tells whether strings match glob patterns, which are bounded for one command."""
     together = sum(map(len, patterns))
     talk.costs(together // PATTERN_BYTES_PER_COST)

@@ -21,7 +21,7 @@ from cairnkv.session.resp.command_spec import (
     on_keys,
 )
 from cairnkv.session.resp.commands.help import help_of
-from cairnkv.session.resp.conversation import RedisConversation
+from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.version import REDIS_VERSION, VERSION
 
 Facts: TypeAlias = Mapping[str, str | int]
@@ -53,7 +53,7 @@ CLUSTER_FACTS: Final = (
 """What a node of a cluster tells of itself besides."""
 
 
-def counted(talk: RedisConversation, facts: Facts) -> dict[str, int]:
+def counted(talk: RespConversation, facts: Facts) -> dict[str, int]:
     """What the counters stand at."""
     values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS if name in facts}
     values["commands"] += talk.context.commands_executed
@@ -78,7 +78,7 @@ def _renamed(facts: Facts, names: Mapping[str, str]) -> Iterator[tuple[str, obje
 # -- the sections ------------------------------------------------------------------------------------------
 
 
-def _server(talk: RedisConversation, facts: Facts) -> Lines:
+def _server(talk: RespConversation, facts: Facts) -> Lines:
     yield "redis_version", REDIS_VERSION
     yield "cairnkv_version", VERSION
     yield "redis_mode", "standalone"
@@ -94,7 +94,7 @@ def _server(talk: RedisConversation, facts: Facts) -> Lines:
     yield "password_wanted", int(talk.context.wants_password)
 
 
-def _clients(talk: RedisConversation, facts: Facts) -> Lines:
+def _clients(talk: RespConversation, facts: Facts) -> Lines:
     clients = talk.context.clients.values()
     yield "connected_clients", facts.get("connections", len(clients))
     yield "redis_clients", len(clients)
@@ -107,7 +107,7 @@ def _clients(talk: RedisConversation, facts: Facts) -> Lines:
     yield "total_watched_keys", sum(len(client.watched) for client in clients)
 
 
-def _memory(talk: RedisConversation, facts: Facts) -> Lines:
+def _memory(talk: RespConversation, facts: Facts) -> Lines:
     used = talk.store.used_bytes + talk.store.garbage_bytes
     yield "used_memory", used
     yield "used_memory_human", _human(used)
@@ -122,7 +122,7 @@ def _memory(talk: RedisConversation, facts: Facts) -> Lines:
         yield "maxmemory_policy", value
 
 
-def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
+def _persistence(talk: RespConversation, facts: Facts) -> Lines:
     yield "loading", int(talk.store.loading)
     yield "async_loading", 0
     running = facts.get("backup_state") == "running"
@@ -135,7 +135,7 @@ def _persistence(talk: RedisConversation, facts: Facts) -> Lines:
     yield from _renamed(facts, {name: name for name in facts if name.startswith("disk_")})
 
 
-def _stats(talk: RedisConversation, facts: Facts) -> Lines:
+def _stats(talk: RespConversation, facts: Facts) -> Lines:
     before = talk.context.counted_before
     since = {name: value - before.get(name, 0) for name, value in counted(talk, facts).items()}
     names = {
@@ -150,27 +150,27 @@ def _stats(talk: RedisConversation, facts: Facts) -> Lines:
     yield "pubsub_patterns", talk.context.pubsub.patterns()
 
 
-def _replication(talk: RedisConversation, facts: Facts) -> Lines:
+def _replication(talk: RespConversation, facts: Facts) -> Lines:
     return (("role", "master"), ("connected_slaves", 0), ("master_failover_state", "no-failover"))
 
 
-def _cpu(talk: RedisConversation, facts: Facts) -> Lines:
+def _cpu(talk: RespConversation, facts: Facts) -> Lines:
     return _renamed(facts, {"used_cpu_sys": "cpu_system_seconds", "used_cpu_user": "cpu_user_seconds"})
 
 
-def _cluster(talk: RedisConversation, facts: Facts) -> Lines:
+def _cluster(talk: RespConversation, facts: Facts) -> Lines:
     yield "cluster_enabled", 0  # Redis Cluster, which this is not
     yield from _renamed(facts, {name: name for name in CLUSTER_FACTS})
 
 
-def _keyspace(talk: RedisConversation, facts: Facts) -> Lines:
+def _keyspace(talk: RespConversation, facts: Facts) -> Lines:
     for number, keyspace in enumerate(talk.store.keyspaces):
         keys = keyspace.count()
         if keys:
             yield f"db{number}", f"keys={keys},expires={keyspace.count_expiring()},avg_ttl=0"
 
 
-Section: TypeAlias = Callable[[RedisConversation, Facts], Lines]
+Section: TypeAlias = Callable[[RespConversation, Facts], Lines]
 
 SECTIONS: Final[dict[bytes, Section]] = {
     b"server": _server,
@@ -195,7 +195,7 @@ _ALL: Final = frozenset({b"default", b"all", b"everything"})
     since="1.0.0",
     summary="What the server says of itself, in sections.",
 )
-def info(talk: RedisConversation, arguments: Arguments) -> Value:
+def info(talk: RespConversation, arguments: Arguments) -> Value:
     wanted = {text.lower() for text in arguments.rest()} or _ALL
     talk.costs(WHOLE_TABLE_COST)  # keys that expire are counted by the second
     facts = dict(talk.store.info())
@@ -215,7 +215,7 @@ def info(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.6.0",
     summary="The server's time: seconds since 1970, and microseconds.",
 )
-def time(talk: RedisConversation, arguments: Arguments) -> Value:
+def time(talk: RespConversation, arguments: Arguments) -> Value:
     seconds, milliseconds = divmod(talk.store.clock(), 1000)
     return [b"%d" % seconds, b"%d" % (milliseconds * 1000)]
 

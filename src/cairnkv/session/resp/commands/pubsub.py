@@ -13,7 +13,7 @@ from cairnkv.protocol.resp import Push
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.resp.command_spec import Arguments, Refusal, Value, container, in_conversation
 from cairnkv.session.resp.commands.help import help_of, matchers
-from cairnkv.session.resp.conversation import Job, RedisConversation, Several
+from cairnkv.session.resp.conversation import Job, RespConversation, Several
 from cairnkv.session.resp.glob import Matcher
 from cairnkv.session.resp.pubsub import kept_for_channel, kept_for_pattern
 
@@ -24,12 +24,12 @@ NAMES_MAX: Final = 8_192
 """Channels that one command may name: some tens of milliseconds of work."""
 
 
-def _said(talk: RedisConversation, what: bytes, name: bytes | None) -> Push:
+def _said(talk: RespConversation, what: bytes, name: bytes | None) -> Push:
     """What a client is told of a subscription: which, and how many it has now."""
     return Push((what, name, len(talk.channels) + len(talk.patterns)))
 
 
-def _check_count(talk: RedisConversation, names: Sequence[bytes]) -> None:
+def _check_count(talk: RespConversation, names: Sequence[bytes]) -> None:
     """Refuse what would be too much work at once."""
     talk.costs(len(names))
     if len(names) > NAMES_MAX:
@@ -37,7 +37,7 @@ def _check_count(talk: RedisConversation, names: Sequence[bytes]) -> None:
 
 
 def _check_room(
-    talk: RedisConversation, names: Sequence[bytes], longest: int, what: str, kept: Callable[[bytes], int]
+    talk: RespConversation, names: Sequence[bytes], longest: int, what: str, kept: Callable[[bytes], int]
 ) -> None:
     """Refuse what would be more than a client may listen to."""
     if any(len(name) > longest for name in names):
@@ -50,10 +50,10 @@ def _check_room(
 
 
 def _leave(
-    talk: RedisConversation,
+    talk: RespConversation,
     what: bytes,
     names: Sequence[bytes],
-    leave: Callable[[bytes, RedisConversation], None],
+    leave: Callable[[bytes, RespConversation], None],
 ) -> Value:
     said = []
     for name in names:
@@ -69,7 +69,7 @@ def _leave(
     since="2.0.0",
     summary="Listen to channels.",
 )
-def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+def subscribe(talk: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_room(talk, names, CHANNEL_MAX, "channel's name", kept_for_channel)
     said = []
@@ -86,7 +86,7 @@ def subscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.0.0",
     summary="Listen to these channels no longer, or to none at all.",
 )
-def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+def unsubscribe(talk: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_count(talk, names)
     names = names or list(talk.channels)
@@ -100,7 +100,7 @@ def unsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.0.0",
     summary="Listen to all channels whose names match glob patterns.",
 )
-def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+def psubscribe(talk: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_room(talk, names, PATTERN_MAX, "pattern", kept_for_pattern)
     matchers(talk, names)
@@ -120,7 +120,7 @@ def psubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.0.0",
     summary="Listen to these patterns no longer, or to none at all.",
 )
-def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
+def punsubscribe(talk: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
     _check_count(talk, names)
     names = names or list(talk.patterns)
@@ -134,7 +134,7 @@ def punsubscribe(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.0.0",
     summary="Say something to all who listen to a channel; how many they are.",
 )
-def publish(talk: RedisConversation, arguments: Arguments) -> Value:
+def publish(talk: RespConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
     if len(channel) > CHANNEL_MAX:
         return 0  # nobody can listen to it
@@ -168,7 +168,7 @@ container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of cha
     since="2.8.0",
     summary="The channels that somebody listens to, or those that match a glob pattern.",
 )
-def pubsub_channels(talk: RedisConversation, arguments: Arguments) -> Value:
+def pubsub_channels(talk: RespConversation, arguments: Arguments) -> Value:
     channels = talk.context.pubsub.channels()
     if len(arguments):
         pattern = arguments.take()
@@ -185,7 +185,7 @@ def pubsub_channels(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.8.0",
     summary="How many listen to each of these channels, patterns not counted.",
 )
-def pubsub_numsub(talk: RedisConversation, arguments: Arguments) -> Value:
+def pubsub_numsub(talk: RespConversation, arguments: Arguments) -> Value:
     listeners = talk.context.pubsub.listeners
     return [one for channel in arguments.rest() for one in (channel, listeners(channel))]
 
@@ -197,7 +197,7 @@ def pubsub_numsub(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.8.0",
     summary="How many patterns somebody listens to.",
 )
-def pubsub_numpat(talk: RedisConversation, arguments: Arguments) -> Value:
+def pubsub_numpat(talk: RespConversation, arguments: Arguments) -> Value:
     return talk.context.pubsub.patterns()
 
 

@@ -14,7 +14,7 @@ from cairnkv.protocol.resp import Error, array_head, bulk_strings
 from cairnkv.session.conversation import UNFINISHED, Unfinished
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
 from cairnkv.session.resp.commands.replies import number, value_or_null
-from cairnkv.session.resp.conversation import Job, Later, Prepared, RedisConversation
+from cairnkv.session.resp.conversation import Job, Later, Prepared, RespConversation
 from cairnkv.session.resp.glob import Matcher, literal_prefix, matcher, searched
 from cairnkv.store import PendingReply
 
@@ -110,7 +110,7 @@ def _slice(reply: Reply) -> tuple[int, list[bytes]]:
 class _Keys(Job):
     """KEYS outside of transactions: slice by slice."""
 
-    def __init__(self, talk: RedisConversation, pattern: bytes) -> None:
+    def __init__(self, talk: RespConversation, pattern: bytes) -> None:
         self._matches, self._prefix = _reading(pattern)
         self._store = talk.store
         self._space = talk.space
@@ -151,7 +151,7 @@ class _Keys(Job):
         return Prepared(self._pieces)
 
 
-def _keys_alone(talk: RedisConversation, arguments: Arguments) -> Value:
+def _keys_alone(talk: RespConversation, arguments: Arguments) -> Value:
     return _Keys(talk, arguments.take())
 
 

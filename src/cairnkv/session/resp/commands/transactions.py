@@ -19,7 +19,7 @@ from cairnkv.session.resp.conversation import (
     Job,
     Later,
     Queued,
-    RedisConversation,
+    RespConversation,
     Several,
     Together,
     failed,
@@ -38,7 +38,7 @@ WATCHED_BYTES: Final = 256
     since="1.2.0",
     summary="Begin a transaction: queue what follows.",
 )
-def multi(talk: RedisConversation, arguments: Arguments) -> Value:
+def multi(talk: RespConversation, arguments: Arguments) -> Value:
     if talk.queue is not None:
         raise Refusal("ERR MULTI calls can not be nested")
     talk.queue = []
@@ -54,7 +54,7 @@ def multi(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.0.0",
     summary="Forget the transaction that is open.",
 )
-def discard(talk: RedisConversation, arguments: Arguments) -> Value:
+def discard(talk: RespConversation, arguments: Arguments) -> Value:
     if talk.queue is None:
         raise Refusal("ERR DISCARD without MULTI")
     talk.forget_transaction()
@@ -68,7 +68,7 @@ def discard(talk: RedisConversation, arguments: Arguments) -> Value:
     since="2.2.0",
     summary="Let the next transaction be given up if one of these keys changes before.",
 )
-def watch(talk: RedisConversation, arguments: Arguments) -> Value:
+def watch(talk: RespConversation, arguments: Arguments) -> Value:
     if talk.queue is not None:
         raise Refusal("ERR WATCH inside MULTI is not allowed")
     keys = dict.fromkeys(arguments.keys())
@@ -80,7 +80,7 @@ def watch(talk: RedisConversation, arguments: Arguments) -> Value:
 
 
 @in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0", summary="Watch no key any more.")
-def unwatch(talk: RedisConversation, arguments: Arguments) -> Value:
+def unwatch(talk: RespConversation, arguments: Arguments) -> Value:
     talk.forget_watched()
     return OK
 
@@ -98,7 +98,7 @@ class _Planned:
     several: int = 0
     queued: Queued | None = None
 
-    def act(self, talk: RedisConversation) -> None:
+    def act(self, talk: RespConversation) -> None:
         """Carry out what is not the store's, once."""
         queued, self.queued = self.queued, None
         if queued is not None:
@@ -119,7 +119,7 @@ class _Planned:
     since="1.2.0",
     summary="Carry the queued commands out, all at once.",
 )
-def execute(talk: RedisConversation, arguments: Arguments) -> Value:
+def execute(talk: RespConversation, arguments: Arguments) -> Value:
     if talk.queue is None:
         raise Refusal("ERR EXEC without MULTI")
     queue = talk.queue
@@ -157,7 +157,7 @@ def execute(talk: RedisConversation, arguments: Arguments) -> Value:
     return Later(outcome, show, cost=cost, size=talk.queued_bytes, acts=acts)
 
 
-def _planned(talk: RedisConversation, queue: Sequence[Queued], steps: list[Step]) -> list[_Planned]:
+def _planned(talk: RespConversation, queue: Sequence[Queued], steps: list[Step]) -> list[_Planned]:
     """Take the words on keys into the steps for the store; the others have their turn when its reply is known.
 
     But for SELECT, which says what the words behind it are about, and is taken back.
@@ -169,7 +169,7 @@ def _planned(talk: RedisConversation, queue: Sequence[Queued], steps: list[Step]
         talk.space = space
 
 
-def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planned:
+def _plan(talk: RespConversation, queued: Queued, steps: list[Step]) -> _Planned:
     spec = queued.spec
     try:
         if spec.on_keys is None:
@@ -186,7 +186,7 @@ def _plan(talk: RedisConversation, queued: Queued, steps: list[Step]) -> _Planne
     return _Planned(call.show, errors=call.errors)
 
 
-def _carried(talk: RedisConversation, queued: Queued) -> Value:
+def _carried(talk: RespConversation, queued: Queued) -> Value:
     try:
         if talk.ended and "noscript" in queued.spec.flags:  # its connection has ended
             return None
