@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cairnkv.client.embedded import Embedded
     from cairnkv.server.server import Server
     from cairnkv.server.settings import Settings
-    from cairnkv.storage import Log
+    from cairnkv.storage import Storage
     from cairnkv.store import Clock
 
 _T = TypeVar("_T")
@@ -125,14 +125,14 @@ def _answer(answer: "Future[_T]", function: Callable[[], _T]) -> None:
 def running_server(
     *,
     clock: "Clock | None" = None,
-    log: "Log | None" = None,
+    storage: "Storage | None" = None,
     new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None,
     **settings: Any,
 ) -> Iterator[RunningServer]:
     """Run a server on a free port of 127.0.0.1 in a thread of its own; stop it in good order at the end.
 
     clock: what the server takes its time from; None makes a `ManualClock`.
-    log: where writes become safe before they are acknowledged; None is that of its settings.
+    storage: where writes become safe before they are acknowledged; None is that of its settings.
     new_event_loop: makes the server's loop; None takes uvloop where it exists.
     settings: options of `cairn serve`, with underscores; text is understood as it is there.
     Raises `OptionError` for an option that does not exist or a value that it cannot have, and, at the end, what
@@ -146,7 +146,7 @@ def running_server(
     ...     client.recv(100)
     b'\\x000\\x00\\x00\\x00\\x04PONG'
     """
-    thread = _ServerThread(_settings(settings), clock or ManualClock(), log, new_event_loop)
+    thread = _ServerThread(_settings(settings), clock or ManualClock(), storage, new_event_loop)
     running = thread.start()
     try:
         yield running
@@ -170,12 +170,12 @@ class _ServerThread:
         self,
         settings: "Settings",
         clock: "Clock",
-        log: "Log | None",
+        storage: "Storage | None",
         new_event_loop: "Callable[[], asyncio.AbstractEventLoop] | None",
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._log = log
+        self._storage = storage
         self._new_event_loop = new_event_loop
         self._started = threading.Event()
         self._running: RunningServer | None = None
@@ -229,7 +229,7 @@ class _ServerThread:
         loop.set_exception_handler(self._loop_complains)
         settings = self._settings
         if settings.cluster is None:
-            server = Server(settings, new_store(settings, log=self._log, clock=self._clock))
+            server = Server(settings, new_store(settings, storage=self._storage, clock=self._clock))
         else:
             server = Server(settings, clock=self._clock)
         try:

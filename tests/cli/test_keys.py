@@ -11,7 +11,7 @@ from cairnkv.protocol.native import CommandFlag
 from cairnkv.testing import running_server
 from tests.cli.conftest import Call, Said, cairn_process
 from tests.cli.terminal import Terminal
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.scripted import Conversation, scripted
 
 Store = cairnkv.Client[bytes, bytes]
@@ -202,15 +202,15 @@ def test_exists_incr_expire_persist(cairn_here: Call, kv: Store):
 
 
 def test_a_write_need_not_wait_for_the_log_where_memory_is_enough(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
-    log = LateLog()
-    with running_server(log=log) as server:
+    storage = LateStorage()
+    with running_server(storage=storage) as server:
         monkeypatch.setenv("CAIRNKV_URL", server.url)
         for arguments in (["set", "k", "1"], ["incr", "k"], ["expire", "k", "1m"], ["persist", "k"], ["clear", "k"]):
             assert cairn_here(*arguments, "--durable", "memory").code == 0
-        assert server.call(lambda: len(log.pending)) == 5
+        assert server.call(lambda: len(storage.pending)) == 5
         said = cairn_here("set", "k", "2", "--timeout", "100ms")
         assert (said.code, "it was executed, or it was not" in said.err) == (2, True)
-        server.call(log.commit)
+        server.call(storage.commit)
         assert cairn_here("get", "k") == Said(0, b"2\n", "")
 
 

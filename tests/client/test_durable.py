@@ -16,23 +16,23 @@ from cairnkv.commands import OK, InMemory
 from cairnkv.protocol.native import CommandFlag
 from cairnkv.store import Store
 from cairnkv.testing import RunningServer, running_server
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.scripted import Conversation, scripted
 
 PATIENCE = 30.0
 
 
 @pytest.fixture
-def log() -> LateLog:
-    return LateLog()
+def storage() -> LateStorage:
+    return LateStorage()
 
 
 @pytest.fixture
-def server(log: LateLog) -> Iterator[RunningServer]:
+def server(storage: LateStorage) -> Iterator[RunningServer]:
     """A server that commits when the test says."""
-    with running_server(log=log) as server:
+    with running_server(storage=storage) as server:
         yield server
-        server.call(log.commit)
+        server.call(storage.commit)
 
 
 @pytest.fixture
@@ -42,36 +42,36 @@ def kv(server: RunningServer) -> Iterator[cairnkv.Client[str, str]]:
 
 
 def test_a_write_returns_before_its_commit_and_others_do_not_see_it_before(
-    server: RunningServer, log: LateLog, kv: cairnkv.Client[str, str]
+    server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
     quick = kv.durable("memory")
     assert quick.set("k", "1") is True
     assert quick.incr("k", 4) == 5
     quick["other"] = "x"
-    assert server.call(lambda: len(log.pending)) == 3
+    assert server.call(lambda: len(storage.pending)) == 3
     seen: list[str | None] = []
     with cairnkv.connect(server.url, timeout=PATIENCE) as reader:
         reading = threading.Thread(target=lambda: seen.append(reader.get("k")))
         reading.start()
-        server.call(lambda: log.commit(1))
+        server.call(lambda: storage.commit(1))
         reading.join(0.1)
         assert seen == [], "the newest write of it is not committed"
-        server.call(log.commit)
+        server.call(storage.commit)
         reading.join(PATIENCE)
     assert seen == ["5"]
     assert kv["other"] == "x"
 
 
 def test_what_a_failing_log_takes_back_is_gone_though_it_was_acknowledged(
-    server: RunningServer, log: LateLog, kv: cairnkv.Client[str, str]
+    server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
     kv.durable("memory").set("k", "1")
-    server.call(log.fail)
+    server.call(storage.fail)
     assert kv.get("k") is None
 
 
 def test_a_pipeline_may_have_both_and_tells_what_was_reached(
-    server: RunningServer, log: LateLog, kv: cairnkv.Client[str, str]
+    server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
     with kv.pipeline() as pipeline:
         quick = pipeline.durable("memory")
@@ -85,43 +85,43 @@ def test_a_pipeline_may_have_both_and_tells_what_was_reached(
     last = pipeline.durable("memory").durable("size").incr("n")
     carried_out = threading.Thread(target=pipeline.execute)
     carried_out.start()
-    while not server.call(lambda: len(log.pending) == 2):
+    while not server.call(lambda: len(storage.pending) == 2):
         pass
-    server.call(log.commit)
+    server.call(storage.commit)
     carried_out.join(PATIENCE)
     assert (last.result(), last.reached) == (3, "size")
 
 
-async def test_the_same_with_asyncio(server: RunningServer, log: LateLog) -> None:
+async def test_the_same_with_asyncio(server: RunningServer, storage: LateStorage) -> None:
     async with aio.connect(server.url, timeout=PATIENCE) as kv:
         quick = kv.durable("memory")
         assert await asyncio.gather(quick.set("k", "1"), quick.incr("n")) == [True, 1]
         read = asyncio.ensure_future(kv.get("k"))
         done, _ = await asyncio.wait([read], timeout=0.05)
         assert not done
-        server.call(log.commit)
+        server.call(storage.commit)
         assert await read == "1"
     with pytest.raises(cairnkv.CallerError, match="closed"):
         await quick.get("k")
 
 
-def test_a_store_in_this_process_that_waits_for_a_log(log: LateLog) -> None:
-    kv = Embedded(Store(log=log), Text(), Text())
+def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> None:
+    kv = Embedded(Store(storage=storage), Text(), Text())
     quick = kv.durable("memory")
     quick["k"] = "1"
     assert quick.swap("k", "2") == "1"
-    assert len(log.pending) == 2
-    log.fail()
+    assert len(storage.pending) == 2
+    storage.fail()
     assert "k" not in quick
     quick.close()
     with pytest.raises(cairnkv.CallerError, match="closed"):
         kv.get("k")
 
 
-async def test_the_same_awaited(log: LateLog) -> None:
-    async with AsyncEmbedded(Store(log=log), Text(), Text()).durable("memory") as quick:
+async def test_the_same_awaited(storage: LateStorage) -> None:
+    async with AsyncEmbedded(Store(storage=storage), Text(), Text()).durable("memory") as quick:
         assert await quick.incr("n") == 1
-        log.commit()
+        storage.commit()
         assert await quick.get("n") == "1"
 
 
@@ -166,8 +166,8 @@ def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to(
     assert asked == [("SET", enough), ("SET", enough), ("SET", 0), ("GET", 0)]
 
 
-def test_it_shows_what_it_is(log: LateLog) -> None:
-    kv = Embedded(Store(log=log), Text(), Text())
+def test_it_shows_what_it_is(storage: LateStorage) -> None:
+    kv = Embedded(Store(storage=storage), Text(), Text())
     assert repr(kv.durable("memory")) == "<cairnkv.Embedded>.durable('memory')"
     assert kv.durable("size") is kv.durable("memory").durable("size") is kv
 

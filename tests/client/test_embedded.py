@@ -17,7 +17,7 @@ from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
 from cairnkv.store import Store
 from cairnkv.testing import ManualClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 
 
 def test_it_is_a_mapping() -> None:
@@ -231,9 +231,9 @@ def test_what_expired_is_removed_as_calls_go_by() -> None:
         assert kv.info()["used_bytes"] == 0
 
 
-def wait_for(log: LateLog, entries: int) -> None:
+def wait_for(storage: LateStorage, entries: int) -> None:
     """Wait until so many entries are pending."""
-    while len(log.pending) < entries:
+    while len(storage.pending) < entries:
         time.sleep(0.001)
 
 
@@ -243,8 +243,8 @@ def in_turn(kv: Any, function: Callable[[], object]) -> None:
 
 
 def test_a_write_returns_when_its_log_has_it() -> None:
-    log = LateLog()
-    store = Store(log=log)
+    storage = LateStorage()
+    store = Store(storage=storage)
     kv = Embedded(store, Text(), Text())
     done = threading.Event()
 
@@ -254,10 +254,10 @@ def test_a_write_returns_when_its_log_has_it() -> None:
 
     thread = threading.Thread(target=write)
     thread.start()
-    while not log.pending:
+    while not storage.pending:
         pass
     assert not done.wait(0.05)
-    in_turn(kv, log.commit)
+    in_turn(kv, storage.commit)
     assert done.wait(10)
     thread.join(10)
     assert kv["k"] == "v"
@@ -266,26 +266,26 @@ def test_a_write_returns_when_its_log_has_it() -> None:
 async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
     import asyncio
 
-    log = LateLog()
-    kv = AsyncEmbedded(Store(log=log), Text(), Text())
+    storage = LateStorage()
+    kv = AsyncEmbedded(Store(storage=storage), Text(), Text())
     write = asyncio.ensure_future(kv.set("k", "v"))
     read = asyncio.ensure_future(kv.get("k"))
     await asyncio.sleep(0.02)
     assert not write.done()
     assert not read.done()
-    in_turn(kv, log.commit)
+    in_turn(kv, storage.commit)
     assert (await write, await read) == (True, "v")
     failing = asyncio.ensure_future(kv.set("k", "w"))
-    await asyncio.to_thread(wait_for, log, 1)
-    in_turn(kv, lambda: log.fail("the disk is gone", unknown=True))
+    await asyncio.to_thread(wait_for, storage, 1)
+    in_turn(kv, lambda: storage.fail("the disk is gone", unknown=True))
     with pytest.raises(cairnkv.OutcomeUnknown):
         await failing
     assert await kv.get("k") == "v"
 
 
 def test_a_loop_that_is_gone_keeps_nobody_else_from_being_told() -> None:
-    log = LateLog()
-    kv: AsyncEmbedded[str, str] = AsyncEmbedded(Store(log=log), Text(), Text())
+    storage = LateStorage()
+    kv: AsyncEmbedded[str, str] = AsyncEmbedded(Store(storage=storage), Text(), Text())
 
     async def impatient() -> None:
         with pytest.raises(TimeoutError):
@@ -293,8 +293,8 @@ def test_a_loop_that_is_gone_keeps_nobody_else_from_being_told() -> None:
 
     async def patient() -> bool:
         setting = asyncio.ensure_future(kv.set("b", "2"))
-        await asyncio.to_thread(wait_for, log, 2)
-        in_turn(kv, log.commit)
+        await asyncio.to_thread(wait_for, storage, 2)
+        in_turn(kv, storage.commit)
         return await setting
 
     asyncio.run(impatient())

@@ -22,7 +22,7 @@ from cairnkv.engine import Keyspace
 from cairnkv.limits import KEY_MAX, VALUE_MAX
 from cairnkv.store import Store
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 
 T = TypeVar("T")
 built = importlib.util.find_spec("cairnkv.client.embedded_native") is not None
@@ -228,7 +228,7 @@ class TestWhatTheyAre:
     def test_a_store_of_another_kind_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         keys, values = key_codec("text"), value_codec("text")
         assert type(embedded(Store(memory_limit=10**9), keys, values)) is Embedded
-        assert type(embedded(Store(log=LateLog()), keys, values)) is Embedded
+        assert type(embedded(Store(storage=LateStorage()), keys, values)) is Embedded
         assert type(embedded(Store(), keys, values)) is not Embedded
         monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
         assert type(embedded(Store(), keys, values)) is Embedded
@@ -336,8 +336,8 @@ class TestOnDisk:
             assert kv.info()["commands"] == int(before) + 5
 
     def test_what_is_uncommitted_is_not_shown(self) -> None:
-        log = LateLog(keeps_effects=True)
-        kv: Any = embedded(Store(log=log), key_codec("text"), value_codec("text"))
+        storage = LateStorage(keeps_effects=True)
+        kv: Any = embedded(Store(storage=storage), key_codec("text"), value_codec("text"))
         assert kv.durable("memory").set("a", "1") is True
         seen: list[object] = []
         reading = threading.Thread(target=lambda: seen.append(outcome(lambda store: store.get("a"), kv)))
@@ -345,7 +345,7 @@ class TestOnDisk:
         reading.join(0.05)
         assert reading.is_alive()
         assert kv.direct_calls == 0
-        log.fail("the disk is gone")
+        storage.fail("the disk is gone")
         reading.join(20)
         assert not reading.is_alive()
         assert "UNDONE" in repr(seen)

@@ -10,7 +10,7 @@ from cairnkv import aio
 from cairnkv.commands import OK, Get, GetMany, GetWith, Items, Ping
 from cairnkv.protocol.native import CommandFlag
 from cairnkv.testing import running_server
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.scripted import Conversation, Scripted, scripted
 
 PATIENCE = 30.0
@@ -101,12 +101,12 @@ def test_a_pipeline_may_have_both(server: Scripted, asked: Asked) -> None:
 
 
 def test_it_changes_nothing_where_there_is_one_machine() -> None:
-    log = LateLog()
-    with running_server(log=log) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
+    storage = LateStorage()
+    with running_server(storage=storage) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
         kv.durable("memory").set("k", "1")
         with cairnkv.connect(server.url, timeout=0.2, attempts=1) as reader, pytest.raises(cairnkv.TimedOut):
             reader.local().get("k")  # what is not committed is not shown to it either
-        server.call(log.commit)
+        server.call(storage.commit)
         assert kv.local().get("k") == "1"
         assert list(kv.local()) == ["k"]
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from cairnkv.commands import Get, Reply
 from cairnkv.engine import Keyspace, apply
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import NODE_SPACE
 from cairnkv.storage.sync import Sync
 
@@ -28,24 +28,24 @@ class Table:
     """One that is open. Use as a context manager."""
 
     def __init__(self, directory: Path) -> None:
-        self.log = DiskLog(directory, sync=Sync(None))
+        self.storage = DiskStorage(directory, sync=Sync(None))
         self.spaces = [Keyspace()]
         self.spaces += [Keyspace(self.spaces[0].shared) for _ in range(NODE_SPACE)]
-        self.log.restore(self.spaces)
-        self.log.deliver_by(lambda tell: tell())
-        self.log.listen(_Listener())
+        self.storage.restore(self.spaces)
+        self.storage.deliver_by(lambda tell: tell())
+        self.storage.listen(_Listener())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.log.close(1)
+        self.storage.close(1)
 
     def write(self, position: int, values: Mapping[bytes, bytes], **own: bytes) -> None:
         """An entry at a position of the cluster's log. own: what the node keeps besides."""
         effects = [(0, key, value, None) for key, value in values.items()]
         effects += [(NODE_SPACE, key.encode(), value, None) for key, value in own.items()]
-        self.log.append((), 1, [*effects, (NODE_SPACE, POSITION, b"%d" % position, None)])
+        self.storage.append((), 1, [*effects, (NODE_SPACE, POSITION, b"%d" % position, None)])
 
     def read(self, key: bytes, space: int = 0) -> Reply:
         """What it had when it was opened."""

@@ -23,7 +23,7 @@ from cairnkv.session import native_frame_executor
 from cairnkv.storage import Effect
 from tests.session.test_native_path import native_only
 from tests.support.lives import SOME_KEYS, flipped, lively
-from tests.support.simulated import Disk, TableLog, fingerprint
+from tests.support.simulated import Disk, TableStorage, fingerprint
 
 pytestmark = native_only
 
@@ -37,7 +37,7 @@ class Followers:
     def __init__(self) -> None:
         self.disks = Disk(), Disk()
         self.stores = tuple(
-            ReplicatedStore(node=0xA0, nonce=b"another.", log=TableLog(disk), clock=lambda: 0, value_max=10_000)
+            ReplicatedStore(node=0xA0, nonce=b"another.", storage=TableStorage(disk), clock=lambda: 0, value_max=10_000)
             for disk in self.disks
         )
         for store in self.stores:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cairnkv.replication import epochs
 from cairnkv.replication.entries import Entry, Kind
-from cairnkv.replication.epochs import Judged, Proposers
+from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.proposals import Changes, PendingProposal
 from cairnkv.replication.proposer import Proposer
 from cairnkv.replication.store import ReplicatedStore
@@ -73,20 +73,20 @@ def test_nothing_is_found_in_a_build_that_is_well() -> None:
 
 
 def test_it_is_found_that_entries_count_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = Proposers.judge
+    judge = EpochTable.judge
 
-    def careless(self: Proposers, entry: Entry, position: int) -> Judged:
+    def careless(self: EpochTable, entry: Entry, position: int) -> Judged:
         row = self.rows.get(entry.node)
         if row is not None and entry.kind is not Kind.EPOCH:
             row.number = entry.number - 1
         return judge(self, entry, position)
 
-    monkeypatch.setattr(Proposers, "judge", careless)
+    monkeypatch.setattr(EpochTable, "judge", careless)
     assert _is_found()
 
 
 def test_it_is_found_that_an_epoch_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def begin(self: Proposer, table: Proposers) -> None:
+    def begin(self: Proposer, table: EpochTable) -> None:
         self._wanted = self._newest = max(1, self._newest, table.newest_epoch(self.node))
         self._wanted_sent = None
 
@@ -105,7 +105,7 @@ def test_it_is_found_that_replies_leave_before_the_log_has_what_they_say() -> No
 def test_it_is_found_that_what_counted_is_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     came = Proposer.came
 
-    def forgetful(self: Proposer, entry: Entry, table: Proposers, *, counts: bool) -> object:
+    def forgetful(self: Proposer, entry: Entry, table: EpochTable, *, counts: bool) -> object:
         flight = self._flights.get(entry.number) if entry.epoch == self._epoch else None
         proposals = came(self, entry, table, counts=counts)
         if flight is not None and counts and self._wanted:
@@ -129,11 +129,11 @@ def test_it_is_found_that_nodes_count_changes_from_where_they_were(monkeypatch: 
 
 
 def test_it_is_found_that_the_unknown_is_not_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_turn = PendingProposal.take_turn
+    execute_logged = PendingProposal.execute_logged
 
     def drop(self: PendingProposal, changes: Changes) -> None:
         if not self.given_up:
-            take_turn(self, changes)
+            execute_logged(self, changes)
 
-    monkeypatch.setattr(PendingProposal, "take_turn", drop)
+    monkeypatch.setattr(PendingProposal, "execute_logged", drop)
     assert _is_found()

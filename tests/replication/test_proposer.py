@@ -6,7 +6,7 @@ from cairnkv.commands import MISSING, OK, Failure, Get, Incr, Reply, Set, failur
 from cairnkv.commands.failures import Code
 from cairnkv.replication import epochs, proposer
 from cairnkv.replication.entries import Entry, Kind, parsed
-from cairnkv.replication.epochs import PROPOSERS_MAX, Proposers, epoch_body
+from cairnkv.replication.epochs import PROPOSERS_MAX, EpochTable, epoch_body
 from cairnkv.replication.node_records import NODE_SPACE, PART_KEY, PROPOSER_KEY
 from cairnkv.replication.proposer import IN_FLIGHT_MAX, OUTCOME_SECONDS, STRANGER_EPOCHS_MAX, UNSEEN_SECONDS
 from cairnkv.store import PendingReply
@@ -388,7 +388,7 @@ def test_who_goes_on_to_begin_them_is_another_process_and_this_one_ends() -> Non
 
 
 def test_an_epoch_says_whose_it_is_or_is_none() -> None:
-    table = Proposers()
+    table = EpochTable()
     with pytest.raises(ValueError, match="does not say whose"):
         table.judge(Entry(Kind.EPOCH, 1, 1, 0, 0, b"short"), 1)
     assert not table.judge(Entry(Kind.EPOCH, 1, 0, 0, 0, epoch_body(b"8 bytes.", 1)), 1).counts

@@ -30,7 +30,7 @@ def settled(nodes: int = 3) -> Cluster:
 def chat_with(node: Node) -> Chat:
     """A conversation on Redis' wire."""
     store: Any = node.running
-    return Chat(SimpleNamespace(clock=node.clock, log=node.table, store=store, context=ServerContext(store)))  # type: ignore[arg-type]
+    return Chat(SimpleNamespace(clock=node.clock, storage=node.table, store=store, context=ServerContext(store)))  # type: ignore[arg-type]
 
 
 def talk_with(node: Node) -> Talk:

@@ -15,7 +15,7 @@ from cairnkv.storage import backup
 from cairnkv.storage.check import look_at
 from cairnkv.storage.record_format import NODE_SPACE, record_key
 from cairnkv.storage.repair import repair
-from cairnkv.storage.rocksdb import open_engine
+from cairnkv.storage.rocksdb import open_rocksdb
 from tests.cli.conftest import Call, cairn_here
 from tests.replication.snapshot_tables import POSITION, Table
 
@@ -47,7 +47,7 @@ def test_a_table_made_of_staged_files_has_all_up_to_its_position(data: Path, tmp
         writing = threading.Thread(target=go_on)
         writing.start()
         try:
-            with staged(table.log) as files:
+            with staged(table.storage) as files:
                 position = node_record(files, POSITION)
                 before = {path.name: path.stat().st_mtime_ns for path in files.iterdir()}
                 shutil.copytree(files, tmp_path / "fetched")
@@ -78,17 +78,17 @@ def test_nothing_is_left_of_an_earlier_attempt_nor_of_a_failed_one(data: Path, t
     left = tmp_path / ".data.snapshot"
     left.mkdir()
     (left / "left").touch()
-    with Table(data) as table, staged(table.log) as files:
+    with Table(data) as table, staged(table.storage) as files:
         assert not (left / "left").exists()
         assert files.is_relative_to(left)
     assert not left.exists()
-    with pytest.raises(Exception, match="closed"), staged(table.log):
+    with pytest.raises(Exception, match="closed"), staged(table.storage):
         pass
     assert not left.exists()
 
 
 def test_damaged_files_are_not_installed(data: Path, tmp_path: Path) -> None:
-    with Table(data) as table, staged(table.log) as files:
+    with Table(data) as table, staged(table.storage) as files:
         shutil.copytree(files, tmp_path / "fetched")
     sst = max((tmp_path / "fetched").glob("*.sst"), key=lambda file: file.stat().st_size)
     content = bytearray(sst.read_bytes())
@@ -100,7 +100,7 @@ def test_damaged_files_are_not_installed(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_is_installed_into_an_empty_directory_only(data: Path, tmp_path: Path) -> None:
-    with Table(data) as table, staged(table.log) as files:
+    with Table(data) as table, staged(table.storage) as files:
         shutil.copytree(files, tmp_path / "fetched")
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "thing").touch()
@@ -144,7 +144,7 @@ def test_repair_makes_a_store_without_a_cluster_of_it(data: Path, tmp_path: Path
 
 
 def test_damage_in_what_a_node_keeps_is_told_as_that(data: Path) -> None:
-    engine = open_engine(data)
+    engine = open_rocksdb(data)
     batch = engine.batch()
     batch.put(record_key(NODE_SPACE, b"row"), b"\x09")
     engine.write(batch)

@@ -45,10 +45,10 @@ from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.node_records import NODE_SPACE, POSITION_KEY
 from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.store import ReplicatedStore
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.sync import Sync
 from cairnkv.store import PendingReply
-from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, TableLog, fingerprint
+from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, TableStorage, fingerprint
 
 
 def settled(nodes: int = 3, **options: int) -> Cluster:
@@ -363,8 +363,8 @@ def test_a_node_that_is_too_old_for_an_entry_ends_and_says_so() -> None:
 
 
 def test_semantics_are_raised_once_all_support_them_and_are_in_the_table() -> None:
-    log = TableLog(Disk())
-    store = ReplicatedStore(node=1, nonce=b"12345678", log=log, value_max=VALUE_MAX, supports=2)
+    storage = TableStorage(Disk())
+    store = ReplicatedStore(node=1, nonce=b"12345678", storage=storage, value_max=VALUE_MAX, supports=2)
     store.begin(store.load())
     raised = packed_items([semantics_item(2)])
     for position, entry in enumerate(
@@ -380,7 +380,9 @@ def test_semantics_are_raised_once_all_support_them_and_are_in_the_table() -> No
     store.apply_entry(4, Entry(Kind.EPOCH, 8, 2, 0, 0, epoch_body(b"nonce 8.", 2)).packed())
     store.apply_entry(5, Entry(Kind.BATCH, 7, 1, 2, 0, raised).packed())
     assert store.semantics == 2
-    older = ReplicatedStore(node=1, nonce=b"12345679", log=TableLog(log.disk), value_max=VALUE_MAX, supports=1)
+    older = ReplicatedStore(
+        node=1, nonce=b"12345679", storage=TableStorage(storage.disk), value_max=VALUE_MAX, supports=1
+    )
     older.begin(older.load())
     assert "newer release" in str(older.stopped)
 
@@ -415,8 +417,8 @@ def test_nodes_compare_digests_through_the_log(monkeypatch: pytest.MonkeyPatch) 
 @contextlib.contextmanager
 def on_disk(directory: Path, gather: float = 0.0) -> Iterator[ReplicatedStore]:
     """A node whose table is on disk."""
-    table = DiskLog(directory, sync=Sync(None), gather=gather)
-    store = ReplicatedStore(node=5, nonce=b"12345678", log=table, value_max=VALUE_MAX, clock=lambda: EPOCH_MS)
+    table = DiskStorage(directory, sync=Sync(None), gather=gather)
+    store = ReplicatedStore(node=5, nonce=b"12345678", storage=table, value_max=VALUE_MAX, clock=lambda: EPOCH_MS)
     store.begin(store.load())
     store.deliver_by(lambda _: None)
     if not store.identity:
@@ -481,7 +483,7 @@ def test_what_a_kill_leaves_of_a_table_is_the_state_at_its_position(tmp_path: Pa
 
 def test_a_table_that_makes_no_sense_is_damaged() -> None:
     disk = Disk([(0, ((NODE_SPACE, POSITION_KEY, b"short", None),))])
-    store = ReplicatedStore(node=5, nonce=b"12345678", log=TableLog(disk), value_max=VALUE_MAX)
+    store = ReplicatedStore(node=5, nonce=b"12345678", storage=TableStorage(disk), value_max=VALUE_MAX)
     with pytest.raises(ValueError, match="damage"):
         store.load()
 
@@ -523,7 +525,7 @@ def test_a_table_that_is_behind_holds_its_node_back_and_gets_everything() -> Non
         assert one.running.keyspace.get(b"k") == b"%d" % number
     cluster.settle()
     disk = one.table.disk
-    store = ReplicatedStore(node=5, nonce=b"12345678", log=TableLog(disk), value_max=VALUE_MAX)
+    store = ReplicatedStore(node=5, nonce=b"12345678", storage=TableStorage(disk), value_max=VALUE_MAX)
     store.begin(store.load())
     assert fingerprint(store) == cluster.seen[len(cluster.stream)]
 

@@ -18,7 +18,7 @@ from cairnkv.protocol.native import Response, unpack_strings, write_command
 from cairnkv.server import connection
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.raw import OK, PING, PING_4, PONG, RawClient, all_of, eventually, failed_with
 from tests.support.resp import request
 
@@ -184,25 +184,25 @@ def test_one_that_half_closes_is_let_go_at_once(start_on_both: Start) -> None:
 
 
 def test_replies_that_wait_for_the_log_reach_a_client_that_has_half_closed(start_on_both: Start) -> None:
-    log = LateLog()
-    server = start_on_both(log=log)
+    storage = LateStorage()
+    server = start_on_both(storage=storage)
     with RawClient(server.address) as client, RawClient(server.address) as other:
         client.send_commands([Set(b"k", b"1"), Get(b"k"), Ping(b"behind")])
         client.half_close()
-        eventually(lambda: server.call(lambda: len(log.pending)) == 1)
+        eventually(lambda: server.call(lambda: len(storage.pending)) == 1)
         assert other.ask(Ping(b"")) == PONG
-        server.call(log.commit)
+        server.call(storage.commit)
         assert client.rest() == [OK, Response(True, b"1"), Response(True, b"behind")]
 
 
 def test_replies_that_wait_for_the_log_leave_before_a_drain_ends(start_on_both: Start) -> None:
-    log = LateLog()
-    server = start_on_both(log=log)
+    storage = LateStorage()
+    server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Set(b"k", b"1"), Ping(b"behind")])
-        eventually(lambda: server.call(lambda: len(log.pending)) == 1)
+        eventually(lambda: server.call(lambda: len(storage.pending)) == 1)
         server.call(lambda: [connection.drain() for connection in list(server.server._connections)])
-        server.call(log.commit)
+        server.call(storage.commit)
         assert client.rest() == [OK, Response(True, b"behind")]
 
 

@@ -15,7 +15,7 @@ from cairnkv.errors import OptionError
 from cairnkv.protocol import write_command
 from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.store import Store
 from cairnkv.testing import ManualClock
 from tests.storage.test_disk import PATIENCE, Faulty
@@ -46,7 +46,7 @@ def slow_store(directory: Path, released: threading.Event) -> Store:
         engine.released = released
         return engine
 
-    return Store(log=DiskLog(directory, new_engine=new_engine), clock=ManualClock(), loads_later=True)
+    return Store(storage=DiskStorage(directory, new_engine=new_engine), clock=ManualClock(), loads_later=True)
 
 
 @contextlib.asynccontextmanager

@@ -18,7 +18,7 @@ from cairnkv.commands import Append, Get, Set
 from cairnkv.protocol.native import Response, write_command, write_response
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.raw import SECONDS, Address, eventually
 from tests.support.raw_resp import command
 
@@ -224,21 +224,21 @@ def test_slow_reader_leaves_staged_writes_of_neighbours_alone(
     start_on_both: Start, clients: Connect, tmp_path_unix: str
 ) -> None:
     """On a durable store, the log has exactly the acknowledged writes."""
-    log = LateLog(keeps_effects=True)
-    server = start_on_both(log=log, unix=tmp_path_unix)
+    storage = LateStorage(keeps_effects=True)
+    server = start_on_both(storage=storage, unix=tmp_path_unix)
     slow, neighbour = clients(b"slow"), clients(b"neighbour")
     slow.set(BIG)
-    eventually(lambda: server.call(lambda: len(log.pending)) == 1)
-    server.call(log.commit)
+    eventually(lambda: server.call(lambda: len(storage.pending)) == 1)
+    server.call(storage.commit)
     slow.read()
     while not unsent(server):
         slow.get(slow.big)
     for _ in range(20):
         together(server, neighbour.set, slow.set)
         eventually(lambda: stored(server, [slow, neighbour]))
-        server.call(log.commit)
+        server.call(storage.commit)
         neighbour.read()
-        kept = {effect[1]: effect[2] for entry in log.committed for effect in entry.effects}
+        kept = {effect[1]: effect[2] for entry in storage.committed for effect in entry.effects}
         assert kept.items() >= neighbour.values.items()
     slow.read()
 
@@ -247,8 +247,8 @@ def test_client_whose_replies_wait_for_a_commit_leaves_neighbours_alone(
     start_on_both: Start, clients: Connect, tmp_path_unix: str
 ) -> None:
     """The native event path holds a bounded number of bytes that wait for the log; beyond that the session does."""
-    log = LateLog(keeps_effects=True)
-    server = start_on_both(log=log, unix=tmp_path_unix)
+    storage = LateStorage(keeps_effects=True)
+    server = start_on_both(storage=storage, unix=tmp_path_unix)
     waiting, neighbour = clients(b"waiting"), clients(b"neighbour")
     for _ in range(5):
         waiting.set(BIG)
@@ -257,10 +257,10 @@ def test_client_whose_replies_wait_for_a_commit_leaves_neighbours_alone(
             together(server, lambda: waiting.get(waiting.big))
         together(server, neighbour.set, waiting.set)
         eventually(lambda: stored(server, [waiting, neighbour]))
-        server.call(log.commit)
+        server.call(storage.commit)
         neighbour.read()
         waiting.read()
-        kept = {effect[1]: effect[2] for entry in log.committed for effect in entry.effects}
+        kept = {effect[1]: effect[2] for entry in storage.committed for effect in entry.effects}
         assert kept.items() >= neighbour.values.items()
         assert kept.items() >= waiting.values.items()
 

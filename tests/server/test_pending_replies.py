@@ -13,24 +13,24 @@ from cairnkv.commands import Append, Clear, Command, Count, Get, Ping, Set, SetW
 from cairnkv.protocol.native import Response, write_command
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.raw import OK, PONG, RawClient, all_of, eventually, failed_with
 
 MISS = Response(False, b"Key not found", 1)
 
 
 @pytest.fixture
-def log() -> LateLog:
-    return LateLog(keeps_effects=True)
+def storage() -> LateStorage:
+    return LateStorage(keeps_effects=True)
 
 
-def pending(server: RunningServer, log: LateLog) -> int:
+def pending(server: RunningServer, storage: LateStorage) -> int:
     """How many entries wait, as the server's thread sees it."""
-    return server.call(lambda: len(log.pending))
+    return server.call(lambda: len(storage.pending))
 
 
-def test_many_clients_with_pipelines_of_every_kind(start_on_both: Start, log: LateLog) -> None:
-    server = start_on_both(log=log)
+def test_many_clients_with_pipelines_of_every_kind(start_on_both: Start, storage: LateStorage) -> None:
+    server = start_on_both(storage=storage)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -38,7 +38,7 @@ def test_many_clients_with_pipelines_of_every_kind(start_on_both: Start, log: La
 
     def commit_now_and_then() -> None:
         while not done.wait(0.003):
-            server.call(lambda: log.commit(chance.randrange(1, 20)))
+            server.call(lambda: storage.commit(chance.randrange(1, 20)))
 
     committing = threading.Thread(target=commit_now_and_then)
     with all_of(RawClient(server.address) for _ in range(40)) as clients:
@@ -70,22 +70,22 @@ def test_many_clients_with_pipelines_of_every_kind(start_on_both: Start, log: La
             committing.join()
 
 
-def test_when_the_log_fails_each_client_hears_of_its_own(start_on_both: Start, log: LateLog) -> None:
-    server = start_on_both(log=log)
+def test_when_the_log_fails_each_client_hears_of_its_own(start_on_both: Start, storage: LateStorage) -> None:
+    server = start_on_both(storage=storage)
     with all_of(RawClient(server.address) for _ in range(3)) as (one, other, third):
         for client in (one, other, third):
             client.send_commands([Ping(b"")])
             assert client.reply() == PONG
         one.send_commands([Set(b"a", b"1")])
-        eventually(lambda: pending(server, log) == 1)
-        server.call(log.commit)
+        eventually(lambda: pending(server, storage) == 1)
+        server.call(storage.commit)
         assert one.reply() == OK
         one.send_commands([Ping(b""), Set(b"a", b"2"), Get(b"a")])
         other.send_commands([Get(b"b"), Get(b"a"), Set(b"b", b"1")])
         values = server.server.store.keyspace.get
         eventually(lambda: server.call(lambda: (values(b"a"), values(b"b"))) == (b"2", b"1"))
         third.send_commands([Get(b"b"), Get(b"c")])
-        server.call(lambda: log.fail("the disk is gone", unknown=True))
+        server.call(lambda: storage.fail("the disk is gone", unknown=True))
         assert one.reply() == PONG
         assert failed_with(one.reply(), "UNKNOWN")
         assert failed_with(one.reply(), "UNDONE")
@@ -97,33 +97,33 @@ def test_when_the_log_fails_each_client_hears_of_its_own(start_on_both: Start, l
         assert other.ask(Get(b"b")) == MISS
 
 
-def test_a_client_that_says_no_more_gets_what_is_due(start_on_both: Start, log: LateLog) -> None:
-    server = start_on_both(log=log)
+def test_a_client_that_says_no_more_gets_what_is_due(start_on_both: Start, storage: LateStorage) -> None:
+    server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])
         assert client.reply() == PONG
         client.send_commands([Set(b"a", b"1"), Get(b"a")])
-        eventually(lambda: pending(server, log) == 1)
+        eventually(lambda: pending(server, storage) == 1)
         client.half_close()
-        server.call(log.commit)
+        server.call(storage.commit)
         assert [client.reply(), client.reply()] == [OK, Response(True, b"1")]
         assert client.is_closed()
 
 
-def test_a_server_that_stops_says_what_is_due(start_on_both: Start, log: LateLog) -> None:
-    server = start_on_both(log=log)
+def test_a_server_that_stops_says_what_is_due(start_on_both: Start, storage: LateStorage) -> None:
+    server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])
         assert client.reply() == PONG
         client.send_commands([Set(b"a", b"1"), Clear(b"b")])
-        eventually(lambda: pending(server, log) == 1)
+        eventually(lambda: pending(server, storage) == 1)
         server.call(server.server.tell_to_stop)
-        server.call(log.commit)
+        server.call(storage.commit)
         assert [client.reply(), client.reply()] == [OK, OK]
 
 
-def test_more_replies_than_a_transport_holds(start_on_both: Start, log: LateLog) -> None:
-    server = start_on_both(log=log)
+def test_more_replies_than_a_transport_holds(start_on_both: Start, storage: LateStorage) -> None:
+    server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])
         assert client.reply() == PONG
@@ -133,7 +133,7 @@ def test_more_replies_than_a_transport_holds(start_on_both: Start, log: LateLog)
         client.send_commands([Count()])
         done = threading.Event()
         committing = threading.Thread(
-            target=lambda: [server.call(log.commit) for _ in iter(lambda: done.wait(0.01), True)]
+            target=lambda: [server.call(storage.commit) for _ in iter(lambda: done.wait(0.01), True)]
         )
         committing.start()
         try:
@@ -145,18 +145,18 @@ def test_more_replies_than_a_transport_holds(start_on_both: Start, log: LateLog)
             committing.join()
 
 
-def test_what_comes_behind_a_failure_is_said_behind_it(start_on_both: Start, log: LateLog) -> None:
+def test_what_comes_behind_a_failure_is_said_behind_it(start_on_both: Start, storage: LateStorage) -> None:
     """Also when it is there before the failure is: the loop was busy, say, and hears of both at once."""
-    server = start_on_both(log=log)
+    server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])
         assert client.reply() == PONG
         client.send_commands([Set(b"a", b"1")])
-        eventually(lambda: pending(server, log) == 1)
+        eventually(lambda: pending(server, storage) == 1)
 
         def fail_late() -> None:
             client.send_commands([Ping(b"second")])
-            log.fail("the disk is gone", unknown=True)
+            storage.fail("the disk is gone", unknown=True)
 
         server.call(fail_late)
         assert failed_with(client.reply(), "UNKNOWN")

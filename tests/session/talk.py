@@ -6,7 +6,7 @@ from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import Session
 from cairnkv.store import Store
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 
 
 class Talk:
@@ -21,8 +21,8 @@ class Talk:
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self.log = LateLog()
-        self.store = store or Store(log=self.log if late else None, clock=HandClock())
+        self.storage = LateStorage()
+        self.store = store or Store(storage=self.storage if late else None, clock=HandClock())
         self.woken = 0
         self.session = Session(self.store, wake=self._wake, dialect=dialect, width=width, limits=limits)
         self._responses = ResponseDecoder()

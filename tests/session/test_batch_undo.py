@@ -15,7 +15,7 @@ from cairnkv.protocol import write_command
 from cairnkv.protocol.native import Width
 from cairnkv.session import Session
 from tests.session.test_native_path import native_only
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.lives import lively, lively_redis
 from tests.support.resp import request
 from tests.support.twins import Twins
@@ -27,30 +27,30 @@ class LateTwins(Twins):
     """Twins whose logs commit or fail when a test says so."""
 
     def __init__(self, *, width: Width | None = None, reuse_positions: bool = False) -> None:
-        self.logs = tuple(LateLog(keeps_effects=True, reuse_positions=reuse_positions) for _ in range(2))
+        self.logs = tuple(LateStorage(keeps_effects=True, reuse_positions=reuse_positions) for _ in range(2))
         super().__init__(width=width, logs=(self.logs[0], self.logs[1]))
         # From the first deadline on replies wait for log time to be noted, a run's from the next one on. Nothing is
         # over in between, so both are right; but here both are to do the same.
         for store in self.stores:
             store.execute(SetWith(b"passing", b"", ttl=1))
-        for log in self.logs:
-            log.commit()
+        for storage in self.logs:
+            storage.commit()
 
     def commit(self) -> None:
-        for log in self.logs:
-            log.commit()
+        for storage in self.logs:
+            storage.commit()
         self.settle()
 
     def fail(self, *, unknown: bool) -> None:
         for store in self.stores:
             store.keyspace.advance(self.clock())  # what is over has no version to undo; a PING may have told only one
-        for log in self.logs:
-            log.fail("the disk is gone", unknown=unknown)
+        for storage in self.logs:
+            storage.fail("the disk is gone", unknown=unknown)
         self.settle()
 
     def refuse(self, reason: str | None) -> None:
-        for log in self.logs:
-            log.refusal = reason
+        for storage in self.logs:
+            storage.refusal = reason
 
     def agree(self) -> None:
         super().agree()
@@ -162,8 +162,8 @@ def test_all_of_a_command_is_in_one_entry_though_a_bucket_is_full() -> None:
     twins = LateTwins()
     for begin in range(0, 3_000, 50):
         twins.say(frames(SetMany(0, tuple((b"%d" % n, b"v") for n in range(begin, begin + 50)))))
-        for log in twins.logs:
-            parted = [entry for entry in log.pending if len(entry.effects) % 50 > 0]
+        for storage in twins.logs:
+            parted = [entry for entry in storage.pending if len(entry.effects) % 50 > 0]
             assert not parted
         twins.commit()
     twins.agree()
@@ -195,8 +195,8 @@ def test_time_is_noted_before_it_is_shown() -> None:
 
 def test_a_run_that_is_refused_at_the_last_moment() -> None:
     """Its replies fail; those that show an earlier write wait for that one, and the key stays marked by it."""
-    log = LateLog(keeps_effects=True)
-    twins = Twins(width=2, logs=(LateLog(keeps_effects=True), log))
+    storage = LateStorage(keeps_effects=True)
+    twins = Twins(width=2, logs=(LateStorage(keeps_effects=True), storage))
     swift, other = twins.sessions[1], Session(twins.stores[1], wake=lambda: None, width=2)
 
     def say(session: Session, *commands: Command) -> bytes:
@@ -205,16 +205,16 @@ def test_a_run_that_is_refused_at_the_last_moment() -> None:
         return b"".join(session.output())
 
     say(swift, Set(b"k", b"safe"))
-    log.commit()
+    storage.commit()
     assert say(swift).endswith(b"OK")
     assert say(swift, Set(b"k", b"5")) == b""
-    log.surprise = "the disk has failed meanwhile"
+    storage.surprise = "the disk has failed meanwhile"
     assert say(swift, Ping(b"now"), Get(b"k"), Set(b"k", b"6"), Get(b"k"), Set(b"l", b"1")) == b""
-    log.surprise = None
+    storage.surprise = None
     assert twins.stores[1].keyspace.get(b"k") == b"5"
     assert twins.stores[1].keyspace.get(b"l") is None
     assert say(other, Get(b"k")) == b"", "which is not committed yet"
-    log.fail("the disk is gone", unknown=True)
+    storage.fail("the disk is gone", unknown=True)
     said = say(swift)
     assert [said.count(part) for part in (b"UNKNOWN", b"now", b"UNDONE", b"the disk has failed meanwhile")] == [
         1,
@@ -224,10 +224,10 @@ def test_a_run_that_is_refused_at_the_last_moment() -> None:
     ]
     assert b"UNDONE" in say(other)
     assert say(swift, Set(b"k", b"7")) == b""
-    log.surprise = "once more"
+    storage.surprise = "once more"
     assert say(swift, Get(b"k"), Set(b"k", b"8")) == b""
-    log.surprise = None
-    log.commit()
+    storage.surprise = None
+    storage.commit()
     said = say(swift)
     assert b"\x00\x00\x00\x017" in said
     assert said.endswith(b"UNDONE once more")

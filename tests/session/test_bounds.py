@@ -10,7 +10,7 @@ from cairnkv.session import Session, State
 from cairnkv.session.conversation import WORDS_PER_COST
 from cairnkv.store import Store
 from tests.session.talk import Talk
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 
 RESPONSE_HEAD = 6
 
@@ -123,16 +123,16 @@ class TestPendingReplies:
         talk = Talk(late=True)
         for number in range(0, PENDING_REPLIES_MAX - 1, 91):
             talk.send_all(*[Set(b"k", b"%d" % n) for n in range(number, number + 91)])
-        assert len(talk.log.pending) == PENDING_REPLIES_MAX - 1
+        assert len(talk.storage.pending) == PENDING_REPLIES_MAX - 1
         assert not talk.session.blocked
         talk.send(Set(b"k", b"one more"), Set(b"k", b"too many"), Ping(b""))
-        assert len(talk.log.pending) == PENDING_REPLIES_MAX
+        assert len(talk.storage.pending) == PENDING_REPLIES_MAX
         assert talk.session.blocked
         assert not talk.session.runnable
-        talk.log.commit(1)
+        talk.storage.commit(1)
         assert talk.payloads() == [b"OK"]
-        assert len(talk.log.pending) == PENDING_REPLIES_MAX, "there was room for one"
-        talk.log.commit()
+        assert len(talk.storage.pending) == PENDING_REPLIES_MAX, "there was room for one"
+        talk.storage.commit()
         assert talk.payloads() == [b"OK"] * PENDING_REPLIES_MAX + [b"PONG"]
 
     def test_replies_that_wait_behind_another_count_as_well(self) -> None:
@@ -140,7 +140,7 @@ class TestPendingReplies:
         talk.send(Set(b"k", b"v"))
         talk.send_all(*[Ping(b"")] * (2 * PENDING_REPLIES_MAX))
         assert talk.session.blocked
-        talk.log.commit()
+        talk.storage.commit()
         assert talk.payloads() == [b"OK"] + [b"PONG"] * (2 * PENDING_REPLIES_MAX)
 
     @pytest.mark.parametrize("size", [UNSENT_PAUSE // 3, UNSENT_PAUSE, 2 * UNSENT_PAUSE])
@@ -150,7 +150,7 @@ class TestPendingReplies:
         value = b"v" * size
         talk.send(Set(b"k", value), *[Get(b"k")] * 9)
         assert talk.take() == []
-        talk.log.commit()
+        talk.storage.commit()
         talk.session.advance()
         assert sum(map(len, talk.session.output())) < UNSENT_PAUSE + size + RESPONSE_HEAD
         assert talk.session.runnable, "there is more to be sent"
@@ -164,14 +164,14 @@ class TestPendingReplies:
         for _ in range(20):
             talk.send_all(*[Get(b"k")] * 300)
         assert talk.session.blocked
-        talk.log.commit()
+        talk.storage.commit()
         assert len(talk.hear()) == 6_001
 
     def test_nothing_is_released_while_the_client_takes_nothing(self) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"))
         talk.session.paused = True
-        talk.log.commit()
+        talk.storage.commit()
         assert talk.hear() == []
         assert talk.session.waiting
         talk.session.paused = False
@@ -182,7 +182,7 @@ class TestPendingReplies:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"))
         talk.session.paused = True
-        talk.log.commit()
+        talk.storage.commit()
         other = Talk(store=talk.store)
         other.send(Get(b"k"))
         assert other.payloads() == [b"v"]
@@ -204,8 +204,8 @@ def test_what_is_buffered_is_what_was_not_executed() -> None:
 
 def test_bytes_of_replies_that_wait_for_the_log_are_bounded() -> None:
     """Long values that are overwritten while they wait are kept by nothing but their replies."""
-    log = LateLog()
-    session = Session(Store(log=log), wake=lambda: None)
+    storage = LateStorage()
+    session = Session(Store(storage=storage), wake=lambda: None)
     value = bytes(UNSENT_PAUSE // 4)
     both = Set(b"k", value), Get(b"k")
     session.receive(b"".join(write_command(command) for _ in range(50) for command in both))
@@ -213,10 +213,10 @@ def test_bytes_of_replies_that_wait_for_the_log_are_bounded() -> None:
     while session.runnable:
         session.advance()
     assert session.blocked
-    assert len(log.pending) <= 5
+    assert len(storage.pending) <= 5
     said = b"".join(session.output())
-    while log.pending or session.runnable:
-        log.commit()
+    while storage.pending or session.runnable:
+        storage.commit()
         session.advance()
         said += b"".join(session.output())
     assert said == (write_response(Response(True, b"OK")) + write_response(Response(True, value))) * 50

@@ -47,11 +47,11 @@ def set_up(file: Path) -> Talk:
 def happen(talk: Talk, event: str) -> None:
     match event:
         case "commit":
-            talk.log.commit()
+            talk.storage.commit()
         case "fail":
-            talk.log.fail()
+            talk.storage.fail()
         case "fail unknown":
-            talk.log.fail(unknown=True)
+            talk.storage.fail(unknown=True)
         case "end of input":
             talk.session.end_of_input()
         case "drain":

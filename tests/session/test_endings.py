@@ -50,7 +50,7 @@ class TestTheTable:
             case Event.FAILURE:
                 session.fail(Failure(failures.TIMEOUT, "too slow"))
             case Event.ALL_SAID:
-                talk.log.commit()
+                talk.storage.commit()
                 session.advance()
         assert session.state is TRANSITIONS.get((state, event), state)
 
@@ -67,7 +67,7 @@ def _in_state(state: State) -> Talk:
             talk.send(BAD_FRAME)
         case State.DONE:
             talk.session.end_of_input()
-            talk.log.commit()
+            talk.storage.commit()
             talk.session.advance()
     return talk
 
@@ -79,7 +79,7 @@ class TestEndOfInput:
         talk.session.end_of_input()
         assert len(talk.hear()) == COMMANDS_PER_TURN + 10
         assert talk.session.state is State.HALF_CLOSED, "one reply waits for the log"
-        talk.log.commit()
+        talk.storage.commit()
         assert talk.payloads() == [b"OK"]
         assert talk.session.state is State.DONE
 
@@ -124,7 +124,7 @@ class TestDraining:
         talk.session.drain()
         assert talk.hear() == []
         assert talk.session.state is State.DRAINING
-        talk.log.commit()
+        talk.storage.commit()
         assert talk.payloads() == [b"OK"]
         assert talk.session.state is State.DONE
 
@@ -156,7 +156,7 @@ class TestFailures:
         assert talk.hear() == []
         assert talk.session.state is State.FAILED
         assert talk.session.buffered == 0, "nothing behind it is kept"
-        talk.log.commit()
+        talk.storage.commit()
         ok, failure = talk.payloads()
         assert ok == b"OK"
         assert failure.startswith(b"BADFRAME ")
@@ -176,7 +176,7 @@ class TestFailures:
         talk.send(Set(b"k", b"v"), begun)
         talk.session.fail(Failure(failures.TIMEOUT, "too slow"))
         assert talk.hear() == []
-        talk.log.commit()
+        talk.storage.commit()
         assert talk.payloads() == [b"OK", b"TIMEOUT too slow"]
         assert talk.session.state is State.DONE
         assert talk.session.buffered == 0

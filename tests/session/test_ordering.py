@@ -12,7 +12,7 @@ from cairnkv.session import State
 from cairnkv.store import Store
 from tests.session.talk import Talk
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.strategies import cuttings
 
 
@@ -27,7 +27,7 @@ def test_a_reply_that_need_not_wait_waits_behind_one_that_does() -> None:
     talk.send(Ping(b"1"), Set(b"k", b"v"), Ping(b"2"), Get(b"other"), Ping(b"3"))
     assert talk.payloads() == [b"1"]
     assert talk.session.waiting
-    talk.log.commit()
+    talk.storage.commit()
     assert talk.payloads() == [b"OK", b"2", b"Key not found", b"3"]
     assert not talk.session.waiting
 
@@ -35,31 +35,31 @@ def test_a_reply_that_need_not_wait_waits_behind_one_that_does() -> None:
 def test_a_command_behind_one_that_waits_is_executed_meanwhile() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"k", b"1"), Incr(b"k", 1), Incr(b"k", 1))
-    assert len(talk.log.pending) == 3
-    talk.log.commit(1)
+    assert len(talk.storage.pending) == 3
+    talk.storage.commit(1)
     assert talk.payloads() == [b"OK"]
-    talk.log.commit(2)
+    talk.storage.commit(2)
     assert talk.payloads() == [b"2", b"3"]
 
 
 def test_a_session_waits_for_its_own_first_reply_though_later_ones_are_ready() -> None:
     """Another session's commits free its later reply first."""
-    log = LateLog()
-    store = Store(log=log, clock=HandClock())
+    storage = LateStorage()
+    store = Store(storage=storage, clock=HandClock())
     one, other = Talk(store=store), Talk(store=store)
     other.send(Set(b"a", b"1"))
     one.send(Set(b"b", b"2"))
     other.send(Get(b"b"))
-    log.commit(1)
+    storage.commit(1)
     assert (one.payloads(), other.payloads()) == ([], [b"OK"])
-    log.commit(1)
+    storage.commit(1)
     assert (one.payloads(), other.payloads()) == ([b"OK"], [b"2"])
 
 
 def test_failed_commits_are_answered_in_order_too() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"a", b"1"), Ping(b"between"), Get(b"a"))
-    talk.log.fail("the disk is gone")
+    talk.storage.fail("the disk is gone")
     responses = talk.hear()
     assert [response.payload for response in responses] == [
         b"UNDONE the disk is gone",
@@ -75,22 +75,22 @@ def test_failed_commits_are_answered_in_order_too() -> None:
 def test_an_unknown_outcome_is_said_as_such_of_writes_only() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"a", b"1"), Get(b"a"))
-    talk.log.fail("the disk is gone", unknown=True)
+    talk.storage.fail("the disk is gone", unknown=True)
     assert [(response.payload[:7], response.header) for response in talk.hear()] == [(b"UNKNOWN", 4), (b"UNDONE ", 2)]
 
 
 def test_a_write_to_which_memory_is_enough_waits_for_its_turn_only() -> None:
-    log = LateLog()
-    store = Store(log=log, clock=HandClock())
+    storage = LateStorage()
+    store = Store(storage=storage, clock=HandClock())
     one, other = Talk(store=store), Talk(store=store)
     quick = write_command(Set(b"k", b"2"), flags=CommandFlag.MEMORY_IS_ENOUGH)
     one.send(quick)
     assert [(response.payload, response.header) for response in one.hear()] == [(b"OK", 8)]
     other.send(Set(b"other", b"1"), quick, Get(b"k"))
     assert other.payloads() == [], "a reply before it waits for the log"
-    log.commit(2)
+    storage.commit(2)
     assert [(response.payload, response.header) for response in other.hear()] == [(b"OK", 0), (b"OK", 8)]
-    log.fail()
+    storage.fail()
     assert [response.header for response in other.hear()] == [2]
     one.send(Get(b"k"))
     assert one.payloads() == [b"2"], "that of the first, which was committed"
@@ -100,7 +100,7 @@ def test_a_read_waits_though_its_client_finds_memory_safe_enough() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"k", b"1"), write_command(Get(b"k"), flags=CommandFlag.MEMORY_IS_ENOUGH))
     assert talk.hear() == []
-    talk.log.commit()
+    talk.storage.commit()
     assert [(response.payload, response.header) for response in talk.hear()] == [(b"OK", 0), (b"1", 0)]
 
 
@@ -108,10 +108,10 @@ def test_who_waits_is_woken() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"k", b"v"))
     assert talk.woken == 0
-    talk.log.commit()
+    talk.storage.commit()
     assert talk.woken == 1
     talk.send(Set(b"k", b"v"))
-    talk.log.fail()
+    talk.storage.fail()
     assert talk.woken == 2
 
 
@@ -139,8 +139,8 @@ def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
 
     enough: for which commands memory is safe enough.
     """
-    log = LateLog()
-    store = Store(log=log, clock=HandClock())
+    storage = LateStorage()
+    store = Store(storage=storage, clock=HandClock())
     talks = [Talk(store=store) for _ in range(3)]
     sent: list[list[Command]] = [[], [], []]
     heard: list[list[bytes]] = [[], [], []]
@@ -153,14 +153,14 @@ def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
         sent[who] += [command, ping]
         match outcome:
             case "commit one":
-                log.commit(1)
+                storage.commit(1)
             case "commit all":
-                log.commit()
+                storage.commit()
             case "fail":
-                log.fail()
+                storage.fail()
         for talk, replies in zip(talks, heard, strict=True):
             replies += talk.payloads()
-    log.commit()
+    storage.commit()
     for talk, commands, replies in zip(talks, sent, heard, strict=True):
         replies += talk.payloads()
         assert len(replies) == len(commands)

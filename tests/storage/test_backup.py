@@ -323,11 +323,11 @@ def test_server_refuses_backup_by_link_into_store(tmp_path: Path) -> None:
 
 def test_after_a_failed_write_nothing_is_backed_up(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data") as kv:
-        log = kv._shared._store._log
-        log._writer.state = State.RECOVERING  # type: ignore[attr-defined]
+        storage = kv._shared._store._storage
+        storage._writer.state = State.RECOVERING  # type: ignore[attr-defined]
         with pytest.raises(Refused, match="nobody can tell"):
             kv.backup(tmp_path / "backups")
-        log._writer.state = State.OK  # type: ignore[attr-defined]
+        storage._writer.state = State.OK  # type: ignore[attr-defined]
 
 
 def test_asyncio_has_it_too(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_manifest_that_grows_meanwhile_has_the_tables_linked_anew(
     link = checkpoint._link
     flushes = []
     with cairnkv.open(tmp_path / "data") as kv:
-        engine = kv._shared._store._log._engine  # type: ignore[attr-defined]
+        engine = kv._shared._store._storage._engine  # type: ignore[attr-defined]
 
         def linked_late(table: Path, name: Path) -> None:
             link(table, name)

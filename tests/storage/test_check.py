@@ -13,7 +13,7 @@ from cairnkv.errors import OptionError
 from cairnkv.storage.check import Findings, look_at
 from cairnkv.storage.record_format import END_KEY, FORMAT_KEY, STATE_KEY, part_key, record_key
 from cairnkv.storage.repair import repair
-from cairnkv.storage.rocksdb import open_engine
+from cairnkv.storage.rocksdb import open_rocksdb
 
 KEYS = 4_000
 LARGE = random.Random(1).randbytes(700_000)
@@ -144,7 +144,7 @@ def test_a_damaged_log_is_told_and_repaired(tmp_path: Path) -> None:
 
 
 def _operate(directory: Path, *operations: tuple[bytes, bytes | None]) -> None:
-    engine = open_engine(directory)
+    engine = open_rocksdb(directory)
     batch = engine.batch()
     for key, value in operations:
         if value is None:

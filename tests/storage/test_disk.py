@@ -13,9 +13,9 @@ import pytest
 import cairnkv
 from cairnkv.commands import MISSING, Clear, ClearAll, Failure, Get, Reply, Set, SetMany, SetWith, failures
 from cairnkv.errors import OptionError
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import FORMAT_KEY, PART, PART_BYTES, part_key
-from cairnkv.storage.rocksdb import Batch, RocksEngine, open_engine
+from cairnkv.storage.rocksdb import Batch, RocksEngine, open_rocksdb
 from cairnkv.storage.sync import Sync
 from cairnkv.storage.writer import COMMIT_BYTES
 from cairnkv.store import PendingReply, Store
@@ -28,7 +28,7 @@ class Faulty:
     """RocksDB behind a gate, which fails where a test says so: `before` a write, or `after` it."""
 
     def __init__(self, directory: Path) -> None:
-        self._engine = open_engine(directory)
+        self._engine = open_rocksdb(directory)
         self.gate = threading.Event()
         self.gate.set()
         self.fail: str | None = None
@@ -128,7 +128,7 @@ class OnDisk:
             return self.engine
 
         self.store = Store(
-            log=DiskLog(directory, sync=Sync.parse(sync), gather=gather, new_engine=new_engine),
+            storage=DiskStorage(directory, sync=Sync.parse(sync), gather=gather, new_engine=new_engine),
             clock=clock or ManualClock(),
             memory_limit=memory_limit,
         )
@@ -271,7 +271,7 @@ def test_what_is_no_store_and_what_is_newer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(OptionError, match=r"letter\.txt"):
         cairnkv.open(tmp_path)
-    engine = open_engine(tmp_path / "data")
+    engine = open_rocksdb(tmp_path / "data")
     batch = engine.batch()
     batch.put(FORMAT_KEY, b"2")
     engine.write(batch)
@@ -303,7 +303,7 @@ def test_a_server_keeps_its_store(tmp_path: Path, sync: str) -> None:
 
 
 def test_the_engine_is_the_real_one(tmp_path: Path) -> None:
-    engine = open_engine(tmp_path / "data")
+    engine = open_rocksdb(tmp_path / "data")
     assert isinstance(engine, RocksEngine)
     engine.close()
 
@@ -330,7 +330,7 @@ def test_long_values_stand_in_parts_and_leave_none_behind(tmp_path: Path) -> Non
                 disk.reply(disk.store.execute(Clear(b"d")))
             else:
                 assert disk.store.keyspace.get(b"a") == disk.store.keyspace.get(b"e") == b"short"
-    engine = open_engine(tmp_path / "data")
+    engine = open_rocksdb(tmp_path / "data")
     assert not [key for key, _ in engine.items() if key[0] == PART]
     engine.close()
 
@@ -338,7 +338,7 @@ def test_long_values_stand_in_parts_and_leave_none_behind(tmp_path: Path) -> Non
 def test_parts_that_a_crash_left_without_their_entry_are_removed(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(Set(b"a", bytes(PART_BYTES + 1))))
-    engine = open_engine(tmp_path / "data")
+    engine = open_rocksdb(tmp_path / "data")
     batch = engine.batch()
     batch.put(part_key(7, 0), b"left over")
     engine.write(batch)
@@ -348,7 +348,7 @@ def test_parts_that_a_crash_left_without_their_entry_are_removed(tmp_path: Path)
     with OnDisk(tmp_path / "data") as disk:
         assert disk.store.keyspace.get(b"a") == bytes(PART_BYTES + 1)
         assert disk.store.keyspace.get(b"b") == bytes(PART_BYTES + 2)
-    engine = open_engine(tmp_path / "data")
+    engine = open_rocksdb(tmp_path / "data")
     assert len([key for key, _ in engine.items() if key[0] == PART]) == 4
     engine.close()
 

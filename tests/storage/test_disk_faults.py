@@ -30,9 +30,9 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.failures import Code
 from cairnkv.storage import writer
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import PART, PART_BYTES
-from cairnkv.storage.rocksdb import open_engine
+from cairnkv.storage.rocksdb import open_rocksdb
 from cairnkv.storage.space import Space
 from cairnkv.store import PendingReply, Store
 from cairnkv.testing import ManualClock
@@ -134,7 +134,7 @@ def test_long_values_of_a_failed_write_are_whole_or_leave_nothing(tmp_path: Path
         assert disk.store.execute(Get(b"a")) == long
         disk.reply(disk.store.execute(Set(b"b", longer)))
         disk.reply(disk.store.execute(Set(b"a", b"short")))
-    engine = open_engine(tmp_path / "data")
+    engine = open_rocksdb(tmp_path / "data")
     assert len([key for key, _ in engine.items() if key[0] == PART]) == 3
     engine.close()
     with OnDisk(tmp_path / "data") as disk:
@@ -299,7 +299,7 @@ def test_a_store_that_is_closed_before_it_has_begun_keeps_its_time(tmp_path: Pat
         disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
         clock.advance(1)
         disk.reply(disk.store.execute(Get(b"a")))
-    store = Store(log=DiskLog(tmp_path / "data"), clock=clock, loads_later=True)
+    store = Store(storage=DiskStorage(tmp_path / "data"), clock=clock, loads_later=True)
     store.load()
     store.close()
     clock.advance(-1)

@@ -93,10 +93,10 @@ def test_a_cold_value_keeps_its_parts(tmp_path: Path, clock: ManualClock) -> Non
 def test_a_value_that_is_set_again_in_a_transaction_is_written(tmp_path: Path) -> None:
     """Several changes of one key in one entry: the expiry is that of the new value."""
     from cairnkv.commands import Expire, Set, Step
-    from cairnkv.storage.disk import DiskLog
+    from cairnkv.storage.disk import DiskStorage
     from cairnkv.store import Store
 
-    store = Store(log=DiskLog(tmp_path / "data"), clock=ManualClock())
+    store = Store(storage=DiskStorage(tmp_path / "data"), clock=ManualClock())
     store.execute_all([Step(0, Set(b"k", LARGE[:MIB])), Step(0, Expire(b"k", 50_000))])
     store.execute_all([Step(0, Expire(b"k", 90_000)), Step(0, Set(b"k", LARGE[MIB:])), Step(0, Expire(b"k", 70_000))])
     store.close()

@@ -9,7 +9,7 @@ from cairnkv.commands import MISSING, ClearAll, Count, Expire, Get, Set, SetMany
 from cairnkv.store import Store
 from cairnkv.store.local import EXPIRED_PER_SLICE
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 
 
 def store_with(count: int, *, ttl: int, every: int = 0) -> tuple[Store, HandClock]:
@@ -65,14 +65,14 @@ def test_it_removes_nothing_that_is_visible() -> None:
 
 
 def test_it_is_not_logged() -> None:
-    log, clock = LateLog(), HandClock()
-    store = Store(log=log, clock=clock)
+    storage, clock = LateStorage(), HandClock()
+    store = Store(storage=storage, clock=clock)
     store.execute(SetWith(b"k", b"v", ttl=10))
-    log.commit()
+    storage.commit()
     clock.advance(10_000)
     store.housekeep()
     assert info(store, "expired_keys") == 1
-    assert log.pending == []
+    assert storage.pending == []
 
 
 def test_a_slice_frees_a_bounded_part_of_what_was_cleared() -> None:
@@ -117,12 +117,12 @@ def test_a_clock_that_goes_back_brings_nothing_back(back: int) -> None:
 
 
 def test_a_clock_that_went_back_does_not_reach_the_log() -> None:
-    log, clock = LateLog(), HandClock()
-    store = Store(log=log, clock=clock)
+    storage, clock = LateStorage(), HandClock()
+    store = Store(storage=storage, clock=clock)
     for step in (0, 10, -500, 20, 1_000):
         clock.advance(step)
         store.execute(Set(b"k", b"v"))
-    times = [entry.now for entry in log.pending]
+    times = [entry.now for entry in storage.pending]
     assert times == sorted(times)
 
 

@@ -52,22 +52,22 @@ from cairnkv.commands import (
 )
 from cairnkv.store import PendingReply, Store
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 
 
 class LateStore(Store):
     """A store on a late log and a clock set by hand, both at hand."""
 
     def __init__(self, *, reuse_positions: bool = False) -> None:
-        self.log = LateLog(reuse_positions=reuse_positions)
+        self.storage = LateStorage(reuse_positions=reuse_positions)
         self.clock = HandClock()
-        super().__init__(log=self.log, clock=self.clock)
+        super().__init__(storage=self.storage, clock=self.clock)
 
     def safely(self, *commands: Command) -> None:
         """Carry these out and commit them."""
         for command in commands:
             self.execute(command)
-        self.log.commit()
+        self.storage.commit()
 
     def held(self, command: Command) -> PendingReply:
         """Carry out a command whose reply has to wait."""
@@ -130,11 +130,11 @@ class TestEveryWrite:
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
         held = store.held(command)
-        (entry,) = store.log.pending
+        (entry,) = store.storage.pending
         assert entry.command == command
         assert entry.now == store.clock.now
         assert held.reply is None
-        store.log.commit()
+        store.storage.commit()
         assert held.reply == reply
 
     @pytest.mark.parametrize("unknown", [False, True])
@@ -144,7 +144,7 @@ class TestEveryWrite:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
         used_bytes = store.keyspace.used_bytes
         held = store.held(command)
-        store.log.fail("the disk is gone", unknown=unknown)
+        store.storage.fail("the disk is gone", unknown=unknown)
         assert held.reply == Failure(failures.UNKNOWN if unknown else failures.UNDONE, "the disk is gone")
         assert store.at_once(Get(b"k")) == b"5"
         assert store.at_once(Ttl(b"k")) == 5_000
@@ -153,12 +153,12 @@ class TestEveryWrite:
 
     def test_is_not_carried_out_when_the_log_refuses_it(self, store: LateStore, command: Command, reply: Reply) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
-        store.log.refusal = "90 % full"
+        store.storage.refusal = "90 % full"
         assert store.at_once(command) == Failure(failures.UNDONE, "90 % full")
         assert store.at_once(Get(b"k")) == b"5"
         assert store.at_once(Ttl(b"k")) == 5_000
         assert store.at_once(Count()) == 1
-        store.log.refusal = None
+        store.storage.refusal = None
         assert store.held(Set(b"k", b"later")).reply is None
 
     def test_wakes_who_waits_once_when_its_reply_is_there(
@@ -168,7 +168,7 @@ class TestEveryWrite:
         held = store.held(command)
         seen = []
         held.on_ready = lambda: seen.append(held.reply)
-        store.log.commit()
+        store.storage.commit()
         store.safely(Set(b"other", b"v"))
         assert seen == [reply]
 
@@ -179,8 +179,8 @@ class TestEveryWrite:
         write = store.held(command)
         assert write.from_memory() == InMemory(reply)
         read, count = store.held(GetMany((b"k", b"m"))), store.held(Count())
-        assert len(store.log.pending) == 1, "its commit follows"
-        store.log.commit()
+        assert len(store.storage.pending) == 1, "its commit follows"
+        store.storage.commit()
         assert read.reply is not None
         assert count.reply is not None
         assert write.from_memory() == reply, "now it is as safe as any"
@@ -192,7 +192,7 @@ class TestEveryWrite:
         write = store.held(command)
         assert write.from_memory() == InMemory(reply)
         behind = store.held(Append(b"k", b"!"))
-        store.log.fail("the disk is gone")
+        store.storage.fail("the disk is gone")
         assert store.at_once(Get(b"k")) == b"5"
         assert store.at_once(Ttl(b"k")) == 5_000
         assert store.at_once(Count()) == 1
@@ -268,15 +268,15 @@ class TestReads:
     def test_of_an_uncommitted_value_wait_for_it(self, store: LateStore, read: Command, reply: Reply) -> None:
         store.held(Set(b"k", b"5"))
         held = store.held(read)
-        assert len(store.log.pending) == 1, "what changes nothing is not logged"
-        store.log.commit()
+        assert len(store.storage.pending) == 1, "what changes nothing is not logged"
+        store.storage.commit()
         assert held.reply == reply
 
     @pytest.mark.parametrize("way", WAYS_TO_SET)
     def test_wait_however_it_was_set(self, store: LateStore, way: Command) -> None:
         store.held(way)
         held = store.held(Get(b"k"))
-        store.log.commit()
+        store.storage.commit()
         assert held.reply == b"5"
 
     @pytest.mark.parametrize(("read", "reply"), MISSES)
@@ -287,7 +287,7 @@ class TestReads:
         store.safely(Set(b"k", b"before"))
         store.held(way)
         held = store.held(read)
-        store.log.commit()
+        store.storage.commit()
         assert held.reply == reply
 
     @pytest.mark.parametrize(("read", "reply"), READS)
@@ -298,7 +298,7 @@ class TestReads:
         """A read has no outcome to be unknown: whether it shows in the end or not, nothing was done."""
         store.held(Set(b"k", b"5"))
         held = store.held(read)
-        store.log.fail("the disk is gone", unknown=unknown)
+        store.storage.fail("the disk is gone", unknown=unknown)
         assert held.reply == Failure(failures.UNDONE, "the disk is gone")
 
     @pytest.mark.parametrize(
@@ -315,11 +315,11 @@ class TestReads:
         store.held(Set(b"b", b"2"))
         store.held(Set(b"c", b"3"))
         first, both, third = store.held(Get(b"a")), store.held(GetMany((b"b", b"a"))), store.held(Get(b"c"))
-        store.log.commit(1)
+        store.storage.commit(1)
         assert (first.reply, both.reply, third.reply) == (b"1", None, None)
-        store.log.commit(1)
+        store.storage.commit(1)
         assert (both.reply, third.reply) == (Items((b"2", b"1")), None)
-        store.log.commit(1)
+        store.storage.commit(1)
         assert third.reply == b"3"
 
     def test_wait_for_the_newest_commit_of_a_key(self, store: LateStore) -> None:
@@ -327,19 +327,19 @@ class TestReads:
         early = store.held(Get(b"k"))
         store.held(Set(b"k", b"2"))
         late = store.held(Get(b"k"))
-        store.log.commit(1)
+        store.storage.commit(1)
         assert (early.reply, late.reply) == (b"1", None)
         later = store.held(Get(b"k"))
-        store.log.commit(1)
+        store.storage.commit(1)
         assert (late.reply, later.reply) == (b"2", b"2")
 
     def test_of_the_whole_table_wait_for_the_newest_of_all(self, store: LateStore) -> None:
         store.held(Set(b"a", b"1"))
         store.held(Set(b"b", b"2"))
         held = [store.held(Count()), store.held(Scan(0, 10, b"a")), store.held(ClearPrefix(b"nothing", 0))]
-        store.log.commit(1)
+        store.storage.commit(1)
         assert [one.reply for one in held] == [None] * 3
-        store.log.commit(1)
+        store.storage.commit(1)
         assert [one.reply for one in held] == [2, Items((b"0", b"a")), Items((b"0", b"0"))]
 
     @pytest.mark.parametrize("read", [Get(b"any"), Exists((b"any", b"k")), GetMany((b"k",)), Ttl(b"k"), Count()])
@@ -347,7 +347,7 @@ class TestReads:
         store.safely(Set(b"k", b"v"))
         store.held(ClearAll())
         held = store.held(read)
-        store.log.commit()
+        store.storage.commit()
         assert held.reply is not None
         store.at_once(read)
 
@@ -355,9 +355,9 @@ class TestReads:
         store.held(ClearAll())
         store.held(Set(b"k", b"v"))
         key, other = store.held(Get(b"k")), store.held(Get(b"other"))
-        store.log.commit(1)
+        store.storage.commit(1)
         assert (key.reply, other.reply) == (None, MISSING)
-        store.log.commit(1)
+        store.storage.commit(1)
         assert key.reply == b"v"
 
     def test_do_not_wait_once_everything_is_committed(self, store: LateStore) -> None:
@@ -370,7 +370,7 @@ class TestReads:
         store.held(Expire(b"k", 10))
         store.clock.advance(10)
         held = store.held(Get(b"k"))
-        store.log.fail()
+        store.storage.fail()
         assert held.reply == Failure(failures.UNDONE, "the disk is gone")
         assert store.at_once(Get(b"k")) == b"v"
 
@@ -384,7 +384,7 @@ class TestWhatTouchesNothing:
 
     def test_is_answered_while_the_log_refuses(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"v"))
-        store.log.refusal = "90 % full"
+        store.storage.refusal = "90 % full"
         assert store.at_once(Ping(b"hi")) == b"hi"
         assert store.at_once(Get(b"k")) == b"v"
         assert store.at_once(Count()) == 1
@@ -396,8 +396,8 @@ class TestFailures:
     def test_of_a_command_wait_for_what_they_show(self, store: LateStore) -> None:
         store.held(Set(b"k", b"no number"))
         held = store.held(Incr(b"k", 1))
-        assert len(store.log.pending) == 1
-        store.log.commit()
+        assert len(store.storage.pending) == 1
+        store.storage.commit()
         assert isinstance(held.reply, Failure)
         assert held.reply.code is failures.NOTINT
 
@@ -408,15 +408,15 @@ class TestFailures:
         store.held(ClearAll())
         store.held(Set(b"k", b"4"))
         store.held(Set(b"new", b"4"))
-        store.log.commit(1)
-        store.log.fail()
+        store.storage.commit(1)
+        store.storage.fail()
         assert store.at_once(GetMany((b"k", b"other", b"new"))) == Items((b"1", b"0", None))
         assert store.at_once(Count()) == 2
 
     def test_leave_alone_what_was_committed(self, store: LateStore) -> None:
         first, second = store.held(Set(b"a", b"1")), store.held(Set(b"b", b"2"))
-        store.log.commit(1)
-        store.log.fail()
+        store.storage.commit(1)
+        store.storage.fail()
         assert first.reply is OK
         assert second.reply == Failure(failures.UNDONE, "the disk is gone")
         assert store.at_once(GetMany((b"a", b"b"))) == Items((b"1", None))
@@ -428,21 +428,21 @@ class TestFailures:
         seen: list[tuple[bool, Reply | PendingReply]] = []
         for one in held:
             one.on_ready = lambda: seen.append((all(other.reply for other in held), store.execute(Get(b"k"))))
-        store.log.fail()
+        store.storage.fail()
         assert seen == [(True, b"safe")] * 4
 
     def test_do_not_stop_what_comes_after(self, store: LateStore) -> None:
         store.held(Set(b"k", b"1"))
-        store.log.fail()
+        store.storage.fail()
         held = store.held(Set(b"k", b"2"))
         read = store.held(Get(b"k"))
-        store.log.commit()
+        store.storage.commit()
         assert (held.reply, read.reply) == (OK, b"2")
         assert store.at_once(Get(b"k")) == b"2"
 
     def test_of_nothing_pending_are_of_no_effect(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"1"))
-        store.log.fail()
+        store.storage.fail()
         assert store.at_once(Get(b"k")) == b"1"
 
     def test_undo_what_expired_meanwhile_without_bringing_it_back(self, store: LateStore) -> None:
@@ -451,7 +451,7 @@ class TestFailures:
         store.clock.advance(5_000)
         while store.housekeep():
             pass
-        store.log.fail()
+        store.storage.fail()
         assert store.at_once(Get(b"k")) is MISSING
         assert store.at_once(Count()) == 1
 
@@ -461,7 +461,7 @@ class TestFailures:
         store.clock.advance(5_000)
         while store.housekeep():
             pass
-        store.log.fail()
+        store.storage.fail()
         assert store.at_once(Get(b"k")) == b"stays"
         assert store.at_once(Count()) == 1
 
@@ -473,7 +473,7 @@ def test_a_log_that_breaks_leaves_nothing_of_the_command_behind(store: LateStore
         raise RuntimeError("a fault of ours")
 
     store.safely(Set(b"k", b"safe"))
-    store.log.append = broken  # type: ignore[method-assign]
+    store.storage.append = broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError):
         store.execute(Set(b"k", b"lost"))
     assert store.at_once(Get(b"k")) == b"safe"
@@ -484,9 +484,9 @@ def test_batches_release_their_replies_in_order(store: LateStore) -> None:
     order: list[int] = []
     for number in range(6):
         store.held(Set(b"%d" % number, b"v")).on_ready = lambda number=number: order.append(number)
-    store.log.commit(2)
+    store.storage.commit(2)
     assert order == [0, 1]
-    store.log.commit()
+    store.storage.commit()
     assert order == [0, 1, 2, 3, 4, 5]
 
 
@@ -494,11 +494,11 @@ def test_closing_lets_the_log_finish(store: LateStore) -> None:
     held = store.held(Set(b"k", b"v"))
     store.close()
     assert held.reply is OK
-    assert store.log.closed
+    assert store.storage.closed
 
 
 def test_what_a_committed_clear_all_left_is_freed_and_what_an_undone_one_left_too(store: LateStore) -> None:
-    for outcome in (store.log.commit, store.log.fail):
+    for outcome in (store.storage.commit, store.storage.fail):
         store.safely(SetMany(0, tuple((b"%d" % n, b"v") for n in range(500))))
         store.held(ClearAll())
         store.held(Set(b"new", b"v"))
@@ -514,7 +514,7 @@ def test_what_a_committed_clear_all_left_is_freed_in_slices(store: LateStore) ->
     used_bytes = store.keyspace.used_bytes
     store.held(ClearAll())
     assert store.keyspace.used_bytes == 0
-    store.log.commit()
+    store.storage.commit()
     assert store.keyspace.garbage_bytes == used_bytes
 
 

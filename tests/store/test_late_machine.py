@@ -31,7 +31,7 @@ from cairnkv.commands.vocabulary import (
 from cairnkv.engine import can_apply
 from cairnkv.store import PendingReply, Store
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.model import Model, same
 from tests.support.strategies import Kinds, commands
 
@@ -94,9 +94,9 @@ class LateStoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log = LateLog()
+        self.storage = LateStorage()
         self.clock = HandClock()
-        self.store = Store(log=self.log, clock=self.clock)
+        self.store = Store(storage=self.storage, clock=self.clock)
         self.safe = Model()
         self.model = Model()
         self.pending: list[Pending] = []
@@ -108,16 +108,16 @@ class LateStoreMachine(RuleBasedStateMachine):
     @rule(command=commands(APPLIED, KINDS), step=st.integers(0, 300) | st.just(2_500))
     def say(self, command: Command, step: int) -> None:
         self.clock.advance(step)
-        logged = len(self.log.pending)
+        logged = len(self.storage.pending)
         outcome = self.store.execute(command)
-        appended = len(self.log.pending) > logged
+        appended = len(self.storage.pending) > logged
         before = self.model.copy()
         before.advance(self.clock.now)
         expected = self.model.apply(command, self.clock.now, seen=ONLY_SLICE)
         if self.model.entries != before.entries:
             assert appended, f"{command} changed something and was not logged"
         if appended:
-            position = self.log.pending[-1].position
+            position = self.storage.pending[-1].position
             assert isinstance(outcome, PendingReply)
             self._remember(command, position, before)
             self.waiting.append(Waiting(command, outcome, expected, position, position, writes=True))
@@ -126,11 +126,11 @@ class LateStoreMachine(RuleBasedStateMachine):
 
     @rule(command=commands([command for command in APPLIED if command.spec.writes], KINDS))
     def say_while_the_log_refuses(self, command: Command) -> None:
-        self.log.refusal = "full"
+        self.storage.refusal = "full"
         self.model.advance(self.clock.now)
-        logged = len(self.log.pending)
+        logged = len(self.storage.pending)
         outcome = self.store.execute(command)
-        assert len(self.log.pending) == logged
+        assert len(self.storage.pending) == logged
         if isinstance(outcome, Failure) and outcome.code is failures.UNDONE:
             pass  # not executed: the invariant sees that nothing changed
         else:
@@ -138,7 +138,7 @@ class LateStoreMachine(RuleBasedStateMachine):
             expected = self.model.apply(command, self.clock.now, seen=ONLY_SLICE)
             assert self.model.entries == before, "only what changes nothing needs no log"
             self._answered(command, outcome, expected)
-        self.log.refusal = None
+        self.storage.refusal = None
 
     @rule(count=st.integers(1, 4))
     def commit_some(self, count: int) -> None:
@@ -150,7 +150,7 @@ class LateStoreMachine(RuleBasedStateMachine):
 
     @rule(unknown=st.booleans())
     def fail(self, unknown: bool) -> None:
-        self.log.fail("gone", unknown=unknown)
+        self.storage.fail("gone", unknown=unknown)
         for one in self.waiting:
             if one.must <= self.last_committed and not isinstance(one.held.reply, Failure):
                 assert same(one.command, one.held.reply, one.reply)  # type: ignore[arg-type]
@@ -222,7 +222,7 @@ class LateStoreMachine(RuleBasedStateMachine):
             self.last_committed = pending.position
             self.safe = pending.after
         del self.pending[:count]
-        self.log.commit(count)
+        self.storage.commit(count)
 
 
 TestLateStoreMachine = LateStoreMachine.TestCase

@@ -26,7 +26,7 @@ from cairnkv.commands import (
     Ttl,
 )
 from cairnkv.engine import Shared
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.store import Store
 from cairnkv.store import clock as clocks
 from cairnkv.store.clock import JUMP_MS, LogClock
@@ -67,7 +67,7 @@ class Place:
 @pytest.fixture(params=["memory", "disk"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     def new_store(clock: HandClock) -> Store:
-        return Store(clock=clock, log=DiskLog(tmp_path / "data") if request.param == "disk" else None)
+        return Store(clock=clock, storage=DiskStorage(tmp_path / "data") if request.param == "disk" else None)
 
     found = Place(new_store)
     yield found
@@ -100,7 +100,7 @@ def test_a_key_lives_as_long_as_it_was_given(place: Place, how: str, ttl: int) -
 
 
 def test_restart_keeps_log_time_ahead_of_the_clock(tmp_path: Path) -> None:
-    place = Place(lambda clock: Store(clock=clock, log=DiskLog(tmp_path / "data")))
+    place = Place(lambda clock: Store(clock=clock, storage=DiskStorage(tmp_path / "data")))
     place.was_wrong()
     place(SetWith(b"before", b"v", ttl=10_000))
     place.restart()

@@ -52,7 +52,7 @@ from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.table import USE_BYTES
 from cairnkv.store import PendingReply, Store, WhenFull
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.strategies import Kinds, commands
 
 
@@ -153,11 +153,11 @@ class TestRefusing:
         assert store.keyspace.garbage_bytes == 0
 
     def test_a_refused_write_never_gets_to_the_log(self) -> None:
-        log = LateLog()
-        store = Store(log=log, clock=HandClock(), memory_limit=EACH)
+        storage = LateStorage()
+        store = Store(storage=storage, clock=HandClock(), memory_limit=EACH)
         store.execute(*numbered(1))
         assert full(store.execute(Set(b"another", b"v")))
-        assert [entry.command for entry in log.pending] == numbered(1)
+        assert [entry.command for entry in storage.pending] == numbered(1)
 
     def test_without_a_limit_nothing_is_refused(self) -> None:
         store = Store(clock=HandClock())
@@ -204,8 +204,8 @@ def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit:
 
 
 class TestEvicting:
-    def _store(self, room: int, log: LateLog | None = None) -> Store:
-        return Store(log=log, clock=HandClock(), memory_limit=room, when_full=WhenFull.EVICT)
+    def _store(self, room: int, storage: LateStorage | None = None) -> Store:
+        return Store(storage=storage, clock=HandClock(), memory_limit=room, when_full=WhenFull.EVICT)
 
     def _there(self, store: Store, count: int) -> list[bool]:
         reply = store.execute(GetMany(tuple(b"key:%06d" % number for number in range(count))))
@@ -296,55 +296,55 @@ class TestEvicting:
         assert store.execute(Count()) == 1
 
     def test_an_eviction_is_a_clear_in_the_log_before_the_write_it_makes_room_for(self) -> None:
-        log = LateLog()
-        store = self._store(2 * IN_USE, log)
+        storage = LateStorage()
+        store = self._store(2 * IN_USE, storage)
         first, second, third = numbered(3)
         for command in (first, second, third):
             store.execute(command)
-        commands_logged = [entry.command for entry in log.pending]
+        commands_logged = [entry.command for entry in storage.pending]
         assert commands_logged[:2] == [first, second]
         assert isinstance(commands_logged[2], Clear)
         assert commands_logged[3] == third
 
     def test_what_was_evicted_and_not_committed_comes_back(self) -> None:
-        log = LateLog()
-        store = self._store(2 * IN_USE, log)
+        storage = LateStorage()
+        store = self._store(2 * IN_USE, storage)
         for command in numbered(2):
             store.execute(command)
-        log.commit()
+        storage.commit()
         held = store.execute(Set(b"key:000002", b"v" * 100))
         assert isinstance(held, PendingReply)
-        log.fail()
+        storage.fail()
         assert self._there(store, 3) == [True, True, False]
         assert store.used_bytes == 2 * IN_USE
         store.keyspace.check()
 
     def test_what_came_back_can_be_evicted_again(self) -> None:
-        log = LateLog()
-        store = self._store(3 * IN_USE, log)
+        storage = LateStorage()
+        store = self._store(3 * IN_USE, storage)
         for command in numbered(3):
             store.execute(command)
-        log.commit()
+        storage.commit()
         for _ in range(5):
             assert isinstance(store.execute(Set(b"large", b"v" * 400)), PendingReply)
-            log.fail()
+            storage.fail()
         assert isinstance(store.execute(Set(b"large", b"v" * 400)), PendingReply)
-        log.commit()
+        storage.commit()
         assert store.execute(Get(b"large")) == b"v" * 400
         assert store.used_bytes <= 3 * IN_USE
 
     def test_what_came_back_from_a_clear_all_can_be_evicted(self) -> None:
         """Of these keys it is not known when they were used; room is made all the same."""
-        log = LateLog()
-        store = self._store(100 * IN_USE, log)
+        storage = LateStorage()
+        store = self._store(100 * IN_USE, storage)
         for command in numbered(100):
             store.execute(command)
-        log.commit()
+        storage.commit()
         store.execute(ClearAll())
-        log.fail()
+        storage.fail()
         for number in range(100):
             assert isinstance(store.execute(Set(b"new:%06d" % number, b"v" * 100)), PendingReply)
-            log.commit()
+            storage.commit()
         assert store.execute(Count()) == 100
         assert dict(store.info())["evicted_keys"] == 100
         assert store.execute(Scan(0, 1_000, b"key:")) == Items((b"0",)), "and goes before what has been used since"
@@ -366,12 +366,12 @@ class TestEvicting:
         assert store.execute(Count(), 7) == 0
 
     def test_a_log_that_refuses_evicts_nobody(self) -> None:
-        log = LateLog()
-        store = self._store(3 * IN_USE, log)
+        storage = LateStorage()
+        store = self._store(3 * IN_USE, storage)
         for command in numbered(3):
             store.execute(command)
-        log.commit()
-        log.refusal = "90 % full"
+        storage.commit()
+        storage.refusal = "90 % full"
         reply = store.execute(Set(b"another", b"v" * 100))
         assert isinstance(reply, Failure)
         assert not reply.code.executed

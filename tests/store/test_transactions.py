@@ -47,7 +47,7 @@ from cairnkv.store.clock import LogClock
 from tests.engine.test_model import content
 from tests.store.test_late_machine import KINDS
 from tests.support.clock import HandClock
-from tests.support.late_log import Entry, LateLog
+from tests.support.late_storage import Entry, LateStorage
 from tests.support.strategies import Kinds, commands
 from tests.support.watching import watch
 
@@ -56,17 +56,21 @@ class LateStore(Store):
     """A store on a late log and a clock set by hand, both at hand."""
 
     def __init__(self, *, memory_limit: int | None = None, value_max: int = 1_000) -> None:
-        self.log = LateLog()
+        self.storage = LateStorage()
         self.clock = HandClock()
         super().__init__(
-            log=self.log, clock=self.clock, memory_limit=memory_limit, when_full=WhenFull.EVICT, value_max=value_max
+            storage=self.storage,
+            clock=self.clock,
+            memory_limit=memory_limit,
+            when_full=WhenFull.EVICT,
+            value_max=value_max,
         )
 
     def safely(self, *commands: Command, space: int = 0) -> None:
         """Carry these out and commit them."""
         for command in commands:
             self.execute(command, space)
-        self.log.commit()
+        self.storage.commit()
 
     def all_of(self, *commands: Command) -> PendingReply:
         """Carry these out as one, whose reply has to wait."""
@@ -93,11 +97,11 @@ def store() -> LateStore:
 
 def test_a_transaction_is_one_entry_and_its_reply_waits_for_it(store: LateStore) -> None:
     held = store.all_of(Set(b"a", b"1"), Get(b"a"), Incr(b"a", 2), Count())
-    (entry,) = store.log.pending
+    (entry,) = store.storage.pending
     assert entry.steps == (Step(0, Set(b"a", b"1")), Step(0, Incr(b"a", 2)))
     assert held.reply is None
     assert isinstance(store.execute(Get(b"a")), PendingReply), "and so does whoever reads of it"
-    store.log.commit()
+    store.storage.commit()
     assert held.reply == Replies((OK, b"1", 3, 1))
     assert store.execute(Get(b"a")) == b"3"
 
@@ -105,7 +109,7 @@ def test_a_transaction_is_one_entry_and_its_reply_waits_for_it(store: LateStore)
 def test_what_a_command_changed_in_no_way_is_not_in_the_entry(store: LateStore) -> None:
     store.safely(Set(b"a", b"x"))
     store.all_of(Set(b"b", b"1"), Incr(b"a", 1), SetWith(b"a", b"y", if_absent=True), Clear(b"nothing"))
-    (entry,) = store.log.pending
+    (entry,) = store.storage.pending
     assert entry.steps == (Step(0, Set(b"b", b"1")),)
 
 
@@ -126,7 +130,7 @@ def test_a_transaction_whose_commit_fails_is_undone_as_a_whole(store: LateStore,
         ]
     )
     assert isinstance(held, PendingReply)
-    store.log.fail("gone", unknown=unknown)
+    store.storage.fail("gone", unknown=unknown)
     assert held.reply == Failure(failures.UNKNOWN if unknown else failures.UNDONE, "gone")
     assert (store.contents(), store.used_bytes) == (before, used_bytes)
     store.check()
@@ -136,7 +140,7 @@ def test_a_transaction_that_the_log_refuses_is_undone_and_says_so_at_once(store:
     store.safely(Set(b"a", b"1"))
     store.execute(Set(b"b", b"2"))
     before = store.contents()
-    store.log.refusal = "90 % full"
+    store.storage.refusal = "90 % full"
     steps = [Step(0, ClearAll()), Step(0, Set(b"b", b"8")), Step(3, Set(b"a", b"9"))]
     assert store.execute_all(steps) == Failure(failures.UNDONE, "90 % full")
     assert store.contents() == before
@@ -147,17 +151,17 @@ def test_entries_keep_the_order_of_transactions_and_of_single_writes(store: Late
     store.execute(Set(b"a", b"1"))
     store.all_of(Append(b"a", b"2"), Append(b"a", b"3"))
     store.execute(Append(b"a", b"4"))
-    assert [len(entry.steps) for entry in store.log.pending] == [1, 2, 1]
-    store.log.commit(2)
+    assert [len(entry.steps) for entry in store.storage.pending] == [1, 2, 1]
+    store.storage.commit(2)
     assert store.keyspace.get(b"a") == b"1234"
-    store.log.fail()
+    store.storage.fail()
     assert store.execute(Get(b"a")) == b"123"
 
 
 def test_one_command_may_fail_and_the_others_not(store: LateStore) -> None:
     store.safely(Set(b"a", b"x"))
     held = store.all_of(Set(b"b", b"1"), Incr(b"a", 1), Incr(b"b", 1))
-    store.log.commit()
+    store.storage.commit()
     assert isinstance(held.reply, Replies)
     one, other, third = held.reply.values
     assert (one, third) == (OK, 2)
@@ -173,8 +177,8 @@ def test_what_only_reads_waits_for_what_it_shows_and_for_nothing_else(store: Lat
     assert store.execute_all([Step(0, Get(b"a"))]) == Replies((b"1",))
     held = store.execute_all([Step(0, Get(b"a")), Step(0, Get(b"b"))])
     assert isinstance(held, PendingReply)
-    assert len(store.log.pending) == 1
-    store.log.commit()
+    assert len(store.storage.pending) == 1
+    store.storage.commit()
     assert held.reply == Replies((b"1", b"2"))
 
 
@@ -190,9 +194,9 @@ def test_time_stands_still_in_a_transaction(store: LateStore) -> None:
     now = store.keyspace.now
     store.log_clock = LogClock(Hasty(now - 8), store.keyspace.shared)
     held = store.all_of(Set(b"b", b"1"), Info(), RandomKey(), Get(b"a"), SetWith(b"c", b"1", ttl=1), Deadline(b"c"))
-    (entry,) = store.log.pending
+    (entry,) = store.storage.pending
     assert entry.now == now + 2
-    store.log.commit()
+    store.storage.commit()
     assert isinstance(held.reply, Replies)
     assert held.reply.values[3:] == (b"1", 1, now + 3)
 
@@ -209,8 +213,8 @@ CHANGES: list[tuple[str, Callable[[LateStore], object]]] = [
     ("copied over", lambda store: store.execute(Copy(b"other", b"k", space=0, replace=True), 3)),
     ("given a time", lambda store: store.execute(SetWith(b"k", b"1", ttl=9_000))),
     ("expired", lambda store: store.clock.advance(5_000)),
-    ("changed and undone", lambda store: (store.execute(Clear(b"k")), store.log.fail())),
-    ("cleared with all, undone", lambda store: (store.execute(ClearAll()), store.log.fail())),
+    ("changed and undone", lambda store: (store.execute(Clear(b"k")), store.storage.fail())),
+    ("cleared with all, undone", lambda store: (store.execute(ClearAll()), store.storage.fail())),
 ]
 
 
@@ -218,9 +222,9 @@ def watched_set(store: LateStore, change: Callable[[LateStore], object]) -> obje
     """What a transaction answers that watched `k` while something happened."""
     watched = [watch(store, b"k")]
     change(store)
-    store.log.commit()
+    store.storage.commit()
     outcome = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
-    store.log.commit()
+    store.storage.commit()
     return outcome.reply if isinstance(outcome, PendingReply) else outcome
 
 
@@ -240,7 +244,7 @@ def test_a_key_that_changed_since_it_was_watched(
         lambda store: store.execute(Set(b"k", b"1")),
         lambda store: (store.execute(Set(b"k", b"1")), store.execute(Clear(b"k"))),
         lambda store: (store.execute(Set(b"k", b"1")), store.execute(ClearAll())),
-        lambda store: (store.execute(Set(b"k", b"1")), store.log.fail()),
+        lambda store: (store.execute(Set(b"k", b"1")), store.storage.fail()),
     ],
     ids=["came", "came and went", "came and went with all", "came and was undone"],
 )
@@ -254,7 +258,7 @@ def test_a_key_that_came_back_when_a_clear_all_was_undone(store: LateStore, agai
     store.execute(ClearAll())
 
     def undo(store: LateStore) -> None:
-        store.log.fail()
+        store.storage.fail()
         if again:
             store.execute(ClearAll())
 
@@ -268,7 +272,7 @@ def test_a_key_that_came_back_when_a_clear_all_was_undone(store: LateStore, agai
         lambda store: store.execute(Clear(b"k")),
         lambda store: store.execute(ClearAll()),
         lambda store: store.housekeep(),
-        lambda store: (store.execute(Clear(b"k")), store.log.fail()),
+        lambda store: (store.execute(Clear(b"k")), store.storage.fail()),
         lambda store: store.execute(Set(b"k", b"1"), 1),
         lambda store: store.clock.advance(5_000),
     ],
@@ -307,9 +311,9 @@ def test_that_a_watched_key_changed_is_told_when_that_is_committed(store: LateSt
     store.execute(Set(b"k", b"1"))
     held = store.execute_all([Step(0, Set(b"done", b"1"))], watched)
     assert isinstance(held, PendingReply)
-    store.log.commit(1)
+    store.storage.commit(1)
     assert held.reply is None
-    store.log.commit(1)
+    store.storage.commit(1)
     assert held.reply is MISSING
 
 
@@ -319,7 +323,7 @@ def test_a_transaction_shows_that_a_watched_key_did_not_change(store: LateStore)
     watched = [watch(store, b"k")]
     held = store.execute_all([Step(0, Get(b"another"))], watched)
     assert isinstance(held, PendingReply)
-    store.log.fail("gone", unknown=False)
+    store.storage.fail("gone", unknown=False)
     assert held.reply == Failure(failures.UNDONE, "gone")
 
 
@@ -365,7 +369,7 @@ def test_pending_commits_are_those_of_one_keyspace(store: LateStore) -> None:
     for command, space in ((Get(b"l"), 5), (Count(), 5)):
         assert isinstance(store.execute(command, space), PendingReply)
     assert store.execute(Count(), 6) == 0
-    store.log.fail()
+    store.storage.fail()
     for space, keys in enumerate([1, 1, 0, 0, 0, 0]):
         assert store.execute(Count(), space) == keys
 
@@ -393,7 +397,7 @@ def test_a_value_becomes_as_long_as_it_may_and_no_longer(store: LateStore, fits:
     (in_transaction,) = store.execute_all([Step(0, too_long)]).values  # type: ignore[union-attr]
     assert in_transaction == refused
     assert store.contents() == before
-    assert not store.log.pending
+    assert not store.storage.pending
     held = store.execute(fits)
     assert isinstance(held, PendingReply)
     assert max(len(entry[0]) for entry in content(store.keyspace).values()) == 1_000
@@ -403,7 +407,7 @@ def test_that_a_value_would_become_too_long_waits_for_what_it_shows(store: LateS
     store.execute(Set(b"k", b"v" * 10))
     held = store.execute(Append(b"k", b"v" * 991))
     assert isinstance(held, PendingReply)
-    store.log.fail("gone")
+    store.storage.fail("gone")
     assert held.reply == Failure(failures.UNDONE, "gone")
 
 
@@ -437,7 +441,7 @@ def test_a_random_key_waits_for_what_is_pending_in_its_keyspace(store: LateStore
     assert store.execute(RandomKey(), 1) is MISSING
     held = store.execute(RandomKey())
     assert isinstance(held, PendingReply)
-    store.log.commit()
+    store.storage.commit()
     assert held.reply == b"k"
 
 
@@ -458,12 +462,12 @@ def test_evictions_of_a_transaction_are_in_its_entry_before_what_they_make_room_
     before = store.contents()
     new = [Set(b"10%d" % number, b"w" * 100) for number in range(3)]
     held = store.all_of(*new)
-    (entry,) = store.log.pending
+    (entry,) = store.storage.pending
     kinds = [type(command) for _, command in entry.steps]
     assert kinds == [Clear, Set] * 3
     assert dict(store.info())["evicted_keys"] == 3
     assert dict(store.info())["expired_keys"] == 0
-    store.log.fail()
+    store.storage.fail()
     assert isinstance(held.reply, Failure)
     assert store.contents() == before
     store.check()
@@ -475,7 +479,7 @@ def test_evictions_of_a_transaction_are_in_its_entry_before_what_they_make_room_
 def test_keys_stored_after_a_clear_all_in_a_transaction_are_the_last_used() -> None:
     store = LateStore(memory_limit=sized(4, 100))
     store.all_of(Set(b"old", b"v" * 100), ClearAll(), Set(b"000", b"v" * 100), Set(b"001", b"v" * 100))
-    store.log.commit()
+    store.storage.commit()
     while store.housekeep():
         pass
     for number in range(2, 4):
@@ -491,9 +495,9 @@ def test_what_expired_makes_room_in_a_transaction_without_a_word_to_the_log() ->
     store.safely(*(SetWith(b"%03d" % number, b"v" * 100, ttl=10) for number in range(3)))
     store.clock.advance(10)  # so lately that housekeeping has not come to it
     store.all_of(Set(b"100", b"w" * 600))
-    (entry,) = store.log.pending
+    (entry,) = store.storage.pending
     assert entry.steps == (Step(0, Set(b"100", b"w" * 600)),)
-    store.log.commit()
+    store.storage.commit()
     assert dict(store.info())["evicted_keys"] == 0
     store.check()
 
@@ -509,7 +513,7 @@ def test_a_transaction_that_was_refused_after_all_is_no_entry() -> None:
     (failure,) = refused.values
     assert isinstance(failure, Failure)
     assert failure.code is failures.FULL
-    assert not store.log.pending
+    assert not store.storage.pending
     assert dict(store.info())["expired_keys"] == 1
     store.check()
 
@@ -552,9 +556,9 @@ def test_the_log_replayed_from_the_beginning_gives_the_same_keyspaces(
         before = store.used_bytes
         match action:
             case "commit":
-                store.log.commit()
+                store.storage.commit()
             case "fail":
-                store.log.fail()
+                store.storage.fail()
             case "housekeep":
                 store.housekeep()
             case Step() as only:
@@ -564,7 +568,7 @@ def test_the_log_replayed_from_the_beginning_gives_the_same_keyspaces(
         now = store.keyspace.now
         visible = [
             {key: entry for key, entry in entries.items() if entry[1] is None or entry[1] > now}  # type: ignore[index]
-            for entries in replayed([*store.log.committed, *store.log.pending])
+            for entries in replayed([*store.storage.committed, *store.storage.pending])
         ]
         assert store.contents() == visible
         if limit is not None and action != "fail":

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.sync import Sync
 from cairnkv.store import Store
 
@@ -68,7 +68,7 @@ class Served:
 @contextlib.contextmanager
 def store_in(directory: Path) -> Iterator[Store]:
     """What is kept in a directory, as the next process finds it."""
-    store = Store(log=DiskLog(directory, sync=Sync(None)))
+    store = Store(storage=DiskStorage(directory, sync=Sync(None)))
     try:
         store.housekeep()
         for keyspace in store.keyspaces:

@@ -16,7 +16,7 @@ from cairnkv.engine import Keyspace
 from cairnkv.limits import VALUE_MAX
 from cairnkv.replication.entries import HEADER_BYTES_MAX
 from cairnkv.replication.store import ReplicatedStore
-from cairnkv.storage import BackUp, Deliver, Effect, LogListener, LogRefused
+from cairnkv.storage import BackUp, CommitListener, Deliver, Effect, StorageRefused
 from cairnkv.storage.base import size_of_effects
 from cairnkv.store import PendingReply
 
@@ -43,7 +43,7 @@ class Disk:
         del self.commits[max(0, len(self.commits) - commits) :]
 
 
-class TableLog:
+class TableStorage:
     """A node's table: a log that keeps effects, in memory."""
 
     size = "disk"
@@ -79,7 +79,7 @@ class TableLog:
                     keyspace.load(key, value, deadline)
         return self.position
 
-    def listen(self, listener: LogListener) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """Nobody waits for a node's table."""
 
     def deliver_by(self, deliver: Deliver) -> None:
@@ -88,7 +88,7 @@ class TableLog:
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Keep a commit."""
         if self.refuses is not None:
-            raise LogRefused("the table takes nothing", self.refuses)
+            raise StorageRefused("the table takes nothing", self.refuses)
         assert size is None or size >= size_of_effects(effects)
         self.position += 1
         self.disk.commits.append((now, tuple(effects)))
@@ -137,7 +137,7 @@ class Node:
         self.clock_off = 0  # milliseconds
         self.cut_off = False  # it reaches nothing, and nothing reaches it
         self.store: ReplicatedStore | None = None
-        self.table: TableLog | None = None
+        self.table: TableStorage | None = None
         self.target = 0
         self.caught_up = False
         self.pump_wanted = False
@@ -150,7 +150,7 @@ class Node:
         if disk is not None:
             self.disk = disk
         self.life += 1
-        self.table = TableLog(self.disk)
+        self.table = TableStorage(self.disk)
         self.store = self.cluster.new_store(self, self.table)
         self.store.something_proposed = self._want_pump
         self._load()
@@ -172,7 +172,7 @@ class Node:
     def take_snapshot(self, disk: Disk) -> None:
         """Go on in the same life with another table."""
         self.disk = disk
-        self.table = TableLog(disk)
+        self.table = TableStorage(disk)
         self.running.reopen(self.table)
         self._load()
 
@@ -286,13 +286,13 @@ class Cluster:
         for node in self.nodes:
             node.start()
 
-    def new_store(self, node: Node, table: TableLog) -> ReplicatedStore:
+    def new_store(self, node: Node, table: TableStorage) -> ReplicatedStore:
         """The store of a node's life."""
         nonce = b"%4x%4x" % (node.number, node.life)
         return ReplicatedStore(
             node=node.number,
             nonce=nonce,
-            log=table,
+            storage=table,
             clock=node.clock,
             value_max=VALUE_MAX,
             memory_limit=self._memory_limit,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from cairnkv.protocol import Dialect, Limits
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import ServerContext, Session
-from cairnkv.storage import Log
+from cairnkv.storage import Storage
 from cairnkv.store import Store
 from tests.support.clock import HandClock
 
@@ -47,14 +47,14 @@ class Twins:
         width: Width | None = None,
         dialect: Dialect = Dialect.ARTICLE,
         limits: Limits = DEFAULT_LIMITS,
-        logs: "tuple[Log, Log] | None" = None,
+        logs: "tuple[Storage, Storage] | None" = None,
     ) -> None:
         """logs: None: those that commit at once."""
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         self.clock = HandClock()
         plain, swift = logs or (None, None)
-        self.stores = Store(clock=self.clock, log=plain), Store(clock=self.clock, log=swift)
+        self.stores = Store(clock=self.clock, storage=plain), Store(clock=self.clock, storage=swift)
         swift_store = self.stores[1]
         self.frame_executor = NativeFrameExecutor(swift_store.keyspace, swift_store.log_clock, swift_store.staging(0))
         self.stores[1].count_also(self.frame_executor)

@@ -76,13 +76,13 @@ def _files() -> Iterator[None]:
     """Where it is about files: errors of the system are errors in one line."""
     from cairnkv.errors import OptionError
     from cairnkv.paths import in_words
-    from cairnkv.storage import LogRefused
+    from cairnkv.storage import StorageRefused
 
     try:
         yield
     except OSError as error:
         raise OptionError(in_words(error)) from None
-    except LogRefused as error:
+    except StorageRefused as error:
         raise OptionError(str(error)) from None
 
 

@@ -33,7 +33,7 @@ from cairnkv.installation import native_path_in_use
 from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
-from cairnkv.storage import LogRefused, Made
+from cairnkv.storage import Made, StorageRefused
 from cairnkv.store import Clock, PendingReply, Store, WhenFull, checked_clock, wall_clock
 
 logger: Final = logging.getLogger("cairnkv.embedded")
@@ -79,7 +79,7 @@ class Shared(abc.ABC):
             raise OptionError(f"keep is a number of backups above 0, not {keep!r}")
         try:
             return make(directory, keep=keep)
-        except LogRefused as refused:
+        except StorageRefused as refused:
             raise Refused(str(refused)) from None
 
 
@@ -547,7 +547,7 @@ def _store_on_disk(
             "a store on disk needs system threads, but eventlet replaced them in this process; serve the store "
             f"(cairn serve --data {path}) and use cairnkv.connect, which works with eventlet"
         )
-    from cairnkv.storage.disk import DiskLog
+    from cairnkv.storage.disk import DiskStorage
     from cairnkv.storage.space import LIMIT_LEAST as DISK_LIMIT_LEAST
     from cairnkv.storage.sync import Sync
 
@@ -564,5 +564,5 @@ def _store_on_disk(
     limit: object = disk_limit  # whatever its annotation says
     if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
         raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
-    log = DiskLog(user_path(path, "path"), sync=mode, memory_limit=memory_limit, limit=disk_limit)
-    return Store(log=log, memory_limit=memory_limit, clock=clock)
+    storage = DiskStorage(user_path(path, "path"), sync=mode, memory_limit=memory_limit, limit=disk_limit)
+    return Store(storage=storage, memory_limit=memory_limit, clock=clock)

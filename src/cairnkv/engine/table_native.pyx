@@ -49,7 +49,7 @@ cdef class NativeTable:
     """
 
     def __init__(self, keyspace, staging=None):
-        """staging: what a `cairnkv.store.batch_undo.Staging` is, where changes have a log to wait for."""
+        """staging: what a `cairnkv.store.batch_undo.BatchUndo` is, where changes have a log to wait for."""
         self._keyspace = keyspace
         self._staging = staging
         self._pending = {} if staging is None else staging.pending

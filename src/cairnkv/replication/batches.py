@@ -20,7 +20,7 @@ Gathered: TypeAlias = Callable[[list[Effect], list[int], int], None]
 and the bytes of their keys and values, or some more."""
 
 NewExecutor: TypeAlias = Callable[[int], Prefix]
-"""Makes the hot path of a keyspace for frames of the log, which changes it through a `Gathering`."""
+"""Makes the hot path of a keyspace for frames of the log, which changes it through a `EffectCollector`."""
 
 
 def log_time() -> int:
@@ -28,8 +28,8 @@ def log_time() -> int:
     return 0
 
 
-class Gathering:
-    """Where the hot path hands over what a run of an entry has come to: a `Staging` without a log behind it."""
+class EffectCollector:
+    """Where the hot path hands over what a run of an entry has come to: a `BatchUndo` without a log behind it."""
 
     undoes: ClassVar[bool] = False
     only_reads: ClassVar[bool] = False

@@ -29,7 +29,7 @@ from cairnkv.replication.nats.stream import Missing, Stream
 from cairnkv.replication.nats.stream_config import stream_name
 from cairnkv.replication.node_directory import NodeDirectory
 from cairnkv.replication.node_records import POSITION, POSITION_KEY
-from cairnkv.storage import LogRefused
+from cairnkv.storage import StorageRefused
 from cairnkv.storage.backup import make_of_closed
 from cairnkv.storage.base import nobody
 from cairnkv.storage.check import look_at, not_open
@@ -231,7 +231,7 @@ class Repair:
                 self._directory.set_aside("before")
             self._directory.keep_cluster(self._options.name)
             begun.rename(self._directory.table)
-        except (SnapshotError, LogRefused, OSError) as error:
+        except (SnapshotError, StorageRefused, OSError) as error:
             if isinstance(error, Unavailable):
                 raise
             raise OptionError(str(error)) from None

@@ -91,7 +91,7 @@ class Judged:
     batch: bytes | None = None
 
 
-class Proposers:
+class EpochTable:
     """The table, by the nodes' numbers."""
 
     def __init__(self) -> None:

@@ -37,7 +37,7 @@ from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.proposer import UNSEEN_SECONDS
 from cairnkv.replication.store import DIGEST_ENTRIES, ReplicatedStore
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.progress import Progress
 from cairnkv.storage.sync import Sync
 from cairnkv.store import Clock
@@ -95,7 +95,7 @@ class Node:
         directory: NodeDirectory,
         *,
         store: ReplicatedStore,
-        new_table: Callable[[], DiskLog],
+        new_table: Callable[[], DiskStorage],
         progress: Progress,
     ) -> None:
         """directory: the node's. store: whose log is what `new_table` gives, at first.
@@ -331,8 +331,8 @@ class Node:
         proposer = self.store.proposer
         while not self.store.takes_entries and self.store.takes_part:
             if proposer.obstacle is None and time.monotonic() - began > TABLE_PATIENCE:
-                log = self.store.own_table
-                full = log.full if isinstance(log, DiskLog) else None
+                storage = self.store.own_table
+                full = storage.full if isinstance(storage, DiskStorage) else None
                 proposer.obstacle = (
                     f"the disk of this node's own table is {'full' if full else 'behind, or has failed'}"
                 )
@@ -545,8 +545,8 @@ def new_node(
     node = directory.node()
     directory.refuse_other(options.name)
 
-    def new_table() -> DiskLog:
-        return DiskLog(
+    def new_table() -> DiskStorage:
+        return DiskStorage(
             directory.table,
             sync=Sync(None),
             apart=True,
@@ -559,7 +559,7 @@ def new_node(
     store = ReplicatedStore(
         node=node,
         nonce=secrets.token_bytes(8),
-        log=new_table(),
+        storage=new_table(),
         clock=clock,
         memory_limit=memory_limit,
         value_max=value_max,

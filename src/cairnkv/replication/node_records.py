@@ -10,7 +10,7 @@ import struct
 from typing import Final, NamedTuple
 
 from cairnkv.engine import Keyspace
-from cairnkv.replication.epochs import Proposers
+from cairnkv.replication.epochs import EpochTable
 from cairnkv.storage import Effect
 from cairnkv.storage.record_format import NODE_SPACE
 
@@ -49,7 +49,7 @@ def of_slot(slot: int, version: int) -> Effect:
 
 
 def of_floor(floor: int) -> Effect:
-    """Which proposers are forgotten; see `Proposers.floor`."""
+    """Which proposers are forgotten; see `EpochTable.floor`."""
     return NODE_SPACE, FLOOR_KEY, _NUMBER.pack(floor), None
 
 
@@ -71,13 +71,13 @@ class Records(NamedTuple):
 
     position: tuple[int, int, int, int]
     semantics: int
-    table: Proposers
+    table: EpochTable
     versions: dict[int, int]
 
 
 def read(state: Keyspace) -> Records:
     """What the records of a table say. Raises `ValueError`."""
-    position, semantics, table = (0, 0, 0, 0), 1, Proposers()
+    position, semantics, table = (0, 0, 0, 0), 1, EpochTable()
     versions: dict[int, int] = {}
     records = sorted((key, value) for key in state.hot_keys() if (value := state.get(key)) is not None)
     try:

@@ -21,8 +21,8 @@ from cairnkv.replication.nats.stream import Stream
 from cairnkv.replication.node_directory import NodeDirectory
 from cairnkv.replication.node_records import POSITION, POSITION_KEY
 from cairnkv.replication.store import ReplicatedStore
-from cairnkv.storage import LogRefused
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage import StorageRefused
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.progress import Progress
 
 logger: Final = logging.getLogger("cairnkv.cluster")
@@ -57,7 +57,7 @@ class NodeSnapshots:
         stream: Stream,
         directory: NodeDirectory,
         *,
-        new_table: Callable[[], DiskLog],
+        new_table: Callable[[], DiskStorage],
         progress: Progress,
     ) -> None:
         """snapshots: the cluster's, closed with this. directory, new_table, progress: see `Node`."""
@@ -150,7 +150,7 @@ class NodeSnapshots:
             try:
                 await self.make_if_due()
                 self._trouble = ""
-            except (SnapshotError, LogRefused, Unavailable, OptionError, OSError) as error:
+            except (SnapshotError, StorageRefused, Unavailable, OptionError, OSError) as error:
                 self._trouble = str(error)
                 logger.warning("no snapshot was made: %s", error)
             except Exception as error:  # a fault of ours, for which there may be none; also said as the log fills
@@ -181,9 +181,9 @@ class NodeSnapshots:
 
     async def _make(self) -> None:
         side = self._snapshots.side
-        log = self._store.own_table
-        assert isinstance(log, DiskLog)
-        async with side.entered(snapshot_files.staged(log)) as files:
+        storage = self._store.own_table
+        assert isinstance(storage, DiskStorage)
+        async with side.entered(snapshot_files.staged(storage)) as files:
             told = await side.run(snapshot_files.node_record, files, POSITION_KEY)
             if told is not None:
                 position = POSITION.unpack(told)[0]

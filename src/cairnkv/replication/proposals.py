@@ -47,7 +47,7 @@ class Changes:
         self.digest = digest
 
 
-class Turn(Proposal, Protocol):
+class ExecutableProposal(Proposal, Protocol):
     """A proposal that a replicated store can carry out.
 
     reply: None until it had its turn, or has failed.
@@ -55,7 +55,7 @@ class Turn(Proposal, Protocol):
 
     reply: Reply | None
 
-    def take_turn(self, changes: Changes) -> None:
+    def execute_logged(self, changes: Changes) -> None:
         """Carry it out."""
 
 
@@ -106,7 +106,7 @@ class PendingProposal(PendingReply):
         """In memory is what came back through the log."""
         return self
 
-    def take_turn(self, changes: Changes) -> None:
+    def execute_logged(self, changes: Changes) -> None:
         """Carry it out. Whoever was told that nobody knows, is told nothing any more."""
         if self.given_up and not self.items:
             return

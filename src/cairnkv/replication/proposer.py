@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from cairnkv.commands import Failure, failures
 from cairnkv.limits import MIB
 from cairnkv.replication.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Item, Kind, packed_items
-from cairnkv.replication.epochs import STAGED_MAX, Proposers, epoch_body
+from cairnkv.replication.epochs import STAGED_MAX, EpochTable, epoch_body
 
 IN_FLIGHT_MAX: Final = 4
 """Entries of a node that are under way at once."""
@@ -253,7 +253,7 @@ class Proposer:
 
     # -- what comes back --------------------------------------------------------------------------------------
 
-    def begin(self, table: Proposers) -> None:
+    def begin(self, table: EpochTable) -> None:
         """Begin an epoch behind all of this node's that are in the table: as it starts, or what it proposed is lost.
 
         Until it has begun nothing else is logged.
@@ -275,7 +275,7 @@ class Proposer:
         self._parts.clear()
         self._parted = ()
 
-    def came(self, entry: Entry, table: Proposers, *, counts: bool) -> Sequence[Proposal]:
+    def came(self, entry: Entry, table: EpochTable, *, counts: bool) -> Sequence[Proposal]:
         """An entry of this node has come, which counts or not: what is to be carried out with it, in order.
 
         table: as it is behind that entry. A batch that this process has not proposed has nobody who waits.
@@ -299,7 +299,7 @@ class Proposer:
             self.lost(table)
         return ()
 
-    def _epoch_came(self, entry: Entry, table: Proposers, *, counts: bool) -> None:
+    def _epoch_came(self, entry: Entry, table: EpochTable, *, counts: bool) -> None:
         row = table.rows.get(self.node)
         if row is not None and counts and row.nonce != self._nonce:
             self._stranger_came(row.nonce, table)
@@ -338,7 +338,7 @@ class Proposer:
             for proposal in refused:
                 proposal.fail(no_room)
 
-    def _stranger_came(self, nonce: bytes, table: Proposers) -> None:
+    def _stranger_came(self, nonce: bytes, table: EpochTable) -> None:
         """An earlier life's epoch was late, or somebody else is this node: what is under way will not count."""
         if not self._epoch:
             return  # it is known by the next of this process that none was
@@ -354,7 +354,7 @@ class Proposer:
         """The epoch of what `entries` gives now; 0 while none is there: what begins one is tried again by itself."""
         return 0 if self._wanted else self._epoch
 
-    def lost(self, table: Proposers, epoch: int | None = None) -> None:
+    def lost(self, table: EpochTable, epoch: int | None = None) -> None:
         """Something that was published has not come into the log, as far as is known: find out by a new epoch.
 
         epoch: of what is lost; of one that is over nothing is to be found out any more. None: this one.
@@ -362,7 +362,7 @@ class Proposer:
         if self._epoch and not self._wanted and epoch in (None, self._epoch):
             self.begin(table)
 
-    def no_room(self, failure: Failure, table: Proposers, epoch: int | None = None) -> None:
+    def no_room(self, failure: Failure, table: EpochTable, epoch: int | None = None) -> None:
         """The same, and the log has no room for it: writes that are under way fail, as soon as they cannot count."""
         if epoch in (None, self._epoch) or (self._wanted and not epoch):
             self._no_room = failure
@@ -370,7 +370,7 @@ class Proposer:
 
     # -- as time goes on --------------------------------------------------------------------------------------
 
-    def tick(self, now: float, table: Proposers) -> None:
+    def tick(self, now: float, table: EpochTable) -> None:
         """Look at what takes too long. To be called several times a second."""
         waits = [flight.sent for flight in self._flights.values()]
         if self._wanted and self._wanted_since is not None:

@@ -16,26 +16,26 @@ from cairnkv.errors import OptionError
 from cairnkv.storage.backup import MANIFEST, damaged_files, read
 from cairnkv.storage.base import nobody
 from cairnkv.storage.check import opened
-from cairnkv.storage.disk import DiskLog
+from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.files import Progress, sync
 from cairnkv.storage.record_format import NODE_SPACE, Parts, parsed_value, part_key, record_key, record_value
-from cairnkv.storage.rocksdb import open_engine
+from cairnkv.storage.rocksdb import open_rocksdb
 
 STAGED: Final = ".snapshot"
 """What the name of the directory ends with, beside a table, in which the files for a snapshot are meanwhile."""
 
 
 @contextlib.contextmanager
-def staged(log: DiskLog, progress: Progress = nobody) -> Iterator[Path]:
+def staged(storage: DiskStorage, progress: Progress = nobody) -> Iterator[Path]:
     """The files of a table that is in use, as of now, for as long as the block lasts. They share the disk with it.
 
-    progress: told how many bytes more were looked at. Raises `LogRefused`, `OptionError`, `OSError`.
+    progress: told how many bytes more were looked at. Raises `StorageRefused`, `OptionError`, `OSError`.
     """
-    table = log.directory.absolute()
+    table = storage.directory.absolute()
     stage = table.with_name(f".{table.name}{STAGED}")
     shutil.rmtree(stage, ignore_errors=True)  # what a crash has left
     try:
-        yield log.back_up(stage, progress=progress).path
+        yield storage.back_up(stage, progress=progress).path
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -77,7 +77,7 @@ def node_record(directory: Path, key: bytes) -> bytes | None:
 
 def put_node_record(directory: Path, key: bytes, value: bytes) -> None:
     """Write a short record of a node's own into a table that nobody has open. Raises `OptionError`."""
-    engine = open_engine(directory)
+    engine = open_rocksdb(directory)
     try:
         batch = engine.batch()
         batch.put(record_key(NODE_SPACE, key), record_value(value, None))

@@ -45,7 +45,7 @@ from cairnkv.engine.shared import VERSION_SLOTS, version_slot
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, SPACES
 from cairnkv.protocol.native import Prefix
 from cairnkv.replication import node_records
-from cairnkv.replication.batches import Gathering, NewExecutor
+from cairnkv.replication.batches import EffectCollector, NewExecutor
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.replication.entry_codec import (
     Transaction,
@@ -61,10 +61,10 @@ from cairnkv.replication.entry_codec import (
     transaction_item,
     transaction_of,
 )
-from cairnkv.replication.epochs import Judged, Proposers
-from cairnkv.replication.proposals import BlockingProposal, Changes, PendingProposal, Turn
+from cairnkv.replication.epochs import EpochTable, Judged
+from cairnkv.replication.proposals import BlockingProposal, Changes, ExecutableProposal, PendingProposal
 from cairnkv.replication.proposer import Proposal, Proposer
-from cairnkv.storage import Deliver, Effect, Log, LogRefused
+from cairnkv.storage import Deliver, Effect, Storage, StorageRefused
 from cairnkv.storage.record_format import NODE_SPACE
 from cairnkv.store.admission import bytes_made_together, length_after
 from cairnkv.store.clock import Clock, LogClock, wall_clock
@@ -93,7 +93,7 @@ class ReplicatedStore(Store):
         *,
         node: int,
         nonce: bytes,
-        log: Log,
+        storage: Storage,
         clock: Clock = wall_clock,
         memory_limit: int | None = None,
         value_max: int,
@@ -102,12 +102,12 @@ class ReplicatedStore(Store):
     ) -> None:
         """node: the number that no other node has. nonce: of this process.
 
-        log: the node's table on disk. supports: the newest semantics that this release knows.
+        storage: the node's table on disk. supports: the newest semantics that this release knows.
         broken: faults that this node injects, for tests of consistency checks. See
         `cairnkv.replication.nats.options.BREAKS`.
         """
         self.proposer: Final = Proposer(node, nonce, supports=supports)
-        self.table = Proposers()
+        self.table = EpochTable()
         self.position = 0
         """Of the newest entry of the stream that was carried out."""
         self.identity = 0
@@ -133,12 +133,12 @@ class ReplicatedStore(Store):
         """Log time, effects and their size, of the newest entry, where the table has not taken them yet."""
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
         self._at_hand = Changes(0, 0)  # of the entry that is carried out
-        self._gathering = Gathering(self._gathered)
+        self._gathering = EffectCollector(self._gathered)
         self._new_executor: NewExecutor | None = None
         self._executors: dict[int, Prefix] = {}  # by keyspace
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
-        super().__init__(log=log, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
+        super().__init__(storage=storage, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
         self.log_clock = LogClock(clock, self._shared, LEAD_LEAST_MS)
 
     @property
@@ -162,19 +162,19 @@ class ReplicatedStore(Store):
         """Read the node's table. Raises `ValueError` where it is not a node's, besides what the log raises."""
         aside = Shared()
         keyspaces = tuple(Keyspace(aside) for _ in range(SPACES + 1))
-        position = self._log.restore(keyspaces)
+        position = self._storage.restore(keyspaces)
         node_records.read(keyspaces[NODE_SPACE])
         return Loaded(keyspaces, position)
 
     def _new_cache(self) -> None:
         """None: an entry may need any value, and waits for no disk."""
 
-    def reopen(self, log: Log) -> None:
+    def reopen(self, storage: Storage) -> None:
         """Have another table, to be read by `load` and `begin`: this one is damaged, or too far behind the log."""
-        self._log.close(self._shared.now)
-        self._log = log
+        self._storage.close(self._shared.now)
+        self._storage = storage
         if self._deliver is not None:
-            log.deliver_by(self._deliver)
+            storage.deliver_by(self._deliver)
         self.loading = self.holds_back = True
         self._owed = None
         self._digests.clear()
@@ -440,12 +440,12 @@ class ReplicatedStore(Store):
             lead = self._shared.now - entry.clock
             self._shared.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
         self.heard(entry)
-        for proposal in cast("Sequence[Turn]", own):  # nobody proposes anything else
+        for proposal in cast("Sequence[ExecutableProposal]", own):  # nobody proposes anything else
             if judged.batch is None:  # too many parts: it is none for anybody
                 proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
                 continue
             try:
-                proposal.take_turn(changes)
+                proposal.execute_logged(changes)
             except MemoryError:
                 _fail_all(own)
                 raise
@@ -492,12 +492,12 @@ class ReplicatedStore(Store):
             and not (self._breaks_reads or self._breaks_writes)
         )
 
-    def propose_run(self, run: Turn) -> None:
+    def propose_run(self, run: ExecutableProposal) -> None:
         """Have commands carried out in their turn, all in one."""
         self.proposer.propose(run)
         self.something_proposed()
 
-    def take_turn(self, step: Step, changes: Changes) -> Reply:
+    def execute_logged(self, step: Step, changes: Changes) -> Reply:
         """Carry out one command of a run, whose turn it is."""
         return self._change(step, changes) if step.command.spec.writes else self._read_now(step)
 
@@ -505,7 +505,7 @@ class ReplicatedStore(Store):
         """Have the compiled hot path carry out what it can of the runs of entries."""
         self._new_executor = new_executor
 
-    def staging(self, space: int) -> Gathering:  # type: ignore[override]  # what the log has is not staged
+    def staging(self, space: int) -> EffectCollector:  # type: ignore[override]  # what the log has is not staged
         """Where the hot path hands over what it has done in its turn."""
         return self._gathering
 
@@ -724,8 +724,8 @@ class ReplicatedStore(Store):
         if self._owed is None:
             return True
         try:
-            self._last = self._log.append((), *self._owed)
-        except LogRefused as refused:
+            self._last = self._storage.append((), *self._owed)
+        except StorageRefused as refused:
             if refused.code is failures.READONLY:
                 self.leave(f"its own table takes nothing any more: {refused}")
             return False  # it is behind, or its disk is full: nothing is applied meanwhile
@@ -742,14 +742,14 @@ class ReplicatedStore(Store):
             self._parts_kept.pop(node, None)
 
     @property
-    def own_table(self) -> Log:
+    def own_table(self) -> Storage:
         """The node's table, as a log."""
-        return self._log
+        return self._storage
 
     @property
     def takes_entries(self) -> bool:
         """Whether the node's table has room for another entry now."""
-        return self._pay() and self._log.takes
+        return self._pay() and self._storage.takes
 
     def committed(self, position: int) -> None:
         """The node's table has it. Nobody waits for that: a majority's disks have the entry."""
@@ -803,7 +803,7 @@ def _is_for_the_log(command: Command) -> bool:
 
 def _fail_all(proposals: Sequence[Proposal]) -> None:
     """The others have carried these out; this node cannot say what came of it."""
-    for proposal in cast("Sequence[Turn]", proposals):
+    for proposal in cast("Sequence[ExecutableProposal]", proposals):
         if proposal.reply is None:
             proposal.fail(
                 Failure(failures.UNKNOWN, "it is done, but this node has not enough memory to say what came of it")

@@ -38,7 +38,7 @@ from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on
 from cairnkv.server.sharing import first_to_pay
 from cairnkv.server.turns import Turns
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
-from cairnkv.storage import LoadingStopped, Log
+from cairnkv.storage import LoadingStopped, Storage
 from cairnkv.storage.progress import Logged, Progress
 from cairnkv.store import Clock, Store, wall_clock
 
@@ -484,17 +484,17 @@ class Server:
 
 
 def new_store(
-    settings: Settings, *, log: Log | None = None, clock: Clock = wall_clock, progress: Progress | None = None
+    settings: Settings, *, storage: Storage | None = None, clock: Clock = wall_clock, progress: Progress | None = None
 ) -> Store:
     """The store that settings ask for; one on disk has yet to be loaded.
 
-    log: None: the one of the settings' size. progress: of loading; None: the log is told.
+    storage: None: the one of the settings' size. progress: of loading; None: the log is told.
     """
-    loads_later = log is None and settings.data is not None
-    if log is None and settings.data is not None:
-        from cairnkv.storage.disk import DiskLog
+    loads_later = storage is None and settings.data is not None
+    if storage is None and settings.data is not None:
+        from cairnkv.storage.disk import DiskStorage
 
-        log = DiskLog(
+        storage = DiskStorage(
             settings.data,
             sync=settings.sync,
             apart=True,
@@ -504,7 +504,7 @@ def new_store(
         )
     return Store(
         loads_later=loads_later,
-        log=log,
+        storage=storage,
         clock=clock,
         memory_limit=settings.memory_limit,
         when_full=settings.when_full,

@@ -1,7 +1,7 @@
 from cairnkv.engine import Keyspace
-from cairnkv.replication.batches import Gathering
+from cairnkv.replication.batches import EffectCollector
 from cairnkv.store import Clock
-from cairnkv.store.batch_undo import Staging
+from cairnkv.store.batch_undo import BatchUndo
 from cairnkv.store.pending_native import PendingBatch
 
 class FrameExecutor:
@@ -9,7 +9,9 @@ class FrameExecutor:
     writes: int
     off: bool
     proposes: bool
-    def __init__(self, keyspace: Keyspace, clock: Clock, staging: Staging | Gathering | None = None) -> None: ...
+    def __init__(
+        self, keyspace: Keyspace, clock: Clock, staging: BatchUndo | EffectCollector | None = None
+    ) -> None: ...
     def run(
         self,
         buffer: bytes | bytearray,

@@ -64,8 +64,8 @@ cdef struct Part:
 cdef class ProposedBatch:
     """Commands of some clients that have their turn together.
 
-    What `cairnkv.replication.proposals.Turn` has. items: what the log has to have. cost: how many commands of the
-    readable way it is as much work as.
+    What `cairnkv.replication.proposals.ExecutableProposal` has. items: what the log has to have. cost: how many
+    commands of the readable way it is as much work as.
     """
 
     cdef readonly tuple items
@@ -86,7 +86,7 @@ cdef class ProposedBatch:
     def __dealloc__(self):
         PyMem_Free(self._parts)
 
-    def take_turn(self, changes):
+    def execute_logged(self, changes):
         """Carry it out."""
         if self.given_up and not self.items:
             return

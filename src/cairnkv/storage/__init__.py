@@ -4,7 +4,17 @@
 of machines (NATS JetStream) comes with its size, behind the same contract.
 """
 
-from cairnkv.storage.base import BackUp, Deliver, Effect, LoadingStopped, Log, LogListener, LogRefused, Made
-from cairnkv.storage.in_memory import ProcessLog
+from cairnkv.storage.base import BackUp, CommitListener, Deliver, Effect, LoadingStopped, Made, Storage, StorageRefused
+from cairnkv.storage.in_memory import InMemoryStorage
 
-__all__ = ["BackUp", "Deliver", "Effect", "LoadingStopped", "Log", "LogListener", "LogRefused", "Made", "ProcessLog"]
+__all__ = [
+    "BackUp",
+    "CommitListener",
+    "Deliver",
+    "Effect",
+    "InMemoryStorage",
+    "LoadingStopped",
+    "Made",
+    "Storage",
+    "StorageRefused",
+]

@@ -28,7 +28,7 @@ from cairnkv.storage.base import Made, nobody
 from cairnkv.storage.checkpoint import checkpoint, clear
 from cairnkv.storage.files import UNFINISHED, Progress, becoming, copied, linked, refuse_within, remove, sha256, sync
 from cairnkv.storage.record_format import FORMAT, STATE, STATE_KEY
-from cairnkv.storage.rocksdb import Engine, open_engine
+from cairnkv.storage.rocksdb import RocksDB, open_rocksdb
 from cairnkv.version import VERSION
 
 MANIFEST: Final = "backup.json"
@@ -157,7 +157,7 @@ def listed(directory: Path, wrong: list[str] | None = None) -> list[Backup]:
 
 
 def make(
-    engine: Engine,
+    engine: RocksDB,
     store: Path,
     directory: Path,
     *,
@@ -209,7 +209,7 @@ def make_of_closed(
     progress: Progress = nobody,
 ) -> Made:
     """Make a backup of a store that nobody has open; see `make`. Raises `OptionError` when it cannot be opened."""
-    engine = open_engine(store)
+    engine = open_rocksdb(store)
     try:
         records = dict(itertools.islice(engine.items(), 2))  # that of the format, and that of the state
         position, time_ms = STATE.unpack(records.get(STATE_KEY, bytes(STATE.size)))

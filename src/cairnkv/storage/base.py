@@ -65,7 +65,7 @@ class Made(NamedTuple):
 
 
 class BackUp(Protocol):
-    """Makes a backup; see `Log.back_up`."""
+    """Makes a backup; see `Storage.back_up`."""
 
     def __call__(
         self,
@@ -78,7 +78,7 @@ class BackUp(Protocol):
         """Make one."""
 
 
-class LogListener(Protocol):
+class CommitListener(Protocol):
     """What a log tells its store. Called in the thread that uses the store."""
 
     def committed(self, position: int) -> None:
@@ -95,7 +95,7 @@ class LogListener(Protocol):
         """Of what was unsettled this is there, in this order, and nothing else."""
 
 
-class Log(Protocol):
+class Storage(Protocol):
     """Where writes go before they are acknowledged."""
 
     size: str
@@ -116,7 +116,7 @@ class Log(Protocol):
     def deliver_by(self, deliver: Deliver) -> None:
         """How to reach the thread that uses the store. Until it is told, the log tells its listener nothing."""
 
-    def listen(self, listener: LogListener) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """Tell this listener from now on. Called once, before the first append."""
 
     @property
@@ -141,7 +141,7 @@ class Log(Protocol):
         effects: what that comes to, in order, for a log that keeps effects; such a log needs no steps. size: bytes of
         their keys and values, if they are known.
         An entry without steps says that log time was shown up to `now`.
-        Raises `LogRefused` when it takes none at present; nothing has happened then.
+        Raises `StorageRefused` when it takes none at present; nothing has happened then.
         """
 
     def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
@@ -171,11 +171,11 @@ class Log(Protocol):
         long as the disk does, so it is called in a thread of its own, while the store goes on.
         keep: so many of the newest backups are kept, this one included; None: all. expect: told how many bytes it will
         have; progress: how many more are done. What that raises ends the backup, of which nothing is left then.
-        Raises `OptionError` where one is made already, `LogRefused` when the log is broken, `OSError`.
+        Raises `OptionError` where one is made already, `StorageRefused` when the log is broken, `OSError`.
         """
 
 
-class LogRefused(Exception):
+class StorageRefused(Exception):
     """The log takes no entries at present; the text says why.
 
     code: of the failure that the command ends with, which was not executed.

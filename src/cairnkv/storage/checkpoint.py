@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from cairnkv.storage.rocksdb import Engine
+from cairnkv.storage.rocksdb import RocksDB
 
 STAGE: Final = "backup.tmp"
 """The directory within the store's where the second names stand meanwhile; RocksDB does not look at it."""
@@ -34,7 +34,7 @@ CURRENT: Final = "CURRENT"
 CONFIG: Final = "rocksdict-config.json"
 
 
-def checkpoint(engine: Engine, directory: Path) -> list[Path]:
+def checkpoint(engine: RocksDB, directory: Path) -> list[Path]:
     """All files of a store as of now; everything that was written before this was called is in them.
 
     They are within the directory until `clear` is called, so that nothing removes them. Any thread may call this, one

@@ -20,11 +20,11 @@ from cairnkv.commands import Step, failures
 from cairnkv.engine import Keyspace
 from cairnkv.errors import OptionError
 from cairnkv.storage import backup, checkpoint
-from cairnkv.storage.base import Deliver, Effect, LoadingStopped, LogListener, LogRefused, Made, nobody
+from cairnkv.storage.base import CommitListener, Deliver, Effect, LoadingStopped, Made, StorageRefused, nobody
 from cairnkv.storage.load import OfNode, restore
 from cairnkv.storage.reader import Answer, Reader, Request
 from cairnkv.storage.replay import replay
-from cairnkv.storage.rocksdb import Engine, cannot_keep, damaged, memory_bytes, open_engine
+from cairnkv.storage.rocksdb import RocksDB, cannot_keep, damaged, memory_bytes, open_rocksdb
 from cairnkv.storage.space import Space
 from cairnkv.storage.sync import Sync
 from cairnkv.storage.writer import Entry, Failed, Settled, State, Writer, queued_bytes_max
@@ -49,7 +49,7 @@ def _nobody(read: int, records: int) -> None:
     pass
 
 
-class DiskLog:
+class DiskStorage:
     """A log in a directory."""
 
     size = "disk"
@@ -66,7 +66,7 @@ class DiskLog:
         memory_limit: int | None = None,
         limit: int | None = None,
         gather: float = 0.0,
-        new_engine: Callable[[Path], Engine] | None = None,
+        new_engine: Callable[[Path], RocksDB] | None = None,
     ) -> None:
         """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
 
@@ -85,12 +85,12 @@ class DiskLog:
         self.memory_bytes = 0 if memory_limit is None else memory_bytes(memory_limit)
         """Bytes of the memory limit that count for RocksDB."""
         self._queued_bytes_max = queued_bytes_max(memory_limit)
-        self._new_engine = new_engine or functools.partial(open_engine, limit=limit, memory_limit=memory_limit)
+        self._new_engine = new_engine or functools.partial(open_rocksdb, limit=limit, memory_limit=memory_limit)
         self._space = Space(self.directory, limit)
-        self._engine: Engine | None = None
+        self._engine: RocksDB | None = None
         self._records_read = self._records = 0
         self._pid = os.getpid()
-        self._listener: LogListener | None = None
+        self._listener: CommitListener | None = None
         self._deliver: Deliver | None = None
         self.position = 0
         self._beginning = threading.Lock()  # for what follows, while one thread restores and another may close
@@ -145,12 +145,12 @@ class DiskLog:
         self.position = restored.position
         return self.position
 
-    def _open(self) -> Engine:
+    def _open(self) -> RocksDB:
         if self._apart:
             replay(self.directory, self._limit, lambda: self._closed)
         return self._new_engine(self.directory)
 
-    def _open_first(self) -> Engine:
+    def _open_first(self) -> RocksDB:
         """The same at the start, which a full disk may leave no room for: then with that of the reserve."""
         try:
             return self._open()
@@ -166,7 +166,7 @@ class DiskLog:
             raise LoadingStopped
         self._progress(records, self._records)
 
-    def listen(self, listener: LogListener) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """Tell this listener, and begin to write."""
         assert self._writer is not None
         self._listener = listener
@@ -199,7 +199,7 @@ class DiskLog:
         self.position += 1  # first: whatever interrupts this, no other entry gets this position
         try:
             self._writer.put(Entry(self.position, now, effects, size))
-        except LogRefused:
+        except StorageRefused:
             self.position -= 1
             raise
         return self.position
@@ -284,14 +284,14 @@ class DiskLog:
             time.sleep(WRITTEN_PAUSE_SECONDS)
 
     def _refuse_if_over(self) -> None:
-        """Raise `LogRefused` if there is nothing to back up any more."""
+        """Raise `StorageRefused` if there is nothing to back up any more."""
         if self._closed or self._pid != os.getpid():
-            raise LogRefused(f"{self.directory} is closed", failures.READONLY)
+            raise StorageRefused(f"{self.directory} is closed", failures.READONLY)
         if self._writer is None:
-            raise LogRefused("what is on disk is being read; try again when all of it is there", failures.LOADING)
+            raise StorageRefused("what is on disk is being read; try again when all of it is there", failures.LOADING)
         if self._writer.state is not State.OK:
             code = failures.READONLY if self._writer.state is State.BROKEN else failures.RECOVERING
-            raise LogRefused(f"{self._writer.why}; nobody can tell what a backup would have", code)
+            raise StorageRefused(f"{self._writer.why}; nobody can tell what a backup would have", code)
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""

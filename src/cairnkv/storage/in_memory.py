@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Step
 from cairnkv.engine import Keyspace
-from cairnkv.storage.base import BackUp, Deliver, Effect, LogListener
+from cairnkv.storage.base import BackUp, CommitListener, Deliver, Effect
 
 
-class ProcessLog:
+class InMemoryStorage:
     """Commits each entry as it is appended, and keeps none."""
 
     size = "process"
@@ -18,7 +18,7 @@ class ProcessLog:
     def __init__(self) -> None:
         self.position = 0
 
-    def listen(self, listener: LogListener) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """Nothing is ever told: entries are committed when `append` returns."""
 
     def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:

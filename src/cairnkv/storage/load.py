@@ -24,7 +24,7 @@ from cairnkv.storage.record_format import (
     parsed_part_key,
     parsed_value,
 )
-from cairnkv.storage.rocksdb import Engine
+from cairnkv.storage.rocksdb import RocksDB
 
 PROGRESS_RECORDS: Final = 50_000
 """Records between two words of progress."""
@@ -96,7 +96,7 @@ class _Room:
 
 
 def restore(
-    engine: Engine, keyspaces: Sequence[Keyspace], progress: Callable[[int], None], memory_limit: int | None = None
+    engine: RocksDB, keyspaces: Sequence[Keyspace], progress: Callable[[int], None], memory_limit: int | None = None
 ) -> Restored:
     """Put every entry into its keyspace, and log time.
 
@@ -150,7 +150,7 @@ def restore(
     return Restored(position, time, left, max(numbers, default=0) + 1)
 
 
-def newest(engine: Engine) -> tuple[int, int]:
+def newest(engine: RocksDB) -> tuple[int, int]:
     """Position and log time of the newest entry; zeros before the first."""
     for key, value in engine.items():
         if key == STATE_KEY and len(value) == STATE.size:
@@ -161,7 +161,7 @@ def newest(engine: Engine) -> tuple[int, int]:
     return 0, 0
 
 
-def _drop(engine: Engine, keys: Sequence[bytes]) -> None:
+def _drop(engine: RocksDB, keys: Sequence[bytes]) -> None:
     for first in range(0, len(keys), DROPPED_TOGETHER):
         batch = engine.batch()
         for key in keys[first : first + DROPPED_TOGETHER]:

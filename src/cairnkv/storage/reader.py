@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from cairnkv.own_threads import OwnThread
 from cairnkv.storage.record_format import PART_BYTES, Parts, parsed_value, part_key, record_key
-from cairnkv.storage.rocksdb import Engine
+from cairnkv.storage.rocksdb import RocksDB
 
 READERS: Final = 2
 """Threads: while one makes objects of what it has read, the other waits for the disk."""
@@ -41,9 +41,9 @@ class Request(NamedTuple):
 class Reader:
     """A queue, and the threads that empty it. Whoever asks keeps it bounded (`cairnkv.store.value_cache`)."""
 
-    def __init__(self, engine: Engine, found: Callable[[Sequence[tuple[Request, Answer]]], None]) -> None:
+    def __init__(self, engine: RocksDB, found: Callable[[Sequence[tuple[Request, Answer]]], None]) -> None:
         """found: called in one of the threads with what has become of some requests."""
-        self._engine: Engine | None = engine
+        self._engine: RocksDB | None = engine
         self._reading = 0  # how many threads ask it
         self._found = found
         self._condition = threading.Condition()
@@ -89,7 +89,7 @@ class Reader:
         """From now on the disk has other values than those that were here: answer nothing with them."""
         self._useless = why
 
-    def go_on(self, engine: Engine) -> None:
+    def go_on(self, engine: RocksDB) -> None:
         """Read from this one."""
         with self._condition:
             self._engine = engine
@@ -106,7 +106,7 @@ class Reader:
                 self._condition.notify_all()
             self._found(list(zip(requests, answers, strict=True)))
 
-    def _next(self) -> tuple[Engine, list[Request]] | None:
+    def _next(self) -> tuple[RocksDB, list[Request]] | None:
         """What is read together next, and from where; None: there will be no more."""
         with self._condition:
             while (not self._queue or self._engine is None) and not self._ending:
@@ -123,7 +123,7 @@ class Reader:
             self._reading += 1
             return self._engine, requests
 
-    def _answers(self, engine: Engine, requests: Sequence[Request]) -> list[Answer]:
+    def _answers(self, engine: RocksDB, requests: Sequence[Request]) -> list[Answer]:
         if self._useless is not None:
             return [OSError(self._useless)] * len(requests)
         try:
@@ -134,7 +134,7 @@ class Reader:
             return [answer for request in requests for answer in self._answers(engine, [request])]
         return [self._answer(engine, request, record) for request, record in zip(requests, records, strict=True)]
 
-    def _answer(self, engine: Engine, request: Request, record: bytes | None) -> Answer:
+    def _answer(self, engine: RocksDB, request: Request, record: bytes | None) -> Answer:
         try:
             if record is None:
                 raise ValueError("its record is missing")
@@ -147,7 +147,7 @@ class Reader:
         except Exception as error:  # RocksDB's are of no other class
             return error
 
-    def _joined(self, engine: Engine, parts: Parts) -> bytes:
+    def _joined(self, engine: RocksDB, parts: Parts) -> bytes:
         pieces: list[bytes] = []
         together = READ_BYTES // PART_BYTES
         for first in range(0, parts.pieces, together):
@@ -158,6 +158,6 @@ class Reader:
                 pieces.append(piece)
         return b"".join(pieces)  # lets the interpreter go where it is long
 
-    def _read(self, engine: Engine, keys: Sequence[bytes]) -> list[bytes | None]:
+    def _read(self, engine: RocksDB, keys: Sequence[bytes]) -> list[bytes | None]:
         self.calls += 1
         return engine.read(keys)

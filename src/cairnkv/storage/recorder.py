@@ -25,7 +25,7 @@ from cairnkv.storage.record_format import (
     record_value,
     space_range,
 )
-from cairnkv.storage.rocksdb import Batch, Engine
+from cairnkv.storage.rocksdb import Batch, RocksDB
 
 LARGE_ENTRY_BYTES: Final = 1024 * 1024
 """An entry with more than this has all values in parts that are not small: its batch is one write."""
@@ -49,7 +49,7 @@ def _fill_fast() -> FillFast | None:
 class Recorder:
     """Fills batches. It knows which values stand in parts."""
 
-    def __init__(self, engine: Engine, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
+    def __init__(self, engine: RocksDB, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
         """parted: where the values stand that are in parts. number: the first that no parts have."""
         self._engine = engine
         self._parted = parted
@@ -67,7 +67,7 @@ class Recorder:
         self.cleared.clear()
         return self._engine.batch()
 
-    def go_on(self, engine: Engine, *, happened: bool) -> None:
+    def go_on(self, engine: RocksDB, *, happened: bool) -> None:
         """The engine was opened anew. happened: whether the batch that was begun last is there.
 
         Removes what parts it has left if it is not. Raises what the engine raises.

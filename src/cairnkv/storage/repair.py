@@ -44,7 +44,7 @@ from cairnkv.storage.record_format import (
     parsed_part_key,
     parsed_value,
 )
-from cairnkv.storage.rocksdb import Engine, open_engine, rebuild, wait_while_behind
+from cairnkv.storage.rocksdb import RocksDB, open_rocksdb, rebuild, wait_while_behind
 
 TOGETHER_BYTES: Final = 1024 * 1024
 """Bytes that one write has."""
@@ -84,7 +84,7 @@ def repair(directory: Path, into: Path, progress: Progress = nobody) -> Repaired
                 rebuild(work)
             except Exception as again:
                 raise OptionError(f"nothing of {directory} can be read: {in_words(again)}") from None
-        engine = open_engine(part)
+        engine = open_rocksdb(part)
         try:
             gaps: list[Gap] = []
             with opened(work, lenient=True) as database:
@@ -112,7 +112,7 @@ class _Parted:
         self.length = 0
 
 
-def _write(engine: Engine, records: Iterator[tuple[bytes, bytes]], left_out: list[str]) -> None:
+def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: list[str]) -> None:
     """Write what is well formed."""
     parted: dict[int, _Parted] = {}
     state: bytes | None = None
@@ -177,6 +177,6 @@ def _write(engine: Engine, records: Iterator[tuple[bytes, bytes]], left_out: lis
     _put(engine, batch)
 
 
-def _put(engine: Engine, batch: object) -> None:
+def _put(engine: RocksDB, batch: object) -> None:
     wait_while_behind(engine)
     engine.write(batch)

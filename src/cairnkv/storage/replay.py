@@ -17,7 +17,7 @@ from typing import Final
 
 from cairnkv.errors import OptionError
 from cairnkv.installation import python_command, python_environment
-from cairnkv.storage.rocksdb import open_engine
+from cairnkv.storage.rocksdb import open_rocksdb
 
 logger: Final = logging.getLogger("cairnkv.disk")
 
@@ -31,7 +31,7 @@ ASK_SECONDS: Final = 0.1
 def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> None:
     """Have the write-ahead log read, if it is long.
 
-    limit: as for `open_engine`. stopped: asked every now and then whether to give up.
+    limit: as for `open_rocksdb`. stopped: asked every now and then whether to give up.
     Raises `OptionError` when it cannot be.
     """
     size = sum(log.stat().st_size for log in directory.glob("*.log"))
@@ -58,6 +58,6 @@ def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> N
 def read() -> None:
     """In the other process: open, close, and say what was wrong."""
     try:
-        open_engine(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None).close()
+        open_rocksdb(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None).close()
     except OptionError as error:
         sys.stdout.buffer.write(str(error).encode("utf-8", "surrogateescape"))

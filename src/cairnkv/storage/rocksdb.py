@@ -138,7 +138,7 @@ class Batch(Protocol):
         """Have none there whose key is not below `begin` and below `end`."""
 
 
-class Engine(Protocol):
+class RocksDB(Protocol):
     """What the log needs of RocksDB; tests put their own in its place."""
 
     def batch(self) -> Batch:
@@ -191,7 +191,7 @@ class Engine(Protocol):
         """Never touch it again, not at this process' end either: it was opened by the one that this was forked from."""
 
 
-def wait_while_behind(engine: Engine) -> None:
+def wait_while_behind(engine: RocksDB) -> None:
     """Return when there is something to be written again. Raises `OSError` when that takes too long."""
     end = time.monotonic() + BEHIND_SECONDS_MAX
     while engine.behind:
@@ -363,7 +363,7 @@ def memory_bytes(memory_limit: int) -> int:
     return min(taken, (memory_limit - UNCOUNTED_BYTES) // 4)
 
 
-def open_engine(directory: Path, limit: int | None = None, *, memory_limit: int | None = None) -> Engine:
+def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int | None = None) -> RocksDB:
     """RocksDB in this directory, which is made if it is not there, for its owner only.
 
     limit: bytes that it is to have at most; None: as many as its file system.
@@ -503,7 +503,7 @@ def _cache_bytes(memory_limit: int | None) -> int:
 
 
 def _options(room: int = PLENTY, memory_limit: int | None = None) -> "Options":
-    """memory_limit: see `open_engine`.
+    """memory_limit: see `open_rocksdb`.
 
     room: bytes that the store may use. With little room, compactions are smaller: their output has to fit beside their
     input in the room that is left when writes stop.
@@ -592,7 +592,7 @@ def _manifest(directory: Path) -> list[Path]:
     return [manifest] if name.startswith(wal.MANIFEST) and manifest.is_file() else []  # if not, RocksDB says so
 
 
-def _check_format(directory: Path, engine: Engine, database: Any) -> None:
+def _check_format(directory: Path, engine: RocksDB, database: Any) -> None:
     """Refuse a format that this version does not know; write ours where there is nothing yet."""
     try:
         stored = database.get(FORMAT_KEY)

@@ -24,12 +24,12 @@ from typing import Final, NamedTuple
 
 from cairnkv.commands import failures
 from cairnkv.own_threads import OwnThread
-from cairnkv.storage.base import Effect, LogRefused, size_of_effects
+from cairnkv.storage.base import Effect, StorageRefused, size_of_effects
 from cairnkv.storage.load import Restored, newest
 from cairnkv.storage.reader import Reader
 from cairnkv.storage.record_format import ENTRY, PART, space_range
 from cairnkv.storage.recorder import Recorder
-from cairnkv.storage.rocksdb import Engine, wait_while_behind
+from cairnkv.storage.rocksdb import RocksDB, wait_while_behind
 from cairnkv.storage.space import Space
 from cairnkv.storage.sync import Sync
 
@@ -130,13 +130,13 @@ class Writer:
     def __init__(
         self,
         directory: Path,
-        engine: Engine,
+        engine: RocksDB,
         sync: Sync,
         restored: Restored,
         *,
         space: Space,
         found: Callable[[int | Failed | Settled], None],
-        reopen: Callable[[], Engine],
+        reopen: Callable[[], RocksDB],
         reader: Reader,
         gather: float = 0.0,
         queued_bytes_max: int = QUEUED_BYTES_MAX,
@@ -185,7 +185,7 @@ class Writer:
         self._thread.start()
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> RocksDB:
         """What is written to."""
         return self._engine
 
@@ -206,19 +206,19 @@ class Writer:
         )
 
     def put(self, entry: Entry) -> None:
-        """Queue an entry. Raises `LogRefused` when none is taken."""
+        """Queue an entry. Raises `StorageRefused` when none is taken."""
         with self._condition:
             if self.state is not State.OK:
                 lasting = self.state is State.BROKEN
-                raise LogRefused(self.why, failures.READONLY if lasting else failures.RECOVERING)
+                raise StorageRefused(self.why, failures.READONLY if lasting else failures.RECOVERING)
             if self._ending:
-                raise LogRefused(f"{self._directory} is closed", failures.READONLY)
+                raise StorageRefused(f"{self._directory} is closed", failures.READONLY)
             if self._space.full is not None and any(value is not None for _, _, value, _ in entry.effects):
-                raise LogRefused(f"{self._directory}: {self._space.full}", failures.DISKFULL)
+                raise StorageRefused(f"{self._directory}: {self._space.full}", failures.DISKFULL)
             waiting = len(self._queue)
             behind = self.queued_bytes >= self._queued_bytes_max // 2
             if waiting >= QUEUED_ENTRIES_MAX or (behind and self.queued_bytes + entry.size > self._queued_bytes_max):
-                raise LogRefused(
+                raise StorageRefused(
                     f"the disk is behind: {waiting:,} writes of {self.queued_bytes:,} bytes wait for it already"
                 )
             self._put(entry)
@@ -477,7 +477,7 @@ class Writer:
             )
             self._compaction.start()
 
-    def _compact(self, engine: Engine, ranges: list[tuple[bytes, bytes]], alone: bool) -> None:
+    def _compact(self, engine: RocksDB, ranges: list[tuple[bytes, bytes]], alone: bool) -> None:
         try:
             for begin, end in ranges:
                 engine.compact(begin, end, alone=alone)

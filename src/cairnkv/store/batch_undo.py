@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cairnkv.commands import Failure
 from cairnkv.engine import Keyspace, Staged
-from cairnkv.storage import Effect, LogRefused
+from cairnkv.storage import Effect, StorageRefused
 
 if TYPE_CHECKING:
     from cairnkv.store.pending_native import PendingBatch
@@ -33,7 +33,7 @@ class StagingStore(Protocol):
     def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """Give the log an entry; where to put the replies that wait for it.
 
-        Raises `LogRefused` when it takes none; nothing was undone then.
+        Raises `StorageRefused` when it takes none; nothing was undone then.
         """
 
     def hold_run(self, position: int, run: "PendingBatch") -> None:
@@ -42,11 +42,11 @@ class StagingStore(Protocol):
     def uncommitted_keys(self, space: int) -> dict[bytes, int]:
         """The keys of a keyspace that were changed and are not committed, with the newest position that did."""
 
-    def refusal(self, refused: LogRefused) -> Failure:
+    def refusal(self, refused: StorageRefused) -> Failure:
         """How a client is told."""
 
 
-class Staging:
+class BatchUndo:
     """The runs on one keyspace of a store."""
 
     undoes = True
@@ -86,7 +86,7 @@ class Staging:
         staged = Staged(self._keyspace, undos)
         try:
             return self._store.end_run(staged, effects, size)
-        except LogRefused as refused:
+        except StorageRefused as refused:
             self._take_back(staged)
             self._refused = self._store.refusal(refused)
             return None

@@ -40,14 +40,14 @@ from cairnkv.engine.table import CURSORS, USE_BYTES
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
 from cairnkv.limits import SPACES, VALUE_MAX
-from cairnkv.storage import BackUp, Deliver, Effect, Log, LogRefused, ProcessLog
+from cairnkv.storage import BackUp, Deliver, Effect, InMemoryStorage, Storage, StorageRefused
 from cairnkv.storage.base import LARGE_VALUE_BYTES, Redated
 from cairnkv.store.admission import bytes_made, bytes_made_together, growth, length_after
-from cairnkv.store.batch_undo import Staging
+from cairnkv.store.batch_undo import BatchUndo
 from cairnkv.store.clock import Clock, LogClock, wall_clock
-from cairnkv.store.lru import Place, UseOrder
+from cairnkv.store.lru import Lru, Place
 from cairnkv.store.pending import PendingReply, size_of
-from cairnkv.store.value_cache import Cache
+from cairnkv.store.value_cache import ValueCache
 from cairnkv.version import VERSION
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Store:
     def __init__(
         self,
         *,
-        log: Log | None = None,
+        storage: Storage | None = None,
         clock: Clock = wall_clock,
         memory_limit: int | None = None,
         when_full: WhenFull = WhenFull.REFUSE,
@@ -153,7 +153,7 @@ class Store:
         """
         self._shared: Final = Shared()
         self.keyspaces: Final = tuple(Keyspace(self._shared) for _ in range(SPACES))
-        self._log: Log = log if log is not None else ProcessLog()
+        self._storage: Storage = storage if storage is not None else InMemoryStorage()
         self._last = 0  # position of the newest entry of the log
         self.loading = True
         """Whether the log has yet to be read."""
@@ -165,8 +165,8 @@ class Store:
         """Advances log time by the clock."""
         self._memory_limit = memory_limit
         self._value_max = value_max
-        deletes = memory_limit is not None and when_full is WhenFull.EVICT and not self._log.keeps_effects
-        self._use_order = UseOrder() if deletes else None  # where eviction deletes
+        deletes = memory_limit is not None and when_full is WhenFull.EVICT and not self._storage.keeps_effects
+        self._lru = Lru() if deletes else None  # where eviction deletes
         self._strangers = False  # whether keys may be there of which no use is known
         self._strangers_from = (0, 0)  # ... and from which keyspace and cursor on
         self._steps: list[Step] | None = None  # of the entry at hand: what has changed something so far
@@ -190,7 +190,7 @@ class Store:
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
         self._begin_backup: Callable[[Backup], Reply] = _no_backups
-        self._cache: Cache | None = None  # once everything is loaded
+        self._cache: ValueCache | None = None  # once everything is loaded
         if not loads_later:
             try:
                 self.begin(self.load())
@@ -199,21 +199,21 @@ class Store:
                 self.close()
                 raise
 
-    def _new_cache(self) -> Cache | None:
-        if self._memory_limit is None or not self._log.keeps_effects:
+    def _new_cache(self) -> ValueCache | None:
+        if self._memory_limit is None or not self._storage.keeps_effects:
             return None
-        return Cache(
+        return ValueCache(
             self.keyspaces,
-            self._log.fetch,
+            self._storage.fetch,
             self._memory_limit,
             is_pending=lambda space, key: space in self._pending_tables or key in self._pending_keys[space],
-            taken=self._log.memory_bytes,
+            taken=self._storage.memory_bytes,
         )
 
     @property
     def size(self) -> str:
         """What this store is called: process, disk or quorum."""
-        return self._log.size
+        return self._storage.size
 
     @property
     def keyspace(self) -> Keyspace:
@@ -229,7 +229,7 @@ class Store:
         """
         aside = Shared()
         keyspaces = tuple(Keyspace(aside) for _ in range(SPACES))
-        return Loaded(keyspaces, self._log.restore(keyspaces, self._memory_limit))
+        return Loaded(keyspaces, self._storage.restore(keyspaces, self._memory_limit))
 
     def begin(self, loaded: Loaded) -> None:
         """Take over what was read, and take commands from now on."""
@@ -240,7 +240,7 @@ class Store:
         self._last = self._committed = loaded.position
         self.loading = self.holds_back = False
         self._cache = self._new_cache()
-        self._log.listen(self)
+        self._storage.listen(self)
         self._tell_tallies()
 
     # -- commands -----------------------------------------------------------------------------------------
@@ -295,16 +295,16 @@ class Store:
         self._commands += 1
         now = self.log_clock()
         if not command.spec.writes:
-            if self._log.keeps_effects:
+            if self._storage.keeps_effects:
                 self._note_time()
             reply = self._read(step, now, touch=touch)
             return self._when_safe(reply, self._newest_commit_for(step)) if self.uncommitted else reply
-        if self._log.keeps_effects:
+        if self._storage.keeps_effects:
             self._note_time()
         if refusal := self._admit(step):
             return self._when_safe(refusal, self._newest_commit_for(step))
         outcome = self._write(step)
-        if self._use_order is not None:
+        if self._lru is not None:
             self._note_use(command.places(space))
         return outcome
 
@@ -359,17 +359,17 @@ class Store:
         Copies the dicts of the table, so it takes time in proportion to the number of keys.
         """
         store = Store(
-            log=self._log,
+            storage=self._storage,
             clock=self.clock,
             memory_limit=self._memory_limit,
-            when_full=WhenFull.REFUSE if self._use_order is None else WhenFull.EVICT,
+            when_full=WhenFull.REFUSE if self._lru is None else WhenFull.EVICT,
             value_max=self._value_max,
         )
         for copy, keyspace in zip(store.keyspaces, self.keyspaces, strict=True):
             copy.copy_undone(keyspace, self.under_way or [])
         store._shared.now, store._shared.lead = self._shared.now, self._shared.lead
         store.log_clock.go_on_from(self.log_clock)
-        if store._use_order is not None:
+        if store._lru is not None:
             store._expect_strangers()
         store._commands, store._expired, store._evicted = self._commands, self._expired, self._evicted
         store._tallies = self._tallies
@@ -408,7 +408,7 @@ class Store:
 
     def _advance(self) -> None:
         self.log_clock()
-        if self._log.keeps_effects:
+        if self._storage.keeps_effects:
             self._note_time()
 
     def _note_time(self) -> None:
@@ -421,8 +421,8 @@ class Store:
         if now <= self.noted or not self._shared.expiring:
             return
         try:
-            self._last = self._pending_time = self._log.append((), now + TIME_AHEAD_MS)
-        except LogRefused:
+            self._last = self._pending_time = self._storage.append((), now + TIME_AHEAD_MS)
+        except StorageRefused:
             return
         self.noted = now + TIME_AHEAD_MS
         self.uncommitted[self._last] = _Uncommitted([])
@@ -432,7 +432,7 @@ class Store:
         if command.spec.by_store:
             return self._about_itself(step)
         reply = apply(self.keyspaces[space], command, now)
-        if touch and self._use_order is not None:
+        if touch and self._lru is not None:
             self._note_use(command.places(space))
         elif touch and self._cache is not None:
             self._cache.used(command.places(space))
@@ -458,11 +458,11 @@ class Store:
         """Apply a write that was admitted, and give it to the log."""
         if self._steps is not None:
             return self._apply(step)  # goes to the log with the rest of the transaction
-        if self._log.commits_at_once and self._use_order is None and not _changes_several(step.command):
+        if self._storage.commits_at_once and self._lru is None and not _changes_several(step.command):
             now = self._shared.now
             try:
-                self._last = self._log.append((step,), now)
-            except LogRefused as refused:
+                self._last = self._storage.append((step,), now)
+            except StorageRefused as refused:
                 return self.refusal(refused)
             return apply(self.keyspaces[step.space], step.command, now)
         return self._as_one_entry((step,), lambda: self._apply(step))
@@ -485,7 +485,7 @@ class Store:
             return refusal
         reply = self._write(step)
         assert not isinstance(reply, PendingReply)
-        if self._use_order is not None:
+        if self._lru is not None:
             self._note_use(step.command.places(step.space))
         return reply
 
@@ -502,9 +502,9 @@ class Store:
             reply = work()
             if not steps:  # nothing changed, so there is nothing to make safe but what the reply shows
                 return self._when_safe(reply, max([newest, *map(self._newest_commit_for, said)]))
-            effects = effects_of(journal) if self._log.keeps_effects else ()
-            position = self._log.append(tuple(steps), self._shared.now, effects)
-        except LogRefused as refused:
+            effects = effects_of(journal) if self._storage.keeps_effects else ()
+            position = self._storage.append(tuple(steps), self._shared.now, effects)
+        except StorageRefused as refused:
             self._take_back(journal)
             return self.refusal(refused)
         except TooMuch as refused:
@@ -517,11 +517,11 @@ class Store:
         finally:
             self._shared.journal = self._steps = None
         self._last = position
-        if self._use_order is not None:
+        if self._lru is not None:
             self._note_changes(journal[before:])
         elif self._cache is not None:
             self._cache.changed(journal, position, effects)
-        if self._log.commits_at_once:
+        if self._storage.commits_at_once:
             if self.under_way is None:
                 forget(journal)
             return reply
@@ -535,31 +535,31 @@ class Store:
         self.uncommitted[position] = _Uncommitted(journal, pending_reply)
         return pending_reply
 
-    def refusal(self, refused: LogRefused) -> Failure:
+    def refusal(self, refused: StorageRefused) -> Failure:
         """How a client is told that the log takes nothing."""
         return Failure(refused.code, str(refused))
 
     # -- runs of the compiled hot path (`cairnkv.store.batch_undo`) ----------------------------------------------
 
-    def staging(self, space: int) -> Staging | None:
+    def staging(self, space: int) -> BatchUndo | None:
         """Where the hot path hands over what it has done to a keyspace; None: the log has no use for that."""
-        if not self._log.keeps_effects:
+        if not self._storage.keeps_effects:
             return None
         only_reads = self._memory_limit is not None if self.loading else self._cache is not None
-        return Staging(self, self.keyspaces[space], self._pending_keys[space], only_reads=only_reads)
+        return BatchUndo(self, self.keyspaces[space], self._pending_keys[space], only_reads=only_reads)
 
     def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
-        if not self._log.takes or (self._shared.expiring and max(now, self._shared.now) > self.noted):
+        if not self._storage.takes or (self._shared.expiring and max(now, self._shared.now) > self.noted):
             return None
         if self._cache is not None and self._cache.wants_a_look():
             return None
         newest = max(self._pending_tables.get(space, 0), self._pending_time)
-        return self._log.position + 1, newest if newest > self._committed else 0
+        return self._storage.position + 1, newest if newest > self._committed else 0
 
     def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """See `StagingStore`."""
-        position = self._last = self._log.append((), self._shared.now, effects, size)
+        position = self._last = self._storage.append((), self._shared.now, effects, size)
         uncommitted = self.uncommitted[position] = _Uncommitted([staged])
         self._pending_spaces[staged.keyspace.number] = position
         return uncommitted.runs
@@ -662,7 +662,7 @@ class Store:
                 keyspace.drop(key)
             else:
                 keyspace.put(key, value, deadline)
-            if self._use_order is not None:
+            if self._lru is not None:
                 self._note_change(space, key)
         self._unsettled.clear()
         self.holds_back = False
@@ -675,7 +675,7 @@ class Store:
         undo(journal)
         if self._cache is not None:
             self._cache.taken_back(journal, unknown=unknown)
-        if self._use_order is not None:
+        if self._lru is not None:
             self._note_use(_places(journal))
             if any(isinstance(change, Cleared) for change in journal):
                 self._expect_strangers()
@@ -694,17 +694,17 @@ class Store:
         if (length := length_after(keyspace, step.command)) > self._value_max:
             text = f"a value would have {length:,} bytes; the limit is {self._value_max:,}"
             return Failure(failures.TOOLONG, text)
-        per_key = 0 if self._use_order is None else USE_BYTES
+        per_key = 0 if self._lru is None else USE_BYTES
         if self._memory_limit is None or (more := growth(keyspace, step.command, per_key)) <= 0:
             return None
         if self._cache is not None:
             return self._admit_beside_values(self._cache, more)
         # The log's memory depends on the limit that it was opened with, which may have been a higher one.
-        limit = self._memory_limit - min(self._log.memory_bytes, self._memory_limit // 4)
+        limit = self._memory_limit - min(self._storage.memory_bytes, self._memory_limit // 4)
         for _ in range(SLICES_PER_WRITE):
             if self.used_bytes + self.garbage_bytes + more <= limit or not self._housekeep():
                 break
-        if self._use_order is not None and more <= limit:
+        if self._lru is not None and more <= limit:
             spared = set(step.command.places(step.space))
             self._note_use(spared)
             for _ in range(EVICTIONS_PER_WRITE):
@@ -714,7 +714,7 @@ class Store:
             return None
         return Failure(failures.FULL, f"the memory limit of {self._memory_limit:,} bytes has no room for {more:,} more")
 
-    def _admit_beside_values(self, cache: Cache, more: int) -> Failure | None:
+    def _admit_beside_values(self, cache: ValueCache, more: int) -> Failure | None:
         """The same where values can leave memory: there is no room only where keys take all of it."""
         if self.garbage_bytes:
             self._housekeep()
@@ -726,7 +726,7 @@ class Store:
     @property
     def is_behind(self) -> bool:
         """Whether a client with pending writes should wait for them before it executes more commands."""
-        return self._log.is_behind
+        return self._storage.is_behind
 
     @property
     def used_bytes(self) -> int:
@@ -734,7 +734,7 @@ class Store:
         if self._cache is not None:
             return self._cache.used_bytes
         used = sum(keyspace.used_bytes + keyspace.index_bytes for keyspace in self.keyspaces)
-        return used if self._use_order is None else used + self._use_order.used_bytes
+        return used if self._lru is None else used + self._lru.used_bytes
 
     @property
     def garbage_bytes(self) -> int:
@@ -743,20 +743,20 @@ class Store:
 
     def _evict(self, spared: set[Place]) -> bool:
         """Clear one of the least recently used keys, through the log; False when there is none to clear."""
-        assert self._use_order is not None
-        place = self._stranger(spared) or self._use_order.oldest(spared)
+        assert self._lru is not None
+        place = self._stranger(spared) or self._lru.oldest(spared)
         if place is None:
             return False
         space, key = place
         keyspace = self.keyspaces[space]
         if keyspace.get(key) is None:  # expired: nobody will miss it
             keyspace.free_expired(key)
-            self._use_order.forget(place)
+            self._lru.forget(place)
             self._expired += 1
             return True
         if isinstance(self._write(Step(space, Clear(key))), Failure):
             return False
-        self._use_order.forget(place)
+        self._lru.forget(place)
         self._evicted += 1
         return True
 
@@ -765,14 +765,14 @@ class Store:
 
     def _stranger(self, spared: set[Place]) -> Place | None:
         """A key of which no use is known: it came back when a CLEAR_ALL was undone, or is older than the use order."""
-        assert self._use_order is not None
+        assert self._lru is not None
         for _ in range(SPACES + 1):
             if not self._strangers:
                 break
             space, cursor = self._strangers_from
             following, keys = self.keyspaces[space].slice(cursor, KEYS_PER_LOOK, b"")
             for key in keys:
-                if (space, key) not in spared and not self._use_order.knows((space, key)):
+                if (space, key) not in spared and not self._lru.knows((space, key)):
                     return space, key
             self._strangers_from = (space, following) if following else (space + 1, 0)
             self._strangers = self._strangers_from[0] < SPACES  # beyond the last keyspace there are none left
@@ -780,7 +780,7 @@ class Store:
 
     def _note_changes(self, journal: Sequence[Change]) -> None:
         """Note what became of keys, in the order of the changes: those that came after a CLEAR_ALL are in use."""
-        assert self._use_order is not None
+        assert self._lru is not None
         for change in journal:
             if isinstance(change, Cleared):
                 self._note_change(change.keyspace.number, None)
@@ -789,19 +789,19 @@ class Store:
 
     def _note_change(self, space: int, key: bytes | None) -> None:
         """Note what became of a key, or of all keys of a keyspace, which was cleared."""
-        assert self._use_order is not None
+        assert self._lru is not None
         if key is None:
-            self._use_order.forget_all(space)
+            self._lru.forget_all(space)
         else:
             self._note_use([(space, key)])
 
     def _note_use(self, places: Iterable[Place]) -> None:
-        assert self._use_order is not None
+        assert self._lru is not None
         for place in places:
             if self.keyspaces[place[0]].get(place[1]) is None:
-                self._use_order.forget(place)
+                self._lru.forget(place)
             else:
-                self._use_order.used(place)
+                self._lru.used(place)
 
     def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
         """Have another limit from the next write on; see `__init__`.
@@ -809,7 +809,7 @@ class Store:
         Keys that nobody uses from then on count as least recently used.
         Raises `OptionError` where the log keeps values and the store was not made with a limit.
         """
-        if self._log.keeps_effects:
+        if self._storage.keeps_effects:
             if self.loading and limit != self._memory_limit:
                 raise OptionError("what is on disk is being read; change the memory limit when all of it is there")
             if self._cache is not None:
@@ -823,8 +823,8 @@ class Store:
             return
         self._memory_limit = limit
         evicts = limit is not None and when_full is WhenFull.EVICT
-        if evicts != (self._use_order is not None):
-            self._use_order = UseOrder() if evicts else None
+        if evicts != (self._lru is not None):
+            self._lru = Lru() if evicts else None
             self._expect_strangers()
         self._tell_tallies()
 
@@ -844,61 +844,61 @@ class Store:
         for keyspace in self.keyspaces:
             expired = keyspace.expired(left)
             if expired:
-                self._log.expired(keyspace.number, expired, self._shared.now)
+                self._storage.expired(keyspace.number, expired, self._shared.now)
             for key in expired:
                 keyspace.free_expired(key)
-                if self._use_order is not None:
-                    self._use_order.forget((keyspace.number, key))
+                if self._lru is not None:
+                    self._lru.forget((keyspace.number, key))
                 elif self._cache is not None:
                     self._cache.forget((keyspace.number, key))
             left -= len(expired)
             more = (not more and keyspace.free_slice()) or more
         self._expired += EXPIRED_PER_SLICE - left
-        more_uses = self._use_order is not None and self._use_order.free_some()
+        more_uses = self._lru is not None and self._lru.free_some()
         more_cold = self._cache is not None and self._cache.cool_some()
         return more or more_uses or more_cold or left == 0
 
     @property
     def tidy(self) -> bool:
         """Whether a slice would find nothing to do, now or later, unless a command is executed before."""
-        return self._use_order is None and self._cache is None and self.keyspace.tidy
+        return self._lru is None and self._cache is None and self.keyspace.tidy
 
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""
-        self._log.close(self._shared.now)
+        self._storage.close(self._shared.now)
 
     def deliver_by(self, deliver: Deliver) -> None:
         """How the log reaches the thread that uses this store, where it has threads of its own."""
-        self._log.deliver_by(deliver)
+        self._storage.deliver_by(deliver)
 
     @property
     def interruptible(self) -> bool:
         """Whether `undone` can restore the whole store."""
-        return self._log.commits_at_once and not self._log.keeps_effects
+        return self._storage.commits_at_once and not self._storage.keeps_effects
 
     @property
     def forkable(self) -> bool:
         """Whether a copy in a forked process is a store of its own: not if it is kept anywhere else."""
-        return not self._log.keeps_effects
+        return not self._storage.keeps_effects
 
     # -- beside it ------------------------------------------------------------------------------------------
 
     @property
     def plain(self) -> bool:
         """Whether nothing but the keyspace has to know of a command: no log to wait for, no memory limit."""
-        return self._log.commits_at_once and self._memory_limit is None and not self.holds_back
+        return self._storage.commits_at_once and self._memory_limit is None and not self.holds_back
 
     @property
     def shows_plainly(self) -> bool:
         """Whether a read has to know no more than whether anything is uncommitted, and whether its time is noted."""
-        return self.plain or (self._log.keeps_effects and self._memory_limit is None)
+        return self.plain or (self._storage.keeps_effects and self._memory_limit is None)
 
     @property
     def _takes_runs(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
         if self.holds_back:
             return False
-        return self.plain or (self._log.keeps_effects and (self._memory_limit is None or self._cache is not None))
+        return self.plain or (self._storage.keeps_effects and (self._memory_limit is None or self._cache is not None))
 
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
@@ -912,7 +912,7 @@ class Store:
     @property
     def back_up(self) -> BackUp | None:
         """The log's, for any thread; None: nothing is kept."""
-        return self._log.back_up
+        return self._storage.back_up
 
     def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
         """Have BACKUP answered by this, at once."""
@@ -937,7 +937,7 @@ class Store:
             ("cairnkv_version", VERSION),
             ("size", self.size),
             ("loading", int(self.loading)),
-            *self._log.about(),
+            *self._storage.about(),
             *(() if self._cache is None else self._cache.about()),
             ("hot_path", features()["hot path"]),
             ("commands", self._commands + sum(tally.commands for tally in self._tallies)),

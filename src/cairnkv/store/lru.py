@@ -24,7 +24,7 @@ order, the evicted key is among the least recently used few per cent."""
 _Shard: TypeAlias = OrderedDict[bytes, int]
 
 
-class UseOrder:
+class Lru:
     """Which keys were used when, roughly: enough to name one of the least recently used."""
 
     def __init__(self) -> None:

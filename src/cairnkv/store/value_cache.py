@@ -24,7 +24,7 @@ from cairnkv.engine.database import Cleared
 from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import MIB, READ_TOGETHER_MAX
 from cairnkv.storage import Effect
-from cairnkv.store.lru import Place, UseOrder
+from cairnkv.store.lru import Lru, Place
 from cairnkv.store.pending import PendingCommand, PendingReply
 
 logger: Final = logging.getLogger("cairnkv.store")
@@ -123,7 +123,7 @@ class PendingRead(PendingCommand):
 
 
 class Fetch(Protocol):
-    """`Log.fetch`."""
+    """`Storage.fetch`."""
 
     def __call__(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None: ...
 
@@ -153,7 +153,7 @@ class _Spared:
         return False
 
 
-class Cache:
+class ValueCache:
     """The values in memory of a store whose log has all of them."""
 
     def __init__(
@@ -175,7 +175,7 @@ class Cache:
         self._fetch = fetch
         self._is_pending = is_pending
         self._taken = taken
-        self._order = UseOrder()  # of what may get cold: what is in memory and committed
+        self._order = Lru()  # of what may get cold: what is in memory and committed
         self._loads: dict[Place, _Load] = {}
         self._reading_bytes = 0
         self._waiting: collections.deque[PendingRead] = collections.deque()  # whose values are not asked for yet

@@ -130,7 +130,7 @@ async def test_a_table_goes_there_and_comes_back(cluster: Cluster, tmp_path: Pat
         node = await cluster.node()
         assert await node.newest() is None
         sent: list[int] = []
-        async with node.turn() as ours, node.side.entered(staged(table.log)) as staging:
+        async with node.turn() as ours, node.side.entered(staged(table.storage)) as staging:
             assert ours
             position = int(await node.side.run(node_record, staging, POSITION) or b"")
             made = await node.put(staging, position, sent.append)

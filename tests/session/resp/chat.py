@@ -7,7 +7,7 @@ from cairnkv.session import Session
 from cairnkv.session.context import ServerContext
 from cairnkv.store import Store
 from tests.support.clock import HandClock
-from tests.support.late_log import LateLog
+from tests.support.late_storage import LateStorage
 from tests.support.resp import ReplyDecoder, request
 
 
@@ -23,9 +23,9 @@ class Chat:
         value_max: int | None = None,
     ) -> None:
         self.clock = beside.clock if beside else HandClock()
-        self.log = beside.log if beside else LateLog()
+        self.storage = beside.storage if beside else LateStorage()
         more = {} if value_max is None else {"value_max": value_max}
-        self.store = beside.store if beside else Store(log=self.log if late else None, clock=self.clock, **more)
+        self.store = beside.store if beside else Store(storage=self.storage if late else None, clock=self.clock, **more)
         self.context = beside.context if beside else ServerContext(self.store)
         self.session = Session(self.store, wake=lambda: None, context=self.context, limits=limits)
         self._replies = ReplyDecoder()

@@ -97,7 +97,7 @@ class TestReplies:
             chat.session.advance()
         assert chat.session.blocked
         assert chat.session.buffered > 100 * len(request(b"COMMAND", b"DOCS")), "so many are not carried out"
-        chat.log.commit()
+        chat.storage.commit()
         assert len(chat.hear()) == 201
 
     @pytest.mark.parametrize("words", [["MGET", *["none"] * 1_000], ["EXEC"]])

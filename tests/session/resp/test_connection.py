@@ -317,7 +317,7 @@ def test_replies_that_wait_for_the_log_are_skipped_too() -> None:
     chat.send(b"CLIENT", b"REPLY", b"SKIP")
     chat.send(b"SET", b"k", b"v")
     chat.send(b"PING")
-    chat.log.commit()
+    chat.storage.commit()
     assert chat.hear() == [PONG]
 
 

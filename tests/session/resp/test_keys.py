@@ -63,11 +63,11 @@ def test_everything_is_emptied_at_once_or_not_at_all() -> None:
     for space in (0, 1):
         chat.send(b"SELECT", b"%d" % space)
         chat.send(b"SET", b"k", b"v")
-    chat.log.commit()
+    chat.storage.commit()
     assert chat.hear() == [OK] * 4
     chat.send(b"FLUSHALL")
-    (entry,) = chat.log.pending
-    chat.log.fail()
+    (entry,) = chat.storage.pending
+    chat.storage.fail()
     (failure,) = chat.hear()
     assert isinstance(failure, Error)
     assert failure.text.startswith("ERR UNDONE")
@@ -457,7 +457,7 @@ def test_keys_waits_for_what_it_shows() -> None:
     other.send(b"SET", b"new", b"v")
     chat.send(b"KEYS", b"n*")
     assert chat.hear() == []
-    chat.log.commit()
+    chat.storage.commit()
     assert chat.hear() == [[b"new"]]
     assert other.hear() == [OK]
 
@@ -470,7 +470,7 @@ def test_keys_shows_nothing_that_was_taken_back() -> None:
     other.send(b"SET", b"new", b"v")
     chat.send(b"KEYS", b"*")
     assert chat.session.runnable, "there are slices before and behind what happens now"
-    chat.log.fail()
+    chat.storage.fail()
     (failure,) = chat.hear()
     assert isinstance(failure, Error)
     assert failure.text.startswith("ERR UNDONE")

@@ -19,12 +19,12 @@ QUEUED = Simple("QUEUED")
 def test_a_transaction_whose_commit_fails_is_undone_and_says_so_once() -> None:
     chat = Chat(late=True)
     chat.send(b"SET", b"k", b"1")
-    chat.log.commit()
+    chat.storage.commit()
     assert chat.hear() == [OK]
     for words in ("MULTI", "INCR k", "GET k", "SET other 1", "EXEC", "PING", "GET k"):
         chat.send(*words.encode().split())
     assert chat.hear() == [OK, QUEUED, QUEUED, QUEUED]
-    chat.log.fail("the disk is gone")
+    chat.storage.fail("the disk is gone")
     undone, pong, read = chat.hear()
     assert undone.text.startswith("ERR UNDONE")
     assert pong == Simple("PONG")
@@ -39,12 +39,12 @@ def test_a_watched_key_whose_change_was_undone() -> None:
     other = Chat(chat)
     chat("WATCH k")
     other.send(b"SET", b"k", b"theirs")
-    chat.log.fail()
+    chat.storage.fail()
     assert isinstance(other.hear()[0], Error)
     chat("MULTI")
     chat("SET k ours")
     chat.send(b"EXEC")
-    chat.log.commit()
+    chat.storage.commit()
     (reply,) = chat.hear()
     assert reply in ([OK], NULL_ARRAY, None)
     assert chat("GET k") == (b"ours" if reply == [OK] else None)
@@ -59,7 +59,7 @@ def test_a_transaction_given_up_waits_for_the_change_that_it_was_given_up_for() 
     chat("SET k ours")
     chat.send(b"EXEC")
     assert chat.hear() == [], "that the key has changed is not safe yet"
-    chat.log.commit()
+    chat.storage.commit()
     assert len(chat.hear()) == 1
     assert chat("GET k") == b"theirs"
 
@@ -82,7 +82,7 @@ def test_exec_succeeds_with_a_pending_write_of_a_watched_key(late: bool, queued:
     for words in ("SET k 1", "WATCH k", "MULTI", *queued, "EXEC"):
         chat.send(*words.encode().split())
     if late:
-        chat.log.commit()
+        chat.storage.commit()
     assert chat.hear() == [OK, OK, OK, *[QUEUED] * len(queued), replies]
 
 
@@ -94,7 +94,7 @@ def test_exec_fails_on_a_change_while_other_writes_are_pending() -> None:
     other.send(b"SET", b"k", b"theirs")
     for words in ("MULTI", "SET k ours", "PUBLISH news text", "EXEC", "GET k"):
         chat.send(*words.encode().split())
-    chat.log.commit()
+    chat.storage.commit()
     assert chat.hear() == [OK, OK, OK, QUEUED, QUEUED, NULL_ARRAY, b"theirs"]
 
 
@@ -105,7 +105,7 @@ def test_keys_looked_for_while_others_write_are_said_once_those_are_safe() -> No
     chat.send(b"KEYS", b"*")
     chat.send(b"PING")
     assert chat.hear() == []
-    chat.log.fail()
+    chat.storage.fail()
     refused, pong = chat.hear()
     assert refused.text.startswith("ERR UNDONE")
     assert pong == Simple("PONG")
@@ -135,7 +135,7 @@ def test_messages_do_not_come_between_the_replies_of_a_command() -> None:
     Chat(chat)("PUBLISH a x")
     listener.send(b"PING")
     assert listener.hear() == [], "all stands behind the SET"
-    chat.log.commit()
+    chat.storage.commit()
     kinds = [one.items[0] if isinstance(one, Push) else one for one in listener.hear()]
     assert kinds == [OK, b"subscribe", b"subscribe", b"message", Simple("PONG")]
 
@@ -197,11 +197,11 @@ def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
                 sent[who].append(place)
         match outcome:
             case "commit one":
-                first.log.commit(1)
+                first.storage.commit(1)
             case "commit all":
-                first.log.commit()
+                first.storage.commit()
             case "fail":
-                first.log.fail()
+                first.storage.fail()
         for n, chat in enumerate(chats):
             heard[n] += chat.hear()
     for chat in chats:
@@ -209,7 +209,7 @@ def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
     for _ in range(2):
         for n, chat in enumerate(chats):
             heard[n] += chat.hear()
-        first.log.commit()
+        first.storage.commit()
     for n, chat in enumerate(chats):
         heard[n] += chat.hear()
         messages = Counter(isinstance(one, Push) and one.items[0] == b"message" for one in heard[n])

@@ -102,7 +102,7 @@ def test_messages_stay_behind_replies_that_wait_for_the_log() -> None:
     listener.send(b"SET", b"k", b"v")
     Chat(listener)("PUBLISH a x")
     assert listener.hear() == []
-    listener.log.commit()
+    listener.storage.commit()
     assert listener.hear() == [Simple("OK"), Push((b"message", b"a", b"x"))]
 
 

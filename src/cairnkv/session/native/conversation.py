@@ -49,7 +49,7 @@ def said_in_turn(
     decoder.feed(frame)
     request = decoder.next()
     assert isinstance(request, Request), "it was scanned"
-    reply = store.take_turn(Step(0, request.command), changes)
+    reply = store.execute_logged(Step(0, request.command), changes)
     return QueuedReply(reply, partial(reply_parts, dialect=Dialect(statuses), frame_limit=frame_max))
 
 

@@ -573,7 +573,7 @@ def said_in_turn(
     assert spec.on_keys is not None
     call = spec.on_keys(Arguments(spec.name, words[1:], space))
     assert isinstance(call, Call)
-    reply = store.take_turn(Step(space, call.command), changes)
+    reply = store.execute_logged(Step(space, call.command), changes)
     return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Command, Step
 from cairnkv.engine import Keyspace
-from cairnkv.storage import BackUp, Deliver, Effect, LogListener, LogRefused
+from cairnkv.storage import BackUp, CommitListener, Deliver, Effect, StorageRefused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Entry:
         return step.command
 
 
-class LateLog:
+class LateStorage:
     """Keeps entries pending until `commit` or `fail` is called.
 
     reuse_positions: count on from the last commit after a failure, as a log does that cuts its end off;
@@ -52,11 +52,11 @@ class LateLog:
         self.closed = False
         self._reuse_positions = reuse_positions
         self._last = 0
-        self._listener: LogListener | None = None
+        self._listener: CommitListener | None = None
 
     # -- the contract ---------------------------------------------------------------------------------------
 
-    def listen(self, listener: LogListener) -> None:
+    def listen(self, listener: CommitListener) -> None:
         """Tell this listener."""
         assert self._listener is None, "listen is called once"
         self._listener = listener
@@ -99,7 +99,7 @@ class LateLog:
         """Keep an entry pending."""
         assert not self.closed
         if (reason := self.refusal or self.surprise) is not None:
-            raise LogRefused(reason)
+            raise StorageRefused(reason)
         self._last += 1
         self.pending.append(Entry(self._last, tuple(steps), now, tuple(effects)))
         return self._last
