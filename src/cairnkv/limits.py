@@ -28,7 +28,7 @@ command that carries several."""
 STRING_MAX: Final = 512 * MIB
 """Bytes that a value could ever have, whatever `VALUE_MAX` is set to: what offsets into one may say, as in Redis."""
 
-SPACES: Final = 16
+DATABASES: Final = 16
 """Keyspaces of a store, as Redis has databases. The article's wire and the embedded store use the first."""
 
 ARGUMENTS_MAX: Final = 1_048_576

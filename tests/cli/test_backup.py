@@ -88,7 +88,7 @@ def test_backup_verify_restore_check(data: Path, cairn_here: Call) -> None:
         verified.out.decode(),
     )
     told = json.loads(cairn_here("verify", backup, "--json").out)
-    assert (told["ok"], told["entries"], told["keyspaces"], told["problems"]) == (True, 2_002, {"0": 2_002}, [])
+    assert (told["ok"], told["entries"], told["databases"], told["problems"]) == (True, 2_002, {"0": 2_002}, [])
     restored = cairn_here("restore", backup, "new/store")
     assert (restored.code, restored.out) == (0, b"new/store\n")
     assert cairn_here("check", "new/store").code == 0

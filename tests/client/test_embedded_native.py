@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import cairnkv
 from cairnkv.client.codec import CodecName, key_codec, value_codec
 from cairnkv.client.embedded import CALLS_PER_SLICE, Embedded, embedded
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.limits import KEY_MAX, VALUE_MAX
 from cairnkv.store import Store
 from tests.support.clock import HandClock
@@ -60,8 +60,8 @@ class Twins:
         return count
 
     @property
-    def keyspaces(self) -> list[Keyspace]:
-        return [store._shared._store.keyspace for store in self.stores]
+    def databases(self) -> list[Database]:
+        return [store._shared._store.database for store in self.stores]
 
     def do(self, call: Callable[[Any], Any]) -> None:
         """Make a call on both, and assert that the same comes of it."""
@@ -71,7 +71,7 @@ class Twins:
     def agree(self) -> None:
         """Assert that both are in the same state."""
         self.do(lambda kv: kv.info())
-        one, other = self.keyspaces
+        one, other = self.databases
         one.check()
         other.check()
         assert (one.now, one.used_bytes, one.count()) == (other.now, other.used_bytes, other.count())
@@ -175,8 +175,8 @@ class TestTheSame:
 
     def test_for_bytes_that_are_no_text(self) -> None:
         twins = Twins()
-        for keyspace in twins.keyspaces:
-            keyspace.put(b"k", b"\xff", None)
+        for database in twins.databases:
+            database.put(b"k", b"\xff", None)
         twins.do(lambda kv: kv.get("k"))
         twins.do(lambda kv: kv["k"])
         twins.agree()
@@ -267,9 +267,9 @@ class TestWhatTheyAre:
         assert kv["hits"] == f"{counts * 40}"
         told = kv.info()
         assert told["commands"] == 4 * counts * 2 * 125 + 2 * counts * 20 * 3 + 2
-        keyspace = kv._shared._store.keyspace
-        keyspace.check()
-        assert keyspace.count() == told["keys"]
+        database = kv._shared._store.database
+        database.check()
+        assert database.count() == told["keys"]
         assert getattr(kv, "direct_calls") > 0  # noqa: B009
 
 

@@ -109,7 +109,7 @@ class TestInMemory:
             assert interrupted, "the exception reaches the caller"
             (kv,) = stores
             assert in_another_thread(lambda kv=kv: contents(kv)) in allowed
-            kv._shared._store.keyspace.check()
+            kv._shared._store.database.check()
             assert kv.incr("later") == 1
 
     def test_handler_that_uses_the_store_finds_it_whole(
@@ -135,7 +135,7 @@ class TestInMemory:
             assert seen[0] in allowed
             expected = allowed[1] | handled  # type: ignore[operator]
             assert contents(kv) == expected or (name == "clear all" and contents(kv) == {})
-            kv._shared._store.keyspace.check()
+            kv._shared._store.database.check()
 
 
 @pytest.mark.parametrize("make", [in_memory, direct])
@@ -185,7 +185,7 @@ def test_buckets_that_split_when_interrupted_lose_no_key() -> None:
         there = set(kv.scan())
         assert there == set(list(keys)[: len(there)])
         assert kv.count() == len(there)
-        kv._shared._store.keyspace.check()
+        kv._shared._store.database.check()
 
 
 @pytest.mark.parametrize("name", CALLS)

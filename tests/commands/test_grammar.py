@@ -224,7 +224,7 @@ def test_the_kinds_of_numbers_are_the_documented_ones() -> None:
         ("offset", 0, 2**32 - 1),
         ("milliseconds", -(2**53), 2**53),
         ("unix-milliseconds", 1, 2**53),
-        ("keyspace", 0, 15),
+        ("database", 0, 15),
         ("backups", 1, 1_000),
     }
 

@@ -80,7 +80,7 @@ def test_keys_are_named_in_their_order_each_with_its_keyspace() -> None:
     assert SetMany(0, pairs).places(3) == ((3, b"b"), (3, b"a"), (3, b"b"))
     assert Rename(b"from", b"to").places(3) == ((3, b"from"), (3, b"to"))
     assert Copy(b"from", b"to").places(3) == ((3, b"from"), (3, b"to"))
-    assert Copy(b"from", b"to", space=0).places(3) == ((3, b"from"), (0, b"to"))
+    assert Copy(b"from", b"to", db=0).places(3) == ((3, b"from"), (0, b"to"))
     assert Count().places(3) == ()
 
 
@@ -157,7 +157,7 @@ class TestEachWord:
         ),
         ("GET_WITH", "GET_WITH key [CLEAR] [TTL milliseconds] [PERSIST] [AT unix-milliseconds]"),
         ("EXPIRE_WITH", "EXPIRE_WITH key milliseconds [AT] [IFNONE] [IFSOME] [IFLATER] [IFSOONER]"),
-        ("COPY", "COPY source target [SPACE keyspace] [REPLACE]"),
+        ("COPY", "COPY source target [SPACE database] [REPLACE]"),
         ("INCR_FLOAT", "INCR_FLOAT key decimal"),
         ("GET_MANY", "GET_MANY key [key ...]"),
         ("SET_MANY", "SET_MANY milliseconds-or-0 key value [key value ...]"),

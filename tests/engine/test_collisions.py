@@ -28,7 +28,7 @@ from cairnkv.commands import (
     SetMany,
     failures,
 )
-from cairnkv.engine import Keyspace, apply, position
+from cairnkv.engine import Database, apply, position
 from cairnkv.engine.database import FREE_BUCKETS
 from cairnkv.engine.key_order import KeyOrder
 from cairnkv.engine.table import BUCKET_KEYS, HOPELESS_KEYS, Table, place
@@ -36,16 +36,16 @@ from cairnkv.limits import CLEAR_PREFIX_SLICE
 from tests.support.crc import keys_at, keys_sharing
 
 
-def put(keyspace: Keyspace, keys: list[bytes]) -> None:
+def put(database: Database, keys: list[bytes]) -> None:
     for begin in range(0, len(keys), 1_000):  # one command may not name too many keys that share a position
         pairs = tuple((key, b"v") for key in keys[begin : begin + 1_000])
-        assert apply(keyspace, SetMany(0, pairs), 0) == OK
+        assert apply(database, SetMany(0, pairs), 0) == OK
 
 
-def slices(keyspace: Keyspace, count: int) -> list[list[bytes]]:
+def slices(database: Database, count: int) -> list[list[bytes]]:
     found, cursor = [], 0
     while cursor or not found:
-        reply = apply(keyspace, Scan(cursor, count, b""), 0)
+        reply = apply(database, Scan(cursor, count, b""), 0)
         assert isinstance(reply, Items)
         before, cursor = cursor, int(reply.values[0] or b"")
         assert cursor == 0 or cursor > before, "a slice goes on"
@@ -80,37 +80,37 @@ def test_the_keys_are_forged_as_they_should_be() -> None:
 def test_everything_goes_on_as_before(kind: str) -> None:
     crowd = harmful(kind, 3_000)
     others = [b"other:%d" % number for number in range(2_000)]
-    keyspace = Keyspace()
-    put(keyspace, crowd[:1_500])
-    put(keyspace, others)
-    put(keyspace, crowd[1_500:])
-    keyspace.check()
-    assert apply(keyspace, Count(), 0) == 5_000
-    assert apply(keyspace, Exists(tuple(crowd + others)), 0) == 5_000
-    assert sorted(itertools.chain.from_iterable(slices(keyspace, 100))) == sorted(crowd + others)
+    database = Database()
+    put(database, crowd[:1_500])
+    put(database, others)
+    put(database, crowd[1_500:])
+    database.check()
+    assert apply(database, Count(), 0) == 5_000
+    assert apply(database, Exists(tuple(crowd + others)), 0) == 5_000
+    assert sorted(itertools.chain.from_iterable(slices(database, 100))) == sorted(crowd + others)
     for key in crowd:
-        apply(keyspace, Clear(key), 0)
-    keyspace.check()
-    assert sorted(itertools.chain.from_iterable(slices(keyspace, 100))) == sorted(others)
+        apply(database, Clear(key), 0)
+    database.check()
+    assert sorted(itertools.chain.from_iterable(slices(database, 100))) == sorted(others)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_slices_stay_bounded(kind: str) -> None:
-    keyspace = Keyspace()
-    put(keyspace, harmful(kind, 3_000))
-    assert max(map(len, slices(keyspace, 50))) <= 50
+    database = Database()
+    put(database, harmful(kind, 3_000))
+    assert max(map(len, slices(database, 50))) <= 50
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_directory_does_not_grow_for_them(kind: str) -> None:
     """A scan of one slice walks at most one empty bucket per key it may look at, so the number of slices over
     a table shows how many buckets it has."""
-    keyspace = Keyspace()
+    database = Database()
     crowd = harmful(kind, 4_000)
-    put(keyspace, crowd)
+    put(database, crowd)
     for key in crowd:
-        apply(keyspace, Clear(key), 0)
-    assert len(slices(keyspace, 1)) <= 4_000 / 8
+        apply(database, Clear(key), 0)
+    assert len(slices(database, 1)) <= 4_000 / 8
 
 
 @pytest.mark.parametrize("kind", ["one position", "20 leading bits"])
@@ -130,16 +130,16 @@ def test_other_keys_get_away_from_them(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_they_can_be_cleared_and_freed(kind: str) -> None:
-    keyspace = Keyspace()
-    put(keyspace, harmful(kind, 3_000))
-    apply(keyspace, ClearAll(), 0)
+    database = Database()
+    put(database, harmful(kind, 3_000))
+    apply(database, ClearAll(), 0)
     rounds = 0
-    while keyspace.free_slice():
+    while database.free_slice():
         rounds += 1
         assert rounds < 100
-    assert keyspace.garbage_bytes == 0
-    put(keyspace, harmful(kind, 300))
-    keyspace.check()
+    assert database.garbage_bytes == 0
+    put(database, harmful(kind, 300))
+    database.check()
 
 
 def memory_for(work: Callable[[], object]) -> int:
@@ -155,35 +155,35 @@ def memory_for(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("kind", ["one position", "the last position", "16 leading bits"])
 def test_a_slice_costs_what_it_looks_at_not_what_the_bucket_has(kind: str) -> None:
-    keyspace = Keyspace()
-    put(keyspace, harmful(kind, 30_000))
+    database = Database()
+    put(database, harmful(kind, 30_000))
     middle = 0
     while not middle:
-        reply = apply(keyspace, Scan(middle, 10_000, b""), 0)
+        reply = apply(database, Scan(middle, 10_000, b""), 0)
         assert isinstance(reply, Items)
         middle = int(reply.values[0] or b"")
     for cursor in (0, middle):
-        assert memory_for(lambda cursor=cursor: apply(keyspace, Scan(cursor, 1, b""), 0)) < 20_000  # type: ignore[misc]
+        assert memory_for(lambda cursor=cursor: apply(database, Scan(cursor, 1, b""), 0)) < 20_000  # type: ignore[misc]
 
 
 def test_a_slice_of_clear_prefix_is_bounded_for_keys_of_one_position() -> None:
-    keyspace = Keyspace()
-    put(keyspace, harmful("one position", 5_000))
-    reply = apply(keyspace, ClearPrefix(b"forged:", 0), 0)
+    database = Database()
+    put(database, harmful("one position", 5_000))
+    reply = apply(database, ClearPrefix(b"forged:", 0), 0)
     assert isinstance(reply, Items)
     cleared = int(reply.values[1] or b"")
-    assert cleared == 5_000 - keyspace.count()
+    assert cleared == 5_000 - database.count()
     assert CLEAR_PREFIX_SLICE - 10 < cleared < CLEAR_PREFIX_SLICE + 10
-    keyspace.check()
+    database.check()
 
 
 def test_cursors_of_keys_of_one_position_are_below_2_to_the_53() -> None:
-    keyspace = Keyspace()
-    put(keyspace, harmful("the last position", 2_000))
+    database = Database()
+    put(database, harmful("the last position", 2_000))
     assert max(map(place, harmful("the last position", 2_000))) < 2**53
     cursor, cursors = 0, []
     while cursor or not cursors:
-        reply = apply(keyspace, Scan(cursor, 1, b""), 0)
+        reply = apply(database, Scan(cursor, 1, b""), 0)
         assert isinstance(reply, Items)
         cursor = int(reply.values[0] or b"")
         cursors.append(cursor)
@@ -194,7 +194,7 @@ def test_cursors_of_keys_of_one_position_are_below_2_to_the_53() -> None:
 def test_cursor_of_colliding_keys_is_the_same_in_other_tables() -> None:
     """One table's bucket keeps an order and loses most of its keys; the other table's bucket never kept an order."""
     crowd = harmful("one position", 3_000)
-    many, few = Keyspace(), Keyspace()
+    many, few = Database(), Database()
     put(many, crowd)
     put(few, crowd[:1_000])
     found = slices(many, 100)
@@ -250,38 +250,38 @@ class TestKeysOfOnePlace:
 
     def test_are_returned_together_and_none_is_missed(self) -> None:
         crowd, others = harmful("one position", self.LIMIT), [b"other:%d" % number for number in range(2_000)]
-        keyspace = Keyspace()
-        put(keyspace, crowd + others)
+        database = Database()
+        put(database, crowd + others)
         for count in (1, 50, 3_000):
-            assert sorted(itertools.chain.from_iterable(slices(keyspace, count))) == sorted(crowd + others)
+            assert sorted(itertools.chain.from_iterable(slices(database, count))) == sorted(crowd + others)
 
     def test_few_of_them_are_not_parted_either(self) -> None:
         crowd = harmful("one position", 100)
-        keyspace = Keyspace()
-        put(keyspace, crowd)
-        assert [len(found) for found in slices(keyspace, 30) if found] == [100]
+        database = Database()
+        put(database, crowd)
+        assert [len(found) for found in slices(database, 30) if found] == [100]
 
     @pytest.mark.parametrize("command", [Set, Append, lambda key, _: Incr(key, 1), lambda key, _: Copy(b"other", key)])
     def test_beyond_the_limit_are_refused(self, command: Callable[[bytes, bytes], Command]) -> None:
         crowd = harmful("one position", self.LIMIT + 1)
-        keyspace = Keyspace()
-        put(keyspace, [b"other", *crowd[:-1]])
-        reply = apply(keyspace, command(crowd[-1], b"v"), 0)
+        database = Database()
+        put(database, [b"other", *crowd[:-1]])
+        reply = apply(database, command(crowd[-1], b"v"), 0)
         assert isinstance(reply, Failure)
         assert reply.code is failures.COLLISION
-        assert apply(keyspace, Exists((crowd[-1],)), 0) == 0
-        assert apply(keyspace, Set(crowd[0], b"new"), 0) == OK, "those that are there may change"
-        apply(keyspace, Clear(crowd[0]), 0)
-        assert apply(keyspace, Set(crowd[-1], b"v"), 0) == OK
-        keyspace.check()
+        assert apply(database, Exists((crowd[-1],)), 0) == 0
+        assert apply(database, Set(crowd[0], b"new"), 0) == OK, "those that are there may change"
+        apply(database, Clear(crowd[0]), 0)
+        assert apply(database, Set(crowd[-1], b"v"), 0) == OK
+        database.check()
 
     def test_several_at_once_are_stored_all_or_none(self) -> None:
         crowd = harmful("one position", self.LIMIT + 1)
-        keyspace = Keyspace()
-        put(keyspace, crowd[:-1])
-        reply = apply(keyspace, SetMany(0, ((b"other", b"v"), (crowd[-1], b"v"))), 0)
+        database = Database()
+        put(database, crowd[:-1])
+        reply = apply(database, SetMany(0, ((b"other", b"v"), (crowd[-1], b"v"))), 0)
         assert isinstance(reply, Failure)
-        assert apply(keyspace, Exists((b"other", crowd[-1])), 0) == 0
+        assert apply(database, Exists((b"other", crowd[-1])), 0) == 0
 
     @pytest.mark.parametrize("new", [True, False])
     def test_expired_keys_do_not_count_removed_or_not(self, new: bool) -> None:
@@ -289,18 +289,18 @@ class TestKeysOfOnePlace:
         crowd = harmful("one position", self.LIMIT + 1)
         replies = []
         for removes in (True, False):
-            keyspace = Keyspace()
-            put(keyspace, crowd[: self.LIMIT - 10])
+            database = Database()
+            put(database, crowd[: self.LIMIT - 10])
             rest = crowd[self.LIMIT - 10 : self.LIMIT]
-            apply(keyspace, SetMany(1_000, tuple((key, b"v") for key in rest)), 0)
+            apply(database, SetMany(1_000, tuple((key, b"v") for key in rest)), 0)
             later = 1_000 if new else 10_000
-            keyspace.advance(later)
+            database.advance(later)
             if removes:
                 for key in rest:
-                    keyspace.free_expired(key)
+                    database.free_expired(key)
             written = [crowd[-1], *rest] if new else rest
-            replies.append([apply(keyspace, Set(key, b"v"), later) for key in written])
-            keyspace.check()
+            replies.append([apply(database, Set(key, b"v"), later) for key in written])
+            database.check()
         assert replies[0] == replies[1]
         assert [reply == OK for reply in replies[0]] == [True] * 10 + [False] * new
 
@@ -308,21 +308,21 @@ class TestKeysOfOnePlace:
 def test_a_command_does_not_store_more_forged_keys_than_may_share_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnkv.engine.operations.PLACE_KEYS_MAX", 100)
     forged = harmful("one position", 101)
-    keyspace = Keyspace()
-    reply = apply(keyspace, SetMany(0, tuple((key, b"v") for key in forged)), 0)
+    database = Database()
+    reply = apply(database, SetMany(0, tuple((key, b"v") for key in forged)), 0)
     assert isinstance(reply, Failure)
     assert reply.code is failures.COLLISION
-    assert apply(keyspace, Count(), 0) == 0
-    assert apply(keyspace, SetMany(0, tuple((key, b"v") for key in forged[1:] + [b"other"] * 9)), 0) == OK
+    assert apply(database, Count(), 0) == 0
+    assert apply(database, SetMany(0, tuple((key, b"v") for key in forged[1:] + [b"other"] * 9)), 0) == OK
 
 
 def test_a_crowd_is_freed_in_bounded_steps() -> None:
-    keyspace = Keyspace()
+    database = Database()
     crowd = harmful("one position", 60_000)
     for begin in range(0, len(crowd), 10_000):
-        apply(keyspace, SetMany(1_000, tuple((key, b"v") for key in crowd[begin : begin + 10_000])), 0)
-    apply(keyspace, ClearAll(), 0)
+        apply(database, SetMany(1_000, tuple((key, b"v") for key in crowd[begin : begin + 10_000])), 0)
+    apply(database, ClearAll(), 0)
     rounds = 0
-    while keyspace.free_slice():
+    while database.free_slice():
         rounds += 1
     assert 60_000 / (FREE_BUCKETS * BUCKET_KEYS) < rounds < 100

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Command, SetMany
-from cairnkv.engine import Keyspace, apply, can_apply, forget
+from cairnkv.engine import Database, apply, can_apply, forget
 from tests.engine.test_model import EASILY_MET, STEPS, content
 from tests.support.strategies import commands
 
@@ -21,7 +21,7 @@ FILLING = SetMany(0, tuple((b"bulk:%d" % number, b"") for number in range(700)))
 @given(history=HISTORIES, filled=st.booleans())
 def test_two_keyspaces_that_are_told_the_same_say_the_same(history: list[tuple[Command, int]], filled: bool) -> None:
     """Even though one of them journals what it does, and frees in between what was cleared."""
-    one, other = Keyspace(), Keyspace()
+    one, other = Database(), Database()
     now = 0
     if filled:
         apply(one, FILLING, now)
@@ -42,7 +42,7 @@ def test_two_keyspaces_that_are_told_the_same_say_the_same(history: list[tuple[C
 @given(history=HISTORIES)
 def test_a_time_that_went_back_counts_as_the_greatest_before(history: list[tuple[Command, int]]) -> None:
     """The proposer's clock may do what it likes: what is agreed on is the greatest so far."""
-    one, other = Keyspace(), Keyspace()
+    one, other = Database(), Database()
     greatest = now = 10_000
     one.advance(now)
     other.advance(now)
@@ -55,14 +55,14 @@ def test_a_time_that_went_back_counts_as_the_greatest_before(history: list[tuple
 
 _PROGRAM = """
 from cairnkv.commands import Clear, Scan, SetMany
-from cairnkv.engine import Keyspace, apply
-keyspace = Keyspace()
-apply(keyspace, SetMany(0, tuple((b"%d" % n, b"v") for n in range(2000))), 1)
+from cairnkv.engine import Database, apply
+database = Database()
+apply(database, SetMany(0, tuple((b"%d" % n, b"v") for n in range(2000))), 1)
 for n in range(0, 2000, 3):
-    apply(keyspace, Clear(b"%d" % n), 2)
+    apply(database, Clear(b"%d" % n), 2)
 cursor = 0
 while True:
-    reply = apply(keyspace, Scan(cursor, 100, b""), 3)
+    reply = apply(database, Scan(cursor, 100, b""), 3)
     print(reply)
     cursor = int(reply.values[0])
     if not cursor:

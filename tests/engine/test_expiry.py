@@ -29,7 +29,7 @@ from cairnkv.commands import (
     Swap,
     Ttl,
 )
-from cairnkv.engine import Keyspace, apply, undo
+from cairnkv.engine import Database, apply, undo
 from cairnkv.limits import TTL_MAX
 
 BEGIN = 1_000_000
@@ -61,10 +61,10 @@ SIGHTS: list[tuple[Command, Reply, Reply]] = [
 """A command, what it answers one millisecond before the deadline, and at it."""
 
 
-def with_a_key_that_expires() -> Keyspace:
-    keyspace = Keyspace()
-    apply(keyspace, SetWith(b"k", b"5", ttl=TTL), BEGIN)
-    return keyspace
+def with_a_key_that_expires() -> Database:
+    database = Database()
+    apply(database, SetWith(b"k", b"5", ttl=TTL), BEGIN)
+    return database
 
 
 @pytest.mark.parametrize(("command", "before", "after"), SIGHTS, ids=lambda it: repr(it) if it in SIGHTS else None)
@@ -74,64 +74,64 @@ def test_a_key_is_there_until_its_deadline_and_not_at_it(
 ) -> None:
     assert apply(with_a_key_that_expires(), command, DEADLINE - 1) == before
     for at in (DEADLINE, DEADLINE + 1, DEADLINE + 10**9):
-        keyspace = with_a_key_that_expires()
+        database = with_a_key_that_expires()
         if removed:
-            keyspace.advance(at)
-            keyspace.drop(b"k")
-        assert apply(keyspace, command, at) == after
-        keyspace.check()
+            database.advance(at)
+            database.drop(b"k")
+        assert apply(database, command, at) == after
+        database.check()
 
 
 @pytest.mark.parametrize("way", [Set(b"k", b"v"), SetWith(b"k", b"v"), SetMany(0, ((b"k", b"v"),)), Persist(b"k")])
 def test_a_key_that_is_set_anew_or_made_to_stay_stays(way: Command) -> None:
-    keyspace = with_a_key_that_expires()
-    apply(keyspace, way, DEADLINE - 1)
-    assert apply(keyspace, Ttl(b"k"), DEADLINE + 10**9) == -1
-    keyspace.check()
+    database = with_a_key_that_expires()
+    apply(database, way, DEADLINE - 1)
+    assert apply(database, Ttl(b"k"), DEADLINE + 10**9) == -1
+    database.check()
 
 
 def test_keep_ttl_keeps_the_deadline_and_none_where_there_was_none() -> None:
-    keyspace = with_a_key_that_expires()
-    assert apply(keyspace, SetWith(b"k", b"new", keep_ttl=True), BEGIN + 1) == 1
-    assert apply(keyspace, Ttl(b"k"), BEGIN + 1) == TTL - 1
-    assert apply(keyspace, SetWith(b"k", b"newer", keep_ttl=True), DEADLINE) == 1
-    assert apply(keyspace, Ttl(b"k"), DEADLINE) == -1
+    database = with_a_key_that_expires()
+    assert apply(database, SetWith(b"k", b"new", keep_ttl=True), BEGIN + 1) == 1
+    assert apply(database, Ttl(b"k"), BEGIN + 1) == TTL - 1
+    assert apply(database, SetWith(b"k", b"newer", keep_ttl=True), DEADLINE) == 1
+    assert apply(database, Ttl(b"k"), DEADLINE) == -1
 
 
 def test_incr_keeps_the_deadline() -> None:
-    keyspace = with_a_key_that_expires()
-    apply(keyspace, Incr(b"k", 1), BEGIN + 1)
-    assert apply(keyspace, Ttl(b"k"), BEGIN + 1) == TTL - 1
+    database = with_a_key_that_expires()
+    apply(database, Incr(b"k", 1), BEGIN + 1)
+    assert apply(database, Ttl(b"k"), BEGIN + 1) == TTL - 1
 
 
 def test_the_longest_time_to_live() -> None:
-    keyspace = Keyspace()
+    database = Database()
     now = 2_000_000_000_000
-    apply(keyspace, SetWith(b"k", b"v", ttl=TTL_MAX), now)
-    assert apply(keyspace, Ttl(b"k"), now) == TTL_MAX
-    assert apply(keyspace, Get(b"k"), now + TTL_MAX - 1) == b"v"
-    assert apply(keyspace, Get(b"k"), now + TTL_MAX) is MISSING
+    apply(database, SetWith(b"k", b"v", ttl=TTL_MAX), now)
+    assert apply(database, Ttl(b"k"), now) == TTL_MAX
+    assert apply(database, Get(b"k"), now + TTL_MAX - 1) == b"v"
+    assert apply(database, Get(b"k"), now + TTL_MAX) is MISSING
 
 
 def test_a_clock_that_goes_back_brings_nothing_back() -> None:
-    keyspace = with_a_key_that_expires()
-    assert apply(keyspace, Get(b"k"), DEADLINE) is MISSING
-    assert apply(keyspace, Get(b"k"), BEGIN) is MISSING
-    assert apply(keyspace, Count(), BEGIN) == 0
-    assert apply(keyspace, SetWith(b"other", b"v", ttl=10), BEGIN) == 1
-    assert apply(keyspace, Ttl(b"other"), BEGIN) == 10
+    database = with_a_key_that_expires()
+    assert apply(database, Get(b"k"), DEADLINE) is MISSING
+    assert apply(database, Get(b"k"), BEGIN) is MISSING
+    assert apply(database, Count(), BEGIN) == 0
+    assert apply(database, SetWith(b"other", b"v", ttl=10), BEGIN) == 1
+    assert apply(database, Ttl(b"other"), BEGIN) == 10
 
 
 def test_an_undo_does_not_turn_time_back() -> None:
-    keyspace = with_a_key_that_expires()
-    keyspace.shared.journal = journal = []
-    assert apply(keyspace, Set(b"k", b"v"), BEGIN + 1) is OK
-    keyspace.shared.journal = None
-    keyspace.advance(DEADLINE)
+    database = with_a_key_that_expires()
+    database.shared.journal = journal = []
+    assert apply(database, Set(b"k", b"v"), BEGIN + 1) is OK
+    database.shared.journal = None
+    database.advance(DEADLINE)
     undo(journal)
-    assert apply(keyspace, Get(b"k"), DEADLINE) is MISSING
-    assert apply(keyspace, Count(), DEADLINE) == 0
-    keyspace.check()
+    assert apply(database, Get(b"k"), DEADLINE) is MISSING
+    assert apply(database, Count(), DEADLINE) == 0
+    database.check()
 
 
 @given(
@@ -140,40 +140,40 @@ def test_an_undo_does_not_turn_time_back() -> None:
     limit=st.integers(1, 20),
 )
 def test_count_is_exact_and_removal_finds_what_is_due(ttls: list[int], times: list[int], limit: int) -> None:
-    keyspace = Keyspace()
+    database = Database()
     for number, ttl in enumerate(ttls):
-        apply(keyspace, SetWith(b"%d" % number, b"v", ttl=ttl), BEGIN)
+        apply(database, SetWith(b"%d" % number, b"v", ttl=ttl), BEGIN)
     for time in times:
         there = sum(ttl > time for ttl in ttls)
-        assert apply(keyspace, Count(), BEGIN + time) == there
-        while expired := keyspace.expired(limit):
+        assert apply(database, Count(), BEGIN + time) == there
+        while expired := database.expired(limit):
             assert len(expired) <= limit
             for key in expired:
                 assert ttls[int(key)] <= time, "only what is over is removed"
-                keyspace.drop(key)
-        assert keyspace.count() == there
+                database.drop(key)
+        assert database.count() == there
         over_for_long = [ttl for ttl in ttls if ttl <= time - 2_000]
-        assert len(content_in_memory(keyspace)) <= len(ttls) - len(over_for_long)
-        keyspace.check()
+        assert len(content_in_memory(database)) <= len(ttls) - len(over_for_long)
+        database.check()
 
 
-def content_in_memory(keyspace: Keyspace) -> set[bytes]:
+def content_in_memory(database: Database) -> set[bytes]:
     """The keys that take memory, the expired ones included: those that a drop makes smaller."""
-    return {key for number in range(60) if takes_memory(keyspace, key := b"%d" % number)}
+    return {key for number in range(60) if takes_memory(database, key := b"%d" % number)}
 
 
-def takes_memory(keyspace: Keyspace, key: bytes) -> bool:
-    keyspace.shared.journal = journal = []
-    before = keyspace.used_bytes
-    keyspace.drop(key)
-    smaller = keyspace.used_bytes < before
-    keyspace.shared.journal = None
+def takes_memory(database: Database, key: bytes) -> bool:
+    database.shared.journal = journal = []
+    before = database.used_bytes
+    database.drop(key)
+    smaller = database.used_bytes < before
+    database.shared.journal = None
     undo(journal)
     return smaller
 
 
 def test_clearing_an_expired_key_is_of_no_effect() -> None:
-    keyspace = with_a_key_that_expires()
-    assert apply(keyspace, Clear(b"k"), DEADLINE) is OK
-    assert keyspace.count() == 0
-    keyspace.check()
+    database = with_a_key_that_expires()
+    assert apply(database, Clear(b"k"), DEADLINE) is OK
+    assert database.count() == 0
+    database.check()

@@ -17,18 +17,18 @@ from cairnkv.commands.vocabulary import (
     BIT_OFFSET,
     COUNT,
     CURSOR,
+    DB,
     DECIMAL,
     KEY,
     MILLISECONDS,
     MILLISECONDS_OR_NONE,
     OFFSET,
     PREFIX,
-    SPACE,
     TIME,
     UNIX_MILLISECONDS,
     VALUE,
 )
-from cairnkv.engine import Journal, Keyspace, apply, can_apply, forget, undo
+from cairnkv.engine import Database, Journal, apply, can_apply, forget, undo
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 from tests.support.crc import key_at, keys_at
 from tests.support.model import Model, same
@@ -54,7 +54,7 @@ EASILY_MET = Kinds(
         COUNT: st.integers(1, 5) | st.just(1_000),
         OFFSET: st.integers(0, 50),
         BIT_OFFSET: st.integers(0, 400),
-        SPACE: st.just(0),
+        DB: st.just(0),
         DECIMAL: st.sampled_from([b"0.1", b"-0.5", b"3", b"1e4931", b"-1e4931", b"inf", b"x", b""]),
     }
 )
@@ -65,34 +65,34 @@ STEPS = st.integers(0, 50) | st.integers(900, 2_100) | st.just(2_000_000)
 """Milliseconds that go by between two commands."""
 
 
-def content(keyspace: Keyspace) -> dict[bytes, Any]:
+def content(database: Database) -> dict[bytes, Any]:
     """Every visible entry, found by a scan."""
-    return {key: keyspace.entry(key) for key in scan_all(keyspace)}
+    return {key: database.entry(key) for key in scan_all(database)}
 
 
-def scan_all(keyspace: Keyspace, count: int = 1_000) -> Iterator[bytes]:
+def scan_all(database: Database, count: int = 1_000) -> Iterator[bytes]:
     """Every visible key, slice by slice."""
-    cursor, keys = keyspace.slice(0, count, b"")
+    cursor, keys = database.slice(0, count, b"")
     yield from keys
     while cursor:
         before = cursor
-        cursor, keys = keyspace.slice(cursor, count, b"")
+        cursor, keys = database.slice(cursor, count, b"")
         assert cursor == 0 or cursor > before, "a slice goes on"
         yield from keys
 
 
-class KeyspaceMachine(RuleBasedStateMachine):
+class DatabaseMachine(RuleBasedStateMachine):
     """One keyspace and one model, told the same."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.keyspace = Keyspace()
+        self.database = Database()
         self.model = Model()
         self.clock = 0
         self.bulk = 0
 
     def _tell(self, command: Command) -> None:
-        reply = apply(self.keyspace, command, self.clock)
+        reply = apply(self.database, command, self.clock)
         expected = self.model.apply(command, self.clock, seen=reply)
         assert same(command, reply, expected), f"{command} answered {reply}, not {expected}"
 
@@ -115,7 +115,7 @@ class KeyspaceMachine(RuleBasedStateMachine):
 
     @rule(command=commands(APPLIED, EASILY_MET), back=st.integers(0, 5_000))
     def say_by_a_clock_that_went_back(self, command: Command, back: int) -> None:
-        reply = apply(self.keyspace, command, self.clock - back)
+        reply = apply(self.database, command, self.clock - back)
         assert same(command, reply, self.model.apply(command, self.clock, seen=reply))
 
     @rule(
@@ -125,54 +125,54 @@ class KeyspaceMachine(RuleBasedStateMachine):
     def change_and_take_back(self, changes: list[tuple[Command, int]], kept: int) -> None:
         """Several commands, of which the first few stay and the others are undone, newest first."""
         journals: list[Journal] = []
-        keyspace, used_bytes = self.keyspace, 0
+        database, used_bytes = self.database, 0
         for number, (command, step) in enumerate(changes):
             if number == kept:
-                used_bytes = keyspace.used_bytes
+                used_bytes = database.used_bytes
             self.clock += step
-            keyspace.shared.journal = journal = []
+            database.shared.journal = journal = []
             if number < kept:
                 self._tell(command)
             else:
-                apply(keyspace, command, self.clock)
-            keyspace.shared.journal = None
+                apply(database, command, self.clock)
+            database.shared.journal = None
             journals.append(journal)
         for journal in reversed(journals[kept:]):
             undo(journal)
         for journal in journals[:kept]:
             forget(journal)
         if kept < len(changes):
-            assert keyspace.used_bytes == used_bytes
+            assert database.used_bytes == used_bytes
         self.model.advance(self.clock)
 
     @rule(limit=st.integers(1, 300))
     def remove_expired(self, limit: int) -> None:
         """What the store does in the background; it shows nowhere."""
-        expired = self.keyspace.expired(limit)
+        expired = self.database.expired(limit)
         assert len(expired) <= limit
-        assert all(self.keyspace.get(key) is None for key in expired)
+        assert all(self.database.get(key) is None for key in expired)
         for key in expired:
-            assert not self.keyspace.drop(key)
+            assert not self.database.drop(key)
 
     @rule()
     def free_what_was_cleared(self) -> None:
-        while self.keyspace.free_slice():
+        while self.database.free_slice():
             pass
-        assert self.keyspace.garbage_bytes == 0
+        assert self.database.garbage_bytes == 0
 
     @invariant()
     def is_consistent(self) -> None:
-        self.keyspace.check()
+        self.database.check()
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
-        assert self.keyspace.now == self.model.now
-        assert content(self.keyspace) == self.model.entries
-        assert self.keyspace.count() == len(self.model.entries)
+        assert self.database.now == self.model.now
+        assert content(self.database) == self.model.entries
+        assert self.database.count() == len(self.model.entries)
         for key in KEYS:
-            assert self.keyspace.entry(key) == self.model.entries.get(key)
-            assert self.keyspace.get(key) == self.model.entries.get(key, (None,))[0]
+            assert self.database.entry(key) == self.model.entries.get(key)
+            assert self.database.get(key) == self.model.entries.get(key, (None,))[0]
 
 
-TestKeyspaceMachine = KeyspaceMachine.TestCase
-TestKeyspaceMachine.settings = settings(max_examples=2 * settings().max_examples)
+TestDatabaseMachine = DatabaseMachine.TestCase
+TestDatabaseMachine.settings = settings(max_examples=2 * settings().max_examples)

@@ -8,33 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import Clear, ClearAll, ClearPrefix, Command, Items, Scan, Set, SetMany, SetWith
-from cairnkv.engine import Keyspace, apply, position
+from cairnkv.engine import Database, apply, position
 from cairnkv.limits import CLEAR_PREFIX_SLICE
 
 
-def filled(keys: list[bytes], *, ttl: int = 0) -> Keyspace:
-    keyspace = Keyspace()
+def filled(keys: list[bytes], *, ttl: int = 0) -> Database:
+    database = Database()
     for begin in range(0, len(keys), 1_000):
-        apply(keyspace, SetMany(ttl, tuple((key, b"v") for key in keys[begin : begin + 1_000])), 0)
-    return keyspace
+        apply(database, SetMany(ttl, tuple((key, b"v") for key in keys[begin : begin + 1_000])), 0)
+    return database
 
 
 def numbered(count: int, prefix: bytes = b"key:") -> list[bytes]:
     return [prefix + b"%d" % number for number in range(count)]
 
 
-def one_slice(keyspace: Keyspace, command: Scan) -> tuple[int, list[bytes]]:
-    reply = apply(keyspace, command, 0)
+def one_slice(database: Database, command: Scan) -> tuple[int, list[bytes]]:
+    reply = apply(database, command, 0)
     assert isinstance(reply, Items)
     cursor, *keys = map(bytes, reply.values)  # type: ignore[arg-type]
     assert int(cursor) == 0 or int(cursor) > command.cursor, "a slice goes on"
     return int(cursor), keys
 
 
-def whole_scan(keyspace: Keyspace, count: int, prefix: bytes = b"") -> list[bytes]:
-    cursor, found = one_slice(keyspace, Scan(0, count, prefix))
+def whole_scan(database: Database, count: int, prefix: bytes = b"") -> list[bytes]:
+    cursor, found = one_slice(database, Scan(0, count, prefix))
     while cursor:
-        cursor, keys = one_slice(keyspace, Scan(cursor, count, prefix))
+        cursor, keys = one_slice(database, Scan(cursor, count, prefix))
         found += keys
     return found
 
@@ -48,20 +48,20 @@ def test_a_scan_of_a_table_that_stays_as_it_is_returns_each_key_once(size: int, 
 
 @pytest.mark.parametrize("count", [1, 10, 500])
 def test_a_prefix_selects(count: int) -> None:
-    keyspace = filled(numbered(600, b"a:") + numbered(600, b"b:") + [b"a", b"b"])
-    assert sorted(whole_scan(keyspace, count, b"a:")) == sorted(numbered(600, b"a:"))
-    assert sorted(whole_scan(keyspace, count, b"b")) == sorted([b"b", *numbered(600, b"b:")])
-    assert whole_scan(keyspace, count, b"c") == []
+    database = filled(numbered(600, b"a:") + numbered(600, b"b:") + [b"a", b"b"])
+    assert sorted(whole_scan(database, count, b"a:")) == sorted(numbered(600, b"a:"))
+    assert sorted(whole_scan(database, count, b"b")) == sorted([b"b", *numbered(600, b"b:")])
+    assert whole_scan(database, count, b"c") == []
 
 
 @pytest.mark.parametrize("count", [1, 10, 500, 10_000])
 def test_a_slice_returns_no_more_than_its_count(count: int) -> None:
     """Keys of one position are never parted; among these keys no two have the same."""
     keys = [key for _, key in {position(key): key for key in numbered(3_000)}.items()]
-    keyspace = filled(keys)
+    database = filled(keys)
     cursor, slices = 0, 0
     while cursor or not slices:
-        cursor, found = one_slice(keyspace, Scan(cursor, count, b""))
+        cursor, found = one_slice(database, Scan(cursor, count, b""))
         assert len(found) <= count
         slices += 1
     assert slices >= len(keys) / count
@@ -69,21 +69,21 @@ def test_a_slice_returns_no_more_than_its_count(count: int) -> None:
 
 def test_a_slice_over_a_table_that_was_emptied_is_bounded_too() -> None:
     """It ends after so many empty buckets, rather than walk through all of them."""
-    keyspace = filled(numbered(20_000))
+    database = filled(numbered(20_000))
     for key in numbered(20_000):
-        apply(keyspace, Clear(key), 0)
-    cursor, found = one_slice(keyspace, Scan(0, 1, b""))
+        apply(database, Clear(key), 0)
+    cursor, found = one_slice(database, Scan(0, 1, b""))
     assert found == []
     assert 0 < cursor < 2**53
-    assert whole_scan(keyspace, 10) == []
+    assert whole_scan(database, 10) == []
 
 
 def test_a_slice_counts_the_keys_it_looks_at_not_those_that_have_the_prefix() -> None:
-    keyspace = filled([*numbered(2_000), b"needle"])
-    cursor, found = one_slice(keyspace, Scan(0, 10, b"needle"))
+    database = filled([*numbered(2_000), b"needle"])
+    cursor, found = one_slice(database, Scan(0, 10, b"needle"))
     assert cursor
     assert len(found) <= 1
-    assert whole_scan(keyspace, 10, b"needle") == [b"needle"]
+    assert whole_scan(database, 10, b"needle") == [b"needle"]
 
 
 changes = st.lists(
@@ -114,30 +114,30 @@ def test_what_was_there_throughout_is_returned_whatever_changes_meanwhile(
     """Redis' guarantee, while the table grows, shrinks and splits its buckets under the scan."""
     staying = set(numbered(stays, b"stays:"))
     ever = staying | set(numbered(goes, b"old:"))
-    keyspace = filled(sorted(ever))
-    cursor, found = one_slice(keyspace, Scan(0, count, b""))
+    database = filled(sorted(ever))
+    cursor, found = one_slice(database, Scan(0, count, b""))
     for now, several in enumerate(itertools.chain(between, itertools.repeat([])), 1):
         if not cursor:
             break
         for command in itertools.chain.from_iterable(several):
-            apply(keyspace, command, now)
+            apply(database, command, now)
         ever |= set(found)
-        cursor, keys = one_slice(keyspace, Scan(cursor, count, b""))
+        cursor, keys = one_slice(database, Scan(cursor, count, b""))
         found += keys
     assert staying <= set(found)
     assert len([key for key in found if key in staying]) == len(staying), "and none of them twice"
     assert all(key.startswith((b"stays:", b"old:", b"new:", b"more:")) for key in found)
-    keyspace.check()
+    database.check()
 
 
 def test_a_cursor_survives_growth() -> None:
-    keyspace = filled(numbered(100))
-    cursor, before = one_slice(keyspace, Scan(0, 50, b""))
+    database = filled(numbered(100))
+    cursor, before = one_slice(database, Scan(0, 50, b""))
     for begin in range(0, 40_000, 1_000):
-        apply(keyspace, SetMany(0, tuple((b"more:%d" % n, b"") for n in range(begin, begin + 1_000))), 0)
+        apply(database, SetMany(0, tuple((b"more:%d" % n, b"") for n in range(begin, begin + 1_000))), 0)
     after = []
     while cursor:
-        cursor, keys = one_slice(keyspace, Scan(cursor, 1_000, b"key:"))
+        cursor, keys = one_slice(database, Scan(cursor, 1_000, b"key:"))
         after += keys
     assert sorted(before + after) == sorted(numbered(100))
 
@@ -158,34 +158,34 @@ def test_a_cursor_means_the_same_in_another_table_with_the_same_keys() -> None:
 
 
 def test_a_scan_ends_after_clear_all() -> None:
-    keyspace = filled(numbered(5_000))
-    cursor, _ = one_slice(keyspace, Scan(0, 100, b""))
-    apply(keyspace, ClearAll(), 0)
-    assert one_slice(keyspace, Scan(cursor, 100, b"")) == (0, [])
+    database = filled(numbered(5_000))
+    cursor, _ = one_slice(database, Scan(0, 100, b""))
+    apply(database, ClearAll(), 0)
+    assert one_slice(database, Scan(cursor, 100, b"")) == (0, [])
 
 
 class TestClearPrefix:
-    def _slice(self, keyspace: Keyspace, prefix: bytes, cursor: int) -> tuple[int, int]:
-        reply = apply(keyspace, ClearPrefix(prefix, cursor), 0)
+    def _slice(self, database: Database, prefix: bytes, cursor: int) -> tuple[int, int]:
+        reply = apply(database, ClearPrefix(prefix, cursor), 0)
         assert isinstance(reply, Items)
         following, cleared = map(int, reply.values)  # type: ignore[arg-type]
         return following, cleared
 
     def test_clears_a_bounded_slice_at_a_time_and_all_in_the_end(self) -> None:
-        keyspace = filled(numbered(5_000, b"gone:") + numbered(500, b"stays:"))
-        cursor, cleared = self._slice(keyspace, b"gone:", 0)
+        database = filled(numbered(5_000, b"gone:") + numbered(500, b"stays:"))
+        cursor, cleared = self._slice(database, b"gone:", 0)
         cleared_by_slice = [cleared]
         while cursor:
-            before = keyspace.count()
-            cursor, cleared = self._slice(keyspace, b"gone:", cursor)
-            assert keyspace.count() == before - cleared
+            before = database.count()
+            cursor, cleared = self._slice(database, b"gone:", cursor)
+            assert database.count() == before - cleared
             cleared_by_slice.append(cleared)
         assert max(cleared_by_slice) <= CLEAR_PREFIX_SLICE
         assert sum(cleared_by_slice) == 5_000
-        assert sorted(whole_scan(keyspace, 1_000)) == sorted(numbered(500, b"stays:"))
-        keyspace.check()
+        assert sorted(whole_scan(database, 1_000)) == sorted(numbered(500, b"stays:"))
+        database.check()
 
     def test_of_nothing_clears_nothing(self) -> None:
-        keyspace = filled(numbered(10))
-        assert self._slice(keyspace, b"other", 0) == (0, 0)
-        assert keyspace.count() == 10
+        database = filled(numbered(10))
+        assert self._slice(database, b"other", 0) == (0, 0)
+        assert database.count() == 10

@@ -6,20 +6,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Set, Step
-from cairnkv.commands.vocabulary import KEY, SPACE
-from cairnkv.engine import Journal, Keyspace, Shared, Watched, apply, can_apply, forget, undo
+from cairnkv.commands.vocabulary import DB, KEY
+from cairnkv.engine import Database, Journal, Shared, Watched, apply, can_apply, forget, undo
 from cairnkv.engine.database import Before, Cleared
 from cairnkv.engine.shared import VERSION_SLOTS, version_slot
 from tests.engine.test_model import EASILY_MET, STEPS
 from tests.support.strategies import Kinds, commands
 
 KEYS = [b"a", b"b", b"c"]
-PLACES = [(space, key) for space in range(2) for key in KEYS]
+PLACES = [(db, key) for db in range(2) for key in KEYS]
 WRITES = [command for command in COMMANDS if command.spec.writes and can_apply(command)]
 SAID = st.builds(
     Step,
     st.integers(0, 1),
-    commands(WRITES, Kinds({**EASILY_MET, KEY: st.sampled_from(KEYS), SPACE: st.integers(0, 1)})),
+    commands(WRITES, Kinds({**EASILY_MET, KEY: st.sampled_from(KEYS), DB: st.integers(0, 1)})),
 )
 ACTIONS = st.lists(
     st.tuples(SAID | st.sampled_from(PLACES) | st.sampled_from(["undo", "commit", "free"]), STEPS), max_size=40
@@ -30,7 +30,7 @@ ACTIONS = st.lists(
 class Watch:
     """A key that is watched, and what has happened to it since."""
 
-    space: int
+    db: int
     key: bytes
     watched: Watched
     touched: bool = False
@@ -43,7 +43,7 @@ def test_these_keys_share_no_version() -> None:
 
 
 def test_a_key_never_shares_its_version_with_its_namesake_elsewhere() -> None:
-    assert all(len({version_slot(space, b"%d" % number) for space in range(16)}) == 16 for number in range(300))
+    assert all(len({version_slot(db, b"%d" % number) for db in range(16)}) == 16 for number in range(300))
     assert all(0 <= version_slot(15, b"%d" % number) < VERSION_SLOTS for number in range(300))
 
 
@@ -53,17 +53,17 @@ def test_a_key_never_shares_its_version_with_its_namesake_elsewhere() -> None:
 )  # what comes back is equal to what was there
 def test_no_key_that_changed_is_said_to_be_unchanged(actions: list[tuple[object, int]]) -> None:
     shared = Shared()
-    spaces = [Keyspace(shared) for _ in range(2)]
+    databases = [Database(shared) for _ in range(2)]
     watches: list[Watch] = []
     journals: list[Journal] = []
 
     def shown() -> dict[tuple[int, bytes], object]:
-        return {(space, key): spaces[space].entry(key) for space, key in PLACES}
+        return {(db, key): databases[db].entry(key) for db, key in PLACES}
 
     def compare(before: dict[tuple[int, bytes], object], put: set[tuple[int, bytes]]) -> None:
         after = shown()
         for watch in watches:
-            place = (watch.space, watch.key)
+            place = (watch.db, watch.key)
             watch.touched |= before[place] != after[place] or (place in put and after[place] is not None)
 
     for action, step in actions:
@@ -73,11 +73,11 @@ def test_no_key_that_changed_is_said_to_be_unchanged(actions: list[tuple[object,
         before = shown()
         if isinstance(action, Step):
             shared.journal = journal = []
-            apply(spaces[action.space], action.command, shared.now)
+            apply(databases[action.db], action.command, shared.now)
             shared.journal = None
             journals.append(journal)
             # One change of a journal may be hidden by a later one of it; so may what was cleared and stored again.
-            places = {(change.keyspace.number, change.key) for change in journal if isinstance(change, Before)}
+            places = {(change.database.number, change.key) for change in journal if isinstance(change, Before)}
             compare(before, places)
         elif action == "undo" and journals:
             journal = journals.pop()
@@ -85,22 +85,22 @@ def test_no_key_that_changed_is_said_to_be_unchanged(actions: list[tuple[object,
             compare(before, set())
             for watch in watches:
                 watch.doubtful |= any(
-                    change.keyspace.number == watch.space and (isinstance(change, Cleared) or change.key == watch.key)
+                    change.database.number == watch.db and (isinstance(change, Cleared) or change.key == watch.key)
                     for change in journal
                 )
         elif action == "commit" and journals:
             forget(journals.pop(0))
         elif action == "free":
-            for space in spaces:
-                for key in space.expired(10):
-                    space.free_expired(key)
+            for db in databases:
+                for key in db.expired(10):
+                    db.free_expired(key)
         elif isinstance(action, tuple):
-            watches.append(Watch(*action, spaces[action[0]].watch(action[1])))
+            watches.append(Watch(*action, databases[action[0]].watch(action[1])))
         for watch in watches:
-            unchanged = spaces[watch.space].is_unchanged(watch.watched)
+            unchanged = databases[watch.db].is_unchanged(watch.watched)
             if watch.touched:
                 assert not unchanged, f"{watch} changed"
             elif not watch.doubtful:
                 assert unchanged, f"{watch} did not change"
-        for space in spaces:
-            space.check()
+        for db in databases:
+            db.check()

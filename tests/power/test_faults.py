@@ -83,7 +83,7 @@ class Failing:
         self.trace = Trace(scratch / "disk", scratch / "trace")
         self.trace.root.mkdir()
         self.directory = self.trace.root / DIRECTORY
-        self.histories = [History(space) for space in range(WRITERS)]
+        self.histories = [History(db) for db in range(WRITERS)]
         self.served = Served(
             self.directory, "--sync", sync, tampering=[SMALL_MEMTABLES], environment=self.trace.environment(fault)
         )
@@ -109,7 +109,7 @@ class Failing:
         with store_in(self.directory) as store:
             check_all(
                 self.histories,
-                store.keyspaces,
+                store.databases,
                 lambda history: history.acknowledged_by(0),
                 lambda history: len(history.steps),
             )
@@ -125,16 +125,14 @@ def test_what_a_failing_disk_undoes_is_not_shown_and_it_goes_on(tmp_path: Path, 
                 assert writer.failure is not None
                 acknowledged = history.acknowledged_by(0)
                 with contextlib.suppress(Unsettled):
-                    history.check(Told(peer, history.space), acknowledged=acknowledged, said=acknowledged)
+                    history.check(Told(peer, history.db), acknowledged=acknowledged, said=acknowledged)
             assert peer.ask(b"SELECT", b"%d" % WRITERS) == b"+OK\r\n"
             refused = peer.ask(b"SET", b"more", b"1")
             assert refused.startswith(b"-MISCONF "), refused
             failing.trace.switch.unlink()
             eventually(lambda: peer.ask(b"SET", b"more", b"1") == b"+OK\r\n")
             for history in failing.histories:
-                history.check(
-                    Told(peer, history.space), acknowledged=history.acknowledged_by(0), said=len(history.steps)
-                )
+                history.check(Told(peer, history.db), acknowledged=history.acknowledged_by(0), said=len(history.steps))
         if failing.dice.random() < 0.5:
             failing.served.stop()
     failing.check()

@@ -103,12 +103,12 @@ class Run:
                 with store_in(opened / DIRECTORY) as store:
                     there = check_all(
                         self._histories,
-                        store.keyspaces,
+                        store.databases,
                         lambda history: acknowledged(history, sync, place, moment),  # noqa: B023  # called at once
                         lambda history: history.said_by(place),  # noqa: B023
                     )
                     histories = [
-                        history.go_on(store.keyspaces[history.space], steps)
+                        history.go_on(store.databases[history.db], steps)
                         for history, steps in zip(self._histories, there, strict=True)
                     ]
             except OptionError as error:
@@ -146,7 +146,7 @@ def crash(tmp_path: Path, sync: str, metadata: Metadata, *tampering: str, second
     dice = seeded()
     root = tmp_path / "disk"
     root.mkdir()
-    histories = [History(space) for space in range(WRITERS)]
+    histories = [History(db) for db in range(WRITERS)]
     left = POINTS
     while left > 0:
         count = min(left, POINTS_PER_RUN, max(POINTS // 2, 1))
@@ -175,7 +175,7 @@ def test_a_build_without_fsync_is_found_out(tmp_path: Path) -> None:
 def test_the_notes_tell_all_that_happens(tmp_path: Path) -> None:
     root = tmp_path / "disk"
     root.mkdir()
-    run = Run(root, tmp_path, [History(space) for space in range(WRITERS)], Metadata.STRICT)
+    run = Run(root, tmp_path, [History(db) for db in range(WRITERS)], Metadata.STRICT)
     run.serve(seeded(), "always", SMALL_MEMTABLES, stopped=1)  # SIGKILL may come between a write and its note
     run.check_notes()
 

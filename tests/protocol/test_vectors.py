@@ -163,4 +163,4 @@ def test_a_bad_frame_has_its_outcome(vector: dict[str, Any], cutting: Any, pinne
         assert outcome == "failure reply, connection stays usable"
         assert behind == [Response(True, _PING)]
         assert session.state is State.OPEN
-    assert store.keyspace.count() == 0
+    assert store.database.count() == 0

@@ -189,8 +189,8 @@ class Chaos:
             assert not store.loading
             assert store.proposer.quorum
             assert not store.proposer.waiting
-            for keyspace in store.keyspaces:
-                keyspace.check()
+            for database in store.databases:
+                database.check()
         waiting = [op for client in self.clients for op in client.waiting]
         assert not waiting, f"nobody has told what became of {waiting[0]}"
         return self
@@ -323,9 +323,9 @@ class Chaos:
         elif kind < 0.3:
             self._do(client, Op(number, self._life(client), (Step(1, ClearPrefix(b"p", 0)),), self._moment))
         else:
-            space = dice.choice((0, 1))
-            command = self._register_command(number) if space == 0 else self._command(number)
-            self._do(client, Op(number, self._life(client), (Step(space, command),), self._moment))
+            db = dice.choice((0, 1))
+            command = self._register_command(number) if db == 0 else self._command(number)
+            self._do(client, Op(number, self._life(client), (Step(db, command),), self._moment))
 
     @staticmethod
     def _life(client: Client) -> tuple[int, int]:
@@ -334,13 +334,13 @@ class Chaos:
     def _do(self, client: Client, op: Op) -> None:
         store = client.node.running
         self.ops.append(op)
-        ((space, command),) = op.steps
-        self._wait(client, op, store.execute(command, space))
+        ((db, command),) = op.steps
+        self._wait(client, op, store.execute(command, db))
 
     def _transact(self, client: Client, number: int) -> None:
         dice = self.dice
         tag = b"t%d" % number
-        watched = tuple((space, watch) for (space, _), watch in client.watched.items())
+        watched = tuple((db, watch) for (db, _), watch in client.watched.items())
         steps = [Step(1, self._step(number)) for _ in range(dice.randrange(3))] + [Step(TAGS, Set(tag, b""))]
         op = Op(number, self._life(client), tuple(steps), self._moment, tag, watched, client.watched_at)
         client.watched = {}
@@ -459,9 +459,9 @@ class Chaos:
 
     def _applied(self, node: Node) -> None:
         if node is self.cluster.observer:
-            keyspace = node.running.keyspaces[TAGS]
-            if keyspace.count() > len(self.tagged_at):
-                for tag in list(keyspace.hot_keys()):
+            database = node.running.databases[TAGS]
+            if database.count() > len(self.tagged_at):
+                for tag in list(database.hot_keys()):
                     self.tagged_at.setdefault(tag, node.running.position)
 
 
@@ -566,9 +566,9 @@ class Reference:
         self._look(position)
 
     def _apply(self, step: Step) -> Reply:
-        if not 0 <= step.space < len(self._models) or step.command.spec.by_store:
+        if not 0 <= step.db < len(self._models) or step.command.spec.by_store:
             return Failure(failures.BADARGS, "")
-        return self._models[step.space].apply(step.command, self._now, seen=Items((b"0",)))
+        return self._models[step.db].apply(step.command, self._now, seen=Items((b"0",)))
 
     def _look(self, position: int) -> None:
         entries = self._models[1].entries
@@ -579,9 +579,9 @@ class Reference:
         self._pending = [op for op in self._pending if not self._would_say(op)]
 
     def _would_say(self, op: Op) -> bool:
-        ((space, command),) = op.steps
+        ((db, command),) = op.steps
         assert op.reply is not None
-        return same(command, op.reply, self._models[space].apply(command, self._now))
+        return same(command, op.reply, self._models[db].apply(command, self._now))
 
 
 def check(chaos: Chaos) -> Reference:
@@ -616,8 +616,8 @@ def check(chaos: Chaos) -> Reference:
 
 
 def _concerns(op: Op, key: bytes) -> bool:
-    space, command = op.steps[0]
-    return space == 0 and key in command.named_keys()
+    db, command = op.steps[0]
+    return db == 0 and key in command.named_keys()
 
 
 def _same_replies(op: Op, expected: Reply) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Self
 
 from cairnkv.commands import Get, Reply
-from cairnkv.engine import Keyspace, apply
+from cairnkv.engine import Database, apply
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.storage.record_format import NODE_SPACE
+from cairnkv.storage.record_format import NODE_DB
 from cairnkv.storage.sync import Sync
 
 POSITION = b"position"
@@ -29,9 +29,9 @@ class Table:
 
     def __init__(self, directory: Path) -> None:
         self.storage = DiskStorage(directory, sync=Sync(None))
-        self.spaces = [Keyspace()]
-        self.spaces += [Keyspace(self.spaces[0].shared) for _ in range(NODE_SPACE)]
-        self.storage.restore(self.spaces)
+        self.databases = [Database()]
+        self.databases += [Database(self.databases[0].shared) for _ in range(NODE_DB)]
+        self.storage.restore(self.databases)
         self.storage.deliver_by(lambda tell: tell())
         self.storage.listen(_Listener())
 
@@ -44,9 +44,9 @@ class Table:
     def write(self, position: int, values: Mapping[bytes, bytes], **own: bytes) -> None:
         """An entry at a position of the cluster's log. own: what the node keeps besides."""
         effects = [(0, key, value, None) for key, value in values.items()]
-        effects += [(NODE_SPACE, key.encode(), value, None) for key, value in own.items()]
-        self.storage.append((), 1, [*effects, (NODE_SPACE, POSITION, b"%d" % position, None)])
+        effects += [(NODE_DB, key.encode(), value, None) for key, value in own.items()]
+        self.storage.append((), 1, [*effects, (NODE_DB, POSITION, b"%d" % position, None)])
 
-    def read(self, key: bytes, space: int = 0) -> Reply:
+    def read(self, key: bytes, db: int = 0) -> Reply:
         """What it had when it was opened."""
-        return apply(self.spaces[space], Get(key), 1)
+        return apply(self.databases[db], Get(key), 1)

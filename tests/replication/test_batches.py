@@ -62,9 +62,9 @@ class Followers:
         self.number += 1
         self.log(Entry(Kind.BATCH, STRANGER, 1, self.number, self.now, packed_items(items)))
 
-    def run(self, *commands: Command, space: int = 0) -> None:
+    def run(self, *commands: Command, db: int = 0) -> None:
         """An entry with these commands."""
-        self.batch(*(run_item(Step(space, command)) for command in commands))
+        self.batch(*(run_item(Step(db, command)) for command in commands))
 
     def housekeep(self) -> None:
         """Let one of them free what has expired."""
@@ -75,7 +75,7 @@ class Followers:
         plain, swift = self.stores
         assert fingerprint(plain) == fingerprint(swift)
         assert plain._shared.versions == swift._shared.versions
-        for one, other in zip(plain.keyspaces, swift.keyspaces, strict=True):
+        for one, other in zip(plain.databases, swift.databases, strict=True):
             one.check()
             other.check()
         (now, said), (other_now, other_said) = (disk.commits[-1] for disk in self.disks)
@@ -83,16 +83,16 @@ class Followers:
         if not plain._tracked:  # otherwise a run has the versions once, at its end
             shows = [effect for effect in said if effect in other_said or effect[2] is not None]
             assert shows == [effect for effect in other_said if effect in said or effect[2] is not None]
-        assert comes_to(said, plain.keyspaces[0].now) == comes_to(other_said, plain.keyspaces[0].now)
+        assert comes_to(said, plain.databases[0].now) == comes_to(other_said, plain.databases[0].now)
 
 
 def comes_to(effects: tuple[Effect, ...], now: int) -> dict[tuple[int, bytes | None], object]:
     """What stands there behind effects, without what only frees what was over."""
     there: dict[tuple[int, bytes | None], object] = {}
-    for space, key, value, deadline in effects:
+    for db, key, value, deadline in effects:
         if key is None:
-            there = {place: what for place, what in there.items() if place[0] != space}
-        there[space, key] = value, deadline
+            there = {place: what for place, what in there.items() if place[0] != db}
+        there[db, key] = value, deadline
     return {place: what for place, what in there.items() if what != (None, None)}
 
 
@@ -131,14 +131,14 @@ def test_buckets_that_split_and_empty() -> None:
     for begin in range(0, 3_000, 500):
         followers.run(*(Set(b"%d" % n, b"x") for n in range(begin, begin + 500)))
     followers.run(*(Clear(b"%d" % n) for n in range(3_000)))
-    assert followers.stores[1].keyspace.count() == 0
+    assert followers.stores[1].database.count() == 0
 
 
 def test_a_key_that_is_named_twice() -> None:
     followers = Followers()
     followers.run(*(Set(b"%d" % n, b"x") for n in range(10)))
     followers.run(SetMany(0, ((b"3", b"a"), (b"1", b"b"), (b"3", b"c"), (b"2", b"d"))), ClearMany((b"5", b"4", b"5")))
-    assert followers.stores[1].keyspace.get(b"3") == b"c"
+    assert followers.stores[1].database.get(b"3") == b"c"
 
 
 def test_what_one_node_has_freed_and_the_other_has_not() -> None:

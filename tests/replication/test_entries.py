@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import Step
-from cairnkv.limits import SPACES
+from cairnkv.limits import DATABASES
 from cairnkv.replication import entries, entry_codec
 from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, Newer, packed_items, parsed
 from cairnkv.replication.entry_codec import Transaction, Watch
 from tests.support.strategies import commands
 
 NUMBERS = st.integers(0, 2**64 - 1)
-STEPS = st.builds(Step, st.integers(0, SPACES - 1), commands())
+STEPS = st.builds(Step, st.integers(0, DATABASES - 1), commands())
 ENTRIES = st.builds(
     lambda *fields, lead: Entry(*fields, lead=min(lead, fields[4])),
     st.sampled_from(Kind),

@@ -177,7 +177,7 @@ def test_a_node_that_differs_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch)
     ):
         one.set("n", "1")
         assert other.get("n") == "1"
-        third.call(lambda: third.server.store.keyspace.put(b"n", b"7", None))  # what no bug should do
+        third.call(lambda: third.server.store.database.put(b"n", b"7", None))  # what no bug should do
 
         def goes_on() -> bool:
             one.incr("n")
@@ -327,7 +327,7 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
                 other.set("k", "w")
             one.set("k", "x")
             assert told(off)["clock_off_ms"] > 299_000
-            assert servers[0].call(lambda: servers[0].server.store.keyspace.now) < wall_clock() + 1_000
+            assert servers[0].call(lambda: servers[0].server.store.database.now) < wall_clock() + 1_000
 
 
 def test_buckets_that_were_removed_are_made_again_and_a_snapshot_too(
@@ -387,9 +387,9 @@ def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         one.set("k", "v")
         until(lambda: other.get("k") == "v")
-        space = node_of(first).store.own_table._space  # type: ignore[attr-defined]
-        look, space.look = space.look, lambda: None
-        space.full = "its file system of 3 bytes is 99 % used"
+        db = node_of(first).store.own_table._space  # type: ignore[attr-defined]
+        look, db.look = db.look, lambda: None
+        db.full = "its file system of 3 bytes is 99 % used"
         other.set("k", "w")
         until(lambda: told(first)["quorum"] == 0)
         assert told(first)["table_trouble"] == "the disk of this node's own table is full"
@@ -402,7 +402,7 @@ def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
         assert [one.levelname for one in caplog.records if "own table is full: its file" in one.getMessage()] == [
             "ERROR"
         ]
-        space.look, space.full = look, None
+        db.look, db.full = look, None
         until(lambda: told(first)["quorum"] == 1)
         assert told(first)["table_trouble"] == ""
         assert one.get("k") == "w"
@@ -499,7 +499,7 @@ def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None
 
         until(is_refused)
         assert other.get("k") in ("v", "w")
-        assert first.call(lambda: first.server.store.keyspace.now) < wall_clock() + 1_000
+        assert first.call(lambda: first.server.store.database.now) < wall_clock() + 1_000
         assert told(first)["clock_off_ms"] == 0
         off[0] = 0
         until(lambda: not is_refused())

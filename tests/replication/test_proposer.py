@@ -7,7 +7,7 @@ from cairnkv.commands.failures import Code
 from cairnkv.replication import epochs, proposer
 from cairnkv.replication.entries import Entry, Kind, parsed
 from cairnkv.replication.epochs import PROPOSERS_MAX, EpochTable, epoch_body
-from cairnkv.replication.node_records import NODE_SPACE, PART_KEY, PROPOSER_KEY
+from cairnkv.replication.node_records import NODE_DB, PART_KEY, PROPOSER_KEY
 from cairnkv.replication.proposer import IN_FLIGHT_MAX, OUTCOME_SECONDS, STRANGER_EPOCHS_MAX, UNSEEN_SECONDS
 from cairnkv.store import PendingReply
 from tests.support.simulated import Cluster, Node
@@ -48,7 +48,7 @@ def kinds(cluster: Cluster, node: Node) -> list[Kind]:
 
 def value(node: Node, key: bytes) -> bytes | None:
     """What a node has under a key."""
-    return node.running.keyspace.get(key)
+    return node.running.database.get(key)
 
 
 def test_so_many_entries_are_under_way_and_what_comes_then_shares_one() -> None:
@@ -195,7 +195,7 @@ def parts_on_disk(node: Node) -> int:
     """Parts that the node's table has."""
     records: dict[bytes, bytes | None] = {}
     for _, effects in node.disk.commits:
-        records |= {key: text for space, key, text, _ in effects if space == NODE_SPACE and key is not None}
+        records |= {key: text for db, key, text, _ in effects if db == NODE_DB and key is not None}
     return sum(key.startswith(PART_KEY) and text is not None for key, text in records.items())
 
 
@@ -352,7 +352,7 @@ def test_the_table_has_no_more_records_than_proposers() -> None:
     cluster.settle()
     records: dict[bytes | None, bytes | None] = {}
     for _, effects in node.disk.commits:
-        records |= {key: text for space, key, text, _ in effects if space == NODE_SPACE}
+        records |= {key: text for db, key, text, _ in effects if db == NODE_DB}
     rows = [key for key, text in records.items() if key and key.startswith(PROPOSER_KEY) and text is not None]
     assert len(rows) == PROPOSERS_MAX
 

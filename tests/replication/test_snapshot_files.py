@@ -13,7 +13,7 @@ from cairnkv.errors import OptionError
 from cairnkv.replication.snapshot_files import install, node_record, staged
 from cairnkv.storage import backup
 from cairnkv.storage.check import look_at
-from cairnkv.storage.record_format import NODE_SPACE, record_key
+from cairnkv.storage.record_format import NODE_DB, record_key
 from cairnkv.storage.repair import repair
 from cairnkv.storage.rocksdb import open_rocksdb
 from tests.cli.conftest import Call, cairn_here
@@ -61,7 +61,7 @@ def test_a_table_made_of_staged_files_has_all_up_to_its_position(data: Path, tmp
     assert position is not None
     assert node_record(tmp_path / "new", POSITION) == position
     with Table(tmp_path / "new") as again:
-        assert again.read(POSITION, NODE_SPACE) == position
+        assert again.read(POSITION, NODE_DB) == position
         assert again.read(b"last") == (position if int(position) > 8 else MISSING)
         assert again.read(b"large") == LARGE
 
@@ -146,7 +146,7 @@ def test_repair_makes_a_store_without_a_cluster_of_it(data: Path, tmp_path: Path
 def test_damage_in_what_a_node_keeps_is_told_as_that(data: Path) -> None:
     engine = open_rocksdb(data)
     batch = engine.batch()
-    batch.put(record_key(NODE_SPACE, b"row"), b"\x09")
+    batch.put(record_key(NODE_DB, b"row"), b"\x09")
     engine.write(batch)
     engine.close()
     assert look_at(data).problems == ["'row' of the node's own: a record that is no entry"]

@@ -42,7 +42,7 @@ from cairnkv.limits import BYTES_PER_COST, VALUE_MAX
 from cairnkv.replication.entries import Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.replication.entry_codec import Transaction, digest_item, run_item, semantics_item, transaction_item
 from cairnkv.replication.epochs import epoch_body
-from cairnkv.replication.node_records import NODE_SPACE, POSITION_KEY
+from cairnkv.replication.node_records import NODE_DB, POSITION_KEY
 from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage.disk import DiskStorage
@@ -85,7 +85,7 @@ def watching(cluster: Cluster, node: Node, *keys: bytes) -> list[tuple[int, Watc
     cluster.settle()
     assert isinstance(outcome, PendingReply)
     assert outcome.reply is OK
-    return [(space, watch) for (space, _), watch in into.items()]
+    return [(db, watch) for (db, _), watch in into.items()]
 
 
 def restart(node: Node, lost: int = 0) -> None:
@@ -482,7 +482,7 @@ def test_what_a_kill_leaves_of_a_table_is_the_state_at_its_position(tmp_path: Pa
 
 
 def test_a_table_that_makes_no_sense_is_damaged() -> None:
-    disk = Disk([(0, ((NODE_SPACE, POSITION_KEY, b"short", None),))])
+    disk = Disk([(0, ((NODE_DB, POSITION_KEY, b"short", None),))])
     store = ReplicatedStore(node=5, nonce=b"12345678", storage=TableStorage(disk), value_max=VALUE_MAX)
     with pytest.raises(ValueError, match="damage"):
         store.load()
@@ -522,7 +522,7 @@ def test_a_table_that_is_behind_holds_its_node_back_and_gets_everything() -> Non
         assert one.running.position == at + 1
         one.table.refuses = None
         assert one.running.takes_entries
-        assert one.running.keyspace.get(b"k") == b"%d" % number
+        assert one.running.database.get(b"k") == b"%d" % number
     cluster.settle()
     disk = one.table.disk
     store = ReplicatedStore(node=5, nonce=b"12345678", storage=TableStorage(disk), value_max=VALUE_MAX)

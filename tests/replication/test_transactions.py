@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cairnkv.commands import Failure, Get, Incr, Replies, Set, Step, failures
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error
 from cairnkv.store import PendingReply
 from tests.replication.test_sessions import QUEUED, chat_with, hear, settled
@@ -81,7 +81,7 @@ def test_nothing_is_published_without_a_majority() -> None:
     assert isinstance(failed, Error)
     assert pong
     assert said == []
-    assert chat.session._conversation.space == 0  # type: ignore[union-attr]
+    assert chat.session._conversation.db == 0  # type: ignore[union-attr]
 
 
 def test_a_step_that_has_no_room_fails_and_the_others_do_not() -> None:
@@ -103,7 +103,7 @@ def test_a_step_that_has_no_room_fails_and_the_others_do_not() -> None:
     assert "exceeds maximum allowed size" in too_long.text
     assert full.text.startswith("OOM")
     for other in cluster.nodes[1:]:
-        assert other.running.keyspace.get(b"l") == b"x" * 900
+        assert other.running.database.get(b"l") == b"x" * 900
 
 
 def outcome(held: Any) -> Any:
@@ -123,15 +123,15 @@ def test_a_node_without_memory_leaves_and_carries_it_out_after_a_restart(
     both = proposing.running.execute_all([Step(0, Set(b"a", b"b")), Step(0, Get(b"k"))])
     proposing.pump()
     cluster.arrive()
-    put = Keyspace.put
+    put = Database.put
 
-    def fails(keyspace: Keyspace, key: bytes, *rest: Any) -> Any:
-        if keyspace is node.running.keyspaces[0] and key == b"n":
+    def fails(database: Database, key: bytes, *rest: Any) -> Any:
+        if database is node.running.databases[0] and key == b"n":
             raise MemoryError
-        return put(keyspace, key, *rest)
+        return put(database, key, *rest)
 
     with monkeypatch.context() as poor:
-        poor.setattr(Keyspace, "put", fails)
+        poor.setattr(Database, "put", fails)
         before = node.running.position
         node.follow()
     assert node.running.stopped is not None
@@ -146,7 +146,7 @@ def test_a_node_without_memory_leaves_and_carries_it_out_after_a_restart(
     node.crash()
     node.start()
     cluster.settle()
-    assert node.running.keyspace.get(b"n") == b"1"
+    assert node.running.database.get(b"n") == b"1"
     if at == 1:
         assert outcome(second) == 1
         assert isinstance(outcome(both), Replies)

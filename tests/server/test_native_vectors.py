@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cairnkv.commands import BY_NAME, ClearAll, Command, Get, Ping, Set
-from cairnkv.engine import Keyspace, apply
+from cairnkv.engine import Database, apply
 from cairnkv.protocol.native import Response, Width, response_to, write_command
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
@@ -79,8 +79,8 @@ BAD = _bad_vectors()
 
 def expected(commands: list[Command]) -> list[Response]:
     """What an empty store answers."""
-    keyspace = Keyspace()
-    return [response_to(apply(keyspace, command, 1)) for command in commands]
+    database = Database()
+    return [response_to(apply(database, command, 1)) for command in commands]
 
 
 def test_the_file_has_vectors_of_both_widths() -> None:
@@ -147,7 +147,7 @@ def test_a_bad_frame_has_changed_nothing(start: Start) -> None:
             client.send(vector.frame)
             client.half_close()
             assert len(client.rest()) == len(vector.first) + 1, vector.name
-    assert server.call(server.server.store.keyspace.count) == 0
+    assert server.call(server.server.store.database.count) == 0
 
 
 RESPONSES = {(one["dialect"], one["name"].removeprefix("published ")): one["hex"] for one in VECTORS["vectors"][-7:]}

@@ -9,7 +9,7 @@ import pytest
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded
 from cairnkv.commands import Append, Command, Get, Rename, SetBit, SetMany, SetManyIfAbsent, SetRange
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.limits import MIB
 from cairnkv.store import Store
 from tests.session.talk import Talk
@@ -69,17 +69,17 @@ class Poor:
     """Makes keyspaces raise `MemoryError` when `left` more keys were stored; None: never."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        put = Keyspace.put
+        put = Database.put
         self.left: int | None = None
 
-        def poor(keyspace: Keyspace, key: bytes, value: bytes, deadline: int | None) -> None:
+        def poor(database: Database, key: bytes, value: bytes, deadline: int | None) -> None:
             if self.left == 0:
                 raise MemoryError
             if self.left is not None:
                 self.left -= 1
-            put(keyspace, key, value, deadline)
+            put(database, key, value, deadline)
 
-        monkeypatch.setattr(Keyspace, "put", poor)
+        monkeypatch.setattr(Database, "put", poor)
 
 
 COMMANDS: list[tuple[Command, int]] = [
@@ -98,7 +98,7 @@ def test_command_without_memory_changes_nothing(
 ) -> None:
     poor = Poor(monkeypatch)
     talk = Talk(late=late)
-    talk.store.keyspace.put(b"k", b"v", None)
+    talk.store.database.put(b"k", b"v", None)
     poor.left = puts
     talk.send(command)
     (response,) = talk.hear()
@@ -106,8 +106,8 @@ def test_command_without_memory_changes_nothing(
     poor.left = None
     talk.send(Get(b"k"), Get(b"m"), Get(b"n"))
     assert talk.payloads()[0] == b"v"
-    assert talk.store.keyspace.count() == 1
-    talk.store.keyspace.check()
+    assert talk.store.database.count() == 1
+    talk.store.database.check()
 
 
 @pytest.mark.parametrize(("command", "puts"), COMMANDS)
@@ -122,4 +122,4 @@ def test_embedded_command_without_memory_changes_nothing(
     assert str(reply.message).startswith("FULL ")  # type: ignore[union-attr]
     poor.left = None
     assert dict(kv.get_many(list(kv.scan()))) == {b"k": b"v"}
-    kv._shared._store.keyspace.check()
+    kv._shared._store.database.check()

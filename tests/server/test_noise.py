@@ -168,7 +168,7 @@ def test_noise_costs_nobody_but_its_sender(start_on_both: Start) -> None:
     assert all(count > 10 for _, count in done), done
     eventually(lambda: dict(server.call(server.server.store.info))["connections"] == 0)
     assert dict(server.call(server.server.store.info))["unfinished_bytes"] == 0
-    server.call(server.server.store.keyspace.check)
+    server.call(server.server.store.database.check)
 
 
 def test_every_single_bit_flip_of_a_frame(start_on_both: Start) -> None:

@@ -82,7 +82,7 @@ def test_when_the_log_fails_each_client_hears_of_its_own(start_on_both: Start, s
         assert one.reply() == OK
         one.send_commands([Ping(b""), Set(b"a", b"2"), Get(b"a")])
         other.send_commands([Get(b"b"), Get(b"a"), Set(b"b", b"1")])
-        values = server.server.store.keyspace.get
+        values = server.server.store.database.get
         eventually(lambda: server.call(lambda: (values(b"a"), values(b"b"))) == (b"2", b"1"))
         third.send_commands([Get(b"b"), Get(b"c")])
         server.call(lambda: storage.fail("the disk is gone", unknown=True))

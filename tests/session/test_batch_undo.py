@@ -43,7 +43,7 @@ class LateTwins(Twins):
 
     def fail(self, *, unknown: bool) -> None:
         for store in self.stores:
-            store.keyspace.advance(self.clock())  # what is over has no version to undo; a PING may have told only one
+            store.database.advance(self.clock())  # what is over has no version to undo; a PING may have told only one
         for storage in self.logs:
             storage.fail("the disk is gone", unknown=unknown)
         self.settle()
@@ -61,19 +61,19 @@ class LateTwins(Twins):
         store = self.stores[1]
         kept: dict[tuple[int, bytes], tuple[bytes, int | None]] = {}
         for entry in self.logs[1].committed:
-            for space, key, value, deadline in entry.effects:
+            for db, key, value, deadline in entry.effects:
                 if key is None:
-                    kept = {place: what for place, what in kept.items() if place[0] != space}
+                    kept = {place: what for place, what in kept.items() if place[0] != db}
                 elif value is None:
-                    kept.pop((space, key), None)
+                    kept.pop((db, key), None)
                 else:
-                    kept[space, key] = value, deadline
-        for keyspace in store.keyspaces:
-            there = {key: keyspace.entry(key) for key, _, _ in keyspace._table if keyspace.get(key) is not None}
+                    kept[db, key] = value, deadline
+        for database in store.databases:
+            there = {key: database.entry(key) for key, _, _ in database._table if database.get(key) is not None}
             said = {
                 key: what
-                for (space, key), what in kept.items()
-                if space == keyspace.number and (what[1] is None or what[1] > keyspace.now)
+                for (db, key), what in kept.items()
+                if db == database.number and (what[1] is None or what[1] > database.now)
             }
             assert there == said
 
@@ -211,8 +211,8 @@ def test_a_run_that_is_refused_at_the_last_moment() -> None:
     storage.surprise = "the disk has failed meanwhile"
     assert say(swift, Ping(b"now"), Get(b"k"), Set(b"k", b"6"), Get(b"k"), Set(b"l", b"1")) == b""
     storage.surprise = None
-    assert twins.stores[1].keyspace.get(b"k") == b"5"
-    assert twins.stores[1].keyspace.get(b"l") is None
+    assert twins.stores[1].database.get(b"k") == b"5"
+    assert twins.stores[1].database.get(b"l") is None
     assert say(other, Get(b"k")) == b"", "which is not committed yet"
     storage.fail("the disk is gone", unknown=True)
     said = say(swift)

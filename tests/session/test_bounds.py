@@ -100,7 +100,7 @@ class TestReplies:
         talk.session.paused = True
         talk.send(Set(b"k", b"v"), Ping(b""))
         assert talk.take() == []
-        assert talk.store.keyspace.count() == 0
+        assert talk.store.database.count() == 0
         assert talk.session.blocked
         assert not talk.session.runnable
         assert not talk.session.unfinished, "it is our delay, not the client's"

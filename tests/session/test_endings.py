@@ -100,7 +100,7 @@ class TestEndOfInput:
         talk.session.end_of_input()
         assert talk.payloads() == [b"1"]
         assert talk.session.state is State.DONE
-        assert talk.store.keyspace.count() == 0
+        assert talk.store.database.count() == 0
 
     def test_of_a_silent_client_is_the_end(self) -> None:
         talk = Talk()
@@ -147,7 +147,7 @@ class TestFailures:
         assert failure.payload.startswith(b"BADFRAME ")
         assert failure.header == 0x02
         assert talk.session.state is State.DONE
-        assert talk.store.keyspace.count() == 0
+        assert talk.store.database.count() == 0
         assert talk.session.buffered == 0
 
     def test_that_close_wait_for_the_replies_before_them(self) -> None:

@@ -175,10 +175,10 @@ class TestWhatItIs:
         twins = Twins()
         for n in range(2_000):
             for store in twins.stores:
-                store.keyspace.put(b"%d" % n, b"", None)
+                store.database.put(b"%d" % n, b"", None)
         twins.say(write_command(Ping(b"")))
         for store in twins.stores:
-            store.keyspace.put(key, b"there", None)
+            store.database.put(key, b"there", None)
         twins.say(write_command(Get(key)))
         twins.agree()
         assert 0 <= position(key) < 2**32
@@ -187,7 +187,7 @@ class TestWhatItIs:
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
         store = Store(memory_limit=10**9)
-        frame_executor = NativeFrameExecutor(store.keyspace, store.log_clock)
+        frame_executor = NativeFrameExecutor(store.database, store.log_clock)
         store.count_also(frame_executor)
         assert frame_executor.off
         store.limit_memory(None, WhenFull.REFUSE)
@@ -248,11 +248,11 @@ class TestWithinARun:
             return 1
 
         store = Store()
-        frame_executor = NativeFrameExecutor(store.keyspace, clock)
+        frame_executor = NativeFrameExecutor(store.database, clock)
         assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES)
         assert frame_executor.output().endswith(b"\0\0\0\1v")
         assert len(refused) == 1
-        assert store.keyspace.get(b"k") == b"v"
+        assert store.database.get(b"k") == b"v"
         assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES), "a refused run leaves it usable"
 
     def test_the_buffer_stays_where_it_is(self) -> None:
@@ -265,7 +265,7 @@ class TestWithinARun:
                 buffer.clear()
             return 1
 
-        frame_executor = NativeFrameExecutor(Store().keyspace, clock)
+        frame_executor = NativeFrameExecutor(Store().database, clock)
         assert self.run(frame_executor, buffer) == len(self.FRAMES)
         buffer.clear()  # it is free again
 
@@ -279,7 +279,7 @@ class TestWithinARun:
                 raise time
             return time
 
-        frame_executor = NativeFrameExecutor(Store().keyspace, clock)
+        frame_executor = NativeFrameExecutor(Store().database, clock)
         with pytest.raises(OSError, match="no clock"):
             self.run(frame_executor, self.FRAMES)
         assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES)

@@ -298,7 +298,7 @@ class TestLocalReads:
         replies = codes(clients)
         assert len(replies) == len(expected)
         effects = (effect for _, effects in clients.node.disk.commits for effect in effects)
-        logged = [value for space, _, value, _ in effects if space == 0]
+        logged = [value for db, _, value, _ in effects if db == 0]
         for own, reply in zip(expected, replies, strict=True):
             if own is None:
                 assert reply == "OK"
@@ -356,7 +356,7 @@ class TestFailures:
         clients.cluster.settle()
         clients.turn(0)
         assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
-        assert clients.node.running.keyspace.get(b"n") == b"5"
+        assert clients.node.running.database.get(b"n") == b"5"
         clients.say(0, frames(Get(b"k"), Incr(b"n", 1)))
         clients.deliver()
         assert codes(clients)[3:] == ["1", "6"]
@@ -366,7 +366,7 @@ class TestFailures:
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
         clients.sessions[0].lost()
         clients.deliver()
-        assert clients.node.running.keyspace.get(b"k") == b"1"
+        assert clients.node.running.database.get(b"k") == b"1"
 
     def test_a_node_that_leaves(self) -> None:
         clients = Clients(1, native_path_in_use=True)
@@ -423,11 +423,11 @@ def test_nothing_is_proposed_that_has_to_be_asked_before() -> None:
     agree(*both)
 
 
-def logged_with(clients: Clients, part: bytes, *, space: int = 0) -> bytes:
+def logged_with(clients: Clients, part: bytes, *, db: int = 0) -> bytes:
     """The frames of the one entry that has these bytes, of which all are for one keyspace."""
     (body,) = (parsed(data).body for data in clients.cluster.stream if part in parsed(data).body)
     (item,) = items(body)
-    assert (item.kind, item.space) == (ItemKind.RUN, space)
+    assert (item.kind, item.db) == (ItemKind.RUN, db)
     return item.payload
 
 
@@ -442,7 +442,7 @@ def test_redis_commands_are_in_the_log_as_frames_of_the_article() -> None:
     clients = Clients(1, native_path_in_use=True, width=None, room=100_000)
     clients.say(0, resp((b"SELECT", b"3"), (b"set", b"k", b"v"), (b"INCR", b"n"), (b"DEL", b"a", b"k", b"k")))
     clients.deliver()
-    assert logged_with(clients, b"k", space=3) == frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k")))
+    assert logged_with(clients, b"k", db=3) == frames(Set(b"k", b"v"), Incr(b"n", 1), ClearMany((b"a", b"k", b"k")))
     assert clients.heard[0] == b"+OK\r\n+OK\r\n:1\r\n:1\r\n"
 
 
@@ -495,7 +495,7 @@ def test_to_conditions_a_key_that_is_over_in_log_time_is_absent() -> None:
         clients.deliver()
         assert clients.heard[0] == b"+OK\r\n$-1\r\n+OK\r\n*3\r\n$1\r\nw\r\n$-1\r\n$1\r\nw\r\n"
         assert len(asked) == (0 if clients.frame_executor else 4)
-        entries = [clients.node.running.keyspaces[0].entry(key) for key in (b"k", b"m")]
+        entries = [clients.node.running.databases[0].entry(key) for key in (b"k", b"m")]
         assert [deadline is not None for _, deadline in entries] == [False, True], "of the old one nothing is left"
     agree(*both)
 

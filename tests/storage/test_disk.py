@@ -257,8 +257,8 @@ def test_what_has_expired_does_not_come_back_though_the_clock_goes_back(tmp_path
     clock.advance(-60)
     for directory in (image, tmp_path / "data"):
         with OnDisk(directory, clock=clock) as disk:
-            assert disk.store.keyspace.get(b"a") is None
-            assert disk.store.keyspace.count() == 0
+            assert disk.store.database.get(b"a") is None
+            assert disk.store.database.count() == 0
 
 
 def test_a_second_opener_is_refused(tmp_path: Path) -> None:
@@ -318,18 +318,18 @@ def test_long_values_stand_in_parts_and_leave_none_behind(tmp_path: Path) -> Non
                 disk.reply(disk.store.execute(SetWith(b"b", long[:-1], ttl=1_000), 3))
                 disk.reply(disk.store.execute(SetMany(0, ((b"c", long), (b"d", long[:5_000]), (b"e", b"short")))))
             elif number == 1:
-                assert disk.store.keyspaces[0].entry(b"a") == (long, None)
-                assert disk.store.keyspaces[3].get(b"b") == long[:-1]
-                assert disk.store.keyspace.get(b"c") == long
-                assert disk.store.keyspace.get(b"d") == long[:5_000]
+                assert disk.store.databases[0].entry(b"a") == (long, None)
+                assert disk.store.databases[3].get(b"b") == long[:-1]
+                assert disk.store.database.get(b"c") == long
+                assert disk.store.database.get(b"d") == long[:5_000]
                 disk.reply(disk.store.execute(Set(b"a", b"short")))
                 disk.reply(disk.store.execute(ClearAll(), 3))
             elif number == 2:
-                assert disk.store.keyspaces[3].count() == 0
+                assert disk.store.databases[3].count() == 0
                 disk.reply(disk.store.execute(Clear(b"c")))
                 disk.reply(disk.store.execute(Clear(b"d")))
             else:
-                assert disk.store.keyspace.get(b"a") == disk.store.keyspace.get(b"e") == b"short"
+                assert disk.store.database.get(b"a") == disk.store.database.get(b"e") == b"short"
     engine = open_rocksdb(tmp_path / "data")
     assert not [key for key, _ in engine.items() if key[0] == PART]
     engine.close()
@@ -346,8 +346,8 @@ def test_parts_that_a_crash_left_without_their_entry_are_removed(tmp_path: Path)
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(Set(b"b", bytes(PART_BYTES + 2))))
     with OnDisk(tmp_path / "data") as disk:
-        assert disk.store.keyspace.get(b"a") == bytes(PART_BYTES + 1)
-        assert disk.store.keyspace.get(b"b") == bytes(PART_BYTES + 2)
+        assert disk.store.database.get(b"a") == bytes(PART_BYTES + 1)
+        assert disk.store.database.get(b"b") == bytes(PART_BYTES + 2)
     engine = open_rocksdb(tmp_path / "data")
     assert len([key for key, _ in engine.items() if key[0] == PART]) == 4
     engine.close()

@@ -37,7 +37,7 @@ def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, memor
     seed = int(os.environ.get("SEED", random.randrange(2**32)))
     print(f"SEED={seed}")
     dice = random.Random(seed)
-    histories = [History(space) for space in range(WRITERS)]
+    histories = [History(db) for db in range(WRITERS)]
     for _ in range(CRASHES):
         # The first keyspace is the article's, and Redis' wire has it as well.
         kinds = [dice.choice((Writer, ArticleWriter)), *[Writer] * (WRITERS - 1)]
@@ -63,11 +63,11 @@ def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, memor
         with store_in(tmp_path / "data") as store:
             there = check_all(
                 histories,
-                store.keyspaces,
+                store.databases,
                 lambda history: history.acknowledged_by(0),
                 lambda history: len(history.steps),
             )
             histories = [
-                history.go_on(store.keyspaces[history.space], steps)
+                history.go_on(store.databases[history.db], steps)
                 for history, steps in zip(histories, there, strict=True)
             ]

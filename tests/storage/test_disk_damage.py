@@ -30,10 +30,10 @@ Content = dict[tuple[int, bytes], tuple[bytes, int | None]]
 def content_of(directory: Path) -> Content:
     with store_in(directory) as store:
         return {
-            (keyspace.number, key): entry
-            for keyspace in store.keyspaces
-            for key in keyspace.slice(0, 1_000_000, b"")[1]
-            if (entry := keyspace.entry(key)) is not None and not key.startswith(b"brief")
+            (database.number, key): entry
+            for database in store.databases
+            for key in database.slice(0, 1_000_000, b"")[1]
+            if (entry := database.entry(key)) is not None and not key.startswith(b"brief")
         }
 
 
@@ -49,7 +49,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, dice: random.Random) -> Pat
     """The directory of a server that was killed: some in tables, some in the log, values in parts."""
     directory = tmp_path_factory.mktemp("killed") / "data"
     with Served(directory, tampering=[SMALL_MEMTABLES]) as served:
-        writers = [Writer(served.address, History(space), dice.randrange(2**32)) for space in range(3)]
+        writers = [Writer(served.address, History(db), dice.randrange(2**32)) for db in range(3)]
         for writer in writers:
             writer.start()
         time.sleep(0.5)

@@ -37,7 +37,7 @@ from cairnkv.storage.space import Space
 from cairnkv.store import PendingReply, Store
 from cairnkv.testing import ManualClock
 from tests.storage.test_disk import PATIENCE, Faulty, OnDisk
-from tests.storage.test_disk_machine import SPACES, WRITES
+from tests.storage.test_disk_machine import DATABASES, WRITES
 from tests.support.raw import eventually
 from tests.support.watching import watch
 
@@ -84,7 +84,7 @@ def test_what_is_unknown_is_not_shown_before_it_is_known(tmp_path: Path, when: s
         disk.recover()
         now = disk.store.execute(Get(b"a"))
         assert now == (b"old" if when == "before" else b"new")
-        assert disk.store.keyspace.is_unchanged(watched[1]) == (when == "before")
+        assert disk.store.database.is_unchanged(watched[1]) == (when == "before")
         assert disk.reply(disk.store.execute(Set(b"b", b"1"))) == OK
         assert disk.state == "ok"
     with OnDisk(tmp_path / "data") as disk:
@@ -103,7 +103,7 @@ def test_a_keyspace_that_may_be_cleared_is_unknown_as_a_whole(tmp_path: Path, wh
         disk.recover()
         assert disk.store.execute(Count()) == (2 if when == "before" else 1)
         assert disk.store.execute(Get(b"c")) == (MISSING if when == "before" else b"3")
-        disk.store.keyspace.check()
+        disk.store.database.check()
     with OnDisk(tmp_path / "data") as disk:
         assert disk.store.execute(Count()) == (2 if when == "before" else 1)
 
@@ -138,8 +138,8 @@ def test_long_values_of_a_failed_write_are_whole_or_leave_nothing(tmp_path: Path
     assert len([key for key, _ in engine.items() if key[0] == PART]) == 3
     engine.close()
     with OnDisk(tmp_path / "data") as disk:
-        assert disk.store.keyspace.get(b"a") == b"short"
-        assert disk.store.keyspace.get(b"b") == longer
+        assert disk.store.database.get(b"a") == b"short"
+        assert disk.store.database.get(b"b") == longer
 
 
 def test_a_failing_fsync_is_not_tried_again(tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ class FaultyMachine(RuleBasedStateMachine):
     def opened(self) -> OnDisk:
         return OnDisk(self.directory / "data", clock=self.clock, sync="none")
 
-    @rule(command=WRITES, space=SPACES)
-    def write(self, command: Command, space: int) -> None:
-        self.disk.reply(self.disk.store.execute(command, space))
+    @rule(command=WRITES, db=DATABASES)
+    def write(self, command: Command, db: int) -> None:
+        self.disk.reply(self.disk.store.execute(command, db))
 
     @precondition(lambda self: not self.failing)
     @rule(when=st.sampled_from(["before", "after"]), seconds=st.integers(0, 3))
@@ -229,7 +229,7 @@ class FaultyMachine(RuleBasedStateMachine):
         self.failing = True
 
     @precondition(lambda self: self.failing)
-    @rule(steps=st.lists(st.builds(Step, SPACES, WRITES | st.just(ClearAll())), min_size=1, max_size=5))
+    @rule(steps=st.lists(st.builds(Step, DATABASES, WRITES | st.just(ClearAll())), min_size=1, max_size=5))
     def fail(self, steps: list[Step]) -> None:
         self.disk.reply(self.disk.store.execute_all(steps))
         self.disk.recover()
@@ -238,20 +238,20 @@ class FaultyMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.failing)
     @rule()
     def start_again(self) -> None:
-        held = [dict(self.entries(space)) for space in range(3)]
+        held = [dict(self.entries(db)) for db in range(3)]
         self.disk.__exit__()
         self.disk = self.opened()
-        assert [dict(self.entries(space)) for space in range(3)] == held
+        assert [dict(self.entries(db)) for db in range(3)] == held
 
-    def entries(self, space: int) -> "list[tuple[bytes, tuple[bytes, int | None] | None]]":
-        keyspace = self.disk.store.keyspaces[space]
-        keyspace.advance(self.clock())
-        return [(key, keyspace.entry(key)) for key in keyspace.slice(0, 1_000, b"")[1]]
+    def entries(self, db: int) -> "list[tuple[bytes, tuple[bytes, int | None] | None]]":
+        database = self.disk.store.databases[db]
+        database.advance(self.clock())
+        return [(key, database.entry(key)) for key in database.slice(0, 1_000, b"")[1]]
 
     @invariant()
     def it_is_whole(self) -> None:
-        for keyspace in self.disk.store.keyspaces[:3]:
-            keyspace.check()
+        for database in self.disk.store.databases[:3]:
+            database.check()
 
     def teardown(self) -> None:
         self.disk.engine.fail = None
@@ -272,13 +272,13 @@ def test_a_second_failure_before_the_first_was_told_is_not_taken_for_settled(
         looks = 0
         look = Space.look
 
-        def fails_again(space: Space) -> None:
+        def fails_again(db: Space) -> None:
             nonlocal looks
             looks += 1
             if looks == 2:  # the first one is within the recovery, this one behind it
                 disk.unopenable = "not again"
                 raise OSError("it failed anew")
-            look(space)
+            look(db)
 
         monkeypatch.setattr(Space, "look", fails_again)
         disk.unopenable = None
@@ -304,7 +304,7 @@ def test_a_store_that_is_closed_before_it_has_begun_keeps_its_time(tmp_path: Pat
     store.close()
     clock.advance(-1)
     with OnDisk(tmp_path / "data", clock=clock) as disk:
-        assert disk.store.keyspace.count() == 0
+        assert disk.store.database.count() == 0
 
 
 def test_what_was_written_is_synced_before_the_writer_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

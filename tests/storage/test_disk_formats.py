@@ -48,8 +48,8 @@ def test_what_another_version_wrote_opens(tmp_path: Path, number: str) -> None:
             assert dict(disk.store.info())["log_position"] == POSITIONS[number]
             disk.store.housekeep()
             found = {
-                (keyspace.number, key): keyspace.entry(key)
-                for keyspace in disk.store.keyspaces
-                for key in keyspace.slice(0, 1_000, b"")[1]
+                (database.number, key): database.entry(key)
+                for database in disk.store.databases
+                for key in database.slice(0, 1_000, b"")[1]
             }
             assert found == CONTENT[number]

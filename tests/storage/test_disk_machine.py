@@ -20,7 +20,7 @@ from tests.store.test_late_machine import APPLIED, KINDS
 from tests.support.model import same
 from tests.support.strategies import commands
 
-SPACES = st.integers(0, 2)
+DATABASES = st.integers(0, 2)
 WRITES = commands([command for command in APPLIED if command.spec.writes], KINDS)
 
 
@@ -41,11 +41,11 @@ class DiskMachine(RuleBasedStateMachine):
     def opened(self) -> OnDisk:
         return OnDisk(self.directory / "data", clock=self.clock, sync="none", memory_limit=self.memory_limit)
 
-    @rule(command=WRITES, space=SPACES)
-    def write(self, command: Command, space: int) -> None:
-        assert self.disk.reply(self.disk.store.execute(command, space)) == self.memory.execute(command, space)
+    @rule(command=WRITES, db=DATABASES)
+    def write(self, command: Command, db: int) -> None:
+        assert self.disk.reply(self.disk.store.execute(command, db)) == self.memory.execute(command, db)
 
-    @rule(steps=st.lists(st.builds(Step, SPACES, WRITES | st.just(ClearAll())), max_size=5))
+    @rule(steps=st.lists(st.builds(Step, DATABASES, WRITES | st.just(ClearAll())), max_size=5))
     def transact(self, steps: list[Step]) -> None:
         assert self.disk.reply(self.disk.store.execute_all(steps)) == self.memory.execute_all(steps)
 
@@ -66,20 +66,20 @@ class DiskMachine(RuleBasedStateMachine):
             self.clock.advance(-1)
             self.set_back += 1
         self.disk = self.opened()
-        for keyspace in self.disk.store.keyspaces:
-            keyspace.check()
+        for database in self.disk.store.databases:
+            database.check()
 
     @invariant()
     def they_hold_the_same(self) -> None:
         self.memory.housekeep()
         self.disk.store.housekeep()
-        for one, other in zip(self.disk.store.keyspaces[:4], self.memory.keyspaces, strict=False):
+        for one, other in zip(self.disk.store.databases[:4], self.memory.databases, strict=False):
             keys = set(one.slice(0, 1_000, b"")[1])
             assert keys == set(other.slice(0, 1_000, b"")[1])
             self.bring_in(one.number, keys)
             assert {key: one.entry(key) for key in keys} == {key: other.entry(key) for key in keys}
 
-    def bring_in(self, space: int, keys: set[bytes]) -> None:
+    def bring_in(self, db: int, keys: set[bytes]) -> None:
         """Have the values of these in memory."""
 
     def teardown(self) -> None:
@@ -102,38 +102,38 @@ class CachedMachine(DiskMachine):
         self.disk.store.housekeep()
         self.disk.store.limit_memory(LIMIT, WhenFull.REFUSE)
 
-    @rule(command=commands(APPLIED, KINDS), space=SPACES)
-    def read_ahead(self, command: Command, space: int) -> None:
-        self.disk.store.read_ahead(Step(space, command))
+    @rule(command=commands(APPLIED, KINDS), db=DATABASES)
+    def read_ahead(self, command: Command, db: int) -> None:
+        self.disk.store.read_ahead(Step(db, command))
 
-    @rule(command=commands(APPLIED, KINDS), space=SPACES)
-    def read(self, command: Command, space: int) -> None:
-        reply = self.disk.reply(self.disk.store.execute(command, space))
-        assert same(command, reply, self.memory.execute(command, space))
+    @rule(command=commands(APPLIED, KINDS), db=DATABASES)
+    def read(self, command: Command, db: int) -> None:
+        reply = self.disk.reply(self.disk.store.execute(command, db))
+        assert same(command, reply, self.memory.execute(command, db))
 
-    @rule(said=st.lists(st.tuples(commands(APPLIED, KINDS), SPACES), max_size=6))
+    @rule(said=st.lists(st.tuples(commands(APPLIED, KINDS), DATABASES), max_size=6))
     def say_at_once(self, said: list[tuple[Command, int]]) -> None:
         """A client says several, none before the one before it was carried out; commits take their time."""
         outcomes = []
-        for command, space in said:
-            outcome = self.disk.store.execute(command, space)
+        for command, db in said:
+            outcome = self.disk.store.execute(command, db)
             while isinstance(outcome, PendingRead) and not outcome.executed:
                 self.disk.step()
-            outcomes.append((command, outcome, self.memory.execute(command, space)))
+            outcomes.append((command, outcome, self.memory.execute(command, db)))
         for command, outcome, expected in outcomes:
             assert same(command, self.disk.reply(outcome), expected)
 
-    @rule(said=st.lists(st.tuples(WRITES | st.just(ClearAll()), SPACES), max_size=6), cool=st.booleans())
+    @rule(said=st.lists(st.tuples(WRITES | st.just(ClearAll()), DATABASES), max_size=6), cool=st.booleans())
     def say_what_fails(self, said: list[tuple[Command, int]], cool: bool) -> None:
         """Nothing of it is there afterwards, once the store was opened anew."""
         self.disk.engine.fail = "before"
-        outcomes = [self.disk.store.execute(command, space) for command, space in said]
+        outcomes = [self.disk.store.execute(command, db) for command, db in said]
         for outcome in outcomes:
             self.disk.reply(outcome)
         if cool:
             self.cool()
-        for keyspace in self.disk.store.keyspaces:
-            keyspace.check()
+        for database in self.disk.store.databases:
+            database.check()
         self.disk.store.close()
         self.disk = self.opened()
         # After a crash keys may expire early by twice the time noted ahead. A clock that was set back delays log time,
@@ -141,9 +141,9 @@ class CachedMachine(DiskMachine):
         self.clock.advance(2 * TIME_AHEAD_MS / 1_000 + 2 * self.set_back)
         self.set_back = 0
 
-    def bring_in(self, space: int, keys: set[bytes]) -> None:
+    def bring_in(self, db: int, keys: set[bytes]) -> None:
         for key in keys:
-            reply = self.disk.reply(self.disk.store.execute(Get(key), space))
+            reply = self.disk.reply(self.disk.store.execute(Get(key), db))
             assert not isinstance(reply, Failure)
 
 

@@ -43,7 +43,7 @@ from cairnkv.commands import (
     Swap,
     Ttl,
 )
-from cairnkv.engine import Keyspace, apply
+from cairnkv.engine import Database, apply
 from cairnkv.engine.database import ColdValue
 from cairnkv.engine.table import ENTRY_BYTES
 from cairnkv.errors import BadCommand, OptionError
@@ -72,15 +72,15 @@ class Cooled(OnDisk):
     def __init__(self, directory: Path, **more: Any) -> None:
         super().__init__(directory, **{"memory_limit": LIMIT, "sync": "none", **more})
 
-    def do(self, command: Command, space: int = 0) -> Reply:
-        return self.reply(self.store.execute(command, space))
+    def do(self, command: Command, db: int = 0) -> Reply:
+        return self.reply(self.store.execute(command, db))
 
     def cool_all(self) -> None:
         """Let no value be in memory."""
         self.store.limit_memory(1, WhenFull.REFUSE)
         self.store.housekeep()
         self.store.limit_memory(LIMIT, WhenFull.REFUSE)
-        assert self.told("cold_keys") == sum(keyspace.count() for keyspace in self.store.keyspaces)
+        assert self.told("cold_keys") == sum(database.count() for database in self.store.databases)
         self.engine.read_keys.clear()
 
     def told(self, name: str) -> int:
@@ -91,8 +91,8 @@ class Cooled(OnDisk):
 def disk(tmp_path: Path) -> Iterator[Cooled]:
     with Cooled(tmp_path / "data") as opened:
         yield opened
-        for keyspace in opened.store.keyspaces:
-            keyspace.check()
+        for database in opened.store.databases:
+            database.check()
 
 
 def failure(reply: Reply) -> str:
@@ -133,7 +133,7 @@ def test_ten_times_the_limit_is_there_and_only_values_are_read(disk: Cooled, tmp
         with Cooled(tmp_path / "data", memory_limit=limit) as again:
             assert again.store.used_bytes <= limit
             assert (again.told("cold_keys") == 0) is (limit > LIMIT)
-            assert again.store.keyspace.count() == 250
+            assert again.store.database.count() == 250
             for key, value in values.items():
                 assert again.do(Get(key)) == value
 
@@ -142,9 +142,9 @@ def test_those_get_cold_that_were_not_used_for_long(disk: Cooled) -> None:
     for number in range(300):
         disk.do(Set(b"%d" % number, b"v" * 1_000))
         disk.do(Get(b"0"))
-    assert disk.store.keyspace.is_hot(b"0")
-    assert not disk.store.keyspace.is_hot(b"1")
-    assert disk.store.keyspace.is_hot(b"299")
+    assert disk.store.database.is_hot(b"0")
+    assert not disk.store.database.is_hot(b"1")
+    assert disk.store.database.is_hot(b"299")
 
 
 def test_what_is_not_committed_stays_in_memory(disk: Cooled) -> None:
@@ -244,7 +244,7 @@ def test_what_was_read_before_a_change_is_not_taken_for_what_is_cold_again(disk:
     disk.do(Set(b"k", b"new"))
     disk.store.limit_memory(1, WhenFull.REFUSE)
     disk.store.housekeep()
-    assert not disk.store.keyspace.is_hot(b"k")
+    assert not disk.store.database.is_hot(b"k")
     read = disk.store.execute(Get(b"k"))
     disk.engine.read_gate.set()
     assert disk.reply(read) == b"new"
@@ -260,7 +260,7 @@ def test_an_expired_key_is_missing_whether_or_not_its_value_comes(tmp_path: Path
         read = disk.store.execute(Get(b"k"))
         clock.advance(5)
         disk.store.housekeep()
-        assert disk.store.keyspace.count() == 0
+        assert disk.store.database.count() == 0
         disk.engine.read_gate.set()
         assert disk.reply(read) is MISSING
 
@@ -341,7 +341,7 @@ def test_after_a_failed_commit_a_cold_value_is_not_taken_from_a_disk_that_may_ha
         disk.recover()
         shown = disk.do(Get(b"k"))
         assert shown == (b"old" if when == "before" else MISSING if isinstance(by, ClearAll) else b"new")
-        disk.store.keyspace.check()
+        disk.store.database.check()
     with Cooled(tmp_path / "data") as disk:
         assert disk.do(Get(b"k")) == shown
 
@@ -379,7 +379,7 @@ def test_who_waits_when_the_store_is_closed_is_told(disk: Cooled) -> None:
     disk.store.close()
     assert isinstance(read, PendingReply)
     assert read.reply == b"v"
-    disk.store.keyspace.cool(b"k")
+    disk.store.database.cool(b"k")
     assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
 
 
@@ -467,23 +467,23 @@ def test_watching_does_not_see_what_leaves_memory_and_comes_back(disk: Cooled) -
     command=commands(APPLIED, KINDS),
 )
 def test_no_command_looks_at_a_value_that_it_does_not_name_as_read(before: list[Command], command: Command) -> None:
-    keyspaces = [Keyspace()]
-    keyspaces += [Keyspace(keyspaces[0].shared) for _ in range(15)]
+    databases = [Database()]
+    databases += [Database(databases[0].shared) for _ in range(15)]
     for one in before:
-        apply(keyspaces[0], one, 1)
+        apply(databases[0], one, 1)
     read = dict.fromkeys(command.places_read(0))
     assert set(read) <= set(command.places(0))
-    for keyspace in keyspaces:
-        for key in list(keyspace.hot_keys()):
-            if (keyspace.number, key) not in read:
-                keyspace.cool(key)
-    apply(keyspaces[0], command, 1)
-    keyspaces[0].check()
-    for space, key in read:  # and those it does name, it may be refused
-        if keyspaces[space].is_hot(key):
-            keyspaces[space].cool(key)
+    for database in databases:
+        for key in list(database.hot_keys()):
+            if (database.number, key) not in read:
+                database.cool(key)
+    apply(databases[0], command, 1)
+    databases[0].check()
+    for db, key in read:  # and those it does name, it may be refused
+        if databases[db].is_hot(key):
+            databases[db].cool(key)
             with contextlib.suppress(ColdValue):
-                apply(keyspaces[space], Get(key), 1)
+                apply(databases[db], Get(key), 1)
                 raise AssertionError("a cold value was shown")
 
 
@@ -510,7 +510,7 @@ def test_replies_keep_their_order_and_nothing_overtakes_a_command_that_waits(dis
     talk = Talk(store=disk.store)
     talk.send(Ping(b"1"), Get(b"hot"), Get(b"cold"), Set(b"hot", b"new"), Get(b"hot"), Get(b"other"), Ping(b"2"))
     assert talk.payloads() == [b"1", b"hot"]
-    assert disk.store.keyspace.get(b"hot") == b"hot", "what stands behind is not carried out"
+    assert disk.store.database.get(b"hot") == b"hot", "what stands behind is not carried out"
     assert talk.session.blocked
     while len(disk.engine.read_keys) < 2:
         threading.Event().wait(0.001)
@@ -526,10 +526,10 @@ def test_a_write_that_waited_is_carried_out_and_what_follows_does_not_wait_for_i
     disk.engine.gate.clear()
     talk = Talk(store=disk.store)
     talk.send(*[Incr(b"n", 1)] * 5)
-    while disk.store.keyspace.length(b"n") == 1 and not disk.store.keyspace.is_hot(b"n"):
+    while disk.store.database.length(b"n") == 1 and not disk.store.database.is_hot(b"n"):
         disk.step()
     assert talk.payloads() == []
-    assert disk.store.keyspace.get(b"n") == b"6"
+    assert disk.store.database.get(b"n") == b"6"
     disk.engine.gate.set()
     assert turns(disk, talk, 5) == [b"2", b"3", b"4", b"5", b"6"]
 
@@ -771,7 +771,7 @@ def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path:
         if used is not None:
             assert used.commands > 100
             assert used.writes == 0
-        disk.store.keyspace.check()
+        disk.store.database.check()
 
 
 def _anything(dice: random.Random, wire: str) -> bytes:

@@ -56,8 +56,8 @@ class Copy:
     def count(self) -> int:
         """How many of the writes are there, of which none is without those before it."""
         with store_in(self.directory) as store:
-            count = store.keyspace.count()
-            assert all(store.keyspace.get(b"%d" % number) is not None for number in range(count))
+            count = store.database.count()
+            assert all(store.database.get(b"%d" % number) is not None for number in range(count))
             return count
 
 

@@ -21,8 +21,8 @@ from cairnkv.commands import (
     SetWith,
     Step,
 )
-from cairnkv.commands.vocabulary import DECIMAL, KEY, SPACE, VALUE
-from cairnkv.engine import Keyspace, Shared, apply, can_apply
+from cairnkv.commands.vocabulary import DB, DECIMAL, KEY, VALUE
+from cairnkv.engine import Database, Shared, apply, can_apply
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.store.admission import growth
 from tests.engine.test_model import EASILY_MET, STEPS
@@ -35,7 +35,7 @@ KINDS = Kinds(
         KEY: st.sampled_from([b"a", b"b", b"c" * 30]),
         VALUE: st.sampled_from([b"", b"9", b"-99", b"0.1", b"1e300", b"-1e300", b"9" * 18, b"v" * 50]),
         DECIMAL: st.sampled_from([b"1", b"-0.5", b"1e300", b"-1e300", b"1e4000", b"1e-10", b"x"]),
-        SPACE: st.integers(0, 1),
+        DB: st.integers(0, 1),
     }
 )
 HISTORIES = st.lists(
@@ -47,13 +47,13 @@ HISTORIES = st.lists(
 @settings(max_examples=5 * settings().max_examples)
 def test_no_command_makes_the_entries_grow_by_more_than_was_said(history: list[tuple[Step, int]]) -> None:
     shared = Shared()
-    spaces = [Keyspace(shared) for _ in range(2)]
-    for (space, command), step in history:
+    databases = [Database(shared) for _ in range(2)]
+    for (db, command), step in history:
         shared.advance(shared.now + step)
-        before = sum(keyspace.used_bytes for keyspace in spaces)
-        said = growth(spaces[space], command)
-        apply(spaces[space], command, shared.now)
-        grown = sum(keyspace.used_bytes for keyspace in spaces) - before
+        before = sum(database.used_bytes for database in databases)
+        said = growth(databases[db], command)
+        apply(databases[db], command, shared.now)
+        grown = sum(database.used_bytes for database in databases) - before
         assert grown <= max(said, 0), f"{command} was said to need {said} more, and took {grown}"
 
 
@@ -83,39 +83,39 @@ def test_no_command_makes_the_entries_grow_by_more_than_was_said(history: list[t
         Copy(b"a", b"new"),
         Copy(b"a", b"expires"),
         Copy(b"expires", b"new"),
-        Copy(b"expires", b"a", space=1),
+        Copy(b"expires", b"a", db=1),
         Copy(b"expires", b"a", replace=True),
-        Copy(b"expires", b"there", space=1),
+        Copy(b"expires", b"there", db=1),
     ],
     ids=str,
 )
 def test_what_is_said_is_what_happens(command: Command) -> None:
     shared = Shared()
-    keyspace, elsewhere = Keyspace(shared), Keyspace(shared)
+    database, elsewhere = Database(shared), Database(shared)
     for filling in (Set(b"a", b"1"), SetWith(b"expires", b"1" * 20, ttl=100)):
-        apply(keyspace, filling, 1)
+        apply(database, filling, 1)
     apply(elsewhere, Set(b"there", b""), 1)
-    before = keyspace.used_bytes + elsewhere.used_bytes, keyspace.index_bytes + elsewhere.index_bytes
-    said = growth(keyspace, command)
-    apply(keyspace, command, 1)
-    entries = keyspace.used_bytes + elsewhere.used_bytes - before[0]
+    before = database.used_bytes + elsewhere.used_bytes, database.index_bytes + elsewhere.index_bytes
+    said = growth(database, command)
+    apply(database, command, 1)
+    entries = database.used_bytes + elsewhere.used_bytes - before[0]
     assert said - entries in (0, TICK_BYTES)
-    assert entries + keyspace.index_bytes + elsewhere.index_bytes - before[1] <= said
+    assert entries + database.index_bytes + elsewhere.index_bytes - before[1] <= said
 
 
 def test_a_sum_has_a_digit_more_at_most() -> None:
-    keyspace = Keyspace()
-    apply(keyspace, Set(b"a", b"95"), 1)
-    assert growth(keyspace, Incr(b"a", 5)) == 1
-    assert growth(keyspace, Incr(b"a", 1_000)) == 3
-    assert growth(keyspace, Incr(b"a", -5)) == 1
+    database = Database()
+    apply(database, Set(b"a", b"95"), 1)
+    assert growth(database, Incr(b"a", 5)) == 1
+    assert growth(database, Incr(b"a", 1_000)) == 3
+    assert growth(database, Incr(b"a", -5)) == 1
 
 
 def test_it_is_known_of_every_command_that_may_grow() -> None:
     @given(command=commands([command for command in COMMANDS if command.spec.grows], KINDS))
     def any_command(command: Command) -> None:
         shared = Shared()
-        Keyspace(shared)
-        assert isinstance(growth(Keyspace(shared), command), int)
+        Database(shared)
+        assert isinstance(growth(Database(shared), command), int)
 
     any_command()

@@ -37,7 +37,7 @@ def test_a_slice_removes_a_bounded_number_of_expired_keys() -> None:
         removed = info(store, "expired_keys")
     assert info(store, "expired_keys") == 5 * EXPIRED_PER_SLICE
     assert info(store, "used_bytes") == 0
-    store.keyspace.check()
+    store.database.check()
 
 
 def test_it_says_that_there_is_more_to_do_as_long_as_there_is() -> None:

@@ -88,7 +88,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[LateStore]:
     """A late store; in the end its table is consistent, whatever was undone."""
     store = LateStore(reuse_positions=request.param)
     yield store
-    store.keyspace.check()
+    store.database.check()
 
 
 WRITES: list[tuple[Command, Reply]] = [
@@ -142,14 +142,14 @@ class TestEveryWrite:
         self, store: LateStore, command: Command, reply: Reply, unknown: bool
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
-        used_bytes = store.keyspace.used_bytes
+        used_bytes = store.database.used_bytes
         held = store.held(command)
         store.storage.fail("the disk is gone", unknown=unknown)
         assert held.reply == Failure(failures.UNKNOWN if unknown else failures.UNDONE, "the disk is gone")
         assert store.at_once(Get(b"k")) == b"5"
         assert store.at_once(Ttl(b"k")) == 5_000
         assert store.at_once(Count()) == 1
-        assert store.keyspace.used_bytes == used_bytes
+        assert store.database.used_bytes == used_bytes
 
     def test_is_not_carried_out_when_the_log_refuses_it(self, store: LateStore, command: Command, reply: Reply) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
@@ -477,7 +477,7 @@ def test_a_log_that_breaks_leaves_nothing_of_the_command_behind(store: LateStore
     with pytest.raises(RuntimeError):
         store.execute(Set(b"k", b"lost"))
     assert store.at_once(Get(b"k")) == b"safe"
-    store.keyspace.check()
+    store.database.check()
 
 
 def test_batches_release_their_replies_in_order(store: LateStore) -> None:
@@ -505,17 +505,17 @@ def test_what_a_committed_clear_all_left_is_freed_and_what_an_undone_one_left_to
         outcome()
         while store.housekeep():
             pass
-        assert store.keyspace.garbage_bytes == 0
+        assert store.database.garbage_bytes == 0
     assert store.at_once(Count()) == 501
 
 
 def test_what_a_committed_clear_all_left_is_freed_in_slices(store: LateStore) -> None:
     store.safely(SetMany(0, tuple((b"%d" % n, b"v") for n in range(500))))
-    used_bytes = store.keyspace.used_bytes
+    used_bytes = store.database.used_bytes
     store.held(ClearAll())
-    assert store.keyspace.used_bytes == 0
+    assert store.database.used_bytes == 0
     store.storage.commit()
-    assert store.keyspace.garbage_bytes == used_bytes
+    assert store.database.garbage_bytes == used_bytes
 
 
 def test_a_log_that_commits_at_once_holds_nothing() -> None:

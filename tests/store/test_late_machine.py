@@ -17,13 +17,13 @@ from cairnkv.commands.vocabulary import (
     BIT_OFFSET,
     COUNT,
     CURSOR,
+    DB,
     DECIMAL,
     KEY,
     MILLISECONDS,
     MILLISECONDS_OR_NONE,
     OFFSET,
     PREFIX,
-    SPACE,
     TIME,
     UNIX_MILLISECONDS,
     VALUE,
@@ -51,7 +51,7 @@ KINDS = Kinds(
         UNIX_MILLISECONDS: st.integers(HandClock().now - 1_000, HandClock().now + 5_000),
         OFFSET: st.integers(0, 3),
         BIT_OFFSET: st.integers(0, 20),
-        SPACE: st.just(0),
+        DB: st.just(0),
         DECIMAL: st.sampled_from([b"0.5", b"-1", b"x"]),
     }
 )
@@ -160,7 +160,7 @@ class LateStoreMachine(RuleBasedStateMachine):
         self.waiting.clear()
         self.pending.clear()
         self.model = self.safe.copy()
-        self.model.advance(self.store.keyspace.now)
+        self.model.advance(self.store.database.now)
 
     @rule()
     def keep_house(self) -> None:
@@ -185,11 +185,11 @@ class LateStoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_keyspace_holds_what_was_said_and_not_undone(self) -> None:
-        keyspace = self.store.keyspace
-        self.model.advance(keyspace.now)
-        assert {key: keyspace.entry(key) for key in KEYS} == {key: self.model.entries.get(key) for key in KEYS}
-        assert keyspace.count() == len(self.model.entries)
-        keyspace.check()
+        database = self.store.database
+        self.model.advance(database.now)
+        assert {key: database.entry(key) for key in KEYS} == {key: self.model.entries.get(key) for key in KEYS}
+        assert database.count() == len(self.model.entries)
+        database.check()
 
     # -- how it is known ----------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ def test_log_time_meets_the_clock_after_twice_as_long_as_it_was_ahead(place: Pla
     place.clock.advance(41)
     place(Get(b"k"))
     assert place.store.log_clock.shared.lead == 0
-    assert place.store.keyspace.now == place.clock.now
+    assert place.store.database.now == place.clock.now
 
 
 @given(st.lists(st.integers(-10_000, 10_000) | st.just(0), max_size=30), st.integers(5, 20_000))
@@ -140,11 +140,11 @@ def test_log_time_never_goes_back_nor_stops(steps: list[int], ttl: int) -> None:
     """After any steps of the clock, a key is set, and the clock is correct from then on."""
     clock = HandClock(BEGIN)
     store = Store(clock=clock)
-    times = [store.keyspace.now]
+    times = [store.database.now]
     for step in steps:
         clock.advance(step)
         store.execute(Get(b"k"))
-        times.append(store.keyspace.now)
+        times.append(store.database.now)
     assert times == sorted(times)
     store.execute(SetWith(b"k", b"v", ttl=ttl))
     clock.advance(ttl - 2)
@@ -216,7 +216,7 @@ class TestInACluster:
             assert self._said(cluster, number, Get(b"k")) == b"v"
         clock.advance(5)
         assert self._said(cluster, 0, Get(b"k")) is MISSING
-        assert len({node.running.keyspace.now for node in cluster.nodes}) == 1
+        assert len({node.running.database.now for node in cluster.nodes}) == 1
         assert len({node.running.digest for node in cluster.nodes}) == 1
 
     def test_they_do_so_where_commands_come_all_the_time(self, cluster: Cluster) -> None:

@@ -38,12 +38,12 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import (
     AMOUNT,
     BIT_OFFSET,
+    DB,
     DECIMAL,
     KEY,
     MILLISECONDS,
     MILLISECONDS_OR_NONE,
     OFFSET,
-    SPACE,
     TIME,
     UNIX_MILLISECONDS,
     VALUE,
@@ -97,7 +97,7 @@ class TestRefusing:
             for command in before:
                 assert store.execute(command) is OK
             assert full(store.execute(write)) == refused
-            assert store.keyspace.used_bytes == bytes_of(*before, *([] if refused else [write]))
+            assert store.database.used_bytes == bytes_of(*before, *([] if refused else [write]))
 
     def test_a_value_that_replaces_another_needs_room_for_the_difference(self) -> None:
         store = Store(clock=HandClock(), memory_limit=bytes_of(Set(b"k", b"v" * 100)))
@@ -145,12 +145,12 @@ class TestRefusing:
                 assert store.execute(command) is OK
             assert full(store.execute(Set(b"another", b"")))
             assert store.execute(ClearAll()) is OK
-            assert store.keyspace.used_bytes == 0
-            assert store.keyspace.garbage_bytes > 0
+            assert store.database.used_bytes == 0
+            assert store.database.garbage_bytes > 0
         for command in numbered(1_000):
             assert store.execute(command) is OK
-            assert store.keyspace.used_bytes + store.keyspace.garbage_bytes <= 1_000 * EACH
-        assert store.keyspace.garbage_bytes == 0
+            assert store.database.used_bytes + store.database.garbage_bytes <= 1_000 * EACH
+        assert store.database.garbage_bytes == 0
 
     def test_a_refused_write_never_gets_to_the_log(self) -> None:
         storage = LateStorage()
@@ -178,7 +178,7 @@ GROWING = commands(
             UNIX_MILLISECONDS: st.integers(HandClock().now - 100, HandClock().now + 5_000),
             OFFSET: st.integers(0, 300),
             BIT_OFFSET: st.integers(0, 3_000),
-            SPACE: st.integers(0, 1),
+            DB: st.integers(0, 1),
             DECIMAL: st.sampled_from([b"0.5", b"-1", b"1e500", b"-1e300", b"x"]),
         }
     ),
@@ -199,8 +199,8 @@ def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit:
         store.execute(command)
         if command.spec.grows:
             assert store.used_bytes <= max(limit, before) + TICK_BYTES  # of a deadline that moves
-        for keyspace in store.keyspaces:
-            keyspace.check()
+        for database in store.databases:
+            database.check()
 
 
 class TestEvicting:
@@ -219,7 +219,7 @@ class TestEvicting:
             assert store.used_bytes <= 100 * IN_USE
         assert store.execute(Count()) == 100
         assert store.execute(Get(b"key:000999")) == b"v" * 100
-        store.keyspace.check()
+        store.database.check()
 
     def test_nothing_is_evicted_before_the_limit(self) -> None:
         store = self._store(100 * IN_USE)
@@ -317,7 +317,7 @@ class TestEvicting:
         storage.fail()
         assert self._there(store, 3) == [True, True, False]
         assert store.used_bytes == 2 * IN_USE
-        store.keyspace.check()
+        store.database.check()
 
     def test_what_came_back_can_be_evicted_again(self) -> None:
         storage = LateStorage()

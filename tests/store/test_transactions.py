@@ -38,10 +38,10 @@ from cairnkv.commands import (
     Step,
     failures,
 )
-from cairnkv.commands.vocabulary import SPACE
-from cairnkv.engine import Keyspace, Shared, apply, can_apply
+from cairnkv.commands.vocabulary import DB
+from cairnkv.engine import Database, Shared, apply, can_apply
 from cairnkv.engine.table import USE_BYTES
-from cairnkv.limits import SPACES
+from cairnkv.limits import DATABASES
 from cairnkv.store import PendingReply, Store, WhenFull
 from cairnkv.store.clock import LogClock
 from tests.engine.test_model import content
@@ -66,10 +66,10 @@ class LateStore(Store):
             value_max=value_max,
         )
 
-    def safely(self, *commands: Command, space: int = 0) -> None:
+    def safely(self, *commands: Command, db: int = 0) -> None:
         """Carry these out and commit them."""
         for command in commands:
-            self.execute(command, space)
+            self.execute(command, db)
         self.storage.commit()
 
     def all_of(self, *commands: Command) -> PendingReply:
@@ -80,11 +80,11 @@ class LateStore(Store):
 
     def contents(self) -> list[dict[bytes, object]]:
         """What every keyspace shows."""
-        return [content(keyspace) for keyspace in self.keyspaces]
+        return [content(database) for database in self.databases]
 
     def check(self) -> None:
-        for keyspace in self.keyspaces:
-            keyspace.check()
+        for database in self.databases:
+            database.check()
 
 
 @pytest.fixture
@@ -116,16 +116,16 @@ def test_what_a_command_changed_in_no_way_is_not_in_the_entry(store: LateStore) 
 @pytest.mark.parametrize("unknown", [False, True])
 def test_a_transaction_whose_commit_fails_is_undone_as_a_whole(store: LateStore, unknown: bool) -> None:
     store.safely(Set(b"a", b"1"), SetWith(b"b", b"2", ttl=5_000))
-    store.safely(Set(b"c", b"3"), space=7)
+    store.safely(Set(b"c", b"3"), db=7)
     before, used_bytes = store.contents(), store.used_bytes
     held = store.execute_all(
         [
             Step(0, Set(b"a", b"9")),
-            Step(0, Copy(b"b", b"c", space=7, replace=True)),
+            Step(0, Copy(b"b", b"c", db=7, replace=True)),
             Step(0, ClearAll()),
             Step(0, Set(b"a", b"8")),
             Step(7, Rename(b"c", b"a")),
-            Step(7, Copy(b"a", b"b", space=0)),
+            Step(7, Copy(b"a", b"b", db=0)),
             Step(7, ClearAll()),
         ]
     )
@@ -153,7 +153,7 @@ def test_entries_keep_the_order_of_transactions_and_of_single_writes(store: Late
     store.execute(Append(b"a", b"4"))
     assert [len(entry.steps) for entry in store.storage.pending] == [1, 2, 1]
     store.storage.commit(2)
-    assert store.keyspace.get(b"a") == b"1234"
+    assert store.database.get(b"a") == b"1234"
     store.storage.fail()
     assert store.execute(Get(b"a")) == b"123"
 
@@ -191,8 +191,8 @@ def test_time_stands_still_in_a_transaction(store: LateStore) -> None:
             self.now += 10
             return self.now
 
-    now = store.keyspace.now
-    store.log_clock = LogClock(Hasty(now - 8), store.keyspace.shared)
+    now = store.database.now
+    store.log_clock = LogClock(Hasty(now - 8), store.database.shared)
     held = store.all_of(Set(b"b", b"1"), Info(), RandomKey(), Get(b"a"), SetWith(b"c", b"1", ttl=1), Deadline(b"c"))
     (entry,) = store.storage.pending
     assert entry.now == now + 2
@@ -210,7 +210,7 @@ CHANGES: list[tuple[str, Callable[[LateStore], object]]] = [
     ("cleared with all", lambda store: store.execute(ClearAll())),
     ("cleared and stored", lambda store: (store.execute(ClearAll()), store.execute(Set(b"k", b"1")))),
     ("renamed", lambda store: store.execute(Rename(b"k", b"l"))),
-    ("copied over", lambda store: store.execute(Copy(b"other", b"k", space=0, replace=True), 3)),
+    ("copied over", lambda store: store.execute(Copy(b"other", b"k", db=0, replace=True), 3)),
     ("given a time", lambda store: store.execute(SetWith(b"k", b"1", ttl=9_000))),
     ("expired", lambda store: store.clock.advance(5_000)),
     ("changed and undone", lambda store: (store.execute(Clear(b"k")), store.storage.fail())),
@@ -233,7 +233,7 @@ def test_a_key_that_changed_since_it_was_watched(
     store: LateStore, name: str, change: Callable[[LateStore], object]
 ) -> None:
     store.safely(SetWith(b"k", b"1", ttl=5_000))
-    store.safely(Set(b"other", b"1"), space=3)
+    store.safely(Set(b"other", b"1"), db=3)
     assert watched_set(store, change) is MISSING
     assert store.execute(Get(b"done")) is MISSING
 
@@ -295,7 +295,7 @@ def test_a_key_that_is_not_there_and_did_not_come(
         lambda store: store.execute(SetWith(b"k", b"2", if_absent=True)),
         lambda store: store.execute(Set(b"k", b"2"), 1),
         lambda store: store.execute(ClearAll(), 1),
-        lambda store: store.execute(Copy(b"k", b"k", space=1)),
+        lambda store: store.execute(Copy(b"k", b"k", db=1)),
         lambda store: store.clock.advance(4_999),
     ],
     ids=["read", "not stored", "in another keyspace", "another keyspace cleared", "copied from", "time"],
@@ -331,31 +331,31 @@ def test_a_transaction_shows_that_a_watched_key_did_not_change(store: LateStore)
 
 
 def test_keyspaces_do_not_see_each_other(store: LateStore) -> None:
-    for space in range(SPACES):
-        store.safely(Set(b"k", b"%d" % space), Set(b"only:%d" % space, b""), space=space)
-    for space in range(SPACES):
-        assert store.execute(Get(b"k"), space) == b"%d" % space
-        assert store.execute(Count(), space) == 2
-        reply = store.execute(Scan(0, 10, b"only:"), space)
-        assert reply == Items((b"0", b"only:%d" % space))
-    store.safely(ClearAll(), space=4)
-    assert [store.execute(Count(), space) for space in range(SPACES)] == [2] * 4 + [0] + [2] * (SPACES - 5)
-    assert dict(store.info())["keys"] == 2 * (SPACES - 1)
+    for db in range(DATABASES):
+        store.safely(Set(b"k", b"%d" % db), Set(b"only:%d" % db, b""), db=db)
+    for db in range(DATABASES):
+        assert store.execute(Get(b"k"), db) == b"%d" % db
+        assert store.execute(Count(), db) == 2
+        reply = store.execute(Scan(0, 10, b"only:"), db)
+        assert reply == Items((b"0", b"only:%d" % db))
+    store.safely(ClearAll(), db=4)
+    assert [store.execute(Count(), db) for db in range(DATABASES)] == [2] * 4 + [0] + [2] * (DATABASES - 5)
+    assert dict(store.info())["keys"] == 2 * (DATABASES - 1)
 
 
 def test_copy_leads_to_another_keyspace_with_the_time_to_live(store: LateStore) -> None:
-    store.safely(SetWith(b"k", b"v", ttl=5_000), space=2)
-    store.safely(Copy(b"k", b"l", space=9), space=2)
+    store.safely(SetWith(b"k", b"v", ttl=5_000), db=2)
+    store.safely(Copy(b"k", b"l", db=9), db=2)
     assert store.execute(Get(b"l"), 9) == b"v"
     assert store.execute(Deadline(b"l"), 9) == store.execute(Deadline(b"k"), 2)
     assert store.execute(Get(b"l"), 2) is MISSING
-    assert store.execute(Copy(b"k", b"l", space=9), 2) == 0
-    assert store.execute(Copy(b"l", b"k", space=2), 9) == 0
+    assert store.execute(Copy(b"k", b"l", db=9), 2) == 0
+    assert store.execute(Copy(b"l", b"k", db=2), 9) == 0
 
 
 def test_pending_commits_are_those_of_one_keyspace(store: LateStore) -> None:
-    store.safely(Set(b"k", b"1"), space=0)
-    store.safely(Set(b"k", b"1"), space=1)
+    store.safely(Set(b"k", b"1"), db=0)
+    store.safely(Set(b"k", b"1"), db=1)
     store.execute(Set(b"k", b"2"), 1)
     assert store.execute(Get(b"k"), 0) == b"1"
     assert store.execute(Count(), 0) == 1
@@ -364,14 +364,14 @@ def test_pending_commits_are_those_of_one_keyspace(store: LateStore) -> None:
     store.execute(ClearAll(), 2)
     assert store.execute(Count(), 0) == 1
     assert isinstance(store.execute(Get(b"any"), 2), PendingReply)
-    store.execute(Copy(b"k", b"l", space=5))
+    store.execute(Copy(b"k", b"l", db=5))
     assert store.execute(Get(b"k"), 0) is not MISSING
-    for command, space in ((Get(b"l"), 5), (Count(), 5)):
-        assert isinstance(store.execute(command, space), PendingReply)
+    for command, db in ((Get(b"l"), 5), (Count(), 5)):
+        assert isinstance(store.execute(command, db), PendingReply)
     assert store.execute(Count(), 6) == 0
     store.storage.fail()
-    for space, keys in enumerate([1, 1, 0, 0, 0, 0]):
-        assert store.execute(Count(), space) == keys
+    for db, keys in enumerate([1, 1, 0, 0, 0, 0]):
+        assert store.execute(Count(), db) == keys
 
 
 # -- the longest value -----------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_a_value_becomes_as_long_as_it_may_and_no_longer(store: LateStore, fits:
     assert not store.storage.pending
     held = store.execute(fits)
     assert isinstance(held, PendingReply)
-    assert max(len(entry[0]) for entry in content(store.keyspace).values()) == 1_000
+    assert max(len(entry[0]) for entry in content(store.database).values()) == 1_000
 
 
 def test_that_a_value_would_become_too_long_waits_for_what_it_shows(store: LateStore) -> None:
@@ -418,7 +418,7 @@ def test_a_random_key_is_any_visible_one(store: LateStore) -> None:
     keys = [b"key:%d" % number for number in range(60)]
     store.safely(SetMany(0, tuple((key, b"") for key in keys)))
     store.safely(SetMany(10, tuple((b"short:%d" % number, b"") for number in range(60))))
-    store.safely(Set(b"elsewhere", b""), space=1)
+    store.safely(Set(b"elsewhere", b""), db=1)
     store.clock.advance(10)
     found = set()
     for _ in range(200_000):
@@ -521,7 +521,7 @@ def test_a_transaction_that_was_refused_after_all_is_no_entry() -> None:
 # -- the log, replayed -----------------------------------------------------------------------------------------------
 
 APPLIED = [command for command in COMMANDS if can_apply(command)]
-STEPS = st.builds(Step, st.integers(0, 2), commands(APPLIED, Kinds({**KINDS, SPACE: st.integers(0, 2)})))
+STEPS = st.builds(Step, st.integers(0, 2), commands(APPLIED, Kinds({**KINDS, DB: st.integers(0, 2)})))
 ACTIONS = st.lists(
     st.tuples(
         st.one_of(st.lists(STEPS, min_size=1, max_size=5), STEPS, st.sampled_from(["commit", "fail", "housekeep"])),
@@ -534,16 +534,16 @@ ACTIONS = st.lists(
 def replayed(entries: list[Entry]) -> list[dict[bytes, object]]:
     """What keyspaces show in which nothing happened but what the log says."""
     shared = Shared()
-    spaces = [Keyspace(shared) for _ in range(SPACES)]
+    databases = [Database(shared) for _ in range(DATABASES)]
     for entry in entries:
-        for space, command in entry.steps:
-            apply(spaces[space], command, entry.now)
-    return [dict(keyspace_entries(space)) for space in spaces]
+        for db, command in entry.steps:
+            apply(databases[db], command, entry.now)
+    return [dict(database_entries(db)) for db in databases]
 
 
-def keyspace_entries(keyspace: Keyspace) -> dict[bytes, object]:
+def database_entries(database: Database) -> dict[bytes, object]:
     """Every entry that is or was visible, with its deadline."""
-    return {key: (value, deadline) for key, value, deadline in keyspace._table}
+    return {key: (value, deadline) for key, value, deadline in database._table}
 
 
 @given(actions=ACTIONS, limit=st.none() | st.integers(300, 1_500))
@@ -562,10 +562,10 @@ def test_the_log_replayed_from_the_beginning_gives_the_same_keyspaces(
             case "housekeep":
                 store.housekeep()
             case Step() as only:
-                store.execute(only.command, only.space)
+                store.execute(only.command, only.db)
             case list():
                 store.execute_all(action)
-        now = store.keyspace.now
+        now = store.database.now
         visible = [
             {key: entry for key, entry in entries.items() if entry[1] is None or entry[1] > now}  # type: ignore[index]
             for entries in replayed([*store.storage.committed, *store.storage.pending])

@@ -94,9 +94,9 @@ def agree(plain: Clients, swift: Clients) -> None:
     stores = plain.node.running, swift.node.running
     assert stores[0].digest == stores[1].digest
     assert stores[0]._shared.now == stores[1]._shared.now
-    for spaces in zip(*(store.keyspaces for store in stores), strict=True):
-        spaces[1].check()
-        assert sorted(spaces[0]._table) == sorted(spaces[1]._table)
+    for databases in zip(*(store.databases for store in stores), strict=True):
+        databases[1].check()
+        assert sorted(databases[0]._table) == sorted(databases[1]._table)
 
 
 def blocks(said: bytes, width: Width, *, on_redis: bool) -> bool:

@@ -86,7 +86,7 @@ def _clock() -> int:
 
 
 class Entries(Protocol):
-    """What a keyspace holds, as a `Keyspace` tells it."""
+    """What a keyspace holds, as a `Database` tells it."""
 
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """Keys."""
@@ -106,8 +106,8 @@ class Unsettled(Exception):
 class Told:
     """What a server tells of a keyspace. Raises `Unsettled`."""
 
-    def __init__(self, peer: Peer, space: int) -> None:
-        assert peer.ask(b"SELECT", b"%d" % space) == b"+OK\r\n"
+    def __init__(self, peer: Peer, db: int) -> None:
+        assert peer.ask(b"SELECT", b"%d" % db) == b"+OK\r\n"
         self._entries: dict[bytes, tuple[bytes, int | None]] = {}
         said = peer.ask(b"KEYS", b"*")
         if said.startswith(b"-MISCONF RECOVERING"):
@@ -135,15 +135,15 @@ class Lost(AssertionError):
 class History:
     """One writer's steps, on top of what its keyspace held before."""
 
-    def __init__(self, space: int) -> None:
-        self.space: Final = space
+    def __init__(self, db: int) -> None:
+        self.db: Final = db
         self.before: State = {}
         self.steps: list[Step] = []
 
-    def check(self, keyspace: Entries, *, acknowledged: int, said: int) -> int:
+    def check(self, database: Entries, *, acknowledged: int, said: int) -> int:
         """How many steps the keyspace holds. Raises `Lost` if not between these numbers, or none exactly."""
-        _, keys = keyspace.slice(0, 1_000_000, b"")
-        found = {key: entry for key in keys if (entry := keyspace.entry(key)) is not None}
+        _, keys = database.slice(0, 1_000_000, b"")
+        found = {key: entry for key in keys if (entry := database.entry(key)) is not None}
         state = dict(self.before)
         matching: int | None = None
         latest = _clock()
@@ -158,18 +158,18 @@ class History:
         if matching is None or matching < acknowledged:
             what = "no number of steps" if matching is None else f"the first {matching:,} steps"
             raise Lost(
-                f"keyspace {self.space}: {acknowledged:,} of {said:,} steps have to be there, and what is there is "
+                f"keyspace {self.db}: {acknowledged:,} of {said:,} steps have to be there, and what is there is "
                 f"what {what} come to. After {acknowledged:,} steps: {explained}"
             )
         return matching
 
-    def go_on(self, keyspace: Entries, number: int) -> "History":
+    def go_on(self, database: Entries, number: int) -> "History":
         """A history of what comes after a crash that left this many steps."""
-        following = History(self.space)
+        following = History(self.db)
         state = dict(self.before)
         for step in self.steps[:number]:
             step.apply(state)
-        following.before = {key: value for key, value in state.items() if keyspace.entry(key) is not None}
+        following.before = {key: value for key, value in state.items() if database.entry(key) is not None}
         return following
 
     def acknowledged_by(self, place: int) -> int:
@@ -211,7 +211,7 @@ class Writer(threading.Thread):
         large: bool = True,
     ) -> None:
         """place: where the test is; counts up. large: whether values may be larger than the server's memory limit."""
-        super().__init__(name=f"writer {history.space}", daemon=True)
+        super().__init__(name=f"writer {history.db}", daemon=True)
         self._address = address
         self._history = history
         self._dice = random.Random(seed)
@@ -238,7 +238,7 @@ class Writer(threading.Thread):
         """Say them."""
         try:
             with Peer(self._address) as peer:
-                assert peer.ask(b"SELECT", b"%d" % self._history.space) == b"+OK\r\n"
+                assert peer.ask(b"SELECT", b"%d" % self._history.db) == b"+OK\r\n"
                 while not self._stopped.is_set() and self.failure is None:
                     self._say_some(peer)
         except OSError:  # the server is gone
@@ -461,12 +461,12 @@ def _clearing(state: State, begin: int, end: int) -> None:
 
 def check_all(
     histories: Sequence[History],
-    keyspaces: Sequence[Entries],
+    databases: Sequence[Entries],
     acknowledged: Callable[[History], int],
     said: Callable[[History], int],
 ) -> list[int]:
     """Check every history; how many steps of each are there."""
     return [
-        history.check(keyspaces[history.space], acknowledged=acknowledged(history), said=said(history))
+        history.check(databases[history.db], acknowledged=acknowledged(history), said=said(history))
         for history in histories
     ]

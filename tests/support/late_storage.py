@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Command, Step
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.storage import BackUp, CommitListener, Deliver, Effect, StorageRefused
 
 
@@ -25,7 +25,7 @@ class Entry:
     def command(self) -> Command:
         """The only command of it."""
         (step,) = self.steps
-        assert step.space == 0
+        assert step.db == 0
         return step.command
 
 
@@ -61,14 +61,14 @@ class LateStorage:
         assert self._listener is None, "listen is called once"
         self._listener = listener
 
-    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
         """It begins empty."""
         return 0
 
     def deliver_by(self, deliver: Deliver) -> None:
         """A test calls it in the thread that uses the store."""
 
-    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+    def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """It keeps commands."""
 
     def about(self) -> Iterable[tuple[str, str | int]]:
@@ -104,7 +104,7 @@ class LateStorage:
         self.pending.append(Entry(self._last, tuple(steps), now, tuple(effects)))
         return self._last
 
-    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
         """It keeps commands."""
         raise NotImplementedError
 

@@ -172,8 +172,8 @@ class Model:
                     return 0
                 self.entries[target] = self.entries.pop(source)
                 return 1
-            case Copy(source, target, space, replace):
-                assert not space, "the model has one keyspace"
+            case Copy(source, target, db, replace):
+                assert not db, "the model has one keyspace"
                 if source not in self.entries or (target in self.entries and not replace):
                     return 0
                 self.entries[target] = self.entries[source]

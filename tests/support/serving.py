@@ -71,8 +71,8 @@ def store_in(directory: Path) -> Iterator[Store]:
     store = Store(storage=DiskStorage(directory, sync=Sync(None)))
     try:
         store.housekeep()
-        for keyspace in store.keyspaces:
-            keyspace.check()
+        for database in store.databases:
+            database.check()
         yield store
     finally:
         store.close()

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from cairnkv.commands import Command, Reply, Step
 from cairnkv.commands.failures import Code
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.limits import VALUE_MAX
 from cairnkv.replication.entries import HEADER_BYTES_MAX
 from cairnkv.replication.store import ReplicatedStore
@@ -59,24 +59,24 @@ class TableStorage:
         self.position = len(disk.commits)
         self.refuses: Code | None = None
 
-    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
         """As the disk's does, leave out what was over."""
-        tables: list[dict[bytes, tuple[bytes, int | None]]] = [{} for _ in keyspaces]
+        tables: list[dict[bytes, tuple[bytes, int | None]]] = [{} for _ in databases]
         now = 0
         for time, effects in self.disk.commits:
             now = max(now, time)
-            for space, key, value, deadline in effects:
+            for db, key, value, deadline in effects:
                 if key is None:
-                    tables[space].clear()
+                    tables[db].clear()
                 elif value is None:
-                    tables[space].pop(key, None)
+                    tables[db].pop(key, None)
                 else:
-                    tables[space][key] = value, deadline
-        keyspaces[0].advance(now)
-        for keyspace, table in zip(keyspaces, tables, strict=True):
+                    tables[db][key] = value, deadline
+        databases[0].advance(now)
+        for database, table in zip(databases, tables, strict=True):
             for key, (value, deadline) in table.items():
                 if deadline is None or deadline > now:
-                    keyspace.load(key, value, deadline)
+                    database.load(key, value, deadline)
         return self.position
 
     def listen(self, listener: CommitListener) -> None:
@@ -94,10 +94,10 @@ class TableStorage:
         self.disk.commits.append((now, tuple(effects)))
         return self.position
 
-    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+    def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """The next start drops them."""
 
-    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
         """Everything is in memory."""
         raise NotImplementedError
 
@@ -112,9 +112,9 @@ class TableStorage:
 def fingerprint(store: ReplicatedStore) -> Fingerprint:
     """Whatever has to be the same on all nodes at a position."""
     entries = [
-        (space, sorted((key, keyspace.entry(key)) for key, _, _ in keyspace._table if keyspace.has(key)))
-        for space, keyspace in enumerate(store.keyspaces)
-        if keyspace.count()
+        (db, sorted((key, database.entry(key)) for key, _, _ in database._table if database.has(key)))
+        for db, database in enumerate(store.databases)
+        if database.count()
     ]
     table = store.table
     rows = {node: (table.packed(node), tuple(row.parts)) for node, row in table.rows.items()}
@@ -242,9 +242,9 @@ class Node:
             self.running.proposer.lost(self.running.table)
             self.pump()
 
-    def execute(self, command: Command, space: int = 0) -> Reply | PendingReply:
+    def execute(self, command: Command, db: int = 0) -> Reply | PendingReply:
         """Say a command."""
-        return self.running.execute(command, space)
+        return self.running.execute(command, db)
 
 
 @dataclasses.dataclass

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class WithPurePath(ServerContext):
     """Surroundings in which everything goes the readable way."""
 
-    def frame_executor(self, space: int) -> "FrameExecutor | None":
+    def frame_executor(self, db: int) -> "FrameExecutor | None":
         """None."""
 
 
@@ -27,15 +27,15 @@ class WithNativePath(ServerContext):
         super().__init__(store)
         self._made: dict[int, FrameExecutor] = {}
 
-    def frame_executor(self, space: int) -> "FrameExecutor | None":
+    def frame_executor(self, db: int) -> "FrameExecutor | None":
         """The one of a keyspace."""
         from cairnkv.session.resp.frames_native import RespFrameExecutor
 
-        if space not in self._made:
-            keyspace = self.store.keyspaces[space]
-            self._made[space] = RespFrameExecutor(keyspace, self.store.log_clock, self.store.staging(space))
-            self.store.count_also(self._made[space])
-        return self._made[space]
+        if db not in self._made:
+            database = self.store.databases[db]
+            self._made[db] = RespFrameExecutor(database, self.store.log_clock, self.store.staging(db))
+            self.store.count_also(self._made[db])
+        return self._made[db]
 
 
 class Twins:
@@ -56,7 +56,7 @@ class Twins:
         plain, swift = logs or (None, None)
         self.stores = Store(clock=self.clock, storage=plain), Store(clock=self.clock, storage=swift)
         swift_store = self.stores[1]
-        self.frame_executor = NativeFrameExecutor(swift_store.keyspace, swift_store.log_clock, swift_store.staging(0))
+        self.frame_executor = NativeFrameExecutor(swift_store.database, swift_store.log_clock, swift_store.staging(0))
         self.stores[1].count_also(self.frame_executor)
         self.context = WithPurePath(self.stores[0]), WithNativePath(self.stores[1])
         self.sessions = tuple(
@@ -76,7 +76,7 @@ class Twins:
     @property
     def executed_natively(self) -> int:
         """How many commands went through the compiled hot path, of either wire."""
-        found = [self.context[1].frame_executor(space) for space in range(len(self.stores[1].keyspaces))]
+        found = [self.context[1].frame_executor(db) for db in range(len(self.stores[1].databases))]
         return self.frame_executor.commands + sum(one.commands for one in found if one is not None)
 
     def say(self, data: bytes) -> None:
@@ -109,9 +109,9 @@ class Twins:
         assert self.sessions[0].consumed == self.sessions[1].consumed
         for store in self.stores:
             store.log_clock()  # whether a PING did that shows nowhere
-        for one, other in zip(*(store.keyspaces for store in self.stores), strict=True):
+        for one, other in zip(*(store.databases for store in self.stores), strict=True):
             one.check()
             other.check()
             assert (one.now, one.used_bytes, one.count()) == (other.now, other.used_bytes, other.count())
             assert sorted(one._table) == sorted(other._table)
-        assert self.stores[0].keyspace.shared.versions == self.stores[1].keyspace.shared.versions
+        assert self.stores[0].database.shared.versions == self.stores[1].database.shared.versions

@@ -5,8 +5,8 @@ from cairnkv.engine import Watched
 from cairnkv.store import Store
 
 
-def watch(store: Store, key: bytes, space: int = 0) -> tuple[int, Watched]:
+def watch(store: Store, key: bytes, db: int = 0) -> tuple[int, Watched]:
     """What a key is like now, with its keyspace, for `execute_all`."""
     noted: dict[tuple[int, bytes], Watched] = {}
-    assert store.watch([(space, key)], noted) is OK
-    return space, noted[space, key]
+    assert store.watch([(db, key)], noted) is OK
+    return db, noted[db, key]

@@ -357,7 +357,7 @@ def _counts(found: "Findings") -> dict[str, Any]:
     return {
         "entries": found.entries,
         "node_records": found.node,
-        "keyspaces": {str(number): count for number, count in sorted(found.keys.items())},
+        "databases": {str(number): count for number, count in sorted(found.keys.items())},
         "expired": found.expired,
         "values_in_parts": found.in_parts,
         "position": found.position,
@@ -366,12 +366,12 @@ def _counts(found: "Findings") -> dict[str, Any]:
 
 
 def _summary(found: "Findings") -> str:
-    keyspaces = f" in {counted(len(found.keys), 'keyspace')}" if len(found.keys) > 1 else ""
+    databases = f" in {counted(len(found.keys), 'keyspace')}" if len(found.keys) > 1 else ""
     expired = f", {found.expired:,} of them expired" if found.expired else ""
     parts = f", {found.in_parts:,} with values in parts" if found.in_parts else ""
     one = f"{found.entries:,} {'entry' if found.entries == 1 else 'entries'}"
     node = f"; the table of a node of a cluster, {counted(found.node, 'record')} of its own" if found.node else ""
-    return f"{one}{keyspaces}{expired}{parts}; position {found.position:,}{node}"
+    return f"{one}{databases}{expired}{parts}; position {found.position:,}{node}"
 
 
 def _told_found(what: str, found: "Findings", advice: str, options: argparse.Namespace, **also: int) -> int:

@@ -112,12 +112,12 @@ cdef class DirectCalls:
         self._use(store)
         if not store.plain:
             self._uncommitted = store.uncommitted
-            self._time = store.keyspace.shared
+            self._time = store.database.shared
             self._shared.around = self._around
 
     cdef int _use(self, store) except -1:
         # Python code runs here, and an exception may end it: whoever comes next begins anew unless all of it is done.
-        table, clock = NativeTable(store.keyspace), NativeClock(store.log_clock)
+        table, clock = NativeTable(store.database), NativeClock(store.log_clock)
         self._table, self._clock, self._engine = table, clock, store
         return 0
 

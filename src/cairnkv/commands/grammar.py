@@ -281,19 +281,19 @@ class Command:
             return _keys_of(getattr(self, fields[0]))
         return tuple(key for field in fields for key in _keys_of(getattr(self, field)))
 
-    def places(self, space: int) -> tuple[tuple[int, bytes], ...]:
-        """The same, each with its keyspace, when the command is said to keyspace `space`."""
-        return tuple([(space, key) for key in self.named_keys()])
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
+        """The same, each with its keyspace, when the command is said to keyspace `db`."""
+        return tuple([(db, key) for key in self.named_keys()])
 
-    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+    def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         """Those whose values the command needs, each with its keyspace; of a word that reads."""
-        return self.places(space) if self.spec.reads else ()
+        return self.places(db) if self.spec.reads else ()
 
 
 class Step(NamedTuple):
     """A command, and the number of the keyspace that it is said to."""
 
-    space: int
+    db: int
     command: Command
 
 

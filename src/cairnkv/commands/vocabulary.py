@@ -23,7 +23,7 @@ from cairnkv.commands.grammar import (
     rest,
     switch,
 )
-from cairnkv.limits import BACKUPS_KEPT_MAX, INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, SPACES, STRING_MAX, TTL_MAX
+from cairnkv.limits import BACKUPS_KEPT_MAX, DATABASES, INTEGER_MAX, INTEGER_MIN, SCAN_COUNT_MAX, STRING_MAX, TTL_MAX
 
 COUNTED_FROM: Final = 16
 """The first command number whose frame counts its arguments."""
@@ -48,7 +48,7 @@ TIME: Final = NumberKind("milliseconds", -TTL_MAX, TTL_MAX)
 OFFSET: Final = NumberKind("offset", 0, STRING_MAX - 1)
 BIT_OFFSET: Final = NumberKind("offset", 0, STRING_MAX * 8 - 1)
 BIT: Final = NumberKind("bit", 0, 1)
-SPACE: Final = NumberKind("keyspace", 0, SPACES - 1)
+DB: Final = NumberKind("database", 0, DATABASES - 1)
 KEPT: Final = NumberKind("backups", 1, BACKUPS_KEPT_MAX)
 
 
@@ -106,9 +106,9 @@ class SetWith(Command):
     if_equals: bytes | None = option("IFEQUALS", VALUE, default=None)
     at: int | None = option("AT", UNIX_MILLISECONDS, default=None)
 
-    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+    def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         """The key, where its value is compared."""
-        return () if self.if_equals is None else ((space, self.key),)
+        return () if self.if_equals is None else ((db, self.key),)
 
 
 @command_spec(17, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.BYTES, exclusive=_CONDITIONS)
@@ -118,9 +118,9 @@ class Swap(SetWith):
     A key that was not there is answered with `MISSING`.
     """
 
-    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+    def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         """The key."""
-        return ((space, self.key),)
+        return ((db, self.key),)
 
 
 @command_spec(
@@ -356,9 +356,9 @@ class Rename(Command):
     target: bytes = argument(TARGET)
     if_absent: bool = switch("IFABSENT", default=False)
 
-    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+    def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         """The key that gets another name."""
-        return ((space, self.source),)
+        return ((db, self.source),)
 
 
 @command_spec(40, scope=Scope.KEYS, reads=True, writes=True, grows=True, answer=Answer.NUMBER)
@@ -366,21 +366,21 @@ class Copy(Command):
     """Store the value of a key, with its time to live, under another one as well; answers 1.
 
     Answers 0 when the source is not there, or the target is and must not be replaced.
-    space: the keyspace of the target; without it that of the source.
+    db: the keyspace of the target; without it that of the source.
     """
 
     source: bytes = argument(SOURCE)
     target: bytes = argument(TARGET)
-    space: int | None = option("SPACE", SPACE, default=None)
+    db: int | None = option("SPACE", DB, default=None)
     replace: bool = switch("REPLACE", default=False)
 
-    def places(self, space: int) -> tuple[tuple[int, bytes], ...]:
+    def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
         """The two keys, each with its keyspace."""
-        return (space, self.source), (space if self.space is None else self.space, self.target)
+        return (db, self.source), (db if self.db is None else self.db, self.target)
 
-    def places_read(self, space: int) -> tuple[tuple[int, bytes], ...]:
+    def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         """The key that is copied."""
-        return ((space, self.source),)
+        return ((db, self.source),)
 
 
 @command_spec(41, scope=Scope.KEYS, writes=True, grows=True, answer=Answer.NUMBER)

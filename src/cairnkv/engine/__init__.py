@@ -1,12 +1,12 @@
 """The keyspace: the table in memory, in log time, and what each command does to it.
 
-`apply(keyspace, command, now)` is deterministic, which is what lets several machines agree on a state by
+`apply(database, command, now)` is deterministic, which is what lets several machines agree on a state by
 agreeing on the order of commands. Nothing here does I/O, reads a clock, or draws a random number.
 """
 
-from cairnkv.engine.database import Keyspace, Staged
+from cairnkv.engine.database import Database, Staged
 from cairnkv.engine.operations import apply, can_apply
 from cairnkv.engine.shared import Journal, Shared, Watched, forget, undo
 from cairnkv.engine.table import position
 
-__all__ = ["Journal", "Keyspace", "Shared", "Staged", "Watched", "apply", "can_apply", "forget", "position", "undo"]
+__all__ = ["Database", "Journal", "Shared", "Staged", "Watched", "apply", "can_apply", "forget", "position", "undo"]

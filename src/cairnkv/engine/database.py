@@ -30,7 +30,7 @@ FREE_DEADLINES: Final = 10_000
 class Before:
     """A change of one key: what stood there before, value and deadline, or None."""
 
-    keyspace: "Keyspace"
+    database: "Database"
     key: bytes
     entry: tuple[Stored, int | None] | None
 
@@ -41,7 +41,7 @@ class Before:
 
     def undo(self) -> None:
         """Let that stand there again."""
-        self.keyspace.restore(self.key, self.entry)
+        self.database.restore(self.key, self.entry)
 
     def forget(self) -> None:
         """Nothing is kept besides this."""
@@ -56,7 +56,7 @@ class Before:
 class Staged:
     """Changes that the compiled hot path has made: of each the key, and the value and deadline before, in a row."""
 
-    keyspace: "Keyspace"
+    database: "Database"
     undos: list[bytes | int | None]
 
     @property
@@ -68,7 +68,7 @@ class Staged:
         """Let everything stand there again, newest first."""
         for at in range(len(self.undos) - 3, -1, -3):
             key, value, deadline = cast("tuple[bytes, bytes | None, int | None]", self.undos[at : at + 3])
-            self.keyspace.restore(key, None if value is None else (value, deadline))
+            self.database.restore(key, None if value is None else (value, deadline))
 
     def forget(self) -> None:
         """Nothing is kept besides this."""
@@ -84,7 +84,7 @@ class Staged:
 class Cleared:
     """A whole table, with its deadlines, that another took the place of."""
 
-    keyspace: "Keyspace"
+    database: "Database"
     table: Table
     deadlines: DeadlineIndex
 
@@ -95,11 +95,11 @@ class Cleared:
 
     def undo(self) -> None:
         """Let it be the table again."""
-        self.keyspace.restore_all(self)
+        self.database.restore_all(self)
 
     def forget(self) -> None:
         """Free it, in slices."""
-        self.keyspace.discard(self)
+        self.database.discard(self)
 
     def settle(self, pending: dict[bytes, int], position: int) -> None:
         """There are no keys of it."""
@@ -109,14 +109,14 @@ class ColdValue(Exception):
     """The value of a key was asked for, which is cold: whoever asks has to see before that it is not."""
 
 
-class Keyspace:
+class Database:
     """A table in log time. One thread at a time."""
 
     def __init__(self, shared: Shared | None = None) -> None:
         """shared: with the other keyspaces of its store; None: it is alone."""
         self.shared: Final = shared or Shared()
-        self.number: Final = len(self.shared.spaces)
-        self.shared.spaces.append(self)
+        self.number: Final = len(self.shared.databases)
+        self.shared.databases.append(self)
         self._table = Table()
         self._deadlines = DeadlineIndex(self.shared)
         self._cleared: list[Cleared] = []  # what nobody can see any more, being freed in slices
@@ -258,19 +258,19 @@ class Keyspace:
         if deadline is not None:
             self._deadlines.add(key, deadline)
 
-    def take_over(self, loaded: "Keyspace") -> None:
+    def take_over(self, loaded: "Database") -> None:
         """Have the entries of another keyspace, which is of no use afterwards. There are none here yet."""
         self._table, self._deadlines = loaded._table, loaded._deadlines
         self._deadlines.belong_to(self.shared)
         self._times_restored += 1  # for whoever began to watch a key before
 
-    def copy_undone(self, interrupted: "Keyspace", journal: Journal) -> None:
+    def copy_undone(self, interrupted: "Database", journal: Journal) -> None:
         """Copy the entries of another keyspace without the changes of a journal. The last change may be incomplete.
 
         The other keyspace does not change. This keyspace must be empty."""
         table, before = interrupted._table, list[tuple[bytes, tuple[Stored, int | None] | None]]()
         for change in reversed(journal):
-            if change.keyspace is not interrupted:
+            if change.database is not interrupted:
                 continue
             if isinstance(change, Cleared):
                 table, before = change.table, []

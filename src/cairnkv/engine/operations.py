@@ -51,32 +51,32 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.vocabulary import AMOUNT, NO_TTL
 from cairnkv.engine import extended_float
-from cairnkv.engine.database import Keyspace
+from cairnkv.engine.database import Database
 from cairnkv.engine.table import Stored, position
 from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN, PLACE_KEYS_MAX
 
 _C = TypeVar("_C", bound=Command)
-_OPERATIONS: Final[dict[type[Command], Callable[[Keyspace, Any], Reply]]] = {}
+_OPERATIONS: Final[dict[type[Command], Callable[[Database, Any], Reply]]] = {}
 
 
-def apply(keyspace: Keyspace, command: Command, now: int) -> Reply:
+def apply(database: Database, command: Command, now: int) -> Reply:
     """Carry a command out at log time `now` (milliseconds; a smaller one than before counts as before)."""
-    keyspace.advance(now)
-    if command.spec.grows and (refusal := _refusal(keyspace, command)):
+    database.advance(now)
+    if command.spec.grows and (refusal := _refusal(database, command)):
         return refusal
-    return _OPERATIONS[type(command)](keyspace, command)
+    return _OPERATIONS[type(command)](database, command)
 
 
-def _refusal(keyspace: Keyspace, command: Command) -> Failure | None:
+def _refusal(database: Database, command: Command) -> Failure | None:
     """Return the failure of a command that stores a key whose place already has too many keys, or None."""
-    if isinstance(command, Copy) and command.space is not None:
-        keyspace = keyspace.shared.spaces[command.space]
+    if isinstance(command, Copy) and command.db is not None:
+        database = database.shared.databases[command.db]
     keys = command.named_keys()
     if len(keys) > PLACE_KEYS_MAX and (forged := _sharing(keys)) is not None:
         return _collision(forged)
-    if not keyspace.is_crowded:
+    if not database.is_crowded:
         return None
-    return next((_collision(key) for key in keys if not keyspace.takes(key)), None)
+    return next((_collision(key) for key in keys if not database.takes(key)), None)
 
 
 def _sharing(keys: Sequence[bytes]) -> bytes | None:
@@ -97,8 +97,8 @@ def can_apply(command: type[Command]) -> bool:
 
 def _operation(
     command: type[_C],
-) -> Callable[[Callable[[Keyspace, _C], Reply]], Callable[[Keyspace, _C], Reply]]:
-    def register(function: Callable[[Keyspace, _C], Reply]) -> Callable[[Keyspace, _C], Reply]:
+) -> Callable[[Callable[[Database, _C], Reply]], Callable[[Database, _C], Reply]]:
+    def register(function: Callable[[Database, _C], Reply]) -> Callable[[Database, _C], Reply]:
         _OPERATIONS[command] = function
         return function
 
@@ -106,42 +106,42 @@ def _operation(
 
 
 @_operation(Get)
-def _get(keyspace: Keyspace, command: Get) -> Reply:
-    value = keyspace.get(command.key)
+def _get(database: Database, command: Get) -> Reply:
+    value = database.get(command.key)
     return MISSING if value is None else value
 
 
 @_operation(Set)
-def _set(keyspace: Keyspace, command: Set) -> Reply:
-    keyspace.put(command.key, command.value, None)
+def _set(database: Database, command: Set) -> Reply:
+    database.put(command.key, command.value, None)
     return OK
 
 
 @_operation(Clear)
-def _clear(keyspace: Keyspace, command: Clear) -> Reply:
-    keyspace.drop(command.key)
+def _clear(database: Database, command: Clear) -> Reply:
+    database.drop(command.key)
     return OK
 
 
 @_operation(Ping)
-def _ping(_keyspace: Keyspace, command: Ping) -> Reply:
+def _ping(_database: Database, command: Ping) -> Reply:
     return command.text or b"PONG"
 
 
 @_operation(SetWith)
-def _set_with(keyspace: Keyspace, command: SetWith) -> Reply:
-    old = keyspace.stored(command.key) if command.if_equals is None else keyspace.entry(command.key)
-    return int(_set_under_conditions(keyspace, command, old))
+def _set_with(database: Database, command: SetWith) -> Reply:
+    old = database.stored(command.key) if command.if_equals is None else database.entry(command.key)
+    return int(_set_under_conditions(database, command, old))
 
 
 @_operation(Swap)
-def _swap(keyspace: Keyspace, command: Swap) -> Reply:
-    old = keyspace.entry(command.key)
-    _set_under_conditions(keyspace, command, old)
+def _swap(database: Database, command: Swap) -> Reply:
+    old = database.entry(command.key)
+    _set_under_conditions(database, command, old)
     return MISSING if old is None else old[0]
 
 
-def _set_under_conditions(keyspace: Keyspace, command: SetWith | Swap, old: tuple[Stored, int | None] | None) -> bool:
+def _set_under_conditions(database: Database, command: SetWith | Swap, old: tuple[Stored, int | None] | None) -> bool:
     """Store the value if the conditions hold of the old entry; whether they do."""
     if command.if_absent and old is not None:
         return False
@@ -151,74 +151,74 @@ def _set_under_conditions(keyspace: Keyspace, command: SetWith | Swap, old: tupl
         return False
     deadline = None
     if command.ttl is not None:
-        deadline = keyspace.shared.after(command.ttl)
+        deadline = database.shared.after(command.ttl)
     elif command.at is not None:
-        deadline = keyspace.shared.at(command.at)
+        deadline = database.shared.at(command.at)
     elif command.keep_ttl and old is not None:
         deadline = old[1]
-    _put_until(keyspace, command.key, command.value, deadline)
+    _put_until(database, command.key, command.value, deadline)
     return True
 
 
-def _put_until(keyspace: Keyspace, key: bytes, value: bytes, deadline: int | None) -> None:
+def _put_until(database: Database, key: bytes, value: bytes, deadline: int | None) -> None:
     """Store a value, or clear the key if the deadline is over: what nobody will see is not kept."""
-    if deadline is not None and deadline <= keyspace.now:
-        keyspace.drop(key)
+    if deadline is not None and deadline <= database.now:
+        database.drop(key)
     else:
-        keyspace.put(key, value, deadline)
+        database.put(key, value, deadline)
 
 
 @_operation(GetWith)
-def _get_with(keyspace: Keyspace, command: GetWith) -> Reply:
-    entry = keyspace.entry(command.key)
+def _get_with(database: Database, command: GetWith) -> Reply:
+    entry = database.entry(command.key)
     if entry is None:
         return MISSING
     value, deadline = entry
     if command.clear:
-        keyspace.drop(command.key)
+        database.drop(command.key)
     elif command.ttl is not None:
-        keyspace.put(command.key, value, keyspace.shared.after(command.ttl))
+        database.put(command.key, value, database.shared.after(command.ttl))
     elif command.at is not None:
-        _put_until(keyspace, command.key, value, keyspace.shared.at(command.at))
+        _put_until(database, command.key, value, database.shared.at(command.at))
     elif command.persist and deadline is not None:
-        keyspace.put(command.key, value, None)
+        database.put(command.key, value, None)
     return value
 
 
 @_operation(ClearIfEquals)
-def _clear_if_equals(keyspace: Keyspace, command: ClearIfEquals) -> Reply:
-    if keyspace.get(command.key) != command.value:
+def _clear_if_equals(database: Database, command: ClearIfEquals) -> Reply:
+    if database.get(command.key) != command.value:
         return 0
-    keyspace.drop(command.key)
+    database.drop(command.key)
     return 1
 
 
 @_operation(Exists)
-def _exists(keyspace: Keyspace, command: Exists) -> Reply:
-    return sum(map(keyspace.has, command.names))
+def _exists(database: Database, command: Exists) -> Reply:
+    return sum(map(database.has, command.names))
 
 
 @_operation(GetMany)
-def _get_many(keyspace: Keyspace, command: GetMany) -> Reply:
-    return Items(tuple(map(keyspace.get, command.names)))
+def _get_many(database: Database, command: GetMany) -> Reply:
+    return Items(tuple(map(database.get, command.names)))
 
 
 @_operation(SetMany)
-def _set_many(keyspace: Keyspace, command: SetMany) -> Reply:
-    deadline = None if command.ttl == NO_TTL else keyspace.shared.after(command.ttl)
+def _set_many(database: Database, command: SetMany) -> Reply:
+    deadline = None if command.ttl == NO_TTL else database.shared.after(command.ttl)
     for key, value in command.pairs:
-        keyspace.put(key, value, deadline)
+        database.put(key, value, deadline)
     return OK
 
 
 @_operation(ClearMany)
-def _clear_many(keyspace: Keyspace, command: ClearMany) -> Reply:
-    return sum(map(keyspace.drop, command.names))
+def _clear_many(database: Database, command: ClearMany) -> Reply:
+    return sum(map(database.drop, command.names))
 
 
 @_operation(Incr)
-def _incr(keyspace: Keyspace, command: Incr) -> Reply:
-    entry = keyspace.entry(command.key)
+def _incr(database: Database, command: Incr) -> Reply:
+    entry = database.entry(command.key)
     value, deadline = (b"0", None) if entry is None else entry
     try:
         total = AMOUNT.read(value) + command.n
@@ -226,68 +226,68 @@ def _incr(keyspace: Keyspace, command: Incr) -> Reply:
         return Failure(failures.NOTINT, "the value is not a decimal integer of 64 signed bits")
     if not INTEGER_MIN <= total <= INTEGER_MAX:
         return Failure(failures.OVERFLOW, "the sum does not fit 64 signed bits")
-    keyspace.put(command.key, b"%d" % total, deadline)
+    database.put(command.key, b"%d" % total, deadline)
     return total
 
 
 @_operation(Ttl)
-def _ttl(keyspace: Keyspace, command: Ttl) -> Reply:
-    entry = keyspace.stored(command.key)
+def _ttl(database: Database, command: Ttl) -> Reply:
+    entry = database.stored(command.key)
     if entry is None:
         return MISSING
-    return -1 if entry[1] is None else keyspace.shared.left(entry[1])
+    return -1 if entry[1] is None else database.shared.left(entry[1])
 
 
 @_operation(Expire)
-def _expire(keyspace: Keyspace, command: Expire) -> Reply:
-    entry = keyspace.entry(command.key)
+def _expire(database: Database, command: Expire) -> Reply:
+    entry = database.entry(command.key)
     if entry is None:
         return 0
-    keyspace.put(command.key, entry[0], keyspace.shared.after(command.ttl))
+    database.put(command.key, entry[0], database.shared.after(command.ttl))
     return 1
 
 
 @_operation(Persist)
-def _persist(keyspace: Keyspace, command: Persist) -> Reply:
-    entry = keyspace.entry(command.key)
+def _persist(database: Database, command: Persist) -> Reply:
+    entry = database.entry(command.key)
     if entry is None or entry[1] is None:
         return 0
-    keyspace.put(command.key, entry[0], None)
+    database.put(command.key, entry[0], None)
     return 1
 
 
 @_operation(Scan)
-def _scan(keyspace: Keyspace, command: Scan) -> Reply:
-    cursor, keys = keyspace.slice(command.cursor, command.count, command.prefix)
+def _scan(database: Database, command: Scan) -> Reply:
+    cursor, keys = database.slice(command.cursor, command.count, command.prefix)
     return Items((b"%d" % cursor, *keys))
 
 
 @_operation(Count)
-def _count(keyspace: Keyspace, _command: Count) -> Reply:
-    return keyspace.count()
+def _count(database: Database, _command: Count) -> Reply:
+    return database.count()
 
 
 @_operation(ClearAll)
-def _clear_all(keyspace: Keyspace, _command: ClearAll) -> Reply:
-    keyspace.clear_all()
+def _clear_all(database: Database, _command: ClearAll) -> Reply:
+    database.clear_all()
     return OK
 
 
 @_operation(ClearPrefix)
-def _clear_prefix(keyspace: Keyspace, command: ClearPrefix) -> Reply:
-    cursor, keys = keyspace.slice(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)
+def _clear_prefix(database: Database, command: ClearPrefix) -> Reply:
+    cursor, keys = database.slice(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)
     for key in keys:
-        keyspace.drop(key)
+        database.drop(key)
     return Items((b"%d" % cursor, b"%d" % len(keys)))
 
 
 @_operation(ExpireWith)
-def _expire_with(keyspace: Keyspace, command: ExpireWith) -> Reply:
-    entry = keyspace.entry(command.key)
+def _expire_with(database: Database, command: ExpireWith) -> Reply:
+    entry = database.entry(command.key)
     if entry is None:
         return 0
     value, old = entry
-    deadline = (keyspace.shared.at if command.at else keyspace.shared.after)(command.time)
+    deadline = (database.shared.at if command.at else database.shared.after)(command.time)
     refused = (
         (command.if_none and old is not None)
         or (command.if_some and old is None)
@@ -296,78 +296,78 @@ def _expire_with(keyspace: Keyspace, command: ExpireWith) -> Reply:
     )
     if refused:
         return 0
-    _put_until(keyspace, command.key, value, deadline)
+    _put_until(database, command.key, value, deadline)
     return 1
 
 
 @_operation(Deadline)
-def _deadline(keyspace: Keyspace, command: Deadline) -> Reply:
-    entry = keyspace.stored(command.key)
+def _deadline(database: Database, command: Deadline) -> Reply:
+    entry = database.stored(command.key)
     if entry is None:
         return MISSING
-    return -1 if entry[1] is None else keyspace.shared.unix(entry[1])
+    return -1 if entry[1] is None else database.shared.unix(entry[1])
 
 
 @_operation(Append)
-def _append(keyspace: Keyspace, command: Append) -> Reply:
-    value, deadline = keyspace.entry(command.key) or (b"", None)
+def _append(database: Database, command: Append) -> Reply:
+    value, deadline = database.entry(command.key) or (b"", None)
     value += command.value
-    keyspace.put(command.key, value, deadline)
+    database.put(command.key, value, deadline)
     return len(value)
 
 
 @_operation(SetRange)
-def _set_range(keyspace: Keyspace, command: SetRange) -> Reply:
-    value, deadline = keyspace.entry(command.key) or (b"", None)
+def _set_range(database: Database, command: SetRange) -> Reply:
+    value, deadline = database.entry(command.key) or (b"", None)
     if not command.value:
         return len(value)
     end = command.offset + len(command.value)
     value = value[: command.offset].ljust(command.offset, b"\0") + command.value + value[end:]
-    keyspace.put(command.key, value, deadline)
+    database.put(command.key, value, deadline)
     return len(value)
 
 
 @_operation(SetBit)
-def _set_bit(keyspace: Keyspace, command: SetBit) -> Reply:
-    value, deadline = keyspace.entry(command.key) or (b"", None)
+def _set_bit(database: Database, command: SetBit) -> Reply:
+    value, deadline = database.entry(command.key) or (b"", None)
     at, mask = command.offset // 8, 0x80 >> command.offset % 8
     changed = bytearray(value.ljust(at + 1, b"\0"))
     before = changed[at] & mask
     changed[at] = changed[at] | mask if command.bit else changed[at] & ~mask
-    keyspace.put(command.key, bytes(changed), deadline)
+    database.put(command.key, bytes(changed), deadline)
     return int(before > 0)
 
 
 @_operation(IncrFloat)
-def _incr_float(keyspace: Keyspace, command: IncrFloat) -> Reply:
-    value, deadline = keyspace.entry(command.key) or (b"0", None)
+def _incr_float(database: Database, command: IncrFloat) -> Reply:
+    value, deadline = database.entry(command.key) or (b"0", None)
     try:
         total = extended_float.text_of_sum(value, command.amount)
     except ValueError:
         return Failure(failures.NOTFLOAT, "the value, or what is added, is not a decimal number")
     except OverflowError:
         return Failure(failures.OVERFLOW, "the sum is not a number")
-    keyspace.put(command.key, total, deadline)
+    database.put(command.key, total, deadline)
     return total
 
 
 @_operation(Rename)
-def _rename(keyspace: Keyspace, command: Rename) -> Reply:
-    entry = keyspace.entry(command.source)
+def _rename(database: Database, command: Rename) -> Reply:
+    entry = database.entry(command.source)
     if entry is None:
         return MISSING
-    if command.if_absent and keyspace.has(command.target):
+    if command.if_absent and database.has(command.target):
         return 0
     if command.source != command.target:
-        keyspace.drop(command.source)
-        keyspace.put(command.target, *entry)
+        database.drop(command.source)
+        database.put(command.target, *entry)
     return 1
 
 
 @_operation(Copy)
-def _copy(keyspace: Keyspace, command: Copy) -> Reply:
-    elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
-    entry = keyspace.entry(command.source)
+def _copy(database: Database, command: Copy) -> Reply:
+    elsewhere = database if command.db is None else database.shared.databases[command.db]
+    entry = database.entry(command.source)
     if entry is None or (elsewhere.has(command.target) and not command.replace):
         return 0
     elsewhere.put(command.target, *entry)
@@ -375,9 +375,9 @@ def _copy(keyspace: Keyspace, command: Copy) -> Reply:
 
 
 @_operation(SetManyIfAbsent)
-def _set_many_if_absent(keyspace: Keyspace, command: SetManyIfAbsent) -> Reply:
-    if any(keyspace.has(key) for key, _ in command.pairs):
+def _set_many_if_absent(database: Database, command: SetManyIfAbsent) -> Reply:
+    if any(database.has(key) for key, _ in command.pairs):
         return 0
     for key, value in command.pairs:
-        keyspace.put(key, value, None)
+        database.put(key, value, None)
     return 1

@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from cairnkv.records import record
 
 if TYPE_CHECKING:
-    from cairnkv.engine.database import Keyspace
+    from cairnkv.engine.database import Database
 
 VERSION_SLOTS: Final = 1 << 16
 """Versions that are kept: a key has the one of its slot, see `version_slot`. Half a megabyte for all keyspaces;
 with more slots fewer transactions would be given up for a change of some other key."""
 
 
-def version_slot(space: int, key: bytes) -> int:
+def version_slot(db: int, key: bytes) -> int:
     """Which version a key has: never that of a key with the same name in another keyspace."""
-    return (zlib.crc32(key) + space) % VERSION_SLOTS
+    return (zlib.crc32(key) + db) % VERSION_SLOTS
 
 
 class Change(Protocol):
     """One entry of a journal: something that was changed, and how to take that back."""
 
     @property
-    def keyspace(self) -> "Keyspace":
+    def database(self) -> "Database":
         """Where that was."""
 
     @property
@@ -68,7 +68,7 @@ def forget(journal: Journal) -> None:
 
 @record
 class Watched:
-    """What a key was like when somebody began to watch it; `Keyspace.is_unchanged` compares."""
+    """What a key was like when somebody began to watch it; `Database.is_unchanged` compares."""
 
     key: bytes
     version: int
@@ -79,7 +79,7 @@ class Watched:
 
 
 class Shared:
-    """What keyspaces share. Each that is made with it adds itself to `spaces`."""
+    """What keyspaces share. Each that is made with it adds itself to `databases`."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -92,7 +92,7 @@ class Shared:
         self.expiring = False
         """Whether a key has ever had a deadline: only then does a reply show what time it is."""
         self.versions = array("Q", bytes(8 * VERSION_SLOTS))
-        self.spaces: list[Keyspace] = []
+        self.databases: list[Database] = []
 
     def advance(self, now: int) -> None:
         """Let log time go on to `now`, if that is later than it is."""
@@ -117,10 +117,10 @@ class Shared:
         """Return the time of the clock, in milliseconds since 1970, at a log time."""
         return self.now - self.lead + self.left(deadline) if self.lead else deadline
 
-    def version(self, space: int, key: bytes) -> int:
+    def version(self, db: int, key: bytes) -> int:
         """A number that is another one after every change of the key."""
-        return self.versions[version_slot(space, key)]
+        return self.versions[version_slot(db, key)]
 
-    def changed(self, space: int, key: bytes) -> None:
+    def changed(self, db: int, key: bytes) -> None:
         """The key has another value, deadline, or none any more."""
-        self.versions[version_slot(space, key)] += 1
+        self.versions[version_slot(db, key)] += 1

@@ -51,7 +51,7 @@ cdef struct Terms:
     bint if_present
 
 cdef class NativeTable:
-    cdef object _keyspace
+    cdef object _database
     cdef object _shared  # that of all keyspaces
     cdef int64_t _advanced  # what the keyspace was told last
     cdef int64_t *_versions  # those of all keyspaces
@@ -74,7 +74,7 @@ cdef class NativeTable:
     # Where changes have a log to wait for:
     cdef object _staging  # None: they have not
     cdef dict _pending  # keys that were changed and are not committed, with the positions that will be
-    cdef object _space
+    cdef object _db
     cdef bint staged  # whether this run's changes are gathered: as what they come to, and as what undoes them
     cdef bint _undoes  # whether anything may have to be undone; if not, nothing has to be waited for either
     cdef list _effects, _undos
@@ -182,7 +182,7 @@ cdef inline int await_commits(NativeTable self, Place *place) except -1:
 
 cdef inline int stage(NativeTable self, bytes key, bytes value, object deadline, bytes old, object old_deadline) except -1:
     """Note that a key has this value and deadline instead of those; None: it is not there."""
-    self._effects.append((self._space, key, value, deadline))
+    self._effects.append((self._db, key, value, deadline))
     if not self._undoes:
         self._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
         return 0
@@ -214,7 +214,7 @@ cdef inline int end_command(NativeTable self) except -1:
 
 
 cdef inline PyObject *visible(NativeTable self, Place *place) except? NULL:
-    """`Keyspace.get`: the value of a key that has not expired, borrowed; NULL when there is none."""
+    """`Database.get`: the value of a key that has not expired, borrowed; NULL when there is none."""
     cdef int64_t deadline
     look_up(self, place)
     if self.staged:
@@ -266,7 +266,7 @@ cdef inline int give_deadline(NativeTable self, Place *place, int64_t deadline) 
         PyDict_SetItem(<object>deadlines, key, time)
     self._used += self._deadline_bytes
     if self.staged:
-        self._effects[len(self._effects) - 1] = (self._space, key, <bytes>place.value, time)
+        self._effects[len(self._effects) - 1] = (self._db, key, <bytes>place.value, time)
     return 0
 
 
@@ -302,7 +302,7 @@ cdef inline bint can_put_too(NativeTable self, Place *place, Py_ssize_t *new) ex
 
 
 cdef inline int put(NativeTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
-    """`Keyspace.put`, where `can_put` has said that it can be done; keeps: the deadline that there is."""
+    """`Database.put`, where `can_put` has said that it can be done; keeps: the deadline that there is."""
     return put_object(self, place, PyBytes_FromStringAndSize(<const char *>data, size), keeps)
 
 
@@ -366,7 +366,7 @@ cdef inline bint can_drop(NativeTable self, Place *place, Py_ssize_t count) exce
 
 
 cdef inline bint drop(NativeTable self, Place *place) except -1:
-    """`Keyspace.drop`, where `can_drop` has said that it can be done: whether the key was visible."""
+    """`Database.drop`, where `can_drop` has said that it can be done: whether the key was visible."""
     cdef bytes key
     cdef object deadline = None
     cdef int64_t due

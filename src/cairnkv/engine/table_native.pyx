@@ -48,12 +48,12 @@ cdef class NativeTable:
     now: log time in the run at hand, in milliseconds.
     """
 
-    def __init__(self, keyspace, staging=None):
+    def __init__(self, database, staging=None):
         """staging: what a `cairnkv.store.batch_undo.BatchUndo` is, where changes have a log to wait for."""
-        self._keyspace = keyspace
+        self._database = database
         self._staging = staging
         self._pending = {} if staging is None else staging.pending
-        self._space = keyspace.number
+        self._db = database.number
         self._only_reads = staging is not None and staging.only_reads
         self._undoes = staging is None or staging.undoes
         self._values_at = _offset(Bucket, "values")
@@ -63,9 +63,9 @@ cdef class NativeTable:
         self._entry_bytes = ENTRY_BYTES
         self._deadline_bytes = DEADLINE_BYTES
         self._tick_bits = TICK_BITS
-        self._number = keyspace.number
-        self._shared = keyspace.shared
-        self._versions_array = keyspace.shared.versions
+        self._number = database.number
+        self._shared = database.shared
+        self._versions_array = database.shared.versions
         if _VERSION_SLOTS != VERSION_SLOTS or len(self._versions_array) != VERSION_SLOTS:
             raise AssertionError("the versions of keys have another number of slots")
         self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # it never grows
@@ -92,9 +92,9 @@ cdef class NativeTable:
 
     cdef int take(self) except -1:
         """`begin` at log time. Neither here nor in `end` does Python code run."""
-        self._table = self._keyspace._table
+        self._table = self._database._table
         self._directory = self._table._directory
-        self._index = self._keyspace._deadlines
+        self._index = self._database._deadlines
         self._ticks = self._index._ticks
         self._entries = (<PyListObject *>self._directory).ob_item
         self._shift = self._table._shift

@@ -124,7 +124,7 @@ class Item(NamedTuple):
     """One item of a batch."""
 
     kind: ItemKind
-    space: int
+    db: int
     payload: bytes
 
 
@@ -156,22 +156,22 @@ def packed_items(items: Iterable[Item]) -> bytes:
     """The body of a batch. Runs of one keyspace that follow each other become one."""
     pieces: list[bytes] = []
     run: list[bytes] = []
-    space = -1
+    db = -1
 
     def end_run() -> None:
         if run:
             payload = b"".join(run)
-            pieces.append(_ITEM.pack(ItemKind.RUN, space, len(payload)) + payload)
+            pieces.append(_ITEM.pack(ItemKind.RUN, db, len(payload)) + payload)
             run.clear()
 
     for item in items:
-        if item.kind is not ItemKind.RUN or item.space != space:
+        if item.kind is not ItemKind.RUN or item.db != db:
             end_run()
         if item.kind is ItemKind.RUN:
-            space = item.space
+            db = item.db
             run.append(item.payload)
         else:
-            pieces.append(_ITEM.pack(item.kind, item.space, len(item.payload)) + item.payload)
+            pieces.append(_ITEM.pack(item.kind, item.db, len(item.payload)) + item.payload)
     end_run()
     return b"".join(pieces)
 
@@ -181,15 +181,15 @@ def items(body: bytes) -> Iterator[Item]:
 
     >>> run = Item(ItemKind.RUN, 0, b"one")
     >>> list(items(packed_items([run, run])))
-    [Item(kind=<ItemKind.RUN: 1>, space=0, payload=b'oneone')]
+    [Item(kind=<ItemKind.RUN: 1>, db=0, payload=b'oneone')]
     """
     at = 0
     while at < len(body):
         if len(body) - at < ITEM_BYTES:
             raise ValueError("a batch that ends within an item")
-        kind, space, length = _ITEM.unpack_from(body, at)
+        kind, db, length = _ITEM.unpack_from(body, at)
         at += ITEM_BYTES
         if len(body) - at < length:
             raise ValueError("a batch that ends within an item")
-        yield Item(ItemKind(kind), space, body[at : at + length])
+        yield Item(ItemKind(kind), db, body[at : at + length])
         at += length

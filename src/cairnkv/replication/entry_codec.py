@@ -44,7 +44,7 @@ class Transaction(NamedTuple):
 
 def run_item(step: Step) -> Item:
     """One command, to be carried out by itself."""
-    return Item(ItemKind.RUN, step.space, write_command(step.command))
+    return Item(ItemKind.RUN, step.db, write_command(step.command))
 
 
 def run_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
@@ -61,7 +61,7 @@ def run_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
             break
         if not isinstance(request, Request):
             raise ValueError(f"a frame in the log that is none: {request.message}")
-        yield Step(item.space, request.command)
+        yield Step(item.db, request.command)
     if decoder.pending:
         raise ValueError("a run in the log that ends within a frame")
 
@@ -72,7 +72,7 @@ def transaction_item(transaction: Transaction) -> Item:
     pieces += [_WATCH.pack(*watch) for watch in transaction.watches]
     for step in transaction.steps:
         frame = write_command(step.command)
-        pieces += (_STEP.pack(step.space, len(frame)), frame)
+        pieces += (_STEP.pack(step.db, len(frame)), frame)
     return Item(ItemKind.TRANSACTION, 0, b"".join(pieces))
 
 
@@ -86,9 +86,9 @@ def transaction_of(item: Item) -> Transaction:
         at += count * _WATCH.size
         steps: list[Step] = []
         while at < len(payload):
-            space, length = _STEP.unpack_from(payload, at)
+            db, length = _STEP.unpack_from(payload, at)
             at += _STEP.size
-            steps += run_of(Item(ItemKind.RUN, space, payload[at : at + length]))
+            steps += run_of(Item(ItemKind.RUN, db, payload[at : at + length]))
             at += length
     except struct.error as error:
         raise ValueError(f"a transaction in the log that is none: {error}") from None

@@ -1,7 +1,7 @@
 """The state of a node besides keys and values, as records in its own table: how each is written, and all are read.
 
 What always holds: nobody else knows the bytes of these records, but for that of the position, which repair changes. A
-record is an effect on a keyspace that no client has (`NODE_SPACE`); what is no more has no value there.
+record is an effect on a keyspace that no client has (`NODE_DB`); what is no more has no value there.
 
 Not for when they are written (`store`), nor for what a proposer's record says (`cairnkv.replication.epochs`).
 """
@@ -9,10 +9,10 @@ Not for when they are written (`store`), nor for what a proposer's record says (
 import struct
 from typing import Final, NamedTuple
 
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.replication.epochs import EpochTable
 from cairnkv.storage import Effect
-from cairnkv.storage.record_format import NODE_SPACE
+from cairnkv.storage.record_format import NODE_DB
 
 POSITION_KEY: Final = b"position"
 PROPOSER_KEY: Final = b"proposer:"
@@ -35,32 +35,32 @@ _NUMBER: Final = struct.Struct(">Q")
 
 def of_position(position: int, identity: int, now: int, digest: int) -> Effect:
     """What the table has got to; see `POSITION`."""
-    return NODE_SPACE, POSITION_KEY, POSITION.pack(position, identity, now, digest), None
+    return NODE_DB, POSITION_KEY, POSITION.pack(position, identity, now, digest), None
 
 
 def of_semantics(version: int) -> Effect:
     """Which are in force."""
-    return NODE_SPACE, SEMANTICS_KEY, _SLOT.pack(version), None
+    return NODE_DB, SEMANTICS_KEY, _SLOT.pack(version), None
 
 
 def of_slot(slot: int, version: int) -> Effect:
     """A slot that is tracked."""
-    return NODE_SPACE, SLOT_KEY + _SLOT.pack(slot), _NUMBER.pack(version), None
+    return NODE_DB, SLOT_KEY + _SLOT.pack(slot), _NUMBER.pack(version), None
 
 
 def of_floor(floor: int) -> Effect:
     """Which proposers are forgotten; see `EpochTable.floor`."""
-    return NODE_SPACE, FLOOR_KEY, _NUMBER.pack(floor), None
+    return NODE_DB, FLOOR_KEY, _NUMBER.pack(floor), None
 
 
 def of_proposer(node: int, row: bytes | None) -> Effect:
     """A proposer's row; None: it is forgotten."""
-    return NODE_SPACE, PROPOSER_KEY + _NODE.pack(node), row, None
+    return NODE_DB, PROPOSER_KEY + _NODE.pack(node), row, None
 
 
 def of_part(node: int, index: int, part: bytes | None) -> Effect:
     """A part of a batch that is not there whole; None: of no use any more."""
-    return NODE_SPACE, PART_KEY + _PART.pack(node, index), part, None
+    return NODE_DB, PART_KEY + _PART.pack(node, index), part, None
 
 
 # -- read ------------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class Records(NamedTuple):
     versions: dict[int, int]
 
 
-def read(state: Keyspace) -> Records:
+def read(state: Database) -> Records:
     """What the records of a table say. Raises `ValueError`."""
     position, semantics, table = (0, 0, 0, 0), 1, EpochTable()
     versions: dict[int, int] = {}

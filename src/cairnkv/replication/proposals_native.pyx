@@ -81,10 +81,10 @@ cdef int _count(_Digest counted, tuple effect) except -1:
     cdef char numbers[NUMBERS_MAX]
     cdef bytes key = effect[1], value = effect[2]
     cdef int64_t deadline = 0 if effect[3] is None else PyLong_AsLongLong(effect[3])
-    cdef int space = effect[0]
+    cdef int db = effect[0]
     counted.add(
         numbers,
-        snprintf(numbers, NUMBERS_MAX, b"%d %zd %lld", space, PyBytes_GET_SIZE(key), <long long>deadline),
+        snprintf(numbers, NUMBERS_MAX, b"%d %zd %lld", db, PyBytes_GET_SIZE(key), <long long>deadline),
     )
     counted.add_object(key)
     if value is None:
@@ -98,10 +98,10 @@ def slots_changed(list effects, set tracked):
     cdef tuple effect
     cdef bytes key
     cdef set found = set()
-    cdef int space
+    cdef int db
     for effect in effects:
-        space, key = effect[0], effect[1]
-        slot = (cairn_crc32(<const unsigned char *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)) + space) % VERSION_SLOTS
+        db, key = effect[0], effect[1]
+        slot = (cairn_crc32(<const unsigned char *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)) + db) % VERSION_SLOTS
         if slot in tracked:
             found.add(slot)
     return found

@@ -18,7 +18,7 @@ from cairnkv.storage.base import nobody
 from cairnkv.storage.check import opened
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.files import Progress, sync
-from cairnkv.storage.record_format import NODE_SPACE, Parts, parsed_value, part_key, record_key, record_value
+from cairnkv.storage.record_format import NODE_DB, Parts, parsed_value, part_key, record_key, record_value
 from cairnkv.storage.rocksdb import open_rocksdb
 
 STAGED: Final = ".snapshot"
@@ -61,7 +61,7 @@ def node_record(directory: Path, key: bytes) -> bytes | None:
 
     Reads little else. Raises `ValueError` where it is not whole, and what RocksDB raises.
     """
-    at = record_key(NODE_SPACE, key)
+    at = record_key(NODE_DB, key)
     with opened(directory) as database:
         record = database.get(at)
         if record is None:
@@ -80,7 +80,7 @@ def put_node_record(directory: Path, key: bytes, value: bytes) -> None:
     engine = open_rocksdb(directory)
     try:
         batch = engine.batch()
-        batch.put(record_key(NODE_SPACE, key), record_value(value, None))
+        batch.put(record_key(NODE_DB, key), record_value(value, None))
         engine.write(batch)
         engine.sync()
     finally:

@@ -39,10 +39,10 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import RandomKey
-from cairnkv.engine import Journal, Keyspace, Shared, Watched, apply, forget, undo
+from cairnkv.engine import Database, Journal, Shared, Watched, apply, forget, undo
 from cairnkv.engine.database import Before
 from cairnkv.engine.shared import VERSION_SLOTS, version_slot
-from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, SPACES
+from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import Prefix
 from cairnkv.replication import node_records
 from cairnkv.replication.batches import EffectCollector, NewExecutor
@@ -65,7 +65,7 @@ from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.proposals import BlockingProposal, Changes, ExecutableProposal, PendingProposal
 from cairnkv.replication.proposer import Proposal, Proposer
 from cairnkv.storage import Deliver, Effect, Storage, StorageRefused
-from cairnkv.storage.record_format import NODE_SPACE
+from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made_together, length_after
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.local import Loaded, Store, TooMuch, effects_of
@@ -161,10 +161,10 @@ class ReplicatedStore(Store):
     def load(self) -> Loaded:
         """Read the node's table. Raises `ValueError` where it is not a node's, besides what the log raises."""
         aside = Shared()
-        keyspaces = tuple(Keyspace(aside) for _ in range(SPACES + 1))
-        position = self._storage.restore(keyspaces)
-        node_records.read(keyspaces[NODE_SPACE])
-        return Loaded(keyspaces, position)
+        databases = tuple(Database(aside) for _ in range(DATABASES + 1))
+        position = self._storage.restore(databases)
+        node_records.read(databases[NODE_DB])
+        return Loaded(databases, position)
 
     def _new_cache(self) -> None:
         """None: an entry may need any value, and waits for no disk."""
@@ -182,13 +182,13 @@ class ReplicatedStore(Store):
 
     def begin(self, loaded: Loaded) -> None:
         """Take over what was read. It goes on to load until `join`: what others have logged meanwhile is missing."""
-        state = loaded.keyspaces[NODE_SPACE]
+        state = loaded.databases[NODE_DB]
         self._shared.now = 0  # log time is that of this table, however late it was in another
-        super().begin(Loaded(loaded.keyspaces[:SPACES], loaded.position))
+        super().begin(Loaded(loaded.databases[:DATABASES], loaded.position))
         self.loading = self.holds_back = True
         self._load_state(state)
 
-    def _load_state(self, state: Keyspace) -> None:
+    def _load_state(self, state: Database) -> None:
         records = node_records.read(state)
         self.position, self.identity, now, self.digest = records.position
         self._shared.advance(now)
@@ -233,18 +233,18 @@ class ReplicatedStore(Store):
     # -- commands ---------------------------------------------------------------------------------------------
 
     def execute(
-        self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False
+        self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
     ) -> Reply | PendingReply:
         """Have a command carried out in its turn.
 
         local: a read that may show what was true a moment ago: it is answered at once.
         """
-        step = Step(space, command)
+        step = Step(db, command)
         if isinstance(command, Ping) or (command.spec.by_store and not isinstance(command, RandomKey)):
             if self.loading and isinstance(command, Ping):
                 return self._loads()
             self._commands += 1
-            return apply(self.keyspaces[space], command, 0) if isinstance(command, Ping) else self._about_itself(step)
+            return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self._about_itself(step)
         if self.loading:
             return self._loads()
         self._commands += 1
@@ -256,7 +256,7 @@ class ReplicatedStore(Store):
         if isinstance(command, ClearPrefix):
             return self._clear_prefix(step, command)
         if writes:
-            cost = 1 + self.bytes_made(command, space) // BYTES_PER_COST
+            cost = 1 + self.bytes_made(command, db) // BYTES_PER_COST
             return self._propose(
                 PendingProposal((run_item(step),), lambda changes: self._change(step, changes), cost=cost)
             )
@@ -294,26 +294,26 @@ class ReplicatedStore(Store):
         """Bytes of the reply to a read, as far as can be told now."""
         if step.command.spec.scope is not Scope.KEYS:
             return 0
-        return sum(self.keyspaces[space].length(key) for space, key in step.command.places_read(step.space))
+        return sum(self.databases[db].length(key) for db, key in step.command.places_read(step.db))
 
     def _read_now(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
-            return self._random_key(self.keyspaces[step.space])
-        return apply(self.keyspaces[step.space], step.command, self._shared.now)
+            return self._random_key(self.databases[step.db])
+        return apply(self.databases[step.db], step.command, self._shared.now)
 
     def _clear_prefix(self, step: Step, command: ClearPrefix) -> Reply | PendingReply:
         """Which keys a slice has depends on how a table has grown, so the log is told the keys that this node found."""
         outcome: BlockingProposal
 
         def look(_: Changes) -> Reply:
-            found = self._read_now(Step(step.space, Scan(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)))
+            found = self._read_now(Step(step.db, Scan(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)))
             assert isinstance(found, Items)
             cursor, *keys = found.values
             names = tuple(key for key in keys if key is not None)
             if not names:
                 outcome.settle(Items((cursor, b"0")))
                 return OK
-            cleared = Step(step.space, ClearMany(names))
+            cleared = Step(step.db, ClearMany(names))
 
             def clear(changes: Changes) -> Reply:
                 count = self._change(cleared, changes)
@@ -354,7 +354,7 @@ class ReplicatedStore(Store):
         """
         if self.loading:
             return self._loads()
-        if any(self._shared.version(space, watch.key) != watch.version for space, watch in watched):
+        if any(self._shared.version(db, watch.key) != watch.version for db, watch in watched):
             return MISSING
         if not steps and not watched:
             return Replies(())
@@ -366,14 +366,12 @@ class ReplicatedStore(Store):
                     return refusal
                 refused[index] = refusal
         admitted = tuple(step for index, step in enumerate(steps) if index not in refused)
-        watches = [
-            Watch(version_slot(space, watch.key), watch.version, watch.deadline or 0) for space, watch in watched
-        ]
+        watches = [Watch(version_slot(db, watch.key), watch.version, watch.deadline or 0) for db, watch in watched]
         transaction = Transaction(watches, admitted, bytes_max or 0)
         writes = any(step.command.spec.writes for step in admitted)
         wanted = (transaction_item(transaction),) if writes else ()
         kind = BlockingProposal if blocks else PendingProposal
-        made = sum(self.bytes_made(step.command, step.space) for step in admitted)
+        made = sum(self.bytes_made(step.command, step.db) for step in admitted)
         cost = max(1, len(admitted)) + made // BYTES_PER_COST
         return self._propose(
             kind(wanted, lambda changes: _with(refused, self._carry_out_all(transaction, changes)), cost=cost)
@@ -389,8 +387,8 @@ class ReplicatedStore(Store):
 
         def note(changes: Changes) -> Reply:
             self._track(slots, changes)
-            for space, key in places:
-                into[space, key] = self.keyspaces[space].watch(key)
+            for db, key in places:
+                into[db, key] = self.databases[db].watch(key)
             return OK
 
         return self._propose(BlockingProposal((track_item(slots),) if slots else (), note))
@@ -462,7 +460,7 @@ class ReplicatedStore(Store):
             for item in items(batch):
                 match item.kind:
                     case ItemKind.RUN:
-                        for step in run_of(item, self.executor(item.space)):
+                        for step in run_of(item, self.executor(item.db)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
                         self._carry_out_all(transaction_of(item), changes)
@@ -505,17 +503,17 @@ class ReplicatedStore(Store):
         """Have the compiled hot path carry out what it can of the runs of entries."""
         self._new_executor = new_executor
 
-    def staging(self, space: int) -> EffectCollector:  # type: ignore[override]  # what the log has is not staged
+    def staging(self, db: int) -> EffectCollector:  # type: ignore[override]  # what the log has is not staged
         """Where the hot path hands over what it has done in its turn."""
         return self._gathering
 
-    def executor(self, space: int) -> Prefix | None:
+    def executor(self, db: int) -> Prefix | None:
         """Who carries out frames of the log for a keyspace; None: the readable way."""
-        if self._new_executor is None or space >= SPACES:
+        if self._new_executor is None or db >= DATABASES:
             return None
-        if space not in self._executors:
-            self._executors[space] = self._new_executor(space)
-        return self._executors[space]
+        if db not in self._executors:
+            self._executors[db] = self._new_executor(db)
+        return self._executors[db]
 
     def _gathered(self, effects: list[Effect], groups: list[int], size: int) -> None:
         """A run of the entry at hand has done this."""
@@ -533,9 +531,9 @@ class ReplicatedStore(Store):
 
     def _change(self, step: Step, changes: Changes) -> Reply:
         """Carry out one command that may change something."""
-        if step.space >= SPACES or not _is_for_the_log(step.command):
+        if step.db >= DATABASES or not _is_for_the_log(step.command):
             return Failure(failures.BADARGS, "no command for a keyspace")
-        return self._journalled(changes, lambda: apply(self.keyspaces[step.space], step.command, self._shared.now))
+        return self._journalled(changes, lambda: apply(self.databases[step.db], step.command, self._shared.now))
 
     def _journalled(self, changes: Changes, work: Callable[[], Reply]) -> Reply:
         journal: Journal = []
@@ -566,7 +564,7 @@ class ReplicatedStore(Store):
     def _take_back_all(self, journal: Journal, changes: Changes) -> None:
         """Undo it. Versions do not go back, and those that are tracked are part of the state."""
         undo(journal)
-        slots = {version_slot(change.keyspace.number, key) for change in journal for key in change.keys}
+        slots = {version_slot(change.database.number, key) for change in journal for key in change.keys}
         for slot in sorted(slots & self._tracked):
             self._keep_slot(slot, changes)
 
@@ -580,11 +578,11 @@ class ReplicatedStore(Store):
         for change in journal:
             if isinstance(change, Before):
                 there = change.entry is not None and (change.entry[1] is None or change.entry[1] > now)
-                first.setdefault((change.keyspace.number, change.key), there)
+                first.setdefault((change.database.number, change.key), there)
         shown = [
-            (space, key, value, deadline)
-            for space, key, value, deadline in effects
-            if key is None or value is not None or first[space, key]
+            (db, key, value, deadline)
+            for db, key, value, deadline in effects
+            if key is None or value is not None or first[db, key]
         ]
         return sorted(shown, key=lambda effect: (effect[1] is not None, effect[0], effect[1] or b""))
 
@@ -598,11 +596,11 @@ class ReplicatedStore(Store):
     def _one_after_the_other(self, transaction: Transaction) -> Replies:
         replies: list[Reply] = []
         worked, most = 0, transaction.bytes_max
-        if most and bytes_made_together(self.keyspaces, transaction.steps) > most:
+        if most and bytes_made_together(self.databases, transaction.steps) > most:
             raise TooMuch(most)  # before it costs the work
         found = 0  # bytes of keys: which ones a look at the table finds is each node's own affair
         for step in transaction.steps:
-            space, command = step
+            db, command = step
             if not command.spec.writes and command.spec.scope is Scope.TABLE:
                 reply = self._read_now(step)
                 found += size_of(reply)
@@ -613,9 +611,9 @@ class ReplicatedStore(Store):
                 replies.append(Failure(failures.BADARGS, "no command for a transaction"))
                 continue
             if most:
-                worked += length_after(self.keyspaces[space], command)
+                worked += length_after(self.databases[db], command)
             if not most or worked <= most:
-                replies.append(apply(self.keyspaces[space], command, self._shared.now))
+                replies.append(apply(self.databases[db], command, self._shared.now))
                 worked += size_of(replies[-1])
             if most and worked > most:
                 raise TooMuch(most)
@@ -633,9 +631,9 @@ class ReplicatedStore(Store):
     def _count_changes(self, effects: Sequence[Effect], changes: Changes) -> None:
         """Have the versions of tracked slots kept that these have changed."""
         changed: set[int] = set()
-        for space, key, _, _ in effects:
+        for db, key, _, _ in effects:
             if key is not None:
-                changed.add(version_slot(space, key))
+                changed.add(version_slot(db, key))
                 continue
             for slot in self._tracked:  # a keyspace that was cleared shows in no version otherwise
                 self._shared.versions[slot] += 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cairnkv.errors import OptionError
-from cairnkv.limits import KEEPALIVE_IDLE, SPACES
+from cairnkv.limits import DATABASES, KEEPALIVE_IDLE
 from cairnkv.replication.nats.options import without_user
 from cairnkv.server.loop import BACKLOG
 from cairnkv.server.settings import OPTIONS, Option, Settings
@@ -114,7 +114,7 @@ NAMES: Final[dict[str, _Named]] = {
     "unixsocketperm": _Named(lambda server: "600" if server.settings.unix else "0"),
     "proto-max-bulk-len": _Named(lambda server: str(server.settings.max_value)),
     "client-query-buffer-limit": _Named(lambda server: str(server.settings.max_frame)),
-    "databases": _constant(str(SPACES)),
+    "databases": _constant(str(DATABASES)),
     "tcp-backlog": _constant(str(BACKLOG)),
     "tcp-keepalive": _constant(str(KEEPALIVE_IDLE)),
     "appendonly": _constant("no"),

@@ -133,11 +133,11 @@ class ServerContext:
         right = hmac.compare_digest(password, self._password or b"") or self._password is None
         return right and user == DEFAULT_USER
 
-    def frame_executor(self, space: int) -> "FrameExecutor | None":
+    def frame_executor(self, db: int) -> "FrameExecutor | None":
         """The compiled hot path of a keyspace, where there is one."""
-        if space not in self._frame_executors:
-            self._frame_executors[space] = resp_frame_executor(self.store, space)
-        frame_executor = self._frame_executors[space]
+        if db not in self._frame_executors:
+            self._frame_executors[db] = resp_frame_executor(self.store, db)
+        frame_executor = self._frame_executors[db]
         return None if frame_executor is None or frame_executor.off else frame_executor
 
     def enter(self, conversation: "RespConversation") -> int:

@@ -1,4 +1,4 @@
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.replication.batches import EffectCollector
 from cairnkv.store import Clock
 from cairnkv.store.batch_undo import BatchUndo
@@ -10,7 +10,7 @@ class FrameExecutor:
     off: bool
     proposes: bool
     def __init__(
-        self, keyspace: Keyspace, clock: Clock, staging: BatchUndo | EffectCollector | None = None
+        self, database: Database, clock: Clock, staging: BatchUndo | EffectCollector | None = None
     ) -> None: ...
     def run(
         self,

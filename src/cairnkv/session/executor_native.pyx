@@ -87,10 +87,10 @@ cdef class FrameExecutor:
         PyMem_Free(self._out)
         PyMem_Free(self._marks)
 
-    def __init__(self, keyspace, clock, staging=None):
-        """keyspace: the store's. clock: gives the time in ms, once a run. staging: of a store with a log to wait
+    def __init__(self, database, clock, staging=None):
+        """database: the store's. clock: gives the time in ms, once a run. staging: of a store with a log to wait
         for."""
-        self._table = NativeTable(keyspace, staging)
+        self._table = NativeTable(database, staging)
         self._staging = staging
         self._clock = NativeClock(clock)
         self._bytes_max = PLENTY

@@ -23,23 +23,23 @@ def native_frame_executor(store: Store) -> "FrameExecutor | None":
     from cairnkv.session.native.frames_native import NativeFrameExecutor
 
     if isinstance(store, ReplicatedStore):
-        store.execute_runs_by(lambda space: NativeFrameExecutor(store.keyspaces[space], log_time, store.staging(space)))
+        store.execute_runs_by(lambda db: NativeFrameExecutor(store.databases[db], log_time, store.staging(db)))
         return _proposing(store, store.executor(0))
-    frame_executor = NativeFrameExecutor(store.keyspace, store.log_clock, store.staging(0))
+    frame_executor = NativeFrameExecutor(store.database, store.log_clock, store.staging(0))
     store.count_also(frame_executor)
     return frame_executor
 
 
-def resp_frame_executor(store: Store, space: int) -> "FrameExecutor | None":
+def resp_frame_executor(store: Store, db: int) -> "FrameExecutor | None":
     """Likewise for Redis' wire and a keyspace."""
     if not native_path_in_use():
         return None
     from cairnkv.session.resp.frames_native import RespFrameExecutor
 
     if isinstance(store, ReplicatedStore):
-        return _proposing(store, RespFrameExecutor(store.keyspaces[space], log_time, store.staging(space)))
+        return _proposing(store, RespFrameExecutor(store.databases[db], log_time, store.staging(db)))
 
-    frame_executor = RespFrameExecutor(store.keyspaces[space], store.log_clock, store.staging(space))
+    frame_executor = RespFrameExecutor(store.databases[db], store.log_clock, store.staging(db))
     store.count_also(frame_executor)
     return frame_executor
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from cairnkv.commands import Step, failures
 from cairnkv.commands.failures import Code
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 
 Deliver: TypeAlias = Callable[[Callable[[], None]], object]
 """Has a function called in the thread that uses the store, soon; any thread may ask for that. One that raises
@@ -33,7 +33,7 @@ LARGE_VALUE_BYTES: Final = 64 * 1024
 class Redated(NamedTuple):
     """An effect that changes only the expiry of a large value."""
 
-    space: int
+    db: int
     key: bytes
     value: bytes
     deadline: int | None
@@ -105,7 +105,7 @@ class Storage(Protocol):
     keeps_effects: bool
     """Whether it keeps what entries change, not their commands: only then is `append` told, and `restore` of use."""
 
-    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
         """Put what was kept into the keyspaces, log time included, and return the position of its newest entry.
 
         memory_limit: bytes that entries may take, by the table's estimate; values beyond it are left cold.
@@ -144,10 +144,10 @@ class Storage(Protocol):
         Raises `StorageRefused` when it takes none at present; nothing has happened then.
         """
 
-    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+    def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """The time of these keys was over at log time `now`, and nobody waits for what the log makes of that."""
 
-    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
         """Begin to read the value of an entry that is committed, of so many bytes. Only of a log that keeps effects.
 
         told: called in the thread that uses the store, with the value, or with what was wrong; later, or at once when

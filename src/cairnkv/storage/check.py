@@ -25,7 +25,7 @@ from cairnkv.storage.record_format import (
     ENTRY,
     FORMAT,
     FORMAT_KEY,
-    NODE_SPACE,
+    NODE_DB,
     PART,
     STATE,
     STATE_KEY,
@@ -263,9 +263,9 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
         has_end = key == END_KEY
         has_state = has_state or key == STATE_KEY
         try:
-            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_SPACE:
+            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_DB:
                 entry, deadline = parsed_value(value)
-                if key[1] == NODE_SPACE:
+                if key[1] == NODE_DB:
                     found.node += 1
                 else:
                     found.keys[key[1]] = found.keys.get(key[1], 0) + 1
@@ -307,7 +307,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
 
 def shown(record_key: bytes) -> str:
     """An entry's key, as people are told it."""
-    if record_key[:2] == bytes((ENTRY, NODE_SPACE)):
+    if record_key[:2] == bytes((ENTRY, NODE_DB)):
         return repr(record_key[2:66])[1:] + " of the node's own"
     if record_key[0] == ENTRY:
         return repr(record_key[2:66])[1:] + (f" of keyspace {record_key[1]}" if record_key[1:2] != b"\0" else "")

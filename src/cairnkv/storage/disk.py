@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from cairnkv.commands import Step, failures
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.errors import OptionError
 from cairnkv.storage import backup, checkpoint
 from cairnkv.storage.base import CommitListener, Deliver, Effect, LoadingStopped, Made, StorageRefused, nobody
@@ -102,7 +102,7 @@ class DiskStorage:
         self._reader: Reader | None = None  # likewise
         self._backing_up = threading.Lock()
 
-    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
         """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
         try:
             self._engine = self._open_first()
@@ -111,7 +111,7 @@ class DiskStorage:
             self._restored_so_far(0)
             if memory_limit is not None:
                 memory_limit -= self.memory_bytes
-            restored = restore(self._engine, keyspaces, self._restored_so_far, memory_limit)
+            restored = restore(self._engine, databases, self._restored_so_far, memory_limit)
             with self._beginning:
                 if self._closed:
                     raise LoadingStopped
@@ -204,16 +204,16 @@ class DiskStorage:
             raise
         return self.position
 
-    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+    def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""
         assert self._writer is not None
-        self._writer.hint(Entry(0, now, [(space, key, None, None) for key in keys]))
+        self._writer.hint(Entry(0, now, [(db, key, None, None) for key in keys]))
 
-    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
         """Have a value read by another thread."""
         assert self._reader is not None
         try:
-            self._reader.ask(Request(space, key, length, told))
+            self._reader.ask(Request(db, key, length, told))
         except OSError as error:
             told(error)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Step
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.storage.base import BackUp, CommitListener, Deliver, Effect
 
 
@@ -21,7 +21,7 @@ class InMemoryStorage:
     def listen(self, listener: CommitListener) -> None:
         """Nothing is ever told: entries are committed when `append` returns."""
 
-    def restore(self, keyspaces: Sequence[Keyspace], memory_limit: int | None = None) -> int:
+    def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
         """There is nothing to restore."""
         return self.position
 
@@ -48,10 +48,10 @@ class InMemoryStorage:
         self.position += 1
         return self.position
 
-    def expired(self, space: int, keys: Sequence[bytes], now: int) -> None:
+    def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """Nothing is kept of them."""
 
-    def fetch(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
+    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
         """No value is anywhere else."""
         raise NotImplementedError
 

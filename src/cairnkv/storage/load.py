@@ -9,13 +9,13 @@ Not for what the records look like (`records`).
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.engine.table import ENTRY_BYTES, USE_BYTES
 from cairnkv.storage.record_format import (
     END_KEY,
     ENTRY,
     FORMAT_KEY,
-    NODE_SPACE,
+    NODE_DB,
     PART,
     STATE,
     STATE_KEY,
@@ -52,9 +52,9 @@ class Restored(NamedTuple):
 class _Parted:
     """A value whose parts are yet to come."""
 
-    def __init__(self, space: int, key: bytes, deadline: int | None, parts: Parts, *, hot: bool) -> None:
+    def __init__(self, db: int, key: bytes, deadline: int | None, parts: Parts, *, hot: bool) -> None:
         """hot: whether the value is to be in memory."""
-        self.space = space
+        self.db = db
         self.key = key
         self.deadline = deadline
         self.parts = parts
@@ -70,11 +70,11 @@ class _Parted:
         if self._hot:
             self._pieces.append(piece)
 
-    def load(self, keyspace: Keyspace) -> None:
+    def load(self, database: Database) -> None:
         """All have come: let the entry stand in its keyspace. Raises `ValueError` if parts are missing."""
         if self._length != self.parts.length:
             raise ValueError(f"the value of {self.key[:64]!r} has {self._length:,} of {self.parts.length:,} bytes")
-        keyspace.load(self.key, b"".join(self._pieces) if self._hot else self._length, self.deadline)
+        database.load(self.key, b"".join(self._pieces) if self._hot else self._length, self.deadline)
 
 
 class _Room:
@@ -96,7 +96,7 @@ class _Room:
 
 
 def restore(
-    engine: RocksDB, keyspaces: Sequence[Keyspace], progress: Callable[[int], None], memory_limit: int | None = None
+    engine: RocksDB, databases: Sequence[Database], progress: Callable[[int], None], memory_limit: int | None = None
 ) -> Restored:
     """Put every entry into its keyspace, and log time.
 
@@ -113,7 +113,7 @@ def restore(
     key = b""
     for key, value in engine.items():
         kind = key[0] if key else None
-        if kind == ENTRY and len(key) > 2 and key[1] < len(keyspaces):  # the state comes before these
+        if kind == ENTRY and len(key) > 2 and key[1] < len(databases):  # the state comes before these
             entry, deadline = parsed_value(value)
             if deadline is not None and deadline <= time:
                 dropped.append(key)
@@ -121,7 +121,7 @@ def restore(
                 hot = room.take(key, entry.length)
                 parted[entry.number] = _Parted(key[1], key[2:], deadline, entry, hot=hot)
             else:
-                keyspaces[key[1]].load(key[2:], entry if room.take(key, len(entry)) else len(entry), deadline)
+                databases[key[1]].load(key[2:], entry if room.take(key, len(entry)) else len(entry), deadline)
         elif kind == PART:  # all entries come before these
             number, index = parsed_part_key(key)
             numbers.add(number)
@@ -133,8 +133,8 @@ def restore(
                 owner.comes(value)
         elif key == STATE_KEY and len(value) == STATE.size:
             position, time = STATE.unpack(value)
-            keyspaces[0].advance(time)
-        elif kind == ENTRY and key[1:2] == bytes((NODE_SPACE,)):
+            databases[0].advance(time)
+        elif kind == ENTRY and key[1:2] == bytes((NODE_DB,)):
             raise OfNode
         elif key not in (FORMAT_KEY, SYNCED_KEY, END_KEY):
             raise ValueError(f"a record that this format does not have: {key[:16]!r}")
@@ -144,9 +144,9 @@ def restore(
     if key != END_KEY:
         raise ValueError(f"it cannot be read to its end, only to record {records:,}")
     for owner in parted.values():
-        owner.load(keyspaces[owner.space])
+        owner.load(databases[owner.db])
     _drop(engine, dropped)
-    left = {(owner.space, owner.key): owner.parts for owner in parted.values()}
+    left = {(owner.db, owner.key): owner.parts for owner in parted.values()}
     return Restored(position, time, left, max(numbers, default=0) + 1)
 
 

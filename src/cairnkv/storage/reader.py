@@ -32,7 +32,7 @@ Answer: TypeAlias = bytes | Exception
 class Request(NamedTuple):
     """A value that is wanted: where it is, how long it is in bytes, and who is told."""
 
-    space: int
+    db: int
     key: bytes
     length: int
     told: Callable[[Answer], None]
@@ -127,7 +127,7 @@ class Reader:
         if self._useless is not None:
             return [OSError(self._useless)] * len(requests)
         try:
-            records = self._read(engine, [record_key(request.space, request.key) for request in requests])
+            records = self._read(engine, [record_key(request.db, request.key) for request in requests])
         except Exception as error:
             if len(requests) == 1:
                 return [error]

@@ -7,7 +7,7 @@ the first day, so that whoever reads all records and does not come to it knows t
 import struct
 from typing import Final, NamedTuple
 
-from cairnkv.limits import SPACES
+from cairnkv.limits import DATABASES
 from cairnkv.storage.base import LARGE_VALUE_BYTES
 
 FORMAT: Final = 1
@@ -21,7 +21,7 @@ END_KEY: Final = b"\xff"
 ENTRY: Final = 1
 """First byte of an entry's record key; the keyspace's number and the key follow."""
 
-NODE_SPACE: Final = SPACES
+NODE_DB: Final = DATABASES
 """The keyspace, behind those that commands can name, in which a node of a cluster keeps what it needs to go on."""
 
 PART: Final = 2
@@ -76,14 +76,14 @@ class Parts(NamedTuple):
         return part_key(self.number, 0), part_key(self.number + 1, 0)
 
 
-def record_key(space: int, key: bytes) -> bytes:
+def record_key(db: int, key: bytes) -> bytes:
     """Where an entry stands."""
-    return b"\x01%c%b" % (space, key)
+    return b"\x01%c%b" % (db, key)
 
 
-def space_range(space: int) -> tuple[bytes, bytes]:
+def db_range(db: int) -> tuple[bytes, bytes]:
     """The first record key that an entry of a keyspace may have, and the first behind all of them."""
-    return bytes((ENTRY, space)), bytes((ENTRY, space + 1))
+    return bytes((ENTRY, db)), bytes((ENTRY, db + 1))
 
 
 def part_key(number: int, index: int) -> bytes:

@@ -20,10 +20,10 @@ from cairnkv.storage.record_format import (
     STATE,
     STATE_KEY,
     Parts,
+    db_range,
     part_key,
     record_key,
     record_value,
-    space_range,
 )
 from cairnkv.storage.rocksdb import Batch, RocksDB
 
@@ -96,33 +96,33 @@ class Recorder:
                 return
             effects = effects[done:]
         for effect in effects:
-            space, key, value, deadline = effect
+            db, key, value, deadline = effect
             if key is None:
-                self._clear(batch, space)
+                self._clear(batch, db)
                 continue
-            if isinstance(effect, Redated) and (parts := self._parted.get((space, key))) is not None:
-                put(record_key(space, key), record_value(parts, deadline))
+            if isinstance(effect, Redated) and (parts := self._parted.get((db, key))) is not None:
+                put(record_key(db, key), record_value(parts, deadline))
                 continue
-            if self._parted and (old := self._parted.pop((space, key), None)) is not None:
-                self._before.append(((space, key), old))
+            if self._parted and (old := self._parted.pop((db, key), None)) is not None:
+                self._before.append(((db, key), old))
                 batch.delete_range(*old.range)
             if value is None:
-                batch.delete(record_key(space, key))
+                batch.delete(record_key(db, key))
             elif len(value) <= longest:
-                put(record_key(space, key), record_value(value, deadline))
+                put(record_key(db, key), record_value(value, deadline))
             else:
-                self._before.append(((space, key), None))
-                self._parted[space, key] = self._write_parts(value)
-                put(record_key(space, key), record_value(self._parted[space, key], deadline))
+                self._before.append(((db, key), None))
+                self._parted[db, key] = self._write_parts(value)
+                put(record_key(db, key), record_value(self._parted[db, key], deadline))
 
     def note(self, batch: Batch, position: int, now: int) -> None:
         """Add the position and log time that the batch brings the store to."""
         batch.put(STATE_KEY, STATE.pack(position, now))
 
-    def _clear(self, batch: Batch, space: int) -> None:
-        self.cleared.add(space)
-        batch.delete_range(*space_range(space))
-        for place in [place for place in self._parted if place[0] == space]:
+    def _clear(self, batch: Batch, db: int) -> None:
+        self.cleared.add(db)
+        batch.delete_range(*db_range(db))
+        for place in [place for place in self._parted if place[0] == db]:
             parts = self._parted.pop(place)
             self._before.append((place, parts))
             batch.delete_range(*parts.range)

@@ -35,7 +35,7 @@ from cairnkv.storage.record_format import (
     ENTRY,
     FORMAT,
     FORMAT_KEY,
-    NODE_SPACE,
+    NODE_DB,
     PART,
     STATE,
     STATE_KEY,
@@ -121,9 +121,9 @@ def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: li
     key = b""
     for key, value in records:
         try:
-            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_SPACE:
+            if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_DB:
                 entry, _ = parsed_value(value)
-                if key[1] == NODE_SPACE:
+                if key[1] == NODE_DB:
                     node += 1
                     continue
                 if isinstance(entry, Parts):  # to be written once its parts are there

@@ -27,7 +27,7 @@ from cairnkv.own_threads import OwnThread
 from cairnkv.storage.base import Effect, StorageRefused, size_of_effects
 from cairnkv.storage.load import Restored, newest
 from cairnkv.storage.reader import Reader
-from cairnkv.storage.record_format import ENTRY, PART, space_range
+from cairnkv.storage.record_format import ENTRY, PART, db_range
 from cairnkv.storage.recorder import Recorder
 from cairnkv.storage.rocksdb import RocksDB, wait_while_behind
 from cairnkv.storage.space import Space
@@ -340,7 +340,7 @@ class Writer:
         self._flight = ()
         self.commits += 1
         self._changed = self._changed or any(entry.effects for entry in entries)
-        self._to_compact.update(map(space_range, self._recorder.cleared))
+        self._to_compact.update(map(db_range, self._recorder.cleared))
         self.written = (position, self._time)
         if position > self._position:
             self._position = position

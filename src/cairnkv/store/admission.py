@@ -27,13 +27,13 @@ from cairnkv.commands import (
     SetWith,
     Step,
 )
-from cairnkv.engine import Keyspace
+from cairnkv.engine import Database
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.extended_float import text_of_sum
 from cairnkv.engine.table import DEADLINE_BYTES, ENTRY_BYTES, length_of, memory_of
 
 
-def growth(keyspace: Keyspace, command: Command, per_key: int = 0) -> int:
+def growth(database: Database, command: Command, per_key: int = 0) -> int:
     """Return the estimated maximum number of bytes by which a command makes the entries grow; 0 or less: no growth.
 
     per_key: bytes that a new key takes besides its entry.
@@ -42,71 +42,71 @@ def growth(keyspace: Keyspace, command: Command, per_key: int = 0) -> int:
         return 0
     match command:
         case Set(key, value):
-            return _of_put(keyspace, key, len(value), per_key, expires=False)
+            return _of_put(database, key, len(value), per_key, expires=False)
         case SetWith(key, value):  # and SWAP
             expires = command.ttl is not None or command.at is not None
             return _of_put(
-                keyspace, key, len(value), per_key, expires=expires or (command.keep_ttl and _expires(keyspace, key))
+                database, key, len(value), per_key, expires=expires or (command.keep_ttl and _expires(database, key))
             )
         case SetMany(ttl, pairs):
             return sum(
-                _of_put(keyspace, key, len(value), per_key, expires=ttl > 0) for key, value in dict(pairs).items()
+                _of_put(database, key, len(value), per_key, expires=ttl > 0) for key, value in dict(pairs).items()
             )
         case SetManyIfAbsent(pairs):
-            return sum(_of_put(keyspace, key, len(value), per_key, expires=False) for key, value in dict(pairs).items())
+            return sum(_of_put(database, key, len(value), per_key, expires=False) for key, value in dict(pairs).items())
         case GetWith(ttl=None, at=None):
             return 0
         case Expire(key) | ExpireWith(key) | GetWith(key):
-            return DEADLINE_BYTES + TICK_BYTES if keyspace.has(key) and not _expires(keyspace, key) else 0
+            return DEADLINE_BYTES + TICK_BYTES if database.has(key) and not _expires(database, key) else 0
         case SetRange(value=b""):
             return 0
         case Append(key) | SetRange(key) | SetBit(key):
-            return _of_change(keyspace, key, length_after(keyspace, command), per_key)
+            return _of_change(database, key, length_after(database, command), per_key)
         case Incr(key, n):
-            old, given = keyspace.get(key), len(b"%d" % n)
+            old, given = database.get(key), len(b"%d" % n)
             # A sum has a digit more than the longer number, at most.
-            return _of_change(keyspace, key, given if old is None else max(given, len(old)) + 1, per_key)
+            return _of_change(database, key, given if old is None else max(given, len(old)) + 1, per_key)
         case IncrFloat(key, amount):
-            old = keyspace.get(key)
+            old = database.get(key)
             try:
-                return _of_change(keyspace, key, len(text_of_sum(b"0" if old is None else old, amount)), per_key)
+                return _of_change(database, key, len(text_of_sum(b"0" if old is None else old, amount)), per_key)
             except (ValueError, OverflowError):
                 return 0
         case Rename(source, target):
-            return len(target) - len(source) if keyspace.has(source) else 0
+            return len(target) - len(source) if database.has(source) else 0
         case Copy(source, target):
-            entry = keyspace.entry(source)
-            elsewhere = keyspace if command.space is None else keyspace.shared.spaces[command.space]
+            entry = database.entry(source)
+            elsewhere = database if command.db is None else database.shared.databases[command.db]
             if entry is None or (elsewhere.has(target) and not command.replace):
                 return 0
             return _of_put(elsewhere, target, len(entry[0]), per_key, expires=entry[1] is not None)
     raise NotImplementedError(f"by how much {command.spec.name} could make the entries grow is not said")
 
 
-def _of_put(keyspace: Keyspace, key: bytes, length: int, per_key: int, *, expires: bool) -> int:
+def _of_put(database: Database, key: bytes, length: int, per_key: int, *, expires: bool) -> int:
     """What an entry with a value of so many bytes takes more than the one that it replaces."""
-    old = keyspace.stored(key)
+    old = database.stored(key)
     if old is None:
         return ENTRY_BYTES + per_key + len(key) + length + (DEADLINE_BYTES + TICK_BYTES) * expires
     more = length - memory_of(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
     return more + TICK_BYTES if expires and old[1] is None else more
 
 
-def _of_change(keyspace: Keyspace, key: bytes, length: int, per_key: int) -> int:
+def _of_change(database: Database, key: bytes, length: int, per_key: int) -> int:
     """The same when the time to live stays as it is."""
-    return _of_put(keyspace, key, length, per_key, expires=_expires(keyspace, key))
+    return _of_put(database, key, length, per_key, expires=_expires(database, key))
 
 
-def _expires(keyspace: Keyspace, key: bytes) -> bool:
-    entry = keyspace.stored(key)
+def _expires(database: Database, key: bytes) -> bool:
+    entry = database.stored(key)
     return entry is not None and entry[1] is not None
 
 
-def length_after(keyspace: Keyspace, command: Command) -> int:
+def length_after(database: Database, command: Command) -> int:
     """How long the value will be of a command that changes a part of it; 0 of any other."""
     if not isinstance(command, Append | SetRange | SetBit):
         return 0
-    return _length_after(_length(keyspace, command.key), command)
+    return _length_after(_length(database, command.key), command)
 
 
 def _length_after(length: int, command: Append | SetRange | SetBit) -> int:
@@ -120,7 +120,7 @@ def _length_after(length: int, command: Append | SetRange | SetBit) -> int:
             return max(length, offset // 8 + 1)
 
 
-def bytes_made_together(keyspaces: Sequence[Keyspace], steps: Sequence[Step], value_max: int | None = None) -> int:
+def bytes_made_together(databases: Sequence[Database], steps: Sequence[Step], value_max: int | None = None) -> int:
     """Return the minimum bytes of values that a transaction would make by commands that change a part of a value.
 
     value_max: maximum length of a value; a command that exceeds it makes nothing. None: no maximum.
@@ -128,33 +128,33 @@ def bytes_made_together(keyspaces: Sequence[Keyspace], steps: Sequence[Step], va
     lengths: dict[tuple[int, bytes], int] = {}  # of the values that the transaction changes
     cleared: set[int] = set()
     made = 0
-    for space, command in steps:
+    for db, command in steps:
         if isinstance(command, Append | SetRange | SetBit):
-            place = space, command.key
+            place = db, command.key
             before = lengths.get(place)
             if before is None:
-                before = 0 if space in cleared else _length(keyspaces[space], command.key)
+                before = 0 if db in cleared else _length(databases[db], command.key)
             after = _length_after(before, command)
             if value_max is None or after <= value_max:
                 made += after
                 lengths[place] = max(before, after)
         elif command.spec.writes and command.spec.scope is Scope.TABLE:
-            cleared.add(space)
-            lengths = {place: length for place, length in lengths.items() if place[0] != space}
+            cleared.add(db)
+            lengths = {place: length for place, length in lengths.items() if place[0] != db}
         elif command.spec.writes:  # a minimum: a condition may keep the old value, and RENAME may bring a longer one
-            for place in command.places(space):
+            for place in command.places(db):
                 lengths[place] = len(command.value) if isinstance(command, Set) else 0
     return made
 
 
-def bytes_made(keyspace: Keyspace, command: Command) -> int:
+def bytes_made(database: Database, command: Command) -> int:
     """Return the bytes of values that a command makes or copies: values that it changes in part or stores again."""
     match command:
         case Copy(source) | Rename(source):
-            return _length(keyspace, source)
-    return length_after(keyspace, command)
+            return _length(database, source)
+    return length_after(database, command)
 
 
-def _length(keyspace: Keyspace, key: bytes) -> int:
-    entry = keyspace.stored(key)
+def _length(database: Database, key: bytes) -> int:
+    entry = database.stored(key)
     return 0 if entry is None else length_of(entry[0])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cairnkv.commands import Failure
-from cairnkv.engine import Keyspace, Staged
+from cairnkv.engine import Database, Staged
 from cairnkv.storage import Effect, StorageRefused
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class StagingStore(Protocol):
     """What this needs of the store."""
 
-    def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
+    def begin_run(self, db: int, now: int) -> tuple[int, int] | None:
         """The position of the next entry, and the one that whatever shows a key has to wait for.
 
         None: the log takes nothing at present, or a reply could show a time that it has not noted.
@@ -39,7 +39,7 @@ class StagingStore(Protocol):
     def hold_run(self, position: int, run: "PendingBatch") -> None:
         """Hold replies until that position is committed."""
 
-    def uncommitted_keys(self, space: int) -> dict[bytes, int]:
+    def uncommitted_keys(self, db: int) -> dict[bytes, int]:
         """The keys of a keyspace that were changed and are not committed, with the newest position that did."""
 
     def refusal(self, refused: StorageRefused) -> Failure:
@@ -53,7 +53,7 @@ class BatchUndo:
     """Whether what a run does may have to be undone."""
 
     def __init__(
-        self, store: StagingStore, keyspace: Keyspace, pending: dict[bytes, int], *, only_reads: bool = False
+        self, store: StagingStore, database: Database, pending: dict[bytes, int], *, only_reads: bool = False
     ) -> None:
         """pending: keys that were changed and are not committed, with the newest position that did.
 
@@ -62,14 +62,14 @@ class BatchUndo:
         self.pending = pending
         self.only_reads = only_reads
         self._store = store
-        self._keyspace = keyspace
+        self._database = database
         self._position = 0  # of the run at hand
         self._refused: Failure | None = None  # whether its entry was
 
     def begin(self, now: int) -> tuple[int, int] | None:
         """A run begins: see `StagingStore.begin_run`."""
         self._refused = None
-        said = self._store.begin_run(self._keyspace.number, now)
+        said = self._store.begin_run(self._database.number, now)
         if said is not None:
             self._position = said[0]
         return said
@@ -83,7 +83,7 @@ class BatchUndo:
         size: bytes of the keys and values.
         Returns where to put the replies that wait for its entry; None: `hold` knows what becomes of them.
         """
-        staged = Staged(self._keyspace, undos)
+        staged = Staged(self._database, undos)
         try:
             return self._store.end_run(staged, effects, size)
         except StorageRefused as refused:
@@ -98,7 +98,7 @@ class BatchUndo:
         staged.undo()
         # Where an earlier entry had changed a key as well, the run's mark stands in the place of that entry's.
         self.pending.clear()
-        self.pending.update(self._store.uncommitted_keys(self._keyspace.number))
+        self.pending.update(self._store.uncommitted_keys(self._database.number))
 
     def hold(self, position: int, run: "PendingBatch") -> None:
         """Hold replies of which some wait for this position, others for earlier ones."""

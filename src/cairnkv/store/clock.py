@@ -4,7 +4,7 @@ Invariants: log time never goes back, even if the clock does. If log time is ahe
 wrong and is corrected, log time advances by elapsed time at half speed until the clock catches up, so expiry never
 stops. `Shared.lead` says how far log time is ahead; with it, TTLs count elapsed time (`Shared.after`).
 
-Out of scope: expiry of keys (`keyspace`), and the difference between nodes' clocks (`replication.clocks`).
+Out of scope: expiry of keys (`database`), and the difference between nodes' clocks (`replication.clocks`).
 """
 
 import logging

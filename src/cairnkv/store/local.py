@@ -33,13 +33,13 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
-from cairnkv.engine import Journal, Keyspace, Shared, Staged, Watched, apply, forget, undo
+from cairnkv.engine import Database, Journal, Shared, Staged, Watched, apply, forget, undo
 from cairnkv.engine.database import Before, Cleared
 from cairnkv.engine.shared import Change
 from cairnkv.engine.table import CURSORS, USE_BYTES
 from cairnkv.errors import OptionError
 from cairnkv.installation import features
-from cairnkv.limits import SPACES, VALUE_MAX
+from cairnkv.limits import DATABASES, VALUE_MAX
 from cairnkv.storage import BackUp, Deliver, Effect, InMemoryStorage, Storage, StorageRefused
 from cairnkv.storage.base import LARGE_VALUE_BYTES, Redated
 from cairnkv.store.admission import bytes_made, bytes_made_together, growth, length_after
@@ -105,7 +105,7 @@ class _Uncommitted:
 class Loaded(NamedTuple):
     """What the log has kept: keyspaces that nobody uses yet, and the position of its newest entry."""
 
-    keyspaces: tuple[Keyspace, ...]
+    databases: tuple[Database, ...]
     position: int
 
 
@@ -152,7 +152,7 @@ class Store:
         loads_later: whether the log is read later, by `load` and `begin`; until then commands fail as `LOADING`.
         """
         self._shared: Final = Shared()
-        self.keyspaces: Final = tuple(Keyspace(self._shared) for _ in range(SPACES))
+        self.databases: Final = tuple(Database(self._shared) for _ in range(DATABASES))
         self._storage: Storage = storage if storage is not None else InMemoryStorage()
         self._last = 0  # position of the newest entry of the log
         self.loading = True
@@ -176,9 +176,9 @@ class Store:
         """Entries that the log has not committed, by position, oldest first. While there are none, nothing is held back
         and it is not later than `noted`, what is in the keyspaces may be shown without asking."""
         # By keyspace: the newest uncommitted position that changed a key
-        self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(SPACES))
+        self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(DATABASES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
-        self._pending_spaces: dict[int, int] = {}  # ... and that changed anything in a keyspace
+        self._pending_dbs: dict[int, int] = {}  # ... and that changed anything in a keyspace
         self.noted = 0
         """Log time up to which replies may show it, where a key has ever had a deadline and the log outlives this
         process."""
@@ -203,10 +203,10 @@ class Store:
         if self._memory_limit is None or not self._storage.keeps_effects:
             return None
         return ValueCache(
-            self.keyspaces,
+            self.databases,
             self._storage.fetch,
             self._memory_limit,
-            is_pending=lambda space, key: space in self._pending_tables or key in self._pending_keys[space],
+            is_pending=lambda db, key: db in self._pending_tables or key in self._pending_keys[db],
             taken=self._storage.memory_bytes,
         )
 
@@ -216,9 +216,9 @@ class Store:
         return self._storage.size
 
     @property
-    def keyspace(self) -> Keyspace:
+    def database(self) -> Database:
         """The first keyspace: that of the article's wire and of the embedded store."""
-        return self.keyspaces[0]
+        return self.databases[0]
 
     # -- loading ------------------------------------------------------------------------------------------
 
@@ -228,14 +228,14 @@ class Store:
         Raises what the log raises: `OptionError` when it cannot be opened, `LoadingStopped` when the store is closed.
         """
         aside = Shared()
-        keyspaces = tuple(Keyspace(aside) for _ in range(SPACES))
-        return Loaded(keyspaces, self._storage.restore(keyspaces, self._memory_limit))
+        databases = tuple(Database(aside) for _ in range(DATABASES))
+        return Loaded(databases, self._storage.restore(databases, self._memory_limit))
 
     def begin(self, loaded: Loaded) -> None:
         """Take over what was read, and take commands from now on."""
-        for keyspace, kept in zip(self.keyspaces, loaded.keyspaces, strict=True):
-            keyspace.take_over(kept)
-        self.noted = loaded.keyspaces[0].now
+        for database, kept in zip(self.databases, loaded.databases, strict=True):
+            database.take_over(kept)
+        self.noted = loaded.databases[0].now
         self._shared.advance(self.noted)
         self._last = self._committed = loaded.position
         self.loading = self.holds_back = False
@@ -255,9 +255,7 @@ class Store:
             if all(isinstance(step.command, Info) for step in steps):
                 return None
             return Failure(failures.LOADING, "what is on disk is being read; try again when all of it is there")
-        if any(map(self._shows_unsettled, steps)) or any(
-            self._is_unsettled(space, watch.key) for space, watch in watched
-        ):
+        if any(map(self._shows_unsettled, steps)) or any(self._is_unsettled(db, watch.key) for db, watch in watched):
             return Failure(
                 failures.RECOVERING,
                 "the disk has failed while this was written, and it is being found out whether it is there; try again",
@@ -269,27 +267,27 @@ class Store:
             case Scope.NOTHING:
                 return False
             case Scope.TABLE:
-                return step.space in self._unsettled
+                return step.db in self._unsettled
             case Scope.KEYS:
-                return any(self._is_unsettled(*place) for place in step.command.places(step.space))
+                return any(self._is_unsettled(*place) for place in step.command.places(step.db))
 
-    def _is_unsettled(self, space: int, key: bytes) -> bool:
-        keys = self._unsettled.get(space, ())
+    def _is_unsettled(self, db: int, key: bytes) -> bool:
+        keys = self._unsettled.get(db, ())
         return key in keys or None in keys
 
     def execute(
-        self, command: Command, space: int = 0, *, touch: bool = True, local: bool = False
+        self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
     ) -> Reply | PendingReply:
         """Carry a command out on a keyspace: its reply, or where the reply will be once it may leave.
 
         touch: whether this counts as a use of the keys, where the least recently used ones are evicted.
         local: whether a read may show what was true a moment ago, where the newest is not at hand (in a cluster).
         """
-        step = Step(space, command)
+        step = Step(db, command)
         if self.holds_back and (failure := self._held_back((step,))):
             return failure
         if self._cache is not None:
-            put_off = self._cache.put_off((step,), lambda: self.execute(command, space, touch=touch))
+            put_off = self._cache.put_off((step,), lambda: self.execute(command, db, touch=touch))
             if put_off is not None:
                 return put_off
         self._commands += 1
@@ -305,7 +303,7 @@ class Store:
             return self._when_safe(refusal, self._newest_commit_for(step))
         outcome = self._write(step)
         if self._lru is not None:
-            self._note_use(command.places(space))
+            self._note_use(command.places(db))
         return outcome
 
     def execute_all(
@@ -326,8 +324,8 @@ class Store:
         if self.holds_back and (failure := self._held_back(steps, watched)):
             return failure
         self._advance()
-        newest = max((self._newest_commit_of(space, watch.key) for space, watch in watched), default=0)
-        if not all(self.keyspaces[space].is_unchanged(watch) for space, watch in watched):
+        newest = max((self._newest_commit_of(db, watch.key) for db, watch in watched), default=0)
+        if not all(self.databases[db].is_unchanged(watch) for db, watch in watched):
             return self._when_safe(MISSING, newest)
         if self._cache is not None:
             put_off = self._cache.put_off(steps, lambda: self.execute_all(steps, watched, bytes_max=bytes_max))
@@ -365,8 +363,8 @@ class Store:
             when_full=WhenFull.REFUSE if self._lru is None else WhenFull.EVICT,
             value_max=self._value_max,
         )
-        for copy, keyspace in zip(store.keyspaces, self.keyspaces, strict=True):
-            copy.copy_undone(keyspace, self.under_way or [])
+        for copy, database in zip(store.databases, self.databases, strict=True):
+            copy.copy_undone(database, self.under_way or [])
         store._shared.now, store._shared.lead = self._shared.now, self._shared.lead
         store.log_clock.go_on_from(self.log_clock)
         if store._lru is not None:
@@ -378,11 +376,11 @@ class Store:
     def _one_by_one(self, steps: Sequence[Step], bytes_max: int | None) -> Replies:
         replies: list[Reply] = []
         worked = 0
-        if bytes_max is not None and bytes_made_together(self.keyspaces, steps, self._value_max) > bytes_max:
+        if bytes_max is not None and bytes_made_together(self.databases, steps, self._value_max) > bytes_max:
             raise TooMuch(bytes_max)  # before it costs the work
         for step in steps:
             if bytes_max is not None:
-                length = length_after(self.keyspaces[step.space], step.command)
+                length = length_after(self.databases[step.db], step.command)
                 worked += length if length <= self._value_max else 0
             if bytes_max is None or worked <= bytes_max:
                 replies.append(self._one_of_several(step))
@@ -391,9 +389,9 @@ class Store:
                 raise TooMuch(bytes_max)
         return Replies(tuple(replies))
 
-    def bytes_made(self, command: Command, space: int = 0) -> int:
+    def bytes_made(self, command: Command, db: int = 0) -> int:
         """Return the bytes of values that a command would make or copy now. They count as work."""
-        return bytes_made(self.keyspaces[space], command) if command.spec.grows else 0
+        return bytes_made(self.databases[db], command) if command.spec.grows else 0
 
     def read_ahead(self, step: Step) -> bool:
         """This command will be said soon: have read what it needs. False: no more of that for now."""
@@ -402,8 +400,8 @@ class Store:
     def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
         """Note what keys are like now, for `execute_all`. Done once the reply is there."""
         self._advance()
-        for space, key in places:
-            into[space, key] = self.keyspaces[space].watch(key)
+        for db, key in places:
+            into[db, key] = self.databases[db].watch(key)
         return OK
 
     def _advance(self) -> None:
@@ -428,29 +426,29 @@ class Store:
         self.uncommitted[self._last] = _Uncommitted([])
 
     def _read(self, step: Step, now: int, *, touch: bool = True) -> Reply:
-        space, command = step
+        db, command = step
         if command.spec.by_store:
             return self._about_itself(step)
-        reply = apply(self.keyspaces[space], command, now)
+        reply = apply(self.databases[db], command, now)
         if touch and self._lru is not None:
-            self._note_use(command.places(space))
+            self._note_use(command.places(db))
         elif touch and self._cache is not None:
-            self._cache.used(command.places(space))
+            self._cache.used(command.places(db))
         return reply
 
     def _about_itself(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
-            return self._random_key(self.keyspaces[step.space])
+            return self._random_key(self.databases[step.db])
         if isinstance(step.command, Backup):
             return self._begin_backup(step.command)
         return Items(tuple(str(text).encode() for pair in self._told() for text in pair))
 
-    def _random_key(self, keyspace: Keyspace) -> Reply:
-        if keyspace.count() == 0:
+    def _random_key(self, database: Database) -> Reply:
+        if database.count() == 0:
             return MISSING
         cursor = random.randrange(CURSORS)
         while True:
-            cursor, keys = keyspace.slice(cursor, KEYS_PER_RANDOM_LOOK, b"")
+            cursor, keys = database.slice(cursor, KEYS_PER_RANDOM_LOOK, b"")
             if keys:
                 return random.choice(keys)
 
@@ -464,7 +462,7 @@ class Store:
                 self._last = self._storage.append((step,), now)
             except StorageRefused as refused:
                 return self.refusal(refused)
-            return apply(self.keyspaces[step.space], step.command, now)
+            return apply(self.databases[step.db], step.command, now)
         return self._as_one_entry((step,), lambda: self._apply(step))
 
     def _apply(self, step: Step) -> Reply:
@@ -472,7 +470,7 @@ class Store:
         assert self._steps is not None
         assert self._shared.journal is not None
         changes = len(self._shared.journal)
-        reply = apply(self.keyspaces[step.space], step.command, self._shared.now)
+        reply = apply(self.databases[step.db], step.command, self._shared.now)
         if len(self._shared.journal) > changes:
             self._steps.append(step)
         return reply
@@ -486,7 +484,7 @@ class Store:
         reply = self._write(step)
         assert not isinstance(reply, PendingReply)
         if self._lru is not None:
-            self._note_use(step.command.places(step.space))
+            self._note_use(step.command.places(step.db))
         return reply
 
     def _as_one_entry(self, said: Sequence[Step], work: Callable[[], Reply], newest: int = 0) -> Reply | PendingReply:
@@ -526,11 +524,11 @@ class Store:
                 forget(journal)
             return reply
         for change in journal:
-            self._pending_spaces[change.keyspace.number] = position
+            self._pending_dbs[change.database.number] = position
             if isinstance(change, Before):
-                self._pending_keys[change.keyspace.number][change.key] = position
+                self._pending_keys[change.database.number][change.key] = position
             elif isinstance(change, Cleared):
-                self._pending_tables[change.keyspace.number] = position
+                self._pending_tables[change.database.number] = position
         pending_reply = PendingReply(reply)
         self.uncommitted[position] = _Uncommitted(journal, pending_reply)
         return pending_reply
@@ -541,36 +539,36 @@ class Store:
 
     # -- runs of the compiled hot path (`cairnkv.store.batch_undo`) ----------------------------------------------
 
-    def staging(self, space: int) -> BatchUndo | None:
+    def staging(self, db: int) -> BatchUndo | None:
         """Where the hot path hands over what it has done to a keyspace; None: the log has no use for that."""
         if not self._storage.keeps_effects:
             return None
         only_reads = self._memory_limit is not None if self.loading else self._cache is not None
-        return BatchUndo(self, self.keyspaces[space], self._pending_keys[space], only_reads=only_reads)
+        return BatchUndo(self, self.databases[db], self._pending_keys[db], only_reads=only_reads)
 
-    def begin_run(self, space: int, now: int) -> tuple[int, int] | None:
+    def begin_run(self, db: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
         if not self._storage.takes or (self._shared.expiring and max(now, self._shared.now) > self.noted):
             return None
         if self._cache is not None and self._cache.wants_a_look():
             return None
-        newest = max(self._pending_tables.get(space, 0), self._pending_time)
+        newest = max(self._pending_tables.get(db, 0), self._pending_time)
         return self._storage.position + 1, newest if newest > self._committed else 0
 
     def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """See `StagingStore`."""
         position = self._last = self._storage.append((), self._shared.now, effects, size)
         uncommitted = self.uncommitted[position] = _Uncommitted([staged])
-        self._pending_spaces[staged.keyspace.number] = position
+        self._pending_dbs[staged.database.number] = position
         return uncommitted.runs
 
-    def uncommitted_keys(self, space: int) -> dict[bytes, int]:
+    def uncommitted_keys(self, db: int) -> dict[bytes, int]:
         """See `StagingStore`."""
         return {
             key: position
             for position, uncommitted in self.uncommitted.items()  # oldest first
             for change in uncommitted.journal
-            if change.keyspace.number == space
+            if change.database.number == db
             for key in change.keys
         }
 
@@ -590,12 +588,12 @@ class Store:
             case Scope.NOTHING:
                 return 0
             case Scope.TABLE:
-                return max(self._pending_spaces.get(step.space, 0), self._pending_time)
+                return max(self._pending_dbs.get(step.db, 0), self._pending_time)
             case Scope.KEYS:
-                return max(self._newest_commit_of(*place) for place in step.command.places(step.space))
+                return max(self._newest_commit_of(*place) for place in step.command.places(step.db))
 
-    def _newest_commit_of(self, space: int, key: bytes) -> int:
-        return max(self._pending_tables.get(space, 0), self._pending_keys[space].get(key, 0), self._pending_time)
+    def _newest_commit_of(self, db: int, key: bytes) -> int:
+        return max(self._pending_tables.get(db, 0), self._pending_keys[db].get(key, 0), self._pending_time)
 
     def _when_safe(self, reply: Reply, position: int) -> Reply | PendingReply:
         uncommitted = self.uncommitted.get(position)
@@ -644,8 +642,8 @@ class Store:
             for run in uncommitted.runs:
                 run.fail_above(self._committed, write_failure, read_failure)
             failed += uncommitted.waiting
-        for space, key, _, _ in unsettled:
-            self._unsettled.setdefault(space, set()).add(key)
+        for db, key, _, _ in unsettled:
+            self._unsettled.setdefault(db, set()).add(key)
         self.holds_back = bool(self._unsettled)
         self._tell_tallies()
         if self._cache is not None:
@@ -654,16 +652,16 @@ class Store:
 
     def settled(self, happened: Sequence[Effect]) -> None:
         """What was unsettled is known: let what has happened be there, which others see as changes made now."""
-        for space, key, value, deadline in happened:
-            keyspace = self.keyspaces[space]
+        for db, key, value, deadline in happened:
+            database = self.databases[db]
             if key is None:
-                keyspace.clear_all()
+                database.clear_all()
             elif value is None:
-                keyspace.drop(key)
+                database.drop(key)
             else:
-                keyspace.put(key, value, deadline)
+                database.put(key, value, deadline)
             if self._lru is not None:
-                self._note_change(space, key)
+                self._note_change(db, key)
         self._unsettled.clear()
         self.holds_back = False
         self._tell_tallies()
@@ -681,21 +679,21 @@ class Store:
                 self._expect_strangers()
 
     def _no_longer_pending(self, position: int, journal: Journal) -> None:
-        self._pending_tables = {space: at for space, at in self._pending_tables.items() if at > position}
-        self._pending_spaces = {space: at for space, at in self._pending_spaces.items() if at > position}
+        self._pending_tables = {db: at for db, at in self._pending_tables.items() if at > position}
+        self._pending_dbs = {db: at for db, at in self._pending_dbs.items() if at > position}
         for change in journal:
-            change.settle(self._pending_keys[change.keyspace.number], position)
+            change.settle(self._pending_keys[change.database.number], position)
 
     # -- limits ---------------------------------------------------------------------------------------------
 
     def _admit(self, step: Step) -> Failure | None:
         """Make room for a command that may make the keyspace grow, or say why there is none."""
-        keyspace = self.keyspaces[step.space]
-        if (length := length_after(keyspace, step.command)) > self._value_max:
+        database = self.databases[step.db]
+        if (length := length_after(database, step.command)) > self._value_max:
             text = f"a value would have {length:,} bytes; the limit is {self._value_max:,}"
             return Failure(failures.TOOLONG, text)
         per_key = 0 if self._lru is None else USE_BYTES
-        if self._memory_limit is None or (more := growth(keyspace, step.command, per_key)) <= 0:
+        if self._memory_limit is None or (more := growth(database, step.command, per_key)) <= 0:
             return None
         if self._cache is not None:
             return self._admit_beside_values(self._cache, more)
@@ -705,7 +703,7 @@ class Store:
             if self.used_bytes + self.garbage_bytes + more <= limit or not self._housekeep():
                 break
         if self._lru is not None and more <= limit:
-            spared = set(step.command.places(step.space))
+            spared = set(step.command.places(step.db))
             self._note_use(spared)
             for _ in range(EVICTIONS_PER_WRITE):
                 if self.used_bytes + more <= limit or not self._evict(spared):
@@ -733,13 +731,13 @@ class Store:
         """The estimated memory of the entries of all databases, including the LRU order."""
         if self._cache is not None:
             return self._cache.used_bytes
-        used = sum(keyspace.used_bytes + keyspace.index_bytes for keyspace in self.keyspaces)
+        used = sum(database.used_bytes + database.index_bytes for database in self.databases)
         return used if self._lru is None else used + self._lru.used_bytes
 
     @property
     def garbage_bytes(self) -> int:
         """An estimate of the memory of what was cleared and is not freed yet."""
-        return sum(keyspace.garbage_bytes for keyspace in self.keyspaces)
+        return sum(database.garbage_bytes for database in self.databases)
 
     def _evict(self, spared: set[Place]) -> bool:
         """Clear one of the least recently used keys, through the log; False when there is none to clear."""
@@ -747,14 +745,14 @@ class Store:
         place = self._stranger(spared) or self._lru.oldest(spared)
         if place is None:
             return False
-        space, key = place
-        keyspace = self.keyspaces[space]
-        if keyspace.get(key) is None:  # expired: nobody will miss it
-            keyspace.free_expired(key)
+        db, key = place
+        database = self.databases[db]
+        if database.get(key) is None:  # expired: nobody will miss it
+            database.free_expired(key)
             self._lru.forget(place)
             self._expired += 1
             return True
-        if isinstance(self._write(Step(space, Clear(key))), Failure):
+        if isinstance(self._write(Step(db, Clear(key))), Failure):
             return False
         self._lru.forget(place)
         self._evicted += 1
@@ -766,16 +764,16 @@ class Store:
     def _stranger(self, spared: set[Place]) -> Place | None:
         """A key of which no use is known: it came back when a CLEAR_ALL was undone, or is older than the use order."""
         assert self._lru is not None
-        for _ in range(SPACES + 1):
+        for _ in range(DATABASES + 1):
             if not self._strangers:
                 break
-            space, cursor = self._strangers_from
-            following, keys = self.keyspaces[space].slice(cursor, KEYS_PER_LOOK, b"")
+            db, cursor = self._strangers_from
+            following, keys = self.databases[db].slice(cursor, KEYS_PER_LOOK, b"")
             for key in keys:
-                if (space, key) not in spared and not self._lru.knows((space, key)):
-                    return space, key
-            self._strangers_from = (space, following) if following else (space + 1, 0)
-            self._strangers = self._strangers_from[0] < SPACES  # beyond the last keyspace there are none left
+                if (db, key) not in spared and not self._lru.knows((db, key)):
+                    return db, key
+            self._strangers_from = (db, following) if following else (db + 1, 0)
+            self._strangers = self._strangers_from[0] < DATABASES  # beyond the last keyspace there are none left
         return None
 
     def _note_changes(self, journal: Sequence[Change]) -> None:
@@ -783,22 +781,22 @@ class Store:
         assert self._lru is not None
         for change in journal:
             if isinstance(change, Cleared):
-                self._note_change(change.keyspace.number, None)
+                self._note_change(change.database.number, None)
             for key in change.keys:
-                self._note_change(change.keyspace.number, key)
+                self._note_change(change.database.number, key)
 
-    def _note_change(self, space: int, key: bytes | None) -> None:
+    def _note_change(self, db: int, key: bytes | None) -> None:
         """Note what became of a key, or of all keys of a keyspace, which was cleared."""
         assert self._lru is not None
         if key is None:
-            self._lru.forget_all(space)
+            self._lru.forget_all(db)
         else:
-            self._note_use([(space, key)])
+            self._note_use([(db, key)])
 
     def _note_use(self, places: Iterable[Place]) -> None:
         assert self._lru is not None
         for place in places:
-            if self.keyspaces[place[0]].get(place[1]) is None:
+            if self.databases[place[0]].get(place[1]) is None:
                 self._lru.forget(place)
             else:
                 self._lru.used(place)
@@ -841,18 +839,18 @@ class Store:
     def _housekeep(self) -> bool:
         """The same without a look at the clock: a command that waits for room has its time already."""
         more, left = False, EXPIRED_PER_SLICE
-        for keyspace in self.keyspaces:
-            expired = keyspace.expired(left)
+        for database in self.databases:
+            expired = database.expired(left)
             if expired:
-                self._storage.expired(keyspace.number, expired, self._shared.now)
+                self._storage.expired(database.number, expired, self._shared.now)
             for key in expired:
-                keyspace.free_expired(key)
+                database.free_expired(key)
                 if self._lru is not None:
-                    self._lru.forget((keyspace.number, key))
+                    self._lru.forget((database.number, key))
                 elif self._cache is not None:
-                    self._cache.forget((keyspace.number, key))
+                    self._cache.forget((database.number, key))
             left -= len(expired)
-            more = (not more and keyspace.free_slice()) or more
+            more = (not more and database.free_slice()) or more
         self._expired += EXPIRED_PER_SLICE - left
         more_uses = self._lru is not None and self._lru.free_some()
         more_cold = self._cache is not None and self._cache.cool_some()
@@ -861,7 +859,7 @@ class Store:
     @property
     def tidy(self) -> bool:
         """Whether a slice would find nothing to do, now or later, unless a command is executed before."""
-        return self._lru is None and self._cache is None and self.keyspace.tidy
+        return self._lru is None and self._cache is None and self.database.tidy
 
     def close(self) -> None:
         """Let the log finish; the store takes no commands after that."""
@@ -941,7 +939,7 @@ class Store:
             *(() if self._cache is None else self._cache.about()),
             ("hot_path", features()["hot path"]),
             ("commands", self._commands + sum(tally.commands for tally in self._tallies)),
-            ("keys", sum(keyspace.count() for keyspace in self.keyspaces)),
+            ("keys", sum(database.count() for database in self.databases)),
             ("used_bytes", self.used_bytes),
             ("garbage_bytes", self.garbage_bytes),
             ("memory_limit_bytes", self._memory_limit or 0),
@@ -964,16 +962,16 @@ def effects_of(journal: Journal) -> list[Effect]:
     cleared: dict[int, Effect] = {}
     keys: dict[Place, Effect] = {}
     for change in journal:
-        keyspace = change.keyspace
+        database = change.database
         if isinstance(change, Before):
-            place = keyspace.number, change.key
+            place = database.number, change.key
             if place not in keys:
-                value, deadline = keyspace.entry(change.key) or (None, None)
+                value, deadline = database.entry(change.key) or (None, None)
                 keys[place] = (*place, value, deadline)
                 if value is not None and len(value) > LARGE_VALUE_BYTES and (change.entry or (None,))[0] is value:
                     keys[place] = Redated(*place, value, deadline)
         else:
-            cleared[keyspace.number] = (keyspace.number, None, None, None)
+            cleared[database.number] = (database.number, None, None, None)
     return [*cleared.values(), *keys.values()]
 
 
@@ -984,4 +982,4 @@ def _changes_several(command: Command) -> bool:
 
 def _places(journal: Journal) -> Iterable[Place]:
     """The single keys that a journal has changes of."""
-    return ((change.keyspace.number, key) for change in journal for key in change.keys)
+    return ((change.database.number, key) for change in journal for key in change.keys)

@@ -47,12 +47,12 @@ class Lru:
         """This key is not there any more."""
         self._keys -= self._shard(place).pop(place[1], None) is not None
 
-    def forget_all(self, space: int) -> None:
+    def forget_all(self, db: int) -> None:
         """No key of this keyspace is there any more. What was known of them is freed by `free_some`."""
-        gone = self._shards.pop(space, [])
+        gone = self._shards.pop(db, [])
         self._keys -= sum(map(len, gone))
         self._gone += gone
-        self._ring = [(space, shard) for space, shards in self._shards.items() for shard in shards]
+        self._ring = [(db, shard) for db, shards in self._shards.items() for shard in shards]
 
     def free_some(self) -> bool:
         """Free a shard of what `forget_all` left; whether there is more."""
@@ -78,19 +78,19 @@ class Lru:
         looked = 0
         for _ in self._ring:
             self._sampled = (self._sampled + 1) % len(self._ring)
-            space, shard = self._ring[self._sampled]
-            found = next((item for item in shard.items() if (space, item[0]) not in spared), None)
+            db, shard = self._ring[self._sampled]
+            found = next((item for item in shard.items() if (db, item[0]) not in spared), None)
             if found is not None:
                 key, use = found
-                oldest = min(oldest or (use, (space, key)), (use, (space, key)))
+                oldest = min(oldest or (use, (db, key)), (use, (db, key)))
                 looked += 1
                 if looked == sampled:
                     break
         return oldest[1] if oldest else None
 
     def _shard(self, place: Place) -> _Shard:
-        space, key = place
-        if space not in self._shards:
-            self._shards[space] = [OrderedDict() for _ in range(1 << SHARD_BITS)]
-            self._ring += [(space, shard) for shard in self._shards[space]]
-        return self._shards[space][position(key) >> (32 - SHARD_BITS)]
+        db, key = place
+        if db not in self._shards:
+            self._shards[db] = [OrderedDict() for _ in range(1 << SHARD_BITS)]
+            self._ring += [(db, shard) for shard in self._shards[db]]
+        return self._shards[db][position(key) >> (32 - SHARD_BITS)]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
-from cairnkv.engine import Journal, Keyspace
+from cairnkv.engine import Database, Journal
 from cairnkv.engine.database import Cleared
 from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import MIB, READ_TOGETHER_MAX
@@ -125,7 +125,7 @@ class PendingRead(PendingCommand):
 class Fetch(Protocol):
     """`Storage.fetch`."""
 
-    def __call__(self, space: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None: ...
+    def __call__(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None: ...
 
 
 class _Load:
@@ -158,7 +158,7 @@ class ValueCache:
 
     def __init__(
         self,
-        keyspaces: Sequence[Keyspace],
+        databases: Sequence[Database],
         fetch: Fetch,
         limit: int,
         *,
@@ -171,7 +171,7 @@ class ValueCache:
         """
         self.limit: int | None = limit
         """The limit as it is now; None: nothing gets cold."""
-        self._keyspaces = keyspaces
+        self._databases = databases
         self._fetch = fetch
         self._is_pending = is_pending
         self._taken = taken
@@ -185,14 +185,14 @@ class ValueCache:
         self._uncommitted: collections.deque[tuple[int, int]] = collections.deque()  # positions, and bytes of values
         self._uncommitted_bytes = 0
         self._doubtful: set[Place] = set()  # of these nobody knows what the disk has: a commit has failed
-        self._doubtful_spaces: set[int] = set()
+        self._doubtful_dbs: set[int] = set()
         self._is_carrying_out = False  # what was put off, and was counted then
         self._is_beginning = False  # to have values read, of which some may come at once
         self._hits = self._misses = self._reads = self._cooled = 0
         self._runs = 0  # of the compiled hot path
-        for keyspace in keyspaces:
-            for key in keyspace.hot_keys():
-                self._order.used((keyspace.number, key))
+        for database in databases:
+            for key in database.hot_keys():
+                self._order.used((database.number, key))
         while self.cool_some():
             pass
 
@@ -204,12 +204,12 @@ class ValueCache:
         run: carries them out.
         """
         if len(steps) == 1:
-            ((space, command),) = steps
-            needed = command.places_read(space)
+            ((db, command),) = steps
+            needed = command.places_read(db)
             self._at_hand = needed
         else:
-            needed = tuple({place for space, command in steps for place in command.places_read(space)})
-            self._at_hand = {place for space, command in steps for place in command.places(space)}
+            needed = tuple({place for db, command in steps for place in command.places_read(db)})
+            self._at_hand = {place for db, command in steps for place in command.places(db)}
         cold = [length for place in needed if (length := self._cold_length(place)) is not None]
         if not self._is_carrying_out:
             self._misses += len(cold)
@@ -228,7 +228,7 @@ class ValueCache:
 
     def read_ahead(self, step: Step) -> bool:
         """Have values read that a command will need soon. False: no more of that for now."""
-        for place in step.command.places_read(step.space):
+        for place in step.command.places_read(step.db):
             length = self._cold_length(place)
             if length is None or place in self._loads:
                 continue
@@ -271,7 +271,7 @@ class ValueCache:
         self._uncommitted.append((position, size))
         self._uncommitted_bytes += size
         for change in journal:
-            number = change.keyspace.number
+            number = change.database.number
             if isinstance(change, Cleared):
                 self._outdate_all(number)
             for key in change.keys:
@@ -283,10 +283,10 @@ class ValueCache:
         while self._uncommitted and self._uncommitted[0][0] <= position:
             self._uncommitted_bytes -= self._uncommitted.popleft()[1]
         for change in journal:
-            number = change.keyspace.number
+            number = change.database.number
             if isinstance(change, Cleared):
                 self._order.forget_all(number)
-                self._doubtful_spaces.discard(number)
+                self._doubtful_dbs.discard(number)
                 self._doubtful = {place for place in self._doubtful if place[0] != number}
             for key in change.keys:
                 self._doubtful.discard((number, key))
@@ -295,11 +295,11 @@ class ValueCache:
     def taken_back(self, journal: Journal, *, unknown: bool = False) -> None:
         """What an entry has changed was undone. unknown: and nobody knows what the disk has of it."""
         for change in journal:
-            number = change.keyspace.number
+            number = change.database.number
             if isinstance(change, Cleared):
                 self._outdate_all(number)
                 if unknown:
-                    self._doubtful_spaces.add(number)
+                    self._doubtful_dbs.add(number)
             for key in change.keys:
                 self._outdate((number, key))
                 self._settle((number, key))
@@ -314,15 +314,15 @@ class ValueCache:
     def settled(self, happened: Sequence[Effect]) -> None:
         """What the disk has is known after all: of what was undone this, which stands in the keyspaces again."""
         self._doubtful.clear()
-        self._doubtful_spaces.clear()
-        for space, key, _, _ in happened:
+        self._doubtful_dbs.clear()
+        for db, key, _, _ in happened:
             if key is None:
-                self._outdate_all(space)
-                self._order.forget_all(space)
+                self._outdate_all(db)
+                self._order.forget_all(db)
             else:
-                self._outdate((space, key))
-                self._order.forget((space, key))
-                self._settle((space, key))
+                self._outdate((db, key))
+                self._order.forget((db, key))
+                self._settle((db, key))
 
     def forget(self, place: Place) -> None:
         """An expired entry was removed."""
@@ -339,9 +339,9 @@ class ValueCache:
         if load is not None:
             load.stale = True
 
-    def _outdate_all(self, space: int) -> None:
+    def _outdate_all(self, db: int) -> None:
         for load in self._loads.values():
-            if load.place[0] == space:
+            if load.place[0] == db:
                 load.stale = True
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -405,14 +405,14 @@ class ValueCache:
         self._reading_bytes -= load.length
         failure = None
         if not load.stale:
-            space, key = load.place
-            if space in self._doubtful_spaces or load.place in self._doubtful:
+            db, key = load.place
+            if db in self._doubtful_dbs or load.place in self._doubtful:
                 answer = OSError("a write of it has failed, and nobody knows what the disk has")
             if isinstance(answer, bytes):
-                self._keyspaces[space].warm(key, answer)
+                self._databases[db].warm(key, answer)
                 self._settle(load.place)
             else:
-                logger.error("keyspace %d: the value of %r cannot be read: %s", space, key[:64], answer)
+                logger.error("keyspace %d: the value of %r cannot be read: %s", db, key[:64], answer)
                 failure = Failure(failures.UNREADABLE, f"its value cannot be read from the disk: {answer}")
         for pending_read in load.waiting:
             pending_read.left -= 1
@@ -468,7 +468,7 @@ class ValueCache:
             size -= USE_BYTES
             if self._is_hot(place) and not self._is_pending(*place):
                 size -= self._length(place)
-                self._keyspaces[place[0]].cool(place[1])
+                self._databases[place[0]].cool(place[1])
                 self._cooled += 1
             if size <= 0:
                 break
@@ -493,25 +493,25 @@ class ValueCache:
     # -- about entries ----------------------------------------------------------------------------------------------
 
     def _cold_length(self, place: Place) -> int | None:
-        return self._keyspaces[place[0]].cold_length(place[1])
+        return self._databases[place[0]].cold_length(place[1])
 
     def _is_hot(self, place: Place) -> bool:
-        return self._keyspaces[place[0]].is_hot(place[1])
+        return self._databases[place[0]].is_hot(place[1])
 
     def _length(self, place: Place) -> int:
-        return self._keyspaces[place[0]].length(place[1])
+        return self._databases[place[0]].length(place[1])
 
     @property
     def used_bytes(self) -> int:
         """The estimated memory of entries, the LRU order and storage."""
-        used = sum(keyspace.used_bytes + keyspace.index_bytes for keyspace in self._keyspaces)
+        used = sum(database.used_bytes + database.index_bytes for database in self._databases)
         return used + self._order.used_bytes + self._taken
 
     def about(self) -> Iterable[tuple[str, str | int]]:
         """What INFO tells."""
         return (
-            ("cold_keys", sum(keyspace.cold_keys for keyspace in self._keyspaces)),
-            ("cold_bytes", sum(keyspace.cold_bytes for keyspace in self._keyspaces)),
+            ("cold_keys", sum(database.cold_keys for database in self._databases)),
+            ("cold_bytes", sum(database.cold_bytes for database in self._databases)),
             ("cache_hits", self._hits),  # of those on the readable way
             ("cache_misses", self._misses),
             ("cache_reads", self._reads),

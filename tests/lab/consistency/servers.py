@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from cairnkv.commands import Clear, Command, Exists, Failure, Get, Incr, Reply, Set, failures
 from cairnkv.commands.replies import OK
-from cairnkv.engine import Keyspace, apply
+from cairnkv.engine import Database, apply
 from cairnkv.protocol.native import CommandDecoder, Dialect, Request, reply_parts
 
 LAG = 0.05
@@ -26,7 +26,7 @@ class Right:
 
     def __init__(self, seed: int = 1) -> None:
         self.dice = random.Random(seed)
-        self.keyspace = Keyspace()
+        self.database = Database()
 
     async def answer(self, address: int, command: Command) -> Reply:
         await asyncio.sleep(self.dice.uniform(0, 0.002))
@@ -35,7 +35,7 @@ class Right:
         return reply
 
     def carry_out(self, address: int, command: Command) -> Reply:
-        return apply(self.keyspace, command, 0)
+        return apply(self.database, command, 0)
 
 
 class Unpleasant(Right):
@@ -71,7 +71,7 @@ class StaleReads(Right):
 
     def __init__(self) -> None:
         super().__init__()
-        self._copy = Keyspace()
+        self._copy = Database()
 
     def carry_out(self, address: int, command: Command) -> Reply:
         if address == 1 and isinstance(command, Get | Exists):
@@ -95,7 +95,7 @@ class ForgetsWrites(Right):
     def __init__(self) -> None:
         super().__init__()
         self._since: list[Command] = []
-        self._durable = Keyspace()
+        self._durable = Database()
 
     def carry_out(self, address: int, command: Command) -> Reply:
         self._since.append(command)
@@ -103,11 +103,11 @@ class ForgetsWrites(Right):
             for one in self._since[:80]:
                 apply(self._durable, one, 0)
             self._since.clear()
-            self.keyspace = Keyspace()
+            self.database = Database()
             for key in self._durable.slice(0, 1_000_000, b"")[1]:
                 value = self._durable.get(key)
                 assert value is not None
-                apply(self.keyspace, Set(key, value), 0)
+                apply(self.database, Set(key, value), 0)
         return super().carry_out(address, command)
 
 
@@ -145,7 +145,7 @@ class SplitBrain(Right):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tables = [Keyspace(), Keyspace(), Keyspace()]
+        self._tables = [Database(), Database(), Database()]
 
     def carry_out(self, address: int, command: Command) -> Reply:
         return apply(self._tables[address], command, 0)
@@ -156,11 +156,11 @@ class ComparesApart(Right):
 
     async def answer(self, address: int, command: Command) -> Reply:
         if command.spec.name == "SET_WITH":
-            held = apply(self.keyspace, Get(command.key), 0)  # type: ignore[attr-defined]
+            held = apply(self.database, Get(command.key), 0)  # type: ignore[attr-defined]
             await asyncio.sleep(0.002)
             if held != command.if_equals:  # type: ignore[attr-defined]
                 return 0
-            apply(self.keyspace, Set(command.key, command.value), 0)  # type: ignore[attr-defined]
+            apply(self.database, Set(command.key, command.value), 0)  # type: ignore[attr-defined]
             return 1
         return await super().answer(address, command)
 

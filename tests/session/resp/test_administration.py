@@ -187,7 +187,7 @@ def test_memory_usage(chat: Chat) -> None:
     alone = chat("MEMORY USAGE k")
     assert alone == chat("MEMORY USAGE k SAMPLES 5") == chat.store.used_bytes
     chat("SET k v EX 10")
-    assert chat("MEMORY USAGE k") == chat.store.keyspace.used_bytes > alone
+    assert chat("MEMORY USAGE k") == chat.store.database.used_bytes > alone
     chat("SELECT 2")
     assert chat("MEMORY USAGE k") is None
     assert chat("MEMORY USAGE k FOO 5") == SYNTAX

@@ -254,10 +254,10 @@ class TestTransactions:
                 chat("INCR before")
                 for _ in range(count):
                     chat(text)
-                before = chat.store.keyspace.get(b"before")
+                before = chat.store.database.get(b"before")
                 reply = chat("EXEC")
                 assert isinstance(reply, list) == done
-                assert (chat.store.keyspace.get(b"before") == before) != done
+                assert (chat.store.database.get(b"before") == before) != done
 
     @pytest.mark.parametrize(
         ("queued", "executes"),
@@ -434,7 +434,7 @@ class TestPatterns:
         """The longest keys, and a pattern made for them: a slice of ten thousand would take minutes."""
         slow = b"*" + b"[ab]" * 200 + b"c*"
         for n in range(300):
-            chat.store.keyspace.put(b"a" * 60_000 + b"%d" % n, b"", None)
+            chat.store.database.put(b"a" * 60_000 + b"%d" % n, b"", None)
         begun = time.process_time()
         cursor, _ = chat.say(b"SCAN", b"0", b"COUNT", b"10000", b"MATCH", slow)
         assert cursor != b"0"

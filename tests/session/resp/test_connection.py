@@ -60,7 +60,7 @@ def test_reset_is_a_new_beginning(chat: Chat) -> None:
     assert chat("CLIENT GETNAME") is None
     assert chat("PUBSUB NUMSUB news") == [b"news", 0]
     chat("SET k v")
-    assert chat.store.keyspaces[0].get(b"k") == b"v"
+    assert chat.store.databases[0].get(b"k") == b"v"
 
 
 # -- the protocol's version --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cairnkv.limits import PATTERN_MAX, SCAN_COUNT_MAX, SPACES, TTL_MAX
+from cairnkv.limits import DATABASES, PATTERN_MAX, SCAN_COUNT_MAX, TTL_MAX
 from cairnkv.protocol.native import Limits
 from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.session import ServerContext
@@ -38,16 +38,16 @@ def test_keys_are_taken_out(chat: Chat, name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["", "ASYNC", "sync"])
 def test_one_keyspace_is_emptied_or_all(chat: Chat, mode: str) -> None:
-    for space in (0, 1, SPACES - 1):
-        chat(f"SELECT {space}")
+    for db in (0, 1, DATABASES - 1):
+        chat(f"SELECT {db}")
         chat("SET k v")
     assert chat(f"FLUSHDB {mode}") == OK
     assert chat("EXISTS k") == 0
     chat("SELECT 0")
     assert chat("EXISTS k") == 1
     assert chat(f"FLUSHALL {mode}") == OK
-    for space in range(SPACES):
-        chat(f"SELECT {space}")
+    for db in range(DATABASES):
+        chat(f"SELECT {db}")
         assert chat("DBSIZE") == 0
 
 
@@ -60,8 +60,8 @@ def test_nothing_is_emptied_in_a_way_that_there_is_not(chat: Chat, command: str)
 
 def test_everything_is_emptied_at_once_or_not_at_all() -> None:
     chat = Chat(late=True)
-    for space in (0, 1):
-        chat.send(b"SELECT", b"%d" % space)
+    for db in (0, 1):
+        chat.send(b"SELECT", b"%d" % db)
         chat.send(b"SET", b"k", b"v")
     chat.storage.commit()
     assert chat.hear() == [OK] * 4
@@ -325,7 +325,7 @@ def test_seconds_long_ago_have_to_be_some_number_of_milliseconds(chat: Chat) -> 
 def fill(chat: Chat, count: int) -> set[bytes]:
     keys = {b"k:%d" % number for number in range(count)}
     for key in keys:
-        chat.store.keyspace.put(key, b"v", None)
+        chat.store.database.put(key, b"v", None)
     return keys
 
 

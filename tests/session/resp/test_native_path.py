@@ -126,7 +126,7 @@ def test_a_selected_keyspace_has_its_own() -> None:
     twins = Twins()
     twins.say(request(b"SELECT", b"3") + request(b"SET", b"k", b"v") + request(b"SELECT", b"0") + request(b"GET", b"k"))
     assert twins.executed_natively == 2
-    assert [space.count() for space in twins.stores[1].keyspaces].index(1) == 3
+    assert [db.count() for db in twins.stores[1].databases].index(1) == 3
     twins.agree()
 
 

@@ -115,7 +115,7 @@ def test_keys_looked_for_while_others_write_are_said_once_those_are_safe() -> No
 def test_a_client_that_goes_in_the_middle_of_a_long_command() -> None:
     chat = Chat()
     for n in range(40_000):
-        chat.store.keyspace.put(b"%d" % n, b"", None)
+        chat.store.database.put(b"%d" % n, b"", None)
     chat.session.receive(request(b"KEYS", b"*[^a]" * 100))
     chat.session.advance()
     assert chat.session.runnable

@@ -46,8 +46,8 @@ NEEDLESS: Final = ("LOG*", "LOCK")
 def write(directory: Path, commands: tuple[tuple[int, Command], ...], *, crash: bool) -> None:
     """Write these, and end this process without closing the store, or not."""
     with OnDisk(directory) as disk:
-        for space, command in commands:
-            disk.reply(disk.store.execute(command, space))
+        for db, command in commands:
+            disk.reply(disk.store.execute(command, db))
         if crash:
             os._exit(0)
 

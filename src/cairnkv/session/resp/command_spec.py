@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from cairnkv.commands import Command, Failure, Reply, Step, failures
 from cairnkv.commands.failures import Code
-from cairnkv.limits import INTEGER_MAX, INTEGER_MIN, KEY_MAX, SPACES
+from cairnkv.limits import DATABASES, INTEGER_MAX, INTEGER_MIN, KEY_MAX
 from cairnkv.protocol.resp import Error
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Refusal(Exception):
 SYNTAX: Final = "ERR syntax error"
 NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
 NOT_A_FLOAT: Final = "ERR value is not a valid float"
-WRONG_SPACE: Final = "ERR DB index is out of range"
+WRONG_DB: Final = "ERR DB index is out of range"
 NO_SUCH_KEY: Final = "ERR no such key"
 LOADING: Final = "LOADING Redis is loading the dataset in memory"
 TOO_LONG: Final = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
@@ -123,10 +123,10 @@ def integer(text: bytes, refusal: str = NOT_AN_INTEGER, *, least: int = INTEGER_
 class Arguments:
     """The arguments of one command, taken one after the other. The name is not among them."""
 
-    def __init__(self, name: str, texts: Sequence[bytes], space: int = 0) -> None:
+    def __init__(self, name: str, texts: Sequence[bytes], db: int = 0) -> None:
         self.name = name
         """The command's, in small letters, as errors have it."""
-        self.space = space
+        self.db = db
         """The keyspace that the client has selected."""
         self._texts = texts
         self._next = 0
@@ -167,13 +167,13 @@ class Arguments:
         """The next one, as a number."""
         return integer(self.take(), refusal, least=least, most=most)
 
-    def space_number(self) -> int:
+    def db_number(self) -> int:
         """The next one, as the number of a keyspace."""
         number = self.integer()
         if not INT_MIN <= number <= INT_MAX:
             raise Refusal(f"ERR value is out of range, value must between {INT_MIN} and {INT_MAX}")
-        if not 0 <= number < SPACES:
-            raise Refusal(WRONG_SPACE)
+        if not 0 <= number < DATABASES:
+            raise Refusal(WRONG_DB)
         return number
 
     def keyword(self) -> bytes:

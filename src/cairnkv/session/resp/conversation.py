@@ -182,7 +182,7 @@ class RespConversation:
     def reset(self) -> None:
         """Be as a conversation is that has just begun."""
         self.protocol: Resp = 2
-        self.space = 0
+        self.db = 0
         self.name = b""
         self.authenticated = not self.context.wants_password
         self._decoder.trusted = self.authenticated
@@ -246,7 +246,7 @@ class RespConversation:
                 break
             if isinstance(call, Calls):
                 break
-            steps.append(Step(self.space, call.command))
+            steps.append(Step(self.db, call.command))
         return steps, ahead.consumed
 
     def failure(self, failure: Failure) -> QueuedReply:
@@ -279,7 +279,7 @@ class RespConversation:
         frame_executor = self._usable_frame_executor
         if frame_executor is None or self._decoder.pending:
             return None
-        chosen = self.space, self.protocol, self.reads_locally
+        chosen = self.db, self.protocol, self.reads_locally
         if self._native_path_settings is None or self._settings_for != chosen:
             self._settings_for = chosen
             limits = self.limits
@@ -299,7 +299,7 @@ class RespConversation:
         plain = self.authenticated and self.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
-        return self.context.frame_executor(self.space)
+        return self.context.frame_executor(self.db)
 
     @property
     def missing(self) -> int:
@@ -480,20 +480,20 @@ class RespConversation:
 
     def arguments(self, spec: RespCommandSpec, words: Sequence[bytes]) -> Arguments:
         """Those of a command that begins with this word."""
-        return Arguments(spec.name, words[2 if "|" in spec.name else 1 :], self.space)
+        return Arguments(spec.name, words[2 if "|" in spec.name else 1 :], self.db)
 
     def _ask(self, call: Call | Calls) -> Later:
         """Let the store carry out what a word on keys stands for."""
         if isinstance(call, Calls):
-            made = sum(self.store.bytes_made(step.command, step.space) for step in call.steps)
+            made = sum(self.store.bytes_made(step.command, step.db) for step in call.steps)
             several = self.store.execute_all(call.steps)
             self.own_writes.note(several)
             return Later(several, call.show, WHOLE_TABLE_COST + (made + bytes_of_outcome(several)) // BYTES_PER_COST)
         touch = call.touch if call.touch is not None else not self.no_touch
-        made = self.store.bytes_made(call.command, self.space)
+        made = self.store.bytes_made(call.command, self.db)
         writes = call.command.spec.writes
         local = self.reads_locally and not writes and self.own_writes.are_there
-        outcome = self.store.execute(call.command, self.space, touch=touch, local=local)
+        outcome = self.store.execute(call.command, self.db, touch=touch, local=local)
         if writes:
             self.own_writes.note(outcome)
         return Later(outcome, call.show, cost_of(call.command, outcome, made), call.errors)
@@ -558,7 +558,7 @@ def said_in_turn(
     changes: "Changes",
     command: bytes,
     *,
-    space: int,
+    db: int,
     protocol: Resp,
     string_max: int,
     frame_max: int,
@@ -571,9 +571,9 @@ def said_in_turn(
     assert isinstance(words, list), "it was scanned"
     spec = RESP_COMMANDS[words[0].upper()]
     assert spec.on_keys is not None
-    call = spec.on_keys(Arguments(spec.name, words[1:], space))
+    call = spec.on_keys(Arguments(spec.name, words[1:], db))
     assert isinstance(call, Call)
-    reply = store.execute_logged(Step(space, call.command), changes)
+    reply = store.execute_logged(Step(db, call.command), changes)
     return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
 
 

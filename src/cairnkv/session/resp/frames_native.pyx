@@ -255,7 +255,7 @@ cdef class RespFrameExecutor(FrameExecutor):
             store,
             changes,
             frame,
-            space=self._table._number,
+            db=self._table._number,
             protocol=self._conversation.width,
             string_max=self._conversation.string_max,
             frame_max=self._conversation.frame_max,

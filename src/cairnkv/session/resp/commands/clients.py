@@ -178,7 +178,7 @@ def _line(talk: RespConversation) -> bytes:
     # One expression, because it is fast: CLIENT LIST makes a line for each client.
     line = (
         f"id={talk.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} name={talk.name.decode()} "
-        f"age={int(peer.age())} idle={int(peer.idle())} flags={_flags(talk)} db={talk.space} sub={len(talk.channels)} "
+        f"age={int(peer.age())} idle={int(peer.idle())} flags={_flags(talk)} db={talk.db} sub={len(talk.channels)} "
         f"psub={len(talk.patterns)} ssub=0 multi={-1 if talk.queue is None else len(talk.queue)} "
         f"qbuf={pending - queued} qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl=0 oll=0 omem={unsent} "
         f"tot-mem={pending + unsent} events=r cmd={talk.last_command or 'NULL'} user={_USER} redir=-1 "

@@ -93,7 +93,7 @@ def reset(talk: RespConversation, arguments: Arguments) -> Value:
     summary="Speak of another of the keyspaces, 0 to 15.",
 )
 def select(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.space = arguments.space_number()
+    talk.db = arguments.db_number()
     return OK
 
 

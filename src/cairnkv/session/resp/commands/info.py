@@ -163,11 +163,11 @@ def _cluster(talk: RespConversation, facts: Facts) -> Lines:
     yield from _renamed(facts, {name: name for name in CLUSTER_FACTS})
 
 
-def _keyspace(talk: RespConversation, facts: Facts) -> Lines:
-    for number, keyspace in enumerate(talk.store.keyspaces):
-        keys = keyspace.count()
+def _database(talk: RespConversation, facts: Facts) -> Lines:
+    for number, database in enumerate(talk.store.databases):
+        keys = database.count()
         if keys:
-            yield f"db{number}", f"keys={keys},expires={keyspace.count_expiring()},avg_ttl=0"
+            yield f"db{number}", f"keys={keys},expires={database.count_expiring()},avg_ttl=0"
 
 
 Section: TypeAlias = Callable[[RespConversation, Facts], Lines]
@@ -181,7 +181,7 @@ SECTIONS: Final[dict[bytes, Section]] = {
     b"replication": _replication,
     b"cpu": _cpu,
     b"cluster": _cluster,
-    b"keyspace": _keyspace,
+    b"keyspace": _database,
 }
 """The parts of INFO, in its order."""
 
@@ -247,7 +247,7 @@ def memory_usage(arguments: Arguments) -> Calls:
             return None
         return ENTRY_BYTES + len(key) + len(value) + (DEADLINE_BYTES if deadline != -1 else 0)
 
-    return Calls((Step(arguments.space, Get(key)), Step(arguments.space, Deadline(key))), show)
+    return Calls((Step(arguments.db, Get(key)), Step(arguments.db, Deadline(key))), show)
 
 
 help_of("MEMORY", since="4.0.0")

@@ -6,7 +6,7 @@ Not for which there are (`scan`), nor for when they expire (`expiry`).
 from typing import Final
 
 from cairnkv.commands import MISSING, ClearAll, ClearMany, Copy, Exists, Get, Rename, Reply, Step
-from cairnkv.limits import SPACES
+from cairnkv.limits import DATABASES
 from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.session.resp.command_spec import (
     NO_SUCH_KEY,
@@ -94,7 +94,7 @@ def flushdb(arguments: Arguments) -> Call:
 )
 def flushall(arguments: Arguments) -> Calls:
     _end_behind_mode(arguments)
-    return Calls(tuple(Step(space, ClearAll()) for space in range(SPACES)), ok)
+    return Calls(tuple(Step(db, ClearAll()) for db in range(DATABASES)), ok)
 
 
 def _end_behind_mode(arguments: Arguments) -> None:
@@ -136,18 +136,18 @@ def _no_such_key(reply: Reply) -> Error | None:
 )
 def copy(arguments: Arguments) -> Call:
     source, target = arguments.key(), arguments.key()
-    space, replace = arguments.space, False
+    db, replace = arguments.db, False
     while len(arguments):
         match arguments.keyword():
             case b"DB":
-                space = arguments.space_number()
+                db = arguments.db_number()
             case b"REPLACE":
                 replace = True
             case _:
                 raise Refusal(SYNTAX)
-    if (space, target) == (arguments.space, source):
+    if (db, target) == (arguments.db, source):
         raise Refusal("ERR source and destination objects are the same")
-    return Call(Copy(source, target, None if space == arguments.space else space, replace), number)
+    return Call(Copy(source, target, None if db == arguments.db else db, replace), number)
 
 
 # -- how they are kept ---------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ class _Keys(Job):
     def __init__(self, talk: RespConversation, pattern: bytes) -> None:
         self._matches, self._prefix = _reading(pattern)
         self._store = talk.store
-        self._space = talk.space
+        self._db = talk.db
         self._room = talk.limits.frame
         self._count = _affordable(KEYS_TOGETHER, pattern)
         self._cursor = 0
@@ -123,7 +123,7 @@ class _Keys(Job):
         self._asked: Reply | PendingReply | None = None  # a slice that is not there yet
 
     def step(self) -> Value:
-        outcome = self._asked or self._store.execute(Scan(self._cursor, self._count, self._prefix), self._space)
+        outcome = self._asked or self._store.execute(Scan(self._cursor, self._count, self._prefix), self._db)
         if isinstance(outcome, PendingReply) and not outcome.executed:
             self._asked = outcome
             return Unfinished(until=outcome)

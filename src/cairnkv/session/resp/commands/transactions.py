@@ -72,7 +72,7 @@ def watch(talk: RespConversation, arguments: Arguments) -> Value:
     if talk.queue is not None:
         raise Refusal("ERR WATCH inside MULTI is not allowed")
     keys = dict.fromkeys(arguments.keys())
-    places = [(talk.space, key) for key in keys if (talk.space, key) not in talk.watched]
+    places = [(talk.db, key) for key in keys if (talk.db, key) not in talk.watched]
     if len(talk.watched) + len(places) > WATCHED_MAX:
         raise Refusal(f"ERR more than {WATCHED_MAX} keys are watched")
     talk.watched_bytes += sum(len(key) + WATCHED_BYTES for _, key in places)
@@ -123,7 +123,7 @@ def execute(talk: RespConversation, arguments: Arguments) -> Value:
     if talk.queue is None:
         raise Refusal("ERR EXEC without MULTI")
     queue = talk.queue
-    watched = [(space, before) for (space, _), before in talk.watched.items()]
+    watched = [(db, before) for (db, _), before in talk.watched.items()]
     talk.forget_transaction()
     if talk.spoilt:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
@@ -143,7 +143,7 @@ def execute(talk: RespConversation, arguments: Arguments) -> Value:
         replies = iter(reply.values if isinstance(reply, Replies) else ())
         return Together([one.say(replies) for one in planned])
 
-    made = sum(talk.store.bytes_made(step.command, step.space) for step in steps)
+    made = sum(talk.store.bytes_made(step.command, step.db) for step in steps)
     outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
     if not isinstance(outcome, PendingReply):
         act(outcome)
@@ -162,11 +162,11 @@ def _planned(talk: RespConversation, queue: Sequence[Queued], steps: list[Step])
 
     But for SELECT, which says what the words behind it are about, and is taken back.
     """
-    space = talk.space
+    db = talk.db
     try:
         return [_plan(talk, queued, steps) for queued in queue]
     finally:
-        talk.space = space
+        talk.db = db
 
 
 def _plan(talk: RespConversation, queued: Queued, steps: list[Step]) -> _Planned:
@@ -174,7 +174,7 @@ def _plan(talk: RespConversation, queued: Queued, steps: list[Step]) -> _Planned
     try:
         if spec.on_keys is None:
             if spec.name == "select":
-                talk.space = talk.arguments(spec, queued.words).space_number()
+                talk.db = talk.arguments(spec, queued.words).db_number()
             return _Planned(queued=queued)
         call = spec.on_keys(talk.arguments(spec, queued.words))
     except Refusal as refusal:
@@ -182,7 +182,7 @@ def _plan(talk: RespConversation, queued: Queued, steps: list[Step]) -> _Planned
     if isinstance(call, Calls):
         steps += call.steps
         return _Planned(call.show, several=len(call.steps))
-    steps.append(Step(talk.space, call.command))
+    steps.append(Step(talk.db, call.command))
     return _Planned(call.show, errors=call.errors)
 
 
