@@ -28,7 +28,7 @@ from cairnkv.commands import (
     SetMany,
     failures,
 )
-from cairnkv.engine import Database, apply, position
+from cairnkv.engine import Database, apply, crc
 from cairnkv.engine.database import FREE_BUCKETS
 from cairnkv.engine.key_order import KeyOrder
 from cairnkv.engine.table import BUCKET_KEYS, HOPELESS_KEYS, Table, place
@@ -70,10 +70,10 @@ KINDS = ["one position", "the last position", "position 0", "20 leading bits", "
 def test_the_keys_are_forged_as_they_should_be() -> None:
     same = harmful("one position", 1_000)
     assert len(set(same)) == 1_000
-    assert {position(key) for key in same} == {0x8000_0001}
+    assert {crc(key) for key in same} == {0x8000_0001}
     crowd = harmful("20 leading bits", 1_000)
     assert len(set(crowd)) == 1_000
-    assert {position(key) >> 12 for key in crowd} == {0xABCDE}
+    assert {crc(key) >> 12 for key in crowd} == {0xABCDE}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,7 @@ from cairnkv.commands.vocabulary import Command
 from cairnkv.engine.shared import VERSION_SLOTS
 from cairnkv.protocol import write_command
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, packed_items
-from cairnkv.replication.entry_codec import run_item, track_item
+from cairnkv.replication.entry_codec import batch_item, track_item
 from cairnkv.replication.epochs import epoch_body
 from cairnkv.replication.proposals import Changes
 from cairnkv.replication.store import ReplicatedStore
@@ -64,7 +64,7 @@ class Followers:
 
     def run(self, *commands: Command, db: int = 0) -> None:
         """An entry with these commands."""
-        self.batch(*(run_item(Step(db, command)) for command in commands))
+        self.batch(*(batch_item(Step(db, command)) for command in commands))
 
     def housekeep(self) -> None:
         """Let one of them free what has expired."""
@@ -102,7 +102,7 @@ def test_a_life_in_the_log(seed: int, tracks: bool) -> None:
     followers = Followers()
     for _ in range(12):
         followers.now += chance.randrange(1_500)
-        items = [run_item(Step(chance.choice([0, 0, 0, 3]), lively(chance))) for _ in range(chance.randrange(60))]
+        items = [batch_item(Step(chance.choice([0, 0, 0, 3]), lively(chance))) for _ in range(chance.randrange(60))]
         if tracks and chance.random() < 0.3:
             items.insert(chance.randrange(len(items) + 1), track_item([chance.randrange(VERSION_SLOTS), 5]))
             key_slots = track_item(sorted({slot_of(chance.choice(SOME_KEYS)) for _ in range(5)}))
@@ -123,7 +123,7 @@ def test_any_bytes_in_the_log(seed: int) -> None:
     for _ in range(6):
         said = b"".join(write_command(lively(chance)) for _ in range(chance.randrange(1, 30)))
         said = flipped(said, chance) if chance.random() < 0.7 else said[: chance.randrange(len(said) + 1)]
-        followers.batch(Item(ItemKind.RUN, chance.choice([0, 1, 200]), said), run_item(Step(0, Incr(b"n", 1))))
+        followers.batch(Item(ItemKind.RUN, chance.choice([0, 1, 200]), said), batch_item(Step(0, Incr(b"n", 1))))
 
 
 def test_buckets_that_split_and_empty() -> None:

@@ -48,8 +48,8 @@ def test_items_come_out_as_they_were_put_in_but_for_runs_that_are_joined(said: l
 
 @given(st.lists(STEPS, min_size=1, max_size=5))
 def test_any_command_is_read_as_it_was_said(steps: list[Step]) -> None:
-    body = packed_items(map(entry_codec.run_item, steps))
-    assert [step for item in entries.items(body) for step in entry_codec.run_of(item)] == steps
+    body = packed_items(map(entry_codec.batch_item, steps))
+    assert [step for item in entries.items(body) for step in entry_codec.batch_of(item)] == steps
 
 
 @given(
@@ -75,7 +75,7 @@ def test_any_bytes_are_something_or_a_value_error(data: bytes, kind: ItemKind) -
     for read in (
         parsed,
         lambda data: list(entries.items(data)),
-        lambda _: list(entry_codec.run_of(item)),
+        lambda _: list(entry_codec.batch_of(item)),
         lambda _: entry_codec.transaction_of(item),
         lambda _: entry_codec.slots_of(item),
         lambda _: entry_codec.digest_of(item),

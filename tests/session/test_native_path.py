@@ -31,7 +31,7 @@ from cairnkv.commands import (
     SetMany,
     SetWith,
 )
-from cairnkv.engine.table import BUCKET_KEYS, position
+from cairnkv.engine.table import BUCKET_KEYS, crc
 from cairnkv.protocol import Dialect, Limits, write_command
 from cairnkv.protocol.native import Width
 from cairnkv.store import Store, WhenFull
@@ -171,7 +171,7 @@ class TestWhatItIs:
         """The one that it computes, and the one that it looks a key up by, in a table of many buckets."""
         from cairnkv.engine import table_native
 
-        assert table_native.position(key) == position(key)
+        assert table_native.crc(key) == crc(key)
         twins = Twins()
         for n in range(2_000):
             for store in twins.stores:
@@ -181,7 +181,7 @@ class TestWhatItIs:
             store.database.put(key, b"there", None)
         twins.say(write_command(Get(key)))
         twins.agree()
-        assert 0 <= position(key) < 2**32
+        assert 0 <= crc(key) < 2**32
 
     def test_a_store_that_needs_a_look_at_each_command_turns_it_off(self) -> None:
         from cairnkv.session.native.frames_native import NativeFrameExecutor

@@ -15,13 +15,13 @@ _TABLE = [_row(index) for index in range(256)]
 _INDEX_BY_HIGH_BYTE = {row >> 24: index for index, row in enumerate(_TABLE)}
 
 
-def key_at(position: int, prefix: bytes) -> bytes:
-    """The prefix with four more bytes, so that the CRC-32 of the whole is `position`.
+def key_at(crc: int, prefix: bytes) -> bytes:
+    """The prefix with four more bytes, so that the CRC-32 of the whole is `crc`.
 
     >>> hex(zlib.crc32(key_at(0xDEADBEEF, b"any")))
     '0xdeadbeef'
     """
-    register = position ^ 0xFFFFFFFF
+    register = crc ^ 0xFFFFFFFF
     indices = []
     for _ in range(4):
         indices.append(_INDEX_BY_HIGH_BYTE[register >> 24])
@@ -34,9 +34,9 @@ def key_at(position: int, prefix: bytes) -> bytes:
     return prefix + bytes(suffix)
 
 
-def keys_at(position: int) -> Iterator[bytes]:
+def keys_at(crc: int) -> Iterator[bytes]:
     """Any number of different keys at one position."""
-    return (key_at(position, b"forged:%d:" % number) for number in itertools.count())
+    return (key_at(crc, b"forged:%d:" % number) for number in itertools.count())
 
 
 def keys_sharing(bits: int, leading: int) -> Iterator[bytes]:

@@ -43,7 +43,7 @@ from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import VALUE_MAX as _VALUE_MAX
 
 cdef object UNSET = _UNSET
-cdef object READABLE = Embedded
+cdef object PURE = Embedded
 cdef int CALLS_PER_SLICE = _CALLS_PER_SLICE
 cdef int64_t UNBOUNDED = 1 << 62
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
@@ -80,7 +80,7 @@ cdef class Tally:
 
 @cython.auto_pickle(False)  # Cython's `__reduce__` would hide that of `KeyValue`
 cdef class DirectCalls:
-    """The direct calls, and when they may be made. A base of `DirectEmbedded`; `READABLE` is its other base."""
+    """The direct calls, and when they may be made. A base of `DirectEmbedded`; `PURE` is its other base."""
 
     cdef Tally _tally
     cdef NativeTable _table
@@ -101,7 +101,7 @@ cdef class DirectCalls:
     cdef object _time  # where log time is
 
     def __init__(self, store, keys, values):
-        READABLE.__init__(self, store, keys, values)
+        PURE.__init__(self, store, keys, values)
         self._tally = Tally()
         store.count_also(self._tally)
         self._codec = values
@@ -197,30 +197,30 @@ cdef class DirectCalls:
 
     def _do(self, call):
         if self._uncommitted is not None:
-            return READABLE._do(self, call)  # its thread goes `_around`
+            return PURE._do(self, call)  # its thread goes `_around`
         self._leave()
         try:
-            return READABLE._do(self, call)
+            return PURE._do(self, call)
         finally:
             self._come_back()
 
     def _carry_out(self, pending):
         if self._uncommitted is not None:
-            READABLE._carry_out(self, pending)
+            PURE._carry_out(self, pending)
             return
         self._leave()
         try:
-            READABLE._carry_out(self, pending)
+            PURE._carry_out(self, pending)
         finally:
             self._come_back()
 
     def close(self):
         if self._uncommitted is not None:
-            READABLE.close(self)
+            PURE.close(self)
             return
         self._leave()
         try:
-            READABLE.close(self)
+            PURE.close(self)
         finally:
             self._come_back()
 
@@ -294,7 +294,7 @@ cdef class DirectCalls:
         cdef PyObject *found
         if clear is False and ttl is None and persist is False and self._find(key, &found):
             return default if found is NULL else self._decoded(found)
-        return READABLE.get(self, key, default, clear=clear, ttl=ttl, persist=persist)
+        return PURE.get(self, key, default, clear=clear, ttl=ttl, persist=persist)
 
     def set(self, key, value, *, ttl=None, keep_ttl=False, if_absent=False, if_present=False, if_equals=UNSET):
         if (
@@ -306,7 +306,7 @@ cdef class DirectCalls:
             and self._store(key, value)
         ):
             return True
-        return READABLE.set(
+        return PURE.set(
             self,
             key,
             value,
@@ -321,25 +321,25 @@ cdef class DirectCalls:
         cdef PyObject *found
         if self._find(key, &found):
             return found is not NULL
-        return READABLE.exists(self, key)
+        return PURE.exists(self, key)
 
     def _item(self, key):
         cdef PyObject *found
         if not self._find(key, &found):
-            return READABLE.__getitem__(self, key)
+            return PURE.__getitem__(self, key)
         if found is NULL:
             raise KeyError(key)
         return self._decoded(found)
 
     def _set_item(self, key, value):
         if not self._store(key, value):
-            READABLE.__setitem__(self, key, value)
+            PURE.__setitem__(self, key, value)
 
     def _contains(self, key):
         cdef PyObject *found
         if self._find(key, &found):
             return found is not NULL
-        return READABLE.__contains__(self, key)
+        return PURE.__contains__(self, key)
 
 
 class DirectEmbedded(DirectCalls, Embedded):

@@ -52,7 +52,7 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import AMOUNT, NO_TTL
 from cairnkv.engine import extended_float
 from cairnkv.engine.database import Database
-from cairnkv.engine.table import Stored, position
+from cairnkv.engine.table import Stored, crc
 from cairnkv.limits import CLEAR_PREFIX_SLICE, INTEGER_MAX, INTEGER_MIN, PLACE_KEYS_MAX
 
 _C = TypeVar("_C", bound=Command)
@@ -81,9 +81,9 @@ def _refusal(database: Database, command: Command) -> Failure | None:
 
 def _sharing(keys: Sequence[bytes]) -> bytes | None:
     """Return a key whose position more than `PLACE_KEYS_MAX` of a command's keys share, or None."""
-    counts = Counter(map(position, set(keys)))
+    counts = Counter(map(crc, set(keys)))
     at, most = counts.most_common(1)[0]
-    return next(key for key in keys if position(key) == at) if most > PLACE_KEYS_MAX else None
+    return next(key for key in keys if crc(key) == at) if most > PLACE_KEYS_MAX else None
 
 
 def _collision(key: bytes) -> Failure:

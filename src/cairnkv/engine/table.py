@@ -5,7 +5,7 @@ buckets by the leading bits of the CRC-32 of the key, and a bucket that gets too
 bit more (extendible hashing: Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3), 1979). Each step moves one
 bucket, or doubles the directory, a plain array of references.
 
-What always holds: a key's position (its CRC-32) depends on the key alone, and buckets stand in the order of
+What always holds: a key's CRC-32 depends on the key alone, and buckets stand in the order of
 positions. So a scan's cursor begins with a position, and means the same after any change, a restart, or elsewhere.
 
 In the place of a value may stand its length alone, where the log has the value: it is cold then, and the table never
@@ -73,7 +73,7 @@ def length_of(value: Stored) -> int:
     return len(value) if isinstance(value, bytes) else value
 
 
-def position(key: bytes) -> int:
+def crc(key: bytes) -> int:
     """Which bucket holds a key, by the leading bits: its CRC-32, from 0 to 2**32 - 1."""
     return zlib.crc32(key)
 
@@ -99,10 +99,10 @@ def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[byte
     if len(kept) <= room:
         return [key for _, key in kept], end
     edge = kept[room][0]
-    whole = [key for position, key in kept if position < edge]
+    whole = [key for crc, key in kept if crc < edge]
     if len(whole) == room:
         return whole, edge << TIE_BITS
-    parted = sorted((_tie(key), key) for position, key in kept if position == edge)
+    parted = sorted((_tie(key), key) for crc, key in kept if crc == edge)
     last = parted[room - len(whole) - 1][0]
     return whole + [key for tie, key in parted if tie <= last], (edge << TIE_BITS) + last + 1
 

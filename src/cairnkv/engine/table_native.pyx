@@ -37,8 +37,8 @@ def found_directly(dict dictionary, bytes key):
     return None if value is NULL else <object>value
 
 
-def position(bytes key):
-    """What `cairnkv.engine.table.position` says, as it is computed here; for tests."""
+def crc(bytes key):
+    """What `cairnkv.engine.table.crc` says, as it is computed here; for tests."""
     return cairn_crc32(key, len(key))
 
 

@@ -158,7 +158,7 @@ def packed_items(items: Iterable[Item]) -> bytes:
     run: list[bytes] = []
     db = -1
 
-    def end_run() -> None:
+    def end_batch() -> None:
         if run:
             payload = b"".join(run)
             pieces.append(_ITEM.pack(ItemKind.RUN, db, len(payload)) + payload)
@@ -166,13 +166,13 @@ def packed_items(items: Iterable[Item]) -> bytes:
 
     for item in items:
         if item.kind is not ItemKind.RUN or item.db != db:
-            end_run()
+            end_batch()
         if item.kind is ItemKind.RUN:
             db = item.db
             run.append(item.payload)
         else:
             pieces.append(_ITEM.pack(item.kind, item.db, len(item.payload)) + item.payload)
-    end_run()
+    end_batch()
     return b"".join(pieces)
 
 

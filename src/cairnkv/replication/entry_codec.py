@@ -42,12 +42,12 @@ class Transaction(NamedTuple):
     bytes_max: int
 
 
-def run_item(step: Step) -> Item:
+def batch_item(step: Step) -> Item:
     """One command, to be carried out by itself."""
     return Item(ItemKind.RUN, step.db, write_command(step.command))
 
 
-def run_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
+def batch_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
     """The commands of a run. Raises `ValueError`, maybe behind some of them.
 
     executor: carries out what it can of them; only what it leaves is given, each command in its turn.
@@ -88,7 +88,7 @@ def transaction_of(item: Item) -> Transaction:
         while at < len(payload):
             db, length = _STEP.unpack_from(payload, at)
             at += _STEP.size
-            steps += run_of(Item(ItemKind.RUN, db, payload[at : at + length]))
+            steps += batch_of(Item(ItemKind.RUN, db, payload[at : at + length]))
             at += length
     except struct.error as error:
         raise ValueError(f"a transaction in the log that is none: {error}") from None

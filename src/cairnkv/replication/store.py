@@ -50,10 +50,10 @@ from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, 
 from cairnkv.replication.entry_codec import (
     Transaction,
     Watch,
+    batch_item,
+    batch_of,
     digest_item,
     digest_of,
-    run_item,
-    run_of,
     semantics_item,
     semantics_of,
     slots_of,
@@ -258,7 +258,7 @@ class ReplicatedStore(Store):
         if writes:
             cost = 1 + self.bytes_made(command, db) // BYTES_PER_COST
             return self._propose(
-                PendingProposal((run_item(step),), lambda changes: self._change(step, changes), cost=cost)
+                PendingProposal((batch_item(step),), lambda changes: self._change(step, changes), cost=cost)
             )
         weight = sum(map(len, command.named_keys()))
         return self._propose(PendingProposal((), lambda _: self._read_now(step), self._length_of(step), weight))
@@ -320,7 +320,7 @@ class ReplicatedStore(Store):
                 outcome.settle(Items((cursor, b"%d" % count)) if isinstance(count, int) else count)
                 return OK
 
-            second = PendingProposal((run_item(cleared),), clear)
+            second = PendingProposal((batch_item(cleared),), clear)
             self._follow(second, outcome)
             return OK
 
@@ -460,7 +460,7 @@ class ReplicatedStore(Store):
             for item in items(batch):
                 match item.kind:
                     case ItemKind.RUN:
-                        for step in run_of(item, self.executor(item.db)):
+                        for step in batch_of(item, self.executor(item.db)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
                         self._carry_out_all(transaction_of(item), changes)
@@ -477,7 +477,7 @@ class ReplicatedStore(Store):
     # -- runs of the compiled hot path (`cairnkv.session.proposals_native`) ------------------------------------------
 
     @property
-    def takes_runs(self) -> bool:
+    def takes_batches(self) -> bool:
         """Whether nothing has to be asked of a command before it is proposed."""
         return (
             self.proposer.takes
@@ -490,7 +490,7 @@ class ReplicatedStore(Store):
             and not (self._breaks_reads or self._breaks_writes)
         )
 
-    def propose_run(self, run: ExecutableProposal) -> None:
+    def propose_batch(self, run: ExecutableProposal) -> None:
         """Have commands carried out in their turn, all in one."""
         self.proposer.propose(run)
         self.something_proposed()
@@ -499,7 +499,7 @@ class ReplicatedStore(Store):
         """Carry out one command of a run, whose turn it is."""
         return self._change(step, changes) if step.command.spec.writes else self._read_now(step)
 
-    def execute_runs_by(self, new_executor: NewExecutor) -> None:
+    def execute_batches_by(self, new_executor: NewExecutor) -> None:
         """Have the compiled hot path carry out what it can of the runs of entries."""
         self._new_executor = new_executor
 
@@ -780,8 +780,8 @@ class ReplicatedStore(Store):
         return False
 
     @property
-    def _takes_runs(self) -> bool:
-        return True  # it is asked each time: `takes_runs`
+    def _takes_batches(self) -> bool:
+        return True  # it is asked each time: `takes_batches`
 
 
 def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:

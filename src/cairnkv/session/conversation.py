@@ -104,7 +104,7 @@ class OwnWrites:
             self._forget_executed()
             self._waiting.append(outcome)
 
-    def note_run(self, run: "PendingBatch") -> None:
+    def note_batch(self, run: "PendingBatch") -> None:
         """The client has said several commands."""
         if run.writes:
             self._forget_executed()

@@ -23,7 +23,7 @@ def native_frame_executor(store: Store) -> "FrameExecutor | None":
     from cairnkv.session.native.frames_native import NativeFrameExecutor
 
     if isinstance(store, ReplicatedStore):
-        store.execute_runs_by(lambda db: NativeFrameExecutor(store.databases[db], log_time, store.staging(db)))
+        store.execute_batches_by(lambda db: NativeFrameExecutor(store.databases[db], log_time, store.staging(db)))
         return _proposing(store, store.executor(0))
     frame_executor = NativeFrameExecutor(store.database, store.log_clock, store.staging(0))
     store.count_also(frame_executor)

@@ -33,7 +33,7 @@ from cairnkv.session.executor_native cimport (
     Scanned,
     look_ahead,
 )
-from cairnkv.store.pending_native cimport PendingBatch, awaited_run
+from cairnkv.store.pending_native cimport PendingBatch, awaited_batch
 
 from cairnkv.commands import OK
 from cairnkv.limits import UNSENT_PAUSE as _UNSENT_PAUSE
@@ -256,7 +256,7 @@ cdef class ProposingExecutor(FrameExecutor):
             if self.off or self._store.loading:
                 self.at_piece = count
                 return count
-            takes = self._store.takes_runs
+            takes = self._store.takes_batches
             parts = <Part *>PyMem_Malloc(count * sizeof(Part))
             if parts is NULL:
                 raise MemoryError
@@ -287,7 +287,7 @@ cdef class ProposingExecutor(FrameExecutor):
             if used:
                 self._run = self._made(parts, used, total, proposed)
                 parts = NULL
-                self._store.propose_run(self._run)
+                self._store.propose_batch(self._run)
         except BaseException:
             self.at_piece = count  # none of them has replies to wait for
             raise
@@ -354,7 +354,7 @@ cdef class ProposingExecutor(FrameExecutor):
         into = PyBytes_AS_STRING(run._said)
         for at in range(used):
             memcpy(into + parts[at].at, parts[at].data, parts[at].length)
-        run._pending = [awaited_run(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
+        run._pending = [awaited_batch(parts[at].length + parts[at].expected, parts[at].writes) for at in range(used)]
         payload = self._logged(run._said, parts, used)
         run.items = (Item(RUN, self._table._number, payload),) if payload else ()
         run.weight = total + len(payload)

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 class StagingStore(Protocol):
     """What this needs of the store."""
 
-    def begin_run(self, db: int, now: int) -> tuple[int, int] | None:
+    def begin_batch(self, db: int, now: int) -> tuple[int, int] | None:
         """The position of the next entry, and the one that whatever shows a key has to wait for.
 
         None: the log takes nothing at present, or a reply could show a time that it has not noted.
         """
 
-    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
+    def end_batch(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """Give the log an entry; where to put the replies that wait for it.
 
         Raises `StorageRefused` when it takes none; nothing was undone then.
         """
 
-    def hold_run(self, position: int, run: "PendingBatch") -> None:
+    def hold_batch(self, position: int, run: "PendingBatch") -> None:
         """Hold replies until that position is committed."""
 
     def uncommitted_keys(self, db: int) -> dict[bytes, int]:
@@ -67,9 +67,9 @@ class BatchUndo:
         self._refused: Failure | None = None  # whether its entry was
 
     def begin(self, now: int) -> tuple[int, int] | None:
-        """A run begins: see `StagingStore.begin_run`."""
+        """A run begins: see `StagingStore.begin_batch`."""
         self._refused = None
-        said = self._store.begin_run(self._database.number, now)
+        said = self._store.begin_batch(self._database.number, now)
         if said is not None:
             self._position = said[0]
         return said
@@ -85,7 +85,7 @@ class BatchUndo:
         """
         staged = Staged(self._database, undos)
         try:
-            return self._store.end_run(staged, effects, size)
+            return self._store.end_batch(staged, effects, size)
         except StorageRefused as refused:
             self._take_back(staged)
             self._refused = self._store.refusal(refused)
@@ -104,4 +104,4 @@ class BatchUndo:
         """Hold replies of which some wait for this position, others for earlier ones."""
         if self._refused is not None and position == self._position:
             position = run.refuse(position, self._refused)  # the others wait for theirs
-        self._store.hold_run(position, run)
+        self._store.hold_batch(position, run)

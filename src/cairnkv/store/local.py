@@ -546,7 +546,7 @@ class Store:
         only_reads = self._memory_limit is not None if self.loading else self._cache is not None
         return BatchUndo(self, self.databases[db], self._pending_keys[db], only_reads=only_reads)
 
-    def begin_run(self, db: int, now: int) -> tuple[int, int] | None:
+    def begin_batch(self, db: int, now: int) -> tuple[int, int] | None:
         """See `StagingStore`."""
         if not self._storage.takes or (self._shared.expiring and max(now, self._shared.now) > self.noted):
             return None
@@ -555,7 +555,7 @@ class Store:
         newest = max(self._pending_tables.get(db, 0), self._pending_time)
         return self._storage.position + 1, newest if newest > self._committed else 0
 
-    def end_run(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
+    def end_batch(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """See `StagingStore`."""
         position = self._last = self._storage.append((), self._shared.now, effects, size)
         uncommitted = self.uncommitted[position] = _Uncommitted([staged])
@@ -572,7 +572,7 @@ class Store:
             for key in change.keys
         }
 
-    def hold_run(self, position: int, run: "PendingBatch") -> None:
+    def hold_batch(self, position: int, run: "PendingBatch") -> None:
         """See `StagingStore`."""
         uncommitted = self.uncommitted.get(position)
         if uncommitted is None:
@@ -892,7 +892,7 @@ class Store:
         return self.plain or (self._storage.keeps_effects and self._memory_limit is None)
 
     @property
-    def _takes_runs(self) -> bool:
+    def _takes_batches(self) -> bool:
         """Whether commands may be executed without a look at each: what they change can be staged, if it has to be."""
         if self.holds_back:
             return False
@@ -900,12 +900,12 @@ class Store:
 
     def count_also(self, tally: Tally) -> None:
         """Count what somebody else executes on a keyspace, and tell them when they may."""
-        tally.off = not self._takes_runs
+        tally.off = not self._takes_batches
         self._tallies.append(tally)
 
     def _tell_tallies(self) -> None:
         for tally in self._tallies:
-            tally.off = not self._takes_runs
+            tally.off = not self._takes_batches
 
     @property
     def back_up(self) -> BackUp | None:

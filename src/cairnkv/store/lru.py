@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Container
 from typing import Final, TypeAlias
 
-from cairnkv.engine import position
+from cairnkv.engine import crc
 from cairnkv.engine.table import USE_BYTES
 
 Place: TypeAlias = tuple[int, bytes]
@@ -93,4 +93,4 @@ class Lru:
         if db not in self._shards:
             self._shards[db] = [OrderedDict() for _ in range(1 << SHARD_BITS)]
             self._ring += [(db, shard) for shard in self._shards[db]]
-        return self._shards[db][position(key) >> (32 - SHARD_BITS)]
+        return self._shards[db][crc(key) >> (32 - SHARD_BITS)]

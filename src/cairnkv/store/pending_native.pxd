@@ -23,5 +23,5 @@ cdef class PendingBatch:
 
     cdef int add(self, replies, Py_ssize_t size) except -1
 
-cdef PendingBatch awaited_run(Py_ssize_t charged, bint writes)
+cdef PendingBatch awaited_batch(Py_ssize_t charged, bint writes)
 cdef PendingBatch pending_batch(const char *output, int64_t start, int64_t waiting, int64_t end, const Mark *marks, int count)

@@ -26,7 +26,7 @@ cdef PendingBatch pending_batch(const char *output, int64_t start, int64_t waiti
     return run
 
 
-cdef PendingBatch awaited_run(Py_ssize_t charged, bint writes):
+cdef PendingBatch awaited_batch(Py_ssize_t charged, bint writes):
     """Replies to commands whose turn will come.
 
     charged: bytes that they count as until then. writes: whether some of the commands do.

@@ -131,7 +131,7 @@ class NativeConversation:
 
     def said(self, run: "PendingBatch") -> None:
         """Commands of the client are on their way past this."""
-        self._own_writes.note_run(run)
+        self._own_writes.note_batch(run)
 
     def carry_out(self) -> "FrameExecutor | None":
         """Let the compiled hot path have the first look; what it leaves is for `next`."""

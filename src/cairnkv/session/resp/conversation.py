@@ -258,7 +258,7 @@ class RespConversation:
 
     def said(self, run: "PendingBatch") -> None:
         """Commands of the client are on their way past this."""
-        self.own_writes.note_run(run)
+        self.own_writes.note_batch(run)
 
     def carry_out(self) -> "FrameExecutor | None":
         """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
