@@ -26,7 +26,7 @@ from cairnkv.engine.table_native cimport (
     Place,
     cairn_fetch_alone,
     can_put,
-    has_deadline,
+    has_expiry,
     place_of,
     put_object,
     visible,
@@ -271,7 +271,7 @@ cdef class DirectCalls:
         """Store a value under a key, if that can be done here."""
         cdef bytes name = _name(key), data
         cdef Place place
-        cdef int64_t deadline
+        cdef int64_t expiry
         if name is None or self._uncommitted is not None:
             return False
         data = self._encoded(value)
@@ -281,7 +281,7 @@ cdef class DirectCalls:
         cairn_fetch_alone(place.values, place.hash)
         if not can_put(self._table, &place):
             return False
-        if place.value is not NULL and has_deadline(self._table, &place, &deadline):
+        if place.value is not NULL and has_expiry(self._table, &place, &expiry):
             return False  # forgetting it may be for Python code
         if place.value is NULL:
             place.stored = <PyObject *>name  # a new key: the object that there is will do

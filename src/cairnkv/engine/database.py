@@ -14,7 +14,7 @@ Not for what each command does (`operations`), and not for when a reply may leav
 from collections.abc import Iterator, Sequence
 from typing import Final, cast
 
-from cairnkv.engine.expiry import DeadlineIndex
+from cairnkv.engine.expiry import ExpiryIndex
 from cairnkv.engine.shared import Journal, Shared, Watched
 from cairnkv.engine.table import Stored, Table, length_of
 from cairnkv.records import record
@@ -22,7 +22,7 @@ from cairnkv.records import record
 FREE_BUCKETS: Final = 64
 """Buckets of a cleared table that are freed in one slice: some 11,000 entries, about a millisecond."""
 
-FREE_DEADLINES: Final = 10_000
+FREE_EXPIRIES: Final = 10_000
 """Deadlines of a cleared table that are freed in one slice."""
 
 
@@ -67,8 +67,8 @@ class Staged:
     def undo(self) -> None:
         """Let everything stand there again, newest first."""
         for at in range(len(self.undos) - 3, -1, -3):
-            key, value, deadline = cast("tuple[bytes, bytes | None, int | None]", self.undos[at : at + 3])
-            self.database.restore(key, None if value is None else (value, deadline))
+            key, value, expiry = cast("tuple[bytes, bytes | None, int | None]", self.undos[at : at + 3])
+            self.database.restore(key, None if value is None else (value, expiry))
 
     def forget(self) -> None:
         """Nothing is kept besides this."""
@@ -86,7 +86,7 @@ class Cleared:
 
     database: "Database"
     table: Table
-    deadlines: DeadlineIndex
+    expiries: ExpiryIndex
 
     @property
     def keys(self) -> Sequence[bytes]:
@@ -118,7 +118,7 @@ class Database:
         self.number: Final = len(self.shared.databases)
         self.shared.databases.append(self)
         self._table = Table()
-        self._deadlines = DeadlineIndex(self.shared)
+        self._expiries = ExpiryIndex(self.shared)
         self._cleared: list[Cleared] = []  # what nobody can see any more, being freed in slices
         self._times_cleared = 0
         self._times_restored = 0  # by the undoing of `clear_all`
@@ -140,9 +140,9 @@ class Database:
         """The visible value of a key. Raises `ColdValue`."""
         bucket = self._table.bucket(key)
         value = bucket.values.get(key)
-        if value is not None and bucket.deadlines:
-            deadline = bucket.deadlines.get(key)
-            if deadline is not None and deadline <= self.now:
+        if value is not None and bucket.expiries:
+            expiry = bucket.expiries.get(key)
+            if expiry is not None and expiry <= self.now:
                 return None
         if isinstance(value, int):
             raise ColdValue(f"the value of {key[:64]!r} is not in memory")
@@ -153,10 +153,10 @@ class Database:
         entry = self.stored(key)
         if entry is None:
             return None
-        value, deadline = entry
+        value, expiry = entry
         if isinstance(value, int):
             raise ColdValue(f"the value of {key[:64]!r} is not in memory")
-        return value, deadline
+        return value, expiry
 
     def stored(self, key: bytes) -> tuple[Stored, int | None] | None:
         """What stands under a key, visibly, and its deadline: for whoever does not need the value."""
@@ -172,11 +172,11 @@ class Database:
 
     def count(self) -> int:
         """How many keys are visible, exactly."""
-        return self._table.keys - self._deadlines.due(self.now)
+        return self._table.keys - self._expiries.due(self.now)
 
     def count_expiring(self) -> int:
         """How many of these will expire."""
-        return len(self._deadlines) - self._deadlines.due(self.now)
+        return len(self._expiries) - self._expiries.due(self.now)
 
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
         """The visible keys with a prefix in one slice of the table, and the next cursor (0: the end)."""
@@ -200,21 +200,21 @@ class Database:
     @property
     def index_bytes(self) -> int:
         """The estimated memory of the index of deadlines."""
-        return self._deadlines.used_bytes
+        return self._expiries.used_bytes
 
     @property
     def garbage_bytes(self) -> int:
         """An estimate of the memory of cleared tables that are not freed yet."""
-        return sum(cleared.table.used_bytes + cleared.deadlines.used_bytes for cleared in self._cleared)
+        return sum(cleared.table.used_bytes + cleared.expiries.used_bytes for cleared in self._cleared)
 
     # -- changing -----------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, value: bytes, deadline: int | None) -> None:
+    def put(self, key: bytes, value: bytes, expiry: int | None) -> None:
         """Store a value under a key, to expire at a deadline (None: never)."""
         old = self._table.get(key)
         if self.shared.journal is not None:
             self.shared.journal.append(Before(self, key, old))
-        self._replace(key, old, (value, deadline))
+        self._replace(key, old, (value, expiry))
         self.shared.changed(self.number, key)
 
     def drop(self, key: bytes) -> bool:
@@ -232,36 +232,36 @@ class Database:
 
     def clear_all(self) -> None:
         """Take every key out, by putting an empty table in the place of this one."""
-        cleared = Cleared(self, self._table, self._deadlines)
+        cleared = Cleared(self, self._table, self._expiries)
         if self.shared.journal is not None:
             self.shared.journal.append(cleared)
         else:
             self.discard(cleared)
-        self._table, self._deadlines = Table(), DeadlineIndex(self.shared)
+        self._table, self._expiries = Table(), ExpiryIndex(self.shared)
         self._times_cleared += 1
 
     def _replace(
         self, key: bytes, old: tuple[Stored, int | None] | None, new: tuple[Stored, int | None] | None
     ) -> None:
         if old is not None and old[1] is not None:
-            self._deadlines.remove(key, old[1])
+            self._expiries.remove(key, old[1])
         if new is None:
             self._table.drop(key)
         else:
             self._table.put(key, *new)
             if new[1] is not None:
-                self._deadlines.add(key, new[1])
+                self._expiries.add(key, new[1])
 
-    def load(self, key: bytes, value: Stored, deadline: int | None) -> None:
+    def load(self, key: bytes, value: Stored, expiry: int | None) -> None:
         """Let an entry stand that was there in an earlier life. Only before the first command: no such key is there."""
-        self._table.put(key, value, deadline)
-        if deadline is not None:
-            self._deadlines.add(key, deadline)
+        self._table.put(key, value, expiry)
+        if expiry is not None:
+            self._expiries.add(key, expiry)
 
     def take_over(self, loaded: "Database") -> None:
         """Have the entries of another keyspace, which is of no use afterwards. There are none here yet."""
-        self._table, self._deadlines = loaded._table, loaded._deadlines
-        self._deadlines.belong_to(self.shared)
+        self._table, self._expiries = loaded._table, loaded._expiries
+        self._expiries.belong_to(self.shared)
         self._times_restored += 1  # for whoever began to watch a key before
 
     def copy_undone(self, interrupted: "Database", journal: Journal) -> None:
@@ -277,8 +277,8 @@ class Database:
             elif isinstance(change, Before):
                 before.append((change.key, change.entry))
         self._table = table.copy(before)
-        for key, deadline in self._table.deadlines():
-            self._deadlines.add(key, deadline)
+        for key, expiry in self._table.expiries():
+            self._expiries.add(key, expiry)
 
     # -- undoing (for journals) -----------------------------------------------------------------------------
 
@@ -291,8 +291,8 @@ class Database:
 
     def restore_all(self, cleared: Cleared) -> None:
         """Let this table take its place again."""
-        self.discard(Cleared(self, self._table, self._deadlines))
-        self._table, self._deadlines = cleared.table, cleared.deadlines
+        self.discard(Cleared(self, self._table, self._expiries))
+        self._table, self._expiries = cleared.table, cleared.expiries
         self._times_restored += 1
 
     def discard(self, cleared: Cleared) -> None:
@@ -310,7 +310,7 @@ class Database:
             self._times_cleared,
             self._times_restored,
             there=entry is not None,
-            deadline=None if entry is None else entry[1],
+            expiry=None if entry is None else entry[1],
         )
 
     def is_unchanged(self, watched: Watched) -> bool:
@@ -321,7 +321,7 @@ class Database:
             return False  # it may have come with the others, and whether it did nobody knows without a look at both
         if not watched.there:
             return True
-        expired = watched.deadline is not None and watched.deadline <= self.now
+        expired = watched.expiry is not None and watched.expiry <= self.now
         return not expired and self._times_cleared == watched.cleared
 
     # -- values that are elsewhere ----------------------------------------------------------------------------
@@ -365,7 +365,7 @@ class Database:
 
     def expired(self, limit: int) -> list[bytes]:
         """Up to `limit` keys that are expired and still take memory; the latest second is left for later."""
-        return self._deadlines.some_due(self.now, limit)
+        return self._expiries.some_due(self.now, limit)
 
     def free_expired(self, key: bytes) -> None:
         """Free the memory of an expired key. It shows nowhere, not even when older changes are undone, so no
@@ -380,14 +380,14 @@ class Database:
         if not self._cleared:
             return False
         cleared = self._cleared[-1]
-        if not cleared.deadlines.free_some(FREE_DEADLINES) and not cleared.table.free_buckets(FREE_BUCKETS):
+        if not cleared.expiries.free_some(FREE_EXPIRIES) and not cleared.table.free_buckets(FREE_BUCKETS):
             self._cleared.pop()
         return True
 
     @property
     def tidy(self) -> bool:
         """Whether there is nothing to remove or free, and will not be unless something is changed: no deadlines."""
-        return self._deadlines.empty and not self._cleared
+        return self._expiries.empty and not self._cleared
 
     # -- checking -----------------------------------------------------------------------------------------
 
@@ -395,11 +395,11 @@ class Database:
         """Raise AssertionError unless table, index and counters agree; every test of it ends with this."""
         entries = list(self._table)
         assert len(entries) == self._table.keys == len({key for key, _, _ in entries})
-        with_deadline = {(key, deadline) for key, _, deadline in entries if deadline is not None}
-        assert with_deadline == set(self._deadlines.pairs())
+        with_expiry = {(key, expiry) for key, _, expiry in entries if expiry is not None}
+        assert with_expiry == set(self._expiries.pairs())
         rebuilt = Table()
-        for key, value, deadline in entries:
-            assert self._table.get(key) == (value, deadline)
-            rebuilt.put(key, value, deadline)
+        for key, value, expiry in entries:
+            assert self._table.get(key) == (value, expiry)
+            rebuilt.put(key, value, expiry)
         assert rebuilt.used_bytes == self._table.used_bytes
         assert (rebuilt.cold_keys, rebuilt.cold_bytes) == (self._table.cold_keys, self._table.cold_bytes)

@@ -26,7 +26,7 @@ SPARE_TICKS: Final = 64
 """Ticks without keys that the heap may hold beyond the number of those that have some."""
 
 
-class DeadlineIndex:
+class ExpiryIndex:
     """Keys by deadline, in milliseconds of log time."""
 
     __slots__ = ("_heap", "_shared", "_ticks")
@@ -41,19 +41,19 @@ class DeadlineIndex:
         self._shared = shared
         shared.expiring = shared.expiring or bool(self._ticks)
 
-    def add(self, key: bytes, deadline: int) -> None:
+    def add(self, key: bytes, expiry: int) -> None:
         """Remember a key's deadline. The key has none in the index."""
-        tick = deadline >> TICK_BITS
+        tick = expiry >> TICK_BITS
         keys = self._ticks.get(tick)
         if keys is None:
             keys = self._ticks[tick] = {}
             heapq.heappush(self._heap, tick)
             self._shared.expiring = True
-        keys[key] = deadline
+        keys[key] = expiry
 
-    def remove(self, key: bytes, deadline: int) -> None:
+    def remove(self, key: bytes, expiry: int) -> None:
         """Forget a key's deadline."""
-        tick = deadline >> TICK_BITS
+        tick = expiry >> TICK_BITS
         keys = self._ticks[tick]
         del keys[key]
         if not keys:
@@ -79,7 +79,7 @@ class DeadlineIndex:
         """How many keys have a deadline that is over: the seconds gone by whole, and a look at this one."""
         this = now >> TICK_BITS
         gone = sum(len(self._ticks.get(tick, ())) for tick in self._ticks_before(this))
-        return gone + sum(deadline <= now for deadline in self._ticks.get(this, {}).values())
+        return gone + sum(expiry <= now for expiry in self._ticks.get(this, {}).values())
 
     def some_due(self, now: int, limit: int) -> list[bytes]:
         """Up to `limit` keys of seconds that have gone by whole, the earliest second first."""

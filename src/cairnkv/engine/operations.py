@@ -149,23 +149,23 @@ def _set_under_conditions(database: Database, command: SetWith | Swap, old: tupl
         return False
     if command.if_equals is not None and (old is None or old[0] != command.if_equals):
         return False
-    deadline = None
+    expiry = None
     if command.ttl is not None:
-        deadline = database.shared.after(command.ttl)
+        expiry = database.shared.after(command.ttl)
     elif command.at is not None:
-        deadline = database.shared.at(command.at)
+        expiry = database.shared.at(command.at)
     elif command.keep_ttl and old is not None:
-        deadline = old[1]
-    _put_until(database, command.key, command.value, deadline)
+        expiry = old[1]
+    _put_until(database, command.key, command.value, expiry)
     return True
 
 
-def _put_until(database: Database, key: bytes, value: bytes, deadline: int | None) -> None:
+def _put_until(database: Database, key: bytes, value: bytes, expiry: int | None) -> None:
     """Store a value, or clear the key if the deadline is over: what nobody will see is not kept."""
-    if deadline is not None and deadline <= database.now:
+    if expiry is not None and expiry <= database.now:
         database.drop(key)
     else:
-        database.put(key, value, deadline)
+        database.put(key, value, expiry)
 
 
 @_operation(GetWith)
@@ -173,14 +173,14 @@ def _get_with(database: Database, command: GetWith) -> Reply:
     entry = database.entry(command.key)
     if entry is None:
         return MISSING
-    value, deadline = entry
+    value, expiry = entry
     if command.clear:
         database.drop(command.key)
     elif command.ttl is not None:
         database.put(command.key, value, database.shared.after(command.ttl))
     elif command.at is not None:
         _put_until(database, command.key, value, database.shared.at(command.at))
-    elif command.persist and deadline is not None:
+    elif command.persist and expiry is not None:
         database.put(command.key, value, None)
     return value
 
@@ -205,9 +205,9 @@ def _get_many(database: Database, command: GetMany) -> Reply:
 
 @_operation(SetMany)
 def _set_many(database: Database, command: SetMany) -> Reply:
-    deadline = None if command.ttl == NO_TTL else database.shared.after(command.ttl)
+    expiry = None if command.ttl == NO_TTL else database.shared.after(command.ttl)
     for key, value in command.pairs:
-        database.put(key, value, deadline)
+        database.put(key, value, expiry)
     return OK
 
 
@@ -219,14 +219,14 @@ def _clear_many(database: Database, command: ClearMany) -> Reply:
 @_operation(Incr)
 def _incr(database: Database, command: Incr) -> Reply:
     entry = database.entry(command.key)
-    value, deadline = (b"0", None) if entry is None else entry
+    value, expiry = (b"0", None) if entry is None else entry
     try:
         total = AMOUNT.read(value) + command.n
     except ArgumentFault:
         return Failure(failures.NOTINT, "the value is not a decimal integer of 64 signed bits")
     if not INTEGER_MIN <= total <= INTEGER_MAX:
         return Failure(failures.OVERFLOW, "the sum does not fit 64 signed bits")
-    database.put(command.key, b"%d" % total, deadline)
+    database.put(command.key, b"%d" % total, expiry)
     return total
 
 
@@ -287,16 +287,16 @@ def _expire_with(database: Database, command: ExpireWith) -> Reply:
     if entry is None:
         return 0
     value, old = entry
-    deadline = (database.shared.at if command.at else database.shared.after)(command.time)
+    expiry = (database.shared.at if command.at else database.shared.after)(command.time)
     refused = (
         (command.if_none and old is not None)
         or (command.if_some and old is None)
-        or (command.if_later and (old is None or deadline <= old))
-        or (command.if_sooner and old is not None and deadline >= old)
+        or (command.if_later and (old is None or expiry <= old))
+        or (command.if_sooner and old is not None and expiry >= old)
     )
     if refused:
         return 0
-    _put_until(database, command.key, value, deadline)
+    _put_until(database, command.key, value, expiry)
     return 1
 
 
@@ -310,44 +310,44 @@ def _deadline(database: Database, command: Deadline) -> Reply:
 
 @_operation(Append)
 def _append(database: Database, command: Append) -> Reply:
-    value, deadline = database.entry(command.key) or (b"", None)
+    value, expiry = database.entry(command.key) or (b"", None)
     value += command.value
-    database.put(command.key, value, deadline)
+    database.put(command.key, value, expiry)
     return len(value)
 
 
 @_operation(SetRange)
 def _set_range(database: Database, command: SetRange) -> Reply:
-    value, deadline = database.entry(command.key) or (b"", None)
+    value, expiry = database.entry(command.key) or (b"", None)
     if not command.value:
         return len(value)
     end = command.offset + len(command.value)
     value = value[: command.offset].ljust(command.offset, b"\0") + command.value + value[end:]
-    database.put(command.key, value, deadline)
+    database.put(command.key, value, expiry)
     return len(value)
 
 
 @_operation(SetBit)
 def _set_bit(database: Database, command: SetBit) -> Reply:
-    value, deadline = database.entry(command.key) or (b"", None)
+    value, expiry = database.entry(command.key) or (b"", None)
     at, mask = command.offset // 8, 0x80 >> command.offset % 8
     changed = bytearray(value.ljust(at + 1, b"\0"))
     before = changed[at] & mask
     changed[at] = changed[at] | mask if command.bit else changed[at] & ~mask
-    database.put(command.key, bytes(changed), deadline)
+    database.put(command.key, bytes(changed), expiry)
     return int(before > 0)
 
 
 @_operation(IncrFloat)
 def _incr_float(database: Database, command: IncrFloat) -> Reply:
-    value, deadline = database.entry(command.key) or (b"0", None)
+    value, expiry = database.entry(command.key) or (b"0", None)
     try:
         total = extended_float.text_of_sum(value, command.amount)
     except ValueError:
         return Failure(failures.NOTFLOAT, "the value, or what is added, is not a decimal number")
     except OverflowError:
         return Failure(failures.OVERFLOW, "the sum is not a number")
-    database.put(command.key, total, deadline)
+    database.put(command.key, total, expiry)
     return total
 
 

@@ -75,7 +75,7 @@ class Watched:
     cleared: int  # how often its keyspace had been cleared
     restored: int  # ... and how often that had been undone
     there: bool
-    deadline: int | None
+    expiry: int | None
 
 
 class Shared:
@@ -109,13 +109,13 @@ class Shared:
         """Return the log time at which the clock shows `unix` milliseconds since 1970."""
         return self.after(unix - self.now + self.lead) if self.lead else unix
 
-    def left(self, deadline: int) -> int:
+    def left(self, expiry: int) -> int:
         """Return the milliseconds of elapsed time until a log time."""
-        return min(2 * (deadline - self.now), deadline - self.now + self.lead) if self.lead else deadline - self.now
+        return min(2 * (expiry - self.now), expiry - self.now + self.lead) if self.lead else expiry - self.now
 
-    def unix(self, deadline: int) -> int:
+    def unix(self, expiry: int) -> int:
         """Return the time of the clock, in milliseconds since 1970, at a log time."""
-        return self.now - self.lead + self.left(deadline) if self.lead else deadline
+        return self.now - self.lead + self.left(expiry) if self.lead else expiry
 
     def version(self, db: int, key: bytes) -> int:
         """A number that is another one after every change of the key."""

@@ -52,7 +52,7 @@ ENTRY_BYTES: Final = 134
 objects (33 each), a dict's share for it, and what the allocator rounds up. Measured with a million keys of
 16 bytes and values of 100: 249 bytes of resident memory each, 250 by this estimate."""
 
-DEADLINE_BYTES: Final = 150
+EXPIRY_BYTES: Final = 150
 """Bytes of memory that a deadline takes: an int, a dict's share, a set's share."""
 
 USE_BYTES: Final = 190
@@ -110,29 +110,29 @@ def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[byte
 class Bucket:
     """The keys whose position begins with the same `depth` bits. order: the order of the keys of a crowded bucket."""
 
-    __slots__ = ("deadlines", "depth", "order", "values")
+    __slots__ = ("depth", "expiries", "order", "values")
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
         self.values: dict[bytes, Stored] = {}
-        self.deadlines: dict[bytes, int] | None = None
+        self.expiries: dict[bytes, int] | None = None
         self.order: KeyOrder | None = None
 
     def set(self, key: bytes, entry: tuple[Stored, int | None] | None) -> None:
         """Replace the entry of a key; None deletes it."""
         self.values.pop(key, None)
-        if self.deadlines is not None:
-            self.deadlines.pop(key, None)
+        if self.expiries is not None:
+            self.expiries.pop(key, None)
         if entry is not None:
-            self.values[key], deadline = entry
-            if deadline is not None:
-                self.deadlines = {**(self.deadlines or {}), key: deadline}
+            self.values[key], expiry = entry
+            if expiry is not None:
+                self.expiries = {**(self.expiries or {}), key: expiry}
 
     def copy(self, begin: int, width: int) -> "Bucket":
         """Return a copy of the bucket."""
         copy = Bucket(POSITION_BITS + 1 - width.bit_length())
         copy.values = self.values.copy()
-        copy.deadlines = None if self.deadlines is None else self.deadlines.copy()
+        copy.expiries = None if self.expiries is None else self.expiries.copy()
         if self.order is not None:  # it may be in the middle of `Table._part`
             for key in self.values:
                 if not begin <= zlib.crc32(key) < begin + width:
@@ -170,9 +170,9 @@ class Table:
         value = bucket.values.get(key)
         if value is None:
             return None
-        return value, bucket.deadlines.get(key) if bucket.deadlines else None
+        return value, bucket.expiries.get(key) if bucket.expiries else None
 
-    def put(self, key: bytes, value: Stored, deadline: int | None) -> None:
+    def put(self, key: bytes, value: Stored, expiry: int | None) -> None:
         """Store an entry, whatever was there."""
         bucket = self._directory[zlib.crc32(key) >> self._shift]
         old = bucket.values.get(key)
@@ -188,13 +188,13 @@ class Table:
             self.used_bytes += len(value)
         else:
             self._count_cold(1, value)
-        if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
-            self.used_bytes -= DEADLINE_BYTES
-        if deadline is not None:
-            if bucket.deadlines is None:
-                bucket.deadlines = {}
-            bucket.deadlines[key] = deadline
-            self.used_bytes += DEADLINE_BYTES
+        if bucket.expiries is not None and bucket.expiries.pop(key, None) is not None:
+            self.used_bytes -= EXPIRY_BYTES
+        if expiry is not None:
+            if bucket.expiries is None:
+                bucket.expiries = {}
+            bucket.expiries[key] = expiry
+            self.used_bytes += EXPIRY_BYTES
         if len(bucket.values) > BUCKET_KEYS and old is None:
             if bucket.order is not None:
                 bucket.order.add(key)
@@ -212,8 +212,8 @@ class Table:
             self.used_bytes -= len(value)
         else:
             self._count_cold(-1, value)
-        if bucket.deadlines is not None and bucket.deadlines.pop(key, None) is not None:
-            self.used_bytes -= DEADLINE_BYTES
+        if bucket.expiries is not None and bucket.expiries.pop(key, None) is not None:
+            self.used_bytes -= EXPIRY_BYTES
         if bucket.order is not None:
             bucket.order.remove(key)
             if len(bucket.values) <= HOPELESS_KEYS // 2:
@@ -221,7 +221,7 @@ class Table:
         if not bucket.values:
             # A dict keeps the room it once had; an emptied one gives it back.
             bucket.values = {}
-            bucket.deadlines = None
+            bucket.expiries = None
         return True
 
     def cool(self, key: bytes) -> None:
@@ -263,11 +263,11 @@ class Table:
                 self._set_order(bucket, None)
             for key, value in bucket.values.items():
                 (high if zlib.crc32(key) & bit else low).values[key] = value
-            for key, deadline in (bucket.deadlines or {}).items():
+            for key, expiry in (bucket.expiries or {}).items():
                 half = high if zlib.crc32(key) & bit else low
-                if half.deadlines is None:
-                    half.deadlines = {}
-                half.deadlines[key] = deadline
+                if half.expiries is None:
+                    half.expiries = {}
+                half.expiries[key] = expiry
             self._point(bucket, low, high, at)
             bucket = high if at & bit else low
 
@@ -286,19 +286,19 @@ class Table:
         moves_low = before <= len(bucket.values) - before
         moved, bucket.order = (bucket.order, above) if moves_low else (above, bucket.order)
         halves = (smaller, bucket) if moves_low else (bucket, smaller)
-        values, deadlines = bucket.values, bucket.deadlines
+        values, expiries = bucket.values, bucket.expiries
         for key in moved:
             smaller.values[key] = values[key]
-            if deadlines is not None and (deadline := deadlines.get(key)) is not None:
-                if smaller.deadlines is None:
-                    smaller.deadlines = {}
-                smaller.deadlines[key] = deadline
+            if expiries is not None and (expiry := expiries.get(key)) is not None:
+                if smaller.expiries is None:
+                    smaller.expiries = {}
+                smaller.expiries[key] = expiry
         self._point(bucket, *halves, at)
         bucket.depth = depth
         for key in moved:  # last, so that `copy` finds each key after an interruption
             del values[key]
-            if deadlines is not None:
-                deadlines.pop(key, None)
+            if expiries is not None:
+                expiries.pop(key, None)
         if len(smaller.values) > HOPELESS_KEYS:
             self._set_order(smaller, moved)
         if len(bucket.values) <= HOPELESS_KEYS // 2:
@@ -343,13 +343,13 @@ class Table:
         for key, entry in before:
             copy.bucket(key).set(key, entry)
         for bucket in copy._buckets():
-            for key in (bucket.deadlines or {}).keys() - bucket.values.keys():
+            for key in (bucket.expiries or {}).keys() - bucket.values.keys():
                 bucket.set(key, None)
             if len(bucket.values) > HOPELESS_KEYS:
                 copy._set_order(bucket, KeyOrder(bucket.values, place))
             copy.keys += len(bucket.values)
             copy.used_bytes += ENTRY_BYTES * len(bucket.values) + sum(map(len, bucket.values))
-            copy.used_bytes += DEADLINE_BYTES * len(bucket.deadlines or ())
+            copy.used_bytes += EXPIRY_BYTES * len(bucket.expiries or ())
             for value in bucket.values.values():
                 if isinstance(value, bytes):
                     copy.used_bytes += len(value)
@@ -390,13 +390,13 @@ class Table:
         bucket = self.bucket(key)
         if bucket.order is None:
             return True
-        deadlines = bucket.deadlines or {}
-        if key in bucket.values and deadlines.get(key, now + 1) > now:
+        expiries = bucket.expiries or {}
+        if key in bucket.values and expiries.get(key, now + 1) > now:
             return True
         at = place(key)
         count = bucket.order.count_at(at)
-        if deadlines and count >= PLACE_KEYS_MAX:
-            count -= sum(deadlines.get(other, now + 1) <= now for other in bucket.order.keys_at(at))
+        if expiries and count >= PLACE_KEYS_MAX:
+            count -= sum(expiries.get(other, now + 1) <= now for other in bucket.order.keys_at(at))
         return count < PLACE_KEYS_MAX
 
     def free_buckets(self, count: int) -> bool:
@@ -411,23 +411,23 @@ class Table:
             if len(bucket.values) > HOPELESS_KEYS:
                 for _ in range(min(count * BUCKET_KEYS, len(bucket.values))):
                     bucket.values.popitem()
-                for _ in range(min(count * BUCKET_KEYS, len(bucket.deadlines or ()))):
-                    cast("dict[bytes, int]", bucket.deadlines).popitem()
+                for _ in range(min(count * BUCKET_KEYS, len(bucket.expiries or ()))):
+                    cast("dict[bytes, int]", bucket.expiries).popitem()
                 break
             del self._directory[-1]
         self.used_bytes = self.used_bytes * len(self._directory) // entries
         return bool(self._directory)
 
-    def deadlines(self) -> Iterator[tuple[bytes, int]]:
+    def expiries(self) -> Iterator[tuple[bytes, int]]:
         """All keys that have a deadline, with it. The table must not change meanwhile."""
         for bucket in self._buckets():
-            yield from (bucket.deadlines or {}).items()
+            yield from (bucket.expiries or {}).items()
 
     def __iter__(self) -> Iterator[tuple[bytes, Stored, int | None]]:
         """All entries; for checks and tests. The table must not change meanwhile."""
         for bucket in self._buckets():
             for key, value in bucket.values.items():
-                yield key, value, bucket.deadlines.get(key) if bucket.deadlines else None
+                yield key, value, bucket.expiries.get(key) if bucket.expiries else None
 
     def _buckets(self) -> Iterator[Bucket]:
         for at, bucket in enumerate(self._directory):

@@ -58,7 +58,7 @@ cdef class NativeTable:
     cdef object _versions_array
     cdef uint32_t _number  # of the keyspace
     # How Python's objects are laid out:
-    cdef Py_ssize_t _values_at, _deadlines_at, _order_at
+    cdef Py_ssize_t _values_at, _expiries_at, _order_at
     # From `begin` to `end`:
     cdef object _table
     cdef list _directory
@@ -70,7 +70,7 @@ cdef class NativeTable:
     cdef int _ahead_count, _ahead_next
     cdef object _index  # of deadlines
     cdef dict _ticks  # of the index
-    cdef Py_ssize_t _bucket_keys, _entry_bytes, _deadline_bytes, _tick_bits
+    cdef Py_ssize_t _bucket_keys, _entry_bytes, _expiry_bytes, _tick_bits
     # Where changes have a log to wait for:
     cdef object _staging  # None: they have not
     cdef dict _pending  # keys that were changed and are not committed, with the positions that will be
@@ -152,15 +152,15 @@ cdef inline int look_up(NativeTable self, Place *place) except -1:
     return 0
 
 
-cdef inline bint has_deadline(NativeTable self, Place *place, int64_t *deadline) except -1:
-    cdef PyObject *deadlines = cairn_slot(place.bucket, self._deadlines_at)
+cdef inline bint has_expiry(NativeTable self, Place *place, int64_t *expiry) except -1:
+    cdef PyObject *expiries = cairn_slot(place.bucket, self._expiries_at)
     cdef PyObject *found
-    if <object>deadlines is None:
+    if <object>expiries is None:
         return False
-    found = PyDict_GetItemWithError(<object>deadlines, _key_of(place))
+    found = PyDict_GetItemWithError(<object>expiries, _key_of(place))
     if found is NULL:
         return False
-    deadline[0] = PyLong_AsLongLong(<object>found)
+    expiry[0] = PyLong_AsLongLong(<object>found)
     return True
 
 
@@ -180,15 +180,15 @@ cdef inline int await_commits(NativeTable self, Place *place) except -1:
     return 0
 
 
-cdef inline int stage(NativeTable self, bytes key, bytes value, object deadline, bytes old, object old_deadline) except -1:
+cdef inline int stage(NativeTable self, bytes key, bytes value, object expiry, bytes old, object old_expiry) except -1:
     """Note that a key has this value and deadline instead of those; None: it is not there."""
-    self._effects.append((self._db, key, value, deadline))
+    self._effects.append((self._db, key, value, expiry))
     if not self._undoes:
         self._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
         return 0
     self._undos.append(key)
     self._undos.append(old)
-    self._undos.append(old_deadline)
+    self._undos.append(old_expiry)
     self._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
     PyDict_SetItem(self._pending, key, self._its_position)
     self.wait = self.position
@@ -215,11 +215,11 @@ cdef inline int end_command(NativeTable self) except -1:
 
 cdef inline PyObject *visible(NativeTable self, Place *place) except? NULL:
     """`Database.get`: the value of a key that has not expired, borrowed; NULL when there is none."""
-    cdef int64_t deadline
+    cdef int64_t expiry
     look_up(self, place)
     if self.staged:
         await_commits(self, place)
-    if place.value is not NULL and has_deadline(self, place, &deadline) and deadline <= self.now:
+    if place.value is not NULL and has_expiry(self, place, &expiry) and expiry <= self.now:
         return NULL
     if self._only_reads and place.value is not NULL and not PyBytes_CheckExact(<object>place.value):
         self.found_cold = True
@@ -232,39 +232,39 @@ cdef inline void changed(NativeTable self, Place *place) noexcept:
     self._versions[(place.position + self._number) % VERSION_SLOTS] += 1
 
 
-cdef inline int forget_deadline(NativeTable self, Place *place) except -1:
+cdef inline int forget_expiry(NativeTable self, Place *place) except -1:
     """Let an entry that is there have no deadline, if it has one."""
-    cdef int64_t deadline
+    cdef int64_t expiry
     cdef PyObject *keys
     cdef bytes key
-    if not has_deadline(self, place, &deadline):
+    if not has_expiry(self, place, &expiry):
         return 0
     key = _key_of(place)
-    keys = PyDict_GetItemWithError(self._ticks, deadline >> self._tick_bits)
+    keys = PyDict_GetItemWithError(self._ticks, expiry >> self._tick_bits)
     if keys is not NULL and PyDict_Size(<object>keys) > 1:
         PyDict_DelItem(<object>keys, key)
     else:
-        self._index.remove(key, deadline)  # the last one of its tick
-    PyDict_DelItem(<object>cairn_slot(place.bucket, self._deadlines_at), key)
-    self._used -= self._deadline_bytes
+        self._index.remove(key, expiry)  # the last one of its tick
+    PyDict_DelItem(<object>cairn_slot(place.bucket, self._expiries_at), key)
+    self._used -= self._expiry_bytes
     return 0
 
 
-cdef inline int give_deadline(NativeTable self, Place *place, int64_t deadline) except -1:
+cdef inline int give_expiry(NativeTable self, Place *place, int64_t expiry) except -1:
     """Let an entry that was just put, and has none, have a deadline."""
-    cdef PyObject *deadlines = cairn_slot(place.bucket, self._deadlines_at)
-    cdef PyObject *keys = PyDict_GetItemWithError(self._ticks, deadline >> self._tick_bits)
-    cdef object time = deadline
+    cdef PyObject *expiries = cairn_slot(place.bucket, self._expiries_at)
+    cdef PyObject *keys = PyDict_GetItemWithError(self._ticks, expiry >> self._tick_bits)
+    cdef object time = expiry
     cdef bytes key = _key_of(place)
     if keys is not NULL:
         PyDict_SetItem(<object>keys, key, time)
     else:
         self._index.add(key, time)  # the first one of its tick
-    if <object>deadlines is None:
-        (<object>place.bucket).deadlines = {key: time}
+    if <object>expiries is None:
+        (<object>place.bucket).expiries = {key: time}
     else:
-        PyDict_SetItem(<object>deadlines, key, time)
-    self._used += self._deadline_bytes
+        PyDict_SetItem(<object>expiries, key, time)
+    self._used += self._expiry_bytes
     if self.staged:
         self._effects[len(self._effects) - 1] = (self._db, key, <bytes>place.value, time)
     return 0
@@ -309,13 +309,13 @@ cdef inline int put(NativeTable self, Place *place, const unsigned char *data, P
 cdef inline int put_object(NativeTable self, Place *place, bytes value, bint keeps=False) except -1:
     """`put`, of a value that is an object already."""
     cdef bytes key = _key_of(place), old = None
-    cdef object old_deadline = None
-    cdef int64_t deadline
+    cdef object old_expiry = None
+    cdef int64_t expiry
     cdef Py_ssize_t size = PyBytes_GET_SIZE(value), before
     if self.staged and place.value is not NULL:
         old = <bytes>place.value
-        if has_deadline(self, place, &deadline):
-            old_deadline = deadline
+        if has_expiry(self, place, &expiry):
+            old_expiry = expiry
     if place.value is NULL:
         PyDict_SetItem(<object>place.values, key, value)
         self._keys += 1
@@ -323,11 +323,11 @@ cdef inline int put_object(NativeTable self, Place *place, bytes value, bint kee
     else:
         before = PyBytes_GET_SIZE(<object>place.value)
         if not keeps:
-            forget_deadline(self, place)
+            forget_expiry(self, place)
         PyDict_SetItem(<object>place.values, key, value)
         self._used += size - before
     if self.staged:
-        stage(self, key, value, old_deadline if keeps else None, old, old_deadline)
+        stage(self, key, value, old_expiry if keeps else None, old, old_expiry)
     changed(self, place)
     place.value = place.stored = NULL  # whoever asks again looks it up again
     return 0
@@ -338,7 +338,7 @@ cdef inline int put_for(NativeTable self, Place *place, const unsigned char *dat
     put(self, place, data, size)
     if ttl:
         look_up(self, place)
-        give_deadline(self, place, after(self, ttl))
+        give_expiry(self, place, after(self, ttl))
     return 0
 
 
@@ -362,13 +362,13 @@ cdef inline bint can_drop(NativeTable self, Place *place, Py_ssize_t count) exce
     if not self.staged or self._undoes:
         return True
     look_up(self, place)
-    return place.value is NULL or not has_deadline(self, place, &due) or due > self.now
+    return place.value is NULL or not has_expiry(self, place, &due) or due > self.now
 
 
 cdef inline bint drop(NativeTable self, Place *place) except -1:
     """`Database.drop`, where `can_drop` has said that it can be done: whether the key was visible."""
     cdef bytes key
-    cdef object deadline = None
+    cdef object expiry = None
     cdef int64_t due
     cdef bint seen = True
     look_up(self, place)
@@ -377,12 +377,12 @@ cdef inline bint drop(NativeTable self, Place *place) except -1:
             await_commits(self, place)
         return False
     key = _key_of(place)
-    if has_deadline(self, place, &due):
+    if has_expiry(self, place, &due):
         seen = due > self.now
-        deadline = due
+        expiry = due
     if self.staged:
-        stage(self, key, None, None, <bytes>place.value, deadline)
-    forget_deadline(self, place)
+        stage(self, key, None, None, <bytes>place.value, expiry)
+    forget_expiry(self, place)
     self._keys -= 1
     self._used -= self._entry_bytes + place.size + PyBytes_GET_SIZE(<object>place.value)
     PyDict_DelItem(<object>place.values, key)

@@ -19,7 +19,7 @@ the index in Python.
 
 from cairnkv.engine.expiry import TICK_BITS
 from cairnkv.engine.shared import VERSION_SLOTS as _VERSION_SLOTS
-from cairnkv.engine.table import BUCKET_KEYS, DEADLINE_BYTES, ENTRY_BYTES, Bucket
+from cairnkv.engine.table import BUCKET_KEYS, EXPIRY_BYTES, ENTRY_BYTES, Bucket
 
 cdef extern from "Python.h":
     ctypedef struct PyListObject:
@@ -57,11 +57,11 @@ cdef class NativeTable:
         self._only_reads = staging is not None and staging.only_reads
         self._undoes = staging is None or staging.undoes
         self._values_at = _offset(Bucket, "values")
-        self._deadlines_at = _offset(Bucket, "deadlines")
+        self._expiries_at = _offset(Bucket, "expiries")
         self._order_at = _offset(Bucket, "order")
         self._bucket_keys = BUCKET_KEYS
         self._entry_bytes = ENTRY_BYTES
-        self._deadline_bytes = DEADLINE_BYTES
+        self._expiry_bytes = EXPIRY_BYTES
         self._tick_bits = TICK_BITS
         self._number = database.number
         self._shared = database.shared
@@ -94,7 +94,7 @@ cdef class NativeTable:
         """`begin` at log time. Neither here nor in `end` does Python code run."""
         self._table = self._database._table
         self._directory = self._table._directory
-        self._index = self._database._deadlines
+        self._index = self._database._expiries
         self._ticks = self._index._ticks
         self._entries = (<PyListObject *>self._directory).ob_item
         self._shift = self._table._shift

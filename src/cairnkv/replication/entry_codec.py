@@ -31,7 +31,7 @@ class Watch(NamedTuple):
 
     slot: int
     version: int
-    deadline: int
+    expiry: int
 
 
 class Transaction(NamedTuple):

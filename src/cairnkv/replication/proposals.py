@@ -40,8 +40,8 @@ class Changes:
     def count_in(self, effects: Iterable[Effect]) -> None:
         """Make these a part of the digest."""
         digest = self.digest
-        for db, key, value, deadline in effects:
-            digest = zlib.crc32(b"%d %d %d" % (db, -1 if key is None else len(key), deadline or 0), digest)
+        for db, key, value, expiry in effects:
+            digest = zlib.crc32(b"%d %d %d" % (db, -1 if key is None else len(key), expiry or 0), digest)
             digest = zlib.crc32(key or b"", digest)
             digest = zlib.crc32(b"-" if value is None else b"+" + value, digest)
         self.digest = digest

@@ -80,11 +80,11 @@ def digest_of(digest, list effects, list groups):
 cdef int _count(_Digest counted, tuple effect) except -1:
     cdef char numbers[NUMBERS_MAX]
     cdef bytes key = effect[1], value = effect[2]
-    cdef int64_t deadline = 0 if effect[3] is None else PyLong_AsLongLong(effect[3])
+    cdef int64_t expiry = 0 if effect[3] is None else PyLong_AsLongLong(effect[3])
     cdef int db = effect[0]
     counted.add(
         numbers,
-        snprintf(numbers, NUMBERS_MAX, b"%d %zd %lld", db, PyBytes_GET_SIZE(key), <long long>deadline),
+        snprintf(numbers, NUMBERS_MAX, b"%d %zd %lld", db, PyBytes_GET_SIZE(key), <long long>expiry),
     )
     counted.add_object(key)
     if value is None:

@@ -366,7 +366,7 @@ class ReplicatedStore(Store):
                     return refusal
                 refused[index] = refusal
         admitted = tuple(step for index, step in enumerate(steps) if index not in refused)
-        watches = [Watch(version_slot(db, watch.key), watch.version, watch.deadline or 0) for db, watch in watched]
+        watches = [Watch(version_slot(db, watch.key), watch.version, watch.expiry or 0) for db, watch in watched]
         transaction = Transaction(watches, admitted, bytes_max or 0)
         writes = any(step.command.spec.writes for step in admitted)
         wanted = (transaction_item(transaction),) if writes else ()
@@ -580,16 +580,16 @@ class ReplicatedStore(Store):
                 there = change.entry is not None and (change.entry[1] is None or change.entry[1] > now)
                 first.setdefault((change.database.number, change.key), there)
         shown = [
-            (db, key, value, deadline)
-            for db, key, value, deadline in effects
+            (db, key, value, expiry)
+            for db, key, value, expiry in effects
             if key is None or value is not None or first[db, key]
         ]
         return sorted(shown, key=lambda effect: (effect[1] is not None, effect[0], effect[1] or b""))
 
     def _carry_out_all(self, transaction: Transaction, changes: Changes) -> Reply:
         now, versions = self._shared.now, self._shared.versions
-        for slot, version, deadline in transaction.watches:
-            if versions[slot] != version or 0 < deadline <= now:
+        for slot, version, expiry in transaction.watches:
+            if versions[slot] != version or 0 < expiry <= now:
                 return MISSING
         return self._journalled(changes, lambda: self._one_after_the_other(transaction))
 

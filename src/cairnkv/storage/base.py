@@ -36,7 +36,7 @@ class Redated(NamedTuple):
     db: int
     key: bytes
     value: bytes
-    deadline: int | None
+    expiry: int | None
 
 
 def size_of_effects(effects: Sequence[Effect]) -> int:

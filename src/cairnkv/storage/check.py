@@ -264,12 +264,12 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
         has_state = has_state or key == STATE_KEY
         try:
             if key[:1] == bytes((ENTRY,)) and len(key) > 2 and key[1] <= NODE_DB:
-                entry, deadline = parsed_value(value)
+                entry, expiry = parsed_value(value)
                 if key[1] == NODE_DB:
                     found.node += 1
                 else:
                     found.keys[key[1]] = found.keys.get(key[1], 0) + 1
-                found.expired += deadline is not None and deadline <= found.log_time_ms
+                found.expired += expiry is not None and expiry <= found.log_time_ms
                 if isinstance(entry, Parts):
                     found.in_parts += 1
                     parted[entry.number] = _Parted(key, entry)

@@ -52,11 +52,11 @@ class Restored(NamedTuple):
 class _Parted:
     """A value whose parts are yet to come."""
 
-    def __init__(self, db: int, key: bytes, deadline: int | None, parts: Parts, *, hot: bool) -> None:
+    def __init__(self, db: int, key: bytes, expiry: int | None, parts: Parts, *, hot: bool) -> None:
         """hot: whether the value is to be in memory."""
         self.db = db
         self.key = key
-        self.deadline = deadline
+        self.expiry = expiry
         self.parts = parts
         self._hot = hot
         self._pieces: list[bytes] = []
@@ -74,7 +74,7 @@ class _Parted:
         """All have come: let the entry stand in its keyspace. Raises `ValueError` if parts are missing."""
         if self._length != self.parts.length:
             raise ValueError(f"the value of {self.key[:64]!r} has {self._length:,} of {self.parts.length:,} bytes")
-        database.load(self.key, b"".join(self._pieces) if self._hot else self._length, self.deadline)
+        database.load(self.key, b"".join(self._pieces) if self._hot else self._length, self.expiry)
 
 
 class _Room:
@@ -114,14 +114,14 @@ def restore(
     for key, value in engine.items():
         kind = key[0] if key else None
         if kind == ENTRY and len(key) > 2 and key[1] < len(databases):  # the state comes before these
-            entry, deadline = parsed_value(value)
-            if deadline is not None and deadline <= time:
+            entry, expiry = parsed_value(value)
+            if expiry is not None and expiry <= time:
                 dropped.append(key)
             elif isinstance(entry, Parts):
                 hot = room.take(key, entry.length)
-                parted[entry.number] = _Parted(key[1], key[2:], deadline, entry, hot=hot)
+                parted[entry.number] = _Parted(key[1], key[2:], expiry, entry, hot=hot)
             else:
-                databases[key[1]].load(key[2:], entry if room.take(key, len(entry)) else len(entry), deadline)
+                databases[key[1]].load(key[2:], entry if room.take(key, len(entry)) else len(entry), expiry)
         elif kind == PART:  # all entries come before these
             number, index = parsed_part_key(key)
             numbers.add(number)

@@ -99,13 +99,11 @@ def parsed_part_key(key: bytes) -> tuple[int, int]:
     return number, index
 
 
-def record_value(value: bytes | Parts, deadline: int | None) -> bytes:
+def record_value(value: bytes | Parts, expiry: int | None) -> bytes:
     """What stands in an entry's record."""
     if isinstance(value, Parts):
-        return (
-            _PARTED.pack(PARTED, *value) if deadline is None else _EXPIRES_PARTED.pack(EXPIRES_PARTED, deadline, *value)
-        )
-    return b"\0" + value if deadline is None else _EXPIRES.pack(EXPIRES, deadline) + value
+        return _PARTED.pack(PARTED, *value) if expiry is None else _EXPIRES_PARTED.pack(EXPIRES_PARTED, expiry, *value)
+    return b"\0" + value if expiry is None else _EXPIRES.pack(EXPIRES, expiry) + value
 
 
 def parsed_value(record: bytes) -> tuple[bytes | Parts, int | None]:
@@ -118,6 +116,6 @@ def parsed_value(record: bytes) -> tuple[bytes | Parts, int | None]:
     if kind == PARTED and len(record) == _PARTED.size:
         return Parts(*_PARTED.unpack(record)[1:]), None
     if kind == EXPIRES_PARTED and len(record) == _EXPIRES_PARTED.size:
-        _, deadline, *parts = _EXPIRES_PARTED.unpack(record)
-        return Parts(*parts), deadline
+        _, expiry, *parts = _EXPIRES_PARTED.unpack(record)
+        return Parts(*parts), expiry
     raise ValueError("a record that is no entry")

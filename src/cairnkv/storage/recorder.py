@@ -96,12 +96,12 @@ class Recorder:
                 return
             effects = effects[done:]
         for effect in effects:
-            db, key, value, deadline = effect
+            db, key, value, expiry = effect
             if key is None:
                 self._clear(batch, db)
                 continue
             if isinstance(effect, Redated) and (parts := self._parted.get((db, key))) is not None:
-                put(record_key(db, key), record_value(parts, deadline))
+                put(record_key(db, key), record_value(parts, expiry))
                 continue
             if self._parted and (old := self._parted.pop((db, key), None)) is not None:
                 self._before.append(((db, key), old))
@@ -109,11 +109,11 @@ class Recorder:
             if value is None:
                 batch.delete(record_key(db, key))
             elif len(value) <= longest:
-                put(record_key(db, key), record_value(value, deadline))
+                put(record_key(db, key), record_value(value, expiry))
             else:
                 self._before.append(((db, key), None))
                 self._parted[db, key] = self._write_parts(value)
-                put(record_key(db, key), record_value(self._parted[db, key], deadline))
+                put(record_key(db, key), record_value(self._parted[db, key], expiry))
 
     def note(self, batch: Batch, position: int, now: int) -> None:
         """Add the position and log time that the batch brings the store to."""

@@ -20,12 +20,12 @@ def fill(put, delete, effects, Py_ssize_t longest):
     cdef Py_ssize_t done = 0
     cdef tuple effect
     cdef bytes key, value, record
-    cdef object deadline
+    cdef object expiry
     for item in effects:
         if type(item) is not tuple:  # a `Redated`, whose value stays
             break
         effect = <tuple>item
-        key, value, deadline = effect[1], effect[2], effect[3]
+        key, value, expiry = effect[1], effect[2], effect[3]
         if key is None or (value is not None and PyBytes_GET_SIZE(value) > longest):
             break
         record = PyBytes_FromStringAndSize(NULL, 2 + PyBytes_GET_SIZE(key))
@@ -35,7 +35,7 @@ def fill(put, delete, effects, Py_ssize_t longest):
         if value is None:
             delete(record)
         else:
-            put(record, _plain(value) if deadline is None else record_value(value, deadline))
+            put(record, _plain(value) if expiry is None else record_value(value, expiry))
         done += 1
     return done
 

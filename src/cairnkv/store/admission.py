@@ -30,7 +30,7 @@ from cairnkv.commands import (
 from cairnkv.engine import Database
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.extended_float import text_of_sum
-from cairnkv.engine.table import DEADLINE_BYTES, ENTRY_BYTES, length_of, memory_of
+from cairnkv.engine.table import ENTRY_BYTES, EXPIRY_BYTES, length_of, memory_of
 
 
 def growth(database: Database, command: Command, per_key: int = 0) -> int:
@@ -57,7 +57,7 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
         case GetWith(ttl=None, at=None):
             return 0
         case Expire(key) | ExpireWith(key) | GetWith(key):
-            return DEADLINE_BYTES + TICK_BYTES if database.has(key) and not _expires(database, key) else 0
+            return EXPIRY_BYTES + TICK_BYTES if database.has(key) and not _expires(database, key) else 0
         case SetRange(value=b""):
             return 0
         case Append(key) | SetRange(key) | SetBit(key):
@@ -87,8 +87,8 @@ def _of_put(database: Database, key: bytes, length: int, per_key: int, *, expire
     """What an entry with a value of so many bytes takes more than the one that it replaces."""
     old = database.stored(key)
     if old is None:
-        return ENTRY_BYTES + per_key + len(key) + length + (DEADLINE_BYTES + TICK_BYTES) * expires
-    more = length - memory_of(old[0]) + DEADLINE_BYTES * (expires - (old[1] is not None))
+        return ENTRY_BYTES + per_key + len(key) + length + (EXPIRY_BYTES + TICK_BYTES) * expires
+    more = length - memory_of(old[0]) + EXPIRY_BYTES * (expires - (old[1] is not None))
     return more + TICK_BYTES if expires and old[1] is None else more
 
 

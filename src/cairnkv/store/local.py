@@ -652,14 +652,14 @@ class Store:
 
     def settled(self, happened: Sequence[Effect]) -> None:
         """What was unsettled is known: let what has happened be there, which others see as changes made now."""
-        for db, key, value, deadline in happened:
+        for db, key, value, expiry in happened:
             database = self.databases[db]
             if key is None:
                 database.clear_all()
             elif value is None:
                 database.drop(key)
             else:
-                database.put(key, value, deadline)
+                database.put(key, value, expiry)
             if self._lru is not None:
                 self._note_change(db, key)
         self._unsettled.clear()
@@ -966,10 +966,10 @@ def effects_of(journal: Journal) -> list[Effect]:
         if isinstance(change, Before):
             place = database.number, change.key
             if place not in keys:
-                value, deadline = database.entry(change.key) or (None, None)
-                keys[place] = (*place, value, deadline)
+                value, expiry = database.entry(change.key) or (None, None)
+                keys[place] = (*place, value, expiry)
                 if value is not None and len(value) > LARGE_VALUE_BYTES and (change.entry or (None,))[0] is value:
-                    keys[place] = Redated(*place, value, deadline)
+                    keys[place] = Redated(*place, value, expiry)
         else:
             cleared[database.number] = (database.number, None, None, None)
     return [*cleared.values(), *keys.values()]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
 from cairnkv.commands import Deadline, Get, Replies, Reply, Step
-from cairnkv.engine.table import DEADLINE_BYTES, ENTRY_BYTES
+from cairnkv.engine.table import ENTRY_BYTES, EXPIRY_BYTES
 from cairnkv.protocol.resp import Verbatim
 from cairnkv.session.conversation import WHOLE_TABLE_COST
 from cairnkv.session.resp.command_spec import (
@@ -242,10 +242,10 @@ def memory_usage(arguments: Arguments) -> Calls:
 
     def show(reply: Reply) -> Value:
         assert isinstance(reply, Replies)
-        value, deadline = reply.values
+        value, expiry = reply.values
         if not isinstance(value, bytes):
             return None
-        return ENTRY_BYTES + len(key) + len(value) + (DEADLINE_BYTES if deadline != -1 else 0)
+        return ENTRY_BYTES + len(key) + len(value) + (EXPIRY_BYTES if expiry != -1 else 0)
 
     return Calls((Step(arguments.db, Get(key)), Step(arguments.db, Deadline(key))), show)
 
