@@ -23,7 +23,7 @@ bench := $(VENV)/.bench
 $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
 # An installation also succeeds without a compiler, so print which path is in use.
-say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cairnkv.features()["hot path"])' >&2
+say_features := $(python) -c 'import cairnkv; print("make: the path in use is", cairnkv.features()["path"])' >&2
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help

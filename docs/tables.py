@@ -68,9 +68,9 @@ def explained(spec: CommandSpec) -> str:
 INFO = {
     "in every store": {
         "cairnkv_version": "version of the server",
-        "size": "`process`, `disk` or `quorum`",
+        "mode": "`in-memory`, `durable` or `replicated`",
         "loading": "1 while the server reads its store from disk, else 0",
-        "hot_path": "`compiled`, or `pure Python`",
+        "path": "`native` or `pure Python`",
         "commands": "commands executed since the start",
         "keys": "keys of all databases; expired keys count until they are removed",
         "used_bytes": "memory of keys and values, by estimate",

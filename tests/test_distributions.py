@@ -37,7 +37,7 @@ kv["greeting"] = "hello"
 assert kv["greeting"] == "hello"
 assert kv.incr("hits", 5) == 5
 assert "/src/" not in cairnkv.__file__, cairnkv.__file__
-print(cairnkv.features()["hot path"])
+print(cairnkv.features()["path"])
 """
 
 
@@ -119,17 +119,17 @@ def test_wheel_holds_what_users_need_and_no_sources_of_compiled_modules(built: B
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler: apt-get install gcc libc6-dev")
 def test_wheel_is_compiled_where_there_is_a_compiler(built: Built, tmp_path: Path) -> None:
-    assert use(built.wheel, tmp_path) == "compiled"
+    assert use(built.wheel, tmp_path) == "native"
 
 
 def test_sdist_is_installed_where_no_compiler_is_on_the_path(built: Built, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert use(built.sdist, tmp_path, PATH=str(empty)) == "plain Python"
+    assert use(built.sdist, tmp_path, PATH=str(empty)) == "pure Python"
 
 
 def test_sdist_is_installed_where_the_compiler_fails(built: Built, tmp_path: Path) -> None:
-    assert use(built.sdist, tmp_path, CC="false") == "plain Python"
+    assert use(built.sdist, tmp_path, CC="false") == "pure Python"
 
 
 def test_readme_commands_run_in_a_fresh_clone(clone: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_readme_commands_run_in_a_fresh_clone(clone: Path, tmp_path: Path) -> No
     steps = errors.read_text().splitlines()
     assert len([line for line in steps if line.startswith("make: getting ")]) > 5
     assert "make: compiling cairnkv.engine.table_native" in steps
-    assert "make: the hot path is plain Python" in steps
+    assert "make: the path in use is pure Python" in steps
 
 
 WITHOUT_UPPER_BOUND = {"setuptools"}

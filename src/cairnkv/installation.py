@@ -56,12 +56,12 @@ def _is_there(name: str) -> bool:
 
 @functools.cache
 def features() -> dict[str, str]:
-    """What is in use: the form of the hot path, and the event loop that a server here takes.
+    """What is in use: the native or the pure Python path, and the event loop that a server here takes.
 
-    >>> features()["hot path"] in ("compiled", "plain Python")
+    >>> features()["path"] in ("native", "pure Python")
     True
     """
-    return {"hot path": "compiled" if native_path_in_use() else "plain Python", "loop": _loop()}
+    return {"path": "native" if native_path_in_use() else "pure Python", "loop": _loop()}
 
 
 def python_command(*arguments: str) -> list[str]:

@@ -114,7 +114,7 @@ def test_set_under_conditions(cairn_here: Call, kv: Store):
         ["set", "k", "v", "--ttl", "0"],
         ["set", "k", "v", "--ttl", "1s", "--keep-ttl"],
         ["set", "k", "v", "--if-absent", "--if-present"],
-        ["set", "k", "v", "--durable", "disk"],
+        ["set", "k", "v", "--durability", "disk"],
         ["set", "", "v"],
         ["set", "k" * 65_536, "v"],
         ["get"],
@@ -206,7 +206,7 @@ def test_a_write_need_not_wait_for_the_log_where_memory_is_enough(cairn_here: Ca
     with running_server(storage=storage) as server:
         monkeypatch.setenv("CAIRNKV_URL", server.url)
         for arguments in (["set", "k", "1"], ["incr", "k"], ["expire", "k", "1m"], ["persist", "k"], ["clear", "k"]):
-            assert cairn_here(*arguments, "--durable", "memory").code == 0
+            assert cairn_here(*arguments, "--durability", "memory").code == 0
         assert server.call(lambda: len(storage.pending)) == 5
         said = cairn_here("set", "k", "2", "--timeout", "100ms")
         assert (said.code, "it was executed, or it was not" in said.err) == (2, True)

@@ -81,7 +81,7 @@ def test_an_option_that_is_misspelt_is_suggested(cairn_here: Call, arguments: li
 
 @pytest.mark.parametrize(
     ("arguments", "meant"),
-    [(["cluster", "stauts"], "status"), (["set", "k", "v", "--durable", "memry"], "memory")],
+    [(["cluster", "stauts"], "status"), (["set", "k", "v", "--durability", "memry"], "memory")],
 )
 def test_a_choice_that_is_misspelt_is_suggested(cairn_here: Call, arguments: list[str], meant: str):
     said = cairn_here(*arguments)

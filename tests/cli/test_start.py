@@ -12,7 +12,7 @@ import pytest
 import cairnkv
 from cairnkv.cli import fast_get
 from cairnkv.commands import MISSING, Failure, Get, Reply, failures
-from cairnkv.protocol.native import CommandFlag, Dialect, reply_parts, write_command
+from cairnkv.protocol.native import CommandFlag, StatusByte, reply_parts, write_command
 from cairnkv.testing import running_server
 from tests.cli.conftest import Call, cairn_process
 
@@ -61,15 +61,15 @@ def test_a_key_that_cannot_be_is_left_to_the_client(key: bytes):
         fast_get.request(key)
 
 
-@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("status_byte", StatusByte)
 @pytest.mark.parametrize("value", [b"", b"v", bytes(range(256)) * 4096])
-def test_values_are_read_as_the_wire_writes_them(dialect: Dialect, value: bytes):
-    assert fast_get.get(answering(b"".join(reply_parts(value, dialect))), b"k") == value
+def test_values_are_read_as_the_wire_writes_them(status_byte: StatusByte, value: bytes):
+    assert fast_get.get(answering(b"".join(reply_parts(value, status_byte))), b"k") == value
 
 
-@pytest.mark.parametrize("dialect", Dialect)
-def test_a_missing_key_is_none(dialect: Dialect):
-    assert fast_get.get(answering(b"".join(reply_parts(MISSING, dialect))), b"k") is None
+@pytest.mark.parametrize("status_byte", StatusByte)
+def test_a_missing_key_is_none(status_byte: StatusByte):
+    assert fast_get.get(answering(b"".join(reply_parts(MISSING, status_byte))), b"k") is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_missing_key_is_none(dialect: Dialect):
         b"\x00\x07\x00\x00\x00\x00",
         b"\x00\x31\x00\x00\x00\x0dKey not found",
         b"\x08\x30\x00\x00\x00\x01v",
-        *(b"".join(reply_parts(Failure(code, ""), Dialect.ARTICLE)) for code in failures.CODES.values()),
+        *(b"".join(reply_parts(Failure(code, ""), StatusByte.ASCII)) for code in failures.CODES.values()),
     ],
 )
 def test_any_other_reply_is_left_to_the_client(reply: bytes):
@@ -123,7 +123,7 @@ def test_a_unix_socket_is_plain_enough(tmp_path_factory: pytest.TempPathFactory)
 def test_a_server_that_is_slow_is_asked_again_by_the_client(monkeypatch: pytest.MonkeyPatch, cairn_here: Call):
     monkeypatch.setattr(fast_get, "PATIENCE", 0.05)
     value: Reply = b"late"
-    said = cairn_here("get", "k", "--url", answering(b"", b"".join(reply_parts(value, Dialect.ARTICLE))))
+    said = cairn_here("get", "k", "--url", answering(b"", b"".join(reply_parts(value, StatusByte.ASCII))))
     assert (said.code, said.out) == (0, b"late\n")
 
 

@@ -67,7 +67,7 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     ("pairs", lambda kv: kv.set_many([("a", "b")]), r"set_many takes a mapping .*, not \[\('a', 'b'\)\]"),
     ("amount", lambda kv: kv.incr("k", 1.5), "n is an integer, not 1.5"),
     ("ping", lambda kv: kv.ping(5), "ping takes text, not 5"),
-    ("durable", lambda kv: kv.durable("disk"), "durable is 'memory' or 'size', not 'disk'"),
+    ("durability", lambda kv: kv.durability("disk"), "durability is 'committed' or 'memory', not 'disk'"),
 ]
 
 

@@ -1,4 +1,5 @@
-"""`durable("memory")`: a write that returns once it is applied, on a log that commits when a test says, or on disk."""
+"""`durability("memory")`: a write that returns once it is applied, on a log that commits when a test says, or on
+disk."""
 
 import asyncio
 import threading
@@ -44,7 +45,7 @@ def kv(server: RunningServer) -> Iterator[cairnkv.Client[str, str]]:
 def test_a_write_returns_before_its_commit_and_others_do_not_see_it_before(
     server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
-    quick = kv.durable("memory")
+    quick = kv.durability("memory")
     assert quick.set("k", "1") is True
     assert quick.incr("k", 4) == 5
     quick["other"] = "x"
@@ -65,7 +66,7 @@ def test_a_write_returns_before_its_commit_and_others_do_not_see_it_before(
 def test_what_a_failing_log_takes_back_is_gone_though_it_was_acknowledged(
     server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
-    kv.durable("memory").set("k", "1")
+    kv.durability("memory").set("k", "1")
     server.call(storage.fail)
     assert kv.get("k") is None
 
@@ -74,27 +75,27 @@ def test_a_pipeline_may_have_both_and_tells_what_was_reached(
     server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
     with kv.pipeline() as pipeline:
-        quick = pipeline.durable("memory")
+        quick = pipeline.durability("memory")
         first = quick.incr("n", 2)
         read = quick.exists("nobody")
         assert len(quick) == len(pipeline) == 2
         with pytest.raises(cairnkv.CallerError, match="not carried out yet"):
             first.reached  # noqa: B018
-    assert (first.result(), first.reached, read.reached) == (2, "memory", "size")
+    assert (first.result(), first.reached, read.reached) == (2, "memory", "committed")
     pipeline = kv.pipeline()
-    last = pipeline.durable("memory").durable("size").incr("n")
+    last = pipeline.durability("memory").durability("committed").incr("n")
     carried_out = threading.Thread(target=pipeline.execute)
     carried_out.start()
     while not server.call(lambda: len(storage.pending) == 2):
         pass
     server.call(storage.commit)
     carried_out.join(PATIENCE)
-    assert (last.result(), last.reached) == (3, "size")
+    assert (last.result(), last.reached) == (3, "committed")
 
 
 async def test_the_same_with_asyncio(server: RunningServer, storage: LateStorage) -> None:
     async with aio.connect(server.url, timeout=PATIENCE) as kv:
-        quick = kv.durable("memory")
+        quick = kv.durability("memory")
         assert await asyncio.gather(quick.set("k", "1"), quick.incr("n")) == [True, 1]
         read = asyncio.ensure_future(kv.get("k"))
         done, _ = await asyncio.wait([read], timeout=0.05)
@@ -107,7 +108,7 @@ async def test_the_same_with_asyncio(server: RunningServer, storage: LateStorage
 
 def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> None:
     kv = Embedded(Store(storage=storage), Text(), Text())
-    quick = kv.durable("memory")
+    quick = kv.durability("memory")
     quick["k"] = "1"
     assert quick.swap("k", "2") == "1"
     assert len(storage.pending) == 2
@@ -119,7 +120,7 @@ def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> N
 
 
 async def test_the_same_awaited(storage: LateStorage) -> None:
-    async with AsyncEmbedded(Store(storage=storage), Text(), Text()).durable("memory") as quick:
+    async with AsyncEmbedded(Store(storage=storage), Text(), Text()).durability("memory") as quick:
         assert await quick.incr("n") == 1
         storage.commit()
         assert await quick.get("n") == "1"
@@ -129,19 +130,19 @@ def test_in_a_pipeline_to_a_server_on_disk_each_has_its_turn_and_its_promise(tmp
     """The compiled hot path takes those without a flag only."""
     with running_server(data=str(tmp_path)) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
         with kv.pipeline() as pipeline:
-            quick = pipeline.durable("memory")
+            quick = pipeline.durability("memory")
             totals = [(pipeline if n % 3 else quick).incr("n") for n in range(300)]
             last = pipeline.get("n")
         assert [total.result() for total in totals] == list(range(1, 301))
         assert last.result() == "300"
-        assert {total.reached for n, total in enumerate(totals) if n % 3} == {"size"}
+        assert {total.reached for n, total in enumerate(totals) if n % 3} == {"committed"}
         assert "memory" in {total.reached for n, total in enumerate(totals) if n % 3 == 0}
 
 
 @pytest.mark.parametrize("sync", ["always", "1s", "none"])
 def test_on_disk_it_is_there_after_a_close_in_good_order(tmp_path: Path, sync: str) -> None:
     with cairnkv.open(tmp_path / "data", sync=sync) as kv:
-        quick = kv.durable("memory")
+        quick = kv.durability("memory")
         for number in range(1_000):
             quick[f"{number}"] = "x"
     with cairnkv.open(tmp_path / "data") as kv:
@@ -157,7 +158,7 @@ def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to(
             conversation.say(OK if len(asked) != 2 else InMemory(OK))
 
     with scripted(answer) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
-        quick = kv.durable("memory")
+        quick = kv.durability("memory")
         quick.set("k", "1")
         quick.set("k", "2")
         kv.set("k", "3")
@@ -168,12 +169,12 @@ def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to(
 
 def test_it_shows_what_it_is(storage: LateStorage) -> None:
     kv = Embedded(Store(storage=storage), Text(), Text())
-    assert repr(kv.durable("memory")) == "<cairnkv.Embedded>.durable('memory')"
-    assert kv.durable("size") is kv.durable("memory").durable("size") is kv
+    assert repr(kv.durability("memory")) == "<cairnkv.Embedded>.durability('memory')"
+    assert kv.durability("committed") is kv.durability("memory").durability("committed") is kv
 
 
 def test_in_memory_there_is_nothing_less_safe() -> None:
     with cairnkv.open() as kv:
-        assert kv.durable("memory") is kv.durable("size") is kv
-        with pytest.raises(cairnkv.OptionError, match="durable is 'memory' or 'size'"):
-            kv.durable("none")  # type: ignore[arg-type]
+        assert kv.durability("memory") is kv.durability("committed") is kv
+        with pytest.raises(cairnkv.OptionError, match="durability is 'committed' or 'memory'"):
+            kv.durability("none")  # type: ignore[arg-type]

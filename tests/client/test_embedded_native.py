@@ -338,7 +338,7 @@ class TestOnDisk:
     def test_what_is_uncommitted_is_not_shown(self) -> None:
         storage = LateStorage(keeps_effects=True)
         kv: Any = embedded(Store(storage=storage), key_codec("text"), value_codec("text"))
-        assert kv.durable("memory").set("a", "1") is True
+        assert kv.durability("memory").set("a", "1") is True
         seen: list[object] = []
         reading = threading.Thread(target=lambda: seen.append(outcome(lambda store: store.get("a"), kv)))
         reading.start()

@@ -27,7 +27,7 @@ from cairnkv.client.aio import reply_future as pure_future
 from cairnkv.client.aio.connection import AWAKE_SECONDS, Connection
 from cairnkv.commands import BY_NUMBER, OK, Failure, Get, Ping, Set, failures
 from cairnkv.errors import PeerError, Unavailable
-from cairnkv.protocol import Dialect, native, write_command
+from cairnkv.protocol import StatusByte, native, write_command
 from cairnkv.protocol.native import reply_parts
 from tests.client.test_aio import Wire
 from tests.client.test_sync import answer_everything, say_nothing
@@ -79,10 +79,10 @@ class TestTheSame:
                 outcomes.append(str(error))
         assert outcomes[0] == outcomes[1]
 
-    @given(data=st.data(), dialect=st.sampled_from(Dialect))
-    def test_replies_for_what_a_server_says_however_cut(self, data: st.DataObject, dialect: Dialect) -> None:
+    @given(data=st.data(), status_byte=st.sampled_from(StatusByte))
+    def test_replies_for_what_a_server_says_however_cut(self, data: st.DataObject, status_byte: StatusByte) -> None:
         words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), max_size=12))
-        said = b"".join(b"".join(reply_parts(data.draw(replies(word)), dialect)) for word in words)
+        said = b"".join(b"".join(reply_parts(data.draw(replies(word)), status_byte)) for word in words)
         assert_same(words, data.draw(cuttings(said)))
 
     @given(data=st.data())
@@ -276,7 +276,7 @@ def test_a_slow_server_is_waited_for_asleep() -> None:
 
 # -- a sync client and the worst moments -------------------------------------------------------------------------
 
-REPLY = b"".join(reply_parts(b"value", Dialect.ARTICLE))
+REPLY = b"".join(reply_parts(b"value", StatusByte.ASCII))
 
 
 @pytest.mark.parametrize("length", range(len(REPLY)))
@@ -641,7 +641,9 @@ async def test_a_failure_that_closes_fails_what_stands_behind_it_as_not_executed
     first = connection.submit(Set(b"k", b"v"), loop.time() + 5)
     behind = connection.submit(Set(b"k", b"v"), loop.time() + 5)
     busy = Failure(failures.BUSY, "too many")
-    connection.data_received(b"".join(reply_parts(busy, Dialect.ARTICLE)) + b"".join(reply_parts(OK, Dialect.ARTICLE)))
+    connection.data_received(
+        b"".join(reply_parts(busy, StatusByte.ASCII)) + b"".join(reply_parts(OK, StatusByte.ASCII))
+    )
     assert await first == busy
     with pytest.raises(Unavailable, match="not executed"):
         await behind

@@ -58,14 +58,14 @@ def test_a_read_that_also_writes_is_a_write(server: Scripted, asked: Asked) -> N
 
 def test_it_goes_with_durable_either_way_round(server: Scripted, asked: Asked) -> None:
     with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
-        for both in (kv.local().durable("memory"), kv.durable("memory").local()):
+        for both in (kv.local().durability("memory"), kv.durability("memory").local()):
             both.set("k", "v")
             both.get("k")
-            only_local = both.durable("size")
+            only_local = both.durability("committed")
             only_local.set("k", "v")
             only_local.get("k")
         with pytest.raises(cairnkv.OptionError):
-            kv.local().durable("no")  # type: ignore[arg-type]
+            kv.local().durability("no")  # type: ignore[arg-type]
     assert asked == 2 * [("SET", MEMORY), ("GET", LOCAL), ("SET", 0), ("GET", LOCAL)]
 
 
@@ -73,10 +73,10 @@ async def test_the_same_with_asyncio(server: Scripted, asked: Asked) -> None:
     async with aio.connect(server.url, timeout=PATIENCE) as kv:
         local = kv.local()
         assert await asyncio.gather(local.get("k"), kv.get("k"), local.set("k", "v")) == ["v", "v", True]
-        for both in (local.durable("memory"), kv.durable("memory").local()):
+        for both in (local.durability("memory"), kv.durability("memory").local()):
             await both.set("k", "v")
             await both.get("k")
-            await both.durable("size").set("k", "v")
+            await both.durability("committed").set("k", "v")
     assert asked[:3] == [("GET", LOCAL), ("GET", 0), ("SET", 0)]
     assert asked[3:] == 2 * [("SET", MEMORY), ("GET", LOCAL), ("SET", 0)]
     with pytest.raises(cairnkv.CallerError, match="closed"):
@@ -89,9 +89,9 @@ def test_a_pipeline_may_have_both(server: Scripted, asked: Asked) -> None:
             local = pipeline.local()
             first = local.get("k")
             pipeline.get("k")
-            local.durable("memory").set("k", "v")
-            pipeline.durable("memory").local().get("k")
-            local.durable("memory").durable("size").set("k", "v")
+            local.durability("memory").set("k", "v")
+            pipeline.durability("memory").local().get("k")
+            local.durability("memory").durability("committed").set("k", "v")
             assert len(local) == len(pipeline) == 5
             assert local.local() is local
         assert first.result() == "v"
@@ -103,7 +103,7 @@ def test_a_pipeline_may_have_both(server: Scripted, asked: Asked) -> None:
 def test_it_changes_nothing_where_there_is_one_machine() -> None:
     storage = LateStorage()
     with running_server(storage=storage) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
-        kv.durable("memory").set("k", "1")
+        kv.durability("memory").set("k", "1")
         with cairnkv.connect(server.url, timeout=0.2, attempts=1) as reader, pytest.raises(cairnkv.TimedOut):
             reader.local().get("k")  # what is not committed is not shown to it either
         server.call(storage.commit)
@@ -122,7 +122,7 @@ def test_it_shows_what_it_is_and_is_made_once() -> None:
     kv = cairnkv.connect("cairn://nowhere")
     assert repr(kv.local()) == "<cairnkv.Client nowhere:6555>.local()"
     assert repr(aio.connect("cairn://nowhere").local()) == "<cairnkv.aio.Client nowhere:6555>.local()"
-    local, both = kv.local(), kv.local().durable("memory")
-    assert local.local() is local.durable("size") is local
-    assert repr(both) == "<cairnkv.Client nowhere:6555>.durable('memory').local()"
-    assert both.durable("memory") is not kv
+    local, both = kv.local(), kv.local().durability("memory")
+    assert local.local() is local.durability("committed") is local
+    assert repr(both) == "<cairnkv.Client nowhere:6555>.durability('memory').local()"
+    assert both.durability("memory") is not kv

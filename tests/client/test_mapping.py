@@ -28,7 +28,7 @@ def kv(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[cairnkv.KeyVa
             yield store
     else:
         with cairnkv.open() as store:
-            yield store.durable("memory") if request.param == "pure memory view" else store
+            yield store.durability("memory") if request.param == "pure memory view" else store
 
 
 def filled(kv: cairnkv.KeyValue[str, str], many: int = MANY) -> dict[str, str]:
@@ -264,9 +264,9 @@ async def test_asyncio_pipeline_carries_out_in_order(connect: Any) -> None:
         async with kv.pipeline() as pipeline:
             stored = [pipeline.set(f"k{n}", str(n)) for n in range(12_000)]
             total = [pipeline.incr("hits") for _ in range(3)]
-            quick = pipeline.durable("memory").local()
+            quick = pipeline.durability("memory").local()
             fast = quick.set("fast", "1")
-            last = quick.durable("size").get("k7")
+            last = quick.durability("committed").get("k7")
         assert len(pipeline) == 0
         assert all(result.result() for result in stored)
         assert [result.result() for result in total] == [1, 2, 3]

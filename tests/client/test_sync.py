@@ -255,7 +255,7 @@ def test_what_is_no_reply_is_an_error_of_the_peer(garbage: bytes) -> None:
 
 
 def test_both_dialects_are_understood() -> None:
-    with running_server(dialect="published") as server, cairnkv.connect(server.url) as kv:
+    with running_server(status_byte="binary") as server, cairnkv.connect(server.url) as kv:
         kv["k"] = "v"
         assert kv["k"] == "v"
         assert kv.get("nobody") is None

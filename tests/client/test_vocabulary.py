@@ -29,7 +29,7 @@ def test_what_there_is() -> None:
     several = {"get_many", "set_many", "clear_many"}
     whole_store = {"scan", "count", "clear_all", "clear_prefix", "ping", "info", "close"}
     assert set(methods(cairnkv.KeyValue)) == one_key | several | whole_store | MAPPING | {
-        "durable",
+        "durability",
         "local",
         "pipeline",
     }

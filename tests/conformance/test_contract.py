@@ -179,7 +179,7 @@ def test_options_that_exclude_each_other(kv: Any, options: dict[str, Any]) -> No
 
 
 def test_writes_for_which_memory_is_safe_enough_do_what_the_others_do(kv: Any) -> None:
-    quick = kv.durable("memory")
+    quick = kv.durability("memory")
     assert quick.set(b"k", b"1") is True
     assert quick.set(b"k", b"2", if_absent=True) is False
     assert quick.incr(b"k", 4) == 5
@@ -197,12 +197,12 @@ def test_writes_for_which_memory_is_safe_enough_do_what_the_others_do(kv: Any) -
     assert quick.clear_prefix(b"k") == 1
     assert quick.clear(b"k") is None
     assert kv.count() == 0
-    assert quick.durable("size").clear_all() is None
+    assert quick.durability("committed").clear_all() is None
 
 
 def test_what_is_no_degree_of_safety_is_refused(kv: Any) -> None:
-    with pytest.raises(cairnkv.CallerError, match="durable is 'memory' or 'size', not 'disk'"):
-        kv.durable("disk")
+    with pytest.raises(cairnkv.CallerError, match="durability is 'committed' or 'memory', not 'disk'"):
+        kv.durability("disk")
 
 
 # -- several keys ------------------------------------------------------------------------------------------------
@@ -401,8 +401,11 @@ def test_ping_and_info(kv: Any, request: pytest.FixtureRequest) -> None:
     info = kv.info()
     assert info["keys"] == 1
     assert info["cairnkv_version"] == cairnkv.__version__
-    size = next((size for size in ("disk", "quorum") if size in request.node.name), "process")
-    assert info["size"] == size
+    mode = next(
+        (mode for way, mode in {"disk": "durable", "quorum": "replicated"}.items() if way in request.node.name),
+        "in-memory",
+    )
+    assert info["mode"] == mode
 
 
 def test_a_random_walk_beside_a_dict(kv: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import cairnkv
 from cairnkv import aio
-from cairnkv.client.calls import Call, Durable, Leeway
+from cairnkv.client.calls import Call, Durability, Leeway
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded, new_store
 from cairnkv.client.keyvalue import KeyValue
@@ -165,12 +165,12 @@ def pipelined(clock: ManualClock) -> Iterator[Any]:
 
 
 class Pipelined:
-    def __init__(self, client: cairnkv.Client[bytes, bytes], how: Durable = "size") -> None:
+    def __init__(self, client: cairnkv.Client[bytes, bytes], how: Durability = "committed") -> None:
         self._client = client
         self._how = how
-        self._store = client.durable(how)
+        self._store = client.durability(how)
 
-    def durable(self, how: Durable) -> "Pipelined":
+    def durability(self, how: Durability) -> "Pipelined":
         return Pipelined(self._client, how)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -180,7 +180,7 @@ class Pipelined:
 
         def call(*arguments: Any, **options: Any) -> Any:
             with self._client.pipeline() as pipeline:
-                pending = getattr(pipeline.durable(self._how), name)(*arguments, **options)
+                pending = getattr(pipeline.durability(self._how), name)(*arguments, **options)
             return pending.result()
 
         return call

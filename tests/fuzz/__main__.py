@@ -71,7 +71,7 @@ def fuzz_sanitized(place: Path, compiler: str, seconds: float, seed: int, protoc
 def fuzz(seconds: float, first: int, protocol: str) -> int:
     """Run random histories until the time is up. A seed determines one history for each choice of the protocol."""
     import cairnkv.session.executor_native
-    from cairnkv.protocol import Dialect, Limits
+    from cairnkv.protocol import Limits, StatusByte
     from tests.support import cluster_twins
     from tests.support.lives import flipped, lively_frame, lively_redis
     from tests.support.twins import Twins
@@ -86,7 +86,7 @@ def fuzz(seconds: float, first: int, protocol: str) -> int:
         on_redis = (chance.random() < 0.5) if protocol == "both" else protocol == "resp"
         limits = Limits(value=2_000, frame=80_000) if chance.random() < 0.5 else Limits()
         twins = Twins(
-            width=width if chance.random() < 0.3 else None, dialect=chance.choice(list(Dialect)), limits=limits
+            width=width if chance.random() < 0.3 else None, status_byte=chance.choice(list(StatusByte)), limits=limits
         )
         try:
             if chance.random() < 0.2:

@@ -122,7 +122,7 @@ _Change = Callable[[_Entries], None]
 class _Directory:
     def __init__(self) -> None:
         self.now: _Entries = {}
-        self.durable: _Entries = {}
+        self.durability: _Entries = {}
         self.changes: list[tuple[int, _Change]] = []  # each with its number among all directories' changes
 
     def change(self, number: int, change: _Change) -> None:
@@ -131,7 +131,7 @@ class _Directory:
 
     def synced(self, upto: int) -> None:
         while self.changes and self.changes[0][0] <= upto:
-            self.changes.pop(0)[1](self.durable)
+            self.changes.pop(0)[1](self.durability)
 
 
 class Disk:
@@ -228,7 +228,7 @@ class Disk:
 
     def _walk(self, directory: _Directory, visit: Callable[[_Directory], None]) -> None:
         visit(directory)
-        for entry in {id(entry): entry for entry in (*directory.now.values(), *directory.durable.values())}.values():
+        for entry in {id(entry): entry for entry in (*directory.now.values(), *directory.durability.values())}.values():
             if isinstance(entry, _Directory):
                 self._walk(entry, visit)
 
@@ -244,7 +244,7 @@ class Disk:
         strict = self._metadata is Metadata.STRICT
 
         def entries_left(directory: _Directory) -> _Entries:
-            entries = dict(directory.durable)
+            entries = dict(directory.durability)
             for number, change in directory.changes:
                 if dice.random() < chance if strict else number <= last:
                     change(entries)
@@ -261,7 +261,7 @@ def _read(path: Path) -> _Directory:
     directory = _Directory()
     for inner in path.iterdir():
         directory.now[inner.name] = _read(inner) if inner.is_dir() else _File(inner.read_bytes())
-    directory.durable = dict(directory.now)
+    directory.durability = dict(directory.now)
     return directory
 
 

@@ -22,12 +22,12 @@ def test_commands_are_parsed_one_after_the_other_from_one_cursor(said: list[Comm
     said=st.lists(
         st.builds(codec.Response, st.booleans(), st.binary(max_size=30), st.integers(0, 15)), min_size=1, max_size=4
     ),
-    dialect=st.sampled_from(codec.Dialect),
+    status_byte=st.sampled_from(codec.StatusByte),
 )
 def test_responses_are_parsed_one_after_the_other_from_one_cursor(
-    said: list[codec.Response], dialect: codec.Dialect
+    said: list[codec.Response], status_byte: codec.StatusByte
 ) -> None:
-    cursor = codec.Cursor(b"".join(codec.write_response(response, dialect=dialect) for response in said))
+    cursor = codec.Cursor(b"".join(codec.write_response(response, status_byte=status_byte) for response in said))
     assert [codec.parse_response(cursor) for _ in said] == said
     assert cursor.position == len(cursor.data)
 

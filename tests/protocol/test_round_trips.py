@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, MISSING, OK, Command, CommandSpec, Failure, InMemory, Items, Reply
 from cairnkv.errors import PeerError
-from cairnkv.protocol import CommandDecoder, Dialect, Request, Response, ResponseDecoder, write_command, write_response
+from cairnkv.protocol import (
+    CommandDecoder,
+    Request,
+    Response,
+    ResponseDecoder,
+    StatusByte,
+    write_command,
+    write_response,
+)
 from cairnkv.protocol.native import (
     Width,
     command_parts,
@@ -73,20 +81,20 @@ def test_a_command_in_pieces_is_the_same_frame(command: Command, width: Width, f
 
 
 @pytest.mark.parametrize("word", RESP_COMMANDS)
-@given(data=st.data(), dialect=st.sampled_from(Dialect))
-def test_a_reply_arrives_as_it_was_said(word: CommandSpec, data: st.DataObject, dialect: Dialect) -> None:
+@given(data=st.data(), status_byte=st.sampled_from(StatusByte))
+def test_a_reply_arrives_as_it_was_said(word: CommandSpec, data: st.DataObject, status_byte: StatusByte) -> None:
     said = data.draw(st.lists(replies(word), min_size=1, max_size=4))
-    sent = b"".join(write_response(response_to(reply), dialect=dialect) for reply in said)
+    sent = b"".join(write_response(response_to(reply), status_byte=status_byte) for reply in said)
     decoder = ResponseDecoder()
     assert [reply_in(response, word) for response in events(decoder, data.draw(cuttings(sent)))] == said
     assert decoder.pending == 0
     assert decoder.consumed == len(sent)
 
 
-@given(data=st.data(), dialect=st.sampled_from(Dialect))
-def test_a_reply_in_pieces_is_the_same_frame(data: st.DataObject, dialect: Dialect) -> None:
+@given(data=st.data(), status_byte=st.sampled_from(StatusByte))
+def test_a_reply_in_pieces_is_the_same_frame(data: st.DataObject, status_byte: StatusByte) -> None:
     reply = data.draw(replies(data.draw(st.sampled_from(COMMANDS)).spec))
-    assert b"".join(reply_parts(reply, dialect)) == write_response(response_to(reply), dialect=dialect)
+    assert b"".join(reply_parts(reply, status_byte)) == write_response(response_to(reply), status_byte=status_byte)
 
 
 @pytest.mark.parametrize("reply", [OK, MISSING, b"5", Items((b"0", None))])

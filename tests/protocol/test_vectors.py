@@ -14,10 +14,10 @@ from cairnkv.commands import BY_NAME, Command
 from cairnkv.protocol import (
     CommandDecoder,
     Cursor,
-    Dialect,
     Request,
     Response,
     ResponseDecoder,
+    StatusByte,
     parse_command,
     parse_response,
     write_command,
@@ -122,7 +122,7 @@ class TestResponses:
 
     def test_is_written_to_exactly_these_bytes_in_its_dialect(self, vector: dict[str, Any]) -> None:
         response = Response(vector["ok"], bytes.fromhex(vector["payload_hex"]), 0x01 if vector["missing"] else 0)
-        assert write_response(response, dialect=Dialect[vector["dialect"].upper()]).hex() == vector["hex"]
+        assert write_response(response, status_byte=StatusByte[vector["status_byte"].upper()]).hex() == vector["hex"]
 
 
 _PING = b"still there?"

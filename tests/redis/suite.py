@@ -206,7 +206,7 @@ def run_round(copy: Path, name: str, target: Target, *, skipped: Iterable[str]) 
     """Run a unit once."""
     file = copy / "skipped"
     file.write_text("\n".join(skipped))
-    command = ["./runtest", "--host", target.host, "--port", str(target.port), "--single", name, "--durable"]
+    command = ["./runtest", "--host", target.host, "--port", str(target.port), "--single", name, "--durability"]
     command += ["--clients", "1", "--timeout", str(STILL_SECONDS), "--skipfile", str(file), "--ignore-encoding"]
     command += ["--ignore-digest", "--tags", " ".join(f"-{tag}" for tag in DENIED_TAGS)]
     process = subprocess.Popen(

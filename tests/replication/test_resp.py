@@ -98,7 +98,7 @@ def test_it_tells_of_itself_what_is_so(two: tuple[Any, Any]) -> None:
     one, other = two
     one.set("k", "v")
     told = one.info("everything")
-    assert (told["size"], told["cluster_enabled"], told["quorum"], told["stopped"]) == ("quorum", 0, 1, "")
+    assert (told["mode"], told["cluster_enabled"], told["quorum"], told["stopped"]) == ("replicated", 0, 1, "")
     assert told["nats_sync"] == "proven"
     assert told["stream_position"] >= 1
     assert len(told["nodes"].split()) == 2

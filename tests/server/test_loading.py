@@ -88,7 +88,7 @@ def test_clients_are_told_until_everything_is_there(tmp_path: Path, released: th
             assert b"\nloading:1\r" in told
             for command in (Ping(b""), Get(b"000001"), Set(b"a", b"1")):
                 assert b"LOADING " in await said(article, write_command(command), b"there")
-            assert b"disk" in await said(article, write_command(Info()), b"loading\0")
+            assert b"durable" in await said(article, write_command(Info()), b"loading\0")
             assert not starting.done()
             released.set()
             async with asyncio.timeout(PATIENCE):

@@ -150,14 +150,14 @@ def test_a_bad_frame_has_changed_nothing(start: Start) -> None:
     assert server.call(server.server.store.database.count) == 0
 
 
-RESPONSES = {(one["dialect"], one["name"].removeprefix("published ")): one["hex"] for one in VECTORS["vectors"][-7:]}
+RESPONSES = {(one["status_byte"], one["name"].removeprefix("binary ")): one["hex"] for one in VECTORS["vectors"][-7:]}
 
 
-@pytest.mark.parametrize("dialect", ["article", "published"])
-def test_replies_are_the_response_vectors_to_the_byte(start_on_both: Start, dialect: str) -> None:
-    with RawClient(start_on_both(dialect=dialect).address) as client:
+@pytest.mark.parametrize("status_byte", ["ascii", "binary"])
+def test_replies_are_the_response_vectors_to_the_byte(start_on_both: Start, status_byte: str) -> None:
+    with RawClient(start_on_both(status_byte=status_byte).address) as client:
         client.send_commands([Set(b"k", b"hello"), Get(b"nobody")])
-        wanted = bytes.fromhex(RESPONSES[dialect, "ok"] + RESPONSES[dialect, "missing"])
+        wanted = bytes.fromhex(RESPONSES[status_byte, "ok"] + RESPONSES[status_byte, "missing"])
         client.half_close()
         received = b""
         while data := client.socket.recv(4096):
@@ -166,7 +166,7 @@ def test_replies_are_the_response_vectors_to_the_byte(start_on_both: Start, dial
 
 
 def test_a_failure_in_the_published_dialect_has_the_status_one(start: Start) -> None:
-    with RawClient(start(dialect="published").address) as client:
+    with RawClient(start(status_byte="binary").address) as client:
         assert client.ask(Ping(b"")) == PONG
         client.send(write_command(Get(b"")))
         client.half_close()

@@ -44,7 +44,7 @@ def test_readiness_line(log: Path) -> None:
     with ServerProcess("--port", "0", log=log) as server:
         assert re.fullmatch(
             rf"cairnkv {re.escape(VERSION)} ready on cairn://127\.0\.0\.1:\d+, pid {server.process.pid}, "
-            r"size process \(in memory\), (compiled|plain Python) on (uvloop|epoll and asyncio|asyncio).*; "
+            r"mode in-memory, (native|pure Python) on (uvloop|epoll and asyncio|asyncio).*; "
             rf"try: .*(cairn|-m cairnkv) set greeting hello --url cairn://127\.0\.0\.1:{server.address[1]}",
             server.readiness,
         )

@@ -13,7 +13,7 @@ import pytest
 
 from cairnkv.errors import OptionError
 from cairnkv.installation import python_command, python_environment
-from cairnkv.protocol.native import Dialect
+from cairnkv.protocol.native import StatusByte
 from cairnkv.server.settings import (
     CONFIG_VARIABLE,
     NOT_OPTIONS,
@@ -35,7 +35,7 @@ VALUES: dict[str, tuple[list[str], list[Any]]] = {
     "no_tcp": (["no", "false", "0"], [False] * 3),
     "insecure": (["yes", "off", "TRUE"], [True, False, True]),
     "password": (["a", "b", " c "], ["a", "b", " c "]),
-    "dialect": (["published", "article", "published"], [Dialect.PUBLISHED, Dialect.ARTICLE, Dialect.PUBLISHED]),
+    "status_byte": (["binary", "ascii", "binary"], [StatusByte.BINARY, StatusByte.ASCII, StatusByte.BINARY]),
     "command_width": (["2", "4", "auto"], [2, 4, None]),
     "max_connections": (["1", "2", "1000000"], [1, 2, 1_000_000]),
     "max_value": (["1k", "2KiB", "3000"], [1_024, 2_048, 3_000]),
@@ -145,7 +145,7 @@ def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:
         ("idle_timeout", "-5s", "a time such as 30s"),
         ("password", "", "a password of at least one character"),
         ("insecure", "perhaps", "yes or no, not 'perhaps'"),
-        ("dialect", "klingon", "article or published, not 'klingon'"),
+        ("status_byte", "klingon", "ascii or binary, not 'klingon'"),
         ("command_width", "3", "auto, 2 or 4, not '3'"),
         ("when_full", "panic", "refuse or evict, not 'panic'"),
         ("log_level", "trace", "debug or info or warning or error, not 'trace'"),

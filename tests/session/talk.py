@@ -1,7 +1,7 @@
 """A client's side of a conversation with a session, without a socket, and what its connection would do."""
 
 from cairnkv.commands import Command
-from cairnkv.protocol import Dialect, Limits, Response, ResponseDecoder, write_command
+from cairnkv.protocol import Limits, Response, ResponseDecoder, StatusByte, write_command
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import Session
 from cairnkv.store import Store
@@ -17,14 +17,14 @@ class Talk:
         *,
         late: bool = False,
         store: Store | None = None,
-        dialect: Dialect = Dialect.ARTICLE,
+        status_byte: StatusByte = StatusByte.ASCII,
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.storage = LateStorage()
         self.store = store or Store(storage=self.storage if late else None, clock=HandClock())
         self.woken = 0
-        self.session = Session(self.store, wake=self._wake, dialect=dialect, width=width, limits=limits)
+        self.session = Session(self.store, wake=self._wake, status_byte=status_byte, width=width, limits=limits)
         self._responses = ResponseDecoder()
 
     def _wake(self) -> None:

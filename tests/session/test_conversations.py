@@ -3,7 +3,7 @@ client's bytes whole and one by one.
 
 A line of a file is one of these, and # begins a comment:
 
-    @ dialect published     how the session is set up: dialect, width (2, 4), log (late)
+    @ status_byte binary    how the session is set up: status_byte, width (2, 4), log (late)
     > hex                   the client sends this
     < hex                   exactly this comes back
     <~ hex CODE             this header and status come back, with a failure of this code
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from cairnkv.protocol import Dialect
+from cairnkv.protocol import StatusByte
 from cairnkv.session import State
 from tests.session.talk import Talk
 
@@ -36,7 +36,7 @@ def set_up(file: Path) -> Talk:
     settings = dict(rest.split() for _, mark, rest in lines(file) if mark == "@")
     width = settings.pop("width", None)
     talk = Talk(
-        dialect=Dialect[settings.pop("dialect", "article").upper()],
+        status_byte=StatusByte[settings.pop("status_byte", "ascii").upper()],
         late=settings.pop("log", "") == "late",
         width={None: None, "2": 2, "4": 4}[width],
     )

@@ -32,7 +32,7 @@ from cairnkv.commands import (
     SetWith,
 )
 from cairnkv.engine.table import BUCKET_KEYS, crc
-from cairnkv.protocol import Dialect, Limits, write_command
+from cairnkv.protocol import Limits, StatusByte, write_command
 from cairnkv.protocol.native import Width
 from cairnkv.store import Store, WhenFull
 from tests.support.lives import flipped, lively_frame
@@ -48,9 +48,9 @@ SERVED = [Get, Set, Clear, Ping, SetWith, Exists, GetMany, SetMany, ClearMany, I
 
 @native_only
 class TestTheSame:
-    @given(data=st.data(), width=st.sampled_from([2, 4]), dialect=st.sampled_from(Dialect))
-    def test_for_commands_however_cut(self, data: st.DataObject, width: Width, dialect: Dialect) -> None:
-        twins = Twins(width=data.draw(st.sampled_from([None, width])), dialect=dialect)
+    @given(data=st.data(), width=st.sampled_from([2, 4]), status_byte=st.sampled_from(StatusByte))
+    def test_for_commands_however_cut(self, data: st.DataObject, width: Width, status_byte: StatusByte) -> None:
+        twins = Twins(width=data.draw(st.sampled_from([None, width])), status_byte=status_byte)
         some = data.draw(st.lists(commands(SERVED) | commands(PREDICTABLE), max_size=30))
         repeated = some + data.draw(st.lists(st.sampled_from(some), max_size=30)) if some else []
         said = b"".join(write_command(command, width=width) for command in repeated)
@@ -198,7 +198,7 @@ class TestWhatItIs:
 
 @pytest.mark.parametrize("pure", ["1", "0"])
 def test_the_variable_turns_it_off(pure: str) -> None:
-    code = "import cairnkv; print(cairnkv.features()['hot path'])"
+    code = "import cairnkv; print(cairnkv.features()['path'])"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -207,7 +207,7 @@ def test_the_variable_turns_it_off(pure: str) -> None:
         timeout=60,
         env={**os.environ, "CAIRNKV__PURE": pure},
     )
-    assert ran.stdout.strip() == ("compiled" if built and pure == "0" else "plain Python")
+    assert ran.stdout.strip() == ("native" if built and pure == "0" else "pure Python")
 
 
 @pytest.mark.parametrize("code", ["import cairnkv; cairnkv.connect()", "import cairnkv; cairnkv.features()"])
@@ -222,7 +222,7 @@ def test_variable_for_the_pure_path_is_yes_or_no(code: str, pure: str) -> None:
 
 def test_features_say_which_is_in_use() -> None:
     wanted = os.environ.get("CAIRNKV__PURE", "0") in ("", "0")
-    assert cairnkv.features()["hot path"] == ("compiled" if built and wanted else "plain Python")
+    assert cairnkv.features()["path"] == ("native" if built and wanted else "pure Python")
 
 
 @native_only

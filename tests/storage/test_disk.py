@@ -299,7 +299,7 @@ def test_a_server_keeps_its_store(tmp_path: Path, sync: str) -> None:
             assert kv.get("a") == (None if number == 0 else "1")
             kv["a"] = "1"
             told = kv.info()
-            assert (told["size"], told["sync"]) == ("disk", sync)
+            assert (told["mode"], told["sync"]) == ("durable", sync)
 
 
 def test_the_engine_is_the_real_one(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_killed_server_loses_the_newest_only_and_none_before_a_safe_write(tmp_
             cairnkv.connect(served.url, timeout=PATIENCE, attempts=1) as kv,
         ):
             kv.clear_all()
-            quick = kv.durable("memory")
+            quick = kv.durability("memory")
             until = time.monotonic() + dice.uniform(0.02, 0.3)
             while time.monotonic() < until or not safe:
                 acknowledged += 1

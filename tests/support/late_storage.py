@@ -37,7 +37,7 @@ class LateStorage:
     keeps_effects: take what entries come to as well, as a disk does; then the compiled hot path may stage entries.
     """
 
-    size = "late"
+    mode = "late"
     commits_at_once = False
     back_up: BackUp | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from cairnkv.client.wrong_server import PROBE, TLS_PROBE
 from cairnkv.commands import Failure
-from cairnkv.protocol.native import CommandDecoder, Dialect, Request, reply_parts
+from cairnkv.protocol.native import CommandDecoder, Request, StatusByte, reply_parts
 
 PATIENCE = 20.0
 """Seconds that anything here may take."""
@@ -35,7 +35,7 @@ class Conversation:
 
     def say(self, reply: object) -> None:
         """Answer with a reply."""
-        self.raw(b"".join(reply_parts(reply, Dialect.ARTICLE)))  # type: ignore[arg-type]
+        self.raw(b"".join(reply_parts(reply, StatusByte.ASCII)))  # type: ignore[arg-type]
 
     def raw(self, data: bytes) -> None:
         """Answer with bytes, if the client is still there."""

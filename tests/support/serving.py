@@ -40,7 +40,7 @@ class Served:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.process.stdout.close()
-        if "size disk" not in line:
+        if "mode durable" not in line:
             self.kill()
             raise AssertionError(f"the server does not serve {directory}: {line!r}")
         self.url = line.split(" ready on ")[1].split(",")[0]

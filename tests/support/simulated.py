@@ -46,7 +46,7 @@ class Disk:
 class TableStorage:
     """A node's table: a log that keeps effects, in memory."""
 
-    size = "disk"
+    mode = "durable"
     commits_at_once = False
     keeps_effects = True
     back_up: BackUp | None = None

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cairnkv.protocol import Dialect, Limits
+from cairnkv.protocol import Limits, StatusByte
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import ServerContext, Session
 from cairnkv.storage import Storage
@@ -45,7 +45,7 @@ class Twins:
         self,
         *,
         width: Width | None = None,
-        dialect: Dialect = Dialect.ARTICLE,
+        status_byte: StatusByte = StatusByte.ASCII,
         limits: Limits = DEFAULT_LIMITS,
         logs: "tuple[Storage, Storage] | None" = None,
     ) -> None:
@@ -64,7 +64,7 @@ class Twins:
                 store,
                 wake=lambda: None,
                 width=width,
-                dialect=dialect,
+                status_byte=status_byte,
                 limits=limits,
                 frame_executor=self.frame_executor if store is self.stores[1] else None,
                 context=context,

@@ -116,13 +116,13 @@ def client_parser(name: str, *, example: str, description: str = "", json: bool 
     return parser
 
 
-def durable_option(parser: Parser) -> None:
+def durability_option(parser: Parser) -> None:
     """Let a subcommand that writes say how safe that has to be; `store` heeds it."""
     parser.add_argument(
-        "--durable",
-        choices=("size", "memory"),
-        default="size",
-        help="when it is done: as safe as the server promises (default), or in memory, from where a crash may take it",
+        "--durability",
+        choices=("committed", "memory"),
+        default="committed",
+        help="what the reply waits for: the commit (default), or only the execution in memory, which a crash may undo",
     )
 
 
@@ -134,8 +134,8 @@ def client(options: argparse.Namespace) -> "cairnkv.Client[bytes, bytes]":
 
 
 def store(options: argparse.Namespace) -> "cairnkv.KeyValue[bytes, bytes]":
-    """The same, with --durable heeded."""
-    return client(options).durable(options.durable)
+    """The same, with --durability heeded."""
+    return client(options).durability(options.durability)
 
 
 def octets(text: str) -> bytes:

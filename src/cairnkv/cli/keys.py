@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from cairnkv.cli.arguments import Parser, client, client_parser, durable_option, duration, octets, store
+from cairnkv.cli.arguments import Parser, client, client_parser, durability_option, duration, octets, store
 from cairnkv.cli.main import FOUND, NOT_FOUND
 from cairnkv.cli.output import named, note, on_terminal, put_json
 from cairnkv.errors import CallerError
@@ -30,7 +30,7 @@ def _set(name: str, arguments: Sequence[str]) -> int:
         description="Store a value under a key. Exit code 1 when a condition kept it from being stored.",
         example="cairn set greeting hello\ncairn set session:9 anna --ttl 30m\n"
         "cairn set lock me --if-absent --ttl 10s\ncairn set picture - < picture.png\n"
-        "cairn set seen 12:00 --durable memory",
+        "cairn set seen 12:00 --durability memory",
     )
     parser.add_argument("key", type=octets, help="the key")
     parser.add_argument("value", type=octets, help="the value; - reads it from standard input, byte by byte")
@@ -41,7 +41,7 @@ def _set(name: str, arguments: Sequence[str]) -> int:
     only.add_argument("--if-absent", action="store_true", help="only if the key is not there")
     only.add_argument("--if-present", action="store_true", help="only if the key is there")
     only.add_argument("--if-equals", type=octets, metavar="VALUE", help="only if the key has this value")
-    durable_option(parser)
+    durability_option(parser)
     options = parser.parse_args(arguments)
     value = sys.stdin.buffer.read() if options.value == STDIN else options.value
     with store(options) as kv:
@@ -71,7 +71,7 @@ def _clear(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--prefix", type=octets, help="clear the keys that begin with this")
     parser.add_argument("--all", action="store_true", help="clear every key")
     parser.add_argument("--yes", action="store_true", help="do not ask before clearing by prefix, or all")
-    durable_option(parser)
+    durability_option(parser)
     options = parser.parse_args(arguments)
     if sum((bool(options.keys), options.prefix is not None, options.all)) != 1:
         parser.error("name keys, or --prefix PREFIX, or --all")
@@ -143,7 +143,7 @@ def _incr(name: str, arguments: Sequence[str]) -> int:
     )
     parser.add_argument("key", type=octets, help="the key")
     parser.add_argument("n", type=int, nargs="?", default=1, help="what to add; may be negative (default: 1)")
-    durable_option(parser)
+    durability_option(parser)
     options = parser.parse_args(arguments)
     with store(options) as kv:
         total = kv.incr(options.key, options.n)
@@ -170,7 +170,7 @@ def _expire(name: str, arguments: Sequence[str]) -> int:
         description="Give a key a new time to live. Exit code 1 when the key is not there.",
         example="cairn expire session:9 30m",
     )
-    durable_option(parser)
+    durability_option(parser)
     options = _of_one_key(parser, arguments, also_ttl=True)
     with store(options) as kv:
         found = kv.expire(options.key, options.ttl)
@@ -183,7 +183,7 @@ def _persist(name: str, arguments: Sequence[str]) -> int:
         description="Take a key's time to live away, so that it stays. Exit code 1 when it had none or is not there.",
         example="cairn persist session:9",
     )
-    durable_option(parser)
+    durability_option(parser)
     options = _of_one_key(parser, arguments)
     with store(options) as kv:
         changed = kv.persist(options.key)

@@ -60,8 +60,8 @@ D = TypeVar("D")
 T = TypeVar("T")
 
 Key: TypeAlias = str | bytes
-Durable: TypeAlias = Literal["memory", "size"]
-"""How safe a write is: in memory, or as safe as the size of the store promises."""
+Durability: TypeAlias = Literal["committed", "memory"]
+"""What the reply to a write waits for: its commit, or only its execution in memory."""
 Values: TypeAlias = Mapping[Key, V] | Mapping[str, V] | Mapping[bytes, V]
 
 
@@ -148,10 +148,10 @@ def locally(call: Call[T]) -> Call[T]:
     return call if call.command.spec.writes else _Local(call.command, call.decode)
 
 
-def memory_is_enough(how: Durable) -> bool:
-    """Whether memory is as safe as somebody wants it. Raises `OptionError` for what is no `Durable`."""
-    if how not in ("memory", "size"):
-        raise OptionError(f"durable is 'memory' or 'size', not {how!r}")
+def memory_is_enough(how: Durability) -> bool:
+    """Whether memory is as safe as somebody wants it. Raises `OptionError` for what is no `Durability`."""
+    if how not in ("committed", "memory"):
+        raise OptionError(f"durability is 'committed' or 'memory', not {how!r}")
     return how == "memory"
 
 

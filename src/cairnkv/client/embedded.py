@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast, overload
 
 from cairnkv.client import forking
-from cairnkv.client.calls import Call, Durable, K, Leeway, T, V
+from cairnkv.client.calls import Call, Durability, K, Leeway, T, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.green import replaced
 from cairnkv.client.keyvalue import KeyValue
@@ -315,9 +315,9 @@ class Embedded(KeyValue[K, V]):
     def __repr__(self) -> str:
         return "<cairnkv.Embedded>"
 
-    def durable(self, how: Durable) -> KeyValue[K, V]:
+    def durability(self, how: Durability) -> KeyValue[K, V]:
         """In memory there is nothing that is less safe than this store itself."""
-        asked = super().durable(how)
+        asked = super().durability(how)
         return self if self._in_memory else asked
 
     def local(self) -> KeyValue[K, V]:

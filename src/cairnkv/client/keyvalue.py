@@ -14,7 +14,7 @@ from cairnkv.client.calls import (
     Call,
     Calls,
     D,
-    Durable,
+    Durability,
     K,
     Key,
     NotCopied,
@@ -233,16 +233,16 @@ class KeyValue(NotCopied, abc.ABC, Generic[K, V]):
         (True, 1)
         """
 
-    def durable(self, how: Durable) -> "KeyValue[K, V]":
+    def durability(self, how: Durability) -> "KeyValue[K, V]":
         """This store, whose writes return as soon as they are as safe as this says; for those that need not be safe.
 
         how: "memory", once they are applied: until they are committed, which follows, a crash or a failing disk takes
-        them back, and no read shows them. "size", once they are as safe as the size of the store promises, as here.
+        them back, and no read shows them. "committed", once they are committed, as here.
         Closing what is given closes this store. Raises `OptionError` for anything else.
 
         >>> import cairnkv
         >>> kv = cairnkv.open()
-        >>> quick = kv.durable("memory")
+        >>> quick = kv.durability("memory")
         >>> quick["seen"] = "1"
         >>> kv["seen"]
         '1'
@@ -385,16 +385,16 @@ class _FromMemory(KeyValue[K, V]):
         self._store = store
 
     def __repr__(self) -> str:
-        return f"{self._store!r}.durable('memory')"
+        return f"{self._store!r}.durability('memory')"
 
     def _do(self, call: Call[T]) -> T:
         return self._store._do(from_memory(call))
 
     def pipeline(self) -> Pipeline[K, V]:
         """Return a pipeline whose writes return before they are committed."""
-        return self._store.pipeline().durable("memory")
+        return self._store.pipeline().durability("memory")
 
-    def durable(self, how: Durable) -> KeyValue[K, V]:
+    def durability(self, how: Durability) -> KeyValue[K, V]:
         return self if memory_is_enough(how) else self._store
 
     def local(self) -> KeyValue[K, V]:
@@ -422,8 +422,8 @@ class _Local(KeyValue[K, V]):
         """Return a pipeline of local reads."""
         return self._store.pipeline().local()
 
-    def durable(self, how: Durable) -> KeyValue[K, V]:
-        store = self._store.durable(how)
+    def durability(self, how: Durability) -> KeyValue[K, V]:
+        store = self._store.durability(how)
         return self if store is self._store else _Local(store)
 
     def local(self) -> KeyValue[K, V]:

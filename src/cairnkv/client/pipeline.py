@@ -12,7 +12,7 @@ from cairnkv.client.calls import (
     Call,
     Calls,
     D,
-    Durable,
+    Durability,
     K,
     Key,
     NotCopied,
@@ -67,9 +67,9 @@ class Pending(Generic[T]):
         return self.call.result(self._answer())
 
     @property
-    def reached(self) -> Durable:
+    def reached(self) -> Durability:
         """How safe a write was when its reply left: "memory" only where that was asked for; raises as `result`."""
-        return "memory" if isinstance(self._answer(), InMemory) else "size"
+        return "memory" if isinstance(self._answer(), InMemory) else "committed"
 
     def _answer(self) -> Reply:
         if (error := self.error) is not None:
@@ -234,8 +234,8 @@ class Pipeline(Commands[K, V]):
         self._carry_out(pending)
         raise_first(pending)
 
-    def durable(self, how: Durable) -> "Pipeline[K, V]":
-        """Return this pipeline with another durability of its writes. See `KeyValue.durable`."""
+    def durability(self, how: Durability) -> "Pipeline[K, V]":
+        """Return this pipeline with another durability of its writes. See `KeyValue.durability`."""
         return _FromMemory(self) if memory_is_enough(how) else self
 
     def local(self) -> "Pipeline[K, V]":
@@ -272,7 +272,7 @@ class _FromMemory(_View[K, V]):
     def _add(self, call: Call[T]) -> Pending[T]:
         return self._pipeline._add(from_memory(call))
 
-    def durable(self, how: Durable) -> Pipeline[K, V]:
+    def durability(self, how: Durability) -> Pipeline[K, V]:
         return self if memory_is_enough(how) else self._pipeline
 
 
@@ -282,8 +282,8 @@ class _Local(_View[K, V]):
     def _add(self, call: Call[T]) -> Pending[T]:
         return self._pipeline._add(locally(call))
 
-    def durable(self, how: Durable) -> Pipeline[K, V]:
-        pipeline = self._pipeline.durable(how)
+    def durability(self, how: Durability) -> Pipeline[K, V]:
+        pipeline = self._pipeline.durability(how)
         return self if pipeline is self._pipeline else _Local(pipeline)
 
     def local(self) -> Pipeline[K, V]:

@@ -64,11 +64,11 @@ class ResponseFlag(enum.IntFlag):
 _KNOWN_COMMAND_FLAGS: Final = int(CommandFlag.LOCAL_READ | CommandFlag.MEMORY_IS_ENOUGH)
 
 
-class Dialect(enum.Enum):
+class StatusByte(enum.Enum):
     """How a response's status byte looks: (success, failure)."""
 
-    ARTICLE = (ord("0"), ord("1"))
-    PUBLISHED = (0, 1)
+    ASCII = (ord("0"), ord("1"))
+    BINARY = (0, 1)
 
 
 @record
@@ -286,7 +286,7 @@ class CommandDecoder:
         """Whether the next byte begins a frame, of a width that is settled."""
         return self._sure and self._settled and self._number < 0 and not self.broken
 
-    def carry_out(self, prefix: Prefix, dialect: Dialect, *, own_writes_there: bool = True) -> bool:
+    def carry_out(self, prefix: Prefix, status_byte: StatusByte, *, own_writes_there: bool = True) -> bool:
         """Let somebody carry out what they can of the bytes that were fed; whether that was anything."""
         if not self.at_frame or len(self._buffer) < self._wanted:
             return False
@@ -294,7 +294,7 @@ class CommandDecoder:
             self._buffer,
             self._start,
             width=self._width or 2,
-            statuses=dialect.value,
+            statuses=status_byte.value,
             string_max=self._limits.value,
             frame_max=self._limits.frame,
             own_writes_there=own_writes_there,
@@ -477,19 +477,19 @@ def parse_command(data: "Cursor", *, width: Width = 2, limits: Limits = DEFAULT_
 # -- responses ---------------------------------------------------------------------------------------------
 
 
-def write_response(response: Response, *, dialect: Dialect = Dialect.ARTICLE) -> bytes:
+def write_response(response: Response, *, status_byte: StatusByte = StatusByte.ASCII) -> bytes:
     """The frame of a response.
 
     >>> write_response(Response(ok=True, payload=b"OK")).hex(" ")
     '00 30 00 00 00 02 4f 4b'
     """
-    status = dialect.value[0 if response.ok else 1]
+    status = status_byte.value[0 if response.ok else 1]
     return RESPONSE_HEAD.pack(response.header, status, len(response.payload)) + response.payload
 
 
 _OK_PAYLOAD: Final = b"OK"
 _MISSING_RESPONSE: Final = Response(False, b"Key not found", int(ResponseFlag.MISSING))
-STATUS_BYTES: Final = frozenset(status for dialect in Dialect for status in dialect.value)
+STATUS_BYTES: Final = frozenset(status for status_byte in StatusByte for status in status_byte.value)
 _EXECUTED_FLAGS: Final = {True: 0, False: int(ResponseFlag.NOT_EXECUTED), None: int(ResponseFlag.UNKNOWN)}
 
 
@@ -518,10 +518,10 @@ def response_to(reply: Reply, *, frame_limit: int = FRAME_MAX) -> Response:
     return Response(False, reply.message.encode(), _EXECUTED_FLAGS[reply.code.executed])
 
 
-def reply_parts(reply: Reply, dialect: Dialect, *, frame_limit: int = FRAME_MAX) -> tuple[bytes, bytes]:
+def reply_parts(reply: Reply, status_byte: StatusByte, *, frame_limit: int = FRAME_MAX) -> tuple[bytes, bytes]:
     """The frame of a reply as head and payload, so that a long value need not be copied to be sent."""
     response = response_to(reply, frame_limit=frame_limit)
-    status = dialect.value[0 if response.ok else 1]
+    status = status_byte.value[0 if response.ok else 1]
     return RESPONSE_HEAD.pack(response.header, status, len(response.payload)), response.payload
 
 
@@ -648,7 +648,7 @@ class ReplyDecoder(ResponseDecoder):
 
 
 def no_status(status: int) -> PeerError:
-    """The error for a status byte that no dialect has."""
+    """The error for an unknown status byte."""
     return PeerError(f"a response has the status 0x{status:02x}; it can be 0x00, 0x01, 0x30 or 0x31")
 
 

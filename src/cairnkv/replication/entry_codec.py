@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from cairnkv.commands import Step
 from cairnkv.limits import STRING_MAX
-from cairnkv.protocol.native import CommandDecoder, Dialect, Limits, Prefix, Request, write_command
+from cairnkv.protocol.native import CommandDecoder, Limits, Prefix, Request, StatusByte, write_command
 from cairnkv.replication.entries import Item, ItemKind
 
 _LIMITS: Final = Limits(value=STRING_MAX, frame=2**32 - 1)
@@ -56,7 +56,7 @@ def batch_of(item: Item, executor: Prefix | None = None) -> Iterator[Step]:
     decoder.feed(item.payload)
     while True:
         if executor is not None:
-            decoder.carry_out(executor, Dialect.ARTICLE)
+            decoder.carry_out(executor, StatusByte.ASCII)
         if (request := decoder.next()) is None:
             break
         if not isinstance(request, Request):

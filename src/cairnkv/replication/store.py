@@ -142,9 +142,9 @@ class ReplicatedStore(Store):
         self.log_clock = LogClock(clock, self._shared, LEAD_LEAST_MS)
 
     @property
-    def size(self) -> str:
+    def mode(self) -> str:
         """What this store is called, whatever its table is in."""
-        return "quorum"
+        return "replicated"
 
     @property
     def is_behind(self) -> bool:

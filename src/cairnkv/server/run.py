@@ -100,13 +100,13 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Pro
 
 
 def readiness(server: Server) -> str:
-    """One line: where, who, which size, what it runs on, and a command to try."""
+    """One line: where, who, which mode, what it runs on, and a command to try."""
     addresses = server.addresses
-    size = "process (in memory)"
+    mode = "in-memory"
     if server.node is not None:
-        size = f"quorum ({server.settings.name}, {server.settings.data}, fsync in NATS {server.node.stream.sync})"
+        mode = f"replicated ({server.settings.name}, {server.settings.data}, fsync in NATS {server.node.stream.sync})"
     elif server.settings.data is not None:
-        size = f"disk ({server.settings.data}, sync {server.settings.sync})"
+        mode = f"durable ({server.settings.data}, sync {server.settings.sync})"
     runs_on = " on ".join(features().values())
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
     attempt = f"try: {called()} set greeting hello{elsewhere}"
@@ -114,7 +114,7 @@ def readiness(server: Server) -> str:
         attempt = "clients have to say a password, which they can on the Redis wire only"
     if server.broken:
         attempt = f"BROKEN ON PURPOSE, by {BREAK_VARIABLE}: {', '.join(server.broken)}"
-    return f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, size {size}, {runs_on}; {attempt}"
+    return f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, mode {mode}, {runs_on}; {attempt}"
 
 
 def called() -> str:

@@ -321,7 +321,7 @@ class Server:
         return Session(
             self.store,
             wake=wake,
-            dialect=self.settings.dialect,
+            status_byte=self.settings.status_byte,
             width=None if width is None else 2 if width == 2 else 4,
             limits=self._limits,
             frame_executor=self._frame_executor,

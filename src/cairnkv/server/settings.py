@@ -21,7 +21,7 @@ from typing import Any, Final
 from cairnkv import limits
 from cairnkv.errors import OptionError
 from cairnkv.paths import in_words, is_within, path_text, user_path
-from cairnkv.protocol.native import Dialect
+from cairnkv.protocol.native import StatusByte
 from cairnkv.replication.nats.options import (
     BREAKS,
     LOG_LIMIT,
@@ -187,11 +187,11 @@ class Settings:
         metavar="TEXT",
         secret=True,
     )
-    dialect: Dialect = _option(
-        choice(Dialect),
-        Dialect.ARTICLE,
-        "the status byte of responses: article ('0' and '1') or published (0x00 and 0x01)",
-        shown="article",
+    status_byte: StatusByte = _option(
+        choice(StatusByte),
+        StatusByte.ASCII,
+        "the status byte of responses: ascii ('0' and '1') or binary (0x00 and 0x01)",
+        shown="ascii",
         metavar="NAME",
     )
     command_width: int | None = _option(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import OK, Failure, Reply
 from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
-from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Dialect, Limits, Width
+from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Limits, StatusByte, Width
 from cairnkv.protocol.resp.requests import speaks_redis
 from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Conversation, NativePathSettings, QueuedReply, Unfinished
@@ -77,7 +77,7 @@ class Session:
         store: Store,
         *,
         wake: Callable[[], None],
-        dialect: Dialect = Dialect.ARTICLE,
+        status_byte: StatusByte = StatusByte.ASCII,
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
         frame_executor: "FrameExecutor | None" = None,
@@ -98,7 +98,7 @@ class Session:
         self._new_article = partial(
             NativeConversation,
             store,
-            dialect=dialect,
+            status_byte=status_byte,
             width=width,
             limits=limits,
             frame_executor=frame_executor,

@@ -98,8 +98,8 @@ class CommitListener(Protocol):
 class Storage(Protocol):
     """Where writes go before they are acknowledged."""
 
-    size: str
-    """What a store with this log is called: process, disk or quorum."""
+    mode: str
+    """The mode of a store with this storage: in-memory, durable or replicated."""
     commits_at_once: bool
     """Whether an entry is committed when `append` returns; such a log never calls its listener."""
     keeps_effects: bool

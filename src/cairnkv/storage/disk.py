@@ -52,7 +52,7 @@ def _nobody(read: int, records: int) -> None:
 class DiskStorage:
     """A log in a directory."""
 
-    size = "disk"
+    mode = "durable"
     commits_at_once = False
     keeps_effects = True
 

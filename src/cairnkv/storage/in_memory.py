@@ -10,7 +10,7 @@ from cairnkv.storage.base import BackUp, CommitListener, Deliver, Effect
 class InMemoryStorage:
     """Commits each entry as it is appended, and keeps none."""
 
-    size = "process"
+    mode = "in-memory"
     commits_at_once = True
     keeps_effects = False
     back_up: BackUp | None = None

@@ -211,9 +211,9 @@ class Store:
         )
 
     @property
-    def size(self) -> str:
+    def mode(self) -> str:
         """What this store is called: process, disk or quorum."""
-        return self._storage.size
+        return self._storage.mode
 
     @property
     def database(self) -> Database:
@@ -933,11 +933,11 @@ class Store:
     def _info(self) -> Iterable[tuple[str, str | int]]:
         return (
             ("cairnkv_version", VERSION),
-            ("size", self.size),
+            ("mode", self.mode),
             ("loading", int(self.loading)),
             *self._storage.about(),
             *(() if self._cache is None else self._cache.about()),
-            ("hot_path", features()["hot path"]),
+            ("path", features()["path"]),
             ("commands", self._commands + sum(tally.commands for tally in self._tallies)),
             ("keys", sum(database.count() for database in self.databases)),
             ("used_bytes", self.used_bytes),

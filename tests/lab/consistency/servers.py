@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from cairnkv.commands import Clear, Command, Exists, Failure, Get, Incr, Reply, Set, failures
 from cairnkv.commands.replies import OK
 from cairnkv.engine import Database, apply
-from cairnkv.protocol.native import CommandDecoder, Dialect, Request, reply_parts
+from cairnkv.protocol.native import CommandDecoder, Request, StatusByte, reply_parts
 
 LAG = 0.05
 """Seconds that what lags is behind."""
@@ -179,7 +179,7 @@ async def serving(servant: Right, addresses: int = 2) -> AsyncIterator[tuple[str
                 while (request := decoder.next()) is not None:
                     assert isinstance(request, Request), request
                     reply = await servant.answer(address, request.command)
-                    writer.write(b"".join(reply_parts(reply, Dialect.ARTICLE)))
+                    writer.write(b"".join(reply_parts(reply, StatusByte.ASCII)))
         except (HangUp, ConnectionError):
             pass
         finally:

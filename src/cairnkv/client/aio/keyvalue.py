@@ -14,7 +14,7 @@ from cairnkv.client.calls import (
     Call,
     Calls,
     D,
-    Durable,
+    Durability,
     K,
     Key,
     NotCopied,
@@ -223,11 +223,11 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
         order. If the order does not matter, `asyncio.gather` is as fast.
         """
 
-    def durable(self, how: Durable) -> "AsyncKeyValue[K, V]":
+    def durability(self, how: Durability) -> "AsyncKeyValue[K, V]":
         """This store, whose writes are done as soon as they are as safe as this says; for those that need not be safe.
 
         how: "memory", once they are applied: until they are committed, which follows, a crash or a failing disk takes
-        them back, and no read shows them. "size", once they are as safe as the size of the store promises, as here.
+        them back, and no read shows them. "committed", once they are committed, as here.
         Closing what is given closes this store. Raises `OptionError` for anything else.
         """
         return _FromMemory(self) if memory_is_enough(how) else self
@@ -322,16 +322,16 @@ class _FromMemory(AsyncKeyValue[K, V]):
         self._store = store
 
     def __repr__(self) -> str:
-        return f"{self._store!r}.durable('memory')"
+        return f"{self._store!r}.durability('memory')"
 
     async def _do(self, call: Call[T]) -> T:
         return await self._store._do(from_memory(call))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
         """Return a pipeline whose writes return before they are committed."""
-        return self._store.pipeline().durable("memory")
+        return self._store.pipeline().durability("memory")
 
-    def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
+    def durability(self, how: Durability) -> AsyncKeyValue[K, V]:
         return self if memory_is_enough(how) else self._store
 
     def local(self) -> AsyncKeyValue[K, V]:
@@ -359,8 +359,8 @@ class _Local(AsyncKeyValue[K, V]):
         """Return a pipeline of local reads."""
         return self._store.pipeline().local()
 
-    def durable(self, how: Durable) -> AsyncKeyValue[K, V]:
-        store = self._store.durable(how)
+    def durability(self, how: Durability) -> AsyncKeyValue[K, V]:
+        store = self._store.durability(how)
         return self if store is self._store else _Local(store)
 
     def local(self) -> AsyncKeyValue[K, V]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from cairnkv.client.calls import Call, Calls, Durable, K, T, V, from_memory, locally, memory_is_enough
+from cairnkv.client.calls import Call, Calls, Durability, K, T, V, from_memory, locally, memory_is_enough
 from cairnkv.client.pipeline import AnyPending, Commands, Pending, raise_first
 
 
@@ -27,7 +27,7 @@ class AsyncPipeline(Commands[K, V]):
         memory: bool = False,
         local: bool = False,
     ) -> None:
-        """of: the pipeline to add the commands to; None: this one. memory, local: as for `durable` and `local`."""
+        """of: the pipeline to add the commands to; None: this one. memory, local: as for `durability` and `local`."""
         super().__init__(calls)
         self._carry_out = carry_out
         self._memory, self._local = memory, local
@@ -45,8 +45,8 @@ class AsyncPipeline(Commands[K, V]):
         await self._carry_out(pending)
         raise_first(pending)
 
-    def durable(self, how: Durable) -> "AsyncPipeline[K, V]":
-        """Return this pipeline with another durability of its writes. See `KeyValue.durable`."""
+    def durability(self, how: Durability) -> "AsyncPipeline[K, V]":
+        """Return this pipeline with another durability of its writes. See `KeyValue.durability`."""
         memory = memory_is_enough(how)
         return AsyncPipeline(self._calls, self._carry_out, of=self, memory=memory, local=self._local)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
-from cairnkv.protocol.native import CommandDecoder, CommandFlag, Dialect, Limits, Request, Width, reply_parts
+from cairnkv.protocol.native import CommandDecoder, CommandFlag, Limits, Request, StatusByte, Width, reply_parts
 from cairnkv.session.context import ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
@@ -50,7 +50,7 @@ def said_in_turn(
     request = decoder.next()
     assert isinstance(request, Request), "it was scanned"
     reply = store.execute_logged(Step(0, request.command), changes)
-    return QueuedReply(reply, partial(reply_parts, dialect=Dialect(statuses), frame_limit=frame_max))
+    return QueuedReply(reply, partial(reply_parts, status_byte=StatusByte(statuses), frame_limit=frame_max))
 
 
 class NativeConversation:
@@ -60,7 +60,7 @@ class NativeConversation:
         self,
         store: Store,
         *,
-        dialect: Dialect,
+        status_byte: StatusByte,
         width: Width | None,
         limits: Limits,
         frame_executor: "FrameExecutor | None",
@@ -68,7 +68,7 @@ class NativeConversation:
     ) -> None:
         """context: while they want a password nothing is executed here, where none can be said."""
         self._store = store
-        self._dialect = dialect
+        self._status_byte = status_byte
         self._limits = limits
         self._decoder = CommandDecoder(width=width, limits=limits)
         self._frame_executor = frame_executor
@@ -126,7 +126,7 @@ class NativeConversation:
             return Failure(failures.INTERNAL, "the server's log has the details")
 
     def _encode(self, reply: Reply) -> Sequence[bytes]:
-        head, payload = reply_parts(reply, self._dialect, frame_limit=self._limits.frame)
+        head, payload = reply_parts(reply, self._status_byte, frame_limit=self._limits.frame)
         return (head, payload) if payload else (head,)
 
     def said(self, run: "PendingBatch") -> None:
@@ -139,7 +139,7 @@ class NativeConversation:
         if frame_executor is None:
             return None
         there = self._own_writes.are_there
-        carried = self._decoder.carry_out(frame_executor, self._dialect, own_writes_there=there)
+        carried = self._decoder.carry_out(frame_executor, self._status_byte, own_writes_there=there)
         return frame_executor if carried else None
 
     @property
@@ -158,7 +158,14 @@ class NativeConversation:
         if self._native_path_settings is None:
             limits = self._limits
             width = self._decoder.width or 2
-            self._native_path_settings = frame_executor, width, self._dialect.value, limits.value, limits.frame, False
+            self._native_path_settings = (
+                frame_executor,
+                width,
+                self._status_byte.value,
+                limits.value,
+                limits.frame,
+                False,
+            )
         return self._native_path_settings
 
     @property

@@ -25,7 +25,7 @@ def shutdown(talk: RespConversation, arguments: Arguments) -> Value:
         raise Refusal(SYNTAX)
     if b"ABORT" in ways:
         raise Refusal("ERR No shutdown in progress.")
-    is_kept = dict(talk.store.info())["size"] != "process"  # then everything that was acknowledged is saved already
+    is_kept = dict(talk.store.info())["mode"] != "in-memory"  # then everything that was acknowledged is saved already
     if b"SAVE" in ways and b"FORCE" not in ways and not is_kept:
         raise Refusal("ERR this server keeps everything in memory and has nowhere to save it; SHUTDOWN NOSAVE stops it")
     if talk.context.shut_down is None:
@@ -47,4 +47,4 @@ def wait(talk: RespConversation, arguments: Arguments) -> Value:
     if arguments.integer("ERR timeout is not an integer or out of range") < 0:
         raise Refusal("ERR timeout is negative")
     # What this client wrote before is answered before this, and then a majority's disks have it.
-    return REPLICAS // 2 if dict(talk.store.info())["size"] == "quorum" else 0
+    return REPLICAS // 2 if dict(talk.store.info())["mode"] == "replicated" else 0

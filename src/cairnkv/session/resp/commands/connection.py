@@ -49,7 +49,7 @@ def quit_(talk: RespConversation, arguments: Arguments) -> Value:
 
 
 def _reads_locally(talk: RespConversation, wanted: bool) -> Value:
-    if talk.store.size != "quorum":
+    if talk.store.mode != "replicated":
         raise Refusal("ERR This instance has cluster support disabled")
     talk.reads_locally = wanted
     return OK

@@ -90,7 +90,7 @@ def _server(talk: RespConversation, facts: Facts) -> Lines:
     if "uptime_seconds" in facts:
         yield "uptime_in_seconds", facts["uptime_seconds"]
         yield "uptime_in_days", int(facts["uptime_seconds"]) // 86_400
-    yield from _renamed(facts, {"hot_path": "hot_path", "size": "size", "addresses": "addresses"})
+    yield from _renamed(facts, {"path": "path", "mode": "mode", "addresses": "addresses"})
     yield "password_wanted", int(talk.context.wants_password)
 
 
