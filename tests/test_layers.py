@@ -4,6 +4,7 @@ Read from the source with `ast`, so that an import within a function counts like
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,3 +119,43 @@ def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch: pytest.M
     for line in ("from ..store import Store", "from .. import store"):
         file.write_text(line)
         assert rooms_imported(file) == {"store"}
+
+
+def imports_of_files() -> dict[str, set[str]]:
+    """Of each module those that its files import: for types only, within functions and by Cython, too."""
+    files = [file for file in PACKAGE.rglob("*.*") if file.suffix in (".py", ".pyi", ".pyx", ".pxd")]
+    names = {
+        file: ".".join(("cairnkv", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for file in files
+    }
+    modules = set(names.values())
+    found: dict[str, set[str]] = {module: set() for module in modules}
+    for file, module in names.items():
+        for name in imported(file) if file.suffix in (".py", ".pyi") else imported_by_cython(file):
+            there = name if name in modules else name.rpartition(".")[0]
+            if there in modules and there != module:
+                found[module].add(there)
+    return found
+
+
+def imported_by_cython(file: Path) -> Iterator[str]:
+    for line in file.read_text().splitlines():
+        match = re.match(r"\s*from (cairnkv[\w.]*) c?import (.*)", line)
+        if match:
+            yield from (f"{match[1]}.{name}" for name in re.findall(r"\w+", match[2]) or [""])
+
+
+def in_cycles(imports: dict[str, set[str]]) -> set[str]:
+    """The modules that cannot be put in an order in which each comes after those that it imports."""
+    left = set(imports)
+    while ready := {module for module in left if not imports[module] & left}:
+        left -= ready
+    return left
+
+
+def test_no_files_import_each_other() -> None:
+    assert in_cycles(imports_of_files()) == set()
+
+
+def test_a_cycle_would_be_found() -> None:
+    assert in_cycles({"a": {"b"}, "b": {"a"}, "c": set()}) == {"a", "b"}

@@ -16,9 +16,10 @@ from cairnkv.version import VERSION
 
 if TYPE_CHECKING:
     from cairnkv import aio
-    from cairnkv.client.embedded import Embedded, open
+    from cairnkv.client.embedded import Embedded
     from cairnkv.client.entry import connect
     from cairnkv.client.keyvalue import KeyValue
+    from cairnkv.client.opening import open
     from cairnkv.client.pipeline import Pending, Pipeline
     from cairnkv.client.sync import Client
     from cairnkv.errors import (
@@ -93,7 +94,7 @@ _LATER = {
     "Pipeline": "cairnkv.client.pipeline",
     "connect": "cairnkv.client.entry",
     "features": "cairnkv.installation",
-    "open": "cairnkv.client.embedded",
+    "open": "cairnkv.client.opening",
     **dict.fromkeys(_ERRORS, "cairnkv.errors"),
 }
 """What is imported when it is first asked for, so that `import cairnkv` costs a program only what it uses."""

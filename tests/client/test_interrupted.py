@@ -19,7 +19,8 @@ import pytest
 
 import cairnkv
 from cairnkv.client.codec import Text
-from cairnkv.client.embedded import Embedded, embedded
+from cairnkv.client.embedded import Embedded
+from cairnkv.client.opening import embedded
 from cairnkv.store import Store, WhenFull
 from tests.support import interrupting
 from tests.support.clock import HandClock

@@ -9,7 +9,7 @@ from cairnkv.commands import COMMANDS, Set, Step
 from cairnkv.commands.vocabulary import DB, KEY
 from cairnkv.engine import Database, Journal, Shared, Watched, apply, can_apply, forget, undo
 from cairnkv.engine.database import Before, Cleared
-from cairnkv.engine.shared import VERSION_SLOTS, version_slot
+from cairnkv.engine.versions import VERSION_SLOTS, version_slot
 from tests.engine.test_model import EASILY_MET, STEPS
 from tests.support.strategies import Kinds, commands
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import Append, Clear, ClearMany, Get, Incr, Set, SetMany, SetWith, Step
 from cairnkv.commands.vocabulary import Command
-from cairnkv.engine.shared import VERSION_SLOTS
+from cairnkv.engine.versions import VERSION_SLOTS
 from cairnkv.protocol import write_command
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.replication.entry_codec import batch_item, track_item
@@ -111,7 +111,7 @@ def test_a_life_in_the_log(seed: int, tracks: bool) -> None:
 
 
 def slot_of(key: bytes) -> int:
-    from cairnkv.engine.shared import version_slot
+    from cairnkv.engine.versions import version_slot
 
     return version_slot(0, key)
 
@@ -191,7 +191,7 @@ def test_the_digest_of_effects(digest: int, said: list[object], data: st.DataObj
 
 
 def slot(effect: Effect) -> int:
-    from cairnkv.engine.shared import version_slot
+    from cairnkv.engine.versions import version_slot
 
     assert effect[1] is not None
     return version_slot(effect[0], effect[1])

@@ -12,29 +12,26 @@ import atexit
 import logging
 import os
 import queue
-import sys
 import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast, overload
+from typing import Final, TypeVar, cast
 
 from cairnkv.client import forking
 from cairnkv.client.calls import Call, Durability, K, Leeway, T, V
-from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
-from cairnkv.client.green import replaced
+from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.pipeline import AnyPending, Pipeline
 from cairnkv.client.uninterrupted import uninterrupted
 from cairnkv.commands import NO_MEMORY, OK, Command, Failure, Reply, failures
 from cairnkv.errors import CallerError, OptionError, PeerError, Refused
-from cairnkv.installation import native_path_in_use
 from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
 from cairnkv.storage import Made, StorageRefused
-from cairnkv.store import Clock, PendingReply, Store, WhenFull, checked_clock, wall_clock
+from cairnkv.store import PendingReply, Store
 
 logger: Final = logging.getLogger("cairnkv.embedded")
 
@@ -402,167 +399,3 @@ def _without_waiting(call: Call[T], pending_reply: PendingReply) -> T:
         return call.decode(OK)
     except PeerError:
         return cast(T, None)  # the result is not known yet
-
-
-@overload
-def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["text"] = "text",
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
-) -> Embedded[str, str]: ...
-@overload
-def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["bytes"],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
-) -> Embedded[bytes, bytes]: ...
-@overload
-def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Literal["json", "msgpack"],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
-) -> Embedded[str, Any]: ...
-@overload
-def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: Codec[V],
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
-) -> Embedded[str, V]: ...
-def open(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    codec: CodecName | Codec[Any] = "text",
-    memory_limit: int | None = None,
-    when_full: Literal["refuse", "evict"] = "refuse",
-    sync: str | None = None,
-    disk_limit: int | None = None,
-    clock: Clock = wall_clock,
-) -> Embedded[Any, Any]:
-    """A store in this process: the engine that a server runs, without one.
-
-    path: a directory where it is kept, made if it is not there; None: in memory only. codec: as for `connect`.
-    memory_limit: bytes that keys and values may take, by estimate; at the limit writes are refused, or with
-    when_full="evict" the least recently used keys go. With a path nothing goes: there the least recently used values
-    leave memory and are read from the disk again when they are needed, and only where keys take all of it writes are
-    refused.
-    sync: with a path, when a write counts as safe: "always" (after fsync, before the call returns), a time such as
-    "1s" (fsync so often), "none" (when the system likes). disk_limit: with a path, bytes that the directory may have;
-    None: as many as its file system. Writes are refused at 90 % of that. clock: for tests.
-    Raises `OptionError` when the directory is open already, damaged, or cannot be used.
-
-    >>> import cairnkv
-    >>> kv = cairnkv.open()
-    >>> kv["greeting"] = "hello"
-    >>> kv.get("greeting"), kv.get("nobody", "default")
-    ('hello', 'default')
-    """
-    new = partial(new_store, path, memory_limit, when_full, sync, disk_limit, clock)
-    return opened(embedded, codec, new)
-
-
-def opened(
-    make: Callable[[Store, KeyCodec[Any], Codec[Any]], _MadeT], codec: CodecName | Codec[Any], new: Callable[[], Store]
-) -> _MadeT:
-    """Check a codec, open a store, and return what `make` makes of them. Leaves nothing open if that fails."""
-    keys, values = key_codec(codec), value_codec(codec)
-    store = new()
-    try:
-        return make(store, keys, values)
-    except BaseException:
-        store.close()
-        raise
-
-
-def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:
-    """The methods of a store in this process: with direct calls where there are some for it.
-
-    A direct call is atomic because it keeps the interpreter's lock, so an interpreter without one has none.
-    """
-    gil_is_there: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not (native_path_in_use() and store.shows_plainly and gil_is_there):
-        return Embedded(store, keys, values)
-    from cairnkv.client.embedded_native import DirectEmbedded
-
-    return DirectEmbedded(store, keys, values)
-
-
-def new_store(
-    path: str | os.PathLike[str] | None,
-    memory_limit: int | None,
-    when_full: str,
-    sync: str | None,
-    disk_limit: int | None,
-    clock: Clock,
-) -> Store:
-    """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
-    limit: object = memory_limit  # whatever its annotation says
-    if limit is not None and (isinstance(limit, bool) or not (isinstance(limit, int) and limit > 0)):
-        raise OptionError(f"memory_limit is a number of bytes above 0, such as 64 * 1024**2, not {memory_limit!r}")
-    place: object = path
-    if path is not None and not isinstance(place, str | os.PathLike):
-        raise OptionError(f"path is a directory, as text or a path, or None for a store in memory; not {place!r:.80}")
-    if isinstance(place, str) and "://" in place:
-        raise OptionError(f"{place!r:.80} is an address: cairnkv.connect takes it; cairnkv.open takes a directory")
-    if when_full not in [known.value for known in WhenFull]:
-        raise OptionError(f"when_full is 'refuse' or 'evict', not {when_full!r}")
-    clock = checked_clock(clock)
-    if path is not None:
-        return _store_on_disk(path, memory_limit, when_full, sync, disk_limit, clock)
-    for name, given in (("sync", sync), ("disk_limit", disk_limit)):
-        if given is not None:
-            raise OptionError(f"{name} is for a store on disk: cairnkv.open('data/', {name}=...)")
-    return Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
-
-
-def _store_on_disk(
-    path: str | os.PathLike[str],
-    memory_limit: int | None,
-    when_full: str,
-    sync: str | None,
-    disk_limit: int | None,
-    clock: Clock,
-) -> Store:
-    if replaced("thread") == "eventlet":
-        raise OptionError(
-            "a store on disk needs system threads, but eventlet replaced them in this process; serve the store "
-            f"(cairn serve --data {path}) and use cairnkv.connect, which works with eventlet"
-        )
-    from cairnkv.storage.disk import DiskStorage
-    from cairnkv.storage.space import LIMIT_LEAST as DISK_LIMIT_LEAST
-    from cairnkv.storage.sync import Sync
-
-    if when_full != "refuse":
-        raise OptionError(
-            "when_full is not for a store on disk: with a memory_limit values leave memory, and nothing is evicted"
-        )
-    try:
-        if not isinstance(sync, str | None):
-            raise ValueError(f"always, none, or a time such as 1s or 500ms, not {sync!r:.40}")
-        mode = Sync.parse(sync or "always")
-    except ValueError as error:
-        raise OptionError(f"sync is {error}") from None
-    limit: object = disk_limit  # whatever its annotation says
-    if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
-        raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
-    storage = DiskStorage(user_path(path, "path"), sync=mode, memory_limit=memory_limit, limit=disk_limit)
-    return Store(storage=storage, memory_limit=memory_limit, clock=clock)

@@ -7,7 +7,7 @@ change of one line. Not for how a call gets anywhere: that is what the two make 
 import abc
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from types import TracebackType
-from typing import Generic, Self, cast, overload
+from typing import Any, Generic, Self, cast, overload
 
 from cairnkv.client.calls import (
     UNSET,
@@ -31,8 +31,6 @@ from cairnkv.client.calls import (
 )
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.pipeline import Commands, Pipeline
-from cairnkv.client.views import Items, Keys
-from cairnkv.client.views import Values as ViewedValues
 from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
@@ -300,11 +298,11 @@ class KeyValue(NotCopied, abc.ABC, Generic[K, V]):
 
     def keys(self) -> KeysView[K]:
         """Return a view of the keys, as of a dict. The view reads slice by slice."""
-        return Keys(self)
+        return _Keys(self)
 
     def values(self) -> ValuesView[V]:
         """Return a view of the values, as of a dict. The view reads slice by slice."""
-        return ViewedValues(self)
+        return _Values(self)
 
     def items(self) -> ItemsView[K, V]:
         """Return a view of the keys with their values, as of a dict. The view reads slice by slice.
@@ -312,7 +310,7 @@ class KeyValue(NotCopied, abc.ABC, Generic[K, V]):
         `dict(kv.items())` copies a store that other clients use. `dict(kv)` reads each value with a separate request,
         and raises KeyError if a key expires or another client deletes it during the copy.
         """
-        return Items(self)
+        return _Items(self)
 
     def _pairs(self) -> Iterator[tuple[K, V]]:
         for keys in self._slices():
@@ -443,3 +441,36 @@ def _take_docstrings() -> None:
 
 
 _take_docstrings()
+
+
+# -- views: they read slice by slice, as `scan` does, and omit keys that another client deletes meanwhile -----------
+
+
+class _Keys(KeysView[K], Generic[K]):
+    """The keys of a store; `in` and `len` ask the store."""
+
+
+class _Values(ValuesView[V], Generic[V]):
+    """The values of a store."""
+
+    def __init__(self, store: "KeyValue[K, V]") -> None:
+        super().__init__(store)
+        self._pairs = store._pairs
+
+    def __iter__(self) -> Iterator[V]:
+        return (value for _, value in self._pairs())
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == stored for stored in self)
+
+
+class _Items(ItemsView[K, V], Generic[K, V]):
+    """The keys of a store with their values."""
+
+    def __init__(self, store: "KeyValue[K, V]") -> None:
+        mapping: Any = store  # a Mapping except that `__getitem__` takes text and bytes
+        super().__init__(mapping)
+        self._pairs = store._pairs
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return self._pairs()

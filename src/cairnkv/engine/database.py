@@ -11,12 +11,14 @@ What always holds:
 Not for what each command does (`operations`), and not for when a reply may leave (the store).
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import Final, cast
+from typing import Final, Protocol, TypeAlias
 
 from cairnkv.engine.expiry import ExpiryIndex
-from cairnkv.engine.shared import Journal, Shared, Watched
+from cairnkv.engine.log_time import LogTime
 from cairnkv.engine.table import Stored, Table, length_of
+from cairnkv.engine.versions import VERSION_SLOTS, version_slot
 from cairnkv.records import record
 
 FREE_BUCKETS: Final = 64
@@ -24,6 +26,42 @@ FREE_BUCKETS: Final = 64
 
 FREE_EXPIRIES: Final = 10_000
 """Deadlines of a cleared table that are freed in one slice."""
+
+
+class Change(Protocol):
+    """One entry of a journal: something that was changed, and how to take that back."""
+
+    @property
+    def database(self) -> "Database":
+        """Where that was."""
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The single keys that were."""
+
+    def settle(self, pending: dict[bytes, int], position: int) -> None:
+        """Take out the keys whose newest uncommitted change this was: `pending` says which position that has."""
+
+    def undo(self) -> None:
+        """Restore what was there before. Only what came later may have been undone before it."""
+
+    def forget(self) -> None:
+        """Let go of what was kept for that."""
+
+
+Journal: TypeAlias = list[Change]
+
+
+def undo(journal: Journal) -> None:
+    """Take the changes of a journal back, newest first."""
+    for change in reversed(journal):
+        change.undo()
+
+
+def forget(journal: Journal) -> None:
+    """Let go of a journal that will not be undone."""
+    for change in journal:
+        change.forget()
 
 
 @record
@@ -53,34 +91,6 @@ class Before:
 
 
 @record
-class Staged:
-    """Changes that the compiled hot path has made: of each the key, and the value and deadline before, in a row."""
-
-    database: "Database"
-    undos: list[bytes | int | None]
-
-    @property
-    def keys(self) -> Sequence[bytes]:
-        """The keys."""
-        return cast("list[bytes]", self.undos[::3])
-
-    def undo(self) -> None:
-        """Let everything stand there again, newest first."""
-        for at in range(len(self.undos) - 3, -1, -3):
-            key, value, expiry = cast("tuple[bytes, bytes | None, int | None]", self.undos[at : at + 3])
-            self.database.restore(key, None if value is None else (value, expiry))
-
-    def forget(self) -> None:
-        """Nothing is kept besides this."""
-
-    def settle(self, pending: dict[bytes, int], position: int) -> None:
-        """See `Change`."""
-        from cairnkv.engine.table_native import settle  # there is one: it has made this
-
-        settle(pending, self.undos, position)
-
-
-@record
 class Cleared:
     """A whole table, with its deadlines, that another took the place of."""
 
@@ -105,8 +115,39 @@ class Cleared:
         """There are no keys of it."""
 
 
+@record
+class Watched:
+    """What a key was like when somebody began to watch it; `Database.is_unchanged` compares."""
+
+    key: bytes
+    version: int
+    cleared: int  # how often its keyspace had been cleared
+    restored: int  # ... and how often that had been undone
+    there: bool
+    expiry: int | None
+
+
 class ColdValue(Exception):
     """The value of a key was asked for, which is cold: whoever asks has to see before that it is not."""
+
+
+class Shared(LogTime):
+    """What keyspaces share. Each that is made with it adds itself to `databases`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.journal: Journal | None = None
+        """Where changes leave what they replaced; None when nothing will be undone."""
+        self.versions = array("Q", bytes(8 * VERSION_SLOTS))
+        self.databases: list[Database] = []
+
+    def version(self, db: int, key: bytes) -> int:
+        """A number that is another one after every change of the key."""
+        return self.versions[version_slot(db, key)]
+
+    def changed(self, db: int, key: bytes) -> None:
+        """The key has another value, deadline, or none any more."""
+        self.versions[version_slot(db, key)] += 1
 
 
 class Database:

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from cairnkv.engine.shared import Shared
+from cairnkv.engine.log_time import LogTime
 
 TICK_BITS: Final = 10
 """Deadlines are grouped by this many low bits: 1,024 ms. Finer groups would cost a set per key where
@@ -31,12 +31,12 @@ class ExpiryIndex:
 
     __slots__ = ("_heap", "_shared", "_ticks")
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: LogTime) -> None:
         self._shared = shared
         self._ticks: dict[int, dict[bytes, int]] = {}
         self._heap: list[int] = []  # every tick that has keys, and a bounded number that no longer do
 
-    def belong_to(self, shared: Shared) -> None:
+    def belong_to(self, shared: LogTime) -> None:
         """Be the index of a keyspace that shares this."""
         self._shared = shared
         shared.expiring = shared.expiring or bool(self._ticks)

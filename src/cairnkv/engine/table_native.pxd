@@ -30,7 +30,7 @@ cdef extern from "layout.h":
 
 cdef enum:
     AHEAD_MAX = 32  # keys that are met before the first of them is looked up
-    VERSION_SLOTS = 65536  # `cairnkv.engine.shared.VERSION_SLOTS`, which `NativeTable` holds it to
+    VERSION_SLOTS = 65536  # `cairnkv.engine.versions.VERSION_SLOTS`, which `NativeTable` holds it to
 
 cdef struct Place:
     # Where a key is, or would be: its bytes, and the dict that they are looked up in.

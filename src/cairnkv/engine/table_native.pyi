@@ -1,4 +1,4 @@
-from cairnkv.engine import Database
+from cairnkv.engine.database import Database
 
 class NativeTable:
     def __init__(self, database: Database, staging: object = None) -> None: ...

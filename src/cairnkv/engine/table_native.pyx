@@ -18,7 +18,7 @@ the index in Python.
 """
 
 from cairnkv.engine.expiry import TICK_BITS
-from cairnkv.engine.shared import VERSION_SLOTS as _VERSION_SLOTS
+from cairnkv.engine.versions import VERSION_SLOTS as _VERSION_SLOTS
 from cairnkv.engine.table import BUCKET_KEYS, EXPIRY_BYTES, ENTRY_BYTES, Bucket
 
 cdef extern from "Python.h":

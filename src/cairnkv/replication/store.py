@@ -41,7 +41,7 @@ from cairnkv.commands import (
 from cairnkv.commands.vocabulary import RandomKey
 from cairnkv.engine import Database, Journal, Shared, Watched, apply, forget, undo
 from cairnkv.engine.database import Before
-from cairnkv.engine.shared import VERSION_SLOTS, version_slot
+from cairnkv.engine.versions import VERSION_SLOTS, version_slot
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import Prefix
 from cairnkv.replication import node_records

@@ -38,6 +38,7 @@ from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on
 from cairnkv.server.sharing import first_to_pay
 from cairnkv.server.turns import Turns
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
+from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.storage import LoadingStopped, Storage
 from cairnkv.storage.progress import Logged, Progress
 from cairnkv.store import Clock, Store, wall_clock
@@ -119,7 +120,7 @@ class Server:
         self._sweep_due = 0.0
         self._sweep_was_late = False
         self._frame_executor = native_frame_executor(self.store)
-        self._context = ServerContext(
+        self._context: ServerContext[RespConversation] = ServerContext(
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
         )
         if self.node is not None:

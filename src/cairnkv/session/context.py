@@ -8,7 +8,7 @@ Not for what one conversation knows of itself.
 
 import hmac
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from cairnkv.session.native_path import resp_frame_executor
 from cairnkv.session.resp.pubsub import PubSub
@@ -16,8 +16,17 @@ from cairnkv.store import Store
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
-    from cairnkv.session.resp.conversation import RespConversation
 
+
+class Registered(Protocol):
+    """A conversation that is registered here."""
+
+    @property
+    def id(self) -> int:
+        """Its number."""
+
+
+C = TypeVar("C", bound=Registered)
 
 DEFAULT_USER: Final = b"default"
 
@@ -84,7 +93,7 @@ class NoOptions:
         """Nobody has one to set."""
 
 
-class ServerContext:
+class ServerContext(Generic[C]):
     """What conversations share.
 
     clients: every Redis conversation by its id, the oldest first.
@@ -104,7 +113,7 @@ class ServerContext:
         """
         self.store: Final = store
         self.pubsub: Final = PubSub()
-        self.clients: Final[dict[int, RespConversation]] = {}
+        self.clients: Final[dict[int, C]] = {}
         self.options: Final[Options] = options or NoOptions()
         self.shut_down: Final = shut_down
         self.commands_executed = 0
@@ -140,12 +149,12 @@ class ServerContext:
         frame_executor = self._frame_executors[db]
         return None if frame_executor is None or frame_executor.off else frame_executor
 
-    def enter(self, conversation: "RespConversation") -> int:
+    def enter(self, conversation: C) -> int:
         """A new conversation; the id that nobody else ever has."""
         self._last_id += 1
         self.clients[self._last_id] = conversation
         return self._last_id
 
-    def leave(self, conversation: "RespConversation") -> None:
+    def leave(self, conversation: C) -> None:
         """A conversation is over."""
         self.clients.pop(conversation.id, None)

@@ -81,7 +81,7 @@ class Session:
         width: Width | None = None,
         limits: Limits = DEFAULT_LIMITS,
         frame_executor: "FrameExecutor | None" = None,
-        context: ServerContext | None = None,
+        context: ServerContext[RespConversation] | None = None,
         peer: Peer | None = None,
     ) -> None:
         """wake: called when replies that were held may leave; call `advance` then, or soon.

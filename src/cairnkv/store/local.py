@@ -34,8 +34,7 @@ from cairnkv.commands import (
 )
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.engine import Database, Journal, Shared, Staged, Watched, apply, forget, undo
-from cairnkv.engine.database import Before, Cleared
-from cairnkv.engine.shared import Change
+from cairnkv.engine.database import Before, Change, Cleared
 from cairnkv.engine.table import CURSORS, USE_BYTES
 from cairnkv.errors import OptionError
 from cairnkv.installation import features

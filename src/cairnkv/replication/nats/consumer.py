@@ -16,7 +16,7 @@ nats-py has such a consumer too; with its defaults it stalls for 18 s when a ser
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from nats import errors
 from nats.aio.msg import Msg
@@ -24,10 +24,7 @@ from nats.aio.subscription import Subscription
 
 from cairnkv.limits import MIB
 from cairnkv.replication.nats.connection import ApiError, Connection, NoAnswer, ask, note
-from cairnkv.replication.nats.stream_config import Identity
-
-if TYPE_CHECKING:
-    from cairnkv.replication.nats.stream import StreamState
+from cairnkv.replication.nats.stream_config import Identity, StreamState
 
 HEARTBEAT: Final = 0.5
 """Seconds between two heartbeats of a consumer that has nothing else to send."""
@@ -112,7 +109,7 @@ class Consumption:
     """One reader's way through the stream."""
 
     def __init__(
-        self, client: Connection, identity: Identity, after: int, state: "Callable[[], Awaitable[StreamState]]"
+        self, client: Connection, identity: Identity, after: int, state: Callable[[], Awaitable[StreamState]]
     ) -> None:
         """state: asks JetStream what the stream is like now; raises `NoAnswer`, `ApiError`."""
         self._client = client

@@ -21,7 +21,6 @@ from nats.js import JetStreamContext
 
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.limits import KIB, MIB
-from cairnkv.records import record
 from cairnkv.replication.nats import connection, fsync_check
 from cairnkv.replication.nats.connection import OPEN_PATIENCE, Answer, ApiError, Connection, NoAnswer, ask, logger, note
 from cairnkv.replication.nats.consumer import STREAM_NOT_FOUND, Consumption, Interrupted, PastEnd, Purged, Replaced
@@ -30,6 +29,7 @@ from cairnkv.replication.nats.options import REPLICAS, ClusterOptions
 from cairnkv.replication.nats.retry import NO_ROOM, patiently
 from cairnkv.replication.nats.stream_config import (
     Identity,
+    StreamState,
     channels_subject,
     declared,
     log_subject,
@@ -99,24 +99,6 @@ class Missing(OptionError):
 
 def _log_fault(error: BaseException) -> None:
     logger.error("a fault of cairnkv itself", exc_info=error)
-
-
-@record
-class StreamState:
-    """What JetStream says of the stream; `first` > `last` where it is empty. bytes: of what it keeps.
-
-    peers: the names of the servers that keep it; cluster: NATS' name of the cluster they belong to. led_alone: whether
-    its leader is out of touch with a majority of them.
-    """
-
-    identity: Identity
-    config: Answer
-    first: int
-    last: int
-    bytes: int
-    cluster: str
-    peers: frozenset[str]
-    led_alone: bool
 
 
 class Stream:

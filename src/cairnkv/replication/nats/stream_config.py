@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from cairnkv.records import record
+from cairnkv.replication.nats.connection import Answer
 from cairnkv.replication.nats.options import ClusterOptions
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -24,6 +25,24 @@ class Identity:
 
     stream: str
     created: int
+
+
+@record
+class StreamState:
+    """What JetStream says of the stream; `first` > `last` where it is empty. bytes: of what it keeps.
+
+    peers: the names of the servers that keep it; cluster: NATS' name of the cluster they belong to. led_alone: whether
+    its leader is out of touch with a majority of them.
+    """
+
+    identity: Identity
+    config: Answer
+    first: int
+    last: int
+    bytes: int
+    cluster: str
+    peers: frozenset[str]
+    led_alone: bool
 
 
 def stream_name(cluster: str) -> str:

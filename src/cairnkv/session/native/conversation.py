@@ -5,8 +5,7 @@ Not for frames (`cairnkv.protocol.native`), and not for what a command does (the
 
 import logging
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.protocol.native import CommandDecoder, CommandFlag, Limits, Request, StatusByte, Width, reply_parts
@@ -23,8 +22,6 @@ from cairnkv.session.conversation import (
 from cairnkv.store import PendingReply, Store
 
 if TYPE_CHECKING:
-    from cairnkv.replication.proposals import Changes
-    from cairnkv.replication.store import ReplicatedStore
     from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
@@ -32,25 +29,6 @@ logger: Final = logging.getLogger("cairnkv.session")
 
 _LOCAL_READ: Final = int(CommandFlag.LOCAL_READ)
 _MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
-
-
-def said_in_turn(
-    store: "ReplicatedStore",
-    changes: "Changes",
-    frame: bytes,
-    *,
-    width: Width,
-    statuses: tuple[int, int],
-    string_max: int,
-    frame_max: int,
-) -> QueuedReply:
-    """What is due for a frame whose turn in the log it is: the compiled hot path has left it."""
-    decoder = CommandDecoder(width=width, limits=Limits(value=string_max, frame=frame_max))
-    decoder.feed(frame)
-    request = decoder.next()
-    assert isinstance(request, Request), "it was scanned"
-    reply = store.execute_logged(Step(0, request.command), changes)
-    return QueuedReply(reply, partial(reply_parts, status_byte=StatusByte(statuses), frame_limit=frame_max))
 
 
 class NativeConversation:
@@ -64,7 +42,7 @@ class NativeConversation:
         width: Width | None,
         limits: Limits,
         frame_executor: "FrameExecutor | None",
-        context: ServerContext,
+        context: ServerContext[Any],
     ) -> None:
         """context: while they want a password nothing is executed here, where none can be said."""
         self._store = store

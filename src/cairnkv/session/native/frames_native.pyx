@@ -29,7 +29,7 @@ from cairnkv.protocol.big_endian cimport be32, put_be32
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
-from cairnkv.session.native.conversation import said_in_turn
+from cairnkv.session.native.logged import said_in_turn
 from cairnkv.protocol.native import CommandFlag
 
 cdef Py_ssize_t ARGUMENTS_MAX = _ARGUMENTS_MAX

@@ -14,15 +14,12 @@ Not for the wire (`cairnkv.protocol.resp`), and not for what commands do (`cairn
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from cairnkv.commands import Command, Failure, Reply, Step, failures
 from cairnkv.commands.failures import Code
 from cairnkv.limits import DATABASES, INTEGER_MAX, INTEGER_MIN, KEY_MAX
 from cairnkv.protocol.resp import Error
-
-if TYPE_CHECKING:
-    from cairnkv.session.resp.conversation import RespConversation
 
 Value: TypeAlias = Any
 """What `cairnkv.protocol.resp` can write: None, bool, int, float, bytes, `Simple`, `Error`, lists, dicts, ..."""
@@ -96,7 +93,8 @@ class Calls:
 
 ToCall: TypeAlias = Callable[["Arguments"], Call | Calls]
 _ToCall = TypeVar("_ToCall", bound=ToCall)
-InConversation: TypeAlias = Callable[["RespConversation", "Arguments"], Value]
+InConversation: TypeAlias = Callable[[Any, "Arguments"], Value]
+"""Acts on a `RespConversation`, which this module does not import."""
 
 
 # -- arguments -------------------------------------------------------------------------------------------

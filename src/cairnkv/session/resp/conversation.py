@@ -15,13 +15,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.engine import Watched
 from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX, SCAN_COUNT_MAX, TRANSACTION_COST_MAX
 from cairnkv.protocol.native import Limits
-from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple, TooLong, array_head, encode_parts
+from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
 from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
@@ -54,11 +54,10 @@ from cairnkv.session.resp.command_spec import (
     repeated,
     wrong_number,
 )
+from cairnkv.session.resp.encoding import Said, Several, bytes_of, shown
 from cairnkv.store import PendingReply, Store
 
 if TYPE_CHECKING:
-    from cairnkv.replication.proposals import Changes
-    from cairnkv.replication.store import ReplicatedStore
     from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
@@ -70,37 +69,12 @@ BROWSER_WORDS: Final = frozenset({b"POST", b"HOST:"})
 """How a line begins that a web browser sends, which a page of somebody else's can make it send to any port."""
 
 
-Said: TypeAlias = Callable[[Resp], Sequence[bytes]]
-"""The bytes of something, in a version of the protocol."""
-
-
 class Nothing:
     """The type of `NOTHING`."""
 
 
 NOTHING: Final = Nothing()
 """In the place of a value: no reply at all."""
-
-
-@dataclasses.dataclass(slots=True)
-class Several:
-    """In the place of a value: several replies to one command, one behind the other."""
-
-    values: list[Value]
-
-
-@dataclasses.dataclass(slots=True)
-class Prepared:
-    """In the place of a value: its bytes, which are the same in both versions of the protocol."""
-
-    pieces: list[bytes]
-
-
-@dataclasses.dataclass(slots=True)
-class Together:
-    """In the place of a value: an array of values, of which one that the reply has no room for becomes an error."""
-
-    values: list[Value]
 
 
 @dataclasses.dataclass(slots=True)
@@ -148,7 +122,7 @@ class RespConversation:
     def __init__(
         self,
         store: Store,
-        context: ServerContext,
+        context: "ServerContext[RespConversation]",
         peer: Peer,
         *,
         push: Callable[[QueuedReply, int], None],
@@ -526,57 +500,6 @@ class RespConversation:
         return bytes_of(value, protocol, self.limits.frame)
 
 
-def bytes_of(value: Value, protocol: Resp, limit: int) -> list[bytes]:
-    """The bytes of a reply, which are no more than a frame may have; of any other, those of an error."""
-    if isinstance(value, Several):
-        return [piece for one in value.values for piece in bytes_of(one, protocol, limit)]
-    if not isinstance(value, Together):
-        return _bytes_within(value, protocol, limit, limit)
-    room = limit
-    pieces = [array_head(len(value.values))]
-    for one in value.values:
-        said = _bytes_within(one, protocol, room, limit)
-        room -= sum(map(len, said))
-        pieces += said
-    return pieces
-
-
-def _bytes_within(value: Value, protocol: Resp, room: int, limit: int) -> list[bytes]:
-    try:
-        if not isinstance(value, Prepared):
-            return encode_parts(value, protocol, room)
-        if sum(map(len, value.pieces)) <= room:
-            return value.pieces
-        raise TooLong
-    except TooLong:
-        text = f"the reply would be longer than the limit of {limit:,} bytes"
-        return encode_parts(error_of(Failure(failures.BIGREPLY, text)), protocol)
-
-
-def said_in_turn(
-    store: "ReplicatedStore",
-    changes: "Changes",
-    command: bytes,
-    *,
-    db: int,
-    protocol: Resp,
-    string_max: int,
-    frame_max: int,
-) -> QueuedReply:
-    """What is due for a command whose turn in the log it is: the compiled hot path has left it."""
-    decoder = RequestDecoder(Limits(value=string_max, frame=frame_max))
-    decoder.trusted = True
-    decoder.feed(command)
-    words = decoder.next()
-    assert isinstance(words, list), "it was scanned"
-    spec = RESP_COMMANDS[words[0].upper()]
-    assert spec.on_keys is not None
-    call = spec.on_keys(Arguments(spec.name, words[1:], db))
-    assert isinstance(call, Call)
-    reply = store.execute_logged(Step(db, call.command), changes)
-    return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
-
-
 WORD_BYTES: Final = 64
 """Bytes that a queued word takes besides its own."""
 
@@ -602,14 +525,6 @@ def failed(error: Exception, name: str) -> Error:
         return error_of(NO_MEMORY)
     logger.error("%s failed", name, exc_info=error)
     return Error("ERR INTERNAL the server's log has the details")
-
-
-def shown(show: Callable[[Reply], Value], reply: Reply, errors: Errors | None = None) -> Value:
-    """A reply as a value."""
-    try:
-        return error_of(reply, errors) if isinstance(reply, Failure) else show(reply)
-    except MemoryError:
-        return error_of(NO_MEMORY)
 
 
 def _act(later: Later, reply: Reply) -> Sequence[bytes]:

@@ -30,7 +30,7 @@ from cairnkv.protocol.big_endian cimport put_be32
 
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
-from cairnkv.session.resp.conversation import said_in_turn
+from cairnkv.session.resp.logged import said_in_turn
 
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
 cdef int64_t TTL_MAX = _TTL_MAX

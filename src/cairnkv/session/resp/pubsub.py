@@ -8,14 +8,12 @@ Not for the words of subscribing (`commands.pubsub`), nor for a client that does
 
 import functools
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from cairnkv.limits import KIB
 from cairnkv.protocol.resp import Push, encode_parts
+from cairnkv.session.resp.encoding import Said
 from cairnkv.session.resp.glob import matcher
-
-if TYPE_CHECKING:
-    from cairnkv.session.resp.conversation import RespConversation
 
 SUBSCRIPTION_BYTES: Final = 512
 """Bytes that a subscription keeps in memory besides its name, near enough."""
@@ -46,24 +44,41 @@ def _searched(pattern: bytes) -> int:
     return len(pattern) if pattern.count(b"*") > 1 else 0
 
 
+class Listener(Protocol):
+    """A conversation that receives messages."""
+
+    subscribed_bytes: int
+
+    @property
+    def channels(self) -> dict[bytes, None]:
+        """The channels that it listens to."""
+
+    @property
+    def patterns(self) -> dict[bytes, None]:
+        """The patterns that it listens to."""
+
+    def push(self, said: Said, size: int) -> None:
+        """Send a message, unasked."""
+
+
 class PubSub:
     """Channels and patterns, and the conversations that listen to them, who came first first."""
 
     def __init__(self) -> None:
-        self._channels: dict[bytes, dict[RespConversation, None]] = {}
-        self._patterns: dict[bytes, tuple[Callable[[bytes], bool], dict[RespConversation, None]]] = {}
+        self._channels: dict[bytes, dict[Listener, None]] = {}
+        self._patterns: dict[bytes, tuple[Callable[[bytes], bool], dict[Listener, None]]] = {}
         self._searched_bytes = 0
         self.relay: Callable[[bytes, bytes], None] = _alone
         """Told what is said here, for those who listen elsewhere."""
 
-    def subscribe(self, channel: bytes, listener: "RespConversation") -> None:
+    def subscribe(self, channel: bytes, listener: Listener) -> None:
         """Let somebody listen to a channel."""
         if channel not in listener.channels:
             self._channels.setdefault(channel, {})[listener] = None
             listener.channels[channel] = None
             listener.subscribed_bytes += kept_for_channel(channel)
 
-    def unsubscribe(self, channel: bytes, listener: "RespConversation") -> None:
+    def unsubscribe(self, channel: bytes, listener: Listener) -> None:
         """Likewise no longer."""
         if channel in listener.channels:
             del listener.channels[channel]
@@ -73,7 +88,7 @@ class PubSub:
             if not listeners:
                 del self._channels[channel]
 
-    def subscribe_pattern(self, pattern: bytes, listener: "RespConversation") -> None:
+    def subscribe_pattern(self, pattern: bytes, listener: Listener) -> None:
         """Let somebody listen to all channels that a glob pattern matches, if `has_room_for` it."""
         if pattern not in listener.patterns:
             if pattern not in self._patterns:
@@ -88,7 +103,7 @@ class PubSub:
         searched = sum(_searched(pattern) for pattern in patterns if pattern not in self._patterns)
         return not searched or self._searched_bytes + searched <= SEARCHED_BYTES_MAX
 
-    def unsubscribe_pattern(self, pattern: bytes, listener: "RespConversation") -> None:
+    def unsubscribe_pattern(self, pattern: bytes, listener: Listener) -> None:
         """Likewise no longer."""
         if pattern in listener.patterns:
             del listener.patterns[pattern]
@@ -99,7 +114,7 @@ class PubSub:
                 del self._patterns[pattern]
                 self._searched_bytes -= _searched(pattern)
 
-    def leave(self, listener: "RespConversation") -> None:
+    def leave(self, listener: Listener) -> None:
         """Somebody listens to nothing any more."""
         for channel in list(listener.channels):
             self.unsubscribe(channel, listener)
@@ -137,7 +152,7 @@ def _alone(channel: bytes, message: bytes) -> None:
     """Nobody listens elsewhere."""
 
 
-def _tell(listeners: Collection["RespConversation"], message: Push, size: int) -> int:
+def _tell(listeners: Collection[Listener], message: Push, size: int) -> int:
     """Say a message to these, whose bytes are made once for all who speak a version of the protocol."""
     said = functools.cache(lambda protocol: (b"".join(encode_parts(message, protocol)),))
     for listener in listeners:

@@ -18,7 +18,8 @@ from cairnkv.session.resp.command_spec import (
     repeated,
 )
 from cairnkv.session.resp.commands.help import help_of, matchers
-from cairnkv.session.resp.conversation import Prepared, RespConversation
+from cairnkv.session.resp.conversation import RespConversation
+from cairnkv.session.resp.encoding import Prepared
 
 NAMES_MAX: Final = 512
 """Commands that are told of at once: some tens of milliseconds of work. There are not so many."""

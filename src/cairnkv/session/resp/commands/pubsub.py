@@ -13,7 +13,8 @@ from cairnkv.protocol.resp import Push
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.resp.command_spec import Arguments, Refusal, Value, container, in_conversation
 from cairnkv.session.resp.commands.help import help_of, matchers
-from cairnkv.session.resp.conversation import Job, RespConversation, Several
+from cairnkv.session.resp.conversation import Job, RespConversation
+from cairnkv.session.resp.encoding import Several
 from cairnkv.session.resp.glob import Matcher
 from cairnkv.session.resp.pubsub import kept_for_channel, kept_for_pattern
 

@@ -14,7 +14,8 @@ from cairnkv.protocol.resp import Error, array_head, bulk_strings
 from cairnkv.session.conversation import UNFINISHED, Unfinished
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
 from cairnkv.session.resp.commands.replies import number, value_or_null
-from cairnkv.session.resp.conversation import Job, Later, Prepared, RespConversation
+from cairnkv.session.resp.conversation import Job, Later, RespConversation
+from cairnkv.session.resp.encoding import Prepared
 from cairnkv.session.resp.glob import Matcher, literal_prefix, matcher, searched
 from cairnkv.store import PendingReply
 

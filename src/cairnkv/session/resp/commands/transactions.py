@@ -14,17 +14,8 @@ from cairnkv.limits import BYTES_PER_COST, TRANSACTION_BYTES_MAX, TRANSACTION_CO
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error
 from cairnkv.session.conversation import WORDS_PER_COST, bytes_of_outcome
 from cairnkv.session.resp.command_spec import Arguments, Calls, Errors, Refusal, Value, in_conversation
-from cairnkv.session.resp.conversation import (
-    NOTHING,
-    Job,
-    Later,
-    Queued,
-    RespConversation,
-    Several,
-    Together,
-    failed,
-    shown,
-)
+from cairnkv.session.resp.conversation import NOTHING, Job, Later, Queued, RespConversation, failed
+from cairnkv.session.resp.encoding import Several, Together, shown
 from cairnkv.store import PendingCommand, PendingReply
 
 WATCHED_BYTES: Final = 256
