@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class WithPurePath(ServerContext):
-    """Surroundings in which everything goes the readable way."""
+    """A server context without the native path."""
 
     def frame_executor(self, db: int) -> "FrameExecutor | None":
         """None."""

@@ -2,8 +2,8 @@
 """The compiled hot path of a cluster's node: commands are not executed where they are read, but have their turn in the
 log; all but local reads, which may show what was true a moment ago.
 
-    bytes of some clients → ProposingAccelerator: which frames are these → one ProposedRun → the log
-    its turn → ProposedRun: the accelerator of the clients' wire → the replies of each client
+    bytes of some clients → ProposingExecutor: which frames are these → one ProposedBatch → the log
+    its turn → ProposedBatch: the accelerator of the clients' wire → the replies of each client
     bytes that begin with local reads → the accelerator of the clients' wire → their replies, at once
 
 What always holds: what is brought to the log are the writes among the frames, each as its client has sent it, in their
