@@ -15,7 +15,7 @@ from cairnkv.client.aio.embedded import AsyncEmbedded as Embedded
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
-from cairnkv.client.embedded import new_store, opened
+from cairnkv.client.opening import new_store, opened
 from cairnkv.store import Clock, wall_clock
 
 __all__ = ["AsyncKeyValue", "Client", "Embedded", "connect", "open"]

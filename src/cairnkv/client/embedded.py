@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from cairnkv.client import forking
 from cairnkv.client.calls import Call, Durability, K, Leeway, T, V
@@ -35,7 +35,6 @@ from cairnkv.store import PendingReply, Store
 
 logger: Final = logging.getLogger("cairnkv.embedded")
 
-_MadeT = TypeVar("_MadeT")
 
 CALLS_PER_SLICE: Final = 64
 """Calls between two slices of housekeeping, so that it costs a call little."""

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 from cairnkv.client.calls import K, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
@@ -17,6 +17,8 @@ from cairnkv.errors import OptionError
 from cairnkv.installation import native_path_in_use
 from cairnkv.paths import user_path
 from cairnkv.store import Clock, Store, WhenFull, checked_clock, wall_clock
+
+_MadeT = TypeVar("_MadeT")
 
 
 @overload
