@@ -27,7 +27,8 @@ SECONDS = 900.0
 """How long one step of building or installing may take on a busy machine; 40 s where nothing else runs."""
 
 NOT_COPIED = shutil.ignore_patterns(
-    ".*", "build", "dist", "node_modules", "__pycache__", "*.egg-info", "*.so", "results", "tmp"
+    *(".git", ".venv*", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
+    *("build", "dist", "node_modules", "__pycache__", "*.egg-info", "*.so", "results", "tmp"),
 )
 
 USE = """
@@ -106,6 +107,7 @@ def test_sdist_holds_every_source_file(built: Built) -> None:
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in sources(".py", ".pyi", ".pyx", ".pxd", ".h")} <= held
     assert {"pyproject.toml", "setup.py", "Makefile", "CHANGELOG.md", "LICENSE", "README.md"} <= held
+    assert {"CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"} <= held
     assert {"docs/redis.md", "benchmarks/bench.py", "benchmarks/generator.c", "demo/demo.py"} <= held
     assert {"tests/conftest.py", "tests/vectors/wire-vectors.json", "tests/power/trace.c"} <= held
     assert not [name for name in held if name.endswith((".so", ".pyc")) or "/build/" in name]
