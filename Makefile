@@ -55,10 +55,13 @@ test-redis-suite: $(dev)  ## the test suite of Redis or Valkey against us, from 
 	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis or Valkey: make test-redis-suite SUITE=DIR" >&2; exit 1; }
 	@$(python) -m tests.redis.suite "$(SUITE)" $(SUITE_FLAGS)
 
-check: $(dev)  ## lint, layout, types
+check: $(dev)  ## lint, layout, types, workflows
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
 	@$(python) -m mypy
+	@$(VENV)/bin/zizmor --offline --quiet --strict-collection .github
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
 
 format: $(dev)  ## settle the layout, and mend what the linter can
 	@$(python) -m ruff check --fix

@@ -108,6 +108,7 @@ def test_sdist_holds_every_source_file(built: Built) -> None:
     assert {f"src/{name}" for name in sources(".py", ".pyi", ".pyx", ".pxd", ".h")} <= held
     assert {"pyproject.toml", "setup.py", "Makefile", "CHANGELOG.md", "LICENSE", "README.md"} <= held
     assert {"CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"} <= held
+    assert {".github/workflows/tests.yml", ".github/ISSUE_TEMPLATE/bug.yml", "tools/smoke.py"} <= held
     assert {"docs/redis.md", "benchmarks/bench.py", "benchmarks/generator.c", "demo/demo.py"} <= held
     assert {"tests/conftest.py", "tests/vectors/wire-vectors.json", "tests/power/trace.c"} <= held
     assert not [name for name in held if name.endswith((".so", ".pyc")) or "/build/" in name]
