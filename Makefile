@@ -100,13 +100,13 @@ $(made):
 
 $(runtime): $(made) $(sources)
 	@echo "make: installing cairnkv and its dependencies, and compiling its native path: about two minutes" >&2
-	@$(python) tools/install.py '.[cluster]'
+	@$(python) tools/install.py '.[all]'
 	@$(say_features)
 	@touch $@
 
 $(dev): $(made) $(sources)
 	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
-	@$(python) tools/install.py '.[dev,cluster,msgpack]'
+	@$(python) tools/install.py '.[dev,all]'
 	@$(say_features)
 	@touch $(runtime) $@
 
@@ -117,6 +117,6 @@ $(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
 
 $(bench): $(made) $(sources)
 	@echo "make: installing cairnkv and the clients it is compared with" >&2
-	@$(python) tools/install.py '.[bench,cluster]'
+	@$(python) tools/install.py '.[bench,all]'
 	@$(say_features)
 	@touch $(runtime) $@

@@ -17,7 +17,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from cairnkv.cli.output import escaped
+from cairnkv.cli.output import BOLD, CYAN, GREEN, RED, YELLOW, escaped
 from cairnkv.wire.anatomy import CommandDissector, Dissector, Field, Frame, Piece, Raw, ResponseDissector
 from cairnkv.wire.redis.anatomy import RedisCommandDissector, RedisReplyDissector
 from cairnkv.wire.redis.requests import speaks_redis
@@ -49,12 +49,12 @@ class Side(enum.Enum):
 class Part(enum.Enum):
     """What a piece of a line is, so that it can have a colour."""
 
-    CLIENT = "bold cyan"
-    SERVER = "bold green"
-    NAME = "bold"
-    BYTES = "yellow"
+    CLIENT = f"{BOLD};{CYAN}"
+    SERVER = f"{BOLD};{GREEN}"
+    NAME = BOLD
+    BYTES = YELLOW
     MEANING = ""
-    WRONG = "bold red"
+    WRONG = f"{BOLD};{RED}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

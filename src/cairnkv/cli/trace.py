@@ -18,7 +18,7 @@ from typing import Final
 from cairnkv.cli.annotate import SHOWN_BYTES, Conversation, Line, Side
 from cairnkv.cli.arguments import Parser
 from cairnkv.cli.main import FOUND
-from cairnkv.cli.output import coloured
+from cairnkv.cli.output import coloured, styled
 from cairnkv.client.address import Endpoint, parse, shown
 from cairnkv.client.aio.dialing import dial_async
 from cairnkv.errors import CallerError, Unavailable
@@ -88,14 +88,10 @@ def _printer() -> Show:
 
         return plain
 
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-
     def in_colours(lines: Iterable[Line]) -> None:
         for line in lines:
-            console.print(Text.assemble(*((text, part.value) for text, part in line.parts)))
+            print("".join(styled(text, part.value) if part.value else text for text, part in line.parts))
+        sys.stdout.flush()
 
     return in_colours
 
