@@ -109,7 +109,8 @@ def test_sdist_holds_every_source_file(built: Built) -> None:
     assert {"pyproject.toml", "setup.py", "Makefile", "CHANGELOG.md", "LICENSE", "README.md"} <= held
     assert {"CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"} <= held
     assert {".github/workflows/tests.yml", ".github/ISSUE_TEMPLATE/bug.yml", "tools/smoke.py"} <= held
-    assert {"docs/redis.md", "benchmarks/bench.py", "benchmarks/generator.c", "demo/demo.py"} <= held
+    assert {"docs/redis.md", "docs/diagrams/architecture.svg", "benchmarks/bench.py"} <= held
+    assert {"benchmarks/generator.c", "demo/demo.py"} <= held
     assert {"tests/conftest.py", "tests/vectors/wire-vectors.json", "tests/power/trace.c"} <= held
     assert not [name for name in held if name.endswith((".so", ".pyc")) or "/build/" in name]
 
@@ -155,7 +156,7 @@ def test_readme_commands_run_in_a_fresh_clone(clone: Path, tmp_path: Path) -> No
         assert serving.stdout is not None
         ready = re.search(r"ready on (cairn://[\d.]+:\d+)", serving.stdout.readline())
         assert ready, errors.read_text()
-        assert typed(transcript(), clone, ready[1]) == transcript()
+        assert typed(transcript(), clone, ready[1], clone / ".venv" / "bin") == transcript()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(serving.pid, signal.SIGTERM)
