@@ -27,7 +27,8 @@ say_features := $(python) -c 'import cairnkv; print("make: the hot path is", cai
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format fuzz simulate demo bench clean
+.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format docs fuzz \
+	simulate demo bench clean
 
 help:  ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -66,6 +67,11 @@ check: $(dev)  ## lint, layout, types, workflows
 format: $(dev)  ## settle the layout, and mend what the linter can
 	@$(python) -m ruff check --fix
 	@$(python) -m ruff format
+
+docs: $(dev)  ## build the documentation site in build/site, and check its links
+	@$(python) docs/diagrams.py
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
+	@echo "make: open build/site/index.html, or run: $(python) -m http.server --directory build/site" >&2
 
 demo: $(runtime)  ## a server, a real data set, both clients, compared
 	@$(python) demo/demo.py
@@ -106,7 +112,7 @@ $(runtime): $(made) $(sources)
 
 $(dev): $(made) $(sources)
 	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
-	@$(python) tools/install.py '.[dev,all]'
+	@$(python) tools/install.py '.[dev,docs,all]'
 	@$(say_features)
 	@touch $(runtime) $@
 

@@ -108,6 +108,7 @@ def test_sdist_holds_every_source_file(built: Built) -> None:
     assert {f"src/{name}" for name in sources(".py", ".pyi", ".pyx", ".pxd", ".h")} <= held
     assert {"pyproject.toml", "setup.py", "Makefile", "CHANGELOG.md", "LICENSE", "README.md"} <= held
     assert {"CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"} <= held
+    assert {"mkdocs.yml", "docs/tutorial.md", "docs/site_hooks.py"} <= held
     assert {".github/workflows/tests.yml", ".github/ISSUE_TEMPLATE/bug.yml", "tools/smoke.py"} <= held
     assert {"docs/redis.md", "docs/diagrams/architecture.svg", "benchmarks/bench.py"} <= held
     assert {"benchmarks/generator.c", "demo/demo.py"} <= held

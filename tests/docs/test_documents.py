@@ -200,7 +200,7 @@ def test_words_on_the_page_on_redis_are_served_or_told_not_to_be() -> None:
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """The blocks of a language on a page, except those that a test module runs with pytest."""
+    """The blocks of a language on a page, except those that are tests for pytest."""
     found = re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     return [block for block in found if not re.search(r"^def test_", block, re.MULTILINE)]
 
@@ -234,6 +234,21 @@ def test_console_examples_print_what_the_page_shows(document: Path, tmp_path: Pa
     assert len(steps) >= 3
     with running_server(clock=wall_clock) as server:
         assert typed(steps, tmp_path, server.url, Path(sys.executable).parent) == steps
+
+
+def test_tests_on_the_page_on_testing_pass(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in block]
+    (tmp_path / "test_example.py").write_text(block)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "2 passed" in ran.stdout, ran.stdout
 
 
 # -- diagrams --------------------------------------------------------------------------------------------------------

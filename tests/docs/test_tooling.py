@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLING = {"docs": (), "benchmarks": ("bench", "all"), "demo": ("all",), "tools": ()}
+TOOLING = {"docs": ("docs",), "benchmarks": ("bench", "all"), "demo": ("all",), "tools": ()}
 """The directories, and the extras that `make` installs before it runs their programs."""
 
-MODULES = {"pymemcache": "pymemcache", "valkey-glide": "glide", "rocksdict": "rocksdict", "nats-py": "nats"}
+MODULES = {"valkey-glide": "glide", "nats-py": "nats", "mkdocs-material": "mkdocs", "mkdocstrings": "griffe"}
 """The module of a distribution, if its name differs from the distribution's."""
 
 SECONDS = 120.0
