@@ -1,6 +1,7 @@
-"""Makes links of the documents that leave docs/ work on the site, for `mkdocs`: they lead to the repository.
+"""Hooks of `mkdocs` for pages that people also read in a clone.
 
-The pages have such links because people also read them in a clone. The chart of the benchmarks is copied into the site.
+Links that leave docs/ lead to the repository. The chart of the benchmarks is copied into the site. A pipe in a table,
+which the pages escape, appears without its backslash.
 """
 
 import re
@@ -12,6 +13,8 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 
 CHART = "benchmarks/results/latest.svg"
+
+CELL = re.compile(r"<td\b.*?</td>", re.DOTALL)
 
 LINK = re.compile(r"\]\(\.\./([^)\s]+)\)")
 
@@ -32,3 +35,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return f"]({CHART})" if str(path) == CHART else f"]({config.repo_url}/blob/main/{match[1]})"
 
     return LINK.sub(replaced, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Remove the backslash of escaped pipes in cells: Markdown keeps it in code."""
+    return CELL.sub(lambda match: match[0].replace("\\|", "|"), html)

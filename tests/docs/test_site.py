@@ -64,6 +64,10 @@ def test_links_out_of_the_documents_lead_to_the_repository(site: Path) -> None:
     assert not [path for path in site.rglob("*") if path.suffix in (".py", ".txt")]
 
 
+def test_pipes_in_tables_have_no_backslash(site: Path) -> None:
+    assert "<code>kv |= values</code>" in (site / "clients" / "index.html").read_text()
+
+
 @pytest.mark.parametrize(
     "link", ["[x](nothing.md)", "[x](disk.md#nothing)", "[x](../nothing.py)"], ids=["page", "anchor", "file"]
 )
