@@ -27,7 +27,8 @@ say_features := $(python) -c 'import cairnkv; print("make: the path in use is", 
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format fuzz simulate demo bench clean
+.PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format docs fuzz \
+	simulate demo bench clean
 
 help:  ## show what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -55,14 +56,22 @@ test-redis-suite: $(dev)  ## the test suite of Redis or Valkey against us, from 
 	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis or Valkey: make test-redis-suite SUITE=DIR" >&2; exit 1; }
 	@$(python) -m tests.redis.suite "$(SUITE)" $(SUITE_FLAGS)
 
-check: $(dev)  ## lint, layout, types
+check: $(dev)  ## lint, layout, types, workflows
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
 	@$(python) -m mypy
+	@$(VENV)/bin/zizmor --offline --quiet --strict-collection .github
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
 
 format: $(dev)  ## settle the layout, and mend what the linter can
 	@$(python) -m ruff check --fix
 	@$(python) -m ruff format
+
+docs: $(dev)  ## build the documentation site in build/site, and check its links
+	@$(python) docs/diagrams.py
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
+	@echo "make: open build/site/index.html, or run: $(python) -m http.server --directory build/site" >&2
 
 demo: $(runtime)  ## a server, a real data set, both clients, compared
 	@$(python) demo/demo.py
@@ -97,13 +106,13 @@ $(made):
 
 $(runtime): $(made) $(sources)
 	@echo "make: installing cairnkv and its dependencies, and compiling its native path: about two minutes" >&2
-	@$(python) tools/install.py '.[cluster]'
+	@$(python) tools/install.py '.[all]'
 	@$(say_features)
 	@touch $@
 
 $(dev): $(made) $(sources)
 	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
-	@$(python) tools/install.py '.[dev,cluster,msgpack]'
+	@$(python) tools/install.py '.[dev,docs,all]'
 	@$(say_features)
 	@touch $(runtime) $@
 
@@ -114,6 +123,6 @@ $(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
 
 $(bench): $(made) $(sources)
 	@echo "make: installing cairnkv and the clients it is compared with" >&2
-	@$(python) tools/install.py '.[bench,cluster]'
+	@$(python) tools/install.py '.[bench,all]'
 	@$(say_features)
 	@touch $(runtime) $@

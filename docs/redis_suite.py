@@ -18,8 +18,9 @@ def markdown(found: dict[str, Any]) -> str:
     units, baseline = found["units"], found.get("baseline", [])
     head = ["unit", "passed", "failed", "not applicable"]
     head += ["redis-server: passed", "failed", "not reached by us"] if baseline else []
-    rows = [head, ["---"] * len(head)]
-    for unit, their in zip_longest(units, baseline, fillvalue={}):
+    rows: list[list[Any]] = [head, ["---"] * len(head)]
+    nothing: dict[str, Any] = {}
+    for unit, their in zip_longest(units, baseline, fillvalue=nothing):
         numbers = [unit["passed"], len(unit["failed"]), sum(unit["not_applicable"].values())]
         rows.append([f"`{unit['name']}`", *numbers, *their.values()])
     rows.append(["all", *(sum(row[at] for row in rows[2:]) for at in range(1, len(head)))])

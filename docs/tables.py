@@ -344,6 +344,20 @@ def headlines() -> str:
     return figures(worst)
 
 
+SUMMARY = (
+    ("GET, 16 in a pipeline, 32 B: commands/s", "redis-server"),
+    ("SET with fsync, not in a pipeline, 32 B: commands/s", "redis-server"),
+    ("asyncio client, 100 tasks: GET/s", "redis-py asyncio"),
+    ("embedded get: calls/s", "diskcache"),
+)
+"""The rows of README, by what they measure and against whom: the server, the slowest of it, the clients, a program."""
+
+
+def summary() -> str:
+    """Return four rows of the last `make bench`."""
+    return figures(lambda rows: [row for row in rows if (row["what"], row["peer"]) in SUMMARY])
+
+
 CLUSTER = ROOT / "benchmarks" / "results" / "cluster" / "latest.json"
 """What that part of it found when it last ran by itself."""
 
@@ -455,6 +469,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "redis_suite": redis_suite,
     "redis_words": redis_words,
     "runs": runs,
+    "summary": summary,
     "transitions": transitions,
 }
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -128,7 +128,14 @@ def error_of(failure: Failure, *, writes: bool) -> CairnError:
     return by_fault[code.fault](failure.message, code=code)
 
 
-_EXTRAS: Final = {"msgpack": "msgpack", "nats": "cluster", "nkeys": "cluster", "rocksdict": "disk"}
+_EXTRAS: Final = {
+    "msgpack": "msgpack",
+    "nats": "cluster",
+    "nkeys": "cluster",
+    "prompt_toolkit": "cli",
+    "rich": "cli",
+    "rocksdict": "durable",
+}
 """The extra of cairnkv that installs each optional package."""
 
 

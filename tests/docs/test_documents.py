@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 import cairnkv
 from cairnkv.session import Session, State
 from cairnkv.session.resp import command_docs
-from cairnkv.store import Store
+from cairnkv.store import Store, wall_clock
 from cairnkv.testing import running_server
 from tests.support.readme import transcript, typed
 
@@ -195,39 +196,78 @@ def test_words_on_the_page_on_redis_are_served_or_told_not_to_be() -> None:
     assert [word for word in spans if not command_docs.find(word.encode()) and word not in absent] == []
 
 
-# -- the README ------------------------------------------------------------------------------------------------------
+# -- examples --------------------------------------------------------------------------------------------------------
 
 
-def code_blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(document: Path, language: str) -> list[str]:
+    """The blocks of a language on a page, except those that are tests for pytest."""
+    found = re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    return [block for block in found if not re.search(r"^def test_", block, re.MULTILINE)]
 
 
-def test_the_readme_python_runs(tmp_path: Path) -> None:
-    blocks = code_blocks("python")
-    assert blocks
-    with running_server() as server:
-        for block in blocks:
-            program = tmp_path / "example.py"
-            program.write_text(block.replace("cairn://127.0.0.1:6555", server.url))
-            ran = subprocess.run(
-                [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
-            )
-            assert ran.returncode == 0, ran.stderr
-            said = [line.removeprefix("#").strip() for line in re.findall(r"#\s*prints: (.*)", block)]
-            assert ran.stdout.split("\n")[:-1] == said
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if blocks(path, "python")], ids=str)
+def test_python_examples_print_what_the_page_shows(document: Path, tmp_path: Path) -> None:
+    """The blocks of a page are one program. Its server is in-memory."""
+    program = "\n".join(blocks(document, "python"))
+    with running_server(clock=wall_clock) as server:
+        (tmp_path / "example.py").write_text(program.replace("127.0.0.1:6555", server.url.removeprefix("cairn://")))
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", "example.py"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == re.findall(r"#\s*prints: (.*)", program)
 
 
-def test_python_on_the_page_on_clients_runs(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    "document",
+    # Numbers on the page on backups differ from run to run: tests/cli has a test of its own.
+    [path for path in DOCUMENTS if blocks(path, "console") and path != Path("docs/backup.md")],
+    ids=str,
+)
+def test_console_examples_print_what_the_page_shows(document: Path, tmp_path: Path) -> None:
+    steps = transcript(ROOT / document)
+    assert len(steps) >= 3
+    with running_server(clock=wall_clock) as server:
+        assert typed(steps, tmp_path, server.url, Path(sys.executable).parent) == steps
+
+
+def test_tests_on_the_page_on_testing_pass(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in block]
+    (tmp_path / "test_example.py").write_text(block)
     ran = subprocess.run(
-        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    assert ran.stdout.splitlines() == re.findall(r"# prints: (.*)", block)
+    assert "2 passed" in ran.stdout, ran.stdout
 
 
-def test_readme_transcript_is_what_the_commands_print(tmp_path: Path) -> None:
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    steps = transcript()
-    assert len(steps) >= 5
-    with running_server() as server:
-        assert typed(steps, tmp_path, server.url) == steps
+# -- diagrams --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", sorted((ROOT / "docs" / "diagrams").glob("*.txt")), ids=lambda path: path.stem)
+def test_diagrams_are_those_of_their_texts(text: Path) -> None:
+    svg = text.with_suffix(".svg").read_text()
+    assert script("diagrams").drawn(text.read_text()) == svg, "run: python docs/diagrams.py"
+    words = " ".join(element.text or "" for element in ElementTree.fromstring(svg).iter())
+    assert all(word in words for word in re.findall(r"[\w-]+", text.read_text()))
+
+
+def test_text_that_is_too_long_for_its_box_is_an_error() -> None:
+    with pytest.raises(ValueError, match="shorten it"):
+        script("diagrams").drawn(f"# title\nrow: {'x' * 200}")
+
+
+def test_readme_is_short_and_has_four_benchmark_rows() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 110
+    assert len(re.findall(r"^\|.*\*?(?:met|missed)\*?", text, re.MULTILINE)) == 4

@@ -82,9 +82,9 @@ def _without(package: str, directory: Path) -> dict[str, str]:
     ("package", "arguments", "extra"),
     [
         ("nats", "serve --port 0 --cluster nats://127.0.0.1:1 --data d", "cairnkv[cluster]"),
-        ("rocksdict", "serve --port 0 --data d", "cairnkv[disk]"),
-        ("rocksdict", "backup to --data d", "cairnkv[disk]"),
-        ("rocksdict", "check d", "cairnkv[disk]"),
+        ("rocksdict", "serve --port 0 --data d", "cairnkv[durable]"),
+        ("rocksdict", "backup to --data d", "cairnkv[durable]"),
+        ("rocksdict", "check d", "cairnkv[durable]"),
         ("nats", "cluster up --dir c --port 0", "cairnkv[cluster]"),
         ("rocksdict", "cluster up --dir c --port 0", "cairnkv[cluster]"),
         ("nats", "cluster repair d --cluster nats://127.0.0.1:1", "cairnkv[cluster]"),

@@ -17,6 +17,7 @@ import pytest
 import cairnkv
 from cairnkv.commands import Get, Ping, Set
 from cairnkv.errors import AddressError, OptionError
+from cairnkv.installation import PURE_VARIABLE
 from cairnkv.limits import MIB, UNIX_PATH_MAX
 from cairnkv.protocol.native import Response, write_command
 from cairnkv.server.run import REPEATED_SIGNAL_SECONDS
@@ -310,6 +311,33 @@ def test_it_runs_as_a_module_without_uvloop(log: Path) -> None:
     hide = "import sys, importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'uvloop' else f(n)"
     with ServerProcess("--port", "0", log=log, prelude=hide) as server, RawClient(server.address) as client:
         assert f"asyncio of Python {sys.version_info.major}.{sys.version_info.minor}" in server.readiness
+        assert client.ask(Ping(b"")) == PONG
+        server.signal(signal.SIGTERM)
+        assert client.rest() == []
+        assert server.exit_code() == 0
+
+
+LIKE_MACOS = """
+import importlib.util, os, select, selectors
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == "uvloop" else found(name)
+for module, names in (selectors, ["EpollSelector"]), (select, ["epoll"]), (os, ["posix_fallocate"]):
+    for name in names:
+        delattr(module, name)
+selectors.DefaultSelector = selectors.PollSelector
+"""
+"""Python that removes uvloop, and functions of Linux that macOS does not have."""
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_server_runs_where_there_is_no_epoll(durable: bool, log: Path, tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path / "data")] if durable else []
+    pure = {PURE_VARIABLE: "yes"}
+    with (
+        ServerProcess("--port", "0", *data, log=log, prelude=LIKE_MACOS, environment=pure) as server,
+        RawClient(server.address) as client,
+    ):
+        assert "plain Python on asyncio" in server.readiness
         assert client.ask(Ping(b"")) == PONG
         server.signal(signal.SIGTERM)
         assert client.rest() == []

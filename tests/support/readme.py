@@ -1,4 +1,4 @@
-"""The transcript of a terminal that README begins with, and a shell that its commands are typed into."""
+"""The transcripts of a terminal on the pages, and a shell that their commands are typed into."""
 
 import re
 import subprocess
@@ -20,11 +20,11 @@ class Step(NamedTuple):
     printed: list[str]
 
 
-def transcript() -> list[Step]:
-    """Return the commands of README with their documented output."""
-    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def transcript(page: Path = ROOT / "README.md") -> list[Step]:
+    """Return the commands of a page with their documented output."""
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
     steps: list[Step] = []
-    for line in block.splitlines():
+    for line in "".join(blocks).splitlines():
         if line.startswith("$ "):
             steps.append(Step(line[2:], []))
         elif line:
@@ -32,10 +32,10 @@ def transcript() -> list[Step]:
     return steps
 
 
-def typed(steps: list[Step], directory: Path, url: str) -> list[Step]:
+def typed(steps: list[Step], directory: Path, url: str, programs: Path) -> list[Step]:
     """Run the commands in one shell in a directory, and return them with their output.
 
-    The shell finds nothing but the system's programs; the server is at `url` instead of the default address.
+    The shell finds the system's programs and those in `programs`. The server is at `url`, not at the default address.
     """
     script = "\n".join(f"{step.command}\necho '{END}'" for step in steps)
     ran = subprocess.run(
@@ -45,7 +45,7 @@ def typed(steps: list[Step], directory: Path, url: str) -> list[Step]:
         timeout=SECONDS,
         check=False,
         cwd=directory,
-        env={"PATH": "/usr/bin:/bin", "CAIRNKV_URL": url},
+        env={"PATH": f"{programs}:/usr/bin:/bin", "CAIRNKV_URL": url},
     )
     printed = ran.stdout.split(f"{END}\n")
     return [Step(step.command, lines.splitlines()) for step, lines in zip(steps, printed, strict=False)]

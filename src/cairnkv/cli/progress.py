@@ -1,12 +1,15 @@
 """Progress bars, summaries and interruption of long commands. A bar appears on a terminal only."""
 
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from cairnkv.cli.main import complain
 from cairnkv.cli.output import on_terminal
+from cairnkv.errors import missing_package
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,7 +40,7 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[[int]
 
     total: what the function says at the end; None when nobody knows.
     """
-    if not on_terminal(sys.stderr):
+    if not on_terminal(sys.stderr) or not _bars_are_there():
         yield lambda done: None
         return
     from rich.console import Console
@@ -54,6 +57,17 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[[int]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@functools.cache
+def _bars_are_there() -> bool:
+    """Return whether the package for bars can be imported. Print once which extra installs it, if not."""
+    try:
+        import rich.progress  # noqa: F401
+    except ImportError as error:
+        complain(str(missing_package(error, "a progress bar")))
+        return False
+    return True
 
 
 def counted(number: int, unit: str) -> str:

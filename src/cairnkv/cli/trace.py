@@ -7,15 +7,24 @@ import asyncio
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from cairnkv.cli.arguments import Parser
 from cairnkv.cli.main import FOUND
-from cairnkv.cli.output import coloured
+from cairnkv.cli.output import BOLD, CYAN, GREEN, RED, YELLOW, coloured, styled
 from cairnkv.client.address import parse
 from cairnkv.errors import CallerError
 from cairnkv.lab.trace.proxy import Proxy, Show
-from cairnkv.lab.trace.trace_format import SHOWN_BYTES, Line
+from cairnkv.lab.trace.trace_format import SHOWN_BYTES, Line, Part
 from cairnkv.server.settings import is_loopback, number
+
+STYLES: Final = {
+    Part.CLIENT: f"{BOLD};{CYAN}",
+    Part.SERVER: f"{BOLD};{GREEN}",
+    Part.NAME: BOLD,
+    Part.BYTES: YELLOW,
+    Part.WRONG: f"{BOLD};{RED}",
+}
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -72,13 +81,9 @@ def _printer() -> Show:
 
         return plain
 
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-
     def in_colours(lines: Iterable[Line]) -> None:
         for line in lines:
-            console.print(Text.assemble(*((text, part.value) for text, part in line.parts)))
+            print("".join(styled(text, STYLES[part]) if part in STYLES else text for text, part in line.parts))
+        sys.stdout.flush()
 
     return in_colours

@@ -17,6 +17,11 @@ from typing import Any, Final, Protocol
 
 from cairnkv.installation import native_path_in_use, uvloop_is_there
 
+try:
+    from selectors import EpollSelector
+except ImportError:  # macOS: the native path, which uses this class, does not exist there
+    from selectors import SelectSelector as EpollSelector  # type: ignore[assignment]
+
 logger: Final = logging.getLogger("cairnkv.server")
 
 BACKLOG: Final = 1_024
@@ -46,7 +51,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-class ClientSelector(selectors.EpollSelector):
+class ClientSelector(EpollSelector):
     """asyncio's selector, that serves clients while it waits."""
 
     def __init__(self) -> None:

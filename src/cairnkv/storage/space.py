@@ -140,7 +140,7 @@ class Space:
         try:
             descriptor = os.open(self._reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, max(self._reserve_bytes, KIB))
+                _allocate(descriptor, max(self._reserve_bytes, KIB))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -160,3 +160,12 @@ class Space:
             self._reserve.unlink()
             return True
         return False
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Give a file this many bytes of the disk."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        for at in range(0, size, MIB):
+            os.pwrite(descriptor, bytes(min(MIB, size - at)), at)

@@ -48,14 +48,14 @@ class Side(enum.Enum):
 
 
 class Part(enum.Enum):
-    """What a piece of a line is, so that it can have a colour."""
+    """The kind of a piece of a line. It selects the colour."""
 
-    CLIENT = "bold cyan"
-    SERVER = "bold green"
-    NAME = "bold"
-    BYTES = "yellow"
-    MEANING = ""
-    WRONG = "bold red"
+    CLIENT = enum.auto()
+    SERVER = enum.auto()
+    NAME = enum.auto()
+    BYTES = enum.auto()
+    MEANING = enum.auto()
+    WRONG = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
