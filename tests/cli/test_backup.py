@@ -84,7 +84,7 @@ def test_backup_verify_restore_check(data: Path, cairn_here: Call) -> None:
     assert verified.code == 0
     assert re.fullmatch(
         r"\d files, [\d,]+ bytes\n"
-        r"2,002 entries(, 1 of them expired)?, 1 with values in parts; position \d\nall is well\n",
+        r"2,002 entries(, 1 of them expired)?, 1 with values in parts; sequence \d\nall is well\n",
         verified.out.decode(),
     )
     told = json.loads(cairn_here("verify", backup, "--json").out)

@@ -17,10 +17,10 @@ class _Listener:
     def committed(self, position: int) -> None:
         pass
 
-    def failed(self, reason: str, *, unknown: bool, unsettled: object = ()) -> None:
+    def failed(self, reason: str, *, unknown: bool, unresolved: object = ()) -> None:
         raise AssertionError(reason)
 
-    def settled(self, happened: object) -> None:
+    def resolved(self, happened: object) -> None:
         raise AssertionError("nothing has failed")
 
 

@@ -26,8 +26,8 @@ pytestmark = native_only
 class LateTwins(Twins):
     """Twins whose logs commit or fail when a test says so."""
 
-    def __init__(self, *, width: Width | None = None, reuse_positions: bool = False) -> None:
-        self.logs = tuple(LateStorage(keeps_effects=True, reuse_positions=reuse_positions) for _ in range(2))
+    def __init__(self, *, width: Width | None = None, reuse_sequences: bool = False) -> None:
+        self.logs = tuple(LateStorage(keeps_effects=True, reuse_sequences=reuse_sequences) for _ in range(2))
         super().__init__(width=width, logs=(self.logs[0], self.logs[1]))
         # From the first deadline on replies wait for log time to be noted, a run's from the next one on. Nothing is
         # over in between, so both are right; but here both are to do the same.
@@ -97,7 +97,7 @@ def live(twins: LateTwins, chance: random.Random, say: bytes) -> None:
 @given(st.integers(0, 2**32), st.sampled_from([2, 4]), st.booleans())
 def test_a_life_on_the_articles_wire(seed: int, width: Width, reuse: bool) -> None:
     chance = random.Random(seed)
-    twins = LateTwins(width=width, reuse_positions=reuse)
+    twins = LateTwins(width=width, reuse_sequences=reuse)
     for _ in range(15):
         twins.clock.advance(chance.randrange(1_500))
         live(twins, chance, b"".join(write_command(lively(chance), width=width) for _ in range(chance.randrange(30))))
@@ -108,7 +108,7 @@ def test_a_life_on_the_articles_wire(seed: int, width: Width, reuse: bool) -> No
 @given(st.integers(0, 2**32), st.booleans())
 def test_a_life_on_the_wire_of_redis(seed: int, reuse: bool) -> None:
     chance = random.Random(seed)
-    twins = LateTwins(reuse_positions=reuse)
+    twins = LateTwins(reuse_sequences=reuse)
     for _ in range(15):
         twins.clock.advance(chance.randrange(1_500))
         live(twins, chance, b"".join(lively_redis(chance) for _ in range(chance.randrange(30))))

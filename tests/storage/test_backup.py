@@ -69,7 +69,7 @@ def test_a_backup_is_of_one_moment_while_writers_run(tmp_path: Path) -> None:
                 there = {int(key.split(":")[1]) for key in kv.scan(f"{writer}:")}
                 assert there == set(range(1, len(there) + 1)), "a prefix"
                 assert before[writer] <= len(there) <= after[writer]
-        assert look_at(done.path).position >= backup.position >= sum(before) - WRITERS
+        assert look_at(done.path).sequence >= backup.sequence >= sum(before) - WRITERS
 
 
 def test_restoring_gives_back_everything_and_harms_nothing(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_whole_store_is_well(data: Path) -> None:
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in data.iterdir()}
     found = look_at(data)
     assert (found.problems, found.entries, found.keys, found.in_parts) == ([], KEYS + 1, {0: KEYS + 1}, 1)
-    assert (found.position, found.expired, found.loose) == (3, 0, 0)
+    assert (found.sequence, found.expired, found.loose) == (3, 0, 0)
     after = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in data.iterdir()}
     assert after == before, "nothing is written to"
 
@@ -196,7 +196,7 @@ def test_what_had_expired_stays_so_though_log_time_is_lost(tmp_path: Path) -> No
         kv.set("gone", "1", ttl=0.01)
         kv.set("stays", "1")
     _operate(tmp_path / "data", (STATE_KEY, None))
-    assert look_at(tmp_path / "data").problems == ["the record of position and log time is missing"]
+    assert look_at(tmp_path / "data").problems == ["the record of sequence and log time is missing"]
     repaired = repair(tmp_path / "data", tmp_path / "repaired")
     assert any("log time" in line for line in repaired.left_out)
     with cairnkv.open(tmp_path / "repaired") as kv:

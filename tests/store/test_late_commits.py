@@ -58,8 +58,8 @@ from tests.support.late_storage import LateStorage
 class LateStore(Store):
     """A store on a late log and a clock set by hand, both at hand."""
 
-    def __init__(self, *, reuse_positions: bool = False) -> None:
-        self.storage = LateStorage(reuse_positions=reuse_positions)
+    def __init__(self, *, reuse_sequences: bool = False) -> None:
+        self.storage = LateStorage(reuse_sequences=reuse_sequences)
         self.clock = HandClock()
         super().__init__(storage=self.storage, clock=self.clock)
 
@@ -83,10 +83,10 @@ class LateStore(Store):
         return reply
 
 
-@pytest.fixture(params=[False, True], ids=["positions go on", "positions are reused"])
+@pytest.fixture(params=[False, True], ids=["sequences go on", "sequences are reused"])
 def store(request: pytest.FixtureRequest) -> Iterator[LateStore]:
     """A late store; in the end its table is consistent, whatever was undone."""
-    store = LateStore(reuse_positions=request.param)
+    store = LateStore(reuse_sequences=request.param)
     yield store
     store.database.check()
 

@@ -64,8 +64,8 @@ ONLY_SLICE = Items((b"0",))
 class Waiting:
     """A reply that is held, and what may become of it.
 
-    must: it shows what this position changed, so it may not leave before that is committed.
-    may: it concerns what this position names, so it may wait for that; at its commit it leaves at the latest.
+    must: it shows what this sequence changed, so it may not leave before that is committed.
+    may: it concerns what this sequence names, so it may wait for that; at its commit it leaves at the latest.
     Nearly always the two are the same. They differ where a write named a key and left it as it was.
     """
 
@@ -81,7 +81,7 @@ class Waiting:
 class Pending:
     """A write that is not committed."""
 
-    position: int
+    sequence: int
     touched: set[bytes]
     """Keys whose entries it changed."""
     named: set[bytes]
@@ -117,10 +117,10 @@ class LateStoreMachine(RuleBasedStateMachine):
         if self.model.entries != before.entries:
             assert appended, f"{command} changed something and was not logged"
         if appended:
-            position = self.storage.pending[-1].position
+            sequence = self.storage.pending[-1].sequence
             assert isinstance(outcome, PendingReply)
-            self._remember(command, position, before)
-            self.waiting.append(Waiting(command, outcome, expected, position, position, writes=True))
+            self._remember(command, sequence, before)
+            self.waiting.append(Waiting(command, outcome, expected, sequence, sequence, writes=True))
             return
         self._answered(command, outcome, expected)
 
@@ -204,22 +204,22 @@ class LateStoreMachine(RuleBasedStateMachine):
             assert same(command, outcome, expected)
             assert not must, f"{command} answered {outcome}, of which something is not committed"
 
-    def _remember(self, command: Command, position: int, before: Model) -> None:
+    def _remember(self, command: Command, sequence: int, before: Model) -> None:
         touched = {key for key in KEYS if before.entries.get(key) != self.model.entries.get(key)}
         named = set(KEYS) if isinstance(command, ClearAll | ClearPrefix) else set(command.named_keys())
-        self.pending.append(Pending(position, touched, named | touched, self.model.copy()))
+        self.pending.append(Pending(sequence, touched, named | touched, self.model.copy()))
 
     def _shown(self, command: Command, sets: list[set[bytes]]) -> int:
-        """The newest pending position of those whose keys, given one by one, the command's reply shows."""
+        """The newest pending sequence of those whose keys, given one by one, the command's reply shows."""
         if command.spec.scope is Scope.NOTHING:
             return 0
         keys = set(KEYS) if command.spec.scope is Scope.TABLE else set(command.named_keys())
-        positions = [pending.position for pending, names in zip(self.pending, sets, strict=True) if names & keys]
-        return max(positions, default=0)
+        sequences = [pending.sequence for pending, names in zip(self.pending, sets, strict=True) if names & keys]
+        return max(sequences, default=0)
 
     def _commit(self, count: int) -> None:
         for pending in self.pending[:count]:
-            self.last_committed = pending.position
+            self.last_committed = pending.sequence
             self.safe = pending.after
         del self.pending[:count]
         self.storage.commit(count)

@@ -16,7 +16,7 @@ from cairnkv.storage import BackUp, CommitListener, Deliver, Effect, StorageRefu
 class Entry:
     """One write, as the log was given it."""
 
-    position: int
+    sequence: int
     steps: tuple[Step, ...]
     now: int
     effects: tuple[Effect, ...] = ()
@@ -32,8 +32,8 @@ class Entry:
 class LateStorage:
     """Keeps entries pending until `commit` or `fail` is called.
 
-    reuse_positions: count on from the last commit after a failure, as a log does that cuts its end off;
-    otherwise from the last append, as one does that never gives a position twice. The contract allows both.
+    reuse_sequences: count on from the last commit after a failure, as a log does that cuts its end off;
+    otherwise from the last append, as one does that never gives a sequence twice. The contract allows both.
     keeps_effects: take what entries come to as well, as a disk does; then the compiled hot path may stage entries.
     """
 
@@ -41,7 +41,7 @@ class LateStorage:
     commits_at_once = False
     back_up: BackUp | None = None
 
-    def __init__(self, *, reuse_positions: bool = False, keeps_effects: bool = False) -> None:
+    def __init__(self, *, reuse_sequences: bool = False, keeps_effects: bool = False) -> None:
         self.keeps_effects = keeps_effects
         self.committed: list[Entry] = []
         self.pending: list[Entry] = []
@@ -50,7 +50,7 @@ class LateStorage:
         self.surprise: str | None = None
         """The same, but it does not say so before: as a log that breaks between a look at it and the entry."""
         self.closed = False
-        self._reuse_positions = reuse_positions
+        self._reuse_sequences = reuse_sequences
         self._last = 0
         self._listener: CommitListener | None = None
 
@@ -91,7 +91,7 @@ class LateStorage:
         return 0
 
     @property
-    def position(self) -> int:
+    def sequence(self) -> int:
         """That of the newest entry."""
         return self._last
 
@@ -122,12 +122,12 @@ class LateStorage:
         if batch:
             self.pending = self.pending[len(batch) :]
             self.committed += batch
-            self._listener.committed(batch[-1].position)
+            self._listener.committed(batch[-1].sequence)
 
     def fail(self, reason: str = "the disk is gone", *, unknown: bool = False) -> None:
         """Fail everything that is pending."""
         assert self._listener is not None
         self.pending.clear()
-        if self._reuse_positions:
-            self._last = self.committed[-1].position if self.committed else 0
+        if self._reuse_sequences:
+            self._last = self.committed[-1].sequence if self.committed else 0
         self._listener.failed(reason, unknown=unknown)

@@ -214,7 +214,7 @@ def _described(backup: "Kept") -> dict[str, Any]:
         "bytes": backup.size,
         "files": len(backup.files),
         "cairnkv": backup.version,
-        "position": backup.position,
+        "position": backup.sequence,
     }
 
 
@@ -360,7 +360,7 @@ def _counts(found: "Findings") -> dict[str, Any]:
         "databases": {str(number): count for number, count in sorted(found.keys.items())},
         "expired": found.expired,
         "values_in_parts": found.in_parts,
-        "position": found.position,
+        "position": found.sequence,
         "log_time_ms": found.log_time_ms,
     }
 
@@ -371,7 +371,7 @@ def _summary(found: "Findings") -> str:
     parts = f", {found.in_parts:,} with values in parts" if found.in_parts else ""
     one = f"{found.entries:,} {'entry' if found.entries == 1 else 'entries'}"
     node = f"; the table of a node of a cluster, {counted(found.node, 'record')} of its own" if found.node else ""
-    return f"{one}{databases}{expired}{parts}; position {found.position:,}{node}"
+    return f"{one}{databases}{expired}{parts}; sequence {found.sequence:,}{node}"
 
 
 def _told_found(what: str, found: "Findings", advice: str, options: argparse.Namespace, **also: int) -> int:

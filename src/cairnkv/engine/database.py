@@ -39,8 +39,8 @@ class Change(Protocol):
     def keys(self) -> Sequence[bytes]:
         """The single keys that were."""
 
-    def settle(self, pending: dict[bytes, int], position: int) -> None:
-        """Take out the keys whose newest uncommitted change this was: `pending` says which position that has."""
+    def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
+        """Take out the keys whose newest uncommitted change this was: `pending` says which sequence that has."""
 
     def undo(self) -> None:
         """Restore what was there before. Only what came later may have been undone before it."""
@@ -84,9 +84,9 @@ class Before:
     def forget(self) -> None:
         """Nothing is kept besides this."""
 
-    def settle(self, pending: dict[bytes, int], position: int) -> None:
+    def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
         """See `Change`."""
-        if pending.get(self.key) == position:
+        if pending.get(self.key) == sequence:
             del pending[self.key]
 
 
@@ -111,7 +111,7 @@ class Cleared:
         """Free it, in slices."""
         self.database.discard(self)
 
-    def settle(self, pending: dict[bytes, int], position: int) -> None:
+    def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
         """There are no keys of it."""
 
 

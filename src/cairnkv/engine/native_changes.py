@@ -28,8 +28,8 @@ class Staged:
     def forget(self) -> None:
         """Nothing is kept besides this."""
 
-    def settle(self, pending: dict[bytes, int], position: int) -> None:
+    def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
         """See `Change`."""
-        from cairnkv.engine.table_native import settle  # there is one: it has made this
+        from cairnkv.engine.table_native import remove_pending  # there is one: it has made this
 
-        settle(pending, self.undos, position)
+        remove_pending(pending, self.undos, sequence)

@@ -36,7 +36,7 @@ cdef struct Place:
     # Where a key is, or would be: its bytes, and the dict that they are looked up in.
     const unsigned char *key
     Py_ssize_t size
-    uint32_t position
+    uint32_t crc
     Py_hash_t hash
     PyObject **entry  # of the directory
     PyObject *bucket  # this and what follows: borrowed
@@ -73,7 +73,7 @@ cdef class NativeTable:
     cdef Py_ssize_t _bucket_keys, _entry_bytes, _expiry_bytes, _tick_bits
     # Where changes have a log to wait for:
     cdef object _staging  # None: they have not
-    cdef dict _pending  # keys that were changed and are not committed, with the positions that will be
+    cdef dict _pending  # keys that were changed and are not committed, with the sequences that will be
     cdef object _db
     cdef bint staged  # whether this run's changes are gathered: as what they come to, and as what undoes them
     cdef bint _undoes  # whether anything may have to be undone; if not, nothing has to be waited for either
@@ -81,12 +81,12 @@ cdef class NativeTable:
     cdef Py_ssize_t _effect_bytes
     cdef Py_ssize_t _said_from  # where the effects of the command at hand begin
     cdef list _groups  # of the commands that have several effects: where they begin and end
-    cdef object _its_position
-    cdef int64_t position  # that the entry of this run will have, if there is one
+    cdef object _its_sequence
+    cdef int64_t sequence  # that the entry of this run will have, if there is one
     cdef list waiting  # behind `end`: where the replies go that wait for that entry; None: the staging knows
     cdef int64_t _floor  # that whatever shows a key has to wait for
     # Of the command at hand, set to 0 by whoever begins with one:
-    cdef int64_t wait  # the position that its reply has to wait for; 0: none
+    cdef int64_t wait  # the sequence that its reply has to wait for; 0: none
     cdef bint wrote
     # Where values may be cold:
     cdef bint _only_reads  # nothing is changed here
@@ -102,11 +102,11 @@ cdef class NativeTable:
 
 
 cdef inline void _locate(NativeTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
-    place.position = cairn_crc32(key, size)
+    place.crc = cairn_crc32(key, size)
     place.key = key
     place.size = size
     place.hash = cairn_hash(key, size)
-    place.entry = self._entries + (<uint64_t>place.position >> self._shift)
+    place.entry = self._entries + (<uint64_t>place.crc >> self._shift)
 
 
 cdef inline void place_of(NativeTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
@@ -167,16 +167,16 @@ cdef inline bint has_expiry(NativeTable self, Place *place, int64_t *expiry) exc
 cdef inline int await_commits(NativeTable self, Place *place) except -1:
     """Have the reply wait for the commits of whatever a key shows."""
     cdef PyObject *found
-    cdef int64_t position
+    cdef int64_t sequence
     if self.wait < self._floor:
         self.wait = self._floor
     if PyDict_Size(self._pending) == 0:
         return 0
     found = PyDict_GetItemWithError(self._pending, _key_of(place))
     if found is not NULL:
-        position = PyLong_AsLongLong(<object>found)
-        if position > self.wait:
-            self.wait = position
+        sequence = PyLong_AsLongLong(<object>found)
+        if sequence > self.wait:
+            self.wait = sequence
     return 0
 
 
@@ -190,8 +190,8 @@ cdef inline int stage(NativeTable self, bytes key, bytes value, object expiry, b
     self._undos.append(old)
     self._undos.append(old_expiry)
     self._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
-    PyDict_SetItem(self._pending, key, self._its_position)
-    self.wait = self.position
+    PyDict_SetItem(self._pending, key, self._its_sequence)
+    self.wait = self.sequence
     self.wrote = True
     return 0
 
@@ -229,7 +229,7 @@ cdef inline PyObject *visible(NativeTable self, Place *place) except? NULL:
 
 cdef inline void changed(NativeTable self, Place *place) noexcept:
     """`Shared.changed`: the key has another version from now on."""
-    self._versions[(place.position + self._number) % VERSION_SLOTS] += 1
+    self._versions[(place.crc + self._number) % VERSION_SLOTS] += 1
 
 
 cdef inline int forget_expiry(NativeTable self, Place *place) except -1:

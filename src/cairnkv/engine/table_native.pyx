@@ -80,8 +80,8 @@ cdef class NativeTable:
             said = self._staging.begin(now)
             if said is None:
                 return False
-            self._its_position, self._floor = said
-            self.position = self._its_position
+            self._its_sequence, self._floor = said
+            self.sequence = self._its_sequence
             self._effects, self._undos, self._effect_bytes = [], [], 0
             self._groups, self._said_from = [], 0
             self.staged = True
@@ -142,13 +142,13 @@ cdef class NativeTable:
             cairn_fetch_objects(ahead[item].values, ahead[item].hash)
 
 
-def settle(dict pending, list undos, int64_t position):
-    """The changes that these would undo are committed, or undone: nothing waits for this position any more."""
+def remove_pending(dict pending, list undos, int64_t sequence):
+    """The changes that these would undo are committed, or undone: nothing waits for this sequence any more."""
     cdef Py_ssize_t at
     cdef PyObject *found
     for at in range(0, len(undos), 3):
         found = PyDict_GetItemWithError(pending, undos[at])
-        if found is not NULL and PyLong_AsLongLong(<object>found) == position:
+        if found is not NULL and PyLong_AsLongLong(<object>found) == sequence:
             PyDict_DelItem(pending, undos[at])
 
 

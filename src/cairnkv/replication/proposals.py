@@ -112,9 +112,9 @@ class PendingProposal(PendingReply):
             return
         reply = self._carry_out(changes)
         if not self.given_up:
-            self.settle(reply)
+            self.complete(reply)
 
-    def settle(self, reply: Reply) -> None:
+    def complete(self, reply: Reply) -> None:
         """This is the reply."""
         self.reply = reply
         self.on_ready()
@@ -122,7 +122,7 @@ class PendingProposal(PendingReply):
     def fail(self, failure: Failure, of_reads: Failure | None = None) -> None:
         """It will have no turn, or nobody knows."""
         self.given_up = True
-        self.settle(failure)
+        self.complete(failure)
 
     def fail_reads(self, failure: Failure) -> None:
         """If it only reads, it will have no turn."""

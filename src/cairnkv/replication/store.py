@@ -162,9 +162,9 @@ class ReplicatedStore(Store):
         """Read the node's table. Raises `ValueError` where it is not a node's, besides what the log raises."""
         aside = Shared()
         databases = tuple(Database(aside) for _ in range(DATABASES + 1))
-        position = self._storage.restore(databases)
+        sequence = self._storage.restore(databases)
         node_records.read(databases[NODE_DB])
-        return Loaded(databases, position)
+        return Loaded(databases, sequence)
 
     def _new_cache(self) -> None:
         """None: an entry may need any value, and waits for no disk."""
@@ -184,7 +184,7 @@ class ReplicatedStore(Store):
         """Take over what was read. It goes on to load until `join`: what others have logged meanwhile is missing."""
         state = loaded.databases[NODE_DB]
         self._shared.now = 0  # log time is that of this table, however late it was in another
-        super().begin(Loaded(loaded.databases[:DATABASES], loaded.position))
+        super().begin(Loaded(loaded.databases[:DATABASES], loaded.sequence))
         self.loading = self.holds_back = True
         self._load_state(state)
 
@@ -285,7 +285,7 @@ class ReplicatedStore(Store):
         if proposed.reply is not None:
             return proposed.reply
         if self._breaks_writes and proposed.items:
-            proposed.settle(OK)
+            proposed.complete(OK)
             proposed.given_up = True
         self.something_proposed()
         return proposed
@@ -311,13 +311,13 @@ class ReplicatedStore(Store):
             cursor, *keys = found.values
             names = tuple(key for key in keys if key is not None)
             if not names:
-                outcome.settle(Items((cursor, b"0")))
+                outcome.complete(Items((cursor, b"0")))
                 return OK
             cleared = Step(step.db, ClearMany(names))
 
             def clear(changes: Changes) -> Reply:
                 count = self._change(cleared, changes)
-                outcome.settle(Items((cursor, b"%d" % count)) if isinstance(count, int) else count)
+                outcome.complete(Items((cursor, b"%d" % count)) if isinstance(count, int) else count)
                 return OK
 
             second = PendingProposal((batch_item(cleared),), clear)
@@ -333,7 +333,7 @@ class ReplicatedStore(Store):
 
         def fail() -> None:
             if part.given_up:
-                whole.settle(part.outcome)
+                whole.complete(part.outcome)
 
         part.on_ready = fail
         self.proposer.propose(part)
@@ -749,14 +749,14 @@ class ReplicatedStore(Store):
         """Whether the node's table has room for another entry now."""
         return self._pay() and self._storage.takes
 
-    def committed(self, position: int) -> None:
+    def committed(self, sequence: int) -> None:
         """The node's table has it. Nobody waits for that: a majority's disks have the entry."""
 
-    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
+    def failed(self, reason: str, *, unknown: bool, unresolved: Sequence[Effect] = ()) -> None:
         """The node's table has failed: it is read anew at the next start, or a snapshot in its place."""
         self.leave(f"its own table has failed: {reason}")
 
-    def settled(self, happened: Sequence[Effect]) -> None:
+    def resolved(self, happened: Sequence[Effect]) -> None:
         """Of no use any more."""
 
     # -- about itself and in the background -------------------------------------------------------------------

@@ -33,7 +33,7 @@ cdef struct Piece:
     Py_ssize_t replies_at  # in the accelerator's output
     Py_ssize_t replies_size
     Py_ssize_t ready_size  # bytes of these that may leave at once
-    int64_t wait  # the position that the rest has to wait for
+    int64_t wait  # the sequence that the rest has to wait for
     int marks_at  # in the accelerator's marks
     int marks_count
 

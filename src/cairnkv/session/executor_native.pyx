@@ -150,7 +150,7 @@ cdef class FrameExecutor:
             self._marks + piece.marks_at,
             piece.marks_count,
         )
-        if piece.wait == table.position and table.waiting is not None:
+        if piece.wait == table.sequence and table.waiting is not None:
             table.waiting.append(run)
         else:
             self._staging.hold(piece.wait, run)

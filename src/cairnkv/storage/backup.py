@@ -56,7 +56,7 @@ class Backup(NamedTuple):
     """A backup that is there.
 
     began_ms, ended_ms: in milliseconds since 1970.
-    position, log_time_ms: of the newest commit when it began; it may have newer ones as well.
+    sequence, log_time_ms: of the newest commit when it began; it may have newer ones as well.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Backup(NamedTuple):
     ended_ms: int
     version: str
     format: int
-    position: int
+    sequence: int
     log_time_ms: int
     files: tuple[File, ...]
 
@@ -84,7 +84,7 @@ def _told(backup: Backup) -> dict[str, Any]:
         "store_format": backup.format,
         "began_ms": backup.began_ms,
         "ended_ms": backup.ended_ms,
-        "position": backup.position,
+        "position": backup.sequence,
         "log_time_ms": backup.log_time_ms,
         "files": [{"name": name, "bytes": size, "sha256": digest} for name, size, digest in backup.files],
     }
@@ -168,7 +168,7 @@ def make(
 ) -> Made:
     """Make a backup of an open store among those in a directory, which is made if it is not there. Any thread may.
 
-    state: position and log time of a commit that is in it for certain.
+    state: sequence and log time of a commit that is in it for certain.
     keep: so many of the newest backups are kept, this one included; None: all.
     expect: told how many bytes it will have; progress: how many more were looked at.
     Raises `OptionError` when a backup is made there already or the directory is in the store's, and `OSError`.
@@ -212,8 +212,8 @@ def make_of_closed(
     engine = open_rocksdb(store)
     try:
         records = dict(itertools.islice(engine.items(), 2))  # that of the format, and that of the state
-        position, time_ms = STATE.unpack(records.get(STATE_KEY, bytes(STATE.size)))
-        return make(engine, store, directory, state=(position, time_ms), keep=keep, expect=expect, progress=progress)
+        sequence, time_ms = STATE.unpack(records.get(STATE_KEY, bytes(STATE.size)))
+        return make(engine, store, directory, state=(sequence, time_ms), keep=keep, expect=expect, progress=progress)
     finally:
         engine.close()
 

@@ -1,7 +1,7 @@
 """The log's contract: where a write becomes safe before it is acknowledged.
 
-What always holds: positions count up from 1 without gaps, but those of entries that failed may be given again.
-Commits are in order, so that position n committed means all before n are. An appended entry either commits or
+What always holds: sequences count up from 1 without gaps, but those of entries that failed may be given again.
+Commits are in order, so that sequence n committed means all before n are. An appended entry either commits or
 fails, and with it all appended behind it.
 
 Not for the state: a log puts what it kept into the keyspaces once, as the store begins, and does not look at them
@@ -81,18 +81,18 @@ class BackUp(Protocol):
 class CommitListener(Protocol):
     """What a log tells its store. Called in the thread that uses the store."""
 
-    def committed(self, position: int) -> None:
-        """Everything up to this position is safe."""
+    def committed(self, sequence: int) -> None:
+        """Everything up to this sequence is safe."""
 
-    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
+    def failed(self, reason: str, *, unknown: bool, unresolved: Sequence[Effect] = ()) -> None:
         """Everything appended and not committed is off.
 
         unknown: False when none of it can appear later, True when nobody can tell.
-        unsettled: what may appear later after all; `settled` will say. Nothing is taken before that.
+        unresolved: what may appear later after all; `resolved` will say. Nothing is taken before that.
         """
 
-    def settled(self, happened: Sequence[Effect]) -> None:
-        """Of what was unsettled this is there, in this order, and nothing else."""
+    def resolved(self, happened: Sequence[Effect]) -> None:
+        """Of what was unresolved this is there, in this order, and nothing else."""
 
 
 class Storage(Protocol):
@@ -106,7 +106,7 @@ class Storage(Protocol):
     """Whether it keeps what entries change, not their commands: only then is `append` told, and `restore` of use."""
 
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
-        """Put what was kept into the keyspaces, log time included, and return the position of its newest entry.
+        """Put what was kept into the keyspaces, log time included, and return the sequence of its newest entry.
 
         memory_limit: bytes that entries may take, by the table's estimate; values beyond it are left cold.
         Called once, before anything but `deliver_by`, `about` and `close`, and maybe in a thread of its own, while the
@@ -132,11 +132,11 @@ class Storage(Protocol):
         """Bytes of the memory limit that the log uses itself."""
 
     @property
-    def position(self) -> int:
+    def sequence(self) -> int:
         """That of the newest entry."""
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
-        """Take an entry, writes that are applied together at log time `now` (ms), and return its position.
+        """Take an entry, writes that are applied together at log time `now` (ms), and return its sequence.
 
         effects: what that comes to, in order, for a log that keeps effects; such a log needs no steps. size: bytes of
         their keys and values, if they are known.

@@ -85,7 +85,7 @@ class Findings:
         self.expired = 0
         self.in_parts = 0
         self.loose = 0
-        self.position = 0
+        self.sequence = 0
         self.log_time_ms = 0
         self.problems: list[str] = []
         self.problem_count = 0
@@ -284,7 +284,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
                     owner.pieces += 1
                     owner.length += len(value)
             elif key == STATE_KEY and len(value) == STATE.size:
-                found.position, found.log_time_ms = STATE.unpack(value)
+                found.sequence, found.log_time_ms = STATE.unpack(value)
             elif key == FORMAT_KEY:
                 has_format = True
                 if value != b"%d" % FORMAT:
@@ -299,7 +299,7 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
     if not has_format:
         found.wrong("the record of the format is missing")
     if not has_state and (found.entries or found.node):  # the first commit writes it
-        found.wrong("the record of position and log time is missing")
+        found.wrong("the record of sequence and log time is missing")
     if not has_end:
         found.wrong("the mark of the end is missing: nobody can tell how many records are")
     return found

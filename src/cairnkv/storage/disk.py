@@ -27,7 +27,7 @@ from cairnkv.storage.replay import replay
 from cairnkv.storage.rocksdb import RocksDB, cannot_keep, damaged, memory_bytes, open_rocksdb
 from cairnkv.storage.space import Space
 from cairnkv.storage.sync import Sync
-from cairnkv.storage.writer import Entry, Failed, Settled, State, Writer, queued_bytes_max
+from cairnkv.storage.writer import Entry, Failed, Resolved, State, Writer, queued_bytes_max
 
 logger: Final = logging.getLogger("cairnkv.disk")
 
@@ -92,12 +92,12 @@ class DiskStorage:
         self._pid = os.getpid()
         self._listener: CommitListener | None = None
         self._deliver: Deliver | None = None
-        self.position = 0
+        self.sequence = 0
         self._beginning = threading.Lock()  # for what follows, while one thread restores and another may close
         self._closed = False
         self._writer: Writer | None = None  # once everything is restored
         # Only appended to by the writer's thread, and taken from by the store's:
-        self._outcomes: collections.deque[int | Failed | Settled] = collections.deque()  # positions committed, or else
+        self._outcomes: collections.deque[int | Failed | Resolved] = collections.deque()  # sequences committed, or else
         self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # by the readers' threads
         self._reader: Reader | None = None  # likewise
         self._backing_up = threading.Lock()
@@ -142,8 +142,8 @@ class DiskStorage:
             if isinstance(error, OSError):
                 raise cannot_keep(self.directory, error) from None
             raise damaged(self.directory, str(error)) from None
-        self.position = restored.position
-        return self.position
+        self.sequence = restored.sequence
+        return self.sequence
 
     def _open(self) -> RocksDB:
         if self._apart:
@@ -196,13 +196,13 @@ class DiskStorage:
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Queue an entry for the writer."""
         assert self._writer is not None
-        self.position += 1  # first: whatever interrupts this, no other entry gets this position
+        self.sequence += 1  # first: whatever interrupts this, no other entry gets this sequence
         try:
-            self._writer.put(Entry(self.position, now, effects, size))
+            self._writer.put(Entry(self.sequence, now, effects, size))
         except StorageRefused:
-            self.position -= 1
+            self.sequence -= 1
             raise
-        return self.position
+        return self.sequence
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""
@@ -261,7 +261,7 @@ class DiskStorage:
         self._refuse_if_over()  # in a forked process, the lock may be held by a thread that is not there
         with self._backing_up:
             assert self._writer is not None
-            self._wait_until_written(self._writer, self.position)
+            self._wait_until_written(self._writer, self.sequence)
             return backup.make(
                 self._writer.engine,
                 self.directory,
@@ -272,12 +272,12 @@ class DiskStorage:
                 progress=go_on,
             )
 
-    def _wait_until_written(self, writer: Writer, position: int) -> None:
-        """Have everything up to this position with the engine: clients may have a reply already, or not."""
+    def _wait_until_written(self, writer: Writer, sequence: int) -> None:
+        """Have everything up to this sequence with the engine: clients may have a reply already, or not."""
         end = time.monotonic() + WRITTEN_SECONDS_MAX
         while True:
             self._refuse_if_over()
-            if writer.written[0] >= position:
+            if writer.written[0] >= sequence:
                 return
             if time.monotonic() > end:
                 raise OSError(f"{self.directory}: the disk is behind; what was said has not been written yet")
@@ -323,10 +323,10 @@ class DiskStorage:
         while self._outcomes:
             outcome = self._outcomes.popleft()
             if isinstance(outcome, Failed):
-                self._listener.failed(outcome.reason, unknown=True, unsettled=outcome.unsettled)
-            elif isinstance(outcome, Settled):
-                self.position = outcome.position
-                self._listener.settled(outcome.happened)
+                self._listener.failed(outcome.reason, unknown=True, unresolved=outcome.unresolved)
+            elif isinstance(outcome, Resolved):
+                self.sequence = outcome.sequence
+                self._listener.resolved(outcome.happened)
                 self._writer.resume(outcome.failure)
             else:
                 while self._outcomes and isinstance(self._outcomes[0], int):
@@ -337,7 +337,7 @@ class DiskStorage:
             request, answer = self._answers.popleft()
             request.told(answer)
 
-    def _found(self, outcome: int | Failed | Settled) -> None:
+    def _found(self, outcome: int | Failed | Resolved) -> None:
         """Called in the writer's thread."""
         self._outcomes.append(outcome)
         self._have_told()

@@ -16,14 +16,14 @@ class InMemoryStorage:
     back_up: BackUp | None = None
 
     def __init__(self) -> None:
-        self.position = 0
+        self.sequence = 0
 
     def listen(self, listener: CommitListener) -> None:
         """Nothing is ever told: entries are committed when `append` returns."""
 
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
         """There is nothing to restore."""
-        return self.position
+        return self.sequence
 
     def deliver_by(self, deliver: Deliver) -> None:
         """Nothing is ever told."""
@@ -45,8 +45,8 @@ class InMemoryStorage:
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Count the entry."""
-        self.position += 1
-        return self.position
+        self.sequence += 1
+        return self.sequence
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
         """Nothing is kept of them."""

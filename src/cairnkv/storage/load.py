@@ -40,10 +40,10 @@ class OfNode(Exception):
 class Restored(NamedTuple):
     """What the log has to know besides.
 
-    position, time: of the newest entry. parted: the values that stand in parts. number: the first that no parts have.
+    sequence, time: of the newest entry. parted: the values that stand in parts. number: the first that no parts have.
     """
 
-    position: int
+    sequence: int
     time: int
     parted: dict[tuple[int, bytes], Parts]
     number: int
@@ -105,7 +105,7 @@ def restore(
     Raises `ValueError` for records that are not as this format has them, `OfNode` where there are records of a node's
     own and no keyspace for them, and what the engine raises.
     """
-    records = position = time = 0
+    records = sequence = time = 0
     parted: dict[int, _Parted] = {}
     numbers: set[int] = set()
     dropped: list[bytes] = []
@@ -132,7 +132,7 @@ def restore(
             else:
                 owner.comes(value)
         elif key == STATE_KEY and len(value) == STATE.size:
-            position, time = STATE.unpack(value)
+            sequence, time = STATE.unpack(value)
             databases[0].advance(time)
         elif kind == ENTRY and key[1:2] == bytes((NODE_DB,)):
             raise OfNode
@@ -147,15 +147,15 @@ def restore(
         owner.load(databases[owner.db])
     _drop(engine, dropped)
     left = {(owner.db, owner.key): owner.parts for owner in parted.values()}
-    return Restored(position, time, left, max(numbers, default=0) + 1)
+    return Restored(sequence, time, left, max(numbers, default=0) + 1)
 
 
 def newest(engine: RocksDB) -> tuple[int, int]:
-    """Position and log time of the newest entry; zeros before the first."""
+    """Sequence and log time of the newest entry; zeros before the first."""
     for key, value in engine.items():
         if key == STATE_KEY and len(value) == STATE.size:
-            position, time = STATE.unpack(value)
-            return position, time
+            sequence, time = STATE.unpack(value)
+            return sequence, time
         if key > STATE_KEY:
             break
     return 0, 0

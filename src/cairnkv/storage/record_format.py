@@ -50,7 +50,7 @@ _EXPIRES_PARTED: Final = struct.Struct(">BQQQ")
 _PART_KEY: Final = struct.Struct(">BQI")
 
 STATE: Final = struct.Struct(">QQ")
-"""Position of the newest entry, and log time in milliseconds."""
+"""Sequence of the newest entry, and log time in milliseconds."""
 
 SYNCED: Final = struct.Struct(">QQ")
 """RocksDB's newest sequence number before the write that this stands in, and that up to which all was on the disk."""

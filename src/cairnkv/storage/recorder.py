@@ -115,9 +115,9 @@ class Recorder:
                 self._parted[db, key] = self._write_parts(value)
                 put(record_key(db, key), record_value(self._parted[db, key], expiry))
 
-    def note(self, batch: Batch, position: int, now: int) -> None:
-        """Add the position and log time that the batch brings the store to."""
-        batch.put(STATE_KEY, STATE.pack(position, now))
+    def note(self, batch: Batch, sequence: int, now: int) -> None:
+        """Add the sequence and log time that the batch brings the store to."""
+        batch.put(STATE_KEY, STATE.pack(sequence, now))
 
     def _clear(self, batch: Batch, db: int) -> None:
         self.cleared.add(db)

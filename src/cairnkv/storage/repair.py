@@ -173,7 +173,7 @@ def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: li
             )
     if state is None:
         batch.put(STATE_KEY, STATE.pack(0, time.time_ns() // 1_000_000))
-        left_out.append("position and log time: log time is that of the repair now, so what had expired stays so")
+        left_out.append("sequence and log time: log time is that of the repair now, so what had expired stays so")
     _put(engine, batch)
 
 

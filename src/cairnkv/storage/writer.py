@@ -1,9 +1,9 @@
 """The writer: a thread that makes commits of what is queued, says when they are safe, and gets over a disk that fails.
 
 What always holds:
-- Entries are written in the order of their positions; those that one commit has, it has whole or not at all.
+- Entries are written in the order of their sequences; those that one commit has, it has whole or not at all.
 - Everything that was queued while a commit was under way goes into the next one, up to its bounds.
-- Position and log time stand in the same write as what they describe. So the position that a directory says, opened
+- Sequence and log time stand in the same write as what they describe. So the sequence that a directory says, opened
   anew, tells which commits are there: all up to it, and none behind it.
 - After a write or an fsync has failed nothing is written before the directory was opened anew, it is known what became
   of the commit that was under way, and the store has been told.
@@ -91,25 +91,25 @@ class Failed(NamedTuple):
     """A write or an fsync has failed: why, and the effects of which nobody can tell whether they are there."""
 
     reason: str
-    unsettled: list[Effect]
+    unresolved: list[Effect]
 
 
-class Settled(NamedTuple):
-    """The directory is open anew, behind that failure: its position, and which of these effects are there."""
+class Resolved(NamedTuple):
+    """The directory is open anew, behind that failure: its sequence, and which of these effects are there."""
 
     failure: int
-    position: int
+    sequence: int
     happened: list[Effect]
 
 
 class Entry:
-    """What waits for the disk. position: 0 of a hint that nobody waits for."""
+    """What waits for the disk. sequence: 0 of a hint that nobody waits for."""
 
-    __slots__ = ("effects", "now", "position", "size")
+    __slots__ = ("effects", "now", "sequence", "size")
 
-    def __init__(self, position: int, now: int, effects: Sequence[Effect], size: int | None = None) -> None:
+    def __init__(self, sequence: int, now: int, effects: Sequence[Effect], size: int | None = None) -> None:
         """size: bytes of the keys and values, if they are known."""
-        self.position = position
+        self.sequence = sequence
         self.now = now
         self.effects = effects
         if size is None:
@@ -135,15 +135,15 @@ class Writer:
         restored: Restored,
         *,
         space: Space,
-        found: Callable[[int | Failed | Settled], None],
+        found: Callable[[int | Failed | Resolved], None],
         reopen: Callable[[], RocksDB],
         reader: Reader,
         gather: float = 0.0,
         queued_bytes_max: int = QUEUED_BYTES_MAX,
     ) -> None:
-        """found: called in the writer's thread with the newest position that is safe, or what else was found out.
+        """found: called in the writer's thread with the newest sequence that is safe, or what else was found out.
 
-        reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Settled`.
+        reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Resolved`.
         gather: seconds for which an entry waits for others, unless there are enough for a commit.
         queued_bytes_max: maximum bytes of entries in the queue.
         """
@@ -165,9 +165,9 @@ class Writer:
         self._queued_bytes_max = queued_bytes_max
         self._recorder = Recorder(engine, restored.parted, restored.number)
         self._found = found
-        self._position = restored.position
+        self._sequence = restored.sequence
         self._time = restored.time  # log time that was given to the engine
-        self.written = (restored.position, restored.time)  # of the newest commit that the engine has for certain
+        self.written = (restored.sequence, restored.time)  # of the newest commit that the engine has for certain
         self._unchecked = 0  # bytes written since the last look at whether RocksDB is behind
         # What both threads use, under the condition's lock:
         self._condition = threading.Condition()
@@ -246,7 +246,7 @@ class Writer:
         if self._is_open and self.state is State.OK:
             try:
                 batch = self._engine.batch()
-                self._recorder.note(batch, self._position, now)
+                self._recorder.note(batch, self._sequence, now)
                 self._engine.write(batch)
                 if self._sync.every is not None:
                     self._engine.sync()
@@ -257,7 +257,7 @@ class Writer:
         self._close()
 
     def resume(self, failure: int) -> None:
-        """Take entries again, unless it has failed anew: the store has been told what was settled."""
+        """Take entries again, unless it has failed anew: the store has been told what was resolved."""
         with self._condition:
             if self.state is not State.RECOVERING or failure != self.failures:
                 return
@@ -327,13 +327,13 @@ class Writer:
             self._wait_while_behind()
         batch = self._recorder.begin()
         self._flight = entries
-        position = self._position
+        sequence = self._sequence
         for entry in entries:
             self._recorder.fill(batch, entry.effects, entry.size)
-            position = entry.position or position
+            sequence = entry.sequence or sequence
             self._time = max(self._time, entry.now)
             self._space.wrote(entry.size)
-        self._recorder.note(batch, position, self._time)
+        self._recorder.note(batch, sequence, self._time)
         self._engine.write(batch)
         if self._sync.every == 0:
             self._engine.sync()
@@ -341,10 +341,10 @@ class Writer:
         self.commits += 1
         self._changed = self._changed or any(entry.effects for entry in entries)
         self._to_compact.update(map(db_range, self._recorder.cleared))
-        self.written = (position, self._time)
-        if position > self._position:
-            self._position = position
-            self._found(position)
+        self.written = (sequence, self._time)
+        if sequence > self._sequence:
+            self._sequence = sequence
+            self._found(sequence)
 
     def _wait_while_behind(self) -> None:
         self._unchecked = 0
@@ -359,37 +359,37 @@ class Writer:
 
         Whether that was possible; if not, the writer ends.
         """
-        unsettled = [effect for entry in self._flight for effect in entry.effects]
-        last = max((entry.position for entry in self._flight), default=0) or self._position
+        unresolved = [effect for entry in self._flight for effect in entry.effects]
+        last = max((entry.sequence for entry in self._flight), default=0) or self._sequence
         flight, self._flight = self._flight, ()
         self._set(State.RECOVERING, f"{reason}; {self._directory} is being opened anew, and takes no writes before")
         logger.error("%s: %s. It is opened anew; until then it takes no writes", self._directory, reason)
-        self._found(Failed(reason, unsettled))
+        self._found(Failed(reason, unresolved))
         while self._open_again():
             try:
-                position, log_time = newest(self._engine)
-                if position < self._position:
-                    self._give_up(position)
+                sequence, log_time = newest(self._engine)
+                if sequence < self._sequence:
+                    self._give_up(sequence)
                     return False
-                happened = any(entry.position for entry in flight) and position >= last
+                happened = any(entry.sequence for entry in flight) and sequence >= last
                 self._space.look()
                 self._recorder.go_on(self._engine, happened=happened)
             except Exception as error:
                 logger.error("%s: it failed again: %s", self._directory, error)
                 continue
-            self._position, self._time = position, max(self._time, log_time)
-            self.written = (self._position, self._time)
+            self._sequence, self._time = sequence, max(self._time, log_time)
+            self.written = (self._sequence, self._time)
             logger.warning(
                 "%s: opened anew; what was being written is %s", self._directory, "there" if happened else "not there"
             )
-            self._found(Settled(self.failures, position, unsettled if happened else []))
-            self._reader.go_on(self._engine)  # behind that, so that nothing is answered before it is settled
+            self._found(Resolved(self.failures, sequence, unresolved if happened else []))
+            self._reader.go_on(self._engine)  # behind that, so that nothing is answered before it is resolved
             return True
         return False
 
-    def _give_up(self, position: int) -> None:
+    def _give_up(self, sequence: int) -> None:
         """The disk has less than it had confirmed; memory has it still."""
-        lost = self._position - position
+        lost = self._sequence - sequence
         self._set(
             State.BROKEN,
             f"the disk has failed, and {lost:,} writes that it had taken are not in {self._directory}: what is in "
@@ -398,7 +398,7 @@ class Writer:
         self._reader.give_up(self.why)
         self._reader.go_on(self._engine)
         logger.critical("%s: %s", self._directory, self.why)
-        self._found(Settled(self.failures, self._position, []))
+        self._found(Resolved(self.failures, self._sequence, []))
 
     def _set(self, state: State, why: str) -> None:
         with self._condition:

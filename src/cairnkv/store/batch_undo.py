@@ -25,7 +25,7 @@ class StagingStore(Protocol):
     """What this needs of the store."""
 
     def begin_batch(self, db: int, now: int) -> tuple[int, int] | None:
-        """The position of the next entry, and the one that whatever shows a key has to wait for.
+        """The sequence of the next entry, and the one that whatever shows a key has to wait for.
 
         None: the log takes nothing at present, or a reply could show a time that it has not noted.
         """
@@ -36,11 +36,11 @@ class StagingStore(Protocol):
         Raises `StorageRefused` when it takes none; nothing was undone then.
         """
 
-    def hold_batch(self, position: int, run: "PendingBatch") -> None:
-        """Hold replies until that position is committed."""
+    def hold_batch(self, sequence: int, run: "PendingBatch") -> None:
+        """Hold replies until that sequence is committed."""
 
     def uncommitted_keys(self, db: int) -> dict[bytes, int]:
-        """The keys of a keyspace that were changed and are not committed, with the newest position that did."""
+        """The keys of a keyspace that were changed and are not committed, with the newest sequence that did."""
 
     def refusal(self, refused: StorageRefused) -> Failure:
         """How a client is told."""
@@ -55,7 +55,7 @@ class BatchUndo:
     def __init__(
         self, store: StagingStore, database: Database, pending: dict[bytes, int], *, only_reads: bool = False
     ) -> None:
-        """pending: keys that were changed and are not committed, with the newest position that did.
+        """pending: keys that were changed and are not committed, with the newest sequence that did.
 
         only_reads: whether runs may change nothing, since values may be cold.
         """
@@ -63,7 +63,7 @@ class BatchUndo:
         self.only_reads = only_reads
         self._store = store
         self._database = database
-        self._position = 0  # of the run at hand
+        self._sequence = 0  # of the run at hand
         self._refused: Failure | None = None  # whether its entry was
 
     def begin(self, now: int) -> tuple[int, int] | None:
@@ -71,7 +71,7 @@ class BatchUndo:
         self._refused = None
         said = self._store.begin_batch(self._database.number, now)
         if said is not None:
-            self._position = said[0]
+            self._sequence = said[0]
         return said
 
     def stage(
@@ -100,8 +100,8 @@ class BatchUndo:
         self.pending.clear()
         self.pending.update(self._store.uncommitted_keys(self._database.number))
 
-    def hold(self, position: int, run: "PendingBatch") -> None:
-        """Hold replies of which some wait for this position, others for earlier ones."""
-        if self._refused is not None and position == self._position:
-            position = run.refuse(position, self._refused)  # the others wait for theirs
-        self._store.hold_batch(position, run)
+    def hold(self, sequence: int, run: "PendingBatch") -> None:
+        """Hold replies of which some wait for this sequence, others for earlier ones."""
+        if self._refused is not None and sequence == self._sequence:
+            sequence = run.refuse(sequence, self._refused)  # the others wait for theirs
+        self._store.hold_batch(sequence, run)

@@ -102,10 +102,10 @@ class _Uncommitted:
 
 
 class Loaded(NamedTuple):
-    """What the log has kept: keyspaces that nobody uses yet, and the position of its newest entry."""
+    """What the log has kept: keyspaces that nobody uses yet, and the sequence of its newest entry."""
 
     databases: tuple[Database, ...]
-    position: int
+    sequence: int
 
 
 class TooMuch(Exception):
@@ -153,12 +153,12 @@ class Store:
         self._shared: Final = Shared()
         self.databases: Final = tuple(Database(self._shared) for _ in range(DATABASES))
         self._storage: Storage = storage if storage is not None else InMemoryStorage()
-        self._last = 0  # position of the newest entry of the log
+        self._last = 0  # sequence of the newest entry of the log
         self.loading = True
         """Whether the log has yet to be read."""
-        self._unsettled: dict[int, set[bytes | None]] = {}  # by keyspace: keys; None: all of them
+        self._unresolved: dict[int, set[bytes | None]] = {}  # by keyspace: keys; None: all of them
         self.holds_back = True
-        """Whether a look at each command is needed before it is executed: it loads, or something is unsettled."""
+        """Whether a look at each command is needed before it is executed: it loads, or something is unresolved."""
         self.clock = clock
         self.log_clock = LogClock(clock, self._shared)
         """Advances log time by the clock."""
@@ -172,17 +172,17 @@ class Store:
         self.under_way: Journal | None = None
         """The changes of the current call, if `begin_call` precedes each call; None between calls."""
         self.uncommitted: Final[dict[int, _Uncommitted]] = {}
-        """Entries that the log has not committed, by position, oldest first. While there are none, nothing is held back
+        """Entries that the log has not committed, by sequence, oldest first. While there are none, nothing is held back
         and it is not later than `noted`, what is in the keyspaces may be shown without asking."""
-        # By keyspace: the newest uncommitted position that changed a key
+        # By keyspace: the newest uncommitted sequence that changed a key
         self._pending_keys: Final[tuple[dict[bytes, int], ...]] = tuple({} for _ in range(DATABASES))
         self._pending_tables: dict[int, int] = {}  # ... and that changed all keys of a keyspace
         self._pending_dbs: dict[int, int] = {}  # ... and that changed anything in a keyspace
         self.noted = 0
         """Log time up to which replies may show it, where a key has ever had a deadline and the log outlives this
         process."""
-        self._pending_time = 0  # the newest position that noted it
-        self._committed = self._last  # the newest position that is known to be safe
+        self._pending_time = 0  # the newest sequence that noted it
+        self._committed = self._last  # the newest sequence that is known to be safe
         self._commands = 0
         self._tallies: list[Tally] = []
         self._expired = 0
@@ -236,7 +236,7 @@ class Store:
             database.take_over(kept)
         self.noted = loaded.databases[0].now
         self._shared.advance(self.noted)
-        self._last = self._committed = loaded.position
+        self._last = self._committed = loaded.sequence
         self.loading = self.holds_back = False
         self._cache = self._new_cache()
         self._storage.listen(self)
@@ -254,24 +254,24 @@ class Store:
             if all(isinstance(step.command, Info) for step in steps):
                 return None
             return Failure(failures.LOADING, "what is on disk is being read; try again when all of it is there")
-        if any(map(self._shows_unsettled, steps)) or any(self._is_unsettled(db, watch.key) for db, watch in watched):
+        if any(map(self._shows_unresolved, steps)) or any(self._is_unresolved(db, watch.key) for db, watch in watched):
             return Failure(
                 failures.RECOVERING,
                 "the disk has failed while this was written, and it is being found out whether it is there; try again",
             )
         return None
 
-    def _shows_unsettled(self, step: Step) -> bool:
+    def _shows_unresolved(self, step: Step) -> bool:
         match step.command.spec.scope:
             case Scope.NOTHING:
                 return False
             case Scope.TABLE:
-                return step.db in self._unsettled
+                return step.db in self._unresolved
             case Scope.KEYS:
-                return any(self._is_unsettled(*place) for place in step.command.places(step.db))
+                return any(self._is_unresolved(*place) for place in step.command.places(step.db))
 
-    def _is_unsettled(self, db: int, key: bytes) -> bool:
-        keys = self._unsettled.get(db, ())
+    def _is_unresolved(self, db: int, key: bytes) -> bool:
+        keys = self._unresolved.get(db, ())
         return key in keys or None in keys
 
     def execute(
@@ -489,7 +489,7 @@ class Store:
     def _as_one_entry(self, said: Sequence[Step], work: Callable[[], Reply], newest: int = 0) -> Reply | PendingReply:
         """Do what was said, which changes keyspaces by `_apply` alone, and give the log that as one entry, or undo it.
 
-        newest: a position whose commit the reply has to wait for as well.
+        newest: a sequence whose commit the reply has to wait for as well.
         """
         journal: Journal = [] if self.under_way is None else self.under_way
         before = len(journal)  # changes of the same call: keys that were evicted to make room
@@ -500,7 +500,7 @@ class Store:
             if not steps:  # nothing changed, so there is nothing to make safe but what the reply shows
                 return self._when_safe(reply, max([newest, *map(self._newest_commit_for, said)]))
             effects = effects_of(journal) if self._storage.keeps_effects else ()
-            position = self._storage.append(tuple(steps), self._shared.now, effects)
+            sequence = self._storage.append(tuple(steps), self._shared.now, effects)
         except StorageRefused as refused:
             self._take_back(journal)
             return self.refusal(refused)
@@ -513,23 +513,23 @@ class Store:
             raise
         finally:
             self._shared.journal = self._steps = None
-        self._last = position
+        self._last = sequence
         if self._lru is not None:
             self._note_changes(journal[before:])
         elif self._cache is not None:
-            self._cache.changed(journal, position, effects)
+            self._cache.changed(journal, sequence, effects)
         if self._storage.commits_at_once:
             if self.under_way is None:
                 forget(journal)
             return reply
         for change in journal:
-            self._pending_dbs[change.database.number] = position
+            self._pending_dbs[change.database.number] = sequence
             if isinstance(change, Before):
-                self._pending_keys[change.database.number][change.key] = position
+                self._pending_keys[change.database.number][change.key] = sequence
             elif isinstance(change, Cleared):
-                self._pending_tables[change.database.number] = position
+                self._pending_tables[change.database.number] = sequence
         pending_reply = PendingReply(reply)
-        self.uncommitted[position] = _Uncommitted(journal, pending_reply)
+        self.uncommitted[sequence] = _Uncommitted(journal, pending_reply)
         return pending_reply
 
     def refusal(self, refused: StorageRefused) -> Failure:
@@ -552,28 +552,28 @@ class Store:
         if self._cache is not None and self._cache.wants_a_look():
             return None
         newest = max(self._pending_tables.get(db, 0), self._pending_time)
-        return self._storage.position + 1, newest if newest > self._committed else 0
+        return self._storage.sequence + 1, newest if newest > self._committed else 0
 
     def end_batch(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """See `StagingStore`."""
-        position = self._last = self._storage.append((), self._shared.now, effects, size)
-        uncommitted = self.uncommitted[position] = _Uncommitted([staged])
-        self._pending_dbs[staged.database.number] = position
+        sequence = self._last = self._storage.append((), self._shared.now, effects, size)
+        uncommitted = self.uncommitted[sequence] = _Uncommitted([staged])
+        self._pending_dbs[staged.database.number] = sequence
         return uncommitted.runs
 
     def uncommitted_keys(self, db: int) -> dict[bytes, int]:
         """See `StagingStore`."""
         return {
-            key: position
-            for position, uncommitted in self.uncommitted.items()  # oldest first
+            key: sequence
+            for sequence, uncommitted in self.uncommitted.items()  # oldest first
             for change in uncommitted.journal
             if change.database.number == db
             for key in change.keys
         }
 
-    def hold_batch(self, position: int, run: "PendingBatch") -> None:
+    def hold_batch(self, sequence: int, run: "PendingBatch") -> None:
         """See `StagingStore`."""
-        uncommitted = self.uncommitted.get(position)
+        uncommitted = self.uncommitted.get(sequence)
         if uncommitted is None:
             run.release()
         else:
@@ -582,7 +582,7 @@ class Store:
     # -- when a reply may leave -------------------------------------------------------------------------------
 
     def _newest_commit_for(self, step: Step) -> int:
-        """The newest uncommitted position that a reply to this command could show; 0 if there is none."""
+        """The newest uncommitted sequence that a reply to this command could show; 0 if there is none."""
         match step.command.spec.scope:
             case Scope.NOTHING:
                 return 0
@@ -594,8 +594,8 @@ class Store:
     def _newest_commit_of(self, db: int, key: bytes) -> int:
         return max(self._pending_tables.get(db, 0), self._pending_keys[db].get(key, 0), self._pending_time)
 
-    def _when_safe(self, reply: Reply, position: int) -> Reply | PendingReply:
-        uncommitted = self.uncommitted.get(position)
+    def _when_safe(self, reply: Reply, sequence: int) -> Reply | PendingReply:
+        uncommitted = self.uncommitted.get(sequence)
         if uncommitted is None:
             return reply
         pending_reply = PendingReply(reply)
@@ -604,11 +604,11 @@ class Store:
 
     # -- what the log says ----------------------------------------------------------------------------------
 
-    def committed(self, position: int) -> None:
-        """Everything up to this position is safe: the replies that waited for it may leave."""
-        self._committed = max(self._committed, position)
+    def committed(self, sequence: int) -> None:
+        """Everything up to this sequence is safe: the replies that waited for it may leave."""
+        self._committed = max(self._committed, sequence)
         released: list[PendingReply | PendingBatch] = []
-        while self.uncommitted and (first := next(iter(self.uncommitted))) <= position:
+        while self.uncommitted and (first := next(iter(self.uncommitted))) <= sequence:
             uncommitted = self.uncommitted.pop(first)
             self._no_longer_pending(first, uncommitted.journal)
             if self._cache is not None:
@@ -621,18 +621,18 @@ class Store:
         if self._cache is not None:
             self._cache.cool_some()
 
-    def failed(self, reason: str, *, unknown: bool, unsettled: Sequence[Effect] = ()) -> None:
+    def failed(self, reason: str, *, unknown: bool, unresolved: Sequence[Effect] = ()) -> None:
         """Everything uncommitted is off: undo it, newest first, and fail the replies that waited for it.
 
-        What is unsettled nobody is shown before `settled` says what became of it.
+        What is unresolved nobody is shown before `resolved` says what became of it.
         """
         self.noted = self._pending_time = 0
         failed: list[PendingReply | PendingBatch] = []
         write_failure = Failure(failures.UNKNOWN if unknown else failures.UNDONE, reason)
         read_failure = Failure(failures.UNDONE, reason)
         while self.uncommitted:
-            position, uncommitted = self.uncommitted.popitem()
-            self._no_longer_pending(position, uncommitted.journal)
+            sequence, uncommitted = self.uncommitted.popitem()
+            self._no_longer_pending(sequence, uncommitted.journal)
             self._take_back(uncommitted.journal, unknown=unknown)
             if uncommitted.own is not None:
                 uncommitted.own.fail(write_failure)
@@ -641,16 +641,16 @@ class Store:
             for run in uncommitted.runs:
                 run.fail_above(self._committed, write_failure, read_failure)
             failed += uncommitted.waiting
-        for db, key, _, _ in unsettled:
-            self._unsettled.setdefault(db, set()).add(key)
-        self.holds_back = bool(self._unsettled)
+        for db, key, _, _ in unresolved:
+            self._unresolved.setdefault(db, set()).add(key)
+        self.holds_back = bool(self._unresolved)
         self._tell_tallies()
         if self._cache is not None:
             self._cache.failed()
         _tell(failed)
 
-    def settled(self, happened: Sequence[Effect]) -> None:
-        """What was unsettled is known: let what has happened be there, which others see as changes made now."""
+    def resolved(self, happened: Sequence[Effect]) -> None:
+        """What was unresolved is known: let what has happened be there, which others see as changes made now."""
         for db, key, value, expiry in happened:
             database = self.databases[db]
             if key is None:
@@ -661,11 +661,11 @@ class Store:
                 database.put(key, value, expiry)
             if self._lru is not None:
                 self._note_change(db, key)
-        self._unsettled.clear()
+        self._unresolved.clear()
         self.holds_back = False
         self._tell_tallies()
         if self._cache is not None:
-            self._cache.settled(happened)
+            self._cache.resolved(happened)
             self._cache.cool_some()
 
     def _take_back(self, journal: Journal, *, unknown: bool = False) -> None:
@@ -677,11 +677,11 @@ class Store:
             if any(isinstance(change, Cleared) for change in journal):
                 self._expect_strangers()
 
-    def _no_longer_pending(self, position: int, journal: Journal) -> None:
-        self._pending_tables = {db: at for db, at in self._pending_tables.items() if at > position}
-        self._pending_dbs = {db: at for db, at in self._pending_dbs.items() if at > position}
+    def _no_longer_pending(self, sequence: int, journal: Journal) -> None:
+        self._pending_tables = {db: at for db, at in self._pending_tables.items() if at > sequence}
+        self._pending_dbs = {db: at for db, at in self._pending_dbs.items() if at > sequence}
         for change in journal:
-            change.settle(self._pending_keys[change.database.number], position)
+            change.remove_pending(self._pending_keys[change.database.number], sequence)
 
     # -- limits ---------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t
 cdef struct Mark:
     # A reply that may have to wait.
     int64_t end  # in the bytes of which the run's replies are a part
-    int64_t wait  # the position that it waits for
+    int64_t wait  # the sequence that it waits for
     int64_t wrote  # whether its command did
 
 cdef class PendingBatch:
@@ -17,7 +17,7 @@ cdef class PendingBatch:
     cdef readonly bint writes  # whether some of those may change something
     cdef list _parts
     cdef Py_ssize_t kept  # bytes of replies that were added
-    cdef int64_t _refused_from  # the position of what was refused at once
+    cdef int64_t _refused_from  # the sequence of what was refused at once
     cdef object _refusal  # ... and why; None: nothing was
     cdef list _split(self, int64_t committed, write_failure, read_failure)
 

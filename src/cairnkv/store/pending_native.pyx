@@ -62,16 +62,16 @@ cdef class PendingBatch:
         command."""
         return [self._replies] if self._parts is None else self._parts
 
-    def refuse(self, int64_t position, refusal):
-        """What waits for this position, the newest, has been refused; the newest position that others wait for, or
+    def refuse(self, int64_t sequence, refusal):
+        """What waits for this sequence, the newest, has been refused; the newest sequence that others wait for, or
         0."""
         cdef const Mark *marks = <const Mark *>PyBytes_AS_STRING(self._marks)
         cdef int64_t newest = 0
         cdef Py_ssize_t at
-        self._refused_from = position
+        self._refused_from = sequence
         self._refusal = refusal
         for at in range(PyBytes_GET_SIZE(self._marks) // <Py_ssize_t>sizeof(Mark)):
-            if newest < marks[at].wait < position:
+            if newest < marks[at].wait < sequence:
                 newest = marks[at].wait
         return newest
 
@@ -98,7 +98,7 @@ cdef class PendingBatch:
         self.reply = OK
 
     def fail_above(self, int64_t committed, write_failure, read_failure):
-        """The commits behind a position have failed."""
+        """The commits behind a sequence have failed."""
         self._parts = self._split(committed, write_failure, read_failure)
         self.reply = read_failure
 

@@ -98,7 +98,7 @@ class PendingRead(PendingCommand):
         self._memory_is_enough = True
         return self._inner.from_memory() if self.executed and self._inner is not None else self
 
-    def settle(self, outcome: Reply | PendingReply) -> None:
+    def complete(self, outcome: Reply | PendingReply) -> None:
         """It was carried out, with this outcome, or has failed."""
         self._inner = outcome if isinstance(outcome, PendingReply) else None
         self._executed = True
@@ -182,7 +182,7 @@ class ValueCache:
         self._pins: dict[Place, tuple[int, int]] = {}  # how many of those that wait need it, and how long it is
         self._pinned_bytes = 0
         self._at_hand: Container[Place] = ()  # what the command needs that is carried out just now
-        self._uncommitted: collections.deque[tuple[int, int]] = collections.deque()  # positions, and bytes of values
+        self._uncommitted: collections.deque[tuple[int, int]] = collections.deque()  # sequences, and bytes of values
         self._uncommitted_bytes = 0
         self._doubtful: set[Place] = set()  # of these nobody knows what the disk has: a commit has failed
         self._doubtful_dbs: set[int] = set()
@@ -249,7 +249,7 @@ class ValueCache:
             if self._order.knows(place):
                 self._order.used(place)
             else:  # it may have come back when a CLEAR_ALL was undone
-                self._settle(place)
+                self._resolve(place)
 
     def has_room(self, more: int) -> bool:
         """Make room for so many bytes more; whether there is some.
@@ -265,10 +265,10 @@ class ValueCache:
 
     # -- what becomes of entries ----------------------------------------------------------------------------------
 
-    def changed(self, journal: Journal, position: int, effects: Sequence[Effect]) -> None:
+    def changed(self, journal: Journal, sequence: int, effects: Sequence[Effect]) -> None:
         """An entry of the log has changed this, and is not committed yet."""
         size = sum(len(value) for _, _, value, _ in effects if value is not None)
-        self._uncommitted.append((position, size))
+        self._uncommitted.append((sequence, size))
         self._uncommitted_bytes += size
         for change in journal:
             number = change.database.number
@@ -278,9 +278,9 @@ class ValueCache:
                 self._order.forget((number, key))
                 self._outdate((number, key))
 
-    def committed(self, journal: Journal, position: int) -> None:
-        """The entry at this position is; no longer pending is what no later one has changed."""
-        while self._uncommitted and self._uncommitted[0][0] <= position:
+    def committed(self, journal: Journal, sequence: int) -> None:
+        """The entry at this sequence is; no longer pending is what no later one has changed."""
+        while self._uncommitted and self._uncommitted[0][0] <= sequence:
             self._uncommitted_bytes -= self._uncommitted.popleft()[1]
         for change in journal:
             number = change.database.number
@@ -290,7 +290,7 @@ class ValueCache:
                 self._doubtful = {place for place in self._doubtful if place[0] != number}
             for key in change.keys:
                 self._doubtful.discard((number, key))
-                self._settle((number, key))
+                self._resolve((number, key))
 
     def taken_back(self, journal: Journal, *, unknown: bool = False) -> None:
         """What an entry has changed was undone. unknown: and nobody knows what the disk has of it."""
@@ -302,7 +302,7 @@ class ValueCache:
                     self._doubtful_dbs.add(number)
             for key in change.keys:
                 self._outdate((number, key))
-                self._settle((number, key))
+                self._resolve((number, key))
                 if unknown:
                     self._doubtful.add((number, key))
 
@@ -311,7 +311,7 @@ class ValueCache:
         self._uncommitted.clear()
         self._uncommitted_bytes = 0
 
-    def settled(self, happened: Sequence[Effect]) -> None:
+    def resolved(self, happened: Sequence[Effect]) -> None:
         """What the disk has is known after all: of what was undone this, which stands in the keyspaces again."""
         self._doubtful.clear()
         self._doubtful_dbs.clear()
@@ -322,14 +322,14 @@ class ValueCache:
             else:
                 self._outdate((db, key))
                 self._order.forget((db, key))
-                self._settle((db, key))
+                self._resolve((db, key))
 
     def forget(self, place: Place) -> None:
         """An expired entry was removed."""
         self._order.forget(place)
         self._outdate(place)
 
-    def _settle(self, place: Place) -> None:
+    def _resolve(self, place: Place) -> None:
         """Let a value get cold from now on if it may."""
         if self._is_hot(place) and not self._is_pending(*place):
             self._order.used(place)
@@ -374,7 +374,7 @@ class ValueCache:
             return
         pending_read.attempts += 1
         if pending_read.attempts > ATTEMPTS_MAX:
-            self._settle_one(pending_read, Failure(failures.UNDONE, "others change its keys all the time"))
+            self._complete_read(pending_read, Failure(failures.UNDONE, "others change its keys all the time"))
             return
         new: list[_Load] = []
         loads: dict[Place, _Load] = {}  # a key that is named twice is read, and waited for, once
@@ -410,7 +410,7 @@ class ValueCache:
                 answer = OSError("a write of it has failed, and nobody knows what the disk has")
             if isinstance(answer, bytes):
                 self._databases[db].warm(key, answer)
-                self._settle(load.place)
+                self._resolve(load.place)
             else:
                 logger.error("keyspace %d: the value of %r cannot be read: %s", db, key[:64], answer)
                 failure = Failure(failures.UNREADABLE, f"its value cannot be read from the disk: {answer}")
@@ -419,7 +419,7 @@ class ValueCache:
             if pending_read.executed:
                 continue
             if failure is not None:
-                self._settle_one(pending_read, failure)
+                self._complete_read(pending_read, failure)
             elif pending_read.left == 0:
                 self._go_on(pending_read)
         self._begin_some()
@@ -437,11 +437,11 @@ class ValueCache:
             outcome = Failure(failures.INTERNAL, "the log has the details")
         finally:
             self._is_carrying_out = False
-        self._settle_one(pending_read, outcome)
+        self._complete_read(pending_read, outcome)
 
-    def _settle_one(self, pending_read: PendingRead, outcome: Reply | PendingReply) -> None:
+    def _complete_read(self, pending_read: PendingRead, outcome: Reply | PendingReply) -> None:
         self._unpin(pending_read)
-        pending_read.settle(outcome)
+        pending_read.complete(outcome)
 
     # -- letting go -----------------------------------------------------------------------------------------------
 

@@ -427,7 +427,7 @@ class Stream:
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._awaited and next(iter(self._awaited.values()))[0] < now:
-            self._settle(next(iter(self._awaited)))
+            self._resolve(next(iter(self._awaited)))
         if not self.connected:
             loop.call_soon(refused, "there is no connection to NATS")
         elif len(data) > self.payload_max:
@@ -441,10 +441,10 @@ class Stream:
             try:
                 self.nc.send(self._log_subject, data, f"{self._answers_prefix}.{self._number}")
             except (errors.Error, OSError) as error:
-                self._settle(self._number)
+                self._resolve(self._number)
                 loop.call_soon(refused, f"it was not sent to NATS: {connection.text_of(error)}")
 
-    def _settle(self, number: int) -> Callable[[str], None] | None:
+    def _resolve(self, number: int) -> Callable[[str], None] | None:
         """Do not wait for this answer any more. Returns whom to tell of a refusal."""
         awaited = self._awaited.pop(number, None)
         if awaited is None:
@@ -454,7 +454,7 @@ class Stream:
 
     def _answered(self, message: Msg) -> None:
         """JetStream took a message, or did not."""
-        refused = self._settle(int(message.subject.rpartition(".")[2]))
+        refused = self._resolve(int(message.subject.rpartition(".")[2]))
         if refused is None:
             return
         if not message.data:
