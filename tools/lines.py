@@ -54,7 +54,7 @@ def sources(commit: str) -> Iterator[tuple[str, str]]:
 def code_lines(text: str, *, python: bool = True) -> int:
     """Return how many lines hold code.
 
-    >>> code_lines('"Say hello."\\n\\n# A comment.\\ndef hello():\\n    "Print."\\n    print("hello",\\n          1)\\n')
+    >>> code_lines('"Say hello."\\n\\n# A comment.\\ndef hello():\\n    "Print."\\n    print(1,\\n      2)\\n')
     3
     """
     if not python:
