@@ -147,7 +147,7 @@ def test_lines_that_say_nothing(line: str):
         ("set a b tll=5", "no option; did you mean 'ttl='?"),
         ("set a b ifabsnt", "no option; did you mean 'ifabsent'?"),
         ("set a b ttl=1 keepttl", "TTL and KEEPTTL exclude each other"),
-        ("set_many a", "not a number of arguments"),
+        ("set_many a", "group of key value is incomplete"),
         ("set_many", "too few"),
         ("exists", "too few"),
         ("set a b at=-5s", "at takes a time such as 30s"),
@@ -272,4 +272,4 @@ def test_help_describes_a_command_as_the_shell_takes_and_shows_it(name: str):
 
 @pytest.mark.parametrize("name", ["ttl", "deadline"])
 def test_help_says_that_times_are_shown_in_seconds(name: str):
-    assert re.search(r"seconds .*`never` when", shell_syntax.explain(shell_syntax.spec_of(name)))
+    assert re.search(r"seconds .*`never` if", shell_syntax.explain(shell_syntax.spec_of(name)))

@@ -1,15 +1,16 @@
-"""The vocabulary is consistent: numbers, names, kinds of answer, and what the rooms above look up in it.
+"""The registry is consistent: numbers, names, types of replies, and the properties that other packages look up.
 
-Nothing here lists what each command means; that is the conformance suite's. It lists what must hold for any
-command that will ever be added.
+These tests hold for every command, including future ones. The conformance suite tests the meaning of each command.
 """
 
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
+from cairnkv import commands as commands_module
 from cairnkv.commands import (
     BY_NAME,
     BY_NUMBER,
@@ -21,23 +22,76 @@ from cairnkv.commands import (
     Copy,
     Count,
     Rename,
+    Right,
     Scope,
     SetMany,
 )
 from cairnkv.commands import vocabulary as vocabulary_module
-from cairnkv.commands.grammar import KeyKind, Place
+from cairnkv.commands.grammar import KeyKind, Place, argument, command_spec
+from cairnkv.commands.vocabulary import KEY
 from cairnkv.engine import can_apply
 
-RESP_COMMANDS = [pytest.param(command.spec, id=command.spec.name) for command in COMMANDS]
+SPECS = [pytest.param(command.spec, id=command.spec.name) for command in COMMANDS]
 
 
-def test_every_command_of_the_module_is_in_the_vocabulary() -> None:
+def test_declared_commands_are_registered_and_exported() -> None:
     declared = {
         thing
         for _, thing in inspect.getmembers(vocabulary_module, inspect.isclass)
         if issubclass(thing, Command) and thing is not Command
     }
     assert declared == set(COMMANDS)
+    assert all(getattr(commands_module, command.__name__) is command for command in COMMANDS)
+
+
+@pytest.fixture
+def undeclared() -> Iterator[None]:
+    """Remove the commands that a test declares."""
+    yield
+    for command in [spec.command for spec in BY_NUMBER.values() if spec.command not in COMMANDS]:
+        del BY_NUMBER[command.spec.number], BY_NAME[command.spec.name]
+
+
+@pytest.mark.usefixtures("undeclared")
+def test_defaults_of_a_declaration_are_safe() -> None:
+    @command_spec(60_000, answer=Answer.OK)
+    class ChangePair(Command):
+        """Change two keys."""
+
+        one: bytes = argument(KEY)
+        other: bytes = argument(KEY)
+
+    @command_spec(60_001, answer=Answer.OK)
+    class ChangeTable(Command):
+        """Change all keys."""
+
+    spec = BY_NAME["CHANGE_PAIR"]
+    assert (spec.scope, spec.right, spec.key_fields) == (Scope.KEYS, Right.WRITE, ("one", "other"))
+    assert spec.reads
+    assert spec.writes
+    assert spec.grows
+    assert spec.stores_several
+    assert not spec.by_store
+    assert BY_NUMBER[60_001].scope is Scope.TABLE
+    assert ChangePair(b"a", b"b").places_read(3) == ((3, b"a"), (3, b"b"))
+
+
+def test_a_taken_number_or_name_is_refused() -> None:
+    for number, name in ((16, "Other"), (60_000, "SetWith")):
+        with pytest.raises(ValueError, match="SET_WITH, number 16"):
+            command_spec(number, answer=Answer.OK)(type(name, (Command,), {"__annotations__": {}}))
+    assert 60_000 not in BY_NUMBER
+
+
+def test_only_commands_that_store_several_keys_say_so() -> None:
+    several = {spec.name for spec in BY_NUMBER.values() if spec.stores_several}
+    assert several == {"SET_MANY", "SET_MANY_IF_ABSENT", "RENAME", "COPY"}
+
+
+def test_rights_of_commands() -> None:
+    other = {spec.name: spec.right for spec in BY_NUMBER.values() if spec.right not in (Right.READ, Right.WRITE)}
+    assert other == {"PING": Right.NONE, "BACKUP": Right.ADMIN}
+    assert all((spec.right is Right.WRITE) == spec.writes for spec in BY_NUMBER.values())
 
 
 def test_numbers_and_names_are_unique() -> None:
@@ -47,8 +101,8 @@ def test_numbers_and_names_are_unique() -> None:
         assert BY_NAME[command.spec.name].command is command
 
 
-def test_the_articles_numbers_are_the_articles() -> None:
-    assert {number: word.name for number, word in BY_NUMBER.items() if number < COUNTED_FROM} == {
+def test_numbers_0_to_3_are_those_of_the_article() -> None:
+    assert {number: spec.name for number, spec in BY_NUMBER.items() if number < COUNTED_FROM} == {
         0: "GET",
         1: "SET",
         2: "CLEAR",
@@ -65,8 +119,8 @@ def test_numbers_fit_two_bytes() -> None:
     assert all(0 <= number <= 0xFFFF for number in BY_NUMBER)
 
 
-def test_the_commands_that_were_published_keep_their_numbers() -> None:
-    """Numbers are on wires and in logs: none may ever mean something else."""
+def test_published_commands_keep_their_numbers() -> None:
+    """Numbers are in protocols and logs, so none may change its meaning."""
     published = """
         SET_WITH SWAP GET_WITH CLEAR_IF_EQUALS EXISTS GET_MANY SET_MANY CLEAR_MANY INCR TTL EXPIRE PERSIST SCAN
         COUNT CLEAR_ALL CLEAR_PREFIX INFO EXPIRE_WITH DEADLINE APPEND SET_RANGE SET_BIT INCR_FLOAT RENAME COPY
@@ -75,7 +129,7 @@ def test_the_commands_that_were_published_keep_their_numbers() -> None:
     assert [BY_NUMBER[number].name for number in range(16, 44)] == published.split()
 
 
-def test_keys_are_named_in_their_order_each_with_its_keyspace() -> None:
+def test_places_are_the_keys_in_order_with_their_databases() -> None:
     pairs = ((b"b", b"1"), (b"a", b"2"), (b"b", b"3"))
     assert SetMany(0, pairs).places(3) == ((3, b"b"), (3, b"a"), (3, b"b"))
     assert Rename(b"from", b"to").places(3) == ((3, b"from"), (3, b"to"))
@@ -84,58 +138,58 @@ def test_keys_are_named_in_their_order_each_with_its_keyspace() -> None:
     assert Count().places(3) == ()
 
 
-@pytest.mark.parametrize("word", RESP_COMMANDS)
-class TestEachWord:
-    def test_names_its_keys_exactly_when_its_scope_is_keys(self, word: CommandSpec) -> None:
-        assert bool(word.key_fields) == (word.scope is Scope.KEYS)
+@pytest.mark.parametrize("spec", SPECS)
+class TestEachSpec:
+    def test_has_keys_if_its_scope_is_keys(self, spec: CommandSpec) -> None:
+        assert bool(spec.key_fields) == (spec.scope is Scope.KEYS)
 
-    def test_names_all_its_keys(self, word: CommandSpec) -> None:
-        """Else a reply could touch keys that nobody waits for."""
-        of_keys = [name for name, slot in word.fields if any(isinstance(kind, KeyKind) for kind in slot.kinds)]
-        assert list(word.key_fields) == of_keys
-        slots = dict(word.fields)
+    def test_lists_all_its_key_fields(self, spec: CommandSpec) -> None:
+        """Otherwise a reply could show a key without waiting for its commit."""
+        of_keys = [name for name, slot in spec.fields if any(isinstance(kind, KeyKind) for kind in slot.kinds)]
+        assert list(spec.key_fields) == of_keys
+        slots = dict(spec.fields)
         for name in of_keys:
-            assert isinstance(slots[name].kinds[0], KeyKind), "keys come before what belongs to them"
-            assert slots[name].place in (Place.ARGUMENT, Place.REST), "a key that may be left out is not foreseen"
+            assert isinstance(slots[name].kinds[0], KeyKind), "a key comes before its value"
+            assert slots[name].place in (Place.ARGUMENT, Place.REST), "a key is never optional"
 
-    def test_grows_only_if_it_writes(self, word: CommandSpec) -> None:
-        assert word.writes or not word.grows
+    def test_grows_only_if_it_writes(self, spec: CommandSpec) -> None:
+        assert spec.writes or not spec.grows
 
-    def test_can_be_applied_unless_the_store_answers_it(self, word: CommandSpec) -> None:
-        assert can_apply(word.command) != word.by_store
+    def test_is_applied_by_the_engine_unless_the_store_answers_it(self, spec: CommandSpec) -> None:
+        assert can_apply(spec.command) != spec.by_store
 
-    def test_of_the_store_writes_nothing(self, word: CommandSpec) -> None:
-        assert not (word.by_store and word.writes)
+    def test_answered_by_the_store_writes_nothing(self, spec: CommandSpec) -> None:
+        assert not (spec.by_store and spec.writes)
 
-    def test_that_touches_nothing_writes_nothing(self, word: CommandSpec) -> None:
-        assert not (word.scope is Scope.NOTHING and word.writes)
+    def test_without_scope_writes_nothing(self, spec: CommandSpec) -> None:
+        assert not (spec.scope is Scope.NOTHING and spec.writes)
 
-    def test_has_an_answer_that_a_client_can_read_back(self, word: CommandSpec) -> None:
-        assert word.answer in Answer
+    def test_has_a_reply_type(self, spec: CommandSpec) -> None:
+        assert spec.answer in Answer
 
-    def test_excludes_fields_that_it_has_and_that_can_be_left_out(self, word: CommandSpec) -> None:
-        slots = dict(word.fields)
-        for group in word.exclusive:
+    def test_excludes_only_its_own_options(self, spec: CommandSpec) -> None:
+        slots = dict(spec.fields)
+        for group in spec.exclusive:
             assert len(group) > 1
             for name in group:
                 assert slots[name].place in (Place.OPTION, Place.SWITCH)
 
-    def test_of_the_article_has_only_positional_arguments(self, word: CommandSpec) -> None:
-        """Its frame has no count, so it must be known from the number alone."""
-        if word.number < COUNTED_FROM:
-            assert all(slot.place is Place.ARGUMENT for _, slot in word.fields)
+    def test_with_uncounted_frame_has_only_positional_arguments(self, spec: CommandSpec) -> None:
+        """Its frame has no count of arguments, so the number must determine it."""
+        if spec.number < COUNTED_FROM:
+            assert all(slot.place is Place.ARGUMENT for _, slot in spec.fields)
 
-    def test_has_all_that_follow_only_at_the_end(self, word: CommandSpec) -> None:
-        places = [slot.place for _, slot in word.fields]
+    def test_has_rest_only_at_the_end(self, spec: CommandSpec) -> None:
+        places = [slot.place for _, slot in spec.fields]
         assert Place.REST not in places[:-1]
 
-    def test_has_positional_arguments_before_options(self, word: CommandSpec) -> None:
-        optional = [slot.place in (Place.OPTION, Place.SWITCH) for _, slot in word.fields]
+    def test_has_positional_arguments_before_options(self, spec: CommandSpec) -> None:
+        optional = [slot.place in (Place.OPTION, Place.SWITCH) for _, slot in spec.fields]
         assert optional == sorted(optional)
 
-    def test_is_summarised_in_a_sentence(self, word: CommandSpec) -> None:
-        assert word.summary.endswith(".")
-        assert "\n" not in word.summary
+    def test_has_a_summary_of_one_line(self, spec: CommandSpec) -> None:
+        assert spec.summary.endswith(".")
+        assert "\n" not in spec.summary
 
 
 @pytest.mark.parametrize(
@@ -166,15 +220,15 @@ class TestEachWord:
         ("CLEAR_PREFIX", "CLEAR_PREFIX prefix cursor"),
     ],
 )
-def test_the_grammar_in_one_line(name: str, usage: str) -> None:
+def test_usage_shows_the_grammar_in_one_line(name: str, usage: str) -> None:
     assert BY_NAME[name].usage == usage
 
 
-def test_descriptions_are_there_where_python_drops_docstrings() -> None:
-    code = "from cairnkv.commands import BY_NAME; print([(word.name, word.description) for word in BY_NAME.values()])"
+def test_descriptions_survive_python_without_docstrings() -> None:
+    code = "from cairnkv.commands import BY_NAME; print([(spec.name, spec.description) for spec in BY_NAME.values()])"
     told = [
         subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, check=True, timeout=60).stdout
         for flags in ([], ["-OO"])
     ]
     assert told[0] == told[1]
-    assert all(word.description and word.summary for word in BY_NAME.values())
+    assert all(spec.description and spec.summary for spec in BY_NAME.values())

@@ -179,7 +179,7 @@ def _as_shown(spec: CommandSpec, text: str) -> str:
     """Return a command's description in the terms of the shell: times with units, replies as the shell shows them."""
     text = text.replace("`MISSING`", "`(not found)`")
     if issubclass(spec.command, Ttl | Deadline):
-        return text.replace("milliseconds", "seconds").replace("-1 when", "`never` when")
+        return text.replace("milliseconds", "seconds").replace("-1 if", "`never` if")
     return text.replace("in milliseconds since", "as TIME since").replace("milliseconds", "TIME")
 
 

@@ -1,105 +1,20 @@
-"""What can be said to a store: the vocabulary of commands, their replies and their failures.
+"""The commands of cairnkv: their registry, their replies and their failure codes.
 
-This is the lowest room: it imports nothing of cairnkv but the limits, and does no I/O.
+This package exports every public name of `vocabulary`, where commands are declared, and `__all__` of its other modules.
+
+Invariants: this package does no I/O, and imports only leaf modules.
 """
 
-from cairnkv.commands import failures
-from cairnkv.commands.failures import CODES, Code, Fault
-from cairnkv.commands.grammar import Answer, ArgumentFault, Command, CommandSpec, Scope, Step
-from cairnkv.commands.replies import MISSING, NO_MEMORY, OK, Failure, InMemory, Items, Mark, Replies, Reply
-from cairnkv.commands.vocabulary import (
-    BY_NAME,
-    BY_NUMBER,
-    COMMANDS,
-    COUNTED_FROM,
-    Append,
-    Backup,
-    Clear,
-    ClearAll,
-    ClearIfEquals,
-    ClearMany,
-    ClearPrefix,
-    Copy,
-    Count,
-    Deadline,
-    Exists,
-    Expire,
-    ExpireWith,
-    Get,
-    GetMany,
-    GetWith,
-    Incr,
-    IncrFloat,
-    Info,
-    Persist,
-    Ping,
-    RandomKey,
-    Rename,
-    Scan,
-    Set,
-    SetBit,
-    SetMany,
-    SetManyIfAbsent,
-    SetRange,
-    SetWith,
-    Swap,
-    Ttl,
-)
+# ruff: noqa: F403
 
-__all__ = [
-    "BY_NAME",
-    "BY_NUMBER",
-    "CODES",
-    "COMMANDS",
-    "COUNTED_FROM",
-    "MISSING",
-    "NO_MEMORY",
-    "OK",
-    "Answer",
-    "Append",
-    "ArgumentFault",
-    "Backup",
-    "Clear",
-    "ClearAll",
-    "ClearIfEquals",
-    "ClearMany",
-    "ClearPrefix",
-    "Code",
-    "Command",
-    "CommandSpec",
-    "Copy",
-    "Count",
-    "Deadline",
-    "Exists",
-    "Expire",
-    "ExpireWith",
-    "Failure",
-    "Fault",
-    "Get",
-    "GetMany",
-    "GetWith",
-    "InMemory",
-    "Incr",
-    "IncrFloat",
-    "Info",
-    "Items",
-    "Mark",
-    "Persist",
-    "Ping",
-    "RandomKey",
-    "Rename",
-    "Replies",
-    "Reply",
-    "Scan",
-    "Scope",
-    "Set",
-    "SetBit",
-    "SetMany",
-    "SetManyIfAbsent",
-    "SetRange",
-    "SetWith",
-    "Step",
-    "Swap",
-    "Ttl",
-    "failures",
-]
+from typing import Final
+
+from cairnkv.commands import failures as failures
+from cairnkv.commands import grammar
+from cairnkv.commands.failures import *
+from cairnkv.commands.grammar import *
+from cairnkv.commands.replies import *
+from cairnkv.commands.vocabulary import *
+
+COMMANDS: Final = tuple(spec.command for spec in grammar.BY_NUMBER.values())
+"""The class of each command."""

@@ -1,12 +1,12 @@
-"""How a command is declared, and how its arguments become strings and back.
+"""The registry of the commands, and their grammar: how a command is declared, parsed and written.
 
-A command is a small record whose fields say what they are: `argument` (positional), `rest` (all
-that follow), `option` (a word and its value) and `switch` (a word alone). The declaration is the grammar:
-`Command.arguments` writes it, `Command.from_arguments` reads it, `CommandSpec.usage` shows it.
+A command is a record whose fields declare its arguments: `argument` (positional), `rest` (all that follow), `option`
+(a keyword with a value) and `switch` (a keyword alone). `Command.arguments` writes them, `Command.from_arguments` reads
+them, `CommandSpec.usage` shows them. The decorator `command_spec` registers the command.
 
-What always holds: for every command c, `type(c).from_arguments(c.arguments()) == c`.
+Invariants: `type(c).from_arguments(c.arguments()) == c` for every command c. No two commands share a number or a name.
 
-Not for execution: what a command does is in `cairnkv.engine.operations`.
+Out of scope: the effect of a command (`cairnkv.engine.operations`).
 """
 
 import enum
@@ -14,18 +14,30 @@ import itertools
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVar, dataclass_transform
 
 from cairnkv.commands.failures import BADARGS, BADKEY, Code
 from cairnkv.docstrings import docstring
 from cairnkv.limits import KEY_MAX
 from cairnkv.records import record
 
-# -- kinds: what one string of a frame may be ----------------------------------------------------------
+__all__ = [
+    "BY_NAME",
+    "BY_NUMBER",
+    "Answer",
+    "ArgumentFault",
+    "Command",
+    "CommandSpec",
+    "Right",
+    "Scope",
+    "Step",
+]
+
+# -- kinds of arguments ----------------------------------------------------------
 
 
 class ArgumentFault(ValueError):
-    """Arguments that do not fit; `code` says which failure that is."""
+    """The arguments do not fit the grammar. `code` is the failure code of the reply."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
@@ -35,24 +47,24 @@ class ArgumentFault(ValueError):
 
 @record
 class Kind:
-    """The kind of one argument, and how it is called in a grammar."""
+    """The kind of one argument. The grammar shows it as `placeholder`."""
 
     placeholder: str
     as_it_is: ClassVar[bool] = True
-    """Whether the value is the string itself, so that `write` changes nothing."""
+    """Whether the value is the string of the frame, so that `write` changes nothing."""
 
     def read(self, text: bytes) -> Any:
-        """The Python value of one string of a frame; `ArgumentFault` when it is not of this kind."""
+        """Return the Python value of one string of a frame. Raise `ArgumentFault` if it is not of this kind."""
         return text
 
     def write(self, value: Any) -> bytes:
-        """The string that stands for a Python value, the inverse of `read`."""
+        """Return the string for a Python value: the inverse of `read`."""
         text: bytes = value
         return text
 
 
 class KeyKind(Kind):
-    """Bytes, at least 1 and at most 65,535 of them."""
+    """A key: 1 to 65,535 bytes."""
 
     def read(self, text: bytes) -> bytes:
         if not 1 <= len(text) <= KEY_MAX:
@@ -68,8 +80,7 @@ class NumberKind(Kind):
     highest: int
     as_it_is: ClassVar[bool] = False
 
-    # No plus sign, no leading zeros, no blanks, so that every number has one text; the longest in use
-    # has 20 characters, which bounds what is handed to int().
+    # No plus sign, leading zeros or blanks: every number has one text. Its length bounds the work of int().
     TEXT: ClassVar[re.Pattern[bytes]] = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
     def read(self, text: bytes) -> int:
@@ -89,19 +100,19 @@ class NumberKind(Kind):
             raise ArgumentFault(BADARGS, f"{self.placeholder} is an integer, not {value!r:.40}") from None
 
 
-# -- fields: where an argument stands ------------------------------------------------------------------
+# -- fields: the places of arguments ------------------------------------------------------------------
 
 
 class Place(enum.Enum):
     ARGUMENT = "positional"
     REST = "all that follow"
-    OPTION = "a word and its value"
-    SWITCH = "a word alone"
+    OPTION = "a keyword with a value"
+    SWITCH = "a keyword alone"
 
 
 @record
 class Slot:
-    """What a field's declaration says: its place, the kinds of its strings, and its word if it has one."""
+    """The declaration of a field: its place, the kinds of its strings, and its keyword if it has one."""
 
     place: Place
     kinds: tuple[Kind, ...]
@@ -109,38 +120,47 @@ class Slot:
 
 
 def argument(kind: Kind) -> Any:
-    """A positional argument."""
+    """Declare a positional argument."""
     return Slot(Place.ARGUMENT, (kind,))
 
 
 def rest(*kinds: Kind) -> Any:
-    """All arguments that follow, at least one: a tuple of values, or of tuples where there are two kinds."""
+    """Declare the arguments that follow, at least one: a tuple of values, or of tuples if there are two kinds."""
     return Slot(Place.REST, kinds)
 
 
-def option(word: str, kind: Kind, *, default: None) -> Any:
-    """`WORD value`, in any order behind the positional arguments; None where it is left out."""
-    return Slot(Place.OPTION, (kind,), word.encode())
+def option(keyword: str, kind: Kind, *, default: None) -> Any:
+    """Declare `KEYWORD value`, in any order behind the positional arguments. None if it is absent."""
+    return Slot(Place.OPTION, (kind,), keyword.encode())
 
 
-def switch(word: str, *, default: bool) -> Any:
-    """`WORD` alone, likewise; False where it is left out."""
-    return Slot(Place.SWITCH, (), word.encode())
+def switch(keyword: str, *, default: bool) -> Any:
+    """Declare `KEYWORD` alone, in any order behind the positional arguments. False if it is absent."""
+    return Slot(Place.SWITCH, (), keyword.encode())
 
 
-# -- words: what the vocabulary says of a command ------------------------------------------------------
+# -- specs ------------------------------------------------------------------------------------------
 
 
 class Scope(enum.Enum):
-    """What a command touches: decides which pending commits its reply waits for."""
+    """The keys that a command touches: they decide which pending commits its reply waits for."""
 
     NOTHING = "nothing"
     KEYS = "the keys it names"
     TABLE = "the whole table"
 
 
+class Right(enum.Enum):
+    """The right that a client needs for a command."""
+
+    NONE = "none"
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
 class Answer(enum.Enum):
-    """What a success carries, so that a client can read it back from a wire."""
+    """The type of a successful reply. Clients decode replies by it."""
 
     OK = "OK"
     BYTES = "a string"
@@ -150,15 +170,18 @@ class Answer(enum.Enum):
 
 @record
 class CommandSpec:
-    """One entry of the vocabulary.
+    """One entry of the registry. `command_spec` fills it from the declaration.
 
-    writes: whether it may change the keyspace.
-    grows: whether it may make the keyspace larger; refused when memory is full.
-    reads: whether it may need the values that its keys have, and not only to know that they are there and for how long.
-    exclusive: groups of fields; of each group at most one may be given.
+    scope: the keys that the command touches.
+    writes: whether it may change the database.
+    grows: whether it may make the database larger. A full store refuses it.
+    reads: whether it may need the values of its keys, and not only their existence and expiry.
+    right: the right that a client needs for it.
+    exclusive: groups of fields; a command may have at most one field of each group.
     key_fields: the fields that hold a key, keys, or pairs of key and value.
-    by_store: answered by the store about itself; never applied to a keyspace and never logged.
-    shape: its fields by their places, as its commands read and write them.
+    stores_several: whether it may store more than one key. Such a command is undone if memory runs out in between.
+    by_store: whether the store answers it about itself. Then no database applies it, and no log has it.
+    shape: its fields by their places, which parse and write arguments.
     """
 
     name: str
@@ -168,26 +191,28 @@ class CommandSpec:
     writes: bool
     grows: bool
     reads: bool
+    right: Right
     answer: Answer
     exclusive: tuple[tuple[str, ...], ...]
     by_store: bool
     fields: tuple[tuple[str, Slot], ...]
     key_fields: tuple[str, ...]
+    stores_several: bool
     shape: "_Shape"
 
     @property
     def summary(self) -> str:
-        """The first sentence of the command's docstring."""
+        """Return the first line of the command's docstring."""
         return self.description.split("\n", 1)[0]
 
     @property
     def description(self) -> str:
-        """The command's docstring, without indentation."""
+        """Return the command's docstring without indentation."""
         return "\n".join(line.strip() for line in docstring(self.command).strip().splitlines())
 
     @property
     def usage(self) -> str:
-        """The grammar in one line, e.g. `SET_WITH key value [TTL milliseconds]`."""
+        """Return the grammar in one line, e.g. `SET_WITH key value [TTL milliseconds]`."""
         shown = [self.name]
         for _, slot in self.fields:
             kinds = " ".join(kind.placeholder for kind in slot.kinds)
@@ -205,20 +230,20 @@ class CommandSpec:
 
 @record
 class _Shape:
-    """The fields of a command by their places: worked out once, since every frame is read with it."""
+    """The fields of a command by their places. Computed once, because every frame needs them."""
 
     readers: tuple[Callable[[bytes], Any], ...]
     """The `read` of each positional argument."""
     writers: tuple[tuple[str, Callable[[Any], bytes] | None], ...]
-    """The field of each positional argument, and its `write`; None where the value is the string."""
+    """The field of each positional argument, and its `write`. None if the value is the string."""
     rest: tuple[str, tuple[Kind, ...]] | None
-    """The field of all that follow, and its kinds."""
+    """The field of the arguments that follow, and its kinds."""
     options: dict[bytes, tuple[str, Kind | None]]
-    """The fields of options and switches, by their words; a switch has no kind."""
+    """The fields of options and switches by their keywords. A switch has no kind."""
 
     @classmethod
     def of(cls, fields: tuple[tuple[str, Slot], ...]) -> Self:
-        """The shape of these fields."""
+        """Return the shape of these fields."""
         positional = [(name, slot.kinds[0]) for name, slot in fields if slot.place is Place.ARGUMENT]
         rest = [(name, slot.kinds) for name, slot in fields if slot.place is Place.REST]
         return cls(
@@ -232,17 +257,17 @@ class _Shape:
 
 
 class Command:
-    """What all commands share. Instances are immutable and equal when their fields are."""
+    """The base class of commands. Instances are immutable, and equal if their fields are equal."""
 
     __slots__ = ()
     spec: ClassVar[CommandSpec]
 
     if TYPE_CHECKING:
 
-        def __init__(self, *values: Any, **named: Any) -> None: ...  # each declares its own
+        def __init__(self, *values: Any, **named: Any) -> None: ...  # each command has its own
 
     def arguments(self) -> list[bytes]:
-        """The command's strings in the order of the grammar; options that were left out are left out."""
+        """Return the command's strings in the order of the grammar, without absent options."""
         shape = self.spec.shape
         strings: list[bytes] = []
         for name, write in shape.writers:
@@ -251,18 +276,18 @@ class Command:
         if shape.rest is not None:
             name, kinds = shape.rest
             strings += _ungrouped(getattr(self, name), kinds)
-        for word, (name, kind) in shape.options.items():
+        for keyword, (name, kind) in shape.options.items():
             value = getattr(self, name)
             if kind is None:
                 if value:
-                    strings.append(word)
+                    strings.append(keyword)
             elif value is not None:
-                strings += (word, kind.write(value))
+                strings += (keyword, kind.write(value))
         return strings
 
     @classmethod
     def from_arguments(cls, strings: Sequence[bytes]) -> Self:
-        """The command that these strings stand for; `ArgumentFault` says what does not fit."""
+        """Parse the strings of a frame. Raise `ArgumentFault` if they do not fit the grammar."""
         shape = cls.spec.shape
         values: list[Any] = list(map(operator.call, shape.readers, strings))
         positional = len(shape.readers)
@@ -275,37 +300,37 @@ class Command:
         return cls(*values)
 
     def named_keys(self) -> tuple[bytes, ...]:
-        """The keys that the command names, in its order; empty unless its scope is `Scope.KEYS`."""
+        """Return the keys of the command in its order. Empty unless its scope is `Scope.KEYS`."""
         fields = self.spec.key_fields
         if len(fields) == 1:
             return _keys_of(getattr(self, fields[0]))
         return tuple(key for field in fields for key in _keys_of(getattr(self, field)))
 
     def places(self, db: int) -> tuple[tuple[int, bytes], ...]:
-        """The same, each with its keyspace, when the command is said to keyspace `db`."""
+        """Return the keys, each with the number of its database, if the command executes in database `db`."""
         return tuple([(db, key) for key in self.named_keys()])
 
     def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
-        """Those whose values the command needs, each with its keyspace; of a word that reads."""
+        """Return those of `places` whose values the command needs."""
         return self.places(db) if self.spec.reads else ()
 
 
 class Step(NamedTuple):
-    """A command, and the number of the keyspace that it is said to."""
+    """A command, and the number of the database in which it executes."""
 
     db: int
     command: Command
 
 
 def _keys_of(value: Any) -> tuple[bytes, ...]:
-    """The keys in the value of a field: a key, several, or pairs of key and value."""
+    """Return the keys in the value of a field, which is a key, keys, or pairs of key and value."""
     if isinstance(value, bytes):
         return (value,)
     return tuple([item if isinstance(item, bytes) else item[0] for item in value])
 
 
 def _ungrouped(values: tuple[Any, ...], kinds: tuple[Kind, ...]) -> Iterable[bytes]:
-    """The strings of all that follow."""
+    """Return the strings of a `rest` field."""
     if all(kind.as_it_is for kind in kinds):
         return values if len(kinds) == 1 else itertools.chain.from_iterable(values)
     if len(kinds) == 1:
@@ -314,10 +339,12 @@ def _ungrouped(values: tuple[Any, ...], kinds: tuple[Kind, ...]) -> Iterable[byt
 
 
 def _grouped(spec: CommandSpec, strings: Sequence[bytes], begin: int, kinds: tuple[Kind, ...]) -> tuple[Any, ...]:
-    """All that follow, as values or groups of values; at least one."""
+    """Return the value of a `rest` field: at least one value, or group of values."""
     left = strings[begin:]
-    if not left or len(left) % len(kinds):
-        raise _misfit(spec, f"{len(strings)} is not a number of arguments it can have")
+    if not left:
+        raise _too_few(spec, strings)
+    if len(left) % len(kinds):
+        raise _misfit(spec, f"the last group of {' '.join(kind.placeholder for kind in kinds)} is incomplete")
     if len(kinds) == 1:
         return tuple(map(kinds[0].read, left))
     columns = [map(kind.read, left[at :: len(kinds)]) for at, kind in enumerate(kinds)]
@@ -325,15 +352,15 @@ def _grouped(spec: CommandSpec, strings: Sequence[bytes], begin: int, kinds: tup
 
 
 def _options(spec: CommandSpec, strings: Sequence[bytes], begin: int) -> dict[str, Any]:
-    """The fields that the strings behind the positional ones give."""
+    """Return the fields of the options, which stand behind the positional arguments."""
     given: dict[str, Any] = {}
     left = iter(strings[begin:])
     for string in left:
         if string not in spec.shape.options:
-            raise _misfit(spec, f"it has no option {string[:24]!r}")
+            raise _misfit(spec, f"there is no option {string[:24]!r}")
         name, kind = spec.shape.options[string]
         if name in given:
-            raise _misfit(spec, f"the option {string.decode()} stands there twice")
+            raise _misfit(spec, f"the option {string.decode()} is given twice")
         if kind is None:
             given[name] = True
             continue
@@ -359,21 +386,29 @@ def _misfit(spec: CommandSpec, why: str) -> ArgumentFault:
 _C = TypeVar("_C", bound=Command)
 
 
+BY_NUMBER: Final[dict[int, CommandSpec]] = {}
+BY_NAME: Final[dict[str, CommandSpec]] = {}
+"""Every command that is declared."""
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(argument, rest, option, switch))
 def command_spec(
     number: int,
     *,
-    scope: Scope,
     answer: Answer,
-    writes: bool = False,
-    grows: bool = False,
-    reads: bool = False,
+    scope: Scope | None = None,
+    reads: bool = True,
+    writes: bool = True,
+    grows: bool | None = None,
+    right: Right | None = None,
     exclusive: tuple[tuple[str, ...], ...] = (),
     by_store: bool = False,
 ) -> Callable[[type[_C]], type[_C]]:
-    """Declare a command: make its class a record and give it its entry of the vocabulary.
+    """Declare a command: make its class a record, and register it.
 
-    The command's name on wires and in documents is its class' name in capitals: SetWith is SET_WITH.
+    The name on the wire is the name of the class in capitals: SetWith is SET_WITH. The defaults are safe for any
+    command: it touches the keys among its fields, or the whole table if it has none; it reads and writes; it may make
+    the database larger if it writes; it needs the right to write, or to read if it does not write.
     """
 
     def declare(plain: type[_C]) -> type[_C]:
@@ -388,22 +423,29 @@ def command_spec(
         command = record(plain)
         inherited: CommandSpec | None = getattr(plain, "spec", None)
         fields = (*(inherited.fields if inherited else ()), *slots.items())
-        of_keys = [name for name, slot in fields if slot.kinds and isinstance(slot.kinds[0], KeyKind)]
-        command.spec = CommandSpec(
+        of_keys = [(name, slot) for name, slot in fields if slot.kinds and isinstance(slot.kinds[0], KeyKind)]
+        larger = writes if grows is None else grows
+        command.spec = spec = CommandSpec(
             name=re.sub(r"(?<!^)(?=[A-Z])", "_", command.__name__).upper(),
             number=number,
             command=command,
-            scope=scope,
+            scope=scope or (Scope.KEYS if of_keys else Scope.TABLE),
             writes=writes,
-            grows=grows,
+            grows=larger,
             reads=reads,
+            right=right or (Right.WRITE if writes else Right.READ),
             answer=answer,
             exclusive=exclusive,
             by_store=by_store,
             fields=fields,
-            key_fields=tuple(of_keys),
+            key_fields=tuple(name for name, _ in of_keys),
+            stores_several=larger and (len(of_keys) > 1 or any(slot.place is Place.REST for _, slot in of_keys)),
             shape=_Shape.of(fields),
         )
+        for taken in (BY_NUMBER.get(number), BY_NAME.get(spec.name)):
+            if taken is not None:
+                raise ValueError(f"{spec.name} has the number or the name of {taken.name}, number {taken.number}")
+        BY_NUMBER[number] = BY_NAME[spec.name] = spec
         return command
 
     return declare

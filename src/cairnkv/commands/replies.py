@@ -1,9 +1,7 @@
-"""What a command answers, before any wire has touched it.
+"""The replies of commands, before a protocol encodes them.
 
-A reply is one of: `OK`, `MISSING`, bytes, an int, `Items`, a `Failure`, one of these `InMemory`, or the `Replies` to
-several commands.
-The store makes them, a wire turns them into bytes, a client turns them into Python values. Nothing here knows how
-either looks.
+A reply is `OK`, `MISSING`, bytes, an int, `Items`, a `Failure`, one of these `InMemory`, or the `Replies` to several
+commands. The store makes replies, a protocol encodes them, a client decodes them to Python values.
 """
 
 import enum
@@ -13,38 +11,40 @@ from cairnkv.commands import failures
 from cairnkv.commands.failures import Code
 from cairnkv.records import record
 
+__all__ = ["MISSING", "NO_MEMORY", "OK", "Failure", "InMemory", "Items", "Mark", "Replies", "Reply"]
+
 
 class Mark(enum.Enum):
-    """The two replies that carry nothing."""
+    """The two replies without a value."""
 
     OK = "OK"
     MISSING = "Key not found"
 
 
 OK: Final = Mark.OK
-"""Done; there is nothing to give back."""
+"""The command succeeded, and has no value to return."""
 
 MISSING: Final = Mark.MISSING
-"""The key is not there. An answer, not a fault."""
+"""The key does not exist. This is no failure."""
 
 
 @record
 class Items:
-    """Several strings in an order that the command defines; None stands for a key that is not there."""
+    """Several strings in an order that the command defines. None stands for a missing key."""
 
     values: tuple[bytes | None, ...]
 
 
 @record
 class Failure:
-    """Why a command was not carried out: a code of the table, and a sentence for people."""
+    """The failure of a command: a code, and an explanation for people."""
 
     code: Code
     text: str
 
     @property
     def message(self) -> str:
-        """The code and the sentence, as they stand on a wire and in an error.
+        """Return the code and the explanation, as protocols and errors show them.
 
         >>> from cairnkv.commands.failures import FULL
         >>> Failure(FULL, "no room").message
@@ -62,9 +62,9 @@ NO_MEMORY: Final = Failure(
 
 @record
 class InMemory:
-    """The reply to a write that is in memory only so far, which is safe enough to whoever asked; never a failure.
+    """The reply to a write whose client accepts durability `memory`. Never a failure.
 
-    It has not waited for the log, and a crash or a failing log may still take back what it says.
+    The write is not committed yet. A crash or a failed commit may still undo it.
     """
 
     reply: "Reply"
@@ -72,7 +72,7 @@ class InMemory:
 
 @record
 class Replies:
-    """What the commands of a transaction answer, in their order. No wire but that of the transaction has it."""
+    """The replies to the commands of a transaction, in their order."""
 
     values: tuple["Reply", ...]
 

@@ -23,12 +23,9 @@ from cairnkv.commands import (
     Command,
     Failure,
     Items,
-    Rename,
     Replies,
     Reply,
     Scope,
-    SetMany,
-    SetManyIfAbsent,
     Step,
     failures,
 )
@@ -455,7 +452,7 @@ class Store:
         """Apply a write that was admitted, and give it to the log."""
         if self._steps is not None:
             return self._apply(step)  # goes to the log with the rest of the transaction
-        if self._storage.commits_at_once and self._lru is None and not _changes_several(step.command):
+        if self._storage.commits_at_once and self._lru is None and not step.command.spec.stores_several:
             now = self._shared.now
             try:
                 self._last = self._storage.append((step,), now)
@@ -972,11 +969,6 @@ def effects_of(journal: Journal) -> list[Effect]:
         else:
             cleared[database.number] = (database.number, None, None, None)
     return [*cleared.values(), *keys.values()]
-
-
-def _changes_several(command: Command) -> bool:
-    """Whether a command stores a key after it has changed another: if the system gives no memory, both are undone."""
-    return isinstance(command, SetMany | SetManyIfAbsent | Rename)
 
 
 def _places(journal: Journal) -> Iterable[Place]:
