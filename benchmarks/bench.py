@@ -305,7 +305,7 @@ def command_rows(run: Run, what: str, depth: int, common: bool, samples: Samples
 
 
 def redis_wire(run: Run) -> None:
-    """The same works on Redis' wire, with redis-benchmark as the generator, as it comes: its keys, its connections."""
+    """The same commands over the Redis protocol. redis-benchmark generates the load, with its keys and connections."""
     generator = shutil.which("redis-benchmark")
     if generator is None:
         run.note("skipped: redis-benchmark is not installed; on Debian: apt-get install redis-tools")
@@ -329,7 +329,7 @@ def redis_wire(run: Run) -> None:
                 run.generate(replace(server, wire="resp"), "load", keys=keys, value=value, depth=MANY)
             for depth in (1, MANY, DEEP):
                 for work in ("get", "set"):
-                    what = f"Redis' wire: {work.upper()}, {depth if depth > 1 else 'not'} in a pipeline, {value:,} B"
+                    what = f"Redis protocol: {work.upper()}, {depth if depth > 1 else 'not'} in a pipeline, {value:,} B"
                     count = max(
                         run.profile.connections * depth, run.profile.benchmark_commands // (64 if value > 4096 else 1)
                     )
@@ -337,7 +337,7 @@ def redis_wire(run: Run) -> None:
                         count = max(run.profile.connections, count // 6)
                     given = {"work": work, "depth": depth, "keys": keys, "value": value, "count": count}
                     samples = run.contest(what, {server.name: partial(measure, server, **given) for server in servers})
-                    command_rows(run, what, depth, common, samples, "Redis' wire, by redis-benchmark: ")
+                    command_rows(run, what, depth, common, samples, "Redis protocol, by redis-benchmark: ")
 
 
 def latency(run: Run, servers: Sequence[Server], tops: dict[str, float]) -> None:
@@ -481,7 +481,7 @@ def synced_writes(run: Run, servers: Sequence[Server]) -> None:
         contestants["cairn, resp"] = partial(measure, replace(ours, wire="resp"))
         samples = run.contest(what, contestants)
         for peer in peers:
-            for name, where in ((ours.name, ""), ("cairn, resp", "Redis' wire: ")):
+            for name, where in ((ours.name, ""), ("cairn, resp", "Redis protocol: ")):
                 rate, theirs = rates(samples[name]), samples[peer.name]
                 group = f"{where}SET with fsync: commands/s"
                 run.row(group, f"{where}{what}: commands/s", peer.name, "/s", rate, rates(theirs), "≥ 1.2")
@@ -512,7 +512,7 @@ def reads_among_writes(run: Run, server: Server) -> None:
     samples = run.contest(f"{server.name}: {what}", {"idle": reading, **loads})
     p99 = {name: [sample["p99_us"] for sample in rounds] for name, rounds in samples.items()}
     for name in loads:
-        shown, peer = f"{what}, {name}: p99 latency", "itself while nobody writes"
+        shown, peer = f"{what}, {name}: p99 latency", "itself without writes"
         if server.name == "cairn":
             run.row(
                 "p99 latency of GET under a full load of SETs with fsync",
@@ -884,7 +884,7 @@ def results(run: Run) -> dict[str, Any]:
                 "memory_gib": round(int(memory_total[1]) / 2**20, 1) if memory_total else None,
                 "kernel": f"{platform.system()} {platform.release()}",
             },
-            "cairnkv": {"version": VERSION, "runs_on": " on ".join(features().values()), "commit": commit()},
+            "cairnkv": {"version": VERSION, "runs_on": " path on ".join(features().values()), "commit": commit()},
             "versions": {
                 "python": platform.python_version(),
                 "redis-server": version("redis-server"),

@@ -1,4 +1,4 @@
-"""Draws the diagrams of the documents: `python docs/diagrams.py` makes an SVG of each text in docs/diagrams.
+"""Draw the diagrams of the documents: `python docs/diagrams.py` makes an SVG of each text in docs/diagrams.
 
 The first line is the title, behind a #. A line `label: box | box` is a row of boxes; a box may have a second line,
 `name / explanation`. A line that begins with > is the text at the arrow between two rows. A test checks that the

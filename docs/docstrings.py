@@ -1,4 +1,4 @@
-"""Turns the package's docstrings into Markdown for the API page: an extension of griffe, which mkdocstrings uses.
+"""Convert the package's docstrings to Markdown for the API page: an extension of griffe, which mkdocstrings uses.
 
 Docstrings are plain text: `name: meaning` at the beginning of a line describes a parameter, doctests are examples,
 and brackets are no links.
@@ -14,10 +14,10 @@ PARAMETERS = re.compile(r"(\w+(?:, \w+)*): ")
 
 
 class Docstrings(griffe.Extension):
-    """Replaces the docstring of every object that has one."""
+    """Replaces each docstring by its Markdown."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
-        """Called for each module, class, function and attribute of the package."""
+        """Replace the docstring of a module, class, function or attribute. griffe calls this method for each object."""
         if obj.docstring is not None:
             names = {parameter.name for parameter in obj.parameters} if obj.is_function else ()
             obj.docstring.value = markdown(obj.docstring.value, names)

@@ -1,7 +1,7 @@
-"""Runs a command and writes down what came of it: `python docs/record.py make test-crash CRASHES=500`.
+"""Run a command and record its result: `python docs/record.py make test-crash CRASHES=500`.
 
-For docs/guarantees.md, whose table is made from these records, so that every figure in it is of a run that was made. A
-run that fails is not written down; the same command, run again, replaces its record.
+The table of runs in docs/guarantees.md shows the records. A failed run makes no record. A later run of the same command
+replaces its record.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "runs.json"
 
 SUMMARY = re.compile(r"(?:=+ )?(\d+ passed.*? in [\d.]+s|\w+: no difference in .*)")
-"""What our commands say at their end: pytest's last line, `make fuzz`' likewise."""
+"""The last line of pytest or of `make fuzz`."""
 
 
 def main(command: list[str]) -> int:
-    """Run it, write down what came of it, and renew the documents; its exit code."""
+    """Run a command, record its result, and rewrite the documents. Return the exit code of the command."""
     if not command:
         print("record: name a command, such as: python docs/record.py make test-crash CRASHES=500", file=sys.stderr)
         return 2
@@ -34,21 +34,21 @@ def main(command: list[str]) -> int:
 
 
 def record(command: list[str], path: Path) -> int:
-    """Run it, and write down there what came of it; its exit code."""
+    """Run a command and record its result in a file. Return the exit code of the command."""
     began = time.monotonic()
-    said = ""
+    last_line = ""
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         for line in running.stdout:
             print(line, end="", flush=True)
-            said = line.strip() or said
+            last_line = line.strip() or last_line
     if running.returncode != 0:
-        print(f"record: it ended with {running.returncode}; nothing is written down", file=sys.stderr)
+        print(f"record: the command ended with exit code {running.returncode}; no record is made", file=sys.stderr)
         return running.returncode
-    summary = SUMMARY.search(said)
+    summary = SUMMARY.search(last_line)
     made = {
         "command": shlex.join(command),
-        "said": summary[1] if summary else said,
+        "said": summary[1] if summary else last_line,
         "minutes": round((time.monotonic() - began) / 60, 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit(),
@@ -61,7 +61,7 @@ def record(command: list[str], path: Path) -> int:
 
 
 def commit() -> str:
-    """The commit of this clone, and whether something was changed since; `unknown` where there is no git."""
+    """Return the commit of this clone, with `-dirty` if files have changed since; `unknown` without git."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         described = ["git", "describe", "--always", "--dirty"]
         return subprocess.run(described, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

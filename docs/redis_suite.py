@@ -17,7 +17,7 @@ def markdown(found: dict[str, Any]) -> str:
     """Format the results as tables."""
     units, baseline = found["units"], found.get("baseline", [])
     head = ["unit", "passed", "failed", "not applicable"]
-    head += ["redis-server: passed", "failed", "not reached by us"] if baseline else []
+    head += ["redis-server: passed", "failed", "not run with cairnkv"] if baseline else []
     rows: list[list[Any]] = [head, ["---"] * len(head)]
     nothing: dict[str, Any] = {}
     for unit, their in zip_longest(units, baseline, fillvalue=nothing):
@@ -26,14 +26,14 @@ def markdown(found: dict[str, Any]) -> str:
     rows.append(["all", *(sum(row[at] for row in rows[2:]) for at in range(1, len(head)))])
     out = [f"The test suite of {found['suite']}:", "", *_table(rows)]
     failed = [[f"`{unit['name']}`", test, why] for unit in units for test, why in unit["failed"].items()]
-    out += ["", "Failed:", "", *_table([["unit", "test", "because"], ["---"] * 3, *failed])] if failed else []
+    out += ["", "Failed:", "", *_table([["unit", "test", "reason"], ["---"] * 3, *failed])] if failed else []
     reasons: Counter[str] = Counter()
     for unit in units:
         reasons.update(unit["not_applicable"])
     ordered = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-    out += ["", "Not applicable:", "", *_table([["because", "tests"], ["---"] * 2, *ordered])] if ordered else []
+    out += ["", "Not applicable:", "", *_table([["reason", "tests"], ["---"] * 2, *ordered])] if ordered else []
     unfinished = [unit["name"] for unit in units if not unit["whole"]]
-    out += ["", f"Not through: {', '.join(unfinished)}"] if unfinished else []
+    out += ["", f"Incomplete: {', '.join(unfinished)}"] if unfinished else []
     return "\n".join(out)
 
 

@@ -1,6 +1,6 @@
-"""Writes the tables of the documents from the code: `python docs/tables.py`; a test says when that is due.
+"""Write the tables of the documents from the code: `python docs/tables.py`. A test fails if a table is outdated.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what stands there is replaced.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. The program replaces the text between these lines.
 """
 
 import argparse
@@ -40,18 +40,18 @@ ANSWERS = {
 
 
 def table(*rows: tuple[str, ...]) -> str:
-    """Rows, the first of them the heading, as Markdown."""
+    """Return rows as a Markdown table. The first row is the heading."""
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
 
 
 def commands() -> str:
-    """Every command of the vocabulary."""
+    """Return the table of the commands of the native protocol."""
     rows = [
         (str(spec.number), f"`{spec.usage}`", "✓" if spec.writes else "", explained(spec), ANSWERS[spec.answer])
         for spec in BY_NUMBER.values()
     ]
-    return table(("number", "arguments", "writes", "what it does", "success carries"), *rows)
+    return table(("number", "arguments", "writes", "effect", "payload of a success"), *rows)
 
 
 def explained(spec: CommandSpec) -> str:
@@ -133,22 +133,23 @@ def info() -> str:
 
 
 def failures() -> str:
-    """Every failure code."""
+    """Return the table of the failure codes."""
     rows = [
         (
             f"`{code.name}`",
             code.meaning,
             {False: "not executed (0x02)", None: "unknown (0x04)"}.get(code.executed, "executed"),
-            "closes" if code.closes else "survives",
-            ("may help later" if code.passing else "no use") + ("; another node may do it" if code.elsewhere else ""),
+            "closes" if code.closes else "stays open",
+            ("may succeed later" if code.passing else "fails again")
+            + ("; another node may succeed" if code.elsewhere else ""),
         )
         for code in CODES.values()
     ]
-    return table(("code", "meaning", "executed?", "the connection", "the same again"), *rows)
+    return table(("code", "meaning", "executed?", "connection", "a retry"), *rows)
 
 
 def wire_limits() -> str:
-    """The limits that a client has to know."""
+    """Return the table of the limits that concern clients."""
     rows = (
         ("bytes in a key", f"1 to {limits.KEY_MAX:,}", "fixed"),
         ("bytes in a value, or in any one string", f"0 to {limits.VALUE_MAX:,}", "`--max-value`"),
@@ -156,20 +157,20 @@ def wire_limits() -> str:
         (f"arguments of a command from {COUNTED_FROM} on", f"{limits.ARGUMENTS_MAX:,}", "fixed"),
         ("seconds from a frame's first byte to its last", f"{limits.FRAME_TIMEOUT:g}", "`--frame-timeout`"),
         ("seconds without a command", f"{limits.IDLE_TIMEOUT:g}", "`--idle-timeout`"),
-        ("seconds in which a client takes none of its replies", f"{limits.STALL_TIMEOUT:g}", "`--stall-timeout`"),
+        ("seconds in which a client reads none of its replies", f"{limits.STALL_TIMEOUT:g}", "`--stall-timeout`"),
         ("bytes of unfinished frames, all clients together", f"{limits.UNFINISHED_MAX:,}", "`--max-unfinished`"),
-        ("bytes of replies not taken, all clients together", f"{limits.UNSENT_MAX:,}", "`--max-unsent`"),
-        ("bytes of commands read from a client that reads no replies", f"{limits.READ_AHEAD_MAX:,}", "fixed"),
-        ("bytes of unsent replies at which the server stops reading", f"{limits.CLIENT_UNSENT_MAX:,}", "fixed"),
+        ("bytes of unsent replies, all clients together", f"{limits.UNSENT_MAX:,}", "`--max-unsent`"),
+        ("bytes of commands read ahead from one client", f"{limits.READ_AHEAD_MAX:,}", "fixed"),
+        ("bytes of unsent replies to one client before reading stops", f"{limits.CLIENT_UNSENT_MAX:,}", "fixed"),
         ("clients at once", f"{limits.CONNECTIONS_MAX:,}", "`--max-connections`"),
-        ("milliseconds in a time to live", f"1 to {limits.TTL_MAX:,}", "fixed"),
-        ("keys that one SCAN looks at", f"1 to {limits.SCAN_COUNT_MAX:,}", "fixed"),
+        ("milliseconds in a TTL", f"1 to {limits.TTL_MAX:,}", "fixed"),
+        ("keys that one SCAN examines", f"1 to {limits.SCAN_COUNT_MAX:,}", "fixed"),
     )
-    return table(("what", "default", "option"), *rows)
+    return table(("limit", "default", "option"), *rows)
 
 
 def options() -> str:
-    """Every option of the server."""
+    """Return the table of the options of the server."""
     rows = [
         (
             f"`--{name.replace('_', '-')}{' ' + option.metavar if option.metavar else ''}`",
@@ -179,16 +180,16 @@ def options() -> str:
         )
         for name, option in OPTIONS.items()
     ]
-    return table(("flag", "variable", "default", "what it says"), *rows)
+    return table(("flag", "variable", "default", "meaning"), *rows)
 
 
 def transitions() -> str:
-    """Every state of a session, and how it gets to another."""
+    """Return the table of the states of a session and their transitions."""
     rows = [
         (f"`{state.name}`: {state.value}", f"`{event.name}`: {event.value}", f"`{then.name}`")
         for (state, event), then in TRANSITIONS.items()
     ]
-    return table(("in", "on", "to"), *rows)
+    return table(("state", "event", "next state"), *rows)
 
 
 # -- clients -----------------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def clients() -> str:
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
 REDIS_GROUPS = ("string", "bitmap", "generic", "transactions", "pubsub", "connection", "server", "cluster")
-"""Groups of Redis' words, in the order of the table."""
+"""The groups of commands of the Redis protocol, in the order of the table."""
 
 REDIS_ABSENT = {
     "lists": "LPUSH RPUSH LPOP RPOP LRANGE LLEN LINDEX LREM LMOVE BLPOP BRPOP BLMOVE",
@@ -242,27 +243,27 @@ REDIS_ABSENT = {
     "streams": "XADD XREAD XRANGE XGROUP XACK",
     "scripts and functions": "EVAL EVALSHA SCRIPT FCALL FUNCTION",
     "geography, cardinality": "GEOADD GEOSEARCH PFADD PFCOUNT PFMERGE",
-    "other words on strings and bits": "LCS BITOP BITPOS BITFIELD BITFIELD_RO",
-    "other words on keys": "MOVE SWAPDB SORT SORT_RO DUMP RESTORE MIGRATE",
+    "other commands on strings and bits": "LCS BITOP BITPOS BITFIELD BITFIELD_RO",
+    "other commands on keys": "MOVE SWAPDB SORT SORT_RO DUMP RESTORE MIGRATE",
     "sharded channels": "SSUBSCRIBE SUNSUBSCRIBE SPUBLISH",
-    "users and rights": "ACL",
+    "users and permissions": "ACL",
     "several servers": "CLUSTER ASKING REPLICAOF SLAVEOF PSYNC SYNC FAILOVER WAITAOF",
     "disk": "BGREWRITEAOF",
-    "looking inside": "MONITOR SLOWLOG LATENCY DEBUG MODULE LOLWUT",
-    "behind words that are served": "CLIENT|TRACKING CLIENT|CACHING CLIENT|PAUSE CLIENT|UNPAUSE CLIENT|UNBLOCK "
+    "diagnosis": "MONITOR SLOWLOG LATENCY DEBUG MODULE LOLWUT",
+    "subcommands": "CLIENT|TRACKING CLIENT|CACHING CLIENT|PAUSE CLIENT|UNPAUSE CLIENT|UNBLOCK "
     "OBJECT|FREQ OBJECT|IDLETIME OBJECT|REFCOUNT MEMORY|STATS MEMORY|DOCTOR COMMAND|GETKEYSANDFLAGS CONFIG|REWRITE "
     "PUBSUB|SHARDCHANNELS PUBSUB|SHARDNUMSUB",
 }
-"""Words of Redis that are not served, by what they are about."""
+"""Commands of Redis that the server does not support, by subject."""
 
 
-def redis_words() -> str:
-    """Every word of Redis that means something by itself, in its groups."""
-    words = [spec for spec in command_docs.every() if spec.on_keys or spec.in_conversation]
-    words.sort(key=lambda spec: REDIS_GROUPS.index(spec.group))  # within a group as declared, like beside like
+def redis_commands() -> str:
+    """Return the table of the commands of the Redis protocol, by group."""
+    specs = [spec for spec in command_docs.every() if spec.on_keys or spec.in_conversation]
+    specs.sort(key=lambda spec: REDIS_GROUPS.index(spec.group))  # within a group in the order of the declarations
     return table(
-        ("word", "arguments", "group", "since", "what it does"),
-        *((_redis_name(spec), _code(spec.syntax), spec.group, spec.since, _cell(spec.summary)) for spec in words),
+        ("command", "arguments", "group", "since", "effect"),
+        *((_redis_name(spec), _code(spec.syntax), spec.group, spec.since, _cell(spec.summary)) for spec in specs),
     )
 
 
@@ -279,22 +280,22 @@ def _cell(text: str) -> str:
 
 
 def redis_absent() -> str:
-    """What is not served."""
+    """Return the table of unsupported commands of Redis."""
     rows = [
-        (about, ", ".join(f"`{spec.replace('|', ' ')}`" for spec in words.split()))
-        for about, words in REDIS_ABSENT.items()
+        (subject, ", ".join(f"`{name.replace('|', ' ')}`" for name in names.split()))
+        for subject, names in REDIS_ABSENT.items()
     ]
-    return table(("about", "words, among others"), *rows)
+    return table(("subject", "unsupported commands, among others"), *rows)
 
 
 def redis_differences() -> str:
-    """What is otherwise than in Redis, and why."""
+    """Return the table of the differences between cairnkv and Redis."""
     rows = [(_cell(it.what), _cell(it.reason), "✓" if it.shown else "") for it in KNOWN_DIFFERENCES]
-    return table(("what", "why", "shown"), *rows)
+    return table(("difference", "reason", "tested"), *rows)
 
 
 def redis_clients() -> str:
-    """The clients that tests speak with, by what the tests say of themselves."""
+    """Return the table of the tested Redis clients, from the docstrings of their tests."""
     files = sorted((ROOT / "tests" / "clients").glob("test_*.py"))
     docs = {file: ast.get_docstring(ast.parse(file.read_text())) or "" for file in files}
     return table(
@@ -304,43 +305,43 @@ def redis_clients() -> str:
 
 
 def redis_suite() -> str:
-    """The last recorded count of Redis' own test suite."""
+    """Return the tables of the last recorded run of Redis' test suite."""
     if not suite.RECORD.exists():
-        return "no count yet: run make test-redis-suite SUITE=DIR SUITE_FLAGS=--record"
+        return "no recorded run; run make test-redis-suite SUITE=DIR SUITE_FLAGS=--record"
     return suite.markdown(json.loads(suite.RECORD.read_text()))
 
 
 # -- guarantees --------------------------------------------------------------------------------------------------------
 
 RUNS = ROOT / "docs" / "runs.json"
-"""What `docs/record.py` has written down."""
+"""The file that `docs/record.py` writes."""
 
 
 def runs() -> str:
-    """The runs that were written down."""
+    """Return the table of the recorded runs."""
     if not RUNS.exists():
-        return "no run is written down yet"
+        return "no recorded run"
     rows = [
         (f"`{it['command']}`", it["said"], f"{it['minutes']:g} min", it["date"], f"`{it['commit']}`", it["machine"])
         for it in json.loads(RUNS.read_text())
     ]
-    return table(("command", "what it said at its end", "took", "on", "commit", "machine"), *rows)
+    return table(("command", "last line of its output", "duration", "date", "commit", "computer"), *rows)
 
 
 # -- performance -------------------------------------------------------------------------------------------------------
 
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
-"""What `make bench` found when it last ran."""
+"""The results of the last `make bench`."""
 
 
 def performance() -> str:
-    """Every row of the last `make bench`, and its picture."""
+    """Return the table of all rows of the last `make bench`, and its chart."""
     found = figures(lambda rows: rows)
     return f"{found}\n\n![Ratios and targets](../benchmarks/results/latest.svg)" if RESULTS.exists() else found
 
 
 def headlines() -> str:
-    """One row for each target of the last `make bench`: of the rows that share it, the one that meets it least."""
+    """Return the table with one row for each target of the last `make bench`: the row with the worst result."""
     return figures(worst)
 
 
@@ -350,7 +351,7 @@ SUMMARY = (
     ("asyncio client, 100 tasks: GET/s", "redis-py asyncio"),
     ("embedded get: calls/s", "diskcache"),
 )
-"""The rows of README, by what they measure and against whom: the server, the slowest of it, the clients, a program."""
+"""The rows of README, by measurement and peer: the server, its worst result, a client, an embedded store."""
 
 
 def summary() -> str:
@@ -359,13 +360,13 @@ def summary() -> str:
 
 
 CLUSTER = ROOT / "benchmarks" / "results" / "cluster" / "latest.json"
-"""What that part of it found when it last ran by itself."""
+"""The results of the last separate run of the cluster benchmarks."""
 
 CLUSTER_COMMAND = "python benchmarks/bench.py --only cluster --output benchmarks/results/cluster"
 
 
 def cluster() -> str:
-    """Every row of the last run of that part alone."""
+    """Return the table of all rows of the last separate run of the cluster benchmarks."""
     return figures(lambda rows: rows, CLUSTER, CLUSTER_COMMAND)
 
 
@@ -374,10 +375,13 @@ def figures(
     path: Path | None = None,
     command: str = "make bench",
 ) -> str:
-    """Some rows of what a command has found, with where and when that was; path: None is that of `make bench`."""
+    """Return the table of chosen rows of a command's results, with computer, date and versions.
+
+    path: the file with the results; None: that of `make bench`.
+    """
     path = path or RESULTS
     if not path.exists():
-        return f"no figures yet: run {command}"
+        return f"no results; run {command}"
     results = json.loads(path.read_text())
     rows = [
         (
@@ -400,19 +404,19 @@ def figures(
         f"cores of {machine['processor']}, {machine['kernel']}; cairnkv {ours['version']}, "
         f"{ours['runs_on']}; {versions}."
     )
-    heading = ("what", "against", "cairnkv", "theirs", "ratio", "spread", "target", "")
-    left_out = [f"Not in it: {note}." for note in results["notes"]]
+    heading = ("measurement", "peer", "cairnkv", "peer's result", "ratio", "spread", "target", "")
+    left_out = [f"Omitted: {note}." for note in results["notes"]]
     return "\n\n".join([table(heading, *rows), where, *left_out])
 
 
 def measured(figure: float, unit: str) -> str:
-    """A figure with its unit, in three digits or in whole numbers."""
+    """Return a figure with its unit, in three digits or in whole numbers."""
     text = f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
     return f"{text}{'' if unit.startswith('/') else ' '}{unit}"
 
 
 def worst(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the rows with the same group, peer and target the one that is furthest on the wrong side of it."""
+    """Return, for each group, peer and target, the row whose result is the worst relative to the target."""
     chosen: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in rows:
         if row["target"] is None:
@@ -427,11 +431,11 @@ def worst(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # -- the cluster -------------------------------------------------------------------------------------------------------
 
 PARTITION = ROOT / "benchmarks" / "results" / "partition.json"
-"""What `benchmarks/partition.py --write` found."""
+"""The results of `benchmarks/partition.py --write`."""
 
 
 def partition() -> str:
-    """Every placement on every number of machines, and what they were simulated with."""
+    """Return the table of each placement on each number of machines, and the parameters of the simulation."""
     found = json.loads(PARTITION.read_text())
     shown = ("slots", "weighted", "keys", "heat", "copies", "join", "join_copies", "leave")
     rows = [
@@ -444,8 +448,8 @@ def partition() -> str:
     ]
     made = found["made"]
     where = (
-        f"`python benchmarks/partition.py --write`: {made['slots']:,} slots, {made['keys']:,} keys, of whose load the "
-        f"key of rank r has 1 / r^{made['zipf']:g}: the hottest slot alone has {made['hottest']:.1%} of it. "
+        f"`python benchmarks/partition.py --write`: {made['slots']:,} slots, {made['keys']:,} keys. The key of rank r "
+        f"has a load of 1 / r^{made['zipf']:g}; the slot with the highest load has {made['hottest']:.1%} of the total. "
         f"Seed {made['seed']}."
     )
     heading = ("slots", "unequal machines", "keys", "uneven load", "copies", "join", "join: copies", "leave")
@@ -467,7 +471,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "redis_clients": redis_clients,
     "redis_differences": redis_differences,
     "redis_suite": redis_suite,
-    "redis_words": redis_words,
+    "redis_commands": redis_commands,
     "runs": runs,
     "summary": summary,
     "transitions": transitions,
@@ -476,12 +480,12 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def renewed(document: str) -> str:
-    """A document with its tables as the code has them now."""
+    """Return a document with current tables."""
     return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", document)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Rewrite the outdated documents and print their names; with --check, make every table and write none."""
+    """Rewrite the outdated documents and print their names. With --check, make every table and write none."""
     parser = argparse.ArgumentParser(
         prog="python docs/tables.py", description="write the documents' tables from the code"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 RETIRED_TEXT = """
-Accelerator ArticleAccelerator ArticleConversation Deferred Dialect DiskLog Durable Gathering HeldRun HotClock HotTable
+Accelerator ArticleAccelerator ArticleConversation Deferred Dialect DiskLog Gathering HeldRun HotClock HotTable
 LateLog LogListener LogRefused Postponed ProcessLog ProposedRun ProposingAccelerator RedisAccelerator
 RedisConversation SaidOnce Surroundings UseOrder
 

@@ -117,7 +117,7 @@ def test_what_is_kept_is_kept_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_figures_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = loaded(ROOT / "docs" / "tables.py")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "latest.json")
-    assert tables.performance() == tables.headlines() == "no figures yet: run make bench"
+    assert tables.performance() == tables.headlines() == "no results; run make bench"
 
 
 def test_what_is_asked_for_is_understood(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_runs_are_written_down_if_they_end_well(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(documents := tables(), "RUNS", path)
     assert "| 3 passed, 1 skipped in 2.25s |" in documents.runs()
     path.unlink()
-    assert documents.runs() == "no run is written down yet"
+    assert documents.runs() == "no recorded run"
 
 
 # -- the protocol page -----------------------------------------------------------------------------------------------

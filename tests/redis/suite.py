@@ -65,34 +65,37 @@ TEXT = 200
 """Characters of a failure that are kept."""
 
 NOT_APPLICABLE = (
-    (r"unknown command '(\w+)'", "needs {0}, which there is not"),
-    (r"unknown subcommand '(\w[\w-]*)'", "needs a subcommand {0}, which there is not"),
-    (r"option or number of arguments for CONFIG SET - '([\w-]+)'", "sets the configuration {0}, which there is not"),
-    (r"argument '([\w-]+)'\) - can't set immutable config", "sets the configuration {0}, which is fixed here"),
-    (r"d command specified", "asks about a command which there is not"),
+    (r"unknown command '(\w+)'", "needs {0}, which cairnkv lacks"),
+    (r"unknown subcommand '(\w[\w-]*)'", "needs the subcommand {0}, which cairnkv lacks"),
+    (r"option or number of arguments for CONFIG SET - '([\w-]+)'", "sets the configuration {0}, which cairnkv lacks"),
+    (
+        r"argument '([\w-]+)'\) - can't set immutable config",
+        "sets the configuration {0}, which cairnkv fixes at its start",
+    ),
+    (r"d command specified", "asks about a command that cairnkv lacks"),
     (r"DEBUG command not allowed", "needs DEBUG"),
 )
 """Patterns in a failure that say that a test asks for something that is not there, and the reason that is given."""
 
 NOT_ASKED_OF_US = (
-    (r".* command is marked with movablekeys", "asks about a command which there is not"),
+    (r".* command is marked with movablekeys", "asks about a command that cairnkv lacks"),
     (
         r"COMMAND LIST FILTERBY (ACLCAT|PATTERN) - list all commands/subcommands",
-        "asks about a command which there is not",
+        "asks about a command that cairnkv lacks",
     ),
-    (r"CONFIG SET rollback on apply error", "sets the configuration PORT, which is fixed here"),
-    (r"CONFIG GET multiple args", "asks for the configuration SLAVEOF, which there is not"),
-    (r"CONFIG GET hidden configs", "asks for a configuration that is for tests of Redis only"),
-    (r"info command with .*", "needs INFO commandstats, which there is not"),
-    (r"command stats for .*", "needs INFO commandstats, which there is not"),
+    (r"CONFIG SET rollback on apply error", "sets the configuration PORT, which cairnkv fixes at its start"),
+    (r"CONFIG GET multiple args", "asks for the configuration SLAVEOF, which cairnkv lacks"),
+    (r"CONFIG GET hidden configs", "asks for a configuration that only tests of Redis use"),
+    (r"info command with .*", "needs INFO commandstats, which cairnkv lacks"),
+    (r"command stats for .*", "needs INFO commandstats, which cairnkv lacks"),
 )
 """The same by the names of tests, where the failure does not say it."""
 
 REASONS = {
-    "PEXPIREAT with big integer works": "a time beyond 2^53 ms, which is refused",
-    "Protocol desync regression test #1": "the first byte is a zero, which begins the article's wire",
-    "Protocol desync regression test #3": "the first byte is `$`, which begins the article's wire",
-    "CLIENT LIST": "expects the command itself in the query buffer, which is empty here by then: `qbuf=26`",
+    "PEXPIREAT with big integer works": "cairnkv refuses times beyond 2^53 ms",
+    "Protocol desync regression test #1": "the first byte is zero, so the connection uses the native protocol",
+    "Protocol desync regression test #3": "the first byte is `$`, so the connection uses the native protocol",
+    "CLIENT LIST": "expects the command itself in the query buffer (`qbuf=26`); in cairnkv the buffer is already empty",
     "CLIENT INFO": "as `CLIENT LIST`",
 }
 """Why tests fail that go on failing."""

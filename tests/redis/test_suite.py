@@ -57,7 +57,7 @@ def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
     assert unit.rounds == 2
     assert unit.passed == ["GET (of nothing)", "the last"]
     assert unit.failed == {"INCR it": "Expected '1' to be equal to '2'"}
-    assert unit.not_applicable.pop("LIST it") == "needs LPUSH, which there is not"
+    assert unit.not_applicable.pop("LIST it") == "needs LPUSH, which cairnkv lacks"
     assert unit.not_applicable.pop("WAIT for it").startswith("ends or stops the unit: stood still")
     assert unit.not_applicable.pop("DEBUG it") == "Tag: needs:debug denied"
     assert sorted(unit.not_applicable.values()) == ["Not supported on external server", "Tag: needs:repl denied"]
