@@ -15,7 +15,7 @@ from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
 from cairnkv.commands import OK, InMemory
 from cairnkv.protocol.native import CommandFlag
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from cairnkv.testing import RunningServer, running_server
 from tests.support.late_storage import LateStorage
 from tests.support.scripted import Conversation, scripted
@@ -107,7 +107,7 @@ async def test_the_same_with_asyncio(server: RunningServer, storage: LateStorage
 
 
 def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> None:
-    kv = Embedded(Store(storage=storage), Text(), Text())
+    kv = Embedded(LocalStore(storage=storage), Text(), Text())
     quick = kv.durability("memory")
     quick["k"] = "1"
     assert quick.swap("k", "2") == "1"
@@ -120,7 +120,7 @@ def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> N
 
 
 async def test_the_same_awaited(storage: LateStorage) -> None:
-    async with AsyncEmbedded(Store(storage=storage), Text(), Text()).durability("memory") as quick:
+    async with AsyncEmbedded(LocalStore(storage=storage), Text(), Text()).durability("memory") as quick:
         assert await quick.incr("n") == 1
         storage.commit()
         assert await quick.get("n") == "1"
@@ -168,7 +168,7 @@ def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to(
 
 
 def test_it_shows_what_it_is(storage: LateStorage) -> None:
-    kv = Embedded(Store(storage=storage), Text(), Text())
+    kv = Embedded(LocalStore(storage=storage), Text(), Text())
     assert repr(kv.durability("memory")) == "<cairnkv.Embedded>.durability('memory')"
     assert kv.durability("committed") is kv.durability("memory").durability("committed") is kv
 

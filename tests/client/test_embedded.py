@@ -15,7 +15,7 @@ import cairnkv
 from cairnkv.client.aio.embedded import AsyncEmbedded
 from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from cairnkv.testing import ManualClock
 from tests.support.late_storage import LateStorage
 
@@ -244,7 +244,7 @@ def in_turn(kv: Any, function: Callable[[], object]) -> None:
 
 def test_a_write_returns_when_its_log_has_it() -> None:
     storage = LateStorage()
-    store = Store(storage=storage)
+    store = LocalStore(storage=storage)
     kv = Embedded(store, Text(), Text())
     done = threading.Event()
 
@@ -267,7 +267,7 @@ async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
     import asyncio
 
     storage = LateStorage()
-    kv = AsyncEmbedded(Store(storage=storage), Text(), Text())
+    kv = AsyncEmbedded(LocalStore(storage=storage), Text(), Text())
     write = asyncio.ensure_future(kv.set("k", "v"))
     read = asyncio.ensure_future(kv.get("k"))
     await asyncio.sleep(0.02)
@@ -285,7 +285,7 @@ async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
 
 def test_a_loop_that_is_gone_keeps_nobody_else_from_being_told() -> None:
     storage = LateStorage()
-    kv: AsyncEmbedded[str, str] = AsyncEmbedded(Store(storage=storage), Text(), Text())
+    kv: AsyncEmbedded[str, str] = AsyncEmbedded(LocalStore(storage=storage), Text(), Text())
 
     async def impatient() -> None:
         with pytest.raises(TimeoutError):

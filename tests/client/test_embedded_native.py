@@ -21,7 +21,7 @@ from cairnkv.client.embedded import CALLS_PER_SLICE, Embedded
 from cairnkv.client.opening import embedded
 from cairnkv.engine import Database
 from cairnkv.limits import KEY_MAX, VALUE_MAX
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 
@@ -53,7 +53,10 @@ class Twins:
     def __init__(self, codec: CodecName = "text") -> None:
         self.clock = HandClock()
         keys, values = key_codec(codec), value_codec(codec)
-        self.stores = Embedded(Store(clock=self.clock), keys, values), embedded(Store(clock=self.clock), keys, values)
+        self.stores = (
+            Embedded(LocalStore(clock=self.clock), keys, values),
+            embedded(LocalStore(clock=self.clock), keys, values),
+        )
 
     @property
     def direct_calls(self) -> int:
@@ -228,11 +231,11 @@ class TestWhatTheyAre:
 
     def test_a_store_of_another_kind_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         keys, values = key_codec("text"), value_codec("text")
-        assert type(embedded(Store(memory_limit=10**9), keys, values)) is Embedded
-        assert type(embedded(Store(storage=LateStorage()), keys, values)) is Embedded
-        assert type(embedded(Store(), keys, values)) is not Embedded
+        assert type(embedded(LocalStore(memory_limit=10**9), keys, values)) is Embedded
+        assert type(embedded(LocalStore(storage=LateStorage()), keys, values)) is Embedded
+        assert type(embedded(LocalStore(), keys, values)) is not Embedded
         monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-        assert type(embedded(Store(), keys, values)) is Embedded
+        assert type(embedded(LocalStore(), keys, values)) is Embedded
 
     def test_threads_at_both_ways_at_once(self) -> None:
         kv = cairnkv.open(codec="text")
@@ -338,7 +341,7 @@ class TestOnDisk:
 
     def test_what_is_uncommitted_is_not_shown(self) -> None:
         storage = LateStorage(keeps_effects=True)
-        kv: Any = embedded(Store(storage=storage), key_codec("text"), value_codec("text"))
+        kv: Any = embedded(LocalStore(storage=storage), key_codec("text"), value_codec("text"))
         assert kv.durability("memory").set("a", "1") is True
         seen: list[object] = []
         reading = threading.Thread(target=lambda: seen.append(outcome(lambda store: store.get("a"), kv)))

@@ -21,7 +21,7 @@ import cairnkv
 from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
 from cairnkv.client.opening import embedded
-from cairnkv.store import Store, WhenFull
+from cairnkv.store import LocalStore, WhenFull
 from tests.support import interrupting
 from tests.support.clock import HandClock
 from tests.support.interrupting import LEAST_POINTS, Interruption, Points, at_each_point, interrupt
@@ -48,15 +48,15 @@ CALLS: dict[str, Callable[[Any], object]] = {
 
 
 def in_memory(clock: HandClock) -> Embedded[str, str]:
-    return Embedded(Store(clock=clock), Text(), Text())
+    return Embedded(LocalStore(clock=clock), Text(), Text())
 
 
 def direct(clock: HandClock) -> Embedded[str, str]:
-    return embedded(Store(clock=clock), Text(), Text())
+    return embedded(LocalStore(clock=clock), Text(), Text())
 
 
 def evicting(clock: HandClock) -> Embedded[str, str]:
-    return Embedded(Store(clock=clock, memory_limit=100_000, when_full=WhenFull.EVICT), Text(), Text())
+    return Embedded(LocalStore(clock=clock, memory_limit=100_000, when_full=WhenFull.EVICT), Text(), Text())
 
 
 def filled(kv: Any) -> Any:
@@ -162,9 +162,9 @@ def test_repair_that_is_interrupted_is_made_again(make: Callable[[HandClock], Em
 
 def test_call_that_evicts_many_keys_notes_the_use_of_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = list[object]()
-    note_change = Store._note_change
-    monkeypatch.setattr(Store, "_note_change", lambda *args: (noted.append(args), note_change(*args))[1])
-    kv: Any = Embedded(Store(memory_limit=1_000_000, when_full=WhenFull.EVICT), Text(), Text())
+    note_change = LocalStore._note_change
+    monkeypatch.setattr(LocalStore, "_note_change", lambda *args: (noted.append(args), note_change(*args))[1])
+    kv: Any = Embedded(LocalStore(memory_limit=1_000_000, when_full=WhenFull.EVICT), Text(), Text())
     for number in range(3_000):
         kv.set(f"key:{number}", "v" * 100)
     before = kv.info()["evicted_keys"]

@@ -25,7 +25,7 @@ from cairnkv.client.opening import new_store
 from cairnkv.client.pipeline import Pipeline
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
-from cairnkv.store import PendingReply, Store, WhenFull
+from cairnkv.store import LocalStore, PendingReply, WhenFull
 from cairnkv.testing import ManualClock, RunningServer, running_server
 from tests.conformance import redis_way
 from tests.support import nats
@@ -233,7 +233,7 @@ MEMORY_LIMIT = 100 * MIB
 class Cooled:
     """The methods of a store on disk none of whose values are in memory when one is called."""
 
-    def __init__(self, store: Any, engine: Store, call: Callable[[Callable[[], None]], Any]) -> None:
+    def __init__(self, store: Any, engine: LocalStore, call: Callable[[Callable[[], None]], Any]) -> None:
         """call: calls a function in the thread that uses the engine."""
         self._store = store
         self._engine = engine

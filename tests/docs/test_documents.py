@@ -16,7 +16,7 @@ import pytest
 import cairnkv
 from cairnkv.session import Session, State
 from cairnkv.session.resp import command_docs
-from cairnkv.store import Store, wall_clock
+from cairnkv.store import LocalStore, wall_clock
 from cairnkv.testing import running_server
 from tests.support.readme import transcript, typed
 
@@ -169,7 +169,7 @@ def conversation() -> list[tuple[bytes, bytes]]:
 def test_the_conversation_on_the_protocol_page() -> None:
     turns = conversation()
     assert len(turns) >= 8
-    session = Session(Store(), wake=lambda: None)
+    session = Session(LocalStore(), wake=lambda: None)
     for said, answered in turns:
         session.receive(said)
         session.advance()

@@ -24,7 +24,7 @@ from cairnkv.protocol import (
     write_response,
 )
 from cairnkv.session import Session, State
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 
 _FILE = json.loads((Path(__file__).parent.parent / "vectors" / "wire-vectors.json").read_text())
 
@@ -128,10 +128,10 @@ class TestResponses:
 _PING = b"still there?"
 
 
-def _conversation(vector: dict[str, Any], cutting: Any, *, pinned: bool) -> tuple[list[Response], Session, Store]:
+def _conversation(vector: dict[str, Any], cutting: Any, *, pinned: bool) -> tuple[list[Response], Session, LocalStore]:
     """What comes back to a bad frame and a PING behind it."""
     width = 4 if "four-byte" in vector["name"] else 2
-    store = Store(clock=lambda: 1)
+    store = LocalStore(clock=lambda: 1)
     session = Session(store, wake=lambda: None, width=width if pinned else None)
     ping = write_command(BY_NAME["PING"].command.from_arguments([_PING]), width=width)
     answers = ResponseDecoder()

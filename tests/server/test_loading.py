@@ -16,7 +16,7 @@ from cairnkv.protocol import write_command
 from cairnkv.server.server import Server
 from cairnkv.server.settings import Settings
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from cairnkv.testing import ManualClock
 from tests.storage.test_disk import PATIENCE, Faulty
 from tests.support.raw import ServerProcess
@@ -36,7 +36,7 @@ class Slow(Faulty):
             yield item
 
 
-def slow_store(directory: Path, released: threading.Event) -> Store:
+def slow_store(directory: Path, released: threading.Event) -> LocalStore:
     with cairnkv.open(directory, codec="bytes", sync="none") as kv:
         for first in range(0, RECORDS, 20_000):
             kv.set_many({b"%06d" % number: b"v" for number in range(first, first + 20_000)})
@@ -46,7 +46,7 @@ def slow_store(directory: Path, released: threading.Event) -> Store:
         engine.released = released
         return engine
 
-    return Store(storage=DiskStorage(directory, new_engine=new_engine), clock=ManualClock(), loads_later=True)
+    return LocalStore(storage=DiskStorage(directory, new_engine=new_engine), clock=ManualClock(), loads_later=True)
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ from cairnkv.client.embedded import Embedded
 from cairnkv.commands import Append, Command, Get, Rename, SetBit, SetMany, SetManyIfAbsent, SetRange
 from cairnkv.engine import Database
 from cairnkv.limits import MIB
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from tests.session.talk import Talk
 from tests.support.raw import RawClient, ServerProcess
 from tests.support.raw_resp import Peer
@@ -115,7 +115,7 @@ def test_embedded_command_without_memory_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, command: Command, puts: int
 ) -> None:
     poor = Poor(monkeypatch)
-    kv = Embedded(Store(), Bytes(), Bytes())
+    kv = Embedded(LocalStore(), Bytes(), Bytes())
     kv[b"k"] = b"v"
     poor.left = puts
     reply = kv._shared.execute(command)

@@ -8,7 +8,7 @@ from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MA
 from cairnkv.protocol import Response, write_command, write_response
 from cairnkv.session import Session, State
 from cairnkv.session.conversation import WORDS_PER_COST
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from tests.session.talk import Talk
 from tests.support.late_storage import LateStorage
 
@@ -205,7 +205,7 @@ def test_what_is_buffered_is_what_was_not_executed() -> None:
 def test_bytes_of_replies_that_wait_for_the_log_are_bounded() -> None:
     """Long values that are overwritten while they wait are kept by nothing but their replies."""
     storage = LateStorage()
-    session = Session(Store(storage=storage), wake=lambda: None)
+    session = Session(LocalStore(storage=storage), wake=lambda: None)
     value = bytes(UNSENT_PAUSE // 4)
     both = Set(b"k", value), Get(b"k")
     session.receive(b"".join(write_command(command) for _ in range(50) for command in both))

@@ -8,7 +8,7 @@ import pytest
 from cairnkv.commands import Command, Count, Failure, Get, Ping, Reply, Set, failures
 from cairnkv.limits import COMMANDS_PER_TURN, UNSENT_PAUSE
 from cairnkv.session import TRANSITIONS, Event, Session, State
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import LocalStore, PendingReply
 from tests.session.talk import Talk
 from tests.support.clock import HandClock
 
@@ -196,7 +196,7 @@ class TestFailures:
         assert talk.payloads() == [b"BUSY no room"]
 
     def test_of_ours_end_the_conversation_and_no_other(self, caplog: pytest.LogCaptureFixture) -> None:
-        class Broken(Store):
+        class Broken(LocalStore):
             def execute(self, command: Command) -> Reply | PendingReply:
                 if isinstance(command, Count):
                     raise RuntimeError("a fault of ours")

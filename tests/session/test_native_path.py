@@ -34,7 +34,7 @@ from cairnkv.commands import (
 from cairnkv.engine.table import BUCKET_KEYS, crc
 from cairnkv.protocol import Limits, StatusByte, write_command
 from cairnkv.protocol.native import Width
-from cairnkv.store import Store, WhenFull
+from cairnkv.store import LocalStore, WhenFull
 from tests.support.lives import flipped, lively_frame
 from tests.support.strategies import commands
 from tests.support.twins import Twins
@@ -186,9 +186,9 @@ class TestWhatItIs:
     def test_a_store_that_needs_a_look_at_each_command_turns_it_off(self) -> None:
         from cairnkv.session.native.frames_native import NativeFrameExecutor
 
-        store = Store(memory_limit=10**9)
+        store = LocalStore(memory_limit=10**9)
         frame_executor = NativeFrameExecutor(store.database, store.log_clock)
-        store.count_also(frame_executor)
+        store.add_executor(frame_executor)
         assert frame_executor.off
         store.limit_memory(None, WhenFull.REFUSE)
         assert not frame_executor.off
@@ -247,7 +247,7 @@ class TestWithinARun:
             refused.append(str(caught.value))
             return 1
 
-        store = Store()
+        store = LocalStore()
         frame_executor = NativeFrameExecutor(store.database, clock)
         assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES)
         assert frame_executor.output().endswith(b"\0\0\0\1v")
@@ -265,7 +265,7 @@ class TestWithinARun:
                 buffer.clear()
             return 1
 
-        frame_executor = NativeFrameExecutor(Store().database, clock)
+        frame_executor = NativeFrameExecutor(LocalStore().database, clock)
         assert self.run(frame_executor, buffer) == len(self.FRAMES)
         buffer.clear()  # it is free again
 
@@ -279,7 +279,7 @@ class TestWithinARun:
                 raise time
             return time
 
-        frame_executor = NativeFrameExecutor(Store().database, clock)
+        frame_executor = NativeFrameExecutor(LocalStore().database, clock)
         with pytest.raises(OSError, match="no clock"):
             self.run(frame_executor, self.FRAMES)
         assert self.run(frame_executor, self.FRAMES) == len(self.FRAMES)

@@ -9,7 +9,7 @@ from cairnkv.commands import Clear, Command, Count, Get, Incr, Info, Ping, Set
 from cairnkv.protocol import write_command
 from cairnkv.protocol.native import CommandFlag
 from cairnkv.session import State
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from tests.session.talk import Talk
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
@@ -45,7 +45,7 @@ def test_a_command_behind_one_that_waits_is_executed_meanwhile() -> None:
 def test_a_session_waits_for_its_own_first_reply_though_later_ones_are_ready() -> None:
     """Another session's commits free its later reply first."""
     storage = LateStorage()
-    store = Store(storage=storage, clock=HandClock())
+    store = LocalStore(storage=storage, clock=HandClock())
     one, other = Talk(store=store), Talk(store=store)
     other.send(Set(b"a", b"1"))
     one.send(Set(b"b", b"2"))
@@ -81,7 +81,7 @@ def test_an_unknown_outcome_is_said_as_such_of_writes_only() -> None:
 
 def test_a_write_to_which_memory_is_enough_waits_for_its_turn_only() -> None:
     storage = LateStorage()
-    store = Store(storage=storage, clock=HandClock())
+    store = LocalStore(storage=storage, clock=HandClock())
     one, other = Talk(store=store), Talk(store=store)
     quick = write_command(Set(b"k", b"2"), flags=CommandFlag.MEMORY_IS_ENOUGH)
     one.send(quick)
@@ -140,7 +140,7 @@ def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
     enough: for which commands memory is safe enough.
     """
     storage = LateStorage()
-    store = Store(storage=storage, clock=HandClock())
+    store = LocalStore(storage=storage, clock=HandClock())
     talks = [Talk(store=store) for _ in range(3)]
     sent: list[list[Command]] = [[], [], []]
     heard: list[list[bytes]] = [[], [], []]

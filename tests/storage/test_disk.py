@@ -18,7 +18,7 @@ from cairnkv.storage.record_format import FORMAT_KEY, PART, PART_BYTES, part_key
 from cairnkv.storage.rocksdb import Batch, RocksEngine, open_rocksdb
 from cairnkv.storage.sync import Sync
 from cairnkv.storage.writer import COMMIT_BYTES
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import LocalStore, PendingReply
 from cairnkv.testing import ManualClock, running_server
 
 PATIENCE = 20.0
@@ -127,7 +127,7 @@ class OnDisk:
             self.engine = Faulty(path)
             return self.engine
 
-        self.store = Store(
+        self.store = LocalStore(
             storage=DiskStorage(directory, sync=Sync.parse(sync), gather=gather, new_engine=new_engine),
             clock=clock or ManualClock(),
             memory_limit=memory_limit,

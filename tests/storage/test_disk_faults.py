@@ -34,7 +34,7 @@ from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import PART, PART_BYTES
 from cairnkv.storage.rocksdb import open_rocksdb
 from cairnkv.storage.space import Space
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import LocalStore, PendingReply
 from cairnkv.testing import ManualClock
 from tests.storage.test_disk import PATIENCE, Faulty, OnDisk
 from tests.storage.test_disk_machine import DATABASES, WRITES
@@ -299,7 +299,7 @@ def test_a_store_that_is_closed_before_it_has_begun_keeps_its_time(tmp_path: Pat
         disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
         clock.advance(1)
         disk.reply(disk.store.execute(Get(b"a")))
-    store = Store(storage=DiskStorage(tmp_path / "data"), clock=clock, loads_later=True)
+    store = LocalStore(storage=DiskStorage(tmp_path / "data"), clock=clock, loads_later=True)
     store.load()
     store.close()
     clock.advance(-1)

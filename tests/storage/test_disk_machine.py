@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cairnkv.commands import ClearAll, Command, Failure, Get, Step
-from cairnkv.store import PendingRead, Store, WhenFull
+from cairnkv.store import LocalStore, PendingRead, WhenFull
 from cairnkv.store.local import TIME_AHEAD_MS
 from cairnkv.testing import ManualClock
 from tests.storage.test_disk import OnDisk
@@ -36,7 +36,7 @@ class DiskMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.set_back = 0
         self.disk = self.opened()
-        self.memory = Store(clock=self.clock)
+        self.memory = LocalStore(clock=self.clock)
 
     def opened(self) -> OnDisk:
         return OnDisk(self.directory / "data", clock=self.clock, sync="none", memory_limit=self.memory_limit)

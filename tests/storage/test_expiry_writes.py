@@ -94,9 +94,9 @@ def test_a_value_that_is_set_again_in_a_transaction_is_written(tmp_path: Path) -
     """Several changes of one key in one entry: the expiry is that of the new value."""
     from cairnkv.commands import Expire, Set, Step
     from cairnkv.storage.disk import DiskStorage
-    from cairnkv.store import Store
+    from cairnkv.store import LocalStore
 
-    store = Store(storage=DiskStorage(tmp_path / "data"), clock=ManualClock())
+    store = LocalStore(storage=DiskStorage(tmp_path / "data"), clock=ManualClock())
     store.execute_all([Step(0, Set(b"k", LARGE[:MIB])), Step(0, Expire(b"k", 50_000))])
     store.execute_all([Step(0, Expire(b"k", 90_000)), Step(0, Set(b"k", LARGE[MIB:])), Step(0, Expire(b"k", 70_000))])
     store.close()

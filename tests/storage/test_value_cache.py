@@ -54,7 +54,7 @@ from cairnkv.session import Session
 from cairnkv.session.context import ServerContext
 from cairnkv.session.native_path import native_frame_executor
 from cairnkv.storage.record_format import PART_BYTES, record_key
-from cairnkv.store import PendingRead, PendingReply, Store, WhenFull, value_cache
+from cairnkv.store import LocalStore, PendingRead, PendingReply, WhenFull, value_cache
 from cairnkv.testing import ManualClock, running_server
 from tests.session.talk import Talk
 from tests.storage.test_disk import PATIENCE, OnDisk
@@ -743,7 +743,7 @@ def test_expire_and_ttl_of_a_cold_key(disk: Cooled) -> None:
 @pytest.mark.parametrize("wire", ["article", "redis"])
 def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path: Path, wire: str) -> None:
     dice = random.Random(7)
-    memory = Store(clock=ManualClock())
+    memory = LocalStore(clock=ManualClock())
     one = Session(memory, wake=lambda: None)
     with Cooled(tmp_path / "data") as disk:
         frame_executor = native_frame_executor(disk.store)

@@ -6,22 +6,22 @@ import itertools
 import pytest
 
 from cairnkv.commands import MISSING, ClearAll, Count, Expire, Get, Set, SetMany, SetWith, Ttl
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from cairnkv.store.local import EXPIRED_PER_SLICE
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 
 
-def store_with(count: int, *, ttl: int, every: int = 0) -> tuple[Store, HandClock]:
+def store_with(count: int, *, ttl: int, every: int = 0) -> tuple[LocalStore, HandClock]:
     """A store with so many keys that expire after `ttl` milliseconds, each `every` later than the one before."""
     clock = HandClock()
-    store = Store(clock=clock)
+    store = LocalStore(clock=clock)
     for number in range(count):
         store.execute(SetWith(b"key:%d" % number, b"v", ttl=ttl + number * every))
     return store, clock
 
 
-def info(store: Store, name: str) -> int:
+def info(store: LocalStore, name: str) -> int:
     value = dict(store.info())[name]
     assert isinstance(value, int)
     return value
@@ -66,7 +66,7 @@ def test_it_removes_nothing_that_is_visible() -> None:
 
 def test_it_is_not_logged() -> None:
     storage, clock = LateStorage(), HandClock()
-    store = Store(storage=storage, clock=clock)
+    store = LocalStore(storage=storage, clock=clock)
     store.execute(SetWith(b"k", b"v", ttl=10))
     storage.commit()
     clock.advance(10_000)
@@ -76,7 +76,7 @@ def test_it_is_not_logged() -> None:
 
 
 def test_a_slice_frees_a_bounded_part_of_what_was_cleared() -> None:
-    store = Store(clock=HandClock())
+    store = LocalStore(clock=HandClock())
     for begin in range(0, 60_000, 10_000):
         store.execute(SetMany(0, tuple((b"%d" % n, b"") for n in range(begin, begin + 10_000))))
     store.execute(ClearAll())
@@ -89,7 +89,7 @@ def test_a_slice_frees_a_bounded_part_of_what_was_cleared() -> None:
 
 
 def test_a_slice_is_bounded_though_all_that_was_cleared_expires_at_once() -> None:
-    store = Store(clock=HandClock())
+    store = LocalStore(clock=HandClock())
     for begin in range(0, 60_000, 10_000):
         store.execute(SetMany(100_000, tuple((b"%d" % n, b"") for n in range(begin, begin + 10_000))))
     store.execute(ClearAll())
@@ -118,7 +118,7 @@ def test_a_clock_that_goes_back_brings_nothing_back(back: int) -> None:
 
 def test_a_clock_that_went_back_does_not_reach_the_log() -> None:
     storage, clock = LateStorage(), HandClock()
-    store = Store(storage=storage, clock=clock)
+    store = LocalStore(storage=storage, clock=clock)
     for step in (0, 10, -500, 20, 1_000):
         clock.advance(step)
         store.execute(Set(b"k", b"v"))

@@ -50,12 +50,12 @@ from cairnkv.commands import (
     Ttl,
     failures,
 )
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import LocalStore, PendingReply
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 
 
-class LateStore(Store):
+class LateStore(LocalStore):
     """A store on a late log and a clock set by hand, both at hand."""
 
     def __init__(self, *, reuse_sequences: bool = False) -> None:
@@ -519,6 +519,6 @@ def test_what_a_committed_clear_all_left_is_freed_in_slices(store: LateStore) ->
 
 
 def test_a_log_that_commits_at_once_holds_nothing() -> None:
-    store = Store(clock=HandClock())
+    store = LocalStore(clock=HandClock())
     for command, _ in WRITES + READS:
         assert not isinstance(store.execute(command), PendingReply)

@@ -29,7 +29,7 @@ from cairnkv.commands.vocabulary import (
     VALUE,
 )
 from cairnkv.engine import can_apply
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import LocalStore, PendingReply
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 from tests.support.model import Model, same
@@ -96,7 +96,7 @@ class LateStoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.storage = LateStorage()
         self.clock = HandClock()
-        self.store = Store(storage=self.storage, clock=self.clock)
+        self.store = LocalStore(storage=self.storage, clock=self.clock)
         self.safe = Model()
         self.model = Model()
         self.pending: list[Pending] = []

@@ -27,7 +27,7 @@ from cairnkv.commands import (
 )
 from cairnkv.engine import Shared
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from cairnkv.store import clock as clocks
 from cairnkv.store.clock import JUMP_MS, LogClock
 from cairnkv.testing import ManualClock, running_server
@@ -42,7 +42,7 @@ BEGIN = 1_800_000_000_000
 class Place:
     """A store, its clock, and a restart."""
 
-    def __init__(self, new_store: Callable[[HandClock], Store]) -> None:
+    def __init__(self, new_store: Callable[[HandClock], LocalStore]) -> None:
         self.clock = HandClock(BEGIN)
         self._new_store = new_store
         self.store = new_store(self.clock)
@@ -66,8 +66,8 @@ class Place:
 
 @pytest.fixture(params=["memory", "disk"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    def new_store(clock: HandClock) -> Store:
-        return Store(clock=clock, storage=DiskStorage(tmp_path / "data") if request.param == "disk" else None)
+    def new_store(clock: HandClock) -> LocalStore:
+        return LocalStore(clock=clock, storage=DiskStorage(tmp_path / "data") if request.param == "disk" else None)
 
     found = Place(new_store)
     yield found
@@ -100,7 +100,7 @@ def test_a_key_lives_as_long_as_it_was_given(place: Place, how: str, ttl: int) -
 
 
 def test_restart_keeps_log_time_ahead_of_the_clock(tmp_path: Path) -> None:
-    place = Place(lambda clock: Store(clock=clock, storage=DiskStorage(tmp_path / "data")))
+    place = Place(lambda clock: LocalStore(clock=clock, storage=DiskStorage(tmp_path / "data")))
     place.was_wrong()
     place(SetWith(b"before", b"v", ttl=10_000))
     place.restart()
@@ -139,7 +139,7 @@ def test_log_time_meets_the_clock_after_twice_as_long_as_it_was_ahead(place: Pla
 def test_log_time_never_goes_back_nor_stops(steps: list[int], ttl: int) -> None:
     """After any steps of the clock, a key is set, and the clock is correct from then on."""
     clock = HandClock(BEGIN)
-    store = Store(clock=clock)
+    store = LocalStore(clock=clock)
     times = [store.database.now]
     for step in steps:
         clock.advance(step)
@@ -282,7 +282,7 @@ class TestTheSystemsClock:
 
 def test_a_jump_expires_keys_in_bounded_slices() -> None:
     clock = HandClock(BEGIN)
-    store = Store(clock=clock)
+    store = LocalStore(clock=clock)
     for first in range(0, 3_000, 1_000):
         store.execute(SetMany(10_000 + first, tuple((b"%d" % n, b"v") for n in range(first, first + 1_000))))
     clock.advance(10 * HOUR)

@@ -50,7 +50,7 @@ from cairnkv.commands.vocabulary import (
 )
 from cairnkv.engine.expiry import TICK_BYTES
 from cairnkv.engine.table import USE_BYTES
-from cairnkv.store import PendingReply, Store, WhenFull
+from cairnkv.store import LocalStore, PendingReply, WhenFull
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 from tests.support.strategies import Kinds, commands
@@ -58,7 +58,7 @@ from tests.support.strategies import Kinds, commands
 
 def bytes_of(*said: Command) -> int:
     """What a store takes after these commands."""
-    store = Store(clock=HandClock())
+    store = LocalStore(clock=HandClock())
     for command in said:
         store.execute(command)
     return store.used_bytes
@@ -93,14 +93,14 @@ class TestRefusing:
         room = bytes_of(*before, write)
         slack = len(b"IFABSENT") if isinstance(write, SetWith) else 1 if isinstance(write, SetMany) else 0
         for limit, refused in ((room + slack, False), (room - 1, True)):
-            store = Store(clock=HandClock(), memory_limit=limit)
+            store = LocalStore(clock=HandClock(), memory_limit=limit)
             for command in before:
                 assert store.execute(command) is OK
             assert full(store.execute(write)) == refused
             assert store.database.used_bytes == bytes_of(*before, *([] if refused else [write]))
 
     def test_a_value_that_replaces_another_needs_room_for_the_difference(self) -> None:
-        store = Store(clock=HandClock(), memory_limit=bytes_of(Set(b"k", b"v" * 100)))
+        store = LocalStore(clock=HandClock(), memory_limit=bytes_of(Set(b"k", b"v" * 100)))
         assert store.execute(Set(b"k", b"v" * 100)) is OK
         assert store.execute(Set(b"k", b"w" * 100)) is OK
         assert store.execute(Set(b"k", b"w" * 50)) is OK
@@ -109,13 +109,13 @@ class TestRefusing:
         assert store.execute(Get(b"k")) == b"x" * 100
 
     def test_several_values_are_stored_all_or_none(self) -> None:
-        store = Store(clock=HandClock(), memory_limit=2 * EACH)
+        store = LocalStore(clock=HandClock(), memory_limit=2 * EACH)
         pairs = tuple((b"key:%06d" % number, b"v" * 100) for number in range(3))
         assert full(store.execute(SetMany(0, pairs)))
         assert store.execute(Count()) == 0
 
     def test_reads_and_clear_go_on(self) -> None:
-        store = Store(clock=HandClock(), memory_limit=EACH)
+        store = LocalStore(clock=HandClock(), memory_limit=EACH)
         assert store.execute(*numbered(1)) is OK
         key = b"key:%06d" % 0
         assert full(store.execute(Set(b"another", b"v")))
@@ -130,7 +130,7 @@ class TestRefusing:
     def test_what_expires_makes_room(self) -> None:
         clock = HandClock()
         several = [SetWith(b"key:%d" % number, b"v" * 100, ttl=1_000 + 2_000 * number) for number in range(20)]
-        store = Store(clock=clock, memory_limit=bytes_of(*several) + 20)
+        store = LocalStore(clock=clock, memory_limit=bytes_of(*several) + 20)
         for command in several:
             assert store.execute(command) == 1
         assert full(store.execute(Set(b"another", b"v" * 1_000)))
@@ -139,7 +139,7 @@ class TestRefusing:
 
     def test_what_clear_all_left_makes_room(self) -> None:
         """It is freed in slices; writes that need the room free some, rather than exceed the limit for long."""
-        store = Store(clock=HandClock(), memory_limit=1_000 * EACH)
+        store = LocalStore(clock=HandClock(), memory_limit=1_000 * EACH)
         for _ in range(3):
             for command in numbered(1_000):
                 assert store.execute(command) is OK
@@ -154,13 +154,13 @@ class TestRefusing:
 
     def test_a_refused_write_never_gets_to_the_log(self) -> None:
         storage = LateStorage()
-        store = Store(storage=storage, clock=HandClock(), memory_limit=EACH)
+        store = LocalStore(storage=storage, clock=HandClock(), memory_limit=EACH)
         store.execute(*numbered(1))
         assert full(store.execute(Set(b"another", b"v")))
         assert [entry.command for entry in storage.pending] == numbered(1)
 
     def test_without_a_limit_nothing_is_refused(self) -> None:
-        store = Store(clock=HandClock())
+        store = LocalStore(clock=HandClock())
         for command in numbered(1_000):
             assert store.execute(command) is OK
 
@@ -192,7 +192,7 @@ GROWING = commands(
 )
 def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit: int, when_full: WhenFull) -> None:
     clock = HandClock()
-    store = Store(clock=clock, memory_limit=limit, when_full=when_full)
+    store = LocalStore(clock=clock, memory_limit=limit, when_full=when_full)
     for command, step in said:
         clock.advance(step)
         before = store.used_bytes
@@ -204,10 +204,10 @@ def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit:
 
 
 class TestEvicting:
-    def _store(self, room: int, storage: LateStorage | None = None) -> Store:
-        return Store(storage=storage, clock=HandClock(), memory_limit=room, when_full=WhenFull.EVICT)
+    def _store(self, room: int, storage: LateStorage | None = None) -> LocalStore:
+        return LocalStore(storage=storage, clock=HandClock(), memory_limit=room, when_full=WhenFull.EVICT)
 
-    def _there(self, store: Store, count: int) -> list[bool]:
+    def _there(self, store: LocalStore, count: int) -> list[bool]:
         reply = store.execute(GetMany(tuple(b"key:%06d" % number for number in range(count))))
         assert isinstance(reply, Items)
         return [value is not None for value in reply.values]
@@ -350,7 +350,7 @@ class TestEvicting:
         assert store.execute(Scan(0, 1_000, b"key:")) == Items((b"0",)), "and goes before what has been used since"
 
     def test_keys_from_before_the_limit_go_before_what_has_been_used_since(self) -> None:
-        store = Store(clock=HandClock())
+        store = LocalStore(clock=HandClock())
         for command in numbered(300):
             store.execute(command)
         store.execute(Set(b"key:000000", b"v" * 100), 7)
@@ -404,7 +404,7 @@ class TestEvicting:
 
     def test_expired_keys_go_before_any_that_are_used(self) -> None:
         clock = HandClock()
-        store = Store(clock=clock, memory_limit=20 * IN_USE, when_full=WhenFull.EVICT)
+        store = LocalStore(clock=clock, memory_limit=20 * IN_USE, when_full=WhenFull.EVICT)
         for command in numbered(5):
             store.execute(command)
         for number in range(5):

@@ -42,7 +42,7 @@ from cairnkv.commands.vocabulary import DB
 from cairnkv.engine import Database, Shared, apply, can_apply
 from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import DATABASES
-from cairnkv.store import PendingReply, Store, WhenFull
+from cairnkv.store import LocalStore, PendingReply, WhenFull
 from cairnkv.store.clock import LogClock
 from tests.engine.test_model import content
 from tests.store.test_late_machine import KINDS
@@ -52,7 +52,7 @@ from tests.support.strategies import Kinds, commands
 from tests.support.watching import watch
 
 
-class LateStore(Store):
+class LateStore(LocalStore):
     """A store on a late log and a clock set by hand, both at hand."""
 
     def __init__(self, *, memory_limit: int | None = None, value_max: int = 1_000) -> None:
@@ -450,7 +450,7 @@ def test_a_random_key_waits_for_what_is_pending_in_its_keyspace(store: LateStore
 
 def sized(keys: int, length: int) -> int:
     """What so many keys of three bytes with such values take."""
-    plain = Store(clock=HandClock())
+    plain = LocalStore(clock=HandClock())
     plain.execute(SetMany(0, tuple((b"%03d" % number, b"v" * length) for number in range(keys))))
     return plain.used_bytes + keys * USE_BYTES
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.sync import Sync
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 
 PATIENCE = 30.0
 
@@ -66,9 +66,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def store_in(directory: Path) -> Iterator[Store]:
+def store_in(directory: Path) -> Iterator[LocalStore]:
     """What is kept in a directory, as the next process finds it."""
-    store = Store(storage=DiskStorage(directory, sync=Sync(None)))
+    store = LocalStore(storage=DiskStorage(directory, sync=Sync(None)))
     try:
         store.housekeep()
         for database in store.databases:

@@ -6,7 +6,7 @@ from cairnkv.protocol import Limits, StatusByte
 from cairnkv.protocol.native import DEFAULT_LIMITS, Width
 from cairnkv.session import ServerContext, Session
 from cairnkv.storage import Storage
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from tests.support.clock import HandClock
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class WithPurePath(ServerContext):
 class WithNativePath(ServerContext):
     """Use the native path, even if CAIRNKV__PURE disables it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: LocalStore) -> None:
         super().__init__(store)
         self._made: dict[int, FrameExecutor] = {}
 
@@ -34,7 +34,7 @@ class WithNativePath(ServerContext):
         if db not in self._made:
             database = self.store.databases[db]
             self._made[db] = RespFrameExecutor(database, self.store.log_clock, self.store.staging(db))
-            self.store.count_also(self._made[db])
+            self.store.add_executor(self._made[db])
         return self._made[db]
 
 
@@ -54,10 +54,10 @@ class Twins:
 
         self.clock = HandClock()
         plain, swift = logs or (None, None)
-        self.stores = Store(clock=self.clock, storage=plain), Store(clock=self.clock, storage=swift)
+        self.stores = LocalStore(clock=self.clock, storage=plain), LocalStore(clock=self.clock, storage=swift)
         swift_store = self.stores[1]
         self.frame_executor = NativeFrameExecutor(swift_store.database, swift_store.log_clock, swift_store.staging(0))
-        self.stores[1].count_also(self.frame_executor)
+        self.stores[1].add_executor(self.frame_executor)
         self.context = WithPurePath(self.stores[0]), WithNativePath(self.stores[1])
         self.sessions = tuple(
             Session(

@@ -2,10 +2,10 @@
 
 from cairnkv.commands import OK
 from cairnkv.engine import Watched
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 
 
-def watch(store: Store, key: bytes, db: int = 0) -> tuple[int, Watched]:
+def watch(store: LocalStore, key: bytes, db: int = 0) -> tuple[int, Watched]:
     """What a key is like now, with its keyspace, for `execute_all`."""
     noted: dict[tuple[int, bytes], Watched] = {}
     assert store.watch([(db, key)], noted) is OK

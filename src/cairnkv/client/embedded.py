@@ -31,7 +31,7 @@ from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
 from cairnkv.storage import Made, StorageRefused
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import LocalStore, PendingReply
 
 logger: Final = logging.getLogger("cairnkv.embedded")
 
@@ -47,7 +47,7 @@ PIPELINE_COMMANDS: Final = 1_000
 class Shared(abc.ABC):
     """A store that several threads use, one at a time."""
 
-    _store: Store
+    _store: LocalStore
     _closed: bool
 
     @abc.abstractmethod
@@ -82,7 +82,7 @@ class Shared(abc.ABC):
 class _InMemory(Shared):
     """A store in memory. The calling thread executes each call.
 
-    An interrupted call leaves `Store.under_way` set. So does a call that still runs lower in the stack of the same
+    An interrupted call leaves `LocalStore.under_way` set. So does a call that still runs lower in the stack of the same
     thread. In both cases the next call uses a copy of the store without the changes of that call. If that call still
     runs, it sees at its end that the store was replaced, and executes again.
 
@@ -90,7 +90,7 @@ class _InMemory(Shared):
     whose signal handler uses the store: the handlers would nest until the stack is full, or the call would never end.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._lock = threading.RLock()  # in C: no exception between acquiring and entering the block
         self._generation = forking.generation
@@ -126,13 +126,13 @@ class _InMemory(Shared):
                 return outcome
             again = True
 
-    def _call_again(self, store: Store, command: Command) -> Reply | PendingReply | None:
+    def _call_again(self, store: LocalStore, command: Command) -> Reply | PendingReply | None:
         """Execute a call `uninterrupted`, like `_call`."""
         outcomes: list[Reply | PendingReply | None] = []
         uninterrupted(lambda: outcomes.append(self._call(store, command)))
         return outcomes[0]
 
-    def _call(self, store: Store, command: Command) -> Reply | PendingReply | None:
+    def _call(self, store: LocalStore, command: Command) -> Reply | PendingReply | None:
         """Execute a call. Returns None if the store was replaced during the call."""
         store.begin_call()
         self._calls += 1
@@ -142,7 +142,7 @@ class _InMemory(Shared):
         store.end_call()
         return outcome if self._store is store else None
 
-    def _undo(self, store: Store) -> None:
+    def _undo(self, store: LocalStore) -> None:
         """Replace a store by a copy without the changes of an interrupted call."""
         whole = store.undone()
         if self._store is store:
@@ -166,7 +166,7 @@ class _Job(PendingReply):
         self._leeway = leeway
         self.blocks = blocks
 
-    def carry_out(self, store: Store) -> None:
+    def carry_out(self, store: LocalStore) -> None:
         """Execute the command, and settle the reply after the commit that it waits for."""
         outcome = store.execute(self._command)
         if self._leeway is Leeway.MEMORY and isinstance(outcome, PendingReply):
@@ -190,7 +190,7 @@ class _OnDisk(Shared):
     The caller waits for the reply. If an exception interrupts the caller, the call still runs, or never runs.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._lock = threading.Lock()  # only threads of the store acquire it
         self._generation = forking.generation
@@ -275,7 +275,7 @@ class _OnDisk(Shared):
                 job.settle(Failure(failures.READONLY, "this store was closed before the call ran"))
 
 
-def share(store: Store) -> Shared:
+def share(store: LocalStore) -> Shared:
     """Return a store that threads can share."""
     return _InMemory(store) if store.interruptible else _OnDisk(store)
 
@@ -303,7 +303,7 @@ atexit.register(_close_all)
 class Embedded(KeyValue[K, V]):
     """A store in this process."""
 
-    def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
+    def __init__(self, store: LocalStore, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)
         self._shared = share(store)
         self._in_memory = store.plain

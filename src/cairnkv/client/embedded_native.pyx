@@ -2,7 +2,7 @@
 """Direct calls: `get`, `set` and their like on a store in this process, without a command, a lock or a reply.
 
 They take the plain case: a key that is text or bytes, no options, and a table that changes in one place only.
-Whatever else there is goes the readable way, `Embedded` to `Shared` to `Store`, which knows everything; results,
+Whatever else there is goes the readable way, `Embedded` to `Shared` to `LocalStore`, which knows everything; results,
 errors, counts and keyspace are those of the readable way, and tests hold the two equal.
 
 What always holds: a direct call runs no Python code from its look at `_busy` to its end, so it keeps the interpreter's
@@ -72,7 +72,7 @@ cdef bytes _name(object key):
 
 
 cdef class Tally:
-    """What was done by direct calls (`cairnkv.store.local.Tally`). A store that has some is never to look at each."""
+    """What was done by direct calls (`cairnkv.store.base.DirectExecutor`). A store that has some is never to look at each."""
 
     cdef public int64_t commands, writes
     cdef public bint off
@@ -103,7 +103,7 @@ cdef class DirectCalls:
     def __init__(self, store, keys, values):
         PURE.__init__(self, store, keys, values)
         self._tally = Tally()
-        store.count_also(self._tally)
+        store.add_executor(self._tally)
         self._codec = values
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
         self._threads_share = self._shared

@@ -16,7 +16,7 @@ from cairnkv.client.green import replaced
 from cairnkv.errors import OptionError
 from cairnkv.installation import native_path_in_use
 from cairnkv.paths import user_path
-from cairnkv.store import Clock, Store, WhenFull, checked_clock, wall_clock
+from cairnkv.store import Clock, LocalStore, WhenFull, checked_clock, wall_clock
 
 _MadeT = TypeVar("_MadeT")
 
@@ -98,7 +98,9 @@ def open(
 
 
 def opened(
-    make: Callable[[Store, KeyCodec[Any], Codec[Any]], _MadeT], codec: CodecName | Codec[Any], new: Callable[[], Store]
+    make: Callable[[LocalStore, KeyCodec[Any], Codec[Any]], _MadeT],
+    codec: CodecName | Codec[Any],
+    new: Callable[[], LocalStore],
 ) -> _MadeT:
     """Check a codec, open a store, and return what `make` makes of them. Leaves nothing open if that fails."""
     keys, values = key_codec(codec), value_codec(codec)
@@ -110,7 +112,7 @@ def opened(
         raise
 
 
-def embedded(store: Store, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:
+def embedded(store: LocalStore, keys: KeyCodec[K], values: Codec[V]) -> Embedded[K, V]:
     """The methods of a store in this process: with direct calls where there are some for it.
 
     A direct call is atomic because it keeps the interpreter's lock, so an interpreter without one has none.
@@ -130,7 +132,7 @@ def new_store(
     sync: str | None,
     disk_limit: int | None,
     clock: Clock,
-) -> Store:
+) -> LocalStore:
     """The store that `open` was asked for. Raises `OptionError` for what it cannot be."""
     limit: object = memory_limit  # whatever its annotation says
     if limit is not None and (isinstance(limit, bool) or not (isinstance(limit, int) and limit > 0)):
@@ -148,7 +150,7 @@ def new_store(
     for name, given in (("sync", sync), ("disk_limit", disk_limit)):
         if given is not None:
             raise OptionError(f"{name} is for a store on disk: cairnkv.open('data/', {name}=...)")
-    return Store(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
+    return LocalStore(memory_limit=memory_limit, when_full=WhenFull(when_full), clock=clock)
 
 
 def _store_on_disk(
@@ -158,7 +160,7 @@ def _store_on_disk(
     sync: str | None,
     disk_limit: int | None,
     clock: Clock,
-) -> Store:
+) -> LocalStore:
     if replaced("thread") == "eventlet":
         raise OptionError(
             "a store on disk needs system threads, but eventlet replaced them in this process; serve the store "
@@ -182,4 +184,4 @@ def _store_on_disk(
     if limit is not None and not (isinstance(limit, int) and limit >= DISK_LIMIT_LEAST):
         raise OptionError(f"disk_limit is a number of bytes, {DISK_LIMIT_LEAST:,} at least, not {disk_limit!r}")
     storage = DiskStorage(user_path(path, "path"), sync=mode, memory_limit=memory_limit, limit=disk_limit)
-    return Store(storage=storage, memory_limit=memory_limit, clock=clock)
+    return LocalStore(storage=storage, memory_limit=memory_limit, clock=clock)

@@ -12,15 +12,11 @@ Not for what a command does (`cairnkv.session.executor_native`), nor for how run
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeAlias
 
-from cairnkv.protocol.native import Prefix
 from cairnkv.storage import Effect
 
 Gathered: TypeAlias = Callable[[list[Effect], list[int], int], None]
 """Takes what a run has come to: effects, in order; of each command that has several of them where those begin and end;
 and the bytes of their keys and values, or some more."""
-
-NewExecutor: TypeAlias = Callable[[int], Prefix]
-"""Makes the hot path of a keyspace for frames of the log, which changes it through a `EffectCollector`."""
 
 
 def log_time() -> int:

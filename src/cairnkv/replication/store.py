@@ -45,7 +45,7 @@ from cairnkv.engine.versions import VERSION_SLOTS, version_slot
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import Prefix
 from cairnkv.replication import node_records
-from cairnkv.replication.batches import EffectCollector, NewExecutor
+from cairnkv.replication.batches import EffectCollector, log_time
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, Newer, items, parsed
 from cairnkv.replication.entry_codec import (
     Transaction,
@@ -67,8 +67,9 @@ from cairnkv.replication.proposer import Proposal, Proposer
 from cairnkv.storage import Deliver, Effect, Storage, StorageRefused
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made_together, length_after
+from cairnkv.store.base import ExecutorFactory, ExecutorT, Loaded
 from cairnkv.store.clock import Clock, LogClock, wall_clock
-from cairnkv.store.local import Loaded, Store, TooMuch, effects_of
+from cairnkv.store.local import LocalStore, TooMuch, effects_of
 from cairnkv.store.lru import Place
 from cairnkv.store.pending import PendingReply, size_of
 
@@ -85,7 +86,7 @@ DIGESTS_KEPT: Final = 16
 """Digests that are remembered, for nodes that are behind."""
 
 
-class ReplicatedStore(Store):
+class ReplicatedStore(LocalStore):
     """The store of one node."""
 
     def __init__(
@@ -134,8 +135,8 @@ class ReplicatedStore(Store):
         self._parts_kept: dict[int, int] = {}  # by node: parts of a batch that are on disk
         self._at_hand = Changes(0, 0)  # of the entry that is carried out
         self._gathering = EffectCollector(self._gathered)
-        self._new_executor: NewExecutor | None = None
-        self._executors: dict[int, Prefix] = {}  # by keyspace
+        self._log_executor: Callable[[int], Prefix] | None = None
+        self._log_executors: dict[int, Prefix] = {}  # by database
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
         super().__init__(storage=storage, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
@@ -460,7 +461,7 @@ class ReplicatedStore(Store):
             for item in items(batch):
                 match item.kind:
                     case ItemKind.RUN:
-                        for step in batch_of(item, self.executor(item.db)):
+                        for step in batch_of(item, self._executor_of(item.db)):
                             self._change(step, changes)
                     case ItemKind.TRANSACTION:
                         self._carry_out_all(transaction_of(item), changes)
@@ -499,21 +500,21 @@ class ReplicatedStore(Store):
         """Carry out one command of a run, whose turn it is."""
         return self._change(step, changes) if step.command.spec.writes else self._read_now(step)
 
-    def execute_batches_by(self, new_executor: NewExecutor) -> None:
-        """Have the compiled hot path carry out what it can of the runs of entries."""
-        self._new_executor = new_executor
+    def new_frame_executor(self, factory: ExecutorFactory[ExecutorT], db: int) -> ExecutorT:
+        """Return a new executor of the native path for a database: it proposes commands, and executes local reads."""
+        if factory.is_log_format:
+            self._log_executor = lambda db: factory.executing(self.databases[db], log_time, self._gathering)
+        executor = factory.proposing(self, factory.executing(self.databases[db], log_time, self._gathering))
+        self.add_executor(executor)
+        return executor
 
-    def staging(self, db: int) -> EffectCollector:  # type: ignore[override]  # what the log has is not staged
-        """Where the hot path hands over what it has done in its turn."""
-        return self._gathering
-
-    def executor(self, db: int) -> Prefix | None:
-        """Who carries out frames of the log for a keyspace; None: the readable way."""
-        if self._new_executor is None or db >= DATABASES:
+    def _executor_of(self, db: int) -> Prefix | None:
+        """Return the native path's executor of log entries for a database; None: the pure path executes them."""
+        if self._log_executor is None or db >= DATABASES:
             return None
-        if db not in self._executors:
-            self._executors[db] = self._new_executor(db)
-        return self._executors[db]
+        if db not in self._log_executors:
+            self._log_executors[db] = self._log_executor(db)
+        return self._log_executors[db]
 
     def _gathered(self, effects: list[Effect], groups: list[int], size: int) -> None:
         """A run of the entry at hand has done this."""

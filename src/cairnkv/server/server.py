@@ -41,7 +41,7 @@ from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.storage import LoadingStopped, Storage
 from cairnkv.storage.progress import Logged, Progress
-from cairnkv.store import Clock, Store, wall_clock
+from cairnkv.store import Clock, LocalStore, Store, wall_clock
 
 if TYPE_CHECKING:
     from cairnkv.replication.node import Node
@@ -95,7 +95,7 @@ class Server:
             store = self.node.store
         elif store is None:
             store = new_store(settings, clock=clock, progress=progress)
-        self.store = store
+        self.store: Final[Store] = store
         if broken:
             logger.warning("BROKEN ON PURPOSE, by the variable %s: %s", BREAK_VARIABLE, ", ".join(broken))
             self.store.add_info(lambda: (("broken_on_purpose", ",".join(broken)),))
@@ -486,7 +486,7 @@ class Server:
 
 def new_store(
     settings: Settings, *, storage: Storage | None = None, clock: Clock = wall_clock, progress: Progress | None = None
-) -> Store:
+) -> LocalStore:
     """The store that settings ask for; one on disk has yet to be loaded.
 
     storage: None: the one of the settings' size. progress: of loading; None: the log is told.
@@ -503,7 +503,7 @@ def new_store(
             limit=settings.disk_limit,
             memory_limit=settings.memory_limit,
         )
-    return Store(
+    return LocalStore(
         loads_later=loads_later,
         storage=storage,
         clock=clock,

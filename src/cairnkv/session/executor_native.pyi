@@ -1,7 +1,5 @@
 from cairnkv.engine import Database
-from cairnkv.replication.batches import EffectCollector
 from cairnkv.store import Clock
-from cairnkv.store.batch_undo import BatchUndo
 from cairnkv.store.pending_native import PendingBatch
 
 class FrameExecutor:
@@ -9,9 +7,7 @@ class FrameExecutor:
     writes: int
     off: bool
     proposes: bool
-    def __init__(
-        self, database: Database, clock: Clock, staging: BatchUndo | EffectCollector | None = None
-    ) -> None: ...
+    def __init__(self, database: Database, clock: Clock, staging: object = None) -> None: ...
     def run(
         self,
         buffer: bytes | bytearray,

@@ -1,53 +1,48 @@
-"""The accelerators of a store, where there are some: one for each wire and keyspace.
+"""Executors of the native path: one class for each protocol, chosen by the store for a database.
 
-Not for what they do (`executor_native.pyx`) and when they may (`Conversation.native_path_settings`).
+Out of scope: their work (`executor_native`), and when a conversation may use them
+(`Conversation.native_path_settings`).
 """
 
 from typing import TYPE_CHECKING
 
+from cairnkv.engine import Database
 from cairnkv.installation import native_path_in_use
-from cairnkv.replication.batches import log_time
-from cairnkv.replication.store import ReplicatedStore
-from cairnkv.store import Store
+from cairnkv.store import Clock, Store
 
 if TYPE_CHECKING:
-    from cairnkv.protocol.native import Prefix
     from cairnkv.session.executor_native import FrameExecutor
 
 
 def native_frame_executor(store: Store) -> "FrameExecutor | None":
-    """A new one for the article's wire, which is off while the store needs a look at each command; None where nothing
-    is compiled."""
+    """Return a new executor for the native protocol; None if the native path is not in use."""
     if not native_path_in_use():
         return None
     from cairnkv.session.native.frames_native import NativeFrameExecutor
 
-    if isinstance(store, ReplicatedStore):
-        store.execute_batches_by(lambda db: NativeFrameExecutor(store.databases[db], log_time, store.staging(db)))
-        return _proposing(store, store.executor(0))
-    frame_executor = NativeFrameExecutor(store.database, store.log_clock, store.staging(0))
-    store.count_also(frame_executor)
-    return frame_executor
+    return store.new_frame_executor(_Factory(NativeFrameExecutor, is_log_format=True), 0)
 
 
 def resp_frame_executor(store: Store, db: int) -> "FrameExecutor | None":
-    """Likewise for Redis' wire and a keyspace."""
+    """Return a new executor for the Redis protocol and a database; None if the native path is not in use."""
     if not native_path_in_use():
         return None
     from cairnkv.session.resp.frames_native import RespFrameExecutor
 
-    if isinstance(store, ReplicatedStore):
-        return _proposing(store, RespFrameExecutor(store.databases[db], log_time, store.staging(db)))
-
-    frame_executor = RespFrameExecutor(store.databases[db], store.log_clock, store.staging(db))
-    store.count_also(frame_executor)
-    return frame_executor
+    return store.new_frame_executor(_Factory(RespFrameExecutor), db)
 
 
-def _proposing(store: ReplicatedStore, executor: "Prefix | None") -> "FrameExecutor":
-    """One that brings commands to the log, for an executor to carry out in their turn."""
-    from cairnkv.session.proposals_native import ProposingExecutor
+class _Factory:
+    """The `ExecutorFactory` of one protocol."""
 
-    frame_executor = ProposingExecutor(store, executor)
-    store.count_also(frame_executor)
-    return frame_executor
+    def __init__(self, executor: "type[FrameExecutor]", *, is_log_format: bool = False) -> None:
+        self._executor = executor
+        self.is_log_format = is_log_format
+
+    def executing(self, database: Database, clock: Clock, staging: object) -> "FrameExecutor":
+        return self._executor(database, clock, staging)
+
+    def proposing(self, store: Store, executor: "FrameExecutor") -> "FrameExecutor":
+        from cairnkv.session.proposals_native import ProposingExecutor
+
+        return ProposingExecutor(store, executor)

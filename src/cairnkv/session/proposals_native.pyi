@@ -1,6 +1,5 @@
-from cairnkv.protocol.native import Prefix
-from cairnkv.replication.store import ReplicatedStore
 from cairnkv.session.executor_native import FrameExecutor
+from cairnkv.store import Store
 
 class ProposingExecutor(FrameExecutor):
-    def __init__(self, store: ReplicatedStore, executor: Prefix | None) -> None: ...
+    def __init__(self, store: Store, executor: FrameExecutor) -> None: ...

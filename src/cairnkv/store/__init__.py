@@ -1,12 +1,14 @@
-"""The store: a keyspace behind a log, and when each reply may leave."""
+"""Stores: they execute commands on databases and decide when each reply may leave."""
 
+from cairnkv.store.base import Store, WhenFull
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
-from cairnkv.store.local import Store, WhenFull
+from cairnkv.store.local import LocalStore
 from cairnkv.store.pending import PendingCommand, PendingReply, size_of
 from cairnkv.store.value_cache import PendingRead
 
 __all__ = [
     "Clock",
+    "LocalStore",
     "PendingCommand",
     "PendingRead",
     "PendingReply",

@@ -11,10 +11,9 @@ What always holds (the promises, for any log that keeps its contract):
 Not for sessions, wires or sockets; and it has no lock: one thread at a time.
 """
 
-import enum
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import (
     MISSING,
@@ -39,6 +38,7 @@ from cairnkv.limits import DATABASES, VALUE_MAX
 from cairnkv.storage import BackUp, Deliver, Effect, InMemoryStorage, Storage, StorageRefused
 from cairnkv.storage.base import LARGE_VALUE_BYTES, Redated
 from cairnkv.store.admission import bytes_made, bytes_made_together, growth, length_after
+from cairnkv.store.base import DirectExecutor, ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
 from cairnkv.store.batch_undo import BatchUndo
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.lru import Lru, Place
@@ -69,13 +69,6 @@ TIME_AHEAD_MS: Final = 1_000
 After a crash, keys may expire so much early, where the store is open again sooner than that."""
 
 
-class WhenFull(enum.Enum):
-    """What happens to a write that the memory limit has no room for."""
-
-    REFUSE = "refuse"
-    EVICT = "evict"
-
-
 def _no_backups(command: Backup) -> Reply:
     return Failure(failures.NOBACKUP, "there is no server around this store that makes them")
 
@@ -98,13 +91,6 @@ class _Uncommitted:
         return [*([] if self.own is None else [self.own]), *self.replies, *self.runs]
 
 
-class Loaded(NamedTuple):
-    """What the log has kept: keyspaces that nobody uses yet, and the sequence of its newest entry."""
-
-    databases: tuple[Database, ...]
-    sequence: int
-
-
 class TooMuch(Exception):
     """A transaction is more work than it may be."""
 
@@ -114,22 +100,7 @@ class TooMuch(Exception):
         )
 
 
-class Tally(Protocol):
-    """Whoever executes commands on this store's keyspaces without asking it: how many, and writes among them.
-
-    off: set by the store: whether none may be executed so, since it has to look at each.
-    writes: 0 for ever where they are staged, since the log counts them then.
-    """
-
-    commands: int
-    writes: int
-    off: bool
-
-
-InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
-
-
-class Store:
+class LocalStore:
     """Keyspaces behind a log."""
 
     def __init__(
@@ -181,7 +152,7 @@ class Store:
         self._pending_time = 0  # the newest sequence that noted it
         self._committed = self._last  # the newest sequence that is known to be safe
         self._commands = 0
-        self._tallies: list[Tally] = []
+        self._executors: list[DirectExecutor] = []
         self._expired = 0
         self._evicted = 0
         self._info_sources: list[InfoSource] = [self._info]
@@ -237,7 +208,7 @@ class Store:
         self.loading = self.holds_back = False
         self._cache = self._new_cache()
         self._storage.listen(self)
-        self._tell_tallies()
+        self._switch_executors()
 
     # -- commands -----------------------------------------------------------------------------------------
 
@@ -347,12 +318,12 @@ class Store:
         if journal:
             forget(journal)
 
-    def undone(self) -> "Store":
+    def undone(self) -> "LocalStore":
         """Return a store with the state before the current call. This store does not change.
 
         Copies the dicts of the table, so it takes time in proportion to the number of keys.
         """
-        store = Store(
+        store = LocalStore(
             storage=self._storage,
             clock=self.clock,
             memory_limit=self._memory_limit,
@@ -366,7 +337,7 @@ class Store:
         if store._lru is not None:
             store._expect_strangers()
         store._commands, store._expired, store._evicted = self._commands, self._expired, self._evicted
-        store._tallies = self._tallies
+        store._executors = self._executors
         return store
 
     def _one_by_one(self, steps: Sequence[Step], bytes_max: int | None) -> Replies:
@@ -641,7 +612,7 @@ class Store:
         for db, key, _, _ in unresolved:
             self._unresolved.setdefault(db, set()).add(key)
         self.holds_back = bool(self._unresolved)
-        self._tell_tallies()
+        self._switch_executors()
         if self._cache is not None:
             self._cache.failed()
         _tell(failed)
@@ -660,7 +631,7 @@ class Store:
                 self._note_change(db, key)
         self._unresolved.clear()
         self.holds_back = False
-        self._tell_tallies()
+        self._switch_executors()
         if self._cache is not None:
             self._cache.resolved(happened)
             self._cache.cool_some()
@@ -820,7 +791,7 @@ class Store:
         if evicts != (self._lru is not None):
             self._lru = Lru() if evicts else None
             self._expect_strangers()
-        self._tell_tallies()
+        self._switch_executors()
 
     # -- in the background ----------------------------------------------------------------------------------
 
@@ -894,14 +865,20 @@ class Store:
             return False
         return self.plain or (self._storage.keeps_effects and (self._memory_limit is None or self._cache is not None))
 
-    def count_also(self, tally: Tally) -> None:
-        """Count what somebody else executes on a keyspace, and tell them when they may."""
-        tally.off = not self._takes_batches
-        self._tallies.append(tally)
+    def new_frame_executor(self, factory: ExecutorFactory[ExecutorT], db: int) -> ExecutorT:
+        """Return a new executor of the native path for a database."""
+        executor = factory.executing(self.databases[db], self.log_clock, self.staging(db))
+        self.add_executor(executor)
+        return executor
 
-    def _tell_tallies(self) -> None:
-        for tally in self._tallies:
-            tally.off = not self._takes_batches
+    def add_executor(self, executor: DirectExecutor) -> None:
+        """Count the commands of an executor, and switch it off while the store must check each command."""
+        executor.off = not self._takes_batches
+        self._executors.append(executor)
+
+    def _switch_executors(self) -> None:
+        for executor in self._executors:
+            executor.off = not self._takes_batches
 
     @property
     def back_up(self) -> BackUp | None:
@@ -934,14 +911,14 @@ class Store:
             *self._storage.about(),
             *(() if self._cache is None else self._cache.about()),
             ("path", features()["path"]),
-            ("commands", self._commands + sum(tally.commands for tally in self._tallies)),
+            ("commands", self._commands + sum(executor.commands for executor in self._executors)),
             ("keys", sum(database.count() for database in self.databases)),
             ("used_bytes", self.used_bytes),
             ("garbage_bytes", self.garbage_bytes),
             ("memory_limit_bytes", self._memory_limit or 0),
             ("expired_keys", self._expired),
             ("evicted_keys", self._evicted),
-            ("log_position", self._last + sum(tally.writes for tally in self._tallies)),
+            ("log_position", self._last + sum(executor.writes for executor in self._executors)),
             ("log_time_ms", self._shared.now),
             ("log_time_ahead_ms", self._shared.lead),
         )

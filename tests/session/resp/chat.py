@@ -5,7 +5,7 @@ from typing import Any
 from cairnkv.protocol.native import DEFAULT_LIMITS, Limits
 from cairnkv.session import Session
 from cairnkv.session.context import ServerContext
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 from tests.support.resp import ReplyDecoder, request
@@ -25,7 +25,9 @@ class Chat:
         self.clock = beside.clock if beside else HandClock()
         self.storage = beside.storage if beside else LateStorage()
         more = {} if value_max is None else {"value_max": value_max}
-        self.store = beside.store if beside else Store(storage=self.storage if late else None, clock=self.clock, **more)
+        self.store = (
+            beside.store if beside else LocalStore(storage=self.storage if late else None, clock=self.clock, **more)
+        )
         self.context = beside.context if beside else ServerContext(self.store)
         self.session = Session(self.store, wake=lambda: None, context=self.context, limits=limits)
         self._replies = ReplyDecoder()

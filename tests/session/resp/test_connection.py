@@ -4,7 +4,7 @@ import pytest
 
 from cairnkv.protocol.resp import OK, Error, Push, Simple, Verbatim
 from cairnkv.session.context import ServerContext
-from cairnkv.store import Store
+from cairnkv.store import LocalStore
 from tests.session.resp.chat import Chat
 
 PONG = Simple("PONG")
@@ -161,7 +161,7 @@ def test_where_no_password_is_wanted(chat: Chat) -> None:
 
 
 def test_any_bytes_are_compared_as_they_are() -> None:
-    context = ServerContext(Store(), password="\udcff\u00fc")
+    context = ServerContext(LocalStore(), password="\udcff\u00fc")
     assert context.accepts(b"default", b"\xff\xc3\xbc")
     assert not context.accepts(b"default", b"")
 

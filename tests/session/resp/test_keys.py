@@ -7,7 +7,7 @@ from cairnkv.protocol.native import Limits
 from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.session import ServerContext
 from cairnkv.session.resp.commands import scan
-from cairnkv.store import Store, WhenFull
+from cairnkv.store import LocalStore, WhenFull
 from tests.session.resp.chat import Chat
 from tests.session.resp.test_strings import NOT_AN_INTEGER, SYNTAX
 
@@ -186,7 +186,7 @@ def test_object_has_no_other_words(chat: Chat) -> None:
 def test_looking_at_a_key_does_not_keep_it_from_being_evicted_but_touch_does() -> None:
     def victim(command: str, *, no_touch: bool = False) -> bytes:
         chat = Chat()
-        chat.store = Store(clock=chat.clock, memory_limit=2_900, when_full=WhenFull.EVICT)
+        chat.store = LocalStore(clock=chat.clock, memory_limit=2_900, when_full=WhenFull.EVICT)
         chat.context = ServerContext(chat.store)
         chat = Chat(beside=chat)
         chat.say(b"SET", b"a", b"x" * 1_000)

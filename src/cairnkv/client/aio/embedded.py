@@ -17,13 +17,13 @@ from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
 from cairnkv.paths import user_path
 from cairnkv.storage import Made
-from cairnkv.store import PendingReply, Store
+from cairnkv.store import LocalStore, PendingReply
 
 
 class AsyncEmbedded(AsyncKeyValue[K, V]):
     """A store in this process, for asyncio code."""
 
-    def __init__(self, store: Store, keys: KeyCodec[K], values: Codec[V]) -> None:
+    def __init__(self, store: LocalStore, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)
         self._shared = share(store)
 

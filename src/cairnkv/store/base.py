@@ -1,0 +1,177 @@
+"""The protocol of stores: what sessions and servers need of one.
+
+Invariants of every implementation:
+- A reply that reports a write as successful leaves when the write is committed as the store's mode promises.
+- A reply shows no value that a crash could still undo.
+- One thread at a time uses a store. Stores have no lock.
+
+Out of scope: calls of embedded stores (`store.local`), and the log of replicated stores (`replication.store`).
+"""
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+
+from cairnkv.commands import Command, Reply, Step
+from cairnkv.commands.vocabulary import Backup
+from cairnkv.engine import Database, Watched
+from cairnkv.protocol.native import Prefix
+from cairnkv.storage import BackUp, Deliver
+from cairnkv.store.clock import Clock
+from cairnkv.store.lru import Place
+from cairnkv.store.pending import PendingReply
+
+InfoSource: TypeAlias = Callable[[], Iterable[tuple[str, str | int]]]
+"""Returns names and values for INFO."""
+
+
+class WhenFull(enum.Enum):
+    """What happens to a write that the memory limit has no room for."""
+
+    REFUSE = "refuse"
+    EVICT = "evict"
+
+
+class Loaded(NamedTuple):
+    """Databases that storage has loaded and the store does not use yet, and the sequence number of its newest entry."""
+
+    databases: tuple[Database, ...]
+    sequence: int
+
+
+class DirectExecutor(Protocol):
+    """An executor that bypasses `Store.execute`, and its counts of commands.
+
+    writes: 0 if the store counts the writes itself.
+    off: set by the store: whether the executor must leave all commands to `Store.execute`.
+    """
+
+    commands: int
+    writes: int
+    off: bool
+
+
+class NativeExecutor(DirectExecutor, Prefix, Protocol):
+    """An executor of the native path."""
+
+
+ExecutorT = TypeVar("ExecutorT", bound=NativeExecutor)
+
+
+class ExecutorFactory(Protocol[ExecutorT]):
+    """Makes executors of the native path for frames of one protocol."""
+
+    is_log_format: bool
+    """Whether entries of the log contain frames of this protocol."""
+
+    def executing(self, database: Database, clock: Clock, staging: object) -> ExecutorT:
+        """Return an executor that changes a database. staging: see `FrameExecutor`."""
+
+    def proposing(self, store: "Store", executor: ExecutorT) -> ExecutorT:
+        """Return an executor that proposes commands to a replicated store, and `executor` executes them later."""
+
+
+class Store(Protocol):
+    """Databases, and when replies about them may leave."""
+
+    @property
+    def databases(self) -> Sequence[Database]:
+        """The databases by number."""
+
+    @property
+    def mode(self) -> str:
+        """The mode: in-memory, durable or replicated."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that log time follows."""
+
+    @property
+    def loading(self) -> bool:
+        """Whether the store cannot execute commands yet."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a client with pending writes should wait for them before it executes more commands."""
+
+    @property
+    def used_bytes(self) -> int:
+        """The estimated memory of the entries of all databases, including the LRU order."""
+
+    @property
+    def garbage_bytes(self) -> int:
+        """The estimated memory of deleted tables that `housekeep` has not freed yet."""
+
+    @property
+    def back_up(self) -> BackUp | None:
+        """Makes a backup, in any thread; None if the store keeps nothing on disk."""
+
+    def load(self) -> Loaded:
+        """Read what storage has kept. Any thread may call this; it changes nothing that clients see.
+
+        Raises `OptionError` if storage cannot be opened, `LoadingStopped` if the store is closed meanwhile.
+        """
+
+    def begin(self, loaded: Loaded) -> None:
+        """Use what `load` returned."""
+
+    def execute(
+        self, command: Command, db: int = 0, *, touch: bool = True, local: bool = False
+    ) -> Reply | PendingReply:
+        """Execute a command on a database; return its reply, or a pending reply.
+
+        touch: whether LRU counts this as a use of the keys.
+        local: whether a read may return a value that is not the newest.
+        """
+
+    def execute_all(
+        self,
+        steps: Sequence[Step],
+        watched: Sequence[tuple[int, Watched]] = (),
+        *,
+        bytes_max: int | None = None,
+        blocks: bool = False,
+    ) -> Reply | PendingReply:
+        """Execute several commands as one; return their `Replies`. All of them commit, or none.
+
+        One command may fail while the others succeed.
+        watched: keys with their databases; if one of them has changed, nothing is executed and the reply is `MISSING`.
+        bytes_max: maximum bytes of values that the commands read or make; beyond it, all are undone. None: no maximum.
+        blocks: whether the client's next commands must wait for the execution.
+        """
+
+    def watch(self, places: Sequence[Place], into: dict[Place, Watched]) -> Reply | PendingReply:
+        """Record the state of keys for `execute_all`. The record is complete when the reply is there."""
+
+    def bytes_made(self, command: Command, db: int = 0) -> int:
+        """Return the bytes of values that a command would make or copy now. They count as work."""
+
+    def read_ahead(self, step: Step) -> bool:
+        """Begin to read the values that a later command needs. Returns False if no more values can be read now."""
+
+    def housekeep(self) -> bool:
+        """Do one bounded slice of background work: remove expired keys, free deleted tables.
+
+        Returns whether more is to be done now.
+        """
+
+    def info(self) -> list[tuple[str, str | int]]:
+        """Return the names and values of INFO."""
+
+    def add_info(self, source: InfoSource) -> None:
+        """Add names and values to INFO."""
+
+    def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
+        """Set the function that executes BACKUP."""
+
+    def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
+        """Change the memory limit, from the next write on. Raises `OptionError` if the store cannot change it."""
+
+    def new_frame_executor(self, factory: ExecutorFactory[ExecutorT], db: int) -> ExecutorT:
+        """Return a new executor of the native path for a database. It is off while it must not execute commands."""
+
+    def deliver_by(self, deliver: Deliver) -> None:
+        """Set the function through which threads of storage call into the thread of the store."""
+
+    def close(self) -> None:
+        """Commit or fail pending writes, and take no more commands."""
