@@ -83,7 +83,7 @@ def test_import_says_how_far_it_came_when_it_is_ended(number: signal.Signals, ur
         process.send_signal(number)
         said = process.stderr.read()
         assert process.wait(SECONDS) == 2
-    unsure = "cairn: imported 0 rows; interrupted; lines 1 to 1,000 may be stored, or not\n"
+    unsure = "cairn: imported 0 rows; interrupted; the outcome of lines 1 to 1,000 is unknown\n"
     assert said in ("cairn: imported 1,000 rows; interrupted\n", unsure)  # by whether it has read the replies
 
 
@@ -263,7 +263,7 @@ def test_export_that_fails_leaves_a_file_in_memory_as_it_was(kv: Store, cairn_he
     try:
         said = cairn_here("export", str(file))
         assert said.code == 2
-        assert f"({file} is as it was)" in said.err
+        assert f"({file} is unchanged)" in said.err
         assert file.read_text() == "old\n"
         kv.set(b"a", b"1")
         assert cairn_here("export", str(file)).code == 0

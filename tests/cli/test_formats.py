@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.cli import formats
-from cairnkv.cli.formats import CSV, FORMATS, JSONL, TSV, Bad, CannotSay, Format, Line, Row, format_of
+from cairnkv.cli.formats import CSV, FORMATS, JSONL, TSV, Bad, Format, Line, Row, Unwritable, format_of
 from cairnkv.errors import CallerError
 from cairnkv.limits import KEY_MAX, TTL_MAX
 
@@ -66,7 +66,7 @@ def test_csv_refuses_what_it_cannot_say(row: Row):
         row.key.decode()
         row.value.decode()
     except UnicodeDecodeError:
-        with pytest.raises(CannotSay, match="CSV is for UTF-8 text"):
+        with pytest.raises(Unwritable, match="CSV is for UTF-8 text"):
             written(CSV, [row])
     else:
         assert rows_in(CSV, written(CSV, [row])) == [row]
@@ -89,8 +89,8 @@ def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
         (JSONL, b"[" * 100_000, "not JSON"),
         (JSONL, b"1", "not an object"),
         (JSONL, b'[["key", "a"], ["value", "b"]]', "not an object"),
-        (JSONL, b'{"key": "a"}', "one of value and value_b64, and here are 0"),
-        (JSONL, b'{"key": "a", "key_b64": "YQ==", "value": "b"}', "one of key and key_b64, and here are 2"),
+        (JSONL, b'{"key": "a"}', "one of value and value_b64, but has 0"),
+        (JSONL, b'{"key": "a", "key_b64": "YQ==", "value": "b"}', "one of key and key_b64, but has 2"),
         (JSONL, b'{"key": "a", "key": "b", "value": "b"}', "twice"),
         (JSONL, b'{"key": 1, "value": "b"}', "key is a string, not 1"),
         (JSONL, b'{"key": "a", "value": {"b": 1}}', "value is a string"),
@@ -98,7 +98,7 @@ def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
         (JSONL, b'{"key": "a", "value_b64": "?"}', "not base64"),
         (JSONL, b'{"key": "\\ud800", "value": "b"}', "surrogate"),
         (JSONL, b'{"key": "\xff", "value": "b"}', "not UTF-8"),
-        (JSONL, b'{"key": "a", "value": "b", "ttl": 5}', "no member 'ttl'"),
+        (JSONL, b'{"key": "a", "value": "b", "ttl": 5}', "'ttl' is not a member"),
         (JSONL, b'{"key": "a", "value": "b", "expires_ms": "5"}', "milliseconds since 1970, not '5'"),
         (JSONL, b'{"key": "a", "value": "b", "expires_ms": true}', "milliseconds since 1970, not True"),
         (JSONL, b'{"key": "a", "value": "b", "expires_ms": -1}', "milliseconds since 1970, not -1"),
@@ -110,14 +110,14 @@ def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
         (TSV, b"a\tb\\", "no escape \\;"),
         (TSV, b"a\tb\tsoon", "milliseconds since 1970, not 'soon'"),
         (TSV, b"a\tb\t-1", "milliseconds since 1970"),
-        (TSV, b"x" * (KEY_MAX + 1) + b"\tb", "this one 65,536"),
-        (CSV, b"a", "1 columns, and the header has 3"),
-        (CSV, b"a,b,1,2", "4 columns, and the header has 3"),
+        (TSV, b"x" * (KEY_MAX + 1) + b"\tb", "this one has 65,536"),
+        (CSV, b"a", "1 columns, but the header has 3"),
+        (CSV, b"a,b,1,2", "4 columns, but the header has 3"),
         (CSV, b",b,", "1 to 65,535 bytes"),
         (CSV, b"a,b,soon", "milliseconds since 1970"),
         (CSV, b"\xff,b,", "not UTF-8"),
-        (CSV, b'a,"b"c,', "after the closing quote of a field"),
-        (CSV, b"a,b\rc,", "a carriage return without a newline ends no line"),
+        (CSV, b'a,"b"c,', "text follows the closing quote of a field"),
+        (CSV, b"a,b\rc,", "a carriage return without a newline does not end a line"),
     ],
 )
 def test_a_bad_line_is_named_and_those_behind_it_are_read(form: Format, line: bytes, why: str):
@@ -207,7 +207,7 @@ def test_the_format_is_named_or_is_the_files_ending(file: str, name: str | None,
 
 @pytest.mark.parametrize("file", ["a", "a.txt", "csv", ".csv/a"])
 def test_an_ending_that_says_nothing_is_an_error(file: str):
-    with pytest.raises(CallerError, match="say --format jsonl, tsv, csv"):
+    with pytest.raises(CallerError, match="name the format with --format jsonl, tsv, csv"):
         format_of(file, None)
 
 
@@ -254,9 +254,9 @@ def test_file_in_another_encoding_is_refused(form: Format, text: str, encoding: 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"key,value\ra,b\rc,d\r", "line 1: a carriage return without a newline ends no line"),
-        (b'key,"value', "line 1: the file ends within the quotes"),
-        (b'"key"x,value\n', "line 1: after the closing quote"),
+        (b"key,value\ra,b\rc,d\r", "line 1: a carriage return without a newline does not end a line"),
+        (b'key,"value', "line 1: the file ends within a quoted field"),
+        (b'"key"x,value\n', "line 1: text follows the closing quote"),
     ],
 )
 def test_header_that_is_no_csv_is_told_in_our_words(data: bytes, says: str) -> None:
@@ -265,7 +265,7 @@ def test_header_that_is_no_csv_is_told_in_our_words(data: bytes, says: str) -> N
 
 
 def test_file_that_ends_within_quotes_is_told_in_our_words() -> None:
-    assert read(CSV, b'key,value\na,"b\n') == [Bad(2, "the file ends within the quotes of a field")]
+    assert read(CSV, b'key,value\na,"b\n') == [Bad(2, "the file ends within a quoted field")]
 
 
 def test_long_first_line_in_another_encoding_is_refused() -> None:

@@ -57,7 +57,7 @@ def test_the_frame_known_by_heart_is_the_wires(key: bytes):
 
 @pytest.mark.parametrize("key", [b"", b"x" * 65_536])
 def test_a_key_that_cannot_be_is_left_to_the_client(key: bytes):
-    with pytest.raises(fast_get.NotQuick):
+    with pytest.raises(fast_get.NeedsClient):
         fast_get.request(key)
 
 
@@ -86,7 +86,7 @@ def test_a_missing_key_is_none(status_byte: StatusByte):
     ],
 )
 def test_any_other_reply_is_left_to_the_client(reply: bytes):
-    with pytest.raises(fast_get.NotQuick):
+    with pytest.raises(fast_get.NeedsClient):
         fast_get.get(answering(reply), b"k")
 
 
@@ -108,7 +108,7 @@ def test_any_other_reply_is_left_to_the_client(reply: bytes):
     ],
 )
 def test_any_other_address_is_left_to_the_client(url: str):
-    with pytest.raises(fast_get.NotQuick):
+    with pytest.raises(fast_get.NeedsClient):
         fast_get.get(url, b"k")
 
 
@@ -121,7 +121,7 @@ def test_a_unix_socket_is_plain_enough(tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_a_server_that_is_slow_is_asked_again_by_the_client(monkeypatch: pytest.MonkeyPatch, cairn_here: Call):
-    monkeypatch.setattr(fast_get, "PATIENCE", 0.05)
+    monkeypatch.setattr(fast_get, "TIMEOUT", 0.05)
     value: Reply = b"late"
     said = cairn_here("get", "k", "--url", answering(b"", b"".join(reply_parts(value, StatusByte.ASCII))))
     assert (said.code, said.out) == (0, b"late\n")

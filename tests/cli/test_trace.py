@@ -313,7 +313,7 @@ def test_colours_on_a_terminal(url: str):
     [
         (["--listen", "nowhere:x"], "--listen takes HOST:PORT"),
         (["--listen", "127.0.0.1:70000"], "--listen takes HOST:PORT"),
-        (["--listen", "0.0.0.0:0"], "beyond this machine"),
+        (["--listen", "0.0.0.0:0"], "not a loopback address"),
         (["--to", "redis://127.0.0.1"], "an address begins with cairn://"),
         (["--bytes", "0"], "--bytes"),
     ],

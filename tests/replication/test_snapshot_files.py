@@ -125,8 +125,8 @@ def test_check_and_verify_take_it(data: Path, tmp_path: Path, cairn_here: Call) 
     checked = cairn_here("check", str(data))
     assert (checked.code, checked.out.decode()) == (
         0,
-        "501 entries, 2 with values in parts; position 2; the table of a node of a cluster, 2 records of its own\n"
-        "all is well\n",
+        "501 entries, 2 with values in parts; position 2; state of a cluster's node, 2 records about the node\n"
+        "no damage found\n",
     )
     made = backup.make_of_closed(data, tmp_path / "kept")
     verified = cairn_here("verify", str(made.path), "--json")

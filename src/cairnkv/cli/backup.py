@@ -1,10 +1,10 @@
-"""`cairn backup`, `restore`, `verify`, `check` and `repair`: the care of a store on disk.
+"""`cairn backup`, `restore`, `verify`, `check` and `repair`: maintenance of durable stores.
 
-What always holds: a backup of a live server is made by the server, in a directory that its owner has given it; all else
-works on files of this machine. Nothing but what is made anew is written to; old backups go only when --keep says so.
-Exit codes: 0 all is well; 1 damage was found, and is told line by line; 2 it could not be done.
+Invariants: a server makes the backup of its own store, below its --backup-dir; all other commands work on files of this
+computer. These commands write only to the backup or store that they create; only --keep removes old backups. Exit
+codes: 0 success; 1 damage, with one line for each damaged file or record; 2 error.
 
-Not for what a backup is (`cairnkv.storage.backup`) or what damage is (`cairnkv.storage.check`).
+Out of scope: the format of a backup (`cairnkv.storage.backup`) and the checks (`cairnkv.storage.check`).
 """
 
 import argparse
@@ -23,46 +23,24 @@ from cairnkv.cli.output import put_json
 from cairnkv.cli.progress import counted, progress, rate, terminated_like_interrupted
 
 if TYPE_CHECKING:
-    from cairnkv.storage.backup import Backup as Kept
+    from cairnkv.storage.backup import Backup as SavedBackup
     from cairnkv.storage.check import Findings
 
 DAMAGED: Final = 1
-"""The exit code of `verify` and `check` when something is not as it was written."""
+"""The exit code of `verify` and `check` for a damaged backup or store."""
 
 POLL_SECONDS: Final = 0.2
-"""How often a server is asked how far it is."""
+"""Seconds between two INFO requests about the progress of a backup."""
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run one of these subcommands."""
-    before = os.umask(0o077)  # what is made, RocksDB's files among it, is its owner's
+    before = os.umask(0o077)  # only the owner can read the new files, RocksDB's included
     try:
         with terminated_like_interrupted():  # removes an incomplete result
             return _SUBCOMMANDS[name](name, arguments)
     finally:
         os.umask(before)
-
-
-class _Bar:
-    """A progress bar that begins when it is known how long it gets."""
-
-    def __init__(self, what: str, stack: contextlib.ExitStack) -> None:
-        self._what = what
-        self._stack = stack
-        self._show: Callable[[int], None] | None = None
-        self._done = 0
-
-    def expect(self, total: int) -> None:
-        if self._show is None:
-            self._show = self._stack.enter_context(progress(self._what, total, "bytes"))
-
-    def more(self, done: int) -> None:
-        self.at(self._done + done)
-
-    def at(self, done: int) -> None:
-        self._done = done
-        if self._show is not None:
-            self._show(done)
 
 
 def _local_parser(name: str, description: str, example: str) -> Parser:
@@ -72,8 +50,8 @@ def _local_parser(name: str, description: str, example: str) -> Parser:
 
 
 @contextlib.contextmanager
-def _files() -> Iterator[None]:
-    """Where it is about files: errors of the system are errors in one line."""
+def _file_errors() -> Iterator[None]:
+    """Raise errors of the system and of storage as `OptionError`."""
     from cairnkv.errors import OptionError
     from cairnkv.paths import in_words
     from cairnkv.storage import StorageRefused
@@ -92,19 +70,19 @@ def _files() -> Iterator[None]:
 def _backup(name: str, arguments: Sequence[str]) -> int:
     parser = client_parser(
         name,
-        description="Make a backup of a store on disk, and print which one. It has everything that was acknowledged\n"
-        "before. Files that an earlier one beside it has as well are shared with it.\n\n"
-        "Of a running server (--url), which makes it itself: DEST is a name, below the server's --backup-dir.\n"
-        "With --data, of a store that no server has open: DEST is a directory for backups.",
+        description="Make a backup of a durable store and print its name. The backup contains every write that the\n"
+        "store acknowledged before. Backups in the same directory share files that did not change.\n\n"
+        "A running server (--url) makes the backup itself; DEST is a name below the server's --backup-dir.\n"
+        "With --data, cairn makes the backup of a store that no process has open; DEST is a directory.",
         example="cairn backup daily\ncairn backup daily --keep 7 --url cairn://db1:6555\n"
         "cairn backup backups/ --data data/\ncairn backup --list backups/daily",
     )
-    parser.add_argument("dest", metavar="DEST", help="where it goes: a name at a server; with --data, a directory")
-    parser.add_argument("--data", type=path, metavar="DIR", help="directory of a store that no server has open")
+    parser.add_argument("dest", metavar="DEST", help="a name at the server; with --data or --list, a directory")
+    parser.add_argument("--data", type=path, metavar="DIR", help="directory of a store that no process has open")
     parser.add_argument(
-        "--keep", type=_kept, metavar="N", help="remove older ones when it is there, so that N are left (default: none)"
+        "--keep", type=_kept, metavar="N", help="then remove old backups, so that N remain (default: remove none)"
     )
-    parser.add_argument("--list", action="store_true", help="only print which whole backups are in the directory DEST")
+    parser.add_argument("--list", action="store_true", help="only list the complete backups in the directory DEST")
     options = parser.parse_args(arguments)
     from cairnkv.paths import user_path
 
@@ -114,7 +92,7 @@ def _backup(name: str, arguments: Sequence[str]) -> int:
         return _list(Path(options.dest), as_json=options.json)
     if options.data is not None:
         if options.url is not None:
-            parser.error("--data is for a store that no server has open, --url for a server: one of them")
+            parser.error("--data names a closed store and --url a running server; use one of them")
         return _backup_closed(Path(options.data), Path(options.dest), options)
     return _backup_live(options)
 
@@ -123,7 +101,7 @@ def _kept(text: str) -> int:
     from cairnkv.limits import BACKUPS_KEPT_MAX
 
     if not (text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= BACKUPS_KEPT_MAX):
-        raise argparse.ArgumentTypeError(f"it takes a number from 1 to {BACKUPS_KEPT_MAX:,}")
+        raise argparse.ArgumentTypeError(f"it takes a number from 1 to {BACKUPS_KEPT_MAX:,}, not {text!r}")
     return int(text)
 
 
@@ -131,12 +109,12 @@ def _backup_closed(data: Path, directory: Path, options: argparse.Namespace) -> 
     from cairnkv.storage.backup import make_of_closed
     from cairnkv.storage.check import not_open
 
-    with contextlib.ExitStack() as stack, _files():
+    with _file_errors():
         with not_open(data):
-            pass  # so that no store is made where there is none
-        bar = _Bar("backing up", stack)
-        made = make_of_closed(data, directory, keep=options.keep, expect=bar.expect, progress=bar.more)
-    return _told_of(str(made.path), made.size, made.new, (made.ended_ms - made.began_ms) / 1000, options)
+            pass  # raises if there is no store
+        with progress("backing up", None, "bytes") as bar:
+            made = make_of_closed(data, directory, keep=options.keep, expect=bar.expect, progress=bar.add)
+    return _show_made(str(made.path), made.size, made.new, (made.ended_ms - made.began_ms) / 1000, options)
 
 
 def _backup_live(options: argparse.Namespace) -> int:
@@ -148,12 +126,11 @@ def _backup_live(options: argparse.Namespace) -> int:
         assert isinstance(reply, int)
         return reply
 
-    # Said once: whoever says it again might have two of them.
+    # One attempt: a second one might make a second backup.
     with cairnkv.connect(options.url, codec="bytes", timeout=options.timeout, attempts=1) as kv:
         job = kv._do(Call(Backup(options.dest.encode("utf-8", "surrogateescape"), options.keep), number))
     facts: dict[str, Any] = {}
-    with client(options) as kv, contextlib.ExitStack() as stack:
-        bar = _Bar("backing up", stack)
+    with client(options) as kv, progress("backing up", None, "bytes") as bar:
         try:
             while True:
                 facts.update(kv.info())
@@ -164,20 +141,20 @@ def _backup_live(options: argparse.Namespace) -> int:
                 bar.at(facts["backup_bytes_done"])
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            return complain("interrupted; the server goes on with the backup, and `cairn info` tells how far it is")
+            return complain("interrupted; the server continues the backup, and `cairn info` shows its progress")
     if facts.get("backup_job") != job:
         return complain(
-            "nobody can tell what became of this backup: the server has begun another one since, or was started anew; "
-            "`cairn backup --list DIR` says which are there"
+            "the result of this backup is unknown: the server has since started another backup, or has restarted; "
+            "`cairn backup --list DIR` lists the complete backups"
         )
     if facts["backup_state"] != "done":
-        return complain(f"the backup has failed: {facts['backup_error']}")
-    return _told_of(
+        return complain(f"the backup failed: {facts['backup_error']}")
+    return _show_made(
         str(facts["backup_made"]), facts["backup_bytes"], facts["backup_bytes_new"], facts["backup_seconds"], options
     )
 
 
-def _told_of(made: str, size: int, new: int, seconds: float, options: argparse.Namespace) -> int:
+def _show_made(made: str, size: int, new: int, seconds: float, options: argparse.Namespace) -> int:
     if options.json:
         put_json({"backup": made, "bytes": size, "new_bytes": new, "seconds": round(seconds, 3)})
     else:
@@ -191,7 +168,7 @@ def _list(directory: Path, *, as_json: bool) -> int:
 
     wrong: list[str] = []
     found = listed(directory, wrong)
-    if not found and not wrong:  # perhaps a server's, which has them by their names
+    if not found and not wrong:  # perhaps a server's --backup-dir, which has a directory for each name
         for path in sorted(directory.iterdir()):
             if path.is_dir() and not path.name.startswith("."):
                 found += listed(path, wrong)
@@ -206,7 +183,7 @@ def _list(directory: Path, *, as_json: bool) -> int:
     return DAMAGED if wrong else FOUND
 
 
-def _described(backup: "Kept") -> dict[str, Any]:
+def _described(backup: "SavedBackup") -> dict[str, Any]:
     return {
         "backup": str(backup.path),
         "began_ms": backup.began_ms,
@@ -220,27 +197,26 @@ def _described(backup: "Kept") -> dict[str, Any]:
 
 # -- restore and verify ------------------------------------------------------------------------------------------
 
+_BACKUP_HELP: Final = "directory of one backup, as `cairn backup --list` prints it"
+
 
 def _restore(name: str, arguments: Sequence[str]) -> int:
     parser = _local_parser(
         name,
-        "Make a store of a backup, in a directory that is empty or not there yet. The backup is read twice: all of it\n"
-        "is compared with its checksums before anything is made, and again while it is copied.",
+        "Make a store from a backup. cairn compares the whole backup with its checksums before it writes, and again\n"
+        "while it copies.",
         "cairn restore backups/daily/20261122-130501-123 data/",
     )
-    parser.add_argument(
-        "backup", type=path, metavar="BACKUP", help="the directory of one backup; `cairn backup --list` names them"
-    )
-    parser.add_argument("directory", type=path, metavar="DIR", help="directory of the new store")
+    parser.add_argument("backup", type=path, metavar="BACKUP", help=_BACKUP_HELP)
+    parser.add_argument("directory", type=path, metavar="DIR", help="the new store's directory: empty or nonexistent")
     options = parser.parse_args(arguments)
     from cairnkv.storage import backup as backups
 
     began = time.perf_counter()
-    with contextlib.ExitStack() as stack, _files():
+    with _file_errors():
         backup = backups.read(Path(options.backup))
-        bar = _Bar("restoring", stack)
-        bar.expect(2 * backup.size)
-        backups.restore(backup, Path(options.directory), bar.more)
+        with progress("restoring", 2 * backup.size, "bytes") as bar:
+            backups.restore(backup, Path(options.directory), bar.add)
     seconds = time.perf_counter() - began
     if options.json:
         put_json({"store": options.directory, "bytes": backup.size, "seconds": round(seconds, 3)})
@@ -253,28 +229,25 @@ def _restore(name: str, arguments: Sequence[str]) -> int:
 def _verify(name: str, arguments: Sequence[str]) -> int:
     parser = _local_parser(
         name,
-        "Read a whole backup: compare every file with its checksum, then read all records to the mark of the end.\n"
-        "Nothing is written to. Exit code 1 when it is damaged, with a line for each file or record that is.",
+        "Check a backup for damage: compare every file with its checksum, and read all records. Changes nothing.\n"
+        "Exit code 1 if the backup is damaged, with one line for each damaged file or record.",
         "cairn verify backups/daily/20261122-130501-123",
     )
-    parser.add_argument(
-        "backup", type=path, metavar="BACKUP", help="the directory of one backup; `cairn backup --list` names them"
-    )
+    parser.add_argument("backup", type=path, metavar="BACKUP", help=_BACKUP_HELP)
     options = parser.parse_args(arguments)
     from cairnkv.storage import backup as backups
     from cairnkv.storage.check import look_at
 
-    with _files():
+    with _file_errors():
         backup = backups.read(Path(options.backup))
-        with contextlib.ExitStack() as stack:
-            bar = _Bar("verifying files", stack)
-            bar.expect(backup.size)
-            wrong = backups.damaged_files(backup, bar.more)
-        found = _looked_at("verifying records", lambda more: look_at(backup.path, more))
+        with progress("verifying files", backup.size, "bytes") as bar:
+            wrong = backups.damaged_files(backup, bar.add)
+        with progress("verifying records", None, "records") as bar:
+            found = look_at(backup.path, bar.add)
     found.problems[:0] = wrong
     found.problem_count += len(wrong)
-    advice = "Take another backup, and keep this one: `cairn repair` reads what can be read of it"
-    return _told_found(options.backup, found, advice, options, files=len(backup.files), bytes=backup.size)
+    advice = "Make another backup. Keep this one: `cairn repair` copies its readable records"
+    return _show_found(options.backup, found, advice, options, files=len(backup.files), bytes=backup.size)
 
 
 # -- check and repair --------------------------------------------------------------------------------------------
@@ -287,9 +260,9 @@ def _check(name: str, arguments: Sequence[str]) -> int:
         return consistency.run(arguments[1:])
     parser = _local_parser(
         name,
-        "Read all of a store that no server has open: the write-ahead log, every table with its checksums, all\n"
-        "records to the mark of the end. Nothing is written to. Exit code 1 when it is damaged, and where.\n\n"
-        "`cairn check consistency --help` explains how a store that is running is checked.",
+        "Check a store that no process has open for damage: read the write-ahead log, every table with its checksums,\n"
+        "and all records. Changes nothing. Exit code 1 if the store is damaged, with one line for each problem.\n\n"
+        "`cairn check consistency --help` explains how to check a running store.",
         "cairn check data/\ncairn check consistency 127.0.0.1:6555",
     )
     parser.add_argument("directory", type=path, metavar="DIR", help="the store's directory")
@@ -297,60 +270,41 @@ def _check(name: str, arguments: Sequence[str]) -> int:
     from cairnkv.storage.check import look_at, not_open
 
     directory = Path(options.directory)
-    with _files(), not_open(directory):
-        found = _looked_at("checking", lambda more: look_at(directory, more))
+    with _file_errors(), not_open(directory), progress("checking", None, "records") as bar:
+        found = look_at(directory, bar.add)
     advice = (
-        f"Restore a backup (cairn restore BACKUP NEW), or save what can be read: cairn repair {options.directory} NEW. "
-        "Keep this directory"
+        "Keep this directory, and restore a backup (cairn restore BACKUP NEW) or copy the readable records "
+        f"(cairn repair {options.directory} NEW)"
     )
-    return _told_found(options.directory, found, advice, options)
+    return _show_found(options.directory, found, advice, options)
 
 
 def _repair(name: str, arguments: Sequence[str]) -> int:
     parser = _local_parser(
         name,
-        "Make a new store of all records that can still be read of a damaged one, which stays as it is. What is left\n"
-        "out is told as far as anybody can tell: prefer to restore a backup, if there is one.",
+        "Copy all readable records of a damaged store to a new one. Does not change the damaged store. Prints the\n"
+        "missing parts as far as they are known. If you have a backup, restore it instead.",
         "cairn repair data/ repaired/",
     )
-    parser.add_argument(
-        "directory", type=path, metavar="DIR", help="the damaged store's directory, or a damaged backup"
-    )
-    parser.add_argument("into", type=path, metavar="NEW", help="directory of the new store: empty, or not existing yet")
+    parser.add_argument("directory", type=path, metavar="DIR", help="directory of the damaged store or damaged backup")
+    parser.add_argument("into", type=path, metavar="NEW", help="the new store's directory: empty or nonexistent")
     options = parser.parse_args(arguments)
     from cairnkv.storage.check import not_open
     from cairnkv.storage.repair import repair
 
     directory = Path(options.directory)
-    with _files(), not_open(directory), contextlib.ExitStack() as stack:
-        show = stack.enter_context(progress("repairing", None, "records"))
-        left_out, found = repair(directory, Path(options.into), _summed(show))
+    with _file_errors(), not_open(directory), progress("repairing", None, "records") as bar:
+        left_out, found = repair(directory, Path(options.into), bar.add)
     if options.json:
         put_json({"store": options.into, "left_out": left_out, **_counts(found)})
     else:
         for line in left_out:
             print(f"left out: {line}")
         print(_summary(found))
-        print("What else there was, nobody can tell." if left_out else "Nothing was found to be missing.")
+        print("More records may be missing." if left_out else "No records are missing, as far as can be seen.")
     if found.problem_count:
-        return complain(f"{options.into} is not whole either, which is a fault of cairnkv: {found.problems[0]}")
+        return complain(f"{options.into} is damaged too, which is a bug in cairnkv: {found.problems[0]}")
     return FOUND
-
-
-def _summed(show: Callable[[int], None]) -> Callable[[int], None]:
-    done = 0
-
-    def more(count: int) -> None:
-        nonlocal done
-        done += count
-        show(done)
-
-    return more
-
-
-def _looked_at(what: str, look: "Callable[[Callable[[int], None]], Findings]") -> "Findings":
-    with progress(what, None, "records") as show:
-        return look(_summed(show))
 
 
 def _counts(found: "Findings") -> dict[str, Any]:
@@ -366,19 +320,18 @@ def _counts(found: "Findings") -> dict[str, Any]:
 
 
 def _summary(found: "Findings") -> str:
-    databases = f" in {counted(len(found.keys), 'keyspace')}" if len(found.keys) > 1 else ""
+    databases = f" in {counted(len(found.keys), 'database')}" if len(found.keys) > 1 else ""
     expired = f", {found.expired:,} of them expired" if found.expired else ""
     parts = f", {found.in_parts:,} with values in parts" if found.in_parts else ""
     one = f"{found.entries:,} {'entry' if found.entries == 1 else 'entries'}"
-    node = f"; the table of a node of a cluster, {counted(found.node, 'record')} of its own" if found.node else ""
+    node = f"; state of a cluster's node, {counted(found.node, 'record')} about the node" if found.node else ""
     return f"{one}{databases}{expired}{parts}; sequence {found.sequence:,}{node}"
 
 
-def _told_found(what: str, found: "Findings", advice: str, options: argparse.Namespace, **also: int) -> int:
-    """Say what was found, and how it stands."""
+def _show_found(what: str, found: "Findings", advice: str, options: argparse.Namespace, **also: int) -> int:
+    """Print the findings and return the exit code."""
     if options.json:
-        told = {"ok": not found.problem_count, **also, **_counts(found), "problems": found.problems}
-        put_json(told)
+        put_json({"ok": not found.problem_count, **also, **_counts(found), "problems": found.problems})
         return DAMAGED if found.problem_count else FOUND
     for problem in found.problems:
         print(f"damaged: {' '.join(problem.split())}")
@@ -390,7 +343,7 @@ def _told_found(what: str, found: "Findings", advice: str, options: argparse.Nam
     if found.problem_count:
         complain(f"{what} is damaged. {advice}")
         return DAMAGED
-    print("all is well")
+    print("no damage found")
     return FOUND
 
 

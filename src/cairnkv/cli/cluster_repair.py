@@ -1,14 +1,13 @@
-"""`cairn cluster repair`: what is wrong with a node whose table and stream do not belong together, and to mend it.
+"""`cairn cluster repair`: diagnoses and repairs a stopped node whose table does not match the cluster's stream.
 
-What always holds: without a word of what to do nothing is changed; before anything is, a person has said yes, or
---yes. Exit codes: 0 they belong together, or it is done; 1 they do not; 2 it could not be done.
+Invariants: without --rejoin or --begin-from the command changes nothing; with one of them it asks first, except with
+--yes. Exit codes: 0 table and stream match, or the repair is done; 1 they do not match; 2 error.
 
-Not for what is done (`cairnkv.replication.cluster_repair`).
+Out of scope: the diagnosis and the repair themselves (`cairnkv.replication.cluster_repair`).
 """
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
 import os
 import sys
@@ -25,18 +24,18 @@ if TYPE_CHECKING:
     from cairnkv.replication.cluster_repair import Log, Repair, Table
 
 _WANTED: Final = ("cluster", "name", "log_limit", "nats_creds", "nats_ca", "nats_cert", "nats_key", "nats_system")
-"""Options of `cairn serve` that say where the stream is."""
+"""The options of `cairn serve` that locate the stream."""
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Look at a node, or repair it."""
+    """Diagnose or repair a node."""
     from cairnkv.server.settings import OPTIONS
 
     parser = Parser(
         name,
-        description="Say what the table of a node that is stopped has, what the stream in NATS has, whether they\n"
-        "belong together, and what can be done. Nothing is done unless one of two options says so, and then nothing\n"
-        "is removed: a table is renamed. --config FILE takes the options from a node's file.",
+        description="Compare the table of a stopped node with the cluster's stream in NATS, and print the problem and\n"
+        "the possible repairs. Without --rejoin or --begin-from, cairn changes nothing. It never removes data: it\n"
+        "renames an old table. --config FILE reads the options from a node's file.",
         example="cairn cluster repair DIR --cluster nats://10.0.0.1:4222 --name prod\n"
         "cairn cluster repair DIR --config /etc/cairnkv/node.toml --begin-from\n"
         "cairn cluster repair DIR --config /etc/cairnkv/node.toml --rejoin --yes",
@@ -44,16 +43,20 @@ def run(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("directory", type=path, metavar="DIR", help="the node's directory (its --data)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--rejoin", action="store_true", help="set this node's table aside, so that it joins anew from the others' data"
+        "--rejoin",
+        action="store_true",
+        help="rename this node's table; at its next start, the node gets its data from the other nodes",
     )
     what.add_argument(
         "--begin-from",
         action="store_true",
-        help="have the stream go on from this node's table; every other node has to --rejoin then, and what they have "
-        "that it has not is lost",
+        help="continue the stream from this node's table; every other node must then --rejoin, and loses the data that "
+        "this node does not have",
     )
-    parser.add_argument("--force", action="store_true", help="begin although a node is alive, or nothing is wrong")
-    parser.add_argument("--yes", action="store_true", help="do not ask whether that is meant")
+    parser.add_argument(
+        "--force", action="store_true", help="allow --begin-from while a node runs, or without a problem"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--config", metavar="FILE", help="TOML file with options of a node (default: $CAIRNKV__CONFIG)")
     for option in _WANTED:
@@ -75,31 +78,24 @@ def _repair(parser: Parser, options: argparse.Namespace) -> int:
         complain(f"warning: {ignored}")
     settings = load({**flags, "data": options.directory}, environment=os.environ, file=options.config)
     if settings.cluster is None:
-        parser.error("it needs --cluster URLS, or --config with the node's options, to find the stream")
-    # Whether NATS syncs is for a node to see, which serves.
+        parser.error("--cluster URLS, or --config with the node's options, is required to find the stream")
+    # Only a node that serves checks that NATS syncs its writes.
     trusting = dataclasses.replace(settings, nats_system=None, trust_nats_sync=True)
     repair = Repair(cluster_options(trusting), NodeDirectory(Path(options.directory)))
-    with progress("reading the table", None, "records") as show:
-        seen = 0
-
-        def more(count: int) -> None:
-            nonlocal seen
-            seen += count
-            show(seen)
-
-        own = repair.own(more)
+    with progress("reading the table", None, "records") as bar:
+        own = repair.own(bar.add)
     log = asyncio.run(repair.log())
     if options.rejoin:
         return _rejoin(repair, own, log, options)
     if options.begin_from:
         return _begin_from(repair, own, log, options)
-    return _say(own, log, options)
+    return _diagnose(own, log, options)
 
 
-# -- what there is -----------------------------------------------------------------------------------------------
+# -- diagnosis ---------------------------------------------------------------------------------------------------
 
 
-def _say(own: "Table", log: "Log", options: argparse.Namespace) -> int:
+def _diagnose(own: "Table", log: "Log", options: argparse.Namespace) -> int:
     from cairnkv.replication.cluster_repair import advice, problem
 
     wrong = problem(own, log)
@@ -119,9 +115,9 @@ def _say(own: "Table", log: "Log", options: argparse.Namespace) -> int:
         return NOT_FOUND if wrong else FOUND
     _show(own, log, options)
     if wrong is None:
-        print("\nThey belong together: this node can take part.")
+        print("\nno problem: the table matches the stream, and the node can start")
         return FOUND
-    print(f"\nwrong: {wrong}\nwhat can be done:")
+    print(f"\nproblem: {wrong}\npossible repairs:")
     for line in advice(own, log):
         print(f"- {line}")
     return NOT_FOUND
@@ -137,7 +133,7 @@ def _show(own: "Table", log: "Log", options: argparse.Namespace) -> None:
     print(f"table in {options.directory}")
     print(f"  node       {own.node:016x}")
     if not own.there:
-        print("  none       it joins anew when it is started")
+        print("  none       at its next start, the node gets its data from the other nodes")
     elif own.wrong:
         for wrong in own.wrong:
             print(f"  damaged    {' '.join(wrong.split())}")
@@ -148,7 +144,7 @@ def _show(own: "Table", log: "Log", options: argparse.Namespace) -> None:
         print(f"  keys       {own.keys:,}")
     print(f"stream {log.name}")
     if log.identity is None:
-        print("  none       this NATS has no such stream")
+        print("  none       NATS does not have this stream")
         return
     print(f"  stream     made {when(log.identity)}")
     if log.first > log.last:
@@ -156,40 +152,38 @@ def _show(own: "Table", log: "Log", options: argparse.Namespace) -> None:
     else:
         print(f"  entries    {log.first:,} to {log.last:,}")
     if log.alive:
-        print(f"  alive      a node has logged something {log.silent:.1f} s ago")
+        print(f"  alive      a node wrote an entry {log.silent:.1f} s ago")
     for snapshot in log.snapshots:
         print(f"  snapshot   of position {snapshot.position:,}, made {snapshot.made} by node {snapshot.node}")
 
 
-# -- what is done ------------------------------------------------------------------------------------------------
+# -- repairs -----------------------------------------------------------------------------------------------------
 
 
-def _agreed(question: str, options: argparse.Namespace) -> bool:
-    """Whether it is meant."""
+def _confirmed(question: str, options: argparse.Namespace) -> bool:
     from cairnkv.errors import OptionError
 
     if options.yes:
         return True
     if not on_terminal(sys.stdin):
-        raise OptionError("nobody can be asked here whether that is meant: say --yes")
+        raise OptionError("cannot ask for confirmation, because standard input is not a terminal; confirm with --yes")
     return input(f"{question} Type yes: ").strip().lower() == "yes"
 
 
 def _rejoin(repair: "Repair", own: "Table", log: "Log", options: argparse.Namespace) -> int:
     if not own.there:
-        return complain(f"{options.directory} has no table: the node joins anew when it is started")
+        return complain(f"{options.directory} has no table; start the node, and it gets its data from the other nodes")
     _show(own, log, options)
     loses = ""
     if log.identity is None or log.empty:
         loses = (
-            "There is no snapshot, and nothing was cut off the stream: the node will have what is in the stream and "
-            "nothing else. If all data of NATS were lost, --begin-from at the node that has the most comes first. "
+            "There is no snapshot, and the stream was never compacted: the node will have only the entries of the "
+            "stream. If NATS lost all its data, use --begin-from first, at the node that has the most. "
         )
-    if not _agreed(
-        f"\n{loses}Set the table with {counted(own.keys, 'key')} aside, and have the node join anew?", options
-    ):
-        return complain("nothing was done")
-    print(f"\nthe table is {repair.rejoin()} now; start the node")
+    question = f"Rename the table with {counted(own.keys, 'key')}, and get the data from the other nodes?"
+    if not _confirmed(f"\n{loses}{question}", options):
+        return complain("nothing was changed")
+    print(f"\nrenamed the table to {repair.rejoin()}; start the node")
     return FOUND
 
 
@@ -199,38 +193,22 @@ def _begin_from(repair: "Repair", own: "Table", log: "Log", options: argparse.Na
     if not options.force:
         if log.alive:
             return complain(
-                f"a node is alive in stream {log.name}, which has logged something {log.silent:.1f} s ago: stop all "
-                "nodes, and say it again in some seconds; or --force"
+                f"a node wrote to stream {log.name} {log.silent:.1f} s ago: stop all nodes, and try again after some "
+                "seconds; or use --force"
             )
         if problem(own, log) is None:
-            return complain("the table and the stream belong together: start the node; or --force")
+            return complain("the table matches the stream: start the node; or use --force")
     _show(own, log, options)
-    if not _agreed(
-        f"\nHave stream {log.name} go on from this table, with {counted(own.keys, 'key')}? Whatever else it has, "
-        "and what other nodes have, counts no more.",
+    if not _confirmed(
+        f"\nContinue stream {log.name} from this table, with {counted(own.keys, 'key')}? All other data of the stream "
+        "and of the other nodes will be lost.",
         options,
     ):
-        return complain("nothing was done")
-    with contextlib.ExitStack() as stack:
-        done = 0
-        total = 0
-
-        def expect(size: int) -> None:
-            nonlocal total
-            total = size
-
-        show = None
-
-        def more(count: int) -> None:
-            nonlocal done, show
-            if show is None:
-                show = stack.enter_context(progress("beginning", total or None, "bytes"))
-            done += count
-            show(done)
-
-        position = asyncio.run(repair.begin_from(own, expect=expect, progress=more))
+        return complain("nothing was changed")
+    with progress("writing the snapshot", None, "bytes") as bar:
+        position = asyncio.run(repair.begin_from(own, expect=bar.expect, progress=bar.add))
     print(
-        f"\nstream {log.name} goes on from this table, behind position {position:,}. Start this node first; then, with "
-        "each of the others stopped: cairn cluster repair ITS_DIR ... --rejoin"
+        f"\nstream {log.name} continues from this table, after position {position:,}. Start this node first. Then, for "
+        "each other node, while it is stopped: cairn cluster repair ITS_DIR ... --rejoin"
     )
     return FOUND

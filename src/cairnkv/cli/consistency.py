@@ -184,9 +184,9 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
         saver = None
         if options.save is not None:
             saver = stack.enter_context(Saver(Path(options.save), workload.about(wanted)))
-        show = stack.enter_context(progress("using the store", None, "operations"))
+        bar = stack.enter_context(progress("using the store", None, "operations"))
         driven = workload.Run(wanted, saver=saver)
-        history = asyncio.run(_until_stopped(driven, nemesis, show))
+        history = asyncio.run(_until_stopped(driven, nemesis, bar.at))
         if driven.left_behind is not None:
             complain(f"nobody cleared the keys of this run, which begin with {driven.left_behind}")
         if nemesis is not None:
@@ -238,8 +238,8 @@ def _judged(history: "History", problems: list[str], options: argparse.Namespace
     from cairnkv.lab.consistency import checks
     from cairnkv.lab.consistency.verdict import details, verdict
 
-    with progress("judging", len(history.operations), "operations") as show:
-        report = checks.check(history, progress=show)
+    with progress("judging", len(history.operations), "operations") as bar:
+        report = checks.check(history, progress=bar.at)
     text = verdict(history, report)
     if options.timeline is not None:
         from cairnkv.lab.consistency.timeline import drawn

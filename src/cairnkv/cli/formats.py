@@ -1,18 +1,17 @@
-r"""The formats of `cairn import` and `cairn export`: rows to lines, and lines back to rows.
+r"""The formats of `cairn import` and `cairn export`: convert rows to lines, and lines to rows.
 
-    jsonl   {"key": "a", "value": "b", "expires_ms": 1767225600000}     one object on a line
-    tsv     a<TAB>b[<TAB>1767225600000]                                 one row on a line
-    csv     key,value,expires_ms                                        the header, then a row on a line or several
+    jsonl   {"key": "a", "value": "b", "expires_ms": 1767225600000}     one object on each line
+    tsv     a<TAB>b[<TAB>1767225600000]                                 one row on each line
+    csv     key,value,expires_ms                                        a header, then rows of one or more lines
 
-`expires_ms` is when the key expires, in milliseconds since 1970; where it is left out, the key does not.
-jsonl says what is not UTF-8 as `key_b64` and `value_b64`. tsv has bytes as they are, but for four: a tab is
-written \t, a newline \n, a carriage return \r, a backslash \\. csv has quotes (RFC 4180) and is for text only.
+`expires_ms` is the expiry in milliseconds since 1970; a row without it does not expire. jsonl has bytes that are not
+UTF-8 in base64, as `key_b64` and `value_b64`. tsv has unchanged bytes, except four: a tab is \t, a newline \n, a
+carriage return \r, a backslash \\. csv has quotes (RFC 4180) and UTF-8 text only.
 
-What always holds: what a format writes, it reads back as the same rows, byte for byte, or it has refused to
-write it; a bad line is given as `Bad` with its number, never guessed at, and the lines behind it can be read;
-memory is bounded by one row.
+Invariants: a format reads the rows that it has written as the same bytes, or refuses to write them. A reader yields
+`Bad` with the line number for a bad line, and continues with the next line. Memory holds one row.
 
-Not for files, progress or servers (`transfer`).
+Out of scope: files, progress and servers (`transfer`).
 """
 
 import base64
@@ -30,11 +29,11 @@ from cairnkv.errors import CallerError
 from cairnkv.limits import FRAME_MAX, KEY_MAX, TTL_MAX
 
 LINE_MAX: Final = 6 * FRAME_MAX
-"""Bytes in one line: JSON takes six for one control character."""
+"""Maximum bytes of a line. JSON takes six bytes for a control character."""
 
 
 class Row(NamedTuple):
-    """A key, its value, and when it expires, in milliseconds since 1970, if it does."""
+    """A key, its value, and its expiry in milliseconds since 1970 (None: it does not expire)."""
 
     key: bytes
     value: bytes
@@ -42,45 +41,45 @@ class Row(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A row, and the number of the line it begins at."""
+    """A row, and the number of its first line."""
 
     number: int
     row: Row
 
 
 class Bad(NamedTuple):
-    """Why there is no row at a line."""
+    """A line that has no valid row, and the reason."""
 
     number: int
     why: str
 
 
-class CannotSay(CallerError):
-    """A row that a format has no words for."""
+class Unwritable(CallerError):
+    """A row that a format cannot represent."""
 
 
 class Misfit(ValueError):
-    """What is wrong with a line."""
+    """An error in a line."""
 
 
 class Format(Protocol):
-    """One format, in both directions."""
+    """A reader and a writer of one format."""
 
     def read(self, file: IO[bytes]) -> Iterator[Line | Bad]:
-        """The rows of a file, in order."""
+        """Yield the rows of a file, in order."""
 
     def write(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """The bytes of a file, in pieces. Raises `CannotSay` for a row that cannot be read back."""
+        """Yield the bytes of a file, in parts. Raises `Unwritable`."""
 
 
 # -- lines -------------------------------------------------------------------------------------------------
 
 _RawLine: TypeAlias = tuple[int, bytes | None]
-"""A line's number and its bytes with their newline; None when it is too long."""
+"""A line's number, and its bytes including the newline; None if the line is too long."""
 
 
 MARK: Final = b"\xef\xbb\xbf"
-"""The UTF-8 byte order mark that some programs write at the beginning of a file. It is not a part of the first line."""
+"""The UTF-8 byte order mark that some programs write at the beginning of a file. The first line does not include it."""
 
 _OTHER_MARKS: Final = {
     b"\xff\xfe\x00\x00": "UTF-32",
@@ -88,11 +87,11 @@ _OTHER_MARKS: Final = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-"""Byte order marks of encodings that no format has. The mark of little-endian UTF-32 begins with that of UTF-16."""
+"""Byte order marks of unsupported encodings. The mark of little-endian UTF-32 begins with the mark of UTF-16."""
 
 
 def _lines(file: IO[bytes], limit: int) -> Iterator[_RawLine]:
-    """Return the lines of a file without its mark. Raises `CallerError` if the file is UTF-16 or UTF-32."""
+    """Yield the lines of a file without its mark. Raises `CallerError` if the file is UTF-16 or UTF-32."""
     number = 0
     while line := file.readline(limit + 1):
         number += 1
@@ -110,7 +109,7 @@ def _lines(file: IO[bytes], limit: int) -> Iterator[_RawLine]:
 
 
 class _ByLine:
-    """A format with a row on each line; empty lines are passed over."""
+    """A format with one row on each line. It skips empty lines."""
 
     def __init__(self, parse: Callable[[bytes], Row], unparse: Callable[[Row], bytes], limit: int = LINE_MAX) -> None:
         self._parse = parse
@@ -134,7 +133,7 @@ class _ByLine:
         first = True
         for row in rows:
             line = self._unparse(row)
-            # A key may begin with a mark. Import removes one mark of UTF-8, and refuses a file with another mark.
+            # The key may begin with a mark. A reader removes one UTF-8 mark, and refuses a file with another mark.
             if first and line.startswith((MARK, *_OTHER_MARKS)):
                 line = MARK + line
             first = False
@@ -143,7 +142,7 @@ class _ByLine:
 
 def _checked(row: Row) -> Row:
     if not 1 <= len(row.key) <= KEY_MAX:
-        raise Misfit(f"a key has 1 to {KEY_MAX:,} bytes, this one {len(row.key):,}")
+        raise Misfit(f"a key has 1 to {KEY_MAX:,} bytes, but this one has {len(row.key):,}")
     if row.expires_ms is not None and not 0 <= row.expires_ms <= TTL_MAX:
         raise Misfit(f"expires_ms is a number of milliseconds since 1970, not {str(row.expires_ms)[:24]}")
     return row
@@ -154,7 +153,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{0,20})?([eE]\+?[0-9]{1,2})?")
 
 
 def _milliseconds(text: str) -> int | None:
-    """The moment that stands in a column: none where it is empty."""
+    """Return the time in a column, or None if the column is empty."""
     if not text:
         return None
     if _NUMBER.fullmatch(text) and (number := Decimal(text)) == number.to_integral_value():
@@ -180,9 +179,9 @@ def _parse_json(line: bytes) -> Row:
         raise Misfit("not an object: {...}")
     row = dict(members)
     if len(row) < len(members):
-        raise Misfit("a member stands there twice")
+        raise Misfit("the object has a member twice")
     if unknown := row.keys() - _MEMBERS:
-        raise Misfit(f"it has no member {sorted(unknown)[0]!r}, only {', '.join(sorted(_MEMBERS))}")
+        raise Misfit(f"{sorted(unknown)[0]!r} is not a member; use {', '.join(sorted(_MEMBERS))}")
     expires = row.get("expires_ms")
     if type(expires) is float and expires.is_integer():
         expires = row["expires_ms"] = int(expires)
@@ -194,14 +193,14 @@ def _parse_json(line: bytes) -> Row:
 def _bytes_of(row: dict[str, Any], name: str) -> bytes:
     names = [given for given in (name, f"{name}_b64") if given in row]
     if len(names) != 1:
-        raise Misfit(f"it has one of {name} and {name}_b64, and here are {len(names)}")
+        raise Misfit(f"the object needs one of {name} and {name}_b64, but has {len(names)}")
     text = row[names[0]]
     if not isinstance(text, str):
         raise Misfit(f"{names[0]} is a string, not {text!r:.24}")
     try:
         return text.encode() if names[0] == name else base64.b64decode(text, validate=True)
     except UnicodeEncodeError:
-        raise Misfit(f"{name} holds half of a surrogate pair, which is no text") from None
+        raise Misfit(f"{name} contains half of a surrogate pair, which is not valid text") from None
     except (binascii.Error, ValueError) as error:
         raise Misfit(f"{name}_b64 is not base64: {error}") from None
 
@@ -221,7 +220,10 @@ def _unparse_json(row: Row) -> bytes:
 # -- key<TAB>value -------------------------------------------------------------------------------------------
 
 _ESCAPES: Final = {b"\\": b"\\\\", b"\t": b"\\t", b"\n": b"\\n", b"\r": b"\\r"}
-"""What is written for a byte; the backslash first, since it is what the others are written with."""
+"""The escape of each byte. The backslash comes first, because the other escapes contain it."""
+
+_PLAIN: Final = {written[1:]: plain for plain, written in _ESCAPES.items()}
+_ESCAPED: Final = re.compile(rb"\\(.?)", re.DOTALL)
 
 
 def _escape(data: bytes) -> bytes:
@@ -230,20 +232,14 @@ def _escape(data: bytes) -> bytes:
     return data
 
 
-_PLAIN: Final = {written[1:]: plain for plain, written in _ESCAPES.items()}
-
-
 def _unescape(data: bytes) -> bytes:
     return _ESCAPED.sub(_unescaped, data)
-
-
-_ESCAPED: Final = re.compile(rb"\\(.?)", re.DOTALL)
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
     plain = _PLAIN.get(match[1])
     if plain is None:
-        raise Misfit(f"there is no escape {_text(match[0])}; a backslash that stands for itself is written twice")
+        raise Misfit(f"there is no escape {_text(match[0])}; write \\\\ for a backslash")
     return plain
 
 
@@ -255,7 +251,7 @@ def _parse_tsv(line: bytes) -> Row:
     columns = line.split(b"\t")
     if len(columns) not in (2, 3):
         raise Misfit(
-            f"a line is key<TAB>value or key<TAB>value<TAB>expires_ms, and this one has {len(columns)} columns"
+            f"a line is key<TAB>value or key<TAB>value<TAB>expires_ms, but this one has {len(columns)} columns"
         )
     expires = _milliseconds(_text(columns[2])) if len(columns) == 3 else None
     return Row(_unescape(columns[0]), _unescape(columns[1]), expires)
@@ -274,14 +270,13 @@ _COLUMNS: Final = ("key", "value", "expires_ms")
 
 
 class _Csv:
-    """Columns by the names in the header, in any order; a row may take several lines."""
+    """CSV. The header names the columns, in any order; a row may take several lines."""
 
     def __init__(self, limit: int = LINE_MAX) -> None:
         self._limit = limit
 
     def read(self, file: IO[bytes]) -> Iterator[Line | Bad]:
-        # The module's limit holds for the whole process, which is a command line and reads nothing else.
-        csv.field_size_limit(self._limit)
+        csv.field_size_limit(self._limit)  # of the whole process, which reads no other CSV
         reader = csv.reader(self._decoded(file), strict=True)
         header: list[str] | None = None
         while True:
@@ -297,7 +292,7 @@ class _Csv:
                 else:
                     yield Line(number, _checked(_parse_csv(header, columns)))
             except (csv.Error, Misfit) as error:
-                why = _csv_words(error) if isinstance(error, csv.Error) else str(error)
+                why = _csv_message(error) if isinstance(error, csv.Error) else str(error)
                 if header is None:
                     raise CallerError(f"line {number}: {why}") from None
                 yield Bad(number, why)
@@ -317,7 +312,7 @@ class _Csv:
                 key, value = row.key.decode(), row.value.decode()
             except UnicodeDecodeError:
                 shown = row.key[:24].decode("utf-8", "backslashreplace")
-                raise CannotSay(f"key {shown!r}: CSV is for UTF-8 text, which this is not; try jsonl") from None
+                raise Unwritable(f"key {shown!r}: CSV is for UTF-8 text only; use jsonl") from None
             writer.writerow((key, value, "" if row.expires_ms is None else row.expires_ms))
             yield buffer.getvalue().encode()
             buffer.seek(0)
@@ -326,32 +321,31 @@ class _Csv:
             yield buffer.getvalue().encode()
 
 
-_CSV_WORDS: Final = {
-    "new-line character seen": "a carriage return without a newline ends no line; save the file with line ends \\n or "
-    "\\r\\n, or put the field in quotes",
-    "unexpected end of data": "the file ends within the quotes of a field",
-    "',' expected after": "after the closing quote of a field there is neither a comma nor the end of the line; write "
-    "a quote within a field twice",
-    "field larger than": "a field is longer than the longest line",
+_CSV_MESSAGES: Final = {
+    "new-line character seen": "a carriage return without a newline does not end a line; save the file with line ends "
+    "\\n or \\r\\n, or quote the field",
+    "unexpected end of data": "the file ends within a quoted field",
+    "',' expected after": "text follows the closing quote of a field; write a quote within a field twice",
+    "field larger than": "a field is longer than the maximum length of a line",
 }
 """Our messages, by the beginnings of the messages of Python's module."""
 
 
-def _csv_words(error: csv.Error) -> str:
+def _csv_message(error: csv.Error) -> str:
     text = str(error)
-    return next((words for begin, words in _CSV_WORDS.items() if text.startswith(begin)), f"not CSV: {text}")
+    return next((ours for begin, ours in _CSV_MESSAGES.items() if text.startswith(begin)), f"not CSV: {text}")
 
 
 def _header(columns: list[str]) -> list[str]:
     names = [column.strip().lower() for column in columns]
     if not {"key", "value"} <= set(names) <= set(_COLUMNS) or len(names) > len(set(names)):
-        raise Misfit("the first line of a CSV file names its columns: key,value or key,value,expires_ms")
+        raise Misfit("the first line of a CSV file must name the columns: key,value or key,value,expires_ms")
     return names
 
 
 def _parse_csv(header: list[str], columns: list[str]) -> Row:
     if len(columns) != len(header):
-        raise Misfit(f"{len(columns)} columns, and the header has {len(header)}")
+        raise Misfit(f"the row has {len(columns)} columns, but the header has {len(header)}")
     row = dict(zip(header, columns, strict=True))
     try:
         return Row(row["key"].encode(), row["value"].encode(), _milliseconds(row.get("expires_ms", "")))
@@ -368,14 +362,14 @@ CSV: Final = _Csv()
 FORMATS: Final[dict[str, Format]] = {"jsonl": JSONL, "tsv": TSV, "csv": CSV}
 """Each format by its name."""
 
-ENDINGS: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".tsv": "tsv", ".tab": "tsv", ".csv": "csv"}
-"""What a file's ending says of its format."""
+SUFFIXES: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".tsv": "tsv", ".tab": "tsv", ".csv": "csv"}
+"""The format of each suffix of a file name."""
 
 
 def format_of(file: str, name: str | None) -> Format:
-    """The format that was named, else the one that a file's ending says, else JSON lines for `-`."""
+    """Return the named format; without a name, the format of the file's suffix, or jsonl for `-`."""
     if name is None:
-        name = "jsonl" if file == "-" else ENDINGS.get(PurePath(file).suffix.lower())
+        name = "jsonl" if file == "-" else SUFFIXES.get(PurePath(file).suffix.lower())
     if name is None:
-        raise CallerError(f"{file}: its ending says no format; say --format {', '.join(FORMATS)}")
+        raise CallerError(f"{file}: unknown suffix; name the format with --format {', '.join(FORMATS)}")
     return FORMATS[name]

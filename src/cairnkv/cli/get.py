@@ -1,4 +1,4 @@
-"""`cairn get`: the one command of which a script may start thousands, so it imports as little as it can."""
+"""`cairn get`. A script may start thousands of these processes, so this module imports as little as it can."""
 
 import argparse
 import os
@@ -12,27 +12,25 @@ from cairnkv.limits import DEFAULT_URL
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Print a value."""
+    """Print the value of a key."""
     parser = client_parser(
         name,
-        description="Print the value of a key and a newline. Exit code 1 when the key is not there.",
+        description="Print the value of a key and a newline. Exit code 1 if the key does not exist.",
         example="cairn get greeting\ncairn get --raw picture > picture.png\n"
-        "cairn get --clear job:17        # take it: no one else gets it\n"
-        "cairn get --ttl 30m session:9   # and let it live for another half an hour\n"
-        "cairn get --local greeting      # what this node of a cluster has, which may be behind the others",
+        "cairn get --clear job:17        # also delete the key, so that no other client gets it\n"
+        "cairn get --ttl 30m session:9   # also expire the key in half an hour\n"
+        "cairn get --local greeting      # read the state of one node of a cluster, which may be outdated",
     )
     parser.add_argument("key", type=octets, help="the key")
     parser.add_argument("--raw", action="store_true", help="print the exact bytes, without a newline")
-    parser.add_argument(
-        "--local", action="store_true", help="be content with what the node that is asked has: it may be behind"
-    )
+    parser.add_argument("--local", action="store_true", help="read the local state of the node, which may be outdated")
     also = parser.add_mutually_exclusive_group()
-    also.add_argument("--clear", action="store_true", help="clear the key as well, in one step")
-    also.add_argument("--ttl", type=duration, metavar="TIME", help="give the key a new time to live as well")
-    also.add_argument("--persist", action="store_true", help="take the key's time to live away as well")
+    also.add_argument("--clear", action="store_true", help="also delete the key, in one atomic step")
+    also.add_argument("--ttl", type=duration, metavar="TIME", help="also set the time to live of the key")
+    also.add_argument("--persist", action="store_true", help="also remove the time to live of the key")
     options = parser.parse_args(arguments)
     if options.local and _changes(options):
-        parser.error("--local is for what only reads: not with --clear, --ttl or --persist")
+        parser.error("--local reads only; do not combine it with --clear, --ttl or --persist")
     value = _value(options)
     if options.json:
         found = value is not None
@@ -45,7 +43,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def _changes(options: argparse.Namespace) -> bool:
-    """Whether the key is not only read."""
+    """Return whether the command changes the key."""
     return options.clear or options.ttl is not None or options.persist
 
 
@@ -57,7 +55,7 @@ def _value(options: argparse.Namespace) -> bytes | None:
         try:
             if url:
                 return fast_get.get(url, options.key, local=options.local)
-        except fast_get.NotQuick:
+        except fast_get.NeedsClient:
             pass
     with client(options) as kv:
         store = kv.local() if options.local else kv

@@ -1,8 +1,7 @@
-"""The entry of the command line: finds the subcommand, and only then imports what it needs.
+"""The entry point of the command line: finds the subcommand and imports its module.
 
-What always holds: exit code 0 for success and found, 1 for not found, 2 for any error, with one line on
-standard error that says what was wrong. Importing this module imports nothing slow, and nothing of the
-vocabulary: a process that runs one `get` is mostly imports.
+Invariants: the exit code is 0 for success or "found", 1 for "not found" and 2 for an error, which prints one line on
+standard error. Importing this module imports nothing slow and no command: imports take most of the time of a `get`.
 """
 
 import contextlib
@@ -23,35 +22,35 @@ SUBCOMMANDS: Final = {
     "serve": ("serve", "run a server"),
     "get": ("get", "print the value of a key"),
     "set": ("keys", "store a value under a key"),
-    "clear": ("keys", "clear keys, or all that begin with a prefix, or all"),
-    "exists": ("keys", "say whether a key is there"),
+    "clear": ("keys", "delete keys: some, all with a prefix, or all"),
+    "exists": ("keys", "test whether a key exists"),
     "incr": ("keys", "add to a number and print the sum"),
     "ttl": ("keys", "print the seconds until a key expires"),
-    "expire": ("keys", "give a key a new time to live"),
-    "persist": ("keys", "take a key's time to live away"),
-    "scan": ("store", "print the keys, or those that begin with a prefix"),
-    "count": ("store", "print how many keys there are"),
-    "ping": ("store", "ask a server for a sign of life"),
-    "info": ("store", "print what a server says of itself"),
-    "import": ("transfer", "store what a file holds"),
+    "expire": ("keys", "set the time to live of a key"),
+    "persist": ("keys", "remove the time to live of a key"),
+    "scan": ("store", "list all keys, or those with a prefix"),
+    "count": ("store", "print the number of keys"),
+    "ping": ("store", "test the connection to a server"),
+    "info": ("store", "print the state and statistics of a server"),
+    "import": ("transfer", "store the keys and values of a file"),
     "export": ("transfer", "write keys and values to a file"),
-    "backup": ("backup", "make a backup of a store on disk, while it serves or not"),
-    "restore": ("backup", "make a store of a backup"),
-    "verify": ("backup", "read a whole backup, and say whether it is as it was made"),
-    "check": ("backup", "read a store on disk for damage, or try a running one's consistency"),
-    "repair": ("backup", "make a new store of what can be read of a damaged one"),
-    "cluster": ("cluster", "run a cluster of several nodes on this machine, and hurt it"),
-    "shell": ("shell", "talk to a store command by command"),
-    "trace": ("trace", "pass a connection through and show every frame of it"),
+    "backup": ("backup", "make a backup of a durable store, running or not"),
+    "restore": ("backup", "make a store from a backup"),
+    "verify": ("backup", "check a backup for damage"),
+    "check": ("backup", "check a store on disk for damage, or a running store for consistency"),
+    "repair": ("backup", "copy the readable records of a damaged store to a new store"),
+    "cluster": ("cluster", "run a local test cluster and inject faults"),
+    "shell": ("shell", "enter commands interactively"),
+    "trace": ("trace", "relay connections to a server and print every frame"),
 }
-"""Each subcommand: the module of `cairnkv.cli` that has it, and what it does."""
+"""Each subcommand: its module in `cairnkv.cli`, and its summary."""
 
-BEFORE: Final = {"--url": True, "--timeout": True, "--json": False}
+EARLY_OPTIONS: Final = {"--url": True, "--timeout": True, "--json": False}
 """Options that users may also write before the command, and whether each takes a value."""
 
 
 def usage() -> str:
-    """The overall help, from the table of subcommands."""
+    """Return the overall help, from the table of subcommands."""
     width = max(map(len, SUBCOMMANDS))
     lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in SUBCOMMANDS.items()]
     return "\n".join(
@@ -62,9 +61,9 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`cairn COMMAND --help` explains a command. The server is found by --url, else by CAIRNKV_URL,",
-            "else at cairn://127.0.0.1:6555. --url, --timeout and --json may stand before the command.",
-            "Exit codes: 0 found, 1 not found, 2 error.",
+            "`cairn COMMAND --help` explains a command. --url names the server (default: CAIRNKV_URL,",
+            "else cairn://127.0.0.1:6555). --url, --timeout and --json may also precede the command.",
+            "Exit codes: 0 success or found, 1 not found, 2 error.",
         )
     )
 
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if sys.stdout is None or sys.stdin is None or sys.stderr is None:
         if arguments[:1] not in (["serve"], ["cluster"]):
-            return complain("standard input, output or error is closed; open it, at least on /dev/null")
+            return complain("standard input, output or error is closed; open it, for example on /dev/null")
         _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals and pipes that are not UTF-8
@@ -85,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return complain("interrupted")
     except BrokenPipeError:
-        # Whoever read our output has enough. Nothing more can be said there, also not at exit.
+        # The reader closed the pipe, as `head` does. At exit, Python would write the buffered rest to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FOUND
     except Exception as error:
@@ -94,18 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ImportError):
             with contextlib.suppress(ImportError):  # a failed import of this package itself is a bug
                 return complain(str(missing_package(error, f"cairn {arguments[0]}")))
-        if isinstance(error, CairnError):
-            return complain(str(error))
-        if isinstance(error, OSError):  # a file, a terminal, a full disk: nothing that a traceback explains
-            if isinstance(error, FileNotFoundError) and error.filename is None:  # from getcwd
-                from cairnkv.paths import in_words
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # from getcwd
+            from cairnkv.paths import in_words
 
-                return complain(in_words(error))
+            return complain(in_words(error))
+        if isinstance(error, CairnError | OSError):  # such as a closed terminal or a full disk: not a bug
             return complain(str(error))
         import traceback
 
         traceback.print_exc()
-        return complain("this is a fault of cairnkv; please report what stands above")
+        return complain("this is a bug in cairnkv; please report it with the traceback above")
 
 
 def _open_standard_streams() -> None:
@@ -129,7 +126,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"cairnkv {VERSION}")
         return FOUND
     if arguments[0].startswith("-"):
-        return _dispatch_behind_options(arguments)
+        return _dispatch_after_options(arguments)
     name, *rest = arguments
     if name == "help":
         if rest and rest[0] not in SUBCOMMANDS:
@@ -140,12 +137,12 @@ def _dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(f"cairnkv.cli.{SUBCOMMANDS[name][0]}")
     try:
         code: int = module.run(name, rest)
-    except SystemExit as leaving:  # argparse, behind --help or wrong arguments
+    except SystemExit as leaving:  # argparse, after --help or wrong arguments
         return leaving.code if isinstance(leaving.code, int) else ERROR
     return code
 
 
-def _dispatch_behind_options(arguments: list[str]) -> int:
+def _dispatch_after_options(arguments: list[str]) -> int:
     """Run a command with the options before it. The same option after the command wins."""
     before: dict[str, list[str]] = {}
     left = list(arguments)
@@ -153,18 +150,18 @@ def _dispatch_behind_options(arguments: list[str]) -> int:
         option, equals, _ = left[0].partition("=")
         if option in ("-h", "--help", "-V", "--version"):
             return _dispatch([option])
-        if option not in BEFORE:
-            known = suggestion(option, BEFORE)
-            return complain(f"there is no option {option!r} before a command{known}; use one of {', '.join(BEFORE)}")
-        taken = 2 if BEFORE[option] and not equals else 1
+        if option not in EARLY_OPTIONS:
+            known, names = suggestion(option, EARLY_OPTIONS), ", ".join(EARLY_OPTIONS)
+            return complain(f"there is no option {option!r} before a command{known}; use one of {names}")
+        taken = 2 if EARLY_OPTIONS[option] and not equals else 1
         if len(left) <= taken:
             return complain(f"the command after {option} is missing; `cairn --help` lists the commands")
         before[option], left = left[:taken], left[taken:]
     if left[0] == "help":
         return _dispatch(left)
     end = left.index("--") if "--" in left else len(left)
-    behind = {word.partition("=")[0] for word in left[:end]}
-    moved = [word for option, words in before.items() if option not in behind for word in words]
+    after = {argument.partition("=")[0] for argument in left[:end]}
+    moved = [argument for option, given in before.items() if option not in after for argument in given]
     return _dispatch([*left[:end], *moved, *left[end:]])
 
 
@@ -173,16 +170,16 @@ def _unknown(name: str) -> str:
 
 
 def suggestion(typed: str, known: Iterable[str]) -> str:
-    """Return "did you mean" with the known word that is most similar to an unknown one; empty if no word is similar."""
+    """Return "did you mean" with the known name that is most similar to an unknown one; empty if no name is similar."""
     import difflib  # needed only for errors
 
-    names = {word.lstrip("-"): word for word in known}  # the dashes of options must not count
+    names = {name.lstrip("-"): name for name in known}  # the dashes of options must not count
     close = difflib.get_close_matches(typed.lstrip("-"), names, 1)
     return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def complain(text: str) -> int:
-    """Say on standard error what is wrong, in one line, and give the exit code of errors."""
+    """Print an error as one line on standard error, and return the exit code of errors."""
     with contextlib.suppress(OSError):  # standard error may be a closed terminal, or on a full disk
         print(f"cairn: {' '.join(text.split())}", file=sys.stderr)
     return ERROR

@@ -1,10 +1,8 @@
-"""How keys, values and answers look: exact when piped, readable and safe on a terminal, or JSON.
+"""Prints keys, values and replies: exactly into a pipe, readable and safe on a terminal, or as JSON.
 
-What always holds: nothing is added to or taken from bytes that go into a pipe or a file; nothing that a store
-holds reaches a terminal as a control sequence; JSON says bytes that are not UTF-8 in base64, under a name that
-says so.
-
-Imports nothing slow: `get` uses it.
+Invariants: bytes reach a pipe or a file unchanged; no stored byte reaches a terminal as a control sequence; JSON has
+bytes that are not UTF-8 in base64, in a member whose name ends in _b64. This module imports nothing slow: `get` uses
+it.
 """
 
 import os
@@ -22,24 +20,24 @@ CYAN: Final = "36"
 
 
 def on_terminal(stream: TextIO) -> bool:
-    """Whether people read what goes there."""
+    """Return whether a stream is a terminal."""
     return stream.isatty()
 
 
 def coloured(stream: TextIO) -> bool:
-    """Whether colours are of use there (https://no-color.org)."""
+    """Return whether a stream shows colours (https://no-color.org)."""
     return on_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, style: str, stream: TextIO | None = None) -> str:
-    """Text in a colour, where colours are of use."""
+    """Return text in a colour if the stream (default: standard output) shows colours."""
     return f"\x1b[{style}m{text}\x1b[0m" if coloured(stream or sys.stdout) else text
 
 
 def put_bytes(data: bytes, *, raw: bool = False) -> None:
-    """A line on standard output: the bytes as they are and a newline, or escaped on a terminal.
+    """Print bytes and a newline, escaped if standard output is a terminal.
 
-    raw: the bytes as they are, wherever they go, and no newline.
+    raw: print exactly the bytes, without a newline, also on a terminal.
     """
     if not raw and on_terminal(sys.stdout):
         print(escaped(data))
@@ -55,17 +53,17 @@ def put_json(value: Any) -> None:
     ascii_only = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     line = json.dumps(value, ensure_ascii=ascii_only, separators=(", ", ": "))
     sys.stdout.flush()
-    sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")  # names of files may have \udcXX
+    sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")  # file names may contain \udcXX
 
 
 def note(text: str) -> None:
-    """Something besides the answer, for people: on standard error, if it is a terminal."""
+    """Print a note for people on standard error, if that is a terminal."""
     if on_terminal(sys.stderr):
         print(styled(text, DIM, sys.stderr), file=sys.stderr)
 
 
 def named(name: str, data: bytes) -> dict[str, str]:
-    """A member of a JSON object that holds bytes.
+    """Return a member of a JSON object for bytes.
 
     >>> named("key", b"a"), named("key", bytes([255]))
     ({'key': 'a'}, {'key_b64': '/w=='})

@@ -1,11 +1,11 @@
-"""Progress bars, summaries and interruption of long commands. A bar appears on a terminal only."""
+"""Progress bars, summaries and interruption of long commands. A bar appears only on a terminal."""
 
 import contextlib
 import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cairnkv.cli.main import complain
 from cairnkv.cli.output import on_terminal
@@ -34,14 +34,33 @@ def terminated_like_interrupted() -> Iterator[None]:
             signal.signal(one, handler)
 
 
-@contextlib.contextmanager
-def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error while the block runs; gives the function that says how far it is.
+class Bar:
+    """A progress bar: a count, and the total if it is known."""
 
-    total: what the function says at the end; None when nobody knows.
-    """
-    if not on_terminal(sys.stderr) or not _bars_are_there():
-        yield lambda done: None
+    def __init__(self, update: Callable[..., Any]) -> None:
+        """update: shows the bar; takes `completed` and `total`."""
+        self._update = update
+        self._done = 0
+
+    def expect(self, total: int) -> None:
+        """Set the total."""
+        self._update(total=total)
+
+    def at(self, done: int) -> None:
+        """Set the count."""
+        self._done = done
+        self._update(completed=done)
+
+    def add(self, count: int) -> None:
+        """Add to the count."""
+        self.at(self._done + count)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None, unit: str) -> Iterator[Bar]:
+    """Show a bar on standard error while the block runs. total: None if it is not known yet."""
+    if not on_terminal(sys.stderr) or not _has_bars():
+        yield Bar(lambda **_: None)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -55,13 +74,12 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[[int]
         amount = TextColumn("{task.completed:,.0f} " + unit)
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield Bar(functools.partial(bar.update, bar.add_task(what, total=total)))
 
 
 @functools.cache
-def _bars_are_there() -> bool:
-    """Return whether the package for bars can be imported. Print once which extra installs it, if not."""
+def _has_bars() -> bool:
+    """Return whether the package for bars can be imported. If not, print once which extra installs it."""
     try:
         import rich.progress  # noqa: F401
     except ImportError as error:
@@ -71,7 +89,7 @@ def _bars_are_there() -> bool:
 
 
 def counted(number: int, unit: str) -> str:
-    """A number and its unit in the plural, or the singular.
+    """Return a number and its unit, in the plural unless the number is 1.
 
     >>> counted(1, "key"), counted(1200, "line")
     ('1 key', '1,200 lines')
@@ -80,5 +98,5 @@ def counted(number: int, unit: str) -> str:
 
 
 def rate(number: int, seconds: float) -> str:
-    """How long something took, and how much of it went through in a second."""
+    """Return the time and the throughput as text."""
     return f"in {seconds:.2f} s ({number / max(seconds, 1e-9):,.0f}/s)"

@@ -18,11 +18,11 @@ def run(name: str, arguments: Sequence[str]) -> int:
 def _scan(name: str, arguments: Sequence[str]) -> int:
     parser = client_parser(
         name,
-        description="Print the keys, one on a line, as they come from the server. Exit code 1 when there are none.\n"
-        "A key that holds a newline takes several lines; --json keeps them apart.",
+        description="List the keys, one on each line, in no particular order. Exit code 1 if there are none.\n"
+        "A key that contains a newline takes several lines; with --json, each key is one line.",
         example="cairn scan\ncairn scan user: | wc -l\ncairn scan --json user:",
     )
-    parser.add_argument("prefix", nargs="?", type=octets, default=b"", help="only keys that begin with this")
+    parser.add_argument("prefix", nargs="?", type=octets, default=b"", help="list only keys that begin with this")
     options = parser.parse_args(arguments)
     found = False
     with client(options) as kv:
@@ -36,7 +36,7 @@ def _scan(name: str, arguments: Sequence[str]) -> int:
 
 
 def _count(name: str, arguments: Sequence[str]) -> int:
-    parser = client_parser(name, description="Print how many keys there are, exactly.", example="cairn count")
+    parser = client_parser(name, description="Print the exact number of keys.", example="cairn count")
     options = parser.parse_args(arguments)
     with client(options) as kv:
         number = kv.count()
@@ -50,11 +50,10 @@ def _count(name: str, arguments: Sequence[str]) -> int:
 def _ping(name: str, arguments: Sequence[str]) -> int:
     parser = client_parser(
         name,
-        description="Ask a server for a sign of life, and print it: PONG, or the text. The time it took goes to "
-        "standard error.",
+        description="Send a PING and print the reply. The round-trip time goes to standard error.",
         example="cairn ping\ncairn ping --url cairn://db1:6555 'are you there'",
     )
-    parser.add_argument("text", nargs="?", default="", help="what the server is to say back (default: PONG)")
+    parser.add_argument("text", nargs="?", default="", help="text that the server sends back (default: PONG)")
     options = parser.parse_args(arguments)
     with client(options) as kv:
         kv.ping()  # connects
@@ -72,7 +71,7 @@ def _ping(name: str, arguments: Sequence[str]) -> int:
 def _info(name: str, arguments: Sequence[str]) -> int:
     parser = client_parser(
         name,
-        description="Print what a server says of itself, one name and value on a line.",
+        description="Print the state and statistics of a server, one name and value on each line.",
         example="cairn info\ncairn info --json | jq .keys",
     )
     options = parser.parse_args(arguments)

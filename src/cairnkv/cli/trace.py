@@ -1,6 +1,6 @@
-"""`cairn trace`: prints every frame of connections that pass through it.
+"""`cairn trace`: relays connections to a server and prints every frame.
 
-Out of scope: the proxy (`lab.trace.proxy`) and the printed lines (`lab.trace.trace_format`).
+Out of scope: the proxy (`lab.trace.proxy`) and the format of the lines (`lab.trace.trace_format`).
 """
 
 import asyncio
@@ -28,14 +28,17 @@ STYLES: Final = {
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Pass connections through until told to stop."""
+    """Relay connections until Ctrl-C."""
     parser = Parser(
         name,
-        description="Pass connections through to a server and print every frame, in both directions, field by field.",
+        description="Relay connections to a server and print every frame, in both directions, field by field.",
         example="cairn trace &\ncairn get greeting --url cairn://127.0.0.1:7000",
     )
     parser.add_argument(
-        "--listen", default="127.0.0.1:7000", metavar="HOST:PORT", help="where clients connect (default: %(default)s)"
+        "--listen",
+        default="127.0.0.1:7000",
+        metavar="HOST:PORT",
+        help="the address to which clients connect (default: %(default)s)",
     )
     parser.add_argument("--to", metavar="URL", help="the server (default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)")
     parser.add_argument(
@@ -52,7 +55,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     host, port = _listen_at(options.listen)
     if not options.insecure and not is_loopback(host):
         raise CallerError(
-            f"{host} is beyond this machine, and nobody has to authenticate; say --insecure if you mean it"
+            f"{host} is not a loopback address, and clients need not authenticate here; allow it with --insecure"
         )
     proxy = Proxy(parse(options.to).endpoints, _printer(), shown_bytes=options.bytes)
     asyncio.run(proxy.run(host, port))
@@ -71,19 +74,13 @@ def _listen_at(text: str) -> tuple[str, int]:
 
 
 def _printer() -> Show:
-    """Prints lines at once, in colours on a terminal."""
-    if not coloured(sys.stdout):
+    """Return a function that prints lines, in colours on a terminal, and flushes them."""
+    in_colours = coloured(sys.stdout)
 
-        def plain(lines: Iterable[Line]) -> None:
-            for line in lines:
-                print(line)
-            sys.stdout.flush()
-
-        return plain
-
-    def in_colours(lines: Iterable[Line]) -> None:
+    def show(lines: Iterable[Line]) -> None:
         for line in lines:
-            print("".join(styled(text, STYLES[part]) if part in STYLES else text for text, part in line.parts))
+            parts = (styled(text, STYLES[part]) if part in STYLES else text for text, part in line.parts)
+            print("".join(parts) if in_colours else line)
         sys.stdout.flush()
 
-    return in_colours
+    return show

@@ -1,11 +1,11 @@
-"""`cairn import` and `cairn export`: files into a store, and a store into a file.
+"""`cairn import` and `cairn export`: copy keys and values from a file to a store, and from a store to a file.
 
-What always holds: memory is bounded by a batch, which is bounded by count and by bytes; whoever stops half-way
-(a bad line, a lost connection, Ctrl-C) is told how far it came, and of which lines nobody can tell; a file that
-export does not finish is not replaced.
+Invariants: both hold one batch in memory, which has a limit of rows and of bytes. If an import stops early (a bad line,
+a lost connection, Ctrl-C), it prints the number of stored rows, and the lines whose outcome is unknown. An incomplete
+export does not replace the file.
 
-Neither is a backup of one moment: what changes meanwhile is in the file before or after its change, and a key
-that goes between its name and its value is left out. Not for what a line looks like (`formats`).
+Out of scope: a snapshot of one moment. For a key that changes during an export, the file has the old or the new value;
+a key that a client deletes may be missing. The format of a line is in `formats`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Final
 from cairnkv.cli.arguments import Parser, client, client_parser, octets, path
 from cairnkv.cli.formats import FORMATS, Bad, Format, Line, Row, format_of
 from cairnkv.cli.main import FOUND, complain
-from cairnkv.cli.progress import counted, progress, rate, terminated_like_interrupted
+from cairnkv.cli.progress import Bar, counted, progress, rate, terminated_like_interrupted
 from cairnkv.commands.failures import BIGREPLY
 from cairnkv.errors import BadCommand, CairnError, CallerError, OutcomeUnknown
 from cairnkv.limits import MIB
@@ -37,34 +37,35 @@ if TYPE_CHECKING:
     Store = cairnkv.Client[bytes, bytes]
 
 BATCH_ROWS: Final = 1_000
-"""Rows that go to the server together, at most."""
+"""Maximum number of rows in a batch."""
 
 BATCH_BYTES: Final = MIB
 """Bytes of keys and values after which a batch is full; one row may be larger."""
 
 STDIO: Final = "-"
-"""The file that stands for standard input or output."""
+"""The file name for standard input or output."""
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run one of these subcommands."""
-    with terminated_like_interrupted():  # prints the progress before it ends
+    with terminated_like_interrupted():  # prints the progress before it exits
         return (_import if name == "import" else _export)(name, arguments)
 
 
 _FORMATS_HELP: Final = """\
 formats:
-  jsonl  one object on a line: {"key": "a", "value": "b", "expires_ms": 1767225600000}; key_b64 and value_b64
-         in base64 for what is not UTF-8; expires_ms, in milliseconds since 1970, where it expires
-  tsv    key<TAB>value[<TAB>expires_ms], bytes as they are, but \\t \\n \\r \\\\ for tab, newline, carriage
-         return, backslash
-  csv    a header key,value[,expires_ms], then a row on a line; text only"""
+  jsonl  one object on each line: {"key": "a", "value": "b", "expires_ms": 1767225600000}; key_b64 and
+         value_b64 have bytes that are not UTF-8, in base64
+  tsv    key<TAB>value[<TAB>expires_ms] on each line; bytes are unchanged, except \\t \\n \\r \\\\ for tab, newline,
+         carriage return and backslash
+  csv    a header key,value[,expires_ms], then the rows; UTF-8 text only
+  expires_ms is the expiry in milliseconds since 1970; a row without it does not expire."""
 
 
 def _parser(name: str, description: str, example: str) -> Parser:
     parser = client_parser(name, description=description, example=example, json=False)
     parser.epilog = f"{_FORMATS_HELP}\n\n{parser.epilog}"
-    parser.add_argument("--format", choices=FORMATS, help="default: what the file's ending says; for - it is jsonl")
+    parser.add_argument("--format", choices=FORMATS, help="default: from the file's suffix; jsonl for -")
     return parser
 
 
@@ -73,7 +74,7 @@ def _parser(name: str, description: str, example: str) -> Parser:
 
 @dataclasses.dataclass(slots=True)
 class _Counts:
-    """How far an import has come."""
+    """The rows of an import so far."""
 
     imported: int = 0
     present: int = 0
@@ -83,7 +84,7 @@ class _Counts:
     def __str__(self) -> str:
         parts = [f"imported {counted(self.imported, 'row')}"]
         if self.present:
-            parts.append(f"{self.present:,} were there already")
+            parts.append(f"{self.present:,} already existed")
         if self.expired:
             parts.append(f"{self.expired:,} had expired")
         if self.bad:
@@ -94,14 +95,14 @@ class _Counts:
 def _import(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Store what a file holds, row by row. Stops at the first line that it cannot read, with what came before\n"
-        "it stored, unless --skip-bad. What has expired meanwhile is left out.",
+        "Store the keys and values of a file, in order. Stops at the first bad line, after it has stored the rows\n"
+        "before; --skip-bad continues. Skips rows that have expired.",
         "cairn import keys.jsonl\ncairn import --format tsv - < pairs\n"
         "cairn export - --url $OLD | cairn import - --url $NEW",
     )
     parser.add_argument("file", type=path, metavar="FILE", help="the file; - is standard input")
-    parser.add_argument("--if-absent", action="store_true", help="store only keys that are not there")
-    parser.add_argument("--skip-bad", action="store_true", help="report bad lines and go on")
+    parser.add_argument("--if-absent", action="store_true", help="store only keys that do not exist")
+    parser.add_argument("--skip-bad", action="store_true", help="report bad lines and continue")
     options = parser.parse_args(arguments)
     form = format_of(options.file, options.format)
     counts = _Counts()
@@ -129,13 +130,13 @@ def _opened(name: str) -> IO[bytes]:
 
 
 class _Stopped(Exception):
-    """An import cannot go on, at these lines."""
+    """An import has stopped; the text names the lines."""
 
 
 def _import_rows(kv: "Store", file: IO[bytes], form: Format, options: argparse.Namespace, counts: _Counts) -> None:
-    """Store the rows of a file. Raises `_Stopped` where it cannot go on; `counts` says how far it came."""
+    """Store the rows of a file, and count them. Raises `_Stopped`."""
     total = os.fstat(file.fileno()).st_size if options.file != STDIO and Path(options.file).is_file() else None
-    with progress("importing", total, "bytes" if total is not None else "rows") as show:
+    with progress("importing", total, "bytes" if total is not None else "rows") as bar:
         for batch in _batches(form.read(file)):
             lines = [line for line in batch if isinstance(line, Line)]
             _store(kv, lines, counts, if_absent=options.if_absent)
@@ -144,11 +145,11 @@ def _import_rows(kv: "Store", file: IO[bytes], form: Format, options: argparse.N
                     raise _Stopped(f"line {bad.number:,}: {bad.why}")
                 counts.bad += 1
                 complain(f"line {bad.number:,}: {bad.why}")
-            show(counts.imported if total is None else file.tell())
+            bar.at(counts.imported if total is None else file.tell())
 
 
 def _batches(lines: Iterable[Line | Bad]) -> Iterator[list[Line | Bad]]:
-    """Lines in batches bounded by count and bytes; a bad line is the last of its batch."""
+    """Yield lines in batches; a bad line is the last of its batch."""
     batch: list[Line | Bad] = []
     size = 0
     try:
@@ -160,14 +161,13 @@ def _batches(lines: Iterable[Line | Bad]) -> Iterator[list[Line | Bad]]:
                 yield batch
                 batch, size = [], 0
     except (CairnError, OSError):
-        # The file cannot be read on. What was read of it is stored, so that the count says where it ends.
-        yield batch
+        yield batch  # stored before the error is raised, so that the count says where the import stopped
         raise
     yield batch
 
 
 def _store(kv: "Store", lines: Sequence[Line], counts: _Counts, *, if_absent: bool) -> None:
-    """Store a batch in its order, all of it in one pipeline, and count what was stored."""
+    """Store a batch in order, in one pipeline, and count the rows."""
     now = time.time_ns() // 1_000_000
     parts: list[tuple[list[Line], cairnkv.Pending[bool] | cairnkv.Pending[None]]] = []
     pipeline = kv.pipeline()
@@ -185,9 +185,9 @@ def _store(kv: "Store", lines: Sequence[Line], counts: _Counts, *, if_absent: bo
     try:
         pipeline.execute()
     except CairnError:
-        pass  # each part has its own, below
+        pass  # each part has its own error, below
     except KeyboardInterrupt:
-        raise _Stopped(f"interrupted; {_named(lines)} may be stored, or not") from None
+        raise _Stopped(f"interrupted; the outcome of {_named(lines)} is unknown") from None
     stopped: tuple[list[Line], CairnError] | None = None
     for group, pending in parts:
         if pending.error is not None:
@@ -208,7 +208,7 @@ def _named(lines: Sequence[Line]) -> str:
 
 
 def _groups(lines: Sequence[Line], *, alone: bool) -> Iterator[list[Line]]:
-    """Neighbours that one command can store, and those that need one each."""
+    """Yield groups of rows that one SET_MANY can store, and each other row alone. alone: each row."""
     group: list[Line] = []
     for line in lines:
         if alone or line.row.expires_ms is not None:
@@ -228,51 +228,43 @@ def _groups(lines: Sequence[Line], *, alone: bool) -> Iterator[list[Line]]:
 def _export(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Write keys and values to a file, which is replaced when all of it is written.",
+        "Write keys and values to a file. An existing file is replaced when the export is complete.",
         "cairn export keys.jsonl\ncairn export --prefix user: users.csv\ncairn export - | gzip > keys.jsonl.gz",
     )
     parser.add_argument("file", type=path, metavar="FILE", help="the file; - is standard output")
-    parser.add_argument("--prefix", type=octets, default=b"", help="only keys that begin with this")
+    parser.add_argument("--prefix", type=octets, default=b"", help="export only keys that begin with this")
     options = parser.parse_args(arguments)
     form = format_of(options.file, options.format)
     began = time.perf_counter()
-    exported = _Exported()
+    count = 0
+
+    def counted_rows(rows: Iterable[Row], bar: Bar) -> Iterator[Row]:
+        nonlocal count
+        for row in rows:
+            yield row
+            count += 1
+            if count % BATCH_ROWS == 0:
+                bar.at(count)
+
     target = _Target(options.file)
     try:
         with client(options) as kv, target.opened() as file:
             total = None if options.prefix else kv.count()
-            with progress("exporting", total, "keys") as show:
-                for piece in form.write(exported.counting(_rows(kv, options.prefix), show)):
+            with progress("exporting", total, "keys") as bar:
+                for piece in form.write(counted_rows(_rows(kv, options.prefix), bar)):
                     file.write(piece)
             file.flush()
     except BrokenPipeError:
         raise
     except (CairnError, OSError, KeyboardInterrupt) as error:
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-        return complain(f"stopped after {counted(exported.rows, 'key')}{target.left}; {why}")
-    print(
-        f"cairn: exported {counted(exported.rows, 'key')} {rate(exported.rows, time.perf_counter() - began)}",
-        file=sys.stderr,
-    )
+        return complain(f"stopped after {counted(count, 'key')}{target.left}; {why}")
+    print(f"cairn: exported {counted(count, 'key')} {rate(count, time.perf_counter() - began)}", file=sys.stderr)
     return FOUND
 
 
-class _Exported:
-    """How far an export has come."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-
-    def counting(self, rows: Iterable[Row], show: Callable[[int], None]) -> Iterator[Row]:
-        for row in rows:
-            yield row
-            self.rows += 1
-            if self.rows % BATCH_ROWS == 0:
-                show(self.rows)
-
-
 def _rows(kv: "Store", prefix: bytes) -> Iterator[Row]:
-    """Every key with its value and expiry, as many at a time as fit one reply."""
+    """Yield all keys with values and expiries; one request reads as many as fit into a reply."""
     keys = kv.scan(prefix)
     fit = BATCH_ROWS
     while batch := list(islice(keys, BATCH_ROWS)):
@@ -281,7 +273,7 @@ def _rows(kv: "Store", prefix: bytes) -> Iterator[Row]:
             try:
                 values = kv.get_many(some)
             except BadCommand as error:
-                # The frame limit is what bounds the memory here: nobody knows the sizes before they come.
+                # The sizes of values are not known before; the server's limit of a frame bounds the reply.
                 if error.code != BIGREPLY.name or len(some) == 1:
                     raise
                 fit = len(some) // 2
@@ -302,7 +294,7 @@ def _with_expiry(kv: "Store", values: dict[bytes, bytes]) -> Iterator[Row]:
 
 
 class _Target:
-    """An output file. A regular file gets its name when it is complete; pipes, devices and open files do not."""
+    """An output file. A complete file replaces a regular file; bytes go directly to pipes, devices and open files."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -318,15 +310,15 @@ class _Target:
             return
         path = Path(self._name)
         try:
-            written_as_it_is = _is_open_or_no_file(path)
+            direct = _is_open_or_no_file(path)
             path = path.resolve()  # replace the target of a symbolic link
         except RuntimeError as error:  # a loop of symbolic links
             raise CallerError(f"cannot write {self._name}: {error}") from None
-        if written_as_it_is:
+        if direct:
             with Path(self._name).open("wb") as file:
                 yield file
             return
-        self.left = f" ({self._name} is as it was)"
+        self.left = f" ({self._name} is unchanged)"
         with contextlib.ExitStack() as stack:
             part = self._part(path)
             file = stack.enter_context(part.open("xb"))
@@ -367,7 +359,7 @@ _CANNOT_REPLACE: Final = (errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES)
 
 
 LINKS_MAX: Final = 40
-"""Symbolic links that lead from one to the next, as the system allows; links in a circle never end."""
+"""Maximum length of a chain of symbolic links, as on Linux; a loop of links has no end."""
 
 
 def _is_open_or_no_file(path: Path) -> bool:

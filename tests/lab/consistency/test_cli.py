@@ -146,7 +146,7 @@ def test_a_directory_of_that_name_is_checked_all_the_same(
     monkeypatch.chdir(tmp_path)
     said = cairn_here("check", "./consistency")
     assert said.code == 0
-    assert said.out.decode().endswith("all is well\n")
+    assert said.out.decode().endswith("no damage found\n")
 
 
 def test_on_a_terminal_it_shows_how_far_it_is(url: str) -> None:
