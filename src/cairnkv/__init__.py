@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from cairnkv.client.entry import connect
     from cairnkv.client.keyvalue import KeyValue
     from cairnkv.client.opening import open
-    from cairnkv.client.pipeline import Pending, Pipeline
+    from cairnkv.client.pending import Pending
+    from cairnkv.client.pipeline import Pipeline
     from cairnkv.client.sync import Client
     from cairnkv.errors import (
         AddressError,
@@ -90,7 +91,7 @@ _LATER = {
     "Client": "cairnkv.client.sync",
     "Embedded": "cairnkv.client.embedded",
     "KeyValue": "cairnkv.client.keyvalue",
-    "Pending": "cairnkv.client.pipeline",
+    "Pending": "cairnkv.client.pending",
     "Pipeline": "cairnkv.client.pipeline",
     "connect": "cairnkv.client.entry",
     "features": "cairnkv.installation",

@@ -79,7 +79,7 @@ def test_a_pipeline_may_have_both_and_tells_what_was_reached(
         first = quick.incr("n", 2)
         read = quick.exists("nobody")
         assert len(quick) == len(pipeline) == 2
-        with pytest.raises(cairnkv.CallerError, match="not carried out yet"):
+        with pytest.raises(cairnkv.CallerError, match="not been executed yet"):
             first.reached  # noqa: B018
     assert (first.result(), first.reached, read.reached) == (2, "memory", "committed")
     pipeline = kv.pipeline()

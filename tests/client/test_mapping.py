@@ -279,7 +279,7 @@ async def test_asyncio_pipeline_raises_its_first_error_and_keeps_the_rest(connec
         await kv.set("text", "x")
         pipeline = kv.pipeline()
         wrong, fine = pipeline.incr("text"), pipeline.get("text")
-        with pytest.raises(cairnkv.CallerError, match="not carried out yet"):
+        with pytest.raises(cairnkv.CallerError, match="not been executed yet"):
             fine.result()
         with pytest.raises(cairnkv.BadCommand, match="NOTINT"):
             await pipeline.execute()

@@ -131,25 +131,25 @@ class _FromMemory(Call[T]):
         return super().result(reply.reply if isinstance(reply, InMemory) else reply)
 
 
-def from_memory(call: Call[T]) -> Call[T]:
-    """The same call, content with memory if it writes: a read shows nothing that could be taken back, whoever asks."""
-    return _FromMemory(call.command, call.decode) if call.command.spec.writes else call
-
-
 class _Local(Call[T]):
-    """A call of a read that any node may answer by itself."""
+    """A read that any node may answer by itself."""
 
     __slots__ = ()
     leeway = Leeway.LOCAL
 
 
-def locally(call: Call[T]) -> Call[T]:
-    """The same call, content with what the node that is asked has if it only reads: a write is everybody's."""
-    return call if call.command.spec.writes else _Local(call.command, call.decode)
+def with_leeway(call: Call[T], *, memory: bool, local: bool) -> Call[T]:
+    """Return a call with less than the store's guarantees.
+
+    memory: if it writes, its reply need not wait for the commit. local: if it reads, any node may answer by itself.
+    """
+    if call.command.spec.writes:
+        return _FromMemory(call.command, call.decode) if memory else call
+    return _Local(call.command, call.decode) if local else call
 
 
 def memory_is_enough(how: Durability) -> bool:
-    """Whether memory is as safe as somebody wants it. Raises `OptionError` for what is no `Durability`."""
+    """Return whether a durability is "memory". Raises `OptionError` if it is no `Durability`."""
     if how not in ("committed", "memory"):
         raise OptionError(f"durability is 'committed' or 'memory', not {how!r}")
     return how == "memory"

@@ -23,7 +23,8 @@ from cairnkv.client import forking
 from cairnkv.client.calls import Call, Durability, K, Leeway, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.keyvalue import KeyValue
-from cairnkv.client.pipeline import AnyPending, Pipeline
+from cairnkv.client.pending import AnyPending
+from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.uninterrupted import uninterrupted
 from cairnkv.commands import NO_MEMORY, OK, Command, Failure, Reply, failures
 from cairnkv.errors import CallerError, OptionError, PeerError, Refused
@@ -312,12 +313,27 @@ class Embedded(KeyValue[K, V]):
         return "<cairnkv.Embedded>"
 
     def durability(self, how: Durability) -> KeyValue[K, V]:
-        """In memory there is nothing that is less safe than this store itself."""
+        """Return this store with another durability of its writes. A store in memory has no other.
+
+        >>> import cairnkv
+        >>> kv = cairnkv.open()
+        >>> quick = kv.durability("memory")
+        >>> quick["seen"] = "1"
+        >>> kv["seen"]
+        '1'
+        """
         asked = super().durability(how)
         return self if self._in_memory else asked
 
     def local(self) -> KeyValue[K, V]:
-        """This store itself, which is the only one that there is."""
+        """Return this store, whose reads are local.
+
+        >>> import cairnkv
+        >>> kv = cairnkv.open()
+        >>> kv["seen"] = "1"
+        >>> kv.local()["seen"]
+        '1'
+        """
         return self
 
     def close(self) -> None:
@@ -336,7 +352,16 @@ class Embedded(KeyValue[K, V]):
         return self._shared.back_up(user_path(directory, "the directory for backups"), keep)
 
     def pipeline(self) -> Pipeline[K, V]:
-        """As `KeyValue.pipeline`; on disk, commands share an fsync."""
+        """Return a pipeline. See `KeyValue.pipeline`. On disk, its commands share an fsync.
+
+        >>> import cairnkv
+        >>> kv = cairnkv.open()
+        >>> with kv.pipeline() as pipeline:
+        ...     stored = pipeline.set("a", "1")
+        ...     total = pipeline.incr("hits")
+        >>> stored.result(), total.result()
+        (True, 1)
+        """
         return Pipeline(self._calls, self._carry_out)
 
     def _carry_out(self, pending: list[AnyPending]) -> None:

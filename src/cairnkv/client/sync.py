@@ -32,7 +32,8 @@ from cairnkv.client.exchange import Line, ReplyDecoder, command_parts, parts_wit
 from cairnkv.client.green import replaced
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.line import GreenLine
-from cairnkv.client.pipeline import AnyPending, Pipeline
+from cairnkv.client.pending import AnyPending
+from cairnkv.client.pipeline import Pipeline
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
 from cairnkv.client.wrong_server import (
     LINES,
@@ -105,7 +106,11 @@ class Client(KeyValue[K, V]):
         self._close_idle()
 
     def pipeline(self) -> Pipeline[K, V]:
-        """As `KeyValue.pipeline`; nothing is repeated, and the timeout counts from the last reply."""
+        """Return a pipeline. See `KeyValue.pipeline`. Each reply restarts the timeout.
+
+        The client repeats no command, except with several nodes: if a node executed none of the commands in a window of
+        some tens of KiB, the client sends them to another node.
+        """
         return Pipeline(self._calls, self._carry_out)
 
     def backup(self, name: str, *, keep: int | None = None) -> "Made":

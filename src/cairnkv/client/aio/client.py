@@ -19,7 +19,7 @@ from cairnkv.client.backup_progress import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.endpoints import Endpoints
-from cairnkv.client.pipeline import AnyPending
+from cairnkv.client.pending import AnyPending
 from cairnkv.client.retry import SAYS_NOTHING, pause_before, with_story, worth_repeating
 from cairnkv.commands import Failure, Reply
 from cairnkv.errors import CairnError, CallerError, Unavailable
@@ -119,7 +119,11 @@ class Client(AsyncKeyValue[K, V]):
                 return call.result(with_story(reply, self._endpoints, loop.time()))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
-        """As `AsyncKeyValue.pipeline`."""
+        """Return a pipeline. See `AsyncKeyValue.pipeline`.
+
+        `asyncio.gather` also sends calls together, but a call that the client repeats may execute after later calls. A
+        pipeline repeats no command, so its commands execute in order.
+        """
         return AsyncPipeline(self._calls, self._carry_out)
 
     async def _carry_out(self, pending: list[AnyPending]) -> None:

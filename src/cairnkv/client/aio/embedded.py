@@ -12,7 +12,7 @@ from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import Call, K, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.embedded import PIPELINE_COMMANDS, share
-from cairnkv.client.pipeline import AnyPending
+from cairnkv.client.pending import AnyPending
 from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
 from cairnkv.paths import user_path
@@ -35,7 +35,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
         await asyncio.to_thread(self._shared.close)  # a store on disk has its last writes to wait for
 
     def local(self) -> AsyncKeyValue[K, V]:
-        """This store itself, which is the only one that there is."""
+        """Return this store, whose reads are local."""
         return self
 
     async def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> Made:
@@ -43,7 +43,7 @@ class AsyncEmbedded(AsyncKeyValue[K, V]):
         return await asyncio.to_thread(self._shared.back_up, user_path(directory, "the directory for backups"), keep)
 
     def pipeline(self) -> AsyncPipeline[K, V]:
-        """As `AsyncKeyValue.pipeline`; on disk, commands share an fsync."""
+        """Return a pipeline. See `AsyncKeyValue.pipeline`. On disk, its commands share an fsync."""
         return AsyncPipeline(self._calls, self._carry_out)
 
     async def _carry_out(self, pending: list[AnyPending]) -> None:

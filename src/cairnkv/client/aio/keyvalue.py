@@ -1,6 +1,7 @@
-"""A store as asyncio code sees it: the methods of the sync `KeyValue`, to be awaited.
+# Source of client/keyvalue.py and client/pipeline_methods.py: run tools/generate_clients.py after a change.
+"""The methods of stores: the same for clients and embedded stores.
 
-The store has `async for key in kv`, but neither `kv[k]` nor `in`, which Python cannot await.
+Out of scope: the execution of a call, which is `_do` of each kind of store, and the syntax of a dict (`mapping`).
 """
 
 import abc
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import Generic, Self, cast, overload
 
+from cairnkv.client.aio.mapping import AsyncMappingSyntax
 from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import (
     UNSET,
@@ -23,21 +25,20 @@ from cairnkv.client.calls import (
     Unset,
     V,
     Values,
-    from_memory,
-    locally,
     memory_is_enough,
     pairs_of,
     too_large_together,
+    with_leeway,
 )
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 
-class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
-    """A store as asyncio code sees it: the methods of `KeyValue`, to be awaited.
+class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied, abc.ABC, Generic[K, V]):
+    """A store: the methods of clients and embedded stores.
 
-    Keys go in as text or bytes, and come back as K; values are V, as the codec makes them.
+    Keys are text or bytes; methods return them as K. Values are V, as the codec decodes them.
     """
 
     def __init__(self, keys: KeyCodec[K], values: Codec[V], *, value_max: int | None = None) -> None:
@@ -45,11 +46,11 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
 
     @abc.abstractmethod
     async def _do(self, call: Call[T]) -> T:
-        """Carry a call out and give its result."""
+        """Execute a call and return its result."""
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Give back what the store holds. Using it afterwards is an error."""
+        """Close the store. Using it afterwards is an error."""
 
     # -- one key --------------------------------------------------------------------------------------------
 
@@ -70,9 +71,9 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
         ttl: Seconds | None = None,
         persist: bool = False,
     ) -> V | D | None:
-        """The value of a key, or the default when it is not there.
+        """Return the value of a key, or the default if the key is absent.
 
-        clear: take it out as well. ttl: give it a new time to live. persist: let it stay for good.
+        clear: also delete the key. ttl: also set its TTL. persist: also remove its TTL.
         """
         return await self._do(self._calls.get(key, default, clear=clear, ttl=ttl, persist=persist))
 
@@ -87,11 +88,11 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
         if_present: bool = False,
         if_equals: V | Unset = UNSET,
     ) -> bool:
-        """Store a value; whether it was stored, which only the three conditions can prevent.
+        """Store a value. Returns whether it was stored; only one of the conditions can prevent it.
 
-        ttl: the time until it expires, in seconds, as a timedelta, or as text such as "5s" or "1h"; without it, or
-        `keep_ttl`, it does not expire.
-        if_absent, if_present, if_equals: store only if the key is not there, is there, has this value.
+        ttl: the time until the key expires: seconds, a timedelta, or text such as "5s" or "1h".
+        keep_ttl: keep the key's TTL. Without `ttl` and `keep_ttl` the key does not expire.
+        if_absent, if_present, if_equals: store only if the key is absent, if it exists, if it has this value.
         """
         return await self._do(
             self._calls.set(
@@ -116,7 +117,7 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
         if_present: bool = False,
         if_equals: V | Unset = UNSET,
     ) -> V | None:
-        """As `set`, but gives the value that was there before, or None, whether or not the new one was stored."""
+        """Store a value as `set` does. Returns the value before, or None, whether or not the new value was stored."""
         return await self._do(
             self._calls.swap(
                 key,
@@ -130,53 +131,54 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
         )
 
     async def clear(self, key: Key) -> None:
-        """Take a key out; of no effect when it is not there."""
+        """Delete a key, if it exists."""
         await self._do(self._calls.clear(key))
 
     async def clear_if_equals(self, key: Key, value: V) -> bool:
-        """Take a key out if it has this value; whether it had."""
+        """Delete a key if it has this value. Returns whether it had."""
         return await self._do(self._calls.clear_if_equals(key, value))
 
     async def exists(self, key: Key) -> bool:
-        """Whether a key is there."""
+        """Return whether a key exists."""
         return await self._do(self._calls.exists(key))
 
     async def incr(self, key: Key, n: int = 1) -> int:
-        """Add n to a number kept as decimal text, and give the sum; a key that is not there counts as 0."""
+        """Add n to a number that is stored as decimal text, and return the sum. An absent key counts as 0."""
         return await self._do(self._calls.incr(key, n))
 
     async def ttl(self, key: Key) -> float | None:
-        """Seconds until a key expires; `math.inf` when it does not, None when it is not there."""
+        """Return the seconds until a key expires: `math.inf` if it does not expire, None if it is absent."""
         return await self._do(self._calls.ttl(key))
 
     async def expire(self, key: Key, ttl: Seconds) -> bool:
-        """Give a key a new time to live: seconds, a timedelta, or text such as "5s"; whether it is there."""
+        """Set the TTL of a key: seconds, a timedelta, or text such as "5s". Returns whether the key exists."""
         return await self._do(self._calls.expire(key, ttl))
 
     async def persist(self, key: Key) -> bool:
-        """Take a key's time to live away; whether it had one."""
+        """Remove the TTL of a key. Returns whether the key had one."""
         return await self._do(self._calls.persist(key))
 
     # -- several keys ---------------------------------------------------------------------------------------
 
     async def get_many(self, keys: Iterable[Key]) -> dict[K, V]:
-        """The values of those keys that are there, all of one moment."""
+        """Return the values of those keys that exist. Atomic."""
         return await self._do(self._calls.get_many(keys))
 
     async def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> None:
-        """Store several values at once: all or none."""
+        """Store several values. Atomic."""
         await self._do(self._calls.set_many(values, ttl=ttl))
 
     async def clear_many(self, keys: Iterable[Key]) -> int:
-        """Take several keys out at once; how many were there."""
+        """Delete several keys. Returns the number of keys that existed. Atomic."""
         return await self._do(self._calls.clear_many(keys))
 
     # -- the whole store ------------------------------------------------------------------------------------
 
     async def scan(self, prefix: Key = "", *, count: int = SCAN_COUNT) -> AsyncIterator[K]:
-        """The keys that begin with a prefix, slice by slice, `count` looked at in each.
+        """Iterate over the keys that begin with a prefix, slice by slice. Each slice looks at `count` keys.
 
-        What is there from beginning to end is given; what comes or goes meanwhile may be.
+        Yields all keys that exist from the beginning to the end of the scan. A key that is stored or deleted during the
+        scan may be missing.
         """
         async for keys in self._slices(prefix, count):
             for key in keys:
@@ -190,16 +192,35 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
             if cursor == 0:
                 return
 
+    async def _pairs(self) -> AsyncIterator[tuple[K, V]]:
+        async for keys in self._slices():
+            async for pair in self._pairs_of(keys):
+                yield pair
+
+    async def _pairs_of(self, keys: list[K]) -> AsyncIterator[tuple[K, V]]:
+        try:
+            found = await self._do(self._calls.get_many(cast("list[Key]", keys)))
+        except BadCommand as error:
+            if not too_large_together(error, keys):
+                raise
+            half = len(keys) // 2
+            for part in (keys[:half], keys[half:]):
+                async for pair in self._pairs_of(part):
+                    yield pair
+        else:
+            for pair in found.items():
+                yield pair
+
     async def count(self) -> int:
-        """How many keys there are, exactly."""
+        """Return the exact number of keys."""
         return await self._do(self._calls.count())
 
     async def clear_all(self) -> None:
-        """Take every key out at once."""
+        """Delete all keys. Atomic."""
         await self._do(self._calls.clear_all())
 
     async def clear_prefix(self, prefix: Key) -> int:
-        """Take out the keys that begin with a prefix, slice by slice; how many were there."""
+        """Delete the keys that begin with a prefix, slice by slice. Returns the number of deleted keys."""
         cursor, total = 0, 0
         while True:
             cursor, cleared = await self._do(self._calls.clear_prefix_slice(cursor, prefix))
@@ -208,72 +229,47 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
                 return total
 
     async def ping(self, text: str = "") -> str:
-        """PONG, or the text, from whoever answers."""
+        """Return the text, or "PONG" without a text, from the server."""
         return await self._do(self._calls.ping(text))
 
     async def info(self) -> dict[str, str | int]:
-        """What the store says of itself."""
+        """Return facts about the store and its server, as the command INFO has them."""
         return await self._do(self._calls.info())
 
     @abc.abstractmethod
     def pipeline(self) -> AsyncPipeline[K, V]:
         """Return a pipeline. Use it in an `async with` statement; its commands execute at the end of the statement.
 
-        Commands of other clients may execute in between. A pipeline repeats no command, so its commands execute in
-        order. If the order does not matter, `asyncio.gather` is as fast.
+        The commands execute in order, one by one. Commands of other clients may execute in between. A pipeline takes
+        one round trip to a server, or one fsync on disk.
         """
 
     def durability(self, how: Durability) -> "AsyncKeyValue[K, V]":
-        """This store, whose writes are done as soon as they are as safe as this says; for those that need not be safe.
+        """Return this store with another durability of its writes.
 
-        how: "memory", once they are applied: until they are committed, which follows, a crash or a failing disk takes
-        them back, and no read shows them. "committed", once they are committed, as here.
-        Closing what is given closes this store. Raises `OptionError` for anything else.
+        how: "memory": a write returns when it has been executed in memory. Its commit follows. Until then a crash or a
+        disk failure undoes the write, and no read shows it. "committed": a write returns when it is committed, as in
+        this store.
+        Closing the returned store closes this store. Raises `OptionError` for other values.
         """
-        return _FromMemory(self) if memory_is_enough(how) else self
+        return self._view(memory=memory_is_enough(how), local=False)
 
     def local(self) -> "AsyncKeyValue[K, V]":
-        """This store, whose reads may be behind in a cluster; for those to which soon matters more than latest.
+        """Return this store with local reads.
 
-        In a cluster reads are linearizable: they show every write that had returned before they began, whichever node
-        is asked, and cost a round through the cluster's log. These are answered from the table of the node that is
-        asked, at once and also where it has no quorum; what it has may be old. How far behind it may be it says
-        itself: `local_reads_behind_ms` of its `info`. With several addresses, the next call may ask another node,
-        which may be further behind. Writes, and stores of other sizes, are as ever.
-        Closing what is given closes this store.
+        In a cluster, reads are linearizable: a read shows every write that returned before the read began. It takes a
+        round through the cluster's log. A local read does not: the node that receives it answers it at once, also
+        without a quorum, and its values may be old. `info` shows how old: `local_reads_behind_ms`. With several
+        addresses the next call may go to another node, whose values may be older. Writes do not change, nor do reads of
+        stores that are not replicated.
+        Closing the returned store closes this store.
         """
-        return _Local(self)
+        return self._view(memory=False, local=True)
 
-    # -- the methods of a mapping that can be awaited ----------------------------------------------------------
+    def _view(self, *, memory: bool, local: bool) -> "AsyncKeyValue[K, V]":
+        return _View(self, memory=memory, local=local) if memory or local else self
 
-    def __aiter__(self) -> AsyncIterator[K]:
-        """Iterate over the keys with `scan`."""
-        return self.scan()
-
-    def keys(self) -> AsyncIterator[K]:
-        """Iterate over the keys: `async for key in kv.keys()`."""
-        return self.scan()
-
-    async def values(self) -> AsyncIterator[V]:
-        """Iterate over the values: `async for value in kv.values()`."""
-        async for pair in self.items():
-            yield pair[1]
-
-    async def items(self) -> AsyncIterator[tuple[K, V]]:
-        """Iterate over the keys with their values, slice by slice: `async for key, value in kv.items()`."""
-        async for keys in self._slices():
-            for pair in await self._pairs_of(keys):
-                yield pair
-
-    async def _pairs_of(self, keys: list[K]) -> list[tuple[K, V]]:
-        try:
-            found = await self._do(self._calls.get_many(cast("list[Key]", keys)))
-        except BadCommand as error:
-            if not too_large_together(error, keys):
-                raise
-            half = len(keys) // 2
-            return [*await self._pairs_of(keys[:half]), *await self._pairs_of(keys[half:])]
-        return list(found.items())
+    # -- as a dict ------------------------------------------------------------------------------------------
 
     @overload
     async def pop(self, key: Key) -> V: ...
@@ -314,57 +310,36 @@ class AsyncKeyValue(NotCopied, abc.ABC, Generic[K, V]):
         await self.close()
 
 
-class _FromMemory(AsyncKeyValue[K, V]):
-    """A store whose writes are done once they are in memory."""
+class _View(AsyncKeyValue[K, V]):
+    """A store with another durability of its writes, with local reads, or both."""
 
-    def __init__(self, store: AsyncKeyValue[K, V]) -> None:
+    def __init__(self, store: AsyncKeyValue[K, V], *, memory: bool, local: bool) -> None:
         self._calls = store._calls
         self._store = store
+        self._memory, self._local = memory, local
 
     def __repr__(self) -> str:
-        return f"{self._store!r}.durability('memory')"
+        durability = ".durability('memory')" if self._memory else ""
+        return f"{self._store!r}{durability}{'.local()' if self._local else ''}"
 
     async def _do(self, call: Call[T]) -> T:
-        return await self._store._do(from_memory(call))
+        return await self._store._do(with_leeway(call, memory=self._memory, local=self._local))
 
     def pipeline(self) -> AsyncPipeline[K, V]:
-        """Return a pipeline whose writes return before they are committed."""
-        return self._store.pipeline().durability("memory")
+        """Return a pipeline with the durability and the reads of this store."""
+        pipeline = self._store.pipeline()
+        if self._memory:
+            pipeline = pipeline.durability("memory")
+        return pipeline.local() if self._local else pipeline
 
     def durability(self, how: Durability) -> AsyncKeyValue[K, V]:
-        return self if memory_is_enough(how) else self._store
+        return self._view(memory=memory_is_enough(how), local=self._local)
 
     def local(self) -> AsyncKeyValue[K, V]:
-        return self if self._store.local() is self._store else _Local(self)
+        return self if self._store.local() is self._store else self._view(memory=self._memory, local=True)
 
-    async def close(self) -> None:
-        """Close the store."""
-        await self._store.close()
-
-
-class _Local(AsyncKeyValue[K, V]):
-    """A store whose reads are answered by the node that is asked."""
-
-    def __init__(self, store: AsyncKeyValue[K, V]) -> None:
-        self._calls = store._calls
-        self._store = store
-
-    def __repr__(self) -> str:
-        return f"{self._store!r}.local()"
-
-    async def _do(self, call: Call[T]) -> T:
-        return await self._store._do(locally(call))
-
-    def pipeline(self) -> AsyncPipeline[K, V]:
-        """Return a pipeline of local reads."""
-        return self._store.pipeline().local()
-
-    def durability(self, how: Durability) -> AsyncKeyValue[K, V]:
-        store = self._store.durability(how)
-        return self if store is self._store else _Local(store)
-
-    def local(self) -> AsyncKeyValue[K, V]:
-        return self
+    def _view(self, *, memory: bool, local: bool) -> AsyncKeyValue[K, V]:
+        return self if (memory, local) == (self._memory, self._local) else self._store._view(memory=memory, local=local)
 
     async def close(self) -> None:
         """Close the store."""

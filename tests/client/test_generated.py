@@ -1,0 +1,16 @@
+"""Generated files of the clients are those that their sources give."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools/generate_clients.py"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="needs ruff, which formats the generated files")
+def test_generated_files_are_fresh() -> None:
+    ran = subprocess.run([sys.executable, TOOL, "--check"], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
