@@ -66,7 +66,7 @@ def explained(spec: CommandSpec) -> str:
 
 
 INFO = {
-    "in every store": {
+    "every store": {
         "cairnkv_version": "version of the server",
         "mode": "`in-memory`, `durable` or `replicated`",
         "loading": "1 while the server reads its store from disk, else 0",
@@ -82,14 +82,14 @@ INFO = {
         "log_time_ms": "the store's time, in milliseconds since 1970",
         "log_time_ahead_ms": "milliseconds by which `log_time_ms` is ahead of the wall clock",
     },
-    "at every server": {
+    "every server": {
         "loop": "event loop",
         "pid": "process number",
         "uptime_seconds": "seconds since the start",
         "addresses": "addresses that the server listens on, separated by blanks",
-        "connections": "clients that are connected",
-        "connections_accepted": "clients accepted since the start",
-        "connections_refused": "clients refused since the start: too many connections",
+        "connections": "connected clients",
+        "connections_accepted": "accepted clients since the start",
+        "connections_refused": "refused clients since the start, because of too many connections",
         "unfinished_bytes": "bytes of unfinished frames of all clients",
         "system": "operating system",
         "bits": "bits of a pointer",
@@ -98,17 +98,17 @@ INFO = {
         "resident_bytes": "memory of the process",
         "run_id": "40 hexadecimal digits, new at every start",
     },
-    "on disk": {
+    "durable store": {
         "data": "directory of the store",
         "sync": "the option `--sync`",
         "disk_commits": "commits since the start",
-        "disk_queued_entries": "writes that wait for the disk",
-        "disk_queued_bytes": "bytes of the writes that wait for the disk",
+        "disk_queued_entries": "writes in the queue for the disk",
+        "disk_queued_bytes": "bytes of the writes in the queue for the disk",
         "disk_reads": "values read from the disk since the start",
         "disk_failures": "disk failures since the start",
         "disk_state": "`ok`, or the error",
     },
-    "on disk, with a backup directory": {
+    "durable store with `--backup-dir`": {
         "backup_job": "number of the last backup; 0: none yet",
         "backup_state": "`none`, `running`, `done` or `failed`",
         "backup_name": "its name",
@@ -117,7 +117,7 @@ INFO = {
         "backup_bytes_done": "bytes done",
         "backup_bytes_new": "bytes that it does not share with earlier backups of its name",
         "backup_seconds": "its duration so far, in seconds",
-        "backup_error": "why it failed",
+        "backup_error": "reason of its failure",
         "backup_last_ms": "end of the newest backup of any name, in milliseconds since 1970; 0: none",
     },
 }
@@ -127,7 +127,7 @@ INFO = {
 def info() -> str:
     """Return the table of the names of INFO, without those of nodes of a cluster."""
     return table(
-        ("name", "meaning", "where"),
+        ("name", "meaning", "present in"),
         *((f"`{name}`", meaning, where) for where, names in INFO.items() for name, meaning in names.items()),
     )
 
