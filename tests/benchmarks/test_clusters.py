@@ -1,4 +1,4 @@
-"""What is counted, and what is not, where clusters are compared."""
+"""What the cluster benchmark counts: failover gaps, failed calls and missing peers."""
 
 import itertools
 import time
@@ -22,13 +22,13 @@ def clusters(monkeypatch: pytest.MonkeyPatch) -> Any:
     return loaded(ROOT / "benchmarks" / "clusters.py")
 
 
-def test_a_peer_that_is_not_installed_is_named(clusters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peer_is_named(clusters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(clusters.Missing, match="apt-get install nghttp2-client"), clusters.etcd():
         pass
 
 
-def test_the_longest_gap_is_that_of_the_failover(clusters: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longest_gap_is_the_failover(clusters: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "HEAD_SECONDS", 0.1)
     killed: list[float] = []
 
@@ -43,7 +43,7 @@ def test_the_longest_gap_is_that_of_the_failover(clusters: Any, monkeypatch: pyt
     assert found["writes"] > 0
 
 
-def test_a_cluster_that_does_not_come_back_ends_the_run(clusters: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_ends_if_the_cluster_does_not_recover(clusters: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "HEAD_SECONDS", 0.0)
     monkeypatch.setattr(clusters, "FAILOVER_SECONDS", 0.2)
     killed: list[bool] = []
@@ -65,7 +65,7 @@ def test_a_cluster_that_does_not_come_back_ends_the_run(clusters: Any, monkeypat
         ({"OK": 130}, 1, False),
     ],
 )
-def test_etcd_is_measured_where_no_call_failed(
+def test_etcd_is_measured_only_where_no_call_failed(
     clusters: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -80,7 +80,7 @@ def test_etcd_is_measured_where_no_call_failed(
 
 
 @pytest.mark.parametrize(("codes", "revisions"), [({"OK": 130}, 99), ({"OK": 99}, 130)])
-def test_writes_that_etcd_does_not_know_of_end_the_run(
+def test_writes_unknown_to_etcd_end_the_run(
     clusters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], revisions: int
 ) -> None:
     with pytest.raises(RuntimeError, match="h2load counts 100 calls"):

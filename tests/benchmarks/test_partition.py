@@ -31,7 +31,7 @@ def nodes(partition: Any, *numbers: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["modulo", "rendezvous", "bounded", "table"])
-def test_each_slot_has_a_machine_that_is_there(partition: Any, name: str) -> None:
+def test_each_slot_has_an_existing_machine(partition: Any, name: str) -> None:
     place = partition.PLACEMENTS[name]
     there = nodes(partition, 2, 3, 5, 8, 13)
     placed = place(there, None, SLOTS)
@@ -41,11 +41,11 @@ def test_each_slot_has_a_machine_that_is_there(partition: Any, name: str) -> Non
     assert set(place(there[1:], placed, SLOTS)) == {3, 5, 8, 13}
 
 
-def test_a_keys_slot(partition: Any) -> None:
+def test_slot_of_a_key_comes_from_its_crc(partition: Any) -> None:
     assert partition.slot_of(b"greeting") == zlib.crc32(b"greeting") & 0xFFFF
 
 
-def test_rendezvous_moves_only_to_who_comes_and_from_who_goes(partition: Any) -> None:
+def test_rendezvous_moves_keys_only_of_added_and_removed_machines(partition: Any) -> None:
     before = partition.rendezvous(nodes(partition, *range(9)), None, SLOTS)
     joined = partition.rendezvous(nodes(partition, *range(10)), before, SLOTS)
     assert {after for one, after in zip(before, joined, strict=True) if one != after} == {9}
@@ -53,8 +53,8 @@ def test_rendezvous_moves_only_to_who_comes_and_from_who_goes(partition: Any) ->
     assert {one for one, after in zip(before, gone, strict=True) if one != after} == {8}
 
 
-def test_short_lists_change_nothing(partition: Any) -> None:
-    """Whoever wins, wins among all scores."""
+def test_short_candidate_lists_give_the_same_placement(partition: Any) -> None:
+    """The machine with the highest score wins in both."""
     there = [partition.Node(number, 3.0 if number % 5 == 0 else 1.0) for number in range(120)]
     placed = partition.rendezvous(there, None, SLOTS)
     for slot in range(0, SLOTS, 7):
@@ -63,14 +63,14 @@ def test_short_lists_change_nothing(partition: Any) -> None:
         assert placed[slot] == winner.number
 
 
-def test_bounded_keeps_the_bound(partition: Any) -> None:
+def test_bounded_placement_keeps_its_bound(partition: Any) -> None:
     placed = partition.bounded(nodes(partition, *range(100)), None, SLOTS)
     assert max(Counter(placed).values()) == -(-SLOTS * partition.SLACK // 100)
     loose = partition.rendezvous(nodes(partition, *range(100)), None, SLOTS)
     assert max(Counter(loose).values()) > max(Counter(placed).values())
 
 
-def test_a_table_is_even_and_moves_the_least(partition: Any) -> None:
+def test_table_placement_is_even_and_moves_the_least(partition: Any) -> None:
     before = partition.table(nodes(partition, *range(9)), None, SLOTS)
     joined = partition.table(nodes(partition, *range(10)), before, SLOTS)
     for placed in (before, joined):
@@ -83,14 +83,14 @@ def test_a_table_is_even_and_moves_the_least(partition: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["rendezvous", "bounded", "table"])
-def test_larger_machines_have_more(partition: Any, name: str) -> None:
+def test_larger_machines_get_more_slots(partition: Any, name: str) -> None:
     there = [partition.Node(0), partition.Node(1), partition.Node(2, 2.0)]
     counts = Counter(partition.PLACEMENTS[name](there, None, SLOTS))
     assert counts[2] == pytest.approx(SLOTS / 2, rel=0.06)
     assert counts[0] == pytest.approx(SLOTS / 4, rel=0.12)
 
 
-def test_replicas_are_on_different_machines_each_in_as_many_logs(partition: Any) -> None:
+def test_replicas_are_on_different_machines_with_equally_many_logs(partition: Any) -> None:
     for count in (3, 4, 10):
         there = nodes(partition, *range(0, 2 * count, 2))
         found = partition.replicas(there)
@@ -100,7 +100,7 @@ def test_replicas_are_on_different_machines_each_in_as_many_logs(partition: Any)
         partition.replicas(nodes(partition, 0, 1))
 
 
-def test_copies_that_are_made(partition: Any) -> None:
+def test_copied_bytes_are_counted(partition: Any) -> None:
     three, four = nodes(partition, 0, 1, 2), nodes(partition, 0, 1, 2, 3)
     assert partition.copied([0, 1, 2], [0, 1, 2], three, three) == 0
     assert partition.copied([0, 1, 2], [1, 1, 2], three, three) == 0  # all three machines have all three logs
@@ -108,7 +108,7 @@ def test_copies_that_are_made(partition: Any) -> None:
     assert partition.copied([0, 1, 2], [3, 1, 2], three, four) == 3
 
 
-def test_what_is_written_down_is_what_comes_out(partition: Any) -> None:
+def test_written_results_are_the_computed_results(partition: Any) -> None:
     written = json.loads(partition.RESULTS.read_text())
     assert {(row["nodes"], row["placement"]) for row in written["rows"]} == {
         (count, name) for count in partition.NODES for name in partition.PLACEMENTS
@@ -127,7 +127,7 @@ def test_what_is_written_down_is_what_comes_out(partition: Any) -> None:
         (["--nodes", "3", "--write"], "leave --nodes out"),
     ],
 )
-def test_what_cannot_be_asked_for(arguments: list[str], says: str) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str], says: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "partition.py", *arguments],
         capture_output=True,

@@ -42,7 +42,7 @@ def loaded(path: Path) -> Any:
     return module
 
 
-def test_a_run_and_what_is_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_writes_results_tables_and_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = bench("--smoke", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "latest.json").read_text())
@@ -85,8 +85,8 @@ def test_a_run_and_what_is_made_of_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "| a whole `cairn get k` process |" in tables.headlines()
 
 
-def test_a_machine_that_has_nothing(tmp_path: Path) -> None:
-    """No compiler and no server but ours: a smoke run measures what is left, any other says what it needs."""
+def test_machine_without_compiler_and_peers(tmp_path: Path) -> None:
+    """A smoke run measures the rest; any other run names the missing programs."""
     empty = tmp_path / "bin"
     empty.mkdir()
     done = bench("--smoke", "--output", str(tmp_path), PATH=str(empty))
@@ -103,7 +103,7 @@ def test_a_machine_that_has_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm")
-def test_what_is_kept_is_kept_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durable_rows_store_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     servers = loaded(ROOT / "benchmarks" / "servers.py")
     monkeypatch.setattr(servers.tempfile, "gettempdir", lambda: "/dev/shm")
     assert servers.disk_directory() != Path("/dev/shm")
@@ -114,13 +114,13 @@ def test_what_is_kept_is_kept_on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None
         servers.disk_directory()
 
 
-def test_no_figures_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_without_results_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = loaded(ROOT / "docs" / "tables.py")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "latest.json")
     assert tables.performance() == tables.headlines() == "no results; run make bench"
 
 
-def test_what_is_asked_for_is_understood(tmp_path: Path) -> None:
+def test_arguments_select_rows(tmp_path: Path) -> None:
     assert "not 'tiny'" in bench("--output", str(tmp_path), BENCH="tiny").stderr
     assert "--output" in bench("--smoke").stderr
     assert "--output" in bench("--only", "imports").stderr
@@ -128,7 +128,7 @@ def test_what_is_asked_for_is_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler: apt-get install gcc libc6-dev")
-def test_the_ways_to_the_hot_path() -> None:
+def test_all_paths_are_measured() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "loops.py", "--rounds", "1", "--seconds", "0.02"],
         capture_output=True,
@@ -142,7 +142,7 @@ def test_the_ways_to_the_hot_path() -> None:
     assert done.stdout.count("| uvloop |") == 6
 
 
-def test_the_measurement_of_backups_runs() -> None:
+def test_backup_benchmark_runs() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "backup.py", "5", "1"],
         capture_output=True,

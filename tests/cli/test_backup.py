@@ -1,4 +1,4 @@
-"""cairn backup, restore, verify, check and repair: what they say, and their exit codes."""
+"""`cairn backup`, `restore`, `verify`, `check` and `repair`: their output and exit codes."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def flip(directory: Path) -> None:
     table.write_bytes(content)
 
 
-def test_a_server_makes_a_backup(server: RunningServer, cairn_here: Call, tmp_path: Path) -> None:
+def test_server_makes_a_backup(server: RunningServer, cairn_here: Call, tmp_path: Path) -> None:
     said = cairn_here("backup", "daily")
     assert said.code == 0
     assert re.fullmatch(rf"daily/{NAME}\n", said.out.decode())
@@ -62,13 +62,13 @@ def test_a_server_makes_a_backup(server: RunningServer, cairn_here: Call, tmp_pa
     assert "letters, digits" in refused.err
 
 
-def test_a_server_that_makes_none_says_so(url: str, cairn_here: Call) -> None:
+def test_server_without_backup_directory_refuses_backup(url: str, cairn_here: Call) -> None:
     said = cairn_here("backup", "daily")
     assert (said.code, said.out) == (2, b"")
     assert "in memory only" in said.err
 
 
-def test_a_server_whose_backup_fails_says_why(server: RunningServer, cairn_here: Call, tmp_path: Path) -> None:
+def test_failed_backup_of_a_server_gives_its_reason(server: RunningServer, cairn_here: Call, tmp_path: Path) -> None:
     (tmp_path / "backups").write_text("a file")
     said = cairn_here("backup", "daily")
     assert (said.code, said.out) == (2, b"")
@@ -116,7 +116,7 @@ def test_backup_verify_restore_check(data: Path, cairn_here: Call) -> None:
     assert f"it holds backups; name one of them, such as {backup}" in several.err
 
 
-def test_a_damaged_backup_is_found_out(data: Path, cairn_here: Call) -> None:
+def test_verify_reports_a_damaged_backup(data: Path, cairn_here: Call) -> None:
     backup = cairn_here("backup", "kept", "--data", "data").out.decode().strip()
     flip(Path(backup))
     said = cairn_here("verify", backup)
@@ -135,7 +135,7 @@ def test_a_damaged_backup_is_found_out(data: Path, cairn_here: Call) -> None:
     assert cairn_here("backup", "--list", "kept").code == 1
 
 
-def test_a_damaged_store_is_found_out_and_repaired(data: Path, cairn_here: Call) -> None:
+def test_check_reports_and_repair_mends_a_damaged_store(data: Path, cairn_here: Call) -> None:
     assert cairn_here("check", "data").out.endswith(b"no damage found\n")
     flip(data)
     said = cairn_here("check", "data")
@@ -154,14 +154,14 @@ def test_a_damaged_store_is_found_out_and_repaired(data: Path, cairn_here: Call)
     assert json.loads(cairn_here("repair", "data", "new", "--json").out)["left_out"]
 
 
-def test_a_whole_store_has_nothing_left_out(data: Path, cairn_here: Call) -> None:
+def test_repair_of_an_undamaged_store_loses_nothing(data: Path, cairn_here: Call) -> None:
     assert cairn_here("repair", "data", "new").out.endswith(b"No records are missing, as far as can be seen.\n")
 
 
 @pytest.mark.parametrize(
     "arguments", [["check", "data"], ["backup", "kept", "--data", "data"], ["repair", "data", "new"]]
 )
-def test_a_store_that_is_open_is_left_alone(data: Path, arguments: list[str]) -> None:
+def test_open_store_is_left_unchanged(data: Path, arguments: list[str]) -> None:
     with cairnkv.open("data"):
         said = cairn_process(*arguments)
     assert (said.code, said.out) == (2, b"")
@@ -196,29 +196,29 @@ def test_destination_within_source_is_refused(data: Path, cairn_here: Call, argu
 
 
 @pytest.mark.parametrize("arguments", [["check", "no"], ["backup", "kept", "--data", "no"], ["repair", "no", "new"]])
-def test_no_store_is_made_where_there_is_none(data: Path, cairn_here: Call, arguments: list[str]) -> None:
+def test_missing_store_is_not_created(data: Path, cairn_here: Call, arguments: list[str]) -> None:
     said = cairn_here(*arguments)
     assert said.code == 2
     assert "has no store" in said.err
     assert [path.name for path in Path().iterdir()] == ["data"]
 
 
-def test_options_that_do_not_fit(data: Path, cairn_here: Call) -> None:
+def test_options_that_exclude_each_other_are_refused(data: Path, cairn_here: Call) -> None:
     assert "one of them" in cairn_here("backup", "x", "--data", "data", "--url", "cairn://h").err
     assert "from 1 to 1,000" in cairn_here("backup", "x", "--keep", "0").err
     assert cairn_here("backup", "--list", "no").code == 2
     assert "no whole backup" in cairn_here("verify", "data").err
 
 
-def test_a_terminal_shows_a_bar(data: Path) -> None:
+def test_terminal_shows_a_progress_bar(data: Path) -> None:
     terminal = Terminal("backup", "kept", "--data", "data")
     terminal.expect("backing up")
     terminal.expect(rf"kept/{NAME}")
     assert terminal.wait() == 0
 
 
-def test_the_transcript_of_the_page_on_backups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every line that is answered is like the one on the page, but for its numbers."""
+def test_transcript_on_the_backup_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each output line equals the one on the page, except for numbers."""
     monkeypatch.chdir(tmp_path)
     with cairnkv.open("data") as kv:
         kv.set_many({f"key {number}": "v" * number for number in range(100)})

@@ -1,7 +1,4 @@
-"""`cairn cluster`: its help, what it prints, and a cluster that lives from `up` to Ctrl-C.
-
-Its nodes stand in for real ones (`tests.lab.cluster.stand_in`); what they are together is tested in tests/replication.
-"""
+"""`cairn cluster`: its help, its output, and a cluster from `up` to Ctrl-C."""
 
 import json
 import os
@@ -27,7 +24,7 @@ ROWS = [f"{what}-{number}" for number in (1, 2, 3) for what in ("nats", "node")]
 
 
 @pytest.mark.parametrize("action", _ACTIONS)
-def test_every_action_explains_itself(cairn_here: Call, action: str) -> None:
+def test_every_action_has_a_help_text(cairn_here: Call, action: str) -> None:
     said = cairn_here("cluster", action, "--help")
     assert said.code == 0
     assert said.out.startswith(f"usage: cairn cluster {action} ".encode())
@@ -36,14 +33,14 @@ def test_every_action_explains_itself(cairn_here: Call, action: str) -> None:
 
 
 @pytest.mark.parametrize("action", _ACTIONS)
-def test_every_action_wants_a_directory(cairn_here: Call, action: str) -> None:
+def test_every_action_needs_a_directory(cairn_here: Call, action: str) -> None:
     said = cairn_here("cluster", action)
     assert (said.code, said.out) == (2, b"")
     assert re.match(rf"cairn: cluster {action}: .*(--dir|DIR)", said.err)
 
 
 @pytest.mark.parametrize("action", ["dance", "UP", ""])
-def test_other_actions_are_refused(cairn_here: Call, action: str) -> None:
+def test_unknown_actions_are_refused(cairn_here: Call, action: str) -> None:
     said = cairn_here("cluster", action)
     assert said.code == 2
     assert "up" in said.err
@@ -62,14 +59,14 @@ def test_other_actions_are_refused(cairn_here: Call, action: str) -> None:
         (["--name", "a b"], "letters, digits, - and _"),
     ],
 )
-def test_wrong_options_of_up(cairn_here: Call, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_up_refuses_wrong_options(cairn_here: Call, tmp_path: Path, arguments: list[str], said: str) -> None:
     heard = cairn_here("cluster", "up", "--dir", str(tmp_path / "new"), *arguments)
     assert (heard.code, heard.out) == (2, b"")
     assert said in heard.err
     assert heard.err.count("\n") == 1
 
 
-def test_namespaces_want_root(cairn_here: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_namespaces_need_root(cairn_here: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     said = cairn_here("cluster", "up", "--dir", str(tmp_path), "--namespaces")
     assert said.code == 2
@@ -77,7 +74,9 @@ def test_namespaces_want_root(cairn_here: Call, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("action", "code"), [("status", 1), ("stop", 2), ("kill", 2), ("start", 2), ("cut", 2)])
-def test_where_no_cluster_runs_that_is_said(cairn_here: Call, tmp_path: Path, action: str, code: int) -> None:
+def test_actions_without_a_running_cluster_fail_with_a_message(
+    cairn_here: Call, tmp_path: Path, action: str, code: int
+) -> None:
     node = [] if action in ("status", "stop") else ["1"]
     said = cairn_here("cluster", action, *node, "--dir", str(tmp_path))
     assert (said.code, said.out) == (code, b"")
@@ -103,7 +102,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[st
         assert re.fullmatch(r"(\S+ .*\n)*\S+ stopping\n\S+ stopped\n", err)
 
 
-def test_up_prints_what_runs_and_a_command_to_try(up: tuple[Path, list[str]]) -> None:
+def test_up_prints_the_nodes_and_a_command_to_try(up: tuple[Path, list[str]]) -> None:
     directory, lines = up
     heading, *rows, empty, ready = lines
     assert heading.split() == ["machine", "process", "address", "pid", "state"]
@@ -118,7 +117,7 @@ def test_up_prints_what_runs_and_a_command_to_try(up: tuple[Path, list[str]]) ->
     )
 
 
-def test_what_is_done_to_a_cluster_is_shown_by_status(up: tuple[Path, list[str]], cairn_here: Call) -> None:
+def test_status_shows_injected_faults(up: tuple[Path, list[str]], cairn_here: Call) -> None:
     directory = str(up[0])
 
     def states() -> dict[str, str]:
@@ -146,7 +145,7 @@ def test_what_is_done_to_a_cluster_is_shown_by_status(up: tuple[Path, list[str]]
     assert "start it with --namespaces" in said.err
 
 
-def test_status_in_json(up: tuple[Path, list[str]], cairn_here: Call) -> None:
+def test_status_prints_json(up: tuple[Path, list[str]], cairn_here: Call) -> None:
     said = cairn_here("cluster", "status", "--json", "--dir", str(up[0]))
     described = json.loads(said.out)
     assert [machine["node"]["state"] for machine in described["machines"]] == ["ready"] * 3
@@ -155,13 +154,13 @@ def test_status_in_json(up: tuple[Path, list[str]], cairn_here: Call) -> None:
     assert not re.search(rb"nats://[^\"]*@", said.out)
 
 
-def test_a_second_up_is_refused(up: tuple[Path, list[str]], cairn_here: Call) -> None:
+def test_second_up_is_refused(up: tuple[Path, list[str]], cairn_here: Call) -> None:
     said = cairn_here("cluster", "up", "--dir", str(up[0]))
     assert said.code == 2
     assert "a cluster runs in" in said.err
 
 
-def test_on_a_terminal_there_is_colour_and_ctrl_c_stops_in_good_order(tmp_path: Path) -> None:
+def test_up_on_a_terminal_is_coloured_and_ctrl_c_stops_it_cleanly(tmp_path: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
@@ -190,8 +189,8 @@ def test_on_a_terminal_there_is_colour_and_ctrl_c_stops_in_good_order(tmp_path: 
     assert not any(Path(f"/proc/{whom.pid}").exists() for whom in saved.run.processes.values())
 
 
-def test_it_stops_in_good_order_when_its_terminal_is_closed(tmp_path: Path) -> None:
-    """Which cannot be told anything any more then."""
+def test_up_stops_cleanly_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    """`up` can no longer write to it then."""
     with subprocess.Popen(
         [*UP, "--dir", tmp_path, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -208,7 +207,7 @@ def test_it_stops_in_good_order_when_its_terminal_is_closed(tmp_path: Path) -> N
     assert not any(Path(f"/proc/{whom.pid}").exists() for whom in saved.run.processes.values())
 
 
-def test_what_a_crashed_one_has_left_is_ended_by_stop(tmp_path: Path, cairn_here: Call) -> None:
+def test_stop_ends_the_processes_of_a_crashed_supervisor(tmp_path: Path, cairn_here: Call) -> None:
     with subprocess.Popen(
         [*UP, "--dir", tmp_path, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:

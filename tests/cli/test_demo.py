@@ -1,4 +1,4 @@
-"""The demo is part of the suite: a real data set goes in and comes back the same."""
+"""The demo runs as a test: it imports and exports a real data set and compares."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ SOURCES = ["modules", *(["packages"] if shutil.which("dpkg-query") else [])]
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_demo(source: str):
+def test_demo_succeeds(source: str):
     done = subprocess.run(
         [sys.executable, str(DEMO), "--data", source], capture_output=True, text=True, timeout=4 * SECONDS, check=False
     )
@@ -23,8 +23,8 @@ def test_the_demo(source: str):
     assert "read, asyncio client, again" in done.stdout
 
 
-def test_the_demo_notices_what_differs(tmp_path: Path):
-    """A command line that loses a key on the way makes the demo fail."""
+def test_demo_fails_if_a_key_is_lost(tmp_path: Path):
+    """A wrapper around the command line loses one key."""
     script = (
         "import runpy, sys\n"
         f"demo = runpy.run_path({str(DEMO)!r})\n"

@@ -60,7 +60,7 @@ def test_server_drains_when_its_terminal_closes(tmp_path: Path) -> None:
         assert "stopped" in server.log()
 
 
-def test_server_goes_on_after_a_hangup_that_is_ignored(tmp_path: Path) -> None:
+def test_server_continues_after_an_ignored_hangup(tmp_path: Path) -> None:
     ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     with ServerProcess("--port", "0", log=tmp_path / "log", prelude=ignoring) as server:
         server.signal(signal.SIGHUP)
@@ -73,7 +73,7 @@ def test_server_goes_on_after_a_hangup_that_is_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_import_says_how_far_it_came_when_it_is_ended(number: signal.Signals, url: str, kv: Store) -> None:
+def test_terminated_import_reports_its_progress(number: signal.Signals, url: str, kv: Store) -> None:
     with _started("import", "-", "--format", "tsv", "--url", url, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stderr is not None
@@ -88,7 +88,7 @@ def test_import_says_how_far_it_came_when_it_is_ended(number: signal.Signals, ur
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_signals_that_end_a_command_interrupt_it(number: signal.Signals) -> None:
+def test_termination_signals_interrupt_a_command(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), terminated_like_interrupted():
         signal.raise_signal(number)
@@ -106,7 +106,7 @@ def test_signals_that_end_a_command_interrupt_it(number: signal.Signals) -> None
 
 
 @pytest.mark.parametrize("how", ["pipe closed", "disk full", "closed", "all closed"])
-def test_server_serves_whatever_its_standard_output_is(how: str, unix: str) -> None:
+def test_server_runs_with_any_standard_output(how: str, unix: str) -> None:
     closing = {"closed": ">&-", "all closed": "<&- >&- 2>&-"}
     command = python_command("-m", "cairnkv", "serve", "--no-tcp", "--unix", unix)
     if how in closing:
@@ -128,7 +128,7 @@ def test_server_serves_whatever_its_standard_output_is(how: str, unix: str) -> N
     assert ("cannot write to standard output" in said) is (how not in closing)
 
 
-def test_server_goes_on_when_its_terminal_is_gone(
+def test_server_continues_when_its_terminal_disappears(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @contextlib.contextmanager
@@ -149,7 +149,7 @@ def test_server_goes_on_when_its_terminal_is_gone(
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["get", "--help"], ["serve", "--help"], ["cluster", "up", "--help"]])
-def test_help_that_cannot_be_written_is_an_error(arguments: list[str]) -> None:
+def test_unwritable_help_is_an_error(arguments: list[str]) -> None:
     with open("/dev/full", "wb") as full, _started(*arguments, stdout=full) as process:  # noqa: PTH123
         assert process.stderr is not None
         assert process.stderr.read() == "cairn: [Errno 28] No space left on device\n"
@@ -298,7 +298,7 @@ def test_export_to_links_in_a_circle_is_one_line(kv: Store, cairn_here: Call, tm
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
-def test_backup_and_restore_where_a_share_cannot_do_everything(
+def test_backup_and_restore_work_on_a_limited_network_share(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cairn_here: Call
 ) -> None:
     share = tmp_path / "share"
@@ -331,7 +331,7 @@ def test_backup_and_restore_where_a_share_cannot_do_everything(
         assert kv["a"] == "1"
 
 
-def test_backup_fails_where_the_disk_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backup_fails_with_the_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with cairnkv.open(tmp_path / "store") as kv:
         kv["a"] = "1"
 

@@ -1,4 +1,4 @@
-"""The formats of import and export: rows come back byte for byte, and bad lines are named, not guessed at."""
+"""Import and export formats: rows are equal byte for byte after a round trip; bad lines are errors with a number."""
 
 import codecs
 import csv
@@ -40,7 +40,7 @@ def rows_in(form: Format, data: bytes) -> list[Row]:
 
 @pytest.mark.parametrize("form", [JSONL, TSV], ids=["jsonl", "tsv"])
 @given(some=st.lists(rows, max_size=5))
-def test_any_bytes_come_back(form: Format, some: list[Row]):
+def test_any_bytes_survive_a_round_trip(form: Format, some: list[Row]):
     data = written(form, some)
     assert rows_in(form, data) == some
     assert [line.number for line in read(form, data)] == list(range(1, len(some) + 1))
@@ -48,12 +48,12 @@ def test_any_bytes_come_back(form: Format, some: list[Row]):
 
 
 @given(some=st.lists(text_rows, max_size=5))
-def test_any_text_comes_back_from_csv(some: list[Row]):
+def test_any_text_survives_a_round_trip_as_csv(some: list[Row]):
     assert rows_in(CSV, written(CSV, some)) == some
 
 
 @given(some=st.lists(text_rows, max_size=5))
-def test_other_programs_read_the_same(some: list[Row]):
+def test_other_programs_read_equal_rows(some: list[Row]):
     table = list(csv.DictReader(io.StringIO(written(CSV, some).decode(), newline="")))
     assert [(row["key"].encode(), row["value"].encode()) for row in table] == [(row.key, row.value) for row in some]
     objects = [json.loads(line) for line in written(JSONL, some).split(b"\n")[:-1]]
@@ -61,7 +61,7 @@ def test_other_programs_read_the_same(some: list[Row]):
 
 
 @given(row=rows)
-def test_csv_refuses_what_it_cannot_say(row: Row):
+def test_csv_refuses_bytes_that_are_not_utf8(row: Row):
     try:
         row.key.decode()
         row.value.decode()
@@ -73,7 +73,7 @@ def test_csv_refuses_what_it_cannot_say(row: Row):
 
 
 @given(data=st.binary(max_size=200), form=st.sampled_from(list(FORMATS.values())))
-def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
+def test_readers_never_crash_on_any_bytes(data: bytes, form: Format):
     try:
         lines = read(form, data)
     except CallerError:
@@ -120,7 +120,7 @@ def test_no_bytes_make_a_reader_fail(data: bytes, form: Format):
         (CSV, b"a,b\rc,", "a carriage return without a newline does not end a line"),
     ],
 )
-def test_a_bad_line_is_named_and_those_behind_it_are_read(form: Format, line: bytes, why: str):
+def test_bad_line_is_named_and_later_lines_are_read(form: Format, line: bytes, why: str):
     good = Row(b"k", b"v", 7)
     before = written(form, [good])
     after = before.removeprefix(b"key,value,expires_ms\r\n")
@@ -146,26 +146,26 @@ def test_a_bad_line_is_named_and_those_behind_it_are_read(form: Format, line: by
         (CSV, b'"Value", KEY ,expires_ms\nb,"a",\n'),
     ],
 )
-def test_what_other_programs_write_is_understood(form: Format, data: bytes):
+def test_files_of_other_programs_are_read(form: Format, data: bytes):
     assert rows_in(form, data) == [Row(b"a", b"b")]
 
 
 @pytest.mark.parametrize(
     "header", [b"a,b\n", b"key\n", b"key,value,ttl\n", b"key,value,key\n", b'"key', b"\xff,value\n"]
 )
-def test_csv_without_its_header_is_not_begun(header: bytes):
+def test_csv_without_a_header_is_refused(header: bytes):
     with pytest.raises(CallerError, match="line 1: "):
         read(CSV, header + b"a,b\n")
 
 
-def test_a_quote_that_is_never_closed_is_a_bad_line():
+def test_unclosed_quote_is_a_bad_line():
     lines = read(CSV, b'key,value\na,b\nc,"d\ne,f\n')
     assert lines[0] == Line(2, Row(b"a", b"b"))
     assert [line.number for line in lines] == [2, 3]
     assert isinstance(lines[1], Bad)
 
 
-def test_a_row_of_several_lines_has_the_number_of_its_first():
+def test_row_of_several_lines_is_numbered_by_its_first():
     assert read(CSV, b'key,value\na,"b\n\nc"\nd,e\n') == [
         Line(2, Row(b"a", b"b\n\nc")),
         Line(5, Row(b"d", b"e")),
@@ -173,7 +173,7 @@ def test_a_row_of_several_lines_has_the_number_of_its_first():
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n"])
-def test_the_length_of_a_line_is_bounded(ending: bytes):
+def test_length_of_a_line_is_bounded(ending: bytes):
     form = formats._ByLine(formats._parse_tsv, formats._unparse_tsv, limit=100)
     fits = b"k\t" + b"v" * (98 - len(ending)) + ending
     assert isinstance(read(form, fits)[0], Line)
@@ -183,7 +183,7 @@ def test_the_length_of_a_line_is_bounded(ending: bytes):
         assert read(form, over.removesuffix(b"\n") + b"\n" + fits)[1] == Line(2, Row(b"k", fits[2:].strip()))
 
 
-def test_the_length_of_a_line_of_csv_is_bounded():
+def test_length_of_a_csv_line_is_bounded():
     form = formats._Csv(limit=100)
     with pytest.raises(CallerError, match="line 2: longer than 100 bytes"):
         read(form, b"key,value\na," + b"b" * 99 + b"\n")
@@ -201,12 +201,12 @@ def test_the_length_of_a_line_of_csv_is_bounded():
         ("-", "csv", CSV),
     ],
 )
-def test_the_format_is_named_or_is_the_files_ending(file: str, name: str | None, form: Format):
+def test_format_comes_from_the_option_or_the_file_ending(file: str, name: str | None, form: Format):
     assert format_of(file, name) is form
 
 
 @pytest.mark.parametrize("file", ["a", "a.txt", "csv", ".csv/a"])
-def test_an_ending_that_says_nothing_is_an_error(file: str):
+def test_unknown_file_ending_is_an_error(file: str):
     with pytest.raises(CallerError, match="name the format with --format jsonl, tsv, csv"):
         format_of(file, None)
 
@@ -223,13 +223,13 @@ MARK = b"\xef\xbb\xbf"
     ],
     ids=["jsonl", "tsv", "csv"],
 )
-def test_mark_of_utf8_belongs_to_no_row(form: Format, data: bytes) -> None:
+def test_utf8_byte_order_mark_belongs_to_no_row(form: Format, data: bytes) -> None:
     for begin in (MARK, MARK + b"\r\n", MARK + b"\n"):
         assert rows_in(form, begin + data) == [Row(b"a", b"b")]
     assert rows_in(form, MARK) == []
 
 
-def test_tsv_keeps_a_key_that_begins_with_the_mark() -> None:
+def test_tsv_keeps_a_key_that_begins_with_a_byte_order_mark() -> None:
     row = Row(MARK + b"a", b"b")
     assert written(TSV, [row, row]) == MARK + MARK + b"a\tb\n" + MARK + b"a\tb\n"
     assert rows_in(TSV, written(TSV, [row, row])) == [row, row]
@@ -259,12 +259,12 @@ def test_file_in_another_encoding_is_refused(form: Format, text: str, encoding: 
         (b'"key"x,value\n', "line 1: text follows the closing quote"),
     ],
 )
-def test_header_that_is_no_csv_is_told_in_our_words(data: bytes, says: str) -> None:
+def test_bad_csv_header_gives_our_own_error(data: bytes, says: str) -> None:
     with pytest.raises(CallerError, match=says):
         read(CSV, data)
 
 
-def test_file_that_ends_within_quotes_is_told_in_our_words() -> None:
+def test_file_that_ends_within_quotes_gives_our_own_error() -> None:
     assert read(CSV, b'key,value\na,"b\n') == [Bad(2, "the file ends within a quoted field")]
 
 
@@ -276,7 +276,7 @@ def test_long_first_line_in_another_encoding_is_refused() -> None:
 
 @pytest.mark.parametrize("mark", OTHER_MARKS)
 @pytest.mark.parametrize("form", [TSV, JSONL], ids=["tsv", "jsonl"])
-def test_key_that_begins_with_another_mark_is_kept(form: Format, mark: bytes) -> None:
+def test_key_that_begins_with_a_utf16_mark_is_kept(form: Format, mark: bytes) -> None:
     for key in (mark, mark + b"a", MARK + mark + b"a"):
         some = [Row(key, b"b"), Row(key + b"2", b"b")]
         assert rows_in(form, written(form, some)) == some
@@ -302,7 +302,7 @@ def test_key_that_begins_with_another_mark_is_kept(form: Format, mark: bytes) ->
         ("true", None),
     ],
 )
-def test_expiry_is_a_whole_number_however_it_is_written(form: Format, text: str, milliseconds: int | None) -> None:
+def test_expiry_is_a_whole_number_in_any_notation(form: Format, text: str, milliseconds: int | None) -> None:
     data = {
         JSONL: f'{{"key": "a", "value": "b", "expires_ms": {text}}}\n',
         TSV: f"a\tb\t{text}\n",

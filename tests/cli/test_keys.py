@@ -1,4 +1,4 @@
-"""The subcommands about keys: what they print, what they leave in the store, and their exit codes."""
+"""The subcommands for keys: their output, their effect on the store and their exit codes."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_two_dashes_are_a_value_behind_two_dashes(cairn_here: Call, kv: Store, a
 
 
 @pytest.mark.parametrize("arguments", [["set", "temp", "-5C"], ["get", "-x"], ["set", "-x", "v"], ["exists", "-k"]])
-def test_a_value_that_looks_like_an_option_is_explained(cairn_here: Call, url: str, arguments: list[str]):
+def test_value_that_looks_like_an_option_gets_a_hint(cairn_here: Call, url: str, arguments: list[str]):
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
     assert "write a value that begins with a dash after '--'" in said.err
@@ -82,7 +82,7 @@ def test_set_reads_the_exact_bytes_of_standard_input(cairn_here: Call, kv: Store
     assert cairn_here("get", "--raw", "k").out == value
 
 
-def test_set_for_a_time(cairn_here: Call, kv: Store):
+def test_set_with_ttl(cairn_here: Call, kv: Store):
     assert cairn_here("set", "k", "v", "--ttl", "1500ms") == OK
     assert kv.ttl("k") == 1.5
     assert cairn_here("ttl", "k") == Said(0, b"1.500\n", "")
@@ -93,7 +93,7 @@ def test_set_for_a_time(cairn_here: Call, kv: Store):
     assert cairn_here("ttl", "nothing") == NO
 
 
-def test_set_under_conditions(cairn_here: Call, kv: Store):
+def test_set_with_conditions(cairn_here: Call, kv: Store):
     assert cairn_here("set", "k", "1", "--if-present") == NO
     assert cairn_here("set", "k", "1", "--if-absent", "--ttl", "5m") == OK
     assert cairn_here("set", "k", "2", "--if-absent") == NO
@@ -134,7 +134,7 @@ def test_set_under_conditions(cairn_here: Call, kv: Store):
         ["exists"],
     ],
 )
-def test_what_does_not_fit_is_one_line_and_changes_nothing(cairn_here: Call, kv: Store, arguments: list[str]):
+def test_wrong_arguments_are_one_line_and_change_nothing(cairn_here: Call, kv: Store, arguments: list[str]):
     kv.set("there", b"1")
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_one_line_and_changes_nothing(cairn_here: Call, kv:
     assert kv.get_many(kv.scan()) == {b"there": b"1"}
 
 
-def test_get_can_do_more_in_the_same_step(cairn_here: Call, kv: Store):
+def test_get_with_delete_or_expiry_options(cairn_here: Call, kv: Store):
     kv.set("k", b"v")
     assert cairn_here("get", "k", "--ttl", "30s").out == b"v\n"
     assert kv.ttl("k") == 30
@@ -153,7 +153,7 @@ def test_get_can_do_more_in_the_same_step(cairn_here: Call, kv: Store):
     assert cairn_here("get", "k", "--clear") == NO
 
 
-def test_clear(cairn_here: Call, kv: Store):
+def test_clear_deletes_keys(cairn_here: Call, kv: Store):
     kv.set_many({"a": b"", "b": b"", "c": b"", "d": b"x"})
     assert cairn_here("clear", "a") == OK
     assert cairn_here("clear", "a") == OK
@@ -172,7 +172,7 @@ def test_clear_by_prefix_and_all(cairn_here: Call, kv: Store):
     assert kv.count() == 0
 
 
-def test_clear_asks_whoever_sits_at_a_terminal(kv: Store):
+def test_clear_asks_for_confirmation_on_a_terminal(kv: Store):
     kv.set_many({"a": b"", "b": b""})
     with Terminal("clear", "--all") as terminal:
         terminal.expect(r"every key of 2 keys in the store\? \[y/N\] ")
@@ -201,7 +201,7 @@ def test_exists_incr_expire_persist(cairn_here: Call, kv: Store):
     assert cairn_here("incr", "text").code == 2
 
 
-def test_a_write_need_not_wait_for_the_log_where_memory_is_enough(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
+def test_durability_memory_does_not_wait_for_the_commit(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
     storage = LateStorage()
     with running_server(storage=storage) as server:
         monkeypatch.setenv("CAIRNKV_URL", server.url)
@@ -214,7 +214,7 @@ def test_a_write_need_not_wait_for_the_log_where_memory_is_enough(cairn_here: Ca
         assert cairn_here("get", "k") == Said(0, b"2\n", "")
 
 
-def test_several_addresses_any_of_which_serves(cairn_here: Call, unused_url: str, url: str, kv: Store):
+def test_any_of_several_addresses_serves(cairn_here: Call, unused_url: str, url: str, kv: Store):
     kv.set("k", b"v")
     hosts = ",".join(address.removeprefix("cairn://") for address in (unused_url, url))
     for arguments in (["get", "k"], ["set", "k", "w"], ["exists", "k"]):
@@ -227,7 +227,7 @@ def test_several_addresses_any_of_which_serves(cairn_here: Call, unused_url: str
     assert "[::1]:1: " in said.err
 
 
-def test_a_read_may_be_answered_by_the_node_that_is_asked(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
+def test_local_read_is_answered_by_the_asked_node(cairn_here: Call, monkeypatch: pytest.MonkeyPatch):
     flags: list[int] = []
 
     def answer(conversation: Conversation) -> None:
@@ -266,14 +266,14 @@ def test_a_read_may_be_answered_by_the_node_that_is_asked(cairn_here: Call, monk
         (["clear", "k", "--if-equals", "x"], 1, {"key": "k", "cleared": False}),
     ],
 )
-def test_json(cairn_here: Call, kv: Store, arguments: list[str], code: int, answer: dict[str, object]):
+def test_json_output(cairn_here: Call, kv: Store, arguments: list[str], code: int, answer: dict[str, object]):
     kv.set("k", b"v", ttl=90)
     kv.set("binary", b"\xff")
     said = cairn_here(*arguments, "--json")
     assert (said.code, json.loads(said.out), said.err) == (code, answer, "")
 
 
-def test_commands_cope_with_a_server_of_four_byte_numbers(cairn_here: Call):
+def test_commands_work_with_a_server_of_four_byte_numbers(cairn_here: Call):
     with running_server(command_width="4") as server:
         assert cairn_here("set", "greeting", "hello", "--url", server.url) == OK
         assert cairn_here("get", "greeting", "--url", server.url) == Said(0, b"hello\n", "")

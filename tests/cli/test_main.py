@@ -7,11 +7,11 @@ from cairnkv.version import VERSION
 from tests.cli.conftest import Call, cairn_process
 
 
-def test_the_exit_codes_are_those_of_the_contract():
+def test_exit_codes_are_documented():
     assert (FOUND, NOT_FOUND, ERROR) == (0, 1, 2)
 
 
-def test_without_a_command_it_says_which_there_are(cairn_here: Call):
+def test_cairn_without_a_command_lists_the_commands(cairn_here: Call):
     said = cairn_here()
     assert said.code == 2
     assert said.out == b""
@@ -26,7 +26,7 @@ def test_help_lists_every_command(cairn_here: Call, arguments: list[str]):
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_every_command_explains_itself(cairn_here: Call, name: str):
+def test_every_command_has_a_help_text(cairn_here: Call, name: str):
     said = cairn_here(name, "--help")
     assert said.code == 0
     assert said.out.startswith(f"usage: cairn {name} ".encode())
@@ -35,7 +35,7 @@ def test_every_command_explains_itself(cairn_here: Call, name: str):
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_wrong_arguments_are_said_in_one_line(cairn_here: Call, name: str):
+def test_wrong_arguments_are_an_error_of_one_line(cairn_here: Call, name: str):
     said = cairn_here(name, "--no-such-option")
     assert (said.code, said.out) == (2, b"")
     assert said.err.startswith(f"cairn: {name}: ")
@@ -52,7 +52,7 @@ def test_an_unknown_command_is_an_error(cairn_here: Call):
     ("typed", "meant"), [("gte", "get"), ("exprot", "export"), ("clustr", "cluster"), ("incrr", "incr")]
 )
 @pytest.mark.parametrize("before", [[], ["help"], ["--json"]])
-def test_a_command_that_is_misspelt_is_suggested(cairn_here: Call, typed: str, meant: str, before: list[str]):
+def test_misspelt_command_gets_a_suggestion(cairn_here: Call, typed: str, meant: str, before: list[str]):
     said = cairn_here(*before, typed)
     assert (said.code, said.out) == (2, b"")
     assert said.err.startswith(f"cairn: there is no command {typed!r}; did you mean {meant!r}?; use one of serve, get")
@@ -71,7 +71,7 @@ def test_a_command_that_is_misspelt_is_suggested(cairn_here: Call, typed: str, m
         (["--jsno", "get", "k"], "--jsno", "--json"),
     ],
 )
-def test_an_option_that_is_misspelt_is_suggested(cairn_here: Call, arguments: list[str], typed: str, meant: str):
+def test_misspelt_option_gets_a_suggestion(cairn_here: Call, arguments: list[str], typed: str, meant: str):
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
     assert f"there is no option {typed!r}" in said.err
@@ -83,7 +83,7 @@ def test_an_option_that_is_misspelt_is_suggested(cairn_here: Call, arguments: li
     ("arguments", "meant"),
     [(["cluster", "stauts"], "status"), (["set", "k", "v", "--durability", "memry"], "memory")],
 )
-def test_a_choice_that_is_misspelt_is_suggested(cairn_here: Call, arguments: list[str], meant: str):
+def test_misspelt_choice_gets_a_suggestion(cairn_here: Call, arguments: list[str], meant: str):
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
     assert f"there is no {arguments[-1]!r}; did you mean {meant!r}?" in said.err
@@ -122,7 +122,7 @@ def test_variable_with_two_underscores_is_refused(
     assert "the variable of clients is CAIRNKV_URL, with one underscore" in said.err
 
 
-def test_json_before_the_command_counts_as_behind_it(cairn_here: Call, url: str):
+def test_json_option_works_before_the_command(cairn_here: Call, url: str):
     assert cairn_here("set", "k", "v").code == 0
     assert cairn_here("--json", "get", "k").out == cairn_here("get", "k", "--json").out != b"v\n"
 
@@ -137,19 +137,19 @@ def test_json_before_the_command_counts_as_behind_it(cairn_here: Call, url: str)
         (["--url", "x", "serve"], "serve: there is no option '--url'"),
     ],
 )
-def test_options_before_the_command_that_do_not_fit(cairn_here: Call, arguments: list[str], text: str):
+def test_wrong_options_before_the_command_are_refused(cairn_here: Call, arguments: list[str], text: str):
     said = cairn_here(*arguments)
     assert (said.code, said.out) == (2, b"")
     assert said.err.startswith(f"cairn: {text}")
 
 
 @pytest.mark.parametrize("arguments", [["--url", "x", "--help"], ["--json", "-h"], ["--json", "help"]])
-def test_help_behind_options_lists_the_commands(cairn_here: Call, arguments: list[str]):
+def test_help_after_options_lists_the_commands(cairn_here: Call, arguments: list[str]):
     assert cairn_here(*arguments).out == cairn_here("--help").out
 
 
 @pytest.mark.parametrize("argument", ["--version", "version", "-V"])
-def test_version(cairn_here: Call, argument: str):
+def test_version_is_printed(cairn_here: Call, argument: str):
     assert cairn_here(argument).out == f"cairnkv {VERSION}\n".encode()
 
 
@@ -177,13 +177,13 @@ def test_no_server_is_one_line_and_exit_code_2(cairn_here: Call, arguments: list
     assert said.err.count("\n") == 1
 
 
-def test_an_address_that_cannot_be_understood_is_an_error(cairn_here: Call):
+def test_malformed_address_is_an_error(cairn_here: Call):
     said = cairn_here("get", "k", "--url", "localhost:6555")
     assert said.code == 2
     assert "cairn://localhost:6555" in said.err
 
 
-def test_the_module_is_the_command(url: str):
+def test_python_m_cairnkv_runs_cairn(url: str):
     assert cairn_process("set", "greeting", "hello").out == b"OK\n"
     assert cairn_process("get", "greeting").out == b"hello\n"
     missing = cairn_process("get", "nothing")

@@ -15,7 +15,7 @@ from tests.cli.terminal import Terminal
 
 
 @given(st.binary())
-def test_nothing_that_is_escaped_can_move_a_cursor(data: bytes):
+def test_escaped_text_cannot_move_the_cursor(data: bytes):
     shown = escaped(data)
     assert shown.isprintable()
 
@@ -32,38 +32,38 @@ def test_nothing_that_is_escaped_can_move_a_cursor(data: bytes):
         ("\x9b2J".encode(), "\\xc2\\x9b2J"),
     ],
 )
-def test_escapes(data: bytes, shown: str):
+def test_bytes_are_escaped(data: bytes, shown: str):
     assert escaped(data) == shown
 
 
 @given(st.binary())
-def test_json_says_all_bytes(data: bytes):
+def test_json_represents_all_bytes(data: bytes):
     ((name, text),) = named("key", data).items()
     assert name in ("key", "key_b64")
     assert data == (text.encode() if name == "key" else base64.b64decode(text))
 
 
-def test_a_pipe_gets_the_exact_bytes(kv: cairnkv.Client[bytes, bytes], cairn_here: Call):
+def test_pipe_gets_the_exact_bytes(kv: cairnkv.Client[bytes, bytes], cairn_here: Call):
     value = bytes(range(256))
     kv.set("k", value)
     assert cairn_here("get", "k").out == value + b"\n"
     assert cairn_here("get", "--raw", "k").out == value
 
 
-def test_a_terminal_gets_no_control_sequence(kv: cairnkv.Client[bytes, bytes]):
+def test_terminal_gets_no_control_sequence(kv: cairnkv.Client[bytes, bytes]):
     kv.set("k", b"\x1b[31mred\x07\xff")
     with Terminal("get", "k") as terminal:
         assert terminal.wait() == 0
     assert terminal.screen == "\\x1b[31mred\\x07\\xff\r\n"
 
 
-def test_a_terminal_is_told_that_a_key_is_missing(url: str):
+def test_missing_key_is_reported_on_a_terminal(url: str):
     with Terminal("get", "k", NO_COLOR="1") as terminal:
         assert terminal.wait() == 1
     assert terminal.screen == "not found\r\n"
 
 
-def test_colours_are_for_terminals_that_want_them(url: str, cairn_here: Call):
+def test_colours_are_used_only_on_colour_terminals(url: str, cairn_here: Call):
     def shown(**environment: str) -> str:
         with Terminal("info", **environment) as terminal:
             assert terminal.wait() == 0
@@ -77,7 +77,7 @@ def test_colours_are_for_terminals_that_want_them(url: str, cairn_here: Call):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "utf-16"])
 @pytest.mark.parametrize("value", ["é", "😀", "日", "\x7f\x00"])
-def test_json_is_utf8_whatever_standard_output_is(encoding: str, value: str, kv: cairnkv.Client[bytes, bytes]) -> None:
+def test_json_is_utf8_with_any_standard_output(encoding: str, value: str, kv: cairnkv.Client[bytes, bytes]) -> None:
     kv.set("käse", value.encode())
     for arguments in (["get", "käse"], ["scan"], ["exists", "käse"]):
         said = cairn_process(*arguments, "--json", PYTHONIOENCODING=encoding)

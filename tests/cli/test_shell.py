@@ -1,4 +1,4 @@
-"""The shell: scripted through a pipe, and talked to on a terminal."""
+"""The shell: scripts through a pipe, and dialogues on a terminal."""
 
 import os
 import stat
@@ -20,14 +20,14 @@ from tests.cli.terminal import Terminal
 Store = cairnkv.Client[bytes, bytes]
 
 
-def test_a_script_through_a_pipe(url: str):
+def test_script_runs_through_a_pipe(url: str):
     said = cairn_process("shell", stdin=b"set a 1\nget a\n\n# nothing\nincr a 41\nget b\n")
     assert said.code == 0
     assert said.out == b"OK\n1\n42\n(not found)\n"
     assert said.err == ""
 
 
-def test_an_error_does_not_end_a_script_but_is_its_exit_code(cairn_here: Call, kv: Store):
+def test_error_sets_the_exit_code_and_the_script_continues(cairn_here: Call, kv: Store):
     said = cairn_here("shell", stdin=b"set a x\nfrob\nincr a\nget a")
     assert said.code == 2
     assert said.out == b"OK\nx\n"
@@ -37,19 +37,19 @@ def test_an_error_does_not_end_a_script_but_is_its_exit_code(cairn_here: Call, k
 
 
 @pytest.mark.parametrize("leave", [b"exit", b"quit", b"EXIT"])
-def test_a_script_may_leave(cairn_here: Call, kv: Store, leave: bytes):
+def test_script_may_exit(cairn_here: Call, kv: Store, leave: bytes):
     assert cairn_here("shell", stdin=b"set a 1\n" + leave + b"\nset a 2\n").code == 0
     assert kv.get("a") == b"1"
 
 
-def test_values_come_through_a_pipe_as_they_are(cairn_here: Call, kv: Store):
+def test_values_pass_through_a_pipe_unchanged(cairn_here: Call, kv: Store):
     kv.set("k", b"\x00\xff\x1b[0m")
     assert cairn_here("shell", stdin=b"get k\nget_many k z\n").out == b"\x00\xff\x1b[0m\n" * 2 + b"(not found)\n"
     assert cairn_here("shell", stdin=b"set '\xff' \xfe\n").out == b"OK\n"
     assert kv.get(b"\xff") == b"\xfe"
 
 
-def test_scan_and_clear_prefix_go_to_the_end(cairn_here: Call, kv: Store):
+def test_scan_and_clear_prefix_run_to_the_end(cairn_here: Call, kv: Store):
     names = {f"a:{number}".encode() for number in range(3_000)}
     kv.set_many(dict.fromkeys(names, b""))
     kv.set("b", b"")
@@ -61,13 +61,13 @@ def test_scan_and_clear_prefix_go_to_the_end(cairn_here: Call, kv: Store):
     assert list(kv.scan()) == [b"b"]
 
 
-def test_help(cairn_here: Call, url: str):
+def test_help_lists_commands(cairn_here: Call, url: str):
     assert cairn_here("shell", stdin=b"help").out.decode() == shell_syntax.overview() + "\n"
     assert cairn_here("shell", stdin=b"help set").out.startswith(b"set key value [ttl=TIME]")
     assert cairn_here("shell", stdin=b"help frob").code == 2
 
 
-def test_without_a_server_every_line_says_so(cairn_here: Call, unused_url: str):
+def test_every_line_fails_without_a_server(cairn_here: Call, unused_url: str):
     said = cairn_here("shell", "--url", unused_url, stdin=b"get a\nget b\n")
     assert said.code == 2
     assert [line[:14] for line in said.err.splitlines()] == ["cairn: line 1:", "cairn: line 2:"]
@@ -84,14 +84,14 @@ def test_without_a_server_every_line_says_so(cairn_here: Call, unused_url: str):
         (["frob"], set()),
     ],
 )
-def test_completions_come_from_the_vocabulary(before: list[str], some: set[str]):
+def test_completions_come_from_the_registry(before: list[str], some: set[str]):
     found = {text for text, _ in completions(before)}
     assert some <= found
     assert bool(some) == bool(found)
     assert "set_with" not in found
 
 
-def test_a_conversation_on_a_terminal(url: str, tmp_path: Path):
+def test_dialogue_on_a_terminal(url: str, tmp_path: Path):
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
         terminal.expect(r"`help` lists the commands.*cairn>")
         terminal.type("set greeting 'hello world'\r")
@@ -129,7 +129,7 @@ def test_a_conversation_on_a_terminal(url: str, tmp_path: Path):
         ("clear_prefix ''", "every key"),
     ],
 )
-def test_clearing_many_keys_asks_a_person_first(kv: Store, tmp_path: Path, line: str, question: str):
+def test_clear_of_many_keys_asks_for_confirmation_on_a_terminal(kv: Store, tmp_path: Path, line: str, question: str):
     kv.set_many({"a": b"1", "b": b"2"})
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
         terminal.expect("cairn>")
@@ -149,20 +149,20 @@ def test_clearing_many_keys_asks_a_person_first(kv: Store, tmp_path: Path, line:
 
 
 @pytest.mark.parametrize("line", [b"clear_all", b"clear_prefix ''"])
-def test_a_script_clears_many_keys_without_a_question(cairn_here: Call, kv: Store, line: bytes):
+def test_script_clears_many_keys_without_confirmation(cairn_here: Call, kv: Store, line: bytes):
     kv.set_many({"a": b"1", "b": b"2"})
     assert cairn_here("shell", stdin=line).code == 0
     assert kv.count() == 0
 
 
-def test_help_says_that_times_are_in_seconds(cairn_here: Call, kv: Store):
+def test_help_documents_times_in_seconds(cairn_here: Call, kv: Store):
     said = cairn_here("shell", stdin=b"help set\nset k v ttl=1500\nttl k").out.decode()
     assert "ttl: TIME until the key expires" in said
     assert "a number alone is in seconds" in said
     assert said.splitlines()[-1] == "1500.000"
 
 
-def test_a_history_that_cannot_be_kept_is_no_reason_not_to_talk(url: str, tmp_path: Path):
+def test_shell_runs_if_the_history_cannot_be_stored(url: str, tmp_path: Path):
     (tmp_path / "cairnkv").write_text("in the way")
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
         terminal.expect("no history: .*cairn>")
@@ -223,18 +223,18 @@ def test_history_on_a_full_disk_does_not_end_the_shell(
     assert history.get_strings()[-2:] == ["set a 1", "set a \udcff"]
 
 
-def test_nothing_of_a_script_is_kept(url: str, tmp_path: Path):
+def test_script_lines_are_not_in_the_history(url: str, tmp_path: Path):
     assert cairn_process("shell", stdin=b"set secret 1\n", XDG_STATE_HOME=str(tmp_path)).code == 0
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("begin", ["", "# mine\r\n", "\n"])
-def test_mark_of_utf8_belongs_to_no_line_of_a_script(begin: str, cairn_here: Call, kv: Store) -> None:
+def test_utf8_byte_order_mark_belongs_to_no_line_of_a_script(begin: str, cairn_here: Call, kv: Store) -> None:
     said = cairn_here("shell", stdin=f"\ufeff{begin}set a 1\nget a\n".encode())
     assert (said.code, said.out, said.err) == (0, b"OK\n1\n", "")
 
 
-def test_long_lines_without_bracketed_paste_are_read_at_once(kv: Store, tmp_path: Path) -> None:
+def test_long_lines_without_bracketed_paste_are_read_in_one_step(kv: Store, tmp_path: Path) -> None:
     value = "0123456789" * 10_000
     with Terminal("shell", XDG_STATE_HOME=str(tmp_path)) as terminal:
         terminal.expect("cairn>")
@@ -250,7 +250,7 @@ def test_long_lines_without_bracketed_paste_are_read_at_once(kv: Store, tmp_path
     assert kv[b"l"] == value[:-2].encode() + b"98"
 
 
-def test_only_long_runs_of_plain_keys_become_a_paste() -> None:
+def test_only_long_sequences_of_plain_keys_become_a_paste() -> None:
     typed = [KeyPress(key) for key in "get k"]
     assert _pasted(typed) == typed
     special = [KeyPress(Keys.Escape), *(KeyPress(key) for key in "b" + "x" * TYPED_AT_ONCE), KeyPress(Keys.ControlM)]

@@ -1,4 +1,4 @@
-"""What is typed at the shell: every command of the vocabulary can be said, and nothing else."""
+"""The shell's syntax: it accepts every command of the registry, and refuses everything else with the usage."""
 
 import re
 import shlex
@@ -114,19 +114,19 @@ def said(line: str) -> Statement:
         ("info", Info()),
     ],
 )
-def test_lines_and_what_they_mean(line: str, command: Command):
+def test_lines_become_commands(line: str, command: Command):
     assert said(line) == Statement(command)
 
 
 @pytest.mark.parametrize(
     ("line", "command"), [("scan", Scan(0, SCAN_COUNT, b"")), ("clear_prefix a", ClearPrefix(b"a", 0))]
 )
-def test_without_a_cursor_the_whole_is_meant(line: str, command: Command):
+def test_scan_without_a_cursor_scans_everything(line: str, command: Command):
     assert said(line) == Statement(command, slices=True)
 
 
 @pytest.mark.parametrize("line", ["", "   ", "# set a b", "  #"])
-def test_lines_that_say_nothing(line: str):
+def test_empty_lines_and_comments_are_ignored(line: str):
     assert shell_syntax.split(line) == []
 
 
@@ -162,7 +162,7 @@ def test_lines_that_say_nothing(line: str):
         ("count all", "one argument too many"),
     ],
 )
-def test_lines_that_do_not_fit_say_why_and_how_it_goes(line: str, why: str):
+def test_wrong_lines_give_the_reason_and_the_usage(line: str, why: str):
     with pytest.raises(NotUnderstood) as refused:
         said(line)
     assert why in str(refused.value)
@@ -185,7 +185,7 @@ TIMES = st.integers(1, 999_999_999)
         )
     )
 )
-def test_every_command_can_be_said_with_every_option(command: Command):
+def test_every_command_is_accepted_with_every_option(command: Command):
     assert said(typed(command)).command == command
 
 
@@ -222,7 +222,7 @@ def typed_as(kind: Kind, value: Any) -> str:
 
 
 @given(line=st.text(max_size=60) | st.lists(st.sampled_from([*shell_syntax.names(), "ttl=5", "a", "'"])).map(" ".join))
-def test_no_line_makes_it_fail(line: str):
+def test_no_line_crashes_the_parser(line: str):
     try:
         words = shell_syntax.split(line)
         if words:
@@ -231,7 +231,7 @@ def test_no_line_makes_it_fail(line: str):
         pass
 
 
-def test_help_covers_the_vocabulary():
+def test_help_covers_the_registry():
     overview = shell_syntax.overview()
     for name in shell_syntax.names():
         word = shell_syntax.spec_of(name)
@@ -258,12 +258,12 @@ def test_help_covers_the_vocabulary():
         (Info(), Items((b"keys", b"3")), ["keys: 3"]),
     ],
 )
-def test_replies(command: Command, reply: Reply, lines: list[bytes | str]):
+def test_replies_are_printed(command: Command, reply: Reply, lines: list[bytes | str]):
     assert list(shell_syntax.lines(command, reply)) == lines
 
 
 @pytest.mark.parametrize("name", shell_syntax.names())
-def test_help_describes_a_command_as_the_shell_takes_and_shows_it(name: str):
+def test_help_describes_the_shell_form_of_a_command(name: str):
     text = shell_syntax.explain(shell_syntax.spec_of(name))
     assert "millisecond" not in text
     assert "`MISSING`" not in text
@@ -271,5 +271,5 @@ def test_help_describes_a_command_as_the_shell_takes_and_shows_it(name: str):
 
 
 @pytest.mark.parametrize("name", ["ttl", "deadline"])
-def test_help_says_that_times_are_shown_in_seconds(name: str):
+def test_help_documents_that_times_are_shown_in_seconds(name: str):
     assert re.search(r"seconds .*`never` if", shell_syntax.explain(shell_syntax.spec_of(name)))

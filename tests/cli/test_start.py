@@ -1,4 +1,4 @@
-"""What `cairn get` costs: which modules it imports, and the few bytes of the wire that it knows by heart."""
+"""The cost of `cairn get`: the modules that it imports, and the frames that it writes without the codec."""
 
 import contextlib
 import socket
@@ -45,30 +45,30 @@ def test_get_imports_nothing_slow(kv: cairnkv.Client[bytes, bytes], arguments: l
 
 
 @pytest.mark.parametrize("arguments", [["set", "k", "v"], ["count"], ["scan"], ["incr", "n"]])
-def test_no_simple_command_imports_what_only_others_need(url: str, arguments: list[str]):
+def test_simple_commands_import_nothing_of_other_commands(url: str, arguments: list[str]):
     assert not imported_by(*arguments) & {"asyncio", "rich", "prompt_toolkit", "uvloop", "ssl"}
 
 
 @pytest.mark.parametrize("key", [b"k", bytes(range(256)), b"x" * 65_535])
-def test_the_frame_known_by_heart_is_the_wires(key: bytes):
+def test_built_in_frame_equals_that_of_the_codec(key: bytes):
     assert fast_get.request(key) == write_command(Get(key))
     assert fast_get.request(key, local=True) == write_command(Get(key), flags=CommandFlag.LOCAL_READ)
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 65_536])
-def test_a_key_that_cannot_be_is_left_to_the_client(key: bytes):
+def test_invalid_key_is_left_to_the_client(key: bytes):
     with pytest.raises(fast_get.NeedsClient):
         fast_get.request(key)
 
 
 @pytest.mark.parametrize("status_byte", StatusByte)
 @pytest.mark.parametrize("value", [b"", b"v", bytes(range(256)) * 4096])
-def test_values_are_read_as_the_wire_writes_them(status_byte: StatusByte, value: bytes):
+def test_values_are_read_as_the_codec_writes_them(status_byte: StatusByte, value: bytes):
     assert fast_get.get(answering(b"".join(reply_parts(value, status_byte))), b"k") == value
 
 
 @pytest.mark.parametrize("status_byte", StatusByte)
-def test_a_missing_key_is_none(status_byte: StatusByte):
+def test_missing_key_is_none(status_byte: StatusByte):
     assert fast_get.get(answering(b"".join(reply_parts(MISSING, status_byte))), b"k") is None
 
 
@@ -112,7 +112,7 @@ def test_any_other_address_is_left_to_the_client(url: str):
         fast_get.get(url, b"k")
 
 
-def test_a_unix_socket_is_plain_enough(tmp_path_factory: pytest.TempPathFactory):
+def test_unix_socket_uses_the_fast_path(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("u") / "s"
     with running_server(unix=str(path), no_tcp=True) as running:
         with cairnkv.connect(running.url) as kv:
@@ -120,14 +120,14 @@ def test_a_unix_socket_is_plain_enough(tmp_path_factory: pytest.TempPathFactory)
         assert fast_get.get(running.url, b"k") == b"v"
 
 
-def test_a_server_that_is_slow_is_asked_again_by_the_client(monkeypatch: pytest.MonkeyPatch, cairn_here: Call):
+def test_client_repeats_the_request_to_a_slow_server(monkeypatch: pytest.MonkeyPatch, cairn_here: Call):
     monkeypatch.setattr(fast_get, "TIMEOUT", 0.05)
     value: Reply = b"late"
     said = cairn_here("get", "k", "--url", answering(b"", b"".join(reply_parts(value, StatusByte.ASCII))))
     assert (said.code, said.out) == (0, b"late\n")
 
 
-def test_both_ways_say_the_same(kv: cairnkv.Client[bytes, bytes]):
+def test_fast_path_and_client_print_the_same(kv: cairnkv.Client[bytes, bytes]):
     kv.set("k", b"\x00\xff\n")
     for arguments in (["get", "k"], ["get", "nothing"], ["get", "--raw", "k"], ["get", "--json", "k"]):
         assert cairn_process(*arguments) == cairn_process(*arguments, "--timeout", "5s")

@@ -1,4 +1,4 @@
-"""Flask-Caching, Celery's store of results, dogpile.cache, and locks; what needs scripts raises an error."""
+"""Flask-Caching, Celery's result backend, dogpile.cache and locks. Features that need scripts raise an error."""
 
 import threading
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def test_flask_caching(server: Target) -> None:
         assert cache.get("k") is None
 
 
-def test_celerys_results(server: Target) -> None:
+def test_celery_result_backend(server: Target) -> None:
     """Results are strings with a deadline, and a channel tells of them. Its queues need lists, and are not asked."""
     celery = pytest.importorskip("celery")
     application = celery.Celery("tests", broker="memory://", backend=server.url)
@@ -121,7 +121,7 @@ def test_redis_py_counts_from_several_threads(server: Target) -> None:
         assert int(client.get("in transactions")) == THREADS * 10
 
 
-def test_one_of_several_threads_gets_a_key_that_is_absent(server: Target) -> None:
+def test_one_of_several_threads_sets_an_absent_key(server: Target) -> None:
     redis = pytest.importorskip("redis")
     with redis.Redis(port=server.port) as client:
         won = from_threads(lambda number: sum(bool(client.set(f"k{at}", number, nx=True)) for at in range(TIMES)))
@@ -145,7 +145,7 @@ def test_flask_caching_counts_from_several_threads(server: Target) -> None:
     assert backend.get("n") == THREADS * TIMES
 
 
-def test_celerys_results_from_several_threads(server: Target) -> None:
+def test_celery_results_from_several_threads(server: Target) -> None:
     celery = pytest.importorskip("celery")
     application = celery.Celery("tests", broker="memory://", backend=server.url)
 
@@ -158,8 +158,8 @@ def test_celerys_results_from_several_threads(server: Target) -> None:
     application.backend.result_consumer.stop()
 
 
-def test_a_lock_of_redis_py_is_released_or_an_error(server: Target) -> None:
-    """Its release is a script. Without scripts it raises, and the key stays for its whole time."""
+def test_release_of_a_redis_py_lock_raises(server: Target) -> None:
+    """Its release is a script. Without scripts it raises, and the key stays until it expires."""
     redis = pytest.importorskip("redis")
     with redis.Redis(port=server.port) as client:
         lock = client.lock("job", timeout=60)
@@ -173,7 +173,7 @@ def test_a_lock_of_redis_py_is_released_or_an_error(server: Target) -> None:
             assert not client.exists("job")
 
 
-def test_a_lock_that_is_released_by_delifeq_excludes_other_threads(server: Target) -> None:
+def test_lock_released_by_delifeq_excludes_other_threads(server: Target) -> None:
     """An alternative to the lock: SET NX with a TTL, and DELIFEQ, which Valkey has since 9.0."""
     redis = pytest.importorskip("redis")
     if server.name != "cairn":

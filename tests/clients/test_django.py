@@ -120,7 +120,7 @@ def environment(server: Target, **more: str) -> dict[str, str]:
     return {**os.environ, **here, "DJANGO_SETTINGS_MODULE": "django_settings", **more}
 
 
-def test_djangos_own_tests(server: Target) -> None:
+def test_django_test_suite_of_its_redis_cache(server: Target) -> None:
     pytest.importorskip("django")
     pytest.importorskip("redis")
     runner = DJANGO_TESTS / "tests" / "runtests.py"
@@ -146,7 +146,7 @@ def test_django_redis(server: Target) -> None:
     ran(server, DJANGO_REDIS, DJANGO_REDIS_CACHE)
 
 
-def test_djangos_own_cache_from_several_threads(server: Target) -> None:
+def test_django_cache_from_several_threads(server: Target) -> None:
     pytest.importorskip("django")
     pytest.importorskip("redis")
     ran(server, THREADS + COUNTING, OWN)
@@ -158,7 +158,7 @@ def test_django_redis_from_several_threads(server: Target) -> None:
     ran(server, THREADS + (COUNTING if server.name != "cairn" else ""), DJANGO_REDIS_CACHE)
 
 
-def test_a_lock_of_django_redis_is_released_or_an_error(server: Target) -> None:
+def test_release_of_a_django_redis_lock_raises(server: Target) -> None:
     pytest.importorskip("django_redis")
     said = ran(server, LOCKING, DJANGO_REDIS_CACHE)
     assert ("unknown command 'EVALSHA'" in said) == (server.name == "cairn")

@@ -15,7 +15,7 @@ SECONDS = 60.0
 @pytest.mark.parametrize(
     ("script", "resp"), [("ioredis", ""), ("redis", "2"), ("redis", "3")], ids=["ioredis", "redis RESP2", "redis RESP3"]
 )
-def test_script(server: Target, script: str, resp: str) -> None:
+def test_node_client_script_succeeds(server: Target, script: str, resp: str) -> None:
     node = program("node", "nodejs npm")
     if not (NODE / "node_modules" / script).exists():
         pytest.skip(f"{script} of npm is not installed: make test-clients")

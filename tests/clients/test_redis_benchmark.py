@@ -1,4 +1,4 @@
-"""redis-benchmark runs to its end without an error. What it measures is the business of `make bench`."""
+"""redis-benchmark runs to its end without an error. `make bench` does the measuring."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ TESTS = {"PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"}
 
 
 @pytest.mark.parametrize("pipeline", [1, 16])
-def test_runs(server: Target, pipeline: int) -> None:
+def test_redis_benchmark_runs(server: Target, pipeline: int) -> None:
     path = program("redis-benchmark", "redis-tools")
     where = ["-h", server.host, "-p", str(server.port)]
     done = subprocess.run(

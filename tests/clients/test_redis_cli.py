@@ -1,4 +1,4 @@
-"""redis-cli: in a terminal, as a person has it, and from scripts."""
+"""redis-cli: on a terminal and from scripts."""
 
 import contextlib
 import os
@@ -101,7 +101,7 @@ def cli(target: Target, *arguments: str, stdin: bytes = b"") -> str:
     return done.stdout.decode()
 
 
-def test_in_a_terminal(server: Target, tmp_path: Path) -> None:
+def test_redis_cli_on_a_terminal(server: Target, tmp_path: Path) -> None:
     prompt = f"{server.host}:{server.port}> "
     with screen(server, tmp_path) as terminal:
         terminal.expect(prompt)
@@ -138,7 +138,7 @@ def test_hints_come_from_the_server(server: Target, tmp_path: Path) -> None:
         terminal.expect("wrong number of arguments for 'getrange' command")
 
 
-def test_a_subscription_and_ctrl_c(server: Target, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_subscription(server: Target, tmp_path: Path) -> None:
     with screen(server, tmp_path) as terminal, Peer(server.address) as peer:
         terminal.expect("> ")
         terminal.type("subscribe news\r")
@@ -154,7 +154,7 @@ def test_a_subscription_and_ctrl_c(server: Target, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["-2", "-3"])
-def test_from_a_script(server: Target, protocol: str) -> None:
+def test_redis_cli_from_a_script(server: Target, protocol: str) -> None:
     assert cli(server, protocol, "set", "k", "v") == "OK\n"
     assert cli(server, protocol, "get", "k") == "v\n"
     assert cli(server, protocol, "-n", "5", "get", "k") == "\n"

@@ -184,7 +184,7 @@ def test_connections(client: Any, library: tuple[Any, str], options: dict[str, A
     assert client.memory_usage("nothing") is None
 
 
-def test_a_connection_that_must_not_reply(client: Any) -> None:
+def test_connection_with_replies_off(client: Any) -> None:
     with pytest.raises(Exception, match="unknown command"):
         client.execute_command("NOSUCH", "argument")
     with pytest.raises(Exception, match="wrong number of arguments for 'get' command"):

@@ -1,5 +1,4 @@
-"""The table of failure codes is consistent, and each becomes an error that says who is at fault and whether
-to try again."""
+"""The table of failure codes is consistent, and each code becomes an error of the right class and outcome."""
 
 import pytest
 
@@ -27,13 +26,13 @@ class TestEachCode:
     def test_stands_at_the_beginning_of_the_message(self, code: Code) -> None:
         assert Failure(code, "why and how").message == f"{code.name} why and how"
 
-    def test_is_never_taken_for_a_key_that_is_not_there(self, code: Code) -> None:
+    def test_is_never_read_as_a_missing_key(self, code: Code) -> None:
         assert not Failure(code, "").message.startswith("Key not found")
 
     def test_is_not_to_be_repeated_where_the_outcome_is_unknown(self, code: Code) -> None:
         assert not (code.passing and code.executed is None)
 
-    def test_becomes_an_error_that_says_the_same(self, code: Code) -> None:
+    def test_becomes_an_error_with_the_same_message(self, code: Code) -> None:
         for writes in (False, True):
             error = error_of(Failure(code, "why"), writes=writes)
             assert isinstance(error, CairnError)

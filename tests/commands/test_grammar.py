@@ -43,7 +43,7 @@ def refusal(command: type[Command], *strings: bytes) -> ArgumentFault:
 
 @pytest.mark.parametrize("word", RESP_COMMANDS)
 @given(data=st.data())
-def test_a_command_is_read_back_from_its_strings(word: CommandSpec, data: st.DataObject) -> None:
+def test_command_survives_a_round_trip_through_its_strings(word: CommandSpec, data: st.DataObject) -> None:
     command = data.draw(commands([word.command]))
     strings = command.arguments()
     assert all(isinstance(string, bytes) for string in strings)
@@ -69,9 +69,7 @@ def test_options_may_stand_in_any_order(command: Command, data: st.DataObject) -
 
 
 @given(command=st.sampled_from(COMMANDS), strings=st.lists(st.binary(max_size=8), max_size=6))
-def test_strings_that_mean_nothing_are_refused_and_nothing_else_happens(
-    command: type[Command], strings: list[bytes]
-) -> None:
+def test_unknown_strings_are_refused_without_other_errors(command: type[Command], strings: list[bytes]) -> None:
     understood, code = None, None
     try:
         understood = command.from_arguments(strings)
@@ -85,7 +83,7 @@ def test_strings_that_mean_nothing_are_refused_and_nothing_else_happens(
 
 @pytest.mark.parametrize("word", RESP_COMMANDS)
 @given(data=st.data())
-def test_a_command_with_a_string_too_few_is_refused(word: CommandSpec, data: st.DataObject) -> None:
+def test_command_with_a_missing_string_is_refused(word: CommandSpec, data: st.DataObject) -> None:
     fewest = sum(
         {Place.ARGUMENT: 1, Place.REST: len(slot.kinds)}.get(slot.place, 0) for _, slot in word.fields
     )  # strings that must be there
@@ -130,17 +128,17 @@ def test_options_that_exclude_each_other_are_refused_together(word: CommandSpec,
         pytest.param(GetMany, (), id="no keys"),
     ],
 )
-def test_what_does_not_fit_the_grammar_is_refused(command: type[Command], strings: tuple[bytes, ...]) -> None:
+def test_strings_outside_the_grammar_are_refused(command: type[Command], strings: tuple[bytes, ...]) -> None:
     assert refusal(command, *strings).code is failures.BADARGS
 
 
-def test_words_of_options_may_stand_where_keys_and_values_do() -> None:
+def test_option_names_may_be_keys_and_values() -> None:
     assert SetWith.from_arguments([b"TTL", b"KEEPTTL"]) == SetWith(b"TTL", b"KEEPTTL")
     assert SetWith.from_arguments([b"k", b"v", b"IFEQUALS", b"TTL"]) == SetWith(b"k", b"v", if_equals=b"TTL")
     assert Exists.from_arguments([b"TTL", b"TTL"]) == Exists((b"TTL", b"TTL"))
 
 
-def test_an_empty_value_to_compare_with_is_not_no_value() -> None:
+def test_empty_compare_value_differs_from_no_value() -> None:
     command = SetWith(b"k", b"v", if_equals=b"")
     assert command.arguments() == [b"k", b"v", b"IFEQUALS", b""]
     assert SetWith.from_arguments(command.arguments()) == command
@@ -158,7 +156,7 @@ def test_an_empty_value_to_compare_with_is_not_no_value() -> None:
         (Scan(0, 1, b"k"), ()),
     ],
 )
-def test_a_command_says_which_keys_it_names(command: Command, keys: tuple[bytes, ...]) -> None:
+def test_command_lists_its_keys(command: Command, keys: tuple[bytes, ...]) -> None:
     assert command.named_keys() == keys
 
 
@@ -184,7 +182,7 @@ NUMBER_KINDS = sorted(
 
 @pytest.mark.parametrize("kind", NUMBER_KINDS, ids=lambda kind: kind.placeholder)
 class TestNumbers:
-    def test_reach_from_the_lowest_to_the_highest(self, kind: NumberKind) -> None:
+    def test_range_from_the_lowest_to_the_highest(self, kind: NumberKind) -> None:
         for number in (kind.lowest, kind.highest):
             assert kind.read(kind.write(number)) == number
         for number in (kind.lowest - 1, kind.highest + 1):
@@ -207,12 +205,12 @@ class TestNumbers:
         assert raised.value.code is failures.BADARGS
         assert len(str(raised.value)) < 300, "what is shown of a bad number is bounded"
 
-    def test_of_another_script_are_no_numbers(self, kind: NumberKind) -> None:
+    def test_in_another_script_are_refused(self, kind: NumberKind) -> None:
         with pytest.raises(ArgumentFault):
             kind.read("٣".encode())
 
 
-def test_the_kinds_of_numbers_are_the_documented_ones() -> None:
+def test_kinds_of_numbers_are_documented() -> None:
     assert {(kind.placeholder, kind.lowest, kind.highest) for kind in NUMBER_KINDS} == {
         ("milliseconds", 1, TTL_MAX),
         ("milliseconds-or-0", 0, TTL_MAX),
@@ -244,7 +242,7 @@ def test_commands_cannot_be_changed(command: Any) -> None:
 
 
 @given(text=st.binary(max_size=300))
-def test_a_free_string_may_be_anything(text: bytes) -> None:
+def test_free_string_may_be_any_bytes(text: bytes) -> None:
     kind = Kind("value")
     assert kind.read(kind.write(text)) == text
     assert KeyKind("key").write(text) == text

@@ -83,7 +83,7 @@ def test_a_taken_number_or_name_is_refused() -> None:
     assert 60_000 not in BY_NUMBER
 
 
-def test_only_commands_that_store_several_keys_say_so() -> None:
+def test_only_commands_of_several_keys_are_declared_so() -> None:
     several = {spec.name for spec in BY_NUMBER.values() if spec.stores_several}
     assert several == {"SET_MANY", "SET_MANY_IF_ABSENT", "RENAME", "COPY"}
 
