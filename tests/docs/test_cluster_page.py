@@ -1,4 +1,4 @@
-"""The files on the page about clusters are given to the programs that they are for."""
+"""The configuration files on the cluster page work with the programs that they configure."""
 
 import asyncio
 import inspect
@@ -64,7 +64,7 @@ def checked(config: str, certificates: Path, tmp_path: Path) -> subprocess.Compl
     )
 
 
-def test_nats_takes_its_configuration(certificates: Path, tmp_path: Path) -> None:
+def test_nats_accepts_its_configuration(certificates: Path, tmp_path: Path) -> None:
     config = files()["nats.conf"]
     ran = checked(config, certificates, tmp_path)
     assert ran.returncode == 0, ran.stderr
@@ -73,16 +73,16 @@ def test_nats_takes_its_configuration(certificates: Path, tmp_path: Path) -> Non
     assert checked(misspelled, certificates, tmp_path).returncode != 0
 
 
-def test_nats_is_told_to_sync_and_to_leave_room() -> None:
+def test_nats_configuration_syncs_and_leaves_free_space() -> None:
     config = re.sub(r"#.*", "", files()["nats.conf"])
     assert re.search(r"jetstream \{[^}]*sync_interval: always", config)
     assert re.search(r"jetstream \{[^}]*max_file_store:", config)
 
 
-async def test_a_node_and_nats_run_with_them(
+async def test_node_and_nats_run_with_the_files(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On this machine and other ports: they let each other in, by TLS, and the node sees that NATS syncs."""
+    """On this machine and other ports: TLS connections succeed, and the node verifies that NATS syncs."""
     monkeypatch.setenv("STORE_PASSWORD", "s3cret")
     monkeypatch.setenv("SYSTEM_PASSWORD", "0ther")
     ports = free_ports(9)
@@ -129,7 +129,7 @@ async def test_a_node_and_nats_run_with_them(
             one.kill()
 
 
-def test_a_node_takes_its_options(tmp_path: Path) -> None:
+def test_node_accepts_its_options(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_text(files()["node.toml"])
     settings = load({}, environment={}, file=path)
@@ -141,12 +141,12 @@ def test_a_node_takes_its_options(tmp_path: Path) -> None:
     assert set(tomllib.loads(path.read_text())) <= {name.replace("_", "-") for name in Settings.__dataclass_fields__}
 
 
-def test_the_permissions_of_a_node_are_all_named() -> None:
+def test_page_lists_all_permissions_of_a_node() -> None:
     assert all(f"`{subject}`" in PAGE for subject in (*connection.PUBLISHES, *connection.SUBSCRIBES))
 
 
 @pytest.mark.parametrize("unit", ["cairn-nats.service", "cairnkv.service"])
-def test_systemd_takes_the_units(unit: str, tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(unit: str, tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("needs systemd-analyze: apt-get install systemd")
@@ -177,7 +177,7 @@ def compose() -> Any:
     return yaml.safe_load(files()["compose.yaml"])
 
 
-def test_the_compose_file_is_of_two_services() -> None:
+def test_compose_file_has_two_services() -> None:
     services = compose()["services"]
     assert set(services) == {"nats", "node"}
     assert services["node"]["depends_on"] == ["nats"]
@@ -195,7 +195,7 @@ def test_the_compose_file_is_of_two_services() -> None:
     assert set(re.findall(r"\$(\w+)", files()["nats.conf"])) <= set(services["nats"]["environment"])
 
 
-def test_what_info_is_said_to_tell_it_tells() -> None:
+def test_info_has_the_documented_fields() -> None:
     source = inspect.getsource(Node._info) + inspect.getsource(NodeSnapshots.info)
     told = set(re.findall(r'yield "(\w+)"', source))
     (table,) = re.findall(r"\| INFO \| \|\n\| --- \| --- \|\n((?:\|.*\n)+)", PAGE)
@@ -204,7 +204,7 @@ def test_what_info_is_said_to_tell_it_tells() -> None:
     assert named <= told
 
 
-def test_the_codes_are_those_that_there_are() -> None:
+def test_documented_failure_codes_exist() -> None:
     (table,) = re.findall(r"\| code \| Redis \|.*\n\| --- .*\n((?:\|.*\n)+)", PAGE)
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
     assert NOQUORUM.name in {row[0].strip("`") for row in rows}
@@ -214,6 +214,6 @@ def test_the_codes_are_those_that_there_are() -> None:
         assert executed == ("nobody knows" if known.executed is None else "no")
 
 
-def test_words_of_redis_that_are_named_are_served() -> None:
+def test_named_redis_commands_are_served() -> None:
     assert command_docs.find(b"READONLY")
     assert "`READONLY` on the wire of Redis" in PAGE

@@ -59,7 +59,7 @@ def test_info_names_on_the_protocol_page_are_those_of_servers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_have_a_target(document: Path) -> None:
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if not target.startswith(("http://", "https://")):
@@ -105,7 +105,7 @@ def test_names_on_the_architecture_page_exist() -> None:
     assert checked > 40
 
 
-def test_every_room_stands_on_the_architecture_page() -> None:
+def test_every_package_is_on_the_architecture_page() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rooms = {path.name for path in ROOMS.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert {room for room in rooms if f"| `{room}/` |" in text} == rooms
@@ -122,7 +122,7 @@ def defined_in(path: Path) -> set[str]:
     }
 
 
-def test_tests_that_guarantees_are_shown_by_exist() -> None:
+def test_tests_named_beside_guarantees_exist() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text()
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
     assert len(named) > 10
@@ -135,7 +135,7 @@ def test_tests_that_guarantees_are_shown_by_exist() -> None:
     assert asked_for <= targets
 
 
-def test_runs_are_written_down_if_they_end_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_successful_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record, path = script("record").record, tmp_path / "runs.json"
     assert record([sys.executable, "-c", "print('1 failed in 0.10s'); raise SystemExit(1)"], path) == 1
     assert not path.exists()
@@ -166,7 +166,7 @@ def conversation() -> list[tuple[bytes, bytes]]:
     return [(said, answered) for said, answered in turns]
 
 
-def test_the_conversation_on_the_protocol_page() -> None:
+def test_dialogue_on_the_protocol_page_is_true() -> None:
     turns = conversation()
     assert len(turns) >= 8
     session = Session(LocalStore(), wake=lambda: None)
@@ -180,13 +180,13 @@ def test_the_conversation_on_the_protocol_page() -> None:
 # -- the page on Redis -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_told_not_to_be_served_is_not() -> None:
+def test_commands_documented_as_absent_are_absent() -> None:
     absent = " ".join(tables().REDIS_ABSENT.values()).split()
     assert len(absent) > 80
     assert [word for word in absent if command_docs.find(word.encode())] == []
 
 
-def test_words_on_the_page_on_redis_are_served_or_told_not_to_be() -> None:
+def test_commands_on_the_redis_page_are_served_or_listed_as_absent() -> None:
     text = re.sub(
         r"<!-- table: redis_(\w+) -->.*?<!-- end -->", "", (ROOT / "docs" / "redis.md").read_text(), flags=re.DOTALL
     )

@@ -67,7 +67,7 @@ def harmful(kind: str, count: int) -> list[bytes]:
 KINDS = ["one position", "the last position", "position 0", "20 leading bits", "16 leading bits"]
 
 
-def test_the_keys_are_forged_as_they_should_be() -> None:
+def test_forged_keys_collide() -> None:
     same = harmful("one position", 1_000)
     assert len(set(same)) == 1_000
     assert {crc(key) for key in same} == {0x8000_0001}
@@ -77,7 +77,7 @@ def test_the_keys_are_forged_as_they_should_be() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_goes_on_as_before(kind: str) -> None:
+def test_all_operations_work_with_colliding_keys(kind: str) -> None:
     crowd = harmful(kind, 3_000)
     others = [b"other:%d" % number for number in range(2_000)]
     database = Database()
@@ -95,14 +95,14 @@ def test_everything_goes_on_as_before(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_slices_stay_bounded(kind: str) -> None:
+def test_slices_of_colliding_keys_are_bounded(kind: str) -> None:
     database = Database()
     put(database, harmful(kind, 3_000))
     assert max(map(len, slices(database, 50))) <= 50
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_directory_does_not_grow_for_them(kind: str) -> None:
+def test_directory_does_not_grow_for_colliding_keys(kind: str) -> None:
     """A scan of one slice walks at most one empty bucket per key it may look at, so the number of slices over
     a table shows how many buckets it has."""
     database = Database()
@@ -114,7 +114,7 @@ def test_the_directory_does_not_grow_for_them(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["one position", "20 leading bits"])
-def test_other_keys_get_away_from_them(kind: str) -> None:
+def test_other_keys_leave_the_bucket_of_colliding_keys(kind: str) -> None:
     """A crowd that came first does not hold the others that fall into its bucket for ever: the bucket would be
     a large dict, and each slice of a scan would sort it."""
     table = Table()
@@ -129,7 +129,7 @@ def test_other_keys_get_away_from_them(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_can_be_cleared_and_freed(kind: str) -> None:
+def test_colliding_keys_are_deleted_and_freed(kind: str) -> None:
     database = Database()
     put(database, harmful(kind, 3_000))
     apply(database, ClearAll(), 0)
@@ -154,7 +154,7 @@ def memory_for(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("kind", ["one position", "the last position", "16 leading bits"])
-def test_a_slice_costs_what_it_looks_at_not_what_the_bucket_has(kind: str) -> None:
+def test_cost_of_a_slice_depends_on_its_keys_not_on_the_bucket(kind: str) -> None:
     database = Database()
     put(database, harmful(kind, 30_000))
     middle = 0
@@ -166,7 +166,7 @@ def test_a_slice_costs_what_it_looks_at_not_what_the_bucket_has(kind: str) -> No
         assert memory_for(lambda cursor=cursor: apply(database, Scan(cursor, 1, b""), 0)) < 20_000  # type: ignore[misc]
 
 
-def test_a_slice_of_clear_prefix_is_bounded_for_keys_of_one_position() -> None:
+def test_clear_prefix_slice_is_bounded_for_keys_of_one_crc() -> None:
     database = Database()
     put(database, harmful("one position", 5_000))
     reply = apply(database, ClearPrefix(b"forged:", 0), 0)
@@ -177,7 +177,7 @@ def test_a_slice_of_clear_prefix_is_bounded_for_keys_of_one_position() -> None:
     database.check()
 
 
-def test_cursors_of_keys_of_one_position_are_below_2_to_the_53() -> None:
+def test_cursors_of_keys_of_one_crc_are_below_2_to_the_53() -> None:
     database = Database()
     put(database, harmful("the last position", 2_000))
     assert max(map(place, harmful("the last position", 2_000))) < 2**53
@@ -211,7 +211,7 @@ def test_cursor_of_colliding_keys_is_the_same_in_other_tables() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200), st.integers(1, 9), st.integers(0, 12))
-def test_an_order_of_keys_is_that_of_a_sorted_list(changes: list[tuple[bool, int]], room: int, cursor: int) -> None:
+def test_key_order_equals_a_sorted_list(changes: list[tuple[bool, int]], room: int, cursor: int) -> None:
     def place_of(key: bytes) -> int:
         return int(key) // 3
 
@@ -255,7 +255,7 @@ class TestKeysOfOnePlace:
         for count in (1, 50, 3_000):
             assert sorted(itertools.chain.from_iterable(slices(database, count))) == sorted(crowd + others)
 
-    def test_few_of_them_are_not_parted_either(self) -> None:
+    def test_are_not_split_even_if_few(self) -> None:
         crowd = harmful("one position", 100)
         database = Database()
         put(database, crowd)
@@ -284,8 +284,8 @@ class TestKeysOfOnePlace:
         assert apply(database, Exists((b"other", crowd[-1])), 0) == 0
 
     @pytest.mark.parametrize("new", [True, False])
-    def test_expired_keys_do_not_count_removed_or_not(self, new: bool) -> None:
-        """Each node of a cluster removes them when it likes, and all have to give the same reply."""
+    def test_expired_keys_do_not_count(self, new: bool) -> None:
+        """Nodes of a cluster remove expired keys at different times, and all must give the same reply."""
         crowd = harmful("one position", self.LIMIT + 1)
         replies = []
         for removes in (True, False):
@@ -305,7 +305,7 @@ class TestKeysOfOnePlace:
         assert [reply == OK for reply in replies[0]] == [True] * 10 + [False] * new
 
 
-def test_a_command_does_not_store_more_forged_keys_than_may_share_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_stores_no_more_keys_than_may_share_a_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnkv.engine.operations.PLACE_KEYS_MAX", 100)
     forged = harmful("one position", 101)
     database = Database()
@@ -316,7 +316,7 @@ def test_a_command_does_not_store_more_forged_keys_than_may_share_a_place(monkey
     assert apply(database, SetMany(0, tuple((key, b"v") for key in forged[1:] + [b"other"] * 9)), 0) == OK
 
 
-def test_a_crowd_is_freed_in_bounded_steps() -> None:
+def test_colliding_keys_are_freed_in_bounded_steps() -> None:
     database = Database()
     crowd = harmful("one position", 60_000)
     for begin in range(0, len(crowd), 10_000):

@@ -19,8 +19,8 @@ FILLING = SetMany(0, tuple((b"bulk:%d" % number, b"") for number in range(700)))
 
 
 @given(history=HISTORIES, filled=st.booleans())
-def test_two_keyspaces_that_are_told_the_same_say_the_same(history: list[tuple[Command, int]], filled: bool) -> None:
-    """Even though one of them journals what it does, and frees in between what was cleared."""
+def test_databases_with_equal_commands_give_equal_replies(history: list[tuple[Command, int]], filled: bool) -> None:
+    """One of them also records effects, and frees cleared keys in between."""
     one, other = Database(), Database()
     now = 0
     if filled:
@@ -40,8 +40,8 @@ def test_two_keyspaces_that_are_told_the_same_say_the_same(history: list[tuple[C
 
 
 @given(history=HISTORIES)
-def test_a_time_that_went_back_counts_as_the_greatest_before(history: list[tuple[Command, int]]) -> None:
-    """The proposer's clock may do what it likes: what is agreed on is the greatest so far."""
+def test_time_that_goes_back_counts_as_the_greatest_so_far(history: list[tuple[Command, int]]) -> None:
+    """The proposer's clock may jump; log time is the greatest time so far."""
     one, other = Database(), Database()
     greatest = now = 10_000
     one.advance(now)
@@ -70,8 +70,8 @@ while True:
 """
 
 
-def test_the_seed_of_pythons_hash_does_not_matter() -> None:
-    """Where a key lives comes from CRC-32, so cursors survive a restart."""
+def test_hash_seed_of_python_does_not_matter() -> None:
+    """The bucket of a key comes from its CRC-32, so cursors survive a restart."""
     outputs = {
         subprocess.run(
             [sys.executable, "-c", _PROGRAM],

@@ -1,4 +1,4 @@
-"""Expiry: invisible from the deadline on, to every command, whether or not it was removed; and never back."""
+"""Expiry: from its expiry time on, a key is invisible to every command, removed or not, and never comes back."""
 
 import pytest
 from hypothesis import given
@@ -69,7 +69,7 @@ def with_a_key_that_expires() -> Database:
 
 @pytest.mark.parametrize(("command", "before", "after"), SIGHTS, ids=lambda it: repr(it) if it in SIGHTS else None)
 @pytest.mark.parametrize("removed", [False, True], ids=["still in memory", "removed"])
-def test_a_key_is_there_until_its_deadline_and_not_at_it(
+def test_key_exists_until_its_expiry_time_and_not_at_it(
     command: Command, before: Reply, after: Reply, removed: bool
 ) -> None:
     assert apply(with_a_key_that_expires(), command, DEADLINE - 1) == before
@@ -83,14 +83,14 @@ def test_a_key_is_there_until_its_deadline_and_not_at_it(
 
 
 @pytest.mark.parametrize("way", [Set(b"k", b"v"), SetWith(b"k", b"v"), SetMany(0, ((b"k", b"v"),)), Persist(b"k")])
-def test_a_key_that_is_set_anew_or_made_to_stay_stays(way: Command) -> None:
+def test_set_and_persist_remove_the_expiry_time(way: Command) -> None:
     database = with_a_key_that_expires()
     apply(database, way, DEADLINE - 1)
     assert apply(database, Ttl(b"k"), DEADLINE + 10**9) == -1
     database.check()
 
 
-def test_keep_ttl_keeps_the_deadline_and_none_where_there_was_none() -> None:
+def test_keep_ttl_keeps_the_expiry_time_or_its_absence() -> None:
     database = with_a_key_that_expires()
     assert apply(database, SetWith(b"k", b"new", keep_ttl=True), BEGIN + 1) == 1
     assert apply(database, Ttl(b"k"), BEGIN + 1) == TTL - 1
@@ -98,13 +98,13 @@ def test_keep_ttl_keeps_the_deadline_and_none_where_there_was_none() -> None:
     assert apply(database, Ttl(b"k"), DEADLINE) == -1
 
 
-def test_incr_keeps_the_deadline() -> None:
+def test_incr_keeps_the_expiry_time() -> None:
     database = with_a_key_that_expires()
     apply(database, Incr(b"k", 1), BEGIN + 1)
     assert apply(database, Ttl(b"k"), BEGIN + 1) == TTL - 1
 
 
-def test_the_longest_time_to_live() -> None:
+def test_longest_ttl_is_accepted() -> None:
     database = Database()
     now = 2_000_000_000_000
     apply(database, SetWith(b"k", b"v", ttl=TTL_MAX), now)
@@ -113,7 +113,7 @@ def test_the_longest_time_to_live() -> None:
     assert apply(database, Get(b"k"), now + TTL_MAX) is MISSING
 
 
-def test_a_clock_that_goes_back_brings_nothing_back() -> None:
+def test_clock_that_goes_back_restores_no_expired_key() -> None:
     database = with_a_key_that_expires()
     assert apply(database, Get(b"k"), DEADLINE) is MISSING
     assert apply(database, Get(b"k"), BEGIN) is MISSING
@@ -122,7 +122,7 @@ def test_a_clock_that_goes_back_brings_nothing_back() -> None:
     assert apply(database, Ttl(b"other"), BEGIN) == 10
 
 
-def test_an_undo_does_not_turn_time_back() -> None:
+def test_undo_does_not_turn_time_back() -> None:
     database = with_a_key_that_expires()
     database.shared.journal = journal = []
     assert apply(database, Set(b"k", b"v"), BEGIN + 1) is OK
@@ -139,7 +139,7 @@ def test_an_undo_does_not_turn_time_back() -> None:
     times=st.lists(st.integers(0, 25_000), min_size=1, max_size=8).map(sorted),
     limit=st.integers(1, 20),
 )
-def test_count_is_exact_and_removal_finds_what_is_due(ttls: list[int], times: list[int], limit: int) -> None:
+def test_count_is_exact_and_removal_finds_all_expired_keys(ttls: list[int], times: list[int], limit: int) -> None:
     database = Database()
     for number, ttl in enumerate(ttls):
         apply(database, SetWith(b"%d" % number, b"v", ttl=ttl), BEGIN)
@@ -172,7 +172,7 @@ def takes_memory(database: Database, key: bytes) -> bool:
     return smaller
 
 
-def test_clearing_an_expired_key_is_of_no_effect() -> None:
+def test_delete_of_an_expired_key_has_no_effect() -> None:
     database = with_a_key_that_expires()
     assert apply(database, Clear(b"k"), DEADLINE) is OK
     assert database.count() == 0

@@ -114,12 +114,12 @@ EDGES = [
 
 
 @given(one=NUMBERS, other=NUMBERS)
-def test_a_sum_is_that_of_c(c_sum: Sum, one: str, other: str) -> None:
+def test_sum_equals_that_of_c(c_sum: Sum, one: str, other: str) -> None:
     assert our_sum(one, other) == c_sum(one, other)
 
 
 @pytest.mark.parametrize("one", EDGES, ids=lambda text: text[:24])
-def test_a_sum_at_an_edge_is_that_of_c(c_sum: Sum, one: str) -> None:
+def test_sum_at_an_edge_equals_that_of_c(c_sum: Sum, one: str) -> None:
     for other in EDGES:
         assert our_sum(one, other) == c_sum(one, other), other
 
@@ -149,7 +149,7 @@ def test_a_sum_at_an_edge_is_that_of_c(c_sum: Sum, one: str) -> None:
     ],
     ids=lambda text: str(text)[:24],
 )
-def test_sums_on_any_machine(one: str, other: str, total: str | None) -> None:
+def test_sums_are_equal_on_all_machines(one: str, other: str, total: str | None) -> None:
     if total is None:
         power = int(one.partition("e")[2])
         assert len(our_sum(one, other)) == power + 1
@@ -158,8 +158,8 @@ def test_sums_on_any_machine(one: str, other: str, total: str | None) -> None:
         assert our_sum(one, other) == total
 
 
-def test_no_setting_of_the_interpreter_changes_a_sum() -> None:
-    """Python refuses to read or write long integers, from a length on that is a setting."""
+def test_interpreter_settings_do_not_change_sums() -> None:
+    """Python refuses to convert long integers, and the limit is a setting."""
     before = sys.get_int_max_str_digits()
     found = set()
     try:

@@ -41,13 +41,13 @@ def whole_scan(database: Database, count: int, prefix: bytes = b"") -> list[byte
 
 @pytest.mark.parametrize("size", [0, 1, 170, 171, 5_000])
 @pytest.mark.parametrize("count", [1, 7, 1_000, 10_000])
-def test_a_scan_of_a_table_that_stays_as_it_is_returns_each_key_once(size: int, count: int) -> None:
+def test_scan_of_an_unchanged_table_returns_each_key_once(size: int, count: int) -> None:
     keys = numbered(size)
     assert sorted(whole_scan(filled(keys), count)) == sorted(keys)
 
 
 @pytest.mark.parametrize("count", [1, 10, 500])
-def test_a_prefix_selects(count: int) -> None:
+def test_scan_by_prefix_returns_matching_keys(count: int) -> None:
     database = filled(numbered(600, b"a:") + numbered(600, b"b:") + [b"a", b"b"])
     assert sorted(whole_scan(database, count, b"a:")) == sorted(numbered(600, b"a:"))
     assert sorted(whole_scan(database, count, b"b")) == sorted([b"b", *numbered(600, b"b:")])
@@ -55,8 +55,8 @@ def test_a_prefix_selects(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 10, 500, 10_000])
-def test_a_slice_returns_no_more_than_its_count(count: int) -> None:
-    """Keys of one position are never parted; among these keys no two have the same."""
+def test_slice_returns_no_more_than_its_count(count: int) -> None:
+    """Keys of one CRC stay together; these keys have different CRCs."""
     keys = [key for _, key in {crc(key): key for key in numbered(3_000)}.items()]
     database = filled(keys)
     cursor, slices = 0, 0
@@ -67,8 +67,8 @@ def test_a_slice_returns_no_more_than_its_count(count: int) -> None:
     assert slices >= len(keys) / count
 
 
-def test_a_slice_over_a_table_that_was_emptied_is_bounded_too() -> None:
-    """It ends after so many empty buckets, rather than walk through all of them."""
+def test_slice_over_an_emptied_table_is_bounded() -> None:
+    """It ends after a number of empty buckets, rather than walk through all of them."""
     database = filled(numbered(20_000))
     for key in numbered(20_000):
         apply(database, Clear(key), 0)
@@ -78,7 +78,7 @@ def test_a_slice_over_a_table_that_was_emptied_is_bounded_too() -> None:
     assert whole_scan(database, 10) == []
 
 
-def test_a_slice_counts_the_keys_it_looks_at_not_those_that_have_the_prefix() -> None:
+def test_slice_counts_visited_keys_not_matching_keys() -> None:
     database = filled([*numbered(2_000), b"needle"])
     cursor, found = one_slice(database, Scan(0, 10, b"needle"))
     assert cursor
@@ -108,7 +108,7 @@ changes = st.lists(
     count=st.integers(20, 400),
     between=st.lists(changes, min_size=1, max_size=10),
 )
-def test_what_was_there_throughout_is_returned_whatever_changes_meanwhile(
+def test_scan_returns_keys_that_exist_throughout_despite_changes(
     stays: int, goes: int, count: int, between: list[list[list[Command]]]
 ) -> None:
     """Redis' guarantee, while the table grows, shrinks and splits its buckets under the scan."""
@@ -130,7 +130,7 @@ def test_what_was_there_throughout_is_returned_whatever_changes_meanwhile(
     database.check()
 
 
-def test_a_cursor_survives_growth() -> None:
+def test_cursor_survives_growth() -> None:
     database = filled(numbered(100))
     cursor, before = one_slice(database, Scan(0, 50, b""))
     for begin in range(0, 40_000, 1_000):
@@ -142,8 +142,8 @@ def test_a_cursor_survives_growth() -> None:
     assert sorted(before + after) == sorted(numbered(100))
 
 
-def test_a_cursor_means_the_same_in_another_table_with_the_same_keys() -> None:
-    """As after a restart or a failover: the other one was filled in another order, and had more keys once."""
+def test_cursor_is_valid_in_another_table_of_the_same_keys() -> None:
+    """As after a restart or a failover: the other table was filled in another order, and once had more keys."""
     keys = numbered(3_000)
     one = filled(keys)
     other = filled(numbered(30_000, b"gone:") + keys[::-1])
@@ -157,7 +157,7 @@ def test_a_cursor_means_the_same_in_another_table_with_the_same_keys() -> None:
     assert sorted(found + rest) == sorted(keys)
 
 
-def test_a_scan_ends_after_clear_all() -> None:
+def test_scan_ends_after_clear_all() -> None:
     database = filled(numbered(5_000))
     cursor, _ = one_slice(database, Scan(0, 100, b""))
     apply(database, ClearAll(), 0)
@@ -171,7 +171,7 @@ class TestClearPrefix:
         following, cleared = map(int, reply.values)  # type: ignore[arg-type]
         return following, cleared
 
-    def test_clears_a_bounded_slice_at_a_time_and_all_in_the_end(self) -> None:
+    def test_deletes_bounded_slices_until_all_keys_are_deleted(self) -> None:
         database = filled(numbered(5_000, b"gone:") + numbered(500, b"stays:"))
         cursor, cleared = self._slice(database, b"gone:", 0)
         cleared_by_slice = [cleared]
@@ -185,7 +185,7 @@ class TestClearPrefix:
         assert sorted(whole_scan(database, 1_000)) == sorted(numbered(500, b"stays:"))
         database.check()
 
-    def test_of_nothing_clears_nothing(self) -> None:
+    def test_without_matching_keys_deletes_nothing(self) -> None:
         database = filled(numbered(10))
         assert self._slice(database, b"other", 0) == (0, 0)
         assert database.count() == 10

@@ -1,4 +1,4 @@
-"""Watched keys, against a list of everything that ever showed: none that changed is ever said to be unchanged."""
+"""Watched keys, compared with a list of all changes: a changed key is never reported as unchanged."""
 
 import dataclasses
 
@@ -38,11 +38,11 @@ class Watch:
     """It came back, maybe as equal as it was, or its whole keyspace did: so it may be said to have changed."""
 
 
-def test_these_keys_share_no_version() -> None:
+def test_keys_of_this_test_share_no_version() -> None:
     assert len({version_slot(*place) for place in PLACES}) == len(PLACES)
 
 
-def test_a_key_never_shares_its_version_with_its_namesake_elsewhere() -> None:
+def test_equal_keys_of_two_databases_share_no_version() -> None:
     assert all(len({version_slot(db, b"%d" % number) for db in range(16)}) == 16 for number in range(300))
     assert all(0 <= version_slot(15, b"%d" % number) < VERSION_SLOTS for number in range(300))
 
@@ -51,7 +51,7 @@ def test_a_key_never_shares_its_version_with_its_namesake_elsewhere() -> None:
 @example(
     actions=[(Step(0, Set(b"a", b"1")), 0), (Step(0, Set(b"a", b"1")), 0), ((0, b"a"), 0), ("undo", 0)]
 )  # what comes back is equal to what was there
-def test_no_key_that_changed_is_said_to_be_unchanged(actions: list[tuple[object, int]]) -> None:
+def test_changed_keys_are_never_reported_as_unchanged(actions: list[tuple[object, int]]) -> None:
     shared = Shared()
     databases = [Database(shared) for _ in range(2)]
     watches: list[Watch] = []

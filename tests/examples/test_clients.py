@@ -99,7 +99,7 @@ def test_example_client_calls_any_command(run: Run) -> None:
     assert run("call", "25", "nobody").returncode == 1
 
 
-def test_example_client_says_what_the_server_refuses(run: Run) -> None:
+def test_example_client_prints_the_error_of_the_server(run: Run) -> None:
     printed(run("set", "text", "x"))
     refused = run("incr", "text")
     assert refused.returncode == 2
@@ -115,7 +115,7 @@ def test_example_client_refuses_an_empty_key(run: Run) -> None:
     assert b"a key has 1 to 65,535 bytes" in refused.stderr
 
 
-def test_example_client_says_that_an_outcome_is_unknown_when_the_server_ends(program: list[str]) -> None:
+def test_example_client_reports_an_unknown_outcome_if_the_server_ends(program: list[str]) -> None:
     def serve() -> None:
         with listener.accept()[0] as connected, connected.makefile("rb") as received:
             # Read to the end of the frame: client.sh sends it in pieces.
@@ -134,7 +134,7 @@ def test_example_client_says_that_an_outcome_is_unknown_when_the_server_ends(pro
     assert b"the connection" in ran.stderr
 
 
-def test_example_client_says_that_it_cannot_connect(program: list[str], unused_tcp_port: int) -> None:
+def test_example_client_reports_a_failed_connection(program: list[str], unused_tcp_port: int) -> None:
     ran = run_at(f"cairn://127.0.0.1:{unused_tcp_port}", program, "ping")
     assert ran.returncode == 2
     assert ran.stderr

@@ -1,7 +1,4 @@
-"""File system calls that fail under a running server: nothing of what failed is shown, and a restart goes on.
-
-The shim has calls fail (see `trace`), so RocksDB's own behaviour is part of this. SEED begins the dice.
-"""
+"""File system calls that fail under a running server: failed writes are not shown, and the server recovers."""
 
 import contextlib
 import errno
@@ -118,7 +115,7 @@ class Failing:
 
 @pytest.mark.parametrize("sync", MODES)
 @pytest.mark.parametrize("name", some(FAULTS))
-def test_what_a_failing_disk_undoes_is_not_shown_and_it_goes_on(tmp_path: Path, name: str, sync: str) -> None:
+def test_failed_write_is_not_shown_and_the_server_recovers(tmp_path: Path, name: str, sync: str) -> None:
     with Failing(tmp_path, FAULTS[name], sync) as failing:
         with Peer(failing.served.address) as peer:
             for writer, history in zip(failing.writers, failing.histories, strict=True):
@@ -140,7 +137,7 @@ def test_what_a_failing_disk_undoes_is_not_shown_and_it_goes_on(tmp_path: Path, 
 
 @pytest.mark.parametrize("sync", MODES)
 @pytest.mark.parametrize("name", some(KILLED))
-def test_a_server_that_is_killed_there_keeps_what_it_acknowledged(tmp_path: Path, name: str, sync: str) -> None:
+def test_server_killed_during_a_fault_keeps_acknowledged_writes(tmp_path: Path, name: str, sync: str) -> None:
     with Failing(tmp_path, KILLED[name], sync) as failing:
         assert all(writer.failure is None for writer in failing.writers)
         failing.served.process.wait(PATIENCE)

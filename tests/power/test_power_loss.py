@@ -1,13 +1,4 @@
-"""Power failures: what was acknowledged is there again, whatever of the rest the disk has kept.
-
-A server runs with its file system calls noted (`trace`), writers note where the notes were as they heard of each
-write. Then the directory is made as a power failure may leave it (`failure`), at many random points of that run, and
-opened: it has what was acknowledged before that point, each writer's steps up to one of them and nothing else, and
-opens without complaint. Then a server goes on from one of these directories, so that starts are cut off as well.
-
-CRASHES says how many points for each mode (`make test-crash`), SEED begins the dice; both are part of what a failure
-shows.
-"""
+"""Power failures: acknowledged writes survive any loss of unsynced data."""
 
 import os
 import random
@@ -162,17 +153,17 @@ def crash(tmp_path: Path, sync: str, metadata: Metadata, *tampering: str, second
 
 @pytest.mark.parametrize("metadata", Metadata if LONG else [Metadata.STRICT])
 @pytest.mark.parametrize("sync", ["always", OFTEN, "none"])
-def test_what_was_acknowledged_outlives_a_power_failure(tmp_path: Path, sync: str, metadata: Metadata) -> None:
+def test_acknowledged_writes_survive_a_power_failure(tmp_path: Path, sync: str, metadata: Metadata) -> None:
     crash(tmp_path, sync, metadata, SMALL_MEMTABLES, seconds=2 * OFTEN_SLACK if sync == OFTEN else RUN_SECONDS)
 
 
-def test_a_build_without_fsync_is_found_out(tmp_path: Path) -> None:
+def test_build_without_fsync_is_detected(tmp_path: Path) -> None:
     # What is missing shows as steps that are, or, where a later log is there, as damage.
     with pytest.raises(AssertionError, match=r"what the first [0-9,]+ steps come to|is damaged"):
         crash(tmp_path, "always", Metadata.ORDERED, "no-fsync")
 
 
-def test_the_notes_tell_all_that_happens(tmp_path: Path) -> None:
+def test_trace_records_all_file_system_calls(tmp_path: Path) -> None:
     root = tmp_path / "disk"
     root.mkdir()
     run = Run(root, tmp_path, [History(db) for db in range(WRITERS)], Metadata.STRICT)
@@ -201,7 +192,7 @@ os.rename(f"{root}/kept", f"{root}/renamed")
 
 
 @pytest.mark.parametrize("metadata", Metadata)
-def test_the_model_leaves_what_was_synced_and_anything_of_the_rest(tmp_path: Path, metadata: Metadata) -> None:
+def test_model_keeps_synced_data_and_any_part_of_the_rest(tmp_path: Path, metadata: Metadata) -> None:
     root = tmp_path / "disk"
     root.mkdir()
     trace = Trace(root, tmp_path / "trace")

@@ -120,12 +120,12 @@ def hold(file: Path, target: Target) -> None:
                 assert left == b"", f"{file.name}: nobody expected {left!r} on {name or 'the connection'}"
 
 
-def test_there_are_conversations() -> None:
+def test_script_files_exist() -> None:
     assert len(FILES) >= 12
 
 
 @pytest.mark.parametrize("file", list(filter(can_be_held, FILES)), ids=lambda file: file.stem)
-def test_conversation(redis_target: Target, file: Path) -> None:
+def test_script_gives_the_recorded_replies(redis_target: Target, file: Path) -> None:
     hold(file, redis_target)
 
 
@@ -134,7 +134,7 @@ def test_conversation(redis_target: Target, file: Path) -> None:
     ["> PING\n< +PING", "> PING\n<~ \\+PI.*", "> PING", "> PING\n! quiet", "> PING\n! closed", "<* \\+PONG"],
     ids=["another line", "no match", "unexpected", "not quiet", "not closed", "nothing comes"],
 )
-def test_a_conversation_that_goes_otherwise(
+def test_wrong_reply_fails_the_script(
     redis_target: Target, tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.support.raw_resp.SECONDS", 0.2)

@@ -1,9 +1,4 @@
-"""The same random commands to redis-server and to ours: equal replies, byte for byte.
-
-What is compared loosely, and what is known to differ, stands in `differences`; what a program may hold in `programs`.
-`make test-differential EXAMPLES=5000` tries for long. Proves also that the comparison can fail: a server that lies is
-found out, each time for another lie.
-"""
+"""Random commands to redis-server and to cairnkv give equal replies, byte for byte."""
 
 import contextlib
 import os
@@ -151,13 +146,13 @@ _TRY = settings(
 
 @_TRY
 @given(program=programs())
-def test_any_program(real_redis: Target, redis_target: Target, program: Program) -> None:
+def test_random_programs_give_equal_replies(real_redis: Target, redis_target: Target, program: Program) -> None:
     compare(real_redis, redis_target, program)
 
 
 @pytest.mark.parametrize("word", COMMANDS, ids=lambda word: word.decode().strip())
-def test_each_command(real_redis: Target, redis_target: Target, word: bytes) -> None:
-    """As `test_any_program`, with one command in all its forms, so that none is left to chance."""
+def test_each_command_gives_equal_replies(real_redis: Target, redis_target: Target, word: bytes) -> None:
+    """`test_random_programs_give_equal_replies` with one command in all its forms."""
 
     @settings(parent=_TRY, max_examples=max(5, EXAMPLES // 15))
     @given(programs(tuple({word, b"SET", b"GET"})))
@@ -174,7 +169,9 @@ def protocol(request: pytest.FixtureRequest) -> int:
 
 @_TRY
 @given(steps=st.lists(st.tuples(st.integers(0, 1), commands(tuple(CHANNELS), CHANNELS)), min_size=1, max_size=STEPS))
-def test_channels(real_redis: Target, redis_target: Target, protocol: int, steps: list[tuple[int, Words]]) -> None:
+def test_channel_programs_give_equal_replies(
+    real_redis: Target, redis_target: Target, protocol: int, steps: list[tuple[int, Words]]
+) -> None:
     """Programs about channels, where one command may have many replies, and others' connections get some.
 
     After every step both connections ask something of their own; what came before its reply belongs to the step.
@@ -223,8 +220,8 @@ def everything(peer: Peer, marker: bytes) -> list[bytes]:
 @pytest.mark.parametrize(
     "shown", [it.shown for it in KNOWN_DIFFERENCES if it.shown], ids=lambda shown: shown.commands[-1][:20]
 )
-def test_a_known_difference(real_redis: Target, redis_target: Target, shown: Shown) -> None:
-    """It is there, and what it says of both sides is so."""
+def test_known_difference_is_as_documented(real_redis: Target, redis_target: Target, shown: Shown) -> None:
+    """Both sides give the documented replies."""
     ours = shown.ours if redis_target.name == "cairn" else shown.theirs
     for target, says in ((real_redis, shown.theirs), (redis_target, ours)):
         with Peer(target.address) as peer:
@@ -245,7 +242,7 @@ def another_redis() -> Iterator[Target]:
 
 @settings(parent=_TRY, max_examples=max(50, EXAMPLES // 10))
 @given(program=programs())
-def test_redis_agrees_with_itself(real_redis: Target, another_redis: Target, program: Program) -> None:
+def test_redis_equals_itself(real_redis: Target, another_redis: Target, program: Program) -> None:
     compare(real_redis, another_redis, program)
 
 
@@ -266,7 +263,7 @@ FOUND_OUT: Final = "the replies differ|an iteration did not end"
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
-def test_a_lie_is_found_out(real_redis: Target, another_redis: Target, lie: tuple[bytes, bytes]) -> None:
+def test_wrong_reply_is_detected(real_redis: Target, another_redis: Target, lie: tuple[bytes, bytes]) -> None:
     @settings(parent=_TRY, max_examples=2_000, phases=[Phase.generate], database=None)
     @given(programs())
     def agree(program: Program) -> None:
@@ -276,15 +273,15 @@ def test_a_lie_is_found_out(real_redis: Target, another_redis: Target, lie: tupl
         agree()
 
 
-def test_a_lie_to_a_subscriber_is_found_out(real_redis: Target, another_redis: Target) -> None:
+def test_wrong_message_to_a_subscriber_is_detected(real_redis: Target, another_redis: Target) -> None:
     steps = [(0, (b"SUBSCRIBE", b"c")), (1, (b"PUBLISH", b"c", b"hello"))]
     compare_channels(real_redis, another_redis, 2, steps)
     with lying(another_redis, b"hello", b"jello") as liar, pytest.raises(AssertionError, match="the replies differ"):
         compare_channels(real_redis, liar, 2, steps)
 
 
-def test_what_no_time_allows_is_found_out() -> None:
-    """Times may differ by a moment, -1 and -2 by nothing."""
+def test_wrong_ttl_is_detected() -> None:
+    """TTLs may differ a little; -1 and -2 must be equal."""
     assert equal((b"TTL", b"k"), b":100\r\n", b":99\r\n")
     assert not equal((b"TTL", b"k"), b":100\r\n", b":90\r\n")
     assert not equal((b"TTL", b"k"), b":1\r\n", b":-1\r\n")

@@ -1,4 +1,4 @@
-"""Proves that the runner of Redis' suite counts rightly, with a script in its place that says what it would."""
+"""The runner of Redis' test suite counts correctly; a script replaces the suite here."""
 
 import contextlib
 import re
@@ -50,7 +50,7 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
+def test_unit_runs_to_its_end(suite: Path) -> None:
     unit = run_unit(suite, "unit/x", lambda: contextlib.nullcontext(Target("nobody", "127.0.0.1", 1)))
     told = markdown({"suite": "Redis 7.2.4", "units": [counted(unit)]})
     assert unit.whole
@@ -66,7 +66,7 @@ def test_a_unit_is_run_until_it_is_through(suite: Path) -> None:
     assert "| `unit/x` | INCR it | Expected '1' to be equal to '2' |" in told
 
 
-def test_a_unit_that_breaks_off() -> None:
+def test_aborted_unit_is_counted() -> None:
     told = understood("[ok]: GET (1 ms)\n[exception]: Executing test client: no such thing.\nno such thing\n")
     assert not told.whole
     assert told.in_progress == "Executing test client: no such thing."
@@ -93,7 +93,7 @@ def test_suite_names_the_server_that_a_checkout_builds(tmp_path: Path, header: s
     assert suite_version(tmp_path) == version
 
 
-def test_documented_options_are_those_that_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_documented_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         runner.main(["--help"])
     taken = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}

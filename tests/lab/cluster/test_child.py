@@ -1,4 +1,4 @@
-"""Child processes, and that no other than the one that was meant is signalled."""
+"""Child processes: only the intended process is signalled."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def until_it_says(child: Child) -> None:
         time.sleep(0.01)
 
 
-def test_a_child_runs_until_it_is_stopped(sleeper: Child) -> None:
+def test_child_runs_until_it_is_stopped(sleeper: Child) -> None:
     pid = sleeper.pid
     assert sleeper.running
     assert pid is not None
@@ -47,14 +47,14 @@ def test_a_child_runs_until_it_is_stopped(sleeper: Child) -> None:
     assert (sleeper.running, sleeper.pid, sleeper.end) == (False, None, "ended by SIGTERM")
 
 
-def test_a_paused_child_can_be_stopped(sleeper: Child) -> None:
+def test_paused_child_can_be_stopped(sleeper: Child) -> None:
     sleeper.pause()
     assert sleeper.running
     sleeper.stop(5.0)
     assert sleeper.end == "ended by SIGTERM"
 
 
-def test_a_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+def test_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     child = Child("stubborn", tmp_path / "log", STUBBORN)
     child.start()
     until_it_says(child)
@@ -62,7 +62,7 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     assert child.end == "ended by SIGKILL"
 
 
-def test_a_child_that_ended_is_started_again_and_its_log_goes_on(sleeper: Child) -> None:
+def test_ended_child_is_restarted_and_its_log_file_continues(sleeper: Child) -> None:
     sleeper.kill()
     sleeper.start()
     assert sleeper.new_lines() == [], "what the one before said counts no more"
@@ -71,7 +71,7 @@ def test_a_child_that_ended_is_started_again_and_its_log_goes_on(sleeper: Child)
     assert sleeper.log_tail() == "here\n"
 
 
-def test_a_log_that_has_grown_long_is_put_aside(sleeper: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_log_file_is_rotated(sleeper: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeper.kill()
     monkeypatch.setattr(module, "LOG_MAX", 4)
     sleeper.start()
@@ -80,7 +80,7 @@ def test_a_log_that_has_grown_long_is_put_aside(sleeper: Child, monkeypatch: pyt
     assert sleeper.log.read_text() == "here\n"
 
 
-def test_lines_count_when_they_are_whole(tmp_path: Path) -> None:
+def test_only_complete_lines_count(tmp_path: Path) -> None:
     child = Child("nobody", tmp_path / "log")
     assert child.new_lines() == []
     child.log.write_bytes(b"one\ntw")
@@ -90,7 +90,7 @@ def test_lines_count_when_they_are_whole(tmp_path: Path) -> None:
     assert child.new_lines() == []
 
 
-def test_a_process_is_signalled_if_it_is_the_one_that_was_meant(sleeper: Child) -> None:
+def test_only_the_process_with_the_right_identity_is_signalled(sleeper: Child) -> None:
     assert sleeper.pid is not None
     whom = identity(sleeper.pid)
     assert whom is not None
@@ -102,7 +102,7 @@ def test_a_process_is_signalled_if_it_is_the_one_that_was_meant(sleeper: Child) 
     assert identity(whom.pid) is None
 
 
-def test_identities_differ_from_process_to_process() -> None:
+def test_identities_of_processes_differ() -> None:
     first = identity(os.getpid())
     assert first == identity(os.getpid())
     with subprocess.Popen(SLEEPS, stdout=subprocess.DEVNULL) as other:
@@ -110,7 +110,7 @@ def test_identities_differ_from_process_to_process() -> None:
         other.kill()
 
 
-def test_processes_of_others_are_ended(sleeper: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_other_parents_are_ended(sleeper: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stubborn = Child("stubborn", tmp_path / "stubborn", STUBBORN)
     stubborn.start()
     until_it_says(stubborn)

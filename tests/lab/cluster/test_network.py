@@ -1,7 +1,4 @@
-"""Machines in network namespaces: what is cut off is lost without a word, and nothing of the network is left over.
-
-As root on Linux. Elsewhere these tests are skipped, with the reason; with CI=true that fails the run.
-"""
+"""Machines in network namespaces: a partition drops packets silently, and removal leaves nothing behind."""
 
 import os
 import socket
@@ -74,12 +71,12 @@ def network() -> Iterator[Network]:
         network.remove()
 
 
-def test_machines_reach_each_other_and_are_reached_from_here(network: Network) -> None:
+def test_machines_reach_each_other_and_the_host_reaches_them(network: Network) -> None:
     assert ask(network, 1, 2) == "hello"
     assert ask(network, 1, 1) == "hello"
 
 
-def test_who_is_cut_off_is_lost_without_a_word_until_healed(network: Network) -> None:
+def test_partition_drops_packets_silently_until_it_is_healed(network: Network) -> None:
     with socket.create_connection((network.host(1), PORT), 1.0) as connection:
         network.cut(1)
         connection.settimeout(0.5)
@@ -94,13 +91,13 @@ def test_who_is_cut_off_is_lost_without_a_word_until_healed(network: Network) ->
     assert ask(network, 1, 2) == "hello"
 
 
-def test_who_cuts_another_off_cuts_nobody_else_off(network: Network) -> None:
+def test_partition_of_one_machine_leaves_the_others_connected(network: Network) -> None:
     network.cut(2)
     assert ask(network, 1) == "hello"
     assert ask(network, 1, 2) == "TimeoutError"
 
 
-def test_it_is_removed_with_all_that_runs_in_it() -> None:
+def test_removal_ends_all_processes_in_the_network() -> None:
     network = Network.made(2)
     with subprocess.Popen([*network.prefix(2), "sleep", "60"]) as sleeper:
         first = there(network)
@@ -111,7 +108,7 @@ def test_it_is_removed_with_all_that_runs_in_it() -> None:
     network.remove()  # nothing is there: no error
 
 
-def test_networks_do_not_meet() -> None:
+def test_networks_are_separate() -> None:
     first, second = Network.made(2), Network.made(2)
     try:
         assert first.host(1) != second.host(1)
@@ -121,7 +118,7 @@ def test_networks_do_not_meet() -> None:
         second.remove()
 
 
-def test_what_is_half_made_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_created_network_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Network] = []
     whole = Network._plug_in
 
@@ -138,7 +135,7 @@ def test_what_is_half_made_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert there(made[0]) == []
 
 
-def test_without_root_it_is_said_that_root_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_root_says_that_root_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(OptionError, match="made by root, and this is not root"):
         Network.made(3)
@@ -147,7 +144,7 @@ def test_without_root_it_is_said_that_root_makes_them(monkeypatch: pytest.Monkey
     assert lacking().endswith("apt-get install iproute2")
 
 
-def test_a_cluster_whose_machines_are_cut_off_and_whose_supervisor_crashes(tmp_path: Path) -> None:
+def test_stop_removes_a_partitioned_cluster_after_a_crash(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom cairnkv.lab.cluster import LocalCluster\nfrom tests.lab.cluster.stand_in import stand_in\n"
         "LocalCluster.up(sys.argv[1], namespaces=True, command=stand_in)\nprint('up', flush=True)\nsys.stdin.read()"

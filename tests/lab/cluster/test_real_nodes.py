@@ -1,4 +1,4 @@
-"""The real thing: what `LocalCluster` starts without being told otherwise is one store on three machines."""
+"""Real nodes: `LocalCluster` starts one store on three machines by default."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ def eventually(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_what_is_written_by_one_is_read_by_all_also_after_a_kill_and_a_wipe(tmp_path: Path) -> None:
+def test_write_of_one_node_is_read_by_all_after_kill_and_wipe(tmp_path: Path) -> None:
     told: list[str] = []
     with LocalCluster.up(tmp_path, name="real", tell=told.append) as cluster:
         with cairnkv.connect(cluster.addresses[0], timeout=PATIENCE) as kv:
@@ -85,8 +85,8 @@ async def copies(cluster: LocalCluster) -> dict[str, tuple[int, bool]]:
     return answers
 
 
-def test_who_led_and_was_away_is_ready_when_it_has_all_of_the_log(tmp_path: Path) -> None:
-    """What it has taken into its log alone comes off again, and so long a majority would not stand another failure."""
+def test_paused_leader_is_ready_only_after_it_has_the_whole_log(tmp_path: Path) -> None:
+    """Its uncommitted entries are removed; until then the majority would not survive another failure."""
     with (
         LocalCluster.up(tmp_path, name="led") as cluster,
         cairnkv.connect(cluster.url, timeout=PATIENCE) as kv,

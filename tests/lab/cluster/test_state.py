@@ -34,7 +34,7 @@ def us() -> Identity:
 
 
 @pytest.mark.parametrize("network", [None, (7, "0badcafe")])
-def test_what_is_saved_is_loaded(tmp_path: Path, network: tuple[int, str] | None) -> None:
+def test_saved_state_is_loaded(tmp_path: Path, network: tuple[int, str] | None) -> None:
     saved = Saved(PLAN, Run(us(), "/somewhere/cluster.sock", network, {"nats-1": Identity(5, "then")}))
     assert load(tmp_path) is None
     save(tmp_path, saved)
@@ -45,13 +45,13 @@ def test_what_is_saved_is_loaded(tmp_path: Path, network: tuple[int, str] | None
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 2}', '{"format": 1, "plan": {"nodes": 3}, "run": null}'])
-def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, text: str) -> None:
+def test_malformed_state_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(OptionError, match=FILE):
         load(tmp_path)
 
 
-def test_the_lock_is_one_process_alone(tmp_path: Path) -> None:
+def test_lock_has_one_holder(tmp_path: Path) -> None:
     lock = Lock(tmp_path)
     with pytest.raises(ClusterError, match=r"a cluster runs in .* already"):
         Lock(tmp_path)
@@ -59,7 +59,7 @@ def test_the_lock_is_one_process_alone(tmp_path: Path) -> None:
     Lock(tmp_path).free()
 
 
-def test_left_over_is_what_runs_still(tmp_path: Path) -> None:
+def test_leftover_processes_are_those_still_running(tmp_path: Path) -> None:
     gone = Identity(us().pid, "at another time")
     saved = Saved(PLAN, Run(gone, "socket", None, {"nats-1": us(), "node-1": gone}))
     assert saved.run is not None
@@ -68,15 +68,15 @@ def test_left_over_is_what_runs_still(tmp_path: Path) -> None:
     assert left_over(Saved(PLAN, None)) == left_over(None) == {}
 
 
-def test_cleaning_up_signals_nobody_who_only_has_the_number(tmp_path: Path) -> None:
+def test_cleanup_does_not_signal_a_process_that_reuses_the_pid(tmp_path: Path) -> None:
     saved = Saved(PLAN, Run(us(), "socket", None, {"nats-1": Identity(us().pid, "at another time")}))
     save(tmp_path, saved)
     clean_up(tmp_path, saved)
     assert load(tmp_path) == Saved(PLAN, None)
 
 
-def test_what_was_never_saved_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A supervisor that was killed while it saved for the first time, or whose disk was full, can be followed."""
+def test_directory_without_a_state_file_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new supervisor may start after one that was killed during its first save, or had a full disk."""
     Lock(tmp_path).free()
 
     def killed(descriptor: int) -> None:

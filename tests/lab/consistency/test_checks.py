@@ -1,4 +1,4 @@
-"""What violations are called, on histories written by hand; and that no rule speaks where an order explains all."""
+"""The kinds of violations, on histories written by hand; a linearizable history matches no rule."""
 
 import random
 from pathlib import Path
@@ -112,7 +112,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_a_known_violation_is_found_and_called_by_its_name(name: str) -> None:
+def test_known_violation_is_found_and_named(name: str) -> None:
     kind, operations = KNOWN[name]
     report = judged(*operations)
     assert [violation.kind for violation in report.violations] == [kind], report.violations
@@ -169,7 +169,7 @@ TRICKY = {
 
 
 @pytest.mark.parametrize("name", TRICKY)
-def test_what_looks_odd_and_is_right_is_accepted(name: str) -> None:
+def test_unusual_correct_history_is_accepted(name: str) -> None:
     report = judged(*TRICKY[name])
     assert report.consistent is True
     assert not report.violations
@@ -182,7 +182,7 @@ def test_what_looks_odd_and_is_right_is_accepted(name: str) -> None:
         (tuple(verb for verb in Verb if verb is not Verb.INCR), (Verb.INCR, Verb.GET), (Verb.INCR, Verb.GET, Verb.SET))
     ),
 )
-def test_no_rule_speaks_where_an_order_explains_all(seed: int, values: int | None, verbs: tuple[Verb, ...]) -> None:
+def test_linearizable_history_matches_no_rule(seed: int, values: int | None, verbs: tuple[Verb, ...]) -> None:
     dice = random.Random(seed)
     history = register(dice, count=60, clients=6, verbs=verbs, values=values)
     history = spoilt(dice, history) if dice.random() < 0.8 else history
@@ -193,19 +193,19 @@ def test_no_rule_speaks_where_an_order_explains_all(seed: int, values: int | Non
         assert not named
 
 
-def test_keys_are_judged_one_by_one() -> None:
+def test_keys_are_checked_separately() -> None:
     good = [put(1, 0, 1, "a"), get(1, 2, 3, "a")]
     bad = [replace(one, key="other") for one in (put(1, 0, 1, "a"), get(1, 2, 3, None))]
     report = checks.check(History([*good, *bad]))
     assert (report.keys, report.wrong_keys, report.outcomes[Outcome.OK]) == (2, ("other",), 4)
 
 
-def test_of_one_key_a_few_violations_are_told() -> None:
+def test_violations_of_one_key_are_limited() -> None:
     reads = [get(2, n, n + 1, "x") for n in range(100)]
     assert len(checks.check(History(reads)).violations) == checks.VIOLATIONS_PER_KEY_MAX
 
 
-def test_a_key_that_is_not_decided_leaves_the_verdict_open() -> None:
+def test_undecided_key_leaves_the_verdict_open() -> None:
     writes = [put(n, 0, 100, str(n % 15)) for n in range(30)]
     gets = [get(100 + n, 0, 100, str(n % 15)) for n in range(15)]
     last = [get(999, 101, 102, "0"), get(999, 103, 104, "1")]
@@ -213,7 +213,7 @@ def test_a_key_that_is_not_decided_leaves_the_verdict_open() -> None:
     assert (report.consistent, report.undecided) == (None, ("k",))
 
 
-def test_what_is_answered_without_a_majority_is_a_violation() -> None:
+def test_reply_without_a_majority_is_a_violation() -> None:
     operations = [put(1, 0, 9, "a"), put(1, 11, 19, "b"), put(1, 21, 29, "c", REFUSED), put(1, 31, 45, "d")]
     assert checks.check(History(operations, [Action("kill", "1", 10, 20)])).consistent is True
     assert checks.check(History(operations, [Action("majority", "kill 1 and 2", 12, 40)])).consistent is True
@@ -222,7 +222,7 @@ def test_what_is_answered_without_a_majority_is_a_violation() -> None:
     assert report.violations[0].operations == (operations[1],)
 
 
-def test_unknown_sums_that_are_too_many_to_work_out_are_held_against_bounds() -> None:
+def test_too_many_unknown_sums_are_checked_against_bounds() -> None:
     large = checks.SUMS_MAX
     unknown = [incr(n, 0, 1, large, None) for n in range(2)]
     assert large in checks._Possible(0, unknown)
@@ -231,7 +231,7 @@ def test_unknown_sums_that_are_too_many_to_work_out_are_held_against_bounds() ->
     assert 1 not in checks._Possible(0, [incr(1, 0, 1, large, None)])
 
 
-def test_the_page_on_consistency_has_every_kind() -> None:
+def test_consistency_page_lists_every_kind_of_violation() -> None:
     page = (Path(__file__).parents[3] / "docs" / "consistency.md").read_text()
     for kind in Kind:
         assert f"| {kind.value} |" in page
@@ -239,14 +239,14 @@ def test_the_page_on_consistency_has_every_kind() -> None:
         assert f"| `{harm.value}` |" in page
 
 
-def test_the_additions_that_were_not_seen_are_named() -> None:
+def test_missing_additions_are_named() -> None:
     seen, unseen = incr(1, 0, 1, 1, 1), incr(2, 2, 3, 5, 6)
     read = get(1, 4, 5, "1")
     (violation,) = judged(seen, unseen, read).violations
     assert violation.operations == (read, unseen)
 
 
-def test_how_long_nothing_was_answered_and_how_long_of_that_nothing_was_done_either() -> None:
+def test_gaps_without_replies_and_without_faults_are_measured() -> None:
     operations = [put(1, 0, 1, "a"), put(1, 2, 20, "b", REFUSED), get(1, 21, 25, "a")]
     report = checks.check(History(operations, [Action("cut", "1", 3, 8), Action("cut", "2", 9, 19)]))
     assert (report.gap, report.recovery) == (24, 10)

@@ -1,4 +1,4 @@
-"""`cairn check consistency`: what it says, what it writes, and its exit codes."""
+"""`cairn check consistency`: its output, its files and its exit codes."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def stale(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_server_is_consistent(url: str, cairn_here: Call) -> None:
+def test_server_is_consistent(url: str, cairn_here: Call) -> None:
     said = cairn_here("check", "consistency", url.removeprefix("cairn://"), *QUICK)
     assert (said.code, said.err) == (0, "")
     lines = said.out.decode().splitlines()
@@ -52,7 +52,7 @@ def test_a_server_is_consistent(url: str, cairn_here: Call) -> None:
     assert re.search(r" 4 clients did [\d,]+ operations on 4 keys at 1 address in \d\.\d s: [\d,]+ were answered", line)
 
 
-def test_two_servers_that_know_nothing_of_each_other_are_not(url: str, cairn_here: Call, tmp_path: Path) -> None:
+def test_two_independent_servers_are_not_consistent(url: str, cairn_here: Call, tmp_path: Path) -> None:
     with running_server() as other:
         kept, page = tmp_path / "history.jsonl", tmp_path / "page.html"
         both = f"{url},{other.url.removeprefix('cairn://')}"
@@ -72,7 +72,7 @@ def test_two_servers_that_know_nothing_of_each_other_are_not(url: str, cairn_her
     assert (again.code, again.out) == (1, said.out)
 
 
-def test_a_history_is_replayed(stale: str, cairn_here: Call, tmp_path: Path) -> None:
+def test_history_is_replayed(stale: str, cairn_here: Call, tmp_path: Path) -> None:
     said = cairn_here("check", "consistency", "--replay", stale, "--timeline", str(tmp_path / "page.html"))
     assert said.code == 1
     assert said.out.decode().splitlines()[0].startswith("NOT consistent, which 1 of 1 key shows: a stale read (1).")
@@ -82,7 +82,7 @@ def test_a_history_is_replayed(stale: str, cairn_here: Call, tmp_path: Path) -> 
     assert "a stale read, key r1" in (tmp_path / "page.html").read_text()
 
 
-def test_it_can_be_said_in_json(stale: str, cairn_here: Call) -> None:
+def test_verdict_is_printed_as_json(stale: str, cairn_here: Call) -> None:
     said = cairn_here("check", "consistency", "--replay", stale, "--json")
     told = json.loads(said.out)
     assert (said.code, told["consistent"], told["operations"], told["seed"]) == (1, False, 3, 9)
@@ -90,7 +90,7 @@ def test_it_can_be_said_in_json(stale: str, cairn_here: Call) -> None:
     assert len(told["violations"][0]["operations"]) == 3
 
 
-def test_harm_that_was_asked_for_and_not_done_is_named(cairn_here: Call, tmp_path: Path) -> None:
+def test_fault_that_was_not_injected_is_named(cairn_here: Call, tmp_path: Path) -> None:
     path = tmp_path / "calm.jsonl"
     history = History([Operation(1, Verb.SET, "r1", 0, 10, value="a")], about={"nemesis": ["kill", "cut", "wipe"]})
     history.actions.append(Action("cut", "1", 2, 4))
@@ -103,7 +103,7 @@ def test_harm_that_was_asked_for_and_not_done_is_named(cairn_here: Call, tmp_pat
     assert told["harms_not_done"] == ["kill", "wipe"]
 
 
-def test_what_cannot_be_decided_is_an_error(stale: str, cairn_here: Call, tmp_path: Path) -> None:
+def test_undecided_verdict_is_an_error(stale: str, cairn_here: Call, tmp_path: Path) -> None:
     path = tmp_path / "unfinished.jsonl"
     save(History([Operation(1, Verb.SET, "r1", 0, 10, value="a")], about={"addresses": ["cairn://a:1"]}), path)
     said = cairn_here("check", "consistency", "--replay", str(path))
@@ -111,7 +111,7 @@ def test_what_cannot_be_decided_is_an_error(stale: str, cairn_here: Call, tmp_pa
     assert said.out.decode().startswith("Undecided: nothing wrong was found, but cairn://a:1 gave no final reads")
 
 
-def test_where_nobody_answers(unused_address: str, cairn_here: Call) -> None:
+def test_run_without_replies_is_an_error(unused_address: str, cairn_here: Call) -> None:
     said = cairn_here("check", "consistency", unused_address, *QUICK, "--timeout", "200ms")
     assert (said.code, said.out, said.err.count("\n")) == (2, b"", 1)
     assert "nothing was answered at" in said.err
@@ -132,13 +132,13 @@ def test_where_nobody_answers(unused_address: str, cairn_here: Call) -> None:
         (("--replay", "no such file"), "No such file"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...], says: str, cairn_here: Call) -> None:
+def test_meaningless_options_are_refused(arguments: tuple[str, ...], says: str, cairn_here: Call) -> None:
     said = cairn_here("check", "consistency", *arguments)
     assert (said.code, said.out, said.err.count("\n")) == (2, b"", 1)
     assert says in said.err
 
 
-def test_a_directory_of_that_name_is_checked_all_the_same(
+def test_directory_named_consistency_can_be_checked(
     cairn_here: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with cairnkv.open(tmp_path / "consistency") as kv:
@@ -149,7 +149,7 @@ def test_a_directory_of_that_name_is_checked_all_the_same(
     assert said.out.decode().endswith("no damage found\n")
 
 
-def test_on_a_terminal_it_shows_how_far_it_is(url: str) -> None:
+def test_progress_is_shown_on_a_terminal(url: str) -> None:
     with Terminal("check", "consistency", url, *QUICK, "--seed", "5") as terminal:
         terminal.expect("seed 5, cairn://127")
         terminal.expect("using the store")
@@ -157,7 +157,7 @@ def test_on_a_terminal_it_shows_how_far_it_is(url: str) -> None:
         assert terminal.wait() == 0
 
 
-def test_a_consistent_run_is_drawn(url: str, cairn_here: Call, tmp_path: Path) -> None:
+def test_consistent_run_is_drawn(url: str, cairn_here: Call, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert cairn_here("check", "consistency", url, *QUICK, "--timeline", str(page)).code == 0
     assert "the whole run" in page.read_text()
@@ -189,7 +189,7 @@ def interrupted(url: str, *options: str, number: signal.Signals = signal.SIGINT)
 
 
 @pytest.mark.parametrize("options", [(), ("--rate", "1"), ("--json",)], ids=["", "slow", "json"])
-def test_ctrl_c_gives_the_verdict_on_what_was_done(url: str, options: tuple[str, ...]) -> None:
+def test_ctrl_c_gives_the_verdict_on_the_partial_history(url: str, options: tuple[str, ...]) -> None:
     code, out, err = interrupted(url, *options)
     assert code == 0, err
     if options == ("--json",):
@@ -202,7 +202,9 @@ def test_ctrl_c_gives_the_verdict_on_what_was_done(url: str, options: tuple[str,
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("options", [("--rate", "max"), ("--rate", "1")], ids=["fast", "slow"])
-def test_signal_gives_the_verdict_on_what_was_done(url: str, number: signal.Signals, options: tuple[str, ...]) -> None:
+def test_signal_gives_the_verdict_on_the_partial_history(
+    url: str, number: signal.Signals, options: tuple[str, ...]
+) -> None:
     code, out, err = interrupted(url, *options, number=number)
     assert (code, err) == (0, "")
     assert out.startswith("Consistent: every key is linearizable; ")
@@ -251,7 +253,7 @@ def test_second_signal_ends_the_run_at_once(numbers: tuple[signal.Signals, ...])
     assert [signal.getsignal(number) for number in consistency.STOPPING] == handlers
 
 
-def test_run_goes_on_after_a_hangup_that_is_ignored(url: str, cairn_here: Call) -> None:
+def test_run_continues_after_an_ignored_hangup(url: str, cairn_here: Call) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     timer = threading.Timer(0.1, signal.raise_signal, (signal.SIGHUP,))
     timer.start()

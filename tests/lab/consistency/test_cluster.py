@@ -1,8 +1,4 @@
-"""A cluster on this machine, hurt while clients use it, is consistent; one that is broken on purpose is found out.
-
-Brief here; `make test-cluster` has it last for CLUSTER_SECONDS under each kind of harm, alone and mixed, and has the
-power fail. SEED begins the dice. A history in which something was wrong is kept in the test's directory, and named.
-"""
+"""A cluster on this machine is consistent under faults; a cluster that is broken on purpose is detected."""
 
 import asyncio
 import os
@@ -71,9 +67,7 @@ def judged(
 
 
 @pytest.mark.parametrize("harms", HARMS, ids=lambda harms: "-".join(harm.value for harm in harms))
-def test_it_is_consistent_whatever_is_done_to_it(
-    cluster: LocalCluster, harms: tuple[Harm, ...], tmp_path: Path
-) -> None:
+def test_cluster_is_consistent_under_faults(cluster: LocalCluster, harms: tuple[Harm, ...], tmp_path: Path) -> None:
     if Harm.CUT in harms and not cluster.can_cut:
         pytest.skip(f"NOT TESTED HERE: {lacking_network()}")
     nemesis = Nemesis(cluster, harms, seconds=SECONDS, seed=SEED)
@@ -85,7 +79,7 @@ def test_it_is_consistent_whatever_is_done_to_it(
 
 
 @pytest.mark.parametrize("how", ["early-replies", "stale-reads"])
-def test_nodes_that_are_broken_are_found_out(how: str, tmp_path: Path) -> None:
+def test_broken_nodes_are_detected(how: str, tmp_path: Path) -> None:
     """Whatever else it is that they answer: it is seen that a read is not what it has to be."""
     kinds: set[Kind] = set()
     broken = {"flags": ["--allow-broken"], "environment": {"CAIRNKV__BREAK": how}}

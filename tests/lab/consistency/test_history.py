@@ -1,4 +1,4 @@
-"""Histories are saved and loaded whole, and what is none is refused."""
+"""Histories are saved and loaded completely; malformed files are refused."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ HISTORY = History(
 )
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_saved_history_is_loaded(tmp_path: Path) -> None:
     save(HISTORY, tmp_path / "history")
     loaded = load(tmp_path / "history")
     assert [str(one) for one in loaded.operations] == [str(one) for one in HISTORY.operations]
@@ -37,7 +37,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert (tmp_path / "again").read_bytes() == (tmp_path / "history").read_bytes()
 
 
-def test_by_key_in_the_order_of_invocations() -> None:
+def test_operations_are_grouped_by_key_in_order_of_invocation() -> None:
     by_key = HISTORY.by_key()
     assert set(by_key) == {"r1", "c1"}
     assert [one.invoked for one in by_key["r1"]] == sorted(one.invoked for one in by_key["r1"])
@@ -74,13 +74,13 @@ LINE = '{"client":1,"verb":"get","key":"k","invoked":1,"completed":2,"result":"x
         ([HEADER, '{"nemesis":"kill","target":"1","began":1,"ended":"2"}'], "line 2: "),
     ],
 )
-def test_what_is_no_history_is_refused(tmp_path: Path, lines: list[str], says: str) -> None:
+def test_malformed_history_is_refused(tmp_path: Path, lines: list[str], says: str) -> None:
     (tmp_path / "history").write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(BadHistory, match=says):
         load(tmp_path / "history")
 
 
-def test_a_line_has_what_is_not_the_rule(tmp_path: Path) -> None:
+def test_line_omits_default_fields(tmp_path: Path) -> None:
     save(HISTORY, tmp_path / "history")
     line = json.loads((tmp_path / "history").read_text().splitlines()[3])
     assert line == {"client": 2, "verb": "get", "key": "r1", "invoked": 11, "completed": 19, "result": "1-1"}

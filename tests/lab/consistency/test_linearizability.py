@@ -1,4 +1,4 @@
-"""The search for an order: what is linearizable is accepted, what is not is refused, as trying all orders says."""
+"""The search for an order accepts linearizable histories and refuses others, as a search of all orders does."""
 
 import random
 import time
@@ -25,14 +25,16 @@ def judged(history: list[Operation]) -> bool | None:
 
 
 @given(seeds, kinds, strategies.sampled_from((None, 2, 5)), strategies.integers(1, 12))
-def test_what_a_register_does_is_accepted(seed: int, verbs: tuple[Verb, ...], values: int | None, clients: int) -> None:
+def test_history_of_a_register_is_accepted(
+    seed: int, verbs: tuple[Verb, ...], values: int | None, clients: int
+) -> None:
     history = register(random.Random(seed), count=150, clients=clients, verbs=verbs, values=values)
     assert judged(history) is True
 
 
 @pytest.mark.parametrize("verbs", [REGISTER, COUNTER, MIXED], ids=["register", "counter", "mixed"])
-def test_verdicts_are_those_of_trying_all_orders(verbs: tuple[Verb, ...]) -> None:
-    """Two thousand small histories, most of them spoilt: there is enough of either verdict."""
+def test_verdicts_equal_those_of_a_search_of_all_orders(verbs: tuple[Verb, ...]) -> None:
+    """On two thousand small histories, most of them altered: both verdicts are frequent."""
     verdicts = {True: 0, False: 0}
     dice = random.Random(7)
     for _ in range(2_000):
@@ -47,7 +49,7 @@ def test_verdicts_are_those_of_trying_all_orders(verbs: tuple[Verb, ...]) -> Non
 
 
 @given(seeds, kinds)
-def test_the_offending_operation_is_the_first_that_cannot_be_explained(seed: int, verbs: tuple[Verb, ...]) -> None:
+def test_reported_operation_is_the_first_unexplained_one(seed: int, verbs: tuple[Verb, ...]) -> None:
     dice = random.Random(seed)
     history = spoilt(dice, register(dice, count=60, clients=5, verbs=verbs))
     if judged(history) is not False:
@@ -72,42 +74,42 @@ def test_concurrent_writes_come_in_either_order() -> None:
     assert judged([put(1, 0, 9, "a"), put(2, 0, 9, "b"), get(3, 10, 11, "a"), get(3, 12, 13, "b")]) is False
 
 
-def test_an_unknown_write_may_appear_late_and_then_stays() -> None:
+def test_unknown_write_may_take_effect_late_and_then_stays() -> None:
     begun = [put(1, 0, 1, "a"), put(2, 2, 3, "b", Outcome.UNKNOWN), get(3, 10, 11, "a")]
     assert judged(begun) is True
     assert judged([*begun, get(3, 20, 21, "b"), get(3, 22, 23, "b")]) is True
     assert judged([*begun, get(3, 20, 21, "b"), get(3, 22, 23, "a")]) is False
 
 
-def test_an_unknown_write_may_never_happen_and_one_not_executed_does_not() -> None:
+def test_unknown_write_may_not_happen_and_a_failed_one_must_not() -> None:
     for outcome in (Outcome.UNKNOWN, Outcome.NOT_EXECUTED):
         assert judged([put(1, 0, 1, "a", outcome), get(1, 2, 3, None)]) is True
     assert judged([put(1, 0, 1, "a", Outcome.NOT_EXECUTED), get(1, 2, 3, "a")]) is False
 
 
-def test_an_unknown_write_does_not_happen_twice() -> None:
+def test_unknown_write_does_not_happen_twice() -> None:
     begun = [put(1, 0, 1, "a", Outcome.UNKNOWN), get(2, 2, 3, "a"), put(2, 4, 5, "b"), get(2, 6, 7, "b")]
     assert judged(begun) is True
     assert judged([*begun, get(2, 8, 9, "a")]) is False
 
 
-def test_unknown_additions_are_told_apart_by_nothing_but_their_number() -> None:
-    """Hundreds of them, of which any 37 happened: that is not 2^300 choices."""
+def test_equal_unknown_additions_are_interchangeable() -> None:
+    """Of hundreds of them any 37 happened: that is not 2^300 choices."""
     lost = [Operation(n, Verb.INCR, "k", 0, 1, Outcome.UNKNOWN, amount=1) for n in range(300)]
     assert judged([*lost, get(999, 2, 3, "37")]) is True
     assert judged([*lost, get(999, 2, 3, "301")]) is False
     assert judged([*lost, get(999, 2, 3, "37"), get(999, 4, 5, "36")]) is False
 
 
-def test_comparisons_that_fail_say_something() -> None:
+def test_failed_comparisons_restrict_the_order() -> None:
     failed = Operation(2, Verb.SET_IF, "k", 2, 3, result=False, value="b", expected="a")
     assert judged([put(1, 0, 1, "a"), failed]) is False
     assert judged([put(1, 0, 2, "a"), failed]) is True  # it may have come first
     assert judged([put(1, 0, 1, "a"), put(3, 1, 9, "c", Outcome.UNKNOWN), failed]) is True
 
 
-def test_a_search_that_becomes_too_large_gives_up() -> None:
-    """Thirty writes at once, and then a read that none of them explains: no guess is made."""
+def test_too_large_search_ends_undecided() -> None:
+    """Thirty concurrent writes, then a read of a value that none of them wrote."""
     writes = [put(n, 0, 100, str(n % 15)) for n in range(30)]
     gets = [get(100 + n, 0, 100, str(n % 15)) for n in range(15)]
     history = [*writes, *gets, get(999, 101, 102, "?")]
@@ -117,12 +119,12 @@ def test_a_search_that_becomes_too_large_gives_up() -> None:
     assert judged([put(1, 0, 1, "a"), get(1, 2, 3, "b")]) is False
 
 
-def test_an_empty_history_is_linearizable() -> None:
+def test_empty_history_is_linearizable() -> None:
     assert judged([]) is True
     assert judged([put(1, 0, 1, "a", Outcome.NOT_EXECUTED)]) is True
 
 
-def test_a_hundred_thousand_operations_take_seconds() -> None:
+def test_hundred_thousand_operations_take_seconds() -> None:
     dice = random.Random(1)
     keys = [register(dice, count=1_000, clients=10, unknown=0.02) for _ in range(50)]
     keys += [register(dice, count=1_000, clients=10, verbs=COUNTER, unknown=0.02) for _ in range(50)]

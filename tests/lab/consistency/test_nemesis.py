@@ -1,4 +1,4 @@
-"""The nemesis hurts what it may, leaves a majority, and always heals: on a cluster that only takes notes."""
+"""The nemesis injects permitted faults, leaves a majority and always heals; here the cluster only records calls."""
 
 import asyncio
 import contextlib
@@ -117,7 +117,7 @@ def kinds_done(run: Run) -> set[str]:
     return {action.what for action in run.history.actions}
 
 
-async def test_all_kinds_are_done_and_healed() -> None:
+async def test_all_kinds_of_faults_are_injected_and_healed() -> None:
     told = Told()
     harms = [harm for harm in Harm if harm is not Harm.MAJORITY]
 
@@ -137,7 +137,7 @@ async def test_all_kinds_are_done_and_healed() -> None:
 
 
 @pytest.mark.parametrize(("count", "most"), [(3, 2), (5, 3)])
-async def test_a_majority_is_taken_when_that_is_asked_for(count: int, most: int) -> None:
+async def test_majority_is_stopped_only_if_requested(count: int, most: int) -> None:
     told = Told(count=count)
     run, _ = await hurt_until(
         told, [Harm.MAJORITY], lambda run: len({action.target.split()[0] for action in run.history.actions}) == 3
@@ -148,7 +148,7 @@ async def test_a_majority_is_taken_when_that_is_asked_for(count: int, most: int)
     assert {action.target.split()[0] for action in run.history.actions} == {"kill", "pause", "cut"}
 
 
-async def test_the_seed_decides() -> None:
+async def test_seed_determines_the_faults() -> None:
     first, second, other = Told(), Told(), Told()
     for told, seed in ((first, 5), (second, 5), (other, 6)):
         await hurt_until(told, list(Harm), lambda run: len(run.history.actions) > 12, seed=seed)
@@ -162,7 +162,7 @@ async def test_the_seed_decides() -> None:
     assert shorter > 6
 
 
-async def test_all_is_healed_when_the_run_is_ended_from_outside() -> None:
+async def test_cancelled_run_is_healed() -> None:
     told = Told()
     task = asyncio.create_task(hurt(told, [Harm.KILL], seconds=60))
     await asyncio.wait_for(asyncio.to_thread(told.was_hurt.wait, 10), 20)
@@ -174,7 +174,7 @@ async def test_all_is_healed_when_the_run_is_ended_from_outside() -> None:
 
 
 @pytest.mark.parametrize(("fails", "says"), [("kill", "kill: cannot kill"), ("start", "not healed: cannot start")])
-async def test_what_the_cluster_does_not_do_is_a_problem(fails: str, says: str) -> None:
+async def test_refused_fault_is_reported_as_a_problem(fails: str, says: str) -> None:
     told = Told()
     told.fails = fails
     run, one = await hurt_until(told, [Harm.KILL], lambda run: len(told.said) > 3)
@@ -220,14 +220,14 @@ async def test_fault_that_a_stop_ends_is_recorded(monkeypatch: pytest.MonkeyPatc
     assert not told.hurt
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_meaningless_options_are_refused() -> None:
     with pytest.raises(OptionError, match="namespaces"):
         Nemesis(Told(can_cut=False), [Harm.CUT], seconds=1, seed=1)
     with pytest.raises(OptionError, match="at least one"):
         Nemesis(Told(), [], seconds=1, seed=1)
 
 
-def test_harms_are_read() -> None:
+def test_names_of_faults_are_parsed() -> None:
     assert parsed_harms("kill, majority,kill") == (Harm.KILL, Harm.MAJORITY)
     assert parsed_harms("none") == ()
     for text in ("", "kill,", "kil", "none,kill"):

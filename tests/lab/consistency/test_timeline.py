@@ -1,4 +1,4 @@
-"""The drawing: well formed, bounded, of the violation's neighbourhood, and harmless whatever it shows."""
+"""The drawing of a history is well-formed, bounded and near the violation; it escapes all text."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -46,7 +46,7 @@ def texts(chart: ElementTree.Element, kind: str | None = None) -> list[str]:
     return [one.text or "" for one in chart.iter() if one.tag == "text" and one.get("class") == kind]
 
 
-def test_a_violation_is_drawn() -> None:
+def test_violation_is_drawn() -> None:
     html = page(History(STALE, [Action("kill", "node-1", 15, 35), Action("pause", "2", 500, 600)]))
     (chart,) = charts(html)
     bars = bars_of(chart)
@@ -65,7 +65,7 @@ def test_a_violation_is_drawn() -> None:
 
 
 def test_labels_fit_into_their_bars_and_rows() -> None:
-    """Also where all happens in no time, and what is written is long."""
+    """Also if all operations take no time, or values are long."""
     long = [put(n, 5, 5, f"{n}" * 50) for n in range(4)]
     actions = [Action("pause", f"node-{n}", 0, 90) for n in range(3)]
     (chart,) = charts(page(History([*long, get(5, 7, 7, "nobody's")], actions)))
@@ -76,12 +76,12 @@ def test_labels_fit_into_their_bars_and_rows() -> None:
     assert len(rows) == len(set(rows)) == 3
 
 
-def test_what_came_too_late_is_shown_the_other_way_round() -> None:
+def test_stale_value_is_shown_before_its_overwrite() -> None:
     (chart,) = charts(page(History([get(1, 0, 5, "a"), put(2, 10, 20, "a")])))
     assert texts(chart, "why") == ["1 was over before 2 began"]
 
 
-def test_it_stands_alone_and_shows_what_it_is_given_as_text() -> None:
+def test_drawing_is_self_contained_and_escapes_text() -> None:
     nasty = "</svg><script>alert('x')</script>&\u0000"
     html = page(History([put(1, 0, 1, nasty), put(1, 2, 3, "b"), get(2, 4, 5, nasty)], about={"seed": nasty}))
     assert "<script" not in html
@@ -90,7 +90,7 @@ def test_it_stands_alone_and_shows_what_it_is_given_as_text() -> None:
     assert len(charts(html)) == 1
 
 
-def test_it_is_bounded_and_near_to_the_violation() -> None:
+def test_drawing_is_bounded_and_near_the_violation() -> None:
     others = [get(4, n * 10, n * 10 + 5, None) for n in range(-50_000, 0)]
     shifted = [
         Operation(one.client, one.verb, "k", one.invoked + 500_000, one.completed + 500_000, result=one.result)
@@ -169,11 +169,11 @@ def test_violations_are_marked_in_the_whole_run() -> None:
     assert 0 < float(mark.get("x1", "")) < float(drawing.get("width", ""))
 
 
-def test_a_run_without_operations_is_no_drawing() -> None:
+def test_run_without_operations_has_no_drawing() -> None:
     assert "<svg" not in page(History([]))
 
 
-def test_a_run_of_any_size_is_a_small_drawing() -> None:
+def test_drawing_of_any_run_is_small() -> None:
     many = [put_at(n / 10_000) for n in range(100_000)]
     actions = [Action("kill", f"node-{n}", n * SECOND // 100, n * SECOND // 90) for n in range(1_000)]
     html = page(History(many, actions))
@@ -182,8 +182,8 @@ def test_a_run_of_any_size_is_a_small_drawing() -> None:
 
 
 @pytest.mark.parametrize("target", ["1", "node-1", "kill 1 and 2 and 3 and 4", "x" * 60])
-def test_no_label_is_clipped(target: str) -> None:
-    """Every text ends within its drawing, as wide as letters are on average."""
+def test_labels_are_not_clipped(target: str) -> None:
+    """Every text ends within its drawing, at the average width of letters."""
     late = [put(1, 0, 10, "a"), put(1, 20, 30, "b"), get(100_000, 40, 50, "a")]
     actions = [Action("majority", target, at, 60) for at in (0, 25, 45, 49)]
     html = page(History(late, actions))

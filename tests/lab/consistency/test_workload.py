@@ -1,4 +1,4 @@
-"""Clients against real servers, which are found consistent, and against broken ones, each of which is found out."""
+"""Clients against real servers, which are consistent, and against broken ones, which are detected."""
 
 import asyncio
 import collections
@@ -34,7 +34,7 @@ async def run_at(
 
 
 @pytest.mark.parametrize("data", [False, True], ids=["process", "disk"])
-async def test_a_server_is_consistent(data: bool, tmp_path: Path) -> None:
+async def test_server_is_consistent(data: bool, tmp_path: Path) -> None:
     settings = {"data": str(tmp_path / "data")} if data else {}
     with running_server(**settings) as server:
         ran, report = await run_at(server.url, rate=1_000.0)
@@ -49,8 +49,8 @@ async def test_a_server_is_consistent(data: bool, tmp_path: Path) -> None:
     assert sum(one.final for one in operations) == 4
 
 
-async def test_a_server_that_is_right_and_unpleasant_is_consistent() -> None:
-    """It hangs up, so that outcomes are unknown, and carries out what it hung up on long afterwards."""
+async def test_correct_server_that_closes_connections_is_consistent() -> None:
+    """Outcomes are unknown, and it executes the commands of closed connections long afterwards."""
     outcomes: collections.Counter[Outcome] = collections.Counter()
     spoken_to: set[str] = set()
     async with serving(servers.Unpleasant()) as addresses:
@@ -81,7 +81,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("servant", BROKEN, ids=lambda servant: servant.__name__)
-async def test_a_broken_server_is_found_out(servant: type[Right]) -> None:
+async def test_broken_server_is_detected(servant: type[Right]) -> None:
     found: set[Kind] = set()
     async with serving(servant()) as addresses:
         for seed in range(RUNS_MAX):
@@ -93,7 +93,7 @@ async def test_a_broken_server_is_found_out(servant: type[Right]) -> None:
     assert found & BROKEN[servant], found
 
 
-async def test_a_run_is_saved_as_it_goes(tmp_path: Path) -> None:
+async def test_run_is_saved_while_it_runs(tmp_path: Path) -> None:
     async with serving(Right()) as addresses:
         with Saver(tmp_path / "history", {"seed": 3}) as saver:
             ran = Run(Options(addresses, seconds=0.3, clients=2, keys=2), saver=saver)
@@ -103,12 +103,12 @@ async def test_a_run_is_saved_as_it_goes(tmp_path: Path) -> None:
     assert checks.check(loaded).consistent is True
 
 
-async def test_where_nobody_answers_there_is_nothing_to_judge(unused_address: str) -> None:
+async def test_run_without_replies_has_no_verdict(unused_address: str) -> None:
     with pytest.raises(NoAnswer, match="nothing was answered at cairn://127"):
         await Run(Options((unused_address,), seconds=0.3, clients=2, timeout=0.2)).run()
 
 
-async def test_an_address_that_never_answers_is_named(unused_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_address_is_named(unused_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnkv.lab.consistency.workload.FINAL_SECONDS", 0.2)
     async with serving(Right(), 1) as addresses:
         ran, report = await run_at(*addresses, unused_address, seconds=0.5)
@@ -118,12 +118,12 @@ async def test_an_address_that_never_answers_is_named(unused_address: str, monke
     )  # all went on to the other
 
 
-async def test_an_address_that_is_none_is_an_error() -> None:
+async def test_malformed_address_is_an_error() -> None:
     with pytest.raises(AddressError):
         await Run(Options(("nonsense",), seconds=0.3, clients=2)).run()
 
 
-async def test_a_run_that_is_interrupted_cleans_up_all_the_same() -> None:
+async def test_interrupted_run_deletes_its_keys() -> None:
     with running_server() as server:
         run = Run(Options((server.url,), seconds=60, clients=2, keys=4))
         running = asyncio.create_task(run.run())
@@ -137,7 +137,7 @@ async def test_a_run_that_is_interrupted_cleans_up_all_the_same() -> None:
     assert run.history.operations
 
 
-async def test_keys_that_cannot_be_cleared_are_named() -> None:
+async def test_keys_that_cannot_be_deleted_are_named() -> None:
     class ClearsNothing(Right):
         def carry_out(self, address: int, command: Command) -> Reply:
             if isinstance(command, ClearMany):
@@ -150,10 +150,10 @@ async def test_keys_that_cannot_be_cleared_are_named() -> None:
     assert run.left_behind.startswith("cairn-check:")
 
 
-def test_the_names_of_keys() -> None:
+def test_keys_have_the_prefix_of_the_run() -> None:
     assert key_names(1) == ["r1"]
     assert key_names(8) == ["r1", "r2", "r3", "r4", "r5", "r6", "c1", "c2"]
 
 
-def test_an_empty_history_is_no_violation() -> None:
+def test_empty_history_is_no_violation() -> None:
     assert checks.check(History()).consistent is True

@@ -1,4 +1,4 @@
-"""The anatomy of the Redis protocol: all bytes of a frame are in its fields, however cut, and replies are paired."""
+"""The dissector of the Redis protocol: fields are all bytes of a frame, in any pieces, and replies have commands."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def headings(*said: tuple[Side, bytes]) -> list[str]:
 CLIENT, SERVER = Side.CLIENT, Side.SERVER
 
 
-def test_a_conversation_is_shown_field_by_field() -> None:
+def test_connection_is_shown_field_by_field() -> None:
     lines = lines_of((CLIENT, command(b"set", b"greeting", b"hi")), (SERVER, b"+OK\r\n"))
     assert "\n".join(lines) == (
         """\
@@ -90,11 +90,11 @@ def test_inline_commands_are_commands() -> None:
     ]
 
 
-def test_a_client_may_begin_with_an_empty_line() -> None:
+def test_client_may_start_with_an_empty_line() -> None:
     assert headings((CLIENT, b"\r\n*1\r\n$4\r\nPING\r\n")) == ["an empty line, 2 bytes", "PING, 14 bytes"]
 
 
-def test_messages_of_channels_are_replies_to_nothing() -> None:
+def test_channel_messages_belong_to_no_command() -> None:
     said = headings(
         (CLIENT, command(b"SUBSCRIBE", b"a", b"b") + command(b"PING")),
         (SERVER, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n"),
@@ -104,23 +104,23 @@ def test_messages_of_channels_are_replies_to_nothing() -> None:
     assert titles == ["SUBSCRIBE", "PING", "subscribe", "subscribe", "message", "array, to PING"]
 
 
-def test_a_push_of_resp3_is_a_reply_to_nothing() -> None:
+def test_resp3_push_belongs_to_no_command() -> None:
     said = headings((CLIENT, command(b"GET", b"k")), (SERVER, b">2\r\n+invalidate\r\n_\r\n_\r\n"))
     assert [heading.rpartition(", ")[0] for heading in said] == ["GET", "push", "null, to GET"]
 
 
-def test_an_attribute_belongs_to_the_reply_behind_it() -> None:
+def test_attribute_belongs_to_the_next_reply() -> None:
     (frame,) = RedisReplyDissector().feed(b"|1\r\n+ttl\r\n:5\r\n$1\r\nv\r\n")
     assert isinstance(frame, Frame)
     assert [field.name for field in frame.fields][-2:] == ["string length", "string"]
 
 
-def test_replies_are_paired_with_no_command_once_some_have_no_reply() -> None:
+def test_replies_are_not_paired_after_client_reply_off() -> None:
     said = headings((CLIENT, command(b"CLIENT", b"REPLY", b"SKIP") + command(b"GET", b"k")), (SERVER, b":1\r\n"))
     assert said[-1] == "integer, 4 bytes"
 
 
-def test_a_server_that_refuses_a_connection_speaks_first() -> None:
+def test_refused_connection_starts_with_a_reply() -> None:
     assert headings((SERVER, b"-ERR max number of clients reached\r\n")) == ["error, 36 bytes"]
 
 
@@ -136,7 +136,7 @@ def test_a_server_that_refuses_a_connection_speaks_first() -> None:
     ],
     ids=lambda data: repr(data[:20]),
 )
-def test_what_cannot_be_delimited_is_shown_as_it_is(data: bytes) -> None:
+def test_undelimited_bytes_are_shown_raw(data: bytes) -> None:
     pieces = RedisCommandDissector().feed(data)
     assert isinstance(pieces[-1], Raw)
     assert pieces[-1].why
@@ -144,7 +144,7 @@ def test_what_cannot_be_delimited_is_shown_as_it_is(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"?\r\n", b"*1\r\n?\r\n", b"$x\r\n", b"*1\r\n" * (resp_dissector.NESTING_MAX + 2)])
-def test_a_reply_that_cannot_be_delimited_is_shown_as_it_is(data: bytes) -> None:
+def test_undelimited_reply_is_shown_raw(data: bytes) -> None:
     assert isinstance(RedisReplyDissector().feed(data)[-1], Raw)
 
 
@@ -174,14 +174,14 @@ def fields(pieces: list[Piece]) -> Iterator[Field]:
 
 
 @given(data=st.lists(st.one_of(commands, lines), max_size=5).map(b"".join), cuts=st.lists(st.integers(0, 600)))
-def test_commands_are_the_same_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+def test_commands_are_equal_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     whole = RedisCommandDissector(kept_bytes=len(data) + 1).feed(data)
     assert b"".join(field.data for field in fields(whole)) == data
     assert _cut(RedisCommandDissector(kept_bytes=len(data) + 1), data, cuts) == whole
 
 
 @given(data=st.lists(replies, max_size=5).map(b"".join), cuts=st.lists(st.integers(0, 600)))
-def test_replies_are_the_same_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+def test_replies_are_equal_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     whole = RedisReplyDissector(kept_bytes=len(data) + 1).feed(data)
     assert b"".join(field.data for field in fields(whole)) == data
     assert _cut(RedisReplyDissector(kept_bytes=len(data) + 1), data, cuts) == whole
