@@ -1,7 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled hot path of the article's wire: what stands in its frames, and the replies.
+"""The native path of the native protocol: parses frames, executes them, and encodes replies.
 
-What holds of `executor_native` holds here. What is left goes to `CommandDecoder`, `Store.execute` and `reply_parts`.
+`TABLE` lists the commands that this path serves. A command that is not in it, or a frame that a function below leaves
+by returning 0, takes the pure path: `CommandDecoder`, `Store.execute` and `reply_parts`.
+
+Invariants: those of `executor_native`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -26,10 +29,23 @@ from cairnkv.engine.table_native cimport (
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, read_decimal, write_decimal
 from cairnkv.protocol.big_endian cimport be32, put_be32
 
+from cairnkv.commands import (
+    COUNTED_FROM,
+    Clear,
+    ClearMany,
+    Exists,
+    Get,
+    GetMany,
+    Incr,
+    Ping,
+    Set,
+    SetMany,
+    SetWith,
+)
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
-from cairnkv.session.native.logged import said_in_turn
+from cairnkv.session.native.logged import execute_logged
 from cairnkv.protocol.native import CommandFlag
 
 cdef Py_ssize_t ARGUMENTS_MAX = _ARGUMENTS_MAX
@@ -37,58 +53,56 @@ cdef Py_ssize_t KEY_MAX = _KEY_MAX
 cdef int64_t TTL_MAX = _TTL_MAX
 cdef int LOCAL_READ = CommandFlag.LOCAL_READ
 
-# The numbers of the vocabulary that are served here. A test holds them to `cairnkv.commands`.
-cdef enum:
-    GET = 0
-    SET = 1
-    CLEAR = 2
-    PING = 3
-    SET_WITH = 16
-    EXISTS = 20
-    GET_MANY = 21
-    SET_MANY = 22
-    CLEAR_MANY = 23
-    INCR = 24
+ctypedef Py_ssize_t (*Execute)(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1
+ctypedef Py_ssize_t (*Scan)(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1
 
-SERVED = {
-    "GET": GET, "SET": SET, "CLEAR": CLEAR, "PING": PING, "SET_WITH": SET_WITH, "EXISTS": EXISTS,
-    "GET_MANY": GET_MANY, "SET_MANY": SET_MANY, "CLEAR_MANY": CLEAR_MANY, "INCR": INCR,
-}
+cdef enum:
+    NUMBERS_MAX = 64  # command numbers that `TABLE` has room for
+
+cdef struct Served:
+    Execute execute  # NULL: the native path does not serve the command
+    Scan scan  # NULL: the command never waits for the log
+    bint writes
+    int strings  # strings of a frame that does not count them and begins with a key, else 0
+
+cdef Served[NUMBERS_MAX] TABLE
+
+SERVED = {}
+"""The numbers of the commands in `TABLE`, by their names."""
 
 
 cdef class NativeFrameExecutor(FrameExecutor):
-    """The hot path of one keyspace for conversations on the article's wire."""
+    """Executes frames of the native protocol in one database."""
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
-        """Execute the frame that stands here; its bytes, or 0 when it is for the readable way."""
+        """Execute the first frame. Return its length, or 0 if the pure path must execute it."""
         return _frame(self, data, 1 + self._conversation.width, length)
 
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
-        """Execute the frame that stands here if it is a read whose header says that it may show what was true
-        before."""
+        """Execute the first frame if it is a read whose header allows a local read. Return its length, or 0."""
         cdef Py_ssize_t head = 1 + self._conversation.width
-        cdef uint32_t number
+        cdef const Served *command
         if length < head or data[0] != LOCAL_READ:
             return 0
-        number = _number(data, head)
-        if number != GET and number != EXISTS and number != GET_MANY:
+        command = _served(data, head)
+        if command is NULL or command.scan is NULL or command.writes:
             return 0
         return _frame(self, data, head, length)
 
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
-        """What frame stands here, if `frame` would try to execute it; its bytes, or 0."""
+        """Describe the first frame if `frame` would try to execute it. Return its length, or 0."""
         return _scan(self, data, 1 + self._conversation.width, length, found)
 
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
-        """Write a frame that was scanned as the log has it: with a number of two bytes, and no flags."""
+        """Write a scanned frame as a log entry contains it: with a number of two bytes, and no flags."""
         cdef int left_out = self._conversation.width - 2
         into[0] = 0
         memcpy(into + 1, data + 1 + left_out, length - 1 - left_out)
         return length - left_out
 
     cdef object left(self, object store, object changes, bytes frame):
-        """Carry out a frame that was scanned the readable way, in its turn; what is due for it."""
-        return said_in_turn(
+        """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`."""
+        return execute_logged(
             store,
             changes,
             frame,
@@ -100,134 +114,153 @@ cdef class NativeFrameExecutor(FrameExecutor):
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
-        """Which key the frame that stands here will ask for; the frame's bytes, or 0 when nobody knows."""
+        """Find the key of the first frame. Return the length of the frame, or 0 if the key is unknown."""
         cdef Py_ssize_t head = 1 + width, whole
-        cdef uint32_t number
+        cdef const Served *command
         if length < head + 5 or data[0] & ~LOCAL_READ:
             return 0
-        number = _number(data, head)
-        if number != GET and number != SET and number != CLEAR:
+        command = _served(data, head)
+        if command is NULL or command.strings == 0:
             return 0
         size[0] = _string(data + head, length - head, KEY_MAX)
         if size[0] < 1:
             return 0
         key[0] = data + head + 4
         whole = head + 4 + size[0]
-        if number == SET:
+        if command.strings == 2:
             if length < whole + 4 or length < whole + 4 + be32(data + whole):
                 return 0
             whole += 4 + be32(data + whole)
         return whole
 
 
-# Each of the following gives how many bytes it has handled, or 0 when the frame is for the readable way.
-
-
-cdef inline uint32_t _number(const unsigned char *frame, Py_ssize_t head) noexcept nogil:
-    """The number of a frame's command."""
-    return be32(frame + 1) if head == 5 else <uint32_t>frame[1] << 8 | frame[2]
+cdef inline const Served *_served(const unsigned char *frame, Py_ssize_t head) noexcept nogil:
+    """Return the entry of a frame's command, or NULL if the pure path serves the command."""
+    cdef uint32_t number = be32(frame + 1) if head == 5 else <uint32_t>frame[1] << 8 | frame[2]
+    return &TABLE[number] if number < NUMBERS_MAX and TABLE[number].execute is not NULL else NULL
 
 
 cdef Py_ssize_t _frame(FrameExecutor self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length) except -1:
-    cdef uint32_t number
+    cdef const Served *command
     cdef Py_ssize_t done
-    if length < head + 4 or frame[0] & ~LOCAL_READ:  # what that flag allows is no less where it stands here
+    if length < head + 4 or frame[0] & ~LOCAL_READ:  # a linearizable read satisfies a client that allows a local one
         return 0
-    number = _number(frame, head)
-    frame += head
-    length -= head
-    if number == GET:
-        done = _get(self, frame, length)
-    elif number == SET:
-        done = _set(self, frame, length)
-    elif number == CLEAR:
-        done = _clear(self, frame, length)
-    elif number == PING:
-        done = _ping(self, frame, length)
-    elif number == SET_WITH:
-        done = _set_with(self, frame, length)
-    elif number == INCR:
-        done = _incr(self, frame, length)
-    elif number == GET_MANY:
-        done = _get_many(self, frame, length)
-    elif number == SET_MANY:
-        done = _set_many(self, frame, length)
-    elif number == CLEAR_MANY or number == EXISTS:
-        done = _count_keys(self, frame, length, number == CLEAR_MANY)
-    else:
+    command = _served(frame, head)
+    if command is NULL:
         return 0
+    done = command.execute(self, frame + head, length - head)
     return done + head if done else 0
 
 
 cdef Py_ssize_t _scan(FrameExecutor self, const unsigned char *frame, Py_ssize_t head, Py_ssize_t length,
                       Scanned *found) except -1:
-    """What `_frame` would try to execute, but for PING, which waits for no turn."""
-    cdef uint32_t number
-    cdef Py_ssize_t size, whole, count, item, at
-    cdef int64_t amount
-    cdef const unsigned char *value
-    cdef Terms terms
+    cdef const Served *command
+    cdef Py_ssize_t whole
     if length < head + 4 or frame[0] & ~LOCAL_READ:
         return 0
-    number = _number(frame, head)
-    found.reply = 16  # of those that are short
-    found.writes = number != GET and number != EXISTS and number != GET_MANY
-    found.local = frame[0] == LOCAL_READ and not found.writes
-    frame += head
-    length -= head
-    if number == GET or number == SET or number == CLEAR:
-        size = _string(frame, length, KEY_MAX)
-        if size < 1:
-            return 0
-        whole = 4 + size
-        if number == GET and found.measures:
-            found.reply += _length_of(self, frame + 4, size)
-        elif number == SET:
-            size = _string(frame + whole, length - whole, self._conversation.string_max)
-            if size < 0 or 5 + whole + 4 + size > self._conversation.frame_max:
-                return 0
-            whole += 4 + size
-        return head + whole
-    if number != SET_WITH and not EXISTS <= number <= INCR:
+    command = _served(frame, head)
+    if command is NULL or command.scan is NULL:
         return 0
-    whole = _whole(self, frame, length, &count)
+    found.reply = 16  # of a short reply
+    found.writes = command.writes
+    found.local = frame[0] == LOCAL_READ and not found.writes
+    whole = command.scan(self, frame + head, length - head, found)
+    return head + whole if whole else 0
+
+# -- scans: each returns the length of a frame without its head, or 0 ----------------------------------
+
+
+cdef Py_ssize_t _scan_key(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
+    return 4 + size if size >= 1 else 0
+
+
+cdef Py_ssize_t _scan_get(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    cdef Py_ssize_t whole = _scan_key(self, frame, length, found)
+    if whole and found.measures:
+        found.reply += _length_of(self, frame + 4, whole - 4)
+    return whole
+
+
+cdef Py_ssize_t _scan_set(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    cdef Py_ssize_t size, whole = _scan_key(self, frame, length, found)
+    if whole == 0:
+        return 0
+    size = _string(frame + whole, length - whole, self._conversation.string_max)
+    if size < 0 or 5 + whole + 4 + size > self._conversation.frame_max:
+        return 0
+    return whole + 4 + size
+
+
+cdef Py_ssize_t _scan_set_with(FrameExecutor self, const unsigned char *frame, Py_ssize_t length,
+                               Scanned *found) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count)
+    cdef const unsigned char *value
+    cdef Terms terms
+    return whole if whole and _stored(frame, count, &terms, &value) else 0
+
+
+cdef Py_ssize_t _scan_incr(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    cdef Py_ssize_t size, count, whole = _whole(self, frame, length, &count)
+    cdef int64_t n
+    if whole == 0 or count != 2:
+        return 0
+    size = be32(frame + 4)
+    if not 1 <= size <= KEY_MAX:
+        return 0
+    return whole if read_decimal(frame + 12 + size, be32(frame + 8 + size), &n) else 0
+
+
+cdef Py_ssize_t _scan_keys(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Scanned *found) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at = 4, size, item
     if whole == 0 or count == 0:
         return 0
-    if number == SET_WITH:
-        return head + whole if _stored(frame, count, &terms, &value) else 0
-    if number == INCR:
-        size = be32(frame + 4)
-        if count != 2 or not 1 <= size <= KEY_MAX:
-            return 0
-        frame += 8 + size
-        return head + whole if read_decimal(frame + 4, be32(frame), &amount) else 0
-    at = _many_from(frame, count, &amount) if number == SET_MANY else 4
-    if at == 0:
-        return 0
-    for item in range(count // 2 if number == SET_MANY else count):
+    for item in range(count):
         size = be32(frame + at)
         if not 1 <= size <= KEY_MAX:
             return 0
-        if number == GET_MANY and found.measures:
-            found.reply += 4 + _length_of(self, frame + at + 4, size)
         at += 4 + size
-        if number == SET_MANY:
-            at += 4 + be32(frame + at)
-    return head + whole
+    return whole
+
+
+cdef Py_ssize_t _scan_get_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length,
+                               Scanned *found) except -1:
+    cdef Py_ssize_t whole = _scan_keys(self, frame, length, found), at = 4, size
+    while found.measures and at < whole:
+        size = be32(frame + at)
+        found.reply += 4 + _length_of(self, frame + at + 4, size)
+        at += 4 + size
+    return whole
+
+
+cdef Py_ssize_t _scan_set_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length,
+                               Scanned *found) except -1:
+    cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at, size
+    cdef int64_t ttl
+    at = _many_from(frame, count, &ttl) if whole else 0
+    if at == 0:
+        return 0
+    while at < whole:
+        size = be32(frame + at)
+        if not 1 <= size <= KEY_MAX:
+            return 0
+        at += 4 + size
+        at += 4 + be32(frame + at)
+    return whole
 
 
 cdef inline Py_ssize_t _length_of(FrameExecutor self, const unsigned char *key, Py_ssize_t size) except -1:
-    """Bytes of the value that a key has now; 0: none."""
+    """Return the length of the current value of a key, or 0 if it is missing."""
     cdef Place place
     place_of(self._table, &place, key, size)
     look_up(self._table, &place)
     return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
 
-# -- strings and replies --------------------------------------------------------------------------------
+# -- strings and replies -------------------------------------------------------------------------------
 
 
 cdef inline Py_ssize_t _string(const unsigned char *at, Py_ssize_t length, Py_ssize_t longest) noexcept:
-    """The length of the string that stands here, or -1 when it is not whole or too long."""
+    """Return the length of the first string, or -1 if it is incomplete or too long."""
     cdef Py_ssize_t size
     if length < 4:
         return -1
@@ -236,7 +269,7 @@ cdef inline Py_ssize_t _string(const unsigned char *at, Py_ssize_t length, Py_ss
 
 
 cdef Py_ssize_t _whole(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, Py_ssize_t *count) noexcept:
-    """The length of a frame of counted strings, its head not included, or 0; and how many strings it has."""
+    """Return the length of a frame of counted strings without its head, or 0. Set `count` to the number of strings."""
     cdef Py_ssize_t at = 4, size, left
     count[0] = be32(frame)
     if count[0] > ARGUMENTS_MAX:
@@ -250,9 +283,9 @@ cdef Py_ssize_t _whole(FrameExecutor self, const unsigned char *frame, Py_ssize_
 
 
 cdef bint _stored(const unsigned char *frame, Py_ssize_t count, Terms *terms, const unsigned char **value) noexcept:
-    """Read the strings of SET_WITH, which are there whole; False: they do not fit, or are for the readable way.
+    """Read the strings of a complete SET_WITH. Return False if they do not fit, or if the pure path must execute it.
 
-    value: where its length stands.
+    value: set to the position of the value's length.
     """
     cdef Py_ssize_t size, left = count - 2
     cdef const unsigned char *at
@@ -285,14 +318,14 @@ cdef bint _stored(const unsigned char *frame, Py_ssize_t count, Terms *terms, co
 
 
 cdef Py_ssize_t _many_from(const unsigned char *frame, Py_ssize_t count, int64_t *ttl) noexcept:
-    """Where the first key of SET_MANY stands, and its milliseconds; 0 when its strings do not fit."""
+    """Return the position of the first key of SET_MANY, or 0 if its strings do not fit. Set `ttl`."""
     if count < 3 or count % 2 == 0 or not read_decimal(frame + 8, be32(frame + 4), ttl) or not 0 <= ttl[0] <= TTL_MAX:
         return 0
     return 8 + be32(frame + 4)
 
 
 cdef inline char *_reply(FrameExecutor self, bint success, Py_ssize_t header, Py_ssize_t length) noexcept:
-    """Room for a reply's payload behind its head, or NULL when there is none."""
+    """Write the head of a reply. Return the place of its payload, or NULL if there is no room."""
     cdef char *at = self._out + self._size
     if length > self._room_end - self._size - 6:
         return NULL
@@ -320,7 +353,7 @@ cdef inline bint _reply_number(FrameExecutor self, int64_t number) noexcept:
     memcpy(payload, text, length)
     return True
 
-# -- commands -------------------------------------------------------------------------------------------
+# -- commands: each returns the length of a frame without its head, or 0 if it has done nothing --------
 
 
 cdef Py_ssize_t _get(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
@@ -506,8 +539,16 @@ cdef Py_ssize_t _set_many(FrameExecutor self, const unsigned char *frame, Py_ssi
     return whole
 
 
-cdef Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, bint clear) except -1:
-    """EXISTS and CLEAR_MANY: how many of the keys are there; the latter takes them out."""
+cdef Py_ssize_t _exists(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
+    return _count_keys(self, frame, length, False)
+
+
+cdef Py_ssize_t _clear_many(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
+    return _count_keys(self, frame, length, True)
+
+
+cdef inline Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *frame, Py_ssize_t length, bint clear) except -1:
+    """Count the keys that exist, and delete them if `clear`."""
     cdef Py_ssize_t count, whole = _whole(self, frame, length, &count), at = 4, size, item
     cdef int64_t there = 0
     cdef Place place
@@ -524,7 +565,7 @@ cdef Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *frame, Py_s
             return 0
         at += 4 + size
     at = 4
-    for item in range(count if clear else 0):  # all of them can be dropped before any is
+    for item in range(count if clear else 0):  # check all keys before deleting the first one
         size = be32(frame + at)
         place_of(self._table, &place, frame + at + 4, size)
         there += drop(self._table, &place)
@@ -532,3 +573,31 @@ cdef Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *frame, Py_s
     _reply_number(self, there)
     self.writes += clear
     return whole
+
+# -- the table -----------------------------------------------------------------------------------------
+
+
+cdef int _serve(object command, Execute execute, Scan scan=NULL) except -1:
+    """Add a command to `TABLE`. scan: NULL for a command that never waits for the log."""
+    spec = command.spec
+    cdef Served *served = &TABLE[<int>spec.number]
+    if spec.number >= NUMBERS_MAX:
+        raise ValueError(f"{spec.name} has number {spec.number}; NUMBERS_MAX is {NUMBERS_MAX}")
+    served.execute = execute
+    served.scan = scan
+    served.writes = spec.writes
+    served.strings = len(spec.fields) if spec.number < COUNTED_FROM and spec.key_fields else 0
+    SERVED[spec.name] = spec.number
+    return 0
+
+
+_serve(Get, _get, _scan_get)
+_serve(Set, _set, _scan_set)
+_serve(Clear, _clear, _scan_key)
+_serve(Ping, _ping)
+_serve(SetWith, _set_with, _scan_set_with)
+_serve(Exists, _exists, _scan_keys)
+_serve(GetMany, _get_many, _scan_get_many)
+_serve(SetMany, _set_many, _scan_set_many)
+_serve(ClearMany, _clear_many, _scan_keys)
+_serve(Incr, _incr, _scan_incr)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cairnkv.replication.store import ReplicatedStore
 
 
-def said_in_turn(
+def execute_logged(
     store: "ReplicatedStore",
     changes: "Changes",
     frame: bytes,
@@ -22,10 +22,10 @@ def said_in_turn(
     string_max: int,
     frame_max: int,
 ) -> QueuedReply:
-    """What is due for a frame whose turn in the log it is: the compiled hot path has left it."""
+    """Execute a frame that the native path has left. Return its queued reply."""
     decoder = CommandDecoder(width=width, limits=Limits(value=string_max, frame=frame_max))
     decoder.feed(frame)
     request = decoder.next()
-    assert isinstance(request, Request), "it was scanned"
+    assert isinstance(request, Request), "the native path has scanned it"
     reply = store.execute_logged(Step(0, request.command), changes)
     return QueuedReply(reply, partial(reply_parts, status_byte=StatusByte(statuses), frame_limit=frame_max))

@@ -1,5 +1,5 @@
 from cairnkv.session.executor_native import FrameExecutor
 
-SERVED: tuple[str, ...]
+SERVED: list[str]
 
 class RespFrameExecutor(FrameExecutor): ...

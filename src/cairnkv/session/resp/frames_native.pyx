@@ -1,14 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled hot path of Redis' wire: the common commands, straight from the bytes that were read to those to send.
+"""The native path of the Redis protocol: parses commands, executes them, and encodes replies.
 
-What holds of `executor_native` holds here; only the frames are others. A command that is not written as clients write
-it (an array of bulk strings, numbers in their shortest form), or not one of those served here, is left to the readable
-way: `RequestDecoder` to the words of `session.resp` to `Store.execute`.
+`TABLE` lists the commands that this path serves. A command that is not in it, that is not an array of bulk strings with
+numbers in their shortest form, or that a function below leaves by returning 0 or False, takes the pure path:
+`RequestDecoder`, the handlers in `session.resp.commands` and `Store.execute`.
+
+Invariants: those of `executor_native`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
 from cairnkv.session.executor_native cimport FrameExecutor, Scanned, read_decimal, write_decimal
@@ -28,45 +30,60 @@ from cairnkv.engine.table_native cimport (
 )
 from cairnkv.protocol.big_endian cimport put_be32
 
+from cairnkv.commands import ClearMany, Incr, Set, SetMany, SetWith
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
-from cairnkv.session.resp.logged import said_in_turn
+from cairnkv.session.resp.command_spec import RESP_COMMANDS
+from cairnkv.session.resp.logged import execute_logged
 
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
 cdef int64_t TTL_MAX = _TTL_MAX
 cdef int64_t MILLISECONDS = 1000
 
 cdef enum:
-    WORDS_MAX = 128  # of a command; one with more is left to the readable way
+    WORDS_MAX = 128  # of a command; the pure path executes longer ones
     HEAD_DIGITS_MAX = 9  # of a count or a length
 
-# The numbers of the vocabulary that these have in the log. A test holds them to `cairnkv.commands`.
-cdef enum:
-    LOGGED_SET = 1
-    LOGGED_SET_WITH = 16
-    LOGGED_SET_MANY = 22
-    LOGGED_CLEAR_MANY = 23
-    LOGGED_INCR = 24
-
-LOGGED = {
-    "SET": LOGGED_SET, "SET_WITH": LOGGED_SET_WITH, "SET_MANY": LOGGED_SET_MANY, "CLEAR_MANY": LOGGED_CLEAR_MANY,
-    "INCR": LOGGED_INCR,
-}
-
-SERVED = ("GET", "SET", "DEL", "EXISTS", "MGET", "MSET", "INCR", "PING")
-"""The words that are served here. A test holds them to what is."""
+# A log entry contains commands of the Redis protocol as frames of the native protocol, which are shorter.
+cdef unsigned char LOGGED_SET = Set.spec.number
+cdef unsigned char LOGGED_SET_WITH = SetWith.spec.number
+cdef unsigned char LOGGED_SET_MANY = SetMany.spec.number
+cdef unsigned char LOGGED_CLEAR_MANY = ClearMany.spec.number
+cdef unsigned char LOGGED_INCR = Incr.spec.number
 
 
 cdef struct Words:
-    # A command that is there whole, the name first.
+    # A complete command. The first word is its name.
     int count
     Py_ssize_t length  # of all its bytes
     const unsigned char *at[WORDS_MAX]
     Py_ssize_t size[WORDS_MAX]
 
 
+ctypedef bint (*Execute)(RespFrameExecutor self, const Words *words) except -1
+ctypedef bint (*Scan)(RespFrameExecutor self, const Words *words, Scanned *found) except -1
+ctypedef char *(*WriteLogged)(char *into, const Words *words) noexcept
+
+cdef enum:
+    SLOTS = 64
+    NAME_MAX = 8
+
+cdef struct Served:
+    uint64_t name  # see `_folded`; 0: the slot is free
+    Execute execute
+    Scan scan  # NULL: the command never waits for the log
+    WriteLogged write_logged  # NULL: the command does not write
+    bint writes
+    bint ahead  # whether to look up its first argument, a key, ahead
+
+cdef Served[SLOTS] TABLE  # a hash table with linear probing
+
+SERVED = []
+"""The names of the commands in `TABLE`."""
+
+
 cdef inline Py_ssize_t _head(const unsigned char *at, const unsigned char *end, char mark, Py_ssize_t *number) noexcept:
-    """Read a mark, a number and a line's end; how many bytes that is, 0 if it is not there, or written otherwise."""
+    """Read a mark, a number and the end of a line. Return their length, or 0 if they are incomplete or irregular."""
     cdef const unsigned char *start = at
     cdef Py_ssize_t total = 0
     if end - at < 4 or at[0] != mark:
@@ -86,7 +103,7 @@ cdef inline Py_ssize_t _head(const unsigned char *at, const unsigned char *end, 
 
 
 cdef inline bint _words(RespFrameExecutor self, const unsigned char *frame, Py_ssize_t length, Words *words) noexcept:
-    """Find the words of a command; whether it is there whole, and within the limits."""
+    """Find the words of a command. Return whether it is complete and within the limits."""
     cdef const unsigned char *at = frame
     cdef const unsigned char *end = frame + length
     cdef Py_ssize_t count, size, used
@@ -111,147 +128,81 @@ cdef inline bint _words(RespFrameExecutor self, const unsigned char *frame, Py_s
     return words.length <= self._conversation.frame_max
 
 
-cdef inline bint _is(const unsigned char *word, Py_ssize_t size, const char *name, Py_ssize_t length) noexcept nogil:
-    """Whether a word is this one, whose letters are small, in any case."""
+cdef inline uint64_t _folded(const unsigned char *name, Py_ssize_t size) noexcept nogil:
+    """Return the letters of a name of up to `NAME_MAX` letters as a number, without regard to case."""
+    cdef uint64_t folded = 0
     cdef Py_ssize_t at
-    if size != length:
-        return False
-    for at in range(length):
-        if (word[at] | 0x20) != <unsigned char>name[at]:
-            return False
-    return True
+    for at in range(size):
+        folded = folded << 8 | (name[at] | 0x20)
+    return folded
+
+
+cdef inline unsigned int _slot(uint64_t name) noexcept nogil:
+    return name * <uint64_t>0x9E3779B97F4A7C15 >> 58  # the upper 6 bits of Fibonacci hashing
+
+
+cdef inline const Served *_served(const Words *words) noexcept nogil:
+    """Return the entry of a command, or NULL if the pure path serves it."""
+    cdef uint64_t name
+    cdef unsigned int slot
+    if not 1 <= words.size[0] <= NAME_MAX:
+        return NULL
+    name = _folded(words.at[0], words.size[0])
+    slot = _slot(name)
+    while TABLE[slot].name != name:
+        if TABLE[slot].name == 0:
+            return NULL
+        slot = (slot + 1) % SLOTS
+    return &TABLE[slot]
 
 
 cdef class RespFrameExecutor(FrameExecutor):
-    """The hot path of one keyspace for conversations on Redis' wire."""
+    """Executes commands of the Redis protocol in one database."""
 
     cdef Py_ssize_t frame(self, const unsigned char *data, Py_ssize_t length) except -1:
-        """Execute one command; its bytes, or 0 when it is for the readable way."""
+        """Execute the first command. Return its length, or 0 if the pure path must execute it."""
         cdef Words words
-        cdef const unsigned char *name
-        cdef Py_ssize_t size
-        cdef bint done = False
+        cdef const Served *command
         if not _words(self, data, length, &words):
             return 0
-        name, size = words.at[0], words.size[0]
-        if size == 3:
-            if _is(name, 3, b"get", 3):
-                done = _get(self, &words)
-            elif _is(name, 3, b"set", 3):
-                done = _set(self, &words)
-            elif _is(name, 3, b"del", 3):
-                done = _count_keys(self, &words, True)
-        elif size == 4:
-            if _is(name, 4, b"mget", 4):
-                done = _mget(self, &words)
-            elif _is(name, 4, b"mset", 4):
-                done = _mset(self, &words)
-            elif _is(name, 4, b"incr", 4):
-                done = _incr(self, &words)
-            elif _is(name, 4, b"ping", 4):
-                done = _ping(self, &words)
-        elif _is(name, size, b"exists", 6):
-            done = _count_keys(self, &words, False)
-        return words.length if done else 0
+        command = _served(&words)
+        return words.length if command is not NULL and command.execute(self, &words) else 0
 
     cdef Py_ssize_t local_read(self, const unsigned char *data, Py_ssize_t length) except -1:
-        """Execute the command that stands here if it is a read, and the client's may show what was true before."""
+        """Execute the first command if it is a read and the client allows local reads. Return its length, or 0."""
         cdef Words words
-        cdef const unsigned char *name
-        cdef Py_ssize_t size
-        cdef bint done = False
+        cdef const Served *command
         if not self._conversation.reads_locally or not _words(self, data, length, &words):
             return 0
-        name, size = words.at[0], words.size[0]
-        if _is(name, size, b"get", 3):
-            done = _get(self, &words)
-        elif _is(name, size, b"mget", 4):
-            done = _mget(self, &words)
-        elif _is(name, size, b"exists", 6):
-            done = _count_keys(self, &words, False)
-        return words.length if done else 0
+        command = _served(&words)
+        if command is NULL or command.scan is NULL or command.writes:
+            return 0
+        return words.length if command.execute(self, &words) else 0
 
     cdef Py_ssize_t scan(self, const unsigned char *data, Py_ssize_t length, Scanned *found) except -1:
-        """What command stands here, if `frame` would try to execute it, but for PING; its bytes, or 0."""
+        """Describe the first command if `frame` would try to execute it. Return its length, or 0."""
         cdef Words words
-        cdef Terms terms
-        cdef const unsigned char *name
-        cdef Py_ssize_t size
-        cdef int item
-        cdef bint gets, sets, increments, deletes
-        if not _words(self, data, length, &words) or words.count < 2:
+        cdef const Served *command
+        if not _words(self, data, length, &words):
             return 0
-        name, size = words.at[0], words.size[0]
-        gets = _is(name, size, b"get", 3)
-        sets = _is(name, size, b"set", 3)
-        increments = _is(name, size, b"incr", 4)
-        deletes = _is(name, size, b"del", 3)
+        command = _served(&words)
+        if command is NULL or command.scan is NULL:
+            return 0
         found.reply = 32
-        found.writes = sets or increments or deletes
+        found.writes = command.writes
         found.local = not found.writes and self._conversation.reads_locally
-        if gets or sets or increments:
-            if not _is_key(&words, 1) or (not _terms_of(&words, &terms) if sets else words.count != 2):
-                return 0
-            if gets and found.measures:
-                found.reply += _length_of(self, &words, 1)
-            return words.length
-        if _is(name, size, b"mset", 4):
-            found.writes = True
-            found.local = False
-            return words.length if _are_pairs(&words) else 0
-        gets = _is(name, size, b"mget", 4)
-        if not gets and not deletes and not _is(name, size, b"exists", 6):
-            return 0
-        for item in range(1, words.count):
-            if not _is_key(&words, item):
-                return 0
-            if gets and found.measures:
-                found.reply += 32 + _length_of(self, &words, item)
-        return words.length
+        return words.length if command.scan(self, &words, found) else 0
 
     cdef Py_ssize_t write_logged(self, char *into, const unsigned char *data, Py_ssize_t length) noexcept:
-        """Write a command that was scanned as the log has it: as a frame of the article, which is shorter."""
+        """Write a scanned command as a log entry contains it. Return its length there."""
         cdef Words words
-        cdef Terms terms
-        cdef char *at = into
-        cdef int item
         _words(self, data, length, &words)
-        at[0] = at[1] = 0
-        if _is(words.at[0], words.size[0], b"set", 3):
-            _terms_of(&words, &terms)
-            if words.count == 3:
-                at[2] = LOGGED_SET
-                at += 3
-            else:
-                at[2] = LOGGED_SET_WITH
-                put_be32(at + 3, 2 + (2 if terms.ttl else 0) + (terms.if_absent or terms.if_present))
-                at += 7
-            at = _string(_string(at, words.at[1], words.size[1]), words.at[2], words.size[2])
-            if words.count > 3:
-                at = _logged_terms(at, &terms)
-            return at - into
-        if _is(words.at[0], words.size[0], b"mset", 4):
-            at[2] = LOGGED_SET_MANY
-            put_be32(at + 3, words.count)
-            at = _string(at + 7, <const unsigned char *>b"0", 1)
-            for item in range(1, words.count):
-                at = _string(at, words.at[item], words.size[item])
-            return at - into
-        if _is(words.at[0], words.size[0], b"incr", 4):
-            at[2] = LOGGED_INCR
-            put_be32(at + 3, 2)
-            at = _string(_string(at + 7, words.at[1], words.size[1]), <const unsigned char *>b"1", 1)
-            return at - into
-        at[2] = LOGGED_CLEAR_MANY
-        put_be32(at + 3, words.count - 1)
-        at += 7
-        for item in range(1, words.count):
-            at = _string(at, words.at[item], words.size[item])
-        return at - into
+        into[0] = into[1] = 0
+        return _served(&words).write_logged(into, &words) - into
 
     cdef object left(self, object store, object changes, bytes frame):
-        """Carry out a command that was scanned the readable way, in its turn; what is due for it."""
-        return said_in_turn(
+        """Execute a scanned command on the pure path, at its place in the log. Return its `QueuedReply`."""
+        return execute_logged(
             store,
             changes,
             frame,
@@ -263,11 +214,13 @@ cdef class RespFrameExecutor(FrameExecutor):
 
     cdef Py_ssize_t key_ahead(self, const unsigned char *data, Py_ssize_t length, int width,
                               const unsigned char **key, Py_ssize_t *size) noexcept:
-        """Which key the command that stands here will ask for; its bytes, or 0 when nobody knows."""
+        """Find the key of the first command. Return the length of the command, or 0 if the key is unknown."""
         cdef Words words
+        cdef const Served *command
         if not _words(self, data, length, &words) or not 2 <= words.count <= 5 or not 1 <= words.size[1] <= KEY_MAX:
             return 0
-        if not (_is(words.at[0], words.size[0], b"get", 3) or _is(words.at[0], words.size[0], b"set", 3)):
+        command = _served(&words)
+        if command is NULL or not command.ahead:
             return 0
         key[0] = words.at[1]
         size[0] = words.size[1]
@@ -275,23 +228,82 @@ cdef class RespFrameExecutor(FrameExecutor):
 
 
 cdef inline Py_ssize_t _length_of(FrameExecutor self, const Words *words, int item) except -1:
-    """Bytes of the value that a key has now; 0: none."""
+    """Return the length of the current value of a key, or 0 if it is missing."""
     cdef Place place
     place_of(self._table, &place, words.at[item], words.size[item])
     look_up(self._table, &place)
     return 0 if place.value is NULL else PyBytes_GET_SIZE(<object>place.value)
 
 
+# -- scans: whether the arguments fit ------------------------------------------------------------------
+
+
+cdef bint _scan_get(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+    if words.count != 2 or not _is_key(words, 1):
+        return False
+    if found.measures:
+        found.reply += _length_of(self, words, 1)
+    return True
+
+
+cdef bint _scan_set(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+    cdef Terms terms
+    return words.count >= 2 and _is_key(words, 1) and _terms_of(words, &terms)
+
+
+cdef bint _scan_incr(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+    return words.count == 2 and _is_key(words, 1)
+
+
+cdef bint _scan_keys(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+    cdef int item
+    for item in range(1, words.count):
+        if not _is_key(words, item):
+            return False
+    return words.count >= 2
+
+
+cdef bint _scan_mget(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+    cdef int item
+    if not _scan_keys(self, words, found):
+        return False
+    if found.measures:
+        for item in range(1, words.count):
+            found.reply += 32 + _length_of(self, words, item)
+    return True
+
+
+cdef bint _scan_mset(RespFrameExecutor self, const Words *words, Scanned *found) except -1:
+    return _are_pairs(words)
+
+# -- log entries: each writes a scanned command behind two bytes of zero, and returns its end ----------
+
+
 cdef inline char *_string(char *into, const unsigned char *string, Py_ssize_t size) noexcept nogil:
-    """Write a string as the article has it; where it ends."""
+    """Write a string of the native protocol. Return its end."""
     put_be32(into, size)
     memcpy(into + 4, string, size)
     return into + 4 + size
 
 
-cdef char *_logged_terms(char *into, const Terms *terms) noexcept nogil:
-    """Write the options of SET_WITH; where they end."""
+cdef inline char *_strings(char *into, const Words *words) noexcept nogil:
+    """Write the arguments of a command. Return their end."""
+    cdef int item
+    for item in range(1, words.count):
+        into = _string(into, words.at[item], words.size[item])
+    return into
+
+
+cdef char *_log_set(char *into, const Words *words) noexcept:
+    cdef Terms terms
     cdef char text[20]
+    if words.count == 3:
+        into[2] = LOGGED_SET
+        return _strings(into + 3, words)
+    _terms_of(words, &terms)
+    into[2] = LOGGED_SET_WITH
+    put_be32(into + 3, 2 + (2 if terms.ttl else 0) + (terms.if_absent or terms.if_present))
+    into = _string(_string(into + 7, words.at[1], words.size[1]), words.at[2], words.size[2])
     if terms.ttl:
         into = _string(into, <const unsigned char *>b"TTL", 3)
         into = _string(into, <const unsigned char *>text, write_decimal(text, terms.ttl))
@@ -301,11 +313,29 @@ cdef char *_logged_terms(char *into, const Terms *terms) noexcept nogil:
         into = _string(into, <const unsigned char *>b"IFPRESENT", 9)
     return into
 
-# -- replies --------------------------------------------------------------------------------------------
+
+cdef char *_log_mset(char *into, const Words *words) noexcept:
+    into[2] = LOGGED_SET_MANY
+    put_be32(into + 3, words.count)
+    return _strings(_string(into + 7, <const unsigned char *>b"0", 1), words)
 
 
-cdef inline bint _say(FrameExecutor self, const char *text, Py_ssize_t length) noexcept:
-    """Say these bytes; False, and nothing said, when there is no room."""
+cdef char *_log_incr(char *into, const Words *words) noexcept:
+    into[2] = LOGGED_INCR
+    put_be32(into + 3, 2)
+    return _string(_strings(into + 7, words), <const unsigned char *>b"1", 1)
+
+
+cdef char *_log_del(char *into, const Words *words) noexcept:
+    into[2] = LOGGED_CLEAR_MANY
+    put_be32(into + 3, words.count - 1)
+    return _strings(into + 7, words)
+
+# -- replies -------------------------------------------------------------------------------------------
+
+
+cdef inline bint _reply(FrameExecutor self, const char *text, Py_ssize_t length) noexcept:
+    """Write a reply. Return False, and write nothing, if there is no room."""
     if length > self._room_end - self._size:
         return False
     memcpy(self._out + self._size, text, length)
@@ -313,34 +343,34 @@ cdef inline bint _say(FrameExecutor self, const char *text, Py_ssize_t length) n
     return True
 
 
-cdef inline bint _say_number(FrameExecutor self, char mark, int64_t number) noexcept:
+cdef inline bint _reply_number(FrameExecutor self, char mark, int64_t number) noexcept:
     cdef char text[24]
     cdef int length
     text[0] = mark
     length = 1 + write_decimal(text + 1, number)
     text[length] = c"\r"
     text[length + 1] = c"\n"
-    return _say(self, text, length + 2)
+    return _reply(self, text, length + 2)
 
 
-cdef inline bint _say_null(FrameExecutor self) noexcept:
-    return _say(self, b"_\r\n", 3) if self._conversation.width == 3 else _say(self, b"$-1\r\n", 5)
+cdef inline bint _reply_null(FrameExecutor self) noexcept:
+    return _reply(self, b"_\r\n", 3) if self._conversation.width == 3 else _reply(self, b"$-1\r\n", 5)
 
 
-cdef inline bint _say_string(FrameExecutor self, const void *string, Py_ssize_t size) noexcept:
+cdef inline bint _reply_string(FrameExecutor self, const void *string, Py_ssize_t size) noexcept:
     if size + 32 > self._room_end - self._size:
         return False
-    _say_number(self, c"$", size)
-    _say(self, <const char *>string, size)
-    return _say(self, b"\r\n", 2)
+    _reply_number(self, c"$", size)
+    _reply(self, <const char *>string, size)
+    return _reply(self, b"\r\n", 2)
 
 
-cdef inline bint _say_value(FrameExecutor self, PyObject *value) noexcept:
+cdef inline bint _reply_value(FrameExecutor self, PyObject *value) noexcept:
     if value is NULL:
-        return _say_null(self)
-    return _say_string(self, PyBytes_AS_STRING(<object>value), PyBytes_GET_SIZE(<object>value))
+        return _reply_null(self)
+    return _reply_string(self, PyBytes_AS_STRING(<object>value), PyBytes_GET_SIZE(<object>value))
 
-# -- commands: whether they were done; if not, nothing was said or changed ------------------------------
+# -- commands: each returns whether it executed; if not, it has changed nothing ------------------------
 
 
 cdef inline bint _is_key(const Words *words, int item) noexcept:
@@ -352,11 +382,11 @@ cdef bint _get(RespFrameExecutor self, const Words *words) except -1:
     if words.count != 2 or not _is_key(words, 1):
         return False
     place_of(self._table, &place, words.at[1], words.size[1])
-    return _say_value(self, visible(self._table, &place))
+    return _reply_value(self, visible(self._table, &place))
 
 
 cdef bint _terms_of(const Words *words, Terms *terms) noexcept:
-    """Read the options of SET; False when they do not fit, or say what is for the readable way."""
+    """Read the options of SET. Return False if they do not fit, or if the pure path must execute them."""
     cdef int at = 3
     cdef unsigned char first
     terms.ttl = terms.if_absent = terms.if_present = 0
@@ -368,7 +398,7 @@ cdef bint _terms_of(const Words *words, Terms *terms) noexcept:
         if first == c"e" or first == c"p":
             if at == words.count or terms.ttl or not read_decimal(words.at[at], words.size[at], &terms.ttl):
                 return False
-            if not 1 <= terms.ttl <= TTL_MAX // MILLISECONDS:  # there are longer ones, for the readable way
+            if not 1 <= terms.ttl <= TTL_MAX // MILLISECONDS:  # the pure path reads longer ones
                 return False
             if first == c"e":
                 terms.ttl *= MILLISECONDS
@@ -394,7 +424,7 @@ cdef bint _set(RespFrameExecutor self, const Words *words) except -1:
     if not can_put(self._table, &place):
         return False
     stored = are_met(self._table, &place, &terms)
-    if not (_say(self, b"+OK\r\n", 5) if stored else _say_null(self)):
+    if not (_reply(self, b"+OK\r\n", 5) if stored else _reply_null(self)):
         return False
     if stored:
         put_for(self._table, &place, words.at[2], words.size[2], terms.ttl)
@@ -403,7 +433,7 @@ cdef bint _set(RespFrameExecutor self, const Words *words) except -1:
 
 
 cdef bint _are_pairs(const Words *words) noexcept:
-    """Whether keys and values follow, by turns."""
+    """Return whether the arguments are pairs of a key and a value."""
     cdef int item
     if words.count < 3 or words.count % 2 == 0:
         return False
@@ -428,11 +458,19 @@ cdef bint _mset(RespFrameExecutor self, const Words *words) except -1:
         look_up(self._table, &place)
         put(self._table, &place, words.at[item + 1], words.size[item + 1])
     self.writes += 1
-    return _say(self, b"+OK\r\n", 5)
+    return _reply(self, b"+OK\r\n", 5)
 
 
-cdef bint _count_keys(RespFrameExecutor self, const Words *words, bint clear) except -1:
-    """EXISTS and DEL: how many of the keys are there; the latter takes them out."""
+cdef bint _exists(RespFrameExecutor self, const Words *words) except -1:
+    return _count_keys(self, words, False)
+
+
+cdef bint _del(RespFrameExecutor self, const Words *words) except -1:
+    return _count_keys(self, words, True)
+
+
+cdef inline bint _count_keys(RespFrameExecutor self, const Words *words, bint clear) except -1:
+    """Count the keys that exist, and delete them if `clear`."""
     cdef Place place
     cdef int64_t there = 0
     cdef int item
@@ -446,27 +484,27 @@ cdef bint _count_keys(RespFrameExecutor self, const Words *words, bint clear) ex
             there += visible(self._table, &place) is not NULL
         elif not can_drop(self._table, &place, words.count - 1):
             return False
-    for item in range(1, words.count if clear else 1):  # all of them can be dropped before any is
+    for item in range(1, words.count if clear else 1):  # check all keys before deleting the first one
         place_of(self._table, &place, words.at[item], words.size[item])
         there += drop(self._table, &place)
     self.writes += clear
-    return _say_number(self, c":", there)
+    return _reply_number(self, c":", there)
 
 
 cdef bint _mget(RespFrameExecutor self, const Words *words) except -1:
     cdef Place place
     cdef Py_ssize_t before = self._size
     cdef int item
-    if words.count < 2 or not _say_number(self, c"*", words.count - 1):
+    if words.count < 2 or not _reply_number(self, c"*", words.count - 1):
         return False
     for item in range(1, words.count):
         if _is_key(words, item):
             place_of(self._table, &place, words.at[item], words.size[item])
-            if _say_value(self, visible(self._table, &place)):
+            if _reply_value(self, visible(self._table, &place)):
                 continue
         self._size = before
         return False
-    if self._size - before > self._conversation.frame_max:  # an error is to be said instead
+    if self._size - before > self._conversation.frame_max:  # the reply is an error
         self._size = before
         return False
     return True
@@ -485,7 +523,7 @@ cdef bint _incr(RespFrameExecutor self, const Words *words) except -1:
         <const unsigned char *>PyBytes_AS_STRING(<object>old), PyBytes_GET_SIZE(<object>old), &total
     ):
         return False
-    if not can_put(self._table, &place) or not _say_number(self, c":", total + 1):
+    if not can_put(self._table, &place) or not _reply_number(self, c":", total + 1):
         return False
     put(self._table, &place, <const unsigned char *>text, write_decimal(text, total + 1), old is not NULL)
     self.writes += 1
@@ -494,5 +532,37 @@ cdef bint _incr(RespFrameExecutor self, const Words *words) except -1:
 
 cdef bint _ping(RespFrameExecutor self, const Words *words) except -1:
     if words.count == 1:
-        return _say(self, b"+PONG\r\n", 7)
-    return words.count == 2 and _say_string(self, words.at[1], words.size[1])
+        return _reply(self, b"+PONG\r\n", 7)
+    return words.count == 2 and _reply_string(self, words.at[1], words.size[1])
+
+# -- the table -----------------------------------------------------------------------------------------
+
+
+cdef int _serve(str name, Execute execute, Scan scan=NULL, WriteLogged write_logged=NULL, bint ahead=False) except -1:
+    """Add a command to `TABLE`. `Served` explains the arguments. The declaration says whether it writes."""
+    cdef bytes text = name.encode()
+    cdef uint64_t folded = _folded(text, len(text))
+    cdef unsigned int slot = _slot(folded)
+    cdef bint writes = "write" in RESP_COMMANDS[text].flags
+    if len(text) > NAME_MAX or 2 * len(SERVED) > SLOTS or writes != (write_logged is not NULL):
+        raise ValueError(f"{name} does not fit into the table of the native path")
+    while TABLE[slot].name:
+        slot = (slot + 1) % SLOTS
+    TABLE[slot].name = folded
+    TABLE[slot].execute = execute
+    TABLE[slot].scan = scan
+    TABLE[slot].write_logged = write_logged
+    TABLE[slot].writes = writes
+    TABLE[slot].ahead = ahead
+    SERVED.append(name)
+    return 0
+
+
+_serve("GET", _get, _scan_get, NULL, True)
+_serve("SET", _set, _scan_set, _log_set, True)
+_serve("DEL", _del, _scan_keys, _log_del)
+_serve("EXISTS", _exists, _scan_keys)
+_serve("MGET", _mget, _scan_mget)
+_serve("MSET", _mset, _scan_mset, _log_mset)
+_serve("INCR", _incr, _scan_incr, _log_incr)
+_serve("PING", _ping)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cairnkv.replication.store import ReplicatedStore
 
 
-def said_in_turn(
+def execute_logged(
     store: "ReplicatedStore",
     changes: "Changes",
     command: bytes,
@@ -24,12 +24,12 @@ def said_in_turn(
     string_max: int,
     frame_max: int,
 ) -> QueuedReply:
-    """What is due for a command whose turn in the log it is: the compiled hot path has left it."""
+    """Execute a command that the native path has left. Return its queued reply."""
     decoder = RequestDecoder(Limits(value=string_max, frame=frame_max))
     decoder.trusted = True
     decoder.feed(command)
     words = decoder.next()
-    assert isinstance(words, list), "it was scanned"
+    assert isinstance(words, list), "the native path has scanned it"
     spec = RESP_COMMANDS[words[0].upper()]
     assert spec.on_keys is not None
     call = spec.on_keys(Arguments(spec.name, words[1:], db))
