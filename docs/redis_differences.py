@@ -1,4 +1,4 @@
-"""Every known difference between cairnkv and Redis; docs/redis.md lists them.
+"""All known differences between cairnkv and Redis. docs/redis.md lists them.
 
 A difference may have commands that show it. A test sends these commands to both servers and fails if the replies agree,
 so an outdated difference cannot stay in the list.
@@ -60,8 +60,8 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown((f"SET {'k' * (KEY_MAX + 1)} v",), b"+OK", b"-ERR a key has 1 to "),
     ),
     Difference(
-        f"A value has at most {_size(VALUE_MAX)}, or what `--max-value` says; in Redis 512 MiB, or "
-        f"`proto-max-bulk-len`. A command and a reply have at most {_size(FRAME_MAX)}, or what `--max-frame` says.",
+        f"A value has at most {_size(VALUE_MAX)}, or `--max-value`; in Redis 512 MiB, or `proto-max-bulk-len`. "
+        f"A command and a reply have at most {_size(FRAME_MAX)}, or `--max-frame`.",
         "One value should not block other clients for longer than the server needs to copy it.",
         Shown((f"SETRANGE k {VALUE_MAX} x",), b":", b"-ERR string exceeds maximum allowed size"),
     ),
@@ -107,7 +107,7 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown((f"KEYS {'a' * (PATTERN_MAX + 1)}",), b"*0", b"-ERR a pattern of 1,025 bytes"),
     ),
     Difference(
-        f"`SCAN` looks at {SCAN_COUNT_MAX:,} keys at most, whatever `COUNT` says, and at fewer with a long pattern.",
+        f"`SCAN` examines at most {SCAN_COUNT_MAX:,} keys, even if `COUNT` is larger, and fewer with a long pattern.",
         "This is a few milliseconds of work; the next call continues.",
     ),
     Difference(
@@ -118,7 +118,7 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "`KEYS` reads the keys slice by slice and serves other clients in between, so it is not atomic. In a "
-        f"transaction it is atomic, and looks at {KEYS_IN_TRANSACTION_MAX:,} keys at most.",
+        f"transaction it is atomic, and examines at most {KEYS_IN_TRANSACTION_MAX:,} keys.",
         "Redis serves no other clients during `KEYS`.",
     ),
     Difference(
@@ -152,14 +152,14 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
         Shown(("LASTSAVE",), b":", b"-ERR this server makes no backups"),
     ),
     Difference(
-        "`SET` has `IFEQ`, and `DELIFEQ` is there.",
+        "`SET` has the option `IFEQ`, and there is the command `DELIFEQ`.",
         "Valkey has both, and the native protocol has the same conditions.",
         Shown(("SET k a", "SET k b IFEQ a"), b"-ERR syntax error", b"+OK"),
     ),
     Difference(
         "`SETBIT`, `SETRANGE` and `APPEND` copy the whole value; Redis changes it in place. `COPY` and `RENAME` of a "
-        "store on disk write the value. These bytes count in a client's turn, so the server serves other clients "
-        "between two such commands. The time of each command is proportional to the value's length.",
+        "store on disk write the value. The server counts these bytes in the client's turn, so it serves other "
+        "clients between two such commands. The time of each command is proportional to the value's length.",
         "A value must not change while the server sends or writes its bytes.",
     ),
 )

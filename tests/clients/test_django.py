@@ -1,4 +1,4 @@
-"""Django's own Redis cache, by Django's own tests and from several threads; django-redis but for what needs scripts."""
+"""Django's Redis cache: Django's tests, and several threads. django-redis without the methods that need scripts."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""ioredis and node-redis, each in a script of its own: node/*.mjs."""
+"""ioredis and node-redis, each in a separate script: node/*.mjs."""
 
 import os
 import subprocess
