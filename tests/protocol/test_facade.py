@@ -1,4 +1,4 @@
-"""The article's four functions, for someone who wants the codec and nothing else."""
+"""The four functions of the native codec, for a program that uses nothing else."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from tests.support.strategies import commands
 
 
 @given(said=st.lists(commands(), min_size=1, max_size=4), width=st.sampled_from([2, 4]))
-def test_commands_are_parsed_one_after_the_other_from_one_cursor(said: list[Command], width: Width) -> None:
+def test_commands_are_parsed_in_order_from_one_cursor(said: list[Command], width: Width) -> None:
     cursor = codec.Cursor(b"".join(codec.write_command(command, width=width) for command in said))
     assert [codec.parse_command(cursor, width=width) for _ in said] == said
     assert cursor.position == len(cursor.data)
@@ -24,7 +24,7 @@ def test_commands_are_parsed_one_after_the_other_from_one_cursor(said: list[Comm
     ),
     status_byte=st.sampled_from(codec.StatusByte),
 )
-def test_responses_are_parsed_one_after_the_other_from_one_cursor(
+def test_responses_are_parsed_in_order_from_one_cursor(
     said: list[codec.Response], status_byte: codec.StatusByte
 ) -> None:
     cursor = codec.Cursor(b"".join(codec.write_response(response, status_byte=status_byte) for response in said))
@@ -33,7 +33,7 @@ def test_responses_are_parsed_one_after_the_other_from_one_cursor(
 
 
 @given(command=commands(), data=st.data())
-def test_a_command_that_is_cut_off_is_incomplete_and_leaves_the_cursor(command: Command, data: st.DataObject) -> None:
+def test_truncated_command_is_incomplete_and_keeps_the_cursor(command: Command, data: st.DataObject) -> None:
     frame = codec.write_command(command)
     before = b"behind the cursor"
     cursor = codec.Cursor(before + frame[: data.draw(st.integers(0, len(frame) - 1))], len(before))
@@ -43,7 +43,7 @@ def test_a_command_that_is_cut_off_is_incomplete_and_leaves_the_cursor(command: 
 
 
 @given(payload=st.binary(max_size=30), data=st.data())
-def test_a_response_that_is_cut_off_is_incomplete_and_leaves_the_cursor(payload: bytes, data: st.DataObject) -> None:
+def test_truncated_response_is_incomplete_and_keeps_the_cursor(payload: bytes, data: st.DataObject) -> None:
     frame = codec.write_response(codec.Response(True, payload))
     cursor = codec.Cursor(frame[: data.draw(st.integers(0, len(frame) - 1))])
     with pytest.raises(IncompleteFrame):
@@ -60,7 +60,7 @@ def test_a_response_that_is_cut_off_is_incomplete_and_leaves_the_cursor(payload:
         pytest.param(codec.write_command(Clear(b"")), failures.BADKEY, id="empty key"),
     ],
 )
-def test_a_malformed_command_is_the_peers_fault_and_leaves_the_cursor(frame: bytes, code: failures.Code) -> None:
+def test_malformed_command_is_a_peer_error_and_keeps_the_cursor(frame: bytes, code: failures.Code) -> None:
     cursor = codec.Cursor(frame)
     with pytest.raises(PeerError) as raised:
         codec.parse_command(cursor)
@@ -68,12 +68,12 @@ def test_a_malformed_command_is_the_peers_fault_and_leaves_the_cursor(frame: byt
     assert cursor.position == 0
 
 
-def test_a_malformed_response_is_the_peers_fault() -> None:
+def test_malformed_response_is_a_peer_error() -> None:
     with pytest.raises(PeerError):
         codec.parse_response(codec.Cursor(b"\0\x07\0\0\0\0"))
 
 
-def test_limits_of_ones_own() -> None:
+def test_custom_limits() -> None:
     frame = codec.write_command(Set(b"k", b"12345"))
     assert codec.parse_command(codec.Cursor(frame), limits=codec.Limits(value=5)) == Set(b"k", b"12345")
     with pytest.raises(PeerError):

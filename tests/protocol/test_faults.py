@@ -89,7 +89,7 @@ UNKNOWN_NUMBER = 9_999
         pytest.param(Frame(GET, (b"k",), flags=0x03), None, id="every flag that is known"),
     ],
 )
-def test_a_single_fault_is_said_as_what_it_is(frame: Frame, fault: Code | None, width: Width) -> None:
+def test_single_fault_has_its_own_code(frame: Frame, fault: Code | None, width: Width) -> None:
     assert fault_in(frame, width) is fault
 
 
@@ -120,7 +120,7 @@ def _combinations() -> list[object]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("frame", "fault"), _combinations())
-def test_of_several_faults_the_first_in_rank_is_said(frame: Frame, fault: Code, width: Width) -> None:
+def test_first_fault_in_rank_is_reported(frame: Frame, fault: Code, width: Width) -> None:
     assert fault_in(frame, width) is fault
 
 
@@ -135,13 +135,13 @@ def test_of_several_faults_the_first_in_rank_is_said(frame: Frame, fault: Code, 
         pytest.param(Frame(EXISTS, (), 0x08), failures.BADFLAG, id="flag and grammar"),
     ],
 )
-def test_the_rank_holds_for_every_frame_shape(frame: Frame, fault: Code, width: Width) -> None:
+def test_rank_of_faults_holds_for_every_frame_shape(frame: Frame, fault: Code, width: Width) -> None:
     assert fault_in(frame, width) is fault
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_fault_that_does_not_close_is_said_only_when_its_frame_is_over(width: Width) -> None:
-    """Before that, one that closes might follow."""
+def test_fault_that_does_not_close_is_reported_at_the_end_of_its_frame(width: Width) -> None:
+    """Before the end, a fault that closes might follow."""
     frame = Frame(UNKNOWN_NUMBER, (b"", b"last"), 0x08).write(width)
     decoder = CommandDecoder(width=width, limits=LIMITS)
     decoder.feed(frame[:-1])
@@ -153,7 +153,7 @@ def test_a_fault_that_does_not_close_is_said_only_when_its_frame_is_over(width: 
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_an_unassigned_number_is_refused_as_soon_as_it_is_there(width: Width) -> None:
+def test_unassigned_number_is_refused_as_soon_as_it_is_complete(width: Width) -> None:
     decoder = CommandDecoder(width=width, limits=LIMITS)
     decoder.feed(Frame(15, ()).write(width)[:-1])
     assert decoder.next() is None

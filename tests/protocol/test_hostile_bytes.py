@@ -1,8 +1,4 @@
-"""Bytes that nobody meant: random, truncated, bit-flipped, spliced.
-
-Whatever comes, a decoder does not raise, says the same however the bytes are cut, keeps no more than it was
-fed, and takes nothing in once it has said that the conversation is over.
-"""
+"""Hostile bytes: random, truncated, bit-flipped and spliced."""
 
 from typing import Any
 
@@ -75,7 +71,7 @@ def _command_events(pieces: list[bytes], width: Width | None) -> tuple[list[Any]
 @given(data=hostile_commands(), width=WIDTHS, pieces=st.data())
 @example(data=bytes(200), width=None, pieces=None)
 @example(data=b"\x00\x00\x10\x00\x01\x00\x00" + bytes(80), width=None, pieces=None)
-def test_a_command_decoder_says_the_same_however_the_bytes_are_cut(
+def test_command_decoder_gives_equal_results_for_any_pieces(
     data: bytes, width: Width | None, pieces: st.DataObject | None
 ) -> None:
     whole, decoder = _command_events([data], width)
@@ -88,7 +84,7 @@ def test_a_command_decoder_says_the_same_however_the_bytes_are_cut(
 
 
 @given(data=hostile_commands(), width=WIDTHS)
-def test_a_failure_that_closes_is_the_last_that_is_said(data: bytes, width: Width | None) -> None:
+def test_failure_that_closes_is_the_last_result(data: bytes, width: Width | None) -> None:
     found, decoder = _command_events([data], width)
     closing = [event for event in found if isinstance(event, Failure) and event.code.closes]
     assert closing == (found[-1:] if decoder.broken else [])
@@ -99,8 +95,8 @@ def test_a_failure_that_closes_is_the_last_that_is_said(data: bytes, width: Widt
 
 
 @given(data=hostile_commands(), width=WIDTHS)
-def test_whatever_is_understood_would_be_written_so(data: bytes, width: Width | None) -> None:
-    """Nothing is guessed: each request, written again, is a piece of the bytes that came (option order aside)."""
+def test_decoded_commands_encode_to_the_received_bytes(data: bytes, width: Width | None) -> None:
+    """Each request, encoded again, is a part of the received bytes, except for the order of options."""
     found, decoder = _command_events([data], width)
     for event in found:
         if isinstance(event, Request) and not any(slot.keyword for _, slot in event.command.spec.fields):
@@ -136,7 +132,7 @@ def _response_events(pieces: list[bytes]) -> list[Response | str]:
 
 
 @given(data=hostile_responses(), pieces=st.data())
-def test_a_response_decoder_says_the_same_however_the_bytes_are_cut(data: bytes, pieces: st.DataObject) -> None:
+def test_response_decoder_gives_equal_results_for_any_pieces(data: bytes, pieces: st.DataObject) -> None:
     whole = _response_events([data])
     assert _response_events(cut(data, range(len(data)))) == whole
     assert _response_events(pieces.draw(cuttings(data))) == whole

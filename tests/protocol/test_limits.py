@@ -39,69 +39,69 @@ def refused(decoder: CommandDecoder, data: bytes) -> bool:
 @pytest.mark.parametrize("width", WIDTHS)
 class TestDeclaredLengths:
     @pytest.mark.parametrize("number", [0, 1, 2], ids=["GET", "SET", "CLEAR"])
-    def test_a_key(self, width: Width, number: int) -> None:
+    def test_of_a_key(self, width: Width, number: int) -> None:
         assert not refused(CommandDecoder(width=width), head(width, number, KEY_MAX))
         too_long = head(width, number, KEY_MAX + 1)
         # A first GET is refused by the third byte: a two-byte GET of a short key, misread, has no fourth.
         assert refused(CommandDecoder(width=width), too_long[:-1] if (width, number) == (4, 0) else too_long)
 
-    def test_a_value(self, width: Width) -> None:
+    def test_of_a_value(self, width: Width) -> None:
         assert not refused(CommandDecoder(width=width), head(width, 1, 1, b"k", VALUE_MAX))
         assert refused(CommandDecoder(width=width), head(width, 1, 1, b"k", VALUE_MAX + 1))
 
-    def test_a_value_under_a_limit_of_ones_own(self, width: Width) -> None:
+    def test_of_a_value_with_a_custom_limit(self, width: Width) -> None:
         limits = Limits(value=10)
         assert not refused(CommandDecoder(width=width, limits=limits), head(width, 1, 1, b"k", 10))
         assert refused(CommandDecoder(width=width, limits=limits), head(width, 1, 1, b"k", 11))
 
-    def test_the_text_of_a_ping_is_no_key(self, width: Width) -> None:
+    def test_of_a_ping_text_is_not_that_of_a_key(self, width: Width) -> None:
         assert not refused(CommandDecoder(width=width), head(width, 3, VALUE_MAX))
         assert refused(CommandDecoder(width=width), head(width, 3, VALUE_MAX + 1))
 
-    def test_the_number_of_arguments(self, width: Width) -> None:
+    def test_of_the_number_of_arguments(self, width: Width) -> None:
         assert not refused(CommandDecoder(width=width), head(width, 20, ARGUMENTS_MAX))
         assert refused(CommandDecoder(width=width), head(width, 20, ARGUMENTS_MAX + 1))
 
-    def test_a_string_of_a_frame_that_counts_its_arguments(self, width: Width) -> None:
-        """Whatever its command means by it: nobody needs to know the command to delimit it."""
+    def test_of_a_string_in_a_counted_frame(self, width: Width) -> None:
+        """The limit does not depend on the command."""
         for number in (20, 9_999):
             assert not refused(CommandDecoder(width=width), head(width, number, 2, 1, b"k", VALUE_MAX))
             assert refused(CommandDecoder(width=width), head(width, number, 2, 1, b"k", VALUE_MAX + 1))
 
-    def test_a_whole_frame(self, width: Width) -> None:
+    def test_of_a_whole_frame(self, width: Width) -> None:
         frame = len(head(width, 1, 1, b"k", 4)) + 4
         assert not refused(CommandDecoder(width=width, limits=Limits(frame=frame)), head(width, 1, 1, b"k", 4))
         assert refused(CommandDecoder(width=width, limits=Limits(frame=frame - 1)), head(width, 1, 1, b"k", 4))
 
-    def test_a_whole_frame_of_many_strings(self, width: Width) -> None:
+    def test_of_a_whole_frame_of_many_strings(self, width: Width) -> None:
         begin = head(width, 22, 101, *[part for _ in range(100) for part in (3, b"abc")], 3)
         assert not refused(CommandDecoder(width=width, limits=Limits(frame=len(begin) + 3)), begin)
         assert refused(CommandDecoder(width=width, limits=Limits(frame=len(begin) + 2)), begin)
 
-    def test_the_longest_value_and_key_fit_the_default_frame(self, width: Width) -> None:
+    def test_of_the_longest_value_and_key_fit_the_default_frame(self, width: Width) -> None:
         assert len(head(width, 1, KEY_MAX, VALUE_MAX)) + KEY_MAX + VALUE_MAX <= FRAME_MAX
         assert not refused(CommandDecoder(width=width), head(width, 1, KEY_MAX, b"k" * KEY_MAX, VALUE_MAX))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-class TestWholeFrames:
-    """At its limit a frame is not only begun but accepted."""
+class TestFrames:
+    """The limits also hold for complete frames."""
 
     def _decoded(self, frame: bytes, width: Width, limits: Limits) -> Request | Failure | None:
         decoder = CommandDecoder(width=width, limits=limits)
         decoder.feed(frame)
         return decoder.next()
 
-    def test_the_longest_key_and_value(self, width: Width) -> None:
+    def test_with_the_longest_key_and_value_are_accepted(self, width: Width) -> None:
         command = Set(b"k" * KEY_MAX, b"v" * 100)
         frame = write_command(command, width=width)
         assert self._decoded(frame, width, Limits(value=100, frame=len(frame))) == Request(command)
 
-    def test_the_most_arguments(self, width: Width) -> None:
+    def test_with_the_most_arguments_are_accepted(self, width: Width) -> None:
         command = Exists(tuple(b"%d" % number for number in range(ARGUMENTS_MAX)))
         assert self._decoded(write_command(command, width=width), width, Limits()) == Request(command)
 
-    def test_a_longer_key_in_a_frame_that_counts_its_arguments_does_not_cost_the_connection(self, width: Width) -> None:
+    def test_too_long_key_in_a_counted_frame_keeps_the_connection(self, width: Width) -> None:
         decoder = CommandDecoder(width=width)
         decoder.feed(write_command(GetMany((b"k" * KEY_MAX,)), width=width))
         assert decoder.next() == Request(GetMany((b"k" * KEY_MAX,)))
@@ -114,7 +114,7 @@ class TestWholeFrames:
 
 
 class TestResponses:
-    def test_a_declared_length_over_the_limit_is_refused_before_it_came(self) -> None:
+    def test_declared_length_over_the_limit_is_refused_at_once(self) -> None:
         frame = write_response(Response(True, b"v" * 100))
         decoder = ResponseDecoder(frame_limit=len(frame))
         decoder.feed(frame)
@@ -124,7 +124,7 @@ class TestResponses:
         with pytest.raises(PeerError):
             decoder.next()
 
-    def test_a_reply_of_several_strings_over_the_frame_limit_becomes_a_failure(self) -> None:
+    def test_reply_of_strings_over_the_frame_limit_becomes_a_failure(self) -> None:
         reply = Items((b"a" * 40, None, b""))
         size = len(write_response(response_to(reply)))
         assert response_to(reply, frame_limit=size).ok
@@ -133,8 +133,8 @@ class TestResponses:
         assert refusal.payload.startswith(b"BIGREPLY ")
         assert refusal.header == 0x02
 
-    def test_the_longest_value_that_is_accepted_fits_a_reply(self) -> None:
-        """So that whoever may store a value may have it back, at any limits."""
+    def test_longest_accepted_value_fits_a_reply(self) -> None:
+        """At any limits, so a client can read every value that it can store."""
         command = Set(b"k", b"v" * 100)
         limits = Limits(value=100, frame=len(write_command(command)))
         decoder = ResponseDecoder(frame_limit=limits.frame)
@@ -142,15 +142,15 @@ class TestResponses:
         assert decoder.next() == Response(True, command.value)
 
     @pytest.mark.parametrize("status", [2, 0x2F, 0x32, 0xFF])
-    def test_a_status_that_nobody_sends_is_refused(self, status: int) -> None:
+    def test_unknown_status_is_refused(self, status: int) -> None:
         decoder = ResponseDecoder()
         decoder.feed(bytes((0, status, 0, 0, 0, 0)))
         with pytest.raises(PeerError):
             decoder.next()
 
 
-def test_an_unfinished_frame_costs_no_more_than_its_bytes() -> None:
-    """Nothing is set aside for what was only declared."""
+def test_unfinished_frame_takes_no_more_memory_than_its_bytes() -> None:
+    """The decoder allocates nothing for declared lengths."""
     decoder = CommandDecoder()
     begin = head(2, 1, 1, b"k", VALUE_MAX) + b"some"
     decoder.feed(begin)
@@ -158,7 +158,7 @@ def test_an_unfinished_frame_costs_no_more_than_its_bytes() -> None:
     assert decoder.pending == len(begin)
 
 
-def test_bytes_behind_a_refusal_are_not_kept() -> None:
+def test_bytes_after_a_refusal_are_not_kept() -> None:
     decoder = CommandDecoder()
     decoder.feed(head(2, 1, 1, b"k", VALUE_MAX + 1) + write_command(Get(b"k")) * 100)
     assert isinstance(decoder.next(), Failure)
@@ -166,7 +166,7 @@ def test_bytes_behind_a_refusal_are_not_kept() -> None:
     assert decoder.next() is None
 
 
-def test_given_frames_are_freed_while_others_wait() -> None:
+def test_decoded_frames_are_freed_while_others_wait() -> None:
     """If a client sends faster than the server executes, the buffer is no longer than the unexecuted commands."""
     ping = write_command(Ping(b"12345678"))
     decoder = CommandDecoder()

@@ -1,4 +1,4 @@
-"""Replies of the Redis wire: how each kind looks in both versions, and that each can be read again."""
+"""Replies of the Redis protocol: each kind in both versions, encoded and decoded."""
 
 import math
 from typing import Any
@@ -70,30 +70,30 @@ def encode(value: Value, protocol: Resp) -> bytes:
     ],
     ids=repr,
 )
-def test_how_a_value_looks(value: Value, second: bytes, third: bytes) -> None:
+def test_encoding_of_a_value(value: Value, second: bytes, third: bytes) -> None:
     assert encode(value, 2) == second
     assert encode(value, 3) == third
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("said", [Simple, Error])
-def test_no_text_ends_its_line_early(said: Any, protocol: Resp) -> None:
+def test_simple_text_contains_no_line_end(said: Any, protocol: Resp) -> None:
     assert decode(encode(said("one\r\ntwo\nthree\r"), protocol)) == said("one  two three ")
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_an_error_can_quote_bytes_that_are_no_text(protocol: Resp) -> None:
+def test_error_may_quote_bytes_that_are_not_utf8(protocol: Resp) -> None:
     quoting = Error("ERR unknown command '" + b"\xff\xc3\xa9".decode("utf-8", "surrogateescape") + "'")
     assert encode(quoting, protocol) == b"-ERR unknown command '\xff\xc3\xa9'\r\n"
 
 
-def test_the_code_of_an_error() -> None:
+def test_code_of_an_error() -> None:
     assert Error("NOAUTH Authentication required.").code == "NOAUTH"
     assert Error("EXECABORT").code == "EXECABORT"
 
 
 @pytest.mark.parametrize("nothing", ["text", range(3), bytearray(b"x"), [b"fine", {1, 2}]], ids=repr)
-def test_what_is_no_value(nothing: Any) -> None:
+def test_unsupported_values_are_refused(nothing: Any) -> None:
     with pytest.raises(TypeError, match="no value of the Redis protocol"):
         encode_parts(nothing, 3)
 
@@ -125,19 +125,19 @@ def test_what_is_no_value(nothing: Any) -> None:
         (5e-324, "5e-324"),
     ],
 )
-def test_how_a_double_looks(number: float, text: str) -> None:
+def test_encoding_of_a_double(number: float, text: str) -> None:
     assert double_text(number) == text.encode()
 
 
 @given(number=st.floats())
-def test_a_double_is_the_same_again(number: float) -> None:
+def test_double_survives_a_round_trip(number: float) -> None:
     again = float(double_text(number))
     assert repr(again) == repr(number)
 
 
 @given(number=st.floats(allow_nan=False, allow_infinity=False))
 @example(-1.4884911111921426e23)  # a sign, 17 digits and 7 zeros
-def test_a_double_is_no_longer_than_it_must_be(number: float) -> None:
+def test_double_has_the_shortest_text(number: float) -> None:
     assert len(double_text(number)) <= 25
 
 
@@ -199,13 +199,13 @@ def as_read(value: Any, protocol: Resp) -> Any:
 
 
 @given(value=VALUES, protocol=st.sampled_from([2, 3]))
-def test_what_is_written_is_read_again(value: Value, protocol: Resp) -> None:
-    """Compared by `repr`, to which True and 1 are two things, and not a number is itself."""
+def test_reply_survives_a_round_trip(value: Value, protocol: Resp) -> None:
+    """Compared by `repr`, which tells True from 1 and equals for NaN."""
     assert repr(decode(encode(value, protocol))) == repr(as_read(value, protocol))
 
 
 @given(value=VALUES, protocol=st.sampled_from([2, 3]), long=st.booleans())
-def test_a_value_for_which_there_is_room_and_one_byte_less(value: Value, protocol: Resp, long: bool) -> None:
+def test_value_at_the_size_limit_and_one_byte_over(value: Value, protocol: Resp, long: bool) -> None:
     if long:
         value = [value, b"v" * LONG]
     parts = encode_parts(value, protocol)
@@ -216,7 +216,7 @@ def test_a_value_for_which_there_is_room_and_one_byte_less(value: Value, protoco
 
 
 @given(values=st.lists(st.binary(max_size=20), max_size=9))
-def test_an_array_of_strings_that_is_made_in_parts(values: list[bytes]) -> None:
+def test_array_of_strings_is_encoded_in_parts(values: list[bytes]) -> None:
     assert array_head(len(values)) + bulk_strings(values) == encode(values, 2)
 
 
@@ -234,20 +234,20 @@ def test_replies_follow_each_other(values: list[Value], protocol: Resp, cuts: li
 
 @pytest.mark.parametrize("protocol", [2, 3])
 class TestPieces:
-    def test_a_long_string_is_not_copied(self, protocol: Resp) -> None:
+    def test_of_long_strings_are_not_copied(self, protocol: Resp) -> None:
         long = bytes(LONG)
         assert any(part is long for part in encode_parts(long, protocol))
         assert sum(part is long for part in encode_parts([1, long, [long]], protocol)) == 2
 
-    def test_short_values_are_one_piece(self, protocol: Resp) -> None:
+    def test_of_short_values_are_joined(self, protocol: Resp) -> None:
         for value in (OK, None, 1, b"short", [1, b"two", {b"three": 3.0}], [[]] * 1_000):
             assert len(encode_parts(value, protocol)) == 1
 
-    def test_between_long_strings_is_one_piece_each(self, protocol: Resp) -> None:
+    def test_between_long_strings_are_joined(self, protocol: Resp) -> None:
         long = bytes(LONG)
         assert len(encode_parts([1, 2, long, 3, [4, long], 5], protocol)) == 5
 
-    def test_whatever_the_depth(self, protocol: Resp) -> None:
+    def test_are_equal_at_any_depth(self, protocol: Resp) -> None:
         value: Value = b"bottom"
         for _ in range(100_000):
             value = [value]

@@ -1,4 +1,4 @@
-"""Requests of the Redis wire: what they mean, how they fail, and that cutting them changes nothing."""
+"""Requests of the Redis protocol: their meaning, their faults, and equal results for any pieces."""
 
 import sys
 from typing import Any, TypeAlias
@@ -68,7 +68,7 @@ def fault(text: str) -> ProtocolFault:
         pytest.param(b"PING\r\n*1\r\n$4\r\nPING\r\nPING\r\n", [[b"PING"]] * 3, id="in turn"),
     ],
 )
-def test_requests(data: bytes, requests: list[list[bytes]]) -> None:
+def test_requests_are_decoded(data: bytes, requests: list[list[bytes]]) -> None:
     assert events_of(data) == requests
     assert events_of(*cut(data, range(len(data)))) == requests
 
@@ -103,12 +103,12 @@ def test_requests(data: bytes, requests: list[list[bytes]]) -> None:
         (rb"x'", None),
     ],
 )
-def test_how_a_line_is_split(line: bytes, arguments: list[bytes] | None) -> None:
+def test_inline_request_is_split(line: bytes, arguments: list[bytes] | None) -> None:
     assert split_line(line) == arguments
 
 
 @given(arguments=st.lists(st.binary(max_size=12), min_size=1, max_size=5))
-def test_what_is_quoted_is_the_same_again(arguments: list[bytes]) -> None:
+def test_quoted_words_survive_a_round_trip(arguments: list[bytes]) -> None:
     line = b" ".join(map(quoted, arguments))
     assert split_line(line) == arguments
     assert events_of(line + b"\r\n") == [arguments]
@@ -116,7 +116,7 @@ def test_what_is_quoted_is_the_same_again(arguments: list[bytes]) -> None:
 
 @given(argument=st.binary(max_size=12).filter(lambda argument: b"\\'" not in argument + b"'"))
 def test_single_quotes_need_one_escape(argument: bytes) -> None:
-    """What has a backslash before a quote, or at its end, cannot be said in them."""
+    """A word with a backslash before a quote, or at its end, cannot be single-quoted."""
     assert split_line(b"'" + argument.replace(b"'", rb"\'") + b"'") == [argument]
 
 
@@ -176,7 +176,7 @@ def _split_slowly(line: bytes) -> list[bytes] | None:
     )
 )
 @example(line=b'a"b c" d')
-def test_a_line_is_split_as_byte_by_byte(line: bytes) -> None:
+def test_line_is_split_as_by_a_bytewise_parser(line: bytes) -> None:
     assert split_line(line) == _split_slowly(line)
 
 
@@ -210,8 +210,8 @@ def test_a_line_is_split_as_byte_by_byte(line: bytes) -> None:
         (b'set """test-key""" test-value\r\n', "unbalanced quotes in request"),
     ],
 )
-def test_faults(data: bytes, text: str) -> None:
-    """Each is said at its last byte, and is the last that is said."""
+def test_faults_have_their_messages(data: bytes, text: str) -> None:
+    """Each is reported at its last byte, and is the last result."""
     decoder = RequestDecoder()
     for byte in data[:-1]:
         decoder.feed(bytes((byte,)))
@@ -226,13 +226,13 @@ def test_faults(data: bytes, text: str) -> None:
     assert events_of(data + b"PING\r\n") == [fault(text)]
 
 
-def test_what_stands_before_a_fault_is_given() -> None:
+def test_requests_before_a_fault_are_decoded() -> None:
     assert events_of(b"PING\r\n*x\r\nPING\r\n") == [[b"PING"], fault("invalid multibulk length")]
 
 
 @pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"*0\r\n", b"*-7\r\n"])
-def test_many_empty_requests_are_stepped_over_some_at_a_time(empty: bytes) -> None:
-    """Else a megabyte of them would hold up everybody for a second."""
+def test_empty_requests_are_skipped_in_bounded_steps(empty: bytes) -> None:
+    """Otherwise a megabyte of them would block all other clients for a second."""
     decoder = RequestDecoder()
     decoder.feed(empty * (2 * EMPTY_PER_LOOK) + b"PING\r\n")
     assert [decoder.next(), decoder.next(), decoder.next()] == [[], [], [b"PING"]]
@@ -258,28 +258,28 @@ def verdict(data: bytes, **options: Any) -> str | None:
 
 
 class TestLimits:
-    def test_the_number_of_arguments(self) -> None:
+    def test_of_the_number_of_arguments(self) -> None:
         assert verdict(b"*%d\r\n" % REDIS_ARGUMENTS_MAX) is None
         assert verdict(b"*%d\r\n" % (REDIS_ARGUMENTS_MAX + 1)) == TOO_MANY
 
-    def test_a_string(self) -> None:
+    def test_of_a_string(self) -> None:
         assert verdict(b"*1\r\n$%d\r\n" % VALUE_MAX) is None
         assert verdict(b"*1\r\n$%d\r\n" % (VALUE_MAX + 1)) == "invalid bulk length"
 
     @pytest.mark.parametrize("limit", [10, 255, 256, 1_000])
-    def test_a_string_under_a_limit_of_ones_own(self, limit: int) -> None:
+    def test_of_a_string_with_a_custom_limit(self, limit: int) -> None:
         assert verdict(b"*1\r\n$%d\r\n" % limit, limits=Limits(value=limit)) is None
         assert verdict(b"*1\r\n$%d\r\n" % (limit + 1), limits=Limits(value=limit)) == "invalid bulk length"
         for data in (request(b"x" * limit), b"x" * limit + b"\r\n"):
             assert events_of(data, limits=Limits(value=limit)) == [[b"x" * limit]]
 
-    def test_an_argument_of_an_inline_request(self) -> None:
+    def test_of_an_argument_of_an_inline_request(self) -> None:
         limits = Limits(value=10)
         assert events_of(b"set key 0123456789\n", limits=limits) == [[b"set", b"key", b"0123456789"]]
         assert events_of(b"set key 0123456789x\n", limits=limits) == [fault("too big inline request")]
 
     @pytest.mark.parametrize("size", [1, 300])
-    def test_a_whole_request(self, size: int) -> None:
+    def test_of_a_whole_request(self, size: int) -> None:
         whole = request(b"SET", b"key", b"x" * size)
         assert events_of(whole, limits=Limits(frame=len(whole))) == [[b"SET", b"key", b"x" * size]]
         begin = whole[: -size - 2]
@@ -288,59 +288,59 @@ class TestLimits:
         assert verdict(begin, limits=Limits(frame=len(whole) - 1)) == too_big
 
     @given(frame=st.integers(1, 60), data=st.data())
-    def test_a_whole_request_however_it_is_cut(self, frame: int, data: st.DataObject) -> None:
+    def test_of_a_whole_request_in_any_pieces(self, frame: int, data: st.DataObject) -> None:
         whole = request(b"SET", b"x" * 12, b"x" * 12)
         events = events_of(whole, limits=Limits(frame=frame))
         assert events_of(*data.draw(cuttings(whole)), limits=Limits(frame=frame)) == events
         assert events_of(*cut(whole, range(len(whole))), limits=Limits(frame=frame)) == events
         assert (events == [fault(f"too big request, the limit is {frame} bytes")]) == (frame < len(whole))
 
-    def test_an_inline_request(self) -> None:
+    def test_of_an_inline_request(self) -> None:
         longest = b"x" * (REDIS_LINE_MAX - 1) + b"\r\n"
         assert events_of(longest) == [[b"x" * (REDIS_LINE_MAX - 1)]]
         assert verdict(b"x" * REDIS_LINE_MAX) is None
         assert verdict(b"x" * (REDIS_LINE_MAX + 1)) == "too big inline request"
         assert events_of(b"x" + longest) == [fault("too big inline request")]
 
-    def test_an_inline_request_is_a_request_too(self) -> None:
+    def test_of_a_request_apply_to_inline_requests(self) -> None:
         assert events_of(b"PING\r\n", limits=Limits(frame=6)) == [[b"PING"]]
         assert events_of(b"PING\r\n", limits=Limits(frame=5)) == [fault("too big request, the limit is 5 bytes")]
 
-    def test_the_count_of_arguments_that_does_not_end(self) -> None:
+    def test_of_the_digits_of_an_argument_count(self) -> None:
         assert verdict(b"*" * REDIS_LINE_MAX) is None
         assert verdict(b"*" * (REDIS_LINE_MAX + 1)) == "too big mbulk count string"
 
-    def test_the_length_of_a_string_that_does_not_end(self) -> None:
+    def test_of_the_digits_of_a_string_length(self) -> None:
         assert verdict(b"*1\r\n" + b"$" * REDIS_LINE_MAX) is None
         assert verdict(b"*1\r\n" + b"$" * (REDIS_LINE_MAX + 1)) == "too big bulk count string"
 
     @pytest.mark.parametrize("begin", [b"\0", b"*\0", b"$\0"])
-    def test_another_protocol_is_told_so(self, begin: bytes) -> None:
+    def test_bytes_of_another_protocol_get_a_clear_error(self, begin: bytes) -> None:
         (event,) = events_of(begin + b"A" * (2 * REDIS_LINE_MAX))
         assert isinstance(event, ProtocolFault)
 
 
-class TestStrangers:
-    """Who has yet to authenticate may send little."""
+class TestUnauthenticatedLimits:
+    """Unauthenticated clients have smaller limits."""
 
-    def test_the_number_of_arguments(self) -> None:
+    def test_of_the_number_of_arguments(self) -> None:
         assert verdict(b"*%d\r\n" % STRANGER_ARGUMENTS_MAX, trusted=False) is None
         too_many = b"*%d\r\n" % (STRANGER_ARGUMENTS_MAX + 1)
         assert verdict(too_many, trusted=False) == "unauthenticated multibulk length"
         assert verdict(too_many, trusted=True) is None
 
-    def test_a_string(self) -> None:
+    def test_of_a_string(self) -> None:
         assert verdict(b"*1\r\n$%d\r\n" % STRANGER_BULK_MAX, trusted=False) is None
         too_long = b"*1\r\n$%d\r\n" % (STRANGER_BULK_MAX + 1)
         assert verdict(too_long, trusted=False) == "unauthenticated bulk length"
         assert verdict(too_long, trusted=True) is None
 
-    def test_what_nobody_may_send_is_refused_as_that(self) -> None:
+    def test_sizes_over_the_general_limit_get_the_general_error(self) -> None:
         assert verdict(b"*%d\r\n" % (REDIS_ARGUMENTS_MAX + 1), trusted=False) == TOO_MANY
         assert verdict(b"*1\r\n$%d\r\n" % (VALUE_MAX + 1), trusted=False) == "invalid bulk length"
 
-    def test_trust_begins_with_the_next_request(self) -> None:
-        """Between two requests that came in one piece, say AUTH and what follows it."""
+    def test_authentication_applies_from_the_next_request(self) -> None:
+        """Between two requests in one piece, such as AUTH and the next command."""
         many = [b"x"] * (STRANGER_ARGUMENTS_MAX + 1)
         decoder = RequestDecoder(trusted=False)
         decoder.feed(request(b"AUTH", b"secret") + request(*many))
@@ -400,7 +400,7 @@ def watched(pieces: list[bytes], trusted: bool) -> tuple[list[Event], RequestDec
 @given(data=hostile(), trusted=st.booleans(), pieces=st.data())
 @example(data=b"*1\r\n$1\r", trusted=True, pieces=None)
 @example(data=b"*2\r\n$290\r\n" + b"x" * 290 + b"\r\n$90\r\n", trusted=True, pieces=None)
-def test_the_same_is_said_however_the_bytes_are_cut(data: bytes, trusted: bool, pieces: st.DataObject | None) -> None:
+def test_results_are_equal_for_any_pieces(data: bytes, trusted: bool, pieces: st.DataObject | None) -> None:
     events, whole = watched([data], trusted)
     by_bytes, trickled = watched(cut(data, range(len(data))), trusted)
     assert by_bytes == events
@@ -411,14 +411,14 @@ def test_the_same_is_said_however_the_bytes_are_cut(data: bytes, trusted: bool, 
 
 
 @given(data=hostile())
-def test_a_fault_is_the_last_that_is_said(data: bytes) -> None:
+def test_fault_is_the_last_result(data: bytes) -> None:
     events, decoder = watched([data], True)
     assert [event for event in events if isinstance(event, ProtocolFault)] == (events[-1:] if decoder.broken else [])
     assert all(events)  # and no request is empty
 
 
 @given(requests=st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), max_size=5), pieces=st.data())
-def test_requests_are_the_same_again(requests: list[list[bytes]], pieces: st.DataObject) -> None:
+def test_requests_survive_a_round_trip(requests: list[list[bytes]], pieces: st.DataObject) -> None:
     data = b"".join(request(*arguments) for arguments in requests)
     assert events_of(*pieces.draw(cuttings(data))) == requests
 
@@ -470,14 +470,14 @@ def looks(data: bytes, step: int = 1) -> int:
         pytest.param(b"*0\r\n" * 7_500, id="empty arrays"),
     ],
 )
-def test_bytes_that_trickle_in_are_looked_at_a_few_times_each(data: bytes) -> None:
-    """Not a few times for each byte that comes after them, which would be some hundred million here."""
+def test_trickled_bytes_are_scanned_a_bounded_number_of_times(data: bytes) -> None:
+    """Not again for each later byte, which would be some hundred million scans here."""
     assert looks(data) <= 12 * len(data)
     assert looks(data, step=7) <= 12 * len(data)
 
 
-def test_an_unfinished_request_costs_no_more_than_its_bytes() -> None:
-    """Neither what is declared nor what was understood is set aside."""
+def test_unfinished_request_takes_no_more_memory_than_its_bytes() -> None:
+    """The decoder allocates nothing for declared lengths, and copies no decoded words."""
     short = b"*%d\r\n" % REDIS_ARGUMENTS_MAX + b"$4\r\nabcd\r\n" * 10_000
     long = b"*1\r\n$%d\r\nsome" % VALUE_MAX
     for data in (short, long):
@@ -491,22 +491,22 @@ def test_an_unfinished_request_costs_no_more_than_its_bytes() -> None:
             assert held <= 1.25 * len(data) + 1_000
 
 
-def test_bytes_behind_a_fault_are_not_kept() -> None:
+def test_bytes_after_a_fault_are_not_kept() -> None:
     decoder = RequestDecoder()
     decoder.feed(b"*x\r\n" + request(b"PING") * 1_000)
     assert isinstance(decoder.next(), ProtocolFault)
     assert sys.getsizeof(decoder._buffer) < 100
 
 
-def test_bytes_are_used_as_they_came() -> None:
-    """What comes in one piece is not gathered; a long string that is cut off is."""
+def test_received_bytes_are_not_copied() -> None:
+    """Only a long string that is cut off is gathered."""
     decoder = RequestDecoder()
     data = request(b"PING")
     decoder.feed(data)
     assert decoder._buffer is data
 
 
-def test_consumed_and_pending_count_what_is_skipped() -> None:
+def test_consumed_and_pending_count_skipped_bytes() -> None:
     decoder = RequestDecoder()
     decoder.feed(b"\r\n*0\r\nPING\r\nPI")
     assert (decoder.consumed, decoder.pending) == (0, 14)
@@ -516,7 +516,7 @@ def test_consumed_and_pending_count_what_is_skipped() -> None:
     assert (decoder.consumed, decoder.pending) == (12, 2)
 
 
-def test_at_frame() -> None:
+def test_at_frame_is_true_between_requests() -> None:
     decoder = RequestDecoder()
     assert decoder.at_frame
     decoder.feed(b"*1\r\n")
@@ -527,7 +527,7 @@ def test_at_frame() -> None:
     assert decoder.at_frame
 
 
-def test_given_requests_are_freed_while_others_wait() -> None:
+def test_decoded_requests_are_freed_while_others_wait() -> None:
     """If a client sends faster than the server executes, the buffer is no longer than the unexecuted commands."""
     ping = request(b"PING")
     decoder = RequestDecoder()

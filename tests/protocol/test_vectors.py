@@ -1,8 +1,4 @@
-"""The shared vectors: every frame that any implementation must understand, byte for byte.
-
-A command or response decodes the same whole, byte by byte and with the next frame behind it, and is encoded
-to exactly these bytes. A bad frame has its outcome through a session on a store, cut in either way.
-"""
+"""The shared vectors: frames that any implementation must decode and encode, byte for byte."""
 
 import json
 from pathlib import Path
@@ -56,7 +52,7 @@ def _events(decoder: Any, pieces: list[bytes]) -> list[Any]:
     return events
 
 
-def test_the_file_has_vectors_of_every_kind() -> None:
+def test_file_has_vectors_of_every_kind() -> None:
     assert len(COMMAND_VECTORS) >= 18
     assert len(RESPONSE_VECTORS) >= 7
     assert len(BAD_VECTORS) >= 14
@@ -68,21 +64,19 @@ class TestCommands:
     def _decoder(self, vector: dict[str, Any], pinned: bool) -> CommandDecoder:
         return CommandDecoder(width=vector["width"] if pinned else None)
 
-    def test_decodes_whole(self, vector: dict[str, Any], pinned: bool) -> None:
+    def test_decode_whole(self, vector: dict[str, Any], pinned: bool) -> None:
         decoder = self._decoder(vector, pinned)
         assert _events(decoder, [bytes.fromhex(vector["hex"])]) == [Request(_command_of(vector))]
         assert (decoder.width, decoder.pending, decoder.broken) == (vector["width"], 0, False)
 
-    def test_decodes_byte_by_byte_and_not_before_the_last_byte(self, vector: dict[str, Any], pinned: bool) -> None:
+    def test_decode_bytewise_and_not_before_the_last_byte(self, vector: dict[str, Any], pinned: bool) -> None:
         decoder = self._decoder(vector, pinned)
         *but_last, last = _bytes_of(bytes.fromhex(vector["hex"]))
         assert _events(decoder, but_last) == []
         assert _events(decoder, [last]) == [Request(_command_of(vector))]
 
     @pytest.mark.parametrize("behind", COMMAND_VECTORS)
-    def test_decodes_with_the_next_frame_behind_it(
-        self, vector: dict[str, Any], pinned: bool, behind: dict[str, Any]
-    ) -> None:
+    def test_decode_before_another_frame(self, vector: dict[str, Any], pinned: bool, behind: dict[str, Any]) -> None:
         if behind["width"] != vector["width"]:
             behind = dict(behind, hex=write_command(_command_of(behind), width=vector["width"]).hex())
         data = bytes.fromhex(vector["hex"] + behind["hex"])
@@ -92,12 +86,12 @@ class TestCommands:
 
 
 @pytest.mark.parametrize("vector", COMMAND_VECTORS)
-def test_a_command_is_written_to_exactly_these_bytes(vector: dict[str, Any]) -> None:
+def test_command_is_encoded_to_exactly_these_bytes(vector: dict[str, Any]) -> None:
     assert write_command(_command_of(vector), width=vector["width"]).hex() == vector["hex"]
 
 
 @pytest.mark.parametrize("vector", COMMAND_VECTORS)
-def test_a_command_is_parsed_by_the_function_of_the_article(vector: dict[str, Any]) -> None:
+def test_command_is_parsed_by_parse_command(vector: dict[str, Any]) -> None:
     cursor = Cursor(bytes.fromhex(vector["hex"]))
     assert parse_command(cursor, width=vector["width"]) == _command_of(vector)
     assert cursor.position == len(cursor.data)
@@ -106,7 +100,7 @@ def test_a_command_is_parsed_by_the_function_of_the_article(vector: dict[str, An
 @pytest.mark.parametrize("vector", RESPONSE_VECTORS)
 class TestResponses:
     @pytest.mark.parametrize("cutting", CUTTINGS)
-    def test_decodes_alone_and_with_another_behind_it(self, vector: dict[str, Any], cutting: Any) -> None:
+    def test_decode_alone_and_before_another_frame(self, vector: dict[str, Any], cutting: Any) -> None:
         data = bytes.fromhex(vector["hex"])
         for times in (1, 2):
             events = _events(ResponseDecoder(), cutting(data * times))
@@ -114,13 +108,13 @@ class TestResponses:
                 (vector["ok"], vector["payload_hex"], vector["missing"])
             ] * times
 
-    def test_is_parsed_by_the_function_of_the_article(self, vector: dict[str, Any]) -> None:
+    def test_are_parsed_by_parse_response(self, vector: dict[str, Any]) -> None:
         cursor = Cursor(bytes.fromhex(vector["hex"] + "00"))
         response = parse_response(cursor)
         assert (response.ok, response.payload.hex()) == (vector["ok"], vector["payload_hex"])
         assert cursor.position == len(cursor.data) - 1
 
-    def test_is_written_to_exactly_these_bytes_in_its_dialect(self, vector: dict[str, Any]) -> None:
+    def test_are_encoded_to_exactly_these_bytes(self, vector: dict[str, Any]) -> None:
         response = Response(vector["ok"], bytes.fromhex(vector["payload_hex"]), 0x01 if vector["missing"] else 0)
         assert write_response(response, status_byte=StatusByte[vector["status_byte"].upper()]).hex() == vector["hex"]
 
@@ -145,7 +139,7 @@ def _conversation(vector: dict[str, Any], cutting: Any, *, pinned: bool) -> tupl
 @pytest.mark.parametrize("pinned", [False, True], ids=["auto width", "pinned width"])
 @pytest.mark.parametrize("cutting", CUTTINGS)
 @pytest.mark.parametrize("vector", BAD_VECTORS)
-def test_a_bad_frame_has_its_outcome(vector: dict[str, Any], cutting: Any, pinned: bool) -> None:
+def test_bad_frame_gives_its_failure(vector: dict[str, Any], cutting: Any, pinned: bool) -> None:
     responses, session, store = _conversation(vector, cutting, pinned=pinned)
     outcome = vector["then"]
     if outcome.startswith("reply to PING, "):

@@ -44,20 +44,20 @@ def bytes_until_told(frame: bytes) -> tuple[int, Width | None]:
     ],
 )
 @pytest.mark.parametrize("flags", [0, 3])
-def test_the_width_is_told_at_its_byte(command: Command, width: Width, told_at: int, flags: int) -> None:
+def test_width_is_detected_at_the_expected_byte(command: Command, width: Width, told_at: int, flags: int) -> None:
     assert bytes_until_told(write_command(command, width=width, flags=flags)) == (told_at, width)
 
 
 @given(command=commands(), width=st.sampled_from([2, 4]), flags=st.integers(0, 3))
-def test_the_width_of_every_legal_frame_is_told_by_its_seventh_byte(command: Command, width: Width, flags: int) -> None:
+def test_width_of_every_legal_frame_is_detected_by_its_seventh_byte(command: Command, width: Width, flags: int) -> None:
     frame = write_command(command, width=width, flags=flags)
     assert len(frame) >= 7
     assert bytes_until_told(frame[:7])[1] == width
 
 
 @pytest.mark.parametrize("width", [2, 4])
-def test_the_width_holds_for_the_connection(width: Width) -> None:
-    """Frames that would tell another width as a first frame do not change it."""
+def test_width_holds_for_the_connection(width: Width) -> None:
+    """Later frames do not change it."""
     decoder = CommandDecoder()
     said = [Clear(b"k"), Get(b"k"), Get(b"\0"), Set(b"k", b""), Get(b"k" * 300)]
     decoder.feed(b"".join(write_command(command, width=width) for command in said))
@@ -65,25 +65,25 @@ def test_the_width_holds_for_the_connection(width: Width) -> None:
     assert decoder.width == width
 
 
-def test_a_four_byte_number_above_65_535_tells_the_width_as_unknown_two_byte_number() -> None:
+def test_four_byte_number_above_65_535_is_detected_as_two_bytes() -> None:
     """`00 00 01 00 ..`: as two-byte it is a SET. No assigned number is that large, so none is misread."""
     assert bytes_until_told(b"\x00" + (0x0001_0000).to_bytes(4)) == (3, 2)
 
 
-class TestTheTwoIllegalFramesThatAreMisread:
+class TestMisreadIllegalFrames:
     """Clients refuse both before sending; a pinned width reads both as what they are."""
 
     EMPTY_GET = b"\x00\x00\x00\x00\x00\x00\x00"
     LONG_KEY = KEY_MAX + 1
 
-    def test_a_two_byte_get_with_an_empty_key_is_taken_for_the_beginning_of_a_four_byte_get(self) -> None:
+    def test_two_byte_get_of_an_empty_key_waits_as_a_four_byte_get(self) -> None:
         decoder = CommandDecoder()
         decoder.feed(self.EMPTY_GET)
         assert decoder.next() is None
         assert decoder.width == 4
         assert decoder.pending == len(self.EMPTY_GET)
 
-    def test_once_it_turns_out_as_a_four_byte_get_with_an_empty_key_it_is_failed_and_closed(self) -> None:
+    def test_two_byte_get_of_an_empty_key_fails_once_it_is_complete(self) -> None:
         decoder = CommandDecoder()
         decoder.feed(self.EMPTY_GET + write_command(Clear(b"k"))[:2])
         event = decoder.next()
@@ -92,8 +92,8 @@ class TestTheTwoIllegalFramesThatAreMisread:
         assert decoder.broken
 
     @pytest.mark.parametrize("flags", [0, 0x08])
-    def test_a_four_byte_get_with_an_empty_key_as_first_frame_is_failed_and_closed(self, flags: int) -> None:
-        """It may as well be the misread frame above. One that closes wins, over a wrong flag too."""
+    def test_four_byte_get_of_an_empty_key_as_first_frame_fails_and_closes(self, flags: int) -> None:
+        """It may as well be the misread frame above. The fault that closes comes before a wrong flag."""
         decoder = CommandDecoder()
         decoder.feed(write_command(Get(b""), width=4, flags=flags))
         event = decoder.next()
@@ -101,7 +101,7 @@ class TestTheTwoIllegalFramesThatAreMisread:
         assert event.code is failures.BADFRAME
         assert decoder.broken
 
-    def test_as_a_later_frame_it_only_has_a_wrong_key(self) -> None:
+    def test_later_get_of_an_empty_key_only_has_a_wrong_key(self) -> None:
         decoder = CommandDecoder()
         decoder.feed(write_command(Get(b"k"), width=4) + write_command(Get(b""), width=4))
         assert decoder.next() == Request(Get(b"k"))
@@ -111,7 +111,7 @@ class TestTheTwoIllegalFramesThatAreMisread:
         assert not decoder.broken
 
     @pytest.mark.parametrize("width", [2, 4])
-    def test_at_a_pinned_width_it_only_has_a_wrong_key(self, width: Width) -> None:
+    def test_get_of_an_empty_key_at_a_pinned_width_only_has_a_wrong_key(self, width: Width) -> None:
         decoder = CommandDecoder(width=width)
         decoder.feed(write_command(Get(b""), width=width))
         event = decoder.next()
@@ -119,14 +119,14 @@ class TestTheTwoIllegalFramesThatAreMisread:
         assert event.code is failures.BADKEY
         assert not decoder.broken
 
-    def test_a_four_byte_get_with_a_longer_key_is_taken_for_a_two_byte_get_with_a_key_of_one_byte(self) -> None:
+    def test_four_byte_get_of_a_too_long_key_is_read_as_two_byte_get(self) -> None:
         frame = b"\0" + (0).to_bytes(4) + self.LONG_KEY.to_bytes(4) + b"k" * 20
         decoder = CommandDecoder()
         decoder.feed(frame)
         assert decoder.next() == Request(Get(b"\0"))
         assert decoder.width == 2
 
-    def test_at_a_pinned_width_its_key_is_too_long(self) -> None:
+    def test_get_of_a_too_long_key_at_a_pinned_width_fails(self) -> None:
         decoder = CommandDecoder(width=4)
         decoder.feed(b"\0" + (0).to_bytes(4) + self.LONG_KEY.to_bytes(4))
         event = decoder.next()
@@ -134,7 +134,7 @@ class TestTheTwoIllegalFramesThatAreMisread:
         assert event.code is failures.TOOBIG
         assert decoder.broken
 
-    def test_a_connection_that_opens_with_ping_is_never_misread(self) -> None:
+    def test_connection_that_starts_with_ping_is_never_misread(self) -> None:
         for width in (2, 4):
             decoder = CommandDecoder()
             decoder.feed(write_command(Ping(b""), width=width) + write_command(Get(b""), width=width))
@@ -145,9 +145,7 @@ class TestTheTwoIllegalFramesThatAreMisread:
 
 
 @given(command=commands(), flags=st.integers(0, 3))
-def test_a_two_byte_first_frame_is_read_where_four_bytes_are_pinned_unless_it_is_a_get(
-    command: Command, flags: int
-) -> None:
+def test_pinned_four_bytes_still_read_a_first_two_byte_frame_but_get(command: Command, flags: int) -> None:
     decoder = CommandDecoder(width=4)
     decoder.feed(write_command(command, flags=flags))
     first = decoder.next()
@@ -162,7 +160,7 @@ def test_a_two_byte_first_frame_is_read_where_four_bytes_are_pinned_unless_it_is
 
 
 @given(first=commands(), second=commands())
-def test_four_bytes_stay_four_bytes_where_they_are_pinned(first: Command, second: Command) -> None:
+def test_pinned_four_bytes_stay_four_bytes(first: Command, second: Command) -> None:
     decoder = CommandDecoder(width=4)
     decoder.feed(write_command(first, width=4) + write_command(second, width=4))
     assert [decoder.next(), decoder.next()] == [Request(first), Request(second)]

@@ -1,4 +1,4 @@
-"""Finding NATS, leaving a server of it, and what is said when it is not there or does not let us in."""
+"""Connections to NATS: discovery, leaving a server, TLS, and errors for missing or refusing servers."""
 
 import asyncio
 import contextlib
@@ -29,24 +29,24 @@ async def refusal(options: ClusterOptions, **more: int) -> str:
     return str(caught.value)
 
 
-class TestWhoIsNotLetIn:
-    async def test_a_wrong_password_is_told_at_once(self, nats: Nats) -> None:
+class TestRefusedConnections:
+    async def test_wrong_password_is_reported_at_once(self, nats: Nats) -> None:
         began = asyncio.get_running_loop().time()
         text = await refusal(nats.options(urls=tuple(url.replace("a-store", "secret") for url in nats.urls)))
         assert asyncio.get_running_loop().time() - began < connection.OPEN_PATIENCE / 2
         assert "does not let this node in" in text
         assert "secret" not in text
 
-    async def test_several_users_are_not_guessed_among(self, nats: Nats) -> None:
+    async def test_several_users_in_addresses_are_refused(self, nats: Nats) -> None:
         one, other, _ = nats.urls
         assert "several users" in await refusal(nats.options(urls=(one, other.replace("cairn:", "else:"))))
 
-    async def test_certificates_have_to_be_some(self, nats: Nats, tmp_path: Path) -> None:
+    async def test_files_without_certificates_are_refused(self, nats: Nats, tmp_path: Path) -> None:
         assert "cannot be used" in await refusal(nats.options(ca=str(tmp_path / "none")))
 
 
-class TestHearing:
-    async def test_what_is_sent_is_heard_in_order_behind_a_fault_as_well(
+class TestMessages:
+    async def test_messages_arrive_in_order_even_after_a_callback_raised(
         self, nats: Nats, caplog: pytest.LogCaptureFixture
     ) -> None:
         options = nats.options(urls=nats.urls[:1])  # another server would have to hear of it first
@@ -71,7 +71,7 @@ class TestHearing:
             await one.nc.flush()
             assert len(heard) == 3
 
-    async def test_subscription_leaves_before_what_is_sent_behind_it(self) -> None:
+    async def test_subscription_leaves_before_later_messages(self) -> None:
         """A server records the order of messages. A reply must not arrive before its subscription."""
         received: list[bytes] = []
 
@@ -98,7 +98,7 @@ class TestHearing:
             await connection.close(client)
             server.close()
 
-    async def test_nothing_is_sent_that_is_too_large_or_without_a_connection(self, nats: Nats) -> None:
+    async def test_too_large_or_unconnected_messages_are_refused(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             with pytest.raises(errors.MaxPayloadError):
                 one.nc.send("heard.here", bytes(one.nc.max_payload + 1))
@@ -106,7 +106,7 @@ class TestHearing:
             with pytest.raises(errors.OutboundBufferLimitError):
                 one.nc.send("heard.here", b"x")
 
-    async def test_nothing_is_sent_over_a_connection_that_is_lost_before_nats_py_knows(self, nats: Nats) -> None:
+    async def test_message_over_a_lost_connection_is_refused_before_nats_py_knows(self, nats: Nats) -> None:
         """With uvloop that would be an error which is none of a connection, and end the node's part."""
         async with opened(nats.options()) as one:
             refused: list[str] = []
@@ -119,7 +119,7 @@ class TestHearing:
             await eventually(lambda: bool(refused))
             assert "it was not sent to NATS" in refused[0]
 
-    async def test_what_was_forbidden_over_one_connection_need_not_be_over_the_next(self, nats: Nats) -> None:
+    async def test_permission_errors_are_reset_with_the_connection(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             one.nc.forbidden = 'permissions violation for publish to "$js.api.info"'
             one.nc.cut()
@@ -127,8 +127,8 @@ class TestHearing:
             assert one.nc.is_connected
 
 
-class TestNobodyThere:
-    async def test_is_said_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+class TestMissingServers:
+    async def test_raises_an_error_after_a_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connection, "OPEN_PATIENCE", 1.0)
         (port,) = free_ports(1)
         options = ClusterOptions(urls=(f"nats://u:secret@127.0.0.1:{port}",), trust_sync=True)
@@ -136,14 +136,14 @@ class TestNobodyThere:
             await Stream(options).open()
         assert "secret" not in str(caught.value)
 
-    async def test_one_of_several_is_enough(self, nats: Nats) -> None:
+    async def test_one_of_several_servers_is_enough(self, nats: Nats) -> None:
         (port,) = free_ports(1)
         nowhere = nats.urls[0].rpartition(":")[0] + f":{port}"
         async with opened(nats.options(urls=(nowhere, nats.urls[0]))) as one:
             assert one.connected
 
-    async def test_the_other_servers_are_learned_of(self, nats: Nats) -> None:
-        """And let us in, though nobody told us their addresses with a password."""
+    async def test_other_servers_are_discovered(self, nats: Nats) -> None:
+        """They accept the password of the address, which names only one of them."""
         async with opened(nats.options(urls=nats.urls[:1])) as one, Reader(one) as reader:
             nats.servers[0].pause()
             await eventually(lambda: one.nc.connected_url is not None and one.nc.connected_url.port != port_of(nats))
@@ -154,8 +154,8 @@ class TestNobodyThere:
 
             await reader.has(logged)
 
-    async def test_servers_that_are_away_are_waited_for(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-        """JetStream refuses a stream then as it does where servers are missing for good; but it names the reason."""
+    async def test_missing_servers_are_awaited(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        """JetStream refuses a stream as for servers that are missing for good, but names the reason."""
         monkeypatch.setattr(stream, "REFUSAL_PATIENCE", 0.0)
         answers: list[Exception] = [ApiError(10_005, "no suitable peers for placement, peer offline")] * 3
         one = Stream(nats.options())
@@ -171,9 +171,7 @@ class TestNobodyThere:
         await one.close()
         assert not answers
 
-    async def test_a_jetstream_without_a_leader_is_waited_for(
-        self, nats: Nats, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_jetstream_without_a_leader_is_awaited(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stream, "OPEN_PATIENCE", 2.0)
         for server in nats.servers[1:]:
             server.pause()
@@ -191,8 +189,8 @@ def without_cluster(text: str) -> str:
     return f"{head}accounts{rest.partition('accounts')[2]}"
 
 
-class TestOneServerAlone:
-    """It cannot keep three copies, nor one if it has no JetStream."""
+class TestSingleServer:
+    """It cannot keep three copies, nor one without JetStream."""
 
     @pytest.fixture(params=["jetstream", "none"])
     def alone(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
@@ -256,17 +254,17 @@ class TestTls:
     def options(self, server: NatsServer, **files: str) -> ClusterOptions:
         return ClusterOptions(urls=(server.config.url,), limit=MIB, trust_sync=True, **files)
 
-    async def test_with_a_certificate_we_are_let_in(self, guarded: NatsServer, certificates: Path) -> None:
+    async def test_client_certificate_is_accepted(self, guarded: NatsServer, certificates: Path) -> None:
         files = {name: str(certificates / file) for name, file in (("ca", "ca.pem"), ("cert", "node.pem"))}
         client = await connection.connect(self.options(guarded, **files, key=str(certificates / "node.key")), "a test")
         assert client.is_connected
         await connection.close(client)
 
     @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-    def test_what_is_sent_is_heard_whole_and_nothing_is_sent_behind_its_end(
+    def test_messages_arrive_whole_and_none_is_sent_after_the_end(
         self, guarded: NatsServer, certificates: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
     ) -> None:
-        """On any loop that a server may have, whose transports differ here."""
+        """With asyncio's and uvloop's transports."""
         files = {name: str(certificates / file) for name, file in (("ca", "ca.pem"), ("cert", "node.pem"))}
         options = self.options(guarded, **files, key=str(certificates / "node.key"))
 
@@ -292,17 +290,17 @@ class TestTls:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(talk())
 
-    async def test_a_server_that_we_cannot_trust_is_refused(self, guarded: NatsServer) -> None:
+    async def test_untrusted_server_is_refused(self, guarded: NatsServer) -> None:
         with pytest.raises(OptionError, match="CERTIFICATE_VERIFY_FAILED"):
             await connection.connect(self.options(guarded), "a test")
 
-    async def test_a_server_without_tls_is_refused_where_it_is_wanted(self, nats: Nats, certificates: Path) -> None:
+    async def test_server_without_tls_is_refused_if_tls_is_required(self, nats: Nats, certificates: Path) -> None:
         text = await refusal(nats.options(ca=str(certificates / "ca.pem")))
         assert "does not speak TLS" in text
 
 
-async def test_a_server_is_left_by_way_of_which_nobody_answers(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says that it is well, but may be cut off from the others, and we are not."""
+async def test_server_that_relays_no_answers_is_left(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reports no fault, but may be partitioned from the other servers."""
     monkeypatch.setattr(stream, "LOOK_EVERY", 0.05)
     async with opened(nats.options()) as one, Reader(one) as reader:
         state, left = one.state, one.nc.connected_url
@@ -318,7 +316,7 @@ async def test_a_server_is_left_by_way_of_which_nobody_answers(nats: Nats, monke
         await reader.has(lambda: reader.texts == [b"on"])
 
 
-async def test_troubles_are_logged_in_a_line_and_not_again_and_again(
+async def test_connection_errors_are_logged_once_in_one_line(
     nats: Nats, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO, "cairnkv.cluster")
@@ -334,8 +332,8 @@ async def test_troubles_are_logged_in_a_line_and_not_again_and_again(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-async def test_a_cancellation_that_comes_with_the_answer_counts(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.11 loses it where nats-py waits, and a task that was cancelled would go on for ever."""
+async def test_cancellation_at_the_moment_of_the_answer_counts(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 loses it while nats-py waits, and a cancelled task would continue for ever."""
     async with opened(nats.options()) as one:
         request = one.nc.request
 

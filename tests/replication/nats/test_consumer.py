@@ -1,5 +1,4 @@
-"""How a reader notices that its consumer is of no use, told by JetStream's part being played: what no server can be
-made to do at will."""
+"""Detection of a useless consumer, with a scripted JetStream."""
 
 import asyncio
 import contextlib
@@ -103,8 +102,8 @@ async def reading() -> AsyncIterator[tuple[JetStream, Consumption]]:
         await task
 
 
-async def test_one_whose_server_is_behind_is_given_up(reading: tuple[JetStream, Consumption]) -> None:
-    """Its heartbeats say that it has sent everything, as its server knows it."""
+async def test_consumer_on_a_server_that_lags_is_replaced(reading: tuple[JetStream, Consumption]) -> None:
+    """Its heartbeats report that everything known to its server was sent."""
     jetstream, consumption = reading
     consumer = await jetstream.consumer(1)
     consumer.send(1)
@@ -122,7 +121,7 @@ async def test_one_whose_server_is_behind_is_given_up(reading: tuple[JetStream, 
     assert [position for position, _ in jetstream.got] == [1, 2, 3, 4, 5]
 
 
-async def test_one_that_goes_on_or_is_at_the_end_is_kept(reading: tuple[JetStream, Consumption]) -> None:
+async def test_consumer_that_progresses_or_is_at_the_end_is_kept(reading: tuple[JetStream, Consumption]) -> None:
     jetstream, consumption = reading
     consumer = await jetstream.consumer(1)
     for position in range(1, 4 * STALLS_MAX):

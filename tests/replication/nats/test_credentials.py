@@ -101,11 +101,11 @@ async def refusal(options: ClusterOptions, *, system: bool = False) -> str:
 
 
 class TestFiles:
-    async def test_let_a_node_in_and_prove_that_nats_syncs(self, keyed: tuple[Keys, Any]) -> None:
+    async def test_let_a_node_connect_and_verify_that_nats_syncs(self, keyed: tuple[Keys, Any]) -> None:
         async with opened(keyed[1]()) as one:
             assert one.sync == "proven"
 
-    async def test_of_a_stranger_do_not(self, keyed: tuple[Keys, Any]) -> None:
+    async def test_of_an_unknown_user_are_refused(self, keyed: tuple[Keys, Any]) -> None:
         keys, options = keyed
         text = await refusal(options(creds=str(keys.stranger)))
         assert "does not let this node in" in text
@@ -114,16 +114,16 @@ class TestFiles:
         assert f"the user in --nats-system {keys.stranger}" in text
         assert "of the system account" in text
 
-    async def test_are_missed_where_there_are_none(self, keyed: tuple[Keys, Any]) -> None:
+    async def test_that_are_missing_are_reported(self, keyed: tuple[Keys, Any]) -> None:
         text = await refusal(keyed[1](creds=None))
         assert "nats://USER:PASSWORD@HOST:4222 in --cluster, or --nats-creds FILE" in text
 
     @pytest.mark.parametrize("keyed", ["jwt"], indirect=True)  # nkeys do not expire
-    async def test_that_have_expired_are_told(self, keyed: tuple[Keys, Any]) -> None:
+    async def test_that_have_expired_are_reported(self, keyed: tuple[Keys, Any]) -> None:
         keys, options = keyed
         assert "expired" in await refusal(options(creds=str(keys.store.with_name("expired"))))
 
-    async def test_are_not_mixed_with_a_user_in_addresses(self, keyed: tuple[Keys, Any]) -> None:
+    async def test_exclude_a_user_in_addresses(self, keyed: tuple[Keys, Any]) -> None:
         keys, options = keyed
         (first, *_) = options().urls
         mixed = ClusterOptions(urls=(first.replace("nats://", "nats://cairn:s3cret@"),), creds=str(keys.store))
@@ -137,8 +137,8 @@ def options_of(**more: Any) -> ClusterOptions:
     return ClusterOptions(urls=("nats://127.0.0.1:1",), **more)
 
 
-class TestFilesThatAreNone:
-    async def test_are_told_before_anybody_is_asked(self, tmp_path: Path) -> None:
+class TestInvalidFiles:
+    async def test_are_reported_before_connecting(self, tmp_path: Path) -> None:
         keys = Keys(tmp_path, "jwt")
         whole = keys.store.read_text()
         seed = Nkey(USER).seed
@@ -155,12 +155,12 @@ class TestFilesThatAreNone:
             assert "only the seed" in text
             assert seed[2:20] not in text
 
-    async def test_with_line_ends_of_windows_are_told(self, tmp_path: Path) -> None:
+    async def test_with_windows_line_ends_are_reported(self, tmp_path: Path) -> None:
         keys = Keys(tmp_path, "jwt")
         keys.store.write_bytes(keys.store.read_bytes().replace(b"\n", b"\r\n"))
         assert "line ends of Windows" in await refusal(options_of(creds=str(keys.store)))
 
-    async def test_do_not_show_what_was_given_in_their_place(self) -> None:
+    async def test_do_not_appear_in_errors(self) -> None:
         """A seed where its file belongs, a password without its user, a name too long for a file."""
         seed = Nkey(USER).seed
         text = await refusal(options_of(creds=seed))
@@ -173,7 +173,7 @@ class TestFilesThatAreNone:
 
 
 @pytest.mark.parametrize("password", ["p:w", 1_000 * "p", "\0"])
-def test_a_password_may_be_what_no_file_is_called(password: str) -> None:
+def test_password_may_be_an_invalid_file_name(password: str) -> None:
     said = connection.credentials(options_of(system=f"sys:{password}"), system=True)
     assert said == {"user": "sys", "password": password}
 
@@ -224,10 +224,10 @@ class TestPermissions:
     def of(self, user: str, urls: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(url.replace("nats://", f"nats://{user}:p@") for url in urls)
 
-    def test_that_are_named_suffice(
+    def test_on_the_page_suffice(
         self, fenced: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """For a node that writes, reads, sends messages and makes a snapshot, and one that begins from it."""
+        """For a node that writes, reads, sends messages and makes a snapshot, and one that starts from it."""
         monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 50)
         monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
         caplog.set_level(logging.INFO, "cairnkv.cluster")
@@ -247,7 +247,7 @@ class TestPermissions:
         assert not [one for one in caplog.messages if "violation" in one]
 
     @pytest.mark.parametrize(("user", "lacks"), [("guest", r"publish to \$JS.API"), ("deaf", r"subscribe to _INBOX.>")])
-    async def test_that_are_missing_are_told(
+    async def test_that_are_missing_are_reported(
         self, fenced: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, user: str, lacks: str
     ) -> None:
         monkeypatch.setattr(stream, "OPEN_PATIENCE", 1.5)
@@ -267,7 +267,7 @@ class TestPasswords:
             assert client.is_connected
             await connection.close(client)
 
-    async def test_that_are_wrong_are_told_without_them(self, url: str) -> None:
+    async def test_that_are_wrong_do_not_appear_in_the_error(self, url: str) -> None:
         text = await refusal(self.options(url, "a%20b:s3cret"))
         assert "check the user and password, or the token, in --cluster" in text
         assert "s3cret" not in text
@@ -275,7 +275,7 @@ class TestPasswords:
         assert "check the user and password in --nats-system, here user 'sys'" in text
         assert "s3cret" not in text
 
-    async def test_that_are_missing_are_told(self, url: str) -> None:
+    async def test_that_are_missing_are_reported(self, url: str) -> None:
         assert "wants to know who this is" in await refusal(self.options(url, ""))
 
 
@@ -292,9 +292,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Ke
 
 
 class TestTlsWithKeys:
-    """Certificates say which machine this is, keys which user: both are asked for."""
+    """A certificate identifies the machine, a key the user: NATS asks for both."""
 
-    async def test_both_are_said(self, guarded: tuple[Path, Keys, str]) -> None:
+    async def test_use_both_for_the_connection(self, guarded: tuple[Path, Keys, str]) -> None:
         made, keys, url = guarded
         files = {"ca": str(made / "ca.pem"), "cert": str(made / "node.pem"), "key": str(made / "node.key")}
         for system in (False, True):
@@ -304,7 +304,7 @@ class TestTlsWithKeys:
             await connection.close(client)
         assert "--nats-creds" in await refusal(ClusterOptions(urls=(url,), creds=str(keys.stranger), **files))
 
-    async def test_without_a_certificate_the_files_to_check_are_named(self, guarded: tuple[Path, Keys, str]) -> None:
+    async def test_without_a_certificate_name_the_files_to_check(self, guarded: tuple[Path, Keys, str]) -> None:
         made, keys, url = guarded
         text = await refusal(ClusterOptions(urls=(url,), creds=str(keys.store), ca=str(made / "ca.pem")))
         assert "--nats-ca, --nats-cert and --nats-key" in text

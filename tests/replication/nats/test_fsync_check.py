@@ -1,4 +1,4 @@
-"""Whether NATS syncs every write is seen through its system account, or nobody serves."""
+"""The fsync check: a node serves only if NATS syncs every write, as its system account shows."""
 
 import asyncio
 import logging
@@ -27,35 +27,35 @@ async def refusal(nats: Nats, **options: object) -> str:
     return str(caught.value)
 
 
-class TestWhereAllSync:
-    async def test_it_is_proven(self, nats: Nats) -> None:
+class TestAllServersSync:
+    async def test_check_succeeds(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             assert one.sync == "proven"
             assert one.sync_unseen == ()
 
-    async def test_it_is_proven_though_we_are_told_to_trust(self, nats: Nats) -> None:
+    async def test_check_succeeds_also_with_trust_sync(self, nats: Nats) -> None:
         async with opened(nats.options(trust_sync=True)) as one:
             assert one.sync == "proven"
 
-    async def test_without_the_system_account_nobody_serves(self, nats: Nats) -> None:
+    async def test_node_without_the_system_account_does_not_serve(self, nats: Nats) -> None:
         text = await refusal(nats, system=None)
         assert "--nats-system USER:PASSWORD" in text
         assert "--trust-nats-sync" in text
 
-    async def test_without_it_we_may_be_told_to_trust(self, nats: Nats) -> None:
+    async def test_trust_sync_serves_without_the_system_account(self, nats: Nats) -> None:
         async with opened(nats.options(system=None, trust_sync=True)) as one:
             assert one.sync == "trusted"
 
-    async def test_a_user_of_another_account_sees_nothing(self, nats: Nats) -> None:
+    async def test_user_of_another_account_is_refused(self, nats: Nats) -> None:
         assert "it sees no server" in await refusal(nats, system="cairn:a-store")
 
-    async def test_a_wrong_password_is_told(self, nats: Nats) -> None:
+    async def test_wrong_password_is_reported(self, nats: Nats) -> None:
         text = await refusal(nats, system="system:wrong")
         assert "does not let this node in" in text
         assert "--nats-system" in text
         assert "wrong" not in text.replace("what was wrong", "")
 
-    async def test_a_server_that_is_down_is_looked_at_later(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_server_that_is_down_is_checked_later(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stream, "SYNC_UNSEEN_EVERY", 0.2)
         options = nats.options()
         async with opened(options):
@@ -68,15 +68,13 @@ class TestWhereAllSync:
             assert one.sync == "proven"
 
 
-class TestWhereOneDoesNot:
-    async def test_nobody_serves_and_the_server_is_named(self, mixed: Nats) -> None:
+class TestOneServerDoesNotSync:
+    async def test_node_does_not_serve_and_names_the_server(self, mixed: Nats) -> None:
         text = await refusal(mixed)
         assert "NATS server nats-1 does not sync" in text
         assert "sync_interval: always" in text
 
-    async def test_we_may_be_told_to_trust_and_it_is_said_aloud(
-        self, mixed: Nats, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_trust_sync_serves_with_a_warning(self, mixed: Nats, caplog: pytest.LogCaptureFixture) -> None:
         async with opened(mixed.options(trust_sync=True)) as one:
             assert one.sync == "trusted"
         assert [
@@ -85,7 +83,7 @@ class TestWhereOneDoesNot:
             if record.levelno == logging.ERROR and "nats-1 does not sync" in record.getMessage()
         ]
 
-    async def test_it_is_seen_when_it_comes_later(self, mixed: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_server_that_joins_later_is_checked(self, mixed: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stream, "SYNC_UNSEEN_EVERY", 0.2)
         options = mixed.options()
         async with opened(mixed.options(options.name, trust_sync=True)):

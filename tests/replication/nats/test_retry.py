@@ -1,4 +1,4 @@
-"""Asking again: what passes is waited for, what does not is told, and who is cancelled stops."""
+"""Retries: temporary errors are repeated, other errors are raised, and cancellation stops the retry."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def asked(*answers: Exception | int, patience: float = 10.0) -> tuple[int,
     return await patiently(Connected(), "doing it", ask, patience), left
 
 
-async def test_what_passes_is_asked_again() -> None:
+async def test_temporary_error_is_repeated() -> None:
     passing = (
         errors.TimeoutError(),
         errors.NoRespondersError(),
@@ -60,17 +60,17 @@ async def test_what_passes_is_asked_again() -> None:
         ),
     ],
 )
-async def test_what_does_not_pass_is_told_at_once(error: Exception, told: str) -> None:
+async def test_permanent_error_is_raised_at_once(error: Exception, told: str) -> None:
     with pytest.raises(Unavailable, match=f"^{told}$"):
         await asked(error, 7)
 
 
-async def test_patience_ends() -> None:
+async def test_retries_end_with_the_timeout() -> None:
     with pytest.raises(Unavailable, match="doing it: timeout"):
         await asked(*[errors.TimeoutError()] * 10_000, patience=0.05)
 
 
-async def test_nothing_is_asked_without_a_connection() -> None:
+async def test_no_request_is_sent_without_a_connection() -> None:
     async def ask() -> int:
         raise AssertionError("nats-py would wait for ever")
 
@@ -80,8 +80,8 @@ async def test_nothing_is_asked_without_a_connection() -> None:
         await patiently(client, "doing it", ask, 0.05)
 
 
-async def test_a_cancellation_that_is_lost_on_the_way_counts() -> None:
-    """As where the answer comes in the same moment."""
+async def test_lost_cancellation_counts() -> None:
+    """As if the answer arrives at the same moment."""
     cleaned = []
 
     async def ask() -> int:

@@ -122,7 +122,7 @@ async def eventually(true: Callable[[], Awaitable[bool]]) -> None:
 # -- there and back ------------------------------------------------------------------------------------------------
 
 
-async def test_a_table_goes_there_and_comes_back(cluster: Cluster, tmp_path: Path) -> None:
+async def test_snapshot_survives_a_round_trip(cluster: Cluster, tmp_path: Path) -> None:
     dice = random.Random(2)
     values = {b"key %d" % number: dice.randbytes(1_000) for number in range(4_000)}
     with Table(tmp_path / "data") as table:
@@ -172,7 +172,7 @@ async def test_buckets_have_three_replicas_and_others_are_refused(cluster: Clust
         await cluster.node("node-3")
 
 
-async def test_other_programs_can_read_it(cluster: Cluster, files: Path) -> None:
+async def test_other_programs_can_read_a_snapshot(cluster: Cluster, files: Path) -> None:
     made = await put(await cluster.node(), files, 7)
     store = await (await cluster.js()).object_store(cluster.bucket)
     (listed,) = await store.list()
@@ -185,7 +185,7 @@ async def test_other_programs_can_read_it(cluster: Cluster, files: Path) -> None
 # -- how many are kept, and the floor ------------------------------------------------------------------------------
 
 
-async def test_two_are_kept_and_the_floor_is_the_older_ones(cluster: Cluster, files: Path) -> None:
+async def test_two_snapshots_are_kept_and_the_older_bounds_the_log(cluster: Cluster, files: Path) -> None:
     node, other = await cluster.node(), await cluster.node("node-2")
     assert await node.floor() == 0
     for position, floor in ((10, 0), (20, 10), (30, 20)):
@@ -198,7 +198,7 @@ async def test_two_are_kept_and_the_floor_is_the_older_ones(cluster: Cluster, fi
     )
 
 
-async def test_there_is_one_of_a_position_and_none_before_the_newest(cluster: Cluster, files: Path) -> None:
+async def test_one_snapshot_per_log_index_and_none_before_the_newest(cluster: Cluster, files: Path) -> None:
     node = await cluster.node()
     await put(node, files, 10)
     for position in (9, 10):
@@ -207,7 +207,7 @@ async def test_there_is_one_of_a_position_and_none_before_the_newest(cluster: Cl
     assert [snapshot.position for snapshot in await node.listed()] == [10]
 
 
-async def test_those_of_another_stream_count_for_nothing_and_stay(cluster: Cluster, files: Path) -> None:
+async def test_snapshots_of_another_stream_are_ignored_and_kept(cluster: Cluster, files: Path) -> None:
     before = await cluster.node(identity=Identity("CAIRN_test", 1_600_000_000_000_000_000))
     for position in (100, 200):
         await put(before, files, position)
@@ -230,7 +230,7 @@ def _missed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_missed_soon")
-async def test_a_damaged_one_is_refused_and_an_older_one_used(cluster: Cluster, files: Path, tmp_path: Path) -> None:
+async def test_damaged_snapshot_is_refused_and_an_older_one_used(cluster: Cluster, files: Path, tmp_path: Path) -> None:
     node = await cluster.node()
     both = [await put(node, files, position) for position in (1, 2)]
     js = await cluster.js()
@@ -293,7 +293,7 @@ class LosesAnswer(Snapshots):
         raise Unavailable("nobody knows")
 
 
-async def test_one_of_which_nobody_knows_whether_it_counts_is_whole_or_removed(cluster: Cluster, files: Path) -> None:
+async def test_snapshot_of_unknown_outcome_is_whole_or_removed(cluster: Cluster, files: Path) -> None:
     node = await cluster.node(kind=LosesAnswer)
     assert isinstance(node, LosesAnswer)
     for position, node.recorded in ((1, True), (2, False)):
@@ -310,7 +310,7 @@ async def test_one_of_which_nobody_knows_whether_it_counts_is_whole_or_removed(c
 
 @pytest.mark.parametrize(("kind", "why"), [(LosesChunk, "is missing|SHA-256"), (LosesAll, "somebody else has written")])
 @pytest.mark.usefixtures("_missed_soon")
-async def test_what_is_not_there_as_it_was_sent_never_counts(
+async def test_snapshot_that_differs_from_the_upload_never_counts(
     cluster: Cluster, files: Path, kind: type[Snapshots], why: str
 ) -> None:
     node = await cluster.node(kind=kind)
@@ -320,7 +320,7 @@ async def test_what_is_not_there_as_it_was_sent_never_counts(
     assert await cluster.chunks() == {}
 
 
-async def test_a_broken_upload_leaves_nothing_that_counts(cluster: Cluster, files: Path) -> None:
+async def test_failed_upload_leaves_no_snapshot(cluster: Cluster, files: Path) -> None:
     node = await cluster.node()
 
     def stop(_: int) -> None:
@@ -338,9 +338,7 @@ async def test_a_broken_upload_leaves_nothing_that_counts(cluster: Cluster, file
     assert list(await cluster.chunks()) == [f"$O.{cluster.bucket}.C.{made.nuid}"]
 
 
-async def test_a_cancelled_fetch_leaves_nothing_and_an_interrupted_one_is_no_hindrance(
-    cluster: Cluster, files: Path, tmp_path: Path
-) -> None:
+async def test_cancelled_or_interrupted_fetch_leaves_no_obstacle(cluster: Cluster, files: Path, tmp_path: Path) -> None:
     node = await cluster.node()
     made = await put(node, files, 1)
     begun = asyncio.Event()
@@ -361,7 +359,7 @@ async def test_a_cancelled_fetch_leaves_nothing_and_an_interrupted_one_is_no_hin
         await node.fetch(made, tmp_path / "fetched")
 
 
-async def test_where_nats_has_no_room_it_says_so(cluster: Cluster, files: Path) -> None:
+async def test_full_nats_is_reported(cluster: Cluster, files: Path) -> None:
     node = await cluster.node()
     js = await cluster.js()
     config = (await js.stream_info(f"OBJ_{cluster.bucket}")).config
@@ -376,7 +374,7 @@ async def test_where_nats_has_no_room_it_says_so(cluster: Cluster, files: Path) 
 # -- pins and turns ------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_pinned_stays_and_keeps_the_log(cluster: Cluster, files: Path, tmp_path: Path) -> None:
+async def test_pinned_snapshot_and_its_log_are_kept(cluster: Cluster, files: Path, tmp_path: Path) -> None:
     node, joiner = await cluster.node(), await cluster.node("node-2")
     pinned = await put(node, files, 10)
     async with joiner.pinned(pinned) as lease:
@@ -396,7 +394,7 @@ async def test_what_is_pinned_stays_and_keeps_the_log(cluster: Cluster, files: P
             pass
 
 
-async def test_a_pin_and_a_turn_end_when_their_holder_is_heard_of_no_more(cluster: Cluster, files: Path) -> None:
+async def test_pin_and_lease_expire_without_renewal(cluster: Cluster, files: Path) -> None:
     node = await cluster.node()
     pinned = await put(node, files, 10)
     for position in (20, 30):
@@ -442,7 +440,7 @@ class Renewing(Leases):
     renewed = False
 
 
-async def test_a_lease_that_is_renewed_while_it_is_released_is_released(cluster: Cluster) -> None:
+async def test_lease_renewed_during_its_release_is_released(cluster: Cluster) -> None:
     leases = Renewing(await cluster.nc(), f"{cluster.name}_leases", seconds=60.0)
     await leases.open()
     lease = await leases.take("turn", {"node": "node-1"})
@@ -457,7 +455,7 @@ async def put_refused(snapshots: Snapshots, files: Path) -> None:
         await snapshots.put(files, 1_000)
 
 
-async def test_so_many_pins_and_no_more(cluster: Cluster, files: Path) -> None:
+async def test_number_of_pins_is_bounded(cluster: Cluster, files: Path) -> None:
     node = await cluster.node()
     made = await put(node, files, 10)
     async with contextlib.AsyncExitStack() as stack:
@@ -471,7 +469,7 @@ async def test_so_many_pins_and_no_more(cluster: Cluster, files: Path) -> None:
         pass
 
 
-async def test_one_of_many_has_the_turn(cluster: Cluster) -> None:
+async def test_one_of_many_holds_the_lease(cluster: Cluster) -> None:
     nodes = [await cluster.node(f"node-{number}") for number in range(4)]
     turns: list[bool] = []
     all_asked = asyncio.Event()
@@ -519,7 +517,7 @@ def more_files(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("hurt", [NatsServer.kill, NatsServer.pause], ids=["killed", "paused"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # see `Cluster.close`
-async def test_a_leader_may_fail_while_one_is_put(
+async def test_snapshot_upload_survives_a_leader_failure(
     nats: Nats, cluster: Cluster, more_files: Path, tmp_path: Path, hurt: Callable[[NatsServer], None]
 ) -> None:
     # Small chunks: NATS would wait for 10 s (its write_deadline) once they fill the connection to a paused server.
@@ -542,7 +540,7 @@ async def test_a_leader_may_fail_while_one_is_put(
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # see `Cluster.close`
-async def test_a_server_may_fail_while_one_is_fetched(
+async def test_snapshot_fetch_survives_a_server_failure(
     nats: Nats, cluster: Cluster, more_files: Path, tmp_path: Path
 ) -> None:
     node = await cluster.node(chunk=16 * KIB)

@@ -1,4 +1,4 @@
-"""The stream: what is published comes back in order, exactly once; and what JetStream keeps to itself is seen."""
+"""The stream: published entries come back in order, exactly once; JetStream's silent losses are detected."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ def nobody(reason: str) -> None:
     raise AssertionError(reason)
 
 
-class TestPublishAndEntries:
-    async def test_every_reader_gets_all_in_order_and_exactly_once(self, nats: Nats) -> None:
+class TestEntries:
+    async def test_reach_every_reader_in_order_and_exactly_once(self, nats: Nats) -> None:
         options = nats.options()
         async with opened(options) as one, opened(options) as other, Reader(one) as own, Reader(other) as others:
             assert one.identity == other.identity
@@ -35,14 +35,14 @@ class TestPublishAndEntries:
                 assert reader.texts == texts
                 assert reader.positions == list(range(1, len(texts) + 1))
 
-    async def test_messages_that_came_together_are_handed_out_together(self, nats: Nats) -> None:
+    async def test_received_together_are_delivered_together(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             await put(one, *(b"%d" % number for number in range(50)))
             async for batch in one.entries(0):
                 assert len(batch) > 1
                 break
 
-    async def test_entries_begin_behind_a_position(self, nats: Nats) -> None:
+    async def test_entries_start_after_a_log_index(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             await put(one, b"a", b"b", b"c")
             async with Reader(one, after=2) as reader, Reader(one, after=3) as at_the_end:
@@ -50,7 +50,7 @@ class TestPublishAndEntries:
                 one.publish(b"d", nobody)
                 await at_the_end.has(lambda: at_the_end.got == [(4, b"d")])
 
-    async def test_the_largest_message_is_taken_and_a_larger_one_is_refused(self, nats: Nats) -> None:
+    async def test_largest_message_is_accepted_and_a_larger_one_refused(self, nats: Nats) -> None:
         async with opened(nats.options()) as one, Reader(one) as reader:
             refused: list[str] = []
             one.publish(bytes(one.payload_max), nobody)
@@ -59,7 +59,9 @@ class TestPublishAndEntries:
             await reader.has(lambda: [len(text) for text in reader.texts] == [one.payload_max])
             assert "than the 1047552 that NATS takes" in refused[0]
 
-    async def test_too_many_without_an_answer_are_refused(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_too_many_unacknowledged_entries_are_refused(
+        self, nats: Nats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(stream, "PUBLISHES_MAX", 10)
         async with opened(nats.options()) as one, Reader(one) as reader:
             refused: list[str] = []
@@ -79,7 +81,7 @@ class TestPublishAndEntries:
             await one.close()
             await asyncio.wait_for(reader.task, 2)
 
-    async def test_what_nobody_reads_any_more_leaves_no_consumer(self, nats: Nats) -> None:
+    async def test_closed_reader_leaves_no_consumer(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             for _ in range(3):
                 async with Reader(one) as reader:
@@ -91,11 +93,9 @@ class TestPublishAndEntries:
                 await asyncio.sleep(0.05)
 
 
-class TestASlowReader:
-    async def test_gets_everything_though_little_is_kept_for_it(
-        self, nats: Nats, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Here JetStream is always told to go on, so that more comes than is kept, and is asked for again."""
+class TestSlowReader:
+    async def test_gets_all_entries_with_a_small_buffer(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        """JetStream always continues here, so dropped messages are requested again."""
         monkeypatch.setattr(consumer_module, "BUFFER_LOW", 1024 * MIB)
         monkeypatch.setattr(consumer_module, "BUFFER_MAX", 256 * KIB)
         async with opened(nats.options()) as one:
@@ -121,8 +121,8 @@ class TestASlowReader:
                 assert reader.positions == list(range(1, len(texts) + 1))
                 assert 200 * KIB < largest <= 256 * KIB
 
-    async def test_holds_the_consumer_up_until_it_has_read(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-        """By JetStream's flow control: nothing is thrown away, and no other consumer made."""
+    async def test_blocks_its_consumer_by_flow_control(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No message is dropped, and no other consumer is made."""
         monkeypatch.setattr(consumer_module, "BUFFER_LOW", 64 * KIB)
         async with opened(nats.options()) as one:
             texts = [b"%d" % number + bytes(256 * KIB) for number in range(160)]
@@ -144,9 +144,9 @@ class TestASlowReader:
                 assert 0 < waiting < 36 * MIB, "all of it, and more than JetStream's window"
 
 
-class TestPositions:
-    async def test_a_purged_position_starts_later_without_a_word(self, nats: Nats) -> None:
-        """Measured: so it is, and so it is seen."""
+class TestLogIndexes:
+    async def test_purged_entries_are_skipped_by_jetstream_and_detected(self, nats: Nats) -> None:
+        """JetStream starts later without an error."""
         async with opened(nats.options()) as one:
             await put(one, *[b"x"] * 10)
             await one.truncate(6)
@@ -160,7 +160,7 @@ class TestPositions:
             assert caught.value.first == 7
             assert (await anext(one.entries(6)))[0] == (7, b"x")
 
-    async def test_purged_is_seen_where_nothing_is_left(self, nats: Nats) -> None:
+    async def test_purge_of_all_entries_is_detected(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             await put(one, *[b"x"] * 10)
             await one.truncate(10)
@@ -171,7 +171,7 @@ class TestPositions:
                 one.publish(b"y", nobody)
                 await reader.has(lambda: reader.got == [(11, b"y")])
 
-    async def test_purged_is_seen_while_it_is_consumed(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_purge_during_consumption_is_detected(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(consumer_module, "BUFFER_LOW", 64 * KIB)
         monkeypatch.setattr(consumer_module, "BUFFER_MAX", 512 * KIB)
         async with opened(nats.options()) as one:
@@ -186,7 +186,7 @@ class TestPositions:
                 assert caught.value.first == 40
                 assert reader.positions == list(range(1, reader.positions[-1] + 1)), "what came before is handed out"
 
-    async def test_a_message_that_was_deleted_alone_is_seen(self, nats: Nats) -> None:
+    async def test_deletion_of_a_single_message_is_detected(self, nats: Nats) -> None:
         """Our streams do not allow that; others' may."""
         options = nats.options()
         name = f"CAIRN_{options.name}"
@@ -211,8 +211,8 @@ class TestPositions:
                         first = caught.first
             assert (before, first) == ([1, 2], 4)
 
-    async def test_a_position_past_the_end_delivers_nothing(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Measured: so it is, and so it is seen."""
+    async def test_index_after_the_end_is_detected(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        """JetStream delivers nothing, without an error."""
         monkeypatch.setattr(consumer_module, "DOUBT", 0.5)
         async with opened(nats.options()) as one:
             await put(one, *[b"x"] * 3)
@@ -224,8 +224,8 @@ class TestPositions:
                 await anext(one.entries(5))
             assert caught.value.last == 4
 
-    async def test_a_truncation_does_not_move_the_end(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Measured: a purge beyond the end would, and leave positions out."""
+    async def test_truncation_does_not_move_the_end(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A purge beyond the end would, and skip log indexes."""
         monkeypatch.setattr(stream, "TRUNCATE_PATIENCE", 0.3)
         async with opened(nats.options()) as one:
             await put(one, *[b"x"] * 3)
@@ -237,7 +237,7 @@ class TestPositions:
             await api(one, f"STREAM.PURGE.{one.identity.stream}", {"seq": 100})
             assert (await one.state()).last == 99
 
-    async def test_a_stream_that_was_made_anew_is_another(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_recreated_stream_is_detected(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         options = nats.options()
         name = f"CAIRN_{options.name}"
         async with opened(options) as one, Reader(one) as reader:
@@ -259,23 +259,23 @@ class TestPositions:
                 await anext(one.entries(1))
 
 
-class TestWhatAConsumerSends:
-    """Without JetStream: what it does rarely."""
+class TestConsumer:
+    """Rare behaviour of a consumer, without JetStream."""
 
-    def test_positions_that_were_there_are_left_out(self) -> None:
-        """A consumer on a server that is behind begins too early."""
+    def test_repeated_entries_are_omitted(self) -> None:
+        """A consumer on a server that lags starts too early."""
         reading = consumer_module.Consumption(None, Identity("x", 1), 5, None)  # type: ignore[arg-type]
         assert [reading.take(position, b"%d" % position) for position in (4, 5, 6, 6, 7)] == [None] * 5
         assert reading._waiting == [(6, b"6"), (7, b"7")]
 
-    def test_a_position_too_far_is_not_taken(self) -> None:
+    def test_entries_after_a_gap_are_not_accepted(self) -> None:
         reading = consumer_module.Consumption(None, Identity("x", 1), 5, None)  # type: ignore[arg-type]
         assert reading.take(7, b"7") == "it goes on at position 7"
         assert reading._waiting == []
         assert reading.take(6, b"6") is None
 
-    async def test_messages_that_were_lost_show_in_heartbeats(self, nats: Nats) -> None:
-        """When nothing comes behind them whose number would show it."""
+    async def test_lost_messages_are_detected_by_heartbeats(self, nats: Nats) -> None:
+        """No later message with a higher number arrives here."""
         async with opened(nats.options()) as one:
             reading = consumer_module.Consumption(one.nc, one.identity, 5, one.state)
             for headers, ended in (
@@ -288,7 +288,7 @@ class TestWhatAConsumerSends:
                 consumer._receive(Msg(one.nc, "", headers={"Status": "100", **headers}))
                 assert (consumer.ended, consumer._silences) == (ended, 0)
 
-    async def test_why_a_consumer_has_ended_stays_while_its_reader_is_slow(
+    async def test_error_of_an_ended_consumer_is_kept_for_a_slow_reader(
         self, nats: Nats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(consumer_module, "LOOK_EVERY", 0.01)
@@ -300,9 +300,7 @@ class TestWhatAConsumerSends:
             assert consumer.ended == "its messages were lost"
             await consumer.remove()
 
-    async def test_a_consumer_that_has_nothing_to_send_is_kept(
-        self, nats: Nats, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_idle_consumer_is_kept(self, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(consumer_module, "HEARTBEAT", 0.1)
         monkeypatch.setattr(consumer_module, "LOOK_EVERY", 0.1)
         made = counted_consumers(monkeypatch)
@@ -311,9 +309,9 @@ class TestWhatAConsumerSends:
             assert len(made) == 1
 
 
-class TestAFullStream:
-    async def test_a_large_message_is_refused_while_later_small_ones_are_taken(self, nats: Nats) -> None:
-        """Measured: so a refusal does not keep what was published behind it out of the log."""
+class TestFullStream:
+    async def test_refuses_a_large_message_and_accepts_later_small_ones(self, nats: Nats) -> None:
+        """So a refusal does not keep later entries out of the log."""
         async with opened(nats.options(limit=MIB)) as one, Reader(one) as reader:
             refused: list[str] = []
             for number in range(7):
@@ -330,7 +328,7 @@ class TestAFullStream:
             one.publish(b"large" + bytes(256 * KIB), nobody)
             await reader.has(lambda: reader.texts[-1].startswith(b"large"))
 
-    async def test_a_stream_that_is_gone_refuses(self, nats: Nats) -> None:
+    async def test_deleted_stream_refuses_entries(self, nats: Nats) -> None:
         async with opened(nats.options()) as one:
             await api(one, f"STREAM.DELETE.{one.identity.stream}")
             refused: list[str] = []
@@ -340,7 +338,7 @@ class TestAFullStream:
             await eventually(lambda: one.trouble == "stream not found")
 
 
-class TestBroadcasts:
+class TestMessages:
     async def test_reach_the_others_and_not_their_sender(self, nats: Nats) -> None:
         options = nats.options()
         async with opened(options) as one, opened(options) as other, opened(nats.options()) as stranger:
@@ -360,9 +358,7 @@ class TestBroadcasts:
             said = {who: [text for text in texts if text != b"hello"] for who, texts in heard.items()}
             assert said == {"one": [b"back"], "other": [b"0", b"1", b"2"], "stranger": []}
 
-    async def test_one_that_nats_does_not_take_is_told_of_and_not_kept(
-        self, nats: Nats, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_refused_by_nats_are_reported_and_dropped(self, nats: Nats, caplog: pytest.LogCaptureFixture) -> None:
         options = nats.options()
         async with opened(options) as one, opened(options) as other:
             heard: list[bytes] = []
@@ -377,14 +373,14 @@ class TestBroadcasts:
             assert {len(message) for message in heard} == {one.payload_max}
 
 
-async def test_there_are_several_clusters_on_one_nats(nats: Nats) -> None:
+async def test_several_clusters_share_one_nats(nats: Nats) -> None:
     async with opened(nats.options()) as one, opened(nats.options()) as other:
         assert one.identity.stream != other.identity.stream
         await put(one, b"x")
         assert ((await one.state()).last, (await other.state()).last) == (1, 0)
 
 
-async def test_an_error_of_jetstream_has_its_number(nats: Nats) -> None:
+async def test_jetstream_errors_have_their_number(nats: Nats) -> None:
     async with opened(nats.options()) as one:
         with pytest.raises(ApiError, match="stream not found") as caught:
             await api(one, "STREAM.INFO.none")

@@ -1,4 +1,4 @@
-"""What a stream has to be like to be a log, and what is said of one that is not."""
+"""Required settings of a stream, and the errors for a stream with other settings."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_each_problem_is_named(change: dict[str, Any], said: str) -> None:
     assert found.startswith(said)
 
 
-def test_more_room_than_was_asked_for_is_no_problem() -> None:
+def test_larger_limit_than_requested_is_no_problem() -> None:
     assert problems(declared(OPTIONS, 3) | {"max_bytes": LOG_LIMIT + 1}, OPTIONS, 3) == []
 
 
@@ -50,7 +50,7 @@ def test_times_are_exact_to_the_nanosecond() -> None:
     assert nanoseconds("2026-11-22T16:11:43.452181679Z") - nanoseconds("2026-11-22T16:11:43Z") == 452_181_679
 
 
-async def test_a_stream_of_ours_has_no_problems(nats: Nats) -> None:
+async def test_stream_made_by_a_node_has_no_problems(nats: Nats) -> None:
     async with opened(nats.options()) as one:
         state = await one.state()
         assert problems(state.config, one._options, 3) == []
@@ -70,7 +70,7 @@ async def test_a_stream_of_ours_has_no_problems(nats: Nats) -> None:
         ({"deny_purge": True}, "deny_purge is True"),
     ],
 )
-async def test_a_stream_that_cannot_be_a_log_is_refused(nats: Nats, change: dict[str, Any], said: str) -> None:
+async def test_stream_with_unsuitable_settings_is_refused(nats: Nats, change: dict[str, Any], said: str) -> None:
     options = nats.options()
     async with opened(nats.options()) as other:
         config = declared(options, 3) | change
@@ -83,7 +83,7 @@ async def test_a_stream_that_cannot_be_a_log_is_refused(nats: Nats, change: dict
         await api(other, f"STREAM.DELETE.{config['name']}")
 
 
-async def test_a_limit_that_is_not_there_yet_is_refused(nats: Nats) -> None:
+async def test_limit_above_that_of_the_stream_is_refused(nats: Nats) -> None:
     options = nats.options()
     async with opened(options):
         with pytest.raises(OptionError, match="lower --log-limit"):
@@ -92,7 +92,7 @@ async def test_a_limit_that_is_not_there_yet_is_refused(nats: Nats) -> None:
             await put(smaller, bytes(1_000))
 
 
-async def test_a_message_limit_of_the_stream_counts(nats: Nats) -> None:
+async def test_message_limit_of_the_stream_counts(nats: Nats) -> None:
     options = nats.options()
     async with opened(nats.options()) as other:
         await api(other, f"STREAM.CREATE.CAIRN_{options.name}", declared(options, 3) | {"max_msg_size": 100_000})
