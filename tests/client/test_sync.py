@@ -414,11 +414,11 @@ def test_pipeline_times_out_when_replies_stop() -> None:
         assert isinstance(second.error, cairnkv.TimedOut)
 
 
-def test_a_pipeline_that_was_not_carried_out_has_no_results() -> None:
+def test_unexecuted_pipeline_has_no_results() -> None:
     kv = cairnkv.connect("cairn://127.0.0.1:1")
     pipeline = kv.pipeline()
     pending = pipeline.get("k")
-    with pytest.raises(cairnkv.CallerError, match="was not carried out yet"):
+    with pytest.raises(cairnkv.CallerError, match="has not been executed yet"):
         pending.result()
     with pytest.raises(ZeroDivisionError), pipeline:
         _ = 1 / 0
