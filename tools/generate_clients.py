@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ TO_SYNC: Final = (
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\b__a(?=(enter|exit|iter)__)", "__"),
+    (r"\bcairnkv\.client\.aio\.client\b", "cairnkv.client.sync"),
     (r"\bcairnkv\.client\.aio\b", "cairnkv.client"),
     (r"\bcairnkv\.aio\b", "cairnkv"),
 )
@@ -98,6 +100,14 @@ def single_call(method: ast.FunctionDef) -> ast.expr | None:
     return None
 
 
+def function(source: str, name: str, docstring: str) -> str:
+    """Return a module with one function of the asyncio interface, as sync code."""
+    body = ast.parse(sync(source)).body
+    imports = [node for node in body if isinstance(node, ast.ImportFrom | ast.Import)]
+    definitions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return "\n".join([f'"""{docstring}"""', *map(ast.unparse, [*imports, *definitions])])
+
+
 def is_overload(method: ast.FunctionDef) -> bool:
     """Return whether a method is an overload."""
     return any(isinstance(decorator, ast.Name) and decorator.id == "overload" for decorator in method.decorator_list)
@@ -113,6 +123,14 @@ GENERATED: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
     "src/cairnkv/client/keyvalue.py": ("src/cairnkv/client/aio/keyvalue.py", sync),
     "src/cairnkv/client/pipeline_methods.py": ("src/cairnkv/client/aio/keyvalue.py", pipeline_methods),
     "src/cairnkv/client/pipeline.py": ("src/cairnkv/client/aio/pipeline.py", sync),
+    "src/cairnkv/client/entry.py": (
+        "src/cairnkv/aio.py",
+        partial(function, name="connect", docstring="`cairnkv.connect`: makes a client of the store at an address."),
+    ),
+    "src/cairnkv/client/opening.py": (
+        "src/cairnkv/aio.py",
+        partial(function, name="open", docstring="`cairnkv.open`: makes a store in this process."),
+    ),
 }
 """Generated files: their sources, and the functions that generate them."""
 

@@ -1,4 +1,5 @@
-"""cairnkv for asyncio: `connect` to a server, or `open` a store in this process; the same methods, awaited.
+# Source of client/entry.py and client/opening.py: run tools/generate_clients.py after a change.
+"""cairnkv for asyncio: `connect` to a server, or `open` a store in this process. Both have the same methods.
 
 async with cairnkv.aio.connect("cairn://127.0.0.1:6555") as kv:
     await kv.set("greeting", "hello", ttl=60)
@@ -11,11 +12,11 @@ from typing import Any, Literal, overload
 
 from cairnkv.client.address import Seconds, parse
 from cairnkv.client.aio.client import Client
-from cairnkv.client.aio.embedded import AsyncEmbedded as Embedded
+from cairnkv.client.aio.embedded import Embedded
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
 from cairnkv.client.calls import V
 from cairnkv.client.codec import Codec, CodecName, key_codec, value_codec
-from cairnkv.client.opening import new_store, opened
+from cairnkv.client.stores import new_store, opened
 from cairnkv.store import Clock, wall_clock
 
 __all__ = ["AsyncKeyValue", "Client", "Embedded", "connect", "open"]
@@ -65,9 +66,17 @@ def connect(
     connect_timeout: Seconds | None = None,
     attempts: int | None = None,
 ) -> Client[Any, Any]:
-    """A client of the store at a URL (default: CAIRNKV_URL, else this machine). It connects when first used.
+    """Return a client of the store at a URL. It connects at its first call, and again after it lost a connection.
 
-    Arguments and errors are those of `cairnkv.connect`.
+    url: cairn://HOST[:PORT][,HOST[:PORT]...][/?OPTION=VALUE&...] or cairn+unix:///PATH, as `cairnkv.client.address`
+    describes; default: the variable CAIRNKV_URL, else cairn://127.0.0.1:6555. Several hosts are nodes of one cluster:
+    the client uses one node until it fails, then the next one.
+    codec: the type of values: "text", "bytes", "json", "msgpack", or an object with encode and decode.
+    timeout: the maximum time of a call with its repetitions: seconds, a timedelta, or text such as "500ms" or "5s"; of
+    a pipeline, the maximum time between two replies. connect_timeout: the maximum time of a connection attempt to one
+    address.
+    attempts: how often the client tries a call that is safe to repeat. Each further host adds one.
+    Raises `AddressError` for a wrong URL, `OptionError` for another wrong argument.
     """
     address = parse(url, timeout=timeout, connect_timeout=connect_timeout, attempts=attempts)
     return Client(address, key_codec(codec), value_codec(codec))
@@ -127,6 +136,18 @@ def open(
     disk_limit: int | None = None,
     clock: Clock = wall_clock,
 ) -> Embedded[Any, Any]:
-    """A store in this process. Arguments are those of `cairnkv.open`."""
+    """Return a store in this process: the engine of a server without the server.
+
+    path: the directory of a store on disk, which is created if it is absent; None: a store in memory. codec: as for
+    `cairnkv.aio.connect`.
+    memory_limit: maximum bytes of keys and values in memory, by estimate. At the limit a store in memory refuses
+    writes; with when_full="evict" it evicts the least recently used keys instead. A store on disk keeps all keys: it
+    evicts the least recently used values from memory and reads them from disk again. It refuses writes only if keys
+    take all of the memory.
+    sync: when a write on disk is committed: "always" (after an fsync, before the call returns), an interval of fsyncs
+    such as "1s", "none" (when the system writes). disk_limit: maximum bytes of the directory; None: the file system's.
+    The store refuses writes at 90 % of it. clock: for tests.
+    Raises `OptionError` if an argument is wrong, or if the directory is in use, damaged or unusable.
+    """
     new = partial(new_store, path, memory_limit, when_full, sync, disk_limit, clock)
     return opened(Embedded, codec, new)

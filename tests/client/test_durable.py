@@ -10,7 +10,6 @@ import pytest
 
 import cairnkv
 from cairnkv import aio
-from cairnkv.client.aio.embedded import AsyncEmbedded
 from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
 from cairnkv.commands import OK, InMemory
@@ -120,7 +119,7 @@ def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> N
 
 
 async def test_the_same_awaited(storage: LateStorage) -> None:
-    async with AsyncEmbedded(LocalStore(storage=storage), Text(), Text()).durability("memory") as quick:
+    async with aio.Embedded(LocalStore(storage=storage), Text(), Text()).durability("memory") as quick:
         assert await quick.incr("n") == 1
         storage.commit()
         assert await quick.get("n") == "1"

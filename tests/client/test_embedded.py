@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import cairnkv
-from cairnkv.client.aio.embedded import AsyncEmbedded
+from cairnkv import aio
 from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
 from cairnkv.store import LocalStore
@@ -267,7 +267,7 @@ async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
     import asyncio
 
     storage = LateStorage()
-    kv = AsyncEmbedded(LocalStore(storage=storage), Text(), Text())
+    kv = aio.Embedded(LocalStore(storage=storage), Text(), Text())
     write = asyncio.ensure_future(kv.set("k", "v"))
     read = asyncio.ensure_future(kv.get("k"))
     await asyncio.sleep(0.02)
@@ -285,7 +285,7 @@ async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
 
 def test_a_loop_that_is_gone_keeps_nobody_else_from_being_told() -> None:
     storage = LateStorage()
-    kv: AsyncEmbedded[str, str] = AsyncEmbedded(LocalStore(storage=storage), Text(), Text())
+    kv: aio.Embedded[str, str] = aio.Embedded(LocalStore(storage=storage), Text(), Text())
 
     async def impatient() -> None:
         with pytest.raises(TimeoutError):

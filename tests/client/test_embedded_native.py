@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import cairnkv
 from cairnkv.client.codec import CodecName, key_codec, value_codec
 from cairnkv.client.embedded import CALLS_PER_SLICE, Embedded
-from cairnkv.client.opening import embedded
+from cairnkv.client.stores import embedded
 from cairnkv.engine import Database
 from cairnkv.limits import KEY_MAX, VALUE_MAX
 from cairnkv.store import LocalStore

@@ -20,7 +20,7 @@ import pytest
 import cairnkv
 from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
-from cairnkv.client.opening import embedded
+from cairnkv.client.stores import embedded
 from cairnkv.store import LocalStore, WhenFull
 from tests.support import interrupting
 from tests.support.clock import HandClock

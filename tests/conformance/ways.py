@@ -21,8 +21,8 @@ from cairnkv.client.calls import Call, Durability, Leeway
 from cairnkv.client.codec import Bytes
 from cairnkv.client.embedded import Embedded
 from cairnkv.client.keyvalue import KeyValue
-from cairnkv.client.opening import new_store
 from cairnkv.client.pipeline import Pipeline
+from cairnkv.client.stores import new_store
 from cairnkv.commands import COUNTED_FROM, MISSING, OK, Answer, Failure, InMemory, Items, Reply, failures
 from cairnkv.limits import MIB
 from cairnkv.store import LocalStore, PendingReply, WhenFull

@@ -302,7 +302,14 @@ atexit.register(_close_all)
 
 
 class Embedded(KeyValue[K, V]):
-    """A store in this process."""
+    """A store in this process.
+
+    >>> import cairnkv
+    >>> kv = cairnkv.open()
+    >>> kv["greeting"] = "hello"
+    >>> kv.get("greeting"), kv.get("other", "default")
+    ('hello', 'default')
+    """
 
     def __init__(self, store: LocalStore, keys: KeyCodec[K], values: Codec[V]) -> None:
         super().__init__(keys, values, value_max=VALUE_MAX)

@@ -20,7 +20,7 @@ from cairnkv.storage import Made
 from cairnkv.store import LocalStore, PendingReply
 
 
-class AsyncEmbedded(AsyncKeyValue[K, V]):
+class Embedded(AsyncKeyValue[K, V]):
     """A store in this process, for asyncio code."""
 
     def __init__(self, store: LocalStore, keys: KeyCodec[K], values: Codec[V]) -> None:
