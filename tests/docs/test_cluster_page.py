@@ -211,9 +211,9 @@ def test_documented_failure_codes_exist() -> None:
     for code, redis, executed, _ in rows:
         known = CODES[code.strip("`")]
         assert not redis or error_of(Failure(known, "")).text.split()[0] == redis.strip("`")
-        assert executed == ("nobody knows" if known.executed is None else "no")
+        assert executed == ("unknown" if known.executed is None else "no")
 
 
 def test_named_redis_commands_are_served() -> None:
     assert command_docs.find(b"READONLY")
-    assert "`READONLY` on the wire of Redis" in PAGE
+    assert "`READONLY` in the Redis protocol" in " ".join(PAGE.split())
