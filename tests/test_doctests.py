@@ -17,13 +17,13 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name: str) -> None:
+def test_docstring_examples_are_true(name: str) -> None:
     results = doctest.testmod(importlib.import_module(name), verbose=False)
     assert results.failed == 0
 
 
-def test_there_are_examples() -> None:
-    """Else the test above would prove nothing."""
+def test_docstrings_have_examples() -> None:
+    """Otherwise the test above would prove nothing."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     count = sum(
         len(test.examples) for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples
@@ -31,7 +31,7 @@ def test_there_are_examples() -> None:
     assert count >= 10
 
 
-def test_the_examples_of_the_tests_own_support_are_true() -> None:
+def test_docstring_examples_of_test_support_are_true() -> None:
     results = doctest.testmod(importlib.import_module("tests.support.crc"))
     assert results.attempted >= 1
     assert results.failed == 0

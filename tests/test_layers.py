@@ -73,21 +73,21 @@ def rooms_imported(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
 class TestEachModule:
-    def test_belongs_to_a_room(self, file: Path) -> None:
+    def test_belongs_to_a_package_of_the_design(self, file: Path) -> None:
         """Of a new one, say above where it stands."""
         assert room_of(file) in LEVEL_OF
 
-    def test_imports_only_rooms_below_its_own(self, file: Path) -> None:
+    def test_imports_only_packages_below_its_own(self, file: Path) -> None:
         room = room_of(file)
         for other in rooms_imported(file) - {room}:
             assert LEVEL_OF[other] < LEVEL_OF[room], f"{room} imports {other}, which is not below it"
 
-    def test_does_no_io_in_a_room_that_is_sans_io(self, file: Path) -> None:
+    def test_does_no_io_in_a_sans_io_package(self, file: Path) -> None:
         if room_of(file) in SANS_IO:
             assert not {name.partition(".")[0] for name in imported(file)} & NO_IO
 
 
-def test_every_room_of_the_design_is_there() -> None:
+def test_every_package_of_the_design_exists() -> None:
     there = {room_of(file) for file in MODULES}
     assert {
         "cli",
@@ -105,8 +105,8 @@ def test_every_room_of_the_design_is_there() -> None:
     assert set(SANS_IO) <= there
 
 
-def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However it is written, and wherever it stands in the file."""
+def test_forbidden_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any form, anywhere in the file."""
     monkeypatch.setattr("tests.test_layers.PACKAGE", tmp_path)
     (tmp_path / "protocol").mkdir()
     file = tmp_path / "protocol" / "bad.py"
@@ -157,5 +157,5 @@ def test_no_files_import_each_other() -> None:
     assert in_cycles(imports_of_files()) == set()
 
 
-def test_a_cycle_would_be_found() -> None:
+def test_import_cycle_is_found() -> None:
     assert in_cycles({"a": {"b"}, "b": {"a"}, "c": set()}) == {"a", "b"}

@@ -30,20 +30,20 @@ def fake_python(path: Path, script: str) -> str:
     return str(interpreter)
 
 
-def test_without_an_interpreter(tmp_path: Path) -> None:
+def test_missing_interpreter_is_named(tmp_path: Path) -> None:
     ran = make(f"PYTHON={tmp_path}/nothing", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.made")
     assert ran.returncode != 0
     assert "apt-get install python3 python3-venv" in ran.stderr
 
 
-def test_with_an_interpreter_that_is_too_old(tmp_path: Path) -> None:
+def test_too_old_interpreter_is_named(tmp_path: Path) -> None:
     old = fake_python(tmp_path, '[ "$1" = --version ] && echo "Python 3.9.2" && exit 0; exit 1')
     ran = make(f"PYTHON={old}", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.made")
     assert ran.returncode != 0
     assert "needs Python 3.11 or newer; this is Python 3.9.2" in ran.stderr
 
 
-def test_with_an_interpreter_that_cannot_make_environments(tmp_path: Path) -> None:
+def test_missing_venv_package_is_named(tmp_path: Path) -> None:
     bare = fake_python(tmp_path, f'case "$2" in *ensurepip*) exit 1;; esac; exec {sys.executable} "$@"')
     ran = make(f"PYTHON={bare}", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.made")
     assert ran.returncode != 0
@@ -53,7 +53,7 @@ def test_with_an_interpreter_that_cannot_make_environments(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("stamp", [False, True], ids=["without its stamp", "with an interpreter that is gone"])
-def test_a_half_made_environment_is_made_anew(tmp_path: Path, stamp: bool) -> None:
+def test_half_made_environment_is_made_again(tmp_path: Path, stamp: bool) -> None:
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to(tmp_path / "gone")
@@ -67,7 +67,7 @@ def test_a_half_made_environment_is_made_anew(tmp_path: Path, stamp: bool) -> No
     assert subprocess.run([venv / "bin" / "python", "-m", "pip", "--version"], capture_output=True, check=False).stdout
 
 
-def test_help_names_what_can_be_made() -> None:
+def test_help_lists_the_targets() -> None:
     said = make("help").stdout
     assert all(f"make {target}" in said for target in ("serve", "test", "check", "demo", "bench"))
 
@@ -107,7 +107,7 @@ print("Successfully installed cairnkv-0.1.0")
     ]
 
 
-def test_installation_that_fails_prints_everything_that_pip_printed(tmp_path: Path) -> None:
+def test_failed_installation_prints_all_output_of_pip(tmp_path: Path) -> None:
     ran = installed(tmp_path, 'import sys; print("Collecting x"); print("ERROR: no x", file=sys.stderr); sys.exit(3)')
     assert ran.returncode == 3
     assert "ERROR: no x\n" in ran.stderr

@@ -1,4 +1,4 @@
-"""Records are what frozen dataclasses with slots are, but for what they cost."""
+"""Records behave as frozen dataclasses with slots, at a lower cost."""
 
 import copy
 import dataclasses
@@ -68,14 +68,14 @@ class Like:
 
 
 @given(st.integers(), st.integers(), st.integers(), st.integers())
-def test_they_are_equal_as_dataclasses_are(a: int, b: int, c: int, d: int) -> None:
+def test_records_are_equal_as_dataclasses_are(a: int, b: int, c: int, d: int) -> None:
     one, other = Point(a, b), Point(c, y=d)
     assert (one == other) == (Like(a, b) == Like(c, d))
     assert (one == Point(a, b), hash(one) == hash(Point(a, b))) == (True, True)
     assert repr(one) == repr(Like(a, b)).replace("Like", "Point")
 
 
-def test_another_class_is_not_equal() -> None:
+def test_records_of_other_classes_are_not_equal() -> None:
     assert Point(1) != Undeclared(1)
     assert Undeclared(1) == Undeclared(1, 0)
     assert Point(1) != Named(1)
@@ -90,7 +90,7 @@ class Count:
 
 
 @pytest.mark.parametrize("one", [Point(1), Named(1, 2, "here"), Undeclared(3), Nothing(), Box([1])])
-def test_they_cannot_be_changed(one: object) -> None:
+def test_records_are_immutable(one: object) -> None:
     for name in ("x", "content", "other"):
         with pytest.raises(AttributeError, match="never changed"):
             setattr(one, name, 5)
@@ -100,7 +100,7 @@ def test_they_cannot_be_changed(one: object) -> None:
 
 
 @pytest.mark.parametrize("one", [Point(1), Named(1, 2, "here"), Undeclared(3), Nothing(), Box([1])], ids=repr)
-def test_they_can_be_copied(one: object) -> None:
+def test_records_can_be_copied_and_pickled(one: object) -> None:
     for again in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one)), replace(one)):
         assert again == one
         assert type(again) is type(one)
@@ -114,7 +114,7 @@ def test_fields_of_a_base_come_first() -> None:
     assert Undeclared(1).moved(3) == Undeclared(4)
 
 
-def test_they_match() -> None:
+def test_records_match_patterns() -> None:
     match Named(1, 2, "here"):
         case Named(x, y, name):
             assert (x, y, name) == (1, 2, "here")
@@ -130,13 +130,13 @@ def test_they_match() -> None:
     [((), {}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})],
     ids=["too few", "too many", "twice", "unknown"],
 )
-def test_what_does_not_fit_the_fields_is_refused(values: tuple[int, ...], named: dict[str, int]) -> None:
+def test_wrong_arguments_are_refused(values: tuple[int, ...], named: dict[str, int]) -> None:
     for _ in range(2):  # before the constructor is compiled, and after
         with pytest.raises(TypeError, match="__init__"):
             Point(*values, **named)
 
 
-def test_what_the_class_says_of_itself_stays() -> None:
+def test_methods_of_the_class_are_kept() -> None:
     assert Point.__doc__ == "A place."
     assert Point.DIMENSIONS == 2
     assert (Point.__module__, Point.__qualname__) == (__name__, "Point")
@@ -148,8 +148,8 @@ def test_what_the_class_says_of_itself_stays() -> None:
     assert list(inspect.signature(Point).parameters) == ["x", "y"]
 
 
-def test_a_vocabulary_is_declared_without_compiling_anything() -> None:
-    """What makes dataclasses slow to declare; each further command would cost every program its share."""
+def test_records_are_declared_without_compiling_code() -> None:
+    """Dataclasses compile code, which would slow the start of every program for each command."""
     code = """
 import sys
 native_path_in_use = []

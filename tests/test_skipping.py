@@ -23,7 +23,7 @@ def test_that_may_not():
 @pytest.mark.parametrize(
     ("ci", "skips", "status"), [("true", True, 1), ("true", False, 0), ("", True, 0), ("false", True, 0)]
 )
-def test_a_skipped_test_fails_the_run_where_ci_is_true(tmp_path: Path, ci: str, skips: bool, status: int) -> None:
+def test_skipped_test_fails_the_run_with_ci_true(tmp_path: Path, ci: str, skips: bool, status: int) -> None:
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
     (tmp_path / "test_it.py").write_text(PROGRAM.format(skips=skips))
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""Clients of a node whose commands are proposed as runs: each gets its own replies, all, in order."""
+"""Clients of a node that proposes their commands as batches: each gets its own replies, all of them, in order."""
 
 import contextlib
 import random
@@ -28,7 +28,7 @@ def two(node: Nodes) -> Iterator[tuple[RunningServer, RunningServer]]:
         yield one, other
 
 
-def test_many_clients_with_pipelines_of_every_kind(two: tuple[RunningServer, RunningServer]) -> None:
+def test_many_clients_with_mixed_pipelines(two: tuple[RunningServer, RunningServer]) -> None:
     server, follower = two
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -74,7 +74,7 @@ def test_single_commands_of_many_clients(two: tuple[RunningServer, RunningServer
 
 
 def test_local_reads_of_many_clients(two: tuple[RunningServer, RunningServer]) -> None:
-    """Alone, in pipelines that are longer than there is room for at once, and around what has to wait."""
+    """Alone, in pipelines longer than the output buffer, and around pending replies."""
     server, _ = two
     with all_of(RawClient(server.address) for _ in range(70)) as clients:
         values = [Response(True, bytes([n]) * 3_000) for n in range(70)]
@@ -99,8 +99,8 @@ def test_local_reads_of_many_clients(two: tuple[RunningServer, RunningServer]) -
             assert client.ask(Get(b"%d" % n)) == new
 
 
-def test_replies_that_nobody_could_measure(two: tuple[RunningServer, RunningServer]) -> None:
-    """A value is not there yet when it is asked for, often: the node makes no copies of it, and others are served."""
+def test_replies_of_unpredictable_length(two: tuple[RunningServer, RunningServer]) -> None:
+    """Values are often set after the read is proposed: the node makes no copies, and serves other clients."""
     server, _ = two
     value, count = Response(True, bytes(60_000)), 2_000
     with RawClient(server.address) as client, RawClient(server.address) as other:
@@ -130,7 +130,7 @@ def test_local_reads_of_readonly_connections(two: tuple[RunningServer, RunningSe
     assert told(follower)["state_digest"] == told(server)["state_digest"]
 
 
-def test_clients_that_vanish_while_they_wait(two: tuple[RunningServer, RunningServer]) -> None:
+def test_clients_that_disconnect_while_replies_are_pending(two: tuple[RunningServer, RunningServer]) -> None:
     server, _ = two
     with RawClient(server.address) as other:
         for _ in range(50):
@@ -142,7 +142,7 @@ def test_clients_that_vanish_while_they_wait(two: tuple[RunningServer, RunningSe
         assert other.ask(Set(b"k", b"1")) == OK
 
 
-def test_a_client_that_sends_more_than_it_may_have_waiting(two: tuple[RunningServer, RunningServer]) -> None:
+def test_client_that_exceeds_its_limit_of_pending_replies(two: tuple[RunningServer, RunningServer]) -> None:
     server, _ = two
     with RawClient(server.address) as client:
         assert client.ask(Set(b"k", b"x" * 100_000)) == OK
@@ -151,8 +151,8 @@ def test_a_client_that_sends_more_than_it_may_have_waiting(two: tuple[RunningSer
         assert [client.reply().payload for _ in range(10_000)] == [b"%d" % n for n in range(1, 10_001)]
 
 
-def test_reads_that_wait_are_bounded_in_bytes(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who says more is told so, as not executed, and whoever waits is answered in the end."""
+def test_bytes_of_pending_reads_are_bounded(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further reads fail as not executed, and pending reads are answered in the end."""
     with node() as server, all_of(RawClient(server.address) for _ in range(40)) as clients:
         assert clients[0].ask(Set(b"k", b"1")) == OK
         monkeypatch.setattr(proposer, "QUEUED_BYTES_MAX", 2 * MIB)
@@ -168,10 +168,10 @@ def test_reads_that_wait_are_bounded_in_bytes(node: Nodes, monkeypatch: pytest.M
         assert clients[0].ask(Get(b"k")) == Response(True, b"1")
 
 
-def test_when_the_majority_goes_each_client_hears_of_its_own(
+def test_each_client_gets_its_own_failures_without_a_quorum(
     nats: Nats, node: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those who only read at once, those who write when it is too late to know."""
+    """Reads fail at once, writes after the timeout, as unknown."""
     with node() as server, all_of(RawClient(server.address) for _ in range(3)) as (reads, writes, both):
         for client in (reads, writes, both):
             assert client.ask(Set(b"k", b"1")) == OK

@@ -1,8 +1,4 @@
-"""Runs of a cluster's entries: the compiled hot path does to a node's state what the readable way does.
-
-Two nodes follow one log, of which one has no compiler, so to say. After every entry both have the same keyspaces, log
-time, versions and digest, and have written the same to their tables.
-"""
+"""Batches in log entries: the native path changes a node's state as the pure path does."""
 
 import random
 
@@ -32,7 +28,7 @@ NONCE = b"a nonce."
 
 
 class Followers:
-    """Two nodes that carry out what another has logged: the readable way, and with what is compiled."""
+    """Two nodes that apply the log of another node: one on the pure path, one on the native path."""
 
     def __init__(self) -> None:
         self.disks = Disk(), Disk()
@@ -97,7 +93,7 @@ def comes_to(effects: tuple[Effect, ...], now: int) -> dict[tuple[int, bytes | N
 
 
 @given(st.integers(0, 2**32), st.booleans())
-def test_a_life_in_the_log(seed: int, tracks: bool) -> None:
+def test_random_log_gives_equal_states(seed: int, tracks: bool) -> None:
     chance = random.Random(seed)
     followers = Followers()
     for _ in range(12):
@@ -117,7 +113,7 @@ def slot_of(key: bytes) -> int:
 
 
 @given(st.integers(0, 2**32))
-def test_any_bytes_in_the_log(seed: int) -> None:
+def test_any_bytes_in_the_log_give_equal_states(seed: int) -> None:
     chance = random.Random(seed)
     followers = Followers()
     for _ in range(6):
@@ -126,7 +122,7 @@ def test_any_bytes_in_the_log(seed: int) -> None:
         followers.batch(Item(ItemKind.RUN, chance.choice([0, 1, 200]), said), batch_item(Step(0, Incr(b"n", 1))))
 
 
-def test_buckets_that_split_and_empty() -> None:
+def test_splitting_and_emptied_buckets() -> None:
     followers = Followers()
     for begin in range(0, 3_000, 500):
         followers.run(*(Set(b"%d" % n, b"x") for n in range(begin, begin + 500)))
@@ -134,14 +130,14 @@ def test_buckets_that_split_and_empty() -> None:
     assert followers.stores[1].database.count() == 0
 
 
-def test_a_key_that_is_named_twice() -> None:
+def test_key_named_twice_in_a_command() -> None:
     followers = Followers()
     followers.run(*(Set(b"%d" % n, b"x") for n in range(10)))
     followers.run(SetMany(0, ((b"3", b"a"), (b"1", b"b"), (b"3", b"c"), (b"2", b"d"))), ClearMany((b"5", b"4", b"5")))
     assert followers.stores[1].database.get(b"3") == b"c"
 
 
-def test_what_one_node_has_freed_and_the_other_has_not() -> None:
+def test_keys_freed_on_one_node_only() -> None:
     followers = Followers()
     followers.run(*(SetWith(b"%d" % n, b"x", ttl=500) for n in range(20)), *(Set(b"s%d" % n, b"") for n in range(5)))
     followers.now += 3_000
@@ -152,7 +148,7 @@ def test_what_one_node_has_freed_and_the_other_has_not() -> None:
     )
 
 
-def test_the_hot_path_carries_out_what_it_knows() -> None:
+def test_native_path_executes_the_commands_that_it_serves() -> None:
     followers = Followers()
     swift = followers.stores[1]
     readable = []
@@ -169,7 +165,7 @@ effects = st.tuples(
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(effects | st.lists(effects, min_size=2, max_size=4), max_size=20), st.data())
-def test_the_digest_of_effects(digest: int, said: list[object], data: st.DataObject) -> None:
+def test_digest_of_effects_is_equal(digest: int, said: list[object], data: st.DataObject) -> None:
     from cairnkv.replication.proposals_native import digest_of, slots_changed
 
     changes = Changes(1, digest)
@@ -197,7 +193,7 @@ def slot(effect: Effect) -> int:
     return version_slot(effect[0], effect[1])
 
 
-def test_the_digest_of_long_values() -> None:
+def test_digest_of_long_values_is_equal() -> None:
     from cairnkv.replication.proposals_native import digest_of
 
     long: list[Effect] = [(0, b"k%d" % n, bytes([n]) * (10_000 * n), None) for n in range(12)]

@@ -1,7 +1,4 @@
-"""Whatever the network, the disks and the clocks do: all nodes are alike, and clients are told what is true.
-
-A build that is broken on purpose is found by the same test, or it would prove nothing.
-"""
+"""Random faults of network, disks and clocks: all nodes reach equal states, and clients get true replies."""
 
 import pytest
 from hypothesis import given, settings
@@ -21,26 +18,26 @@ SEEDS = st.integers(0, 2**32)
 
 @settings(max_examples=3 * settings().max_examples)
 @given(seed=SEEDS, steps=st.integers(50, 600), faults=st.sampled_from([0.0, 0.2, 0.5, 1.0]))
-def test_clients_are_told_what_is_true_and_all_nodes_are_alike(seed: int, steps: int, faults: float) -> None:
+def test_replies_are_true_and_nodes_equal_under_faults(seed: int, steps: int, faults: float) -> None:
     check(Chaos(seed, faults=faults).run(steps).end())
 
 
 @settings(max_examples=max(5, settings().max_examples // 4))
 @given(seed=SEEDS, nodes=st.sampled_from([1, 5]))
-def test_the_same_of_one_node_and_of_five(seed: int, nodes: int) -> None:
+def test_replies_are_true_and_nodes_equal_with_one_and_five_nodes(seed: int, nodes: int) -> None:
     check(Chaos(seed, nodes=nodes, clients=2 * nodes, faults=0.4).run(500).end())
 
 
 @settings(max_examples=max(5, settings().max_examples // 4))
 @given(seed=SEEDS)
-def test_the_same_where_nodes_are_forgotten_and_come_back(seed: int) -> None:
+def test_replies_are_true_and_nodes_equal_if_proposers_are_forgotten(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epochs, "PROPOSERS_MAX", 3)
         check(Chaos(seed, faults=0.7).run(500).end())
 
 
-def test_most_is_acknowledged_where_nothing_goes_wrong() -> None:
-    """Or the tests above would be about nothing."""
+def test_most_commands_succeed_without_faults() -> None:
+    """Otherwise the tests above would prove nothing."""
     carried_out = refused = 0
     for seed in range(8):  # one alone may have few transactions, and have all of them carried out
         chaos = Chaos(seed, faults=0).run(2_000).end()
@@ -68,11 +65,11 @@ def _is_found(**options: object) -> bool:
     return False
 
 
-def test_nothing_is_found_in_a_build_that_is_well() -> None:
+def test_correct_build_passes() -> None:
     assert not _is_found()
 
 
-def test_it_is_found_that_entries_count_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_that_ignores_entry_numbers_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = EpochTable.judge
 
     def careless(self: EpochTable, entry: Entry, position: int) -> Judged:
@@ -85,7 +82,7 @@ def test_it_is_found_that_entries_count_whatever_their_number(monkeypatch: pytes
     assert _is_found()
 
 
-def test_it_is_found_that_an_epoch_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_that_reuses_an_epoch_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(self: Proposer, table: EpochTable) -> None:
         self._wanted = self._newest = max(1, self._newest, table.newest_epoch(self.node))
         self._wanted_sent = None
@@ -94,15 +91,15 @@ def test_it_is_found_that_an_epoch_is_begun_again(monkeypatch: pytest.MonkeyPatc
     assert _is_found()
 
 
-def test_it_is_found_that_reads_are_carried_out_at_once() -> None:
+def test_build_that_reads_before_the_log_is_detected() -> None:
     assert _is_found(broken=("stale-reads",))
 
 
-def test_it_is_found_that_replies_leave_before_the_log_has_what_they_say() -> None:
+def test_build_that_replies_before_commits_is_detected() -> None:
     assert _is_found(broken=("early-replies",))
 
 
-def test_it_is_found_that_what_counted_is_proposed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_that_proposes_applied_commands_again_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     came = Proposer.came
 
     def forgetful(self: Proposer, entry: Entry, table: EpochTable, *, counts: bool) -> object:
@@ -116,7 +113,7 @@ def test_it_is_found_that_what_counted_is_proposed_again(monkeypatch: pytest.Mon
     assert _is_found()
 
 
-def test_it_is_found_that_nodes_count_changes_from_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_with_versions_of_a_nodes_own_history_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions that began wherever a node's own history has brought them."""
 
     def track(self: ReplicatedStore, slots: list[int], changes: Changes) -> None:
@@ -128,7 +125,7 @@ def test_it_is_found_that_nodes_count_changes_from_where_they_were(monkeypatch: 
     assert _is_found()
 
 
-def test_it_is_found_that_the_unknown_is_not_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_that_skips_entries_of_unknown_outcome_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     execute_logged = PendingProposal.execute_logged
 
     def drop(self: PendingProposal, changes: Changes) -> None:

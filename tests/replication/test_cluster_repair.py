@@ -1,4 +1,4 @@
-"""`cairn cluster repair`: what it says, that it does nothing unasked, and that a cluster goes on after the worst."""
+"""`cairn cluster repair`: its report, its confirmation, and recovery after the loss of NATS data."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ LOG = Log("CAIRN_x", identity=5, first=1, last=100, silent=60.0)
         (Table(1, True, wrong=("a block",)), LOG, "the table is damaged: a block"),
     ],
 )
-def test_what_is_wrong(own: Table, log: Log, said: str | None) -> None:
+def test_report_names_the_problem(own: Table, log: Log, said: str | None) -> None:
     found = problem(own, log)
     if said is None:
         assert found is None
@@ -101,7 +101,7 @@ def test_what_is_wrong(own: Table, log: Log, said: str | None) -> None:
 # -- on a real NATS ----------------------------------------------------------------------------------------------
 
 
-def test_it_only_looks(node: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_changes_nothing(node: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         position = told(first)["stream_position"]
@@ -122,16 +122,14 @@ def test_it_only_looks(node: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
         assert one.get("k") == "v"
 
 
-def test_a_directory_that_is_no_nodes_is_refused(
-    node: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_directory_without_a_node_is_refused(node: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with node("a"):
         assert repair(node, "nothing") == 2
         assert "no node's directory" in capsys.readouterr().err
         assert not (tmp_path / "nothing").exists()
 
 
-def test_a_stream_that_is_alive_is_not_replaced(node: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_working_stream_is_not_replaced(node: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
     with node("a") as first, client(first) as one:
         with node("b"):
             one.set("k", "v")
@@ -140,7 +138,7 @@ def test_a_stream_that_is_alive_is_not_replaced(node: Nodes, capsys: pytest.Capt
         assert one.get("k") == "v"
 
 
-def test_all_of_nats_is_lost_and_the_nodes_go_on_from_the_one_with_the_most(
+def test_cluster_recovers_from_the_newest_node_after_loss_of_nats(
     node: Nodes, nats: Nats, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with node("a") as first, client(first) as one:
@@ -177,10 +175,8 @@ def test_all_of_nats_is_lost_and_the_nodes_go_on_from_the_one_with_the_most(
     assert len(list((node.directory / "b").glob("table.before-*"))) == 1
 
 
-def test_a_stream_that_lost_its_end_goes_on_from_the_node_that_has_it(
-    node: Nodes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The node's table is further than its stream."""
+def test_truncated_stream_is_replaced_from_a_newer_node(node: Nodes, capsys: pytest.CaptureFixture[str]) -> None:
+    """The node's state is newer than the end of its stream."""
     with node("a") as first, client(first) as one:
         with node("b") as second, client(second) as other:
             other.set("k", "before")
@@ -208,9 +204,7 @@ def test_a_stream_that_lost_its_end_goes_on_from_the_node_that_has_it(
         assert told(first)["state_digest"] == told(second)["state_digest"]
 
 
-def test_an_attempt_that_fails_leaves_everything_as_it_was(
-    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_repair_changes_nothing(node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     lose_all(nats)
@@ -238,7 +232,7 @@ def test_an_attempt_that_fails_leaves_everything_as_it_was(
         assert one.get("k") == "v"
 
 
-def test_three_machines_of_which_all_nats_disks_are_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_machines_with_new_nats_disks_recover(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with LocalCluster.up(tmp_path, name="phoenix") as cluster:
         with cairnkv.connect(cluster.url, timeout=PATIENCE) as kv:
             kv["greeting"] = "hello"

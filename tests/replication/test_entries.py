@@ -1,4 +1,4 @@
-"""Entries and their items: what is put in comes out, and of any other bytes nodes say the same."""
+"""Entries and their items survive a round trip; all nodes decode any other bytes alike."""
 
 import contextlib
 
@@ -31,12 +31,12 @@ ITEMS = st.builds(Item, st.sampled_from(ItemKind), st.integers(0, 255), st.binar
 
 
 @given(ENTRIES)
-def test_an_entry_comes_out_as_it_was_put_in(entry: Entry) -> None:
+def test_entry_survives_a_round_trip(entry: Entry) -> None:
     assert parsed(entry.packed()) == entry
 
 
 @given(st.lists(ITEMS, max_size=8))
-def test_items_come_out_as_they_were_put_in_but_for_runs_that_are_joined(said: list[Item]) -> None:
+def test_items_survive_a_round_trip_and_batches_are_joined(said: list[Item]) -> None:
     expected: list[Item] = []
     for item in said:
         if expected and item.kind is ItemKind.RUN and expected[-1][:2] == item[:2]:
@@ -47,7 +47,7 @@ def test_items_come_out_as_they_were_put_in_but_for_runs_that_are_joined(said: l
 
 
 @given(st.lists(STEPS, min_size=1, max_size=5))
-def test_any_command_is_read_as_it_was_said(steps: list[Step]) -> None:
+def test_any_command_survives_a_round_trip(steps: list[Step]) -> None:
     body = packed_items(map(entry_codec.batch_item, steps))
     assert [step for item in entries.items(body) for step in entry_codec.batch_of(item)] == steps
 
@@ -57,20 +57,22 @@ def test_any_command_is_read_as_it_was_said(steps: list[Step]) -> None:
     st.lists(STEPS, max_size=4),
     NUMBERS,
 )
-def test_a_transaction_is_read_as_it_was_said(watches: list[Watch], steps: list[Step], most: int) -> None:
+def test_transaction_survives_a_round_trip(watches: list[Watch], steps: list[Step], most: int) -> None:
     transaction = Transaction(watches, steps, most)
     assert entry_codec.transaction_of(entry_codec.transaction_item(transaction)) == transaction
 
 
 @given(st.lists(st.integers(0, 65_535), max_size=5), NUMBERS, st.integers(0, 2**32 - 1), st.integers(0, 65_535))
-def test_so_are_slots_digests_and_versions(slots: list[int], position: int, digest: int, version: int) -> None:
+def test_slots_digests_and_versions_survive_a_round_trip(
+    slots: list[int], position: int, digest: int, version: int
+) -> None:
     assert entry_codec.slots_of(entry_codec.track_item(slots)) == slots
     assert entry_codec.digest_of(entry_codec.digest_item(position, digest)) == (position, digest)
     assert entry_codec.semantics_of(entry_codec.semantics_item(version)) == version
 
 
 @given(st.binary(max_size=120), st.sampled_from(ItemKind))
-def test_any_bytes_are_something_or_a_value_error(data: bytes, kind: ItemKind) -> None:
+def test_any_bytes_decode_or_raise_value_error(data: bytes, kind: ItemKind) -> None:
     item = Item(kind, 0, data)
     for read in (
         parsed,
@@ -103,8 +105,8 @@ def test_only_a_newer_format_needs_a_newer_release(monkeypatch: pytest.MonkeyPat
 
 
 @given(st.binary(max_size=200), st.integers(0, 45), st.integers(1, 255))
-def test_what_no_node_has_published_is_nothing(text: bytes, at: int, flip: int) -> None:
-    """Neither a stray message nor an entry of which anything was changed asks for a newer release."""
+def test_entries_of_no_node_are_ignored(text: bytes, at: int, flip: int) -> None:
+    """Neither a stray message nor a changed entry asks for a newer release."""
     changed = bytearray(Entry(Kind.BATCH, 1, 1, 1, 1, b"body").packed())
     ahead = bytearray(Entry(Kind.BATCH, 1, 1, 1, 9, b"body", lead=5).packed())
     changed[at] ^= flip
@@ -115,7 +117,7 @@ def test_what_no_node_has_published_is_nothing(text: bytes, at: int, flip: int) 
         assert not isinstance(raised.value, Newer)
 
 
-def test_a_time_with_which_no_deadline_would_fit_is_nobodys() -> None:
+def test_time_that_overflows_expiry_times_is_ignored() -> None:
     parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX).packed())
     with pytest.raises(ValueError, match="nobody proposes"):
         parsed(Entry(Kind.BATCH, 1, 1, 1, entries.TIME_MAX + 1).packed())

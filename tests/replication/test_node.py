@@ -1,4 +1,4 @@
-"""Nodes of a cluster on a real NATS: they join, fall behind, come back, and say what they cannot get over."""
+"""Nodes on a real NATS: they join, lag, recover, and report permanent errors."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def test_nodes_agree(node: Nodes) -> None:
         assert told(first)["nats_sync"] == "proven"
 
 
-def test_a_node_that_was_away_replays_what_it_missed(node: Nodes) -> None:
+def test_restarted_node_replays_missed_entries(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         with node("b") as second, client(second) as other:
             other.set("k", "old")
@@ -47,7 +47,7 @@ def test_a_node_that_was_away_replays_what_it_missed(node: Nodes) -> None:
             assert other.get("k") == "new"
 
 
-def test_a_wiped_node_begins_from_a_snapshot(node: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wiped_node_starts_from_a_snapshot(node: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 20)
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
@@ -71,7 +71,7 @@ def test_a_wiped_node_begins_from_a_snapshot(node: Nodes, tmp_path: Path, monkey
             assert told(first)["state_digest"] == told(second)["state_digest"]
 
 
-def test_another_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> None:
+def test_recreated_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
@@ -81,9 +81,7 @@ def test_another_stream_is_refused(node: Nodes, nats: Nats, tmp_path: Path) -> N
     nats.forget(name)
 
 
-def test_a_node_without_a_majority_refuses_and_comes_back(
-    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_node_without_a_quorum_refuses_and_recovers(node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.5)
     monkeypatch.setattr("cairnkv.replication.proposer.OUTCOME_SECONDS", 3.0)
     with node("a") as first, cairnkv.connect(first.url, timeout=PATIENCE) as one:
@@ -109,10 +107,8 @@ def test_a_node_without_a_majority_refuses_and_comes_back(
         until(recovered)
 
 
-def test_a_node_leaves_a_server_by_way_of_which_nothing_comes_back(
-    node: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as one that was paused as it led the stream: it says that it leads, answers, and logs nothing."""
+def test_node_leaves_a_nats_server_that_acknowledges_nothing(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that was paused as leader: it claims to lead, answers, and logs nothing."""
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.0)
     monkeypatch.setattr(node_module, "LEAVE_SECONDS", 0.5)
     with node("a") as first, client(first) as one:
@@ -132,8 +128,8 @@ def test_a_node_leaves_a_server_by_way_of_which_nothing_comes_back(
         assert one.get("k") == "w"
 
 
-def test_who_leads_alone_is_told_nothing_new(node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a leader without the others takes into its log comes off again one by one, and so long it is behind."""
+def test_isolated_leader_gets_no_new_proposals(node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its uncommitted entries are removed one by one, and until then it lags."""
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.5)
     monkeypatch.setattr("cairnkv.replication.proposer.OUTCOME_SECONDS", 3.0)
     monkeypatch.setattr(node_module, "LEAVE_SECONDS", PATIENCE)
@@ -165,7 +161,7 @@ def test_who_leads_alone_is_told_nothing_new(node: Nodes, nats: Nats, monkeypatc
         assert one.get("k") in ("v", "w")
 
 
-def test_a_node_that_differs_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_with_a_different_digest_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "DIGEST_ENTRIES", 20)
     monkeypatch.setattr("cairnkv.replication.store.DIGEST_ENTRIES", 20)
     with (
@@ -190,7 +186,7 @@ def test_a_node_that_differs_stops(node: Nodes, monkeypatch: pytest.MonkeyPatch)
             other.get("n")
 
 
-def test_what_is_said_on_channels_reaches_all_nodes(node: Nodes) -> None:
+def test_published_messages_reach_all_nodes(node: Nodes) -> None:
     redis = pytest.importorskip("redis")
     with node("a") as first, node("b") as second:
         assert first.address is not None
@@ -208,7 +204,7 @@ def test_what_is_said_on_channels_reaches_all_nodes(node: Nodes) -> None:
         listener.close()
 
 
-def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_log_refuses_growing_writes(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_snapshots, "FILL_MAX", 0.0)
     with node("a") as first, client(first) as one:
         with pytest.raises(cairnkv.CairnError, match="LOGFULL"):
@@ -217,7 +213,7 @@ def test_the_full_log_takes_no_growth(node: Nodes, monkeypatch: pytest.MonkeyPat
         one.clear_all()
 
 
-def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Nodes) -> None:
+def test_local_reads_report_a_lag_while_entries_wait(node: Nodes) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         there = first.server.node
@@ -237,7 +233,7 @@ def test_local_reads_say_that_they_are_behind_while_entries_wait(node: Nodes) ->
         assert min(behind[len(behind) // 2 :]) >= 1_000
 
 
-def test_clocks_are_not_judged_by_what_is_replayed(node: Nodes) -> None:
+def test_replayed_entries_do_not_affect_the_clock_check(node: Nodes) -> None:
     with node("a"):
         pass
     with node("b") as second, client(second) as other:
@@ -250,7 +246,7 @@ def test_clocks_are_not_judged_by_what_is_replayed(node: Nodes) -> None:
         assert told(first)["clock_off_ms"] == 0
 
 
-def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attempts(node: Nodes) -> None:
+def test_write_too_large_for_the_log_is_refused_without_retries(node: Nodes) -> None:
     with node("a") as first:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(client(first)) for _ in range(8)]
@@ -271,7 +267,7 @@ def test_a_write_that_fills_the_log_is_refused_and_the_log_not_filled_with_attem
         assert told(first)["stream_position"] < 200
 
 
-def test_a_full_log_is_truncated_without_many_more_entries(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_log_is_truncated_without_many_more_entries(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 0.0)
     monkeypatch.setattr(node_snapshots, "FILL_MAX", 0.0)
@@ -282,9 +278,7 @@ def test_a_full_log_is_truncated_without_many_more_entries(node: Nodes, monkeypa
         assert told(first)["stream_position"] < 2 * node_snapshots.SNAPSHOT_LEAST
 
 
-def test_a_log_that_has_no_room_for_anything_is_truncated(
-    node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_completely_full_log_is_truncated(node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.5)
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LEAST", 10_000)  # none while there is quorum
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.5)
@@ -311,9 +305,7 @@ async def filled(nats: Nats, name: str) -> None:
 
 
 @pytest.mark.parametrize("others", [("a",), ("a", "c")])
-def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_it(
-    node: Nodes, others: tuple[str, ...]
-) -> None:
+def test_joining_node_with_a_wrong_clock_does_not_move_log_time(node: Nodes, others: tuple[str, ...]) -> None:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(node(name)) for name in others]
         one = stack.enter_context(client(servers[0]))
@@ -330,7 +322,7 @@ def test_a_node_that_joins_with_a_clock_that_is_off_does_not_take_log_time_with_
             assert servers[0].call(lambda: servers[0].server.store.database.now) < wall_clock() + 1_000
 
 
-def test_buckets_that_were_removed_are_made_again_and_a_snapshot_too(
+def test_removed_buckets_and_snapshots_are_created_again(
     node: Nodes, nats: Nats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.2)
@@ -363,7 +355,7 @@ async def without_buckets(nats: Nats, name: str) -> None:
     await connection.close()
 
 
-def test_a_wrong_name_makes_no_stream(node: Nodes, nats: Nats) -> None:
+def test_wrong_name_creates_no_stream(node: Nodes, nats: Nats) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     other = nats.fresh_name()
@@ -380,7 +372,7 @@ def test_a_wrong_name_makes_no_stream(node: Nodes, nats: Nats) -> None:
     assert not [name for name in asyncio.run(streams()) if other in name]
 
 
-def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
+def test_node_with_a_full_disk_reports_it_and_recovers(
     node: Nodes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.5)
@@ -409,28 +401,28 @@ def test_a_node_whose_own_disk_is_full_says_that_and_goes_on_when_there_is_room(
 
 
 class TestClocks:
-    """Of two nodes or three. Clocks are in ms; nobody sets the one in seconds."""
+    """The clock check of two or three nodes. Times are in ms, but the monotonic clock is in seconds."""
 
-    def test_an_entry_from_our_future_shows_that_we_are_behind_however_late_it_came(self) -> None:
+    def test_entry_from_the_future_shows_that_the_own_clock_is_behind(self) -> None:
         clocks = Clocks()
         clocks.note(1, 105_000, math.inf, 100.0)
         assert clocks.off(100_000, 100.0) == -5_000
 
-    def test_an_old_entry_shows_that_we_are_ahead_beyond_what_may_have_held_it_up(self) -> None:
+    def test_old_entry_shows_that_the_own_clock_is_ahead(self) -> None:
         clocks = Clocks()
         clocks.note(1, 95_000, 200.0, 100.0)
         assert clocks.off(100_000, 100.0) == 4_800
         assert clocks.off(95_100, 100.0) == 0
 
     @pytest.mark.parametrize("late", [12_000.0, math.inf])
-    def test_entries_that_were_held_up_show_nothing(self, late: float) -> None:
+    def test_delayed_entries_show_nothing(self, late: float) -> None:
         clocks = Clocks()
         for second in range(100, 115):
             clocks.note(1, 1000 * second - 12_000, late, float(second))
             clocks.note(2, 1000 * second - 4_000, late, float(second))
             assert clocks.off(1000 * second, float(second)) == 0
 
-    def test_of_those_that_came_lately_the_one_that_was_held_up_least_says_most(self) -> None:
+    def test_least_delayed_recent_entry_decides(self) -> None:
         clocks = Clocks()
         clocks.note(1, 96_950, 60.0, 100.0)  # it is 3 s behind us
         clocks.note(1, 92_000, 9_000.0, 101.0)
@@ -438,26 +430,26 @@ class TestClocks:
         assert clocks.off(102_000, 102.0) == 2_990
         assert clocks.off(111_500, 111.5) == 0, "what is known from before is too old by now"
 
-    def test_a_node_that_agrees_with_one_is_not_off(self) -> None:
+    def test_clock_that_agrees_with_one_node_is_right(self) -> None:
         clocks = Clocks()
         clocks.note(1, 40_000, 60.0, 100.0)
         clocks.note(2, 99_990, 60.0, 100.0)
         assert clocks.off(100_000, 100.0) == 0
 
-    def test_who_may_agree_since_its_entries_were_held_up_does_not_count_as_agreeing(self) -> None:
+    def test_node_with_delayed_entries_does_not_count_as_agreeing(self) -> None:
         clocks = Clocks()
         clocks.note(1, 40_000, 60.0, 100.0)
         clocks.note(2, 40_000, math.inf, 100.0)
         assert clocks.off(100_000, 100.0) == 59_940
 
-    def test_it_shows_at_once_when_ours_is_set(self) -> None:
+    def test_step_of_the_own_clock_shows_at_once(self) -> None:
         clocks = Clocks()
         clocks.note(1, 99_990, 60.0, 100.0)
         assert clocks.off(100_000, 100.0) == 0
         assert clocks.off(400_000, 100.0) == 299_950
 
 
-def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_applied_entries_do_not_affect_the_clock_check(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnkv.replication.clocks.CLOCK_SECONDS", 3.0)  # so that what came in time is forgotten soon
     with node("a") as first, client(first) as one, node("b") as second, client(second) as other:
         other.set("k", "v")
@@ -479,7 +471,7 @@ def test_entries_that_are_applied_late_say_nothing_of_clocks(node: Nodes, monkey
         one.set("k", "x")
 
 
-def test_a_clock_that_is_set_does_not_take_log_time_with_it(node: Nodes) -> None:
+def test_clock_step_does_not_move_log_time(node: Nodes) -> None:
     off = [0]
     with (
         node("a") as first,
@@ -511,9 +503,7 @@ def node_of(server: RunningServer) -> node_module.Node:
     return server.server.node
 
 
-def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
-    node: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_node_before_the_log_waits_for_a_missing_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
     with node("a") as first, client(first) as one:
         there = node_of(first)
@@ -539,9 +529,7 @@ def test_a_node_that_is_left_behind_waits_for_a_snapshot_that_cannot_be_had_now(
         assert len(attempts) == 3
 
 
-def test_a_node_that_fell_behind_takes_commands_when_it_has_caught_up(
-    node: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lagging_node_serves_once_it_has_caught_up(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         there = node_of(first)
@@ -567,7 +555,7 @@ def test_a_node_that_fell_behind_takes_commands_when_it_has_caught_up(
         assert one.get("k") == "w"
 
 
-def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_that_has_not_joined_makes_no_snapshot(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_FILL", 0.0)
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LEAST", 1)
     with node("a") as first, client(first) as one:
@@ -578,7 +566,7 @@ def test_a_node_that_takes_no_part_makes_no_snapshot(node: Nodes, monkeypatch: p
             assert asyncio.run_coroutine_threadsafe(work, first._loop).result(PATIENCE) is None
 
 
-def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_reports_a_fault_of_its_publisher(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
         monkeypatch.setattr(node_of(first).stream.nc, "send", None)
@@ -588,7 +576,7 @@ def test_a_node_whose_way_to_the_log_has_a_fault_says_so(node: Nodes, monkeypatc
         assert one.local().get("k") == "v"
 
 
-def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Nodes, nats: Nats) -> None:
+def test_node_that_fails_to_join_releases_its_directory(node: Nodes, nats: Nats) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
@@ -600,7 +588,7 @@ def test_a_node_that_could_not_join_lets_go_of_its_directory(node: Nodes, nats: 
         assert one.get("k") == "v"
 
 
-def test_a_crash_while_a_table_is_removed_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_during_removal_of_the_store_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = NodeDirectory(tmp_path)
     for _ in range(2):
         directory.table.mkdir()

@@ -1,4 +1,4 @@
-"""What an operator sees of a node: errors at the start, the log of failures, how far it is; and no password."""
+"""What operators see of a node: start errors, logged failures and progress, without passwords."""
 
 import logging
 import os
@@ -61,7 +61,7 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_what_stands_in_the_way_of_a_start_is_said_in_one_line(
+def test_start_errors_are_one_line(
     node: Nodes, nats: Nats, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "--trust-nats-sync" in refused(capsys, node, nats_system=None)
@@ -78,9 +78,7 @@ def test_what_stands_in_the_way_of_a_start_is_said_in_one_line(
         assert "is open already" in refused(capsys, node)
 
 
-def test_a_file_that_is_not_understood_is_not_shown_where_it_has_passwords(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_of_malformed_option_files_show_no_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "node.toml"
     file.write_text('cluster = ["nats://cairn:a-store@127.0.0.1:4222"]\n')
     assert main(["serve", "--config", str(file)]) == 2
@@ -89,8 +87,8 @@ def test_a_file_that_is_not_understood_is_not_shown_where_it_has_passwords(
     assert "a-store" not in said
 
 
-def test_it_ends_at_once_when_it_is_told_so_while_it_joins(node: Nodes) -> None:
-    """It waits for a NATS that is not there."""
+def test_signal_during_join_stops_the_node_at_once(node: Nodes) -> None:
+    """The node waits for a missing NATS."""
     (port,) = free_ports(1)
     process = serve(node, cluster=f"nats://cairn:a-store@127.0.0.1:{port}")
     assert process.stderr is not None
@@ -107,7 +105,7 @@ def test_it_ends_at_once_when_it_is_told_so_while_it_joins(node: Nodes) -> None:
         pass
 
 
-def test_passwords_are_shown_nowhere(node: Nodes, caplog: pytest.LogCaptureFixture) -> None:
+def test_passwords_appear_in_no_output(node: Nodes, caplog: pytest.LogCaptureFixture) -> None:
     redis = pytest.importorskip("redis")
     caplog.set_level(logging.DEBUG, "cairnkv")
     process = serve(node, "b", "--log-level", "debug")
@@ -130,7 +128,7 @@ def test_passwords_are_shown_nowhere(node: Nodes, caplog: pytest.LogCaptureFixtu
             assert secret not in str(text)
 
 
-def test_the_majority_is_missed_once_and_greeted_once(
+def test_loss_and_return_of_the_quorum_are_logged_once(
     node: Nodes, nats: Nats, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cairnkv.replication.proposer.UNSEEN_SECONDS", 1.5)
@@ -151,7 +149,7 @@ def test_the_majority_is_missed_once_and_greeted_once(
     assert heard
 
 
-def test_how_far_joining_is_and_what_became_of_snapshots_is_told(
+def test_progress_of_joining_and_of_snapshots_is_reported(
     node: Nodes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 20)
@@ -179,14 +177,16 @@ def test_how_far_joining_is_and_what_became_of_snapshots_is_told(
     assert re.search(r"catching up: [\d,]+ of about [\d,]+ entries", said)
 
 
-def test_another_stream_is_named_by_a_process_too(node: Nodes, nats: Nats, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recreated_stream_is_named_in_the_error_of_a_process(
+    node: Nodes, nats: Nats, capsys: pytest.CaptureFixture[str]
+) -> None:
     with node("a") as first, client(first) as one:
         one.set("k", "v")
     name = nats.fresh_name()
     assert "see `cairn cluster repair`" in refused(capsys, node, name=name)  # and no such stream is made
 
 
-def test_a_nats_without_jetstream_or_without_others_is_named(
+def test_nats_without_jetstream_or_without_peers_is_named(
     node: Nodes, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cairnkv.replication.nats.stream.OPEN_PATIENCE", 0.5)

@@ -1,4 +1,4 @@
-"""How a node has its own proposals logged, one case at a time; `test_chaos` has them all at once."""
+"""The proposer of a node, one case at a time; `test_chaos` combines all cases."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def value(node: Node, key: bytes) -> bytes | None:
     return node.running.database.get(key)
 
 
-def test_so_many_entries_are_under_way_and_what_comes_then_shares_one() -> None:
+def test_entries_in_flight_are_bounded_and_later_proposals_share_one() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     for _ in range(IN_FLIGHT_MAX + 10):
@@ -68,8 +68,8 @@ def test_so_many_entries_are_under_way_and_what_comes_then_shares_one() -> None:
     assert len(cluster.stream) == before + IN_FLIGHT_MAX
 
 
-def test_a_small_entry_waits_while_a_large_one_is_under_way() -> None:
-    """And goes with what comes until there is as much, or the large one has come."""
+def test_small_entry_waits_while_a_large_one_is_in_flight() -> None:
+    """It leaves with later proposals once they are many, or the large entry has arrived."""
     cluster = settled()
     node = cluster.nodes[0]
     for _ in range(10):
@@ -89,7 +89,7 @@ def test_a_small_entry_waits_while_a_large_one_is_under_way() -> None:
     assert late.reply == b"20"
 
 
-def test_a_read_is_carried_out_with_an_entry_that_was_published_behind_it() -> None:
+def test_read_is_executed_with_an_entry_published_after_it() -> None:
     cluster = settled()
     one, other = cluster.nodes[:2]
     early = held(one.execute(Incr(b"n", 1)))
@@ -107,7 +107,7 @@ def test_a_read_is_carried_out_with_an_entry_that_was_published_behind_it() -> N
     assert read.reply == b"v"
 
 
-def test_without_a_majority_it_is_said_so_and_it_goes_on_by_itself() -> None:
+def test_proposals_without_a_quorum_fail_and_resume_by_themselves() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     node.cut_off = True
@@ -136,7 +136,7 @@ def test_without_a_majority_it_is_said_so_and_it_goes_on_by_itself() -> None:
     assert later.reply == 100
 
 
-def test_what_was_given_up_and_comes_late_is_carried_out_by_all() -> None:
+def test_abandoned_entry_that_arrives_late_is_applied_by_all() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     given_up = held(node.execute(Incr(b"n", 1)))
@@ -147,8 +147,8 @@ def test_what_was_given_up_and_comes_late_is_carried_out_by_all() -> None:
     assert [value(each, b"n") for each in cluster.nodes] == [b"1"] * 3
 
 
-def test_what_waits_for_an_epoch_that_does_not_begin_is_told_so() -> None:
-    """Though nothing is under way: it was refused."""
+def test_proposals_of_an_epoch_that_does_not_start_fail() -> None:
+    """Although nothing is in flight: the epoch was refused."""
     cluster = settled()
     node = cluster.nodes[0]
     node.running.proposer.begin(node.running.table)
@@ -159,7 +159,7 @@ def test_what_waits_for_an_epoch_that_does_not_begin_is_told_so() -> None:
     assert code(queued) is failures.NOQUORUM
 
 
-def test_what_is_refused_is_proposed_again_behind_a_new_epoch_in_its_order() -> None:
+def test_refused_entries_are_proposed_again_in_order_in_a_new_epoch() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     first = held(node.execute(Incr(b"n", 1)))
@@ -172,7 +172,7 @@ def test_what_is_refused_is_proposed_again_behind_a_new_epoch_in_its_order() -> 
     assert (first.reply, second.reply) == (1, 11)
 
 
-def test_a_gap_is_found_by_what_comes_behind_it() -> None:
+def test_gap_is_detected_by_a_later_entry() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     outcomes = []
@@ -199,7 +199,7 @@ def parts_on_disk(node: Node) -> int:
     return sum(key.startswith(PART_KEY) and text is not None for key, text in records.items())
 
 
-def test_parts_are_kept_through_a_restart_of_others_and_gone_with_the_last() -> None:
+def test_parts_survive_restarts_of_other_nodes_until_the_last_part() -> None:
     cluster = settled()
     one, other = cluster.nodes[:2]
     written = held(one.execute(Set(b"k", b"x" * 3_000)))
@@ -216,7 +216,7 @@ def test_parts_are_kept_through_a_restart_of_others_and_gone_with_the_last() -> 
     assert [parts_on_disk(node) for node in cluster.nodes] == [0, 0, 0]
 
 
-def test_parts_are_gone_with_the_epoch_and_all_of_it_is_proposed_again() -> None:
+def test_parts_end_with_their_epoch_and_are_all_proposed_again() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     written = held(node.execute(Set(b"k", b"x" * 3_000)))
@@ -235,7 +235,7 @@ def test_parts_are_gone_with_the_epoch_and_all_of_it_is_proposed_again() -> None
     assert [value(each, b"k") for each in cluster.nodes] == [b"x" * 3_000] * 3
 
 
-def test_parts_of_a_life_that_is_over_are_dropped() -> None:
+def test_parts_of_an_earlier_process_are_dropped() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     node.execute(Set(b"k", b"x" * 3_000))
@@ -250,8 +250,8 @@ def test_parts_of_a_life_that_is_over_are_dropped() -> None:
     assert [parts_on_disk(each) for each in cluster.nodes] == [0] * 3
 
 
-def test_more_parts_than_a_batch_may_have_are_none_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even what comes behind them."""
+def test_batch_with_too_many_parts_is_ignored_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all entries after it."""
     monkeypatch.setattr(epochs, "STAGED_MAX", 1_000)
     cluster = settled()
     one, other = cluster.nodes[:2]
@@ -269,7 +269,7 @@ def test_more_parts_than_a_batch_may_have_are_none_for_all(monkeypatch: pytest.M
     assert [value(each, b"k") for each in cluster.nodes] == [None] * 3
 
 
-def test_one_that_would_be_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_with_too_many_parts_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposer, "PROPOSAL_BYTES_MAX", 1_000)
     node = settled().nodes[0]
     assert code(node.execute(Set(b"k", b"x" * 1_001))) is failures.UNDONE
@@ -279,7 +279,7 @@ def test_one_that_would_be_is_not_proposed(monkeypatch: pytest.MonkeyPatch) -> N
 # -- bounds -------------------------------------------------------------------------------------------------------
 
 
-def test_the_queue_is_bounded_in_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_is_bounded_in_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposer, "QUEUED_MAX", 3)
     cluster = settled()
     node = cluster.nodes[0]
@@ -289,7 +289,7 @@ def test_the_queue_is_bounded_in_proposals(monkeypatch: pytest.MonkeyPatch) -> N
     held(node.execute(Get(b"k")))
 
 
-def test_and_in_bytes_but_for_one_that_has_it_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_is_bounded_in_bytes_except_for_a_single_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proposer, "QUEUED_BYTES_MAX", 100)
     cluster = settled()
     node = cluster.nodes[0]
@@ -310,7 +310,7 @@ def strangers_come(cluster: Cluster, count: int, epoch: int = 1_000) -> None:
         cluster.append(Entry(Kind.EPOCH, 10_000 + number, epoch, 0, 0, epoch_body(nonce, 1)).packed())
 
 
-def test_a_node_that_was_forgotten_begins_again_and_loses_nothing() -> None:
+def test_proposer_removed_from_the_table_restarts_without_loss() -> None:
     cluster = settled(1)
     node = cluster.nodes[0]
     first = held(node.execute(Incr(b"n", 1)))
@@ -326,8 +326,8 @@ def test_a_node_that_was_forgotten_begins_again_and_loses_nothing() -> None:
     assert node.running.stopped is None
 
 
-def test_nothing_counts_again_because_its_proposer_was_forgotten() -> None:
-    """All that it ever sent is held somewhere, and comes once more."""
+def test_entries_of_a_removed_proposer_do_not_count_twice() -> None:
+    """Each entry that it ever sent is delayed, and arrives once more."""
     cluster = settled(1)
     node = cluster.nodes[0]
     node.execute(Incr(b"n", 1))
@@ -345,7 +345,7 @@ def test_nothing_counts_again_because_its_proposer_was_forgotten() -> None:
     assert value(node, b"n") == b"11"
 
 
-def test_the_table_has_no_more_records_than_proposers() -> None:
+def test_epoch_table_has_no_more_records_than_proposers() -> None:
     cluster = settled(1)
     node = cluster.nodes[0]
     strangers_come(cluster, 3 * PROPOSERS_MAX)
@@ -357,7 +357,7 @@ def test_the_table_has_no_more_records_than_proposers() -> None:
     assert len(rows) == PROPOSERS_MAX
 
 
-def test_an_epoch_of_an_earlier_life_that_comes_late_does_no_harm() -> None:
+def test_late_epoch_of_an_earlier_process_has_no_effect() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     waiting = held(node.execute(Incr(b"n", 1)))
@@ -369,7 +369,7 @@ def test_an_epoch_of_an_earlier_life_that_comes_late_does_no_harm() -> None:
     assert [value(each, b"n") for each in cluster.nodes] == [b"1"] * 3
 
 
-def test_who_goes_on_to_begin_them_is_another_process_and_this_one_ends() -> None:
+def test_node_ends_if_another_process_starts_its_epochs() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     for _ in range(STRANGER_EPOCHS_MAX):
@@ -387,7 +387,7 @@ def test_who_goes_on_to_begin_them_is_another_process_and_this_one_ends() -> Non
     assert code(node.execute(Set(b"k", b"v"))) is failures.STOPPED
 
 
-def test_an_epoch_says_whose_it_is_or_is_none() -> None:
+def test_epoch_without_a_proposer_is_ignored() -> None:
     table = EpochTable()
     with pytest.raises(ValueError, match="does not say whose"):
         table.judge(Entry(Kind.EPOCH, 1, 1, 0, 0, b"short"), 1)
@@ -398,8 +398,8 @@ def test_an_epoch_says_whose_it_is_or_is_none() -> None:
 # -- another table ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_under_way_when_a_snapshot_takes_the_tables_place_is_unknown_and_done_once() -> None:
-    """The snapshot may have it, and the node is never told."""
+def test_entries_in_flight_at_a_snapshot_are_unknown_and_applied_once() -> None:
+    """The snapshot may contain them, and the node cannot know."""
     cluster = settled()
     one, other = cluster.nodes[:2]
     sent, asked = held(one.execute(Incr(b"n", 1))), held(one.execute(Get(b"n")))
@@ -416,8 +416,8 @@ def test_what_is_under_way_when_a_snapshot_takes_the_tables_place_is_unknown_and
     assert again.reply == 2
 
 
-def test_a_table_that_is_behind_is_brought_to_where_it_was() -> None:
-    """With own entries of this very life in the log."""
+def test_lagging_store_is_replayed_to_its_index() -> None:
+    """With own entries of this very process in the log."""
     cluster = settled()
     node = cluster.nodes[0]
     early = node.disk.copy()
@@ -429,7 +429,7 @@ def test_a_table_that_is_behind_is_brought_to_where_it_was() -> None:
     assert value(node, b"n") == b"3"
 
 
-def test_a_refusal_that_comes_late_concerns_its_own_epoch_only() -> None:
+def test_late_refusal_concerns_its_own_epoch_only() -> None:
     cluster = settled()
     store = cluster.nodes[0].running
     proposer, table = store.proposer, store.table
@@ -444,7 +444,7 @@ def test_a_refusal_that_comes_late_concerns_its_own_epoch_only() -> None:
     assert (entry.kind, entry.epoch) == (Kind.EPOCH, epoch + 1)
 
 
-def test_how_old_the_newest_own_entry_is_counts_from_when_it_was_published() -> None:
+def test_age_of_the_newest_own_entry_counts_from_its_publication() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     node.execute(Incr(b"n", 1))
@@ -457,7 +457,7 @@ def test_how_old_the_newest_own_entry_is_counts_from_when_it_was_published() -> 
     assert node.running.proposer.came_sent == published
 
 
-def test_of_several_attempts_to_begin_an_epoch_the_first_may_be_the_one_that_has_come() -> None:
+def test_first_of_several_epoch_attempts_may_be_the_one_that_counts() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     node.refused()
@@ -470,7 +470,7 @@ def test_of_several_attempts_to_begin_an_epoch_the_first_may_be_the_one_that_has
     assert node.running.proposer.came_sent == began
 
 
-def test_what_is_always_refused_begins_no_more_epochs_than_there_is_time_for() -> None:
+def test_entry_that_is_always_refused_starts_epochs_at_a_bounded_rate() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     write = held(node.execute(Incr(b"n", 1)))
@@ -489,7 +489,7 @@ def test_what_is_always_refused_begins_no_more_epochs_than_there_is_time_for() -
     assert write.reply == 1
 
 
-def test_writes_that_the_log_has_no_room_for_fail_once_they_cannot_count() -> None:
+def test_writes_refused_by_a_full_log_fail_once_they_cannot_count() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     write, read = held(node.execute(Incr(b"n", 1))), held(node.execute(Get(b"k")))

@@ -1,4 +1,4 @@
-"""A NATS server whose machine is gone for good is replaced, as docs/cluster.md says: the log goes on whole."""
+"""Replacement of a lost NATS server as docs/cluster.md describes: the log continues completely."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ def three(tmp_path: Path) -> Iterator[Nats]:
         yield nats
 
 
-async def test_a_server_that_is_gone_for_good_is_replaced_by_one_of_another_name(three: Nats, tmp_path: Path) -> None:
+async def test_lost_nats_server_is_replaced_by_one_of_another_name(three: Nats, tmp_path: Path) -> None:
     port, route_port = free_ports(2)
     pattern, gone = three.servers[0].config, three.servers[2]
     new = NatsServer(

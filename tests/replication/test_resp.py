@@ -1,4 +1,4 @@
-"""Redis' wire at two nodes of a cluster, by redis-py: the same words, and what they mean here."""
+"""The Redis protocol at two nodes of a cluster, with redis-py."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def two(node: Nodes) -> Iterator[tuple[Any, Any]]:
             yield one, other
 
 
-def test_a_watched_key_that_another_node_changes_aborts_the_transaction(two: tuple[Any, Any]) -> None:
+def test_watched_key_changed_at_another_node_aborts_the_transaction(two: tuple[Any, Any]) -> None:
     one, other = two
     other.set("n", 1)
     with one.pipeline() as pipe:
@@ -64,7 +64,7 @@ def test_discard_does_nothing_and_ends_the_watch(two: tuple[Any, Any]) -> None:
     assert other.get("k") == "theirs!"
 
 
-def test_keys_and_flushall_are_of_all_nodes(two: tuple[Any, Any]) -> None:
+def test_keys_and_flushall_cover_all_nodes(two: tuple[Any, Any]) -> None:
     one, other = two
     one.mset({f"k{number}": number for number in range(500)})
     assert sorted(other.keys("k*")) == sorted(f"k{number}" for number in range(500))
@@ -74,7 +74,7 @@ def test_keys_and_flushall_are_of_all_nodes(two: tuple[Any, Any]) -> None:
     assert one.dbsize() == 0
 
 
-def test_who_listens_at_another_node_hears_it(two: tuple[Any, Any]) -> None:
+def test_subscriber_at_another_node_gets_the_message(two: tuple[Any, Any]) -> None:
     one, other = two
     with other.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe("news")
@@ -94,7 +94,7 @@ def test_who_listens_at_another_node_hears_it(two: tuple[Any, Any]) -> None:
         assert set(heard) == {"hello"}
 
 
-def test_it_tells_of_itself_what_is_so(two: tuple[Any, Any]) -> None:
+def test_info_describes_the_cluster(two: tuple[Any, Any]) -> None:
     one, other = two
     one.set("k", "v")
     told = one.info("everything")

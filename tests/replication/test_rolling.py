@@ -1,4 +1,4 @@
-"""Nodes are restarted one after the other, while clients of all of them write: nothing acknowledged is lost."""
+"""A rolling restart while clients of all nodes write: no acknowledged write is lost."""
 
 import collections
 import threading
@@ -39,7 +39,7 @@ def go_on(writers: list[Writer]) -> None:
     until(lambda: all(writer.acknowledged > least for writer, least in zip(writers, wanted, strict=True)))
 
 
-def test_restarting_one_after_the_other_loses_nothing_and_no_client_notices(node: Nodes) -> None:
+def test_rolling_restart_loses_no_write_and_clients_see_no_error(node: Nodes) -> None:
     ports = dict(zip("abc", free_ports(3), strict=True))
     url = "cairn://" + ",".join(f"127.0.0.1:{port}" for port in ports.values())
     running: dict[str, Any] = {name: node(name, port=port) for name, port in ports.items()}

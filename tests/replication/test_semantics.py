@@ -1,4 +1,4 @@
-"""A newer release among nodes that know only what it replaces: what it does differently waits for the last of them."""
+"""A newer release among older nodes: changed semantics start when the last node supports them."""
 
 import shutil
 

@@ -20,7 +20,7 @@ FAILOVER = 12.0
 
 
 class Traffic:
-    """A message is published every now and then, and again if it does not come back, as a node would."""
+    """A message is published periodically, and again if it does not come back, as by a node."""
 
     def __init__(self, nats: Nats, publisher: Stream, reader: Stream) -> None:
         self.nats = nats
@@ -97,8 +97,8 @@ async def consumers_server(nats: Nats, stream: Stream) -> NatsServer:
     return server
 
 
-class TestOneServer:
-    async def test_the_leader_is_killed_and_comes_back(self, nats: Nats, traffic: Traffic) -> None:
+class TestOneServerFails:
+    async def test_killed_leader_returns(self, nats: Nats, traffic: Traffic) -> None:
         identity = traffic.publisher.identity
         leader = await leader_of(nats, traffic.publisher)
         leader.kill()
@@ -110,7 +110,7 @@ class TestOneServer:
         await traffic.more()
         await traffic.check_against_the_stream()
 
-    async def test_the_leader_is_paused_and_goes_on(self, nats: Nats, traffic: Traffic) -> None:
+    async def test_paused_leader_resumes(self, nats: Nats, traffic: Traffic) -> None:
         leader = await leader_of(nats, traffic.publisher)
         leader.pause()
         await traffic.more()
@@ -119,7 +119,7 @@ class TestOneServer:
         await traffic.more()
         await traffic.check_against_the_stream()
 
-    async def test_the_consumers_server_is_paused(self, nats: Nats, traffic: Traffic) -> None:
+    async def test_server_of_the_consumer_is_paused(self, nats: Nats, traffic: Traffic) -> None:
         server = await consumers_server(nats, traffic.publisher)
         server.pause()
         await traffic.more()
@@ -127,7 +127,7 @@ class TestOneServer:
         await traffic.more()
         await traffic.check_against_the_stream()
 
-    async def test_the_server_that_we_are_connected_to_is_killed(self, nats: Nats, traffic: Traffic) -> None:
+    async def test_connected_server_is_killed(self, nats: Nats, traffic: Traffic) -> None:
         url = traffic.publisher.nc.connected_url
         assert url is not None
         server_of(nats, url.port).kill()
@@ -136,8 +136,8 @@ class TestOneServer:
         await traffic.check_against_the_stream()
 
 
-class TestSeveralServers:
-    async def test_a_minority_gets_nothing_and_goes_on_by_itself(self, nats: Nats, traffic: Traffic) -> None:
+class TestSeveralServersFail:
+    async def test_minority_gets_nothing_and_recovers_by_itself(self, nats: Nats, traffic: Traffic) -> None:
         for server in nats.servers[:2]:
             server.pause()
         await asyncio.sleep(4)
@@ -149,7 +149,7 @@ class TestSeveralServers:
         await traffic.more()
         await traffic.check_against_the_stream()
 
-    async def test_all_are_killed_and_started(self, nats: Nats, traffic: Traffic) -> None:
+    async def test_all_servers_are_killed_and_restarted(self, nats: Nats, traffic: Traffic) -> None:
         identity = traffic.publisher.identity
         for server in nats.servers:
             server.kill()
@@ -164,11 +164,8 @@ class TestSeveralServers:
         assert (await traffic.publisher.state()).identity == identity
 
 
-async def test_what_a_paused_server_holds_is_logged_later(nats: Nats) -> None:
-    """Measured: so no time that passes says that a message will not be logged, nor does its order among others.
-
-    It may also be lost, where the other servers cut the paused one off before it goes on, so this is tried some times.
-    """
+async def test_messages_in_a_paused_server_are_logged_later(nats: Nats) -> None:
+    """So no timeout proves that a message will not be logged, nor does its order among others."""
     options = nats.options()
     async with opened(options) as other, Reader(other) as reader:
         for attempt in range(HOLDS_MAX):
@@ -190,8 +187,8 @@ async def test_what_a_paused_server_holds_is_logged_later(nats: Nats) -> None:
     raise AssertionError(f"of {HOLDS_MAX} held messages none was logged")
 
 
-async def test_a_paused_server_is_left_though_it_does_not_take_what_is_sent(nats: Nats) -> None:
-    """More than the sockets keep, so that the connection cannot be closed in good order."""
+async def test_paused_server_that_reads_nothing_is_left(nats: Nats) -> None:
+    """More than the socket buffers, so that the connection cannot be closed cleanly."""
     async with opened(nats.options()) as one, Reader(one) as reader:
         await put(one, b"first")
         await reader.has(lambda: reader.texts == [b"first"])

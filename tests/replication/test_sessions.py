@@ -1,4 +1,4 @@
-"""Conversations with nodes of a cluster: replies in order whatever each waits for, and own writes are read."""
+"""Sessions of nodes of a cluster: replies keep their order, and clients read their own writes."""
 
 import itertools
 import random
@@ -52,7 +52,7 @@ def hear(cluster: Cluster, chat: Chat) -> list[Any]:
     return heard
 
 
-def test_what_is_pipelined_shares_an_entry_and_is_answered_in_its_order() -> None:
+def test_pipelined_commands_share_an_entry_and_keep_their_order() -> None:
     cluster = settled()
     talk = talk_with(cluster.nodes[0])
     before = len(cluster.stream)
@@ -63,7 +63,7 @@ def test_what_is_pipelined_shares_an_entry_and_is_answered_in_its_order() -> Non
     assert len(cluster.stream) == before + 1
 
 
-def test_a_local_read_is_answered_at_once_but_for_what_this_client_has_written() -> None:
+def test_local_read_waits_only_for_own_writes() -> None:
     cluster = settled()
     one, other = talk_with(cluster.nodes[0]), talk_with(cluster.nodes[0])
     one.send(Set(b"k", b"v"))
@@ -77,8 +77,8 @@ def test_a_local_read_is_answered_at_once_but_for_what_this_client_has_written()
     assert other.payloads() == [b"v"]
 
 
-def test_a_write_is_not_missed_because_a_later_one_has_failed() -> None:
-    """One is on its way, and may come; another was still waiting, and never will."""
+def test_local_read_sees_a_pending_write_after_a_later_one_failed() -> None:
+    """One write is in flight, and may be logged; another still waited, and never will be."""
     cluster = settled()
     node = cluster.nodes[0]
     talk = talk_with(node)
@@ -99,7 +99,7 @@ def test_a_write_is_not_missed_because_a_later_one_has_failed() -> None:
     assert read == b"v" or read.startswith(b"NOQUORUM")
 
 
-def test_nor_because_it_came_with_the_flag_of_a_local_read() -> None:
+def test_local_read_sees_a_write_sent_with_the_local_flag() -> None:
     cluster = settled()
     talk = talk_with(cluster.nodes[0])
     talk.send(local(Set(b"k", b"v")), local(Get(b"k")))
@@ -107,7 +107,7 @@ def test_nor_because_it_came_with_the_flag_of_a_local_read() -> None:
     assert talk.payloads() == [b"OK", b"v"]
 
 
-def test_watch_holds_back_what_comes_behind_it() -> None:
+def test_watch_blocks_later_commands() -> None:
     cluster = settled()
     one, other = chat_with(cluster.nodes[0]), chat_with(cluster.nodes[1])
     for words in ("WATCH k", "GET k", "MULTI", "SET k mine", "EXEC"):
@@ -130,8 +130,8 @@ def test_exec_succeeds_with_a_pending_write_of_a_watched_key() -> None:
     assert hear(cluster, chat) == [OK, OK, OK, QUEUED, QUEUED, [OK, 0], b"mine"]
 
 
-def test_a_transaction_of_nothing_is_given_up_as_well() -> None:
-    """Though this node has not heard of the change: that is found out in the log."""
+def test_empty_transaction_is_aborted_too() -> None:
+    """Although this node has not applied the change: the log decides."""
     cluster = settled()
     one, other = chat_with(cluster.nodes[0]), chat_with(cluster.nodes[1])
     one.send(b"WATCH", b"k")
@@ -146,7 +146,7 @@ def test_a_transaction_of_nothing_is_given_up_as_well() -> None:
     assert hear(cluster, one) == [OK, NULL_ARRAY]
 
 
-def test_keys_and_scan_find_what_was_written_before() -> None:
+def test_keys_and_scan_find_earlier_writes() -> None:
     cluster = settled()
     chat = chat_with(cluster.nodes[0])
     chat.send(b"MSET", *itertools.chain.from_iterable((b"k%d" % number, b"") for number in range(3_000)))
@@ -163,7 +163,7 @@ def test_keys_and_scan_find_what_was_written_before() -> None:
     assert hear(cluster, chat) == [OK, [b"0", [b"k"]]]
 
 
-def test_a_job_that_loses_its_majority_ends() -> None:
+def test_long_command_ends_without_a_quorum() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     chat = chat_with(node)
@@ -210,10 +210,8 @@ COMMANDS = st.sampled_from(
     said=st.lists(st.tuples(st.integers(0, 2), COMMANDS), min_size=1, max_size=30),
     seed=st.integers(0, 2**32),
 )
-def test_every_client_on_redis_wire_gets_one_reply_to_each_command_in_order(
-    said: list[tuple[int, str]], seed: int
-) -> None:
-    """Behind each command goes an ECHO that tells one reply from another."""
+def test_redis_clients_get_one_reply_to_each_command_in_order(said: list[tuple[int, str]], seed: int) -> None:
+    """An ECHO after each command tells the replies apart."""
     dice = random.Random(seed)
     cluster = settled(2)
     chats = [chat_with(cluster.nodes[number % 2]) for number in range(3)]
@@ -244,8 +242,8 @@ def test_every_client_on_redis_wire_gets_one_reply_to_each_command_in_order(
     ),
     seed=st.integers(0, 2**32),
 )
-def test_own_writes_are_read_locally_or_not(said: list[tuple[str, int]], seed: int) -> None:
-    """One client, and another that writes the same keys at another node: nothing older than the own is shown."""
+def test_own_writes_are_visible_in_local_and_linearizable_reads(said: list[tuple[str, int]], seed: int) -> None:
+    """Another client writes the same keys at another node: no read is older than the own write."""
     dice = random.Random(seed)
     cluster = settled(2)
     one, other = talk_with(cluster.nodes[0]), talk_with(cluster.nodes[1])

@@ -1,4 +1,4 @@
-"""A node's table: files of it while it is in use, a table made of them, and what those say who find one elsewhere."""
+"""Files of a node's store: made while it is in use, installed elsewhere, and refused where they do not belong."""
 
 import random
 import shutil
@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_a_table_made_of_staged_files_has_all_up_to_its_position(data: Path, tmp_path: Path) -> None:
+def test_installed_files_contain_all_entries_up_to_their_index(data: Path, tmp_path: Path) -> None:
     with Table(data) as table:
         stop = threading.Event()
 
@@ -66,7 +66,7 @@ def test_a_table_made_of_staged_files_has_all_up_to_its_position(data: Path, tmp
         assert again.read(b"large") == LARGE
 
 
-def test_records_of_a_node_are_read_without_opening_its_table(data: Path) -> None:
+def test_records_of_a_node_are_read_without_opening_its_store(data: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in data.iterdir()}
     assert node_record(data, POSITION) == b"8"
     assert node_record(data, b"proposers") == LARGE, "also a value in parts"
@@ -74,7 +74,7 @@ def test_records_of_a_node_are_read_without_opening_its_table(data: Path) -> Non
     assert {path.name: path.stat().st_mtime_ns for path in data.iterdir()} == before
 
 
-def test_nothing_is_left_of_an_earlier_attempt_nor_of_a_failed_one(data: Path, tmp_path: Path) -> None:
+def test_earlier_and_failed_attempts_leave_no_files(data: Path, tmp_path: Path) -> None:
     left = tmp_path / ".data.snapshot"
     left.mkdir()
     (left / "left").touch()
@@ -99,7 +99,7 @@ def test_damaged_files_are_not_installed(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_table_is_installed_into_an_empty_directory_only(data: Path, tmp_path: Path) -> None:
+def test_files_are_installed_into_an_empty_directory_only(data: Path, tmp_path: Path) -> None:
     with Table(data) as table, staged(table.storage) as files:
         shutil.copytree(files, tmp_path / "fetched")
     (tmp_path / "new").mkdir()
@@ -114,14 +114,14 @@ def test_a_table_is_installed_into_an_empty_directory_only(data: Path, tmp_path:
 # -- those who find one elsewhere ----------------------------------------------------------------------------------
 
 
-def test_a_store_without_a_cluster_refuses_a_table_of_a_node_and_says_how_it_is_served(data: Path) -> None:
+def test_durable_server_refuses_the_directory_of_a_node(data: Path) -> None:
     with pytest.raises(OptionError, match=r"is the table of a node of a cluster: serve it with --cluster") as refused:
         cairnkv.open(data)
     assert "damaged" not in str(refused.value)
     assert node_record(data, POSITION) == b"8", "and has changed nothing"
 
 
-def test_check_and_verify_take_it(data: Path, tmp_path: Path, cairn_here: Call) -> None:
+def test_check_and_verify_accept_the_directory_of_a_node(data: Path, tmp_path: Path, cairn_here: Call) -> None:
     checked = cairn_here("check", str(data))
     assert (checked.code, checked.out.decode()) == (
         0,
@@ -134,7 +134,7 @@ def test_check_and_verify_take_it(data: Path, tmp_path: Path, cairn_here: Call) 
     assert b'"node_records":2' in verified.out.replace(b" ", b"")
 
 
-def test_repair_makes_a_store_without_a_cluster_of_it(data: Path, tmp_path: Path) -> None:
+def test_repair_turns_a_node_directory_into_a_durable_store(data: Path, tmp_path: Path) -> None:
     repaired = repair(data, tmp_path / "new")
     assert (repaired.found.entries, repaired.found.node, repaired.found.loose) == (501, 0, 0)
     (left_out,) = repaired.left_out
@@ -143,7 +143,7 @@ def test_repair_makes_a_store_without_a_cluster_of_it(data: Path, tmp_path: Path
         assert kv["large"] == LARGE
 
 
-def test_damage_in_what_a_node_keeps_is_told_as_that(data: Path) -> None:
+def test_damage_in_records_of_a_node_is_reported(data: Path) -> None:
     engine = open_rocksdb(data)
     batch = engine.batch()
     batch.put(record_key(NODE_DB, b"row"), b"\x09")

@@ -1,4 +1,4 @@
-"""The state of nodes follows from the entries alone, one way in which it might not at a time; see `test_chaos`."""
+"""The state of nodes depends on the log entries alone, one risk at a time; see `test_chaos`."""
 
 import contextlib
 import random
@@ -94,8 +94,8 @@ def restart(node: Node, lost: int = 0) -> None:
     node.start()
 
 
-class Stranger:
-    """Somebody who writes into the stream what he likes."""
+class Intruder:
+    """A program that publishes arbitrary messages to the stream."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -111,8 +111,8 @@ class Stranger:
 # -- time -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_node_frees_and_when_shows_nowhere() -> None:
-    """Keys that are over are there on one node, freed on another, and were never read on the third."""
+def test_freeing_of_expired_keys_is_invisible() -> None:
+    """Expired keys exist on one node, are freed on another, and were never read on the third."""
     cluster = settled()
     one, other, third = cluster.nodes
     said(cluster, one, SetWith(b"a", b"1", ttl=100), SetWith(b"b", b"1", ttl=100), Set(b"c", b"1"))
@@ -128,8 +128,8 @@ def test_what_a_node_frees_and_when_shows_nowhere() -> None:
     assert len({node.running.digest for node in cluster.nodes}) == 1
 
 
-def test_whether_a_key_ever_had_a_deadline_is_not_remembered() -> None:
-    """Not after a restart; and what comes and goes in one transaction is no change for anybody."""
+def test_removed_expiry_time_leaves_no_trace() -> None:
+    """Not after a restart; and a key set and deleted within a transaction is no change."""
     cluster = settled()
     one, other = cluster.nodes[:2]
     said(cluster, one, SetWith(b"a", b"1", ttl=100), Clear(b"a"))
@@ -139,8 +139,8 @@ def test_whether_a_key_ever_had_a_deadline_is_not_remembered() -> None:
     assert one.running.digest == other.running.digest
 
 
-def test_log_time_is_that_of_the_table_and_goes_back_with_it() -> None:
-    """Or what is applied once more would come to other deadlines."""
+def test_log_time_belongs_to_the_store_and_goes_back_with_it() -> None:
+    """Otherwise entries that are applied again would give other expiry times."""
     cluster = settled()
     node = cluster.nodes[0]
     early = node.disk.copy()
@@ -152,8 +152,8 @@ def test_log_time_is_that_of_the_table_and_goes_back_with_it() -> None:
     assert fingerprint(node.running) == fingerprint(cluster.nodes[1].running)
 
 
-def test_who_begins_with_a_clock_that_is_off_takes_no_key_away() -> None:
-    """It learns that it is by what others propose."""
+def test_node_that_starts_with_a_wrong_clock_expires_no_key() -> None:
+    """It learns log time from the proposals of others."""
     cluster = settled()
     one, other = cluster.nodes[:2]
     said(cluster, one, SetWith(b"k", b"1", ttl=60_000))
@@ -169,7 +169,7 @@ def test_who_begins_with_a_clock_that_is_off_takes_no_key_away() -> None:
     assert said(cluster, one, Get(b"k")) == [b"1"]
 
 
-def test_clocks_that_differ_never_bring_a_key_back() -> None:
+def test_different_clocks_never_restore_an_expired_key() -> None:
     cluster = settled()
     fast, slow = cluster.nodes[:2]
     fast.clock_off, slow.clock_off = 900, -900
@@ -181,15 +181,15 @@ def test_clocks_that_differ_never_bring_a_key_back() -> None:
 # -- what a node has of its own ---------------------------------------------------------------------------------------
 
 
-def test_values_stay_in_memory_whatever_the_limit_is() -> None:
-    """A limit is for what this node proposes; what others propose is applied as everywhere."""
+def test_values_stay_in_memory_with_any_limit() -> None:
+    """The limit is for own proposals; those of other nodes are applied as everywhere."""
     cluster = settled(memory_limit=2_000)
     one, other = cluster.nodes[:2]
     replies = said(cluster, one, *(Set(b"%d" % number, b"x" * 300) for number in range(10)))
     assert replies[0] is OK
     assert isinstance(replies[-1], Failure)
     assert replies[-1].code is failures.FULL
-    Stranger(cluster).says(packed_items([batch_item(Step(0, Set(b"more", b"x" * 5_000)))]))
+    Intruder(cluster).says(packed_items([batch_item(Step(0, Set(b"more", b"x" * 5_000)))]))
     cluster.settle()
     for _ in range(10):
         one.running.housekeep()
@@ -200,8 +200,8 @@ def test_values_stay_in_memory_whatever_the_limit_is() -> None:
     assert said(cluster, one, Get(b"more")) == [b"x" * 5_000]
 
 
-def test_what_a_look_at_the_table_finds_decides_nothing() -> None:
-    """Which slice a scan has depends on how the table has grown, and a random key on chance."""
+def test_table_layout_and_random_keys_do_not_affect_the_state() -> None:
+    """A scan slice depends on the growth of the table, and a random key on chance."""
     cluster = settled()
     one = cluster.nodes[0]
     said(cluster, one, Set(b"k", b"1"), Set(b"k" * 300, b"1"))
@@ -215,8 +215,8 @@ def test_what_a_look_at_the_table_finds_decides_nothing() -> None:
     assert said(cluster, one, Get(b"k")) == [b"2"]
 
 
-def test_versions_stay_alike_when_a_transaction_is_too_much() -> None:
-    """It is undone; the versions of what it had changed are later ones, after a restart as well."""
+def test_versions_stay_equal_after_an_undone_transaction() -> None:
+    """The changed keys get later versions, after a restart as well."""
     cluster = settled()
     one, other = cluster.nodes[:2]
     said(cluster, one, Set(b"k", b"1"), Set(b"long", b"x" * 500))
@@ -242,7 +242,7 @@ def test_transaction_that_would_make_too_many_bytes_begins_no_work(command: Comm
     assert isinstance(transacted(cluster, one, *[command] * 3, most=400), Replies)
 
 
-def test_clear_prefix_clears_what_its_node_has_found() -> None:
+def test_clear_prefix_deletes_the_keys_that_its_node_found() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     said(cluster, node, *(Set(b"%s%d" % (prefix, number), b"") for prefix in (b"a", b"b") for number in range(20)))
@@ -275,7 +275,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("between", [*CHANGES, "time", "nothing"])
 @pytest.mark.parametrize("meanwhile", ["nothing", "restart", "snapshot"])
-def test_a_transaction_is_not_carried_out_if_what_it_watches_has_changed(between: str, meanwhile: str) -> None:
+def test_transaction_is_not_executed_after_a_watched_change(between: str, meanwhile: str) -> None:
     cluster = settled()
     one, other, third = cluster.nodes
     said(cluster, one, SetWith(b"k", b"1", ttl=5_000))
@@ -297,7 +297,7 @@ def test_a_transaction_is_not_carried_out_if_what_it_watches_has_changed(between
     assert said(cluster, third, Get(b"done")) == [b"1" if between == "nothing" else MISSING]
 
 
-def test_a_key_that_was_not_there_may_not_come() -> None:
+def test_creation_of_a_watched_absent_key_aborts() -> None:
     cluster = settled()
     one, other = cluster.nodes[:2]
     watched = watching(cluster, one, b"k")
@@ -309,9 +309,9 @@ def test_a_key_that_was_not_there_may_not_come() -> None:
 
 
 @given(st.lists(st.binary(max_size=80), min_size=1, max_size=5), st.sampled_from(Kind))
-def test_any_bytes_in_an_entry_are_taken_alike(bodies: list[bytes], kind: Kind) -> None:
+def test_any_bytes_in_an_entry_have_equal_effects(bodies: list[bytes], kind: Kind) -> None:
     cluster = settled()
-    stranger = Stranger(cluster)
+    stranger = Intruder(cluster)
     for body in bodies:
         cluster.append(b"\1" + body)
         stranger.says(body, kind=kind)
@@ -320,10 +320,10 @@ def test_any_bytes_in_an_entry_are_taken_alike(bodies: list[bytes], kind: Kind) 
     assert said(cluster, cluster.nodes[0], Set(b"k", b"v")) == [OK]
 
 
-def test_what_comes_before_the_fault_of_a_batch_is_carried_out_by_all() -> None:
+def test_commands_before_a_malformed_one_are_executed_by_all() -> None:
     cluster = settled()
     good = packed_items([batch_item(Step(0, Set(b"k", b"v")))])
-    Stranger(cluster).says(good + b"\1\0")
+    Intruder(cluster).says(good + b"\1\0")
     assert said(cluster, cluster.nodes[0], Get(b"k")) == [b"v"]
 
 
@@ -342,18 +342,18 @@ def test_what_comes_before_the_fault_of_a_batch_is_carried_out_by_all() -> None:
         semantics_item(0),
     ],
 )
-def test_what_nobody_proposes_changes_nothing(item: Item) -> None:
+def test_entries_of_no_proposer_change_nothing(item: Item) -> None:
     cluster = settled()
     said(cluster, cluster.nodes[0], Set(b"k", b"1"))
-    Stranger(cluster).says(packed_items([item]))
+    Intruder(cluster).says(packed_items([item]))
     cluster.settle()
     assert all(node.is_up for node in cluster.nodes)
     assert said(cluster, cluster.nodes[0], Get(b"k"), Count()) == [b"1", 1]
 
 
-def test_a_node_that_is_too_old_for_an_entry_ends_and_says_so() -> None:
+def test_node_too_old_for_an_entry_stops_with_a_message() -> None:
     cluster = settled()
-    Stranger(cluster).says(b"", semantics=2)
+    Intruder(cluster).says(b"", semantics=2)
     node = cluster.nodes[0]
     node.follow(9)
     assert "newer release" in str(node.running.stopped)
@@ -362,7 +362,7 @@ def test_a_node_that_is_too_old_for_an_entry_ends_and_says_so() -> None:
     assert outcome.code is failures.STOPPED
 
 
-def test_semantics_are_raised_once_all_support_them_and_are_in_the_table() -> None:
+def test_semantics_change_once_all_nodes_support_them() -> None:
     storage = TableStorage(Disk())
     store = ReplicatedStore(node=1, nonce=b"12345678", storage=storage, value_max=VALUE_MAX, supports=2)
     store.begin(store.load())
@@ -387,7 +387,7 @@ def test_semantics_are_raised_once_all_support_them_and_are_in_the_table() -> No
     assert "newer release" in str(older.stopped)
 
 
-def test_who_is_alone_with_its_state_ends() -> None:
+def test_node_alone_with_its_state_stops() -> None:
     cluster = settled()
     one = cluster.nodes[0]
     one.running._note_digest(1_000, one.number, 1)
@@ -427,7 +427,7 @@ def on_disk(directory: Path, gather: float = 0.0) -> Iterator[ReplicatedStore]:
     store.close()
 
 
-def test_a_table_on_disk_has_all_of_the_state(tmp_path: Path) -> None:
+def test_store_on_disk_contains_the_whole_state(tmp_path: Path) -> None:
     cluster = settled()
     one = cluster.nodes[0]
     said(cluster, one, SetWith(b"k", b"1", ttl=60_000), Set(b"l", b"2"), SetWith(b"m", b"3", ttl=100))
@@ -452,8 +452,8 @@ def test_a_table_on_disk_has_all_of_the_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gather", [0.0, 0.02, 3_600.0])
-def test_what_a_kill_leaves_of_a_table_is_the_state_at_its_position(tmp_path: Path, gather: float) -> None:
-    """However late it was written: keys, position and all else are of one moment, and the log has what is missing."""
+def test_killed_node_leaves_the_state_at_its_log_index(tmp_path: Path, gather: float) -> None:
+    """Keys, log index and all else are of one moment, and the log has the rest."""
     cluster = settled()
     one = cluster.nodes[0]
     watching(cluster, one, b"0")
@@ -481,14 +481,14 @@ def test_what_a_kill_leaves_of_a_table_is_the_state_at_its_position(tmp_path: Pa
         assert fingerprint(store) == cluster.seen[len(cluster.stream)], "whoever closes it waits for nothing"
 
 
-def test_a_table_that_makes_no_sense_is_damaged() -> None:
+def test_inconsistent_store_is_damaged() -> None:
     disk = Disk([(0, ((NODE_DB, POSITION_KEY, b"short", None),))])
     store = ReplicatedStore(node=5, nonce=b"12345678", storage=TableStorage(disk), value_max=VALUE_MAX)
     with pytest.raises(ValueError, match="damage"):
         store.load()
 
 
-def test_a_table_that_takes_nothing_any_more_ends_the_node_and_nobody_else() -> None:
+def test_failed_storage_stops_its_node_only() -> None:
     cluster = settled()
     one, other = cluster.nodes[:2]
     assert one.table is not None
@@ -503,8 +503,8 @@ def test_a_table_that_takes_nothing_any_more_ends_the_node_and_nobody_else() -> 
     assert outcome.reply is OK
 
 
-def test_a_table_that_is_behind_holds_its_node_back_and_gets_everything() -> None:
-    """An entry may be larger than what the table takes beside what waits for its disk already."""
+def test_slow_storage_slows_its_node_and_gets_every_entry() -> None:
+    """An entry may be larger than the storage's queue."""
     cluster = settled()
     one, other = cluster.nodes[:2]
     assert one.table is not None
@@ -531,7 +531,7 @@ def test_a_table_that_is_behind_holds_its_node_back_and_gets_everything() -> Non
 
 
 def test_cost_of_proposals_is_their_work() -> None:
-    """Their cost bounds a log entry, which every node executes without a pause."""
+    """The cost bounds a log entry, which every node executes without a pause."""
     cluster = settled()
     node = cluster.nodes[0]
     said(cluster, node, SetRange(b"k", 100 * BYTES_PER_COST, b"x"))
@@ -545,7 +545,7 @@ def test_cost_of_proposals_is_their_work() -> None:
     cluster.settle()
 
 
-def test_a_node_that_has_left_lets_nobody_wait() -> None:
+def test_stopped_node_answers_all_pending_commands() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     (watched,) = watching(cluster, node, b"k")

@@ -1,4 +1,4 @@
-"""Archives: what was packed comes out again, other programs can read it, and nothing else is unpacked."""
+"""Tar streams: packed files survive a round trip, other programs read them, and unsafe members are refused."""
 
 import io
 import random
@@ -34,7 +34,7 @@ FILES = st.dictionaries(
 
 
 @given(files=FILES, size=st.integers(1, 5_000), fed=st.integers(1, 5_000))
-def test_what_was_packed_comes_out_again(
+def test_packed_files_survive_a_round_trip(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], size: int, fed: int
 ) -> None:
     directory = tmp_path_factory.mktemp("packed")
@@ -46,7 +46,7 @@ def test_what_was_packed_comes_out_again(
     assert unpack(tmp_path_factory.mktemp("unpacked"), b"".join(pieces), fed) == files
 
 
-def test_tar_reads_it(tmp_path: Path) -> None:
+def test_tar_reads_the_stream(tmp_path: Path) -> None:
     for number, size in enumerate((0, 1, 511, 512, 513, 100_000)):
         (tmp_path / f"{number}.sst").write_bytes(random.Random(number).randbytes(size))
     archive = b"".join(packed(tmp_path, 1_000))
@@ -94,7 +94,7 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> tarfile.
     ],
     ids=lambda node: f"{node.name[:12]!r}-{node.type!r}",
 )
-def test_odd_members_are_refused_and_nothing_is_written_elsewhere(tmp_path: Path, node: tarfile.TarInfo) -> None:
+def test_unsafe_members_are_refused_and_write_nothing_elsewhere(tmp_path: Path, node: tarfile.TarInfo) -> None:
     archive = _tar(node)
     with pytest.raises(BadArchive, match=r"something else|no archive"):
         unpack(tmp_path / "in", archive)
@@ -102,7 +102,7 @@ def test_odd_members_are_refused_and_nothing_is_written_elsewhere(tmp_path: Path
     assert list((tmp_path / "in").iterdir()) == []
 
 
-def test_what_is_no_archive_of_ours_is_refused(tmp_path: Path) -> None:
+def test_other_archives_are_refused(tmp_path: Path) -> None:
     good = _tar(_member("a", size=1_000))
     for number, (bad, why) in enumerate(
         [

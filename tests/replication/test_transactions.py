@@ -1,4 +1,4 @@
-"""MULTI and EXEC at nodes of a cluster: what is not about keys waits for the log, and one step may fail."""
+"""MULTI and EXEC at nodes of a cluster: other effects wait for the log, and one command may fail."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def changed_elsewhere(cluster: Cluster) -> None:
     assert other.hear() == [OK]
 
 
-def test_nothing_is_published_by_a_transaction_that_the_log_gives_up() -> None:
+def test_aborted_transaction_publishes_nothing() -> None:
     cluster = settled()
     chat, said = published(cluster.nodes[0])
     say(chat, "WATCH k")
@@ -47,7 +47,7 @@ def test_nothing_is_published_by_a_transaction_that_the_log_gives_up() -> None:
     assert said == []
 
 
-def test_it_is_published_when_the_log_has_the_transaction_and_before_what_comes_behind() -> None:
+def test_transaction_publishes_after_its_commit_and_before_later_ones() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     chat, said = published(node)
@@ -59,7 +59,7 @@ def test_it_is_published_when_the_log_has_the_transaction_and_before_what_comes_
     assert said == [b"hello"]
 
 
-def test_also_for_a_client_that_wants_no_replies() -> None:
+def test_transaction_of_a_client_without_replies_publishes_too() -> None:
     cluster = settled()
     chat, said = published(cluster.nodes[0])
     say(chat, "CLIENT REPLY OFF", "MULTI", "SET k v", "PUBLISH news hello", "EXEC", "CLIENT REPLY ON", "GET k")
@@ -67,7 +67,7 @@ def test_also_for_a_client_that_wants_no_replies() -> None:
     assert said == [b"hello"]
 
 
-def test_nothing_is_published_without_a_majority() -> None:
+def test_nothing_is_published_without_a_quorum() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     chat, said = published(node)
@@ -84,7 +84,7 @@ def test_nothing_is_published_without_a_majority() -> None:
     assert chat.session._conversation.db == 0  # type: ignore[union-attr]
 
 
-def test_a_step_that_has_no_room_fails_and_the_others_do_not() -> None:
+def test_command_without_memory_fails_and_the_others_succeed() -> None:
     cluster = settled()
     node = cluster.nodes[0]
     node.running._value_max = 1_000
@@ -113,9 +113,7 @@ def outcome(held: Any) -> Any:
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_a_node_without_memory_leaves_and_carries_it_out_after_a_restart(
-    monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_node_without_memory_stops_and_applies_the_entry_on_restart(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """It is the only one: what all others did, it has not done. at: 0: its own entry; 1: another's."""
     cluster = settled()
     node, proposing = cluster.nodes[0], cluster.nodes[at]

@@ -34,7 +34,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
 
 
 @pytest.mark.parametrize("servers", SECONDS, indirect=True)
-def test_all_replies_and_the_table_are_those_of_the_models(
+def test_replies_and_final_keys_equal_those_of_the_models(
     servers: Servers, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     mode = request.node.callspec.params["servers"]
@@ -77,13 +77,13 @@ def test_the_installed_build_has_no_fault_switch() -> None:
     assert not [path for path in package.rglob("*.py") if "CAIRNKV_FAULT" in path.read_text()]
 
 
-def test_a_seed_draws_the_same_plan_again() -> None:
+def test_seed_determines_the_plan() -> None:
     for mode in SECONDS:
         assert list(plan("7", mode, 0)) == list(plan("7", mode, 0))
     assert list(plan("7", "durable", 0)) != list(plan("8", "durable", 0))
 
 
-def test_a_script_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_script_survives_a_round_trip(tmp_path: Path) -> None:
     steps: list[Step] = [step for step in plan("9", "durable", 0) if step[0] != "settle"][:200]
     save(tmp_path / "script.json", {"mode": "durable"}, steps)
     about, read = load(tmp_path / "script.json")
@@ -95,7 +95,7 @@ def test_a_script_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [plain(step) for step in read] == [plain(step) for step in steps]
 
 
-def test_shrinking_keeps_what_fails() -> None:
+def test_shrinking_keeps_the_failure() -> None:
     items = list(range(1_000))
     assert fewest(items, lambda some: {3, 700} <= set(some), float("inf")) == [3, 700]
     steps = list(plan("3", "in-memory", 0))
@@ -117,7 +117,7 @@ def test_shrinking_keeps_what_fails() -> None:
     ],
     ids=["another value", "a lost key", "twice"],
 )
-def test_a_table_that_differs_from_the_models_is_found(
+def test_keys_that_differ_from_the_models_are_found(
     servers: Servers,
     monkeypatch: pytest.MonkeyPatch,
     commands: list[tuple[object, ...]],
@@ -144,7 +144,7 @@ def test_a_table_that_differs_from_the_models_is_found(
     driver.close()
 
 
-def test_command_line_says_in_one_line_how_it_ended(tmp_path: Path) -> None:
+def test_command_line_prints_its_result_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.simulation", "--mode", "in-memory", "--seed", "5", "--seconds", "1"]
     ran = subprocess.run(
         [*command, "--processes", "2", "--scripts", str(tmp_path)],
