@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
-from cairnkv.client import forking
+from cairnkv.client import process
 from cairnkv.client.calls import Call, Durability, K, Leeway, T, V
 from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.keyvalue import KeyValue
@@ -94,18 +94,18 @@ class _InMemory(Shared):
     def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._lock = threading.RLock()  # in C: no exception between acquiring and entering the block
-        self._generation = forking.generation
+        self._generation = process.generation
         self._calls = 0
         self._closed = False
 
     def execute(self, command: Command, leeway: Leeway | None = None) -> Reply | PendingReply:
-        if self._generation != forking.generation:
-            with forking.FORKING:
-                if self._generation != forking.generation:
+        if self._generation != process.generation:
+            with process.FORK_LOCK:
+                if self._generation != process.generation:
                     # Another thread may have had the lock at the fork, and nobody here would release it.
                     self._lock = threading.RLock()
                     # Last: another thread of this process may look at it meanwhile.
-                    self._generation = forking.generation
+                    self._generation = process.generation
         try:
             with self._lock:
                 outcome = self._execute(command)
@@ -194,7 +194,7 @@ class _OnDisk(Shared):
     def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._lock = threading.Lock()  # only threads of the store acquire it
-        self._generation = forking.generation
+        self._generation = process.generation
         self._calls = 0
         self._closed = False
         self._ended = False
@@ -213,7 +213,7 @@ class _OnDisk(Shared):
             self.around(function)
 
     def execute(self, command: Command, leeway: Leeway | None = None) -> PendingReply:
-        if self._generation != forking.generation:
+        if self._generation != process.generation:
             raise CallerError(
                 "the parent process opened this store on disk before the fork, and only one process can use it: "
                 "use it in the parent only, or serve it (cairn serve --data) and connect from both processes"
@@ -228,7 +228,7 @@ class _OnDisk(Shared):
         return job
 
     def close(self) -> None:
-        if self._generation != forking.generation:
+        if self._generation != process.generation:
             return
         self._closed = True
         self._jobs.put(None)

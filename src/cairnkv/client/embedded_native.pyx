@@ -34,7 +34,7 @@ from cairnkv.engine.table_native cimport (
 
 from cairnkv.store.clock_native cimport NativeClock
 
-from cairnkv.client import forking
+from cairnkv.client import process
 from cairnkv.client.calls import UNSET as _UNSET
 from cairnkv.client.codec import Bytes, Text
 from cairnkv.client.embedded import CALLS_PER_SLICE as _CALLS_PER_SLICE
@@ -107,7 +107,7 @@ cdef class DirectCalls:
         self._codec = values
         self._form = TEXT if type(values) is Text else BYTES if type(values) is Bytes else OTHER
         self._threads_share = self._shared
-        self._generation = forking.generation
+        self._generation = process.generation
         self._uncommitted = None
         self._use(store)
         if not store.plain:
@@ -135,7 +135,7 @@ cdef class DirectCalls:
             return False
         if self._uncommitted is not None and (
             PyDict_Size(self._uncommitted) > 0
-            or forking.generation != self._threads_share._generation  # which stays as it is where a store is on disk
+            or process.generation != self._threads_share._generation  # which stays as it is where a store is on disk
             or self._engine.holds_back
             or (self._time.expiring and now > self._engine.noted)
         ):
@@ -159,7 +159,7 @@ cdef class DirectCalls:
 
     cdef int _leave(self) except -1:
         """Somebody goes the readable way: no more direct calls until `_busy` is 0 again."""
-        cdef int generation = forking.generation
+        cdef int generation = process.generation
         if generation != self._generation:
             # Whoever was on the readable way when this process was forked is not here.
             self._generation = generation

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from cairnkv.client.calls import K, V
 from cairnkv.client.codec import Codec, CodecName, KeyCodec, key_codec, value_codec
 from cairnkv.client.embedded import Embedded
-from cairnkv.client.green import replaced
+from cairnkv.client.process import replaced
 from cairnkv.errors import OptionError
 from cairnkv.installation import native_path_in_use
 from cairnkv.paths import user_path

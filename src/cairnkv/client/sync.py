@@ -21,7 +21,7 @@ import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from cairnkv.client import forking
+from cairnkv.client import process
 from cairnkv.client.address import Address, Endpoint, shown
 from cairnkv.client.backup_progress import POLL_SECONDS, Watch
 from cairnkv.client.calls import Call, K, T, V
@@ -29,11 +29,11 @@ from cairnkv.client.codec import Codec, KeyCodec
 from cairnkv.client.dialing import dial
 from cairnkv.client.endpoints import Endpoints
 from cairnkv.client.exchange import Line, ReplyDecoder, command_parts, parts_with
-from cairnkv.client.green import replaced
 from cairnkv.client.keyvalue import KeyValue
 from cairnkv.client.line import GreenLine
 from cairnkv.client.pending import AnyPending
 from cairnkv.client.pipeline import Pipeline
+from cairnkv.client.process import replaced
 from cairnkv.client.retry import SAYS_NOTHING, lost, not_reached, pause_before, with_story, worth_repeating
 from cairnkv.client.wrong_server import (
     LINES,
@@ -85,7 +85,7 @@ class Client(KeyValue[K, V]):
         super().__init__(keys, values)
         self._address = address
         self._begin()
-        self._generation = forking.generation
+        self._generation = process.generation
         self._endpoints = Endpoints(address)
         self._closed = False
 
@@ -133,7 +133,7 @@ class Client(KeyValue[K, V]):
                 time.sleep(POLL_SECONDS)
 
     def _do(self, call: Call[T]) -> T:
-        if self._generation != forking.generation:
+        if self._generation != process.generation:
             self._after_fork()
         deadline = time.monotonic() + self._address.timeout
         attempt = 0
@@ -371,13 +371,13 @@ class Client(KeyValue[K, V]):
 
     def _after_fork(self) -> None:
         """In a forked process, discard the parent's connection and a turn that a thread of the parent had."""
-        if self._generation != forking.generation:
-            with forking.FORKING:
-                if self._generation != forking.generation:
+        if self._generation != process.generation:
+            with process.FORK_LOCK:
+                if self._generation != process.generation:
                     self._begin()
                     self._endpoints = Endpoints(self._address)  # in an order of its own
                     # Last: another thread of this process may look at it meanwhile.
-                    self._generation = forking.generation
+                    self._generation = process.generation
 
     def _carry_out(self, pending: list[AnyPending]) -> None:
         """Carry out the commands of a pipeline; each result is settled or failed."""

@@ -19,7 +19,7 @@ from functools import partial
 from operator import call
 from typing import Any, Final
 
-from cairnkv.client.green import replaced
+from cairnkv.client.process import replaced
 
 
 def _interpreter() -> Any:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.client import forking
+from cairnkv.client import process
 from cairnkv.client.address import Address, Endpoint
 from cairnkv.client.aio.connection import Connection, open_connection
 from cairnkv.client.aio.keyvalue import AsyncKeyValue
@@ -63,7 +63,7 @@ class Client(AsyncKeyValue[K, V]):
         connections, connecting = [*self._left, self._connection], self._connecting
         self._connection = self._connecting = None
         self._left = []
-        if self._loop is asyncio.get_running_loop() and self._generation == forking.generation:
+        if self._loop is asyncio.get_running_loop() and self._generation == process.generation:
             if connecting is not None:
                 connecting.cancel()
             for connection in connections:
@@ -87,7 +87,7 @@ class Client(AsyncKeyValue[K, V]):
 
     async def _do(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
-        if self._loop is not loop or self._generation != forking.generation:
+        if self._loop is not loop or self._generation != process.generation:
             self._move_in(loop)
         deadline = loop.time() + self._address.timeout
         attempt = 0
@@ -129,7 +129,7 @@ class Client(AsyncKeyValue[K, V]):
     async def _carry_out(self, pending: list[AnyPending]) -> None:
         """Send commands in order and await their replies. Settles or fails each command; never repeats one."""
         loop = asyncio.get_running_loop()
-        if self._loop is not loop or self._generation != forking.generation:
+        if self._loop is not loop or self._generation != process.generation:
             self._move_in(loop)
         sent: list[tuple[AnyPending, Connection, Awaitable[Reply]]] = []
         unsent = iter(pending)
@@ -190,11 +190,11 @@ class Client(AsyncKeyValue[K, V]):
 
     def _move_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """Be at home in this event loop and process; what belongs to another one is left behind."""
-        if self._loop is not None and self._generation == forking.generation and self._loop.is_running():
+        if self._loop is not None and self._generation == process.generation and self._loop.is_running():
             raise CallerError("this client is in use by another event loop that runs; make one for each loop")
-        if self._generation != forking.generation:
+        if self._generation != process.generation:
             self._endpoints = Endpoints(self._address)  # in an order of its own
-        self._loop, self._generation = loop, forking.generation
+        self._loop, self._generation = loop, process.generation
         self._connection = self._connecting = None
         self._left = []
 
