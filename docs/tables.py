@@ -18,6 +18,7 @@ import cairnkv.aio
 from cairnkv import limits
 from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.commands import BY_NUMBER, CODES, COUNTED_FROM, Answer, CommandSpec
+from cairnkv.lab.consistency.checks import Kind
 from cairnkv.server.settings import ENVIRONMENT_PREFIX, OPTIONS
 from cairnkv.session import TRANSITIONS
 from cairnkv.session.resp import command_docs
@@ -430,6 +431,26 @@ def worst(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 # -- the cluster -------------------------------------------------------------------------------------------------------
 
+VIOLATIONS = {
+    Kind.LOST: "a final read, or a sum, does not include a write whose reply was a success",
+    Kind.DOUBLED: "a counter is higher than the sum of all additions that may have been executed",
+    Kind.STALE: "a read returns a value that was replaced before the read began",
+    Kind.OWN_WRITE: "the same, and the client that reads had replaced the value",
+    Kind.BACKWARDS: "the same, and the client that reads had read a newer value",
+    Kind.INVENTED: "a read returns a value that no client has sent to this key",
+    Kind.REFUSED: 'a command whose reply was "not executed" has an effect',
+    Kind.MINORITY: "a node executed a command during `majority`",
+    Kind.FUTURE: "a read ended before the write of its value began",
+    Kind.ORDER: "none of the others, but the key is not linearizable",
+}
+"""The kinds of violations that the consistency checker reports, and their meanings."""
+
+
+def violations() -> str:
+    """Return the table of the kinds of violations."""
+    return table(("violation", "meaning"), *((kind.value, VIOLATIONS[kind]) for kind in Kind))
+
+
 PARTITION = ROOT / "benchmarks" / "results" / "partition.json"
 """The results of `benchmarks/partition.py --write`."""
 
@@ -475,6 +496,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "runs": runs,
     "summary": summary,
     "transitions": transitions,
+    "violations": violations,
 }
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
