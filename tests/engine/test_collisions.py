@@ -31,7 +31,7 @@ from cairnkv.commands import (
 from cairnkv.engine import Database, apply, crc
 from cairnkv.engine.database import FREE_BUCKETS
 from cairnkv.engine.key_order import KeyOrder
-from cairnkv.engine.table import BUCKET_KEYS, HOPELESS_KEYS, Table, place
+from cairnkv.engine.table import BUCKET_KEYS, CROWDED_KEYS, Table, place
 from cairnkv.limits import CLEAR_PREFIX_SLICE
 from tests.support.crc import keys_at, keys_sharing
 
@@ -118,14 +118,14 @@ def test_other_keys_leave_the_bucket_of_colliding_keys(kind: str) -> None:
     """A crowd that came first does not hold the others that fall into its bucket for ever: the bucket would be
     a large dict, and each slice of a scan would sort it."""
     table = Table()
-    for key in harmful(kind, HOPELESS_KEYS + 1):
+    for key in harmful(kind, CROWDED_KEYS + 1):
         table.put(key, b"", None)
     others = [b"other:%d" % number for number in range(300_000)]
     for key in others:
         table.put(key, b"", None)
     largest = max(len(table.bucket(key).values) for key in (*others, *harmful(kind, 1)))
-    assert largest <= 2 * HOPELESS_KEYS
-    assert table.keys == len(others) + HOPELESS_KEYS + 1
+    assert largest <= 2 * CROWDED_KEYS
+    assert table.keys == len(others) + CROWDED_KEYS + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Command, SetMany
-from cairnkv.engine import Database, apply, can_apply, forget
+from cairnkv.engine import Database, apply, can_apply, discard
 from tests.engine.test_model import EASILY_MET, STEPS, content
 from tests.support.strategies import commands
 
@@ -31,7 +31,7 @@ def test_databases_with_equal_commands_give_equal_replies(history: list[tuple[Co
         other.shared.journal = journal = []
         replies = apply(one, command, now), apply(other, command, now)
         other.shared.journal = None
-        forget(journal)
+        discard(journal)
         other.free_slice()
         assert replies[0] == replies[1]
         assert one.now == other.now

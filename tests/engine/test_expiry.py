@@ -77,7 +77,7 @@ def test_key_exists_until_its_expiry_time_and_not_at_it(
         database = with_a_key_that_expires()
         if removed:
             database.advance(at)
-            database.drop(b"k")
+            database.delete(b"k")
         assert apply(database, command, at) == after
         database.check()
 
@@ -150,7 +150,7 @@ def test_count_is_exact_and_removal_finds_all_expired_keys(ttls: list[int], time
             assert len(expired) <= limit
             for key in expired:
                 assert ttls[int(key)] <= time, "only what is over is removed"
-                database.drop(key)
+                database.delete(key)
         assert database.count() == there
         over_for_long = [ttl for ttl in ttls if ttl <= time - 2_000]
         assert len(content_in_memory(database)) <= len(ttls) - len(over_for_long)
@@ -165,7 +165,7 @@ def content_in_memory(database: Database) -> set[bytes]:
 def takes_memory(database: Database, key: bytes) -> bool:
     database.shared.journal = journal = []
     before = database.used_bytes
-    database.drop(key)
+    database.delete(key)
     smaller = database.used_bytes < before
     database.shared.journal = None
     undo(journal)

@@ -28,7 +28,7 @@ from cairnkv.commands.vocabulary import (
     UNIX_MILLISECONDS,
     VALUE,
 )
-from cairnkv.engine import Database, Journal, apply, can_apply, forget, undo
+from cairnkv.engine import Database, Journal, apply, can_apply, discard, undo
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 from tests.support.crc import key_at, keys_at
 from tests.support.model import Model, same
@@ -140,7 +140,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         for journal in reversed(journals[kept:]):
             undo(journal)
         for journal in journals[:kept]:
-            forget(journal)
+            discard(journal)
         if kept < len(changes):
             assert database.used_bytes == used_bytes
         self.model.advance(self.clock)
@@ -152,7 +152,7 @@ class DatabaseMachine(RuleBasedStateMachine):
         assert len(expired) <= limit
         assert all(self.database.get(key) is None for key in expired)
         for key in expired:
-            assert not self.database.drop(key)
+            assert not self.database.delete(key)
 
     @rule()
     def free_what_was_cleared(self) -> None:

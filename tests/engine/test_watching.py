@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import COMMANDS, Set, Step
 from cairnkv.commands.vocabulary import DB, KEY
-from cairnkv.engine import Database, Journal, Shared, Watched, apply, can_apply, forget, undo
-from cairnkv.engine.database import Before, Cleared
-from cairnkv.engine.versions import VERSION_SLOTS, version_slot
+from cairnkv.engine import Database, Journal, Shared, Watched, apply, can_apply, discard, undo
+from cairnkv.engine.database import VERSION_SLOTS, Before, Cleared, version_slot
 from tests.engine.test_model import EASILY_MET, STEPS
 from tests.support.strategies import Kinds, commands
 
@@ -89,7 +88,7 @@ def test_changed_keys_are_never_reported_as_unchanged(actions: list[tuple[object
                     for change in journal
                 )
         elif action == "commit" and journals:
-            forget(journals.pop(0))
+            discard(journals.pop(0))
         elif action == "free":
             for db in databases:
                 for key in db.expired(10):

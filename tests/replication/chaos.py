@@ -461,7 +461,7 @@ class Chaos:
         if node is self.cluster.observer:
             database = node.running.databases[TAGS]
             if database.count() > len(self.tagged_at):
-                for tag in list(database.hot_keys()):
+                for tag in list(database.keys_in_memory()):
                     self.tagged_at.setdefault(tag, node.running.position)
 
 

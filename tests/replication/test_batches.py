@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cairnkv.commands import Append, Clear, ClearMany, Get, Incr, Set, SetMany, SetWith, Step
 from cairnkv.commands.vocabulary import Command
-from cairnkv.engine.versions import VERSION_SLOTS
+from cairnkv.engine.database import VERSION_SLOTS
 from cairnkv.protocol import write_command
 from cairnkv.replication.entries import SEMANTICS, Entry, Item, ItemKind, Kind, packed_items
 from cairnkv.replication.entry_codec import batch_item, track_item
@@ -107,7 +107,7 @@ def test_random_log_gives_equal_states(seed: int, tracks: bool) -> None:
 
 
 def slot_of(key: bytes) -> int:
-    from cairnkv.engine.versions import version_slot
+    from cairnkv.engine.database import version_slot
 
     return version_slot(0, key)
 
@@ -187,7 +187,7 @@ def test_digest_of_effects_is_equal(digest: int, said: list[object], data: st.Da
 
 
 def slot(effect: Effect) -> int:
-    from cairnkv.engine.versions import version_slot
+    from cairnkv.engine.database import version_slot
 
     assert effect[1] is not None
     return version_slot(effect[0], effect[1])

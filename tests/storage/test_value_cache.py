@@ -142,9 +142,9 @@ def test_those_get_cold_that_were_not_used_for_long(disk: Cooled) -> None:
     for number in range(300):
         disk.do(Set(b"%d" % number, b"v" * 1_000))
         disk.do(Get(b"0"))
-    assert disk.store.database.is_hot(b"0")
-    assert not disk.store.database.is_hot(b"1")
-    assert disk.store.database.is_hot(b"299")
+    assert disk.store.database.in_memory(b"0")
+    assert not disk.store.database.in_memory(b"1")
+    assert disk.store.database.in_memory(b"299")
 
 
 def test_what_is_not_committed_stays_in_memory(disk: Cooled) -> None:
@@ -244,7 +244,7 @@ def test_what_was_read_before_a_change_is_not_taken_for_what_is_cold_again(disk:
     disk.do(Set(b"k", b"new"))
     disk.store.limit_memory(1, WhenFull.REFUSE)
     disk.store.housekeep()
-    assert not disk.store.database.is_hot(b"k")
+    assert not disk.store.database.in_memory(b"k")
     read = disk.store.execute(Get(b"k"))
     disk.engine.read_gate.set()
     assert disk.reply(read) == b"new"
@@ -379,7 +379,7 @@ def test_who_waits_when_the_store_is_closed_is_told(disk: Cooled) -> None:
     disk.store.close()
     assert isinstance(read, PendingReply)
     assert read.reply == b"v"
-    disk.store.database.cool(b"k")
+    disk.store.database.evict_value(b"k")
     assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
 
 
@@ -474,14 +474,14 @@ def test_no_command_looks_at_a_value_that_it_does_not_name_as_read(before: list[
     read = dict.fromkeys(command.places_read(0))
     assert set(read) <= set(command.places(0))
     for database in databases:
-        for key in list(database.hot_keys()):
+        for key in list(database.keys_in_memory()):
             if (database.number, key) not in read:
-                database.cool(key)
+                database.evict_value(key)
     apply(databases[0], command, 1)
     databases[0].check()
     for db, key in read:  # and those it does name, it may be refused
-        if databases[db].is_hot(key):
-            databases[db].cool(key)
+        if databases[db].in_memory(key):
+            databases[db].evict_value(key)
             with contextlib.suppress(ColdValue):
                 apply(databases[db], Get(key), 1)
                 raise AssertionError("a cold value was shown")
@@ -526,7 +526,7 @@ def test_a_write_that_waited_is_carried_out_and_what_follows_does_not_wait_for_i
     disk.engine.gate.clear()
     talk = Talk(store=disk.store)
     talk.send(*[Incr(b"n", 1)] * 5)
-    while disk.store.database.length(b"n") == 1 and not disk.store.database.is_hot(b"n"):
+    while disk.store.database.length(b"n") == 1 and not disk.store.database.in_memory(b"n"):
         disk.step()
     assert talk.payloads() == []
     assert disk.store.database.get(b"n") == b"6"

@@ -33,7 +33,7 @@ class WithNativePath(ServerContext):
 
         if db not in self._made:
             database = self.store.databases[db]
-            self._made[db] = RespFrameExecutor(database, self.store.log_clock, self.store.staging(db))
+            self._made[db] = RespFrameExecutor(database, self.store.log_clock, self.store.collector(db))
             self.store.add_executor(self._made[db])
         return self._made[db]
 
@@ -56,7 +56,7 @@ class Twins:
         plain, swift = logs or (None, None)
         self.stores = LocalStore(clock=self.clock, storage=plain), LocalStore(clock=self.clock, storage=swift)
         swift_store = self.stores[1]
-        self.frame_executor = NativeFrameExecutor(swift_store.database, swift_store.log_clock, swift_store.staging(0))
+        self.frame_executor = NativeFrameExecutor(swift_store.database, swift_store.log_clock, swift_store.collector(0))
         self.stores[1].add_executor(self.frame_executor)
         self.context = WithPurePath(self.stores[0]), WithNativePath(self.stores[1])
         self.sessions = tuple(

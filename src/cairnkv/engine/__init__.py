@@ -1,12 +1,11 @@
-"""The keyspace: the table in memory, in log time, and what each command does to it.
+"""The engine: databases in memory, log time, and the effect of each command.
 
-`apply(database, command, now)` is deterministic, which is what lets several machines agree on a state by
-agreeing on the order of commands. Nothing here does I/O, reads a clock, or draws a random number.
+Invariants: `apply(database, command, now)` is deterministic, so nodes that apply the same commands in the same order
+have the same state. The engine does no I/O, reads no clock and draws no random number.
 """
 
-from cairnkv.engine.database import Database, Journal, Shared, Watched, forget, undo
-from cairnkv.engine.native_changes import Staged
+from cairnkv.engine.database import Database, Journal, Shared, Watched, discard, undo
 from cairnkv.engine.operations import apply, can_apply
 from cairnkv.engine.table import crc
 
-__all__ = ["Database", "Journal", "Shared", "Staged", "Watched", "apply", "can_apply", "crc", "forget", "undo"]
+__all__ = ["Database", "Journal", "Shared", "Watched", "apply", "can_apply", "crc", "discard", "undo"]

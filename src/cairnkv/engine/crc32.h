@@ -1,5 +1,5 @@
-/* The CRC-32 of zip, gzip and PNG (reflected polynomial 0xEDB88320; RFC 1952, section 8), eight bytes at a step.
-   cairnkv.engine.table.position is the reference; a test holds the two equal. */
+/* The CRC-32 of zip, gzip and PNG (reflected polynomial 0xEDB88320; RFC 1952, section 8), eight bytes at a time.
+   A test compares it with `cairnkv.engine.table.crc`. */
 
 #ifndef CAIRNKV_CRC32_H
 #define CAIRNKV_CRC32_H
@@ -9,7 +9,7 @@
 
 static uint32_t cairn_crc32_step[8][256];
 
-/* Each module that includes this has tables of its own, made when it is loaded. */
+/* Each module that includes this header computes its own tables when it is loaded. */
 __attribute__((constructor)) static void cairn_crc32_prepare(void)
 {
     for (uint32_t byte = 0; byte < 256; byte++) {

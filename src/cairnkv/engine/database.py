@@ -1,72 +1,82 @@
-"""The keyspace: the table, what is visible in it at a time, and how changes are taken back.
+"""A database: the table, log time, and undoing of changes.
 
-What always holds:
-- It is deterministic: what it holds and answers depends on the commands applied and the times they were
-  applied with, and on nothing else. No clock, no randomness, no look at memory use or at who asked.
+Invariants:
+- A database is deterministic. Its contents and replies depend only on the commands applied and their times. It reads no
+  clock, no random number, no memory use and no identity of a client.
 - `now` is log time in milliseconds and never decreases, so an expired key never comes back.
-- Every change that shows goes through `put`, `drop` or `clear_all`, which tell the journal, if there is one, what
-  was there before. Undoing a journal, newest entry first, restores exactly that.
-- An expired key is invisible from its deadline on, whether or not it was removed.
+- Every visible change goes through `put`, `delete` or `clear_all`, which record the previous state in the journal, if
+  there is one. Undoing a journal, newest entry first, restores exactly that state.
+- An expired key is invisible from its expiry on, removed or not.
+- A key whose visible entry was changed, or changed back, has a new version. Keys share versions, so an unchanged key
+  may seem changed; a changed key never seems unchanged.
 
-Not for what each command does (`operations`), and not for when a reply may leave (the store).
+Out of scope: the effect of each command (`operations`), and the time at which a reply may leave (the store).
 """
 
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol, TypeAlias
 
-from cairnkv.engine.expiry import ExpiryIndex
-from cairnkv.engine.log_time import LogTime
+from cairnkv.engine.expiry import ExpiryIndex, LogTime
 from cairnkv.engine.table import Stored, Table, length_of
-from cairnkv.engine.versions import VERSION_SLOTS, version_slot
 from cairnkv.records import record
 
 FREE_BUCKETS: Final = 64
-"""Buckets of a cleared table that are freed in one slice: some 11,000 entries, about a millisecond."""
+"""Buckets of a cleared table that one slice frees: about 11,000 entries, in about a millisecond."""
 
 FREE_EXPIRIES: Final = 10_000
-"""Deadlines of a cleared table that are freed in one slice."""
+"""Expiries of a cleared table that one slice frees."""
+
+VERSION_SLOTS: Final = 1 << 16
+"""Number of versions of keys, for all databases: half a megabyte. With more slots, fewer transactions would fail
+because another key of the slot changed."""
+
+
+def version_slot(db: int, key: bytes) -> int:
+    """Return the slot of a key's version. Equal keys of two databases have different slots."""
+    return (zlib.crc32(key) + db) % VERSION_SLOTS
 
 
 class Change(Protocol):
-    """One entry of a journal: something that was changed, and how to take that back."""
+    """A journal entry: a change, and how to undo it."""
 
     @property
     def database(self) -> "Database":
-        """Where that was."""
+        """The changed database."""
 
     @property
     def keys(self) -> Sequence[bytes]:
-        """The single keys that were."""
+        """The changed keys, if they are known one by one."""
 
     def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
-        """Take out the keys whose newest uncommitted change this was: `pending` says which sequence that has."""
+        """Remove the keys whose newest uncommitted change has this sequence number. pending: sequence number by key."""
 
     def undo(self) -> None:
-        """Restore what was there before. Only what came later may have been undone before it."""
+        """Restore the state before the change. All later changes must be undone already."""
 
-    def forget(self) -> None:
-        """Let go of what was kept for that."""
+    def discard(self) -> None:
+        """Free the data kept for `undo`."""
 
 
 Journal: TypeAlias = list[Change]
 
 
 def undo(journal: Journal) -> None:
-    """Take the changes of a journal back, newest first."""
+    """Undo the changes of a journal, newest first."""
     for change in reversed(journal):
         change.undo()
 
 
-def forget(journal: Journal) -> None:
-    """Let go of a journal that will not be undone."""
+def discard(journal: Journal) -> None:
+    """Free the data of a journal that will not be undone."""
     for change in journal:
-        change.forget()
+        change.discard()
 
 
 @record
 class Before:
-    """A change of one key: what stood there before, value and deadline, or None."""
+    """A change of one key, with its previous entry (value and expiry, or None)."""
 
     database: "Database"
     key: bytes
@@ -78,11 +88,11 @@ class Before:
         return (self.key,)
 
     def undo(self) -> None:
-        """Let that stand there again."""
+        """Restore the previous entry."""
         self.database.restore(self.key, self.entry)
 
-    def forget(self) -> None:
-        """Nothing is kept besides this."""
+    def discard(self) -> None:
+        """Do nothing."""
 
     def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
         """See `Change`."""
@@ -92,7 +102,7 @@ class Before:
 
 @record
 class Cleared:
-    """A whole table, with its deadlines, that another took the place of."""
+    """A table and its expiries that `clear_all` has replaced."""
 
     database: "Database"
     table: Table
@@ -100,69 +110,69 @@ class Cleared:
 
     @property
     def keys(self) -> Sequence[bytes]:
-        """No single ones."""
+        """No keys: they are not known one by one."""
         return ()
 
     def undo(self) -> None:
-        """Let it be the table again."""
+        """Make it the database's table again."""
         self.database.restore_all(self)
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Free it, in slices."""
-        self.database.discard(self)
+        self.database.free_later(self)
 
     def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
-        """There are no keys of it."""
+        """Do nothing."""
 
 
 @record
 class Watched:
-    """What a key was like when somebody began to watch it; `Database.is_unchanged` compares."""
+    """A key's state when a client began to watch it; see `Database.is_unchanged`."""
 
     key: bytes
     version: int
-    cleared: int  # how often its keyspace had been cleared
-    restored: int  # ... and how often that had been undone
+    cleared: int  # how often its database had been cleared
+    restored: int  # how often a clearing had been undone
     there: bool
     expiry: int | None
 
 
 class ColdValue(Exception):
-    """The value of a key was asked for, which is cold: whoever asks has to see before that it is not."""
+    """A read of a cold value. The caller must check for cold values before it executes a command."""
 
 
 class Shared(LogTime):
-    """What keyspaces share. Each that is made with it adds itself to `databases`."""
+    """State that the databases of a store share. Each database adds itself to `databases`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.journal: Journal | None = None
-        """Where changes leave what they replaced; None when nothing will be undone."""
+        """Receives the previous state of each change; None: no change will be undone."""
         self.versions = array("Q", bytes(8 * VERSION_SLOTS))
         self.databases: list[Database] = []
 
     def version(self, db: int, key: bytes) -> int:
-        """A number that is another one after every change of the key."""
+        """Return a key's version."""
         return self.versions[version_slot(db, key)]
 
     def changed(self, db: int, key: bytes) -> None:
-        """The key has another value, deadline, or none any more."""
+        """Give a key a new version, after a change of its value, its expiry or its existence."""
         self.versions[version_slot(db, key)] += 1
 
 
 class Database:
-    """A table in log time. One thread at a time."""
+    """A table in log time. Not thread-safe."""
 
     def __init__(self, shared: Shared | None = None) -> None:
-        """shared: with the other keyspaces of its store; None: it is alone."""
+        """shared: state shared with the other databases of the store; None: there are no others."""
         self.shared: Final = shared or Shared()
         self.number: Final = len(self.shared.databases)
         self.shared.databases.append(self)
         self._table = Table()
         self._expiries = ExpiryIndex(self.shared)
-        self._cleared: list[Cleared] = []  # what nobody can see any more, being freed in slices
+        self._cleared: list[Cleared] = []  # to be freed in slices
         self._times_cleared = 0
-        self._times_restored = 0  # by the undoing of `clear_all`
+        self._times_restored = 0  # how often `clear_all` was undone
 
     # -- time ---------------------------------------------------------------------------------------------
 
@@ -172,13 +182,13 @@ class Database:
         return self.shared.now
 
     def advance(self, now: int) -> None:
-        """Let log time go on to `now`, if that is later than it is."""
+        """Advance log time to `now`, if that is later."""
         self.shared.advance(now)
 
     # -- reading ------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
-        """The visible value of a key. Raises `ColdValue`."""
+        """Return the value of a key, or None if it is absent. Raises `ColdValue`."""
         bucket = self._table.bucket(key)
         value = bucket.values.get(key)
         if value is not None and bucket.expiries:
@@ -190,7 +200,7 @@ class Database:
         return value
 
     def entry(self, key: bytes) -> tuple[bytes, int | None] | None:
-        """The visible value of a key and its deadline (None: never). Raises `ColdValue`."""
+        """Return the value and the expiry (None: never) of a key, or None if it is absent. Raises `ColdValue`."""
         entry = self.stored(key)
         if entry is None:
             return None
@@ -200,66 +210,66 @@ class Database:
         return value, expiry
 
     def stored(self, key: bytes) -> tuple[Stored, int | None] | None:
-        """What stands under a key, visibly, and its deadline: for whoever does not need the value."""
+        """Return the value, or the length of a cold value, and the expiry of a key, or None if it is absent."""
         entry = self._table.get(key)
         return entry if self._is_visible(entry) else None
 
     def has(self, key: bytes) -> bool:
-        """Whether a key is visible."""
+        """Return whether a key exists."""
         return self._is_visible(self._table.get(key))
 
     def _is_visible(self, entry: tuple[Stored, int | None] | None) -> bool:
         return entry is not None and (entry[1] is None or entry[1] > self.now)
 
     def count(self) -> int:
-        """How many keys are visible, exactly."""
-        return self._table.keys - self._expiries.due(self.now)
+        """Return the exact number of keys, without expired keys."""
+        return self._table.keys - self._expiries.expired(self.now)
 
     def count_expiring(self) -> int:
-        """How many of these will expire."""
-        return len(self._expiries) - self._expiries.due(self.now)
+        """Return the number of keys with an expiry, without expired keys."""
+        return len(self._expiries) - self._expiries.expired(self.now)
 
     def slice(self, cursor: int, count: int, prefix: bytes) -> tuple[int, list[bytes]]:
-        """The visible keys with a prefix in one slice of the table, and the next cursor (0: the end)."""
+        """Return the next cursor (0: the end), and the keys with a prefix in one slice of the table."""
         following, keys = self._table.slice(cursor, count)
         return following, [key for key in keys if key.startswith(prefix) and self.has(key)]
 
     @property
     def is_crowded(self) -> bool:
-        """Whether a bucket has so many keys that `takes` may refuse a key."""
+        """Whether a bucket has so many keys that `has_room_for` may return False."""
         return self._table.crowded > 0
 
-    def takes(self, key: bytes) -> bool:
-        """Return whether a key may be stored: False for a new key whose place has the maximum number of keys."""
-        return self._table.takes(key, self.now)
+    def has_room_for(self, key: bytes) -> bool:
+        """Return False for a new key if `PLACE_KEYS_MAX` keys share its place in the scan order."""
+        return self._table.has_room_for(key, self.now)
 
     @property
     def used_bytes(self) -> int:
-        """An estimate of the memory that the entries take, the expired ones included."""
+        """The estimated memory of all entries, expired ones included."""
         return self._table.used_bytes
 
     @property
     def index_bytes(self) -> int:
-        """The estimated memory of the index of deadlines."""
+        """The estimated memory of the expiry index."""
         return self._expiries.used_bytes
 
     @property
     def garbage_bytes(self) -> int:
-        """An estimate of the memory of cleared tables that are not freed yet."""
+        """The estimated memory of cleared tables that are not freed yet."""
         return sum(cleared.table.used_bytes + cleared.expiries.used_bytes for cleared in self._cleared)
 
     # -- changing -----------------------------------------------------------------------------------------
 
     def put(self, key: bytes, value: bytes, expiry: int | None) -> None:
-        """Store a value under a key, to expire at a deadline (None: never)."""
+        """Set the value and the expiry (None: never) of a key."""
         old = self._table.get(key)
         if self.shared.journal is not None:
             self.shared.journal.append(Before(self, key, old))
         self._replace(key, old, (value, expiry))
         self.shared.changed(self.number, key)
 
-    def drop(self, key: bytes) -> bool:
-        """Take a key out; whether it was visible."""
+    def delete(self, key: bytes) -> bool:
+        """Delete a key. Returns whether it existed."""
         old = self._table.get(key)
         if old is None:
             return False
@@ -272,12 +282,12 @@ class Database:
         return True
 
     def clear_all(self) -> None:
-        """Take every key out, by putting an empty table in the place of this one."""
+        """Delete all keys, by replacing the table with an empty one."""
         cleared = Cleared(self, self._table, self._expiries)
         if self.shared.journal is not None:
             self.shared.journal.append(cleared)
         else:
-            self.discard(cleared)
+            self.free_later(cleared)
         self._table, self._expiries = Table(), ExpiryIndex(self.shared)
         self._times_cleared += 1
 
@@ -287,28 +297,28 @@ class Database:
         if old is not None and old[1] is not None:
             self._expiries.remove(key, old[1])
         if new is None:
-            self._table.drop(key)
+            self._table.delete(key)
         else:
             self._table.put(key, *new)
             if new[1] is not None:
                 self._expiries.add(key, new[1])
 
     def load(self, key: bytes, value: Stored, expiry: int | None) -> None:
-        """Let an entry stand that was there in an earlier life. Only before the first command: no such key is there."""
+        """Add an entry that storage has kept. The key must be absent; no command has been executed yet."""
         self._table.put(key, value, expiry)
         if expiry is not None:
             self._expiries.add(key, expiry)
 
     def take_over(self, loaded: "Database") -> None:
-        """Have the entries of another keyspace, which is of no use afterwards. There are none here yet."""
+        """Move all entries of another database, which is unusable afterwards, to this empty one."""
         self._table, self._expiries = loaded._table, loaded._expiries
         self._expiries.belong_to(self.shared)
-        self._times_restored += 1  # for whoever began to watch a key before
+        self._times_restored += 1  # so that keys watched before count as changed
 
     def copy_undone(self, interrupted: "Database", journal: Journal) -> None:
-        """Copy the entries of another keyspace without the changes of a journal. The last change may be incomplete.
+        """Copy the entries of another database without the changes of a journal. The last change may be incomplete.
 
-        The other keyspace does not change. This keyspace must be empty."""
+        The other database does not change. This database must be empty."""
         table, before = interrupted._table, list[tuple[bytes, tuple[Stored, int | None] | None]]()
         for change in reversed(journal):
             if change.database is not interrupted:
@@ -321,29 +331,29 @@ class Database:
         for key, expiry in self._table.expiries():
             self._expiries.add(key, expiry)
 
-    # -- undoing (for journals) -----------------------------------------------------------------------------
+    # -- undoing (for changes) -----------------------------------------------------------------------------
 
     def restore(self, key: bytes, entry: tuple[Stored, int | None] | None) -> None:
-        """Let this entry stand under a key again, or none."""
+        """Restore the entry of a key; None: delete the key."""
         present = self._table.get(key)
         self._replace(key, present, entry)
         if self._is_visible(present) or self._is_visible(entry):
             self.shared.changed(self.number, key)
 
     def restore_all(self, cleared: Cleared) -> None:
-        """Let this table take its place again."""
-        self.discard(Cleared(self, self._table, self._expiries))
+        """Restore a cleared table."""
+        self.free_later(Cleared(self, self._table, self._expiries))
         self._table, self._expiries = cleared.table, cleared.expiries
         self._times_restored += 1
 
-    def discard(self, cleared: Cleared) -> None:
-        """Free a table that nobody can see any more, in slices."""
+    def free_later(self, cleared: Cleared) -> None:
+        """Free an unused table in slices; see `free_slice`."""
         self._cleared.append(cleared)
 
     # -- watching -------------------------------------------------------------------------------------------
 
     def watch(self, key: bytes) -> Watched:
-        """What a key is like now, for `is_unchanged`."""
+        """Return the state of a key, for `is_unchanged`."""
         entry = self.stored(key)
         return Watched(
             key,
@@ -355,69 +365,69 @@ class Database:
         )
 
     def is_unchanged(self, watched: Watched) -> bool:
-        """Whether a key was neither changed nor taken away since, by a command, its undoing, or time."""
+        """Return False if a command, an undo or an expiry may have changed the key since `watch`."""
         if self.shared.version(self.number, watched.key) != watched.version:
             return False
         if self._times_restored != watched.restored:
-            return False  # it may have come with the others, and whether it did nobody knows without a look at both
+            return False  # a restored table may have another entry of the key
         if not watched.there:
             return True
         expired = watched.expiry is not None and watched.expiry <= self.now
         return not expired and self._times_cleared == watched.cleared
 
-    # -- values that are elsewhere ----------------------------------------------------------------------------
+    # -- cold values ------------------------------------------------------------------------------------------
 
     @property
     def cold_keys(self) -> int:
-        """How many values are cold, those of expired keys included."""
+        """The number of cold values, those of expired keys included."""
         return self._table.cold_keys
 
     @property
     def cold_bytes(self) -> int:
-        """Bytes that these have, wherever they are."""
+        """The total length of cold values in bytes."""
         return self._table.cold_bytes
 
     def cold_length(self, key: bytes) -> int | None:
-        """Bytes of the value of a key if it is cold, expired or not; None: it is not, or there is none."""
+        """Return the length of a cold value in bytes, expired or not; None if the value is in memory or absent."""
         value = self._table.bucket(key).values.get(key)
         return value if isinstance(value, int) else None
 
     def length(self, key: bytes) -> int:
-        """Bytes of the value of a key, wherever it is, expired or not; 0: there is none."""
+        """Return the length of a value in bytes, cold or not, expired or not; 0 if it is absent."""
         return length_of(self._table.bucket(key).values.get(key) or 0)
 
-    def is_hot(self, key: bytes) -> bool:
-        """Whether a value is there in memory, expired or not."""
+    def in_memory(self, key: bytes) -> bool:
+        """Return whether the value of a key is in memory, expired or not."""
         return isinstance(self._table.bucket(key).values.get(key), bytes)
 
-    def hot_keys(self) -> Iterator[bytes]:
-        """The keys of all values in memory. Nothing may change meanwhile."""
+    def keys_in_memory(self) -> Iterator[bytes]:
+        """Yield the keys of all values in memory. The database must not change meanwhile."""
         return (key for key, value, _ in self._table if isinstance(value, bytes))
 
-    def cool(self, key: bytes) -> None:
-        """Let go of a value that is in memory. It shows nowhere, so no journal is told and no version changes."""
-        self._table.cool(key)
+    def evict_value(self, key: bytes) -> None:
+        """Make a value cold. This is no visible change: neither the journal nor the version changes."""
+        self._table.evict_value(key)
 
-    def warm(self, key: bytes, value: bytes) -> None:
-        """Let a cold value stand there again, which is this one."""
-        self._table.warm(key, value)
+    def load_value(self, key: bytes, value: bytes) -> None:
+        """Put a cold value back into memory."""
+        self._table.load_value(key, value)
 
     # -- in the background --------------------------------------------------------------------------------
 
     def expired(self, limit: int) -> list[bytes]:
-        """Up to `limit` keys that are expired and still take memory; the latest second is left for later."""
-        return self._expiries.some_due(self.now, limit)
+        """Return up to `limit` expired keys that still take memory, without those of the current tick."""
+        return self._expiries.some_expired(self.now, limit)
 
     def free_expired(self, key: bytes) -> None:
-        """Free the memory of an expired key. It shows nowhere, not even when older changes are undone, so no
-        journal is told."""
+        """Free the memory of an expired key. No journal records this: undoing older changes cannot make the key
+        visible."""
         entry = self._table.get(key)
-        assert not self._is_visible(entry), "only what is expired may go without a word"
+        assert not self._is_visible(entry), "the key has not expired"
         if entry is not None:
             self._replace(key, entry, None)
 
     def free_slice(self) -> bool:
-        """Free a bounded part of what CLEAR_ALL left behind; whether there is more."""
+        """Free a bounded part of cleared tables. Returns whether there was one."""
         if not self._cleared:
             return False
         cleared = self._cleared[-1]
@@ -427,13 +437,13 @@ class Database:
 
     @property
     def tidy(self) -> bool:
-        """Whether there is nothing to remove or free, and will not be unless something is changed: no deadlines."""
+        """Whether no key has an expiry and no cleared table is left, so that housekeeping has nothing to do."""
         return self._expiries.empty and not self._cleared
 
     # -- checking -----------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise AssertionError unless table, index and counters agree; every test of it ends with this."""
+        """Raise AssertionError unless table, expiry index and counters agree."""
         entries = list(self._table)
         assert len(entries) == self._table.keys == len({key for key, _, _ in entries})
         with_expiry = {(key, expiry) for key, _, expiry in entries if expiry is not None}

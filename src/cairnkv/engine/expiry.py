@@ -1,10 +1,12 @@
-"""Which keys expire when: an index of deadlines by the second.
+"""Log time, and the index of keys by expiry.
 
-What always holds: the index has exactly the (key, deadline) pairs of its table's entries that have a
-deadline. That makes COUNT exact without a look at every key, and lets the background removal go straight to
-what is due.
+Invariants:
+- `LogTime.now` never decreases.
+- The index has exactly the (key, expiry) pairs of the table's entries that have an expiry. So COUNT is exact without
+  reading every key, and housekeeping finds expired keys directly.
 
-Not for deciding what is visible: that is a comparison of one deadline with log time, in the keyspace.
+Out of scope: the clock that log time follows (`store.clock`), and visibility: the database compares expiries with log
+time.
 """
 
 import heapq
@@ -12,37 +14,71 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from cairnkv.engine.log_time import LogTime
-
 TICK_BITS: Final = 10
-"""Deadlines are grouped by this many low bits: 1,024 ms. Finer groups would cost a set per key where
-deadlines are spread out; coarser ones a longer look at the one group that is partly due."""
+"""Expiries are grouped into ticks by this many low bits: 1,024 ms. Shorter ticks would need a dict per key if expiries
+are spread out; longer ticks would make reading the current tick slower."""
 
 TICK_BYTES: Final = 250
-"""Bytes of memory of a tick without its deadlines: a dict, and entries in another dict and a heap. Measured: about 240
-bytes, with one deadline in each of 300,000 ticks."""
+"""Bytes of memory of a tick without its expiries: a dict, and entries in another dict and a heap. Measured with one
+expiry in each of 300,000 ticks: about 240 bytes."""
 
 SPARE_TICKS: Final = 64
-"""Ticks without keys that the heap may hold beyond the number of those that have some."""
+"""Empty ticks that the heap may hold beyond the number of ticks with keys."""
+
+
+class LogTime:
+    """Log time of a store, in milliseconds, and its conversions."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        """Log time: the greatest time given to `advance`."""
+        self.lead = 0
+        """Milliseconds by which log time is ahead of the proposer's clock. If it is ahead, it advances at half
+        speed."""
+        self.expiring = False
+        """Whether a key has ever had an expiry. If not, no reply depends on log time."""
+
+    def advance(self, now: int) -> None:
+        """Advance log time to `now`, if that is later."""
+        if now > self.now:
+            self.now = now
+
+    def after(self, ttl: int) -> int:
+        """Return the log time after `ttl` milliseconds of elapsed time."""
+        if not self.lead:
+            return self.now + ttl
+        return max(self.now - -ttl // 2, self.now - self.lead + ttl)
+
+    def at(self, unix: int) -> int:
+        """Return the log time at which the clock shows `unix` milliseconds since 1970."""
+        return self.after(unix - self.now + self.lead) if self.lead else unix
+
+    def left(self, expiry: int) -> int:
+        """Return the milliseconds of elapsed time until a log time."""
+        return min(2 * (expiry - self.now), expiry - self.now + self.lead) if self.lead else expiry - self.now
+
+    def unix(self, expiry: int) -> int:
+        """Return the time of the clock, in milliseconds since 1970, at a log time."""
+        return self.now - self.lead + self.left(expiry) if self.lead else expiry
 
 
 class ExpiryIndex:
-    """Keys by deadline, in milliseconds of log time."""
+    """Keys by expiry, in milliseconds of log time."""
 
     __slots__ = ("_heap", "_shared", "_ticks")
 
     def __init__(self, shared: LogTime) -> None:
         self._shared = shared
         self._ticks: dict[int, dict[bytes, int]] = {}
-        self._heap: list[int] = []  # every tick that has keys, and a bounded number that no longer do
+        self._heap: list[int] = []  # all ticks with keys, and a bounded number of empty ones
 
     def belong_to(self, shared: LogTime) -> None:
-        """Be the index of a keyspace that shares this."""
+        """Use another shared log time: the index moves to another database."""
         self._shared = shared
         shared.expiring = shared.expiring or bool(self._ticks)
 
     def add(self, key: bytes, expiry: int) -> None:
-        """Remember a key's deadline. The key has none in the index."""
+        """Add the expiry of a key that has none in the index."""
         tick = expiry >> TICK_BITS
         keys = self._ticks.get(tick)
         if keys is None:
@@ -52,7 +88,7 @@ class ExpiryIndex:
         keys[key] = expiry
 
     def remove(self, key: bytes, expiry: int) -> None:
-        """Forget a key's deadline."""
+        """Remove the expiry of a key."""
         tick = expiry >> TICK_BITS
         keys = self._ticks[tick]
         del keys[key]
@@ -62,40 +98,40 @@ class ExpiryIndex:
                 self._heap = sorted(self._ticks)
 
     def __len__(self) -> int:
-        """How many keys have a deadline, those whose is over included. A look at every second that has some."""
+        """The number of keys with an expiry, expired ones included. Reads all ticks."""
         return sum(map(len, self._ticks.values()))
 
     @property
     def used_bytes(self) -> int:
-        """The estimated memory of ticks. The table estimates that of deadlines."""
+        """The estimated memory of ticks. The table estimates the memory of expiries."""
         return TICK_BYTES * len(self._ticks)
 
     @property
     def empty(self) -> bool:
-        """Whether no key has a deadline."""
+        """Whether no key has an expiry."""
         return not self._ticks
 
-    def due(self, now: int) -> int:
-        """How many keys have a deadline that is over: the seconds gone by whole, and a look at this one."""
+    def expired(self, now: int) -> int:
+        """Return the number of expired keys: all of the past ticks, and some of the current tick."""
         this = now >> TICK_BITS
-        gone = sum(len(self._ticks.get(tick, ())) for tick in self._ticks_before(this))
-        return gone + sum(expiry <= now for expiry in self._ticks.get(this, {}).values())
+        past = sum(len(self._ticks.get(tick, ())) for tick in self._ticks_before(this))
+        return past + sum(expiry <= now for expiry in self._ticks.get(this, {}).values())
 
-    def some_due(self, now: int, limit: int) -> list[bytes]:
-        """Up to `limit` keys of seconds that have gone by whole, the earliest second first."""
+    def some_expired(self, now: int, limit: int) -> list[bytes]:
+        """Return up to `limit` keys of past ticks, the earliest tick first."""
         found: list[bytes] = []
-        looked_at: list[int] = []
+        visited: list[int] = []
         while len(found) < limit and self._heap and self._heap[0] < now >> TICK_BITS:
             tick = heapq.heappop(self._heap)
-            if tick in self._ticks and tick not in looked_at[-1:]:
+            if tick in self._ticks and tick not in visited[-1:]:
                 found += itertools.islice(self._ticks[tick], limit - len(found))
-                looked_at.append(tick)
-        for tick in looked_at:
+                visited.append(tick)
+        for tick in visited:
             heapq.heappush(self._heap, tick)
         return found
 
     def free_some(self, count: int) -> bool:
-        """Free `count` keys of an index that is no longer in use; whether it has more."""
+        """Free `count` keys of an unused index. Returns whether more are left."""
         while self._ticks and count > 0:
             tick, keys = self._ticks.popitem()
             if len(keys) > count:
@@ -106,8 +142,11 @@ class ExpiryIndex:
         return bool(self._ticks)
 
     def _ticks_before(self, this: int) -> set[int]:
-        """The heap's ticks before this one. A heap is a tree whose children are no smaller than their
-        parent, so the walk ends where it meets a later tick, and costs as much as it finds."""
+        """Return the heap's ticks before this one.
+
+        In a heap, no child is smaller than its parent. So the walk stops at each later tick, and its cost is
+        proportional to its result.
+        """
         found: set[int] = set()
         ahead = [0]
         while ahead:
@@ -118,6 +157,6 @@ class ExpiryIndex:
         return found
 
     def pairs(self) -> Iterator[tuple[bytes, int]]:
-        """All keys with their deadlines, for checks and tests."""
+        """Yield all keys with their expiries, for checks and tests."""
         for keys in self._ticks.values():
             yield from keys.items()

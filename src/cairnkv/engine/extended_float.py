@@ -1,9 +1,9 @@
-"""Numbers with a fraction, reckoned with 64 bits of mantissa: what C's `long double` is on a PC.
+"""Floating-point numbers with a mantissa of 64 bits, as C's `long double` on x86.
 
-Redis counts with those in INCRBYFLOAT and prints 17 digits behind the point. Other machines have other long doubles,
-and Python has none; here the same is done with whole numbers, so every machine of a cluster finds the same sum.
+Redis computes INCRBYFLOAT with them and prints 17 digits after the point. Other processors have other long doubles, and
+Python has none. This module computes the same results with integers, so all nodes of a cluster compute the same sum.
 
-Not for numbers that are not finite, nor for C's hexadecimal notation.
+Out of scope: infinite numbers, NaN, and C's hexadecimal notation.
 """
 
 import re
@@ -13,32 +13,31 @@ from typing import Final, TypeAlias
 MANTISSA_BITS: Final = 64
 
 TEXT_MAX: Final = 5 * 1024 - 1
-"""Characters of a number that is read, as in Redis: more than the longest that is written."""
+"""Maximum characters of a number in text, as in Redis. The longest result has fewer."""
 
 EXPONENT_MAX: Final = 16_384
-"""All numbers are below 2 to the power of this."""
+"""All numbers are below 2 to this power."""
 
 EXPONENT_MIN: Final = -16_445
-"""The least number above zero is 2 to the power of this. What would be rounded to zero is refused, as in Redis."""
+"""The smallest positive number is 2 to this power. Numbers that would round to zero are refused, as in Redis."""
 
 POWER_MAX: Final = 10_240
-"""Powers of ten that a text may have, either way. With more, the longest text before them is too large or too small
-all the same."""
+"""Maximum absolute decimal exponent in a text. With a larger one, every text is too large or too small."""
 
 DECIMALS: Final = 17
-"""Digits written behind the point, before zeros at the end are left out."""
+"""Digits after the point, before trailing zeros are removed."""
 
 Number: TypeAlias = tuple[int, int]
-"""A mantissa and an exponent: the one times 2 to the power of the other."""
+"""A mantissa and an exponent: mantissa * 2**exponent."""
 
 _TEXT: Final = re.compile(rb"([+-]?)(?:([0-9]+)\.?([0-9]*)|\.([0-9]+))(?:[eE]([+-]?)0*([0-9]+))?")
 _INFINITE: Final = re.compile(rb"[+-]?inf(inity)?", re.IGNORECASE)
 
 
 def text_of_sum(one: bytes, other: bytes) -> bytes:
-    """The sum of two numbers in decimal text, as decimal text.
+    """Return the sum of two numbers in decimal text, as decimal text.
 
-    Raises `ValueError` when one of them is no number, `OverflowError` when the sum would not be finite.
+    Raises `ValueError` for a text that is not a number, and `OverflowError` for a sum that is not finite.
 
     >>> text_of_sum(b"10.5", b"0.1"), text_of_sum(b"5.0e3", b"2.0e2"), text_of_sum(b"3", b"-3.0")
     (b'10.6', b'5200', b'0')
@@ -58,7 +57,7 @@ def _read(text: bytes) -> Number:
         raise ValueError(f"{text[:24]!r} is not a number")
     sign, whole, behind, only_behind, sign_of_power, power = found.groups(b"")
     behind = behind or only_behind
-    # By way of `Decimal`: `int` refuses texts of more digits than a setting of the interpreter allows.
+    # `Decimal`, since `int` refuses texts of more digits than a setting of the interpreter allows.
     digits = int(Decimal((whole + behind).decode()))
     if not digits:
         return 0, 0
@@ -84,9 +83,9 @@ def _sum(one: Number, other: Number) -> Number:
 
 
 def _nearest(dividend: int, divisor: int) -> Number:
-    """The number next to a quotient that is not negative; of two that are as near, the one with an even mantissa.
+    """Return the number nearest to a non-negative quotient; of two, the one with an even mantissa.
 
-    Numbers near zero keep all their bits, where C's lose some: no digit that is written shows that.
+    Numbers near zero keep all bits. C's lose some, but no printed digit shows that.
     """
     exponent = dividend.bit_length() - divisor.bit_length() - MANTISSA_BITS
     if dividend << max(-exponent, 0) >= divisor << (MANTISSA_BITS + max(exponent, 0)):
@@ -95,7 +94,7 @@ def _nearest(dividend: int, divisor: int) -> Number:
 
 
 def _divided(dividend: int, divisor: int) -> int:
-    """A quotient as a whole number, halves to the even one."""
+    """Return a quotient rounded to an integer, halves to even."""
     whole, left = divmod(dividend, divisor)
     return whole + (2 * left + (whole & 1) > divisor)
 

@@ -1,4 +1,4 @@
-"""The keys of one crowded bucket in the order of scans. The cost of a slice depends on its length, not on the bucket's.
+"""The keys of one crowded bucket in scan order. The cost of a slice depends on its length, not on the bucket's.
 
 Invariants: keys are sorted by their place, keys of one place by their bytes. An operation costs a binary search and a
 change of one chunk, or time proportional to the number of returned keys.
@@ -42,11 +42,11 @@ class KeyOrder:
     """A sorted list of keys, in chunks."""
 
     def __init__(self, keys: Iterable[bytes], place_of: PlaceOf) -> None:
-        """place_of: returns the place of a key in the order of scans."""
+        """place_of: returns the place of a key in the scan order."""
         self._place_of = place_of
         placed = sorted((place_of(key), key) for key in keys)
-        pieces = (placed[at : at + CHUNK_KEYS] for at in range(0, len(placed), CHUNK_KEYS))
-        self._chunks = [_Chunk((at for at, _ in piece), (key for _, key in piece)) for piece in pieces]
+        parts = (placed[at : at + CHUNK_KEYS] for at in range(0, len(placed), CHUNK_KEYS))
+        self._chunks = [_Chunk((at for at, _ in part), (key for _, key in part)) for part in parts]
 
     def __len__(self) -> int:
         return sum(len(chunk.keys) for chunk in self._chunks)
@@ -82,7 +82,7 @@ class KeyOrder:
         Keys of one place stay together, so a slice may have more than `room` keys.
         """
         found: list[bytes] = []
-        number, at = self._from(cursor)
+        number, at = self._find(cursor)
         last = -1
         for chunk in self._chunks[number:]:
             until = at + room - len(found)
@@ -110,7 +110,7 @@ class KeyOrder:
 
     def _at(self, place: int) -> Iterator[tuple[_Chunk, int, int]]:
         """Yield each chunk that may have keys with this place, and the range of their indexes."""
-        number, at = self._from(place)
+        number, at = self._find(place)
         for chunk in self._chunks[number:]:
             behind = bisect_right(chunk.places, place, at)
             yield chunk, at, behind
@@ -120,7 +120,7 @@ class KeyOrder:
 
     def cut(self, place: int) -> "KeyOrder":
         """Split the order: keep the keys before a place, and return an order of the others."""
-        number, at = self._from(place)
+        number, at = self._find(place)
         rest = KeyOrder((), self._place_of)
         if number < len(self._chunks):
             rest._chunks = [self._chunks[number].cut(at), *self._chunks[number + 1 :]]
@@ -131,7 +131,7 @@ class KeyOrder:
 
     def count_before(self, place: int) -> int:
         """Return the number of keys before a place."""
-        number, at = self._from(place)
+        number, at = self._find(place)
         return sum(len(chunk.keys) for chunk in self._chunks[:number]) + at
 
     def __iter__(self) -> Iterator[bytes]:
@@ -147,7 +147,7 @@ class KeyOrder:
         """Return the index of the first chunk whose first key is after this one."""
         return bisect_right(self._chunks, (place, key), key=lambda chunk: (chunk.places[0], chunk.keys[0]))
 
-    def _from(self, place: int) -> tuple[int, int]:
+    def _find(self, place: int) -> tuple[int, int]:
         """Return the chunk, and the index in it, of the first key at or after a place."""
         number = bisect_left(self._chunks, place, key=lambda chunk: chunk.places[-1])
         return number, bisect_left(self._chunks[number].places, place) if number < len(self._chunks) else 0

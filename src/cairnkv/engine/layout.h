@@ -1,13 +1,12 @@
-/* Where CPython keeps what a look-up reads: the slots of an object, and the index, entries and keys of a dict.
+/* The memory layout of CPython objects that a look-up reads: slots, and the index, entries and keys of a dict.
 
-   A look-up in a large table costs a chain of misses, one behind the other: bucket, dict, index, entry, key, value. For
-   several commands that were read together these chains can overlap, if the addresses are known. And a key whose bytes
-   stand in a frame can be compared where it stands, without making an object of it. CPython keeps its dicts' layout to
-   itself, so this header knows it, for the versions it names, and `table_native.pyx` tries it out when it is imported;
-   elsewhere it finds nothing.
+   A look-up in a large table costs a chain of cache misses: bucket, dict, index, entry, key, value. For commands that
+   were read together these chains can overlap, if the addresses are known. Also, a key in a frame can be compared in
+   place, without creating an object. CPython does not publish the layout of dicts, so this header defines it for the
+   versions named below, and `table_native.pyx` checks it on import. In other versions nothing is found this way.
 
-   What always holds: it only reads what a look-up would read. What it finds is what the dict's own look-up would find;
-   what it does not find may still be there. Nothing is written but through CPython's interface. */
+   Invariants: only memory that a look-up would read is read. A value found here is the value that the dict's own
+   look-up finds; a value not found here may still exist. Writes go through CPython's API only. */
 
 #ifndef CAIRNKV_LAYOUT_H
 #define CAIRNKV_LAYOUT_H
@@ -21,15 +20,15 @@
 #define CAIRN_KNOWS_DICTS 1
 #endif
 
-/* Let the processor fetch what stands at an address. GCC takes a function that does nothing else for one without any
-   effect, and leaves calls of it out; hence the empty assembler statement. */
+/* Prefetch memory at an address. GCC treats a function that only prefetches as one without effect and removes calls of
+   it; the empty assembler statement prevents that. */
 #define CAIRN_FETCH(address)               \
     do {                                   \
         __builtin_prefetch(address);       \
         __asm__ volatile("");          \
     } while (0)
 
-/* Where in its object a slot (`__slots__`) is, by the descriptor that its class has for it; -1: it is no slot. */
+/* Return the offset of a slot (`__slots__`) in its object, from the descriptor in its class; -1: not a slot. */
 static inline Py_ssize_t cairn_slot_offset(PyObject *descriptor)
 {
     PyMemberDef *member;
@@ -39,13 +38,13 @@ static inline Py_ssize_t cairn_slot_offset(PyObject *descriptor)
     return member->type == T_OBJECT_EX ? member->offset : -1;
 }
 
-/* What a slot holds, borrowed. The object's class has to be the one that the offset was asked of. */
+/* Return the borrowed value of a slot. The offset must be of the object's class. */
 static inline PyObject *cairn_slot(PyObject *object, Py_ssize_t offset)
 {
     return *(PyObject **)((char *)object + offset);
 }
 
-/* What `hash` gives for a bytes object of these bytes. */
+/* Return the hash of a bytes object with these bytes. */
 static inline Py_hash_t cairn_hash(const unsigned char *bytes, Py_ssize_t size)
 {
     static PyHash_FuncDef *function;
@@ -78,7 +77,7 @@ typedef struct {
     PyObject *value;
 } cairn_dict_entry;
 
-#define CAIRN_PROBES 4 /* before a search is left to CPython; most keys are found at the first */
+#define CAIRN_PROBES 4 /* before CPython continues the search; most keys are found at the first */
 
 static inline const cairn_dict_keys *cairn_keys_of(PyObject *dict)
 {
@@ -90,7 +89,7 @@ static inline size_t cairn_mask(const cairn_dict_keys *keys)
     return ((size_t)1 << keys->log2_size) - 1;
 }
 
-/* The entry that a place of the index names; NULL: none, or an index too large for a bucket. */
+/* Return the entry of an index slot; NULL: none, or the index is too large for a bucket. */
 static inline const cairn_dict_entry *cairn_entry_at(const cairn_dict_keys *keys, size_t slot)
 {
     Py_ssize_t index;
@@ -104,8 +103,8 @@ static inline const cairn_dict_entry *cairn_entry_at(const cairn_dict_keys *keys
     return (const cairn_dict_entry *)(keys->indices + ((size_t)1 << keys->log2_index_bytes)) + index;
 }
 
-/* Fetching ahead, each step for all keys before the next step for any: the dict, its head, the index, the entry, and
-   the key with the value. Of these two, what is read is their length and, behind it, their bytes. */
+/* Prefetching, each step for all keys before the next step: the dict, its head, the index, the entry, and the key with
+   the value. Of the key and the value, a look-up reads the length and the bytes after it. */
 static inline void cairn_fetch_dict(PyObject *dict)
 {
     CAIRN_FETCH(&((PyDictObject *)dict)->ma_keys);
@@ -123,8 +122,8 @@ static inline void cairn_fetch_index(PyObject *dict, Py_hash_t hash)
     CAIRN_FETCH(keys->indices + (slot << (keys->log2_index_bytes - keys->log2_size)));
 }
 
-/* For one key alone: what its look-up reads first, at once. A bucket's index has one of two lengths, as a rule, so both
-   places are fetched beside the head that says which. */
+/* For a single key: the memory that its look-up reads first. The index of a bucket usually has one of two lengths, so
+   both slots are prefetched together with the head that has the length. */
 static inline void cairn_fetch_alone(PyObject *dict, Py_hash_t hash)
 {
     const cairn_dict_keys *keys = cairn_keys_of(dict);
@@ -153,7 +152,9 @@ static inline void cairn_fetch_objects(PyObject *dict, Py_hash_t hash)
     }
 }
 
-/* The value under a key of a dict whose keys are all bytes, and that key, both borrowed; NULL: see above. */
+/* Return the value of a key in a dict whose keys are all bytes, and set `key` to the key object, both borrowed; NULL:
+not
+   found here. */
 static inline PyObject *cairn_find(PyObject *dict, Py_hash_t hash, const unsigned char *bytes, Py_ssize_t size,
                                    PyObject **key)
 {

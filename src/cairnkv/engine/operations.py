@@ -1,9 +1,9 @@
-"""What each command does to a keyspace: one small function for each, and `apply`, which finds it.
+"""The effect of each command on a database: one function per command, and `apply`, which calls it.
 
-What always holds: an operation reads its command and the keyspace and nothing else, changes the keyspace
-only through `put`, `drop` and `clear_all`, and either does all of what it is for or nothing.
+Invariants: an operation reads only its command and the database. It changes the database only through `put`, `delete`
+and `clear_all`. It is executed completely or not at all.
 
-Not for: parsing (the command's declaration), or anything about who asked and when the reply may leave.
+Out of scope: parsing (`commands`), clients, and the time at which a reply may leave (the store).
 """
 
 from collections import Counter
@@ -60,7 +60,7 @@ _OPERATIONS: Final[dict[type[Command], Callable[[Database, Any], Reply]]] = {}
 
 
 def apply(database: Database, command: Command, now: int) -> Reply:
-    """Carry a command out at log time `now` (milliseconds; a smaller one than before counts as before)."""
+    """Execute a command at log time `now` in milliseconds. A time before the database's log time counts as that."""
     database.advance(now)
     if command.spec.grows and (refusal := _refusal(database, command)):
         return refusal
@@ -68,7 +68,7 @@ def apply(database: Database, command: Command, now: int) -> Reply:
 
 
 def _refusal(database: Database, command: Command) -> Failure | None:
-    """Return the failure of a command that stores a key whose place already has too many keys, or None."""
+    """Return a failure if the place of a key to store has too many keys, or None."""
     if isinstance(command, Copy) and command.db is not None:
         database = database.shared.databases[command.db]
     keys = command.named_keys()
@@ -76,11 +76,11 @@ def _refusal(database: Database, command: Command) -> Failure | None:
         return _collision(forged)
     if not database.is_crowded:
         return None
-    return next((_collision(key) for key in keys if not database.takes(key)), None)
+    return next((_collision(key) for key in keys if not database.has_room_for(key)), None)
 
 
 def _sharing(keys: Sequence[bytes]) -> bytes | None:
-    """Return a key whose position more than `PLACE_KEYS_MAX` of a command's keys share, or None."""
+    """Return a key whose CRC-32 more than `PLACE_KEYS_MAX` of the keys share, or None."""
     counts = Counter(map(crc, set(keys)))
     at, most = counts.most_common(1)[0]
     return next(key for key in keys if crc(key) == at) if most > PLACE_KEYS_MAX else None
@@ -91,7 +91,7 @@ def _collision(key: bytes) -> Failure:
 
 
 def can_apply(command: type[Command]) -> bool:
-    """Whether a keyspace knows what to do with commands of this class."""
+    """Return whether there is an operation for a class of commands."""
     return command in _OPERATIONS
 
 
@@ -119,7 +119,7 @@ def _set(database: Database, command: Set) -> Reply:
 
 @_operation(Clear)
 def _clear(database: Database, command: Clear) -> Reply:
-    database.drop(command.key)
+    database.delete(command.key)
     return OK
 
 
@@ -142,7 +142,7 @@ def _swap(database: Database, command: Swap) -> Reply:
 
 
 def _set_under_conditions(database: Database, command: SetWith | Swap, old: tuple[Stored, int | None] | None) -> bool:
-    """Store the value if the conditions hold of the old entry; whether they do."""
+    """Store the value if the old entry meets the conditions. Returns whether it does."""
     if command.if_absent and old is not None:
         return False
     if command.if_present and old is None:
@@ -161,9 +161,9 @@ def _set_under_conditions(database: Database, command: SetWith | Swap, old: tupl
 
 
 def _put_until(database: Database, key: bytes, value: bytes, expiry: int | None) -> None:
-    """Store a value, or clear the key if the deadline is over: what nobody will see is not kept."""
+    """Store a value, or delete the key if the expiry is in the past."""
     if expiry is not None and expiry <= database.now:
-        database.drop(key)
+        database.delete(key)
     else:
         database.put(key, value, expiry)
 
@@ -175,7 +175,7 @@ def _get_with(database: Database, command: GetWith) -> Reply:
         return MISSING
     value, expiry = entry
     if command.clear:
-        database.drop(command.key)
+        database.delete(command.key)
     elif command.ttl is not None:
         database.put(command.key, value, database.shared.after(command.ttl))
     elif command.at is not None:
@@ -189,7 +189,7 @@ def _get_with(database: Database, command: GetWith) -> Reply:
 def _clear_if_equals(database: Database, command: ClearIfEquals) -> Reply:
     if database.get(command.key) != command.value:
         return 0
-    database.drop(command.key)
+    database.delete(command.key)
     return 1
 
 
@@ -213,7 +213,7 @@ def _set_many(database: Database, command: SetMany) -> Reply:
 
 @_operation(ClearMany)
 def _clear_many(database: Database, command: ClearMany) -> Reply:
-    return sum(map(database.drop, command.names))
+    return sum(map(database.delete, command.names))
 
 
 @_operation(Incr)
@@ -277,7 +277,7 @@ def _clear_all(database: Database, _command: ClearAll) -> Reply:
 def _clear_prefix(database: Database, command: ClearPrefix) -> Reply:
     cursor, keys = database.slice(command.cursor, CLEAR_PREFIX_SLICE, command.prefix)
     for key in keys:
-        database.drop(key)
+        database.delete(key)
     return Items((b"%d" % cursor, b"%d" % len(keys)))
 
 
@@ -359,7 +359,7 @@ def _rename(database: Database, command: Rename) -> Reply:
     if command.if_absent and database.has(command.target):
         return 0
     if command.source != command.target:
-        database.drop(command.source)
+        database.delete(command.source)
         database.put(command.target, *entry)
     return 1
 

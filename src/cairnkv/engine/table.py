@@ -1,17 +1,16 @@
-"""The table: keys to values and deadlines, in many small dicts.
+"""The hash table: values and expiries of keys, in many small dicts.
 
-One large dict stops everything while it grows: doubling it moves every entry. So the keys are spread over
-buckets by the leading bits of the CRC-32 of the key, and a bucket that gets too large is split in two by one
-bit more (extendible hashing: Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3), 1979). Each step moves one
-bucket, or doubles the directory, a plain array of references.
+A large dict blocks the process while it grows, since it moves every entry. So keys are spread over buckets by the
+leading bits of their CRC-32, and a bucket that gets too large is split in two by one more bit (extendible hashing:
+Fagin, Nievergelt, Pippenger, Strong, ACM TODS 4(3), 1979). Each step moves one bucket, or doubles the directory, an
+array of references.
 
-What always holds: a key's CRC-32 depends on the key alone, and buckets stand in the order of
-positions. So a scan's cursor begins with a position, and means the same after any change, a restart, or elsewhere.
+Invariants: buckets are in the order of CRC-32s. A scan cursor begins with a CRC-32, so it stays valid after any change
+and restart, and on other nodes.
 
-In the place of a value may stand its length alone, where the log has the value: it is cold then, and the table never
-finds out by itself what it is. Nothing here decides which values those are.
+A cold value is represented by its length; storage has the value. Other modules decide which values are cold.
 
-Not for: time (whether a deadline is over is the keyspace's business), undoing, or expiry in the background.
+Out of scope: time and visibility, undoing, and active expiry.
 """
 
 import hashlib
@@ -23,68 +22,68 @@ from typing import Final, TypeAlias, cast
 from cairnkv.engine.key_order import KeyOrder
 from cairnkv.limits import PLACE_KEYS_MAX
 
-POSITION_BITS: Final = 32
+CRC_BITS: Final = 32
 
 TIE_BITS: Final = 21
-"""A cursor is a position, and behind it so many bits that order the keys of one position, so that keys made to
-share one cannot make a slice large. 53 bits in all: a cursor is exact as a number of JavaScript."""
+"""A cursor is a CRC-32 and this many bits of a tie-breaker, so that forged keys with one CRC-32 cannot make a slice
+large. In total 53 bits: JavaScript can represent every cursor exactly."""
 
-CURSORS: Final = 1 << (POSITION_BITS + TIE_BITS)
+CURSORS: Final = 1 << (CRC_BITS + TIE_BITS)
 
 BUCKET_KEYS: Final = 170
-"""Keys in a bucket before it is split: what a dict of 256 slots holds, whose index takes a byte a slot."""
+"""Maximum keys of a bucket before it splits: the capacity of a dict with 256 slots, whose index has a byte per slot."""
 
-HOPELESS_KEYS: Final = 8 * BUCKET_KEYS
-"""Keys in a bucket that is no longer split at each new key: only keys made to share leading bits get it there,
-and splitting would cost more the longer they go on. Such a bucket works as a plain dict does, and keeps the order of
-its keys for scans. It splits once each time the number of its keys doubles, so that unrelated keys leave it."""
+CROWDED_KEYS: Final = 8 * BUCKET_KEYS
+"""Keys from which on a bucket is crowded and no longer splits at each new key. Only keys forged to share leading bits
+make a bucket crowded, and splitting them gets more expensive with each key. A crowded bucket works as a plain dict, and
+keeps its keys in scan order. It splits each time the number of its keys doubles, so that unrelated keys leave it."""
 
 MOVED_KEYS_MAX: Final = 10_000
-"""Maximum number of keys that a split of such a bucket moves, in some milliseconds. If both halves have more, it does
-not split."""
+"""Maximum number of keys that a split of a crowded bucket moves; this takes some milliseconds. If both halves have more
+keys, the bucket does not split."""
 
 KEYS_PER_DIRECTORY_ENTRY: Final = 16
-"""Keys that the table must hold per entry of the directory before it doubles, so that such keys cannot
-make it large. Keys that are not made on purpose need one entry for some forty keys."""
+"""Keys that the table must have per directory entry before the directory doubles, so that forged keys cannot make it
+large. Other keys need one entry for about forty keys."""
 
 ENTRY_BYTES: Final = 134
-"""Bytes of memory that an entry takes besides the bytes of its key and its value: the headers of two bytes
-objects (33 each), a dict's share for it, and what the allocator rounds up. Measured with a million keys of
-16 bytes and values of 100: 249 bytes of resident memory each, 250 by this estimate."""
+"""Bytes of memory of an entry besides its key and its value: the headers of two bytes objects (33 each), its share of a
+dict, and rounding by the allocator. Measured with a million keys of 16 bytes and values of 100: 249 bytes of resident
+memory each, and 250 by this estimate."""
 
 EXPIRY_BYTES: Final = 150
-"""Bytes of memory that a deadline takes: an int, a dict's share, a set's share."""
+"""Bytes of memory of an expiry: an int, and its shares of two dicts."""
 
 USE_BYTES: Final = 190
 """Bytes of memory of the LRU order for a key: an entry in an OrderedDict, and the number of its last use. Measured with
 300,000 keys of 9 bytes: 109 bytes, and 200 bytes if clients also delete keys."""
 
 Stored: TypeAlias = bytes | int
-"""What stands under a key: a value, or the length of one that is cold, in bytes."""
+"""A value, or the length of a cold value in bytes."""
 
 
 def memory_of(value: Stored) -> int:
-    """Bytes of memory that it takes besides what every entry takes."""
+    """Return the bytes of memory of a value besides `ENTRY_BYTES`."""
     return len(value) if isinstance(value, bytes) else 0
 
 
 def length_of(value: Stored) -> int:
-    """Bytes of the value, wherever they are."""
+    """Return the length of a value in bytes, cold or not."""
     return len(value) if isinstance(value, bytes) else value
 
 
 def crc(key: bytes) -> int:
-    """Which bucket holds a key, by the leading bits: its CRC-32, from 0 to 2**32 - 1."""
+    """Return the CRC-32 of a key. Its leading bits select the bucket."""
     return zlib.crc32(key)
 
 
 def place(key: bytes) -> int:
-    """Return the place of a key in the order of scans, from 0 to 2**53 - 1: its position and its tie-breaker."""
+    """Return the place of a key in the scan order, from 0 to 2**53 - 1: its CRC-32 and its tie-breaker."""
     return zlib.crc32(key) << TIE_BITS | _tie(key)
 
 
 def _tie(key: bytes) -> int:
-    """Return the order of a key among those of its position. To forge a given order takes 2**21 attempts."""
+    """Return the tie-breaker of a key among keys of one CRC-32. To forge a given one takes 2**21 attempts."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest()) >> (32 - TIE_BITS)
 
 
@@ -108,7 +107,7 @@ def _cut(keys: list[bytes], cursor: int, room: int, end: int) -> tuple[list[byte
 
 
 class Bucket:
-    """The keys whose position begins with the same `depth` bits. order: the order of the keys of a crowded bucket."""
+    """The keys whose CRC-32 begins with the same `depth` bits. order: the keys of a crowded bucket in scan order."""
 
     __slots__ = ("depth", "expiries", "order", "values")
 
@@ -126,11 +125,17 @@ class Bucket:
         if entry is not None:
             self.values[key], expiry = entry
             if expiry is not None:
-                self.expiries = {**(self.expiries or {}), key: expiry}
+                self.set_expiry(key, expiry)
+
+    def set_expiry(self, key: bytes, expiry: int) -> None:
+        """Set the expiry of a key."""
+        if self.expiries is None:
+            self.expiries = {}
+        self.expiries[key] = expiry
 
     def copy(self, begin: int, width: int) -> "Bucket":
         """Return a copy of the bucket."""
-        copy = Bucket(POSITION_BITS + 1 - width.bit_length())
+        copy = Bucket(CRC_BITS + 1 - width.bit_length())
         copy.values = self.values.copy()
         copy.expiries = None if self.expiries is None else self.expiries.copy()
         if self.order is not None:  # it may be in the middle of `Table._part`
@@ -141,31 +146,31 @@ class Bucket:
 
 
 class Table:
-    """Keys with their values and deadlines (milliseconds of log time; None: never)."""
+    """Keys with their values and expiries (milliseconds of log time; None: never)."""
 
     __slots__ = ("_depth", "_directory", "_shift", "cold_bytes", "cold_keys", "crowded", "keys", "used_bytes")
 
     def __init__(self) -> None:
         self._depth = 0
-        self._shift = POSITION_BITS
+        self._shift = CRC_BITS
         self._directory = [Bucket(0)]
         self.keys = 0
-        """How many keys there are, those whose deadline is over included."""
+        """The number of keys, expired ones included."""
         self.used_bytes = 0
-        """An estimate of the memory that the entries take."""
+        """The estimated memory of all entries."""
         self.cold_keys = 0
-        """How many of the values are cold."""
+        """The number of cold values."""
         self.cold_bytes = 0
-        """Bytes that these have, wherever they are."""
+        """The total length of cold values in bytes."""
         self.crowded = 0
         """The number of crowded buckets, which keep the order of their keys."""
 
     def bucket(self, key: bytes) -> Bucket:
-        """The bucket that holds the key if the table does."""
+        """Return the bucket of a key, present or not."""
         return self._directory[zlib.crc32(key) >> self._shift]
 
     def get(self, key: bytes) -> tuple[Stored, int | None] | None:
-        """The value and deadline of a key, or None."""
+        """Return the value and the expiry of a key, or None if it is absent."""
         bucket = self._directory[zlib.crc32(key) >> self._shift]
         value = bucket.values.get(key)
         if value is None:
@@ -173,10 +178,10 @@ class Table:
         return value, bucket.expiries.get(key) if bucket.expiries else None
 
     def put(self, key: bytes, value: Stored, expiry: int | None) -> None:
-        """Store an entry, whatever was there."""
+        """Set the entry of a key."""
         bucket = self._directory[zlib.crc32(key) >> self._shift]
         old = bucket.values.get(key)
-        bucket.values[key] = value  # first: it may raise `MemoryError`
+        bucket.values[key] = value  # first, since it may raise `MemoryError`
         if old is None:
             self.keys += 1
             self.used_bytes += ENTRY_BYTES + len(key)
@@ -191,17 +196,15 @@ class Table:
         if bucket.expiries is not None and bucket.expiries.pop(key, None) is not None:
             self.used_bytes -= EXPIRY_BYTES
         if expiry is not None:
-            if bucket.expiries is None:
-                bucket.expiries = {}
-            bucket.expiries[key] = expiry
+            bucket.set_expiry(key, expiry)
             self.used_bytes += EXPIRY_BYTES
         if len(bucket.values) > BUCKET_KEYS and old is None:
             if bucket.order is not None:
                 bucket.order.add(key)
             self._split(bucket, zlib.crc32(key))
 
-    def drop(self, key: bytes) -> bool:
-        """Take an entry out; whether there was one."""
+    def delete(self, key: bytes) -> bool:
+        """Delete an entry. Returns whether it existed."""
         bucket = self._directory[zlib.crc32(key) >> self._shift]
         value = bucket.values.pop(key, None)
         if value is None:
@@ -216,27 +219,27 @@ class Table:
             self.used_bytes -= EXPIRY_BYTES
         if bucket.order is not None:
             bucket.order.remove(key)
-            if len(bucket.values) <= HOPELESS_KEYS // 2:
+            if len(bucket.values) <= CROWDED_KEYS // 2:
                 self._set_order(bucket, None)
         if not bucket.values:
-            # A dict keeps the room it once had; an emptied one gives it back.
+            # An empty dict keeps its memory; a new one does not have it.
             bucket.values = {}
             bucket.expiries = None
         return True
 
-    def cool(self, key: bytes) -> None:
-        """Let the length stand for the value of a key, which is in memory."""
+    def evict_value(self, key: bytes) -> None:
+        """Replace a value in memory by its length."""
         values = self._directory[zlib.crc32(key) >> self._shift].values
         value = values[key]
-        assert isinstance(value, bytes), "only what is hot gets cold"
+        assert isinstance(value, bytes), "the value is cold already"
         self.used_bytes -= len(value)
         self._count_cold(1, len(value))
         values[key] = len(value)
 
-    def warm(self, key: bytes, value: bytes) -> None:
-        """Let the value of a key, which is cold, stand there again."""
+    def load_value(self, key: bytes, value: bytes) -> None:
+        """Put a cold value back into memory."""
         values = self._directory[zlib.crc32(key) >> self._shift].values
-        assert values[key] == len(value), "only what is cold gets hot, and as long as it was"
+        assert values[key] == len(value), "the value is not cold, or has another length"
         self.used_bytes += len(value)
         self._count_cold(-1, len(value))
         values[key] = value
@@ -246,9 +249,9 @@ class Table:
         self.cold_bytes += keys * length
 
     def _split(self, bucket: Bucket, at: int) -> None:
-        """Split the bucket that holds a position, and its half again if all its keys fell into one."""
+        """Split the bucket of a CRC-32, and split again if all keys fell into one half."""
         keys = len(bucket.values)
-        if keys > HOPELESS_KEYS:
+        if keys > CROWDED_KEYS:
             if bucket.order is None:
                 self._set_order(bucket, KeyOrder(bucket.values, place))
             if keys & (keys - 1) == 0:
@@ -258,26 +261,23 @@ class Table:
             if bucket.depth == self._depth and not self._double():
                 return
             low, high = Bucket(bucket.depth + 1), Bucket(bucket.depth + 1)
-            bit = 1 << (POSITION_BITS - low.depth)
+            bit = 1 << (CRC_BITS - low.depth)
             if bucket.order is not None:
                 self._set_order(bucket, None)
             for key, value in bucket.values.items():
                 (high if zlib.crc32(key) & bit else low).values[key] = value
             for key, expiry in (bucket.expiries or {}).items():
-                half = high if zlib.crc32(key) & bit else low
-                if half.expiries is None:
-                    half.expiries = {}
-                half.expiries[key] = expiry
+                (high if zlib.crc32(key) & bit else low).set_expiry(key, expiry)
             self._point(bucket, low, high, at)
             bucket = high if at & bit else low
 
     def _part(self, bucket: Bucket, at: int) -> None:
-        """Split the crowded bucket of a position. Moves the keys of the smaller half."""
+        """Split the crowded bucket of a CRC-32, by moving the keys of the smaller half."""
         assert bucket.order is not None
         if bucket.depth == self._depth and not self._double():
             return
         depth = bucket.depth + 1
-        middle = ((at >> (POSITION_BITS - depth) | 1) << (POSITION_BITS - depth)) << TIE_BITS
+        middle = ((at >> (CRC_BITS - depth) | 1) << (CRC_BITS - depth)) << TIE_BITS
         before = bucket.order.count_before(middle)
         if min(before, len(bucket.values) - before) > MOVED_KEYS_MAX:
             return
@@ -290,24 +290,22 @@ class Table:
         for key in moved:
             smaller.values[key] = values[key]
             if expiries is not None and (expiry := expiries.get(key)) is not None:
-                if smaller.expiries is None:
-                    smaller.expiries = {}
-                smaller.expiries[key] = expiry
+                smaller.set_expiry(key, expiry)
         self._point(bucket, *halves, at)
         bucket.depth = depth
         for key in moved:  # last, so that `copy` finds each key after an interruption
             del values[key]
             if expiries is not None:
                 expiries.pop(key, None)
-        if len(smaller.values) > HOPELESS_KEYS:
+        if len(smaller.values) > CROWDED_KEYS:
             self._set_order(smaller, moved)
-        if len(bucket.values) <= HOPELESS_KEYS // 2:
+        if len(bucket.values) <= CROWDED_KEYS // 2:
             self._set_order(bucket, None)
 
     def _point(self, bucket: Bucket, low: Bucket, high: Bucket, at: int) -> None:
-        """Point the directory's entries for a split bucket to its halves."""
+        """Set the directory entries of a split bucket to its halves."""
         entries = 1 << (self._depth - bucket.depth - 1)  # of the directory, for each half
-        first = (at >> (POSITION_BITS - bucket.depth) if bucket.depth else 0) * 2 * entries
+        first = (at >> (CRC_BITS - bucket.depth) if bucket.depth else 0) * 2 * entries
         self._directory[first : first + 2 * entries] = [low] * entries + [high] * entries
 
     def _set_order(self, bucket: Bucket, order: KeyOrder | None) -> None:
@@ -315,19 +313,19 @@ class Table:
         bucket.order = order
 
     def _double(self) -> bool:
-        """Give the directory one bit more; False when there are too few keys to deserve it."""
-        if self._depth == POSITION_BITS or self.keys < KEYS_PER_DIRECTORY_ENTRY << (self._depth + 1):
+        """Double the directory. Returns False if the table has too few keys for that."""
+        if self._depth == CRC_BITS or self.keys < KEYS_PER_DIRECTORY_ENTRY << (self._depth + 1):
             return False
         doubled = self._directory * 2
         doubled[0::2] = self._directory
         doubled[1::2] = self._directory
         self._directory = doubled
         self._depth += 1
-        self._shift = POSITION_BITS - self._depth
+        self._shift = CRC_BITS - self._depth
         return True
 
     def copy(self, before: Iterable[tuple[bytes, tuple[Stored, int | None] | None]]) -> "Table":
-        """Return a copy of the table, even if a change of this table was interrupted between two steps.
+        """Return a copy of the table, valid even if a change of the table was interrupted.
 
         before: keys with the entries that replace this table's entries in the copy; None: no entry.
         """
@@ -335,7 +333,7 @@ class Table:
         directory = self._directory.copy()
         copy = Table()
         copy._depth = len(directory).bit_length() - 1
-        copy._shift = POSITION_BITS - copy._depth
+        copy._shift = CRC_BITS - copy._depth
         copy._directory = []
         for _, entries in itertools.groupby(directory, key=id):
             first, count = len(copy._directory), len(list(entries))
@@ -345,7 +343,7 @@ class Table:
         for bucket in copy._buckets():
             for key in (bucket.expiries or {}).keys() - bucket.values.keys():
                 bucket.set(key, None)
-            if len(bucket.values) > HOPELESS_KEYS:
+            if len(bucket.values) > CROWDED_KEYS:
                 copy._set_order(bucket, KeyOrder(bucket.values, place))
             copy.keys += len(bucket.values)
             copy.used_bytes += ENTRY_BYTES * len(bucket.values) + sum(map(len, bucket.values))
@@ -358,17 +356,17 @@ class Table:
         return copy
 
     def slice(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
-        """Some keys from a cursor on, in no particular order, and the cursor behind them (0: the end).
+        """Return the next cursor (0: the end), and keys from a cursor on, in no particular order.
 
-        Examines `count` keys, and all others that share the place of the last one. A bucket counts as at least one key,
-        so a slice over empty buckets is bounded too.
+        Examines `count` keys, and all keys that share the place of the last one. A bucket counts as at least one key,
+        which bounds a slice over empty buckets.
         """
         found: list[bytes] = []
         looked = 0
         while looked < count and cursor < CURSORS:
             at = cursor >> TIE_BITS
             bucket = self._directory[at >> self._shift if self._depth else 0]
-            width = POSITION_BITS - bucket.depth
+            width = CRC_BITS - bucket.depth
             begin = (at >> width) << width
             end = begin + (1 << width)
             if bucket.order is not None:
@@ -382,10 +380,11 @@ class Table:
             cursor = end
         return cursor if cursor < CURSORS else 0, found
 
-    def takes(self, key: bytes, now: int) -> bool:
-        """Return whether a key may be stored: False for a new key whose place has the maximum number of keys.
+    def has_room_for(self, key: bytes, now: int) -> bool:
+        """Return False for a new key if `PLACE_KEYS_MAX` keys share its place in the scan order.
 
-        Keys that have expired by `now` do not count, removed or not: nodes of a cluster remove them at different times.
+        Keys that have expired by `now` do not count, removed or not, since nodes of a cluster remove them at different
+        times.
         """
         bucket = self.bucket(key)
         if bucket.order is None:
@@ -400,7 +399,7 @@ class Table:
         return count < PLACE_KEYS_MAX
 
     def free_buckets(self, count: int) -> bool:
-        """Free some buckets of an unused table, or a part of a crowded one. Returns whether more is left."""
+        """Free `count` buckets of an unused table, or a part of a crowded one. Returns whether any are left."""
         entries = len(self._directory)
         for _ in range(min(count, entries)):
             bucket = self._directory[-1]
@@ -408,7 +407,7 @@ class Table:
                 if not bucket.order.free_some(count * BUCKET_KEYS):
                     bucket.order = None
                 break
-            if len(bucket.values) > HOPELESS_KEYS:
+            if len(bucket.values) > CROWDED_KEYS:
                 for _ in range(min(count * BUCKET_KEYS, len(bucket.values))):
                     bucket.values.popitem()
                 for _ in range(min(count * BUCKET_KEYS, len(bucket.expiries or ()))):
@@ -419,12 +418,12 @@ class Table:
         return bool(self._directory)
 
     def expiries(self) -> Iterator[tuple[bytes, int]]:
-        """All keys that have a deadline, with it. The table must not change meanwhile."""
+        """Yield all keys that have an expiry, with it. The table must not change meanwhile."""
         for bucket in self._buckets():
             yield from (bucket.expiries or {}).items()
 
     def __iter__(self) -> Iterator[tuple[bytes, Stored, int | None]]:
-        """All entries; for checks and tests. The table must not change meanwhile."""
+        """Yield all entries, for checks and tests. The table must not change meanwhile."""
         for bucket in self._buckets():
             for key, value in bucket.values.items():
                 yield key, value, bucket.expiries.get(key) if bucket.expiries else None

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The functions of `table_native.pyx`, which stand here so that a C compiler can put them where they are called.
+"""The inline functions of `table_native.pyx`, declared here so that the C compiler can inline them.
 
-Each says what it does of what the keyspace does, by the same rules; whatever is rare it leaves undone and says so,
-and then the caller leaves it to the readable way.
+Each function names the method of the pure path whose rules it follows. It refuses rare cases without a change; then the
+caller uses the pure path.
 """
 
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -29,35 +29,35 @@ cdef extern from "layout.h":
                          PyObject **key) nogil
 
 cdef enum:
-    AHEAD_MAX = 32  # keys that are met before the first of them is looked up
-    VERSION_SLOTS = 65536  # `cairnkv.engine.versions.VERSION_SLOTS`, which `NativeTable` holds it to
+    AHEAD_MAX = 32  # keys that are announced before the first of them is looked up
+    VERSION_SLOTS = 65536  # as in `database.py`; `NativeTable` checks it
 
 cdef struct Place:
-    # Where a key is, or would be: its bytes, and the dict that they are looked up in.
+    # A key, and the place where it is or would be.
     const unsigned char *key
     Py_ssize_t size
     uint32_t crc
     Py_hash_t hash
     PyObject **entry  # of the directory
-    PyObject *bucket  # this and what follows: borrowed
+    PyObject *bucket  # this and the following fields: borrowed references
     PyObject *values
-    PyObject *value  # once it was looked up; NULL: there is none
-    PyObject *stored  # the key object that the dict has for it; NULL: not known
+    PyObject *value  # after the look-up; NULL: the key is absent
+    PyObject *stored  # the key object in the dict; NULL: unknown
 
 cdef struct Terms:
-    # On which a value is stored.
-    int64_t ttl  # in milliseconds; 0: it does not expire
+    # Conditions and time to live of a value to store.
+    int64_t ttl  # in milliseconds; 0: no expiry
     bint if_absent
     bint if_present
 
 cdef class NativeTable:
     cdef object _database
-    cdef object _shared  # that of all keyspaces
-    cdef int64_t _advanced  # what the keyspace was told last
-    cdef int64_t *_versions  # those of all keyspaces
+    cdef object _shared  # state of all databases
+    cdef int64_t _advanced  # log time at the last `end`
+    cdef int64_t *_versions  # of all databases
     cdef object _versions_array
-    cdef uint32_t _number  # of the keyspace
-    # How Python's objects are laid out:
+    cdef uint32_t _number  # of the database
+    # Offsets of slots of `Bucket`:
     cdef Py_ssize_t _values_at, _expiries_at, _order_at
     # From `begin` to `end`:
     cdef object _table
@@ -65,40 +65,40 @@ cdef class NativeTable:
     cdef PyObject **_entries  # of the directory
     cdef int _shift
     cdef int64_t now, lead  # log time, and its lead over the clock
-    cdef int64_t _keys, _used  # by how much they have changed
+    cdef int64_t _keys, _used  # changes of these numbers
     cdef Place _ahead[AHEAD_MAX]
     cdef int _ahead_count, _ahead_next
     cdef object _index  # of deadlines
     cdef dict _ticks  # of the index
     cdef Py_ssize_t _bucket_keys, _entry_bytes, _expiry_bytes, _tick_bits
-    # Where changes have a log to wait for:
-    cdef object _staging  # None: they have not
-    cdef dict _pending  # keys that were changed and are not committed, with the sequences that will be
+    # If replies wait for commits:
+    cdef object _collector  # None: they do not
+    cdef dict _pending  # sequence numbers of uncommitted changes, by key
     cdef object _db
-    cdef bint staged  # whether this run's changes are gathered: as what they come to, and as what undoes them
-    cdef bint _undoes  # whether anything may have to be undone; if not, nothing has to be waited for either
+    cdef bint collecting  # whether this batch collects its effects and undos
+    cdef bint _undoes  # whether changes may be undone; if not, replies wait for nothing
     cdef list _effects, _undos
     cdef Py_ssize_t _effect_bytes
-    cdef Py_ssize_t _said_from  # where the effects of the command at hand begin
-    cdef list _groups  # of the commands that have several effects: where they begin and end
+    cdef Py_ssize_t _effects_from  # index of the first effect of the current command
+    cdef list _groups  # begin and end of the effects of each command with several
     cdef object _its_sequence
-    cdef int64_t sequence  # that the entry of this run will have, if there is one
-    cdef list waiting  # behind `end`: where the replies go that wait for that entry; None: the staging knows
-    cdef int64_t _floor  # that whatever shows a key has to wait for
-    # Of the command at hand, set to 0 by whoever begins with one:
-    cdef int64_t wait  # the sequence that its reply has to wait for; 0: none
+    cdef int64_t sequence  # of this batch's entry, if it changes anything
+    cdef list waiting  # after `end`: add the replies that wait for that entry here; None: give them to the collector
+    cdef int64_t _floor  # minimum `wait` of each command that reads a key
+    # Of the current command; the caller sets them to 0 before each command:
+    cdef int64_t wait  # the sequence number that its reply waits for; 0: none
     cdef bint wrote
-    # Where values may be cold:
-    cdef bint _only_reads  # nothing is changed here
-    cdef bint found_cold  # since it was set to False: what was shown was wrong, and must not be said
+    # If values may be cold:
+    cdef bint _only_reads  # the native path changes nothing
+    cdef bint found_cold  # a cold value was read: the caller must discard the reply
 
     cdef bint begin(self, int64_t now) except -1
     cdef int take(self) except -1
     cdef int end(self, bint executed) except -1
-    cdef void fetch(self) noexcept
+    cdef void prefetch(self) noexcept
 
 
-# -- where a key is -------------------------------------------------------------------------------------------
+# -- locating keys --------------------------------------------------------------------------------------------
 
 
 cdef inline void _locate(NativeTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
@@ -110,7 +110,7 @@ cdef inline void _locate(NativeTable self, Place *place, const unsigned char *ke
 
 
 cdef inline void place_of(NativeTable self, Place *place, const unsigned char *key, Py_ssize_t size) noexcept:
-    """Where the key is that stands here: as it was met, or anew. Nothing is looked up yet."""
+    """Locate a key, announced or not. Looks nothing up."""
     if self._ahead_next < self._ahead_count and self._ahead[self._ahead_next].key == key:
         place[0] = self._ahead[self._ahead_next]
         self._ahead_next += 1
@@ -121,8 +121,8 @@ cdef inline void place_of(NativeTable self, Place *place, const unsigned char *k
     place.value = place.stored = NULL
 
 
-cdef inline bint meet(NativeTable self, const unsigned char *key, Py_ssize_t size) noexcept:
-    """Take note of a key that will be asked for soon; False when there is no room for more before `fetch`."""
+cdef inline bint announce(NativeTable self, const unsigned char *key, Py_ssize_t size) noexcept:
+    """Note a key that will be looked up soon. Returns False if `prefetch` must be called first."""
     cdef Place *place = self._ahead + self._ahead_count
     if self._ahead_count == AHEAD_MAX:
         return False
@@ -133,17 +133,17 @@ cdef inline bint meet(NativeTable self, const unsigned char *key, Py_ssize_t siz
 
 
 cdef inline bytes _key_of(Place *place):
-    """The key as an object: the one that the dict has, if it is known."""
+    """Return the key as an object: the dict's own, if it is known."""
     if place.stored is not NULL:
         return <bytes>place.stored
     return PyBytes_FromStringAndSize(<const char *>place.key, place.size)
 
 
-# -- what is done there ---------------------------------------------------------------------------------------
+# -- reading and changing --------------------------------------------------------------------------------------
 
 
 cdef inline int look_up(NativeTable self, Place *place) except -1:
-    """Find the entry, expired or not: `place.value`."""
+    """Set `place.value` to the value, expired or not."""
     cdef bytes key
     place.value = cairn_find(place.values, place.hash, place.key, place.size, &place.stored)
     if place.value is NULL:
@@ -165,7 +165,7 @@ cdef inline bint has_expiry(NativeTable self, Place *place, int64_t *expiry) exc
 
 
 cdef inline int await_commits(NativeTable self, Place *place) except -1:
-    """Have the reply wait for the commits of whatever a key shows."""
+    """Make the reply wait for uncommitted changes of the key."""
     cdef PyObject *found
     cdef int64_t sequence
     if self.wait < self._floor:
@@ -180,8 +180,8 @@ cdef inline int await_commits(NativeTable self, Place *place) except -1:
     return 0
 
 
-cdef inline int stage(NativeTable self, bytes key, bytes value, object expiry, bytes old, object old_expiry) except -1:
-    """Note that a key has this value and deadline instead of those; None: it is not there."""
+cdef inline int collect(NativeTable self, bytes key, bytes value, object expiry, bytes old, object old_expiry) except -1:
+    """Record a change of a key's value and expiry. value, old: None if the key is absent."""
     self._effects.append((self._db, key, value, expiry))
     if not self._undoes:
         self._effect_bytes += PyBytes_GET_SIZE(key) + (0 if value is None else PyBytes_GET_SIZE(value))
@@ -197,27 +197,27 @@ cdef inline int stage(NativeTable self, bytes key, bytes value, object expiry, b
 
 
 cdef inline int end_command(NativeTable self) except -1:
-    """A command was carried out that is not to be undone: what it comes to is one effect for each key, its last."""
+    """End a command that cannot be undone: keep only its last effect on each key."""
     cdef Py_ssize_t end = PyList_GET_SIZE(self._effects)
-    cdef list its
+    cdef list effects
     cdef dict by_key
-    if end > self._said_from + 1:
-        its = self._effects[self._said_from :]
-        by_key = {effect[1]: effect for effect in its}
-        if len(by_key) < len(its):
-            self._effects[self._said_from :] = list(by_key.values())
+    if end > self._effects_from + 1:
+        effects = self._effects[self._effects_from :]
+        by_key = {effect[1]: effect for effect in effects}
+        if len(by_key) < len(effects):
+            self._effects[self._effects_from :] = list(by_key.values())
             end = PyList_GET_SIZE(self._effects)
-        self._groups.append(self._said_from)
+        self._groups.append(self._effects_from)
         self._groups.append(end)
-    self._said_from = end
+    self._effects_from = end
     return 0
 
 
 cdef inline PyObject *visible(NativeTable self, Place *place) except? NULL:
-    """`Database.get`: the value of a key that has not expired, borrowed; NULL when there is none."""
+    """`Database.get`: return the value, borrowed; NULL if the key is absent or expired."""
     cdef int64_t expiry
     look_up(self, place)
-    if self.staged:
+    if self.collecting:
         await_commits(self, place)
     if place.value is not NULL and has_expiry(self, place, &expiry) and expiry <= self.now:
         return NULL
@@ -228,12 +228,12 @@ cdef inline PyObject *visible(NativeTable self, Place *place) except? NULL:
 
 
 cdef inline void changed(NativeTable self, Place *place) noexcept:
-    """`Shared.changed`: the key has another version from now on."""
+    """`Shared.changed`: give the key a new version."""
     self._versions[(place.crc + self._number) % VERSION_SLOTS] += 1
 
 
-cdef inline int forget_expiry(NativeTable self, Place *place) except -1:
-    """Let an entry that is there have no deadline, if it has one."""
+cdef inline int remove_expiry(NativeTable self, Place *place) except -1:
+    """Remove the expiry of an existing key, if any."""
     cdef int64_t expiry
     cdef PyObject *keys
     cdef bytes key
@@ -244,14 +244,14 @@ cdef inline int forget_expiry(NativeTable self, Place *place) except -1:
     if keys is not NULL and PyDict_Size(<object>keys) > 1:
         PyDict_DelItem(<object>keys, key)
     else:
-        self._index.remove(key, expiry)  # the last one of its tick
+        self._index.remove(key, expiry)  # the last key of its tick
     PyDict_DelItem(<object>cairn_slot(place.bucket, self._expiries_at), key)
     self._used -= self._expiry_bytes
     return 0
 
 
-cdef inline int give_expiry(NativeTable self, Place *place, int64_t expiry) except -1:
-    """Let an entry that was just put, and has none, have a deadline."""
+cdef inline int add_expiry(NativeTable self, Place *place, int64_t expiry) except -1:
+    """Set the expiry of a key that was just stored without one."""
     cdef PyObject *expiries = cairn_slot(place.bucket, self._expiries_at)
     cdef PyObject *keys = PyDict_GetItemWithError(self._ticks, expiry >> self._tick_bits)
     cdef object time = expiry
@@ -259,26 +259,26 @@ cdef inline int give_expiry(NativeTable self, Place *place, int64_t expiry) exce
     if keys is not NULL:
         PyDict_SetItem(<object>keys, key, time)
     else:
-        self._index.add(key, time)  # the first one of its tick
+        self._index.add(key, time)  # the first key of its tick
     if <object>expiries is None:
         (<object>place.bucket).expiries = {key: time}
     else:
         PyDict_SetItem(<object>expiries, key, time)
     self._used += self._expiry_bytes
-    if self.staged:
+    if self.collecting:
         self._effects[len(self._effects) - 1] = (self._db, key, <bytes>place.value, time)
     return 0
 
 
 cdef inline int64_t after(NativeTable self, int64_t ttl) noexcept:
-    """As `Shared.after`: return the log time after `ttl` milliseconds of elapsed time."""
+    """`LogTime.after`: return the log time after `ttl` milliseconds of elapsed time."""
     if self.lead == 0:
         return self.now + ttl
     return max(self.now + (ttl + 1) // 2, self.now - self.lead + ttl)
 
 
 cdef inline bint can_put(NativeTable self, Place *place) except -1:
-    """Return whether the native path can do `put`: no bucket splits."""
+    """Return whether `put` can be called: no bucket splits."""
     if self._only_reads:
         return False
     if place.value is NULL:
@@ -287,32 +287,32 @@ cdef inline bint can_put(NativeTable self, Place *place) except -1:
 
 
 cdef inline bint can_put_too(NativeTable self, Place *place, Py_ssize_t *new) except -1:
-    """Whether `put` can be done here as well, behind others of the same command, before any of them is done.
+    """Return whether `put` can be called for this key too, before it is called for other keys of the command.
 
-    new: how many of those may be new keys, this one included from then on; all of them may be in one bucket.
+    new: number of those keys that may be new and in one bucket; this call counts its key.
     """
     if self._only_reads:
         return False
     new[0] += 1
     if PyDict_Size(<object>place.values) + new[0] <= self._bucket_keys:
-        return True  # the bucket gets no new key
+        return True  # the bucket has room
     look_up(self, place)
     new[0] -= place.value is not NULL
     return place.value is not NULL
 
 
 cdef inline int put(NativeTable self, Place *place, const unsigned char *data, Py_ssize_t size, bint keeps=False) except -1:
-    """`Database.put`, where `can_put` has said that it can be done; keeps: the deadline that there is."""
+    """`Database.put`, after `can_put`. keeps: whether the key keeps its expiry."""
     return put_object(self, place, PyBytes_FromStringAndSize(<const char *>data, size), keeps)
 
 
 cdef inline int put_object(NativeTable self, Place *place, bytes value, bint keeps=False) except -1:
-    """`put`, of a value that is an object already."""
+    """`put`, with a value that is an object."""
     cdef bytes key = _key_of(place), old = None
     cdef object old_expiry = None
     cdef int64_t expiry
     cdef Py_ssize_t size = PyBytes_GET_SIZE(value), before
-    if self.staged and place.value is not NULL:
+    if self.collecting and place.value is not NULL:
         old = <bytes>place.value
         if has_expiry(self, place, &expiry):
             old_expiry = expiry
@@ -323,70 +323,70 @@ cdef inline int put_object(NativeTable self, Place *place, bytes value, bint kee
     else:
         before = PyBytes_GET_SIZE(<object>place.value)
         if not keeps:
-            forget_expiry(self, place)
+            remove_expiry(self, place)
         PyDict_SetItem(<object>place.values, key, value)
         self._used += size - before
-    if self.staged:
-        stage(self, key, value, old_expiry if keeps else None, old, old_expiry)
+    if self.collecting:
+        collect(self, key, value, old_expiry if keeps else None, old, old_expiry)
     changed(self, place)
-    place.value = place.stored = NULL  # whoever asks again looks it up again
+    place.value = place.stored = NULL  # the next access looks it up again
     return 0
 
 
 cdef inline int put_for(NativeTable self, Place *place, const unsigned char *data, Py_ssize_t size, int64_t ttl) except -1:
-    """`put`, for so many milliseconds; 0: for good."""
+    """`put`, with a time to live in milliseconds; 0: no expiry."""
     put(self, place, data, size)
     if ttl:
         look_up(self, place)
-        give_expiry(self, place, after(self, ttl))
+        add_expiry(self, place, after(self, ttl))
     return 0
 
 
 cdef inline bint are_met(NativeTable self, Place *place, const Terms *terms) except -1:
-    """Whether a value is to be stored under a key, on these terms."""
+    """Return whether the key meets the conditions."""
     if not terms.if_absent and not terms.if_present:
         return True
     return (visible(self, place) is NULL) == terms.if_absent
 
 
-cdef inline bint can_drop(NativeTable self, Place *place, Py_ssize_t count) except -1:
-    """Whether `drop` can be done here, `count` times: without a bucket to empty, or one that keeps an order.
+cdef inline bint can_delete(NativeTable self, Place *place, Py_ssize_t count) except -1:
+    """Return whether `delete_key` can be called `count` times: no bucket gets empty, and none is crowded.
 
-    Nor may what is over be dropped where changes are gathered for good: nobody else may have it any more.
+    In the replicated mode an expired key cannot be deleted here, since other nodes may have removed it already.
     """
     cdef int64_t due
     if PyDict_Size(<object>place.values) <= count or self._only_reads:
         return False
     if <object>cairn_slot(place.bucket, self._order_at) is not None:
         return False
-    if not self.staged or self._undoes:
+    if not self.collecting or self._undoes:
         return True
     look_up(self, place)
     return place.value is NULL or not has_expiry(self, place, &due) or due > self.now
 
 
-cdef inline bint drop(NativeTable self, Place *place) except -1:
-    """`Database.drop`, where `can_drop` has said that it can be done: whether the key was visible."""
+cdef inline bint delete_key(NativeTable self, Place *place) except -1:
+    """`Database.delete`, after `can_delete`. Returns whether the key existed."""
     cdef bytes key
     cdef object expiry = None
     cdef int64_t due
-    cdef bint seen = True
+    cdef bint existed = True
     look_up(self, place)
     if place.value is NULL:
-        if self.staged:
+        if self.collecting:
             await_commits(self, place)
         return False
     key = _key_of(place)
     if has_expiry(self, place, &due):
-        seen = due > self.now
+        existed = due > self.now
         expiry = due
-    if self.staged:
-        stage(self, key, None, None, <bytes>place.value, expiry)
-    forget_expiry(self, place)
+    if self.collecting:
+        collect(self, key, None, None, <bytes>place.value, expiry)
+    remove_expiry(self, place)
     self._keys -= 1
     self._used -= self._entry_bytes + place.size + PyBytes_GET_SIZE(<object>place.value)
     PyDict_DelItem(<object>place.values, key)
     place.value = place.stored = NULL
-    if seen:
+    if existed:
         changed(self, place)
-    return seen
+    return existed

@@ -1,24 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled way to a keyspace's table: what the hot path of any wire does with keys and values.
+"""The native path to the hash table of a database, for the native paths of both protocols.
 
-A run takes hold of the table with `begin`, looks keys up and changes entries with the functions of `table_native.pxd`,
-and lets go with `end`. Between the two no Python code runs. The keys of commands that were read together can be made
-known first (`meet`, `fetch`), so that the processor fetches what the look-ups will read while others are at work.
+A batch takes hold of the table with `begin`, reads and changes entries with the functions of `table_native.pxd`, and
+releases it with `end`. No Python code runs in between. The keys of commands that were read together can be announced
+first (`announce`, `prefetch`), so that the processor prefetches memory for several look-ups at once.
 
-What always holds: dicts are changed through CPython's interface only. A key and a value are the bytes of a frame,
-until one has to be stored; no object is made to look a key up that is there.
+Invariants: dicts are changed only through CPython's API. Keys and values stay bytes of a frame until one must be
+stored; the look-up of an existing key creates no object.
 
-Where changes have a log to wait for, a run gathers what they come to and what would undo them, and hands both over at
-its end; and for each command it finds out which commits the reply has to wait for. Where the log has come first, as in
-a cluster, it gathers only what they come to.
+If replies wait for commits, a batch collects the effects and undos of its changes, and passes both on at its end. For
+each command it determines the commit that the reply waits for. In the replicated mode the log comes first, so a batch
+collects only effects.
 
-Not for wires (`executor_native.pyx`), and not for what is rare: buckets that a change would split or empty. There the
-functions say that they cannot, and nothing was changed. The first deadline of a second, and the last, are brought to
-the index in Python.
+Out of scope: protocols (`executor_native.pyx`), and rare cases: buckets that a change would split or empty. There the
+functions refuse, without a change. The first and the last expiry of a tick are added and removed in Python.
 """
 
 from cairnkv.engine.expiry import TICK_BITS
-from cairnkv.engine.versions import VERSION_SLOTS as _VERSION_SLOTS
 from cairnkv.engine.table import BUCKET_KEYS, EXPIRY_BYTES, ENTRY_BYTES, Bucket
 
 cdef extern from "Python.h":
@@ -30,7 +28,7 @@ cdef extern from "layout.h":
 
 
 def found_directly(dict dictionary, bytes key):
-    """The value that is found without the dict's own look-up, None when it has to be asked; for tests."""
+    """Return the value found without the dict's own look-up, or None if that is needed. For tests."""
     cdef PyObject *stored = NULL
     cdef const unsigned char *data = key
     cdef PyObject *value = cairn_find(<PyObject *>dictionary, cairn_hash(data, len(key)), data, len(key), &stored)
@@ -38,24 +36,24 @@ def found_directly(dict dictionary, bytes key):
 
 
 def crc(bytes key):
-    """What `cairnkv.engine.table.crc` says, as it is computed here; for tests."""
+    """Return the CRC-32 of a key, as `cairnkv.engine.table.crc`. For tests."""
     return cairn_crc32(key, len(key))
 
 
 cdef class NativeTable:
-    """The table of one keyspace, for runs. One run at a time.
+    """The table of one database, for batches. One batch at a time.
 
-    now: log time in the run at hand, in milliseconds.
+    now: log time of the current batch, in milliseconds.
     """
 
-    def __init__(self, database, staging=None):
-        """staging: what a `cairnkv.store.batch_undo.BatchUndo` is, where changes have a log to wait for."""
+    def __init__(self, database, collector=None):
+        """collector: receives effects, as `cairnkv.store.batch_undo.BatchUndo`; None: no reply waits for a commit."""
         self._database = database
-        self._staging = staging
-        self._pending = {} if staging is None else staging.pending
+        self._collector = collector
+        self._pending = {} if collector is None else collector.pending
         self._db = database.number
-        self._only_reads = staging is not None and staging.only_reads
-        self._undoes = staging is None or staging.undoes
+        self._only_reads = collector is not None and collector.only_reads
+        self._undoes = collector is None or collector.undoes
         self._values_at = _offset(Bucket, "values")
         self._expiries_at = _offset(Bucket, "expiries")
         self._order_at = _offset(Bucket, "order")
@@ -66,32 +64,32 @@ cdef class NativeTable:
         self._number = database.number
         self._shared = database.shared
         self._versions_array = database.shared.versions
-        if _VERSION_SLOTS != VERSION_SLOTS or len(self._versions_array) != VERSION_SLOTS:
-            raise AssertionError("the versions of keys have another number of slots")
-        self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # it never grows
+        if len(self._versions_array) != VERSION_SLOTS:
+            raise AssertionError("VERSION_SLOTS of database.py and of table_native.pxd differ")
+        self._versions = <int64_t *><size_t>self._versions_array.buffer_info()[0]  # the array never grows
 
     cdef bint begin(self, int64_t now) except -1:
-        """Take hold of the table as it is, at this time or, if that is later, at log time.
+        """Begin a batch at this time or at log time, whichever is later.
 
-        False: the log takes nothing at present, so nothing can be changed here.
+        Returns False if storage accepts no writes at present.
         """
-        self.staged = False
-        if self._staging is not None:
-            said = self._staging.begin(now)
-            if said is None:
+        self.collecting = False
+        if self._collector is not None:
+            begun = self._collector.begin(now)
+            if begun is None:
                 return False
-            self._its_sequence, self._floor = said
+            self._its_sequence, self._floor = begun
             self.sequence = self._its_sequence
             self._effects, self._undos, self._effect_bytes = [], [], 0
-            self._groups, self._said_from = [], 0
-            self.staged = True
+            self._groups, self._effects_from = [], 0
+            self.collecting = True
         self.take()
         if now > self.now:
             self.now = now
         return True
 
     cdef int take(self) except -1:
-        """`begin` at log time. Neither here nor in `end` does Python code run."""
+        """Begin a batch at log time, without a collector. No Python code runs here and in `end`."""
         self._table = self._database._table
         self._directory = self._table._directory
         self._index = self._database._expiries
@@ -105,25 +103,26 @@ cdef class NativeTable:
         return 0
 
     cdef int end(self, bint executed) except -1:
-        """Let go of it; the keyspace is told the time if anything was executed."""
+        """End a batch. executed: whether a command was executed; then log time advances."""
         if executed and self.now != self._advanced:
-            self._shared.now = self.now  # it is no earlier; calling `advance` could let other threads in
+            self._shared.now = self.now  # never earlier; a call of `advance` could release the GIL
             self._advanced = self.now
         if self._keys:
             self._table.keys += self._keys
         if self._used:
             self._table.used_bytes += self._used
-        if self.staged:
-            self.staged = False
+        if self.collecting:
+            self.collecting = False
             self.waiting = None
             if self._effects:
                 undos = self._undos if self._undoes else self._groups
-                self.waiting = self._staging.stage(self._effects, undos, self._effect_bytes)
+                self.waiting = self._collector.end(self._effects, undos, self._effect_bytes)
             self._effects = self._undos = self._groups = None
         return 0
 
-    cdef void fetch(self) noexcept:
-        """Let the processor fetch what looking up the keys that were met will read, one step for all at a time."""
+    cdef void prefetch(self) noexcept:
+        """Make the processor prefetch memory for the look-ups of all announced keys, one step for all keys at a
+        time."""
         cdef int item
         cdef Place *ahead = self._ahead
         for item in range(self._ahead_count):
@@ -143,7 +142,7 @@ cdef class NativeTable:
 
 
 def remove_pending(dict pending, list undos, int64_t sequence):
-    """The changes that these would undo are committed, or undone: nothing waits for this sequence any more."""
+    """Remove the keys of committed or undone changes whose newest change has this sequence number."""
     cdef Py_ssize_t at
     cdef PyObject *found
     for at in range(0, len(undos), 3):
@@ -153,7 +152,7 @@ def remove_pending(dict pending, list undos, int64_t sequence):
 
 
 cdef Py_ssize_t _offset(object cls, str name) except -1:
-    """Where a slot is in the objects of a class. Raises TypeError if it is none."""
+    """Return the offset of a slot in the objects of a class. Raises TypeError for another attribute."""
     cdef object descriptor = cls.__dict__[name]
     cdef Py_ssize_t offset = cairn_slot_offset(<PyObject *>descriptor)
     if offset < 0:
@@ -161,15 +160,15 @@ cdef Py_ssize_t _offset(object cls, str name) except -1:
     return offset
 
 
-def _try_out():
-    """See whether this interpreter's dicts are laid out as layout.h says."""
+def _check_layout():
+    """Raise ImportError unless this interpreter's dicts have the layout of layout.h."""
     cdef dict sample = {b"%d" % n: b"value %d" % n for n in range(BUCKET_KEYS)}
     found = [found_directly(sample, key) for key in sample]
     if any(value is not None and value is not sample[key] for key, value in zip(sample, found)):
         raise ImportError(
-            "the dicts of this Python are not laid out as cairnkv's compiled part knows them; "
-            "set CAIRNKV__PURE=1 to do without it"
+            "the native modules of cairnkv do not support the layout of dicts in this Python; "
+            "set CAIRNKV__PURE=1 to use pure Python"
         )
 
 
-_try_out()
+_check_layout()

@@ -39,6 +39,6 @@ class EffectCollector:
         """A run begins; nothing waits for a position."""
         return 0, 0
 
-    def stage(self, effects: list[Effect], groups: list[int], size: int) -> None:
+    def end(self, effects: list[Effect], groups: list[int], size: int) -> None:
         """A run that has changed something ends."""
         self._gathered(effects, groups, size)

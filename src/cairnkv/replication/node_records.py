@@ -79,7 +79,7 @@ def read(state: Database) -> Records:
     """What the records of a table say. Raises `ValueError`."""
     position, semantics, table = (0, 0, 0, 0), 1, EpochTable()
     versions: dict[int, int] = {}
-    records = sorted((key, value) for key in state.hot_keys() if (value := state.get(key)) is not None)
+    records = sorted((key, value) for key in state.keys_in_memory() if (value := state.get(key)) is not None)
     try:
         # Proposers first, and their parts in their order.
         for key, value in sorted(records, key=lambda record: record[0].startswith(PART_KEY)):

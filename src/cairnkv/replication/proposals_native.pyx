@@ -17,7 +17,7 @@ cdef extern from "crc32.h":
 cdef enum:
     GATHERED_BYTES = 65536  # that are put together for one call of zlib
     NUMBERS_MAX = 80  # characters of three numbers
-    VERSION_SLOTS = 65536  # `cairnkv.engine.versions.VERSION_SLOTS`; a test holds it to that
+    VERSION_SLOTS = 65536  # as in `cairnkv.engine.database`; a test compares them
 
 cdef object _crc32 = zlib.crc32
 cdef object _by_key = itemgetter(1)

@@ -39,9 +39,8 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import RandomKey
-from cairnkv.engine import Database, Journal, Shared, Watched, apply, forget, undo
-from cairnkv.engine.database import Before
-from cairnkv.engine.versions import VERSION_SLOTS, version_slot
+from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, undo
+from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import Prefix
 from cairnkv.replication import node_records
@@ -559,7 +558,7 @@ class ReplicatedStore(LocalStore):
             changes.count_in(self._visible(journal, effects))
             if self._tracked:
                 self._count_changes(effects, changes)
-            forget(journal)
+            discard(journal)
         return reply
 
     def _take_back_all(self, journal: Journal, changes: Changes) -> None:

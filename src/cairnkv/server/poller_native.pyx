@@ -465,7 +465,7 @@ cdef class Transport:
                    bint reads_locally):
         """From now on, let an accelerator have the first look at what comes (None: no longer)."""
         self._frame_executor = frame_executor
-        self._shares = frame_executor is not None and (<FrameExecutor>frame_executor)._staging is not None
+        self._shares = frame_executor is not None and (<FrameExecutor>frame_executor)._collector is not None
         self._conversation.width = width
         self._conversation.success = statuses[0]
         self._conversation.failure = statuses[1]

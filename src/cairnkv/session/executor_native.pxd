@@ -60,7 +60,7 @@ cdef class FrameExecutor:
     cdef Py_ssize_t _room_end  # where the replies to this piece have to end
     cdef public bint off
     cdef readonly bint proposes  # whether commands are only brought to a log here, and have their turn later
-    cdef object _staging
+    cdef object _collector
     cdef Mark *_marks
     cdef int _marks_count, _marks_room
     cdef Piece _own  # that of `run`

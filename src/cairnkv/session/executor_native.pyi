@@ -7,7 +7,7 @@ class FrameExecutor:
     writes: int
     off: bool
     proposes: bool
-    def __init__(self, database: Database, clock: Clock, staging: object = None) -> None: ...
+    def __init__(self, database: Database, clock: Clock, collector: object = None) -> None: ...
     def run(
         self,
         buffer: bytes | bytearray,

@@ -20,7 +20,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport int64_t, uint64_t
 
-from cairnkv.engine.table_native cimport NativeTable, end_command, meet
+from cairnkv.engine.table_native cimport NativeTable, announce, end_command
 from cairnkv.store.clock_native cimport NativeClock
 from cairnkv.store.pending_native cimport PendingBatch, Mark, pending_batch
 
@@ -87,11 +87,11 @@ cdef class FrameExecutor:
         PyMem_Free(self._out)
         PyMem_Free(self._marks)
 
-    def __init__(self, database, clock, staging=None):
-        """database: the store's. clock: gives the time in ms, once a run. staging: of a store with a log to wait
+    def __init__(self, database, clock, collector=None):
+        """database: the store's. clock: gives the time in ms, once a run. collector: of a store with a log to wait
         for."""
-        self._table = NativeTable(database, staging)
-        self._staging = staging
+        self._table = NativeTable(database, collector)
+        self._collector = collector
         self._clock = NativeClock(clock)
         self._bytes_max = PLENTY
 
@@ -153,7 +153,7 @@ cdef class FrameExecutor:
         if piece.wait == table.sequence and table.waiting is not None:
             table.waiting.append(run)
         else:
-            self._staging.hold(piece.wait, run)
+            self._collector.hold(piece.wait, run)
         return run
 
     cdef int _mark(self, Piece *piece) except -1:
@@ -241,7 +241,7 @@ cdef class FrameExecutor:
                     piece.done += done
                     piece.commands += 1
                     executed = True
-                    if table.staged:
+                    if table.collecting:
                         if table._undoes:
                             self._mark(piece)
                         else:
@@ -249,10 +249,10 @@ cdef class FrameExecutor:
                 self.commands += piece.commands
                 piece.replies_size = self._size - piece.replies_at
                 self.at_piece += 1
-                if table.staged and not table._undoes and piece.done < piece.length:
+                if table.collecting and not table._undoes and piece.done < piece.length:
                     break  # what is left of it stands before the next one in the log
         finally:
-            if table.staged:
+            if table.collecting:
                 self.writes = 0  # which the log counts itself
             try:
                 table.end(executed)
@@ -308,10 +308,10 @@ cdef int look_ahead(FrameExecutor self, const Piece *pieces, int count) except -
             whole = self.key_ahead(piece.data + at, piece.length - at, piece.conversation.width, &key, &size)
             if whole == 0:
                 break
-            if not meet(table, key, size):
-                table.fetch()
+            if not announce(table, key, size):
+                table.prefetch()
                 return 0
             at += whole
     if table._ahead_count > 1:  # a single one gains nothing
-        table.fetch()
+        table.prefetch()
     return 0

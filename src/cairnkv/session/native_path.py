@@ -39,8 +39,8 @@ class _Factory:
         self._executor = executor
         self.is_log_format = is_log_format
 
-    def executing(self, database: Database, clock: Clock, staging: object) -> "FrameExecutor":
-        return self._executor(database, clock, staging)
+    def executing(self, database: Database, clock: Clock, collector: object) -> "FrameExecutor":
+        return self._executor(database, clock, collector)
 
     def proposing(self, store: Store, executor: "FrameExecutor") -> "FrameExecutor":
         from cairnkv.session.proposals_native import ProposingExecutor

@@ -64,8 +64,8 @@ class ExecutorFactory(Protocol[ExecutorT]):
     is_log_format: bool
     """Whether entries of the log contain frames of this protocol."""
 
-    def executing(self, database: Database, clock: Clock, staging: object) -> ExecutorT:
-        """Return an executor that changes a database. staging: see `FrameExecutor`."""
+    def executing(self, database: Database, clock: Clock, collector: object) -> ExecutorT:
+        """Return an executor that changes a database. collector: see `FrameExecutor`."""
 
     def proposing(self, store: "Store", executor: ExecutorT) -> ExecutorT:
         """Return an executor that proposes commands to a replicated store, and `executor` executes them later."""

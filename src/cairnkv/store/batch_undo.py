@@ -4,21 +4,50 @@ A run of the hot path changes a keyspace itself, and gathers what the changes co
 run's end both are handed over here: they become one entry of the log, and the replies to each client one object that
 is held until the entry is safe. So the promises of the store hold for a run as for any command.
 
-What always holds: from `begin` to `stage` nothing else uses the store. A run whose entry the log refuses at the last
+What always holds: from `begin` to `end` nothing else uses the store. A run whose entry the log refuses at the last
 moment is undone at once, and its replies fail.
 
 Not for what a command does (`cairnkv.session.executor_native`). Not compiled: it takes a few steps for a whole run.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cairnkv.commands import Failure
-from cairnkv.engine import Database, Staged
+from cairnkv.engine import Database
+from cairnkv.records import record
 from cairnkv.storage import Effect, StorageRefused
 
 if TYPE_CHECKING:
     from cairnkv.store.pending_native import PendingBatch
+
+
+@record
+class NativeChanges:
+    """Changes made by the native path. undos: key, previous value and previous expiry of each change, in a row."""
+
+    database: Database
+    undos: list[bytes | int | None]
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The keys."""
+        return cast("list[bytes]", self.undos[::3])
+
+    def undo(self) -> None:
+        """Restore the previous entries, newest first."""
+        for at in range(len(self.undos) - 3, -1, -3):
+            key, value, expiry = cast("tuple[bytes, bytes | None, int | None]", self.undos[at : at + 3])
+            self.database.restore(key, None if value is None else (value, expiry))
+
+    def discard(self) -> None:
+        """Do nothing."""
+
+    def remove_pending(self, pending: dict[bytes, int], sequence: int) -> None:
+        """See `Change`."""
+        from cairnkv.engine.table_native import remove_pending
+
+        remove_pending(pending, self.undos, sequence)
 
 
 class StagingStore(Protocol):
@@ -30,7 +59,7 @@ class StagingStore(Protocol):
         None: the log takes nothing at present, or a reply could show a time that it has not noted.
         """
 
-    def end_batch(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
+    def end_batch(self, staged: NativeChanges, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """Give the log an entry; where to put the replies that wait for it.
 
         Raises `StorageRefused` when it takes none; nothing was undone then.
@@ -74,16 +103,14 @@ class BatchUndo:
             self._sequence = said[0]
         return said
 
-    def stage(
-        self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int
-    ) -> "list[PendingBatch] | None":
+    def end(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> "list[PendingBatch] | None":
         """A run that has changed something ends.
 
         effects: what it comes to. undos: of each change the key, and the value and deadline that were there before.
         size: bytes of the keys and values.
         Returns where to put the replies that wait for its entry; None: `hold` knows what becomes of them.
         """
-        staged = Staged(self._database, undos)
+        staged = NativeChanges(self._database, undos)
         try:
             return self._store.end_batch(staged, effects, size)
         except StorageRefused as refused:
@@ -94,7 +121,7 @@ class BatchUndo:
             self._take_back(staged)
             raise
 
-    def _take_back(self, staged: Staged) -> None:
+    def _take_back(self, staged: NativeChanges) -> None:
         staged.undo()
         # Where an earlier entry had changed a key as well, the run's mark stands in the place of that entry's.
         self.pending.clear()

@@ -29,7 +29,7 @@ from cairnkv.commands import (
     failures,
 )
 from cairnkv.commands.vocabulary import Backup, Info, RandomKey
-from cairnkv.engine import Database, Journal, Shared, Staged, Watched, apply, forget, undo
+from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, undo
 from cairnkv.engine.database import Before, Change, Cleared
 from cairnkv.engine.table import CURSORS, USE_BYTES
 from cairnkv.errors import OptionError
@@ -39,7 +39,7 @@ from cairnkv.storage import BackUp, Deliver, Effect, InMemoryStorage, Storage, S
 from cairnkv.storage.base import LARGE_VALUE_BYTES, Redated
 from cairnkv.store.admission import bytes_made, bytes_made_together, growth, length_after
 from cairnkv.store.base import DirectExecutor, ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
-from cairnkv.store.batch_undo import BatchUndo
+from cairnkv.store.batch_undo import BatchUndo, NativeChanges
 from cairnkv.store.clock import Clock, LogClock, wall_clock
 from cairnkv.store.lru import Lru, Place
 from cairnkv.store.pending import PendingReply, size_of
@@ -316,7 +316,7 @@ class LocalStore:
         journal, self.under_way = self.under_way, None
         self._shared.journal = None
         if journal:
-            forget(journal)
+            discard(journal)
 
     def undone(self) -> "LocalStore":
         """Return a store with the state before the current call. This store does not change.
@@ -488,7 +488,7 @@ class LocalStore:
             self._cache.changed(journal, sequence, effects)
         if self._storage.commits_at_once:
             if self.under_way is None:
-                forget(journal)
+                discard(journal)
             return reply
         for change in journal:
             self._pending_dbs[change.database.number] = sequence
@@ -506,7 +506,7 @@ class LocalStore:
 
     # -- runs of the compiled hot path (`cairnkv.store.batch_undo`) ----------------------------------------------
 
-    def staging(self, db: int) -> BatchUndo | None:
+    def collector(self, db: int) -> BatchUndo | None:
         """Where the hot path hands over what it has done to a keyspace; None: the log has no use for that."""
         if not self._storage.keeps_effects:
             return None
@@ -522,7 +522,7 @@ class LocalStore:
         newest = max(self._pending_tables.get(db, 0), self._pending_time)
         return self._storage.sequence + 1, newest if newest > self._committed else 0
 
-    def end_batch(self, staged: Staged, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
+    def end_batch(self, staged: NativeChanges, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
         """See `StagingStore`."""
         sequence = self._last = self._storage.append((), self._shared.now, effects, size)
         uncommitted = self.uncommitted[sequence] = _Uncommitted([staged])
@@ -581,7 +581,7 @@ class LocalStore:
             self._no_longer_pending(first, uncommitted.journal)
             if self._cache is not None:
                 self._cache.committed(uncommitted.journal, first)
-            forget(uncommitted.journal)
+            discard(uncommitted.journal)
             released += uncommitted.waiting
         for pending_reply in released:
             pending_reply.release()
@@ -624,7 +624,7 @@ class LocalStore:
             if key is None:
                 database.clear_all()
             elif value is None:
-                database.drop(key)
+                database.delete(key)
             else:
                 database.put(key, value, expiry)
             if self._lru is not None:
@@ -867,7 +867,7 @@ class LocalStore:
 
     def new_frame_executor(self, factory: ExecutorFactory[ExecutorT], db: int) -> ExecutorT:
         """Return a new executor of the native path for a database."""
-        executor = factory.executing(self.databases[db], self.log_clock, self.staging(db))
+        executor = factory.executing(self.databases[db], self.log_clock, self.collector(db))
         self.add_executor(executor)
         return executor
 

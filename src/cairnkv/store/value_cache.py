@@ -191,7 +191,7 @@ class ValueCache:
         self._hits = self._misses = self._reads = self._cooled = 0
         self._runs = 0  # of the compiled hot path
         for database in databases:
-            for key in database.hot_keys():
+            for key in database.keys_in_memory():
                 self._order.used((database.number, key))
         while self.cool_some():
             pass
@@ -409,7 +409,7 @@ class ValueCache:
             if db in self._doubtful_dbs or load.place in self._doubtful:
                 answer = OSError("a write of it has failed, and nobody knows what the disk has")
             if isinstance(answer, bytes):
-                self._databases[db].warm(key, answer)
+                self._databases[db].load_value(key, answer)
                 self._resolve(load.place)
             else:
                 logger.error("keyspace %d: the value of %r cannot be read: %s", db, key[:64], answer)
@@ -468,7 +468,7 @@ class ValueCache:
             size -= USE_BYTES
             if self._is_hot(place) and not self._is_pending(*place):
                 size -= self._length(place)
-                self._databases[place[0]].cool(place[1])
+                self._databases[place[0]].evict_value(place[1])
                 self._cooled += 1
             if size <= 0:
                 break
@@ -496,7 +496,7 @@ class ValueCache:
         return self._databases[place[0]].cold_length(place[1])
 
     def _is_hot(self, place: Place) -> bool:
-        return self._databases[place[0]].is_hot(place[1])
+        return self._databases[place[0]].in_memory(place[1])
 
     def _length(self, place: Place) -> int:
         return self._databases[place[0]].length(place[1])

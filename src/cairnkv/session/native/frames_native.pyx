@@ -16,10 +16,10 @@ from cairnkv.engine.table_native cimport (
     Place,
     Terms,
     are_met,
-    can_drop,
+    can_delete,
     can_put,
     can_put_too,
-    drop,
+    delete_key,
     look_up,
     place_of,
     put,
@@ -420,9 +420,9 @@ cdef Py_ssize_t _clear(FrameExecutor self, const unsigned char *frame, Py_ssize_
     if size < 1:
         return 0
     place_of(self._table, &place, frame + 4, size)
-    if not can_drop(self._table, &place, 1) or not _reply_ok(self):
+    if not can_delete(self._table, &place, 1) or not _reply_ok(self):
         return 0
-    drop(self._table, &place)
+    delete_key(self._table, &place)
     self.writes += 1
     return 4 + size
 
@@ -561,14 +561,14 @@ cdef inline Py_ssize_t _count_keys(FrameExecutor self, const unsigned char *fram
         place_of(self._table, &place, frame + at + 4, size)
         if not clear:
             there += visible(self._table, &place) is not NULL
-        elif not can_drop(self._table, &place, count):
+        elif not can_delete(self._table, &place, count):
             return 0
         at += 4 + size
     at = 4
     for item in range(count if clear else 0):  # check all keys before deleting the first one
         size = be32(frame + at)
         place_of(self._table, &place, frame + at + 4, size)
-        there += drop(self._table, &place)
+        there += delete_key(self._table, &place)
         at += 4 + size
     _reply_number(self, there)
     self.writes += clear

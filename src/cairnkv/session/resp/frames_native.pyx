@@ -18,10 +18,10 @@ from cairnkv.engine.table_native cimport (
     Place,
     Terms,
     are_met,
-    can_drop,
+    can_delete,
     can_put,
     can_put_too,
-    drop,
+    delete_key,
     look_up,
     place_of,
     put,
@@ -482,11 +482,11 @@ cdef inline bint _count_keys(RespFrameExecutor self, const Words *words, bint cl
         place_of(self._table, &place, words.at[item], words.size[item])
         if not clear:
             there += visible(self._table, &place) is not NULL
-        elif not can_drop(self._table, &place, words.count - 1):
+        elif not can_delete(self._table, &place, words.count - 1):
             return False
     for item in range(1, words.count if clear else 1):  # check all keys before deleting the first one
         place_of(self._table, &place, words.at[item], words.size[item])
-        there += drop(self._table, &place)
+        there += delete_key(self._table, &place)
     self.writes += clear
     return _reply_number(self, c":", there)
 
