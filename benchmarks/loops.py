@@ -59,7 +59,7 @@ def main() -> None:
         for name in LOOPS:
             servers[name] = stack.enter_context(served(name, [sys.executable, __file__, "--serve", name]))
             run.generate(servers[name], "load", depth=MANY)
-        print("| work | clients come by | thousands/s | server CPU, µs a command |")
+        print("| commands | event loop | thousands/s | server CPU per command, µs |")
         print("| --- | --- | --- | --- |")
         for depth in (1, MANY, DEEP):
             for work in ("get", "set"):
@@ -73,7 +73,7 @@ def main() -> None:
                         ours, first = figure(own), figure(samples["selector"])
                         ratio = statistics.median(a / b for a, b in zip(ours, first, strict=True))
                         cells.append(f"{statistics.median(ours) / unit:.4g} ({ratio:.2f})")
-                    print(f"| {work.upper()}, {depth} at once | {name} | {' | '.join(cells)} |", flush=True)
+                    print(f"| {work.upper()}, {depth} at a time | {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

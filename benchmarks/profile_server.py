@@ -30,13 +30,13 @@ SAMPLES_A_SECOND = 4_999
 """Not a round number, so that it keeps no step with what runs at round intervals."""
 
 KERNEL_CALLS = {
-    r"__(x64_)?sys_(recvfrom|read)$": "the kernel: receiving",
-    r"__(x64_)?sys_(sendto|sendmsg|write)$": "the kernel: sending, and waking up who receives",
-    r"__(x64_)?sys_epoll_\w+$": "the kernel: waiting",
-    r"__(x64_)?sys_f(data)?sync$": "the kernel: fsync",
-    r"__(x64_)?sys_futex$": "the kernel: one thread waking another, or asleep",
+    r"__(x64_)?sys_(recvfrom|read)$": "kernel: receiving",
+    r"__(x64_)?sys_(sendto|sendmsg|write)$": "kernel: sending, and waking the receiver",
+    r"__(x64_)?sys_epoll_\w+$": "kernel: waiting",
+    r"__(x64_)?sys_f(data)?sync$": "kernel: fsync",
+    r"__(x64_)?sys_futex$": "kernel: waking another thread, and sleeping",
 }
-"""Functions of the kernel that a system call begins with, and what is done in them."""
+"""The first functions of system calls in the kernel, and their labels."""
 
 
 def main() -> int:
@@ -131,7 +131,7 @@ def part(calls: list[tuple[str, str]]) -> str:
             for pattern, what in KERNEL_CALLS.items():
                 if re.match(pattern, name):
                     return what
-        return "the kernel: entering and leaving, all else"
+        return "kernel: system call entry and exit, and the rest"
     return f"`{plain(symbol)}` in {re.sub('[.](cpython|so).*', '', Path(file).name)}"
 
 
