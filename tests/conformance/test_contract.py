@@ -1,8 +1,4 @@
-"""The contract: what the commands do, the same through every way in.
-
-Whoever adds a command, a size or a wire adds to this file or to `ways.WAYS`; a difference between two ways is a
-fault of one of them.
-"""
+"""The contract: each command behaves equally in every mode and over every protocol."""
 
 import math
 import random
@@ -46,14 +42,14 @@ EVERY_BYTE = bytes(range(256))
 # -- set, get, clear ---------------------------------------------------------------------------------------------
 
 
-def test_what_was_set_is_got(kv: Any) -> None:
+def test_get_returns_the_set_value(kv: Any) -> None:
     assert kv.set(b"greeting", b"hello") is True
     assert kv.get(b"greeting") == b"hello"
     kv.set(b"greeting", b"good evening")
     assert kv.get(b"greeting") == b"good evening"
 
 
-def test_a_key_that_is_not_there(kv: Any) -> None:
+def test_missing_key(kv: Any) -> None:
     assert kv.get(b"nobody") is None
     assert kv.get(b"nobody", b"default") == b"default"
     assert kv.exists(b"nobody") is False
@@ -67,7 +63,7 @@ def test_a_key_that_is_not_there(kv: Any) -> None:
     assert kv.count() == 0
 
 
-def test_cleared_is_gone(kv: Any) -> None:
+def test_deleted_key_is_absent(kv: Any) -> None:
     kv.set(b"k", b"v")
     assert kv.clear(b"k") is None
     assert kv.get(b"k") is None
@@ -85,7 +81,7 @@ def test_keys_and_values_are_binary_safe(kv: Any) -> None:
     assert sorted(kv.scan()) == sorted([EVERY_BYTE, b"\0", b"\r\n"])
 
 
-def test_the_longest_key_and_a_long_value(kv: Any) -> None:
+def test_longest_key_and_a_long_value(kv: Any) -> None:
     key, value = b"k" * 65_535, bytes(3_000_000)
     kv.set(key, value)
     assert kv.get(key) == value
@@ -93,7 +89,7 @@ def test_the_longest_key_and_a_long_value(kv: Any) -> None:
 
 
 @pytest.mark.parametrize("key", [b"", b"k" * 65_536], ids=["empty", "too long"])
-def test_no_key_is_empty_or_over_the_limit(kv: Any, key: bytes) -> None:
+def test_empty_and_too_long_keys_are_refused(kv: Any, key: bytes) -> None:
     for refused in (
         lambda: kv.get(key),
         lambda: kv.set(key, b"v"),
@@ -142,7 +138,7 @@ def test_set_only_if_equal(kv: Any) -> None:
     assert kv.set(b"empty", b"full", if_equals=b"") is True
 
 
-def test_swap_gives_the_old_value_whether_or_not_it_stores(kv: Any) -> None:
+def test_swap_returns_the_old_value_whether_or_not_it_stores(kv: Any) -> None:
     assert kv.swap(b"k", b"1") is None
     assert kv.swap(b"k", b"2") == b"1"
     assert kv.swap(b"k", b"3", if_absent=True) == b"2"
@@ -167,7 +163,7 @@ def test_clear_only_if_equal(kv: Any) -> None:
         {"ttl": 1, "keep_ttl": True},
     ],
 )
-def test_options_that_exclude_each_other(kv: Any, options: dict[str, Any]) -> None:
+def test_options_that_exclude_each_other_are_refused(kv: Any, options: dict[str, Any]) -> None:
     with pytest.raises(cairnkv.BadCommand, match="exclude each other"):
         kv.set(b"k", b"v", **options)
     with pytest.raises(cairnkv.BadCommand, match="exclude each other"):
@@ -178,7 +174,7 @@ def test_options_that_exclude_each_other(kv: Any, options: dict[str, Any]) -> No
 # -- as safe as somebody wants it --------------------------------------------------------------------------------
 
 
-def test_writes_for_which_memory_is_safe_enough_do_what_the_others_do(kv: Any) -> None:
+def test_writes_with_durability_memory_have_equal_effects(kv: Any) -> None:
     quick = kv.durability("memory")
     assert quick.set(b"k", b"1") is True
     assert quick.set(b"k", b"2", if_absent=True) is False
@@ -200,7 +196,7 @@ def test_writes_for_which_memory_is_safe_enough_do_what_the_others_do(kv: Any) -
     assert quick.durability("committed").clear_all() is None
 
 
-def test_what_is_no_degree_of_safety_is_refused(kv: Any) -> None:
+def test_unknown_durability_is_refused(kv: Any) -> None:
     with pytest.raises(cairnkv.CallerError, match="durability is 'committed' or 'memory', not 'disk'"):
         kv.durability("disk")
 
@@ -227,7 +223,7 @@ def test_ten_thousand_keys_at_once(kv: Any) -> None:
 # -- numbers -----------------------------------------------------------------------------------------------------
 
 
-def test_incr(kv: Any) -> None:
+def test_incr_adds_and_returns_the_sum(kv: Any) -> None:
     assert kv.incr(b"hits") == 1
     assert kv.incr(b"hits", 41) == 42
     assert kv.incr(b"hits", -50) == -8
@@ -237,7 +233,7 @@ def test_incr(kv: Any) -> None:
 @pytest.mark.parametrize(
     "value", [b"", b"x", b"1.5", b" 1", b"1 ", b"+1", b"01", b"-0", b"9223372036854775808", b"\xb2"]
 )
-def test_incr_of_what_is_no_integer(kv: Any, value: bytes) -> None:
+def test_incr_refuses_a_value_that_is_no_integer(kv: Any, value: bytes) -> None:
     kv.set(b"k", value)
     with pytest.raises(cairnkv.BadCommand) as caught:
         kv.incr(b"k")
@@ -263,7 +259,7 @@ def test_incr_has_64_signed_bits(kv: Any) -> None:
 # -- time --------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_expires_at_its_deadline_and_not_before(kv: Any, clock: ManualClock) -> None:
+def test_key_expires_at_its_expiry_time_and_not_before(kv: Any, clock: ManualClock) -> None:
     kv.set(b"k", b"v", ttl=10)
     assert kv.ttl(b"k") == 10
     clock.advance(9.999)
@@ -277,7 +273,7 @@ def test_a_key_expires_at_its_deadline_and_not_before(kv: Any, clock: ManualCloc
     assert kv.clear_many([b"k"]) == 0
 
 
-def test_what_expired_is_absent_to_conditions_and_incr(kv: Any, clock: ManualClock) -> None:
+def test_expired_key_is_absent_for_conditions_and_incr(kv: Any, clock: ManualClock) -> None:
     for key in (b"a", b"b", b"c", b"d"):
         kv.set(key, b"5", ttl=1)
     clock.advance(1)
@@ -289,7 +285,7 @@ def test_what_expired_is_absent_to_conditions_and_incr(kv: Any, clock: ManualClo
     assert kv.ttl(b"a") == kv.ttl(b"c") == kv.ttl(b"d") == math.inf
 
 
-def test_time_to_live_is_asked_given_and_taken(kv: Any, clock: ManualClock) -> None:
+def test_ttl_expire_and_persist(kv: Any, clock: ManualClock) -> None:
     kv.set(b"k", b"v")
     assert kv.ttl(b"k") == math.inf
     assert kv.expire(b"k", timedelta(minutes=1)) is True
@@ -300,14 +296,14 @@ def test_time_to_live_is_asked_given_and_taken(kv: Any, clock: ManualClock) -> N
     assert kv.get(b"k") == b"v"
 
 
-def test_a_plain_set_takes_the_time_to_live_away(kv: Any, clock: ManualClock) -> None:
+def test_plain_set_removes_the_ttl(kv: Any, clock: ManualClock) -> None:
     kv.set(b"k", b"v", ttl=1)
     kv.set(b"k", b"v")
     clock.advance(2)
     assert kv.exists(b"k") is True
 
 
-def test_keep_ttl_and_incr_keep_it(kv: Any) -> None:
+def test_keep_ttl_and_incr_keep_the_ttl(kv: Any) -> None:
     kv.set(b"k", b"1", ttl=5)
     kv.set(b"k", b"2", keep_ttl=True)
     assert kv.ttl(b"k") == 5
@@ -327,7 +323,7 @@ def test_get_also_clears_refreshes_or_persists(kv: Any, clock: ManualClock) -> N
     assert kv.exists(b"k") is False
 
 
-def test_set_many_with_a_time_to_live(kv: Any, clock: ManualClock) -> None:
+def test_set_many_with_a_ttl(kv: Any, clock: ManualClock) -> None:
     kv.set(b"a", b"0")
     kv.set_many({b"a": b"1", b"b": b"2"}, ttl=2)
     assert kv.ttl(b"a") == kv.ttl(b"b") == 2
@@ -336,13 +332,13 @@ def test_set_many_with_a_time_to_live(kv: Any, clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), 10**18])
-def test_times_to_live_that_make_no_sense(kv: Any, ttl: float) -> None:
+def test_invalid_ttls_are_refused(kv: Any, ttl: float) -> None:
     with pytest.raises(cairnkv.OptionError, match="a ttl is above 0 seconds"):
         kv.set(b"k", b"v", ttl=ttl)
     assert kv.exists(b"k") is False
 
 
-def test_a_clock_that_goes_back_brings_nothing_back(kv: Any, clock: ManualClock) -> None:
+def test_clock_that_goes_back_restores_no_expired_key(kv: Any, clock: ManualClock) -> None:
     kv.set(b"k", b"v", ttl=10)
     clock.advance(10)
     assert kv.get(b"k") is None
@@ -354,7 +350,7 @@ def test_a_clock_that_goes_back_brings_nothing_back(kv: Any, clock: ManualClock)
 # -- the whole store ---------------------------------------------------------------------------------------------
 
 
-def test_scan_gives_every_key_once(kv: Any) -> None:
+def test_scan_returns_every_key_once(kv: Any) -> None:
     keys = {b"key %d" % n for n in range(2_500)}
     kv.set_many(dict.fromkeys(keys, b""))
     for count in (50, 1_000, 10_000):
@@ -371,12 +367,12 @@ def test_scan_by_prefix(kv: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 10_001])
-def test_scan_counts_that_make_no_sense(kv: Any, count: int) -> None:
+def test_invalid_scan_counts_are_refused(kv: Any, count: int) -> None:
     with pytest.raises(cairnkv.BadCommand):
         list(kv.scan(count=count))
 
 
-def test_clear_prefix_clears_only_that(kv: Any) -> None:
+def test_clear_prefix_deletes_only_matching_keys(kv: Any) -> None:
     kv.set_many({b"user:%d" % n: b"" for n in range(3_000)} | {b"item:%d" % n: b"" for n in range(300)})
     assert kv.clear_prefix(b"user:") == 3_000
     assert kv.count() == 300
@@ -384,7 +380,7 @@ def test_clear_prefix_clears_only_that(kv: Any) -> None:
     assert kv.count() == 0
 
 
-def test_clear_all(kv: Any) -> None:
+def test_clear_all_deletes_all_keys(kv: Any) -> None:
     kv.set_many({b"%d" % n: b"" for n in range(1_000)})
     kv.set(b"timed", b"", ttl=1)
     assert kv.clear_all() is None
@@ -408,7 +404,7 @@ def test_ping_and_info(kv: Any, request: pytest.FixtureRequest) -> None:
     assert info["mode"] == mode
 
 
-def test_a_random_walk_beside_a_dict(kv: Any) -> None:
+def test_random_commands_equal_those_on_a_dict(kv: Any) -> None:
     chance = random.Random(20_261_122)
     model: dict[bytes, bytes] = {}
     keys = [b"key %d" % n for n in range(40)]

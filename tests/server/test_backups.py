@@ -1,4 +1,4 @@
-"""Backups that clients ask a server for, on both wires."""
+"""Backups that clients request from a server, over both protocols."""
 
 import threading
 import time
@@ -49,7 +49,7 @@ def finished(kv: cairnkv.Client[Any, Any]) -> dict[str, str | int]:
     return kv.info()
 
 
-def test_a_client_has_the_server_make_one(server: RunningServer, kv: cairnkv.Client[str, str], tmp_path: Path) -> None:
+def test_client_requests_a_backup(server: RunningServer, kv: cairnkv.Client[str, str], tmp_path: Path) -> None:
     assert kv.info()["backup_state"] == "none"
     kv["a"] = "1"
     assert begin(kv, b"daily") == 1
@@ -69,14 +69,14 @@ def test_a_client_has_the_server_make_one(server: RunningServer, kv: cairnkv.Cli
 @pytest.mark.parametrize(
     "name", [b"", b".", b"..", b"../x", b"/tmp/x", b"a/b", b".hidden", b"-x", b"a b", b"a\0b", b"x" * 65, b"\xff"]
 )
-def test_nothing_is_written_elsewhere(kv: cairnkv.Client[str, str], tmp_path: Path, name: bytes) -> None:
+def test_backup_names_cannot_leave_the_directory(kv: cairnkv.Client[str, str], tmp_path: Path, name: bytes) -> None:
     with pytest.raises(BadCommand, match="letters, digits"):
         begin(kv, name)
     assert kv.info()["backup_state"] == "none"
     assert not (tmp_path / "backups").exists()
 
 
-def test_one_at_a_time_and_everybody_is_served_meanwhile(
+def test_one_backup_runs_at_a_time_while_clients_are_served(
     server: RunningServer, kv: cairnkv.Client[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
@@ -101,7 +101,7 @@ def test_one_at_a_time_and_everybody_is_served_meanwhile(
     assert finished(kv)["backup_state"] == "done"
 
 
-def test_stopping_ends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_ends_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256 = backups.sha256
     began = threading.Event()
 
@@ -121,7 +121,7 @@ def test_stopping_ends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert look_at(tmp_path / "data").problems == []
 
 
-def test_one_that_fails_says_why(server: RunningServer, kv: cairnkv.Client[str, str], tmp_path: Path) -> None:
+def test_failed_backup_gives_its_reason(server: RunningServer, kv: cairnkv.Client[str, str], tmp_path: Path) -> None:
     (tmp_path / "backups").write_text("a file")
     begin(kv, b"daily")
     told = finished(kv)
@@ -132,7 +132,7 @@ def test_one_that_fails_says_why(server: RunningServer, kv: cairnkv.Client[str, 
     assert finished(kv)["backup_state"] == "done"
 
 
-def test_redis_clients_have_it_by_their_words(server: RunningServer, tmp_path: Path) -> None:
+def test_bgsave_and_lastsave_make_and_report_a_backup(server: RunningServer, tmp_path: Path) -> None:
     assert server.address is not None
     with Peer(server.address) as redis:
         assert redis.ask(b"LASTSAVE") == b"-ERR there is no backup yet; BGSAVE makes one\r\n"
@@ -149,7 +149,7 @@ def test_redis_clients_have_it_by_their_words(server: RunningServer, tmp_path: P
             redis.reply()
 
 
-def test_the_time_of_the_last_one_outlives_the_server(tmp_path: Path) -> None:
+def test_time_of_the_last_backup_survives_a_restart(tmp_path: Path) -> None:
     settings = {"data": str(tmp_path / "data"), "backup_dir": str(tmp_path / "backups")}
     with running_server(**settings) as running, cairnkv.connect(running.url) as kv:
         begin(kv, b"daily")
@@ -160,7 +160,7 @@ def test_the_time_of_the_last_one_outlives_the_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_without_a_directory_there_are_none(tmp_path: Path, on_disk: bool) -> None:
+def test_server_without_a_backup_directory_refuses(tmp_path: Path, on_disk: bool) -> None:
     settings = {"data": str(tmp_path / "data")} if on_disk else {}
     with running_server(**settings) as running, cairnkv.connect(running.url) as kv:
         with pytest.raises(Refused, match="--backup-dir" if on_disk else "--data"):
@@ -174,7 +174,7 @@ def test_without_a_directory_there_are_none(tmp_path: Path, on_disk: bool) -> No
                 )
 
 
-def test_settings_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     for inside in ("data", "data/backups", "data/../data/x"):
         with pytest.raises(OptionError, match="within data"):
             load({"backup_dir": str(tmp_path / inside), "data": str(tmp_path / "data")}, environment={})

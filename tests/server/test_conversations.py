@@ -1,8 +1,4 @@
-"""Proves that every client gets its replies, all of them, in order, whatever it and the others do.
-
-Frames in pieces, half-closed, reset and silent clients, pipelines longer than a turn and larger than what may
-wait unsent, failures that have to arrive while the client is still sending, and nobody starved by anybody.
-"""
+"""Every client gets all of its replies in order, under any behaviour of this and other clients."""
 
 import contextlib
 import logging
@@ -38,7 +34,7 @@ def info(server: RunningServer) -> dict[str, str | int]:
 # -- pieces ------------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_connections_each_half_way_through_a_frame(start_on_both: Start) -> None:
+def test_thousand_connections_within_a_frame(start_on_both: Start) -> None:
     server = start_on_both()
     frames = [write_command(Set(b"key-%d" % n, b"value-%d" % n), width=2 + n % 2 * 2) for n in range(1_000)]
     with all_of(RawClient(server.address) for _ in frames) as clients:
@@ -55,8 +51,8 @@ def test_a_thousand_connections_each_half_way_through_a_frame(start_on_both: Sta
     assert info(server)["unfinished_bytes"] == 0
 
 
-def test_clients_that_are_ready_at_once_get_each_their_own_replies(start_on_both: Start) -> None:
-    """The compiled event path serves some of them together; what one of them says is no matter of the others."""
+def test_clients_ready_at_once_get_their_own_replies(start_on_both: Start) -> None:
+    """The native event path serves some of them in one batch; the bytes of one do not affect the others."""
     server = start_on_both()
     value = {n: b"value-%d" % n * (1 + n * 97 % 2_000) for n in range(60)}
     with all_of(RawClient(server.address) for _ in value) as clients:
@@ -97,7 +93,7 @@ def test_clients_that_are_ready_at_once_get_each_their_own_replies(start_on_both
     eventually(lambda: connections(server) == 0)
 
 
-def test_a_large_value_in_pieces_beside_small_commands(start_on_both: Start) -> None:
+def test_large_value_in_pieces_beside_small_commands(start_on_both: Start) -> None:
     server = start_on_both()
     value = bytes(range(256)) * 4 * 1024
     frame = write_command(Set(b"large", value)) + PING
@@ -113,7 +109,7 @@ def test_a_large_value_in_pieces_beside_small_commands(start_on_both: Start) -> 
 
 
 @pytest.mark.parametrize("sent", [b"", PING[:1], write_command(Set(b"k", b"v" * MIB))[:-1], PING * 10_000])
-def test_one_that_vanishes_leaves_nothing_behind(start_on_both: Start, sent: bytes) -> None:
+def test_reset_connection_leaves_nothing_behind(start_on_both: Start, sent: bytes) -> None:
     server = start_on_both()
     with RawClient(server.address) as other:
         client = RawClient(server.address)
@@ -125,8 +121,8 @@ def test_one_that_vanishes_leaves_nothing_behind(start_on_both: Start, sent: byt
         assert other.ask(Ping(b"")) == PONG
 
 
-def test_a_client_that_has_gone_without_a_word_does_not_stop_the_drain(start_on_both: Start) -> None:
-    """The server is told to stop in the very turn of its loop in which a client's reset has arrived."""
+def test_reset_client_does_not_block_the_drain(start_on_both: Start) -> None:
+    """The server gets its stop signal in the very loop iteration in which a client's reset has arrived."""
     server = start_on_both()
     clients = [RawClient(server.address) for _ in range(20)]
     for client in clients:
@@ -148,7 +144,7 @@ def test_a_client_that_has_gone_without_a_word_does_not_stop_the_drain(start_on_
 
 
 @pytest.mark.parametrize("ping", [PING, PING_4], ids=["two-byte", "four-byte"])
-def test_one_that_half_closes_still_gets_every_reply(start_on_both: Start, ping: bytes) -> None:
+def test_half_closed_client_gets_every_reply(start_on_both: Start, ping: bytes) -> None:
     server = start_on_both()
     with RawClient(server.address) as client:
         client.send(ping * 5_000 + ping[:3])
@@ -157,8 +153,8 @@ def test_one_that_half_closes_still_gets_every_reply(start_on_both: Start, ping:
     eventually(lambda: connections(server) == 0)
 
 
-def test_one_that_half_closes_and_reads_slowly_still_gets_every_reply(start_on_both: Start, tmp_path_unix: str) -> None:
-    """Longer than input is awaited behind the end: what it has not taken yet is not taken from it."""
+def test_slow_half_closed_client_gets_every_reply(start_on_both: Start, tmp_path_unix: str) -> None:
+    """Also after the time that the server waits for input behind the end."""
     value = b"v" * (UNSENT_PAUSE - 10_000)
     server = start_on_both(unix=tmp_path_unix)
     with RawClient(tmp_path_unix, receive_buffer=4_096) as client:
@@ -170,8 +166,8 @@ def test_one_that_half_closes_and_reads_slowly_still_gets_every_reply(start_on_b
     eventually(lambda: connections(server) == 0)
 
 
-def test_one_that_half_closes_is_let_go_at_once(start_on_both: Start) -> None:
-    """A place among the connections is not held for input that cannot come any more."""
+def test_half_closed_client_frees_its_connection_at_once(start_on_both: Start) -> None:
+    """No input can arrive, so its place is free for another client."""
     server = start_on_both(max_connections=1)
     begun = time.monotonic()
     for _ in range(20):
@@ -183,7 +179,7 @@ def test_one_that_half_closes_is_let_go_at_once(start_on_both: Start) -> None:
     assert time.monotonic() - begun < 20 * DISCARD_TIMEOUT / 2
 
 
-def test_replies_that_wait_for_the_log_reach_a_client_that_has_half_closed(start_on_both: Start) -> None:
+def test_pending_replies_reach_a_half_closed_client(start_on_both: Start) -> None:
     storage = LateStorage()
     server = start_on_both(storage=storage)
     with RawClient(server.address) as client, RawClient(server.address) as other:
@@ -195,7 +191,7 @@ def test_replies_that_wait_for_the_log_reach_a_client_that_has_half_closed(start
         assert client.rest() == [OK, Response(True, b"1"), Response(True, b"behind")]
 
 
-def test_replies_that_wait_for_the_log_leave_before_a_drain_ends(start_on_both: Start) -> None:
+def test_pending_replies_leave_before_a_drain_ends(start_on_both: Start) -> None:
     storage = LateStorage()
     server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
@@ -210,7 +206,7 @@ def test_replies_that_wait_for_the_log_leave_before_a_drain_ends(start_on_both: 
 
 
 @pytest.mark.parametrize("behind", [0, 1, 100_000, DISCARD_BYTES - 100_000])
-def test_a_failure_arrives_although_the_client_is_still_sending(start_on_both: Start, behind: int) -> None:
+def test_failure_arrives_while_the_client_still_sends(start_on_both: Start, behind: int) -> None:
     server = start_on_both()
     with RawClient(server.address) as client:
         client.send(PING + BAD_FRAME)
@@ -220,7 +216,7 @@ def test_a_failure_arrives_although_the_client_is_still_sending(start_on_both: S
         assert client.is_closed()
 
 
-def test_whoever_never_stops_sending_is_cut_off(start_on_both: Start) -> None:
+def test_client_that_never_stops_sending_is_closed(start_on_both: Start) -> None:
     server = start_on_both()
     with RawClient(server.address) as client:
         client.send(BAD_FRAME)
@@ -229,7 +225,7 @@ def test_whoever_never_stops_sending_is_cut_off(start_on_both: Start) -> None:
     eventually(lambda: connections(server) == 0)
 
 
-def test_whoever_trickles_behind_a_failure_is_cut_off(start_on_both: Start) -> None:
+def test_client_that_trickles_after_a_failure_is_closed(start_on_both: Start) -> None:
     server = start_on_both()
     with RawClient(server.address) as client:
         client.send(BAD_FRAME)
@@ -238,7 +234,7 @@ def test_whoever_trickles_behind_a_failure_is_cut_off(start_on_both: Start) -> N
     eventually(lambda: connections(server) == 0)
 
 
-def test_nothing_behind_a_failure_is_executed(start_on_both: Start) -> None:
+def test_commands_after_a_failure_are_not_executed(start_on_both: Start) -> None:
     server = start_on_both()
     with RawClient(server.address) as client:
         client.send(write_command(Set(b"before", b"")) + BAD_FRAME + write_command(Set(b"behind", b"")) * 100)
@@ -251,8 +247,8 @@ def test_nothing_behind_a_failure_is_executed(start_on_both: Start) -> None:
 # -- times -------------------------------------------------------------------------------------------------------
 
 
-def test_a_frame_that_is_not_finished_in_time(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
-    """A byte now and then does not help: the time counts from the frame's first byte."""
+def test_unfinished_frame_times_out(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """The time counts from the first byte of the frame, not from the last one received."""
     caplog.set_level(logging.INFO, "cairnkv.server")
     server = start_on_both(frame_timeout=0.5)
     with RawClient(server.address) as client:
@@ -272,7 +268,7 @@ def test_a_frame_that_is_not_finished_in_time(start_on_both: Start, caplog: pyte
     assert "not finished in 0.5 s" in caplog.text
 
 
-def test_a_frame_timeout_is_per_frame(start: Start) -> None:
+def test_frame_timeout_is_per_frame(start: Start) -> None:
     server = start(frame_timeout=3)
     with RawClient(server.address) as client:
         end = time.monotonic() + 4
@@ -282,7 +278,7 @@ def test_a_frame_timeout_is_per_frame(start: Start) -> None:
             time.sleep(0.25)
 
 
-def test_a_client_that_says_nothing_for_too_long(start_on_both: Start) -> None:
+def test_idle_client_times_out(start_on_both: Start) -> None:
     server = start_on_both(idle_timeout=0.3)
     with RawClient(server.address) as silent, RawClient(server.address) as spoke_once:
         assert spoke_once.ask(Ping(b"")) == PONG
@@ -291,7 +287,7 @@ def test_a_client_that_says_nothing_for_too_long(start_on_both: Start) -> None:
             assert client.is_closed()
 
 
-def test_an_idle_timeout_of_zero_is_for_ever(start: Start) -> None:
+def test_idle_timeout_of_zero_is_unlimited(start: Start) -> None:
     server = start(idle_timeout="0")
     with RawClient(server.address) as client:
         assert client.ask(Ping(b"")) == PONG
@@ -300,10 +296,10 @@ def test_an_idle_timeout_of_zero_is_for_ever(start: Start) -> None:
         assert client.ask(Ping(b"")) == PONG
 
 
-def test_a_client_that_never_reads(
+def test_client_that_never_reads_is_bounded_and_closed(
     start_on_both: Start, caplog: pytest.LogCaptureFixture, tmp_path_unix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server keeps as many of its commands and replies as the limits say, and closes it in the end."""
+    """The server keeps as many of its commands and replies as the limits allow, and closes it in the end."""
     monkeypatch.setattr(connection, "READ_AHEAD_MAX", 2 * MIB)
     monkeypatch.setattr(connection, "CLIENT_UNSENT_MAX", 8 * MIB)
     value = b"v" * MIB
@@ -320,8 +316,8 @@ def test_a_client_that_never_reads(
     assert "took none of its" in caplog.text
 
 
-def test_a_client_that_sends_on_and_never_reads(start_on_both: Start, tmp_path_unix: str) -> None:
-    """Commands are no sign of life where replies wait to be taken."""
+def test_client_that_sends_but_never_reads_times_out(start_on_both: Start, tmp_path_unix: str) -> None:
+    """Commands are no sign of life while unsent replies wait."""
     server = start_on_both(unix=tmp_path_unix, stall_timeout=1.0)
     with RawClient(server.address) as other, RawClient(tmp_path_unix) as client:
         assert other.ask(Set(b"k", b"v" * MIB)) == OK
@@ -334,8 +330,8 @@ def test_a_client_that_sends_on_and_never_reads(start_on_both: Start, tmp_path_u
             time.sleep(0.1)
 
 
-def test_a_client_that_reads_slowly_is_not_one_that_never_reads(start_on_both: Start, tmp_path_unix: str) -> None:
-    """What it takes counts, even when a single reply lasts longer than the timeout."""
+def test_slow_reader_does_not_time_out(start_on_both: Start, tmp_path_unix: str) -> None:
+    """Taken bytes count, even if a single reply lasts longer than the timeout."""
     value = b"v" * (4 * MIB)
     start_on_both(unix=tmp_path_unix, stall_timeout=1.0)
     with RawClient(tmp_path_unix) as client:
@@ -418,7 +414,7 @@ def test_disk_pipeline_sent_before_any_read_gets_all_replies(start: Start, proto
             assert bytes_of(client, len(reply) * 100) == reply * 100
 
 
-def test_a_pipeline_longer_than_many_turns(start_on_both: Start) -> None:
+def test_pipeline_longer_than_many_turns(start_on_both: Start) -> None:
     count = 20 * COMMANDS_PER_TURN + 1
     texts = [b"%d" % n for n in range(count)]
     with RawClient(start_on_both().address) as client:
@@ -428,8 +424,8 @@ def test_a_pipeline_longer_than_many_turns(start_on_both: Start) -> None:
         sender.join(20)
 
 
-def test_a_pipeline_whose_replies_are_more_than_may_wait_unsent(start_on_both: Start) -> None:
-    """Both directions are full at some time, and everything arrives in order when the client reads at last."""
+def test_pipeline_with_more_replies_than_may_wait_unsent(start_on_both: Start) -> None:
+    """Both directions are full at times; all replies arrive in order once the client reads."""
     keys = [b"key-%d" % n for n in range(10)]
     values = {key: key * 30_000 for key in keys}
     with RawClient(start_on_both().address) as client:
@@ -445,7 +441,7 @@ def test_a_pipeline_whose_replies_are_more_than_may_wait_unsent(start_on_both: S
         assert client.ask(GetMany(tuple(keys))).payload.count(b"key-1key-1") > 0
 
 
-def test_a_huge_pipeline_does_not_starve_another_client(start_on_both: Start) -> None:
+def test_huge_pipeline_does_not_starve_another_client(start_on_both: Start) -> None:
     count = 400_000
     server = start_on_both()
     with RawClient(server.address) as greedy, RawClient(server.address) as modest:
@@ -492,7 +488,7 @@ def test_scans_of_a_large_table_do_not_starve_another_client(start: Start) -> No
 # -- the background ------------------------------------------------------------------------------------------------
 
 
-def test_clearing_a_large_table_does_not_stall_the_others(start_on_both: Start) -> None:
+def test_clear_of_a_large_table_does_not_stall_other_clients(start_on_both: Start) -> None:
     server = start_on_both()
 
     def fill() -> None:
@@ -515,7 +511,7 @@ def test_clearing_a_large_table_does_not_stall_the_others(start_on_both: Start) 
         assert longest < 2
 
 
-def test_info_over_the_wire(start_on_both: Start) -> None:
+def test_info_over_a_socket(start_on_both: Start) -> None:
     server = start_on_both()
     with RawClient(server.address) as client:
         assert client.ask(Set(b"k", b"v")) == OK

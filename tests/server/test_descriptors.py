@@ -29,7 +29,7 @@ def redis_ask(server: ServerProcess, *words: bytes) -> bytes:
         return client.socket.recv(100_000)
 
 
-def test_max_connections_is_lowered_to_what_fits(tmp_path: Path) -> None:
+def test_max_connections_is_lowered_to_the_descriptor_limit(tmp_path: Path) -> None:
     """And the server tells so in its log, to CONFIG GET and in INFO."""
     for arguments in ((), ("--data", str(tmp_path / "data"))):
         log = tmp_path / f"log{len(arguments)}"
@@ -79,7 +79,7 @@ def test_writes_and_backups_go_on_with_as_many_clients_as_come(tmp_path: Path) -
 
 @pytest.mark.parametrize("speak", [True, False], ids=["speaking", "silent"])
 def test_every_refused_client_gets_an_answer(tmp_path: Path, speak: bool) -> None:
-    """Also those for whom there is no descriptor to stay, on the protocol that each speaks."""
+    """Also clients without a free descriptor, each in its own protocol."""
     with ServerProcess("--port", "0", log=tmp_path / "log", prelude=allowing(100)) as server:
         served = refused = 0
         with all_of(RawClient(server.address) for _ in range(MANY)) as crowd:
@@ -110,7 +110,7 @@ def test_every_refused_client_gets_an_answer(tmp_path: Path, speak: bool) -> Non
             eventually(lambda: next_one.ask(Ping(b"")) == PONG)
 
 
-def test_server_that_lacks_descriptors_for_itself_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_without_enough_descriptors_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (60, 60))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     assert descriptors.connections_that_fit(Settings()) >= 1

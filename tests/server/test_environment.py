@@ -45,7 +45,7 @@ def _bind(found: list[object], monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("absent", [[NOT_HERE_6], [NOT_HERE_4], [NO_SUCH_FAMILY], [NOT_HERE_6, NO_SUCH_FAMILY]])
-def test_server_listens_on_the_addresses_that_are_there(
+def test_server_listens_on_the_existing_addresses(
     absent: list[object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert len(_bind([*absent, HERE], monkeypatch)) == 1
@@ -54,12 +54,12 @@ def test_server_listens_on_the_addresses_that_are_there(
 
 
 @pytest.mark.parametrize("found", [[NOT_HERE_6], [NO_SUCH_FAMILY, NOT_HERE_4]])
-def test_server_needs_one_address_that_is_there(found: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_needs_one_existing_address(found: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match=r"Cannot assign|not supported"):
         _bind(found, monkeypatch)
 
 
-def test_address_of_another_server_is_an_error_beside_a_free_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_in_use_is_an_error_beside_a_free_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = (*HERE[:4], other.getsockname())
         with pytest.raises(OSError, match="in use"):
@@ -90,7 +90,7 @@ def _without(package: str, directory: Path) -> dict[str, str]:
         ("nats", "cluster repair d --cluster nats://127.0.0.1:1", "cairnkv[cluster]"),
     ],
 )
-def test_missing_package_is_one_line_that_says_what_to_install(
+def test_missing_package_is_a_one_line_error_with_the_extra(
     package: str, arguments: str, extra: str, tmp_path: Path
 ) -> None:
     if arguments.startswith(("backup", "check")):
@@ -221,7 +221,7 @@ def test_server_refuses_to_be_broken_on_purpose(arguments: list[str], says: str,
     assert not (tmp_path / "d").exists()
 
 
-def test_breaking_a_node_needs_consent_and_a_name_that_there_is() -> None:
+def test_breaking_a_node_needs_consent_and_a_known_fault() -> None:
     assert broken_on_purpose({}, allowed=False) == []
     assert broken_on_purpose({"CAIRNKV__BREAK": ""}, allowed=False) == []
     both = {"CAIRNKV__BREAK": "stale-reads,early-replies"}

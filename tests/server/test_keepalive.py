@@ -1,4 +1,4 @@
-"""TCP keepalive of accepted connections: a client whose computer vanished does not stay connected for ever."""
+"""TCP keepalive of accepted connections: a client on a vanished computer does not stay connected."""
 
 import contextlib
 import itertools
@@ -54,7 +54,7 @@ def test_server_probes_quiet_clients(start_on_both: Start, command: bytes) -> No
         assert accepted_options(server) == _OPTIONS
 
 
-def test_long_stall_timeout_outlasts_the_system(start_on_both: Start) -> None:
+def test_stall_timeout_may_be_longer_than_the_keepalive_timeout(start_on_both: Start) -> None:
     """With a stall timeout longer than KEEPALIVE_TIMEOUT, the system does not close a slow client."""
     server = start_on_both(stall_timeout=KEEPALIVE_TIMEOUT)
     with RawClient(server.address) as client:
@@ -63,7 +63,7 @@ def test_long_stall_timeout_outlasts_the_system(start_on_both: Start) -> None:
         assert accepted_options(server) == _OPTIONS | {(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 0}
 
 
-def test_unix_socket_clients_are_served_as_before(start_on_both: Start, tmp_path_unix: str) -> None:
+def test_unix_socket_clients_are_served(start_on_both: Start, tmp_path_unix: str) -> None:
     start_on_both(unix=tmp_path_unix)
     with RawClient(tmp_path_unix) as client:
         client.send(b"PING\r\n")
@@ -110,7 +110,7 @@ with socket.create_connection(("{HERE}", int(sys.argv[1]))) as s:
 
 
 @pytest.mark.parametrize("publishing", [False, True], ids=["quiet", "with data under way"])
-def test_vanished_subscriber_is_found(
+def test_vanished_subscriber_is_detected(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, publishing: bool
 ) -> None:
     """The network drops all packets, so neither FIN nor RST arrives. The test shortens the times to seconds."""

@@ -1,7 +1,4 @@
-"""Proves that nobody gets more than the limits say: each at N and at N + 1, and memory bounded whatever comes.
-
-Connections, values, frames, replies, unfinished frames of all clients together, replies that nobody takes.
-"""
+"""Each limit of the server at N and at N + 1; memory stays bounded under any input."""
 
 import logging
 import socket
@@ -44,7 +41,7 @@ def test_connections_at_the_limit_and_one_more(start_on_both: Start) -> None:
         assert [client.ask(Ping(b"")) for client in clients] == [PONG] * 3
 
 
-def test_who_was_refused_takes_no_place(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_client_takes_no_place(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "DISCARD_TIMEOUT", 10 * AT_ONCE)
     server = start_on_both(max_connections=1)
     first = RawClient(server.address)
@@ -61,7 +58,7 @@ def test_who_was_refused_takes_no_place(start_on_both: Start, monkeypatch: pytes
             assert time.monotonic() - begun < AT_ONCE, "a place that is free was not given"
 
 
-def test_a_crowd_over_the_limit(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_clients_over_the_limit(start_on_both: Start, caplog: pytest.LogCaptureFixture) -> None:
     """More clients are refused than may stay connected. All get the reason, and admitted clients are not affected."""
     server = start_on_both(max_connections=2)
     with RawClient(server.address) as client:
@@ -75,7 +72,7 @@ def test_a_crowd_over_the_limit(start_on_both: Start, caplog: pytest.LogCaptureF
 
 
 def test_more_connections_than_the_system_allows(tmp_path: Path) -> None:
-    """Out of file descriptors, the server goes on for those it has, and for others when they have gone."""
+    """Without free descriptors, the server serves its clients, and accepts others when some have closed."""
     code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))"
     with ServerProcess("--port", "0", log=tmp_path / "log", prelude=code) as server:
         with RawClient(server.address) as client:
@@ -134,8 +131,8 @@ def test_frames_at_the_limit_and_one_more(start_on_both: Start) -> None:
         assert client.is_closed()
 
 
-def test_a_frame_over_the_limit_is_refused_before_it_is_sent(start_on_both: Start) -> None:
-    """From the lengths that were declared: of 64 MiB and a byte not one has to come, and none is kept."""
+def test_frame_over_the_limit_is_refused_by_its_declared_length(start_on_both: Start) -> None:
+    """From the declared lengths: of 64 MiB and a byte none has to arrive, and none is kept."""
     server = start_on_both()
     head = write_command(Set(b"k", b""))[:-4]
     with RawClient(server.address) as client:
@@ -170,7 +167,7 @@ def test_replies_at_the_frame_limit_and_one_more(start: Start) -> None:
 
 
 def test_unfinished_frames_at_the_limit_and_beyond(start_on_both: Start) -> None:
-    """The largest is failed and closed; the rest are finished as if nothing had been."""
+    """The largest fails and its connection closes; the others can be finished."""
     value = MIB - 10_000
     server = start_on_both(max_value=value, max_frame=2 * MIB, max_unfinished=4 * MIB)
     frame = write_command(Set(b"k", b"v" * value))
@@ -208,8 +205,8 @@ def _has_data(client: RawClient) -> bool:
         return False
 
 
-def test_a_frame_that_nobody_will_finish_takes_no_room(start_on_both: Start) -> None:
-    """Whoever half-closes within a frame cannot be failed, so what it sent has to go at once."""
+def test_unfinished_frame_of_a_half_closed_client_is_freed(start_on_both: Start) -> None:
+    """The client cannot finish it, so the server frees its bytes at once."""
     server = start_on_both(max_value=MIB, max_frame=2 * MIB, max_unfinished=4 * MIB)
     most = 0
     with all_of(RawClient(server.address) for _ in range(20)) as clients:
@@ -221,7 +218,7 @@ def test_a_frame_that_nobody_will_finish_takes_no_room(start_on_both: Start) -> 
     assert most <= 4 * MIB
 
 
-def test_unfinished_frames_of_64_mib_each_stay_within_the_limit(tmp_path: Path) -> None:
+def test_unfinished_frames_of_64_mib_stay_within_the_limit(tmp_path: Path) -> None:
     """100 clients with 63 MiB of an unfinished frame each want 6.2 GiB; the server keeps to its 256 MiB."""
     size = 63 * MIB
     frame_head = write_command(Set(b"k", b""))[:-4] + struct.pack(">I", size)
@@ -260,7 +257,7 @@ def test_unfinished_frames_of_64_mib_each_stay_within_the_limit(tmp_path: Path) 
         eventually(lambda: server.memory_mib() - before < 150)
 
 
-def test_a_large_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
+def test_large_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
     """A connection that once sent a large frame, and then nothing, does not keep its buffer."""
     with ServerProcess("--port", "0", log=tmp_path / "log") as server:
         before = server.memory_mib()
@@ -277,10 +274,10 @@ def test_a_large_frame_leaves_no_memory_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "gets"), [(4 * MIB, 1), (700 * KIB, 1), (2_000, 500)])
-def test_replies_that_nobody_takes_are_bounded_over_all_clients(
+def test_unread_replies_are_bounded_over_all_clients(
     start_on_both: Start, tmp_path_unix: str, caplog: pytest.LogCaptureFixture, value: int, gets: int
 ) -> None:
-    """Also those of clients that each hold so little that nobody would wait for them."""
+    """Also if each client has few of them."""
     limit = 12 * MIB
     server = start_on_both(unix=tmp_path_unix, max_unsent=limit)
     with RawClient(server.address) as other, all_of(RawClient(tmp_path_unix) for _ in range(40)) as clients:

@@ -1,4 +1,4 @@
-"""A server that has yet to read its store: it listens, and says so to whoever asks for something."""
+"""A server that is still loading its store: it listens, and answers LOADING."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ RECORDS = 60_000
 
 
 class Slow(Faulty):
-    """RocksDB whose records come when the test says."""
+    """RocksDB that delivers records when the test says."""
 
     released: threading.Event
 
@@ -73,7 +73,7 @@ def released() -> Iterator[threading.Event]:
     event.set()
 
 
-def test_clients_are_told_until_everything_is_there(tmp_path: Path, released: threading.Event) -> None:
+def test_clients_get_loading_until_the_store_is_loaded(tmp_path: Path, released: threading.Event) -> None:
     async def run() -> None:
         server = Server(Settings(port=0), slow_store(tmp_path / "data", released))
         starting = asyncio.create_task(server.start())
@@ -105,7 +105,7 @@ def test_clients_are_told_until_everything_is_there(tmp_path: Path, released: th
         assert kv.count() == RECORDS + 1
 
 
-def test_a_client_repeats_what_came_too_early(tmp_path: Path, released: threading.Event) -> None:
+def test_client_repeats_commands_during_loading(tmp_path: Path, released: threading.Event) -> None:
     async def run() -> None:
         server = Server(Settings(port=0), slow_store(tmp_path / "data", released))
         starting = asyncio.create_task(server.start())
@@ -124,9 +124,7 @@ def test_a_client_repeats_what_came_too_early(tmp_path: Path, released: threadin
 
 
 @pytest.mark.parametrize("word", [None, b"SHUTDOWN NOSAVE\r\n"])
-def test_it_can_be_told_to_stop_before_everything_is_there(
-    tmp_path: Path, released: threading.Event, word: bytes | None
-) -> None:
+def test_server_can_be_stopped_during_loading(tmp_path: Path, released: threading.Event, word: bytes | None) -> None:
     async def run() -> None:
         server = Server(Settings(port=0), slow_store(tmp_path / "data", released))
         starting = asyncio.create_task(server.start())
@@ -147,7 +145,7 @@ def test_it_can_be_told_to_stop_before_everything_is_there(
         assert kv.count() == RECORDS
 
 
-def test_one_that_cannot_be_opened_ends_the_server_which_listens_no_more(tmp_path: Path) -> None:
+def test_store_that_cannot_be_opened_stops_the_server(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
 
     async def run() -> None:
@@ -160,7 +158,7 @@ def test_one_that_cannot_be_opened_ends_the_server_which_listens_no_more(tmp_pat
     asyncio.run(run())
 
 
-def test_the_log_of_a_killed_server_is_read_by_another_process(tmp_path: Path) -> None:
+def test_write_ahead_log_of_a_killed_server_is_read_in_another_process(tmp_path: Path) -> None:
     options = ("--port", "0", "--data", str(tmp_path / "data"), "--sync", "none")
     with ServerProcess(*options, log=tmp_path / "first") as process:
         with cairnkv.connect("cairn://{}:{}".format(*process.address), codec="bytes", timeout=PATIENCE) as kv:

@@ -1,4 +1,4 @@
-"""A server with a memory limit takes no more memory than an empty one and 1.3 times the limit, whatever it stores."""
+"""Memory of a server with a limit: at most an empty server's plus 1.3 times the limit, for any content."""
 
 import contextlib
 import itertools

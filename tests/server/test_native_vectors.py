@@ -1,7 +1,4 @@
-"""Proves that the vectors of the wire come true on a socket: commands, bad frames, both widths and dialects.
-
-Each vector goes over a real connection: whole, byte by byte, and with other frames behind it.
-"""
+"""The vectors of the native protocol over a socket: commands, bad frames, both widths and status bytes."""
 
 import dataclasses
 import json
@@ -21,7 +18,7 @@ VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "wire-vectors.j
 
 @dataclasses.dataclass(frozen=True)
 class CommandVector:
-    """A command's frame, and the command that it is."""
+    """A command and its frame."""
 
     name: str
     frame: bytes
@@ -31,7 +28,7 @@ class CommandVector:
 
 @dataclasses.dataclass(frozen=True)
 class BadVector:
-    """A frame that is refused: with which code, behind which replies, and whether the connection ends."""
+    """A refused frame: its code, the replies before it, and whether the connection closes."""
 
     name: str
     frame: bytes
@@ -83,7 +80,7 @@ def expected(commands: list[Command]) -> list[Response]:
     return [response_to(apply(database, command, 1)) for command in commands]
 
 
-def test_the_file_has_vectors_of_both_widths() -> None:
+def test_file_has_vectors_of_both_widths() -> None:
     assert {vector.width for vector in COMMANDS} == {vector.width for vector in BAD} == {2, 4}
 
 
@@ -140,7 +137,7 @@ def test_every_bad_vector(start_on_both: Start, vector: BadVector, pieces: str) 
             assert client.ask(Get(b"k"), width=vector.width) == Response(True, b"v")
 
 
-def test_a_bad_frame_has_changed_nothing(start: Start) -> None:
+def test_bad_frame_changes_nothing(start: Start) -> None:
     server = start()
     for vector in BAD:
         with RawClient(server.address) as client:
@@ -154,7 +151,7 @@ RESPONSES = {(one["status_byte"], one["name"].removeprefix("binary ")): one["hex
 
 
 @pytest.mark.parametrize("status_byte", ["ascii", "binary"])
-def test_replies_are_the_response_vectors_to_the_byte(start_on_both: Start, status_byte: str) -> None:
+def test_replies_equal_the_response_vectors(start_on_both: Start, status_byte: str) -> None:
     with RawClient(start_on_both(status_byte=status_byte).address) as client:
         client.send_commands([Set(b"k", b"hello"), Get(b"nobody")])
         wanted = bytes.fromhex(RESPONSES[status_byte, "ok"] + RESPONSES[status_byte, "missing"])
@@ -165,7 +162,7 @@ def test_replies_are_the_response_vectors_to_the_byte(start_on_both: Start, stat
         assert received == wanted
 
 
-def test_a_failure_in_the_published_dialect_has_the_status_one(start: Start) -> None:
+def test_failure_with_binary_status_has_status_byte_1(start: Start) -> None:
     with RawClient(start(status_byte="binary").address) as client:
         assert client.ask(Ping(b"")) == PONG
         client.send(write_command(Get(b"")))
@@ -174,8 +171,8 @@ def test_a_failure_in_the_published_dialect_has_the_status_one(start: Start) -> 
 
 
 @pytest.mark.parametrize("width", [2, 4])
-def test_a_pinned_width_is_not_talked_out_of_it(start: Start, width: Width) -> None:
-    """With a pinned width the two first frames that `auto` misreads are what they are."""
+def test_pinned_width_is_not_changed_by_frames(start: Start, width: Width) -> None:
+    """With a pinned width the two first frames that `auto` misreads are read correctly."""
     with RawClient(start(command_width=str(width)).address) as client:
         assert failed_with(client.ask(Get(b""), width=width), "BADKEY")
         assert client.ask(Ping(b""), width=width) == PONG
@@ -185,14 +182,14 @@ def test_a_pinned_width_is_not_talked_out_of_it(start: Start, width: Width) -> N
         assert client.is_closed()
 
 
-def test_a_first_frame_that_is_a_four_byte_get_of_nothing_is_failed_and_closed(start: Start) -> None:
+def test_four_byte_get_of_an_empty_key_as_first_frame_fails(start: Start) -> None:
     with RawClient(start().address) as client:
         client.send(write_command(Get(b""), width=4) + write_command(Ping(b""), width=4))
         assert failed_with(client.reply(), "BADFRAME")
         assert client.is_closed()
 
 
-def test_what_is_no_frame_at_all_is_failed_and_closed(start: Start) -> None:
+def test_malformed_frame_fails_and_closes(start: Start) -> None:
     server = start()
     for stranger in (b'{"method": "get", "key": "k"}', b"\x16\x16\x16\x16", b"\xff\xfe\xfd"):
         with RawClient(server.address) as client:

@@ -1,8 +1,4 @@
-"""Clients that are served in one wake-up of the server: each gets its own replies, and its own commands are executed.
-
-The native event path receives from many clients into one buffer. These tests block the server's loop while clients
-send, so that the bytes of all of them arrive together, and have some of them read slowly.
-"""
+"""Clients served in one wake-up of the server: each gets its own replies, and its own commands are executed."""
 
 import contextlib
 import random
@@ -88,7 +84,7 @@ class Resp:
 
 
 class Client:
-    """A client that knows which replies it has to get."""
+    """A client that knows its expected replies."""
 
     def __init__(self, address: Address, wire: Wire, name: bytes) -> None:
         self.wire = wire

@@ -1,4 +1,4 @@
-"""Commands for which the system gives no memory fail with the code of a full store, and change nothing."""
+"""Commands without system memory fail with the code of a full store, and change nothing."""
 
 import re
 import resource
@@ -25,7 +25,7 @@ OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit, which Linux has")
 @pytest.mark.parametrize("pure", ["no", "yes"])
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_server_without_memory_refuses_what_needs_it(tmp_path: Path, mode: str, pure: str) -> None:
+def test_server_without_memory_refuses_growing_commands(tmp_path: Path, mode: str, pure: str) -> None:
     options = ["--data", str(tmp_path / "data")] if mode == "disk" else []
     offset = b"%d" % (60 * MIB)
     environment = {"CAIRNKV__PURE": pure}

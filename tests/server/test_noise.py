@@ -1,8 +1,4 @@
-"""Proves that nonsense costs nobody but its sender: random, truncated and bit-flipped frames from several
-connections at once, while well-behaved clients check that each of their replies is right, and theirs.
-
-The seed is printed; CAIRN_TEST_SEED=N repeats a run.
-"""
+"""Hostile input affects only its sender: random, truncated and bit-flipped frames from several clients."""
 
 import contextlib
 import os
@@ -141,7 +137,7 @@ def be_decent(server: RunningServer, rng: random.Random, until: float) -> int:
     return answered
 
 
-def test_noise_costs_nobody_but_its_sender(start_on_both: Start) -> None:
+def test_hostile_bytes_affect_only_their_sender(start_on_both: Start) -> None:
     seed = int(os.environ.get("CAIRN_TEST_SEED") or random.SystemRandom().randrange(10**9))
     print(f"CAIRN_TEST_SEED={seed}")
     server = start_on_both()
@@ -172,7 +168,7 @@ def test_noise_costs_nobody_but_its_sender(start_on_both: Start) -> None:
 
 
 def test_every_single_bit_flip_of_a_frame(start_on_both: Start) -> None:
-    """Of each flipped frame the server makes something: replies and an end, and the next client is served."""
+    """Each flipped frame gets replies and an end, and the server serves the next client."""
     server = start_on_both()
     for width in (2, 4):
         frame = write_command(SetWith(b"key", b"value", ttl=5), width=width)  # type: ignore[arg-type]

@@ -1,8 +1,4 @@
-"""Replies that wait for a log: whoever holds them, transport or session, each client gets its own, all, in order.
-
-The compiled event path holds the replies of its hot path itself, and hands them over to a client's session when
-something comes behind them that only the session can do. Here a log commits when the test says so.
-"""
+"""Replies that wait for a commit, in the transport or in the session: each client gets its own, all, in order."""
 
 import random
 import threading
@@ -29,7 +25,7 @@ def pending(server: RunningServer, storage: LateStorage) -> int:
     return server.call(lambda: len(storage.pending))
 
 
-def test_many_clients_with_pipelines_of_every_kind(start_on_both: Start, storage: LateStorage) -> None:
+def test_many_clients_with_mixed_pipelines(start_on_both: Start, storage: LateStorage) -> None:
     server = start_on_both(storage=storage)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -70,7 +66,7 @@ def test_many_clients_with_pipelines_of_every_kind(start_on_both: Start, storage
             committing.join()
 
 
-def test_when_the_log_fails_each_client_hears_of_its_own(start_on_both: Start, storage: LateStorage) -> None:
+def test_each_client_gets_its_own_failures_when_a_commit_fails(start_on_both: Start, storage: LateStorage) -> None:
     server = start_on_both(storage=storage)
     with all_of(RawClient(server.address) for _ in range(3)) as (one, other, third):
         for client in (one, other, third):
@@ -97,7 +93,7 @@ def test_when_the_log_fails_each_client_hears_of_its_own(start_on_both: Start, s
         assert other.ask(Get(b"b")) == MISS
 
 
-def test_a_client_that_says_no_more_gets_what_is_due(start_on_both: Start, storage: LateStorage) -> None:
+def test_half_closed_client_gets_its_pending_replies(start_on_both: Start, storage: LateStorage) -> None:
     server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])
@@ -110,7 +106,7 @@ def test_a_client_that_says_no_more_gets_what_is_due(start_on_both: Start, stora
         assert client.is_closed()
 
 
-def test_a_server_that_stops_says_what_is_due(start_on_both: Start, storage: LateStorage) -> None:
+def test_stopping_server_sends_pending_replies(start_on_both: Start, storage: LateStorage) -> None:
     server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])
@@ -122,7 +118,7 @@ def test_a_server_that_stops_says_what_is_due(start_on_both: Start, storage: Lat
         assert [client.reply(), client.reply()] == [OK, OK]
 
 
-def test_more_replies_than_a_transport_holds(start_on_both: Start, storage: LateStorage) -> None:
+def test_more_pending_replies_than_a_transport_holds(start_on_both: Start, storage: LateStorage) -> None:
     server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])
@@ -145,8 +141,8 @@ def test_more_replies_than_a_transport_holds(start_on_both: Start, storage: Late
             committing.join()
 
 
-def test_what_comes_behind_a_failure_is_said_behind_it(start_on_both: Start, storage: LateStorage) -> None:
-    """Also when it is there before the failure is: the loop was busy, say, and hears of both at once."""
+def test_replies_after_a_failure_follow_it(start_on_both: Start, storage: LateStorage) -> None:
+    """Also if they are ready first, because the busy loop gets both at once."""
     server = start_on_both(storage=storage)
     with RawClient(server.address) as client:
         client.send_commands([Ping(b"")])

@@ -106,7 +106,7 @@ def test_poll_serves_all_clients_before_an_interrupt_stops_it(pairs: Pairs) -> N
 def test_protocol_that_keeps_a_part_of_the_buffer_is_closed(
     pairs: Pairs, keep: Callable[[memoryview], memoryview]
 ) -> None:
-    """The buffer is for the next client: a slice that is kept would show what that one has sent."""
+    """The buffer is reused for the next client, and a kept slice would show that client's bytes."""
     kept: list[memoryview] = []
     client = pairs.serve(lambda data: kept.append(keep(data)))
     client.send(b"secret")

@@ -1,7 +1,4 @@
-"""Proves how a server begins and ends: readiness, help, addresses, Unix sockets, signals and the drain.
-
-Where a process is meant it is one: `python -m cairnkv serve`, ended by the test that started it.
-"""
+"""Start and end of a server process: readiness, help, addresses, Unix sockets, signals and the drain."""
 
 import os
 import re
@@ -41,7 +38,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_readiness_line(log: Path) -> None:
-    """One line: address, pid, size, what it runs on, and a command to try from another terminal."""
+    """One line: address, pid, mode, native or pure path, and a command to try from another terminal."""
     with ServerProcess("--port", "0", log=log) as server:
         assert re.fullmatch(
             rf"cairnkv {re.escape(VERSION)} ready on cairn://127\.0\.0\.1:\d+, pid {server.process.pid}, "
@@ -68,7 +65,7 @@ def test_help_lists_every_option_with_its_default() -> None:
     assert "--config FILE" in text
 
 
-def test_a_port_that_is_in_use() -> None:
+def test_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         result = serve("--port", str(other.getsockname()[1]))
     assert result.returncode == 2
@@ -77,13 +74,13 @@ def test_a_port_that_is_in_use() -> None:
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), OSError(99, "Cannot assign")])
-def test_an_address_that_cannot_be_had(error: OSError) -> None:
+def test_unavailable_address_is_an_error(error: OSError) -> None:
     message = _cannot_listen(Settings(host="nowhere", insecure=True), error)
     assert "nowhere:6555" in message
     assert "Unknown error" not in message
 
 
-def test_two_servers_on_port_0_have_different_ports(start_on_both: Start) -> None:
+def test_servers_on_port_0_have_different_ports(start_on_both: Start) -> None:
     one, other = start_on_both(), start_on_both()
     assert one.address != other.address
     for server in (one, other):
@@ -94,7 +91,7 @@ def test_two_servers_on_port_0_have_different_ports(start_on_both: Start) -> Non
 # -- Unix sockets --------------------------------------------------------------------------------------------------
 
 
-def test_a_unix_socket_is_for_its_owner_and_gone_at_the_end(tmp_path_unix: str) -> None:
+def test_unix_socket_is_private_and_removed_at_the_end(tmp_path_unix: str) -> None:
     path = Path(tmp_path_unix)
     with running_server(unix=tmp_path_unix) as server:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -123,7 +120,7 @@ def test_unix_socket_with_the_longest_path_serves(tmp_path_unix: str) -> None:
         assert kv.ping() == "PONG"
 
 
-def test_a_unix_socket_alone(tmp_path_unix: str, log: Path) -> None:
+def test_server_may_listen_on_a_unix_socket_only(tmp_path_unix: str, log: Path) -> None:
     with ServerProcess("--unix", tmp_path_unix, "--no-tcp", log=log) as server:
         assert f"ready on cairn+unix://{tmp_path_unix}, pid" in server.readiness
         assert server.readiness.endswith(f"--url cairn+unix://{tmp_path_unix}")
@@ -134,7 +131,7 @@ def test_a_unix_socket_alone(tmp_path_unix: str, log: Path) -> None:
     assert not Path(tmp_path_unix).exists()
 
 
-def test_a_stale_unix_socket_is_replaced(tmp_path_unix: str, log: Path) -> None:
+def test_stale_unix_socket_is_replaced(tmp_path_unix: str, log: Path) -> None:
     with ServerProcess("--unix", tmp_path_unix, "--no-tcp", log=log) as server:
         server.signal(signal.SIGKILL)
         server.exit_code()
@@ -143,7 +140,7 @@ def test_a_stale_unix_socket_is_replaced(tmp_path_unix: str, log: Path) -> None:
         assert client.ask(Ping(b"")) == PONG
 
 
-def test_a_live_unix_socket_is_refused(tmp_path_unix: str) -> None:
+def test_live_unix_socket_is_refused(tmp_path_unix: str) -> None:
     with running_server(unix=tmp_path_unix):
         result = serve("--unix", tmp_path_unix, "--no-tcp")
         assert result.returncode == 2
@@ -153,7 +150,7 @@ def test_a_live_unix_socket_is_refused(tmp_path_unix: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "symbolic link"])
-def test_what_is_no_socket_is_left_alone(start_on_both: Start, tmp_path: Path, kind: str) -> None:
+def test_file_that_is_no_socket_is_kept(start_on_both: Start, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "precious"
     match kind:
         case "file":
@@ -167,14 +164,14 @@ def test_what_is_no_socket_is_left_alone(start_on_both: Start, tmp_path: Path, k
     assert path.is_symlink() or path.exists()
 
 
-def test_a_path_that_cannot_be_bound_is_said_so(start_on_both: Start, tmp_path: Path) -> None:
+def test_path_that_cannot_be_bound_is_an_error(start_on_both: Start, tmp_path: Path) -> None:
     for path in (tmp_path / "no" / "such" / "directory", tmp_path / ("long" * 50)):
         with pytest.raises(OptionError, match="cannot listen on"):
             start_on_both(unix=str(path))
 
 
-def test_another_servers_unix_socket_is_not_removed(tmp_path_unix: str) -> None:
-    """Whoever moved ours away and put a new one there keeps it."""
+def test_unix_socket_of_another_server_is_not_removed(tmp_path_unix: str) -> None:
+    """It may have replaced the socket of this server."""
     path = Path(tmp_path_unix)
     with running_server(unix=tmp_path_unix):
         path.rename(path.with_name("elsewhere"))
@@ -184,7 +181,7 @@ def test_another_servers_unix_socket_is_not_removed(tmp_path_unix: str) -> None:
     assert path.is_socket()
 
 
-def test_a_server_that_cannot_listen_everywhere_listens_nowhere(start_on_both: Start, tmp_path: Path) -> None:
+def test_server_that_cannot_listen_everywhere_listens_nowhere(start_on_both: Start, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.touch()
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -199,7 +196,7 @@ def test_a_server_that_cannot_listen_everywhere_listens_nowhere(start_on_both: S
 
 
 @BOTH_SIGNALS
-def test_a_signal_ends_it_with_0(log: Path, number: signal.Signals) -> None:
+def test_signal_ends_the_server_with_0(log: Path, number: signal.Signals) -> None:
     with ServerProcess("--port", "0", log=log) as server:
         server.signal(number)
         assert server.exit_code() == 0
@@ -208,7 +205,7 @@ def test_a_signal_ends_it_with_0(log: Path, number: signal.Signals) -> None:
 
 
 @BOTH_SIGNALS
-def test_what_was_read_is_answered_before_the_end(log: Path, number: signal.Signals) -> None:
+def test_read_commands_are_answered_before_the_end(log: Path, number: signal.Signals) -> None:
     count = 20_000
     with ServerProcess("--port", "0", log=log) as server, RawClient(server.address) as client:
         client.send(PING * count)  # 140,000 bytes: the server reads them in one go, and answers over many turns
@@ -219,8 +216,8 @@ def test_what_was_read_is_answered_before_the_end(log: Path, number: signal.Sign
         assert server.exit_code() == 0
 
 
-def test_a_drain_answers_the_whole_of_what_was_read(start_on_both: Start) -> None:
-    """To the last command: they came in one packet, so whoever got the first reply gets them all."""
+def test_drain_answers_all_read_commands(start_on_both: Start) -> None:
+    """They arrived in one packet, so a client that got the first reply gets all of them."""
     count = 9_000
     server = start_on_both()
     with RawClient(server.address) as client:
@@ -230,7 +227,7 @@ def test_a_drain_answers_the_whole_of_what_was_read(start_on_both: Start) -> Non
         assert client.rest() == [PONG] * (count - 1)
 
 
-def test_a_server_that_stops_accepts_nobody(start_on_both: Start, tmp_path_unix: str) -> None:
+def test_stopping_server_accepts_no_client(start_on_both: Start, tmp_path_unix: str) -> None:
     with running_server() as server:
         address = server.address
     with pytest.raises(ConnectionRefusedError):
@@ -257,8 +254,8 @@ def test_signals_repeated_within_a_second_change_nothing(log: Path) -> None:
         assert "again" not in server.log()
 
 
-def test_signals_that_never_stop_change_nothing_at_the_very_end_either(log: Path) -> None:
-    """Also those that come when the loop has ended and the process has not."""
+def test_continuous_signals_change_nothing_at_the_very_end(log: Path) -> None:
+    """Also signals between the end of the loop and that of the process."""
     with ServerProcess("--port", "0", log=log) as server:
         while server.process.poll() is None:
             server.signal(signal.SIGTERM)
@@ -266,7 +263,7 @@ def test_signals_that_never_stop_change_nothing_at_the_very_end_either(log: Path
         assert server.exit_code() == 0
 
 
-def test_a_signal_after_a_second_ends_it_at_once(log: Path) -> None:
+def test_second_signal_after_a_second_ends_the_server_at_once(log: Path) -> None:
     with ServerProcess("--port", "0", "--drain-timeout", "1h", log=log) as server, stall(server):
         server.signal(signal.SIGTERM)
         eventually(lambda: "draining" in server.log())
@@ -278,7 +275,7 @@ def test_a_signal_after_a_second_ends_it_at_once(log: Path) -> None:
         assert "Traceback" not in server.log()
 
 
-def test_a_stalled_client_does_not_hold_the_drain_beyond_its_timeout(log: Path) -> None:
+def test_stalled_client_delays_the_drain_up_to_its_timeout(log: Path) -> None:
     with ServerProcess("--port", "0", "--drain-timeout", "500ms", log=log) as server, stall(server):
         server.signal(signal.SIGTERM)
         assert server.exit_code(10) == 0
@@ -286,8 +283,8 @@ def test_a_stalled_client_does_not_hold_the_drain_beyond_its_timeout(log: Path) 
         assert "Traceback" not in server.log()
 
 
-def test_a_slow_client_gets_its_last_replies_within_the_drain_timeout(log: Path) -> None:
-    """However long it takes within that time: longer than input is awaited behind an end."""
+def test_slow_client_gets_its_last_replies_within_the_drain_timeout(log: Path) -> None:
+    """Even later than the time that the server waits for input behind the end."""
     with ServerProcess("--port", "0", "--drain-timeout", "20s", log=log) as server, stall(server) as client:
         server.signal(signal.SIGTERM)
         time.sleep(1.5)
@@ -295,7 +292,7 @@ def test_a_slow_client_gets_its_last_replies_within_the_drain_timeout(log: Path)
         assert server.exit_code() == 0
 
 
-def test_idle_clients_do_not_hold_the_drain(log: Path) -> None:
+def test_idle_clients_do_not_delay_the_drain(log: Path) -> None:
     with ServerProcess("--port", "0", "--drain-timeout", "1h", log=log) as server:
         clients = [RawClient(server.address) for _ in range(20)]
         assert [client.ask(Ping(b"")) for client in clients] == [PONG] * 20
@@ -306,8 +303,8 @@ def test_idle_clients_do_not_hold_the_drain(log: Path) -> None:
             client.close()
 
 
-def test_it_runs_as_a_module_without_uvloop(log: Path) -> None:
-    """Where uvloop is not installed the loop is asyncio's, and says so."""
+def test_server_runs_as_a_module_without_uvloop(log: Path) -> None:
+    """Without uvloop the loop is asyncio's, and the readiness line says so."""
     hide = "import sys, importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n == 'uvloop' else f(n)"
     with ServerProcess("--port", "0", log=log, prelude=hide) as server, RawClient(server.address) as client:
         assert f"asyncio of Python {sys.version_info.major}.{sys.version_info.minor}" in server.readiness
@@ -330,7 +327,7 @@ selectors.DefaultSelector = selectors.PollSelector
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_server_runs_where_there_is_no_epoll(durable: bool, log: Path, tmp_path: Path) -> None:
+def test_server_runs_without_epoll(durable: bool, log: Path, tmp_path: Path) -> None:
     data = ["--data", str(tmp_path / "data")] if durable else []
     pure = {PURE_VARIABLE: "yes"}
     with (
@@ -357,7 +354,7 @@ def test_server_runs_where_there_is_no_epoll(durable: bool, log: Path, tmp_path:
     ],
     ids=["half a frame", "quiet", "half a request, Redis", "quiet, Redis"],
 )
-def test_paused_server_reads_what_came_in_time_before_it_times_out(
+def test_resumed_server_reads_input_before_it_times_out_clients(
     log: Path, first: bytes, answer: bytes, rest: bytes, want: bytes
 ) -> None:
     with (
@@ -375,7 +372,7 @@ def test_paused_server_reads_what_came_in_time_before_it_times_out(
         assert client.recv(200) == want
 
 
-def test_paused_server_still_times_out_silent_clients(log: Path) -> None:
+def test_resumed_server_times_out_silent_clients(log: Path) -> None:
     with (
         ServerProcess("--port", "0", "--idle-timeout", "2s", log=log) as server,
         socket.create_connection(server.address, timeout=20) as client,

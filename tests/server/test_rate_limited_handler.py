@@ -1,4 +1,4 @@
-"""Warnings that come again and again: a line, and a count."""
+"""Repeated warnings: one line, and later a count."""
 
 import io
 import logging
@@ -26,7 +26,7 @@ def log(written: io.StringIO) -> Iterator[logging.Logger]:
     handler.close()
 
 
-def test_a_flood_is_a_line_and_a_count(log: logging.Logger, written: io.StringIO) -> None:
+def test_repeated_warning_is_one_line_and_a_count(log: logging.Logger, written: io.StringIO) -> None:
     for position in range(6_000):
         log.warning("position %d: no entry", position)
     assert written.getvalue() == "position 0: no entry\n"
@@ -36,14 +36,14 @@ def test_a_flood_is_a_line_and_a_count(log: logging.Logger, written: io.StringIO
     assert written.getvalue().splitlines()[1:] == ["position 5999: no entry (5,999 like this within 0.2 s)"]
 
 
-def test_after_a_while_it_is_written_at_once_again(log: logging.Logger, written: io.StringIO) -> None:
+def test_warning_after_the_interval_is_written_at_once(log: logging.Logger, written: io.StringIO) -> None:
     log.warning("no snapshot: %s", "x")
     time.sleep(3 * EVERY)
     log.warning("no snapshot: %s", "y")
     assert written.getvalue() == "no snapshot: x\nno snapshot: y\n"
 
 
-def test_what_is_another_or_no_warning_is_written(log: logging.Logger, written: io.StringIO) -> None:
+def test_distinct_warnings_are_not_rate_limited(log: logging.Logger, written: io.StringIO) -> None:
     log.warning("one")
     log.warning("two")
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_what_is_another_or_no_warning_is_written(log: logging.Logger, written: 
     assert written.getvalue() == "one\ntwo\nthree\nfour\nthree\nfour\n"
 
 
-def test_what_was_counted_is_written_at_the_end(written: io.StringIO) -> None:
+def test_remaining_count_is_written_at_the_end(written: io.StringIO) -> None:
     logger, handler = logging.Logger("test"), RateLimitedHandler(written)
     logger.addHandler(handler)
     logger.warning("%d", 1)

@@ -1,8 +1,4 @@
-"""Redis' wire over real sockets: what the server and its connections add to what a session does.
-
-Who is at the door (a browser, TLS, nobody at all), who is too many, too slow or unknown, and the words that change or
-stop the server.
-"""
+"""The Redis protocol over sockets: what the server and its connections add to a session."""
 
 import logging
 import socket
@@ -25,7 +21,7 @@ SAID = Simple("PONG")
 
 
 class RedisClient:
-    """A socket that speaks Redis' wire. Use as a context manager."""
+    """A socket that speaks the Redis protocol. Use as a context manager."""
 
     def __init__(self, address: Address | None, *, receive_buffer: int | None = None) -> None:
         assert address is not None
@@ -78,7 +74,7 @@ class RedisClient:
 # -- which wire --------------------------------------------------------------------------------------------
 
 
-def test_both_wires_on_one_port_and_one_store(start_on_both: Start) -> None:
+def test_both_protocols_share_one_port_and_one_store(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis, cairnkv.connect(server.url) as kv:
         assert redis("SET k v") == OK
@@ -98,7 +94,9 @@ def test_inline_commands_byte_by_byte(start_on_both: Start) -> None:
 
 
 @pytest.mark.parametrize("pieces", ["whole", "byte by byte"])
-def test_tls_is_told_apart_and_closed(start_on_both: Start, pieces: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_tls_handshake_is_detected_and_closed(
+    start_on_both: Start, pieces: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
     with RawClient(start_on_both().address) as client:
@@ -114,7 +112,7 @@ def test_tls_is_told_apart_and_closed(start_on_both: Start, pieces: str, caplog:
     "said",
     [b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nSET k v\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nSET k v\r\n"],
 )
-def test_a_browser_is_closed(start_on_both: Start, said: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_http_request_is_closed(start_on_both: Start, said: bytes, caplog: pytest.LogCaptureFixture) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis:
         redis.socket.sendall(said)
@@ -124,7 +122,7 @@ def test_a_browser_is_closed(start_on_both: Start, said: bytes, caplog: pytest.L
         assert redis("EXISTS k") == 0
 
 
-def test_a_line_that_does_not_end_is_an_error_and_closes(start_on_both: Start) -> None:
+def test_endless_line_is_an_error_and_closes(start_on_both: Start) -> None:
     with RedisClient(start_on_both().address) as redis:
         redis.socket.sendall(b"a" * (64 * KIB + 1))
         assert redis.rest() == [Error("ERR Protocol error: too big inline request")]
@@ -132,7 +130,7 @@ def test_a_line_that_does_not_end_is_an_error_and_closes(start_on_both: Start) -
 
 @pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"\r\n\n\r\n", b"\n\n\n"])
 @pytest.mark.parametrize("command", [b"PING\r\n", b"*1\r\n$4\r\nPING\r\n"])
-def test_an_empty_line_begins_the_redis_protocol(start_on_both: Start, empty: bytes, command: bytes) -> None:
+def test_empty_line_starts_the_redis_protocol(start_on_both: Start, empty: bytes, command: bytes) -> None:
     server = start_on_both()
     with RedisClient(server.address) as whole:
         whole.socket.sendall(empty + command)
@@ -144,8 +142,8 @@ def test_an_empty_line_begins_the_redis_protocol(start_on_both: Start, empty: by
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16", b"PIN", b"*2\r\n$3\r\nGET\r\n"])
-def test_what_is_not_finished_in_time(start_on_both: Start, said: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """The wait for the first byte, which tells the wire, counts as well."""
+def test_unfinished_request_times_out(start_on_both: Start, said: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """The wait for the first byte, which decides the protocol, counts as well."""
     caplog.set_level(logging.INFO)
     begun = time.monotonic()
     with RawClient(start_on_both(frame_timeout=0.5, idle_timeout=60).address) as client:
@@ -159,7 +157,7 @@ def test_what_is_not_finished_in_time(start_on_both: Start, said: bytes, caplog:
 # -- too many, too slow ------------------------------------------------------------------------------------
 
 
-def test_who_is_refused_is_told_so_on_its_own_wire(start_on_both: Start) -> None:
+def test_refused_client_gets_the_error_in_its_own_protocol(start_on_both: Start) -> None:
     server = start_on_both(max_connections=1)
     with RedisClient(server.address) as redis:
         assert redis("PING") == SAID
@@ -173,7 +171,7 @@ def test_who_is_refused_is_told_so_on_its_own_wire(start_on_both: Start) -> None
         assert int(redis.info("stats")["rejected_connections"]) == 2
 
 
-def test_a_subscriber_is_not_idle(start_on_both: Start) -> None:
+def test_subscriber_is_not_idle(start_on_both: Start) -> None:
     server = start_on_both(idle_timeout=0.3)
     with RedisClient(server.address) as listener, RedisClient(server.address) as other:
         listener("SUBSCRIBE a")
@@ -184,7 +182,7 @@ def test_a_subscriber_is_not_idle(start_on_both: Start) -> None:
         assert listener.hear() == [b"message", b"a", b"x"]
 
 
-def test_a_subscriber_that_does_not_read_is_closed(
+def test_subscriber_that_does_not_read_is_closed(
     start_on_both: Start, tmp_path_unix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_on_both(unix=tmp_path_unix)
@@ -202,7 +200,7 @@ def test_a_subscriber_that_does_not_read_is_closed(
 # -- clients -----------------------------------------------------------------------------------------------
 
 
-def test_client_list_knows_the_sockets(start_on_both: Start, tmp_path_unix: str) -> None:
+def test_client_list_shows_the_sockets(start_on_both: Start, tmp_path_unix: str) -> None:
     server = start_on_both(unix=tmp_path_unix)
     with RedisClient(server.address) as redis, RedisClient(tmp_path_unix) as local:
         assert redis("PING") == local("PING") == SAID
@@ -219,7 +217,7 @@ def test_client_list_knows_the_sockets(start_on_both: Start, tmp_path_unix: str)
         assert unix["addr"] == unix["laddr"] == f"{tmp_path_unix}:0"
 
 
-def test_kill_closes_connections(start_on_both: Start) -> None:
+def test_client_kill_closes_connections(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis, RedisClient(server.address) as other:
         assert redis("PING") == other("PING") == SAID
@@ -234,7 +232,7 @@ def test_kill_closes_connections(start_on_both: Start) -> None:
 # -- a password --------------------------------------------------------------------------------------------
 
 
-def test_a_password_closes_both_wires(start_on_both: Start) -> None:
+def test_password_protects_both_protocols(start_on_both: Start) -> None:
     server = start_on_both(password="open sesame")
     with RedisClient(server.address) as redis, RawClient(server.address) as client:
         assert redis("GET k") == Error("NOAUTH Authentication required.")
@@ -246,8 +244,8 @@ def test_a_password_closes_both_wires(start_on_both: Start) -> None:
         assert failed_with(client.ask(Get(b"k")), "NOAUTH")
 
 
-def test_a_password_that_comes_later_closes_the_articles_wire_at_once(start_on_both: Start) -> None:
-    """Also where a compiled transport has long been told to answer by itself."""
+def test_later_password_closes_native_connections_at_once(start_on_both: Start) -> None:
+    """Also if the native event path serves them already."""
     server = start_on_both()
     with RedisClient(server.address) as redis, RawClient(server.address) as client:
         assert client.ask(Ping(b"")) == client.ask(Ping(b"")) == PONG
@@ -263,7 +261,7 @@ def test_a_password_that_comes_later_closes_the_articles_wire_at_once(start_on_b
         assert client.ask(Ping(b"")) == PONG
 
 
-def test_the_readiness_line_says_that_a_password_is_wanted(tmp_path: Any) -> None:
+def test_readiness_line_mentions_the_password(tmp_path: Any) -> None:
     with ServerProcess("--port", "0", log=tmp_path / "log", environment={"CAIRNKV__PASSWORD": "hush"}) as process:
         assert "password" in process.readiness
         assert "hush" not in process.readiness
@@ -283,7 +281,7 @@ def get(redis: RedisClient, text: str) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in zip(told[::2], told[1::2], strict=True)}
 
 
-def test_config_get(redis: RedisClient) -> None:
+def test_config_get_returns_matching_settings(redis: RedisClient) -> None:
     assert get(redis, "maxmemory") == {"maxmemory": "0"}
     assert get(redis, "MAXMEMORY* save") == {"maxmemory": "0", "maxmemory-policy": "noeviction", "save": ""}
     assert get(redis, "nonesuch") == {}
@@ -314,7 +312,7 @@ def test_config_get(redis: RedisClient) -> None:
         ("max-unfinished 1", "a single frame may have"),
     ],
 )
-def test_what_config_cannot_set_changes_nothing(redis: RedisClient, text: str, error: str) -> None:
+def test_failed_config_set_changes_nothing(redis: RedisClient, text: str, error: str) -> None:
     before = get(redis, "*")
     refused = redis(f"CONFIG SET stall-timeout 7 {text}")
     assert isinstance(refused, Error)
@@ -322,11 +320,11 @@ def test_what_config_cannot_set_changes_nothing(redis: RedisClient, text: str, e
     assert get(redis, "*") == before
 
 
-def test_what_cannot_be_changed_may_be_set_to_what_it_is(redis: RedisClient) -> None:
+def test_fixed_setting_may_be_set_to_its_value(redis: RedisClient) -> None:
     assert redis("CONFIG SET appendonly no databases 16") == OK
 
 
-def test_what_config_get_tells_can_be_set_again(redis: RedisClient) -> None:
+def test_values_of_config_get_can_be_set(redis: RedisClient) -> None:
     told = redis("CONFIG GET *")
     assert len(told) > 40
     for name, value in zip(told[::2], told[1::2], strict=True):
@@ -337,8 +335,8 @@ def test_what_config_get_tells_can_be_set_again(redis: RedisClient) -> None:
     assert redis("CONFIG GET *") == told
 
 
-def test_memory_is_limited_from_then_on(start_on_both: Start) -> None:
-    """On the article's wire as well, and where a compiled transport answers by itself."""
+def test_config_set_limits_memory(start_on_both: Start) -> None:
+    """For native connections as well, also on the native event path."""
     server = start_on_both()
     with RedisClient(server.address) as redis, cairnkv.connect(server.url, codec="bytes") as kv:
         for number in range(100):
@@ -355,7 +353,7 @@ def test_memory_is_limited_from_then_on(start_on_both: Start) -> None:
         kv.set(b"k", bytes(MIB))
 
 
-def test_max_clients_from_then_on(start_on_both: Start) -> None:
+def test_config_set_limits_clients(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis:
         assert redis("CONFIG SET maxclients 1") == OK
@@ -371,7 +369,7 @@ def test_max_clients_from_then_on(start_on_both: Start) -> None:
         eventually(has_room)
 
 
-def test_the_idle_timeout_from_then_on(start_on_both: Start) -> None:
+def test_config_set_changes_the_idle_timeout(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis:
         assert redis("CONFIG SET idle-timeout 300ms") == OK
@@ -393,7 +391,7 @@ def test_more_clients_than_the_system_allows(tmp_path: Any) -> None:
 # -- INFO --------------------------------------------------------------------------------------------------
 
 
-def test_info_tells_what_is_true(start_on_both: Start) -> None:
+def test_info_has_true_values(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis, RawClient(server.address) as client:
         client.ask(Ping(b""))
@@ -409,7 +407,7 @@ def test_info_tells_what_is_true(start_on_both: Start) -> None:
         assert float(redis.info("cpu")["used_cpu_user"]) > 0
 
 
-def test_resetstat(redis: RedisClient) -> None:
+def test_resetstat_resets_counters(redis: RedisClient) -> None:
     for _ in range(10):
         redis("SET k v")
     assert int(redis.info("stats")["total_commands_processed"]) >= 10
@@ -423,7 +421,7 @@ def test_resetstat(redis: RedisClient) -> None:
 
 
 @pytest.mark.parametrize("text", ["SHUTDOWN", "SHUTDOWN NOSAVE", "shutdown now force", "SHUTDOWN SAVE FORCE"])
-def test_shutdown_stops_the_server_without_a_word(start_on_both: Start, text: str) -> None:
+def test_shutdown_stops_the_server_without_a_reply(start_on_both: Start, text: str) -> None:
     server = start_on_both()
     with RedisClient(server.address) as redis, RawClient(server.address) as client:
         assert client.ask(Ping(b"")) == PONG
@@ -432,7 +430,7 @@ def test_shutdown_stops_the_server_without_a_word(start_on_both: Start, text: st
         assert client.is_closed()
 
 
-def test_shutdown_of_a_process(tmp_path: Any) -> None:
+def test_shutdown_ends_a_process(tmp_path: Any) -> None:
     with ServerProcess("--port", "0", log=tmp_path / "log") as process:
         with RedisClient(process.address) as redis:
             redis.send(b"SHUTDOWN")
@@ -450,12 +448,12 @@ def test_shutdown_of_a_process(tmp_path: Any) -> None:
         ("SHUTDOWN SAVE", "ERR this server keeps everything in memory"),
     ],
 )
-def test_a_shutdown_that_is_refused(redis: RedisClient, text: str, error: str) -> None:
+def test_wrong_shutdown_options_are_refused(redis: RedisClient, text: str, error: str) -> None:
     assert redis(text).text.startswith(error)
     assert redis("PING") == SAID
 
 
-def test_pushes_reach_a_client_that_says_nothing(start_on_both: Start) -> None:
+def test_pushes_reach_a_silent_client(start_on_both: Start) -> None:
     server: RunningServer = start_on_both()
     with RedisClient(server.address) as listener, RedisClient(server.address) as speaker:
         listener("HELLO 3")

@@ -1,4 +1,4 @@
-"""Enemies on Redis' wire: each costs at most its own connection, and the others notice nothing."""
+"""Attacks over the Redis protocol: each affects at most its own connection."""
 
 import contextlib
 import socket
@@ -42,7 +42,7 @@ def is_closed(client: RedisClient) -> bool:
 
 
 class Greedy(RedisClient):
-    """A client that makes the server keep about half a megabyte in one way or another."""
+    """A client that makes the server keep about half a megabyte by one of several means."""
 
     def hear_of(self, *words: bytes) -> Any:
         """The reply to a command."""
@@ -66,8 +66,8 @@ class Greedy(RedisClient):
 
 
 @pytest.mark.parametrize("how", ["queue", "watch", "subscribe"])
-def test_what_all_clients_make_the_server_keep_is_bounded(start_on_both: Start, how: str) -> None:
-    """A hundred clients, none of which has more than its share: the one that has the most is told so and closed."""
+def test_memory_of_all_clients_together_is_bounded(start_on_both: Start, how: str) -> None:
+    """A hundred clients within their own limits: the one with the most memory gets an error and is closed."""
     server = start_on_both(**SMALL)
     gone = 0
     with all_of(Greedy(server.address) for _ in range(20)) as clients, RedisClient(server.address) as other:
@@ -82,8 +82,8 @@ def test_what_all_clients_make_the_server_keep_is_bounded(start_on_both: Start, 
     eventually(lambda: known(server, "unfinished_bytes") == 0)
 
 
-def test_a_transaction_in_time_is_not_disturbed_by_a_long_wait(start: Start) -> None:
-    """What is queued is no unfinished frame: nobody has to hurry with EXEC."""
+def test_queued_transaction_does_not_time_out(start: Start) -> None:
+    """Queued commands are no unfinished frame."""
     server = start(frame_timeout=0.2)
     with RedisClient(server.address) as client:
         assert client("MULTI") == OK
@@ -95,8 +95,8 @@ def test_a_transaction_in_time_is_not_disturbed_by_a_long_wait(start: Start) -> 
 # -- what clients do not take ----------------------------------------------------------------------------------------
 
 
-def test_what_all_subscribers_together_do_not_take_is_bounded(start_on_both: Start) -> None:
-    """Each of them stays below its own bound, all of them together do not."""
+def test_unread_messages_of_all_subscribers_are_bounded(start_on_both: Start) -> None:
+    """Each subscriber stays below its own limit."""
     server = start_on_both(max_unsent=8 * MIB)
     with (
         all_of(RedisClient(server.address, receive_buffer=4 * KIB) for _ in range(20)) as listeners,
@@ -118,7 +118,7 @@ def test_what_all_subscribers_together_do_not_take_is_bounded(start_on_both: Sta
         assert speaker("PING") == PONG
 
 
-def test_a_subscriber_that_takes_its_messages_gets_all_of_them_while_others_take_none(start_on_both: Start) -> None:
+def test_reading_subscriber_gets_all_messages_beside_stalled_ones(start_on_both: Start) -> None:
     server = start_on_both(max_unsent=8 * MIB)
     with (
         RedisClient(server.address) as listener,
@@ -147,7 +147,7 @@ STORMS = {
 
 
 @pytest.mark.parametrize("storm", STORMS.values(), ids=STORMS.keys())
-def test_others_are_served_meanwhile(start: Start, storm: bytes) -> None:
+def test_other_clients_are_served_during_an_attack(start: Start, storm: bytes) -> None:
     server = start()
     with RedisClient(server.address) as enemy, RedisClient(server.address) as other:
         other("PING")
@@ -168,7 +168,7 @@ def test_others_are_served_meanwhile(start: Start, storm: bytes) -> None:
 
 
 @pytest.mark.parametrize("begin", [b"", b"*", b"G", b"\x16", b"*1\r\n$4\r\nPI", b"PING"])
-def test_who_begins_and_says_no_more_is_not_waited_for(start_on_both: Start, begin: bytes) -> None:
+def test_client_that_stops_within_a_request_times_out(start_on_both: Start, begin: bytes) -> None:
     server = start_on_both(frame_timeout=0.2)
     with RedisClient(server.address) as client:
         client.socket.sendall(begin)
@@ -176,14 +176,14 @@ def test_who_begins_and_says_no_more_is_not_waited_for(start_on_both: Start, beg
 
 
 @pytest.mark.parametrize("begin", [b"*", b"\x16", b"*2\r\n$3\r\nGET\r\n$5\r\nab", b"PING\r\nPI"])
-def test_who_begins_and_ends_its_side(start_on_both: Start, begin: bytes) -> None:
+def test_client_that_half_closes_within_a_request_is_closed(start_on_both: Start, begin: bytes) -> None:
     with RedisClient(start_on_both().address) as client:
         client.socket.sendall(begin)
         client.socket.shutdown(socket.SHUT_WR)
         assert is_closed(client)
 
 
-def test_a_subscriber_that_ends_its_side_is_let_go(start_on_both: Start) -> None:
+def test_half_closed_subscriber_is_closed(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as client, RedisClient(server.address) as other:
         client("SUBSCRIBE c")
@@ -192,7 +192,7 @@ def test_a_subscriber_that_ends_its_side_is_let_go(start_on_both: Start) -> None
         assert other("PUBLISH c x") == 0
 
 
-def test_many_wrong_passwords(start: Start) -> None:
+def test_many_wrong_passwords_are_refused(start: Start) -> None:
     server = start(password="right")
     with RedisClient(server.address) as client:
         for n in range(100):
@@ -202,8 +202,8 @@ def test_many_wrong_passwords(start: Start) -> None:
         assert client("PING") == PONG
 
 
-def test_a_password_that_is_wanted_while_clients_are_there(start_on_both: Start) -> None:
-    """As in Redis, who is in stays in; who comes later, or begins anew, has to say it."""
+def test_password_set_later_spares_connected_clients(start_on_both: Start) -> None:
+    """As in Redis, authenticated clients stay so; new and reset connections need the password."""
     server = start_on_both()
     with RedisClient(server.address) as one, RedisClient(server.address) as silent:
         assert one("SET k v") == OK
@@ -219,7 +219,7 @@ def test_a_password_that_is_wanted_while_clients_are_there(start_on_both: Start)
 # -- odd places ----------------------------------------------------------------------------------------------------
 
 
-def test_ends_in_odd_places(start_on_both: Start) -> None:
+def test_connections_end_anywhere_in_a_request(start_on_both: Start) -> None:
     server = start_on_both()
     for said in (
         ["MULTI", "QUIT"],
@@ -238,7 +238,7 @@ def test_ends_in_odd_places(start_on_both: Start) -> None:
         assert client("EXEC").code == "ERR"
 
 
-def test_who_closes_itself_in_a_transaction_gets_its_reply(start_on_both: Start) -> None:
+def test_client_that_kills_itself_in_a_transaction_gets_its_reply(start_on_both: Start) -> None:
     server = start_on_both()
     with RedisClient(server.address) as client, RedisClient(server.address) as other:
         number = client("CLIENT ID")
@@ -257,8 +257,8 @@ def test_who_closes_itself_in_a_transaction_gets_its_reply(start_on_both: Start)
         assert client("MGET k queued") == [b"v", None]
 
 
-def test_protocols_change_in_the_middle(start_on_both: Start) -> None:
-    """Each reply has the version that was spoken when it was made; the accelerator follows at once."""
+def test_protocol_version_changes_within_a_pipeline(start_on_both: Start) -> None:
+    """Each reply has the version at its time; the native path follows at once."""
     with RedisClient(start_on_both().address) as client:
         said = b"".join(
             request(*text.encode().split()) for text in ["GET no", "HELLO 3", "GET no", "HELLO 2", "GET no"]
@@ -272,7 +272,7 @@ def test_protocols_change_in_the_middle(start_on_both: Start) -> None:
         assert came.endswith(b"$-1\r\n")
 
 
-def test_the_keyspace_that_a_transaction_selects(start_on_both: Start) -> None:
+def test_transaction_selects_a_database(start_on_both: Start) -> None:
     with RedisClient(start_on_both().address) as client:
         client("SET k zero")
         said = ["MULTI", "SELECT 3", "SET k three", "EXEC", "GET k", "SELECT 0", "GET k"]
@@ -296,8 +296,8 @@ def test_errors_while_replies_are_off(start_on_both: Start) -> None:
 # -- the sweep -----------------------------------------------------------------------------------------------------
 
 
-def test_times_are_checked_a_few_clients_at_a_time(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them within the period, however many there are."""
+def test_timeouts_are_checked_in_bounded_steps(start_on_both: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All clients within the period, for any number of them."""
     monkeypatch.setattr(server_module, "SWEPT_TOGETHER", 3)
     checked: list[tuple[float, Connection]] = []
     check_times = Connection.check_times

@@ -67,7 +67,7 @@ TOGETHER = {"cluster", "nats_cert", "nats_key"}
 """Those that cannot stand alone."""
 
 
-def test_every_option_is_tried_here() -> None:
+def test_every_option_is_in_this_test() -> None:
     assert VALUES.keys() | TOGETHER == OPTIONS.keys() == {field.name for field in dataclasses.fields(Settings)}
 
 
@@ -89,12 +89,12 @@ def test_flag_then_environment_then_file_then_default(option: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("option", "shown"), [(name, option.shown) for name, option in OPTIONS.items()])
-def test_the_default_that_is_shown_is_the_default(option: str, shown: str) -> None:
+def test_documented_default_is_the_default(option: str, shown: str) -> None:
     default = getattr(Settings(), option)
     assert default is None if shown == "none" else OPTIONS[option].parse(shown) == default
 
 
-def test_a_node_of_a_cluster() -> None:
+def test_options_of_a_node() -> None:
     flags = {"cluster": "nats://a:4222,nats://b:4222", "data": "node", "nats_cert": "c.pem", "nats_key": "k.pem"}
     settings = load(flags, environment={})
     assert settings.cluster == ("nats://a:4222", "nats://b:4222")
@@ -111,7 +111,7 @@ def test_a_node_of_a_cluster() -> None:
             load(changed, environment={})
 
 
-def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:
+def test_option_file_may_have_numbers_and_booleans(tmp_path: Path) -> None:
     file = tmp_path / "cairn.toml"
     file.write_text("port = 7000\ninsecure = true\nidle-timeout = 2.5\nmax-value = 1048576\n")
     settings = load({}, environment={}, file=file)
@@ -157,7 +157,7 @@ def test_a_file_has_numbers_and_booleans_too(tmp_path: Path) -> None:
         ("stall_timeout", "0ms", "more than 0"),
     ],
 )
-def test_a_bad_value_is_told_what_would_be_right(option: str, bad: str, right: str, tmp_path: Path) -> None:
+def test_error_of_a_bad_value_names_accepted_values(option: str, bad: str, right: str, tmp_path: Path) -> None:
     file = tmp_path / "cairn.toml"
     file.write_text(f'{option} = "{bad}"')
     for arguments in (
@@ -169,7 +169,7 @@ def test_a_bad_value_is_told_what_would_be_right(option: str, bad: str, right: s
             load(**arguments)  # type: ignore[arg-type]
 
 
-def test_an_option_that_does_not_exist_is_an_error_with_a_hint(tmp_path: Path) -> None:
+def test_unknown_option_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
     file = tmp_path / "cairn.toml"
     file.write_text("max-vlaue = 3")
     with pytest.raises(OptionError, match=r"cairn\.toml: max-vlaue: there is no such option; did you mean max-value\?"):
@@ -187,7 +187,7 @@ def test_an_option_that_does_not_exist_is_an_error_with_a_hint(tmp_path: Path) -
 @pytest.mark.parametrize(
     "text", ["port = ", "port = [1]", "[server]\nport = 1", "port = 1979-05-27", b"port = \xff", None]
 )
-def test_a_file_that_cannot_be_understood(text: str | bytes | None, tmp_path: Path) -> None:
+def test_malformed_option_file_is_an_error(text: str | bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "cairn.toml"
     if text is not None:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_understood(text: str | bytes | None, tmp_path: Pa
         load({}, environment={}, file=file)
 
 
-def test_variables_that_are_no_options_are_left_alone() -> None:
+def test_variables_that_are_no_options_are_ignored() -> None:
     others = dict.fromkeys(NOT_OPTIONS - {CONFIG_VARIABLE}, "")
     assert load({}, environment=others | {"PATH": "/bin", "CAIRNKV_URL": "cairn://a"}) == Settings()
     assert ignored_variables(others | {"PATH": "/bin", "CAIRNKV_URL": "cairn://a", "CAIRNKVX": "1"}) is None
@@ -252,7 +252,7 @@ def test_error_names_variables_of_options_that_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", "127.0.0.1.example.org"])
-def test_beyond_this_machine_only_with_insecure(host: str) -> None:
+def test_non_loopback_address_needs_insecure(host: str) -> None:
     assert not is_loopback(host)
     with pytest.raises(OptionError, match="--insecure"):
         load({"host": host}, environment={})
@@ -260,23 +260,23 @@ def test_beyond_this_machine_only_with_insecure(host: str) -> None:
 
 
 @pytest.mark.parametrize(("given", "host"), [("[::1]", "::1"), ("::1", "::1"), (" localhost ", "localhost")])
-def test_host_on_this_machine_is_understood_as_in_a_url(given: str, host: str) -> None:
+def test_loopback_host_is_accepted_as_in_a_url(given: str, host: str) -> None:
     assert load({"host": given}, environment={}).host == host
     assert load({}, environment={"CAIRNKV__HOST": given}).host == host
     with pytest.raises(OptionError, match=r"^:: is beyond this machine"):
         load({"host": "[::]"}, environment={})
 
 
-def test_beyond_this_machine_with_a_password() -> None:
+def test_non_loopback_address_with_a_password() -> None:
     assert load({"host": "0.0.0.0", "password": "x"}, environment={}).host == "0.0.0.0"
 
 
-def test_a_password_is_not_shown_by_accident() -> None:
+def test_password_is_not_shown_by_accident() -> None:
     assert "dark" not in repr(Settings(password="dark"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_on_this_machine_without(host: str) -> None:
+def test_loopback_address_needs_no_password(host: str) -> None:
     assert load({"host": host}, environment={}).host == host
 
 
@@ -296,9 +296,7 @@ def test_on_this_machine_without(host: str) -> None:
         (["--host", "0.0.0.0"], {}, "--insecure"),
     ],
 )
-def test_the_command_line_ends_with_2_and_says_why(
-    arguments: list[str], environment: dict[str, str], says: str
-) -> None:
+def test_command_line_exits_with_2_and_the_reason(arguments: list[str], environment: dict[str, str], says: str) -> None:
     result = serve(*arguments, environment=environment)
     assert result.returncode == 2
     assert says in result.stderr
@@ -306,7 +304,7 @@ def test_the_command_line_ends_with_2_and_says_why(
     assert result.stdout == ""
 
 
-def test_text_of_the_file_is_utf8_whatever_the_locale_is(tmp_path: Path) -> None:
+def test_option_file_is_utf8_in_any_locale(tmp_path: Path) -> None:
     file = tmp_path / "cairn.toml"
     code = "import os, sys; from cairnkv.server.settings import load; "
     code += f"print(ascii(load({{}}, environment=os.environ, file={str(file)!r}).password))"
@@ -323,7 +321,7 @@ def test_text_of_the_file_is_utf8_whatever_the_locale_is(tmp_path: Path) -> None
             assert ended.stdout == "'p\\xe4ssword'\n"
 
 
-def test_password_has_the_bytes_that_were_given() -> None:
+def test_password_has_the_given_bytes() -> None:
     for settings in (
         load({"password": os.fsdecode(b"p\xc3\xa4\xff")}, environment={}),
         load({}, environment={"CAIRNKV__PASSWORD": os.fsdecode(b"p\xc3\xa4\xff")}),

@@ -69,7 +69,7 @@ def test_each_next_client_is_the_largest_of_the_largest_address(seed: int) -> No
         ("elsewhere", "elsewhere"),
     ],
 )
-def test_network_of(host: str | None, network: str) -> None:
+def test_network_of_an_address(host: str | None, network: str) -> None:
     assert network_of(host) == network
 
 

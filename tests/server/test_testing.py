@@ -1,4 +1,4 @@
-"""Proves that what ships for other people's tests does what it says: clock, fixtures, a server in a thread."""
+"""The test support for users: clock, fixtures, and a server in a thread."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from tests.support.raw import OK, PONG, RawClient, eventually
 pytest_plugins = ["pytester"]
 
 
-def test_a_manual_clock_stands_still_until_it_is_advanced() -> None:
+def test_manual_clock_moves_only_if_advanced() -> None:
     clock = ManualClock()
     before = clock()
     assert clock() == before
@@ -28,7 +28,7 @@ def test_a_manual_clock_stands_still_until_it_is_advanced() -> None:
     assert clock() == before + 1_001
 
 
-def test_a_manual_clock_loses_nothing_between_threads() -> None:
+def test_manual_clock_counts_advances_of_all_threads() -> None:
     clock = ManualClock(0)
     threads = [threading.Thread(target=lambda: [clock.advance(0.001) for _ in range(5_000)]) for _ in range(8)]
     for thread in threads:
@@ -38,16 +38,14 @@ def test_a_manual_clock_loses_nothing_between_threads() -> None:
     assert clock() == 40_000
 
 
-def test_the_fixture_cairn_is_a_store_with_a_clock(
-    cairn: "cairnkv.Embedded[str, str]", cairn_clock: ManualClock
-) -> None:
+def test_fixture_cairn_is_a_store_with_a_clock(cairn: "cairnkv.Embedded[str, str]", cairn_clock: ManualClock) -> None:
     cairn.set("session", "42", ttl=60)
     assert cairn.get("session") == "42"
     cairn_clock.advance(60)
     assert cairn.get("session") is None
 
 
-def test_the_fixture_cairn_server_is_a_server_with_that_clock(
+def test_fixture_cairn_server_is_a_server_with_that_clock(
     cairn_server: RunningServer, cairn_clock: ManualClock
 ) -> None:
     assert cairn_server.clock is cairn_clock
@@ -60,8 +58,8 @@ def test_the_fixture_cairn_server_is_a_server_with_that_clock(
         assert kv.get("session") is None
 
 
-def test_what_has_expired_is_removed_in_the_background(start_on_both: Start) -> None:
-    """Nobody asks for the keys again, and their memory comes back all the same."""
+def test_expired_keys_are_removed_in_the_background(start_on_both: Start) -> None:
+    """No command reads the keys again, and their memory is freed."""
     server = start_on_both()
     clock = server.clock
     assert isinstance(clock, ManualClock)
@@ -84,8 +82,8 @@ def test_what_has_expired_is_removed_in_the_background(start_on_both: Start) -> 
         assert client.ask(Get(b"key-2999")).missing
 
 
-def test_fixtures_reach_other_peoples_tests(pytester: pytest.Pytester) -> None:
-    """By the plugin's entry point: the project that uses them imports and configures nothing."""
+def test_fixtures_are_available_to_other_projects(pytester: pytest.Pytester) -> None:
+    """Through the plugin's entry point, without an import or configuration."""
     pytester.makepyfile(
         """
         import cairnkv
@@ -104,7 +102,7 @@ def test_fixtures_reach_other_peoples_tests(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
-def test_the_plugin_is_cheap_to_import() -> None:
+def test_plugin_is_cheap_to_import() -> None:
     code = (
         "import pytest, sys; before = set(sys.modules); import cairnkv.testing; "
         "print(*sorted(name for name in set(sys.modules) - before if name.split('.')[0] in "
@@ -128,14 +126,14 @@ def test_options_are_those_of_the_server() -> None:
         pass
 
 
-def test_a_unix_socket_alone_has_no_address(tmp_path_unix: str) -> None:
+def test_server_on_a_unix_socket_has_no_address(tmp_path_unix: str) -> None:
     with running_server(unix=tmp_path_unix, no_tcp=True) as server, RawClient(tmp_path_unix) as client:
         assert server.address is None
         assert server.url == f"cairn+unix://{tmp_path_unix}"
         assert client.ask(Ping(b"")) == PONG
 
 
-def test_what_goes_wrong_in_the_thread_fails_the_test() -> None:
+def test_error_in_the_server_thread_fails_the_test() -> None:
     def go_wrong() -> None:
         raise ZeroDivisionError("in the server's thread")
 
@@ -145,7 +143,7 @@ def test_what_goes_wrong_in_the_thread_fails_the_test() -> None:
         server.call(go_wrong)
 
 
-def test_the_error_of_the_test_itself_is_not_hidden(start: Start) -> None:
+def test_error_of_the_test_itself_is_not_hidden(start: Start) -> None:
     with pytest.raises(KeyError, match="mine"), running_server():
         raise KeyError("mine")
     assert not [thread for thread in threading.enumerate() if thread.name == "cairnkv server" and thread.is_alive()]

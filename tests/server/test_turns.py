@@ -52,7 +52,7 @@ async def test_turn_waits_behind_a_long_one_of_the_same_iteration() -> None:
     assert order[-1] == "at once"
 
 
-async def test_turn_that_fails_leaves_the_others_theirs() -> None:
+async def test_failed_turn_does_not_affect_other_turns() -> None:
     turns, order, failures = Turns(), list[str](), list[object]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
 

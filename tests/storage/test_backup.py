@@ -1,4 +1,4 @@
-"""Backups: whole or not there, of one moment, sharing files, and found out when a byte of them is another."""
+"""Backups: complete or absent, of one moment, with shared files; every changed byte is detected."""
 
 import asyncio
 import os
@@ -32,8 +32,8 @@ def filled(directory: Path, keys: int = 500, *, first: int = 0) -> None:
         kv.set("large", random.Random(first).randbytes(300_000).hex())
 
 
-def test_a_backup_is_of_one_moment_while_writers_run(tmp_path: Path) -> None:
-    """Each writer counts its keys up: what was acknowledged before is there, and then no more than a prefix."""
+def test_backup_is_of_one_moment_while_writers_run(tmp_path: Path) -> None:
+    """Each writer counts its keys up: the backup has all earlier acknowledged writes and a prefix of others."""
     acknowledged = [0] * WRITERS
     said = [0] * WRITERS
     stop = threading.Event()
@@ -72,7 +72,7 @@ def test_a_backup_is_of_one_moment_while_writers_run(tmp_path: Path) -> None:
         assert look_at(done.path).sequence >= backup.sequence >= sum(before) - WRITERS
 
 
-def test_restoring_gives_back_everything_and_harms_nothing(tmp_path: Path) -> None:
+def test_restore_returns_everything_and_changes_no_backup(tmp_path: Path) -> None:
     filled(tmp_path / "data")
     with cairnkv.open(tmp_path / "data") as kv:
         kv.set("short", "lived", ttl=3_600)
@@ -95,7 +95,7 @@ def test_restoring_gives_back_everything_and_harms_nothing(tmp_path: Path) -> No
     assert look_at(tmp_path / "empty").entries == 502
 
 
-def test_files_are_shared_and_removing_an_older_backup_harms_no_newer_one(tmp_path: Path) -> None:
+def test_files_are_shared_and_removal_keeps_newer_backups(tmp_path: Path) -> None:
     filled(tmp_path / "data")
     with cairnkv.open(tmp_path / "data") as kv:
         first = kv.backup(tmp_path / "backups")
@@ -113,7 +113,7 @@ def test_files_are_shared_and_removing_an_older_backup_harms_no_newer_one(tmp_pa
     assert look_at(last.path).entries == 502
 
 
-def test_files_are_shared_after_a_restore_too_and_without_hard_links_to_the_store(
+def test_files_are_shared_after_a_restore_and_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then a file is another one that holds the same; and what has the same name may hold something else."""
@@ -176,7 +176,7 @@ print("whole")
 """
 
 
-def test_an_interrupted_backup_is_not_there_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+def test_interrupted_backup_is_absent_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     filled(tmp_path / "data")
     directory = tmp_path / "backups"
     first = backups.make_of_closed(tmp_path / "data", directory)
@@ -200,7 +200,7 @@ def test_an_interrupted_backup_is_not_there_and_the_next_one_cleans_up(tmp_path:
     assert look_at(tmp_path / "data").problems == []
 
 
-def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
+def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
     filled(tmp_path / "data", 50)
     made = backups.make_of_closed(tmp_path / "data", tmp_path / "backups")
     seed = random.randrange(2**32)
@@ -246,7 +246,7 @@ def test_one_backup_at_a_time_in_a_directory(tmp_path: Path) -> None:
     assert len(backups.listed(tmp_path / "backups")) == 1
 
 
-def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_backup_leaves_nothing(tmp_path: Path) -> None:
     filled(tmp_path / "data")
 
     def full(_: int) -> None:
@@ -263,7 +263,7 @@ def test_a_backup_that_fails_leaves_nothing(tmp_path: Path) -> None:
         assert len(backups.listed(tmp_path / "backups")) == 1
 
 
-def test_closing_ends_a_backup(tmp_path: Path) -> None:
+def test_close_ends_a_backup(tmp_path: Path) -> None:
     filled(tmp_path / "data")
     kv = cairnkv.open(tmp_path / "data")
     make = kv._shared._store.back_up
@@ -284,7 +284,7 @@ def test_closing_ends_a_backup(tmp_path: Path) -> None:
         kv.backup(tmp_path / "backups")
 
 
-def test_embedded_stores_say_what_they_cannot(tmp_path: Path) -> None:
+def test_unsupported_backups_of_embedded_stores_raise(tmp_path: Path) -> None:
     with cairnkv.open() as kv, pytest.raises(CallerError, match="in memory"):
         kv.backup(tmp_path / "backups")
     with cairnkv.open(tmp_path / "data") as kv, pytest.raises(OptionError, match="above 0"):
@@ -330,7 +330,7 @@ def test_after_a_failed_write_nothing_is_backed_up(tmp_path: Path) -> None:
         storage._writer.state = State.OK  # type: ignore[attr-defined]
 
 
-def test_asyncio_has_it_too(tmp_path: Path) -> None:
+def test_asyncio_store_makes_a_backup(tmp_path: Path) -> None:
     async def main() -> int:
         async with cairnkv.aio.open(tmp_path / "data") as kv:
             await kv.set("a", "1")
@@ -340,7 +340,7 @@ def test_asyncio_has_it_too(tmp_path: Path) -> None:
     assert asyncio.run(main()) == 1
 
 
-def test_a_backup_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_backup_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
     filled(tmp_path / "data", 1)
     made = backups.make_of_closed(tmp_path / "data", tmp_path / "backups")
     backup = backups.read(made.path)
@@ -350,9 +350,7 @@ def test_a_backup_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
         backups.read(made.path)
 
 
-def test_manifest_that_grows_meanwhile_has_the_tables_linked_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_are_linked_again_if_the_manifest_grew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a compaction ends between: its new table is in MANIFEST and among the links, or neither."""
     filled(tmp_path / "data")
     link = checkpoint._link
@@ -373,7 +371,7 @@ def test_manifest_that_grows_meanwhile_has_the_tables_linked_anew(
     assert (found.problems, found.entries) == ([], 504)
 
 
-def test_values_that_have_left_memory_are_in_it(tmp_path: Path) -> None:
+def test_cold_values_are_in_the_backup(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data", memory_limit=500_000, sync="none") as kv:
         for number in range(500):
             kv.set(f"key {number}", f"{number} " * 1_000)
@@ -385,7 +383,7 @@ def test_values_that_have_left_memory_are_in_it(tmp_path: Path) -> None:
         assert all(kv[f"key {number}"] == f"{number} " * 1_000 for number in range(500))
 
 
-def test_a_backup_takes_nothing_over_from_one_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backup_shares_no_files_with_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path / "data")
     monkeypatch.setattr(backups, "linked", lambda source, target: False)  # as on another file system
     first = backups.make_of_closed(tmp_path / "data", tmp_path / "backups")
@@ -408,7 +406,7 @@ def test_a_backup_takes_nothing_over_from_one_that_is_damaged(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"text"'])
-def test_a_manifest_that_is_something_else_is_told(tmp_path: Path, text: str) -> None:
+def test_malformed_manifest_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "backup.json").write_text(text)
     with pytest.raises(OptionError, match="is damaged"):
         backups.read(tmp_path)

@@ -1,4 +1,4 @@
-"""check and repair: damage is found wherever it is, and everything else can be read again afterwards."""
+"""Check and repair: all damage is detected, and every other record is readable afterwards."""
 
 import random
 import shutil
@@ -50,7 +50,7 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
-def test_a_whole_store_is_well(data: Path) -> None:
+def test_undamaged_store_passes(data: Path) -> None:
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in data.iterdir()}
     found = look_at(data)
     assert (found.problems, found.entries, found.keys, found.in_parts) == ([], KEYS + 1, {0: KEYS + 1}, 1)
@@ -59,7 +59,7 @@ def test_a_whole_store_is_well(data: Path) -> None:
     assert after == before, "nothing is written to"
 
 
-def test_progress_is_told_of_every_record(data: Path) -> None:
+def test_progress_counts_every_record(data: Path) -> None:
     told: list[int] = []
     look_at(data, told.append)
     assert sum(told) >= KEYS
@@ -106,7 +106,7 @@ def test_several_damaged_blocks_cost_their_records_only(data: Path, tmp_path: Pa
     ],
     ids=["no MANIFEST", "no CURRENT", "MANIFEST flipped", "a table is gone", "a table's footer"],
 )
-def test_what_rocksdb_cannot_open_is_told_and_repaired(
+def test_store_that_rocksdb_cannot_open_is_reported_and_repaired(
     data: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(data)
@@ -121,7 +121,7 @@ def test_what_rocksdb_cannot_open_is_told_and_repaired(
         assert kv["large"] == LARGE
 
 
-def test_a_damaged_log_is_told_and_repaired(tmp_path: Path) -> None:
+def test_damaged_write_ahead_log_is_reported_and_repaired(tmp_path: Path) -> None:
     image = tmp_path / "image"
     with cairnkv.open(tmp_path / "data") as kv:
         for number in range(300):
@@ -171,7 +171,7 @@ def _operate(directory: Path, *operations: tuple[bytes, bytes | None]) -> None:
         ((b"\x01\xff\x00", b"\0keyspace 255"), "this format does not have", KEYS + 1),
     ],
 )
-def test_records_that_are_not_well_formed_are_told_and_left_out(
+def test_malformed_records_are_reported_and_omitted(
     data: Path, tmp_path: Path, operation: tuple[bytes, bytes | None], problem: str, left: int
 ) -> None:
     _operate(data, operation)
@@ -185,13 +185,13 @@ def test_records_that_are_not_well_formed_are_told_and_left_out(
         assert kv.count() == left
 
 
-def test_parts_that_a_crash_left_are_no_damage(data: Path) -> None:
+def test_parts_left_by_a_crash_are_no_damage(data: Path) -> None:
     _operate(data, (part_key(77, 0), b"left"))
     found = look_at(data)
     assert (found.problems, found.loose) == ([], 1)
 
 
-def test_what_had_expired_stays_so_though_log_time_is_lost(tmp_path: Path) -> None:
+def test_expired_keys_stay_expired_if_log_time_is_lost(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data") as kv:
         kv.set("gone", "1", ttl=0.01)
         kv.set("stays", "1")
@@ -212,7 +212,7 @@ def test_another_format_is_refused(data: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_where_nothing_can_be_read_there_is_no_new_store(tmp_path: Path) -> None:
+def test_repair_without_readable_records_makes_no_store(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "000001.sst").write_bytes(struct.pack(">Q", 1) * 100)
     with pytest.raises(OptionError, match="nothing of it can be read"):
@@ -220,7 +220,7 @@ def test_where_nothing_can_be_read_there_is_no_new_store(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_counts_are_of_problems_though_not_all_are_named() -> None:
+def test_all_problems_are_counted_if_not_all_are_named() -> None:
     found = Findings()
     for number in range(1_000):
         found.wrong(str(number))

@@ -1,4 +1,4 @@
-"""The disk log: what was acknowledged is there again, whatever happened in between; what failed is not shown."""
+"""Durable storage: acknowledged writes survive every restart, and failed writes are never shown."""
 
 import shutil
 import subprocess
@@ -102,10 +102,7 @@ class Faulty:
 
 
 class OnDisk:
-    """A store on disk in this thread, which is told what the writer found out when it asks.
-
-    unopenable: set to a reason, the directory cannot be opened anew. on_opening: called before it is.
-    """
+    """A durable store in this thread, which gets the results of the writer when it polls."""
 
     def __init__(
         self,
@@ -174,7 +171,7 @@ class OnDisk:
         self.store.close()
 
 
-def test_a_reply_waits_for_the_disk_and_many_writes_share_a_commit(tmp_path: Path) -> None:
+def test_reply_waits_for_its_commit_and_writes_share_commits(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.engine.gate.clear()
         first = disk.store.execute(Set(b"a", b"1"))
@@ -188,7 +185,7 @@ def test_a_reply_waits_for_the_disk_and_many_writes_share_a_commit(tmp_path: Pat
         assert disk.engine.writes == 2
 
 
-def test_what_nobody_waits_for_is_written_when_it_is_much_or_has_waited(tmp_path: Path) -> None:
+def test_effects_without_replies_are_written_after_a_size_or_a_time(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data", gather=0.2) as disk:
         held = [disk.store.execute(Set(b"%d" % number, b"x")) for number in range(10)]
         assert disk.reply(held[-1]) is not None
@@ -201,7 +198,7 @@ def test_what_nobody_waits_for_is_written_when_it_is_much_or_has_waited(tmp_path
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_after_a_failing_write_nothing_of_it_is_shown_and_no_more_are_taken(tmp_path: Path, when: str) -> None:
+def test_failed_write_is_never_shown_and_later_writes_are_refused(tmp_path: Path, when: str) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(Set(b"a", b"old")))
         disk.engine.fail = when
@@ -227,7 +224,7 @@ def test_after_a_failing_write_nothing_of_it_is_shown_and_no_more_are_taken(tmp_
         assert isinstance(disk.store.execute(Set(b"b", b"1")), PendingReply)
 
 
-def test_a_failing_fsync_in_between_is_found_out(tmp_path: Path) -> None:
+def test_failed_fsync_is_detected(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data", sync="1ms") as disk:
         disk.engine.fail_sync = True
         disk.reply(disk.store.execute(Set(b"a", b"1")))
@@ -243,7 +240,7 @@ def test_a_failing_fsync_in_between_is_found_out(tmp_path: Path) -> None:
         assert disk.store.execute(Get(b"a")) == b"1", "it was acknowledged"
 
 
-def test_what_has_expired_does_not_come_back_though_the_clock_goes_back(tmp_path: Path) -> None:
+def test_expired_key_does_not_return_if_the_clock_goes_back(tmp_path: Path) -> None:
     clock = ManualClock()
     with OnDisk(tmp_path / "data", clock=clock) as disk:
         disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
@@ -261,13 +258,13 @@ def test_what_has_expired_does_not_come_back_though_the_clock_goes_back(tmp_path
             assert disk.store.database.count() == 0
 
 
-def test_a_second_opener_is_refused(tmp_path: Path) -> None:
+def test_second_opener_is_refused(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data"), pytest.raises(OptionError, match="is open already"):
         cairnkv.open(tmp_path / "data")
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
-def test_what_is_no_store_and_what_is_newer_is_refused(tmp_path: Path) -> None:
+def test_other_directories_and_newer_formats_are_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(OptionError, match=r"letter\.txt"):
         cairnkv.open(tmp_path)
@@ -280,7 +277,7 @@ def test_what_is_no_store_and_what_is_newer_is_refused(tmp_path: Path) -> None:
         cairnkv.open(tmp_path / "data")
 
 
-def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="nothing is evicted"):
         cairnkv.open(tmp_path / "data", memory_limit=1_000_000, when_full="evict")
     with pytest.raises(OptionError, match="always, none, or a time"):
@@ -290,7 +287,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sync", ["always", "1s", "none"])
-def test_a_server_keeps_its_store(tmp_path: Path, sync: str) -> None:
+def test_server_keeps_its_store_across_restarts(tmp_path: Path, sync: str) -> None:
     for number in range(2):
         with (
             running_server(data=str(tmp_path / "data"), sync=sync) as server,
@@ -302,13 +299,13 @@ def test_a_server_keeps_its_store(tmp_path: Path, sync: str) -> None:
             assert (told["mode"], told["sync"]) == ("durable", sync)
 
 
-def test_the_engine_is_the_real_one(tmp_path: Path) -> None:
+def test_storage_engine_is_rocksdb(tmp_path: Path) -> None:
     engine = open_rocksdb(tmp_path / "data")
     assert isinstance(engine, RocksEngine)
     engine.close()
 
 
-def test_long_values_stand_in_parts_and_leave_none_behind(tmp_path: Path) -> None:
+def test_long_values_are_stored_in_parts_and_leave_none_behind(tmp_path: Path) -> None:
     long = bytes(range(256)) * 4_097  # four parts and a bit
     clock = ManualClock()
     for number in range(4):
@@ -335,7 +332,7 @@ def test_long_values_stand_in_parts_and_leave_none_behind(tmp_path: Path) -> Non
     engine.close()
 
 
-def test_parts_that_a_crash_left_without_their_entry_are_removed(tmp_path: Path) -> None:
+def test_parts_without_their_record_are_removed(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(Set(b"a", bytes(PART_BYTES + 1))))
     engine = open_rocksdb(tmp_path / "data")
@@ -373,7 +370,7 @@ print(sorted(kv.scan()))
 """
 
 
-def test_a_forked_process_is_told_and_ends_in_good_order(tmp_path: Path) -> None:
+def test_forked_process_gets_an_error_and_ends_cleanly(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FORKING, str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr

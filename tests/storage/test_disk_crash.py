@@ -1,9 +1,4 @@
-"""A server is killed with SIGKILL at random moments: what it had acknowledged is there when it comes again.
-
-A killed process loses nothing in any mode: what was written is the system's. Power failures are `tests.power`'s.
-CRASHES says how many times for each mode (`make test-crash`), SEED begins the dice; both are part of what a failure
-shows.
-"""
+"""A server killed with SIGKILL at random moments has all acknowledged writes after a restart."""
 
 import os
 import random
@@ -33,7 +28,7 @@ def any_acknowledged(histories: list[History]) -> bool:
 
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY.keys())
 @pytest.mark.parametrize("sync", ["always", "1s", "none"])
-def test_what_was_acknowledged_outlives_sigkill(tmp_path: Path, sync: str, memory: tuple[str, ...]) -> None:
+def test_acknowledged_writes_survive_sigkill(tmp_path: Path, sync: str, memory: tuple[str, ...]) -> None:
     seed = int(os.environ.get("SEED", random.randrange(2**32)))
     print(f"SEED={seed}")
     dice = random.Random(seed)

@@ -1,7 +1,4 @@
-"""Flipped bits in every file of a store: the start reports them, or nothing is missing. Never is there silently less.
-
-CRASHES says how many bits of each file (`make test-crash`), SEED begins the dice.
-"""
+"""Flipped bits in every file of a store are reported at the start, or change nothing: no data is lost silently."""
 
 import os
 import random
@@ -73,7 +70,7 @@ def report_on(directory: Path, whole: Content, where: str) -> str:
     return ""
 
 
-def test_flipped_bits_are_reported_or_do_no_harm(killed: Path, tmp_path: Path, dice: random.Random) -> None:
+def test_flipped_bits_are_reported_or_harmless(killed: Path, tmp_path: Path, dice: random.Random) -> None:
     copy = tmp_path / "data"
     shutil.copytree(killed, copy)
     whole = content_of(copy)

@@ -1,4 +1,4 @@
-"""A disk that fails, and comes back: what was unknown is found out, and until then nobody is shown anything of it."""
+"""A disk that fails and recovers: unknown outcomes are resolved, and shown to no client before."""
 
 import shutil
 import tempfile
@@ -65,7 +65,7 @@ def fail(disk: OnDisk, when: str, *commands: Command) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_is_unknown_is_not_shown_before_it_is_known(tmp_path: Path, when: str) -> None:
+def test_unknown_write_is_not_shown_before_it_is_resolved(tmp_path: Path, when: str) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(SetMany(0, ((b"a", b"old"), (b"other", b"1")))))
         fail(disk, when, Set(b"a", b"new"))
@@ -93,7 +93,7 @@ def test_what_is_unknown_is_not_shown_before_it_is_known(tmp_path: Path, when: s
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_keyspace_that_may_be_cleared_is_unknown_as_a_whole(tmp_path: Path, when: str) -> None:
+def test_database_with_an_unknown_clear_is_unknown_as_a_whole(tmp_path: Path, when: str) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(SetMany(0, ((b"a", b"1"), (b"b", b"2")))))
         fail(disk, when, ClearAll(), Set(b"c", b"3"))
@@ -108,7 +108,7 @@ def test_a_keyspace_that_may_be_cleared_is_unknown_as_a_whole(tmp_path: Path, wh
         assert disk.store.execute(Count()) == (2 if when == "before" else 1)
 
 
-def test_a_time_to_live_counts_for_what_turned_out_to_be_there(tmp_path: Path) -> None:
+def test_ttl_of_an_unknown_write_counts_once_it_is_resolved(tmp_path: Path) -> None:
     clock = ManualClock()
     with OnDisk(tmp_path / "data", clock=clock) as disk:
         fail(disk, "after", SetWith(b"a", b"1", ttl=5_000), SetWith(b"b", b"1", ttl=60_000))
@@ -142,7 +142,7 @@ def test_long_values_of_a_failed_write_are_whole_or_leave_nothing(tmp_path: Path
         assert disk.store.database.get(b"b") == longer
 
 
-def test_a_failing_fsync_is_not_tried_again(tmp_path: Path) -> None:
+def test_failed_fsync_is_not_repeated(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         failing = disk.engine
         failing.fail_sync = True
@@ -152,7 +152,7 @@ def test_a_failing_fsync_is_not_tried_again(tmp_path: Path) -> None:
         assert disk.store.execute(Get(b"a")) == b"1", "it was written, and the directory was opened with it"
 
 
-def test_a_disk_that_fails_again_and_again_is_got_over_at_last(tmp_path: Path) -> None:
+def test_store_recovers_from_repeated_disk_failures(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         for number in range(3):
             disk.engine.fail = "before"
@@ -162,7 +162,7 @@ def test_a_disk_that_fails_again_and_again_is_got_over_at_last(tmp_path: Path) -
         assert dict(disk.store.info())["disk_failures"] == 3
 
 
-def test_a_store_that_waits_for_its_disk_can_be_closed(tmp_path: Path) -> None:
+def test_store_that_waits_for_its_disk_can_be_closed(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(Set(b"a", b"1")))
         fail(disk, "before", Set(b"a", b"2"))
@@ -172,7 +172,7 @@ def test_a_store_that_waits_for_its_disk_can_be_closed(tmp_path: Path) -> None:
         assert disk.store.execute(Get(b"a")) == b"1"
 
 
-def test_a_disk_that_has_lost_what_it_confirmed_is_read_only(tmp_path: Path) -> None:
+def test_store_is_read_only_after_a_lost_confirmed_write(tmp_path: Path) -> None:
     image = tmp_path / "image"
     with OnDisk(tmp_path / "data") as disk:
         disk.reply(disk.store.execute(Set(b"a", b"1")))
@@ -192,7 +192,7 @@ def test_a_disk_that_has_lost_what_it_confirmed_is_read_only(tmp_path: Path) -> 
         assert code_of(disk.store.execute(Set(b"b", b"1"))) is failures.READONLY
 
 
-def test_nobody_asks_and_nothing_is_written(tmp_path: Path) -> None:
+def test_log_time_is_written_only_if_a_reply_shows_it(tmp_path: Path) -> None:
     clock = ManualClock()
     with OnDisk(tmp_path / "data", clock=clock) as disk:
         disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=60_000)))
@@ -205,7 +205,7 @@ def test_nobody_asks_and_nothing_is_written(tmp_path: Path) -> None:
 
 
 class FaultyMachine(RuleBasedStateMachine):
-    """Writes of any kind, which fail now and then: memory holds what the disk does, whatever became of them."""
+    """Writes of any kind on a disk that fails at times: memory equals the disk after each failure."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ FaultyMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=
 TestFaultyMachine = FaultyMachine.TestCase
 
 
-def test_a_second_failure_before_the_first_was_told_is_not_taken_for_settled(
+def test_second_failure_before_the_first_is_reported_stays_unresolved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with OnDisk(tmp_path / "data") as disk:
@@ -293,7 +293,7 @@ def test_a_second_failure_before_the_first_was_told_is_not_taken_for_settled(
         assert disk.store.execute(Get(b"a")) == b"old"
 
 
-def test_a_store_that_is_closed_before_it_has_begun_keeps_its_time(tmp_path: Path) -> None:
+def test_store_closed_before_its_start_keeps_log_time(tmp_path: Path) -> None:
     clock = ManualClock()
     with OnDisk(tmp_path / "data", clock=clock) as disk:
         disk.reply(disk.store.execute(SetWith(b"a", b"1", ttl=500)))
@@ -307,7 +307,7 @@ def test_a_store_that_is_closed_before_it_has_begun_keeps_its_time(tmp_path: Pat
         assert disk.store.database.count() == 0
 
 
-def test_what_was_written_is_synced_before_the_writer_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_syncs_before_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "UNCHECKED_BYTES", 0)
     with OnDisk(tmp_path / "data", sync="1h") as disk:
         synced = threading.Event()
@@ -323,8 +323,8 @@ def test_what_was_written_is_synced_before_the_writer_waits(tmp_path: Path, monk
         assert disk.reply(waiting) == OK
 
 
-def test_a_second_failure_leaves_nothing_of_the_first_behind(tmp_path: Path) -> None:
-    """A store without deadlines has none afterwards either: nobody notes its time, or waits for that."""
+def test_second_failure_leaves_no_state_of_the_first(tmp_path: Path) -> None:
+    """A store without expiry times has none afterwards, so no log time is recorded or awaited."""
     with OnDisk(tmp_path / "data") as disk:
         for when in ("before", "after"):
             fail(disk, when, Set(b"a", b"1"))

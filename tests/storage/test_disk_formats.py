@@ -1,4 +1,4 @@
-"""Directories of every released format are kept, and open with what stood in them (`tests.storage.formats.make`)."""
+"""Stores of every released format open with their content (`tests.storage.formats.make`)."""
 
 import shutil
 from pathlib import Path
@@ -33,13 +33,13 @@ POSITIONS: Final = {"1": 17}
 """Of the newest entry: one for each write, and one as log time was noted."""
 
 
-def test_the_directory_of_each_format_is_kept() -> None:
+def test_directory_of_each_format_is_kept() -> None:
     kept = {path.name for path in HERE.iterdir() if path.name.isdecimal()}
     assert kept == CONTENT.keys() == {str(number) for number in range(1, FORMAT + 1)}
 
 
 @pytest.mark.parametrize("number", CONTENT)
-def test_what_another_version_wrote_opens(tmp_path: Path, number: str) -> None:
+def test_store_of_another_version_opens(tmp_path: Path, number: str) -> None:
     shutil.copytree(HERE / number, tmp_path / "data")
     clock = ManualClock()
     clock.advance(0.02)

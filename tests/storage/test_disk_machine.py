@@ -1,7 +1,4 @@
-"""Any commands, transactions and restarts: a store on disk holds what one in memory does that was told the same.
-
-So does one whose memory is a cache of its disk, whatever leaves memory meanwhile.
-"""
+"""Any commands, transactions and restarts: a durable store equals an in-memory store with the same commands."""
 
 import shutil
 import tempfile
@@ -92,7 +89,7 @@ TestDiskAgainstMemory = DiskMachine.TestCase
 
 
 class CachedMachine(DiskMachine):
-    """The same with values that leave memory, are read ahead, and with commits that fail."""
+    """Also with evicted values, values that are read ahead, and commits that fail."""
 
     memory_limit = LIMIT
 

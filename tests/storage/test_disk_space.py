@@ -1,7 +1,4 @@
-"""A disk that is nearly full: what needs more room is refused; reads and CLEAR go on, and at last everything does.
-
-The real thing, a small file system of our own, needs root; elsewhere that test is skipped, and says so.
-"""
+"""A disk that is nearly full: growing writes are refused; reads and CLEAR continue; then writes resume."""
 
 import os
 import shutil
@@ -31,7 +28,7 @@ SMALL = 64 * 1024 * 1024
 
 
 class Sized:
-    """What `os.statvfs` says, as a test likes it: 100 blocks of 1 MiB, so many of them free."""
+    """A scripted `os.statvfs`: 100 blocks of 1 MiB, of which a given number is free."""
 
     def __init__(self, free: int) -> None:
         self.f_frsize = 1024 * 1024
@@ -39,7 +36,7 @@ class Sized:
         self.f_bfree = self.f_bavail = free
 
 
-def test_writes_stop_at_90_and_go_on_below_88(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_stop_at_90_percent_and_resume_below_88(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     room = Space(tmp_path, None)
     reserve = tmp_path / RESERVE_NAME
     for free, full in ((50, False), (11, False), (10, True), (11, True), (13, False)):
@@ -56,9 +53,7 @@ def test_writes_stop_at_90_and_go_on_below_88(tmp_path: Path, monkeypatch: pytes
     assert not reserve.exists()
 
 
-def test_it_is_looked_at_after_a_part_of_what_is_left_or_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_space_is_checked_after_written_bytes_or_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: Sized(50))
     room = Space(tmp_path, None)
     room.look()
@@ -125,7 +120,7 @@ def fill_and_clear(kv: KeyValue[bytes, bytes], room: int) -> None:
         wait_for_room(kv)
 
 
-def test_a_store_at_its_limit_goes_on_once_it_was_cleared(tmp_path: Path) -> None:
+def test_full_store_resumes_after_deletes(tmp_path: Path) -> None:
     reserve = tmp_path / "data" / RESERVE_NAME
     with cairnkv.open(tmp_path / "data", codec="bytes", disk_limit=LIMIT) as kv:
         fill_and_clear(kv, LIMIT)
@@ -136,7 +131,7 @@ def test_a_store_at_its_limit_goes_on_once_it_was_cleared(tmp_path: Path) -> Non
         assert kv[b"again"] == bytes(VALUE)
 
 
-def test_a_server_at_its_limit_says_so_on_both_wires(tmp_path: Path) -> None:
+def test_full_server_reports_it_over_both_protocols(tmp_path: Path) -> None:
     with (
         running_server(data=str(tmp_path / "data"), disk_limit=LIMIT) as server,
         cairnkv.connect(server.url, codec="bytes", timeout=PATIENCE) as kv,
@@ -154,7 +149,7 @@ def test_a_server_at_its_limit_says_so_on_both_wires(tmp_path: Path) -> None:
         assert redis("DEL 000000") == 1
 
 
-def test_a_limit_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_invalid_limit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="at least"):
         cairnkv.open(tmp_path / "data", disk_limit=1_000)
     with pytest.raises(OptionError, match="on disk"):
@@ -168,11 +163,11 @@ def mount_small() -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "none", sys.argv[1]], check=True)
 
 
-def test_a_small_file_system_is_filled_and_cleared(tmp_path: Path) -> None:
+def test_small_file_system_is_filled_and_cleared(tmp_path: Path) -> None:
     in_small_file_system(tmp_path, "fill_a_small_file_system")
 
 
-def test_another_program_takes_all_there_is_and_gives_it_back(tmp_path: Path) -> None:
+def test_another_program_fills_the_disk_and_frees_it(tmp_path: Path) -> None:
     in_small_file_system(tmp_path, "outlast_another_program")
 
 

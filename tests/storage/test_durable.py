@@ -1,4 +1,4 @@
-"""Writes for which memory was safe enough, on disk: what a crash takes of them, and what it does not."""
+"""Writes with durability `memory` on a durable store: which of them a crash loses."""
 
 import random
 import shutil
@@ -20,7 +20,7 @@ from tests.support.serving import Served
 CRASHES = 3
 
 
-def test_it_is_answered_before_the_disk_has_it_and_committed_in_its_turn(tmp_path: Path) -> None:
+def test_write_is_answered_before_its_commit_and_committed_in_order(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         disk.engine.gate.clear()
         write = disk.store.execute(Set(b"a", b"1"))
@@ -39,7 +39,7 @@ def test_it_is_answered_before_the_disk_has_it_and_committed_in_its_turn(tmp_pat
         assert disk.store.execute(Get(b"a")) == b"1"
 
 
-def test_where_its_value_is_cold_it_waits_for_that_and_no_longer(tmp_path: Path) -> None:
+def test_write_to_a_cold_value_waits_for_its_read_only(tmp_path: Path) -> None:
     with Cooled(tmp_path / "data") as disk:
         disk.do(SetMany(0, ((b"n", b"5"), (b"text", b"x" * 100))))
         disk.cool_all()
@@ -61,7 +61,7 @@ def test_where_its_value_is_cold_it_waits_for_that_and_no_longer(tmp_path: Path)
         assert disk.reply(read) == b"9"
 
 
-def test_of_a_client_that_waits_for_a_cold_value_replies_keep_their_order(tmp_path: Path) -> None:
+def test_replies_of_a_client_keep_their_order_at_a_cold_value(tmp_path: Path) -> None:
     with Cooled(tmp_path / "data") as disk:
         disk.do(Set(b"n", b"5"))
         disk.cool_all()
@@ -82,8 +82,8 @@ def test_of_a_client_that_waits_for_a_cold_value_replies_keep_their_order(tmp_pa
 
 
 @pytest.mark.parametrize("sync", ["always", "1s"])
-def test_a_killed_server_loses_the_newest_only_and_none_before_a_safe_write(tmp_path: Path, sync: str) -> None:
-    """Commits are in order, so a write that is as safe as the size promises makes all before it so."""
+def test_killed_server_loses_only_writes_after_the_last_commit(tmp_path: Path, sync: str) -> None:
+    """Commits are in order, so a committed write commits all writes before it."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     dice = random.Random(seed)

@@ -54,7 +54,7 @@ def test_short_value_is_rewritten_with_its_record(kv: Embedded[str, bytes]) -> N
 
 
 @pytest.mark.parametrize("size", [INLINE_BYTES, INLINE_BYTES + 1, 3 * MIB])
-def test_value_and_expiry_are_there_after_a_restart(tmp_path: Path, clock: ManualClock, size: int) -> None:
+def test_value_and_expiry_survive_a_restart(tmp_path: Path, clock: ManualClock, size: int) -> None:
     directory, value = tmp_path / "data", LARGE[:size]
     with cairnkv.open(directory, codec="bytes", clock=clock) as kv:
         for key in ("expires", "persists", "replaced", "cleared"):
@@ -78,7 +78,7 @@ def test_value_and_expiry_are_there_after_a_restart(tmp_path: Path, clock: Manua
     assert (found.problems, found.loose) == ([], 0)
 
 
-def test_a_cold_value_keeps_its_parts(tmp_path: Path, clock: ManualClock) -> None:
+def test_cold_value_keeps_its_parts(tmp_path: Path, clock: ManualClock) -> None:
     with cairnkv.open(tmp_path / "data", codec="bytes", clock=clock, memory_limit=24 * MIB) as kv:
         kv.set("k", LARGE)
         kv.set("other", LARGE[::-1])
@@ -90,7 +90,7 @@ def test_a_cold_value_keeps_its_parts(tmp_path: Path, clock: ManualClock) -> Non
         assert kv.get("k") == LARGE
 
 
-def test_a_value_that_is_set_again_in_a_transaction_is_written(tmp_path: Path) -> None:
+def test_value_set_again_in_a_transaction_is_written(tmp_path: Path) -> None:
     """Several changes of one key in one entry: the expiry is that of the new value."""
     from cairnkv.commands import Expire, Set, Step
     from cairnkv.storage.disk import DiskStorage

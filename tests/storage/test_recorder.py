@@ -1,4 +1,4 @@
-"""What entries come to, as records: the compiled way and the readable one put the same, in the same order."""
+"""Records of effects: the native and the pure recorder write equal records in equal order."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from tests.session.test_native_path import native_only
 
 
 class Noted:
-    """A batch, or an engine, that notes what it is told."""
+    """A batch, or a storage engine, that records its calls."""
 
     def __init__(self) -> None:
         self.said: list[tuple[object, ...]] = []
@@ -44,7 +44,7 @@ EFFECTS = st.one_of(
 
 @native_only
 @given(entries=st.lists(st.tuples(st.lists(EFFECTS, max_size=8), st.sampled_from([100, 2_000_000])), max_size=4))
-def test_the_compiled_way_fills_as_the_readable_one(entries: list[tuple[list[Effect], int]]) -> None:
+def test_native_recorder_equals_the_pure_one(entries: list[tuple[list[Effect], int]]) -> None:
     from cairnkv.storage.recorder_native import fill
 
     said = []
@@ -59,7 +59,7 @@ def test_the_compiled_way_fills_as_the_readable_one(entries: list[tuple[list[Eff
 
 
 @pytest.mark.parametrize("deadline", [None, 5])
-def test_a_value_in_parts_is_written_before_what_names_it(deadline: int | None) -> None:
+def test_parts_of_a_value_are_written_before_their_record(deadline: int | None) -> None:
     noted = Noted()
     recorder = Recorder(noted, {}, 7)  # type: ignore[arg-type]
     recorder.fill(noted, [(0, b"k", bytes(2 * PART_BYTES), deadline)], 0)

@@ -84,7 +84,7 @@ def _everything_readable_but(place: Path, *closed: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", ["serve --port 0 --data {}/store/x", "check {}/store", "repair {}/store {}/new"])
-def test_closed_directory_is_not_called_damaged(arguments: str, place: Path) -> None:
+def test_unreadable_directory_is_not_reported_as_damaged(arguments: str, place: Path) -> None:
     _everything_readable_but(place, place / "store")
     ended = _as_nobody(*(word.format(place) for word in arguments.split()))
     _is_a_refusal(ended, place / "store")
@@ -92,7 +92,7 @@ def test_closed_directory_is_not_called_damaged(arguments: str, place: Path) -> 
 
 @pytest.mark.parametrize("pattern", ["CURRENT", "MANIFEST-*", "*.sst", "LOCK"])
 @pytest.mark.parametrize("arguments", ["serve --port 0 --data {}/store", "check {}/store", "repair {}/store {}/new"])
-def test_closed_file_is_not_called_damaged(arguments: str, pattern: str, place: Path) -> None:
+def test_unreadable_file_is_not_reported_as_damaged(arguments: str, pattern: str, place: Path) -> None:
     file = next(iter((place / "store").glob(pattern)))
     _everything_readable_but(place, file)
     ended = _as_nobody(*(word.format(place) for word in arguments.split()))
@@ -102,7 +102,7 @@ def test_closed_file_is_not_called_damaged(arguments: str, pattern: str, place: 
 
 @pytest.mark.parametrize("pattern", ["backup.json", "CURRENT", "*.sst"])
 @pytest.mark.parametrize("arguments", ["verify", "restore"])
-def test_closed_file_of_a_backup_is_not_called_damaged(arguments: str, pattern: str, place: Path) -> None:
+def test_unreadable_file_of_a_backup_is_not_reported_as_damaged(arguments: str, pattern: str, place: Path) -> None:
     backup = _backup(place)
     file = next(iter(backup.glob(pattern)))
     _everything_readable_but(place, file)
@@ -111,7 +111,7 @@ def test_closed_file_of_a_backup_is_not_called_damaged(arguments: str, pattern: 
     assert not (place / "new").exists()
 
 
-def test_backup_directory_that_is_closed_is_told_at_the_start(place: Path) -> None:
+def test_unwritable_backup_directory_is_reported_at_the_start(place: Path) -> None:
     _everything_readable_but(place, place / "backups")
     ended = _as_nobody("serve", "--port", "0", "--data", f"{place}/new", "--backup-dir", f"{place}/backups")
     _is_a_refusal(ended, place / "backups")
@@ -135,7 +135,7 @@ def _is_a_refusal(ended: "subprocess.CompletedProcess[str]", path: Path) -> None
         ("empty", "has no store"),
     ],
 )
-def test_check_says_why_there_is_no_store(
+def test_check_of_a_missing_store_gives_the_reason(
     name: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -148,7 +148,7 @@ def test_check_says_why_there_is_no_store(
 
 
 @pytest.mark.parametrize("how", ["open", "check", "repair", "backup", "serve"])
-def test_store_that_is_open_names_its_process_and_what_to_do(how: str, tmp_path: Path) -> None:
+def test_error_of_an_open_store_names_its_process_and_a_remedy(how: str, tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     with ServerProcess("--port", "0", "--data", data, log=tmp_path / "log") as server:
         server.log()
@@ -175,7 +175,7 @@ def test_store_that_is_open_names_its_process_and_what_to_do(how: str, tmp_path:
         assert "is open already" in again.stderr
 
 
-def test_store_that_is_open_here_says_so(tmp_path: Path) -> None:
+def test_error_of_a_store_open_in_this_process_says_so(tmp_path: Path) -> None:
     with (
         cairnkv.open(tmp_path / "data"),
         pytest.raises(OptionError, match="is open already in this process: use the open store"),
@@ -184,7 +184,7 @@ def test_store_that_is_open_here_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="NOT TESTED HERE: needs root to mount")
-def test_check_reads_a_store_on_a_file_system_that_is_read_only(tmp_path: Path) -> None:
+def test_check_reads_a_store_on_a_read_only_file_system(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "store") as kv:
         kv["a"] = "1"
     script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && shift 0 && exec "$@"'

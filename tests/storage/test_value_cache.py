@@ -1,4 +1,4 @@
-"""Memory as a cache of the disk: values leave it, and come back for whoever needs them; nothing shows of that."""
+"""The value cache: values leave memory and are read back on use, and clients see no difference."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ LIMIT = 100_000
 
 
 class Cooled(OnDisk):
-    """A store whose values can all be made cold."""
+    """A store that can evict all of its values from memory."""
 
     def __init__(self, directory: Path, **more: Any) -> None:
         super().__init__(directory, **{"memory_limit": LIMIT, "sync": "none", **more})
@@ -103,7 +103,7 @@ def failure(reply: Reply) -> str:
 # -- what is in memory -----------------------------------------------------------------------------------------
 
 
-def test_ten_times_the_limit_is_there_and_only_values_are_read(disk: Cooled, tmp_path: Path) -> None:
+def test_store_of_ten_times_the_limit_reads_only_values(disk: Cooled, tmp_path: Path) -> None:
     values = {b"key %d" % number: b"%4d " % number * 800 for number in range(250)}
     for key, value in values.items():
         disk.do(SetWith(key, value, ttl=1_000_000))
@@ -138,7 +138,7 @@ def test_ten_times_the_limit_is_there_and_only_values_are_read(disk: Cooled, tmp
                 assert again.do(Get(key)) == value
 
 
-def test_those_get_cold_that_were_not_used_for_long(disk: Cooled) -> None:
+def test_least_recently_used_values_are_evicted(disk: Cooled) -> None:
     for number in range(300):
         disk.do(Set(b"%d" % number, b"v" * 1_000))
         disk.do(Get(b"0"))
@@ -147,7 +147,7 @@ def test_those_get_cold_that_were_not_used_for_long(disk: Cooled) -> None:
     assert disk.store.database.in_memory(b"299")
 
 
-def test_what_is_not_committed_stays_in_memory(disk: Cooled) -> None:
+def test_uncommitted_values_stay_in_memory(disk: Cooled) -> None:
     disk.engine.gate.clear()
     written = [disk.store.execute(Set(b"%d" % number, b"v" * 10_000)) for number in range(30)]
     disk.store.housekeep()
@@ -171,7 +171,7 @@ def test_keys_alone_can_fill_memory_and_then_writes_are_refused(disk: Cooled) ->
     assert disk.do(Set(b"another", b"")) is OK
 
 
-def test_the_limit_can_be_changed_and_taken_away(disk: Cooled) -> None:
+def test_limit_can_be_changed_and_removed(disk: Cooled) -> None:
     for number in range(50):
         disk.do(Set(b"%d" % number, b"v" * 1_000))
     disk.store.limit_memory(20_000, WhenFull.REFUSE)
@@ -184,14 +184,14 @@ def test_the_limit_can_be_changed_and_taken_away(disk: Cooled) -> None:
     assert disk.told("cold_keys") == 0
 
 
-def test_a_store_that_began_without_a_limit_gets_none(tmp_path: Path) -> None:
+def test_store_opened_without_a_limit_gets_none(tmp_path: Path) -> None:
     with OnDisk(tmp_path / "data") as disk:
         with pytest.raises(OptionError, match="start it with one"):
             disk.store.limit_memory(LIMIT, WhenFull.REFUSE)
         disk.store.limit_memory(None, WhenFull.REFUSE)
 
 
-def test_a_long_value_is_read_in_its_parts(disk: Cooled) -> None:
+def test_long_value_is_read_in_parts(disk: Cooled) -> None:
     value = bytes(range(256)) * (3 * PART_BYTES // 256) + b"end"
     disk.store.limit_memory(MIB, WhenFull.REFUSE)
     disk.do(Set(b"long", value))
@@ -203,7 +203,7 @@ def test_a_long_value_is_read_in_its_parts(disk: Cooled) -> None:
 # -- one that waits ----------------------------------------------------------------------------------------------
 
 
-def test_a_value_is_read_once_for_all_who_wait(disk: Cooled) -> None:
+def test_value_is_read_once_for_all_waiting_commands(disk: Cooled) -> None:
     disk.do(Set(b"k", b"41"))
     disk.cool_all()
     disk.engine.read_gate.clear()
@@ -217,7 +217,7 @@ def test_a_value_is_read_once_for_all_who_wait(disk: Cooled) -> None:
 
 
 @pytest.mark.parametrize("by", [Set(b"k", b"new"), Clear(b"k"), ClearAll(), Swap(b"k", b"new"), Rename(b"other", b"k")])
-def test_a_change_while_a_value_is_read_is_what_counts(disk: Cooled, by: Command) -> None:
+def test_change_during_a_read_counts(disk: Cooled, by: Command) -> None:
     disk.do(Set(b"k", b"old"))
     disk.do(Set(b"other", b"new"))
     disk.cool_all()
@@ -233,8 +233,8 @@ def test_a_change_while_a_value_is_read_is_what_counts(disk: Cooled, by: Command
     assert disk.do(Get(b"k")) == expected
 
 
-def test_what_was_read_before_a_change_is_not_taken_for_what_is_cold_again(disk: Cooled) -> None:
-    """The new value is as long as the old one, and cold before the old one has come."""
+def test_read_from_before_a_change_is_discarded(disk: Cooled) -> None:
+    """The new value is as long as the old one, and cold before the read ends."""
     disk.do(Set(b"k", b"old"))
     disk.cool_all()
     disk.engine.read_gate.clear()
@@ -251,7 +251,7 @@ def test_what_was_read_before_a_change_is_not_taken_for_what_is_cold_again(disk:
     assert disk.engine.read_keys == [record_key(0, b"k")] * 2
 
 
-def test_an_expired_key_is_missing_whether_or_not_its_value_comes(tmp_path: Path) -> None:
+def test_expired_key_is_missing_with_and_without_its_value(tmp_path: Path) -> None:
     clock = ManualClock()
     with Cooled(tmp_path / "data", clock=clock) as disk:
         disk.do(SetWith(b"k", b"v", ttl=1_000))
@@ -265,7 +265,7 @@ def test_an_expired_key_is_missing_whether_or_not_its_value_comes(tmp_path: Path
         assert disk.reply(read) is MISSING
 
 
-def test_more_commands_wait_than_values_may_be_read_at_once(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_commands_wait_than_concurrent_reads(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(value_cache, "READING_KEYS_MAX", 4)
     monkeypatch.setattr(value_cache, "READING_BYTES_MAX", 100)
     for number in range(40):
@@ -279,8 +279,8 @@ def test_more_commands_wait_than_values_may_be_read_at_once(disk: Cooled, monkey
     assert [disk.reply(outcome) for outcome in outcomes] == [b"v" * 30] * 40
 
 
-def test_a_value_is_not_read_anew_for_ever(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each write that is taken back makes what is being read doubtful."""
+def test_number_of_repeated_reads_is_bounded(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each undone write makes the read of its key invalid."""
     monkeypatch.setattr(value_cache, "ATTEMPTS_MAX", 3)
     disk.do(Set(b"k", b"0"))
     disk.cool_all()
@@ -301,7 +301,7 @@ def test_a_value_is_not_read_anew_for_ever(disk: Cooled, monkeypatch: pytest.Mon
 # -- what fails ------------------------------------------------------------------------------------------------
 
 
-def test_a_value_that_cannot_be_read_fails_its_command_and_no_other(disk: Cooled) -> None:
+def test_unreadable_value_fails_its_own_command_only(disk: Cooled) -> None:
     disk.do(Set(b"k", b"v"))
     disk.cool_all()
     disk.engine.fail_read = True
@@ -312,7 +312,7 @@ def test_a_value_that_cannot_be_read_fails_its_command_and_no_other(disk: Cooled
     assert disk.do(Get(b"k")) == b"v"
 
 
-def test_a_record_that_is_gone_is_damage(disk: Cooled) -> None:
+def test_missing_record_is_damage(disk: Cooled) -> None:
     disk.do(Set(b"k", b"v"))
     disk.do(Set(b"other", b"v"))
     disk.cool_all()
@@ -329,9 +329,7 @@ def test_a_record_that_is_gone_is_damage(disk: Cooled) -> None:
 
 @pytest.mark.parametrize("by", [Set(b"k", b"new"), ClearAll()])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_after_a_failed_commit_a_cold_value_is_not_taken_from_a_disk_that_may_have_another(
-    tmp_path: Path, when: str, by: Command
-) -> None:
+def test_cold_value_is_not_read_after_a_failed_commit(tmp_path: Path, when: str, by: Command) -> None:
     with Cooled(tmp_path / "data") as disk:
         disk.do(Set(b"k", b"old"))
         disk.cool_all()
@@ -347,7 +345,7 @@ def test_after_a_failed_commit_a_cold_value_is_not_taken_from_a_disk_that_may_ha
 
 
 @pytest.mark.parametrize("happened", [False, True])
-def test_once_it_is_known_what_the_disk_has_it_is_read_again(tmp_path: Path, happened: bool) -> None:
+def test_cold_value_is_read_once_the_commit_is_resolved(tmp_path: Path, happened: bool) -> None:
     with Cooled(tmp_path / "data") as disk:
         disk.do(Set(b"k", b"old"))
         disk.cool_all()
@@ -360,7 +358,7 @@ def test_once_it_is_known_what_the_disk_has_it_is_read_again(tmp_path: Path, hap
         assert disk.do(Get(b"k")) == (b"new" if happened else b"old")
 
 
-def test_a_write_that_the_log_refuses_leaves_a_cold_value_as_it_was(disk: Cooled, monkeypatch: Any) -> None:
+def test_refused_write_leaves_a_cold_value_unchanged(disk: Cooled, monkeypatch: Any) -> None:
     disk.do(Set(b"k", b"old"))
     disk.cool_all()
     with monkeypatch.context() as patched:
@@ -370,7 +368,7 @@ def test_a_write_that_the_log_refuses_leaves_a_cold_value_as_it_was(disk: Cooled
     assert disk.do(Get(b"k")) == b"old"
 
 
-def test_who_waits_when_the_store_is_closed_is_told(disk: Cooled) -> None:
+def test_waiting_command_fails_when_the_store_is_closed(disk: Cooled) -> None:
     disk.do(Set(b"k", b"v"))
     disk.cool_all()
     disk.engine.read_gate.clear()
@@ -383,7 +381,7 @@ def test_who_waits_when_the_store_is_closed_is_told(disk: Cooled) -> None:
     assert failure(disk.do(Get(b"k"))) == "UNREADABLE"
 
 
-def test_many_who_wait_when_the_store_is_closed_are_told(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_waiting_commands_fail_when_the_store_is_closed(disk: Cooled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(value_cache, "READING_KEYS_MAX", 1)
     many = 3_000
     disk.store.limit_memory(10 * LIMIT, WhenFull.REFUSE)
@@ -403,7 +401,7 @@ def test_many_who_wait_when_the_store_is_closed_are_told(disk: Cooled, monkeypat
 # -- several at once -------------------------------------------------------------------------------------------------
 
 
-def test_a_command_over_several_keys_has_all_of_them_of_one_moment(disk: Cooled) -> None:
+def test_command_of_several_keys_sees_them_at_one_moment(disk: Cooled) -> None:
     for key in (b"a", b"b", b"c"):
         disk.do(Set(key, key * 10))
     disk.cool_all()
@@ -417,7 +415,7 @@ def test_a_command_over_several_keys_has_all_of_them_of_one_moment(disk: Cooled)
     assert disk.do(Get(b"a"), 1) == b"c" * 10
 
 
-def test_a_transaction_brings_all_in_first_and_nothing_of_it_gets_cold_meanwhile(disk: Cooled) -> None:
+def test_transaction_reads_all_its_values_first_and_keeps_them(disk: Cooled) -> None:
     for number in range(20):
         disk.do(Set(b"%d" % number, b"1" * 2_000))
     disk.cool_all()
@@ -429,7 +427,7 @@ def test_a_transaction_brings_all_in_first_and_nothing_of_it_gets_cold_meanwhile
     assert len(disk.engine.read_keys) == 20
 
 
-def test_what_is_more_than_fits_in_memory_together_is_refused(disk: Cooled) -> None:
+def test_values_that_do_not_fit_in_memory_together_are_refused(disk: Cooled) -> None:
     for number in range(20):
         disk.do(Set(b"%d" % number, b"v" * 8_000))
     disk.cool_all()
@@ -446,7 +444,7 @@ def test_what_is_more_than_fits_in_memory_together_is_refused(disk: Cooled) -> N
     assert many == Items((b"v" * 8_000,) * 10)
 
 
-def test_watching_does_not_see_what_leaves_memory_and_comes_back(disk: Cooled) -> None:
+def test_eviction_and_read_are_no_change_for_watch(disk: Cooled) -> None:
     disk.do(Set(b"k", b"v"))
     watched = [watch(disk.store, b"k")]
     disk.cool_all()
@@ -466,7 +464,7 @@ def test_watching_does_not_see_what_leaves_memory_and_comes_back(disk: Cooled) -
     before=st.lists(commands([command for command in APPLIED if command.spec.writes], KINDS), max_size=8),
     command=commands(APPLIED, KINDS),
 )
-def test_no_command_looks_at_a_value_that_it_does_not_name_as_read(before: list[Command], command: Command) -> None:
+def test_commands_use_only_values_that_they_declare_as_read(before: list[Command], command: Command) -> None:
     databases = [Database()]
     databases += [Database(databases[0].shared) for _ in range(15)]
     for one in before:
@@ -500,7 +498,7 @@ def turns(disk: Cooled, talk: Talk, count: int) -> list[bytes]:
     return found
 
 
-def test_replies_keep_their_order_and_nothing_overtakes_a_command_that_waits(disk: Cooled) -> None:
+def test_no_command_overtakes_a_waiting_one(disk: Cooled) -> None:
     for key in (b"cold", b"other", b"hot"):
         disk.do(Set(key, key))
     disk.cool_all()
@@ -520,7 +518,7 @@ def test_replies_keep_their_order_and_nothing_overtakes_a_command_that_waits(dis
     assert len(disk.engine.read_keys) == 2
 
 
-def test_a_write_that_waited_is_carried_out_and_what_follows_does_not_wait_for_its_commit(disk: Cooled) -> None:
+def test_commands_after_a_waiting_write_do_not_wait_for_its_commit(disk: Cooled) -> None:
     disk.do(Set(b"n", b"1"))
     disk.cool_all()
     disk.engine.gate.clear()
@@ -534,7 +532,7 @@ def test_a_write_that_waited_is_carried_out_and_what_follows_does_not_wait_for_i
     assert turns(disk, talk, 5) == [b"2", b"3", b"4", b"5", b"6"]
 
 
-def test_a_write_for_which_memory_is_enough_waits_for_the_value_and_not_for_the_commit(disk: Cooled) -> None:
+def test_memory_write_waits_for_the_value_not_for_the_commit(disk: Cooled) -> None:
     disk.do(Set(b"n", b"41"))
     disk.cool_all()
     disk.engine.gate.clear()
@@ -547,7 +545,7 @@ def test_a_write_for_which_memory_is_enough_waits_for_the_value_and_not_for_the_
     disk.engine.gate.set()
 
 
-def test_a_pipeline_of_cold_keys_is_read_together(disk: Cooled) -> None:
+def test_pipeline_of_cold_keys_is_read_together(disk: Cooled) -> None:
     for number in range(64):
         disk.do(Set(b"%d" % number, b"v%d" % number))
     disk.cool_all()
@@ -559,7 +557,7 @@ def test_a_pipeline_of_cold_keys_is_read_together(disk: Cooled) -> None:
 
 
 class Chatting:
-    """Redis' wire on a store on disk."""
+    """A session of the Redis protocol on a durable store."""
 
     def __init__(self, disk: Cooled) -> None:
         self.disk = disk
@@ -579,7 +577,7 @@ class Chatting:
                 self.disk.step()
 
 
-def test_redis_words_keep_their_order(disk: Cooled) -> None:
+def test_redis_commands_keep_their_order(disk: Cooled) -> None:
     chat = Chatting(disk)
     assert chat.say("SET a 1", "SET b 2", "SELECT 1", "SET a other", "SELECT 0") == ["OK"] * 5
     disk.cool_all()
@@ -600,7 +598,7 @@ def test_exec_with_cold_keys_and_a_watched_one(disk: Cooled) -> None:
 
 
 class Listening(Chatting):
-    """A connection of the Redis protocol to a store on disk, which several connections share."""
+    """A connection of the Redis protocol to a durable store that several connections share."""
 
     def __init__(self, disk: Cooled, context: ServerContext) -> None:
         super().__init__(disk)
@@ -641,7 +639,7 @@ def test_exec_publishes_once_its_values_are_read(disk: Cooled) -> None:
     assert b"text" in b"".join(listening.session.output())
 
 
-def test_client_that_leaves_before_its_exec_is_carried_out_listens_to_nothing(disk: Cooled) -> None:
+def test_closed_client_has_no_subscription_after_its_exec(disk: Cooled) -> None:
     context = ServerContext(disk.store)
     talking = Listening(disk, context)
     talking.say("SET cold 1")
@@ -676,7 +674,7 @@ def test_config_changes_the_limit_of_a_server_that_has_one(tmp_path: Path) -> No
         assert server.server.settings.memory_limit is None
 
 
-def test_all_of_a_store_that_does_not_fit_in_memory_can_be_exported(tmp_path: Path) -> None:
+def test_store_larger_than_memory_can_be_exported(tmp_path: Path) -> None:
     with running_server(data=str(tmp_path / "data"), memory_limit=LIMIT) as server:
         with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
             for number in range(100):
@@ -718,7 +716,7 @@ def test_threads_share_a_store_larger_than_its_memory(tmp_path: Path) -> None:
             kv.get_many([str(number) for number in range(300)])
 
 
-def test_tasks_wait_without_the_loop_waiting(tmp_path: Path) -> None:
+def test_waiting_tasks_do_not_block_the_loop(tmp_path: Path) -> None:
     async def run() -> None:
         kv = aio.open(tmp_path / "data", sync="none", memory_limit=LIMIT)
         for number in range(100):
@@ -741,7 +739,7 @@ def test_expire_and_ttl_of_a_cold_key(disk: Cooled) -> None:
 
 
 @pytest.mark.parametrize("wire", ["article", "redis"])
-def test_the_compiled_way_serves_what_is_in_memory_and_leaves_the_rest(tmp_path: Path, wire: str) -> None:
+def test_native_path_serves_values_in_memory_only(tmp_path: Path, wire: str) -> None:
     dice = random.Random(7)
     memory = LocalStore(clock=ManualClock())
     one = Session(memory, wake=lambda: None)

@@ -1,4 +1,4 @@
-"""Ends of RocksDB's log: what a power failure leaves is cut off, to the record; anything else is damage."""
+"""RocksDB's write-ahead log: a torn end after a power failure is truncated; other damage is an error."""
 
 import random
 import shutil
@@ -42,7 +42,7 @@ def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Copy:
-    """A copy of it whose log may be changed."""
+    """A copy of the store with a write-ahead log that tests change."""
 
     def __init__(self, crashed: Path, scratch: Path) -> None:
         self.directory = scratch / "data"
@@ -66,19 +66,19 @@ def copy(crashed: Path, tmp_path: Path) -> Copy:
     return Copy(crashed, tmp_path)
 
 
-def test_a_whole_log_is_left_alone(copy: Copy) -> None:
+def test_complete_log_is_unchanged(copy: Copy) -> None:
     assert wal.mend(copy.log) == wal.mend(copy.log, thorough=True) == 0
     assert copy.log.read_bytes() == copy.whole
     assert copy.count() == WRITES
 
 
 @pytest.mark.parametrize("missing", [1, 5, 17, 30, 60])
-def test_a_record_that_was_cut_off_is_dropped(copy: Copy, missing: int) -> None:
+def test_truncated_record_is_dropped(copy: Copy, missing: int) -> None:
     copy.write(copy.whole[:-missing])
     assert copy.count() == WRITES - 1
 
 
-def test_sectors_that_did_not_come_are_dropped_with_the_write_that_they_are_of(copy: Copy) -> None:
+def test_missing_sectors_are_dropped_with_their_whole_write(copy: Copy) -> None:
     last = [start for start in starts(copy.whole) if copy.whole[start + 6] in (wal.WHOLE, wal.FIRST)][-1]
     begin = -(-(last + 1) // wal.SECTOR) * wal.SECTOR
     sectors = [last, *range(begin, len(copy.whole), wal.SECTOR)]
@@ -93,7 +93,7 @@ def test_sectors_that_did_not_come_are_dropped_with_the_write_that_they_are_of(c
 
 
 @pytest.mark.parametrize("behind", [1, 2, 10, WRITES - 1, WRITES])
-def test_sectors_that_are_gone_though_they_were_on_the_disk_are_damage(copy: Copy, behind: int) -> None:
+def test_lost_sectors_of_synced_writes_are_damage(copy: Copy, behind: int) -> None:
     firsts = [start for start in starts(copy.whole) if copy.whole[start + 6] in (wal.WHOLE, wal.FIRST)]
     data = bytearray(copy.whole)
     at = firsts[-1 - behind]
@@ -105,7 +105,7 @@ def test_sectors_that_are_gone_though_they_were_on_the_disk_are_damage(copy: Cop
     assert copy.log.read_bytes() == data, "nothing was changed"
 
 
-def test_lengths_that_are_wrong_are_damage_wherever_they_are(copy: Copy) -> None:
+def test_wrong_lengths_are_damage(copy: Copy) -> None:
     dice = random.Random(0)
     for start in [*dice.sample(starts(copy.whole), 8), *starts(copy.whole)[-3:]]:
         for byte in (4, 5):
@@ -137,13 +137,13 @@ def test_flipped_bits_in_a_last_commit_of_zeros_are_damage(tmp_path: Path, lengt
         copy.count()
 
 
-def test_only_the_newest_log_may_have_such_an_end(copy: Copy) -> None:
+def test_only_the_newest_log_may_have_a_torn_end(copy: Copy) -> None:
     copy.write(copy.whole[:-10])
     with pytest.raises(wal.Damaged, match="newer"):
         wal.mend(copy.log, newest=False)
 
 
-def test_an_empty_log_is_whole(tmp_path: Path) -> None:
+def test_empty_log_is_complete(tmp_path: Path) -> None:
     (tmp_path / "1.log").touch()
     assert wal.mend(tmp_path / "1.log", thorough=True) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["1.log"]
