@@ -143,7 +143,7 @@ def test_bgsave_and_lastsave_make_and_report_a_backup(server: RunningServer, tmp
         assert abs(int(redis.ask(b"LASTSAVE")[1:]) - time.time()) < PATIENCE
         assert len(backups.listed(tmp_path / "backups" / "bgsave")) == 1
         assert redis.ask(b"BGSAVE", b"NOW") == b"-ERR syntax error\r\n"
-        assert redis.ask(b"SAVE").startswith(b"-ERR SAVE would have everybody wait; BGSAVE")
+        assert redis.ask(b"SAVE").startswith(b"-ERR SAVE would stop the service of other clients; use BGSAVE")
         redis.send(b"SHUTDOWN SAVE\r\n")
         with pytest.raises(ConnectionError):
             redis.reply()

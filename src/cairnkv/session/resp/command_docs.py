@@ -1,9 +1,7 @@
-"""What COMMAND tells of a word, drawn from its declaration.
+"""The replies of COMMAND, from the declarations.
 
-Clients read here which words of a command are keys, and whether it writes; redis-cli reads the arguments, for its
+Clients read there which words of a command are keys, and whether it writes. redis-cli reads the arguments for its
 hints.
-
-Not for what a word means.
 """
 
 import dataclasses
@@ -12,10 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from cairnkv.protocol.resp import SetOf, Simple
-from cairnkv.session.resp.command_spec import KEY_NAMES, RESP_COMMANDS, RespCommandSpec, Value
-
-FLAGS: Final = ("write", "readonly", "denyoom", "admin", "pubsub", "noscript", "loading", "fast", "no-auth", "no-multi")
-"""Flags of words that COMMAND tells, in Redis' order; what else a word has is for this server."""
+from cairnkv.session.resp.command_spec import FLAGS, KEY_NAMES, RESP_COMMANDS, RespCommandSpec, Value
 
 _CATEGORY_OF_GROUP: Final = {
     "generic": "keyspace",
@@ -33,21 +28,21 @@ _CATEGORY_OF_FLAG: Final = {
 
 
 def find(name: bytes) -> RespCommandSpec | None:
-    """A word by its name, with a bar before a second one; None when there is none."""
+    """Return the command with a name, which has a bar before a subcommand, or None."""
     first, bar, second = name.upper().partition(b"|")
     spec = RESP_COMMANDS.get(first)
-    return spec.behind.get(second) if bar and spec is not None else spec
+    return spec.subcommands.get(second) if bar and spec is not None else spec
 
 
 def every() -> Iterator[RespCommandSpec]:
-    """All words, each before those behind it."""
+    """Return all commands, each before its subcommands."""
     for spec in RESP_COMMANDS.values():
         yield spec
-        yield from spec.behind.values()
+        yield from spec.subcommands.values()
 
 
 def categories(spec: RespCommandSpec) -> list[str]:
-    """The categories of access control that a word belongs to."""
+    """Return the access control categories of a command."""
     found = [name for flag, names in _CATEGORY_OF_FLAG.items() if flag in spec.flags for name in names]
     if spec.group in _CATEGORY_OF_GROUP:
         found.append(_CATEGORY_OF_GROUP[spec.group])
@@ -56,7 +51,7 @@ def categories(spec: RespCommandSpec) -> list[str]:
 
 
 def described(spec: RespCommandSpec) -> list[Value]:
-    """A word as COMMAND INFO shows it."""
+    """Return a command as COMMAND INFO shows it."""
     first, last, step = spec.keys
     return [
         spec.name.encode(),
@@ -68,7 +63,7 @@ def described(spec: RespCommandSpec) -> list[Value]:
         _set(f"@{category}" for category in categories(spec)),
         [],  # tips for clients of clusters
         SetOf((_keys(spec),)) if first else SetOf(()),
-        [described(behind) for behind in spec.behind.values()],
+        [described(subcommand) for subcommand in spec.subcommands.values()],
     ]
 
 
@@ -88,7 +83,7 @@ def _keys(spec: RespCommandSpec) -> Mapping[bytes, Value]:
 
 
 def documented(spec: RespCommandSpec) -> Mapping[bytes, Value]:
-    """A word as COMMAND DOCS shows it."""
+    """Return a command as COMMAND DOCS shows it."""
     shown: dict[bytes, Value] = {
         b"summary": spec.summary.encode(),
         b"since": spec.since.encode(),
@@ -96,8 +91,10 @@ def documented(spec: RespCommandSpec) -> Mapping[bytes, Value]:
     }
     if spec.syntax:
         shown[b"arguments"] = [argument.shown() for argument in arguments_of(spec.syntax)]
-    if spec.behind:
-        shown[b"subcommands"] = {behind.name.encode(): documented(behind) for behind in spec.behind.values()}
+    if spec.subcommands:
+        shown[b"subcommands"] = {
+            subcommand.name.encode(): documented(subcommand) for subcommand in spec.subcommands.values()
+        }
     return shown
 
 
@@ -106,9 +103,9 @@ def documented(spec: RespCommandSpec) -> Mapping[bytes, Value]:
 
 @dataclasses.dataclass(slots=True)
 class Argument:
-    """One argument of a syntax, or several that belong together.
+    """One argument of a syntax, or a group of arguments.
 
-    kind: `string`, `key`, `pure-token`; with parts: `oneof` or `block`. token: the word before it.
+    kind: `string`, `key`, `pure-token`; of a group: `oneof` or `block`. token: the keyword before it.
     """
 
     name: str
@@ -119,7 +116,7 @@ class Argument:
     parts: "list[Argument]" = dataclasses.field(default_factory=list)
 
     def shown(self) -> Mapping[bytes, Value]:
-        """As COMMAND DOCS shows it."""
+        """Return the argument as COMMAND DOCS shows it."""
         shown: dict[bytes, Value] = {b"name": self.name.encode(), b"type": self.kind.encode()}
         if not self.parts:
             shown[b"display_text"] = self.name.encode()
@@ -141,7 +138,7 @@ _CLOSING: Final = {"[": "]", "<": ">"}
 
 
 def arguments_of(syntax: str) -> list[Argument]:
-    """The arguments that a syntax, written as in Redis' manual, speaks of.
+    """Return the arguments of a syntax, which is written as in the Redis manual.
 
     >>> [(one.name, one.kind, one.optional, one.multiple) for one in arguments_of("key [key ...] [EX seconds]")]
     [('key', 'key', False, True), ('seconds', 'integer', True, False)]
@@ -158,7 +155,7 @@ _INTEGERS: Final = frozenset(
 
 
 def _alternatives(tokens: list[str]) -> list[list[Argument]]:
-    """The alternatives up to a closing bracket, which stays, or the end."""
+    """Parse the alternatives up to the end or a closing bracket, which stays among the tokens."""
     found: list[list[Argument]] = [[]]
     while tokens and tokens[0] not in "]>":
         token = tokens.pop(0)
@@ -192,7 +189,7 @@ def _named(name: str) -> Argument:
 
 
 def _join_token(arguments: list[Argument]) -> None:
-    """Let a token and the argument behind it be one."""
+    """Join a token and the argument behind it."""
     if len(arguments) >= 2 and arguments[-2].kind == "pure-token" and not arguments[-2].optional:
         argument = arguments.pop()
         argument.token = arguments.pop().token
@@ -211,7 +208,7 @@ def _one_of(alternatives: list[list[Argument]]) -> Argument:
 
 
 def _add(arguments: list[Argument], argument: Argument, *, optional: bool) -> None:
-    """Put an argument behind others; `key [key ...]` is one that may come several times."""
+    """Append an argument. `key [key ...]` becomes one argument that may be repeated."""
     names = [part.name for part in argument.parts] or [argument.name]
     repeated = [one.name for one in arguments[-len(names) :]]
     if optional and (argument.multiple or any(part.multiple for part in argument.parts)) and repeated == names:

@@ -1,14 +1,14 @@
-"""How a word of Redis is declared: its syntax, and what it means here.
+"""The declarations of the commands of the Redis protocol: their syntax and their handlers.
 
-A word's syntax, written as Redis' manual writes it, is its declaration: how many arguments there must be and which of
-them are keys follow from it. Words that speak of keys (`on_keys`) turn their arguments into a `Call`: a command of
-the vocabulary, and what to make of the reply. The others (`in_conversation`) act on the conversation that says them.
-Parser, COMMAND and docs/redis.md draw from `RESP_COMMANDS`.
+The syntax of a command, as in the Redis manual, determines the number of its arguments and the positions of its keys.
+The handler of a command on keys (`on_keys`) parses the arguments and returns a `Call`: a command of the registry, and a
+function that shows the reply. The handler of any other command (`in_conversation`) acts on the conversation. Parser,
+COMMAND and docs/redis.md use `RESP_COMMANDS`.
 
-What always holds: a word is found whatever its case; an argument that does not fit raises a `Refusal` with the text
-that Redis has for it, before anything was done.
+Invariants: the case of a command's name does not matter. Arguments that do not fit raise a `Refusal` with the text of
+Redis, before the command changes anything.
 
-Not for the wire (`cairnkv.protocol.resp`), and not for what commands do (`cairnkv.engine.operations`).
+Out of scope: encoding (`cairnkv.protocol.resp`), and the effects of commands (`cairnkv.engine.operations`).
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
-from cairnkv.commands import Command, Failure, Reply, Step, failures
+from cairnkv.commands import Command, Failure, Reply, Right, Step, failures
 from cairnkv.commands.failures import Code
 from cairnkv.limits import DATABASES, INTEGER_MAX, INTEGER_MIN, KEY_MAX
 from cairnkv.protocol.resp import Error
 
 Value: TypeAlias = Any
-"""What `cairnkv.protocol.resp` can write: None, bool, int, float, bytes, `Simple`, `Error`, lists, dicts, ..."""
+"""A value that `cairnkv.protocol.resp` can encode: None, bool, int, bytes, `Simple`, `Error`, a list, a dict ..."""
 
 
 class Refusal(Exception):
-    """A command that does not fit; the text is what Redis answers, its code first."""
+    """The refusal of a command. The text is the error reply of Redis, which begins with a code."""
 
 
 SYNTAX: Final = "ERR syntax error"
@@ -45,22 +45,22 @@ _ERRORS: Final = {
     failures.FULL: "OOM command not allowed when used memory > 'maxmemory'.",
     failures.LOADING: LOADING,
 }
-"""Failures that Redis has a text of its own for."""
+"""The failures for which Redis has a text."""
 
 _MISCONF: Final = frozenset({failures.DISKFULL, failures.RECOVERING, failures.READONLY, failures.LOGFULL})
-"""Failures that Redis has a code for, and a text that names the reason: writes are refused because they cannot be kept.
-Its READONLY is another matter: a replica says it, and clients go and look for another server.
-All other failures are `ERR` and what the store says."""
+"""The failures for which Redis has a code, with a text that names the reason: the server cannot persist writes. Redis'
+READONLY means something else: a replica sends it, and clients then look for another server. The reply to any other
+failure is `ERR` and the text of the store."""
 
 _CLUSTERDOWN: Final = frozenset({failures.NOQUORUM, failures.CLOCK, failures.STOPPED})
-"""Likewise: this node cannot, and another may well be able to."""
+"""The failures of one node that another node may not have."""
 
 Errors: TypeAlias = Mapping[Code, str]
-"""Texts for failures, where a word of Redis has others than most have."""
+"""The texts of failures that differ from `_ERRORS` for one command."""
 
 
 def error_of(failure: Failure, errors: Errors | None = None) -> Error:
-    """How a failure is said."""
+    """Return the error reply for a failure."""
     own = errors.get(failure.code) if errors else None
     if failure.code in _MISCONF:
         return Error(f"MISCONF {failure.message}")
@@ -71,10 +71,10 @@ def error_of(failure: Failure, errors: Errors | None = None) -> Error:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
-    """A command of the vocabulary, and what to make of a reply that is no failure.
+    """A command of the registry, and a function that shows its reply if that is not a failure.
 
-    show: may give an `Error`.
-    touch: whether this counts as a use of the keys; None: unless the client has said that nothing of it does.
+    show: may return an `Error`.
+    touch: whether the command counts as a use of its keys. None: it does unless the client has set CLIENT NO-TOUCH.
     """
 
     command: Command
@@ -85,7 +85,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Calls:
-    """Several commands that are one word of Redis; show: is given their `Replies`."""
+    """Several commands of the registry, and a function that shows their `Replies`."""
 
     steps: tuple[Step, ...]
     show: Callable[[Reply], Value]
@@ -94,79 +94,79 @@ class Calls:
 ToCall: TypeAlias = Callable[["Arguments"], Call | Calls]
 _ToCall = TypeVar("_ToCall", bound=ToCall)
 InConversation: TypeAlias = Callable[[Any, "Arguments"], Value]
-"""Acts on a `RespConversation`, which this module does not import."""
+"""A handler that acts on a `RespConversation`, which this module does not import."""
 
 
 # -- arguments -------------------------------------------------------------------------------------------
 
 INT_MIN: Final = -(2**31)
 INT_MAX: Final = 2**31 - 1
-"""C's `int`, which Redis keeps numbers of databases in, and names in an error."""
+"""The range of `int` in C, which Redis uses for the number of a database and shows in an error."""
 
 _INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 
 
 def is_integer(text: bytes) -> bool:
-    """Whether this is a number of 64 signed bits as decimal text, in its one form."""
+    """Return whether a text is a decimal number of 64 signed bits in its shortest form."""
     return _INTEGER.fullmatch(text) is not None and INTEGER_MIN <= int(text) <= INTEGER_MAX
 
 
 def integer(text: bytes, refusal: str = NOT_AN_INTEGER, *, least: int = INTEGER_MIN, most: int = INTEGER_MAX) -> int:
-    """The number that decimal text stands for; `Refusal` if there is none in the range."""
+    """Return the number of a decimal text. Raise `Refusal` if there is none in the range."""
     if not is_integer(text) or not least <= int(text) <= most:
         raise Refusal(refusal)
     return int(text)
 
 
 class Arguments:
-    """The arguments of one command, taken one after the other. The name is not among them."""
+    """The arguments of one command without its name. A handler takes one after the other."""
 
     def __init__(self, name: str, texts: Sequence[bytes], db: int = 0) -> None:
         self.name = name
-        """The command's, in small letters, as errors have it."""
+        """The name of the command in lower case, as in errors."""
         self.db = db
-        """The keyspace that the client has selected."""
+        """The database that the client has selected."""
         self._texts = texts
         self._next = 0
 
     def __len__(self) -> int:
-        """How many are left."""
+        """Return the number of arguments that are left."""
         return len(self._texts) - self._next
 
     def take(self) -> bytes:
-        """The next one."""
+        """Return the next argument."""
         if self._next >= len(self._texts):
             raise Refusal(SYNTAX)
         self._next += 1
         return self._texts[self._next - 1]
 
     def rest(self) -> Sequence[bytes]:
-        """All that are left."""
+        """Return all arguments that are left."""
         texts = self._texts[self._next :]
         self._next = len(self._texts)
         return texts
 
     def key(self) -> bytes:
-        """The next one, as a key."""
+        """Return the next argument as a key."""
         return key(self.take())
 
     def keys(self) -> tuple[bytes, ...]:
-        """All that are left, as keys."""
+        """Return all arguments that are left as keys."""
         return tuple(map(key, self.rest()))
 
     def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
-        """All that are left, as keys and values by turns."""
+        """Return all arguments that are left as pairs of a key and a value."""
         texts = self.rest()
         if len(texts) % 2:
             raise Refusal(wrong_number(self.name))
         return tuple((key(texts[at]), texts[at + 1]) for at in range(0, len(texts), 2))
 
     def integer(self, refusal: str = NOT_AN_INTEGER, *, least: int = INTEGER_MIN, most: int = INTEGER_MAX) -> int:
-        """The next one, as a number."""
+        """Return the next argument as a number."""
         return integer(self.take(), refusal, least=least, most=most)
 
     def db_number(self) -> int:
-        """The next one, as the number of a keyspace."""
+        """Return the next argument as the number of a database."""
         number = self.integer()
         if not INT_MIN <= number <= INT_MAX:
             raise Refusal(f"ERR value is out of range, value must between {INT_MIN} and {INT_MAX}")
@@ -175,59 +175,58 @@ class Arguments:
         return number
 
     def keyword(self) -> bytes:
-        """The next one in capitals: the word of an option, which may be written in any case."""
+        """Return the next argument in capitals: the keyword of an option, whose case does not matter."""
         return self.take().upper()
 
     def end(self, refusal: str = SYNTAX) -> None:
-        """There must be no more."""
+        """Raise `Refusal` if arguments are left."""
         if len(self):
             raise Refusal(refusal)
 
 
 def key(text: bytes) -> bytes:
-    """A key; Redis would take an empty one, and longer ones."""
+    """Return a key. Raise `Refusal` if it is empty or too long, though Redis accepts such keys."""
     if not 1 <= len(text) <= KEY_MAX:
         raise Refusal(f"ERR a key has 1 to {KEY_MAX} bytes here, this one {len(text)}")
     return text
 
 
 REPEATED_MAX: Final = 128
-"""Bytes of a name, and of all arguments, that an error about an unknown command repeats, as in Redis."""
+"""Maximum bytes of a name, and of all arguments, in an error about an unknown command. As in Redis."""
 
 
 def repeated(text: bytes, most: int | None = None) -> str:
-    """What a client has said, as an error repeats it: at most so many bytes, and up to the first zero byte.
+    """Return input of a client for an error: at most `most` bytes, up to the first zero byte.
 
-    There C's strings end, and so does what Redis repeats.
+    A zero byte ends a string in C, and so in Redis' errors.
     """
     return text[:most].partition(bytes(1))[0].decode("utf-8", "surrogateescape")
 
 
 def wrong_number(name: str) -> str:
-    """What is said when there are too many or too few arguments."""
+    """Return the error for too many or too few arguments."""
     return f"ERR wrong number of arguments for '{name}' command"
 
 
 def wrong_time(name: str) -> str:
-    """What is said of a time to live, or a deadline, that no key can have."""
+    """Return the error for a time to live, or an expiry, outside the limits."""
     return f"ERR invalid expire time in '{name}' command"
 
 
-# -- words -----------------------------------------------------------------------------------------------
+# -- specs -------------------------------------------------------------------------------------------------------
 
 KEY_NAMES: Final = frozenset({"key", "newkey", "source", "destination"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RespCommandSpec:
-    """One word of Redis, or one that stands behind another (`CLIENT ID`).
+    """The declaration of a command of the Redis protocol, or of a subcommand such as `CLIENT ID`.
 
-    name: in small letters, with a bar between two words. syntax: the arguments, as in the manual.
-    arity: how many words the command has, its name included; negative: so many or more.
-    keys: where the keys stand: the first, the last (-1: the last of all), and the step from one to the next; 0, 0, 0:
-    there are none. flags: as COMMAND tells them.
-    on_keys, in_conversation: what it does; one of them, or none where others stand behind it. Both: a word on keys that
-    goes a way of its own outside of transactions.
+    name: in lower case, with a bar between command and subcommand. syntax: the arguments, as in the Redis manual.
+    arity: the number of words, including the name; negative: so many or more.
+    keys: the positions of the first and the last key (-1: the last word), and the step between keys; 0, 0, 0: no keys.
+    flags: see `FLAGS`.
+    on_keys, in_conversation: the handlers. A command with both uses on_keys in transactions only; a container has none.
     """
 
     name: str
@@ -240,14 +239,22 @@ class RespCommandSpec:
     summary: str
     on_keys: ToCall | None = None
     in_conversation: InConversation | None = None
-    behind: dict[bytes, "RespCommandSpec"] = dataclasses.field(default_factory=dict)
+    subcommands: dict[bytes, "RespCommandSpec"] = dataclasses.field(default_factory=dict)
 
     def fits(self, count: int) -> bool:
-        """Whether a command of so many words, its name included, has a number of arguments that this can have."""
+        """Return whether the command can have this number of words, including its name."""
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
+    @property
+    def right(self) -> Right:
+        """The right that a client needs: that of the flags, else to write for a command on keys."""
+        for flag, right in (("admin", Right.ADMIN), ("write", Right.WRITE), ("readonly", Right.READ)):
+            if flag in self.flags:
+                return right
+        return Right.NONE if self.on_keys is None else Right.WRITE
+
     def keys_in(self, words: Sequence[bytes]) -> list[bytes]:
-        """Those words of a command that are keys."""
+        """Return the words of a command that are keys."""
         first, last, step = self.keys
         if not first:
             return []
@@ -255,17 +262,42 @@ class RespCommandSpec:
 
 
 RESP_COMMANDS: Final[dict[bytes, RespCommandSpec]] = {}
-"""Every word that is served, by its name in capitals."""
+"""Every command, by its name in capitals."""
+
+FLAGS: Final = (
+    "write",
+    "readonly",
+    "denyoom",
+    "admin",
+    "pubsub",
+    "noscript",
+    "loading",
+    "fast",
+    "no-auth",
+    "no-multi",
+)
+"""The flags that COMMAND shows, in Redis' order."""
+
+OWN_FLAGS: Final = ("in-multi", "scans", "subscribed")
+"""The flags of this server: MULTI does not queue the command; it reads the table; subscribers may use it in RESP2."""
 
 
 def on_keys(
-    syntax: str, flags: str, *, group: str, since: str, summary: str, alone: InConversation | None = None
+    syntax: str,
+    flags: str = "write denyoom",
+    *,
+    group: str,
+    since: str,
+    summary: str,
+    outside_transactions: InConversation | None = None,
 ) -> Callable[[_ToCall], _ToCall]:
-    """Declare a word that speaks of keys; see `RespCommandSpec`. alone: does the same outside of transactions, in
-    another way."""
+    """Declare a command on keys; see `RespCommandSpec`. Without flags, it may write and may need memory.
+
+    outside_transactions: a handler to use outside of transactions.
+    """
 
     def declare(function: _ToCall) -> _ToCall:
-        _add(syntax, flags, group, since, summary, on_keys=function, in_conversation=alone)
+        _add(syntax, flags, group, since, summary, on_keys=function, in_conversation=outside_transactions)
         return function
 
     return declare
@@ -274,7 +306,7 @@ def on_keys(
 def in_conversation(
     syntax: str, flags: str, *, group: str, since: str, summary: str
 ) -> Callable[[InConversation], InConversation]:
-    """Declare a word that acts on the conversation; see `RespCommandSpec`."""
+    """Declare a command that acts on the conversation; see `RespCommandSpec`."""
 
     def declare(function: InConversation) -> InConversation:
         _add(syntax, flags, group, since, summary, in_conversation=function)
@@ -284,8 +316,8 @@ def in_conversation(
 
 
 def container(name: str, *, group: str, since: str, summary: str) -> None:
-    """Declare a word that only has meanings together with a second one."""
-    RESP_COMMANDS[name.encode()] = RespCommandSpec(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary)
+    """Declare a command that has only subcommands."""
+    _register(RESP_COMMANDS, name, RespCommandSpec(name.lower(), "", -2, (0, 0, 0), frozenset(), group, since, summary))
 
 
 def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: Any) -> None:
@@ -293,10 +325,8 @@ def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: A
     assert names is not None, syntax
     name, _, second = names.group().partition(" ")
     arguments = syntax[names.end() :].strip()
-    if second and name.encode() not in RESP_COMMANDS:  # a second word that is part of the syntax, as in none so far
-        raise ValueError(f"{syntax}: declare the container {name} first")
     before = 2 if second else 1
-    word = RespCommandSpec(
+    spec = RespCommandSpec(
         name=names.group().lower().replace(" ", "|"),
         syntax=arguments,
         arity=_arity(arguments, before),
@@ -307,11 +337,19 @@ def _add(syntax: str, flags: str, group: str, since: str, summary: str, **run: A
         summary=summary,
         **run,
     )
-    (RESP_COMMANDS[name.encode()].behind if second else RESP_COMMANDS)[(second or name).encode()] = word
+    if unknown := spec.flags.difference(FLAGS, OWN_FLAGS):
+        raise ValueError(f"{syntax}: there is no flag {' '.join(unknown)}")
+    _register(RESP_COMMANDS[name.encode()].subcommands if second else RESP_COMMANDS, second or name, spec)
+
+
+def _register(specs: dict[bytes, RespCommandSpec], name: str, spec: RespCommandSpec) -> None:
+    if name.encode() in specs:
+        raise ValueError(f"{spec.name} is declared twice")
+    specs[name.encode()] = spec
 
 
 def _required(arguments: str) -> list[str]:
-    """The arguments that must be there, the first of each alternative in their place."""
+    """Return the required arguments, with the first of each group of alternatives."""
     depth, kept = 0, ""
     for character in arguments:
         depth += {"[": 1, "]": -1}.get(character, 0)

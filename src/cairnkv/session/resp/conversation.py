@@ -212,7 +212,7 @@ class RespConversation:
         ahead = self._decoder.copy(AHEAD_BYTES)
         while len(steps) < AHEAD_COMMANDS and isinstance(words := ahead.next(), list) and words:
             spec = RESP_COMMANDS.get(words[0].upper())
-            if spec is None or spec.on_keys is None or spec.behind or not spec.fits(len(words)):
+            if spec is None or spec.on_keys is None or spec.subcommands or not spec.fits(len(words)):
                 break
             try:
                 call = spec.on_keys(self.arguments(spec, words))
@@ -404,8 +404,8 @@ class RespConversation:
                 self.skipped = True  # nor is a browser told anything
                 raise Refusal("ERR this is not a web server")
             raise Refusal(_unknown(words))
-        if spec.behind and len(words) > 1:
-            second = spec.behind.get(words[1].upper())
+        if spec.subcommands and len(words) > 1:
+            second = spec.subcommands.get(words[1].upper())
             if second is None and spec.on_keys is None and spec.in_conversation is None:
                 shown = repeated(words[1], REPEATED_MAX)
                 raise Refusal(f"ERR unknown subcommand '{shown}'. Try {spec.name.upper()} HELP.")

@@ -1,10 +1,11 @@
-"""The words of Redis that are served, each in one place: how it is said, what it means here, what it answers.
+"""The commands of the Redis protocol: their declarations and handlers.
 
-`strings`, `numbers`, `bits`, `keys`, `expiry` and `scan` speak of keys; the others of the conversation, or of the
-server. Importing this declares all of them in `cairnkv.session.resp.command_spec.RESP_COMMANDS`.
+The handlers of `strings`, `numbers`, `bits`, `keys`, `expiry` and `scan` call the store; the others act on the
+conversation or the server. The import of this package declares all commands in
+`cairnkv.session.resp.command_spec.RESP_COMMANDS`.
 """
 
-from cairnkv.session.resp.commands import (
+from cairnkv.session.resp.commands import (  # noqa: F401
     administration,
     backups,
     bits,
@@ -21,21 +22,3 @@ from cairnkv.session.resp.commands import (
     strings,
     transactions,
 )
-
-__all__ = [
-    "administration",
-    "backups",
-    "bits",
-    "clients",
-    "command",
-    "config",
-    "connection",
-    "expiry",
-    "info",
-    "keys",
-    "numbers",
-    "pubsub",
-    "scan",
-    "strings",
-    "transactions",
-]

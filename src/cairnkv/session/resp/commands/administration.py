@@ -1,6 +1,6 @@
-"""The words on the server as a whole: stopping it, and waiting for replicas, of which there are none.
+"""SHUTDOWN and WAIT.
 
-What it is set to is in `config`, what it says of itself in `info` and `command`.
+Out of scope: options (`config`), information (`info`, `command`).
 """
 
 from typing import Final
@@ -17,21 +17,21 @@ _WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
     "admin noscript loading no-multi",
     group="server",
     since="1.0.0",
-    summary="Stop the server: what it has read is answered, and clients are closed.",
+    summary="Stop the server. It answers the commands that it has read, and closes all connections.",
 )
-def shutdown(talk: RespConversation, arguments: Arguments) -> Value:
-    ways = {word.upper() for word in arguments.rest()}
+def shutdown(conversation: RespConversation, arguments: Arguments) -> Value:
+    ways = {text.upper() for text in arguments.rest()}
     if not ways <= _WAYS or {b"SAVE", b"NOSAVE"} <= ways or (b"ABORT" in ways and len(ways) > 1):
         raise Refusal(SYNTAX)
     if b"ABORT" in ways:
         raise Refusal("ERR No shutdown in progress.")
-    is_kept = dict(talk.store.info())["mode"] != "in-memory"  # then everything that was acknowledged is saved already
+    is_kept = dict(conversation.store.info())["mode"] != "in-memory"  # then all acknowledged writes are saved already
     if b"SAVE" in ways and b"FORCE" not in ways and not is_kept:
         raise Refusal("ERR this server keeps everything in memory and has nowhere to save it; SHUTDOWN NOSAVE stops it")
-    if talk.context.shut_down is None:
+    if conversation.context.shut_down is None:
         raise Refusal("ERR there is no server to stop around this store")
-    talk.context.shut_down()
-    talk.closing = True
+    conversation.context.shut_down()
+    conversation.closing = True
     return NOTHING
 
 
@@ -40,11 +40,11 @@ def shutdown(talk: RespConversation, arguments: Arguments) -> Value:
     "",
     group="generic",
     since="3.0.0",
-    summary="How many replicas have what this client has written: none; at a node of a cluster those of a majority.",
+    summary="Return the number of replicas that have this client's writes: 0, or those of a majority of a cluster.",
 )
-def wait(talk: RespConversation, arguments: Arguments) -> Value:
+def wait(conversation: RespConversation, arguments: Arguments) -> Value:
     arguments.integer()
     if arguments.integer("ERR timeout is not an integer or out of range") < 0:
         raise Refusal("ERR timeout is negative")
-    # What this client wrote before is answered before this, and then a majority's disks have it.
-    return REPLICAS // 2 if dict(talk.store.info())["mode"] == "replicated" else 0
+    # The replies to this client's earlier writes leave first, so a majority has these writes on disk.
+    return REPLICAS // 2 if dict(conversation.store.info())["mode"] == "replicated" else 0

@@ -1,6 +1,6 @@
-"""BGSAVE, LASTSAVE and SAVE: backups, for those who know them as Redis' snapshots.
+"""BGSAVE, LASTSAVE and SAVE: backups with Redis' commands for snapshots.
 
-They are made beside those of the article's wire, under a name of their own (`cairnkv.commands.vocabulary.Backup`).
+These backups have the name `NAME`, apart from those of the native protocol (`cairnkv.commands.vocabulary.Backup`).
 """
 
 from typing import Final
@@ -11,10 +11,10 @@ from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, 
 from cairnkv.session.resp.conversation import RespConversation
 
 NAME: Final = b"bgsave"
-"""What these backups are called."""
+"""The name of these backups."""
 
 KEEP: Final = 1
-"""How many of them are kept: Redis too replaces its snapshot when the next one is whole."""
+"""Number of backups to keep. Redis, too, replaces its snapshot by the next one."""
 
 _NO_BACKUPS: Final = (
     "ERR this server makes no backups: it needs --data and --backup-dir; "
@@ -27,7 +27,7 @@ _NO_BACKUPS: Final = (
     "admin noscript",
     group="server",
     since="1.0.0",
-    summary="Begin a backup, which takes the place of the one before when it is whole; INFO tells how far it is.",
+    summary="Begin a backup. When it is complete, it replaces the previous one. INFO shows its progress.",
 )
 def bgsave(arguments: Arguments) -> Call:
     if len(arguments) and arguments.keyword() != b"SCHEDULE":
@@ -46,10 +46,10 @@ def bgsave(arguments: Arguments) -> Call:
     "fast",
     group="server",
     since="1.0.0",
-    summary="The end of this server's newest backup, in seconds since 1970; an error before the first backup.",
+    summary="Return the end of the newest backup in seconds since 1970; an error before the first backup.",
 )
-def lastsave(talk: RespConversation, arguments: Arguments) -> Value:
-    facts = dict(talk.store.info())
+def lastsave(conversation: RespConversation, arguments: Arguments) -> Value:
+    facts = dict(conversation.store.info())
     if "backup_last_ms" not in facts:
         raise Refusal(_NO_BACKUPS)
     if not (last := int(facts["backup_last_ms"])):
@@ -62,9 +62,7 @@ def lastsave(talk: RespConversation, arguments: Arguments) -> Value:
     "admin noscript no-multi",
     group="server",
     since="1.0.0",
-    summary="Refused, since the others would have to wait: BGSAVE does the same while they are served.",
+    summary="Always an error, because other clients would have to wait. Use BGSAVE.",
 )
-def save(talk: RespConversation, arguments: Arguments) -> Value:
-    raise Refusal(
-        "ERR SAVE would have everybody wait; BGSAVE makes a backup meanwhile, and INFO tells when it is there"
-    )
+def save(conversation: RespConversation, arguments: Arguments) -> Value:
+    raise Refusal("ERR SAVE would stop the service of other clients; use BGSAVE, whose progress INFO shows")

@@ -1,4 +1,4 @@
-"""The words on the bits of a value. Bit 0 is the highest of the first byte."""
+"""The commands of the Redis protocol on the bits of a value. Bit 0 is the highest of the first byte."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from cairnkv.commands import Get, SetBit, failures
 from cairnkv.limits import STRING_MAX
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, on_keys
 from cairnkv.session.resp.commands.replies import number, of_value
-from cairnkv.session.resp.commands.strings import behind_the_key, places_of
+from cairnkv.session.resp.commands.strings import places_of, refused_if_exists
 
 NO_OFFSET: Final = "ERR bit offset is not an integer or out of range"
 NO_BIT: Final = "ERR bit is not an integer or out of range"
@@ -19,7 +19,7 @@ BITS_MAX: Final = STRING_MAX * 8
     "write denyoom",
     group="bitmap",
     since="2.2.0",
-    summary="Set one bit of a value; what it was.",
+    summary="Set one bit of a value. Returns the previous bit.",
 )
 def setbit(arguments: Arguments) -> Call:
     key, offset = arguments.key(), arguments.integer(NO_OFFSET, least=0, most=BITS_MAX - 1)
@@ -27,7 +27,7 @@ def setbit(arguments: Arguments) -> Call:
     return Call(SetBit(key, offset, bit), number, {failures.TOOLONG: NO_OFFSET})
 
 
-@on_keys("GETBIT key offset", "readonly fast", group="bitmap", since="2.2.0", summary="One bit of a value.")
+@on_keys("GETBIT key offset", "readonly fast", group="bitmap", since="2.2.0", summary="Return one bit of a value.")
 def getbit(arguments: Arguments) -> Call:
     key, offset = arguments.key(), arguments.integer(NO_OFFSET, least=0, most=BITS_MAX - 1)
     at, shift = offset // 8, 7 - offset % 8
@@ -39,7 +39,7 @@ def getbit(arguments: Arguments) -> Call:
     "readonly",
     group="bitmap",
     since="2.6.0",
-    summary="How many bits of a value, or of a part of it, are 1.",
+    summary="Count the bits of a value, or of a part of it, that are 1.",
 )
 def bitcount(arguments: Arguments) -> Call:
     key = arguments.key()
@@ -49,12 +49,12 @@ def bitcount(arguments: Arguments) -> Call:
         if len(arguments) not in (2, 3):
             raise Refusal(SYNTAX)
         start, end = arguments.integer(), arguments.integer()
-        counts_backwards = start < 0 and end < 0 and start > end  # Redis then looks no further
+        counts_backwards = start < 0 and end < 0 and start > end  # then Redis does not check the unit
         unit = arguments.keyword() if len(arguments) and not counts_backwards else b"BYTE"
         if unit not in (b"BYTE", b"BIT"):
             raise Refusal(SYNTAX)
     except Refusal as refusal:
-        return behind_the_key(key, refusal, missing=0)
+        return refused_if_exists(key, refusal, missing=0)
 
     def count(value: bytes) -> int:
         if unit == b"BIT":
@@ -70,7 +70,7 @@ def _ones(value: bytes) -> int:
 
 
 def _ones_among(value: bytes, places: range) -> int:
-    """How many of the bits at these places are 1.
+    """Count the bits at these places that are 1.
 
     >>> _ones_among(bytes([0b00001111, 0b11110000]), range(5, 10))
     5

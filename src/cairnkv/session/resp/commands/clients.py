@@ -1,6 +1,6 @@
-"""CLIENT: what the server knows of its clients on this wire, and what each may choose for itself.
+"""CLIENT: information about the clients of the Redis protocol, and their settings.
 
-Clients on the article's wire are not among them.
+Out of scope: clients of the native protocol.
 """
 
 from collections import deque
@@ -26,9 +26,9 @@ from cairnkv.session.resp.commands.help import help_of
 from cairnkv.session.resp.conversation import NOTHING, Job, RespConversation
 
 LISTED_TOGETHER: Final = 500
-"""Clients that CLIENT LIST looks at in one go: some milliseconds."""
+"""Clients in one slice of CLIENT LIST: some milliseconds of work."""
 
-container("CLIENT", group="connection", since="2.4.0", summary="What is known of clients, and what they choose.")
+container("CLIENT", group="connection", since="2.4.0", summary="Inspect and manage clients.")
 
 
 @in_conversation(
@@ -36,10 +36,10 @@ container("CLIENT", group="connection", since="2.4.0", summary="What is known of
     "noscript loading",
     group="connection",
     since="5.0.0",
-    summary="The number that this client alone ever has.",
+    summary="Return the unique number of this client.",
 )
-def client_id(talk: RespConversation, arguments: Arguments) -> Value:
-    return talk.id
+def client_id(conversation: RespConversation, arguments: Arguments) -> Value:
+    return conversation.id
 
 
 @in_conversation(
@@ -47,10 +47,10 @@ def client_id(talk: RespConversation, arguments: Arguments) -> Value:
     "noscript loading",
     group="connection",
     since="2.6.9",
-    summary="The name that this client has chosen.",
+    summary="Return the name of this client.",
 )
-def client_getname(talk: RespConversation, arguments: Arguments) -> Value:
-    return talk.name or None
+def client_getname(conversation: RespConversation, arguments: Arguments) -> Value:
+    return conversation.name or None
 
 
 @in_conversation(
@@ -58,10 +58,10 @@ def client_getname(talk: RespConversation, arguments: Arguments) -> Value:
     "noscript loading",
     group="connection",
     since="2.6.9",
-    summary="Choose a name for this client; an empty one for none.",
+    summary="Set the name of this client. An empty name removes it.",
 )
-def client_setname(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.name = client_name(arguments.take())
+def client_setname(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.name = client_name(arguments.take())
     return OK
 
 
@@ -70,11 +70,11 @@ def client_setname(talk: RespConversation, arguments: Arguments) -> Value:
     "noscript",
     group="connection",
     since="7.2.0",
-    summary="Say with which library this client speaks, or which version of it.",
+    summary="Set the name or the version of this client's library.",
 )
-def client_setinfo(talk: RespConversation, arguments: Arguments) -> Value:
+def client_setinfo(conversation: RespConversation, arguments: Arguments) -> Value:
     option, value = arguments.take(), arguments.take()
-    name, version = talk.library
+    name, version = conversation.library
     shown = repeated(option)
     if option.upper() not in (b"LIB-NAME", b"LIB-VER"):
         raise Refusal(f"ERR Unrecognized option '{shown}'")
@@ -82,7 +82,7 @@ def client_setinfo(talk: RespConversation, arguments: Arguments) -> Value:
         raise Refusal(f"ERR {shown} cannot contain spaces, newlines or special characters.")
     if len(value) > CLIENT_NAME_MAX:
         raise Refusal(f"ERR {shown} has at most {CLIENT_NAME_MAX} bytes here")
-    talk.library = (value, version) if option.upper() == b"LIB-NAME" else (name, value)
+    conversation.library = (value, version) if option.upper() == b"LIB-NAME" else (name, value)
     return OK
 
 
@@ -91,10 +91,10 @@ def client_setinfo(talk: RespConversation, arguments: Arguments) -> Value:
     "admin noscript loading",
     group="connection",
     since="7.0.0",
-    summary="Set or clear the flag e in CLIENT LIST; it exempts the client from no limit.",
+    summary="Set or clear the flag e in CLIENT LIST. It exempts the client from no limit.",
 )
-def client_no_evict(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.no_evict = _switch(arguments)
+def client_no_evict(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.no_evict = _switch(arguments)
     return OK
 
 
@@ -103,18 +103,18 @@ def client_no_evict(talk: RespConversation, arguments: Arguments) -> Value:
     "noscript",
     group="connection",
     since="7.2.0",
-    summary="Let reads of this client not count as uses of the keys, or count again.",
+    summary="Choose whether reads of this client count as uses of keys for eviction.",
 )
-def client_no_touch(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.no_touch = _switch(arguments)
+def client_no_touch(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.no_touch = _switch(arguments)
     return OK
 
 
 def _switch(arguments: Arguments) -> bool:
-    word = arguments.keyword()
-    if word not in (b"ON", b"OFF"):
+    keyword = arguments.keyword()
+    if keyword not in (b"ON", b"OFF"):
         raise Refusal(SYNTAX)
-    return word == b"ON"
+    return keyword == b"ON"
 
 
 @in_conversation(
@@ -122,17 +122,17 @@ def _switch(arguments: Arguments) -> bool:
     "noscript loading",
     group="connection",
     since="3.2.0",
-    summary="Get replies, or none at all, or none to the next command.",
+    summary="Turn replies on or off, or skip the next reply.",
 )
-def client_reply(talk: RespConversation, arguments: Arguments) -> Value:
+def client_reply(conversation: RespConversation, arguments: Arguments) -> Value:
     match arguments.keyword():
         case b"ON":
-            talk.muted = talk.skipped = False
+            conversation.muted = conversation.skipped = False
             return OK
         case b"OFF":
-            talk.muted = True
+            conversation.muted = True
         case b"SKIP":
-            talk.skip_next = not talk.muted
+            conversation.skip_next = not conversation.muted
         case _:
             raise Refusal(SYNTAX)
     return NOTHING
@@ -149,40 +149,41 @@ _TYPES: Final = {
 }
 
 
-def _type_of(talk: RespConversation) -> str:
-    return "pubsub" if talk.is_subscribed else "normal"
+def _type_of(client: RespConversation) -> str:
+    return "pubsub" if client.is_subscribed else "normal"
 
 
 def _type(text: bytes) -> str:
-    """A type of clients by its name; there are no masters and no replicas, but they may be asked for."""
+    """Return a type of clients by its name. No client is a master or a replica, but these names are valid."""
     if text.lower() not in _TYPES:
         raise Refusal(f"ERR Unknown client type '{repeated(text)}'")
     return _TYPES[text.lower()]
 
 
-def _flags(talk: RespConversation) -> str:
-    flags = "P" * talk.is_subscribed + "x" * (talk.queue is not None) + "c" * talk.closing
-    flags += "U" * talk.peer.is_local + "e" * talk.no_evict + "T" * talk.no_touch
+def _flags(client: RespConversation) -> str:
+    flags = "P" * client.is_subscribed + "x" * (client.queue is not None) + "c" * client.closing
+    flags += "U" * client.peer.is_local + "e" * client.no_evict + "T" * client.no_touch
     return flags or "N"
 
 
-def _line(talk: RespConversation) -> bytes:
-    """A client as CLIENT LIST shows it, with all fields of Redis, since clients rely on them.
+def _line(client: RespConversation) -> bytes:
+    """Return the line of a client in CLIENT LIST, with all fields of Redis, because programs rely on them.
 
-    Those on buffers of a fixed size, which nobody has here, are 0.
+    The fields about buffers of a fixed size are 0, because there are no such buffers.
     """
-    peer = talk.peer
-    name, version = talk.library
-    queued = talk.queued_bytes if talk.queue is not None else 0
-    pending, unsent = talk.pending, peer.unsent()
-    # One expression, because it is fast: CLIENT LIST makes a line for each client.
+    peer = client.peer
+    name, version = client.library
+    queued = client.queued_bytes if client.queue is not None else 0
+    pending, unsent = client.pending, peer.unsent()
+    # One expression, because it is fast.
     line = (
-        f"id={talk.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} name={talk.name.decode()} "
-        f"age={int(peer.age())} idle={int(peer.idle())} flags={_flags(talk)} db={talk.db} sub={len(talk.channels)} "
-        f"psub={len(talk.patterns)} ssub=0 multi={-1 if talk.queue is None else len(talk.queue)} "
+        f"id={client.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} "
+        f"name={client.name.decode()} age={int(peer.age())} idle={int(peer.idle())} flags={_flags(client)} "
+        f"db={client.db} sub={len(client.channels)} psub={len(client.patterns)} ssub=0 "
+        f"multi={-1 if client.queue is None else len(client.queue)} "
         f"qbuf={pending - queued} qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl=0 oll=0 omem={unsent} "
-        f"tot-mem={pending + unsent} events=r cmd={talk.last_command or 'NULL'} user={_USER} redir=-1 "
-        f"resp={talk.protocol} lib-name={name.decode()} lib-ver={version.decode()}\n"
+        f"tot-mem={pending + unsent} events=r cmd={client.last_command or 'NULL'} user={_USER} redir=-1 "
+        f"resp={client.protocol} lib-name={name.decode()} lib-ver={version.decode()}\n"
     )
     return line.encode("utf-8", "surrogateescape")
 
@@ -191,11 +192,11 @@ _USER: Final = DEFAULT_USER.decode()
 
 
 class _Listing(Job):
-    """The lines of many clients, some at a time; who has gone meanwhile has none."""
+    """CLIENT LIST, slice by slice. A client that disconnects before its slice has no line."""
 
-    def __init__(self, talk: RespConversation, clients: Iterable[RespConversation]) -> None:
-        self._present = talk.context.clients
-        self._room = talk.limits.frame
+    def __init__(self, conversation: RespConversation, clients: Iterable[RespConversation]) -> None:
+        self._present = conversation.context.clients
+        self._room = conversation.limits.frame
         self._clients = deque(clients)
         self._lines: list[bytes] = []
 
@@ -205,15 +206,19 @@ class _Listing(Job):
             if client.id in self._present:
                 self._lines.append(_line(client))
                 self.kept += len(self._lines[-1])
-        # What is longer than a reply may be is refused where it is made into bytes.
+        # The encoder refuses a reply that is too long.
         return UNFINISHED if self._clients and self.kept <= self._room else Verbatim(b"".join(self._lines))
 
 
 @in_conversation(
-    "CLIENT INFO", "noscript loading", group="connection", since="6.2.0", summary="What is known of this client."
+    "CLIENT INFO",
+    "noscript loading",
+    group="connection",
+    since="6.2.0",
+    summary="Return information about this client.",
 )
-def client_info(talk: RespConversation, arguments: Arguments) -> Value:
-    return Verbatim(_line(talk))
+def client_info(conversation: RespConversation, arguments: Arguments) -> Value:
+    return Verbatim(_line(conversation))
 
 
 @in_conversation(
@@ -221,20 +226,20 @@ def client_info(talk: RespConversation, arguments: Arguments) -> Value:
     "admin noscript loading",
     group="connection",
     since="2.4.0",
-    summary="What is known of the clients on this wire.",
+    summary="Return information about the clients of the Redis protocol.",
 )
-def client_list(talk: RespConversation, arguments: Arguments) -> Value:
-    clients = talk.context.clients
-    talk.costs(len(clients))
+def client_list(conversation: RespConversation, arguments: Arguments) -> Value:
+    clients = conversation.context.clients
+    conversation.costs(len(clients))
     if not len(arguments):
-        return _Listing(talk, clients.values())
+        return _Listing(conversation, clients.values())
     option = arguments.keyword()
     if option == b"TYPE" and len(arguments) == 1:
         kind = _type(arguments.take())
-        return _Listing(talk, (client for client in clients.values() if _type_of(client) == kind))
+        return _Listing(conversation, (client for client in clients.values() if _type_of(client) == kind))
     if option == b"ID" and len(arguments):
         ids = dict.fromkeys(integer(text, "ERR Invalid client ID") for text in arguments.rest())
-        return _Listing(talk, (clients[number] for number in ids if number in clients))
+        return _Listing(conversation, (clients[number] for number in ids if number in clients))
     raise Refusal(SYNTAX)
 
 
@@ -244,12 +249,14 @@ def client_list(talk: RespConversation, arguments: Arguments) -> Value:
     "admin noscript",
     group="connection",
     since="2.4.0",
-    summary="Close clients: one by its address, or all that fit.",
+    summary="Close connections: one by its address, or all that match the filters.",
 )
-def client_kill(talk: RespConversation, arguments: Arguments) -> Value:
+def client_kill(conversation: RespConversation, arguments: Arguments) -> Value:
     if len(arguments) == 1:
         address = _text(arguments.take())
-        if not _kill(talk, [client for client in talk.context.clients.values() if client.peer.address == address]):
+        if not _kill(
+            conversation, [client for client in conversation.context.clients.values() if client.peer.address == address]
+        ):
             raise Refusal("ERR No such client")
         return OK
     wanted: list[Callable[[RespConversation], bool]] = []
@@ -265,11 +272,15 @@ def client_kill(talk: RespConversation, arguments: Arguments) -> Value:
             skip_me = value.upper() == b"YES"
         else:
             wanted.append(_filter(option, value))
-    clients = talk.context.clients.values()
-    talk.costs(len(clients))
+    clients = conversation.context.clients.values()
+    conversation.costs(len(clients))
     return _kill(
-        talk,
-        [client for client in clients if all(fits(client) for fits in wanted) and not (skip_me and client is talk)],
+        conversation,
+        [
+            client
+            for client in clients
+            if all(fits(client) for fits in wanted) and not (skip_me and client is conversation)
+        ],
     )
 
 
@@ -298,14 +309,14 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
-def _kill(talk: RespConversation, clients: list[RespConversation]) -> int:
-    """Close clients, the one that speaks behind its reply; how many."""
+def _kill(conversation: RespConversation, clients: list[RespConversation]) -> int:
+    """Close the connections of clients, that of the caller after its reply. Return their number."""
     for client in clients:
-        if client is talk:
-            talk.closing = True
+        if client is conversation:
+            conversation.closing = True
         else:
-            client.end()  # nobody sees it any more, though its connection may take a moment
-            client.peer.close(f"client {talk.id} has said so, {talk.peer.address}")
+            client.end()  # its commands have no effect from now on, though its connection closes later
+            client.peer.close(f"CLIENT KILL by client {conversation.id}, {conversation.peer.address}")
     return len(clients)
 
 

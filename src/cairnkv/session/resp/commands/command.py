@@ -1,4 +1,4 @@
-"""COMMAND: what the server understands, all of it drawn from what the words declare."""
+"""COMMAND: information about commands, from their declarations."""
 
 import functools
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.session.resp.encoding import Prepared
 
 NAMES_MAX: Final = 512
-"""Commands that are told of at once: some tens of milliseconds of work. There are not so many."""
+"""Maximum number of commands in one request: some tens of milliseconds of work, and more than there are commands."""
 
 COST_OF_NAME: Final = 4
-"""Commands of one key that are as much work."""
+"""The work for each name, in commands of one key."""
 
 COST_OF_ALL: Final = 16
-"""The work of a reply about all commands: a copy of some hundred kilobytes."""
+"""The work of a reply about all commands, which copies some hundred kilobytes."""
 
 
 @in_conversation(
@@ -36,14 +36,14 @@ COST_OF_ALL: Final = 16
     "loading",
     group="server",
     since="2.8.13",
-    summary="Every command: its name, how many words it has, which of them are keys.",
+    summary="Return the name, the arity and the key positions of every command.",
 )
-def command(talk: RespConversation, arguments: Arguments) -> Value:
+def command(conversation: RespConversation, arguments: Arguments) -> Value:
     if len(arguments):
         shown = repeated(arguments.take(), REPEATED_MAX)
         raise Refusal(f"ERR unknown subcommand '{shown}'. Try COMMAND HELP.")
-    talk.costs(COST_OF_ALL)
-    return _prepared(_all_described, talk.protocol)
+    conversation.costs(COST_OF_ALL)
+    return _prepared(_all_described, conversation.protocol)
 
 
 def _all_described() -> Value:
@@ -60,8 +60,8 @@ def _prepared(told: Callable[[], Value], protocol: Resp) -> Prepared:
     return Prepared([b"".join(encode_parts(told(), protocol))])
 
 
-@in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="How many commands there are.")
-def command_count(talk: RespConversation, arguments: Arguments) -> Value:
+@in_conversation("COMMAND COUNT", "loading", group="server", since="2.8.13", summary="Return the number of commands.")
+def command_count(conversation: RespConversation, arguments: Arguments) -> Value:
     return len(RESP_COMMANDS)
 
 
@@ -70,13 +70,13 @@ def command_count(talk: RespConversation, arguments: Arguments) -> Value:
     "loading",
     group="server",
     since="2.8.13",
-    summary="As COMMAND, of these commands; null for one that there is not.",
+    summary="Return the details of COMMAND for these commands; null for an unknown command.",
 )
-def command_info(talk: RespConversation, arguments: Arguments) -> Value:
+def command_info(conversation: RespConversation, arguments: Arguments) -> Value:
     if not len(arguments):
-        talk.costs(COST_OF_ALL)
-        return _prepared(_all_described, talk.protocol)
-    words = _named(talk, arguments)
+        conversation.costs(COST_OF_ALL)
+        return _prepared(_all_described, conversation.protocol)
+    words = _named(conversation, arguments)
     return [None if spec is None else command_docs_module.described(spec) for spec in words]
 
 
@@ -85,20 +85,20 @@ def command_info(talk: RespConversation, arguments: Arguments) -> Value:
     "loading",
     group="server",
     since="7.0.0",
-    summary="What commands are for, and their arguments.",
+    summary="Return the summaries and the arguments of commands.",
 )
-def command_docs(talk: RespConversation, arguments: Arguments) -> Value:
+def command_docs(conversation: RespConversation, arguments: Arguments) -> Value:
     if not len(arguments):
-        talk.costs(COST_OF_ALL)
-        return _prepared(_all_documented, talk.protocol)
-    talk.costs(len(RESP_COMMANDS))
-    words = _named(talk, arguments)
+        conversation.costs(COST_OF_ALL)
+        return _prepared(_all_documented, conversation.protocol)
+    conversation.costs(len(RESP_COMMANDS))
+    words = _named(conversation, arguments)
     return {spec.name.encode(): command_docs_module.documented(spec) for spec in words if spec is not None}
 
 
-def _named(talk: RespConversation, arguments: Arguments) -> list[RespCommandSpec | None]:
-    """The words with these names."""
-    talk.costs(COST_OF_NAME * len(arguments))
+def _named(conversation: RespConversation, arguments: Arguments) -> list[RespCommandSpec | None]:
+    """Return the specs of the commands with these names."""
+    conversation.costs(COST_OF_NAME * len(arguments))
     if len(arguments) > NAMES_MAX:
         raise Refusal(f"ERR more than {NAMES_MAX} names of commands at once")
     return list(map(command_docs_module.find, arguments.rest()))
@@ -109,22 +109,24 @@ def _named(talk: RespConversation, arguments: Arguments) -> list[RespCommandSpec
     "loading",
     group="server",
     since="7.0.0",
-    summary="The names of all commands, or of those in a category or that match a glob pattern.",
+    summary="Return the names of all commands, or of those in a category or matching a glob pattern.",
 )
-def command_list(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.costs(len(RESP_COMMANDS))
+def command_list(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.costs(len(RESP_COMMANDS))
     words = list(command_docs_module.every())
     if len(arguments):
         if arguments.keyword() != b"FILTERBY" or len(arguments) != 2:
             raise Refusal(SYNTAX)
-        words = _filtered(talk, words, arguments.keyword(), arguments.take())
+        words = _filtered(conversation, words, arguments.keyword(), arguments.take())
     return [spec.name.encode() for spec in words]
 
 
-def _filtered(talk: RespConversation, words: list[RespCommandSpec], kind: bytes, text: bytes) -> list[RespCommandSpec]:
+def _filtered(
+    conversation: RespConversation, words: list[RespCommandSpec], kind: bytes, text: bytes
+) -> list[RespCommandSpec]:
     match kind:
         case b"MODULE":
-            return []  # there are none
+            return []
         case b"ACLCAT":
             return [
                 spec
@@ -132,7 +134,7 @@ def _filtered(talk: RespConversation, words: list[RespCommandSpec], kind: bytes,
                 if text.lower().decode("utf-8", "replace") in command_docs_module.categories(spec)
             ]
         case b"PATTERN":
-            (matches,) = matchers(talk, [text.lower()])
+            (matches,) = matchers(conversation, [text.lower()])
             return [spec for spec in words if matches(spec.name.encode())]
         case _:
             raise Refusal(SYNTAX)
@@ -143,13 +145,13 @@ def _filtered(talk: RespConversation, words: list[RespCommandSpec], kind: bytes,
     "loading",
     group="server",
     since="2.8.13",
-    summary="Those words of a command that are keys.",
+    summary="Return the keys among the arguments of a command.",
 )
-def command_getkeys(talk: RespConversation, arguments: Arguments) -> Value:
+def command_getkeys(conversation: RespConversation, arguments: Arguments) -> Value:
     words = arguments.rest()
     spec = RESP_COMMANDS.get(words[0].upper())
     if spec is not None and len(words) > 1:
-        spec = spec.behind.get(words[1].upper(), spec)
+        spec = spec.subcommands.get(words[1].upper(), spec)
     if spec is None:
         raise Refusal("ERR Invalid command specified")
     if not spec.keys[0]:

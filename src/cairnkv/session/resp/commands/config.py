@@ -1,6 +1,6 @@
-"""CONFIG: the options that this server really has, and those of them that can be changed while it runs.
+"""CONFIG: the options of the server. Some can change while it runs.
 
-Each goes by Redis' name, where Redis has one for it, and by its own.
+Each option has its own name, and the name of the equivalent option of Redis if there is one.
 """
 
 from cairnkv.protocol.resp import OK
@@ -10,7 +10,7 @@ from cairnkv.session.resp.commands.help import help_of, matchers
 from cairnkv.session.resp.commands.info import counted
 from cairnkv.session.resp.conversation import RespConversation
 
-container("CONFIG", group="server", since="2.0.0", summary="How the server is set.")
+container("CONFIG", group="server", since="2.0.0", summary="Read and change options of the server.")
 
 
 @in_conversation(
@@ -18,12 +18,12 @@ container("CONFIG", group="server", since="2.0.0", summary="How the server is se
     "admin noscript loading",
     group="server",
     since="2.0.0",
-    summary="Options whose names match glob patterns, and their values.",
+    summary="Return the options whose names match glob patterns.",
 )
-def config_get(talk: RespConversation, arguments: Arguments) -> Value:
-    options = talk.context.options.all()
+def config_get(conversation: RespConversation, arguments: Arguments) -> Value:
+    options = conversation.context.options.all()
     found: dict[bytes, Value] = {}
-    for matches in matchers(talk, [pattern.lower() for pattern in arguments.rest()]):
+    for matches in matchers(conversation, [pattern.lower() for pattern in arguments.rest()]):
         found |= {
             name.encode(): value.encode("utf-8", "surrogateescape")
             for name, value in options.items()
@@ -37,13 +37,13 @@ def config_get(talk: RespConversation, arguments: Arguments) -> Value:
     "admin noscript loading",
     group="server",
     since="2.0.0",
-    summary="Change options, all or none of them.",
+    summary="Change options: all or none.",
 )
-def config_set(talk: RespConversation, arguments: Arguments) -> Value:
+def config_set(conversation: RespConversation, arguments: Arguments) -> Value:
     texts = arguments.rest()
     if len(texts) % 2:
         raise Refusal(SYNTAX)
-    options = talk.context.options
+    options = conversation.context.options
     known = options.all()
     values: dict[str, str] = {}
     for given, value in zip(texts[::2], texts[1::2], strict=True):
@@ -69,10 +69,10 @@ def _failed(name: str, reason: str) -> Refusal:
     "admin noscript loading",
     group="server",
     since="2.0.0",
-    summary="Let the counters of INFO stats begin at nothing again.",
+    summary="Reset the counters of INFO stats.",
 )
-def config_resetstat(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.context.counted_before = counted(talk, dict(talk.store.info()))
+def config_resetstat(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.context.counted_before = counted(conversation, dict(conversation.store.info()))
     return OK
 
 

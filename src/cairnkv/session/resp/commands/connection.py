@@ -1,6 +1,6 @@
-"""The words on the connection: who speaks, how, with which keyspace, and whether it is still there.
+"""Commands on the connection: authentication, protocol version, database.
 
-What a client can say of itself and of other clients is in `clients`.
+Out of scope: CLIENT (`clients`).
 """
 
 import re
@@ -14,25 +14,25 @@ from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.version import REDIS_VERSION, VERSION
 
 NAME: Final = re.compile(rb"[!-~]*")
-"""What a client may call itself: letters, digits and signs without blanks, so that CLIENT LIST can be read."""
+"""A client's name: letters, digits and signs without blanks, so that programs can parse CLIENT LIST."""
 
 WRONG_PASSWORD: Final = "WRONGPASS invalid username-password pair or user is disabled."
 
 
 @in_conversation(
-    "PING [message]", "fast subscribed", group="connection", since="1.0.0", summary="A sign of life, or the message."
+    "PING [message]", "fast subscribed", group="connection", since="1.0.0", summary="Return PONG, or the message."
 )
-def ping(talk: RespConversation, arguments: Arguments) -> Value:
+def ping(conversation: RespConversation, arguments: Arguments) -> Value:
     if len(arguments) > 1:
         raise Refusal(wrong_number(arguments.name))
     message = arguments.take() if len(arguments) else None
-    if talk.is_subscribed and talk.protocol == 2:
+    if conversation.is_subscribed and conversation.protocol == 2:
         return [b"pong", message or b""]
     return Simple("PONG") if message is None else message
 
 
-@in_conversation("ECHO message", "loading fast", group="connection", since="1.0.0", summary="The message.")
-def echo(talk: RespConversation, arguments: Arguments) -> Value:
+@in_conversation("ECHO message", "loading fast", group="connection", since="1.0.0", summary="Return the message.")
+def echo(conversation: RespConversation, arguments: Arguments) -> Value:
     return arguments.take()
 
 
@@ -41,17 +41,17 @@ def echo(talk: RespConversation, arguments: Arguments) -> Value:
     "noscript loading fast no-auth in-multi subscribed",
     group="connection",
     since="1.0.0",
-    summary="End the conversation.",
+    summary="Close the connection.",
 )
-def quit_(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.closing = True
+def quit_(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.closing = True
     return OK
 
 
-def _reads_locally(talk: RespConversation, wanted: bool) -> Value:
-    if talk.store.mode != "replicated":
+def _reads_locally(conversation: RespConversation, wanted: bool) -> Value:
+    if conversation.store.mode != "replicated":
         raise Refusal("ERR This instance has cluster support disabled")
-    talk.reads_locally = wanted
+    conversation.reads_locally = wanted
     return OK
 
 
@@ -60,17 +60,15 @@ def _reads_locally(talk: RespConversation, wanted: bool) -> Value:
     "loading fast",
     group="cluster",
     since="3.0.0",
-    summary="Let reads show what this node has, which may be behind.",
+    summary="Allow local reads, which may miss the newest writes.",
 )
-def readonly(talk: RespConversation, arguments: Arguments) -> Value:
-    return _reads_locally(talk, True)
+def readonly(conversation: RespConversation, arguments: Arguments) -> Value:
+    return _reads_locally(conversation, True)
 
 
-@in_conversation(
-    "READWRITE", "loading fast", group="cluster", since="3.0.0", summary="Let reads show the newest again."
-)
-def readwrite(talk: RespConversation, arguments: Arguments) -> Value:
-    return _reads_locally(talk, False)
+@in_conversation("READWRITE", "loading fast", group="cluster", since="3.0.0", summary="Make reads linearizable again.")
+def readwrite(conversation: RespConversation, arguments: Arguments) -> Value:
+    return _reads_locally(conversation, False)
 
 
 @in_conversation(
@@ -78,10 +76,10 @@ def readwrite(talk: RespConversation, arguments: Arguments) -> Value:
     "noscript loading fast no-auth in-multi subscribed",
     group="connection",
     since="6.2.0",
-    summary="Be as a conversation is that has just begun.",
+    summary="Reset the connection to its initial state.",
 )
-def reset(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.reset()
+def reset(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.reset()
     return Simple("RESET")
 
 
@@ -90,10 +88,10 @@ def reset(talk: RespConversation, arguments: Arguments) -> Value:
     "loading fast",
     group="connection",
     since="1.0.0",
-    summary="Speak of another of the keyspaces, 0 to 15.",
+    summary="Select a database, 0 to 15.",
 )
-def select(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.db = arguments.db_number()
+def select(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.db = arguments.db_number()
     return OK
 
 
@@ -102,20 +100,20 @@ def select(talk: RespConversation, arguments: Arguments) -> Value:
     "noscript loading fast no-auth",
     group="connection",
     since="1.0.0",
-    summary="Say the password; there is one user, named default.",
+    summary="Authenticate with a password. There is one user, named default.",
 )
-def auth(talk: RespConversation, arguments: Arguments) -> Value:
+def auth(conversation: RespConversation, arguments: Arguments) -> Value:
     if len(arguments) > 2:
         raise Refusal(SYNTAX)
-    if len(arguments) == 1 and not talk.context.wants_password:
+    if len(arguments) == 1 and not conversation.context.wants_password:
         raise Refusal(
             "ERR AUTH <password> called without any password configured for the default user. "
             "Are you sure your configuration is correct?"
         )
     user = arguments.take() if len(arguments) == 2 else DEFAULT_USER
-    if not talk.context.accepts(user, arguments.take()):
+    if not conversation.context.accepts(user, arguments.take()):
         raise Refusal(WRONG_PASSWORD)
-    talk.let_in()
+    conversation.let_in()
     return OK
 
 
@@ -127,10 +125,10 @@ _PROTOCOLS: Final[dict[int, Resp]] = {2: 2, 3: 3}
     "noscript loading fast no-auth",
     group="connection",
     since="6.0.0",
-    summary="Choose a version of the protocol, say the password and a name at once; who the server is.",
+    summary="Choose the protocol version, authenticate and set a name. Returns information about the server.",
 )
-def hello(talk: RespConversation, arguments: Arguments) -> Value:
-    protocol = talk.protocol
+def hello(conversation: RespConversation, arguments: Arguments) -> Value:
+    protocol = conversation.protocol
     if len(arguments):
         asked = arguments.integer("ERR Protocol version is not an integer or out of range")
         if asked not in _PROTOCOLS:
@@ -147,24 +145,24 @@ def hello(talk: RespConversation, arguments: Arguments) -> Value:
         else:
             raise Refusal(f"ERR Syntax error in HELLO option '{repeated(option)}'")
     if said is not None:
-        if not talk.context.accepts(*said):
+        if not conversation.context.accepts(*said):
             raise Refusal(WRONG_PASSWORD)
-        talk.let_in()
-    if not talk.authenticated:
+        conversation.let_in()
+    if not conversation.authenticated:
         raise Refusal(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH "
             "<user> <pass> option can be used to authenticate the client and select the RESP protocol version at the "
             "same time"
         )
     if name is not None:
-        talk.name = name
-    talk.protocol = protocol
+        conversation.name = name
+    conversation.protocol = protocol
     return {
-        b"server": b"redis",  # by which clients know what they may say
+        b"server": b"redis",  # clients recognise the supported commands by it
         b"version": REDIS_VERSION.encode(),
         b"cairnkv_version": VERSION.encode(),
         b"proto": protocol,
-        b"id": talk.id,
+        b"id": conversation.id,
         b"mode": b"standalone",
         b"role": b"master",
         b"modules": [],
@@ -172,7 +170,7 @@ def hello(talk: RespConversation, arguments: Arguments) -> Value:
 
 
 def client_name(name: bytes) -> bytes:
-    """The name that a client gives itself; an empty one takes it away."""
+    """Return a client's name. Raise `Refusal` if it is not valid."""
     if not NAME.fullmatch(name):
         raise Refusal("ERR Client names cannot contain spaces, newlines or special characters.")
     if len(name) > CLIENT_NAME_MAX:

@@ -1,7 +1,7 @@
-"""The words on when keys expire.
+"""The commands of the Redis protocol on expiry.
 
-They are said in seconds or in milliseconds, from now or since 1970; the vocabulary has milliseconds. Seconds are
-rounded to the nearest when they are told, as in Redis.
+Times are in seconds or milliseconds, from now or since 1970. The registry's commands use milliseconds. Replies in
+seconds are rounded to the nearest second, as in Redis.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from cairnkv.session.resp.commands.replies import number
 SECOND: Final = 1_000
 
 NO_KEY: Final = -2
-"""What is told of the time to live of a key that is not there; -1 is for one that does not expire."""
+"""The time to live of a missing key. That of a key without expiry is -1."""
 
 _CONDITIONS: Final = {b"NX": "if_none", b"XX": "if_some", b"GT": "if_later", b"LT": "if_sooner"}
 
 
-# -- giving keys a time to live ------------------------------------------------------------------------------
+# -- setting -----------------------------------------------------------------------------------------------
 
 
 @on_keys(
@@ -28,7 +28,7 @@ _CONDITIONS: Final = {b"NX": "if_none", b"XX": "if_some", b"GT": "if_later", b"L
     "write fast",
     group="generic",
     since="1.0.0",
-    summary="Let a key expire in so many seconds; 1 if it is there and the condition holds.",
+    summary="Set the time to live of a key in seconds. Returns 1 if it was set, else 0.",
 )
 def expire(arguments: Arguments) -> Call:
     return _expire(arguments, SECOND, at=False)
@@ -39,7 +39,7 @@ def expire(arguments: Arguments) -> Call:
     "write fast",
     group="generic",
     since="2.6.0",
-    summary="Likewise in so many milliseconds.",
+    summary="Set the time to live of a key in milliseconds. Returns 1 if it was set, else 0.",
 )
 def pexpire(arguments: Arguments) -> Call:
     return _expire(arguments, 1, at=False)
@@ -50,7 +50,7 @@ def pexpire(arguments: Arguments) -> Call:
     "write fast",
     group="generic",
     since="1.2.0",
-    summary="Let a key expire so many seconds after the beginning of 1970.",
+    summary="Set the expiry of a key in seconds since 1970. Returns 1 if it was set, else 0.",
 )
 def expireat(arguments: Arguments) -> Call:
     return _expire(arguments, SECOND, at=True)
@@ -61,7 +61,7 @@ def expireat(arguments: Arguments) -> Call:
     "write fast",
     group="generic",
     since="2.6.0",
-    summary="Likewise so many milliseconds after it.",
+    summary="Set the expiry of a key in milliseconds since 1970. Returns 1 if it was set, else 0.",
 )
 def pexpireat(arguments: Arguments) -> Call:
     return _expire(arguments, 1, at=True)
@@ -73,21 +73,21 @@ def _expire(arguments: Arguments, unit: int, *, at: bool) -> Call:
     time = integer(text) * unit
     if not _ago(INTEGER_MIN, unit) <= time <= TTL_MAX:
         raise Refusal(wrong_time(arguments.name))
-    # What is over is over, however long ago; the vocabulary's times end where those ahead do.
+    # Times in the past are equal: each deletes the key. `TTL_MAX` bounds them on both sides.
     return Call(ExpireWith(key, max(time, -TTL_MAX), at=at, **conditions), number)
 
 
 def _ago(least: int, unit: int) -> int:
-    """The least time that is a whole number of units."""
+    """Return the least time that is a whole number of units."""
     return -(-least // unit) * unit
 
 
-def _conditions(words: Sequence[bytes]) -> dict[str, bool]:
+def _conditions(texts: Sequence[bytes]) -> dict[str, bool]:
     given = set()
-    for word in words:
-        name = _CONDITIONS.get(word.upper())
+    for text in texts:
+        name = _CONDITIONS.get(text.upper())
         if name is None:
-            raise Refusal(f"ERR Unsupported option {repeated(word)}")
+            raise Refusal(f"ERR Unsupported option {repeated(text)}")
         given.add(name)
     if "if_none" in given and len(given) > 1:
         raise Refusal("ERR NX and XX, GT or LT options at the same time are not compatible")
@@ -101,17 +101,17 @@ def _conditions(words: Sequence[bytes]) -> dict[str, bool]:
     "write fast",
     group="generic",
     since="2.2.0",
-    summary="Let a key expire no more; 1 if it would have.",
+    summary="Remove the expiry of a key. Returns 1 if it had one, else 0.",
 )
 def persist(arguments: Arguments) -> Call:
     return Call(Persist(arguments.key()), number)
 
 
-# -- telling when they expire --------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------
 
 
 def _told(unit: int) -> Callable[[Reply], Value]:
-    """A time in units, rounded to the nearest."""
+    """Return a function that shows a time in units, rounded to the nearest."""
 
     def show(reply: Reply) -> Value:
         if reply is MISSING:
@@ -127,13 +127,19 @@ def _told(unit: int) -> Callable[[Reply], Value]:
     "readonly fast",
     group="generic",
     since="1.0.0",
-    summary="Seconds until a key expires; -1: never; -2: no key.",
+    summary="Return the time to live of a key in seconds; -1: no expiry; -2: no key.",
 )
 def ttl(arguments: Arguments) -> Call:
     return Call(Ttl(arguments.key()), _told(SECOND), touch=False)
 
 
-@on_keys("PTTL key", "readonly fast", group="generic", since="2.6.0", summary="Likewise in milliseconds.")
+@on_keys(
+    "PTTL key",
+    "readonly fast",
+    group="generic",
+    since="2.6.0",
+    summary="Return the time to live of a key in milliseconds; -1: no expiry; -2: no key.",
+)
 def pttl(arguments: Arguments) -> Call:
     return Call(Ttl(arguments.key()), _told(1), touch=False)
 
@@ -143,12 +149,18 @@ def pttl(arguments: Arguments) -> Call:
     "readonly fast",
     group="generic",
     since="7.0.0",
-    summary="When a key expires, in seconds since the beginning of 1970; -1: never; -2: no key.",
+    summary="Return the expiry of a key in seconds since 1970; -1: no expiry; -2: no key.",
 )
 def expiretime(arguments: Arguments) -> Call:
     return Call(Deadline(arguments.key()), _told(SECOND), touch=False)
 
 
-@on_keys("PEXPIRETIME key", "readonly fast", group="generic", since="7.0.0", summary="Likewise in milliseconds.")
+@on_keys(
+    "PEXPIRETIME key",
+    "readonly fast",
+    group="generic",
+    since="7.0.0",
+    summary="Return the expiry of a key in milliseconds since 1970; -1: no expiry; -2: no key.",
+)
 def pexpiretime(arguments: Arguments) -> Call:
     return Call(Deadline(arguments.key()), _told(1), touch=False)

@@ -1,4 +1,4 @@
-"""What words of several modules share: HELP, made from what they declare, and the patterns that they are given."""
+"""Functions of several modules: HELP, from declarations, and glob patterns in arguments."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,13 +10,13 @@ from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.session.resp.glob import Matcher, matcher
 
 PATTERN_BYTES_PER_COST: Final = 8
-"""Bytes of a pattern that are as much work to make ready as a command of one key."""
+"""Bytes of a pattern whose preparation is as much work as a command of one key."""
 
 
-def matchers(talk: RespConversation, patterns: Sequence[bytes]) -> list[Matcher]:
-    """What tells whether strings match glob patterns, which are bounded for one command."""
+def matchers(conversation: RespConversation, patterns: Sequence[bytes]) -> list[Matcher]:
+    """Return functions that match glob patterns. The number of bytes in the patterns of one command is limited."""
     together = sum(map(len, patterns))
-    talk.costs(together // PATTERN_BYTES_PER_COST)
+    conversation.costs(together // PATTERN_BYTES_PER_COST)
     if any(len(pattern) > PATTERN_MAX for pattern in patterns):
         raise Refusal(f"ERR a pattern has at most {PATTERN_MAX} bytes here")
     if together > PATTERNS_BYTES_MAX:
@@ -25,12 +25,12 @@ def matchers(talk: RespConversation, patterns: Sequence[bytes]) -> list[Matcher]
 
 
 def help_of(name: str, *, since: str) -> None:
-    """Declare HELP for a word with others behind it, which all are declared already."""
+    """Declare HELP for a container, after its other subcommands."""
     spec = RESP_COMMANDS[name.encode()]
 
-    @in_conversation(f"{name} HELP", "loading", group=spec.group, since=since, summary="What can be said here.")
-    def say_help(_talk: object, _arguments: Arguments) -> Value:
+    @in_conversation(f"{name} HELP", "loading", group=spec.group, since=since, summary="List the subcommands.")
+    def say_help(_conversation: object, _arguments: Arguments) -> Value:
         lines = [f"{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"]
-        for second, behind in sorted(spec.behind.items()):
-            lines += (f"{second.decode()} {behind.syntax}".rstrip(), f"    {behind.summary}")
+        for second, subcommand in sorted(spec.subcommands.items()):
+            lines += (f"{second.decode()} {subcommand.syntax}".rstrip(), f"    {subcommand.summary}")
         return [Simple(line) for line in lines]

@@ -1,6 +1,6 @@
-"""INFO, TIME and MEMORY: what the server says of itself.
+"""INFO, TIME and MEMORY: information about the server.
 
-What always holds: each figure is measured, or follows from what this server is; of what is not known there is no line.
+Invariants: each figure is measured, or follows from the kind of the server. An unknown figure has no line.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,12 +25,12 @@ from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.version import REDIS_VERSION, VERSION
 
 Facts: TypeAlias = Mapping[str, str | int]
-"""What `Store.info` tells."""
+"""The values of `Store.info`."""
 
 Lines: TypeAlias = Iterable[tuple[str, object]]
 
 COUNTERS: Final = ("commands", "connections_accepted", "connections_refused", "expired_keys", "evicted_keys")
-"""What of `Store.info` counts from the server's beginning."""
+"""The names in `Store.info` that count since the start of the server."""
 
 
 CLUSTER_FACTS: Final = (
@@ -50,18 +50,18 @@ CLUSTER_FACTS: Final = (
     "state_digest",
     "nodes",
 )
-"""What a node of a cluster tells of itself besides."""
+"""The additional names of a node of a cluster."""
 
 
-def counted(talk: RespConversation, facts: Facts) -> dict[str, int]:
-    """What the counters stand at."""
+def counted(conversation: RespConversation, facts: Facts) -> dict[str, int]:
+    """Return the values of the counters."""
     values: dict[str, int] = {name: int(facts[name]) for name in COUNTERS if name in facts}
-    values["commands"] += talk.context.commands_executed
+    values["commands"] += conversation.context.commands_executed
     return values
 
 
 def _human(size: int) -> str:
-    """A size as Redis writes it for people."""
+    """Return a size for people, in the format of Redis."""
     if size < 1024:
         return f"{size}B"
     number, units = size / 1024, "KMGT"
@@ -71,34 +71,34 @@ def _human(size: int) -> str:
 
 
 def _renamed(facts: Facts, names: Mapping[str, str]) -> Iterator[tuple[str, object]]:
-    """Facts under Redis' names, as far as they are known."""
+    """Return facts under Redis' names, without unknown facts."""
     return ((name, facts[fact]) for name, fact in names.items() if fact in facts)
 
 
-# -- the sections ------------------------------------------------------------------------------------------
+# -- sections ----------------------------------------------------------------------------------------------
 
 
-def _server(talk: RespConversation, facts: Facts) -> Lines:
+def _server(conversation: RespConversation, facts: Facts) -> Lines:
     yield "redis_version", REDIS_VERSION
     yield "cairnkv_version", VERSION
     yield "redis_mode", "standalone"
     names = {"os": "system", "arch_bits": "bits", "multiplexing_api": "loop", "process_id": "pid", "run_id": "run_id"}
     yield from _renamed(facts, names)
-    if (value := talk.context.options.get("port")) is not None:
+    if (value := conversation.context.options.get("port")) is not None:
         yield "tcp_port", value
-    yield "server_time_usec", talk.store.clock() * 1000
+    yield "server_time_usec", conversation.store.clock() * 1000
     if "uptime_seconds" in facts:
         yield "uptime_in_seconds", facts["uptime_seconds"]
         yield "uptime_in_days", int(facts["uptime_seconds"]) // 86_400
     yield from _renamed(facts, {"path": "path", "mode": "mode", "addresses": "addresses"})
-    yield "password_wanted", int(talk.context.wants_password)
+    yield "password_wanted", int(conversation.context.wants_password)
 
 
-def _clients(talk: RespConversation, facts: Facts) -> Lines:
-    clients = talk.context.clients.values()
+def _clients(conversation: RespConversation, facts: Facts) -> Lines:
+    clients = conversation.context.clients.values()
     yield "connected_clients", facts.get("connections", len(clients))
     yield "redis_clients", len(clients)
-    if (value := talk.context.options.get("maxclients")) is not None:
+    if (value := conversation.context.options.get("maxclients")) is not None:
         yield "maxclients", value
     yield "blocked_clients", 0
     yield "tracking_clients", 0
@@ -107,23 +107,23 @@ def _clients(talk: RespConversation, facts: Facts) -> Lines:
     yield "total_watched_keys", sum(len(client.watched) for client in clients)
 
 
-def _memory(talk: RespConversation, facts: Facts) -> Lines:
-    used = talk.store.used_bytes + talk.store.garbage_bytes
+def _memory(conversation: RespConversation, facts: Facts) -> Lines:
+    used = conversation.store.used_bytes + conversation.store.garbage_bytes
     yield "used_memory", used
     yield "used_memory_human", _human(used)
     if "resident_bytes" in facts:
         yield "used_memory_rss", facts["resident_bytes"]
         yield "used_memory_rss_human", _human(int(facts["resident_bytes"]))
-    yield "used_memory_dataset", talk.store.used_bytes
+    yield "used_memory_dataset", conversation.store.used_bytes
     limit = int(facts["memory_limit_bytes"])
     yield "maxmemory", limit
     yield "maxmemory_human", _human(limit)
-    if (value := talk.context.options.get("maxmemory-policy")) is not None:
+    if (value := conversation.context.options.get("maxmemory-policy")) is not None:
         yield "maxmemory_policy", value
 
 
-def _persistence(talk: RespConversation, facts: Facts) -> Lines:
-    yield "loading", int(talk.store.loading)
+def _persistence(conversation: RespConversation, facts: Facts) -> Lines:
+    yield "loading", int(conversation.store.loading)
     yield "async_loading", 0
     running = facts.get("backup_state") == "running"
     yield "rdb_bgsave_in_progress", int(running)
@@ -135,9 +135,9 @@ def _persistence(talk: RespConversation, facts: Facts) -> Lines:
     yield from _renamed(facts, {name: name for name in facts if name.startswith("disk_")})
 
 
-def _stats(talk: RespConversation, facts: Facts) -> Lines:
-    before = talk.context.counted_before
-    since = {name: value - before.get(name, 0) for name, value in counted(talk, facts).items()}
+def _stats(conversation: RespConversation, facts: Facts) -> Lines:
+    before = conversation.context.counted_before
+    since = {name: value - before.get(name, 0) for name, value in counted(conversation, facts).items()}
     names = {
         "total_connections_received": "connections_accepted",
         "total_commands_processed": "commands",
@@ -146,25 +146,25 @@ def _stats(talk: RespConversation, facts: Facts) -> Lines:
         "evicted_keys": "evicted_keys",
     }
     yield from _renamed(since, names)
-    yield "pubsub_channels", len(talk.context.pubsub.channels())
-    yield "pubsub_patterns", talk.context.pubsub.patterns()
+    yield "pubsub_channels", len(conversation.context.pubsub.channels())
+    yield "pubsub_patterns", conversation.context.pubsub.patterns()
 
 
-def _replication(talk: RespConversation, facts: Facts) -> Lines:
+def _replication(conversation: RespConversation, facts: Facts) -> Lines:
     return (("role", "master"), ("connected_slaves", 0), ("master_failover_state", "no-failover"))
 
 
-def _cpu(talk: RespConversation, facts: Facts) -> Lines:
+def _cpu(conversation: RespConversation, facts: Facts) -> Lines:
     return _renamed(facts, {"used_cpu_sys": "cpu_system_seconds", "used_cpu_user": "cpu_user_seconds"})
 
 
-def _cluster(talk: RespConversation, facts: Facts) -> Lines:
-    yield "cluster_enabled", 0  # Redis Cluster, which this is not
+def _cluster(conversation: RespConversation, facts: Facts) -> Lines:
+    yield "cluster_enabled", 0  # this is not Redis Cluster
     yield from _renamed(facts, {name: name for name in CLUSTER_FACTS})
 
 
-def _database(talk: RespConversation, facts: Facts) -> Lines:
-    for number, database in enumerate(talk.store.databases):
+def _database(conversation: RespConversation, facts: Facts) -> Lines:
+    for number, database in enumerate(conversation.store.databases):
         keys = database.count()
         if keys:
             yield f"db{number}", f"keys={keys},expires={database.count_expiring()},avg_ttl=0"
@@ -183,7 +183,7 @@ SECTIONS: Final[dict[bytes, Section]] = {
     b"cluster": _cluster,
     b"keyspace": _database,
 }
-"""The parts of INFO, in its order."""
+"""The sections of INFO, in order."""
 
 _ALL: Final = frozenset({b"default", b"all", b"everything"})
 
@@ -193,17 +193,17 @@ _ALL: Final = frozenset({b"default", b"all", b"everything"})
     "loading",
     group="server",
     since="1.0.0",
-    summary="What the server says of itself, in sections.",
+    summary="Return information about the server, in sections.",
 )
-def info(talk: RespConversation, arguments: Arguments) -> Value:
+def info(conversation: RespConversation, arguments: Arguments) -> Value:
     wanted = {text.lower() for text in arguments.rest()} or _ALL
-    talk.costs(WHOLE_TABLE_COST)  # keys that expire are counted by the second
-    facts = dict(talk.store.info())
+    conversation.costs(WHOLE_TABLE_COST)  # it counts the expired keys, second by second
+    facts = dict(conversation.store.info())
     shown = []
     for name, section in SECTIONS.items():
         if name in wanted or not wanted.isdisjoint(_ALL):
             title = "CPU" if name == b"cpu" else name.decode().capitalize()
-            lines = "".join(f"{field}:{value}\r\n" for field, value in section(talk, facts))
+            lines = "".join(f"{field}:{value}\r\n" for field, value in section(conversation, facts))
             shown.append(f"# {title}\r\n{lines}")
     return Verbatim("\r\n".join(shown).encode("utf-8", "surrogateescape"))
 
@@ -213,16 +213,16 @@ def info(talk: RespConversation, arguments: Arguments) -> Value:
     "loading fast",
     group="server",
     since="2.6.0",
-    summary="The server's time: seconds since 1970, and microseconds.",
+    summary="Return the server's time: seconds since 1970, and microseconds.",
 )
-def time(talk: RespConversation, arguments: Arguments) -> Value:
-    seconds, milliseconds = divmod(talk.store.clock(), 1000)
+def time(conversation: RespConversation, arguments: Arguments) -> Value:
+    seconds, milliseconds = divmod(conversation.store.clock(), 1000)
     return [b"%d" % seconds, b"%d" % (milliseconds * 1000)]
 
 
 # -- memory ------------------------------------------------------------------------------------------------
 
-container("MEMORY", group="server", since="4.0.0", summary="What memory is used for.")
+container("MEMORY", group="server", since="4.0.0", summary="Inspect memory use.")
 
 
 @on_keys(
@@ -230,14 +230,14 @@ container("MEMORY", group="server", since="4.0.0", summary="What memory is used 
     "readonly",
     group="server",
     since="4.0.0",
-    summary="Bytes of memory that a key and its value take, by estimate; null if there is none.",
+    summary="Return the estimated memory of a key and its value in bytes; null for a missing key.",
 )
 def memory_usage(arguments: Arguments) -> Calls:
     key = arguments.key()
     while len(arguments):
         if arguments.keyword() != b"SAMPLES":
             raise Refusal(SYNTAX)
-        if arguments.integer() < 0:  # a string has no parts that samples could be taken of, so this changes nothing
+        if arguments.integer() < 0:  # SAMPLES has no effect, because a string has no elements
             raise Refusal(SYNTAX)
 
     def show(reply: Reply) -> Value:

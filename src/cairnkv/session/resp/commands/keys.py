@@ -1,6 +1,6 @@
-"""The words on keys, whatever their values: whether they are there, what they are called, how they go.
+"""The commands of the Redis protocol on keys: existence, deletion, renaming.
 
-Not for which there are (`scan`), nor for when they expire (`expiry`).
+Out of scope: the set of keys (`scan`), and expiry (`expiry`).
 """
 
 from typing import Final
@@ -22,7 +22,7 @@ from cairnkv.session.resp.command_spec import (
 from cairnkv.session.resp.commands.help import help_of
 from cairnkv.session.resp.commands.replies import number, of_value, ok
 
-# -- whether they are there ----------------------------------------------------------------------------------
+# -- existence ------------------------------------------------------------------------------------------------
 
 
 @on_keys(
@@ -30,7 +30,7 @@ from cairnkv.session.resp.commands.replies import number, of_value, ok
     "readonly fast",
     group="generic",
     since="1.0.0",
-    summary="How many of these keys are there; one that is named twice counts twice.",
+    summary="Return the number of these keys that exist. A key that is named twice counts twice.",
 )
 def exists(arguments: Arguments) -> Call:
     return Call(Exists(arguments.keys()), number, touch=False)
@@ -41,23 +41,33 @@ def exists(arguments: Arguments) -> Call:
     "readonly fast",
     group="generic",
     since="3.2.1",
-    summary="Use keys, so that others are evicted before them; how many are there.",
+    summary="Mark keys as used, so that they are evicted later. Returns the number of keys that exist.",
 )
 def touch(arguments: Arguments) -> Call:
     return Call(Exists(arguments.keys()), number, touch=True)
 
 
 @on_keys(
-    "TYPE key", "readonly fast", group="generic", since="1.0.0", summary="Of what type a value is: string, or none."
+    "TYPE key",
+    "readonly fast",
+    group="generic",
+    since="1.0.0",
+    summary="Return the type of a value: string, or none for a missing key.",
 )
 def type_(arguments: Arguments) -> Call:
     return Call(Exists((arguments.key(),)), lambda there: Simple("string" if there else "none"), touch=False)
 
 
-# -- taking them out -----------------------------------------------------------------------------------------
+# -- deletion -----------------------------------------------------------------------------------------------
 
 
-@on_keys("DEL key [key ...]", "write", group="generic", since="1.0.0", summary="Take keys out; how many were there.")
+@on_keys(
+    "DEL key [key ...]",
+    "write",
+    group="generic",
+    since="1.0.0",
+    summary="Delete keys. Returns the number of keys that existed.",
+)
 def del_(arguments: Arguments) -> Call:
     return Call(ClearMany(arguments.keys()), number)
 
@@ -67,7 +77,7 @@ def del_(arguments: Arguments) -> Call:
     "write fast",
     group="generic",
     since="4.0.0",
-    summary="The same as DEL, which keeps nobody waiting either.",
+    summary="Delete keys. The same as DEL. Returns the number of keys that existed.",
 )
 def unlink(arguments: Arguments) -> Call:
     return Call(ClearMany(arguments.keys()), number)
@@ -78,7 +88,7 @@ def unlink(arguments: Arguments) -> Call:
     "write",
     group="server",
     since="1.0.0",
-    summary="Take out all keys of the keyspace that is selected; their memory is freed by and by either way.",
+    summary="Delete all keys of the selected database. The server frees their memory gradually.",
 )
 def flushdb(arguments: Arguments) -> Call:
     _end_behind_mode(arguments)
@@ -90,7 +100,7 @@ def flushdb(arguments: Arguments) -> Call:
     "write",
     group="server",
     since="1.0.0",
-    summary="Take out all keys of all keyspaces at once; their memory is freed by and by either way.",
+    summary="Delete all keys of all databases at once. The server frees their memory gradually.",
 )
 def flushall(arguments: Arguments) -> Calls:
     _end_behind_mode(arguments)
@@ -98,16 +108,16 @@ def flushall(arguments: Arguments) -> Calls:
 
 
 def _end_behind_mode(arguments: Arguments) -> None:
-    """Take one word, if there is any, that says who is to wait; nobody ever has to."""
+    """Take ASYNC or SYNC, if present. Both are the same here, because no client waits."""
     if len(arguments) and arguments.keyword() not in (b"ASYNC", b"SYNC"):
         raise Refusal(SYNTAX)
     arguments.end()
 
 
-# -- what they are called ------------------------------------------------------------------------------------
+# -- renaming -----------------------------------------------------------------------------------------------
 
 
-@on_keys("RENAME key newkey", "write", group="generic", since="1.0.0", summary="Let a key have another name.")
+@on_keys("RENAME key newkey", "write", group="generic", since="1.0.0", summary="Rename a key.")
 def rename(arguments: Arguments) -> Call:
     return Call(Rename(arguments.key(), arguments.key()), lambda reply: _no_such_key(reply) or OK)
 
@@ -117,7 +127,7 @@ def rename(arguments: Arguments) -> Call:
     "write fast",
     group="generic",
     since="1.0.0",
-    summary="Let a key have another name if nothing has that; 1 if so.",
+    summary="Rename a key if the new name does not exist. Returns 1 if it was renamed, else 0.",
 )
 def renamenx(arguments: Arguments) -> Call:
     return Call(Rename(arguments.key(), arguments.key(), if_absent=True), lambda reply: _no_such_key(reply) or reply)
@@ -132,7 +142,7 @@ def _no_such_key(reply: Reply) -> Error | None:
     "write denyoom",
     group="generic",
     since="6.2.0",
-    summary="Store a value under another key as well, or in another keyspace; 1 if so.",
+    summary="Copy a key to another key, or to another database. Returns 1 if it was copied, else 0.",
 )
 def copy(arguments: Arguments) -> Call:
     source, target = arguments.key(), arguments.key()
@@ -150,12 +160,12 @@ def copy(arguments: Arguments) -> Call:
     return Call(Copy(source, target, None if db == arguments.db else db, replace), number)
 
 
-# -- how they are kept ---------------------------------------------------------------------------------------
+# -- inspection ----------------------------------------------------------------------------------------------
 
-container("OBJECT", group="generic", since="2.2.3", summary="How values are kept.")
+container("OBJECT", group="generic", since="2.2.3", summary="Inspect the representation of values.")
 
 EMBEDDED_MAX: Final = 44
-"""Bytes of a string that Redis keeps together with what it knows of it."""
+"""Maximum length of a string that Redis stores inside its object."""
 
 
 @on_keys(
@@ -163,7 +173,7 @@ EMBEDDED_MAX: Final = 44
     "readonly",
     group="generic",
     since="2.2.3",
-    summary="What Redis would call the way it keeps such a value.",
+    summary="Return the name of the encoding that Redis would use for a value.",
 )
 def object_encoding(arguments: Arguments) -> Call:
     return Call(Get(arguments.key()), of_value(_encoding, None), touch=False)

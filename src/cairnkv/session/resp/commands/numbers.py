@@ -1,4 +1,4 @@
-"""The words on numbers, which are values in decimal text."""
+"""The commands of the Redis protocol on numbers, which are values in decimal text."""
 
 from typing import Final
 
@@ -8,18 +8,30 @@ from cairnkv.session.resp.command_spec import Arguments, Call, Refusal, on_keys
 from cairnkv.session.resp.commands.replies import number, value_or_null
 
 
-@on_keys("INCR key", "write denyoom fast", group="string", since="1.0.0", summary="Add 1 to a number; the sum.")
+@on_keys(
+    "INCR key", "write denyoom fast", group="string", since="1.0.0", summary="Add 1 to an integer. Returns the sum."
+)
 def incr(arguments: Arguments) -> Call:
     return Call(Incr(arguments.key(), 1), number)
 
 
-@on_keys("DECR key", "write denyoom fast", group="string", since="1.0.0", summary="Take 1 off a number; what is left.")
+@on_keys(
+    "DECR key",
+    "write denyoom fast",
+    group="string",
+    since="1.0.0",
+    summary="Subtract 1 from an integer. Returns the difference.",
+)
 def decr(arguments: Arguments) -> Call:
     return Call(Incr(arguments.key(), -1), number)
 
 
 @on_keys(
-    "INCRBY key increment", "write denyoom fast", group="string", since="1.0.0", summary="Add to a number; the sum."
+    "INCRBY key increment",
+    "write denyoom fast",
+    group="string",
+    since="1.0.0",
+    summary="Add to an integer. Returns the sum.",
 )
 def incrby(arguments: Arguments) -> Call:
     return Call(Incr(arguments.key(), arguments.integer()), number)
@@ -30,11 +42,11 @@ def incrby(arguments: Arguments) -> Call:
     "write denyoom fast",
     group="string",
     since="1.0.0",
-    summary="Subtract from a number; what is left.",
+    summary="Subtract from an integer. Returns the difference.",
 )
 def decrby(arguments: Arguments) -> Call:
     key, amount = arguments.key(), arguments.integer()
-    if amount == INTEGER_MIN:  # its opposite is no number of 64 bits
+    if amount == INTEGER_MIN:  # its negation exceeds 64 bits
         raise Refusal("ERR decrement would overflow")
     return Call(Incr(key, -amount), number)
 
@@ -47,7 +59,7 @@ _NO_FLOAT: Final = {failures.OVERFLOW: "ERR increment would produce NaN or Infin
     "write denyoom fast",
     group="string",
     since="2.6.0",
-    summary="Add to a number that may have a fraction; the sum.",
+    summary="Add to a decimal number. Returns the sum.",
 )
 def incrbyfloat(arguments: Arguments) -> Call:
     return Call(IncrFloat(arguments.key(), arguments.take()), value_or_null, _NO_FLOAT)

@@ -1,7 +1,7 @@
-"""The words on channels: subscribing to them, and speaking on them.
+"""Publish/subscribe commands.
 
-Who subscribes hears of each channel by itself: a push in version 3 of the protocol, an array in version 2. A channel's
-name is short, since all patterns are held against it.
+A subscription has a reply for each channel: a push in RESP3, an array in RESP2. Names of channels are short, because
+each published message is matched with all patterns.
 """
 
 from collections import deque
@@ -19,48 +19,48 @@ from cairnkv.session.resp.glob import Matcher
 from cairnkv.session.resp.pubsub import kept_for_channel, kept_for_pattern
 
 MATCHED_TOGETHER: Final = 30_000
-"""Channels that PUBSUB CHANNELS matches in one go, if the pattern had one byte: some tens of milliseconds at most."""
+"""Channels that PUBSUB CHANNELS matches in one slice for a pattern of one byte: some tens of milliseconds."""
 
 NAMES_MAX: Final = 8_192
-"""Channels that one command may name: some tens of milliseconds of work."""
+"""Maximum number of channels in one command: some tens of milliseconds of work."""
 
 
-def _said(talk: RespConversation, what: bytes, name: bytes | None) -> Push:
-    """What a client is told of a subscription: which, and how many it has now."""
-    return Push((what, name, len(talk.channels) + len(talk.patterns)))
+def _said(conversation: RespConversation, what: bytes, name: bytes | None) -> Push:
+    """Return the reply about one subscription: its name, and the client's number of subscriptions."""
+    return Push((what, name, len(conversation.channels) + len(conversation.patterns)))
 
 
-def _check_count(talk: RespConversation, names: Sequence[bytes]) -> None:
-    """Refuse what would be too much work at once."""
-    talk.costs(len(names))
+def _check_count(conversation: RespConversation, names: Sequence[bytes]) -> None:
+    """Refuse too many names."""
+    conversation.costs(len(names))
     if len(names) > NAMES_MAX:
         raise Refusal(f"ERR more than {NAMES_MAX} names at once")
 
 
 def _check_room(
-    talk: RespConversation, names: Sequence[bytes], longest: int, what: str, kept: Callable[[bytes], int]
+    conversation: RespConversation, names: Sequence[bytes], longest: int, what: str, kept: Callable[[bytes], int]
 ) -> None:
-    """Refuse what would be more than a client may listen to."""
+    """Refuse subscriptions that exceed the limits of a client."""
     if any(len(name) > longest for name in names):
         raise Refusal(f"ERR a {what} has at most {longest} bytes here")
-    _check_count(talk, names)
-    if len(talk.channels) + len(talk.patterns) + len(names) > SUBSCRIPTIONS_MAX:
+    _check_count(conversation, names)
+    if len(conversation.channels) + len(conversation.patterns) + len(names) > SUBSCRIPTIONS_MAX:
         raise Refusal(f"ERR more than {SUBSCRIPTIONS_MAX} subscriptions")
-    if talk.subscribed_bytes + sum(map(kept, names)) > SUBSCRIBED_BYTES_MAX:
+    if conversation.subscribed_bytes + sum(map(kept, names)) > SUBSCRIBED_BYTES_MAX:
         raise Refusal(f"ERR subscriptions that take more than {SUBSCRIBED_BYTES_MAX} bytes together")
 
 
 def _leave(
-    talk: RespConversation,
+    conversation: RespConversation,
     what: bytes,
     names: Sequence[bytes],
     leave: Callable[[bytes, RespConversation], None],
 ) -> Value:
     said = []
     for name in names:
-        leave(name, talk)
-        said.append(_said(talk, what, name))
-    return Several(said or [_said(talk, what, None)])
+        leave(name, conversation)
+        said.append(_said(conversation, what, name))
+    return Several(said or [_said(conversation, what, None)])
 
 
 @in_conversation(
@@ -68,15 +68,15 @@ def _leave(
     "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
-    summary="Listen to channels.",
+    summary="Subscribe to channels.",
 )
-def subscribe(talk: RespConversation, arguments: Arguments) -> Value:
+def subscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_room(talk, names, CHANNEL_MAX, "channel's name", kept_for_channel)
+    _check_room(conversation, names, CHANNEL_MAX, "channel's name", kept_for_channel)
     said = []
     for name in names:
-        talk.context.pubsub.subscribe(name, talk)
-        said.append(_said(talk, b"subscribe", name))
+        conversation.context.pubsub.subscribe(name, conversation)
+        said.append(_said(conversation, b"subscribe", name))
     return Several(said)
 
 
@@ -85,13 +85,13 @@ def subscribe(talk: RespConversation, arguments: Arguments) -> Value:
     "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
-    summary="Listen to these channels no longer, or to none at all.",
+    summary="Unsubscribe from these channels, or from all channels.",
 )
-def unsubscribe(talk: RespConversation, arguments: Arguments) -> Value:
+def unsubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_count(talk, names)
-    names = names or list(talk.channels)
-    return _leave(talk, b"unsubscribe", names, talk.context.pubsub.unsubscribe)
+    _check_count(conversation, names)
+    names = names or list(conversation.channels)
+    return _leave(conversation, b"unsubscribe", names, conversation.context.pubsub.unsubscribe)
 
 
 @in_conversation(
@@ -99,18 +99,18 @@ def unsubscribe(talk: RespConversation, arguments: Arguments) -> Value:
     "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
-    summary="Listen to all channels whose names match glob patterns.",
+    summary="Subscribe to the channels that match glob patterns.",
 )
-def psubscribe(talk: RespConversation, arguments: Arguments) -> Value:
+def psubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_room(talk, names, PATTERN_MAX, "pattern", kept_for_pattern)
-    matchers(talk, names)
-    if not talk.context.pubsub.has_room_for(names):
-        raise Refusal("ERR too many patterns with several stars are listened to by all clients together")
+    _check_room(conversation, names, PATTERN_MAX, "pattern", kept_for_pattern)
+    matchers(conversation, names)
+    if not conversation.context.pubsub.has_room_for(names):
+        raise Refusal("ERR the clients are subscribed to too many patterns with several stars")
     said = []
     for name in names:
-        talk.context.pubsub.subscribe_pattern(name, talk)
-        said.append(_said(talk, b"psubscribe", name))
+        conversation.context.pubsub.subscribe_pattern(name, conversation)
+        said.append(_said(conversation, b"psubscribe", name))
     return Several(said)
 
 
@@ -119,13 +119,13 @@ def psubscribe(talk: RespConversation, arguments: Arguments) -> Value:
     "pubsub noscript loading subscribed",
     group="pubsub",
     since="2.0.0",
-    summary="Listen to these patterns no longer, or to none at all.",
+    summary="Unsubscribe from these patterns, or from all patterns.",
 )
-def punsubscribe(talk: RespConversation, arguments: Arguments) -> Value:
+def punsubscribe(conversation: RespConversation, arguments: Arguments) -> Value:
     names = arguments.rest()
-    _check_count(talk, names)
-    names = names or list(talk.patterns)
-    return _leave(talk, b"punsubscribe", names, talk.context.pubsub.unsubscribe_pattern)
+    _check_count(conversation, names)
+    names = names or list(conversation.patterns)
+    return _leave(conversation, b"punsubscribe", names, conversation.context.pubsub.unsubscribe_pattern)
 
 
 @in_conversation(
@@ -133,19 +133,19 @@ def punsubscribe(talk: RespConversation, arguments: Arguments) -> Value:
     "pubsub loading fast",
     group="pubsub",
     since="2.0.0",
-    summary="Say something to all who listen to a channel; how many they are.",
+    summary="Publish a message to a channel. Returns the number of subscribers that received it.",
 )
-def publish(talk: RespConversation, arguments: Arguments) -> Value:
+def publish(conversation: RespConversation, arguments: Arguments) -> Value:
     channel, message = arguments.take(), arguments.take()
     if len(channel) > CHANNEL_MAX:
-        return 0  # nobody can listen to it
-    told = talk.context.pubsub.publish(channel, message)
-    talk.costs(told + talk.context.pubsub.patterns())
+        return 0  # no client can subscribe to it
+    told = conversation.context.pubsub.publish(channel, message)
+    conversation.costs(told + conversation.context.pubsub.patterns())
     return told
 
 
 class _Channels(Job):
-    """The channels that match a pattern, some at a time."""
+    """PUBSUB CHANNELS with a pattern, slice by slice."""
 
     def __init__(self, channels: list[bytes], matches: Matcher, together: int) -> None:
         self._channels = deque(channels)
@@ -159,7 +159,7 @@ class _Channels(Job):
         return UNFINISHED if self._channels else self._found
 
 
-container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of channels.")
+container("PUBSUB", group="pubsub", since="2.8.0", summary="Inspect channels.")
 
 
 @in_conversation(
@@ -167,14 +167,14 @@ container("PUBSUB", group="pubsub", since="2.8.0", summary="What is known of cha
     "pubsub loading",
     group="pubsub",
     since="2.8.0",
-    summary="The channels that somebody listens to, or those that match a glob pattern.",
+    summary="Return the channels with subscribers, or those that match a glob pattern.",
 )
-def pubsub_channels(talk: RespConversation, arguments: Arguments) -> Value:
-    channels = talk.context.pubsub.channels()
+def pubsub_channels(conversation: RespConversation, arguments: Arguments) -> Value:
+    channels = conversation.context.pubsub.channels()
     if len(arguments):
         pattern = arguments.take()
         arguments.end("ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.")
-        (matches,) = matchers(talk, [pattern])
+        (matches,) = matchers(conversation, [pattern])
         return _Channels(channels, matches, max(1, MATCHED_TOGETHER // max(1, len(pattern))))
     return channels
 
@@ -184,10 +184,10 @@ def pubsub_channels(talk: RespConversation, arguments: Arguments) -> Value:
     "pubsub loading",
     group="pubsub",
     since="2.8.0",
-    summary="How many listen to each of these channels, patterns not counted.",
+    summary="Return the number of subscribers of each of these channels, without pattern subscribers.",
 )
-def pubsub_numsub(talk: RespConversation, arguments: Arguments) -> Value:
-    listeners = talk.context.pubsub.listeners
+def pubsub_numsub(conversation: RespConversation, arguments: Arguments) -> Value:
+    listeners = conversation.context.pubsub.listeners
     return [one for channel in arguments.rest() for one in (channel, listeners(channel))]
 
 
@@ -196,10 +196,10 @@ def pubsub_numsub(talk: RespConversation, arguments: Arguments) -> Value:
     "pubsub loading",
     group="pubsub",
     since="2.8.0",
-    summary="How many patterns somebody listens to.",
+    summary="Return the number of subscribed patterns.",
 )
-def pubsub_numpat(talk: RespConversation, arguments: Arguments) -> Value:
-    return talk.context.pubsub.patterns()
+def pubsub_numpat(conversation: RespConversation, arguments: Arguments) -> Value:
+    return conversation.context.pubsub.patterns()
 
 
 help_of("PUBSUB", since="6.2.0")

@@ -1,4 +1,4 @@
-"""What the words on keys make of the store's replies: one function for each kind of answer."""
+"""Functions that turn replies of the store into values of the Redis protocol."""
 
 from collections.abc import Callable
 
@@ -8,33 +8,33 @@ from cairnkv.session.resp.command_spec import Value
 
 
 def ok(_reply: Reply) -> Value:
-    """Done."""
+    """Return OK."""
     return OK
 
 
 def number(reply: Reply) -> Value:
-    """A number, as it is."""
+    """Return a number as it is."""
     return reply
 
 
 def value_or_null(reply: Reply) -> Value:
-    """A string, or null where there is none."""
+    """Return a string, or null for a missing key."""
     return None if reply is MISSING else reply
 
 
 def ok_or_null(reply: Reply) -> Value:
-    """Done, or not, because a condition did not hold."""
+    """Return OK, or null if a condition did not hold."""
     return OK if reply else None
 
 
 def values(reply: Reply) -> Value:
-    """Several strings, or nulls."""
+    """Return strings, with null for each missing key."""
     assert isinstance(reply, Items)
     return list(reply.values)
 
 
 def of_value(function: Callable[[bytes], Value], missing: Value) -> Callable[[Reply], Value]:
-    """Something that is made of a string, or `missing` where there is none."""
+    """Return a function that shows `function(string)`, or `missing` for a missing key."""
 
     def show(reply: Reply) -> Value:
         if reply is MISSING:

@@ -1,7 +1,7 @@
-"""The words on which keys there are.
+"""The commands on the set of keys: SCAN, KEYS, DBSIZE, RANDOMKEY.
 
-What always holds: no word keeps the server busy for longer than a slice of the table takes. KEYS goes through it in
-several turns; within a transaction, which others may not come in between, it is bounded and otherwise an error.
+Invariants: no command occupies the server for longer than a slice of the table takes. KEYS reads the table slice by
+slice. In a transaction, which must be atomic, KEYS reads one slice, and fails if that is not the whole table.
 """
 
 import re
@@ -20,34 +20,33 @@ from cairnkv.session.resp.glob import Matcher, literal_prefix, matcher, searched
 from cairnkv.store import PendingReply
 
 KEYS_IN_TRANSACTION_MAX: Final = SCAN_COUNT_MAX
-"""Keys of a keyspace that KEYS looks at within a transaction, which cannot be interrupted."""
+"""Maximum number of keys that KEYS examines in a transaction, which cannot be interrupted."""
 
 KEYS_TOGETHER: Final = 2_000
-"""Keys that KEYS looks at in one go."""
+"""Keys in one slice of KEYS."""
 
 SCAN_COUNT: Final = 10
-"""Keys that a slice looks at unless the client asks for another number, as in Redis."""
+"""Keys in a slice without COUNT, as in Redis."""
 
 SHORT_PATTERN: Final = 32
-"""Bytes of a pattern up to which it costs less to match a key than to look it up. With longer ones, made for it, a
-slice of keys could take seconds, so there are fewer keys in a slice."""
+"""Length of a pattern up to which matching a key costs less than finding it. Hostile longer patterns could take seconds
+for a slice, so their slices are smaller."""
 
 SEARCH_MAX: Final = 1_000
-"""Steps for each byte of a key that matching a slice of keys may take, where the pattern has to be searched for: with
-the longest keys that is some tens of milliseconds."""
+"""Maximum steps of pattern search in a slice for each byte of a key: some tens of milliseconds for the longest keys."""
 
 _CURSOR: Final = re.compile(rb"(?:[+-]?[0-9]{1,20})?")
-"""A number as C's strtoul reads it for Redis: nothing stands for 0, and what is below 0 counts back from 2 ** 64."""
+"""A number as strtoul reads it in Redis: an empty string is 0, and negative numbers wrap around at 2 ** 64."""
 
 _CURSORS: Final = 2**64
 
 
-@on_keys("DBSIZE", "readonly fast", group="server", since="1.0.0", summary="How many keys there are.")
+@on_keys("DBSIZE", "readonly fast", group="server", since="1.0.0", summary="Return the number of keys.")
 def dbsize(arguments: Arguments) -> Call:
     return Call(Count(), number)
 
 
-@on_keys("RANDOMKEY", "readonly", group="generic", since="1.0.0", summary="One of the keys, any of them.")
+@on_keys("RANDOMKEY", "readonly", group="generic", since="1.0.0", summary="Return a random key.")
 def randomkey(arguments: Arguments) -> Call:
     return Call(RandomKey(), value_or_null)
 
@@ -57,13 +56,13 @@ def randomkey(arguments: Arguments) -> Call:
     "readonly scans",
     group="generic",
     since="2.8.0",
-    summary="Some of the keys, and the cursor to go on with; 0 is the first one, and means the end.",
+    summary="Return some keys and the next cursor. The first cursor is 0; a next cursor of 0 is the end.",
 )
 def scan(arguments: Arguments) -> Call:
     text = arguments.take()
     if not _CURSOR.fullmatch(text) or abs(int(text or b"0")) >= _CURSORS:
         raise Refusal("ERR invalid cursor")
-    # A cursor beyond ours was never given to anybody; it is answered with the end.
+    # No reply contains a cursor beyond the highest one. Such a cursor is at the end.
     cursor = min(int(text or b"0") % _CURSORS, CURSOR.highest)
     pattern, count, of_type = b"*", SCAN_COUNT, b"STRING"
     while len(arguments):
@@ -88,13 +87,13 @@ def scan(arguments: Arguments) -> Call:
 
 
 def _affordable(count: int, pattern: bytes) -> int:
-    """How many keys may be looked at instead of so many, since there is a pattern to match."""
+    """Return the number of keys to examine, reduced from `count` for a long or complex pattern."""
     count = count * SHORT_PATTERN // max(len(pattern), SHORT_PATTERN)
     return max(1, min(count, SEARCH_MAX // steps) if (steps := searched(pattern)) else count)
 
 
 def _reading(pattern: bytes) -> tuple[Matcher, bytes]:
-    """What tells whether a key matches a pattern, and the bytes with which it then begins."""
+    """Return a function that matches a pattern, and the prefix that all matching keys have."""
     try:
         return matcher(pattern), literal_prefix(pattern)
     except ValueError as error:
@@ -102,26 +101,26 @@ def _reading(pattern: bytes) -> tuple[Matcher, bytes]:
 
 
 def _slice(reply: Reply) -> tuple[int, list[bytes]]:
-    """The next cursor and the keys."""
+    """Return the next cursor and the keys of a reply."""
     assert isinstance(reply, Items)
     following, *keys = (value for value in reply.values if value is not None)
     return int(following), keys
 
 
 class _Keys(Job):
-    """KEYS outside of transactions: slice by slice."""
+    """KEYS outside of transactions, slice by slice."""
 
-    def __init__(self, talk: RespConversation, pattern: bytes) -> None:
+    def __init__(self, conversation: RespConversation, pattern: bytes) -> None:
         self._matches, self._prefix = _reading(pattern)
-        self._store = talk.store
-        self._db = talk.db
-        self._room = talk.limits.frame
+        self._store = conversation.store
+        self._db = conversation.db
+        self._room = conversation.limits.frame
         self._count = _affordable(KEYS_TOGETHER, pattern)
         self._cursor = 0
-        self._pieces = [b""]  # of the reply, made as the keys are found; the head comes first, and last of all
+        self._pieces = [b""]  # of the reply; the head comes first, and is made last
         self._count_found = 0
         self._pending: list[PendingReply] = []
-        self._asked: Reply | PendingReply | None = None  # a slice that is not there yet
+        self._asked: Reply | PendingReply | None = None  # a slice that has not been executed yet
 
     def step(self) -> Value:
         outcome = self._asked or self._store.execute(Scan(self._cursor, self._count, self._prefix), self._db)
@@ -140,11 +139,11 @@ class _Keys(Job):
         self._pieces.append(bulk_strings(found))
         self.kept += len(self._pieces[-1])
         if self.kept > self._room:
-            return Error("ERR the keys that match are more than a reply has room for; use SCAN")
+            return Error("ERR the matching keys exceed the limit of a reply; use SCAN")
         return UNFINISHED if self._cursor else Later(outcome, self._show)
 
     def _show(self, _last: Reply) -> Value:
-        """All keys, once the last slice may be shown: commits come in order, so the others have theirs behind them."""
+        """Return the reply. Commits are in order, so when the last slice is committed, all slices are."""
         for pending in self._pending:
             if isinstance(pending.reply, Failure):
                 return error_of(pending.reply)
@@ -152,8 +151,8 @@ class _Keys(Job):
         return Prepared(self._pieces)
 
 
-def _keys_alone(talk: RespConversation, arguments: Arguments) -> Value:
-    return _Keys(talk, arguments.take())
+def _keys_by_slices(conversation: RespConversation, arguments: Arguments) -> Value:
+    return _Keys(conversation, arguments.take())
 
 
 @on_keys(
@@ -161,8 +160,8 @@ def _keys_alone(talk: RespConversation, arguments: Arguments) -> Value:
     "readonly scans",
     group="generic",
     since="1.0.0",
-    summary="All keys that match a pattern, though not of one moment; see SCAN.",
-    alone=_keys_alone,
+    summary="Return all keys that match a pattern, slice by slice. Prefer SCAN.",
+    outside_transactions=_keys_by_slices,
 )
 def keys(arguments: Arguments) -> Call:
     pattern = arguments.take()
@@ -172,7 +171,7 @@ def keys(arguments: Arguments) -> Call:
     def show(reply: Reply) -> Value:
         following, found = _slice(reply)
         if following:
-            return Error(f"ERR KEYS within a transaction looks at {most} keys at most with this pattern; use SCAN")
+            return Error(f"ERR KEYS in a transaction examines at most {most} keys with this pattern; use SCAN")
         return list(filter(matches, found))
 
     return Call(Scan(0, most, prefix), show)

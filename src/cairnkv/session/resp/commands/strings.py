@@ -1,9 +1,9 @@
-"""The words on values: strings, whole and in parts.
+"""The commands of the Redis protocol on values, and on parts of values.
 
-A word that reads one value is GET and something made of its reply; a word that changes one is a command of the
-vocabulary, so that the log has it.
+A command that reads one value is `Get` with a function of its reply. A command that writes is one of the registry, so
+that logs can contain it.
 
-Not for numbers (`numbers`) and bits (`bits`), nor for when keys expire (`expiry`), unless it is said with a value.
+Out of scope: numbers (`numbers`), bits (`bits`), and expiry without a value (`expiry`).
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ from cairnkv.session.resp.commands.replies import number, of_value, ok, ok_or_nu
 # -- options -----------------------------------------------------------------------------------------------
 
 _TIMES: Final = {b"EX": ("ttl", 1_000), b"PX": ("ttl", 1), b"EXAT": ("at", 1_000), b"PXAT": ("at", 1)}
-"""Options that say when a key expires: what the vocabulary calls it, and their unit in milliseconds."""
+"""The options of expiry: the field of the command, and the unit in milliseconds."""
 
 _WITH_ARGUMENT: Final = frozenset({*_TIMES, b"IFEQ"})
 _LIFETIMES: Final = frozenset({*_TIMES, b"KEEPTTL", b"PERSIST"})
@@ -52,41 +52,41 @@ _OF_GETEX: Final = frozenset({*_TIMES, b"PERSIST"})
 
 
 def _options(arguments: Arguments, allowed: frozenset[bytes]) -> dict[bytes, bytes]:
-    """The options that follow, each with its argument. As in Redis one may stand there twice; the last one counts."""
+    """Return the options that follow, each with its argument. As in Redis, the last of equal options counts."""
     given: dict[bytes, bytes] = {}
     while len(arguments):
-        word = arguments.keyword()
-        group = next((group for group in (_LIFETIMES, _CONDITIONS) if word in group), frozenset())
-        if word not in allowed or any(other in group for other in given if other != word):
+        keyword = arguments.keyword()
+        group = next((group for group in (_LIFETIMES, _CONDITIONS) if keyword in group), frozenset())
+        if keyword not in allowed or any(other in group for other in given if other != keyword):
             raise Refusal(SYNTAX)
-        given[word] = arguments.take() if word in _WITH_ARGUMENT else b""
+        given[keyword] = arguments.take() if keyword in _WITH_ARGUMENT else b""
     return given
 
 
 def _lifetime(options: dict[bytes, bytes], name: str) -> dict[str, Any]:
-    """The time among the options of a command, as an option of the vocabulary's commands."""
+    """Return the field for the expiry among the options of a command, at most one."""
     return {
-        field: _time(options[word], unit, name) for word, (field, unit) in _TIMES.items() if word in options
-    }  # there is one at most
+        field: _time(options[keyword], unit, name) for keyword, (field, unit) in _TIMES.items() if keyword in options
+    }
 
 
 def _time(text: bytes, unit: int, name: str) -> int:
-    """Milliseconds of a time that is a number of units, for a command."""
+    """Return a number of units in milliseconds."""
     milliseconds = integer(text) * unit
     if not 1 <= milliseconds <= TTL_MAX:
         raise Refusal(wrong_time(name))
     return milliseconds
 
 
-def behind_the_key(key: bytes, refusal: Refusal, *, missing: Value) -> Call:
-    """A refusal that Redis says only if the key is there, since it looks for the key first."""
+def refused_if_exists(key: bytes, refusal: Refusal, *, missing: Value) -> Call:
+    """Return a call that fails if the key exists. Redis looks up the key before it checks the other arguments."""
     return Call(Get(key), of_value(lambda _: Error(str(refusal)), missing))
 
 
 # -- one value ---------------------------------------------------------------------------------------------
 
 
-@on_keys("GET key", "readonly fast", group="string", since="1.0.0", summary="The value of a key.")
+@on_keys("GET key", "readonly fast", group="string", since="1.0.0", summary="Return the value of a key.")
 def get(arguments: Arguments) -> Call:
     return Call(Get(arguments.key()), value_or_null)
 
@@ -97,7 +97,7 @@ def get(arguments: Arguments) -> Call:
     "write denyoom",
     group="string",
     since="1.0.0",
-    summary="Store a value under a key, if conditions hold, for good or for some time.",
+    summary="Store a value under a key, optionally under conditions and with an expiry.",
 )
 def set_(arguments: Arguments) -> Call:
     key, value = arguments.key(), arguments.take()
@@ -121,7 +121,7 @@ def set_(arguments: Arguments) -> Call:
     "write denyoom fast",
     group="string",
     since="1.0.0",
-    summary="Store a value if the key is not there; 1 if so.",
+    summary="Store a value if the key does not exist. Returns 1 if it was stored, else 0.",
 )
 def setnx(arguments: Arguments) -> Call:
     return Call(SetWith(arguments.key(), arguments.take(), if_absent=True), number)
@@ -132,7 +132,7 @@ def setnx(arguments: Arguments) -> Call:
     "write denyoom",
     group="string",
     since="2.0.0",
-    summary="Store a value for so many seconds.",
+    summary="Store a value that expires after a number of seconds.",
 )
 def setex(arguments: Arguments) -> Call:
     return _set_for(arguments, 1_000)
@@ -143,7 +143,7 @@ def setex(arguments: Arguments) -> Call:
     "write denyoom",
     group="string",
     since="2.6.0",
-    summary="Store a value for so many milliseconds.",
+    summary="Store a value that expires after a number of milliseconds.",
 )
 def psetex(arguments: Arguments) -> Call:
     return _set_for(arguments, 1)
@@ -159,13 +159,13 @@ def _set_for(arguments: Arguments, unit: int) -> Call:
     "write denyoom fast",
     group="string",
     since="1.0.0",
-    summary="Store a value; the one that was there before.",
+    summary="Store a value. Returns the previous value.",
 )
 def getset(arguments: Arguments) -> Call:
     return Call(Swap(arguments.key(), arguments.take()), value_or_null)
 
 
-@on_keys("GETDEL key", "write fast", group="string", since="6.2.0", summary="Take a key out; the value it had.")
+@on_keys("GETDEL key", "write fast", group="string", since="6.2.0", summary="Delete a key. Returns its value.")
 def getdel(arguments: Arguments) -> Call:
     return Call(GetWith(arguments.key(), clear=True), value_or_null)
 
@@ -175,7 +175,7 @@ def getdel(arguments: Arguments) -> Call:
     "write fast",
     group="string",
     since="6.2.0",
-    summary="The value of a key, which then expires at another time, or not at all.",
+    summary="Return the value of a key, and set or remove its expiry.",
 )
 def getex(arguments: Arguments) -> Call:
     key = arguments.key()
@@ -185,7 +185,7 @@ def getex(arguments: Arguments) -> Call:
     try:
         lifetime = _lifetime(options, arguments.name)
     except Refusal as refusal:
-        return behind_the_key(key, refusal, missing=None)
+        return refused_if_exists(key, refusal, missing=None)
     return Call(GetWith(key, persist=b"PERSIST" in options, **lifetime), value_or_null)
 
 
@@ -194,7 +194,7 @@ def getex(arguments: Arguments) -> Call:
     "write fast",
     group="string",
     since="9.0.0",
-    summary="Take a key out if it has this value; 1 if so. As in Valkey.",
+    summary="Delete a key if it has this value. Returns 1 if it was deleted, else 0. As in Valkey.",
 )
 def delifeq(arguments: Arguments) -> Call:
     return Call(ClearIfEquals(arguments.key(), arguments.take()), number)
@@ -204,7 +204,7 @@ def delifeq(arguments: Arguments) -> Call:
 
 
 @on_keys(
-    "MGET key [key ...]", "readonly fast", group="string", since="1.0.0", summary="The values of several keys at once."
+    "MGET key [key ...]", "readonly fast", group="string", since="1.0.0", summary="Return the values of several keys."
 )
 def mget(arguments: Arguments) -> Call:
     return Call(GetMany(arguments.keys()), values)
@@ -215,7 +215,7 @@ def mget(arguments: Arguments) -> Call:
     "write denyoom",
     group="string",
     since="1.0.1",
-    summary="Store several values at once.",
+    summary="Store several values.",
 )
 def mset(arguments: Arguments) -> Call:
     return Call(SetMany(0, arguments.pairs()), ok)
@@ -226,7 +226,7 @@ def mset(arguments: Arguments) -> Call:
     "write denyoom",
     group="string",
     since="1.0.1",
-    summary="Store several values at once if none of the keys is there; 1 if so.",
+    summary="Store several values if none of the keys exists. Returns 1 if they were stored, else 0.",
 )
 def msetnx(arguments: Arguments) -> Call:
     return Call(SetManyIfAbsent(arguments.pairs()), number)
@@ -240,13 +240,13 @@ def msetnx(arguments: Arguments) -> Call:
     "write denyoom fast",
     group="string",
     since="2.0.0",
-    summary="Put a string behind a value; how long it is then.",
+    summary="Append a string to a value. Returns the new length.",
 )
 def append(arguments: Arguments) -> Call:
     return Call(Append(arguments.key(), arguments.take()), number)
 
 
-@on_keys("STRLEN key", "readonly fast", group="string", since="2.2.0", summary="How many bytes a value has.")
+@on_keys("STRLEN key", "readonly fast", group="string", since="2.2.0", summary="Return the length of a value in bytes.")
 def strlen(arguments: Arguments) -> Call:
     return Call(Get(arguments.key()), _length)
 
@@ -254,7 +254,7 @@ def strlen(arguments: Arguments) -> Call:
 _length: Final[Callable[[Reply], Value]] = of_value(len, 0)
 
 
-@on_keys("GETRANGE key start end", "readonly", group="string", since="2.4.0", summary="A part of a value.")
+@on_keys("GETRANGE key start end", "readonly", group="string", since="2.4.0", summary="Return a part of a value.")
 def getrange(arguments: Arguments) -> Call:
     key, start, end = arguments.key(), arguments.integer(), arguments.integer()
 
@@ -265,18 +265,24 @@ def getrange(arguments: Arguments) -> Call:
     return Call(Get(key), of_value(part, b""))
 
 
-@on_keys("SUBSTR key start end", "readonly", group="string", since="1.0.0", summary="GETRANGE by its first name.")
+@on_keys(
+    "SUBSTR key start end",
+    "readonly",
+    group="string",
+    since="1.0.0",
+    summary="Return a part of a value. The former name of GETRANGE.",
+)
 def substr(arguments: Arguments) -> Call:
     return getrange(arguments)
 
 
 def places_of(start: int, end: int, count: int) -> range:
-    """Those of so many places that lie from a start to an end, both included; below zero they count from the end.
+    """Return the indexes from a start to an end, both included, of `count` items. Negative numbers count from the end.
 
     >>> places_of(1, 2, 5), places_of(-3, -1, 5), places_of(3, 1, 5), places_of(-2, -3, 5)
     (range(1, 3), range(2, 5), range(0, 0), range(0, 0))
     """
-    if start < 0 and end < 0 and start > end:  # before both are taken for 0, where they lie before the first place
+    if start < 0 and end < 0 and start > end:  # even if both lie before the first item, and would become 0
         return range(0)
     first, last = (max(0, place + count if place < 0 else place) for place in (start, end))
     places = range(first, min(last, count - 1) + 1)
@@ -288,7 +294,7 @@ def places_of(start: int, end: int, count: int) -> range:
     "write denyoom",
     group="string",
     since="2.2.0",
-    summary="Write a string over a value from an offset on; how long it is then.",
+    summary="Overwrite a value from an offset on. Returns the new length.",
 )
 def setrange(arguments: Arguments) -> Call:
     key, offset, value = arguments.key(), arguments.integer(), arguments.take()

@@ -1,7 +1,7 @@
 """Transactions: MULTI, EXEC, DISCARD, WATCH, UNWATCH.
 
-What always holds: the words on keys of one transaction reach the store together, as one entry of its log; if a
-watched key has changed, nothing is carried out, not even what does not speak of keys.
+Invariants: the commands on keys of one transaction reach the store together, as one entry. If a watched key has
+changed, no command of the transaction is executed.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from cairnkv.session.resp.encoding import Several, Together, shown
 from cairnkv.store import PendingCommand, PendingReply
 
 WATCHED_BYTES: Final = 256
-"""Bytes that a watched key takes besides its own, near enough."""
+"""Approximate overhead of a watched key in bytes."""
 
 
 @in_conversation(
@@ -27,14 +27,14 @@ WATCHED_BYTES: Final = 256
     "loading fast in-multi",
     group="transactions",
     since="1.2.0",
-    summary="Begin a transaction: queue what follows.",
+    summary="Begin a transaction. The server queues the commands that follow.",
 )
-def multi(talk: RespConversation, arguments: Arguments) -> Value:
-    if talk.queue is not None:
+def multi(conversation: RespConversation, arguments: Arguments) -> Value:
+    if conversation.queue is not None:
         raise Refusal("ERR MULTI calls can not be nested")
-    talk.queue = []
-    talk.queued_bytes = talk.queued_cost = 0
-    talk.spoilt = False
+    conversation.queue = []
+    conversation.queued_bytes = conversation.queued_cost = 0
+    conversation.spoilt = False
     return OK
 
 
@@ -43,12 +43,12 @@ def multi(talk: RespConversation, arguments: Arguments) -> Value:
     "loading fast in-multi",
     group="transactions",
     since="2.0.0",
-    summary="Forget the transaction that is open.",
+    summary="Discard the open transaction.",
 )
-def discard(talk: RespConversation, arguments: Arguments) -> Value:
-    if talk.queue is None:
+def discard(conversation: RespConversation, arguments: Arguments) -> Value:
+    if conversation.queue is None:
         raise Refusal("ERR DISCARD without MULTI")
-    talk.forget_transaction()
+    conversation.forget_transaction()
     return OK
 
 
@@ -57,30 +57,30 @@ def discard(talk: RespConversation, arguments: Arguments) -> Value:
     "loading fast in-multi",
     group="transactions",
     since="2.2.0",
-    summary="Let the next transaction be given up if one of these keys changes before.",
+    summary="Watch keys. If one of them changes before EXEC, the transaction is not executed.",
 )
-def watch(talk: RespConversation, arguments: Arguments) -> Value:
-    if talk.queue is not None:
+def watch(conversation: RespConversation, arguments: Arguments) -> Value:
+    if conversation.queue is not None:
         raise Refusal("ERR WATCH inside MULTI is not allowed")
     keys = dict.fromkeys(arguments.keys())
-    places = [(talk.db, key) for key in keys if (talk.db, key) not in talk.watched]
-    if len(talk.watched) + len(places) > WATCHED_MAX:
+    places = [(conversation.db, key) for key in keys if (conversation.db, key) not in conversation.watched]
+    if len(conversation.watched) + len(places) > WATCHED_MAX:
         raise Refusal(f"ERR more than {WATCHED_MAX} keys are watched")
-    talk.watched_bytes += sum(len(key) + WATCHED_BYTES for _, key in places)
-    return Later(talk.store.watch(places, talk.watched), lambda _: OK)
+    conversation.watched_bytes += sum(len(key) + WATCHED_BYTES for _, key in places)
+    return Later(conversation.store.watch(places, conversation.watched), lambda _: OK)
 
 
-@in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0", summary="Watch no key any more.")
-def unwatch(talk: RespConversation, arguments: Arguments) -> Value:
-    talk.forget_watched()
+@in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0", summary="Stop watching all keys.")
+def unwatch(conversation: RespConversation, arguments: Arguments) -> Value:
+    conversation.forget_watched()
     return OK
 
 
 @dataclasses.dataclass(slots=True)
 class _Planned:
-    """What will be shown for a queued command: the reply to the next step, or to several, or a value.
+    """The source of a queued command's value: the reply to the next step or to several steps, or a given value.
 
-    queued: a word that is not the store's, which is yet to be carried out for its value.
+    queued: a command for the conversation, which has not been executed yet.
     """
 
     show: Callable[[Reply], Value] | None = None
@@ -89,14 +89,14 @@ class _Planned:
     several: int = 0
     queued: Queued | None = None
 
-    def act(self, talk: RespConversation) -> None:
-        """Carry out what is not the store's, once."""
+    def act(self, conversation: RespConversation) -> None:
+        """Execute a command for the conversation, once."""
         queued, self.queued = self.queued, None
         if queued is not None:
-            self.value = _carried(talk, queued)
+            self.value = _carried(conversation, queued)
 
-    def say(self, replies: Iterator[Reply]) -> Value:
-        """Take what it is out of the replies to all steps."""
+    def value_from(self, replies: Iterator[Reply]) -> Value:
+        """Take the command's replies from those to all steps, and return its value."""
         if self.show is None:
             return self.value
         reply = Replies(tuple(islice(replies, self.several))) if self.several else next(replies)
@@ -108,82 +108,82 @@ class _Planned:
     "loading in-multi",
     group="transactions",
     since="1.2.0",
-    summary="Carry the queued commands out, all at once.",
+    summary="Execute the queued commands atomically.",
 )
-def execute(talk: RespConversation, arguments: Arguments) -> Value:
-    if talk.queue is None:
+def execute(conversation: RespConversation, arguments: Arguments) -> Value:
+    if conversation.queue is None:
         raise Refusal("ERR EXEC without MULTI")
-    queue = talk.queue
-    watched = [(db, before) for (db, _), before in talk.watched.items()]
-    talk.forget_transaction()
-    if talk.spoilt:
+    queue = conversation.queue
+    watched = [(db, before) for (db, _), before in conversation.watched.items()]
+    conversation.forget_transaction()
+    if conversation.spoilt:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
     steps: list[Step] = []
-    planned = _planned(talk, queue, steps)
+    planned = _planned(conversation, queue, steps)
     acts = any(one.queued is not None for one in planned)
 
     def act(reply: Reply) -> None:
         if isinstance(reply, Replies):
             for one in planned:
-                one.act(talk)
+                one.act(conversation)
 
     def show(reply: Reply) -> Value:
         if reply is MISSING:
             return NULL_ARRAY
         act(reply)
         replies = iter(reply.values if isinstance(reply, Replies) else ())
-        return Together([one.say(replies) for one in planned])
+        return Together([one.value_from(replies) for one in planned])
 
-    made = sum(talk.store.bytes_made(step.command, step.db) for step in steps)
-    outcome = talk.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
+    made = sum(conversation.store.bytes_made(step.command, step.db) for step in steps)
+    outcome = conversation.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
     if not isinstance(outcome, PendingReply):
         act(outcome)
-    elif isinstance(outcome, PendingCommand):  # what its client says next does not wait for its reply
+    elif isinstance(outcome, PendingCommand):  # the client's next commands do not wait for its reply
         outcome.on_outcome = act
     elif outcome.executed:
         act(outcome.outcome)
-    talk.own_writes.note(outcome)
+    conversation.own_writes.note(outcome)
     worked = min(made, TRANSACTION_BYTES_MAX) + bytes_of_outcome(outcome)
-    cost = talk.queued_cost + len(watched) // WORDS_PER_COST + worked // BYTES_PER_COST
-    return Later(outcome, show, cost=cost, size=talk.queued_bytes, acts=acts)
+    cost = conversation.queued_cost + len(watched) // WORDS_PER_COST + worked // BYTES_PER_COST
+    return Later(outcome, show, cost=cost, size=conversation.queued_bytes, acts=acts)
 
 
-def _planned(talk: RespConversation, queue: Sequence[Queued], steps: list[Step]) -> list[_Planned]:
-    """Take the words on keys into the steps for the store; the others have their turn when its reply is known.
+def _planned(conversation: RespConversation, queue: Sequence[Queued], steps: list[Step]) -> list[_Planned]:
+    """Append the commands on keys to the steps for the store. The other commands execute after its reply.
 
-    But for SELECT, which says what the words behind it are about, and is taken back.
+    SELECT applies to the steps behind it; the conversation selects the database when EXEC executes.
     """
-    db = talk.db
+    db = conversation.db
     try:
-        return [_plan(talk, queued, steps) for queued in queue]
+        return [_plan(conversation, queued, steps) for queued in queue]
     finally:
-        talk.db = db
+        conversation.db = db
 
 
-def _plan(talk: RespConversation, queued: Queued, steps: list[Step]) -> _Planned:
+def _plan(conversation: RespConversation, queued: Queued, steps: list[Step]) -> _Planned:
     spec = queued.spec
     try:
         if spec.on_keys is None:
             if spec.name == "select":
-                talk.db = talk.arguments(spec, queued.words).db_number()
+                conversation.db = conversation.arguments(spec, queued.words).db_number()
             return _Planned(queued=queued)
-        call = spec.on_keys(talk.arguments(spec, queued.words))
+        call = spec.on_keys(conversation.arguments(spec, queued.words))
     except Refusal as refusal:
         return _Planned(value=Error(str(refusal)))
     if isinstance(call, Calls):
         steps += call.steps
         return _Planned(call.show, several=len(call.steps))
-    steps.append(Step(talk.db, call.command))
+    steps.append(Step(conversation.db, call.command))
     return _Planned(call.show, errors=call.errors)
 
 
-def _carried(talk: RespConversation, queued: Queued) -> Value:
+def _carried(conversation: RespConversation, queued: Queued) -> Value:
     try:
-        if talk.ended and "noscript" in queued.spec.flags:  # its connection has ended
+        if conversation.ended and "noscript" in queued.spec.flags:  # its connection is closed
             return None
-        if talk.cost > TRANSACTION_COST_MAX:
-            raise Refusal("ERR not carried out: the transaction has been too much work already")
-        value = talk.carry(queued.spec, queued.words)
+        if conversation.cost > TRANSACTION_COST_MAX:
+            raise Refusal("ERR not executed: the transaction has exceeded its limit of work")
+        value = conversation.carry(queued.spec, queued.words)
         if isinstance(value, Job):
             value = value.finish()
     except Refusal as refusal:

@@ -1,0 +1,64 @@
+"""Declarations of Redis commands: safe defaults, and refusals of declarations that do not fit."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cairnkv.commands import Get, Right
+from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Call, on_keys
+from cairnkv.session.resp.commands.replies import value_or_null
+
+
+def get_number(arguments: Arguments) -> Call:
+    return Call(Get(arguments.key()), value_or_null)
+
+
+@pytest.fixture
+def undeclared() -> Iterator[None]:
+    """Remove the commands that a test declares."""
+    before = dict(RESP_COMMANDS)
+    yield
+    RESP_COMMANDS.clear()
+    RESP_COMMANDS.update(before)
+
+
+@pytest.mark.usefixtures("undeclared")
+def test_a_command_without_flags_may_write_and_needs_memory() -> None:
+    on_keys("GETNUMBER key", group="string", since="0.0.0", summary="Return a number.")(get_number)
+    spec = RESP_COMMANDS[b"GETNUMBER"]
+    assert spec.flags == {"write", "denyoom"}
+    assert spec.right is Right.WRITE
+    assert (spec.arity, spec.keys) == (2, (1, 1, 1))
+
+
+@pytest.mark.usefixtures("undeclared")
+def test_a_command_on_keys_that_only_has_other_flags_needs_the_right_to_write() -> None:
+    on_keys("GETNUMBER key", "fast", group="string", since="0.0.0", summary="Return a number.")(get_number)
+    assert RESP_COMMANDS[b"GETNUMBER"].right is Right.WRITE
+
+
+@pytest.mark.parametrize(
+    ("syntax", "flags", "error"),
+    [("GETNUMBER key", "readonly quick", "GETNUMBER key: there is no flag quick"), ("GET key", "write", "get is decl")],
+)
+def test_an_unknown_flag_and_a_taken_name_are_refused(syntax: str, flags: str, error: str) -> None:
+    before = dict(RESP_COMMANDS)
+    with pytest.raises(ValueError, match=error):
+        on_keys(syntax, flags, group="string", since="0.0.0", summary="Return a number.")(get_number)
+    assert before == RESP_COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        (b"GET", Right.READ),
+        (b"SET", Right.WRITE),
+        (b"GETDEL", Right.WRITE),
+        (b"SHUTDOWN", Right.ADMIN),
+        (b"BGSAVE", Right.ADMIN),
+        (b"PING", Right.NONE),
+        (b"HELLO", Right.NONE),
+    ],
+)
+def test_rights(name: bytes, right: Right) -> None:
+    assert RESP_COMMANDS[name].right is right
