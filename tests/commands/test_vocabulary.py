@@ -88,6 +88,10 @@ def test_only_commands_of_several_keys_are_declared_so() -> None:
     assert several == {"SET_MANY", "SET_MANY_IF_ABSENT", "RENAME", "COPY"}
 
 
+def test_only_commands_that_change_a_part_of_a_value_resize_it() -> None:
+    assert {spec.name for spec in BY_NUMBER.values() if spec.resizes} == {"APPEND", "SET_RANGE", "SET_BIT"}
+
+
 def test_rights_of_commands() -> None:
     other = {spec.name: spec.right for spec in BY_NUMBER.values() if spec.right not in (Right.READ, Right.WRITE)}
     assert other == {"PING": Right.NONE, "BACKUP": Right.ADMIN}

@@ -179,6 +179,7 @@ class CommandSpec:
     right: the right that a client needs for it.
     exclusive: groups of fields; a command may have at most one field of each group.
     key_fields: the fields that hold a key, keys, or pairs of key and value.
+    resizes: whether it changes a part of its key's value, so that `Command.length_after` is its new length.
     stores_several: whether it may store more than one key. Such a command is undone if memory runs out in between.
     by_store: whether the store answers it about itself. Then no database applies it, and no log has it.
     shape: its fields by their places, which parse and write arguments.
@@ -197,6 +198,7 @@ class CommandSpec:
     by_store: bool
     fields: tuple[tuple[str, Slot], ...]
     key_fields: tuple[str, ...]
+    resizes: bool
     stores_several: bool
     shape: "_Shape"
 
@@ -313,6 +315,10 @@ class Command:
     def places_read(self, db: int) -> tuple[tuple[int, bytes], ...]:
         """Return those of `places` whose values the command needs."""
         return self.places(db) if self.spec.reads else ()
+
+    def length_after(self, length: int) -> int:
+        """Return the new length of a value of this length. Overridden by commands that change a part of a value."""
+        return 0
 
 
 class Step(NamedTuple):
@@ -439,6 +445,7 @@ def command_spec(
             by_store=by_store,
             fields=fields,
             key_fields=tuple(name for name, _ in of_keys),
+            resizes=command.length_after is not Command.length_after,
             stores_several=larger and (len(of_keys) > 1 or any(slot.place is Place.REST for _, slot in of_keys)),
             shape=_Shape.of(fields),
         )

@@ -294,6 +294,9 @@ class Append(Command):
     key: bytes = argument(KEY)
     value: bytes = argument(VALUE)
 
+    def length_after(self, length: int) -> int:
+        return length + len(self.value)
+
 
 @command_spec(36, answer=Answer.NUMBER)
 class SetRange(Command):
@@ -307,6 +310,9 @@ class SetRange(Command):
     offset: int = argument(OFFSET)
     value: bytes = argument(VALUE)
 
+    def length_after(self, length: int) -> int:
+        return max(length, self.offset + len(self.value)) if self.value else 0
+
 
 @command_spec(37, answer=Answer.NUMBER)
 class SetBit(Command):
@@ -318,6 +324,9 @@ class SetBit(Command):
     key: bytes = argument(KEY)
     offset: int = argument(BIT_OFFSET)
     bit: int = argument(BIT)
+
+    def length_after(self, length: int) -> int:
+        return max(length, self.offset // 8 + 1)
 
 
 @command_spec(38, answer=Answer.BYTES)

@@ -1,15 +1,14 @@
-"""By how much a command could make the entries grow: what the store asks before it lets one near the log.
+"""The growth of a command: the maximum memory that it adds. The store checks it before it executes the command.
 
 Invariants: a command adds at most this much to the estimates of table and index. One exception: an expiry time that
 moves to another second, so that clients can set a new TTL in a full store.
 
-Not for what happens then (the store).
+Out of scope: the reaction of the store to a full memory.
 """
 
 from collections.abc import Sequence
 
 from cairnkv.commands import (
-    Append,
     Command,
     Copy,
     Expire,
@@ -20,7 +19,6 @@ from cairnkv.commands import (
     Rename,
     Scope,
     Set,
-    SetBit,
     SetMany,
     SetManyIfAbsent,
     SetRange,
@@ -34,7 +32,10 @@ from cairnkv.engine.table import ENTRY_BYTES, EXPIRY_BYTES, length_of, memory_of
 
 
 def growth(database: Database, command: Command, per_key: int = 0) -> int:
-    """Return the estimated maximum number of bytes by which a command makes the entries grow; 0 or less: no growth.
+    """Return the maximum number of bytes by which a command makes the entries grow, by estimate; 0 or less: no growth.
+
+    A command without a case below gets a bound from its declaration: each of its keys keeps its value, gets all bytes
+    that the arguments of the command contain, and gets an expiry.
 
     per_key: bytes that a new key takes besides its entry.
     """
@@ -60,8 +61,6 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
             return EXPIRY_BYTES + TICK_BYTES if database.has(key) and not _expires(database, key) else 0
         case SetRange(value=b""):
             return 0
-        case Append(key) | SetRange(key) | SetBit(key):
-            return _of_change(database, key, length_after(database, command), per_key)
         case Incr(key, n):
             old, given = database.get(key), len(b"%d" % n)
             # A sum has a digit more than the longer number, at most.
@@ -80,11 +79,18 @@ def growth(database: Database, command: Command, per_key: int = 0) -> int:
             if entry is None or (elsewhere.has(target) and not command.replace):
                 return 0
             return _of_put(elsewhere, target, len(entry[0]), per_key, expires=entry[1] is not None)
-    raise NotImplementedError(f"by how much {command.spec.name} could make the entries grow is not said")
+        case _ if command.spec.resizes:
+            (key,) = command.named_keys()
+            return _of_change(database, key, length_after(database, command), per_key)
+    databases, brought = database.shared.databases, sum(map(len, command.arguments()))
+    return sum(
+        _of_put(databases[db], key, _length(databases[db], key) + brought, per_key, expires=True)
+        for db, key in command.places(database.number)
+    )
 
 
 def _of_put(database: Database, key: bytes, length: int, per_key: int, *, expires: bool) -> int:
-    """What an entry with a value of so many bytes takes more than the one that it replaces."""
+    """Return the growth if an entry with a value of this length replaces the entry of a key."""
     old = database.stored(key)
     if old is None:
         return ENTRY_BYTES + per_key + len(key) + length + (EXPIRY_BYTES + TICK_BYTES) * expires
@@ -93,7 +99,7 @@ def _of_put(database: Database, key: bytes, length: int, per_key: int, *, expire
 
 
 def _of_change(database: Database, key: bytes, length: int, per_key: int) -> int:
-    """The same when the time to live stays as it is."""
+    """Return the growth if the value of a key changes and its expiry does not."""
     return _of_put(database, key, length, per_key, expires=_expires(database, key))
 
 
@@ -103,25 +109,15 @@ def _expires(database: Database, key: bytes) -> bool:
 
 
 def length_after(database: Database, command: Command) -> int:
-    """How long the value will be of a command that changes a part of it; 0 of any other."""
-    if not isinstance(command, Append | SetRange | SetBit):
+    """Return the new length of the value of which a command changes a part; 0 for other commands."""
+    if not command.spec.resizes:
         return 0
-    return _length_after(_length(database, command.key), command)
-
-
-def _length_after(length: int, command: Append | SetRange | SetBit) -> int:
-    """The same for a value of this length."""
-    match command:
-        case Append(_, more):
-            return length + len(more)
-        case SetRange(_, offset, over):
-            return max(length, offset + len(over)) if over else 0
-        case SetBit(_, offset):
-            return max(length, offset // 8 + 1)
+    (key,) = command.named_keys()
+    return command.length_after(_length(database, key))
 
 
 def bytes_made_together(databases: Sequence[Database], steps: Sequence[Step], value_max: int | None = None) -> int:
-    """Return the minimum bytes of values that a transaction would make by commands that change a part of a value.
+    """Return the minimum bytes of values that the commands of a transaction make by changing a part of a value.
 
     value_max: maximum length of a value; a command that exceeds it makes nothing. None: no maximum.
     """
@@ -129,12 +125,12 @@ def bytes_made_together(databases: Sequence[Database], steps: Sequence[Step], va
     cleared: set[int] = set()
     made = 0
     for db, command in steps:
-        if isinstance(command, Append | SetRange | SetBit):
-            place = db, command.key
+        if command.spec.resizes:
+            (place,) = command.places(db)
             before = lengths.get(place)
             if before is None:
-                before = 0 if db in cleared else _length(databases[db], command.key)
-            after = _length_after(before, command)
+                before = 0 if db in cleared else _length(databases[db], place[1])
+            after = command.length_after(before)
             if value_max is None or after <= value_max:
                 made += after
                 lengths[place] = max(before, after)
