@@ -104,7 +104,7 @@ class RunningServer:
         """What a function returns, or raises, when it is called in the server's thread.
 
         >>> with running_server() as running:
-        ...     running.call(lambda: running.server.store.database.count())
+        ...     running.call(lambda: running.server.store.databases[0].count())
         0
         """
         from concurrent.futures import Future

@@ -22,6 +22,7 @@ from cairnkv.client.codec import Text
 from cairnkv.client.embedded import Embedded
 from cairnkv.client.stores import embedded
 from cairnkv.store import LocalStore, WhenFull
+from cairnkv.store.eviction import Eviction
 from tests.support import interrupting
 from tests.support.clock import HandClock
 from tests.support.interrupting import LEAST_POINTS, Interruption, Points, at_each_point, interrupt
@@ -162,8 +163,8 @@ def test_repair_that_is_interrupted_is_made_again(make: Callable[[HandClock], Em
 
 def test_call_that_evicts_many_keys_notes_the_use_of_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = list[object]()
-    note_change = LocalStore._note_change
-    monkeypatch.setattr(LocalStore, "_note_change", lambda *args: (noted.append(args), note_change(*args))[1])
+    note_change = Eviction.note_change
+    monkeypatch.setattr(Eviction, "note_change", lambda *args: (noted.append(args), note_change(*args))[1])
     kv: Any = Embedded(LocalStore(memory_limit=1_000_000, when_full=WhenFull.EVICT), Text(), Text())
     for number in range(3_000):
         kv.set(f"key:{number}", "v" * 100)

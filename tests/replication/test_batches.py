@@ -127,14 +127,14 @@ def test_splitting_and_emptied_buckets() -> None:
     for begin in range(0, 3_000, 500):
         followers.run(*(Set(b"%d" % n, b"x") for n in range(begin, begin + 500)))
     followers.run(*(Clear(b"%d" % n) for n in range(3_000)))
-    assert followers.stores[1].database.count() == 0
+    assert followers.stores[1].databases[0].count() == 0
 
 
 def test_key_named_twice_in_a_command() -> None:
     followers = Followers()
     followers.run(*(Set(b"%d" % n, b"x") for n in range(10)))
     followers.run(SetMany(0, ((b"3", b"a"), (b"1", b"b"), (b"3", b"c"), (b"2", b"d"))), ClearMany((b"5", b"4", b"5")))
-    assert followers.stores[1].database.get(b"3") == b"c"
+    assert followers.stores[1].databases[0].get(b"3") == b"c"
 
 
 def test_keys_freed_on_one_node_only() -> None:

@@ -173,7 +173,7 @@ def test_node_with_a_different_digest_stops(node: Nodes, monkeypatch: pytest.Mon
     ):
         one.set("n", "1")
         assert other.get("n") == "1"
-        third.call(lambda: third.server.store.database.put(b"n", b"7", None))  # what no bug should do
+        third.call(lambda: third.server.store.databases[0].put(b"n", b"7", None))  # what no bug should do
 
         def goes_on() -> bool:
             one.incr("n")
@@ -319,7 +319,7 @@ def test_joining_node_with_a_wrong_clock_does_not_move_log_time(node: Nodes, oth
                 other.set("k", "w")
             one.set("k", "x")
             assert told(off)["clock_off_ms"] > 299_000
-            assert servers[0].call(lambda: servers[0].server.store.database.now) < wall_clock() + 1_000
+            assert servers[0].call(lambda: servers[0].server.store.databases[0].now) < wall_clock() + 1_000
 
 
 def test_removed_buckets_and_snapshots_are_created_again(
@@ -491,7 +491,7 @@ def test_clock_step_does_not_move_log_time(node: Nodes) -> None:
 
         until(is_refused)
         assert other.get("k") in ("v", "w")
-        assert first.call(lambda: first.server.store.database.now) < wall_clock() + 1_000
+        assert first.call(lambda: first.server.store.databases[0].now) < wall_clock() + 1_000
         assert told(first)["clock_off_ms"] == 0
         off[0] = 0
         until(lambda: not is_refused())
@@ -543,7 +543,7 @@ def test_lagging_node_serves_once_it_has_caught_up(node: Nodes, monkeypatch: pyt
             return await apply(batch)
 
         async def take() -> None:  # as another table in the place of this node's leaves it
-            there.store.loading = there.store.holds_back = True
+            there.store.loading = True
             there.store.proposer.interrupt(there.store._loads())
             taken.set()
 

@@ -48,7 +48,7 @@ def kinds(cluster: Cluster, node: Node) -> list[Kind]:
 
 def value(node: Node, key: bytes) -> bytes | None:
     """What a node has under a key."""
-    return node.running.database.get(key)
+    return node.running.databases[0].get(key)
 
 
 def test_entries_in_flight_are_bounded_and_later_proposals_share_one() -> None:

@@ -522,7 +522,7 @@ def test_slow_storage_slows_its_node_and_gets_every_entry() -> None:
         assert one.running.position == at + 1
         one.table.refuses = None
         assert one.running.takes_entries
-        assert one.running.database.get(b"k") == b"%d" % number
+        assert one.running.databases[0].get(b"k") == b"%d" % number
     cluster.settle()
     disk = one.table.disk
     store = ReplicatedStore(node=5, nonce=b"12345678", storage=TableStorage(disk), value_max=VALUE_MAX)

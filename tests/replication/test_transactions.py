@@ -87,8 +87,8 @@ def test_nothing_is_published_without_a_quorum() -> None:
 def test_command_without_memory_fails_and_the_others_succeed() -> None:
     cluster = settled()
     node = cluster.nodes[0]
-    node.running._value_max = 1_000
-    node.running._memory_limit = node.running.used_bytes + 3_000
+    node.running._memory.value_max = 1_000
+    node.running._memory.limit = node.running.used_bytes + 3_000
     chat = chat_with(node)
     chat.send(b"SET", b"l", b"x" * 900)
     assert hear(cluster, chat) == [OK]
@@ -103,7 +103,7 @@ def test_command_without_memory_fails_and_the_others_succeed() -> None:
     assert "exceeds maximum allowed size" in too_long.text
     assert full.text.startswith("OOM")
     for other in cluster.nodes[1:]:
-        assert other.running.database.get(b"l") == b"x" * 900
+        assert other.running.databases[0].get(b"l") == b"x" * 900
 
 
 def outcome(held: Any) -> Any:
@@ -144,7 +144,7 @@ def test_node_without_memory_stops_and_applies_the_entry_on_restart(monkeypatch:
     node.crash()
     node.start()
     cluster.settle()
-    assert node.running.database.get(b"n") == b"1"
+    assert node.running.databases[0].get(b"n") == b"1"
     if at == 1:
         assert outcome(second) == 1
         assert isinstance(outcome(both), Replies)

@@ -144,7 +144,7 @@ def test_bad_frame_changes_nothing(start: Start) -> None:
             client.send(vector.frame)
             client.half_close()
             assert len(client.rest()) == len(vector.first) + 1, vector.name
-    assert server.call(server.server.store.database.count) == 0
+    assert server.call(server.server.store.databases[0].count) == 0
 
 
 RESPONSES = {(one["status_byte"], one["name"].removeprefix("binary ")): one["hex"] for one in VECTORS["vectors"][-7:]}

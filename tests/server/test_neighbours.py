@@ -184,7 +184,7 @@ def together(server: RunningServer, *said: Callable[[], object]) -> None:
 def stored(server: RunningServer, clients: Sequence[Client]) -> bool:
     """Whether the table holds what the clients have stored, and nothing else."""
     expected = {key: value for client in clients for key, value in client.values.items()}
-    get = server.server.store.database.get
+    get = server.server.store.databases[0].get
     return server.call(lambda: {key: get(key) for key in expected}) == expected
 
 

@@ -164,7 +164,7 @@ def test_hostile_bytes_affect_only_their_sender(start_on_both: Start) -> None:
     assert all(count > 10 for _, count in done), done
     eventually(lambda: dict(server.call(server.server.store.info))["connections"] == 0)
     assert dict(server.call(server.server.store.info))["unfinished_bytes"] == 0
-    server.call(server.server.store.database.check)
+    server.call(server.server.store.databases[0].check)
 
 
 def test_every_single_bit_flip_of_a_frame(start_on_both: Start) -> None:

@@ -78,7 +78,7 @@ def test_each_client_gets_its_own_failures_when_a_commit_fails(start_on_both: St
         assert one.reply() == OK
         one.send_commands([Ping(b""), Set(b"a", b"2"), Get(b"a")])
         other.send_commands([Get(b"b"), Get(b"a"), Set(b"b", b"1")])
-        values = server.server.store.database.get
+        values = server.server.store.databases[0].get
         eventually(lambda: server.call(lambda: (values(b"a"), values(b"b"))) == (b"2", b"1"))
         third.send_commands([Get(b"b"), Get(b"c")])
         server.call(lambda: storage.fail("the disk is gone", unknown=True))

@@ -355,7 +355,7 @@ class TestFailures:
         clients.cluster.settle()
         clients.turn(0)
         assert codes(clients) == ["UNKNOWN", "NOQUORUM", "UNKNOWN"]
-        assert clients.node.running.database.get(b"n") == b"5"
+        assert clients.node.running.databases[0].get(b"n") == b"5"
         clients.say(0, frames(Get(b"k"), Incr(b"n", 1)))
         clients.deliver()
         assert codes(clients)[3:] == ["1", "6"]
@@ -365,7 +365,7 @@ class TestFailures:
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
         clients.sessions[0].lost()
         clients.deliver()
-        assert clients.node.running.database.get(b"k") == b"1"
+        assert clients.node.running.databases[0].get(b"k") == b"1"
 
     def test_a_node_that_leaves(self) -> None:
         clients = Clients(1, native_path_in_use=True)

@@ -7,7 +7,7 @@ import pytest
 
 from cairnkv.commands import MISSING, ClearAll, Count, Expire, Get, Set, SetMany, SetWith, Ttl
 from cairnkv.store import LocalStore
-from cairnkv.store.local import EXPIRED_PER_SLICE
+from cairnkv.store.housekeeping import EXPIRED_PER_SLICE
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
 

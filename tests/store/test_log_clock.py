@@ -216,7 +216,7 @@ class TestInACluster:
             assert self._said(cluster, number, Get(b"k")) == b"v"
         clock.advance(5)
         assert self._said(cluster, 0, Get(b"k")) is MISSING
-        assert len({node.running.database.now for node in cluster.nodes}) == 1
+        assert len({node.running.databases[0].now for node in cluster.nodes}) == 1
         assert len({node.running.digest for node in cluster.nodes}) == 1
 
     def test_they_do_so_where_commands_come_all_the_time(self, cluster: Cluster) -> None:

@@ -98,6 +98,7 @@ cdef class DirectCalls:
     cdef int64_t _granted  # how many calls may be direct, while it is held, before a slice of housekeeping is due
     cdef int64_t _left  # ... and how many of these are left
     cdef dict _uncommitted  # what waits for the disk; None: this store has none, and its callers execute themselves
+    cdef object _gate  # the store's commit gate
     cdef object _time  # where log time is
 
     def __init__(self, store, keys, values):
@@ -111,7 +112,8 @@ cdef class DirectCalls:
         self._uncommitted = None
         self._use(store)
         if not store.plain:
-            self._uncommitted = store.uncommitted
+            self._gate = store.gate
+            self._uncommitted = self._gate.uncommitted
             self._time = store.database.shared
             self._shared.around = self._around
 
@@ -136,8 +138,8 @@ cdef class DirectCalls:
         if self._uncommitted is not None and (
             PyDict_Size(self._uncommitted) > 0
             or process.generation != self._threads_share._generation  # which stays as it is where a store is on disk
-            or self._engine.holds_back
-            or (self._time.expiring and now > self._engine.noted)
+            or self._engine.checks_commands
+            or (self._time.expiring and now > self._gate.recorded_time)
         ):
             return False
         if not self._held:

@@ -1,25 +1,25 @@
-"""The store of a node of a cluster: the log orders first, and every node carries out what comes back.
+"""The store of a node: the log orders commands, and every node executes the entries that come back.
 
-    execute → a proposal → (proposer, NATS) → apply → keyspaces, reply
-                                                 └→ effects → the node's own table on disk
+    execute → proposal → proposer → NATS → apply_entry → databases and reply
+                                                └→ effects → the node's table on disk
 
-It is the store, but for when a command is carried out: a write when its entry has come back through the log, a read
-when an entry of this node has that was published after the read came. So all that a node has carried out is committed;
-there is nothing to undo, and a reply leaves as soon as it is known.
+A write executes when its entry comes back from the log, a read when an entry of this node comes back that was
+published after the read arrived. So all executed commands are committed: nothing is undone, and a reply leaves as soon
+as it is known.
 
-What always holds:
-- Whatever is in the state follows from the entries alone: every node that has come to a position has the same there.
-  The state is keyspaces and log time, the table of proposers, the versions of tracked slots, the semantics in force.
-- What an entry changes goes to the node's table in one piece with the position that it stands at.
-- A node that finds itself different from the others, or cannot go on, says so and takes no part any more.
+Invariants:
+- The state follows from the entries alone. Nodes at the same position have the same databases, log time, epoch table,
+  versions of tracked slots and semantics.
+- The effects of an entry enter the node's table together with its position.
+- A node whose state differs from the others', or that cannot go on, reports it and stops.
 
-Not for NATS (`replication`), nor for who calls this when (`replication.node`). Memory is a limit for what this node
-proposes, and nothing is evicted.
+Out of scope: NATS (`replication.nats`) and the life of a node (`replication.node`). The memory limit restricts the
+proposals of this node; no node evicts keys.
 """
 
 import collections
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, cast
 
 from cairnkv.commands import (
@@ -38,9 +38,10 @@ from cairnkv.commands import (
     Step,
     failures,
 )
-from cairnkv.commands.vocabulary import RandomKey
+from cairnkv.commands.vocabulary import Backup, RandomKey
 from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, undo
 from cairnkv.engine.database import VERSION_SLOTS, Before, version_slot
+from cairnkv.errors import OptionError
 from cairnkv.limits import BYTES_PER_COST, CLEAR_PREFIX_SLICE, DATABASES
 from cairnkv.protocol.native import Prefix
 from cairnkv.replication import node_records
@@ -63,14 +64,16 @@ from cairnkv.replication.entry_codec import (
 from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.proposals import BlockingProposal, Changes, ExecutableProposal, PendingProposal
 from cairnkv.replication.proposer import Proposal, Proposer
-from cairnkv.storage import Deliver, Effect, Storage, StorageRefused
+from cairnkv.storage import BackUp, Deliver, Effect, Storage, StorageRefused
 from cairnkv.storage.record_format import NODE_DB
-from cairnkv.store.admission import bytes_made_together, length_after
-from cairnkv.store.base import ExecutorFactory, ExecutorT, Loaded
+from cairnkv.store.admission import bytes_made
+from cairnkv.store.base import ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
 from cairnkv.store.clock import Clock, LogClock, wall_clock
-from cairnkv.store.local import LocalStore, TooMuch, effects_of
+from cairnkv.store.info import StoreInfo, random_key
 from cairnkv.store.lru import Place
+from cairnkv.store.memory import Memory
 from cairnkv.store.pending import PendingReply, size_of
+from cairnkv.store.transaction import TooMuch, effects_of, execute_steps
 
 logger: Final = logging.getLogger("cairnkv.cluster")
 
@@ -85,7 +88,7 @@ DIGESTS_KEPT: Final = 16
 """Digests that are remembered, for nodes that are behind."""
 
 
-class ReplicatedStore(LocalStore):
+class ReplicatedStore:
     """The store of one node."""
 
     def __init__(
@@ -106,6 +109,17 @@ class ReplicatedStore(LocalStore):
         broken: faults that this node injects, for tests of consistency checks. See
         `cairnkv.replication.nats.options.BREAKS`.
         """
+        self._shared: Final = Shared()
+        self.databases: Final = tuple(Database(self._shared) for _ in range(DATABASES))
+        self._storage = storage
+        self.loading = True
+        """Whether this node has yet to catch up with its cluster."""
+        self.clock = clock
+        self._log_clock: Final = LogClock(clock, self._shared, LEAD_LEAST_MS)
+        self._memory: Final = Memory(self.databases, storage, memory_limit, value_max)
+        self._info: Final = StoreInfo(self._about)
+        self.commands = 0
+        """Commands that this node has received."""
         self.proposer: Final = Proposer(node, nonce, supports=supports)
         self.table = EpochTable()
         self.position = 0
@@ -138,8 +152,6 @@ class ReplicatedStore(LocalStore):
         self._log_executors: dict[int, Prefix] = {}  # by database
         self._breaks_reads = "stale-reads" in broken
         self._breaks_writes = "early-replies" in broken
-        super().__init__(storage=storage, clock=clock, memory_limit=memory_limit, value_max=value_max, loads_later=True)
-        self.log_clock = LogClock(clock, self._shared, LEAD_LEAST_MS)
 
     @property
     def mode(self) -> str:
@@ -166,16 +178,13 @@ class ReplicatedStore(LocalStore):
         node_records.read(databases[NODE_DB])
         return Loaded(databases, sequence)
 
-    def _new_cache(self) -> None:
-        """None: an entry may need any value, and waits for no disk."""
-
     def reopen(self, storage: Storage) -> None:
         """Have another table, to be read by `load` and `begin`: this one is damaged, or too far behind the log."""
         self._storage.close(self._shared.now)
-        self._storage = storage
+        self._storage = self._memory.storage = storage
         if self._deliver is not None:
             storage.deliver_by(self._deliver)
-        self.loading = self.holds_back = True
+        self.loading = True
         self._owed = None
         self._digests.clear()
         self.proposer.interrupt(self._loads())
@@ -184,8 +193,11 @@ class ReplicatedStore(LocalStore):
         """Take over what was read. It goes on to load until `join`: what others have logged meanwhile is missing."""
         state = loaded.databases[NODE_DB]
         self._shared.now = 0  # log time is that of this table, however late it was in another
-        super().begin(Loaded(loaded.databases[:DATABASES], loaded.sequence))
-        self.loading = self.holds_back = True
+        for database, kept in zip(self.databases, loaded.databases[:DATABASES], strict=True):
+            database.take_over(kept)
+        self._shared.advance(loaded.databases[0].now)
+        self._storage.listen(self)
+        self.loading = True
         self._load_state(state)
 
     def _load_state(self, state: Database) -> None:
@@ -204,7 +216,7 @@ class ReplicatedStore(LocalStore):
     def deliver_by(self, deliver: Deliver) -> None:
         """How the node's table, or the one in its place, reaches the thread that uses this store."""
         self._deliver = deliver
-        super().deliver_by(deliver)
+        self._storage.deliver_by(deliver)
 
     def adopt(self, identity: int) -> None:
         """The stream is this one, and nothing of it was carried out before."""
@@ -212,16 +224,11 @@ class ReplicatedStore(LocalStore):
 
     def proposed_time(self) -> tuple[int, int]:
         """Return the log time that this node proposes now, and its lead over this node's clock."""
-        return self.log_clock.read(self._shared.now)
+        return self._log_clock.read(self._shared.now)
 
     def join(self) -> None:
         """Everything that was logged before has been carried out: take commands from now on."""
-        self.loading = self.holds_back = False
-
-    @property
-    def commands(self) -> int:
-        """How many came."""
-        return self._commands
+        self.loading = False
 
     def leave(self, reason: str) -> None:
         """Take no part any more."""
@@ -243,11 +250,13 @@ class ReplicatedStore(LocalStore):
         if isinstance(command, Ping) or (command.spec.by_store and not isinstance(command, RandomKey)):
             if self.loading and isinstance(command, Ping):
                 return self._loads()
-            self._commands += 1
-            return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self._about_itself(step)
+            self.commands += 1
+            if isinstance(command, Backup):
+                return self._info.begin_backup(command)
+            return apply(self.databases[db], command, 0) if isinstance(command, Ping) else self._info.reply()
         if self.loading:
             return self._loads()
-        self._commands += 1
+        self.commands += 1
         writes = command.spec.writes
         if not writes and (local or self._breaks_reads):
             return self._read_now(step)
@@ -278,7 +287,7 @@ class ReplicatedStore(LocalStore):
             return self.refuses_writes
         if write.command.spec.grows and self.refuses_growth is not None:
             return self.refuses_growth
-        return self._admit(write)
+        return self._memory.admit(write)
 
     def _propose(self, proposed: PendingProposal) -> Reply | PendingReply:
         self.proposer.propose(proposed)
@@ -298,7 +307,7 @@ class ReplicatedStore(LocalStore):
 
     def _read_now(self, step: Step) -> Reply:
         if isinstance(step.command, RandomKey):
-            return self._random_key(self.databases[step.db])
+            return random_key(self.databases[step.db])
         return apply(self.databases[step.db], step.command, self._shared.now)
 
     def _clear_prefix(self, step: Step, command: ClearPrefix) -> Reply | PendingReply:
@@ -358,7 +367,7 @@ class ReplicatedStore(LocalStore):
             return MISSING
         if not steps and not watched:
             return Replies(())
-        self._commands += len(steps)
+        self.commands += len(steps)
         refused: dict[int, Failure] = {}
         for index, step in enumerate(steps):
             if refusal := self._refused(step if step.command.spec.writes else None):
@@ -486,7 +495,7 @@ class ReplicatedStore(LocalStore):
             and self.stopping is None
             and self.refuses_writes is None
             and self.refuses_growth is None
-            and self._memory_limit is None
+            and self._memory.limit is None
             and not (self._breaks_reads or self._breaks_writes)
         )
 
@@ -504,7 +513,7 @@ class ReplicatedStore(LocalStore):
         if factory.is_log_format:
             self._log_executor = lambda db: factory.executing(self.databases[db], log_time, self._gathering)
         executor = factory.proposing(self, factory.executing(self.databases[db], log_time, self._gathering))
-        self.add_executor(executor)
+        self._info.executors.append(executor)
         return executor
 
     def _executor_of(self, db: int) -> Prefix | None:
@@ -591,33 +600,27 @@ class ReplicatedStore(LocalStore):
         for slot, version, expiry in transaction.watches:
             if versions[slot] != version or 0 < expiry <= now:
                 return MISSING
-        return self._journalled(changes, lambda: self._one_after_the_other(transaction))
+        return self._journalled(changes, lambda: self._execute_transaction(transaction))
 
-    def _one_after_the_other(self, transaction: Transaction) -> Replies:
-        replies: list[Reply] = []
-        worked, most = 0, transaction.bytes_max
-        if most and bytes_made_together(self.databases, transaction.steps) > most:
-            raise TooMuch(most)  # before it costs the work
-        found = 0  # bytes of keys: which ones a look at the table finds is each node's own affair
-        for step in transaction.steps:
+    def _execute_transaction(self, transaction: Transaction) -> Replies:
+        found = 0  # bytes of keys in replies: which keys a look at a table finds differs between nodes
+        most = transaction.bytes_max
+
+        def execute(step: Step) -> Reply:
+            nonlocal found
             db, command = step
-            if not command.spec.writes and command.spec.scope is Scope.TABLE:
+            if _lists_keys(command):
                 reply = self._read_now(step)
                 found += size_of(reply)
-                too_large = most and found > most
-                replies.append(Failure(failures.BIGREPLY, "too many keys in one reply") if too_large else reply)
-                continue
+                return Failure(failures.BIGREPLY, "too many keys in one reply") if most and found > most else reply
             if not _is_for_the_log(command):
-                replies.append(Failure(failures.BADARGS, "no command for a transaction"))
-                continue
-            if most:
-                worked += length_after(self.databases[db], command)
-            if not most or worked <= most:
-                replies.append(apply(self.databases[db], command, self._shared.now))
-                worked += size_of(replies[-1])
-            if most and worked > most:
-                raise TooMuch(most)
-        return Replies(tuple(replies))
+                return Failure(failures.BADARGS, "no command for a transaction")
+            return apply(self.databases[db], command, self._shared.now)
+
+        def size(step: Step, reply: Reply) -> int:
+            return 0 if _lists_keys(step.command) else size_of(reply)
+
+        return execute_steps(self.databases, transaction.steps, execute, most or None, size=size)
 
     # -- versions of slots ------------------------------------------------------------------------------------
 
@@ -722,7 +725,7 @@ class ReplicatedStore(LocalStore):
         if self._owed is None:
             return True
         try:
-            self._last = self._storage.append((), *self._owed)
+            self._storage.append((), *self._owed)
         except StorageRefused as refused:
             if refused.code is failures.READONLY:
                 self.leave(f"its own table takes nothing any more: {refused}")
@@ -759,29 +762,68 @@ class ReplicatedStore(LocalStore):
     def resolved(self, happened: Sequence[Effect]) -> None:
         """Of no use any more."""
 
-    # -- about itself and in the background -------------------------------------------------------------------
+    # -- limits, housekeeping, INFO ---------------------------------------------------------------------------
+
+    def bytes_made(self, command: Command, db: int = 0) -> int:
+        """Return the bytes of values that a command would make or copy now."""
+        return bytes_made(self.databases[db], command) if command.spec.grows else 0
+
+    def read_ahead(self, step: Step) -> bool:
+        """Return False: all values are in memory."""
+        return False
+
+    @property
+    def used_bytes(self) -> int:
+        """The estimated memory of the entries of all databases."""
+        return self._memory.used_bytes
+
+    @property
+    def garbage_bytes(self) -> int:
+        """The estimated memory of deleted tables that `housekeep` has not freed yet."""
+        return self._memory.garbage_bytes
+
+    def limit_memory(self, limit: int | None, when_full: WhenFull) -> None:
+        """Remove the memory limit (None). Raises `OptionError` for another limit: a node has it from its start."""
+        if limit == self._memory.limit:
+            return
+        if limit is not None or self.loading:
+            raise OptionError("a node of a cluster has a memory limit from its start on, or none: stop and start it")
+        self._memory.limit = None
 
     def housekeep(self) -> bool:
-        """Free what has expired in log time. It shows nowhere, so each node does it when it likes."""
-        return self._housekeep()
+        """Free keys that have expired in log time. No reply shows it, so each node does it when it likes."""
+        return self._memory.housekeep()
 
     def info(self) -> list[tuple[str, str | int]]:
-        """What INFO tells: names and values."""
-        return self._told()
+        """Return the names and values of INFO."""
+        return self._info.pairs()
+
+    def add_info(self, source: InfoSource) -> None:
+        """Add names and values to INFO."""
+        self._info.sources.append(source)
+
+    def _about(self) -> Iterable[tuple[str, str | int]]:
+        return self._info.about(
+            self._storage,
+            self.databases,
+            self._memory,
+            mode=self.mode,
+            loading=self.loading,
+            commands=self.commands,
+        )
 
     @property
-    def plain(self) -> bool:
-        """Never."""
-        return False
+    def back_up(self) -> BackUp | None:
+        """Makes a backup of the node's table, in any thread."""
+        return self._storage.back_up
 
-    @property
-    def shows_plainly(self) -> bool:
-        """Never."""
-        return False
+    def begin_backups_by(self, begin: Callable[[Backup], Reply]) -> None:
+        """Set the function that executes BACKUP."""
+        self._info.begin_backup = begin
 
-    @property
-    def _takes_batches(self) -> bool:
-        return True  # it is asked each time: `takes_batches`
+    def close(self) -> None:
+        """Close the node's table."""
+        self._storage.close(self._shared.now)
 
 
 def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:
@@ -792,6 +834,10 @@ def _with(refused: Mapping[int, Failure], reply: Reply) -> Reply:
     for index in sorted(refused):
         replies.insert(index, refused[index])
     return Replies(tuple(replies))
+
+
+def _lists_keys(command: Command) -> bool:
+    return not command.spec.writes and command.spec.scope is Scope.TABLE
 
 
 def _is_for_the_log(command: Command) -> bool:

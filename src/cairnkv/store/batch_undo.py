@@ -1,22 +1,23 @@
-"""Changes that the compiled hot path makes where a log has to have them before their replies leave.
+"""Batches of the native path that need a commit: a batch becomes one entry of storage, or is undone.
 
-A run of the hot path changes a keyspace itself, and gathers what the changes come to and what would undo them. At the
-run's end both are handed over here: they become one entry of the log, and the replies to each client one object that
-is held until the entry is safe. So the promises of the store hold for a run as for any command.
+The native path changes a database itself, and collects the effects of a batch and the values for its undo. At the end
+of the batch it hands both over here. The replies to each client are one object, which waits for the entry.
 
-What always holds: from `begin` to `end` nothing else uses the store. A run whose entry the log refuses at the last
-moment is undone at once, and its replies fail.
+Invariants: from `begin` to `end` no other code uses the store. If storage refuses the entry, the batch is undone at
+once and its replies fail.
 
-Not for what a command does (`cairnkv.session.executor_native`). Not compiled: it takes a few steps for a whole run.
+Out of scope: commands (`cairnkv.session.executor_native`). Not compiled: it takes a few steps for a whole batch.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from cairnkv.commands import Failure
 from cairnkv.engine import Database
 from cairnkv.records import record
-from cairnkv.storage import Effect, StorageRefused
+from cairnkv.storage import Effect, Storage, StorageRefused
+from cairnkv.store.commit_gate import CommitGate
+from cairnkv.store.memory import Memory
 
 if TYPE_CHECKING:
     from cairnkv.store.pending_native import PendingBatch
@@ -50,85 +51,67 @@ class NativeChanges:
         remove_pending(pending, self.undos, sequence)
 
 
-class StagingStore(Protocol):
-    """What this needs of the store."""
-
-    def begin_batch(self, db: int, now: int) -> tuple[int, int] | None:
-        """The sequence of the next entry, and the one that whatever shows a key has to wait for.
-
-        None: the log takes nothing at present, or a reply could show a time that it has not noted.
-        """
-
-    def end_batch(self, staged: NativeChanges, effects: Sequence[Effect], size: int) -> "list[PendingBatch]":
-        """Give the log an entry; where to put the replies that wait for it.
-
-        Raises `StorageRefused` when it takes none; nothing was undone then.
-        """
-
-    def hold_batch(self, sequence: int, run: "PendingBatch") -> None:
-        """Hold replies until that sequence is committed."""
-
-    def uncommitted_keys(self, db: int) -> dict[bytes, int]:
-        """The keys of a keyspace that were changed and are not committed, with the newest sequence that did."""
-
-    def refusal(self, refused: StorageRefused) -> Failure:
-        """How a client is told."""
-
-
 class BatchUndo:
-    """The runs on one keyspace of a store."""
+    """The batches on one database of a store."""
 
     undoes = True
-    """Whether what a run does may have to be undone."""
+    """Whether a batch may have to be undone."""
 
     def __init__(
-        self, store: StagingStore, database: Database, pending: dict[bytes, int], *, only_reads: bool = False
+        self, storage: Storage, gate: CommitGate, memory: Memory, database: Database, *, only_reads: bool
     ) -> None:
-        """pending: keys that were changed and are not committed, with the newest sequence that did.
-
-        only_reads: whether runs may change nothing, since values may be cold.
-        """
-        self.pending = pending
+        """only_reads: whether batches must not change the database, because values may be cold."""
+        self.pending = gate.pending_keys[database.number]
+        """The keys with uncommitted changes, each with the newest entry that changed it."""
         self.only_reads = only_reads
-        self._store = store
+        self._storage = storage
+        self._gate = gate
+        self._memory = memory
         self._database = database
-        self._sequence = 0  # of the run at hand
-        self._refused: Failure | None = None  # whether its entry was
+        self._sequence = 0  # of the current batch
+        self._refused: Failure | None = None  # why storage refused its entry
 
     def begin(self, now: int) -> tuple[int, int] | None:
-        """A run begins: see `StagingStore.begin_batch`."""
+        """Begin a batch. Returns the sequence number of its entry, and the entry that every reply must wait for.
+
+        Returns None if the pure path must execute the commands: storage takes no entry now, a reply could show a log
+        time that is not recorded, or the value cache has to learn which keys are used.
+        """
         self._refused = None
-        said = self._store.begin_batch(self._database.number, now)
-        if said is not None:
-            self._sequence = said[0]
-        return said
+        shared, cache = self._database.shared, self._memory.cache
+        if not self._storage.takes or (shared.expiring and max(now, shared.now) > self._gate.recorded_time):
+            return None
+        if cache is not None and cache.wants_a_look():
+            return None
+        self._sequence = self._storage.sequence + 1
+        return self._sequence, self._gate.newest_of_all(self._database.number)
 
     def end(self, effects: Sequence[Effect], undos: list[bytes | int | None], size: int) -> "list[PendingBatch] | None":
-        """A run that has changed something ends.
+        """End a batch that has changed the database.
 
-        effects: what it comes to. undos: of each change the key, and the value and deadline that were there before.
-        size: bytes of the keys and values.
-        Returns where to put the replies that wait for its entry; None: `hold` knows what becomes of them.
+        undos: for each change the key, and the value and expiry before it. size: bytes of the keys and values.
+        Returns the list for the replies that wait for its entry; None: pass the replies to `hold`.
         """
         staged = NativeChanges(self._database, undos)
         try:
-            return self._store.end_batch(staged, effects, size)
+            sequence = self._storage.append((), self._database.now, effects, size)
         except StorageRefused as refused:
-            self._take_back(staged)
-            self._refused = self._store.refusal(refused)
+            self._undo(staged)
+            self._refused = Failure(refused.code, str(refused))
             return None
-        except BaseException:  # a fault of ours: what no log has must not be there
-            self._take_back(staged)
+        except BaseException:  # a bug, or an interrupt: changes that storage does not have must not stay
+            self._undo(staged)
             raise
+        return self._gate.add_batch(sequence, staged)
 
-    def _take_back(self, staged: NativeChanges) -> None:
+    def _undo(self, staged: NativeChanges) -> None:
         staged.undo()
-        # Where an earlier entry had changed a key as well, the run's mark stands in the place of that entry's.
+        # If an earlier entry had changed a key as well, the batch's mark has replaced that entry's.
         self.pending.clear()
-        self.pending.update(self._store.uncommitted_keys(self._database.number))
+        self.pending.update(self._gate.uncommitted_keys(self._database.number))
 
-    def hold(self, sequence: int, run: "PendingBatch") -> None:
-        """Hold replies of which some wait for this sequence, others for earlier ones."""
+    def hold(self, sequence: int, batch: "PendingBatch") -> None:
+        """Hold replies of which some wait for this entry, others for earlier ones."""
         if self._refused is not None and sequence == self._sequence:
-            sequence = run.refuse(sequence, self._refused)  # the others wait for theirs
-        self._store.hold_batch(sequence, run)
+            sequence = batch.refuse(sequence, self._refused)  # the others wait for their entries
+        self._gate.hold_batch(sequence, batch)

@@ -1,0 +1,83 @@
+"""Commands that a store answers about itself: INFO, BACKUP and RANDOM_KEY, and counts of executed commands."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from cairnkv.commands import MISSING, Failure, Items, Reply, failures
+from cairnkv.commands.vocabulary import Backup
+from cairnkv.engine import Database
+from cairnkv.engine.table import CURSORS
+from cairnkv.installation import features
+from cairnkv.storage import Storage
+from cairnkv.store.base import DirectExecutor, InfoSource
+from cairnkv.store.memory import Memory
+from cairnkv.version import VERSION
+
+KEYS_PER_RANDOM_LOOK: Final = 20
+"""Keys that one look for a random key passes; it takes one of them."""
+
+
+def _no_backups(_command: Backup) -> Reply:
+    return Failure(failures.NOBACKUP, "there is no server around this store that makes them")
+
+
+class StoreInfo:
+    """The sources of INFO of one store, and its executors of the native path."""
+
+    def __init__(self, own: InfoSource) -> None:
+        """own: the store's own names and values, by `about`."""
+        self.executors: list[DirectExecutor] = []
+        self.begin_backup: Callable[[Backup], Reply] = _no_backups
+        """Executes BACKUP."""
+        self.sources = [own]
+
+    def about(
+        self,
+        storage: Storage,
+        databases: Sequence[Database],
+        memory: Memory,
+        *,
+        mode: str,
+        loading: bool,
+        commands: int,
+    ) -> Iterable[tuple[str, str | int]]:
+        """Yield the names and values of a store. commands: without those of executors."""
+        shared = databases[0].shared
+        return (
+            ("cairnkv_version", VERSION),
+            ("mode", mode),
+            ("loading", int(loading)),
+            *storage.about(),
+            *(() if memory.cache is None else memory.cache.about()),
+            ("path", features()["path"]),
+            ("commands", commands + sum(executor.commands for executor in self.executors)),
+            ("keys", sum(database.count() for database in databases)),
+            ("used_bytes", memory.used_bytes),
+            ("garbage_bytes", memory.garbage_bytes),
+            ("memory_limit_bytes", memory.limit or 0),
+            ("expired_keys", memory.expired),
+            ("evicted_keys", memory.evicted),
+            ("log_position", storage.sequence + sum(executor.writes for executor in self.executors)),
+            ("log_time_ms", shared.now),
+            ("log_time_ahead_ms", shared.lead),
+        )
+
+    def pairs(self) -> list[tuple[str, str | int]]:
+        """Return the names and values of all sources."""
+        return [pair for source in self.sources for pair in source()]
+
+    def reply(self) -> Reply:
+        """Return the reply to INFO."""
+        return Items(tuple(str(text).encode() for pair in self.pairs() for text in pair))
+
+
+def random_key(database: Database) -> Reply:
+    """Return the reply to RANDOM_KEY."""
+    if database.count() == 0:
+        return MISSING
+    cursor = random.randrange(CURSORS)
+    while True:
+        cursor, keys = database.slice(cursor, KEYS_PER_RANDOM_LOOK, b"")
+        if keys:
+            return random.choice(keys)
