@@ -125,7 +125,7 @@ def test_check_and_verify_accept_the_directory_of_a_node(data: Path, tmp_path: P
     checked = cairn_here("check", str(data))
     assert (checked.code, checked.out.decode()) == (
         0,
-        "501 entries, 2 with values in parts; position 2; state of a cluster's node, 2 records about the node\n"
+        "501 entries, 2 with values in parts; sequence 2; state of a cluster's node, 2 records about the node\n"
         "no damage found\n",
     )
     made = backup.make_of_closed(data, tmp_path / "kept")
