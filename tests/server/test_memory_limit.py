@@ -122,7 +122,7 @@ def test_memory_of_each_node_of_a_cluster_stays_within_the_limit(
         cairnkv.connect(cluster.addresses[0], codec="bytes", timeout=60) as kv,
     ):
         kv.set(b"any", b"v")
-        nodes = [machine.node.pid for machine in cluster.machines]
+        nodes = [host.node.pid for host in cluster.hosts]
         empty = [peak(node) for node in nodes]
         refused = 0
         for turn, batch in enumerate(values(chance)):

@@ -1,9 +1,9 @@
-"""`cairn cluster`: a cluster on this machine, run in the foreground; shown, hurt and healed from another terminal.
+"""`cairn cluster`: runs a local test cluster in the foreground, and controls it from other terminals.
 
-What always holds: only `up` starts and watches processes; the others ask it, through its directory. Exit codes: 0 done;
-1 for `status` where no cluster runs; 2 for anything that could not be done.
+Invariants: only `up` starts and watches processes; the other actions send requests to it. Exit codes: 0 success; 1 if
+`status` finds no cluster; 2 error.
 
-Not for clusters of several machines (docs/cluster.md), but for `repair`, which is for any node (`cluster_repair`).
+Out of scope: clusters of several computers (docs/cluster.md). Only `repair` is for every node (`cluster_repair`).
 """
 
 import argparse
@@ -22,12 +22,12 @@ from cairnkv.cli.output import BOLD, DIM, GREEN, RED, YELLOW, put_json, styled
 from cairnkv.limits import PORT
 
 if TYPE_CHECKING:
-    from cairnkv.lab.cluster import LocalCluster, Machine, Process
+    from cairnkv.lab.cluster import Host, LocalCluster, Process
 
 REPEATED_SIGNAL_SECONDS: Final = 1.0
-"""Signals within this time are one; a later one means that whoever sends it will not wait."""
+"""Seconds after the first signal, after which another one kills the processes without a wait."""
 
-_COLUMNS: Final = ("machine", "process", "address", "pid")
+_COLUMNS: Final = ("host", "process", "address", "pid")
 
 _STYLES: Final = {
     "ready": GREEN,
@@ -36,7 +36,7 @@ _STYLES: Final = {
     "catching up": YELLOW,
     "paused": YELLOW,
     "no quorum": RED,
-    "silent": RED,
+    "unresponsive": RED,
     "killed": RED,
     "failed": RED,
     "stopped": RED,
@@ -47,7 +47,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     """Run one of the actions."""
     if arguments and arguments[0] in _ACTIONS:
         action = _ACTIONS[arguments[0]][0]
-        before = os.umask(0o077)  # data, logs and passwords are their owner's
+        before = os.umask(0o077)  # only the owner can read data, logs and passwords
         try:
             return action(f"{name} {arguments[0]}", arguments[1:])
         finally:
@@ -56,15 +56,15 @@ def run(name: str, arguments: Sequence[str]) -> int:
     actions = "\n".join(f"  {action:<{width}}  {summary}" for action, (_, summary) in _ACTIONS.items())
     parser = Parser(
         name,
-        description="A cluster on this machine. Each of its machines is played by two processes: a NATS server, which\n"
-        "keeps the log, and a store node, which clients talk to.\n\n"
+        description="Run a test cluster on this computer and inject faults. The cluster has simulated hosts; each is\n"
+        "two processes: a NATS server, which stores the log, and a node, which serves clients.\n\n"
         f"{actions}\n\n`cairn {name} ACTION --help` explains an action.",
         example=f"cairn {name} up --nodes 3 --dir cluster/\ncairn {name} status --dir cluster/\n"
         f"cairn {name} kill 2 --dir cluster/\ncairn {name} start 2 --dir cluster/",
     )
-    parser.add_argument("action", metavar="ACTION", choices=list(_ACTIONS), help="what to do")
+    parser.add_argument("action", metavar="ACTION", choices=list(_ACTIONS), help="one of the actions above")
     parser.parse_args(arguments)
-    raise AssertionError("an action that there is was found before")
+    raise AssertionError("a known action is executed above")
 
 
 def _parser(name: str, description: str, example: str) -> Parser:
@@ -79,33 +79,33 @@ def _parser(name: str, description: str, example: str) -> Parser:
 def _up(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Start a cluster, print where it is, and watch it until Ctrl-C or SIGTERM; then stop it in good order. What\n"
-        "dies by itself is started again. With a directory that has a cluster's data already it goes on with them.\n\n"
+        "Start a cluster, print its addresses, and supervise it until Ctrl-C or SIGTERM; then stop it. A process that\n"
+        "ends by itself restarts. If the directory has the data of a cluster, the cluster continues with them.\n\n"
         "Set other options of the nodes in the environment, as for `cairn serve`: CAIRNKV__MAX_VALUE=4MiB.\n"
-        "A `nats-server` on the PATH is used before the one that pip install 'cairnkv[cluster]' brings.",
+        "cairn uses the `nats-server` on the PATH, else the one that pip install 'cairnkv[cluster]' installs.",
         "cairn cluster up --nodes 3 --dir cluster/\ncairn cluster up --dir cluster/ --port 7000 --name shop\n"
         "sudo cairn cluster up --dir cluster/ --namespaces",
     )
-    parser.add_argument("--nodes", type=int, metavar="N", help="3 or 5 (default: as many as DIR has, else 3)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="3 or 5 (default: as in DIR, else 3)")
     parser.add_argument(
         "--port",
         type=_port,
         default=PORT,
         metavar="BASE",
-        help="port of the first node; the others' follow, NATS' are 100 to 300 above; 0 takes free ones "
-        f"(default: {PORT})",
+        help="port of the first node; the other nodes have the next ports, and the NATS servers the ports from BASE + "
+        f"100, + 200 and + 300; 0: free ports (default: {PORT})",
     )
-    parser.add_argument("--name", metavar="NAME", help="the cluster's name (default: what DIR has, else cairn)")
+    parser.add_argument("--name", metavar="NAME", help="the cluster's name (default: as in DIR, else cairn)")
     parser.add_argument(
         "--log-limit",
         type=_size,
         metavar="SIZE",
-        help="what its log may have (default: what DIR has, else 4096MiB, or less on a small disk)",
+        help="maximum size of the log (default: as in DIR, else 4096MiB, or less on a small disk)",
     )
     parser.add_argument(
         "--namespaces",
         action="store_true",
-        help="each machine in a network namespace of its own, so that `cut` can take it off the network (root, Linux)",
+        help="give each host a network namespace, so that `cut` can cut it off from the network (root, Linux)",
     )
     parser.add_argument(
         "--allow-broken",
@@ -126,47 +126,47 @@ def _up(name: str, arguments: Sequence[str]) -> int:
     spec = ClusterSpec(
         options.nodes, options.name, options.port, options.namespaces, options.log_limit, options.allow_broken
     )
-    supervisor = Supervisor(Path(options.dir), spec, tell=_tell)
+    supervisor = Supervisor(Path(options.dir), spec, notify=_print_event)
     first_signal: list[float] = []
 
     def on_signal(*_: object) -> None:
         if not first_signal:
             first_signal.append(time.monotonic())
-            supervisor.tell_to_stop()
+            supervisor.request_stop()
         elif time.monotonic() - first_signal[0] > REPEATED_SIGNAL_SECONDS:
-            supervisor.hurry()
+            supervisor.stop_at_once()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal is closed; `nohup` has that ignored
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` ignores a closed terminal
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     began = time.monotonic()
     try:
         supervisor.start()
-        cluster = LocalCluster(supervisor.ask, supervisor)
+        cluster = LocalCluster(supervisor.execute, supervisor)
         _show(cluster)
         print(
             f"\ncluster {cluster.name} ready in {time.monotonic() - began:.1f} s, pid {os.getpid()}, on {cluster.url}; "
             f"try: {called()} set greeting hello --url {cluster.url}",
             flush=True,
         )
-        supervisor.told_to_stop()
-        _tell("stopping")
+        supervisor.wait_for_stop()
+        _print_event("stopping")
     except ClusterError as error:
         return complain("interrupted" if first_signal else str(error))
     finally:
         supervisor.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
-    _tell("stopped")
+    _print_event("stopped")
     return FOUND
 
 
-def _tell(text: str) -> None:
-    """What happens, with the time, on standard error, which may have gone with its terminal."""
+def _print_event(text: str) -> None:
+    """Print an event with the time on standard error."""
     try:
         print(f"{styled(time.strftime('%H:%M:%S'), DIM, sys.stderr)} {text}", file=sys.stderr, flush=True)
-    except OSError:  # what Python keeps of it would fail once more as it ends, and be its exit code
+    except OSError:  # a closed terminal. At exit, Python would write the buffered rest, fail, and change the exit code
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
@@ -191,9 +191,9 @@ def _size(text: str) -> int:
 def _status(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Print what runs in a cluster on this machine, and whether it serves: `ready`, or why not, as nodes said it\n"
-        "themselves within the last second or so. Exit code 1 when none runs there.",
-        "cairn cluster status --dir cluster/\ncairn cluster status --dir cluster/ --json | jq .machines",
+        "Print the processes of a local cluster and their states: `ready`, or the reason why not. The states are up\n"
+        "to two seconds old. Exit code 1 if no cluster runs in the directory.",
+        "cairn cluster status --dir cluster/\ncairn cluster status --dir cluster/ --json | jq .hosts",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -206,8 +206,8 @@ def _status(name: str, arguments: Sequence[str]) -> int:
         return NOT_FOUND
     if options.json:
         put_json(_described(cluster))
-        return FOUND
-    _show(cluster)
+    else:
+        _show(cluster)
     return FOUND
 
 
@@ -219,30 +219,30 @@ def _described(cluster: "LocalCluster") -> dict[str, Any]:
         "url": cluster.url,
         "namespaces": cluster.can_cut,
         "log_limit": cluster.log_limit,
-        "machines": [machine.as_json() for machine in cluster.machines],
+        "hosts": [host.as_json() for host in cluster.hosts],
     }
 
 
 def _show(cluster: "LocalCluster") -> None:
-    """The table: a line for each process."""
-    shown = [(machine, process) for machine in cluster.machines for process in machine.processes]
+    """Print a table with a line for each process."""
+    shown = [(host, process) for host in cluster.hosts for process in host.processes]
     rows = [_COLUMNS] + [
-        (str(machine.number), process.name, process.address, str(process.pid or "-")) for machine, process in shown
+        (str(host.number), process.name, process.address, str(process.pid or "-")) for host, process in shown
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     heading, *lines = ["  ".join(map(str.ljust, row, widths)) for row in rows]
     print(styled(f"{heading}  state", BOLD))
-    for line, (machine, process) in zip(lines, shown, strict=True):
-        print(f"{line}  {_state(machine, process)}")
+    for line, (host, process) in zip(lines, shown, strict=True):
+        print(f"{line}  {_state(host, process)}")
 
 
-def _state(machine: "Machine", process: "Process") -> str:
-    """A process' state, and why it was started again if it was."""
+def _state(host: "Host", process: "Process") -> str:
+    """Return the state of a process as text, with its restarts and the reason."""
     state = styled(process.state.value, _STYLES[process.state.value])
-    if machine.cut:
+    if host.cut:
         state += f", {styled('cut off', RED)}"
     if process.restarts:
-        state += f", started again {process.restarts} time{'' if process.restarts == 1 else 's'}"
+        state += f", restarted {process.restarts} time{'' if process.restarts == 1 else 's'}"
     return f"{state}: {process.why}" if process.why else state
 
 
@@ -252,8 +252,8 @@ def _state(machine: "Machine", process: "Process") -> str:
 def _stop(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Stop a cluster on this machine in good order, as Ctrl-C does where it runs; or end what one has left that\n"
-        "crashed. Its data stay.",
+        "Stop a local cluster, as Ctrl-C in its terminal does; or end the processes that a crashed supervisor left.\n"
+        "The data remain.",
         "cairn cluster stop --dir cluster/",
     )
     options = parser.parse_args(arguments)
@@ -263,67 +263,67 @@ def _stop(name: str, arguments: Sequence[str]) -> int:
     saved = load(Path(options.dir))
     if saved is not None and saved.run is not None and not runs(saved.run):
         left = end_left_over(options.dir)
-        print(f"ended what a crashed cluster had left: {', '.join(left) or 'nothing that runs'}")
+        print(f"ended the processes of a crashed cluster: {', '.join(left) or 'none is running'}")
         return FOUND
     LocalCluster.at(options.dir).stop()
     print("stopped")
     return FOUND
 
 
-# -- what is done to one -----------------------------------------------------------------------------------------
+# -- faults ------------------------------------------------------------------------------------------------------
 
-_TARGET: Final = "a machine by its number, 1 and up; or one of its two processes by name: node-1, nats-1"
+_TARGET: Final = "the number of a host, from 1; or the name of one of its two processes, such as node-1 or nats-1"
 
-_HURT: Final = {
-    "kill": ("killed", "End it with SIGKILL. It stays down until `start`."),
-    "pause": ("paused", "Stop it as it is (SIGSTOP): it does nothing, and its connections stay. Until `resume`."),
-    "resume": ("resumed", "Let go on what was paused."),
+_FAULTS: Final = {
+    "kill": ("killed", "Kill a host or a process with SIGKILL. It stays down until `start`."),
+    "pause": ("paused", "Stop a host or a process with SIGSTOP until `resume`. Its connections stay open."),
+    "resume": ("resumed", "Continue a paused host or process."),
     "cut": (
         "cut off",
-        "Take a machine off the network: every packet to and from it is lost without a word, until `heal`.\n"
-        "For clusters that were started with --namespaces.",
+        "Cut a host off from the network until `heal`: all packets to and from it are dropped.\n"
+        "The cluster must have been started with --namespaces.",
     ),
-    "heal": ("on the network again", "Bring a machine back to the network."),
+    "heal": ("on the network again", "Undo `cut`."),
     "wipe": (
         "wiped",
-        "Kill it and remove its data, as if its disk were new. It stays down until `start`, and begins with nothing:\n"
-        "a node takes a snapshot and the log behind it. Of the NATS servers wipe one at a time, and start it before\n"
-        "the next: what was logged is on two of three disks.",
+        "Kill a host or a process and remove its data, as if its disk were replaced. It stays down until `start`.\n"
+        "A node then loads a snapshot and the entries after it. Wipe only one NATS server at a time, and start it\n"
+        "before you wipe the next: an entry may be on only two of three disks.",
     ),
 }
 
 
-def _hurt(verb: str, name: str, arguments: Sequence[str]) -> int:
-    done, description = _HURT[verb]
+def _inject(verb: str, name: str, arguments: Sequence[str]) -> int:
+    done, description = _FAULTS[verb]
     parser = _parser(name, description, f"cairn cluster {verb} 2 --dir cluster/")
-    parser.add_argument("node", metavar="NODE", help=_TARGET)
+    parser.add_argument("target", metavar="TARGET", help=_TARGET)
     options = parser.parse_args(arguments)
     from cairnkv.lab.cluster import LocalCluster
-    from cairnkv.lab.cluster.machines import parsed_target
+    from cairnkv.lab.cluster.hosts import parsed_target
 
     cluster = LocalCluster.at(options.dir)
-    getattr(cluster, verb)(options.node)
-    print(f"{parsed_target(options.node, len(cluster.addresses))}: {done}")
+    getattr(cluster, verb)(options.target)
+    print(f"{parsed_target(options.target, len(cluster.addresses))}: {done}")
     return FOUND
 
 
 def _start(name: str, arguments: Sequence[str]) -> int:
     parser = _parser(
         name,
-        "Start what was killed, or a node that has stopped by itself, and wait until it is ready.",
+        "Start a killed host or process, or a node that takes no part any more, and wait until it is ready.",
         "cairn cluster start 2 --dir cluster/\ncairn cluster start nats-2 --dir cluster/ --wait 0",
     )
-    parser.add_argument("node", metavar="NODE", help=_TARGET)
+    parser.add_argument("target", metavar="TARGET", help=_TARGET)
     parser.add_argument(
-        "--wait", type=duration, default=60.0, metavar="TIME", help="how long; 0: not at all (default: 60s)"
+        "--wait", type=duration, default=60.0, metavar="TIME", help="time to wait; 0: do not wait (default: 60s)"
     )
     options = parser.parse_args(arguments)
     from cairnkv.lab.cluster import LocalCluster
-    from cairnkv.lab.cluster.machines import parsed_target
+    from cairnkv.lab.cluster.hosts import parsed_target
 
     cluster = LocalCluster.at(options.dir)
-    cluster.start(options.node, wait=options.wait)
-    print(f"{parsed_target(options.node, len(cluster.addresses))}: {'ready' if options.wait else 'started'}")
+    cluster.start(options.target, wait=options.wait)
+    print(f"{parsed_target(options.target, len(cluster.addresses))}: {'ready' if options.wait else 'started'}")
     return FOUND
 
 
@@ -334,16 +334,16 @@ def _repair(name: str, arguments: Sequence[str]) -> int:
 
 
 _ACTIONS: Final[dict[str, tuple[Callable[[str, Sequence[str]], int], str]]] = {
-    "up": (_up, "start a cluster, and watch it until Ctrl-C"),
-    "status": (_status, "print what runs, and where"),
-    "stop": (_stop, "stop it"),
-    "kill": (functools.partial(_hurt, "kill"), "kill a machine or a process"),
-    "start": (_start, "start what was killed"),
-    "pause": (functools.partial(_hurt, "pause"), "pause a machine or a process"),
-    "resume": (functools.partial(_hurt, "resume"), "let it go on"),
-    "cut": (functools.partial(_hurt, "cut"), "take a machine off the network"),
-    "heal": (functools.partial(_hurt, "heal"), "bring it back"),
-    "wipe": (functools.partial(_hurt, "wipe"), "kill a machine or a process, and remove its data"),
-    "repair": (_repair, "say what is wrong with a node that does not start, here or on any machine, and mend it"),
+    "up": (_up, "start a cluster, and supervise it until Ctrl-C"),
+    "status": (_status, "print the processes and their states"),
+    "stop": (_stop, "stop a cluster"),
+    "kill": (functools.partial(_inject, "kill"), "kill a host or a process"),
+    "start": (_start, "start a killed host or process"),
+    "pause": (functools.partial(_inject, "pause"), "pause a host or a process"),
+    "resume": (functools.partial(_inject, "resume"), "continue a paused host or process"),
+    "cut": (functools.partial(_inject, "cut"), "cut a host off from the network"),
+    "heal": (functools.partial(_inject, "heal"), "undo `cut`"),
+    "wipe": (functools.partial(_inject, "wipe"), "kill a host or a process, and remove its data"),
+    "repair": (_repair, "diagnose and repair any node that does not start, also of a production cluster"),
 }
-"""Each action: what does it, and what that is."""
+"""The function and the summary of each action."""

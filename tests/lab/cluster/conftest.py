@@ -20,15 +20,15 @@ def told() -> Told:
 
 @pytest.fixture(scope="session")
 def _cluster(tmp_path_factory: pytest.TempPathFactory, told: Told) -> Iterator[LocalCluster]:
-    with LocalCluster.up(tmp_path_factory.mktemp("cluster"), command=stand_in, tell=told.append) as cluster:
+    with LocalCluster.up(tmp_path_factory.mktemp("cluster"), command=stand_in, notify=told.append) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def cluster(_cluster: LocalCluster, told: Told) -> LocalCluster:
     """The cluster of this process, of which all is ready."""
-    for machine in _cluster.machines:
-        for process in machine.processes:
+    for host in _cluster.hosts:
+        for process in host.processes:
             if process.state is State.PAUSED:
                 _cluster.resume(process.name)
             if process.state is State.KILLED:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cairnkv.lab.cluster.health import SILENT, Health, ask, health
-from cairnkv.lab.cluster.machines import State
+from cairnkv.lab.cluster.health import UNRESPONSIVE, Health, health, probe
+from cairnkv.lab.cluster.hosts import State
 from cairnkv.lab.cluster.nats import free_ports
 
 WELL = {
@@ -24,14 +24,14 @@ WELL = {
     [
         ({}, State.READY, ""),
         ({"stopped": "its own table has failed: EIO", "quorum": 0}, State.STOPPED, "its own table has failed: EIO"),
-        ({"loading": 1, "stream_last_seen": 40_010}, State.JOINING, "40,000 entries to go"),
+        ({"loading": 1, "stream_last_seen": 40_010}, State.JOINING, "40,000 entries missing"),
         ({"quorum": 0, "local_reads_behind_ms": 99_000}, State.NO_QUORUM, ""),
         ({"quorum": 0, "table_trouble": "its own disk is full"}, State.NO_QUORUM, "its own disk is full"),
-        ({"local_reads_behind_ms": 4_000}, State.NO_QUORUM, "its entries have not come back for 4,000 ms"),
+        ({"local_reads_behind_ms": 4_000}, State.NO_QUORUM, "none of its entries was committed for 4,000 ms"),
         (
             {"local_reads_behind_ms": 4_000, "stream_last_seen": 11},
             State.CATCHING_UP,
-            "4,000 ms behind, 1 entries to go",
+            "4,000 ms behind, 1 entries missing",
         ),
     ],
 )
@@ -49,4 +49,4 @@ def test_server_without_a_cluster_is_ready() -> None:
 
 def test_node_that_does_not_answer_is_silent() -> None:
     (port,) = free_ports(1)
-    assert ask(f"cairn://127.0.0.1:{port}") == SILENT
+    assert probe(f"cairn://127.0.0.1:{port}") == UNRESPONSIVE

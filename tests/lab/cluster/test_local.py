@@ -30,11 +30,11 @@ PATIENCE = 20.0
 
 
 def process(cluster: LocalCluster, name: str) -> Process:
-    return next(one for machine in cluster.machines for one in machine.processes if one.name == name)
+    return next(one for host in cluster.hosts for one in host.processes if one.name == name)
 
 
 def states(cluster: LocalCluster, number: int) -> list[State]:
-    return [one.state for one in cluster.machines[number - 1].processes]
+    return [one.state for one in cluster.hosts[number - 1].processes]
 
 
 def eventually(true: Callable[[], bool]) -> None:
@@ -64,7 +64,7 @@ def listens(address: str) -> bool:
 
 
 def test_all_processes_are_ready_after_up(cluster: LocalCluster) -> None:
-    assert [machine.number for machine in cluster.machines] == [1, 2, 3]
+    assert [host.number for host in cluster.hosts] == [1, 2, 3]
     for number in (1, 2, 3):
         assert states(cluster, number) == [State.READY, State.READY]
     for address in cluster.addresses:
@@ -85,7 +85,7 @@ def test_every_nats_server_syncs_and_has_its_share_of_the_disk(cluster: LocalClu
 
 
 def test_state_file_lists_all_processes(cluster: LocalCluster) -> None:
-    pids = {one.pid for machine in cluster.machines for one in machine.processes}
+    pids = {one.pid for host in cluster.hosts for one in host.processes}
     assert {whom.pid for whom in whos(cluster)} == pids
     assert all(identity(whom.pid) == whom for whom in whos(cluster))
 
@@ -104,7 +104,7 @@ def test_command_lines_contain_no_password(cluster: LocalCluster) -> None:
 def test_killed_machine_stays_down_until_it_is_started(cluster: LocalCluster, told: Told) -> None:
     cluster.kill(2)
     assert states(cluster, 2) == [State.KILLED, State.KILLED]
-    assert not any(listens(one.address) for one in cluster.machines[1].processes)
+    assert not any(listens(one.address) for one in cluster.hosts[1].processes)
     time.sleep(BACKOFF_FIRST + 0.3)
     assert states(cluster, 2) == [State.KILLED, State.KILLED]
     cluster.start(2)
@@ -148,7 +148,7 @@ def test_crashed_process_is_restarted(cluster: LocalCluster, told: Told, name: s
     after = process(cluster, name)
     assert (after.state, after.why) == (State.READY, "ended by SIGKILL")
     assert after.pid != before.pid
-    assert any(line.startswith(f"{name} ended by SIGKILL; it is started again in ") for line in told)
+    assert any(line.startswith(f"{name} ended by SIGKILL; it restarts in ") for line in told)
 
 
 def test_wiped_machine_starts_without_data(cluster: LocalCluster) -> None:
@@ -164,12 +164,12 @@ def test_wiped_machine_starts_without_data(cluster: LocalCluster) -> None:
 @pytest.mark.parametrize(
     ("verb", "what", "message"),
     [
-        ("kill", 4, "a number from 1 to 3"),
-        ("start", 1, "machine 1 runs already"),
+        ("kill", 4, "is not in this cluster"),
+        ("start", 1, "host 1 runs already"),
         ("resume", "node-1", "node-1 is not paused"),
         ("cut", 1, "--namespaces"),
         ("heal", 1, "--namespaces"),
-        ("cut", "node-1", "whole machine"),
+        ("cut", "node-1", "needs a whole host"),
     ],
 )
 def test_meaningless_requests_are_refused(cluster: LocalCluster, verb: str, what: int | str, message: str) -> None:
@@ -179,7 +179,7 @@ def test_meaningless_requests_are_refused(cluster: LocalCluster, verb: str, what
 
 def test_killed_process_cannot_be_killed_again(cluster: LocalCluster) -> None:
     cluster.kill("node-2")
-    with pytest.raises(OptionError, match="node-2 cannot be killed: it is so already"):
+    with pytest.raises(OptionError, match="cannot kill node-2: it is killed already"):
         cluster.kill("node-2")
     cluster.kill(2)  # of the machine there was something left
     cluster.wipe(2)
@@ -189,9 +189,9 @@ def test_state_of_a_node_is_in_the_status_and_in_events(
     cluster: LocalCluster, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {cluster.addresses[0]: Health(State.NO_QUORUM), cluster.addresses[1]: Health(State.STOPPED, "EIO")}
-    monkeypatch.setattr(probes, "ask_health", lambda address: said.get(address, READY))
-    eventually(lambda: [one.node.state for one in cluster.machines] == [State.NO_QUORUM, State.STOPPED, State.READY])
-    command = f"`cairn cluster start node-2 --dir {cluster.directory}` has it begin again"
+    monkeypatch.setattr(probes, "probe_node", lambda address: said.get(address, READY))
+    eventually(lambda: [one.node.state for one in cluster.hosts] == [State.NO_QUORUM, State.STOPPED, State.READY])
+    command = f"restart it: `cairn cluster start node-2 --dir {cluster.directory}`"
     assert process(cluster, "node-2").why == f"EIO; {command}"
     eventually(lambda: told == ["node-1 is without quorum", f"node-2 is stopped: EIO; {command}"])
     pid = process(cluster, "node-2").pid
@@ -208,15 +208,15 @@ def test_hanging_node_is_silent(cluster: LocalCluster, told: Told) -> None:
     pid = process(cluster, "node-1").pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: process(cluster, "node-1").state is State.SILENT)
+    eventually(lambda: process(cluster, "node-1").state is State.UNRESPONSIVE)
     os.kill(pid, signal.SIGCONT)
     eventually(lambda: process(cluster, "node-1").state is State.READY)
-    eventually(lambda: [line.partition(":")[0] for line in told] == ["node-1 is silent", "node-1 is ready again"])
+    eventually(lambda: [line.partition(":")[0] for line in told] == ["node-1 is unresponsive", "node-1 is ready again"])
 
 
 def test_stopped_process_cannot_be_paused(cluster: LocalCluster) -> None:
     cluster.kill("nats-2")
-    with pytest.raises(OptionError, match="nats-2 cannot be paused: it is killed"):
+    with pytest.raises(OptionError, match="cannot pause nats-2: it is killed"):
         cluster.pause("nats-2")
 
 
@@ -230,7 +230,7 @@ def test_cluster_is_found_by_its_directory(cluster: LocalCluster) -> None:
         found.kill(1)
         assert states(cluster, 1) == [State.KILLED, State.KILLED]
         found.start(1)
-        with pytest.raises(OptionError, match="a number from 1 to 3"):
+        with pytest.raises(OptionError, match="is not in this cluster"):
             found.pause("seven")
     assert states(cluster, 1) == [State.READY, State.READY], "who found it does not stop it"
 
@@ -281,15 +281,17 @@ def test_cluster_stops_completely_and_restarts_with_its_data(tmp_path: Path) -> 
         with cairnkv.connect(found.addresses[0]) as kv:
             kv["lasting"] = "yes"
         crashing.kill()
-    with pytest.raises(ClusterError, match=r"its supervisor ended .* left nats-1 \(pid \d+\), .* node-3 .* stop --dir"):
+    with pytest.raises(
+        ClusterError, match=r"its supervisor crashed and left nats-1 \(pid \d+\), .* node-3 .* stop --dir"
+    ):
         LocalCluster.at(directory)
     left = whos(found)
     told: list[str] = []
     for asked in ({"nodes": 5}, {"name": "other"}, {"log_limit": 65 * MIB}):
         with pytest.raises(OptionError, match="a cluster of 3 nodes named lasting, with a log of 64 MiB"):
-            LocalCluster.up(directory, **asked, command=stand_in, tell=told.append)  # type: ignore[arg-type]
-    with LocalCluster.up(directory, command=stand_in, tell=told.append) as cluster:
-        assert told[0].startswith("ending what a supervisor that crashed has left: nats-1, node-1, ")
+            LocalCluster.up(directory, **asked, command=stand_in, notify=told.append)  # type: ignore[arg-type]
+    with LocalCluster.up(directory, command=stand_in, notify=told.append) as cluster:
+        assert told[0].startswith("ending processes that a crashed supervisor left: nats-1, node-1, ")
         assert not any(identity(whom.pid) == whom for whom in left)
         assert (cluster.name, cluster.log_limit) == ("lasting", 64 * MIB)
         with cairnkv.connect(cluster.addresses[0]) as kv:
@@ -307,33 +309,33 @@ def test_cluster_stops_completely_and_restarts_with_its_data(tmp_path: Path) -> 
 def test_failed_start_of_a_node_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     seen: list[Identity] = []
 
-    def tell(_: str) -> None:
+    def notify(_: str) -> None:
         seen.extend(whos(LocalCluster.at(tmp_path)))
 
     with pytest.raises(ClusterError, match=r"node-\d ended with exit code 1; .*node.log:\nno serving today"):
-        LocalCluster.up(tmp_path, command=failing, tell=tell)
+        LocalCluster.up(tmp_path, command=failing, notify=notify)
     assert seen
     assert not any(identity(whom.pid) == whom for whom in seen)
 
 
 @pytest.mark.parametrize("nodes", [0, 1, 2, 4, 7])
 def test_unsupported_numbers_of_nodes_are_refused(tmp_path: Path, nodes: int) -> None:
-    with pytest.raises(OptionError, match=f"3 or 5 nodes here, not {nodes}: its log is kept by 3 machines"):
+    with pytest.raises(OptionError, match=f"3 or 5 nodes, not {nodes}: 3 hosts store the log"):
         LocalCluster.up(tmp_path / "new", nodes=nodes)
     assert not (tmp_path / "new").exists()
 
 
 def test_directory_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").touch()
-    with pytest.raises(OptionError, match="other things"):
+    with pytest.raises(OptionError, match="has other files, and no cluster"):
         LocalCluster.up(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_log_larger_than_the_free_space_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="has room for one of"):
+    with pytest.raises(OptionError, match="has room for"):
         LocalCluster.up(tmp_path, log_limit=2**60)
-    with pytest.raises(OptionError, match="at least 64 MiB"):
+    with pytest.raises(OptionError, match="the minimum is 64 MiB"):
         LocalCluster.up(tmp_path, log_limit=MIB)
 
 
@@ -345,7 +347,7 @@ def test_invalid_name_is_refused(tmp_path: Path) -> None:
 def test_ports_in_use_are_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(OptionError, match=rf"port {port} cannot be had: .*--port 0"):
+        with pytest.raises(OptionError, match=rf"cannot use port {port}: .*--port 0"):
             LocalCluster.up(tmp_path, port=port)
     with pytest.raises(OptionError, match="65400 is too high"):
         LocalCluster.up(tmp_path, port=65_400)
@@ -356,10 +358,10 @@ def test_cluster_continues_if_events_cannot_be_written(tmp_path: Path) -> None:
     def gone(text: str) -> None:
         raise BrokenPipeError(text)
 
-    supervisor = Supervisor(tmp_path / "cluster", ClusterSpec(command=stand_in), tell=gone)
+    supervisor = Supervisor(tmp_path / "cluster", ClusterSpec(command=stand_in), notify=gone)
     supervisor.start()
     try:
-        cluster = LocalCluster(supervisor.ask, supervisor)
+        cluster = LocalCluster(supervisor.execute, supervisor)
         for restarts in (1, 2):
             pid = process(cluster, "node-1").pid
             assert pid is not None

@@ -98,7 +98,7 @@ class TestTheShareOfTheDisk:
 
     def test_that_is_too_small_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.usage(monkeypatch, 3 * 64 * MIB)
-        with pytest.raises(OptionError, match="has 48 MiB for each NATS server; it has to be at least 64"):
+        with pytest.raises(OptionError, match="has 48 MiB for each NATS server, which needs 64"):
             file_share(tmp_path, 3)
 
 

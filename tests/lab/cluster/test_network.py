@@ -14,11 +14,11 @@ import cairnkv
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster import LocalCluster, end_left_over
 from cairnkv.lab.cluster import network as module
-from cairnkv.lab.cluster.machines import ClusterError
-from cairnkv.lab.cluster.network import Network, lacking
+from cairnkv.lab.cluster.hosts import ClusterError
+from cairnkv.lab.cluster.network import Network, missing_requirement
 from cairnkv.lab.cluster.state import load
 
-pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"NOT TESTED HERE: {lacking()}")
+pytestmark = pytest.mark.skipif(bool(missing_requirement()), reason=f"NOT TESTED HERE: {missing_requirement()}")
 
 PORT = 7000
 ECHO = """
@@ -52,16 +52,16 @@ def there(network: Network) -> list[str]:
 def ask(network: Network, whom: int, who: int | None = None) -> str:
     """What a machine, or this one, hears of another."""
     prefix = network.prefix(who) if who is not None else ()
-    command = [*prefix, sys.executable, "-c", ASK, network.host(whom), str(PORT)]
+    command = [*prefix, sys.executable, "-c", ASK, network.address(whom), str(PORT)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
 def network() -> Iterator[Network]:
     """A network of two machines; an echo is at the first."""
-    network = Network.made(2)
+    network = Network.create(2)
     try:
-        with subprocess.Popen([*network.prefix(1), sys.executable, "-c", ECHO, network.host(1), str(PORT)]) as echo:
+        with subprocess.Popen([*network.prefix(1), sys.executable, "-c", ECHO, network.address(1), str(PORT)]) as echo:
             until = time.monotonic() + 10
             while ask(network, 1) != "hello":
                 assert time.monotonic() < until
@@ -77,7 +77,7 @@ def test_machines_reach_each_other_and_the_host_reaches_them(network: Network) -
 
 
 def test_partition_drops_packets_silently_until_it_is_healed(network: Network) -> None:
-    with socket.create_connection((network.host(1), PORT), 1.0) as connection:
+    with socket.create_connection((network.address(1), PORT), 1.0) as connection:
         network.cut(1)
         connection.settimeout(0.5)
         connection.sendall(b"still there?")
@@ -98,7 +98,7 @@ def test_partition_of_one_machine_leaves_the_others_connected(network: Network) 
 
 
 def test_removal_ends_all_processes_in_the_network() -> None:
-    network = Network.made(2)
+    network = Network.create(2)
     with subprocess.Popen([*network.prefix(2), "sleep", "60"]) as sleeper:
         first = there(network)
         assert len(first) == 4
@@ -109,9 +109,9 @@ def test_removal_ends_all_processes_in_the_network() -> None:
 
 
 def test_networks_are_separate() -> None:
-    first, second = Network.made(2), Network.made(2)
+    first, second = Network.create(2), Network.create(2)
     try:
-        assert first.host(1) != second.host(1)
+        assert first.address(1) != second.address(1)
         assert not set(there(first)) & set(there(second))
     finally:
         first.remove()
@@ -130,18 +130,18 @@ def test_half_created_network_is_removed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Network, "_plug_in", plug_in)
     with pytest.raises(ClusterError, match="no more of that"):
-        Network.made(2)
+        Network.create(2)
     assert len(made) == 3
     assert there(made[0]) == []
 
 
 def test_error_without_root_says_that_root_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(OptionError, match="made by root, and this is not root"):
-        Network.made(3)
+    with pytest.raises(OptionError, match="namespaces need root"):
+        Network.create(3)
     monkeypatch.undo()
     monkeypatch.setattr(module.shutil, "which", lambda _: None)
-    assert lacking().endswith("apt-get install iproute2")
+    assert missing_requirement().endswith("apt-get install iproute2")
 
 
 def test_stop_removes_a_partitioned_cluster_after_a_crash(tmp_path: Path) -> None:
@@ -160,15 +160,15 @@ def test_stop_removes_a_partitioned_cluster_after_a_crash(tmp_path: Path) -> Non
         with cairnkv.connect(cluster.addresses[1], timeout=0.5, attempts=1) as kv:
             kv.ping()
             cluster.cut(2)
-            assert [machine.cut for machine in cluster.machines] == [False, True, False]
+            assert [host.cut for host in cluster.hosts] == [False, True, False]
             with pytest.raises(cairnkv.TimedOut):
                 kv.ping()
             cluster.wait_ready()
             cluster.heal(2)
-            assert not any(machine.cut for machine in cluster.machines)
+            assert not any(host.cut for host in cluster.hosts)
         with cairnkv.connect(cluster.addresses[1], timeout=5) as kv:
             assert kv.ping() == "PONG"
-        with pytest.raises(OptionError, match="a whole machine is taken off"):
+        with pytest.raises(OptionError, match="needs a whole host"):
             cluster.cut("nats-1")
         crashing.kill()
     saved = saved_network(tmp_path)

@@ -24,7 +24,7 @@ def eventually(true: Callable[[], bool]) -> None:
 
 def test_write_of_one_node_is_read_by_all_after_kill_and_wipe(tmp_path: Path) -> None:
     told: list[str] = []
-    with LocalCluster.up(tmp_path, name="real", tell=told.append) as cluster:
+    with LocalCluster.up(tmp_path, name="real", notify=told.append) as cluster:
         with cairnkv.connect(cluster.addresses[0], timeout=PATIENCE) as kv:
             kv["greeting"] = "hello"
         for address in cluster.addresses:
@@ -43,9 +43,9 @@ def test_write_of_one_node_is_read_by_all_after_kill_and_wipe(tmp_path: Path) ->
         told.clear()
         cluster.kill("nats-2")
         cluster.kill("nats-3")
-        eventually(lambda: {one.node.state for one in cluster.machines} == {State.NO_QUORUM})
+        eventually(lambda: {one.node.state for one in cluster.hosts} == {State.NO_QUORUM})
         cluster.start("nats-2")
-        eventually(lambda: {one.node.state for one in cluster.machines} == {State.READY})
+        eventually(lambda: {one.node.state for one in cluster.hosts} == {State.READY})
         eventually(
             lambda: (
                 {f"node-{number} is without quorum" for number in (1, 2, 3)}

@@ -8,7 +8,7 @@ import pytest
 
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster.child import Identity, identity
-from cairnkv.lab.cluster.machines import ClusterError
+from cairnkv.lab.cluster.hosts import ClusterError
 from cairnkv.lab.cluster.state import (
     FILE,
     LOCK,
@@ -55,8 +55,8 @@ def test_lock_has_one_holder(tmp_path: Path) -> None:
     lock = Lock(tmp_path)
     with pytest.raises(ClusterError, match=r"a cluster runs in .* already"):
         Lock(tmp_path)
-    lock.free()
-    Lock(tmp_path).free()
+    lock.release()
+    Lock(tmp_path).release()
 
 
 def test_leftover_processes_are_those_still_running(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_cleanup_does_not_signal_a_process_that_reuses_the_pid(tmp_path: Path) -
 
 
 def test_directory_without_a_state_file_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new supervisor may start after one that was killed during its first save, or had a full disk."""
-    Lock(tmp_path).free()
+    """A supervisor that was killed while it saved for the first time, or whose disk was full, can be followed."""
+    Lock(tmp_path).release()
 
     def killed(descriptor: int) -> None:
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ import pytest
 
 import cairnkv
 from cairnkv.lab.cluster import LocalCluster
-from cairnkv.lab.cluster.network import lacking as lacking_network
+from cairnkv.lab.cluster.network import missing_requirement as missing_for_network
 from cairnkv.lab.consistency import checks, verdict
 from cairnkv.lab.consistency.checks import Kind, Report
 from cairnkv.lab.consistency.history import Outcome, save
@@ -42,7 +42,7 @@ HARM_SECONDS = 10.0
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A cluster that is as it should be."""
-    with LocalCluster.up(tmp_path_factory.mktemp("cluster"), namespaces=LONG and not lacking_network()) as cluster:
+    with LocalCluster.up(tmp_path_factory.mktemp("cluster"), namespaces=LONG and not missing_for_network()) as cluster:
         yield cluster
 
 
@@ -69,7 +69,7 @@ def judged(
 @pytest.mark.parametrize("harms", HARMS, ids=lambda harms: "-".join(harm.value for harm in harms))
 def test_cluster_is_consistent_under_faults(cluster: LocalCluster, harms: tuple[Harm, ...], tmp_path: Path) -> None:
     if Harm.CUT in harms and not cluster.can_cut:
-        pytest.skip(f"NOT TESTED HERE: {lacking_network()}")
+        pytest.skip(f"NOT TESTED HERE: {missing_for_network()}")
     nemesis = Nemesis(cluster, harms, seconds=SECONDS, seed=SEED)
     report = judged(cluster, tmp_path, nemesis)
     assert report.consistent is True, report

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from cairnkv.errors import OptionError
-from cairnkv.lab.cluster import ClusterError, Machine, Process, Role, State
+from cairnkv.lab.cluster import ClusterError, Host, Process, Role, State
 from cairnkv.lab.consistency import nemesis
 from cairnkv.lab.consistency.history import Action
 from cairnkv.lab.consistency.nemesis import Harm, Nemesis, parsed_harms
@@ -22,8 +22,8 @@ class Told:
 
     def __init__(self, *, can_cut: bool = True, count: int = 3) -> None:
         self.can_cut = can_cut
-        self.machines = tuple(
-            Machine(
+        self.hosts = tuple(
+            Host(
                 number,
                 Process(f"nats-{number}", Role.NATS, number, "nats://127.0.0.1:1", State.READY),
                 Process(f"node-{number}", Role.NODE, number, "cairn://127.0.0.1:1", State.READY),

@@ -1,14 +1,13 @@
-"""A cluster on this machine: NATS servers and store nodes as processes, watched, started again, and hurt on purpose.
+"""Local test clusters: NATS servers and store nodes as processes of this computer, supervised, with fault injection.
 
-A `LocalCluster` (`local`) asks a `Supervisor` (`supervisor`, which has a map of the other rooms), in this process or in
-that of `cairn cluster up`. What is supervised are processes (`child`) of two kinds (`nats`, `node`), in network
-namespaces if they are to be cut off (`network`).
+A cluster has simulated hosts. Host 2 is the processes `nats-2` and `node-2`, which fail together and may have a network
+namespace (`network`). A `Supervisor` (`supervisor`) starts and watches the processes. A `LocalCluster` (`local`) sends
+requests to a supervisor, in this process or in that of `cairn cluster up`.
 
-For trying out, tests and checks. Not for machines in service, where systemd or containers keep processes
-(docs/cluster.md).
+Out of scope: production clusters, whose processes systemd or containers supervise (docs/cluster.md).
 """
 
+from cairnkv.lab.cluster.hosts import ClusterError, Host, Process, Role, State
 from cairnkv.lab.cluster.local import LocalCluster, end_left_over
-from cairnkv.lab.cluster.machines import ClusterError, Machine, Process, Role, State
 
-__all__ = ["ClusterError", "LocalCluster", "Machine", "Process", "Role", "State", "end_left_over"]
+__all__ = ["ClusterError", "Host", "LocalCluster", "Process", "Role", "State", "end_left_over"]

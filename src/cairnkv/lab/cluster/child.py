@@ -1,10 +1,10 @@
-"""A child process with a log file: started, signalled, waited for. And who a process is, so that no other is signalled.
+"""A child process with a log file, and the identity of a process.
 
-What always holds: a signal goes to the process that was meant, or to none. Of a child that is so until it has been
-waited for; of others, which an earlier supervisor may have left, the time when they were started has to be the same. A
-Ctrl-C in the terminal does not reach a child: who started it ends it.
+Invariants: a signal never reaches another process that has the same process ID by now. The system reserves the ID of a
+child until its parent waits for it; for other processes, which an earlier supervisor may have left, the start time must
+match. Ctrl-C in the terminal does not reach a child.
 
-Not for what the processes are.
+Out of scope: the programs that the processes run (`nats`, `node`).
 """
 
 import contextlib
@@ -19,62 +19,62 @@ from typing import Final
 from cairnkv.limits import KIB, MIB
 from cairnkv.records import record
 
-STOP_PATIENCE: Final = 10.0
-"""Seconds that a process may take to end in good order, before it is killed."""
+STOP_TIMEOUT: Final = 10.0
+"""Seconds that a process may take to exit after SIGTERM, before SIGKILL."""
 
-KILL_PATIENCE: Final = 10.0
-"""Seconds that the system may take to end a killed process, which may be in the midst of a write."""
+KILL_TIMEOUT: Final = 10.0
+"""Seconds that the system may take to end a killed process, which may be writing to the disk."""
 
-PAUSE_PATIENCE: Final = 1.0
-"""Seconds that the system may take to stop a process, some thread of which may be in the midst of a write."""
+PAUSE_TIMEOUT: Final = 1.0
+"""Seconds that the system may take to stop all threads of a process, one of which may be writing to the disk."""
 
 LOG_MAX: Final = 16 * MIB
-"""Bytes from which a log is put aside when its process is started again; one earlier log is kept."""
+"""Size in bytes above which a start renames the log file; one old file is kept."""
 
 LOG_TAIL: Final = 4 * KIB
-"""Bytes of a log's end that are looked at."""
+"""Bytes at the end of a log file that `log_tail` returns."""
 
-_LOOK_EVERY: Final = 0.02
+_POLL_INTERVAL: Final = 0.02
 
 
 @record
 class Identity:
-    """A process: its number, and when it was started, which no later process of that number has in common with it."""
+    """A process ID, and the start time, which distinguishes the process from later ones with the same ID."""
 
     pid: int
     started: str
 
 
 def identity(pid: int) -> Identity | None:
-    """Who has this process number now; None: nobody."""
+    """Return the identity of the process that has an ID now, or None if no process has it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return None if Path("/proc/self/stat").exists() else _asked_identity(pid)
+        return None if Path("/proc/self/stat").exists() else _identity_from_ps(pid)
     state, *fields = stat.rpartition(")")[2].split()
     return None if state in "ZX" else Identity(pid, f"{boot} {fields[18]}")
 
 
-def _asked_identity(pid: int) -> Identity | None:
-    """The same where there is no /proc."""
-    asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return Identity(pid, asked.stdout.strip()) if asked.stdout.strip() else None
+def _identity_from_ps(pid: int) -> Identity | None:
+    """Return the identity on a system without /proc."""
+    done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return Identity(pid, done.stdout.strip()) if done.stdout.strip() else None
 
 
-def signal_process(whom: Identity, number: signal.Signals) -> bool:
-    """Signal a process that need not be a child; gives whether it was there. Raises `PermissionError`."""
+def signal_process(process: Identity, number: signal.Signals) -> bool:
+    """Signal a process that need not be a child. Return whether it existed. Raises `PermissionError`."""
     if not hasattr(os, "pidfd_open"):
-        if identity(whom.pid) != whom:
+        if identity(process.pid) != process:
             return False
-        os.kill(whom.pid, number)
+        os.kill(process.pid, number)
         return True
     try:
-        descriptor = os.pidfd_open(whom.pid)
+        descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return False
-    try:  # it is looked at while it is held: from here on the number cannot come to mean another
-        if identity(whom.pid) != whom:
+    try:  # the descriptor refers to one process, even if the ID is reused after this check
+        if identity(process.pid) != process:
             return False
         signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
@@ -84,34 +84,34 @@ def signal_process(whom: Identity, number: signal.Signals) -> bool:
     return True
 
 
-def end_processes(those: Sequence[Identity], patience: float = STOP_PATIENCE) -> None:
-    """End processes that need not be children, in good order if that does not take too long. Raises `OSError`."""
-    for whom in those:
-        signal_process(whom, signal.SIGCONT)
-        signal_process(whom, signal.SIGTERM)
-    if not _gone(those, patience):
-        for whom in those:
-            signal_process(whom, signal.SIGKILL)
-        if not _gone(those, KILL_PATIENCE):
-            raise TimeoutError(f"processes {', '.join(str(whom.pid) for whom in those)} do not end, although killed")
+def end_processes(processes: Sequence[Identity], timeout: float = STOP_TIMEOUT) -> None:
+    """End processes that need not be children: with SIGTERM, and after the timeout with SIGKILL. Raises `OSError`."""
+    for process in processes:
+        signal_process(process, signal.SIGCONT)
+        signal_process(process, signal.SIGTERM)
+    if not _have_ended(processes, timeout):
+        for process in processes:
+            signal_process(process, signal.SIGKILL)
+        if not _have_ended(processes, KILL_TIMEOUT):
+            raise TimeoutError(f"processes {', '.join(str(one.pid) for one in processes)} survive SIGKILL")
 
 
-def _gone(those: Sequence[Identity], patience: float) -> bool:
-    until = time.monotonic() + patience
-    while any(identity(whom.pid) == whom for whom in those):
+def _have_ended(processes: Sequence[Identity], timeout: float) -> bool:
+    until = time.monotonic() + timeout
+    while any(identity(process.pid) == process for process in processes):
         if time.monotonic() > until:
             return False
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
     return True
 
 
 class Child:
-    """A program's process, or none. One that has ended can be started again."""
+    """A program and its current process, if any. `start` may follow the end of a process."""
 
     def __init__(
         self, name: str, log: Path, command: Sequence[str | Path] = (), environment: Mapping[str, str] | None = None
     ) -> None:
-        """name: for messages. log: the file that it writes to. environment: all of its variables; None: ours."""
+        """name: for messages. log: the file for its output. environment: all variables; None: those of this process."""
         self.name = name
         self.log = log
         self._command = list(command)
@@ -122,25 +122,25 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Of its process; None: there is none."""
+        """The process ID, or None without a process."""
         return self._process.pid if self._process is not None and self.running else None
 
     @property
     def running(self) -> bool:
-        """Whether there is a process, which may be paused."""
+        """Whether the process exists; it may be paused."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def end(self) -> str:
-        """How its last process ended."""
+        """How the last process ended, as text."""
         code = None if self._process is None else self._process.returncode
         if code is None:
             return "did not end"
         return f"ended with exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
 
     def start(self) -> None:
-        """Have a process. Raises `OSError`."""
-        assert not self.running, "a child is started once"
+        """Start a process. Raises `OSError`."""
+        assert not self.running, "the process runs already"
         self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > LOG_MAX:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
@@ -156,7 +156,7 @@ class Child:
             )
 
     def new_lines(self) -> list[str]:
-        """The whole lines that the present process has added to its log since this was asked last."""
+        """Return the complete lines that the process has added to the log since the last call."""
         try:
             with self.log.open("rb") as log:
                 log.seek(self._log_seen)
@@ -167,7 +167,7 @@ class Child:
         return whole.decode(errors="replace").splitlines()
 
     def log_tail(self) -> str:
-        """The end of what the present or last process wrote."""
+        """Return the end of the current or last process's output."""
         try:
             with self.log.open("rb") as log:
                 size = log.seek(0, os.SEEK_END)
@@ -176,43 +176,43 @@ class Child:
         except OSError as error:
             return str(error)
 
-    def tell_to_stop(self) -> None:
-        """Have it end in good order, also if it is paused."""
+    def terminate(self) -> None:
+        """Send SIGTERM, also to a paused process."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
 
-    def wait(self, patience: float) -> bool:
-        """Wait until there is no process; gives whether there is none."""
+    def wait(self, timeout: float) -> bool:
+        """Wait for the end of the process. Return whether it has ended."""
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(max(patience, 0.0))
+                self._process.wait(max(timeout, 0.0))
         return not self.running
 
-    def stop(self, patience: float = STOP_PATIENCE) -> None:
-        """End it in good order, or kill it when that takes longer."""
-        self.tell_to_stop()
-        if not self.wait(patience):
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """End the process: with SIGTERM, and after the timeout with SIGKILL."""
+        self.terminate()
+        if not self.wait(timeout):
             self.kill()
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """End the process with SIGKILL. Raises `TimeoutError`."""
         self._signal(signal.SIGKILL)
-        if not self.wait(KILL_PATIENCE):
-            raise TimeoutError(f"{self.name} does not end, although killed")
+        if not self.wait(KILL_TIMEOUT):
+            raise TimeoutError(f"{self.name} survives SIGKILL")
 
     def pause(self) -> None:
-        """Stop it as it is, until `resume`: its connections stay open, and say nothing.
+        """Stop the process with SIGSTOP, until `resume`. Its connections stay open.
 
-        Each thread stops when the system runs it next; that is waited for, where the system tells.
+        A thread stops when the system schedules it next; this waits for all threads, if the system shows their states.
         """
         self._signal(signal.SIGSTOP)
-        until = time.monotonic() + PAUSE_PATIENCE
-        while self.running and not self._stands and time.monotonic() < until:
-            time.sleep(_LOOK_EVERY / 10)
+        until = time.monotonic() + PAUSE_TIMEOUT
+        while self.running and not self._has_stopped and time.monotonic() < until:
+            time.sleep(_POLL_INTERVAL / 10)
 
     @property
-    def _stands(self) -> bool:
-        """Whether all its threads are stopped."""
+    def _has_stopped(self) -> bool:
+        """Whether all threads have stopped."""
         if self.pid is None or not Path("/proc/self/task").exists():
             return True
         try:
@@ -220,12 +220,12 @@ class Child:
                 (task / "stat").read_text().rpartition(")")[2].split()[0]
                 for task in Path(f"/proc/{self.pid}/task").iterdir()
             ]
-        except OSError:  # one has ended meanwhile
+        except OSError:  # a thread has ended meanwhile
             return False
         return all(state in "TtZX" for state in states)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue a paused process."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:

@@ -1,9 +1,9 @@
-"""Requests to a supervisor in another process: lines of JSON over a Unix socket, one request each, one answer each.
+"""The control socket of a supervisor: one JSON line with a request, one JSON line with the result, over a Unix socket.
 
-What always holds: who can open the socket may do everything, and only its owner can. A request and its answer are
-bounded, in size and in time.
+Invariants: only the owner of the directory can open the socket, and may send every request. Size and time of a request
+and of its result are limited.
 
-Not for what requests mean (`requests`).
+Out of scope: the meaning of requests (`requests`).
 """
 
 import contextlib
@@ -19,44 +19,43 @@ from pathlib import Path
 from typing import Any, Final
 
 from cairnkv.errors import CairnError, CallerError, OptionError
-from cairnkv.lab.cluster.machines import ClusterError
+from cairnkv.lab.cluster.hosts import ClusterError
 from cairnkv.limits import MIB
 
 LINE_MAX: Final = MIB
-"""Bytes in a request or an answer."""
+"""Bytes in a request or a result."""
 
-LOOK_EVERY: Final = 0.05
-"""Seconds between two looks at whether the server is to close."""
+POLL_INTERVAL: Final = 0.05
+"""Seconds between two checks whether the server has to close."""
 
 SOCKET: Final = "cluster.sock"
 PATH_MAX: Final = 100
-"""Bytes that the path of a Unix socket may have: 103 or 107 by the system."""
+"""Bytes in the path of the socket. Systems allow 103 or 107."""
 
-ANSWER_PATIENCE: Final = 30.0
-"""Seconds that an answer may take: to kill a machine is waited for, to start it is not."""
+REPLY_TIMEOUT: Final = 30.0
+"""Seconds that a request may take. A kill waits for the end of the process; a start does not wait."""
 
-Ask = Callable[[Mapping[str, Any]], Any]
+Handler = Callable[[Mapping[str, Any]], Any]
 
 
 class ControlServer:
-    """Takes requests at a socket, in threads of its own, until it is closed."""
+    """Receives requests on a socket, in its own threads."""
 
     def __init__(self, directory: Path) -> None:
-        """One that is not open yet. directory: where its socket is, if that path is short enough for one."""
-        self._made: str | None = None
+        """directory: the place of the socket, unless the path is too long for a socket."""
+        self._temporary: str | None = None
         self.path = directory / SOCKET
-        """Of the socket."""
         if len(os.fsencode(self.path)) > PATH_MAX:
-            self._made = tempfile.mkdtemp(prefix="cairn-")
-            self.path = Path(self._made) / SOCKET
+            self._temporary = tempfile.mkdtemp(prefix="cairn-")
+            self.path = Path(self._temporary) / SOCKET
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
-    def open(self, ask: Ask) -> None:
-        """Take requests. ask: does what is asked, and raises `CairnError`. Raises `OSError`."""
-        self.path.unlink(missing_ok=True)  # of one that crashed: who has the directory's lock is the only one
-        server = _Server(str(self.path), _Handler, bind_and_activate=False)
-        server.ask = ask
+    def open(self, handle: Handler) -> None:
+        """Start to receive requests. handle: executes a request; may raise `CairnError`. Raises `OSError`."""
+        self.path.unlink(missing_ok=True)  # of a crashed supervisor: this one has the lock of the directory
+        server = _Server(str(self.path), _Connection, bind_and_activate=False)
+        server.handle_request_line = handle
         try:
             server.server_bind()
             self.path.chmod(0o600)  # before it listens
@@ -65,30 +64,30 @@ class ControlServer:
             server.server_close()
             raise
         self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, args=(LOOK_EVERY,), daemon=True)
+        self._thread = threading.Thread(target=server.serve_forever, args=(POLL_INTERVAL,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more requests, if any were taken."""
+        """Stop to receive requests, and remove the socket."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
             self.path.unlink(missing_ok=True)
-        if self._made is not None:
-            shutil.rmtree(self._made, ignore_errors=True)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
-    ask: Ask
+    handle_request_line: Handler
 
     def handle_error(self, *_: Any) -> None:
-        """Whoever asked has gone: nothing to say, and nobody to say it to."""
+        """Ignore a client that has disconnected."""
 
 
-class _Handler(socketserver.StreamRequestHandler):
-    timeout = ANSWER_PATIENCE
+class _Connection(socketserver.StreamRequestHandler):
+    timeout = REPLY_TIMEOUT
 
     def handle(self) -> None:
         server = self.server
@@ -97,28 +96,28 @@ class _Handler(socketserver.StreamRequestHandler):
         try:
             request = json.loads(line)
             if not isinstance(request, dict):
-                raise OptionError("a request is an object")
-            answer = {"ok": server.ask(request)}
+                raise OptionError("a request is a JSON object")
+            result = {"ok": server.handle_request_line(request)}
         except CairnError as error:
-            answer = {"error": str(error), "caller": isinstance(error, CallerError)}
+            result = {"error": str(error), "caller": isinstance(error, CallerError)}
         except ValueError as error:
-            answer = {"error": f"a request is a line of JSON: {error}", "caller": True}
-        self.wfile.write(json.dumps(answer).encode() + b"\n")
+            result = {"error": f"a request is a line of JSON: {error}", "caller": True}
+        self.wfile.write(json.dumps(result).encode() + b"\n")
 
 
-def ask_at(path: Path, request: Mapping[str, Any]) -> Any:
-    """Ask the supervisor there. Raises what it raised, or `ClusterError` when it does not answer."""
+def send_request(path: Path, request: Mapping[str, Any]) -> Any:
+    """Send a request and return its result. Raises the supervisor's error, or `ClusterError` without a result."""
     line = b""
     try:
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
-            connection.settimeout(ANSWER_PATIENCE)
+            connection.settimeout(REPLY_TIMEOUT)
             connection.connect(str(path))
             connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile("rb") as answers:
-                line = answers.readline(LINE_MAX)
-        answer = json.loads(line)
+            with connection.makefile("rb") as replies:
+                line = replies.readline(LINE_MAX)
+        result = json.loads(line)
     except (OSError, ValueError) as error:
-        raise ClusterError(f"the cluster's supervisor does not answer: {error}") from None
-    if "error" in answer:
-        raise (OptionError if answer["caller"] else ClusterError)(answer["error"])
-    return answer["ok"]
+        raise ClusterError(f"the cluster's supervisor does not reply: {error}") from None
+    if "error" in result:
+        raise (OptionError if result["caller"] else ClusterError)(result["error"])
+    return result["ok"]

@@ -1,9 +1,9 @@
-"""Fault injection: what is done to a cluster's processes by request, and undone.
+"""Fault injection: kills, pauses, cuts off and wipes processes of a cluster on request, and undoes it.
 
-What always holds: a request names a machine or one process, and changes something or says why it makes no sense; what
-is killed or wiped stays down until a request starts it. All of it is done under the table's lock.
+Invariants: each request names a host or one process; it has an effect or raises an error. A killed or wiped process
+stays down until a request starts it. Callers hold the lock of the process table.
 
-Not for what ends or falls ill by itself (`restarts`, `probes`).
+Out of scope: processes that fail by themselves (`restarts`, `probes`).
 """
 
 import contextlib
@@ -13,105 +13,105 @@ from collections.abc import Callable
 from typing import Final
 
 from cairnkv.errors import OptionError
-from cairnkv.lab.cluster.machines import ClusterError, State, Target
+from cairnkv.lab.cluster.hosts import ClusterError, State, Target
 from cairnkv.lab.cluster.network import Network
-from cairnkv.lab.cluster.probes import EVERY
+from cairnkv.lab.cluster.probes import PROBE_INTERVAL
 from cairnkv.lab.cluster.process_table import ProcessTable
 
 
 class Faults:
-    """What can be done to the processes of a table. Each method raises `OptionError`, `ClusterError`, `OSError`."""
+    """The faults for the processes of a table. Each method raises `OptionError`, `ClusterError`, `OSError`."""
 
     def __init__(self, table: ProcessTable, network: Network | None) -> None:
-        """network: of the machines; None: they have none of their own."""
+        """network: of the hosts; None: the hosts have no network namespaces."""
         self.cut_off: set[int] = set()
-        """Machines that are off the network."""
+        """Hosts without network."""
         self._table = table
         self._network = network
 
     @property
     def can_cut(self) -> bool:
-        """Whether machines can be taken off the network."""
+        """Whether hosts have network namespaces."""
         return self._network is not None
 
     def kill(self, target: Target) -> None:
-        """SIGKILL; it stays down."""
-        meant = self._table.meant(target)
-        if all(one.state is State.KILLED for one in meant):
-            raise OptionError(f"{target} cannot be killed: it is so already")
-        for one in meant:
+        """End processes with SIGKILL."""
+        selected = self._table.selected(target)
+        if all(one.state is State.KILLED for one in selected):
+            raise OptionError(f"cannot kill {target}: it is killed already")
+        for one in selected:
             one.kill()
 
     def start(self, target: Target) -> None:
-        """Start what was killed, has failed, or has stopped by itself."""
-        meant = self._table.meant(target)
-        down = [one for one in meant if one.state in (State.KILLED, State.FAILED) or one.stopped_itself]
+        """Start processes that were killed, have failed, or take no part any more."""
+        selected = self._table.selected(target)
+        down = [one for one in selected if one.state in (State.KILLED, State.FAILED) or one.stopped_itself]
         if not down:
             raise OptionError(f"{target} runs already")
         for one in down:
-            if one.child.running:  # it is about to end, or has stopped and does nothing more
+            if one.child.running:  # a node that takes no part any more, or a NATS server that is ending
                 one.child.kill()
-            one.forgive()
+            one.reset_backoff()
             self._table.launch(one)
 
     def pause(self, target: Target) -> None:
-        """SIGSTOP."""
-        meant = self._table.meant(target)
-        running = [one for one in meant if one.state in (State.STARTING, State.READY) and one.child.running]
+        """Stop processes with SIGSTOP."""
+        selected = self._table.selected(target)
+        running = [one for one in selected if one.state in (State.STARTING, State.READY) and one.child.running]
         if not running:
-            raise OptionError(f"{target} cannot be paused: it is {meant[0].described().state.value}")
+            raise OptionError(f"cannot pause {target}: it is {selected[0].described().state.value}")
         for one in running:
             one.pause()
 
     def resume(self, target: Target) -> None:
-        """SIGCONT."""
-        paused = [one for one in self._table.meant(target) if one.state is State.PAUSED]
+        """Continue paused processes with SIGCONT."""
+        paused = [one for one in self._table.selected(target) if one.state is State.PAUSED]
         if not paused:
             raise OptionError(f"{target} is not paused")
         for one in paused:
-            one.resume(time.monotonic() + EVERY)
+            one.resume(time.monotonic() + PROBE_INTERVAL)
 
     def cut(self, target: Target) -> None:
-        """Take a machine off the network."""
-        network = self._networked(target, "cut")
-        if target.machine in self.cut_off:
-            raise OptionError(f"{target} cannot be cut off: it is so already")
-        self.cut_off.add(target.machine)  # before it is done: what is half done can be healed
-        network.cut(target.machine)
+        """Drop all packets to and from a host."""
+        network = self._network_for(target, "cut")
+        if target.host in self.cut_off:
+            raise OptionError(f"cannot cut off {target}: it is cut off already")
+        self.cut_off.add(target.host)  # first, so that `heal` can undo a cut that fails halfway
+        network.cut(target.host)
 
     def heal(self, target: Target) -> None:
-        """Bring it back."""
-        network = self._networked(target, "heal")
-        if target.machine not in self.cut_off:
+        """Undo `cut`."""
+        network = self._network_for(target, "heal")
+        if target.host not in self.cut_off:
             raise OptionError(f"{target} is not cut off")
-        network.heal(target.machine)
-        self.cut_off.discard(target.machine)
-        for one in self._table.meant(target):
-            one.come_back()
+        network.heal(target.host)
+        self.cut_off.discard(target.host)
+        for one in self._table.selected(target):
+            one.reset_health()
 
     def heal_all(self) -> None:
-        """Bring all back, as far as that can be done."""
-        for machine in sorted(self.cut_off):
+        """Undo each `cut`, as far as possible."""
+        for host in sorted(self.cut_off):
             with contextlib.suppress(ClusterError):
-                self.heal(Target(machine))
+                self.heal(Target(host))
 
     def wipe(self, target: Target) -> None:
-        """Kill it and remove its data."""
-        meant = self._table.meant(target)
-        for one in meant:
+        """Kill processes and remove their data."""
+        selected = self._table.selected(target)
+        for one in selected:
             one.kill()
-        for one in meant:
+        for one in selected:
             data = one.child.config.directory / "data"
             if data.exists():
                 shutil.rmtree(data)
 
-    def _networked(self, target: Target, verb: str) -> Network:
+    def _network_for(self, target: Target, verb: str) -> Network:
         if not target.whole:
-            raise OptionError(f"a whole machine is taken off the network, not one process: {verb} {target.machine}")
+            raise OptionError(f"{verb} needs a whole host, not one process: {verb} {target.host}")
         if self._network is None:
             raise OptionError(
-                f"{verb} needs a cluster whose machines have network namespaces: start it with --namespaces (as root, "
-                "on Linux). `pause` works everywhere, and is much like it to the others"
+                f"{verb} needs a cluster whose hosts have network namespaces: start it with --namespaces (as root, on "
+                "Linux). `pause` has a similar effect on the other hosts, on every system"
             )
         return self._network
 
@@ -125,4 +125,4 @@ VERBS: Final[dict[str, Callable[[Faults, Target], None]]] = {
     "heal": Faults.heal,
     "wipe": Faults.wipe,
 }
-"""Each by the word that requests have for it."""
+"""The method of each verb of requests."""

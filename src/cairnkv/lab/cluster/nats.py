@@ -1,10 +1,10 @@
 """One NATS server with JetStream: the program, its configuration, its process.
 
-What always holds: it listens on the address it is told and nowhere else, whoever speaks to it says a password, and
-JetStream syncs each write before it acknowledges it, unless a test asks for less. A server whose process has ended can
-be started again on the same directory.
+Invariants: the server listens only on its configured address, and requires a password. JetStream syncs each write
+before it acknowledges it, except in some tests. After the end of its process, a server can start again in the same
+directory.
 
-Not for how many there are and who watches over them.
+Out of scope: the number of servers and their supervision.
 """
 
 import contextlib
@@ -27,52 +27,52 @@ from cairnkv.replication.nats.leadership import leads_alone
 
 PROGRAM: Final = "nats-server"
 
-LISTEN_PATIENCE: Final = 10.0
-"""Seconds that a server may take until it listens; it takes some tenths of one."""
+LISTEN_TIMEOUT: Final = 10.0
+"""Seconds that a server may take until it listens. Usually it takes a few tenths of a second."""
 
-LOOK_PATIENCE: Final = 1.0
-"""Seconds that a server may take to say how it is; a paused one never does."""
+REPORT_TIMEOUT: Final = 1.0
+"""Seconds that a server may take to reply to a request for its health. A paused server never replies."""
 
-LOOK_EVERY: Final = 0.02
-"""Seconds between two looks at whether a server listens."""
+POLL_INTERVAL: Final = 0.02
+"""Seconds between two checks whether a server listens."""
 
 DISK_PART: Final = 0.75
-"""Of the disk space that is free, what the servers that share it may fill: a NATS whose disk is full switches JetStream
-off, and does not switch it on again by itself. The rest is for tables, logs, and whoever else writes there."""
+"""The part of the free disk space that all servers together may fill. A NATS server with a full disk disables JetStream
+until it restarts. The rest is for the nodes' data, log files and other programs."""
 
 PING_SECONDS: Final = 1
 PINGS_UNANSWERED: Final = 3
-"""Seconds between two signs of life that a server asks others and its clients for, and how many may stay unanswered
-before it closes the connection. With NATS' own, two minutes, servers that are cut off from each other keep connections
-on which the system tries ever more rarely: after a cut of 20 s what was healed took up to 31 s to be back; so it takes
-5 to 8 (measured)."""
+"""Seconds between two pings to other servers and to clients, and the number of unanswered pings after which the server
+closes the connection. With NATS' default of two minutes, servers that are cut off keep their connections, on which the
+system retransmits more and more rarely: recovery from a cut of 20 s took up to 31 s, and now takes 5 to 8
+(measured)."""
 
 PAYLOAD_MAX: Final = MIB
-"""Bytes in one message, by default; NATS' own. Entries are cut to fit."""
+"""Bytes in a message, by default; also NATS' default. Log entries are split to fit."""
 
 MEMORY_MAX: Final = 64 * MIB
-"""Bytes that streams in memory may have: only consumers' states are there."""
+"""Bytes of streams in memory. Only the state of consumers is there."""
 
 FILE_LEAST: Final = 64 * MIB
-"""Bytes that the streams of a server have to have at least, for it to be of any use."""
+"""Minimum bytes for the streams of a server on disk."""
 
 ROUTE_WRITE_DEADLINE: Final = "2s"
-"""For how long a server waits for another that takes nothing, such as one that is paused, before it cuts the route.
-NATS' own ten seconds hold up everything else that goes there, an election's votes among it."""
+"""Seconds until a server closes the route to a server that reads nothing, such as a paused one. With NATS' default of
+ten seconds, other messages wait for as long, the votes of an election among them."""
 
 STORE_USER: Final = "cairn"
 SYSTEM_USER: Final = "system"
 _ROUTES_USER: Final = "routes"
 
-_SWITCHED_OFF: Final = ("JetStream not enabled", "write error")
-"""What a server says is wrong with it when it has met a full disk: JetStream is off, or one of its streams is. Being
-behind others or without a leader is another thing, which passes."""
+_JETSTREAM_OFF: Final = ("JetStream not enabled", "write error")
+"""The health errors of a server whose disk was full: JetStream or one of its streams is disabled. Other errors, such as
+a missing leader, are temporary."""
 
 
 def find_program() -> Path:
-    """The `nats-server` to run: the one on the PATH, else the one that the wheel put beside Python.
+    """Return the path of `nats-server`: on the PATH, else next to Python, where a wheel installs it.
 
-    Raises `OptionError` where there is none.
+    Raises `OptionError` if there is none.
     """
     found = shutil.which(PROGRAM)
     if found is not None:
@@ -81,13 +81,13 @@ def find_program() -> Path:
     if os.access(beside, os.X_OK):
         return beside
     raise OptionError(
-        f"a cluster needs the program {PROGRAM}, which is neither on the PATH nor beside {sys.executable}; "
+        f"a cluster needs the program {PROGRAM}, which is neither on the PATH nor next to {sys.executable}; "
         "pip install 'cairnkv[cluster]'"
     )
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """So many ports that nobody listens on now. Another process may take one before it is used."""
+    """Return free ports. Another process may take one before the caller uses it."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -96,30 +96,30 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def file_share(directory: Path, servers: int) -> int:
-    """Bytes that each of so many servers may keep, whose data are in or beside this directory.
+    """Return the bytes that each server may store on the disk of a directory, existing data included.
 
-    What they have kept there already is theirs too. Raises `OptionError` where that is too little to begin with.
+    Raises `OptionError` if this is too little.
     """
     kept = sum(file.stat().st_blocks * 512 for file in directory.rglob("*") if file.is_file())
     share = int((shutil.disk_usage(directory).free + kept) * DISK_PART) // servers
     if share < FILE_LEAST:
         raise OptionError(
-            f"the disk of {directory} has {share // MIB} MiB for each NATS server; it has to be at least "
-            f"{FILE_LEAST // MIB}: make room, or choose another directory"
+            f"the disk of {directory} has {share // MIB} MiB for each NATS server, which needs {FILE_LEAST // MIB} "
+            "MiB; free disk space, or choose another directory"
         )
     return share
 
 
 @record
 class NatsConfig:
-    """What a server is told.
+    """The configuration of a server.
 
-    name: its own, which no other of the cluster has. directory: where its data, configuration and log are.
-    port: for clients; route_port: for the other servers. routes: host and port of all servers' route ports, its own may
-    be among them. password: of `STORE_USER`, whose account has JetStream; system_password: of `SYSTEM_USER`, who may
-    look at servers; also said on routes.
-    file_max: bytes of streams on disk, see `file_share`. sync: JetStream's sync_interval; None leaves NATS' default,
-    which loses acknowledged writes. monitor_port: where it says by HTTP how it is, to whoever asks; None: nowhere.
+    name: unique in the cluster. directory: for its data, configuration and log file.
+    port: for clients; route_port: for the other servers. routes: host and route port of each server; may include this
+    server. password: of `STORE_USER`, whose account has JetStream; system_password: of `SYSTEM_USER`, who may query
+    servers, and of routes.
+    file_max: bytes of streams on disk, see `file_share`. sync: JetStream's sync_interval; None: NATS' default, which
+    loses acknowledged writes in a power failure. monitor_port: for health reports over HTTP without authentication.
     """
 
     name: str
@@ -139,16 +139,16 @@ class NatsConfig:
 
     @property
     def url(self) -> str:
-        """Where clients connect to, with user and password."""
+        """The URL for clients, with user and password."""
         return f"nats://{STORE_USER}:{self.password}@{authority(self.host, self.port)}"
 
     @property
     def system(self) -> str:
-        """Who may look at the servers, as `ClusterOptions.system` has it."""
+        """USER:PASSWORD of the system account, for `ClusterOptions.system`."""
         return f"{SYSTEM_USER}:{self.system_password}"
 
     def text(self) -> str:
-        """The configuration file."""
+        """Return the text of the configuration file."""
         routes = ", ".join(
             _quoted(f"nats://{_ROUTES_USER}:{self.system_password}@{authority(host, port)}")
             for host, port in self.routes
@@ -182,20 +182,21 @@ system_account: SYSTEM
 
 
 @record
-class Sight:
-    """What a server says of itself.
+class ServerReport:
+    """The health of a server.
 
-    trouble: what is wrong, such as that it does not have all of a stream; empty: nothing. ends: the last position of
-    each stream in its own copy, by the stream's name and when it was made.
+    trouble: an error, such as an incomplete stream, or empty. ends: the last sequence number of each stream in the
+    server's copy, by the name and the creation time of the stream.
     """
 
     trouble: str
     ends: Mapping[tuple[str, str], int]
 
     def behind(self, others: Mapping[tuple[str, str], int]) -> str:
-        """What it lacks of what others had, in words; empty: nothing. others: as `ends`.
+        """Return which stream has fewer messages than on other servers, as text; empty if none has. others: as `ends`.
 
-        >>> Sight("", {("CAIRN_shop", "today"): 7}).behind({("CAIRN_shop", "today"): 9, ("CAIRN_shop", "before"): 90})
+        >>> report = ServerReport("", {("CAIRN_shop", "today"): 7})
+        >>> report.behind({("CAIRN_shop", "today"): 9, ("CAIRN_shop", "before"): 90})
         'its copy of CAIRN_shop ends 2 messages before others'
         """
         for (name, created), end in self.ends.items():
@@ -205,19 +206,16 @@ class Sight:
 
 
 class NatsServer(Child):
-    """A server's process."""
+    """The process of a NATS server."""
 
     def __init__(self, config: NatsConfig, *, prefix: Sequence[str] = ()) -> None:
-        """prefix: a command that runs the program, such as `ip netns exec NAME`."""
+        """prefix: a command that executes the program, such as `ip netns exec NAME`."""
         super().__init__(config.name, config.directory / "nats.log")
         self.config = config
         self._prefix = list(prefix)
 
     def start(self) -> None:
-        """Have a process, which does not listen yet.
-
-        Raises `OptionError` where there is no program, `OSError`.
-        """
+        """Start a process. Raises `OptionError` without a program, `OSError`."""
         config = self.config
         config.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = config.directory / "nats.conf"
@@ -226,31 +224,31 @@ class NatsServer(Child):
         self._command = [*self._prefix, find_program(), "-c", path]
         super().start()
 
-    def wait_listening(self, patience: float = LISTEN_PATIENCE) -> None:
-        """Wait until clients can connect; JetStream may take seconds more.
+    def wait_listening(self, timeout: float = LISTEN_TIMEOUT) -> None:
+        """Wait until clients can connect. JetStream may need more seconds.
 
-        Raises `OSError` when that takes longer, or the process ends.
+        Raises `OSError` after the timeout, or if the process ends.
         """
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         while True:
             if not self.running:
                 raise OSError(f"NATS server {self.config.name} {self.end}:\n{self.log_tail()}")
             with contextlib.suppress(OSError), socket.create_connection((self.config.host, self.config.port), 1.0):
                 return
             if time.monotonic() > until:
-                raise OSError(f"NATS server {self.config.name} does not listen after {patience:g} s; see {self.log}")
-            time.sleep(LOOK_EVERY)
+                raise OSError(f"NATS server {self.config.name} does not listen after {timeout:g} s; see {self.log}")
+            time.sleep(POLL_INTERVAL)
 
     def has_leader(self) -> bool:
-        """Whether its JetStream knows a leader of the cluster of servers, so that streams can be made and used."""
-        _, report = self._look("/jsz")
+        """Return whether JetStream has a leader, so that clients can create and use streams."""
+        _, report = self._get("/jsz")
         meta = report.get("meta_cluster")
         return isinstance(meta, dict) and bool(meta.get("leader"))
 
-    def sight(self) -> "Sight | None":
-        """What it says of itself; None: it says nothing, or not all of it."""
-        status, health = self._look("/healthz")
-        jetstream_status, jetstream = self._look("/jsz?streams=true") if status else (0, {})
+    def report(self) -> ServerReport | None:
+        """Return the health of the server, or None if it does not reply completely."""
+        status, health = self._get("/healthz")
+        jetstream_status, jetstream = self._get("/jsz?streams=true") if status else (0, {})
         if not status or jetstream_status != http.HTTPStatus.OK:
             return None
         trouble = ""
@@ -262,15 +260,15 @@ class NatsServer(Child):
             for stream in account.get("stream_detail") or ():
                 groups[stream["name"]] = stream.get("cluster") or {}
                 ends[stream["name"], stream["created"]] = stream["state"]["last_seq"]
-        for name, group in groups.items():  # who takes itself for the leader takes itself for healthy
+        for name, group in groups.items():  # a leader that lost its majority reports that it is healthy
             if group.get("leader") == self.config.name and leads_alone(group):
                 trouble = trouble or f"it leads {name} without the others"
-        return Sight(trouble, ends)
+        return ServerReport(trouble, ends)
 
-    def _look(self, path: str) -> tuple[int, dict[str, Any]]:
-        """What it says of itself by HTTP: status and JSON. Nothing when it does not answer."""
-        assert self.config.monitor_port is not None, "a server without this port cannot be looked at"
-        connection = http.client.HTTPConnection(self.config.host, self.config.monitor_port, timeout=LOOK_PATIENCE)
+    def _get(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Return status and JSON of a page of the monitoring port; 0 and nothing if the server does not reply."""
+        assert self.config.monitor_port is not None, "the server has no monitoring port"
+        connection = http.client.HTTPConnection(self.config.host, self.config.monitor_port, timeout=REPORT_TIMEOUT)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -282,16 +280,16 @@ class NatsServer(Child):
         return answer.status, report if isinstance(report, dict) else {}
 
 
-def is_switched_off(trouble: str) -> bool:
-    """Whether a server that says this cannot write; it stays so until it is started anew."""
-    return any(sign in trouble for sign in _SWITCHED_OFF)
+def is_jetstream_off(trouble: str) -> bool:
+    """Return whether an error means that the server cannot write until it restarts."""
+    return any(sign in trouble for sign in _JETSTREAM_OFF)
 
 
 def authority(host: str, port: int) -> str:
-    """HOST:PORT, as addresses have it."""
+    """Return HOST:PORT for a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _quoted(text: str) -> str:
-    """As a string of NATS' configuration language, which knows JSON's escapes of what is not printed."""
+    """Return a string of NATS' configuration language, which has JSON's escapes."""
     return json.dumps(text, ensure_ascii=False)

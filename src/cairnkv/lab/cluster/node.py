@@ -1,9 +1,9 @@
-"""One store node: how it is started, and how it says that it is ready.
+"""One store node: its configuration, its command and its process.
 
-What always holds: nothing secret stands on its command line, which everybody on this machine can read; passwords go by
-its environment.
+Invariants: the command line, which every user of this computer can read, contains no password; the environment has
+them.
 
-Not for what a node does (`cairnkv.server`).
+Out of scope: the server itself (`cairnkv.server`).
 """
 
 import importlib
@@ -20,17 +20,16 @@ from cairnkv.records import record
 from cairnkv.server.settings import ENVIRONMENT_PREFIX
 
 _READY: Final = re.compile(r"cairnkv \S+ ready on ")
-"""How the line begins that a server prints when it serves (`cairnkv.server.run.readiness`)."""
+"""The beginning of the line that a server prints when it is ready (`cairnkv.server.run.readiness`)."""
 
 
 @record
 class NodeConfig:
-    """What a node is told.
+    """The configuration of a node.
 
-    name: its own. directory: where its table and its log are. cluster: the cluster's name. nats: addresses of the NATS
+    name: of the node. directory: for its data and log file. cluster: the cluster's name. nats: URLs of the NATS
     servers, with user and password; system: USER:PASSWORD of their system account. log_limit: bytes of the stream.
-    flags: of `cairn serve`, besides. environment: variables, besides ours.
-    """
+    flags: more options of `cairn serve`. environment: more variables."""
 
     name: str
     directory: Path
@@ -45,25 +44,25 @@ class NodeConfig:
 
     @property
     def address(self) -> str:
-        """Where clients connect to."""
+        """The URL for clients."""
         return f"cairn://{authority(self.host, self.port)}"
 
     @property
     def data(self) -> Path:
-        """What it keeps."""
+        """The directory of its data."""
         return self.directory / "data"
 
 
 Command = Callable[[NodeConfig], tuple[Sequence[str | Path], Mapping[str, str]]]
-"""The words that start a node, and the variables that it gets besides ours."""
+"""Returns the command line of a node, and variables to add to the environment."""
 
 
 def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str, str]]:
-    """`cairn serve --cluster`."""
-    words: list[str | Path] = [*python_command("-m", "cairnkv"), "serve", "--name", config.cluster]
-    words += ["--host", config.host, "--port", str(config.port), "--data", config.data]
-    words += ["--log-limit", str(config.log_limit), *config.flags]
-    return words, {
+    """Return the command line of `cairn serve --cluster`, and its variables."""
+    command: list[str | Path] = [*python_command("-m", "cairnkv"), "serve", "--name", config.cluster]
+    command += ["--host", config.host, "--port", str(config.port), "--data", config.data]
+    command += ["--log-limit", str(config.log_limit), *config.flags]
+    return command, {
         f"{ENVIRONMENT_PREFIX}CLUSTER": ",".join(config.nats),
         f"{ENVIRONMENT_PREFIX}NATS_SYSTEM": config.system,
         **dict(config.environment),
@@ -71,7 +70,8 @@ def serve_command(config: NodeConfig) -> tuple[Sequence[str | Path], Mapping[str
 
 
 def check_packages() -> None:
-    """Raise `OptionError` if a package for nodes is missing. Otherwise, nodes would exit and restart for ever."""
+    """Raise `OptionError` if a package for nodes is missing. Without this check, nodes would exit and restart for
+    ever."""
     try:
         for name in ("rocksdict", "nats"):
             importlib.import_module(name)
@@ -80,16 +80,16 @@ def check_packages() -> None:
 
 
 class Node(Child):
-    """A store node's process."""
+    """The process of a store node."""
 
     def __init__(self, config: NodeConfig, *, command: Command = serve_command, prefix: Sequence[str] = ()) -> None:
-        """prefix: a command that runs it, such as `ip netns exec NAME`."""
-        words, variables = command(config)
+        """prefix: a command that executes the program, such as `ip netns exec NAME`."""
+        line, variables = command(config)
         super().__init__(
-            config.name, config.directory / "node.log", [*prefix, *words], {**python_environment(), **dict(variables)}
+            config.name, config.directory / "node.log", [*prefix, *line], {**python_environment(), **dict(variables)}
         )
         self.config = config
 
-    def says_ready(self) -> bool:
-        """Whether it has said, since this was asked last, that it serves."""
+    def has_reported_ready(self) -> bool:
+        """Return whether the node has reported, since the last call, that it is ready."""
         return any(_READY.match(line) for line in self.new_lines())

@@ -1,12 +1,11 @@
-"""Health probes: a process that runs may be of no use, and only its answers tell.
+"""Health probes of running processes, which may not work.
 
-What always holds: each probe has a thread of its own, since a process that hangs takes its time to answer, and none is
-asked under the lock. What was asked of a process counts only if that process, in that state, is still there afterwards.
-One bad answer is chance; `FAILURES` in a row count. A NATS server that has switched its JetStream off, since its disk
-was full, is ended and started anew; another is shown as it says it is, and so is a node: they mend themselves, or tell
-what to do.
+Invariants: each probe has its own thread, because a process that hangs replies late, and sends requests without the
+lock. The reply of a process counts only if the same process has the same state afterwards, and an error only after
+`FAILURES` in a row. A NATS server whose JetStream is disabled after a full disk restarts. Every other error is only
+shown: the process recovers by itself, or tells the user what to do.
 
-Not for what an answer means (`health`, `nats`), nor for processes that end (`restarts`).
+Out of scope: the evaluation of replies (`health`, `nats`) and processes that end (`restarts`).
 """
 
 import time
@@ -14,128 +13,125 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cairnkv.lab.cluster.health import READY, SILENT, Health, remedy
-from cairnkv.lab.cluster.health import ask as ask_health
-from cairnkv.lab.cluster.machines import Role, State
-from cairnkv.lab.cluster.nats import NatsServer, Sight, is_switched_off
-from cairnkv.lab.cluster.notes import Notes
-from cairnkv.lab.cluster.process_table import ProcessTable
-from cairnkv.lab.cluster.shutdown import LOOK_EVERY, Shutdown
+from cairnkv.lab.cluster.health import READY, UNRESPONSIVE, Health, remedy
+from cairnkv.lab.cluster.health import probe as probe_node
+from cairnkv.lab.cluster.hosts import Role, State
+from cairnkv.lab.cluster.nats import NatsServer, ServerReport, is_jetstream_off
+from cairnkv.lab.cluster.process_table import POLL_INTERVAL, Notes, ProcessTable, Shutdown
 from cairnkv.lab.cluster.supervised import Supervised
 
-EVERY: Final = 1.0
-"""Seconds between two probes of a NATS server, and between two rounds through all nodes."""
+PROBE_INTERVAL: Final = 1.0
+"""Seconds between two probes of a NATS server, and between two rounds of probes of all nodes."""
 
-UNREADY_EVERY: Final = 2 * LOOK_EVERY
-"""The same of a NATS server that is starting."""
+START_PROBE_INTERVAL: Final = 2 * POLL_INTERVAL
+"""Seconds between two probes of a NATS server that starts."""
 
 FAILURES: Final = 2
-"""So often in a row a NATS server has to say that it cannot write, or a process nothing."""
+"""Failed probes in a row after which a process counts as unresponsive, or a NATS server restarts."""
 
-_SAID: Final = {State.READY: "ready again", State.NO_QUORUM: "without quorum"}
-"""How a node's new state is told, where that is not its name."""
+_STATE_TEXTS: Final = {State.READY: "ready again", State.NO_QUORUM: "without quorum"}
+"""Texts for states in notes, if they differ from the values."""
 
 
 class _Probe:
-    """Asks the processes of one role in turn."""
+    """Probes the processes of one role in turn."""
 
     def __init__(self, table: ProcessTable, shutdown: Shutdown) -> None:
         self._table = table
         self._shutdown = shutdown
 
     def _running(self, role: Role) -> Iterator[tuple[Supervised, int, State]]:
-        """Processes that run, and are not paused or about to end, each with its number and state."""
+        """Yield each working process with its ID and state, except paused ones and those that are about to end."""
         for one in self._table.of(role):
             with self._table.lock:
                 pid, state = one.child.pid, one.state
-            if pid is not None and state in (State.STARTING, State.READY) and not self._shutdown.asked:
+            if pid is not None and state in (State.STARTING, State.READY) and not self._shutdown.requested:
                 yield one, pid, state
 
     def _is_same(self, one: Supervised, pid: int, state: State) -> bool:
-        """Whether it is what was asked. Under the lock."""
+        """Return whether the process and its state have not changed. The caller holds the lock."""
         return one.child.pid == pid and one.state is state
 
 
 class NatsProbe(_Probe):
-    """Whether NATS servers are ready, and can write, and have what the others have."""
+    """Probes whether NATS servers are ready, can write, and have complete streams."""
 
     def __init__(self, table: ProcessTable, shutdown: Shutdown) -> None:
         super().__init__(table, shutdown)
-        # How far streams had come at any server: as was told lately, and before the last turn, and the one before that.
-        # Those that are well are never further apart than from one turn to the next.
-        self._told: dict[tuple[str, str], int] = {}
-        self._told_before: dict[tuple[str, str], int] = {}
-        self._known: dict[tuple[str, str], int] = {}
-        self._next_turn = 0.0
+        # The highest end of each stream on any server: now, at the start of this round, and one round before. A healthy
+        # server has at least the end of one round before.
+        self._ends: dict[tuple[str, str], int] = {}
+        self._ends_at_round: dict[tuple[str, str], int] = {}
+        self._expected: dict[tuple[str, str], int] = {}
+        self._next_round = 0.0
 
     def run(self) -> None:
-        """Ask them until the shutdown."""
+        """Probe all servers until the shutdown."""
         while not self._shutdown.wait():
-            if time.monotonic() >= self._next_turn:
-                self._known, self._told_before = self._told_before, dict(self._told)
-                self._next_turn = time.monotonic() + EVERY
+            if time.monotonic() >= self._next_round:
+                self._expected, self._ends_at_round = self._ends_at_round, dict(self._ends)
+                self._next_round = time.monotonic() + PROBE_INTERVAL
             for one, pid, before in self._running(Role.NATS):
                 if time.monotonic() < one.next_probe:
                     continue
                 assert isinstance(one.child, NatsServer)
                 ready = before is State.READY or one.child.has_leader()
-                sight = one.child.sight() if ready else None
+                report = one.child.report() if ready else None
                 with self._table.lock:
                     if self._is_same(one, pid, before):
-                        one.next_probe = time.monotonic() + (EVERY if ready else UNREADY_EVERY)
-                        if sight is not None:
-                            self._judge(one, sight)
+                        one.next_probe = time.monotonic() + (PROBE_INTERVAL if ready else START_PROBE_INTERVAL)
+                        if report is not None:
+                            self._judge(one, report)
                         elif ready:
-                            self._silent(one)
+                            self._no_reply(one)
 
-    def _silent(self, one: Supervised) -> None:
-        one.silences += 1
-        if one.silences >= FAILURES and one.state is State.READY:
-            one.health = SILENT
+    def _no_reply(self, one: Supervised) -> None:
+        one.missing_replies += 1
+        if one.missing_replies >= FAILURES and one.state is State.READY:
+            one.health = UNRESPONSIVE
 
-    def _judge(self, one: Supervised, sight: Sight) -> None:
+    def _judge(self, one: Supervised, report: ServerReport) -> None:
         if one.state is State.STARTING:
             one.become_ready()
-        trouble = sight.trouble or sight.behind(self._known)
+        trouble = report.trouble or report.behind(self._expected)
         one.health = Health(State.CATCHING_UP, trouble) if trouble else READY
-        for stream, end in sight.ends.items():
-            self._told[stream] = max(end, self._told.get(stream, 0))
-        one.silences = 0
-        one.failures = one.failures + 1 if is_switched_off(trouble) else 0
+        for stream, end in report.ends.items():
+            self._ends[stream] = max(end, self._ends.get(stream, 0))
+        one.missing_replies = 0
+        one.failures = one.failures + 1 if is_jetstream_off(trouble) else 0
         if one.failures >= FAILURES:
-            why = f"cannot write any more, which its disk being full may have brought about ({trouble})"
-            one.give_up(why, time.monotonic())
+            one.end_for_restart(f"cannot write any more, perhaps after a full disk ({trouble})", time.monotonic())
 
 
 class NodeProbe(_Probe):
-    """What nodes say of themselves."""
+    """Probes the health of nodes."""
 
     def __init__(self, table: ProcessTable, notes: Notes, shutdown: Shutdown, directory: Path) -> None:
-        """notes: told of a node's new state. directory: of the cluster, for what to do about it."""
+        """notes: get a line for each new state of a node. directory: of the cluster, for advice."""
         super().__init__(table, shutdown)
         self._notes = notes
         self._directory = directory
 
     def run(self) -> None:
-        """Ask them until the shutdown."""
+        """Probe all nodes until the shutdown."""
         next_round = 0.0
         while not self._shutdown.wait():
             if time.monotonic() < next_round:
                 continue
-            next_round = time.monotonic() + EVERY
+            next_round = time.monotonic() + PROBE_INTERVAL
             for one, pid, before in self._running(Role.NODE):
-                health = ask_health(one.address)
+                health = probe_node(one.address)
                 with self._table.lock:
                     if self._is_same(one, pid, before):
                         self._judge(one, health)
 
     def _judge(self, one: Supervised, health: Health) -> None:
-        one.silences = one.silences + 1 if health == SILENT else 0
-        if health == SILENT and (one.state is State.STARTING or one.silences < FAILURES):
+        one.missing_replies = one.missing_replies + 1 if health == UNRESPONSIVE else 0
+        if health == UNRESPONSIVE and (one.state is State.STARTING or one.missing_replies < FAILURES):
             return
         one.health = health
-        if one.state is State.READY and health.state is not one.told:
-            one.told = health.state
+        if one.state is State.READY and health.state is not one.announced:
+            one.announced = health.state
             why = f": {health.why}" if health.why else ""
-            what_to_do = remedy(one.name, health.why, self._directory) if one.stopped_itself else ""
-            self._notes.add(f"{one.name} is {_SAID.get(health.state, health.state.value)}{why}{what_to_do}")
+            advice = remedy(one.name, health.why, self._directory) if one.stopped_itself else ""
+            self._notes.add(f"{one.name} is {_STATE_TEXTS.get(health.state, health.state.value)}{why}{advice}")

@@ -1,27 +1,69 @@
-"""The supervised processes of a cluster, under one lock, and in the state file.
+"""State that all threads of a supervisor share: the processes, the notes for the user, and the request to stop.
 
-What always holds: who changes a process holds `lock`, and nothing that waits is done under it, but for the system to
-end a killed process. The state file names all processes that run, at any time when the disk has room for it.
+Invariants: a thread holds `ProcessTable.lock` when it changes a process. While it holds the lock it waits for nothing
+but the end of a killed process. The state file names all running processes, unless the disk is full.
 
-Not for when processes are started or ended (`supervisor`, `restarts`, `faults`).
+Out of scope: decisions to start or end processes (`supervisor`, `restarts`, `faults`).
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from cairnkv.errors import OptionError
-from cairnkv.lab.cluster.machines import Role, Target
-from cairnkv.lab.cluster.notes import Notes
+from cairnkv.lab.cluster.hosts import Role, Target
 from cairnkv.lab.cluster.state import StateFile
 from cairnkv.lab.cluster.supervised import Supervised
 
+NOTES_MAX: Final = 1_000
+"""Notes that wait; `Notes` drops the oldest of more."""
+
+POLL_INTERVAL: Final = 0.05
+"""Seconds between two checks of the processes, and of the request to stop."""
+
+
+class Notes:
+    """Lines for the user. Any thread adds them; one thread passes them on, in order, without the lock."""
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        """notify: called with each line. It may send requests to the supervisor."""
+        self._notify = notify
+        self._lines: deque[str] = deque(maxlen=NOTES_MAX)
+
+    def add(self, text: str) -> None:
+        """Add a line."""
+        self._lines.append(text)
+
+    def flush(self) -> None:
+        """Pass on all lines. The caller must not hold the lock."""
+        while self._lines:
+            text = self._lines.popleft()
+            with contextlib.suppress(OSError):  # such as a closed terminal; the cluster continues
+                self._notify(text)
+
+
+class Shutdown:
+    """The request to stop. Plain attributes, because a signal handler must not set a `threading.Event`."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.immediate = False
+        """Whether to kill processes without a wait."""
+
+    def wait(self) -> bool:
+        """Wait for a poll interval. Return whether a stop is requested."""
+        time.sleep(POLL_INTERVAL)
+        return self.requested
+
 
 class ProcessTable:
-    """All of them, by name."""
+    """All processes, by name."""
 
     def __init__(self, processes: Iterable[Supervised], file: StateFile, notes: Notes) -> None:
-        """file: kept in step with what runs. notes: told of what ends."""
+        """file: gets the running processes. notes: get a line for each process that ends."""
         self.lock = threading.RLock()
         self._processes = {one.name: one for one in processes}
         self._file = file
@@ -35,39 +77,39 @@ class ProcessTable:
         return self._processes[name]
 
     def of(self, role: Role) -> list[Supervised]:
-        """All nodes, or all NATS servers, machine 1 first."""
+        """Return all processes of a role, ordered by host."""
         return [one for one in self if one.role is role]
 
-    def meant(self, target: Target) -> list[Supervised]:
-        """Those of a machine, or the one process."""
-        return [self[f"{role.value}-{target.machine}"] for role in target.roles]
+    def selected(self, target: Target) -> list[Supervised]:
+        """Return the processes of a target."""
+        return [self[f"{role.value}-{target.host}"] for role in target.roles]
 
     def launch(self, one: Supervised) -> None:
-        """Start a process, or have it count as one that ended at once. Under the lock."""
+        """Start a process; if this fails, treat it as a process that has ended. The caller holds the lock."""
         try:
             one.start(time.monotonic())
         except (OSError, OptionError) as error:
-            self.has_failed(one, str(error))
+            self.record_end(one, str(error))
         self.save()
 
-    def has_failed(self, one: Supervised, why: str) -> None:
-        """A process has ended by itself. Under the lock."""
+    def record_end(self, one: Supervised, why: str) -> None:
+        """Record that a process has ended by itself. The caller holds the lock."""
         backoff = one.fail(why, time.monotonic())
-        self._notes.add(f"{one.name} {why}; it is started again in {backoff:g} s; see {one.child.log}")
+        self._notes.add(f"{one.name} {why}; it restarts in {backoff:g} s; see {one.child.log}")
         self.save()
 
     def save(self) -> None:
-        """Write down who runs. Under the lock, after every change."""
+        """Write the running processes to the state file, after each change. The caller holds the lock."""
         try:
             self._file.write({one.name: one.child.pid for one in self})
-        except OSError as error:  # such as on a full disk, which is when processes fail, too
+        except OSError as error:  # such as a full disk, which also makes processes fail
             if not self._unsaved:
-                self._notes.add(f"{self._file.path} cannot be written: {error}; this is tried again")
+                self._notes.add(f"cannot write {self._file.path}: {error}; retrying")
             self._unsaved = True
         else:
             self._unsaved = False
 
-    def save_if_behind(self) -> None:
-        """Write it down if that has failed. Under the lock."""
+    def retry_save(self) -> None:
+        """Write the state file again if the last write failed. The caller holds the lock."""
         if self._unsaved:
             self.save()

@@ -1,9 +1,9 @@
-"""What stands in the directory of a cluster on this machine: `cluster.json`, and the lock of who supervises it.
+"""The state file of a local cluster, `cluster.json`, and the lock of its supervisor.
 
-What always holds: the file is replaced as a whole, and only its owner can read it, since passwords are in it; one
-process at most supervises, which the lock says, and the system takes the lock from a process that ends.
+Invariants: a write replaces the whole file, and only its owner can read it. At most one process has the lock; the
+system releases the lock when the process ends.
 
-Not for data of the cluster, which are in `nats-1/data`, `node-1/data` and so on.
+Out of scope: the data of the cluster, in `nats-1/data`, `node-1/data` and so on.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cairnkv.errors import OptionError
 from cairnkv.lab.cluster.child import Identity, end_processes, identity
-from cairnkv.lab.cluster.machines import ClusterError
+from cairnkv.lab.cluster.hosts import ClusterError
 from cairnkv.lab.cluster.network import Network
 from cairnkv.records import record, replace
 from cairnkv.storage.files import draft_of, rewrite
@@ -27,7 +27,7 @@ FORMAT: Final = 1
 
 @record
 class Plan:
-    """What stays as it is from one run of a cluster to the next. log_limit: bytes of its log."""
+    """The properties that a cluster keeps between its runs. log_limit: bytes of its log."""
 
     nodes: int
     name: str
@@ -36,10 +36,9 @@ class Plan:
 
 @record
 class Run:
-    """What is running: written by the supervisor, and left by one that crashed.
+    """The running processes. A supervisor that crashed leaves this record.
 
-    socket: where it takes requests. network: number and token of its `Network`, if it has one. processes: all, by
-    name.
+    socket: for requests. network: number and token of the `Network`, if any. processes: by name.
     """
 
     supervisor: Identity
@@ -50,19 +49,19 @@ class Run:
 
 @record
 class Saved:
-    """The file. run: None when the cluster was stopped."""
+    """The content of the file. run: None if the cluster is stopped."""
 
     plan: Plan
     run: Run | None
 
 
 def load(directory: Path) -> Saved | None:
-    """What is saved; None: nothing. Raises `OptionError` when it cannot be read."""
+    """Return the content of the state file, or None without a file. Raises `OptionError` if it is not readable."""
     path = directory / FILE
     try:
         fields = json.loads(path.read_text())
         if fields["format"] != FORMAT:
-            raise OptionError(f"{path} is of format {fields['format']}, which this version does not know")
+            raise OptionError(f"{path} has format {fields['format']}, but this version of cairnkv needs {FORMAT}")
         run = fields["run"]
         return Saved(Plan(**fields["plan"]), None if run is None else _run(run))
     except FileNotFoundError:
@@ -70,36 +69,36 @@ def load(directory: Path) -> Saved | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OptionError):
             raise
-        raise OptionError(f"{path} cannot be read: {error!r}") from None
+        raise OptionError(f"cannot read {path}: {error!r}") from None
 
 
 def _run(fields: dict[str, Any]) -> Run:
-    processes = {name: Identity(**whom) for name, whom in fields["processes"].items()}
+    processes = {name: Identity(**process) for name, process in fields["processes"].items()}
     network = fields["network"]
     supervisor = Identity(**fields["supervisor"])
     return Run(supervisor, fields["socket"], None if network is None else (network[0], network[1]), processes)
 
 
 def save(directory: Path, saved: Saved) -> None:
-    """Replace what is saved. Raises `OSError`."""
+    """Replace the state file. Raises `OSError`."""
     fields: dict[str, Any] = {"format": FORMAT, "plan": _fields(saved.plan), "run": None}
     if saved.run is not None:
-        processes = {name: _fields(whom) for name, whom in saved.run.processes.items()}
+        processes = {name: _fields(process) for name, process in saved.run.processes.items()}
         fields["run"] = _fields(saved.run) | {"supervisor": _fields(saved.run.supervisor), "processes": processes}
     rewrite(directory / FILE, json.dumps(fields, indent=1))
 
 
 def is_empty(directory: Path) -> bool:
-    """Whether there is nothing but what a supervisor leaves that ended before it had saved anything."""
+    """Return whether a directory has no files, except those of a supervisor that ended before its first save."""
     ours = {LOCK, draft_of(directory / FILE).name}
     return all(entry.name in ours for entry in directory.iterdir())
 
 
 class StateFile:
-    """The file of a cluster that runs: its supervisor keeps it in step with the processes."""
+    """Writes the running processes of a cluster to its state file."""
 
     def __init__(self, directory: Path, plan: Plan, socket: Path, network: Network | None) -> None:
-        """For who has the lock, of a plan that is being carried out. Nothing is written yet."""
+        """Write nothing yet. The caller has the lock."""
         supervisor = identity(os.getpid())
         assert supervisor is not None, "this process exists"
         self.path = directory / FILE
@@ -107,13 +106,13 @@ class StateFile:
         self._idle = Run(supervisor, str(socket), None if network is None else (network.number, network.token), {})
 
     def write(self, pids: Mapping[str, int | None]) -> None:
-        """Say which processes run: numbers by name. Raises `OSError`."""
+        """Write the running processes. pids: process IDs by name. Raises `OSError`."""
         found = {name: identity(pid) for name, pid in pids.items() if pid is not None}
-        processes = {name: whom for name, whom in found.items() if whom is not None}
+        processes = {name: process for name, process in found.items() if process is not None}
         save(self.path.parent, Saved(self._plan, replace(self._idle, processes=processes)))
 
     def close(self) -> None:
-        """Say that nothing runs. Raises `OSError`."""
+        """Write that no process runs. Raises `OSError`."""
         save(self.path.parent, Saved(self._plan, None))
 
 
@@ -122,10 +121,10 @@ def _fields(one: Any) -> dict[str, Any]:
 
 
 class Lock:
-    """Who has it supervises the cluster."""
+    """The lock of a cluster's supervisor."""
 
     def __init__(self, directory: Path) -> None:
-        """Take it. Raises `ClusterError` when somebody has it, `OSError`."""
+        """Acquire the lock. Raises `ClusterError` if another process has it, `OSError`."""
         self._descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,25 +134,25 @@ class Lock:
                 f"a cluster runs in {directory} already; `cairn cluster status --dir {directory}` shows it"
             ) from None
 
-    def free(self) -> None:
-        """Give it back."""
+    def release(self) -> None:
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 def runs(run: Run) -> bool:
-    """Whether its supervisor still does."""
+    """Return whether the supervisor of a run is still running."""
     return identity(run.supervisor.pid) == run.supervisor
 
 
 def left_over(saved: Saved | None) -> dict[str, Identity]:
-    """The processes that run still, by name, of a supervisor that does not."""
+    """Return the processes in a state file that are still running, by name."""
     if saved is None or saved.run is None:
         return {}
-    return {name: whom for name, whom in saved.run.processes.items() if identity(whom.pid) == whom}
+    return {name: process for name, process in saved.run.processes.items() if identity(process.pid) == process}
 
 
 def clean_up(directory: Path, saved: Saved) -> None:
-    """End what a crashed supervisor has left. Only for who has the lock. Raises `OSError`, `ClusterError`."""
+    """End the processes that a crashed supervisor left. The caller has the lock. Raises `OSError`, `ClusterError`."""
     if saved.run is None:
         return
     end_processes([*left_over(saved).values()])

@@ -1,62 +1,63 @@
-"""One supervised process: its state, and when it is started again.
+"""One supervised process: its state, and the time of its next restart.
 
-             start            says that it is ready
+             start            reports that it is ready
     STOPPED ───────▶ STARTING ─────────────────────▶ READY
-                      ▲    │ ends                      │ ends, or is told to end since it is of no use any more
+                      ▲    │ ends                      │ ends, or is ended because it cannot write any more
            `restart_at` is │                           │
            reached    │    ▼                           │
                      FAILED ◀──────────────────────────┘
 
-    KILLED: by request, from any of them; START again by request. PAUSED: by request, from STARTING and READY, and back.
+    A request moves any state to KILLED, and KILLED to STARTING; STARTING and READY to PAUSED, and back.
 
-What always holds: this is bookkeeping of one process, and nothing here waits, but for the system to end a killed
-process. It is changed under the lock of its `ProcessTable`.
+Invariants: these methods only record and signal; the only wait is for the end of a killed process. Their caller holds
+the lock of the `ProcessTable`.
 
-Not for when to look, nor what to make of it (`restarts`, `probes`, `faults`).
+Out of scope: the decisions (`restarts`, `probes`, `faults`).
 """
 
 from typing import Final
 
-from cairnkv.lab.cluster.child import STOP_PATIENCE
-from cairnkv.lab.cluster.health import BACK, READY
-from cairnkv.lab.cluster.machines import Process, Role, State
+from cairnkv.lab.cluster.child import STOP_TIMEOUT
+from cairnkv.lab.cluster.health import READY, RECONNECTING
+from cairnkv.lab.cluster.hosts import Process, Role, State
 from cairnkv.lab.cluster.nats import NatsServer
 from cairnkv.lab.cluster.node import Node
 
 BACKOFF_FIRST: Final = 0.5
 BACKOFF_MAX: Final = 10.0
-"""Seconds from the end of a process to its next start, doubled with each, and from where on that begins anew:"""
+"""Seconds from the end of a process to its restart: first, and at most. Each end doubles them."""
+
 STEADY_SECONDS: Final = 30.0
+"""Seconds of a process in state READY that reset the backoff."""
 
 
 class Supervised:
-    """A store node or a NATS server, and what its supervisor knows of it. Times are of `time.monotonic`."""
+    """The supervisor's record of a store node or NATS server. Times are of `time.monotonic`."""
 
-    def __init__(self, child: NatsServer | Node, role: Role, machine: int, address: str) -> None:
-        """One that is not started yet. address: as `Process` has it."""
+    def __init__(self, child: NatsServer | Node, role: Role, host: int, address: str) -> None:
+        """A process that is not started. address: see `Process`."""
         self.child = child
         self.role = role
-        self.machine = machine
+        self.host = host
         self.address = address
         self.state = State.STOPPED
         self.restarts = 0
-        """How often it was started again without a request."""
+        """The number of automatic restarts."""
         self.why = ""
-        """Why it ended last."""
+        """The reason of its last end."""
         self.restart_at = 0.0
-        """When it is started again, if it is FAILED."""
+        """The time of its restart, if it is FAILED."""
         self.kill_at: float | None = None
-        """When it is killed, if it was told to end so that it is started anew."""
+        """The time to kill a process that got SIGTERM in order to restart."""
         self.health = READY
-        """What it says of itself."""
-        self.told = State.READY
-        """Which state of its health people were told last."""
-        self.silences = 0
-        """Probes in a row that it did not answer."""
+        self.announced = State.READY
+        """The state of its health in the last note for the user."""
+        self.missing_replies = 0
+        """Probes in a row without a reply."""
         self.failures = 0
-        """Probes in a row to which a NATS server said that it cannot write."""
+        """Probes in a row to which a NATS server replied that it cannot write."""
         self.next_probe = 0.0
-        """When a NATS server is asked again."""
+        """The time of the next probe of a NATS server."""
         self._backoff = BACKOFF_FIRST
         self._started = 0.0
         self._before_pause = State.STARTING
@@ -68,45 +69,40 @@ class Supervised:
 
     @property
     def stopped_itself(self) -> bool:
-        """Whether it runs and takes no part any more."""
+        """Whether the node runs and takes no part any more."""
         return self.state is State.READY and self.child.running and self.health.state is State.STOPPED
 
     def described(self) -> Process:
-        """As others see it."""
+        """Return the process as users see it."""
         pid, state = self.child.pid, self.state
         if pid is None and state in (State.STARTING, State.READY, State.PAUSED):
-            state = State.FAILED  # and the watcher will see it, too
+            state = State.FAILED  # `Restarts` has not seen the end yet
         why = self.why
-        if self._health_tells(state):
+        joining = state is State.STARTING and self.health.state is State.JOINING
+        if self.health != READY and (state is State.READY or joining):
             state, why = self.health.state, self.health.why or why
-        return Process(self.name, self.role, self.machine, self.address, state, pid, self.restarts, why)
+        return Process(self.name, self.role, self.host, self.address, state, pid, self.restarts, why)
 
-    def _health_tells(self, state: State) -> bool:
-        """Whether what it says of itself is news. Before a node is ready, it is whether it serves at all by now."""
-        return self.health != READY and (
-            state is State.READY or (state is State.STARTING and self.health.state is State.JOINING)
-        )
-
-    # -- what happens to it ---------------------------------------------------------------------------------------
+    # -- transitions ----------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
-        """Have a process. Raises `OSError`, `OptionError`; it counts as one that has ended then (`fail`)."""
+        """Start the process. Raises `OSError`, `OptionError`; the caller then calls `fail`."""
         self._started = now
-        self.silences = self.failures = 0
+        self.missing_replies = self.failures = 0
         self.next_probe = 0.0
         self.kill_at = None
         self.health = READY
-        self.told = State.READY
+        self.announced = State.READY
         self.state = State.STARTING
         self.child.start()
 
     def become_ready(self) -> None:
-        """It has said that it is."""
+        """Record that the process has reported that it is ready."""
         self.state = State.READY
         self.health = READY
 
     def fail(self, why: str, now: float) -> float:
-        """It has ended by itself; gives after how many seconds it is started again."""
+        """Record that the process ended by itself. Return the seconds until its restart."""
         backoff = self._backoff
         self.state = State.FAILED
         self.why = why
@@ -116,41 +112,41 @@ class Supervised:
         return backoff
 
     def settle(self, now: float) -> None:
-        """It runs on: after a while what was before counts no more."""
+        """Reset the backoff if the process has run for long."""
         if now - self._started > STEADY_SECONDS:
-            self.forgive()
+            self.reset_backoff()
 
-    def forgive(self) -> None:
-        """Have its next end be as its first."""
+    def reset_backoff(self) -> None:
+        """Restart the process after its next end as fast as after its first."""
         self._backoff = BACKOFF_FIRST
 
-    def give_up(self, why: str, now: float) -> None:
-        """It runs, but is of no use: have it end, so that it is started anew."""
+    def end_for_restart(self, why: str, now: float) -> None:
+        """Send SIGTERM to a process that does not work, so that it restarts."""
         self.state = State.FAILED
         self.why = why
-        self.kill_at = now + STOP_PATIENCE
-        self.child.tell_to_stop()
+        self.kill_at = now + STOP_TIMEOUT
+        self.child.terminate()
 
     def kill(self) -> None:
-        """End it; it stays down. Raises `TimeoutError`."""
-        self.state = State.KILLED  # before it ends, which the watcher may see
+        """Kill the process, which stays down. Raises `TimeoutError`."""
+        self.state = State.KILLED  # before the end, which `Restarts` may see
         self.child.kill()
 
     def pause(self) -> None:
-        """Stop it as it is, until `resume`."""
+        """Stop the process until `resume`."""
         self._before_pause = self.state
         self.state = State.PAUSED
         self.child.pause()
 
     def resume(self, next_probe: float) -> None:
-        """Let it go on. next_probe: until then it may be out of breath."""
+        """Continue the process. next_probe: the time of the next probe."""
         self.state = self._before_pause
         self.next_probe = next_probe
-        self.come_back()
+        self.reset_health()
         self.child.resume()
 
-    def come_back(self) -> None:
-        """It was away: what it said of itself counts no more, but that it has stopped."""
-        self.silences = self.failures = 0
+    def reset_health(self) -> None:
+        """Discard the health of a process that was paused or cut off, unless it takes no part any more."""
+        self.missing_replies = self.failures = 0
         if self.state is State.READY and not self.stopped_itself:
-            self.health = BACK
+            self.health = RECONNECTING

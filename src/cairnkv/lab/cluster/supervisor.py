@@ -1,14 +1,14 @@
-"""Who starts a cluster's processes, has them watched, takes requests, and ends them.
+"""The supervisor of a cluster: starts, watches and ends its processes, and executes requests.
 
-    topology ─→ the processes that there are to be      restarts ─→ start again what has ended
-    state    ─→ what is on disk, and the lock           probes   ─→ see whether what runs is of use
-    control  ─→ requests from other processes           faults   ─→ hurt processes by request
+    topology ─→ the processes of a cluster              restarts ─→ restarts processes that ended
+    state    ─→ the state file and the lock             probes   ─→ health of running processes
+    control  ─→ requests from other processes           faults   ─→ fault injection by request
                         all of them change processes under the lock of one ProcessTable
 
-What always holds: one supervisor for a directory. Where it ends in order, no process is left. Where it crashes, its
-processes run on, unsupervised, and the state file names them, so that the next one ends them before it starts its own.
+Invariants: a directory has at most one supervisor. When it stops, it ends all processes. If it crashes, its processes
+continue, and the state file names them; the next supervisor ends them before it starts its own.
 
-Not for telling people (`cairnkv.cli.cluster`).
+Out of scope: output for the user (`cairnkv.cli.cluster`).
 """
 
 import contextlib
@@ -21,44 +21,42 @@ from typing import Any, Final
 
 from cairnkv.errors import CairnError, OptionError
 from cairnkv.lab.cluster import state, topology
-from cairnkv.lab.cluster.child import STOP_PATIENCE
+from cairnkv.lab.cluster.child import STOP_TIMEOUT
 from cairnkv.lab.cluster.control import ControlServer
 from cairnkv.lab.cluster.faults import Faults
-from cairnkv.lab.cluster.machines import ClusterError, Role, State
+from cairnkv.lab.cluster.hosts import ClusterError, Role, State
 from cairnkv.lab.cluster.nats import find_program
 from cairnkv.lab.cluster.network import Network
 from cairnkv.lab.cluster.node import check_packages, serve_command
-from cairnkv.lab.cluster.notes import Notes
 from cairnkv.lab.cluster.probes import NatsProbe, NodeProbe
-from cairnkv.lab.cluster.process_table import ProcessTable
+from cairnkv.lab.cluster.process_table import POLL_INTERVAL, Notes, ProcessTable, Shutdown
 from cairnkv.lab.cluster.requests import Requests
 from cairnkv.lab.cluster.restarts import Restarts
-from cairnkv.lab.cluster.shutdown import LOOK_EVERY, Shutdown
 from cairnkv.lab.cluster.supervised import Supervised
 from cairnkv.lab.cluster.topology import ClusterSpec
 from cairnkv.server.settings import BREAK_VARIABLE, ENVIRONMENT_PREFIX, broken_on_purpose
 
-START_PATIENCE: Final = 60.0
-"""Seconds that a cluster may take until all of it is ready; it takes about four."""
+START_TIMEOUT: Final = 60.0
+"""Seconds until all processes of one role are ready. A start usually takes about four in all."""
 
-_LINES: Final = 5
-"""Of a log that are shown."""
+_LOG_LINES: Final = 5
+"""Lines of a process's log in an error."""
 
 
 class Supervisor:
-    """Of one cluster. `start` once, `stop` once; requests from any thread."""
+    """The supervisor of one cluster. Call `start` once and `stop` once; `execute` from any thread."""
 
     def __init__(
-        self, directory: Path, spec: ClusterSpec | None = None, *, tell: Callable[[str], None] = lambda text: None
+        self, directory: Path, spec: ClusterSpec | None = None, *, notify: Callable[[str], None] = lambda text: None
     ) -> None:
-        """directory, spec, tell: see `LocalCluster.up`."""
+        """directory, spec, notify: see `LocalCluster.up`."""
         self.directory = directory.absolute()
         self._spec = spec or ClusterSpec()
-        self._tell = tell
-        self._notes = Notes(tell)
+        self._notify = notify
+        self._notes = Notes(notify)
         self._shutdown = Shutdown()
         self._ended = False
-        # What there is of these is ended by `stop`, however far `start` came.
+        # `stop` ends those that `start` has created, also after an error.
         self._lock: state.Lock | None = None
         self._network: Network | None = None
         self._control: ControlServer | None = None
@@ -68,10 +66,10 @@ class Supervisor:
         self._requests: Requests | None = None
         self._threads: list[threading.Thread] = []
 
-    # -- the beginning --------------------------------------------------------------------------------------------
+    # -- start ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start it all, and wait until it is ready. After an error nothing is left running.
+        """Start all processes and wait until they are ready. After an error no process runs.
 
         Raises `OptionError`, `ClusterError`.
         """
@@ -80,32 +78,32 @@ class Supervisor:
         environment = {**os.environ, **(self._spec.environment or {})}
         allowed = "--allow-broken" in self._spec.flags or f"{ENVIRONMENT_PREFIX}ALLOW_BROKEN" in environment
         if broken := broken_on_purpose(environment, allowed=allowed):
-            self._tell(f"BROKEN ON PURPOSE, by the variable {BREAK_VARIABLE}: {', '.join(broken)}")
+            self._notify(f"BROKEN ON PURPOSE, by the variable {BREAK_VARIABLE}: {', '.join(broken)}")
         if self._spec.command is serve_command:
             check_packages()
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             saved = state.load(self.directory)
             if saved is None and not state.is_empty(self.directory):
-                raise OptionError(f"{self.directory} has no cluster in it, but other things: choose another directory")
+                raise OptionError(f"{self.directory} has other files, and no cluster; choose another directory")
             self._lock = state.Lock(self.directory)
         except OSError as error:
-            raise OptionError(f"{self.directory} cannot be used: {error}") from None
+            raise OptionError(f"cannot use {self.directory}: {error}") from None
         try:
             self._start(state.load(self.directory))
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError) and not isinstance(error, CairnError):
-                raise ClusterError(f"the cluster cannot be started: {error}") from error
+                raise ClusterError(f"cannot start the cluster: {error}") from error
             raise
 
     def _start(self, saved: state.Saved | None) -> None:
         if saved is not None:
             if left := state.left_over(saved):
-                self._tell(f"ending what a supervisor that crashed has left: {', '.join(left)}")
+                self._notify(f"ending processes that a crashed supervisor left: {', '.join(left)}")
             state.clean_up(self.directory, saved)
-        plan = topology.planned(self._spec, None if saved is None else saved.plan, self.directory)
-        self._network = Network.made(plan.nodes) if self._spec.namespaces else None
+        plan = topology.plan_for(self._spec, None if saved is None else saved.plan, self.directory)
+        self._network = Network.create(plan.nodes) if self._spec.namespaces else None
         processes = topology.processes(self._spec, plan, self.directory, self._network)
         self._control = ControlServer(self.directory)
         self._file = state.StateFile(self.directory, plan, self._control.path, self._network)
@@ -113,7 +111,7 @@ class Supervisor:
         table.save()
         faults = self._faults = Faults(table, self._network)
         requests = self._requests = Requests(self.directory, plan, table, faults, self._shutdown)
-        self._control.open(requests.ask)
+        self._control.open(requests.execute)
         restarts = Restarts(table, self._notes, self._shutdown)
         nats_probe = NatsProbe(table, self._shutdown)
         node_probe = NodeProbe(table, self._notes, self._shutdown, self.directory)
@@ -121,85 +119,85 @@ class Supervisor:
             thread = threading.Thread(target=target, name=f"cairn-cluster-{target.__qualname__}", daemon=True)
             thread.start()
             self._threads.append(thread)
-        for role in (Role.NATS, Role.NODE):  # a node that comes before its NATS would only wait for it
+        for role in (Role.NATS, Role.NODE):  # nodes need NATS
             with table.lock:
                 for one in table.of(role):
                     table.launch(one)
             self._await_ready(table, role, restarts)
         with table.lock:
-            restarts.for_ever = True
+            restarts.unlimited = True
 
     def _await_ready(self, table: ProcessTable, role: Role, restarts: Restarts) -> None:
-        """Wait until all of a role are ready. Raises `ClusterError`."""
-        until = time.monotonic() + START_PATIENCE
+        """Wait until all processes of a role are ready. Raises `ClusterError`."""
+        until = time.monotonic() + START_TIMEOUT
         while True:
             with table.lock:
-                if self._shutdown.asked:
-                    raise ClusterError("the cluster was stopped while it started")
+                if self._shutdown.requested:
+                    raise ClusterError("the cluster was stopped during its start")
                 late = [one for one in table.of(role) if one.state is not State.READY]
-                given_up = [one for one in late if restarts.hopeless(one)]
+                given_up = [one for one in late if restarts.has_given_up(one)]
             if not late:
                 return
             if given_up or time.monotonic() > until:
                 one = (given_up or late)[0]
-                said = "\n".join(one.child.log_tail().splitlines()[-_LINES:])
-                what = one.why if given_up else f"was not ready after {START_PATIENCE:g} s"
-                raise ClusterError(f"{one.name} {what}; it said, in {one.child.log}:\n{said}")
-            time.sleep(LOOK_EVERY)
+                log = "\n".join(one.child.log_tail().splitlines()[-_LOG_LINES:])
+                what = one.why if given_up else f"was not ready after {START_TIMEOUT:g} s"
+                raise ClusterError(f"{one.name} {what}; the end of {one.child.log}:\n{log}")
+            time.sleep(POLL_INTERVAL)
 
-    # -- while it runs --------------------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------------------------
 
-    def ask(self, request: Mapping[str, Any]) -> Any:
-        """Do what is asked, see `Requests.ask`."""
-        assert self._requests is not None, "it was started"
-        return self._requests.ask(request)
+    def execute(self, request: Mapping[str, Any]) -> Any:
+        """Execute a request, see `Requests.execute`."""
+        assert self._requests is not None, "the supervisor is not started"
+        return self._requests.execute(request)
 
-    def tell_to_stop(self) -> None:
-        """Have `told_to_stop` return, or `start` give up. May be called in a signal handler."""
-        self._shutdown.asked = True
+    def request_stop(self) -> None:
+        """End `wait_for_stop` or `start`. Signal handlers may call it."""
+        self._shutdown.requested = True
 
-    def hurry(self) -> None:
-        """Have `stop` wait for nobody. May be called in a signal handler."""
-        self._shutdown.hurried = True
+    def stop_at_once(self) -> None:
+        """Make `stop` kill the remaining processes without a wait. Signal handlers may call it."""
+        self._shutdown.immediate = True
 
-    def told_to_stop(self) -> None:
-        """Wait until it was told to stop."""
+    def wait_for_stop(self) -> None:
+        """Wait for a request to stop."""
         while not self._shutdown.wait():
             pass
 
-    # -- the end --------------------------------------------------------------------------------------------------
+    # -- stop -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End all in good order: nodes first, then NATS. Then nothing runs, and the directory is free."""
-        self._shutdown.asked = True
+        """End all processes: nodes first, then NATS. Then release the directory."""
+        self._shutdown.requested = True
         if self._lock is None or self._ended:
             return
         for thread in self._threads:
             thread.join()
         if self._table is not None and self._faults is not None:
-            with self._table.lock:  # whatever is being done is done; from here on requests change nothing
+            with self._table.lock:  # after the current request; later ones fail
                 self._faults.heal_all()
             for role in (Role.NODE, Role.NATS):
                 self._end(self._table.of(role))
-        self._notes.tell()
+        self._notes.flush()
         if self._network is not None:
             self._network.remove()
         if self._control is not None:
             self._control.close()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # who comes next finds that none of the processes is there
+            with contextlib.suppress(OSError):  # the next supervisor sees that the processes have ended
                 self._file.close()
         self._ended = True
-        self._lock.free()
+        self._lock.release()
 
     def _end(self, processes: Sequence[Supervised]) -> None:
         for one in processes:
-            one.child.tell_to_stop()
-        until = time.monotonic() + STOP_PATIENCE
+            one.child.terminate()
+        until = time.monotonic() + STOP_TIMEOUT
         for one in processes:
-            while not one.child.wait(LOOK_EVERY):
-                if time.monotonic() > until or self._shutdown.hurried:
-                    self._notes.add(f"{one.name} is killed, since it does not end")
+            while not one.child.wait(POLL_INTERVAL):
+                if time.monotonic() > until or self._shutdown.immediate:
+                    self._notes.add(f"killing {one.name}, which does not end")
                     try:
                         one.child.kill()
                     except TimeoutError as error:

@@ -1,9 +1,9 @@
-"""Which processes a cluster on this machine consists of, and where: hosts, ports, passwords, configurations.
+"""The processes of a cluster: their addresses, ports, passwords and configurations.
 
-What always holds: a cluster keeps its plan for as long as its directory has data; hosts, ports and passwords are new
-with each start, unless ports are asked for. All of it listens on loopback, or inside network namespaces.
+Invariants: a cluster keeps its plan while its directory has data; each start chooses new addresses, ports and
+passwords, except a port that the user names. All servers listen on loopback, or inside network namespaces.
 
-Not for starting anything (`supervisor`), nor for what a configuration file says (`nats`, `node`).
+Out of scope: starting processes (`supervisor`), and the text of configurations (`nats`, `node`).
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from cairnkv.errors import OptionError
-from cairnkv.lab.cluster.machines import NODES, Role
+from cairnkv.lab.cluster.hosts import NODES, Role
 from cairnkv.lab.cluster.nats import NatsConfig, NatsServer, authority, file_share, free_ports
 from cairnkv.lab.cluster.network import Network
 from cairnkv.lab.cluster.node import Command, Node, NodeConfig, serve_command
@@ -27,21 +27,21 @@ from cairnkv.replication.nats.options import LOG_LIMIT, LOG_LIMIT_LEAST, REPLICA
 LOOPBACK: Final = "127.0.0.1"
 
 SNAPSHOT_PART: Final = 2
-"""How many times its log a NATS server has room for: snapshots and what has not been compacted yet are there, too."""
+"""Disk space of a NATS server, as a multiple of the log limit: for the log, snapshots and entries to be compacted."""
 
 PORT_STEP: Final = 100
-"""With --port BASE, nodes have BASE and up; NATS' ports for clients, servers and health begin this far from another."""
+"""Distance of the first ports, with --port BASE: of nodes, and of NATS for clients, servers and health."""
 
 NATS_PORTS: Final = (4222, 6222, 8222)
-"""Those of NATS itself, for clients, servers and health: in a namespace nothing else has them."""
+"""NATS' own ports for clients, servers and health, which are free in a new namespace."""
 
 _Ports: TypeAlias = tuple[int, int, int, int]
-"""A machine's: of its node, and of its NATS for clients, servers and health."""
+"""The ports of a host: of its node, and of NATS for clients, servers and health."""
 
 
 @record
 class ClusterSpec:
-    """What somebody wants of a cluster; None: as it is, or what is usual. The fields are those of `LocalCluster.up`."""
+    """The wanted properties of a cluster. `LocalCluster.up` explains the fields."""
 
     nodes: int | None = None
     name: str | None = None
@@ -55,32 +55,32 @@ class ClusterSpec:
 
 
 def check_count(nodes: int | None) -> None:
-    """Raise `OptionError` where a cluster cannot have so many."""
+    """Raise `OptionError` for a number of nodes that is not allowed."""
     if nodes not in (None, *NODES):
         raise OptionError(
-            f"a cluster has {' or '.join(map(str, NODES))} nodes here, not {nodes}: its log is kept by "
-            f"{REPLICAS} machines, and an even number survives no more failures than one fewer. For a single node "
-            "take `cairn serve --data DIR`"
+            f"a local cluster has {' or '.join(map(str, NODES))} nodes, not {nodes}: {REPLICAS} hosts store the log, "
+            "and an even number tolerates no more failures than one less. For a single node use "
+            "`cairn serve --data DIR`"
         )
 
 
-def planned(spec: ClusterSpec, had: Plan | None, directory: Path) -> Plan:
-    """The plan: had, if the directory has data, and a new one else. Raises `OptionError` where it is another."""
-    if had is not None:
-        pairs = ((spec.nodes, had.nodes), (spec.name, had.name), (spec.log_limit, had.log_limit))
-        if any(wanted not in (None, there) for wanted, there in pairs):
+def plan_for(spec: ClusterSpec, existing: Plan | None, directory: Path) -> Plan:
+    """Return the existing plan, or a new one. Raises `OptionError` if the existing plan differs from the spec."""
+    if existing is not None:
+        pairs = ((spec.nodes, existing.nodes), (spec.name, existing.name), (spec.log_limit, existing.log_limit))
+        if any(wanted not in (None, value) for wanted, value in pairs):
             raise OptionError(
-                f"{directory} has a cluster of {had.nodes} nodes named {had.name}, with a log of "
-                f"{had.log_limit // MIB} MiB: ask for no other, or choose another directory"
+                f"{directory} has a cluster of {existing.nodes} nodes named {existing.name}, with a log of "
+                f"{existing.log_limit // MIB} MiB; name no other values, or choose another directory"
             )
-        return had
+        return existing
     nodes = spec.nodes or NODES[0]
     room = file_share(directory, nodes) // SNAPSHOT_PART
     limit = min(LOG_LIMIT, room) if spec.log_limit is None else spec.log_limit
     if limit > room or limit < LOG_LIMIT_LEAST:
         raise OptionError(
-            f"a log of {limit // MIB} MiB cannot be: it has at least {LOG_LIMIT_LEAST // MIB} MiB, and the disk of "
-            f"{directory} has room for one of {room // MIB} MiB with its snapshots on each of {nodes} machines"
+            f"cannot have a log of {limit // MIB} MiB: the minimum is {LOG_LIMIT_LEAST // MIB} MiB, and the disk of "
+            f"{directory} has room for {room // MIB} MiB, with snapshots, on each of {nodes} hosts"
         )
     try:
         return Plan(nodes, parsed_name(spec.name or "cairn"), limit)
@@ -89,40 +89,40 @@ def planned(spec: ClusterSpec, had: Plan | None, directory: Path) -> Plan:
 
 
 def processes(spec: ClusterSpec, plan: Plan, directory: Path, network: Network | None) -> list[Supervised]:
-    """All processes, none of which is started yet. Raises `OptionError` for ports that cannot be had."""
-    hosts, ports = _places(spec.port, plan.nodes, network)
+    """Return all processes, not started. Raises `OptionError` for ports that are not free."""
+    addresses, ports = _addresses(spec.port, plan.nodes, network)
     numbers = range(1, plan.nodes + 1)
-    # A log that is there needs its room also when others have filled the disk since: NATS does not open it else.
+    # At least the room of an existing log, also on a disk that is full by now: NATS would not open the log otherwise.
     share = max(file_share(directory, plan.nodes), SNAPSHOT_PART * plan.log_limit)
     password, system_password = secrets.token_hex(16), secrets.token_hex(16)
     servers = [
         NatsConfig(
             name=f"nats-{number}",
             directory=directory / f"nats-{number}",
-            host=host,
+            host=address,
             port=port,
             route_port=route_port,
             monitor_port=monitor_port,
-            routes=tuple((host, ports[2]) for host, ports in zip(hosts, ports, strict=True)),
+            routes=tuple((address, ports[2]) for address, ports in zip(addresses, ports, strict=True)),
             password=password,
             system_password=system_password,
             file_max=share,
             sync=spec.sync,
         )
-        for number, host, (_, port, route_port, monitor_port) in zip(numbers, hosts, ports, strict=True)
+        for number, address, (_, port, route_port, monitor_port) in zip(numbers, addresses, ports, strict=True)
     ]
     made = []
-    for number, server, host, (port, *_) in zip(numbers, servers, hosts, ports, strict=True):
+    for number, server, (port, *_) in zip(numbers, servers, ports, strict=True):
         prefix = network.prefix(number) if network is not None else ()
-        address = f"nats://{authority(server.host, server.port)}"
-        made.append(Supervised(NatsServer(server, prefix=prefix), Role.NATS, number, address))
+        url = f"nats://{authority(server.host, server.port)}"
+        made.append(Supervised(NatsServer(server, prefix=prefix), Role.NATS, number, url))
         node = NodeConfig(
             name=f"node-{number}",
             directory=directory / f"node-{number}",
-            host=host,
+            host=server.host,
             port=port,
             cluster=plan.name,
-            # Its own machine's first: it is the nearest, and fails with it.
+            # The server of its own host first.
             nats=(server.url, *(other.url for other in servers if other is not server)),
             system=server.system,
             log_limit=plan.log_limit,
@@ -133,29 +133,29 @@ def processes(spec: ClusterSpec, plan: Plan, directory: Path, network: Network |
     return made
 
 
-def _places(port: int, nodes: int, network: Network | None) -> tuple[list[str], list[_Ports]]:
-    """Each machine's host, and its ports. port: of the first node; 0: any."""
+def _addresses(port: int, nodes: int, network: Network | None) -> tuple[list[str], list[_Ports]]:
+    """Return the IP address and the ports of each host. port: of the first node; 0: free ports."""
     if network is not None:
-        return [network.host(number) for number in range(1, nodes + 1)], [(port or PORT, *NATS_PORTS)] * nodes
-    hosts = [LOOPBACK] * nodes
+        return [network.address(number) for number in range(1, nodes + 1)], [(port or PORT, *NATS_PORTS)] * nodes
+    addresses = [LOOPBACK] * nodes
     if not port:
         free = iter(free_ports(4 * nodes))
-        return hosts, [(next(free), next(free), next(free), next(free)) for _ in hosts]
+        return addresses, [(next(free), next(free), next(free), next(free)) for _ in addresses]
     node, nats, routes, monitor = (range(port + step * PORT_STEP, 65_536)[:nodes] for step in range(4))
     if len(monitor) < nodes:
-        raise OptionError(f"port {port} is too high: ports up to {3 * PORT_STEP + nodes} above it are needed")
+        raise OptionError(f"port {port} is too high: the cluster needs ports up to {3 * PORT_STEP + nodes} above it")
     for one in (*node, *nats, *routes, *monitor):
         _check_free(one)
-    return hosts, [*zip(node, nats, routes, monitor, strict=True)]
+    return addresses, [*zip(node, nats, routes, monitor, strict=True)]
 
 
 def _check_free(port: int) -> None:
     with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
         try:
             trial.bind((LOOPBACK, port))
         except OSError as error:
             raise OptionError(
-                f"port {port} cannot be had: {os.strerror(error.errno or 0)}; choose others with --port, or any that "
-                "are free with --port 0"
+                f"cannot use port {port}: {os.strerror(error.errno or 0)}; choose other ports with --port, or free "
+                "ones with --port 0"
             ) from None

@@ -1,9 +1,9 @@
-"""The nemesis: it hurts one part of a cluster on this machine after the other, while clients use it.
+"""The nemesis: it hurts one part of a cluster on this host after the other, while clients use it.
 
 It kills, pauses, cuts off and wipes, in an order that a seed decides, and each time lets the cluster get well before it
 goes on. What it does is written into the history.
 
-What always holds: one machine is hurt at a time, and only when all others have all of the log, so that a majority is
+What always holds: one host is hurt at a time, and only when all others have all of the log, so that a majority is
 left, but for `majority`, which is meant to leave none; whatever happens, all is healed at the end. An action lasts from
 when the harm was done to when it begins to be undone, so that what was answered within the time was answered in spite
 of it.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from cairnkv.errors import OptionError
-from cairnkv.lab.cluster import ClusterError, Machine
+from cairnkv.lab.cluster import ClusterError, Host
 from cairnkv.lab.consistency import checks
 from cairnkv.lab.consistency.history import Action
 from cairnkv.lab.consistency.workload import Run
@@ -37,15 +37,15 @@ class Harm(enum.Enum):
     """The kinds of actions."""
 
     KILL = "kill"
-    """SIGKILL, to a machine, its NATS server or its node; then it is started again."""
+    """SIGKILL, to a host, its NATS server or its node; then it is started again."""
     PAUSE = "pause"
     """SIGSTOP, to one of the same; then it goes on as if nothing had been."""
     CUT = "cut"
-    """A machine loses its network, packet by packet."""
+    """A host loses its network, packet by packet."""
     WIPE = "wipe"
-    """A machine is killed, and its node's table removed, before it is started again."""
+    """A host is killed, and its node's table removed, before it is started again."""
     MAJORITY = checks.MAJORITY
-    """More than half of the machines are killed, paused or cut off at once. Nothing may be answered until they are
+    """More than half of the hosts are killed, paused or cut off at once. Nothing may be answered until they are
     back, and then all goes on by itself."""
 
 
@@ -65,7 +65,7 @@ class Cluster(Protocol):
     @property
     def can_cut(self) -> bool: ...
     @property
-    def machines(self) -> tuple[Machine, ...]: ...
+    def hosts(self) -> tuple[Host, ...]: ...
     def kill(self, what: int | str) -> None: ...
     def start(self, what: int | str, *, wait: float) -> None: ...
     def pause(self, what: int | str) -> None: ...
@@ -103,7 +103,7 @@ class Nemesis:
             raise OptionError("a nemesis takes at least one kind of harm")
         if Harm.CUT in harms and not cluster.can_cut:
             raise OptionError(
-                "a machine can only be cut off in a cluster with network namespaces: cairn cluster up --namespaces, "
+                "a host can only be cut off in a cluster with network namespaces: cairn cluster up --namespaces, "
                 "as root"
             )
         self.problems: list[str] = []
@@ -144,9 +144,9 @@ class Nemesis:
 
     async def _hurt(self, harm: Harm) -> str | None:
         """Do harm to something; gives its name, or None if that could not be done."""
-        machines = self._cluster.machines
+        hosts = self._cluster.hosts
         dice = self._dice
-        number = dice.choice(machines).number
+        number = dice.choice(hosts).number
         try:
             match harm:
                 case Harm.KILL | Harm.PAUSE:
@@ -157,8 +157,8 @@ class Nemesis:
                     await self._done(harm, [number])
                     return str(number)
                 case Harm.MAJORITY:
-                    count = len(machines) // 2 + 1
-                    chosen = sorted(dice.sample([machine.number for machine in machines], count))
+                    count = len(hosts) // 2 + 1
+                    chosen = sorted(dice.sample([host.number for host in hosts], count))
                     means = [Harm.KILL, Harm.PAUSE, *([Harm.CUT] if self._cluster.can_cut else [])]
                     by = dice.choice(means)
                     await self._done(by, chosen)
