@@ -82,6 +82,9 @@ def named_by_module() -> dict[str, object]:
             if isinstance(thing, type):
                 for inner in vars(thing):
                     found.setdefault(f"{name}.{inner}", getattr(thing, inner))
+    for path in ROOMS.rglob("*.pyx"):  # compiled or not
+        for name in re.findall(r"^(?:cdef )?class (\w+)", path.read_text(), re.MULTILINE):
+            found.setdefault(name, path)
     return found
 
 
@@ -103,6 +106,17 @@ def test_names_on_the_architecture_page_exist() -> None:
             continue
         checked += 1
     assert checked > 40
+
+
+def test_names_on_the_architecture_page_are_in_the_named_files() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    pairs = re.findall(r"`([A-Za-z]\w*(?:\.\w+)?)`(?: \(| in )\s*`([\w/]+\.pyx?)`", text)
+    assert len(pairs) > 40
+    for name, file in pairs:
+        owner, _, member = name.rpartition(".")
+        source = (ROOT / file if file.startswith("tests/") else ROOMS / file).read_text()
+        for part in filter(None, (owner, member)):
+            assert re.search(rf"(?:class|def) {part}\b|^{part}\b.*=", source, re.MULTILINE), f"{file} has no {name}"
 
 
 def test_every_package_is_on_the_architecture_page() -> None:
