@@ -1,4 +1,4 @@
-"""Addresses: what they can say, and what is said of those that cannot be understood."""
+"""Addresses: their parts, and the errors for malformed ones."""
 
 import os
 import tempfile
@@ -27,7 +27,7 @@ from cairnkv.testing import running_server
         ("cairn+unix:///tmp/with%20space", ["/tmp/with space"]),
     ],
 )
-def test_where(url: str, endpoints: list[object]) -> None:
+def test_host_port_and_socket(url: str, endpoints: list[object]) -> None:
     assert list(parse(url).endpoints) == endpoints
 
 
@@ -41,7 +41,7 @@ def test_options_and_keywords() -> None:
     assert parse("cairn://a,b/?order=given&attempts=2").order == "given"
 
 
-def test_the_default_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAIRNKV_URL", raising=False)
     assert parse().endpoints == (("127.0.0.1", 6555),)
     monkeypatch.setenv("CAIRNKV_URL", "cairn://elsewhere:7000")
@@ -98,7 +98,7 @@ def test_the_default_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         ("cairn://a?attempts=", "attempts is a whole number"),
     ],
 )
-def test_what_cannot_be_understood(url: str, says: str) -> None:
+def test_malformed_addresses_are_refused(url: str, says: str) -> None:
     with pytest.raises(AddressError) as caught:
         cairnkv.connect(url)
     assert says in str(caught.value)
@@ -140,7 +140,7 @@ def test_unix_address_with_a_null_character_reaches_no_server() -> None:
 @pytest.mark.parametrize(
     "name", ["a%41b", "what?", "a#b", "a b", "é", "a,b", "a@b", "x?timeout=1", os.fsdecode(b"\xff")], ids=ascii
 )
-def test_address_that_a_server_shows_reaches_its_unix_socket(name: str) -> None:
+def test_printed_address_reaches_the_unix_socket(name: str) -> None:
     with tempfile.TemporaryDirectory() as short, running_server(no_tcp=True, unix=Path(short) / name) as server:
         address = server.call(lambda: server.server.addresses)[0]
         assert address.isascii()

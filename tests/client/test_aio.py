@@ -1,4 +1,4 @@
-"""The asyncio client: whose reply is whose whatever is cancelled, what leaves together, and what is bounded."""
+"""The asyncio client: replies reach their calls despite cancellation, writes are joined, and queues are bounded."""
 
 import asyncio
 import gc
@@ -30,8 +30,8 @@ async def until(condition: Callable[[], bool]) -> None:
 # -- cancelling --------------------------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_call_disturbs_no_other_wherever_it_was() -> None:
-    """Cancels after 0, 1, 2, ... turns of the loop, and so at every await point, connecting included."""
+async def test_cancelled_call_does_not_disturb_other_calls() -> None:
+    """Cancels after 0, 1, 2, ... loop iterations, and so at every await point, also while connecting."""
     with scripted(answer_everything) as server:
         for turns in range(40):
             async with aio.connect(server.url) as kv:
@@ -49,7 +49,7 @@ async def test_a_cancelled_call_disturbs_no_other_wherever_it_was() -> None:
                 assert outcome == "cancelled" or isinstance(outcome, asyncio.CancelledError)
 
 
-async def test_a_reply_that_comes_after_its_call_was_cancelled_is_dropped() -> None:
+async def test_reply_to_a_cancelled_call_is_dropped() -> None:
     go_on = threading.Event()
 
     def late(conversation: Conversation) -> None:
@@ -69,7 +69,7 @@ async def test_a_reply_that_comes_after_its_call_was_cancelled_is_dropped() -> N
         assert len(server.conversations) == 1
 
 
-async def test_cancelling_one_of_those_who_wait_for_the_connection_leaves_the_others() -> None:
+async def test_cancelling_one_call_during_connect_keeps_the_others() -> None:
     with running_server() as server:
         async with aio.connect(server.url) as kv:
             calls = [asyncio.ensure_future(kv.ping(f"{n}")) for n in range(50)]
@@ -83,7 +83,7 @@ async def test_cancelling_one_of_those_who_wait_for_the_connection_leaves_the_ot
 # -- timeouts ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_server_times_calls_out() -> None:
+async def test_calls_to_a_silent_server_time_out() -> None:
     with scripted(say_nothing) as server:
         async with aio.connect(server.url, timeout=0.3) as kv:
             began = time.monotonic()
@@ -94,8 +94,8 @@ async def test_a_silent_server_times_calls_out() -> None:
             assert time.monotonic() - began < AT_ONCE
 
 
-async def test_a_slow_reply_times_its_own_call_out_and_no_other() -> None:
-    """The server answers one call late while it goes on answering on the same connection: the slot is skipped."""
+async def test_slow_reply_times_out_its_own_call_only() -> None:
+    """The server answers one call late while it answers others on the same connection: the slot is skipped."""
     asked = threading.Event()
 
     def slow_in_between(conversation: Conversation) -> None:
@@ -126,7 +126,7 @@ def _key(conversation: Conversation) -> bytes:
 # -- what is repeated --------------------------------------------------------------------------------------------
 
 
-async def test_reads_are_repeated_and_writes_are_not_when_the_connection_is_lost() -> None:
+async def test_reads_are_repeated_after_a_lost_connection_and_writes_are_not() -> None:
     with scripted(hang_up_after_a_command, hang_up_after_a_command, answer_everything) as server:
         async with aio.connect(server.url) as kv:
             with pytest.raises(cairnkv.OutcomeUnknown):
@@ -136,7 +136,7 @@ async def test_reads_are_repeated_and_writes_are_not_when_the_connection_is_lost
     assert len(server.conversations) == 3
 
 
-async def test_what_failed_as_not_executed_is_repeated() -> None:
+async def test_call_that_failed_as_not_executed_is_repeated() -> None:
     def undone_once(conversation: Conversation) -> None:
         conversation.command()
         conversation.say(Failure(failures.UNDONE, "the log was busy"))
@@ -147,7 +147,7 @@ async def test_what_failed_as_not_executed_is_repeated() -> None:
             assert await kv.set("k", "v") is True
 
 
-async def test_a_failure_nobody_asked_for_ends_the_connection_and_not_the_client() -> None:
+async def test_unsolicited_failure_ends_the_connection_not_the_client() -> None:
     said = threading.Event()
 
     def end_when_quiet(conversation: Conversation) -> None:
@@ -165,7 +165,7 @@ async def test_a_failure_nobody_asked_for_ends_the_connection_and_not_the_client
         assert len(server.conversations) == 2
 
 
-async def test_several_addresses_are_tried_in_turn_and_nobody_is_said_to_listen() -> None:
+async def test_several_addresses_are_tried_and_all_named_in_the_error() -> None:
     with scripted(answer_everything) as gone:
         dead = gone.port
     with scripted(answer_everything) as server:
@@ -176,7 +176,7 @@ async def test_several_addresses_are_tried_in_turn_and_nobody_is_said_to_listen(
             await kv.set("k", "v")
 
 
-async def test_garbage_is_an_error_and_the_next_call_is_well() -> None:
+async def test_malformed_reply_is_an_error_and_the_next_call_works() -> None:
     def babble(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -188,7 +188,7 @@ async def test_garbage_is_an_error_and_the_next_call_is_well() -> None:
             assert await kv.get("k") == "k"
 
 
-async def test_closing_fails_the_calls_that_wait() -> None:
+async def test_close_fails_waiting_calls() -> None:
     with scripted(say_nothing) as server:
         kv = aio.connect(server.url)
         waiting = [asyncio.ensure_future(kv.get("k")) for _ in range(3)]
@@ -204,8 +204,8 @@ async def test_closing_fails_the_calls_that_wait() -> None:
 # -- what leaves together, and what is bounded -------------------------------------------------------------------
 
 
-class Wire(asyncio.Transport):
-    """A transport that keeps what is written, write by write."""
+class RecordingTransport(asyncio.Transport):
+    """A transport that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,10 +224,10 @@ class Wire(asyncio.Transport):
         pass
 
 
-async def test_commands_of_one_turn_leave_in_one_write() -> None:
+async def test_commands_of_one_loop_iteration_leave_in_one_write() -> None:
     loop = asyncio.get_running_loop()
     connection = Connection(loop, "nowhere", 5)
-    connection.connection_made(wire := Wire())
+    connection.connection_made(wire := RecordingTransport())
     futures = [connection.submit(Get(b"%d" % n), loop.time() + 5) for n in range(100)]
     assert wire.writes == []
     await asyncio.sleep(0)
@@ -278,7 +278,7 @@ async def test_many_tasks_and_long_values() -> None:
 # -- loops -------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_can_be_used_in_one_loop_after_another() -> None:
+def test_client_can_be_used_in_successive_loops() -> None:
     with running_server() as server:
         kv = aio.connect(server.url)
 
@@ -294,7 +294,7 @@ def test_a_client_can_be_used_in_one_loop_after_another() -> None:
             gc.collect()
 
 
-async def test_a_client_is_not_for_two_loops_that_run() -> None:
+async def test_client_refuses_a_second_running_loop() -> None:
     with running_server() as server:
         async with aio.connect(server.url) as kv:
             await kv.ping()
@@ -307,7 +307,7 @@ async def test_a_client_is_not_for_two_loops_that_run() -> None:
             assert await kv.ping() == "PONG"
 
 
-async def test_what_stands_behind_a_failure_that_closes_is_tried_again() -> None:
+async def test_calls_after_a_failure_that_closes_are_repeated() -> None:
     with running_server(max_value="1MiB", max_frame="3MiB") as server:
         async with aio.connect(server.url) as kv:
             await kv.ping()
@@ -319,7 +319,7 @@ async def test_what_stands_behind_a_failure_that_closes_is_tried_again() -> None
             assert await kv.count() == 20
 
 
-async def test_more_tasks_than_may_be_in_flight_all_get_their_turn() -> None:
+async def test_more_tasks_than_slots_are_all_served() -> None:
     with running_server() as server:
         async with aio.connect(server.url, timeout=60) as kv:
             stored = await asyncio.gather(*(kv.set(f"{n}", "x") for n in range(25_000)))
@@ -327,11 +327,11 @@ async def test_more_tasks_than_may_be_in_flight_all_get_their_turn() -> None:
             assert await kv.count() == 25_000
 
 
-async def test_a_turn_given_to_a_call_that_is_cancelled_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slot_of_a_cancelled_call_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aio_connection, "CLIENT_IN_FLIGHT_MAX", 1)
     loop = asyncio.get_running_loop()
     connection = Connection(loop, "nowhere", 5)
-    connection.connection_made(Wire())
+    connection.connection_made(RecordingTransport())
     first = connection.submit(Get(b"k"), loop.time() + 5)
     given = asyncio.ensure_future(connection.room(loop.time() + 5))
     waiting = asyncio.ensure_future(connection.room(loop.time() + 5))
@@ -345,7 +345,7 @@ async def test_a_turn_given_to_a_call_that_is_cancelled_goes_to_another(monkeypa
 
 
 @pytest.mark.parametrize("first", ["get", "gets", "set", "pipeline of get"])
-async def test_client_copes_with_a_server_of_four_byte_numbers(first: str) -> None:
+async def test_client_works_with_a_server_of_four_byte_numbers(first: str) -> None:
     with running_server(command_width="4") as server:
         async with cairnkv.aio.connect(server.url) as kv:
             match first:

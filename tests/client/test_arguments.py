@@ -72,14 +72,14 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
 
 
 @pytest.mark.parametrize(("call", "said"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_argument_of_a_wrong_type_says_what_is_taken(kv: Any, call: Callable[[Any], object], said: str) -> None:
+def test_wrong_type_error_names_accepted_types(kv: Any, call: Callable[[Any], object], said: str) -> None:
     with pytest.raises(cairnkv.CallerError) as caught:
         call(kv)
     assert re.search(said, str(caught.value))
     assert not re.search(r"usage:|SET_WITH|GET_WITH|IFABSENT|object has no attribute", str(caught.value))
 
 
-def test_scan_and_clear_prefix_say_what_they_take() -> None:
+def test_scan_and_clear_prefix_errors_name_accepted_types() -> None:
     with cairnkv.open() as kv:
         with pytest.raises(cairnkv.CallerError, match="a prefix is text or bytes, not int"):
             list(kv.scan(5))  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_scan_and_clear_prefix_say_what_they_take() -> None:
     ("ttl", "seconds"),
     [("5s", 5), ("500ms", 0.5), ("2m", 120), ("1h", 3600), ("7", 7), (timedelta(minutes=1), 60), (Decimal("2.5"), 2.5)],
 )
-def test_durations_are_taken_as_the_command_line_takes_them(ttl: Any, seconds: float) -> None:
+def test_durations_are_accepted_as_on_the_command_line(ttl: Any, seconds: float) -> None:
     with cairnkv.open(clock=ManualClock()) as kv:
         kv.set("k", "v", ttl=ttl)
         assert kv.ttl("k") == seconds
@@ -111,7 +111,7 @@ CONNECT = (cairnkv.connect, cairnkv.aio.connect)
 
 
 @pytest.mark.parametrize("connect", CONNECT, ids=["sync", "asyncio"])
-def test_connect_takes_durations_as_text_and_timedelta(connect: Any) -> None:
+def test_connect_accepts_durations_as_text_and_timedelta(connect: Any) -> None:
     for given in ("5s", "5", 5, timedelta(seconds=5)):
         assert connect(timeout=given, connect_timeout=given)._address.timeout == 5
     assert connect("cairn://db/?timeout=500ms&connect_timeout=2")._address.timeout == 0.5
@@ -134,7 +134,7 @@ def test_connect_takes_durations_as_text_and_timedelta(connect: Any) -> None:
     ],
     ids=str,
 )
-def test_connect_says_what_it_takes(connect: Any, given: dict[str, Any], said: str) -> None:
+def test_connect_errors_name_accepted_types(connect: Any, given: dict[str, Any], said: str) -> None:
     with pytest.raises(cairnkv.CallerError, match=said):
         connect(**given)
 
@@ -155,7 +155,7 @@ def test_connect_says_what_it_takes(connect: Any, given: dict[str, Any], said: s
     ],
     ids=str,
 )
-def test_open_says_what_it_takes(opened: Any, given: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_open_errors_name_accepted_types(opened: Any, given: dict[str, Any], said: str, tmp_path: Path) -> None:
     needs_path = {"sync", "disk_limit"} & given.keys()
     with pytest.raises(cairnkv.CallerError, match=said):
         opened(**({"path": tmp_path / "data"} if needs_path else {}), **given)
@@ -211,12 +211,12 @@ def test_clock_that_returns_text_later_fails_the_call() -> None:
         assert kv.count() == 0
 
 
-def test_backup_says_how_many_are_kept(tmp_path: Path) -> None:
+def test_backup_error_names_accepted_counts(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data") as kv, pytest.raises(cairnkv.OptionError, match=r"keep is a number .*'7'"):
         kv.backup(tmp_path / "kept", keep="7")  # type: ignore[arg-type]
 
 
-def test_codec_that_makes_no_bytes_is_named() -> None:
+def test_codec_that_returns_no_bytes_is_named() -> None:
     class Wrong:
         def encode(self, value: object) -> bytes:
             return str(value)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Codecs: values in and out, and an error for what does not fit, never a wrong value."""
+"""Codecs: values survive a round trip, or raise an error; a wrong value never appears."""
 
 import collections
 import enum
@@ -23,14 +23,14 @@ plain = st.recursive(
 
 
 @given(st.text())
-def test_text(value: str) -> None:
+def test_text_codec(value: str) -> None:
     with cairnkv.open() as kv:
         kv["k"] = value
         assert kv["k"] == value
 
 
 @given(st.binary())
-def test_bytes(value: bytes) -> None:
+def test_bytes_codec(value: bytes) -> None:
     with cairnkv.open(codec="bytes") as kv:
         kv["k"] = value
         assert kv["k"] == value
@@ -43,7 +43,7 @@ def test_structured_values(name: Any, value: Any) -> None:
     assert codec.decode(codec.encode(value)) == value
 
 
-def test_keys_come_back_as_text_or_as_bytes() -> None:
+def test_keys_are_returned_as_text_or_bytes() -> None:
     with cairnkv.open() as kv:
         kv.set(b"k\xc3\xa9", "v")
         assert list(kv) == ["ké"]
@@ -64,7 +64,7 @@ def test_none_is_a_value_for_json() -> None:
         assert kv.set("k", 2, if_equals=None) is False
 
 
-def test_what_does_not_decode_says_so() -> None:
+def test_undecodable_value_raises() -> None:
     with cairnkv.open(codec="bytes") as raw:
         raw[b"\xff"] = b"\xff"
         raw[b"k"] = b"\xff"
@@ -89,7 +89,7 @@ def test_what_does_not_decode_says_so() -> None:
         ("msgpack", object()),
     ],
 )
-def test_what_does_not_encode_says_so_and_stores_nothing(codec: Any, value: Any) -> None:
+def test_unencodable_value_raises_and_stores_nothing(codec: Any, value: Any) -> None:
     with cairnkv.open(codec=codec) as kv:
         with pytest.raises(CodecError):
             kv["k"] = value
@@ -127,7 +127,7 @@ NOT_EQUAL = [
 
 
 @pytest.mark.parametrize(("codec", "value", "said"), NOT_EQUAL, ids=[f"{case[0]} {case[1]!a}" for case in NOT_EQUAL])
-def test_value_that_would_not_come_back_equal_is_refused(codec: Any, value: Any, said: str) -> None:
+def test_value_that_would_change_in_a_round_trip_is_refused(codec: Any, value: Any, said: str) -> None:
     with cairnkv.open(codec=codec) as kv:
         kv["k"] = "before"
         for store in (
@@ -158,7 +158,7 @@ def test_value_nested_too_deeply_to_be_read_is_refused(codec: Any) -> None:
     [Colour.RED, collections.OrderedDict(a=1), collections.Counter("aab"), True, -0.0, [1, 1.0, True]],
     ids=repr,
 )
-def test_value_that_comes_back_equal_is_stored(codec: Any, value: Any) -> None:
+def test_value_that_survives_a_round_trip_is_stored(codec: Any, value: Any) -> None:
     with cairnkv.open(codec=codec) as kv:
         kv["k"] = value
         assert kv["k"] == value
@@ -192,7 +192,7 @@ def test_keys_are_text_or_bytes(key: Any) -> None:
         assert key not in kv
 
 
-def test_a_codec_of_ones_own() -> None:
+def test_custom_codec() -> None:
     class Reversed:
         def encode(self, value: str) -> bytes:
             return value[::-1].encode()
@@ -206,6 +206,6 @@ def test_a_codec_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize("codec", ["pickle", object(), json])
-def test_what_is_no_codec(codec: Any) -> None:
+def test_unknown_codec_is_refused(codec: Any) -> None:
     with pytest.raises(OptionError, match="codec"):
         cairnkv.open(codec=codec)

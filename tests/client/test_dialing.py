@@ -177,7 +177,7 @@ def test_address_literals_need_no_name_server(ask: Ask, silent_name_server: list
     assert silent_name_server == []
 
 
-def test_name_that_is_no_host_name_is_refused_in_words() -> None:
+def test_invalid_host_name_gets_a_clear_error() -> None:
     refused = pytest.raises(cairnkv.Unavailable, match="is not a host name")
     with cairnkv.connect(f"cairn://{'x' * 70}.example", attempts=1) as kv, refused:
         kv.get("k")

@@ -41,7 +41,7 @@ def kv(server: RunningServer) -> Iterator[cairnkv.Client[str, str]]:
         yield kv
 
 
-def test_a_write_returns_before_its_commit_and_others_do_not_see_it_before(
+def test_write_returns_before_its_commit_and_is_hidden_until_then(
     server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
     quick = kv.durability("memory")
@@ -62,7 +62,7 @@ def test_a_write_returns_before_its_commit_and_others_do_not_see_it_before(
     assert kv["other"] == "x"
 
 
-def test_what_a_failing_log_takes_back_is_gone_though_it_was_acknowledged(
+def test_acknowledged_memory_write_is_undone_if_its_commit_fails(
     server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
     kv.durability("memory").set("k", "1")
@@ -70,7 +70,7 @@ def test_what_a_failing_log_takes_back_is_gone_though_it_was_acknowledged(
     assert kv.get("k") is None
 
 
-def test_a_pipeline_may_have_both_and_tells_what_was_reached(
+def test_pipeline_mixes_durabilities_and_reports_each(
     server: RunningServer, storage: LateStorage, kv: cairnkv.Client[str, str]
 ) -> None:
     with kv.pipeline() as pipeline:
@@ -92,7 +92,7 @@ def test_a_pipeline_may_have_both_and_tells_what_was_reached(
     assert (last.result(), last.reached) == (3, "committed")
 
 
-async def test_the_same_with_asyncio(server: RunningServer, storage: LateStorage) -> None:
+async def test_asyncio_write_returns_before_its_commit(server: RunningServer, storage: LateStorage) -> None:
     async with aio.connect(server.url, timeout=PATIENCE) as kv:
         quick = kv.durability("memory")
         assert await asyncio.gather(quick.set("k", "1"), quick.incr("n")) == [True, 1]
@@ -105,7 +105,7 @@ async def test_the_same_with_asyncio(server: RunningServer, storage: LateStorage
         await quick.get("k")
 
 
-def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> None:
+def test_embedded_store_write_returns_before_its_commit(storage: LateStorage) -> None:
     kv = Embedded(LocalStore(storage=storage), Text(), Text())
     quick = kv.durability("memory")
     quick["k"] = "1"
@@ -118,15 +118,15 @@ def test_a_store_in_this_process_that_waits_for_a_log(storage: LateStorage) -> N
         kv.get("k")
 
 
-async def test_the_same_awaited(storage: LateStorage) -> None:
+async def test_asyncio_embedded_store_write_returns_before_its_commit(storage: LateStorage) -> None:
     async with aio.Embedded(LocalStore(storage=storage), Text(), Text()).durability("memory") as quick:
         assert await quick.incr("n") == 1
         storage.commit()
         assert await quick.get("n") == "1"
 
 
-def test_in_a_pipeline_to_a_server_on_disk_each_has_its_turn_and_its_promise(tmp_path: Path) -> None:
-    """The compiled hot path takes those without a flag only."""
+def test_durabilities_keep_their_order_in_a_pipeline_to_a_server(tmp_path: Path) -> None:
+    """The native path serves only writes without the flag."""
     with running_server(data=str(tmp_path)) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
         with kv.pipeline() as pipeline:
             quick = pipeline.durability("memory")
@@ -139,7 +139,7 @@ def test_in_a_pipeline_to_a_server_on_disk_each_has_its_turn_and_its_promise(tmp
 
 
 @pytest.mark.parametrize("sync", ["always", "1s", "none"])
-def test_on_disk_it_is_there_after_a_close_in_good_order(tmp_path: Path, sync: str) -> None:
+def test_memory_write_survives_a_clean_close(tmp_path: Path, sync: str) -> None:
     with cairnkv.open(tmp_path / "data", sync=sync) as kv:
         quick = kv.durability("memory")
         for number in range(1_000):
@@ -148,7 +148,7 @@ def test_on_disk_it_is_there_after_a_close_in_good_order(tmp_path: Path, sync: s
         assert len(kv) == 1_000
 
 
-def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to() -> None:
+def test_reads_carry_no_durability_and_servers_may_exceed_it() -> None:
     asked: list[tuple[str, int]] = []
 
     def answer(conversation: Conversation) -> None:
@@ -166,13 +166,13 @@ def test_reads_do_not_ask_for_it_and_a_server_may_be_safer_than_it_was_asked_to(
     assert asked == [("SET", enough), ("SET", enough), ("SET", 0), ("GET", 0)]
 
 
-def test_it_shows_what_it_is(storage: LateStorage) -> None:
+def test_repr_names_the_durability(storage: LateStorage) -> None:
     kv = Embedded(LocalStore(storage=storage), Text(), Text())
     assert repr(kv.durability("memory")) == "<cairnkv.Embedded>.durability('memory')"
     assert kv.durability("committed") is kv.durability("memory").durability("committed") is kv
 
 
-def test_in_memory_there_is_nothing_less_safe() -> None:
+def test_in_memory_store_reports_the_same_durability() -> None:
     with cairnkv.open() as kv:
         assert kv.durability("memory") is kv.durability("committed") is kv
         with pytest.raises(cairnkv.OptionError, match="durability is 'committed' or 'memory'"):

@@ -1,4 +1,4 @@
-"""The embedded store: a mapping, safe with threads and in forked processes, bounded in memory, patient with a log."""
+"""The embedded store: a mapping, safe with threads and forks, bounded in memory, and able to wait for commits."""
 
 import asyncio
 import subprocess
@@ -20,7 +20,7 @@ from cairnkv.testing import ManualClock
 from tests.support.late_storage import LateStorage
 
 
-def test_it_is_a_mapping() -> None:
+def test_store_is_a_mapping() -> None:
     with cairnkv.open() as kv:
         kv["b"] = "2"
         kv["a"] = "1"
@@ -39,7 +39,7 @@ def test_it_is_a_mapping() -> None:
         assert bool(kv) is True
 
 
-def test_threads_share_it() -> None:
+def test_threads_share_a_store() -> None:
     with cairnkv.open() as kv:
 
         def count() -> None:
@@ -78,14 +78,14 @@ print("well")
 """
 
 
-def test_a_forked_process_has_a_copy_and_no_lock_that_nobody_releases() -> None:
+def test_forked_process_has_a_copy_without_stale_locks() -> None:
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ran.stdout, ran.stderr) == ("well\n", "")
 
 
-def test_a_closed_store_says_so() -> None:
+def test_closed_store_raises() -> None:
     kv = cairnkv.open()
     kv.close()
     kv.close()
@@ -197,7 +197,7 @@ def test_forked_child_refuses_reads_of_store_on_disk(tmp_path: Path) -> None:
     assert (ran.stdout, ran.stderr) == ("well\n", "")
 
 
-def test_a_memory_limit_refuses_or_evicts() -> None:
+def test_memory_limit_refuses_or_evicts() -> None:
     with cairnkv.open(memory_limit=100_000) as kv:
 
         def fill() -> None:
@@ -220,7 +220,7 @@ def test_a_memory_limit_refuses_or_evicts() -> None:
         assert "1" not in cache
 
 
-def test_what_expired_is_removed_as_calls_go_by() -> None:
+def test_expired_keys_are_removed_during_calls() -> None:
     clock = ManualClock()
     with cairnkv.open(clock=clock) as kv:
         kv.set_many({f"{n}": "x" for n in range(500)}, ttl=1)
@@ -242,7 +242,7 @@ def in_turn(kv: Any, function: Callable[[], object]) -> None:
     kv._shared.call(function)
 
 
-def test_a_write_returns_when_its_log_has_it() -> None:
+def test_write_returns_after_its_commit() -> None:
     storage = LateStorage()
     store = LocalStore(storage=storage)
     kv = Embedded(store, Text(), Text())
@@ -263,7 +263,7 @@ def test_a_write_returns_when_its_log_has_it() -> None:
     assert kv["k"] == "v"
 
 
-async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
+async def test_awaited_write_returns_after_its_commit() -> None:
     import asyncio
 
     storage = LateStorage()
@@ -283,7 +283,7 @@ async def test_an_awaited_write_returns_when_its_log_has_it() -> None:
     assert await kv.get("k") == "v"
 
 
-def test_a_loop_that_is_gone_keeps_nobody_else_from_being_told() -> None:
+def test_closed_loop_does_not_block_other_waiting_calls() -> None:
     storage = LateStorage()
     kv: aio.Embedded[str, str] = aio.Embedded(LocalStore(storage=storage), Text(), Text())
 

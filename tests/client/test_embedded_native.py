@@ -1,5 +1,4 @@
-"""Direct calls give what the readable way gives: the same results, errors, counts and keyspace; with threads at both
-at once, in forked processes, and after the end. And where they cannot be, nobody notices."""
+"""Direct calls equal the pure path: results, errors, counts and content; also with threads on both paths."""
 
 import importlib.util
 import inspect
@@ -37,7 +36,7 @@ def native_only(test: T) -> T:
 
 
 class OwnText(str):
-    """Text that is encoded in a way of its own."""
+    """A str subclass with its own `encode`."""
 
     def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
         return b"own " + super().encode(encoding, errors)
@@ -48,7 +47,7 @@ class OwnBytes(bytes):
 
 
 class Twins:
-    """Two stores that are told the same: one has direct calls, the other goes the readable way."""
+    """Two stores with the same calls: one has direct calls, the other uses the pure path."""
 
     def __init__(self, codec: CodecName = "text") -> None:
         self.clock = HandClock()
@@ -146,7 +145,7 @@ OTHER: Calls = st.one_of(
 
 
 @native_only
-class TestTheSame:
+class TestEqualResults:
     @given(
         codec=st.sampled_from(["text", "bytes", "json"]),
         calls=st.lists(PLAIN | OTHER | st.integers(-500, 3_000), max_size=100),
@@ -160,7 +159,7 @@ class TestTheSame:
                 twins.do(call)
         twins.agree()
 
-    def test_for_buckets_that_split_and_slices_of_housekeeping(self) -> None:
+    def test_for_splitting_buckets_and_housekeeping_slices(self) -> None:
         twins = Twins()
         twins.do(lambda kv: kv.set_many({f"short:{n}": "x" for n in range(1_000)}, ttl=1))
         twins.clock.advance(5_000)
@@ -177,7 +176,7 @@ class TestTheSame:
         twins.do(lambda kv: kv.get("k"))
         twins.agree()
 
-    def test_for_bytes_that_are_no_text(self) -> None:
+    def test_for_bytes_that_are_not_utf8(self) -> None:
         twins = Twins()
         for database in twins.databases:
             database.put(b"k", b"\xff", None)
@@ -185,13 +184,13 @@ class TestTheSame:
         twins.do(lambda kv: kv["k"])
         twins.agree()
 
-    def test_after_the_end(self) -> None:
+    def test_after_close(self) -> None:
         twins = Twins()
         for call in (lambda kv: kv.set("k", "v"), lambda kv: kv.close(), lambda kv: kv.get("k"), lambda kv: "k" in kv):
             twins.do(call)
 
     def test_with_a_clock_that_uses_the_store(self) -> None:
-        """It may; that the readable way would wait for itself is why it is asked before anything is looked at."""
+        """The pure path would wait for itself, so the clock is read before the lock is taken."""
         kv: Any = None
 
         def clock() -> int:
@@ -208,9 +207,9 @@ class TestTheSame:
 
 
 @native_only
-class TestWhatTheyAre:
-    def test_plain_calls_are_direct(self) -> None:
-        """Otherwise everything here would be the same because it is the same."""
+class TestDirectCalls:
+    def test_are_used_for_plain_calls(self) -> None:
+        """Otherwise the comparisons above would compare the pure path with itself."""
         twins = Twins()
         twins.do(lambda kv: kv.set("k", "v"))
         for call in (lambda kv: kv.get("k"), lambda kv: kv[b"k"], lambda kv: "k" in kv, lambda kv: kv.get("no", "d")):
@@ -218,7 +217,7 @@ class TestWhatTheyAre:
         twins.do(lambda kv: set_item(kv, "k", "w"))
         assert twins.direct_calls == 6
 
-    def test_their_signatures_are_those_of_the_methods(self) -> None:
+    def test_have_the_signatures_of_the_methods(self) -> None:
         kv = cairnkv.open()
         assert type(kv) is not Embedded
         for name in ("get", "set", "exists"):
@@ -229,7 +228,7 @@ class TestWhatTheyAre:
             ]
             assert inspect.getdoc(getattr(kv, name))
 
-    def test_a_store_of_another_kind_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_exist_only_in_in_memory_and_durable_stores(self, monkeypatch: pytest.MonkeyPatch) -> None:
         keys, values = key_codec("text"), value_codec("text")
         assert type(embedded(LocalStore(memory_limit=10**9), keys, values)) is Embedded
         assert type(embedded(LocalStore(storage=LateStorage()), keys, values)) is Embedded
@@ -237,7 +236,7 @@ class TestWhatTheyAre:
         monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
         assert type(embedded(LocalStore(), keys, values)) is Embedded
 
-    def test_threads_at_both_ways_at_once(self) -> None:
+    def test_work_with_threads_on_both_paths(self) -> None:
         kv = cairnkv.open(codec="text")
         names = [f"key:{n}" for n in range(500)]
         counts = 400
@@ -306,15 +305,15 @@ print("well")
 
 
 @native_only
-def test_a_forked_process_has_direct_calls_again() -> None:
-    """Whoever was on the readable way at the fork is not in the child, and is not waited for."""
+def test_forked_process_has_direct_calls_again() -> None:
+    """Threads on the pure path at the fork do not exist in the child, which does not wait for them."""
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=60, check=False
     )
     assert (ran.stdout, ran.stderr) == ("well\n", "")
 
 
-def test_the_variable_turns_them_off() -> None:
+def test_variable_disables_direct_calls() -> None:
     code = "import cairnkv; kv = cairnkv.open(); kv['k'] = 'v'; print(type(kv).__name__, kv['k'])"
     ran = subprocess.run(
         [sys.executable, "-c", code],
@@ -329,7 +328,7 @@ def test_the_variable_turns_them_off() -> None:
 
 @native_only
 class TestOnDisk:
-    """There only reads are direct, and only while nothing waits for the disk."""
+    """In a durable store only reads are direct, and only while no commit is pending."""
 
     def test_reads_are_direct_and_writes_are_not(self, tmp_path: Path) -> None:
         with cairnkv.open(tmp_path / "data") as kv:
@@ -339,7 +338,7 @@ class TestOnDisk:
             assert getattr(kv, "direct_calls") == 4  # noqa: B009
             assert kv.info()["commands"] == int(before) + 5
 
-    def test_what_is_uncommitted_is_not_shown(self) -> None:
+    def test_uncommitted_values_are_not_shown(self) -> None:
         storage = LateStorage(keeps_effects=True)
         kv: Any = embedded(LocalStore(storage=storage), key_codec("text"), value_codec("text"))
         assert kv.durability("memory").set("a", "1") is True
@@ -356,7 +355,7 @@ class TestOnDisk:
         assert kv.get("a") is None
         assert kv.direct_calls == 1
 
-    def test_time_is_noted_before_it_is_shown(self, tmp_path: Path) -> None:
+    def test_expiry_is_recorded_before_it_is_shown(self, tmp_path: Path) -> None:
         clock = HandClock()
         with cairnkv.open(tmp_path / "data", clock=clock) as kv:
             kv.set("a", "1", ttl=60)
@@ -370,7 +369,7 @@ class TestOnDisk:
         with cairnkv.open(tmp_path / "data", clock=HandClock()) as kv:
             assert kv.count() == 0
 
-    def test_threads_read_what_they_wrote(self, tmp_path: Path) -> None:
+    def test_threads_read_their_own_writes(self, tmp_path: Path) -> None:
         with cairnkv.open(tmp_path / "data", sync="none") as kv:
 
             def count(name: str) -> None:

@@ -14,7 +14,7 @@ def three() -> Endpoints:
     return Endpoints(parse("cairn://a,b,c/?order=given&timeout=6&connect_timeout=5"))
 
 
-def test_trouble_puts_an_endpoint_behind_the_others_for_a_while(three: Endpoints) -> None:
+def test_failed_endpoint_comes_last_for_a_while(three: Endpoints) -> None:
     assert three.in_turn(0) == [A, B, C]
     three.trouble(A, "refused", 0)
     assert three.in_turn(1) == [B, C, A]
@@ -24,7 +24,7 @@ def test_trouble_puts_an_endpoint_behind_the_others_for_a_while(three: Endpoints
     assert three.in_turn(TROUBLE_SECONDS + 1) == [A, B, C]
 
 
-def test_where_all_had_trouble_that_of_longest_ago_comes_first(three: Endpoints) -> None:
+def test_among_failed_endpoints_the_longest_ago_comes_first(three: Endpoints) -> None:
     for now, endpoint in enumerate([B, A, C]):
         three.trouble(endpoint, "refused", now)
     assert three.in_turn(3) == [B, A, C]
@@ -35,12 +35,12 @@ def test_where_all_had_trouble_that_of_longest_ago_comes_first(three: Endpoints)
     assert not three.fresh(3, besides=A)
 
 
-def test_the_one_that_accepted_is_the_one_to_return_to(three: Endpoints) -> None:
+def test_last_accepting_endpoint_comes_first(three: Endpoints) -> None:
     three.good(B)
     assert three.in_turn(0) == [B, C, A]
 
 
-def test_one_that_is_down_costs_its_share_of_the_time(three: Endpoints) -> None:
+def test_endpoint_that_is_down_takes_its_share_of_the_timeout(three: Endpoints) -> None:
     left = 6.0
     for untried in (3, 2, 1):
         assert three.patience(left, untried) == pytest.approx(2.0)
@@ -48,7 +48,7 @@ def test_one_that_is_down_costs_its_share_of_the_time(three: Endpoints) -> None:
     assert three.patience(60.0, 3) == 5.0
 
 
-def test_silence_is_borne_only_where_nobody_else_is_better(three: Endpoints) -> None:
+def test_silent_endpoint_is_kept_only_without_a_better_one(three: Endpoints) -> None:
     assert three.silence(A, 0) == pytest.approx(2.0)
     three.trouble(B, "refused", 0)
     assert three.silence(A, 0) == pytest.approx(2.0)
@@ -57,7 +57,7 @@ def test_silence_is_borne_only_where_nobody_else_is_better(three: Endpoints) -> 
     assert three.silence(A, TROUBLE_SECONDS) is not None
 
 
-def test_what_is_told(three: Endpoints) -> None:
+def test_notifications_change_the_order(three: Endpoints) -> None:
     assert three.besides(A, 0) == ""
     three.trouble(A, "refused", 0)
     three.trouble(C, "NOQUORUM no majority", 5)
@@ -66,7 +66,7 @@ def test_what_is_told(three: Endpoints) -> None:
     assert three.besides(None, 5 + TROUBLE_SECONDS) == ""
 
 
-def test_one_endpoint_is_no_choice() -> None:
+def test_single_endpoint_needs_no_order() -> None:
     one = Endpoints(parse("cairn://a/?attempts=3"))
     assert (one.several, one.attempts, one.fresh(0)) == (False, 3, False)
     one.trouble(A, "refused", 0)
@@ -88,7 +88,7 @@ def test_many_clients_spread_at_first_and_after_the_end_of_a_node() -> None:
     assert all(seconds.count(endpoint) > 20 for endpoint in (B, C))
 
 
-def test_what_another_node_may_do_was_certainly_not_done_by_this_one() -> None:
+def test_failures_repeated_elsewhere_were_not_executed_here() -> None:
     elsewhere = {code.name for code in CODES.values() if code.elsewhere}
     assert elsewhere >= {"NOQUORUM", "LOADING", "STOPPED", "CLOCK"}
     assert not elsewhere & {"FULL", "LOGFULL", "UNDONE", "TIMEOUT"}, "these are no better elsewhere"

@@ -1,5 +1,4 @@
-"""The clients' hot path: its compiled form does as the readable one, and both keep what a client promises when the
-other side, the network or a signal does the worst at the worst moment."""
+"""The clients' native and pure paths give equal results under faults of server, network and signals."""
 
 import asyncio
 import contextvars
@@ -56,21 +55,21 @@ def part(form: str, name: str) -> Any:
 
 
 @native_only
-class TestTheSame:
+class TestEqualResults:
     @given(commands())
     def test_bytes_for_any_command(self, command: Any) -> None:
         assert b"".join(part("compiled", "command_parts")(command)) == write_command(command)
 
     @pytest.mark.parametrize("size", [65_518, 65_519, 65_520, 1_000_000])
-    def test_bytes_for_long_ones_on_both_sides_of_what_is_one_piece(self, size: int) -> None:
+    def test_bytes_for_values_around_the_joining_size(self, size: int) -> None:
         command = Set(b"key", bytes(size))
         parts = part("compiled", "command_parts")(command)
         assert b"".join(parts) == write_command(command)
         assert (len(parts) == 1) == (len(write_command(command)) <= 65_536)
 
     @pytest.mark.parametrize("value", [bytearray(b"abc"), "text", 5])
-    def test_outcome_for_what_is_no_bytes(self, value: Any) -> None:
-        """A codec of somebody's own may give anything."""
+    def test_error_for_a_value_that_is_not_bytes(self, value: Any) -> None:
+        """A custom codec may return any type."""
         outcomes = []
         for form in ("readable", "compiled"):
             try:
@@ -80,13 +79,13 @@ class TestTheSame:
         assert outcomes[0] == outcomes[1]
 
     @given(data=st.data(), status_byte=st.sampled_from(StatusByte))
-    def test_replies_for_what_a_server_says_however_cut(self, data: st.DataObject, status_byte: StatusByte) -> None:
+    def test_replies_in_any_pieces(self, data: st.DataObject, status_byte: StatusByte) -> None:
         words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), max_size=12))
         said = b"".join(b"".join(reply_parts(data.draw(replies(word)), status_byte)) for word in words)
         assert_same(words, data.draw(cuttings(said)))
 
     @given(data=st.data())
-    def test_replies_for_any_bytes(self, data: st.DataObject) -> None:
+    def test_any_bytes_as_replies(self, data: st.DataObject) -> None:
         words = data.draw(st.lists(st.sampled_from([*BY_NUMBER.values()]), min_size=1, max_size=8))
         heads = st.builds(
             lambda header, status, length: bytes((header, status)) + length.to_bytes(4, "big"),
@@ -144,8 +143,8 @@ def soon(seconds: float = 0.1) -> float:
     return time.monotonic() + seconds
 
 
-class TestALine:
-    def test_brings_what_is_there(self, ends: tuple[Any, socket.socket]) -> None:
+class TestLine:
+    def test_returns_available_bytes(self, ends: tuple[Any, socket.socket]) -> None:
         line, other = ends
         line.send(b"there", soon(5))
         assert other.recv(100) == b"there"
@@ -153,7 +152,7 @@ class TestALine:
             other.send(b"%d" % n)
             assert line.receive(soon(5)) == b"%d" % n
 
-    def test_waits_for_what_comes_late_again_and_again(self, ends: tuple[Any, socket.socket]) -> None:
+    def test_waits_for_late_bytes_repeatedly(self, ends: tuple[Any, socket.socket]) -> None:
         line, other = ends
         for n in range(10):
             later = threading.Timer(0.01, other.send, [b"%d" % n])
@@ -169,20 +168,20 @@ class TestALine:
                 line.receive(soon())
             assert 0.09 <= time.monotonic() - began < AT_ONCE
 
-    def test_gives_up_behind_the_deadline_even_when_bytes_have_come(self, ends: tuple[Any, socket.socket]) -> None:
+    def test_gives_up_after_the_deadline_even_if_bytes_arrived(self, ends: tuple[Any, socket.socket]) -> None:
         line, other = ends
         other.send(b"too late")
         with pytest.raises(TimeoutError):
             line.receive(soon(-0.01))
 
-    def test_gives_up_sending_to_somebody_who_does_not_read(self, ends: tuple[Any, socket.socket]) -> None:
+    def test_gives_up_sending_to_a_peer_that_does_not_read(self, ends: tuple[Any, socket.socket]) -> None:
         line, _ = ends
         began = time.monotonic()
         with pytest.raises((TimeoutError, BlockingIOError)):
             line.send(bytes(10_000_000), soon(0.2))
         assert 0.15 <= time.monotonic() - began < AT_ONCE
 
-    def test_sends_all_to_somebody_who_reads_slowly(self, ends: tuple[Any, socket.socket]) -> None:
+    def test_sends_all_to_a_slow_peer(self, ends: tuple[Any, socket.socket]) -> None:
         line, other = ends
         heard = bytearray()
 
@@ -197,7 +196,7 @@ class TestALine:
         reading.join(20)
         assert heard == data
 
-    def test_says_that_the_other_end_is_closed(self, ends: tuple[Any, socket.socket]) -> None:
+    def test_reports_a_closed_peer(self, ends: tuple[Any, socket.socket]) -> None:
         line, other = ends
         other.close()
         with pytest.raises(OSError, match="closed"):
@@ -205,7 +204,7 @@ class TestALine:
         with pytest.raises(BrokenPipeError):  # and no SIGPIPE
             line.send(b"x", soon(5))
 
-    def test_a_signal_that_is_handled_does_not_end_the_wait(self, ends: tuple[Any, socket.socket]) -> None:
+    def test_handled_signal_does_not_end_the_wait(self, ends: tuple[Any, socket.socket]) -> None:
         line, other = ends
         handled: list[int] = []
         before = signal.signal(signal.SIGALRM, lambda *_: handled.append(1))
@@ -220,7 +219,7 @@ class TestALine:
             later.join()
         assert len(handled) > 3
 
-    def test_an_interruption_ends_the_wait_at_once(self, ends: tuple[Any, socket.socket]) -> None:
+    def test_interruption_ends_the_wait_at_once(self, ends: tuple[Any, socket.socket]) -> None:
         line, _ = ends
 
         def interrupt(*_: object) -> None:
@@ -239,8 +238,8 @@ class TestALine:
 
 
 @native_only
-def test_signals_do_not_put_the_deadline_off() -> None:
-    """Python's own blocking sockets, which the readable form uses, begin their timeout anew with each signal."""
+def test_signals_do_not_extend_the_deadline() -> None:
+    """Python's blocking sockets, which the pure path uses, restart their timeout with each signal."""
     ours, theirs = socket.socketpair()
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     try:
@@ -255,8 +254,8 @@ def test_signals_do_not_put_the_deadline_off() -> None:
 
 
 @native_only
-def test_a_slow_server_is_waited_for_asleep() -> None:
-    """Awake now and then only, to see whether it has become quick."""
+def test_wait_for_a_slow_server_does_not_spin() -> None:
+    """It wakes at intervals only, to see whether the server has become quick."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         line = part("compiled", "Line")(ours)
@@ -280,8 +279,8 @@ REPLY = b"".join(reply_parts(b"value", StatusByte.ASCII))
 
 
 @pytest.mark.parametrize("length", range(len(REPLY)))
-class TestAReplyThatEndsAfterSoManyBytes:
-    def test_is_no_reply(self, form: str, length: int) -> None:
+class TestTruncatedReply:
+    def test_from_a_closed_peer_is_an_error(self, form: str, length: int) -> None:
         def die(conversation: Conversation) -> None:
             conversation.command()
             conversation.raw(REPLY[:length])
@@ -294,7 +293,7 @@ class TestAReplyThatEndsAfterSoManyBytes:
                 kv.set("k", "v")
             assert kv.get("key") == "key"
 
-    def test_is_waited_for_until_the_time_is_up(self, form: str, length: int) -> None:
+    def test_is_awaited_until_the_timeout(self, form: str, length: int) -> None:
         def stop(conversation: Conversation) -> None:
             conversation.command()
             conversation.raw(REPLY[:length])
@@ -306,7 +305,7 @@ class TestAReplyThatEndsAfterSoManyBytes:
             with cairnkv.connect(server.url) as kv:
                 assert kv.get("key") == "key"
 
-    def test_and_goes_on_later_is_whole(self, form: str, length: int) -> None:
+    def test_that_continues_later_is_complete(self, form: str, length: int) -> None:
         def pause(conversation: Conversation) -> None:
             conversation.command()
             conversation.raw(REPLY[:length])
@@ -319,7 +318,7 @@ class TestAReplyThatEndsAfterSoManyBytes:
             assert kv.get("key") == "key"
 
 
-def test_garbage_ends_the_connection(form: str) -> None:
+def test_malformed_reply_ends_the_connection(form: str) -> None:
     def babble(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(bytes.fromhex("00 7f 00 00 00 00"))
@@ -331,7 +330,7 @@ def test_garbage_ends_the_connection(form: str) -> None:
 
 
 @pytest.mark.parametrize("size", [65_529, 65_530, 65_531, 3_000_000])
-def test_a_reply_longer_than_what_is_read_at_once(form: str, size: int) -> None:
+def test_reply_longer_than_a_read(form: str, size: int) -> None:
     value = os.urandom(1_000) * (size // 1_000) + bytes(size % 1_000)
 
     def long(conversation: Conversation) -> None:
@@ -345,7 +344,7 @@ def test_a_reply_longer_than_what_is_read_at_once(form: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("extra", [REPLY, REPLY[:3], b"\0"], ids=["a whole reply", "half a head", "a byte"])
-def test_bytes_that_nobody_asked_for_are_not_taken_for_the_next_reply(form: str, extra: bytes) -> None:
+def test_unsolicited_bytes_are_not_read_as_the_next_reply(form: str, extra: bytes) -> None:
     def say_more(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(REPLY + extra)
@@ -357,7 +356,7 @@ def test_bytes_that_nobody_asked_for_are_not_taken_for_the_next_reply(form: str,
     assert len(server.conversations) == 2
 
 
-def test_closing_waits_for_the_call_that_is_under_way(form: str) -> None:
+def test_close_waits_for_the_running_call(form: str) -> None:
     asked = threading.Event()
 
     def slow(conversation: Conversation) -> None:
@@ -379,8 +378,8 @@ def test_closing_waits_for_the_call_that_is_under_way(form: str) -> None:
             kv.get("k")
 
 
-def test_nothing_is_sent_when_no_time_is_left_for_a_reply(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that waits too long for its turn is not executed, and its outcome is known."""
+def test_nothing_is_sent_without_time_left_for_a_reply(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that waits too long for the connection is not executed, and its outcome is known."""
     with scripted(answer_everything) as server, cairnkv.connect(server.url, timeout=5) as kv:
         kv.ping()
         times = iter([time.monotonic()])
@@ -405,7 +404,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_a_call_and_the_next_one_gets_its_own_reply() -> None:
+def test_ctrl_c_ends_a_call_and_the_next_gets_its_own_reply() -> None:
     asked = threading.Event()
 
     def slow(conversation: Conversation) -> None:
@@ -434,8 +433,8 @@ async def make_future(request: pytest.FixtureRequest) -> Any:
     return lambda: part(request.param, "ReplyFuture")(Get.spec, 0.0, waking)
 
 
-class TestAReplyThatIsDue:
-    async def test_comes_to_whoever_awaits_it(self, make_future: Any) -> None:
+class TestReplyFuture:
+    async def test_returns_to_its_awaiting_task(self, make_future: Any) -> None:
         async def wait(due: Any) -> object:
             return await due
 
@@ -449,12 +448,12 @@ class TestAReplyThatIsDue:
         assert not any(task.done() for task in waiting)
         assert await asyncio.gather(*waiting) == list(range(10))
 
-    async def test_is_there_at_once_when_it_has_come_before(self, make_future: Any) -> None:
+    async def test_returns_at_once_if_the_reply_arrived_before(self, make_future: Any) -> None:
         due = make_future()
         due.settle(b"x")
         assert await due == b"x"
 
-    async def test_that_will_not_come_is_an_error(self, make_future: Any) -> None:
+    async def test_raises_if_the_reply_cannot_arrive(self, make_future: Any) -> None:
         before, later = make_future(), make_future()
         before.fail(Unavailable("gone"))
         with pytest.raises(Unavailable, match="gone"):
@@ -470,7 +469,7 @@ class TestAReplyThatIsDue:
         due.fail(Unavailable("late"))
         assert await due == b"first"
 
-    async def test_can_be_cancelled_and_what_comes_then_is_dropped(self, make_future: Any) -> None:
+    async def test_can_be_cancelled_and_drops_a_later_reply(self, make_future: Any) -> None:
         due = make_future()
 
         async def wait() -> object:
@@ -485,8 +484,8 @@ class TestAReplyThatIsDue:
         with pytest.raises(asyncio.CancelledError):
             await waiting
 
-    async def test_settled_and_then_cancelled_in_one_turn_is_cancelled(self, make_future: Any) -> None:
-        """As with asyncio's futures: a task whose reply has come is cancelled all the same if it has not run since."""
+    async def test_settled_then_cancelled_in_one_iteration_is_cancelled(self, make_future: Any) -> None:
+        """As with asyncio's futures: the task is cancelled if it has not run since its reply."""
         due = make_future()
 
         async def wait() -> object:
@@ -519,7 +518,7 @@ class TestAReplyThatIsDue:
         assert await asyncio.gather(*waiting) == [(f"task {n}", b"x") for n in range(3)]
         assert name.get() == "nobody"
 
-    def test_an_interruption_in_one_task_keeps_no_other_asleep(self, request: pytest.FixtureRequest) -> None:
+    def test_interruption_in_one_task_wakes_the_others(self, request: pytest.FixtureRequest) -> None:
         for form in ["readable", "compiled"] if built else ["readable"]:
             woken: list[int] = []
 
@@ -567,7 +566,7 @@ async def connected() -> tuple[Connection, Wire]:
     return connection, wire
 
 
-async def test_a_connection_reads_replies_cut_at_every_byte() -> None:
+async def test_connection_reads_replies_cut_at_every_byte() -> None:
     loop = asyncio.get_running_loop()
     connection, _ = await connected()
     for at in range(len(REPLY) + 1):
@@ -580,7 +579,7 @@ async def test_a_connection_reads_replies_cut_at_every_byte() -> None:
 
 
 @pytest.mark.parametrize("extra", [REPLY, REPLY[:3], b"\0"], ids=["a whole reply", "half a head", "a byte"])
-async def test_a_connection_is_of_no_more_use_when_nobody_asked_for_what_came(extra: bytes) -> None:
+async def test_unsolicited_reply_ends_the_connection(extra: bytes) -> None:
     connection, _ = await connected()
     due = connection.submit(Get(b"k"), asyncio.get_running_loop().time() + 5)
     connection.data_received(REPLY + extra)
@@ -588,8 +587,8 @@ async def test_a_connection_is_of_no_more_use_when_nobody_asked_for_what_came(ex
     assert not connection.usable
 
 
-async def test_a_command_alone_leaves_at_once_and_others_together() -> None:
-    """The first in a while waits for the end of the turn, since others may come; the one after it need not."""
+async def test_first_command_leaves_at_once_and_later_ones_together() -> None:
+    """After a pause, the first waits for the end of the loop iteration, since others may come; the next need not."""
     loop = asyncio.get_running_loop()
     connection, wire = await connected()
     for n in range(3):
@@ -618,7 +617,7 @@ async def test_a_command_alone_leaves_at_once_and_others_together() -> None:
     connection.close("the test is over")
 
 
-async def test_the_loop_is_kept_awake_for_a_moment_only() -> None:
+async def test_loop_is_kept_awake_for_a_moment_only() -> None:
     loop = asyncio.get_running_loop()
     connection, _ = await connected()
     tries = 0
@@ -635,7 +634,7 @@ async def test_the_loop_is_kept_awake_for_a_moment_only() -> None:
     connection.close("the test is over")
 
 
-async def test_a_failure_that_closes_fails_what_stands_behind_it_as_not_executed() -> None:
+async def test_failure_that_closes_fails_later_commands_as_not_executed() -> None:
     loop = asyncio.get_running_loop()
     connection, _ = await connected()
     first = connection.submit(Set(b"k", b"v"), loop.time() + 5)

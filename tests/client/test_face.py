@@ -17,25 +17,25 @@ from cairnkv.client.embedded import Embedded
 from cairnkv.client.keyvalue import KeyValue
 
 
-def test_dir_shows_everything_that_is_public() -> None:
+def test_dir_shows_all_public_names() -> None:
     assert set(cairnkv.__all__) <= set(dir(cairnkv))
     for name in cairnkv.__all__:
         assert getattr(cairnkv, name) is not None
 
 
-def test_star_import_gives_everything_that_is_public() -> None:
+def test_star_import_gives_all_public_names() -> None:
     names: dict[str, object] = {}
     exec("from cairnkv import *", names)
     assert set(cairnkv.__all__) <= names.keys()
 
 
-def test_completion_finds_what_is_imported_later() -> None:
+def test_completion_finds_lazily_imported_names() -> None:
     completer = rlcompleter.Completer({"cairnkv": cairnkv})
     for beginning, whole in (("cairnkv.con", "cairnkv.connect("), ("cairnkv.Unav", "cairnkv.Unavailable(")):
         assert str(completer.complete(beginning, 0)).startswith(whole)
 
 
-def test_help_of_the_package_explains_how_to_begin() -> None:
+def test_help_of_the_package_explains_the_first_steps() -> None:
     page = pydoc.render_doc(cairnkv, renderer=pydoc.plaintext)
     for part in ("connect(", "open(", "class Client", "class Unavailable", "class OutcomeUnknown"):
         assert part in page

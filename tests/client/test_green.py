@@ -108,6 +108,6 @@ def test_store_on_disk_takes_writes_under_gevent(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_store_on_disk_refuses_eventlet_in_words(tmp_path: Path) -> None:
+def test_store_on_disk_refuses_eventlet_with_a_clear_error(tmp_path: Path) -> None:
     assert "eventlet" in run("eventlet", ON_DISK, str(tmp_path / "data"))
     assert not (tmp_path / "data").exists()

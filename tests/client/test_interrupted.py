@@ -114,7 +114,7 @@ class TestInMemory:
             kv._shared._store.database.check()
             assert kv.incr("later") == 1
 
-    def test_handler_that_uses_the_store_finds_it_whole(
+    def test_handler_that_uses_the_store_finds_it_consistent(
         self, make: Callable[[HandClock], Embedded[str, str]], name: str
     ) -> None:
         clock, call = HandClock(), CALLS[name]
@@ -161,7 +161,7 @@ def test_repair_that_is_interrupted_is_made_again(make: Callable[[HandClock], Em
             assert stores[0].get_many(["plain"]) == {"plain": "1"}, "all calls use the same store"
 
 
-def test_call_that_evicts_many_keys_notes_the_use_of_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_that_evicts_many_keys_records_each_use_once(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = list[object]()
     note_change = Eviction.note_change
     monkeypatch.setattr(Eviction, "note_change", lambda *args: (noted.append(args), note_change(*args))[1])
@@ -246,7 +246,7 @@ class TestFinalizers:
         yield store
         store.close()
 
-    def test_a_finalizer_may_use_the_store_whatever_it_interrupts(self, kv: Any) -> None:
+    def test_finalizer_may_use_the_store_at_any_point(self, kv: Any) -> None:
         def work() -> str:
             for n in range(300):
                 session = Session()
@@ -498,7 +498,7 @@ def test_backup_in_a_thread_of_the_store_is_refused(tmp_path: Path, monkeypatch:
         monkeypatch.undo()
 
 
-def test_a_fork_within_a_call_gives_the_child_a_whole_store() -> None:
+def test_fork_within_a_call_gives_the_child_a_consistent_store() -> None:
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK_WITHIN],
         capture_output=True,

@@ -67,13 +67,13 @@ CALLS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 class TestSync:
-    def test_interrupted_call_leaves_the_client_of_use(self, kv: cairnkv.Client[str, str], name: str) -> None:
+    def test_interrupted_call_leaves_the_client_usable(self, kv: cairnkv.Client[str, str], name: str) -> None:
         kv.set_many({"a": "1", "b": "2"})
         for _ in at_each_point(lambda: lambda: CALLS[name](kv)):
             assert in_another_thread(lambda: (kv.get("a"), kv.get("b"), kv.exists("nobody"))) == ("1", "2", False)
             assert kv.get("a") == "1"
 
-    def test_first_call_that_is_interrupted_leaves_the_client_of_use(self, server: RunningServer, name: str) -> None:
+    def test_interrupted_first_call_leaves_the_client_usable(self, server: RunningServer, name: str) -> None:
         clients: list[Any] = []
 
         def prepare() -> Callable[[], object]:
@@ -85,7 +85,7 @@ class TestSync:
             assert in_another_thread(lambda kv=kv: kv.set("a", "1")) is True
             kv.close()
 
-    def test_handler_may_use_the_client_whatever_it_interrupts(self, kv: cairnkv.Client[str, str], name: str) -> None:
+    def test_handler_may_use_the_client_at_any_point(self, kv: cairnkv.Client[str, str], name: str) -> None:
         kv.set_many({"a": "1", "b": "2"})
         handled = 0
 
@@ -100,7 +100,7 @@ class TestSync:
         assert handled > 10
 
 
-def test_interrupted_pipeline_says_that_its_writes_are_of_unknown_outcome(server: RunningServer) -> None:
+def test_interrupted_pipeline_reports_writes_of_unknown_outcome(server: RunningServer) -> None:
     told = set[type[Exception]]()
     pending: list[Any] = []
     clients: list[cairnkv.Client[str, str]] = []
@@ -200,7 +200,7 @@ def test_handler_may_use_the_client_while_its_thread_waits(kv: cairnkv.Client[st
     assert handled[0] < 0.8, "the handler does not wait for the call of the other thread"
 
 
-def test_a_finalizer_that_runs_while_a_turn_is_made_anew_may_use_the_client(
+def test_finalizer_may_use_the_client_while_its_turn_is_replaced(
     kv: cairnkv.Client[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kv.set("a", "1")
@@ -248,7 +248,7 @@ def test_signals_break_no_client(server: RunningServer) -> None:
     assert (ran.stdout, ran.stderr) == ("well\n", "")
 
 
-def test_exception_in_a_callback_or_task_mixes_no_replies_up(server: RunningServer) -> None:
+def test_exception_in_a_callback_or_task_does_not_mix_up_replies(server: RunningServer) -> None:
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
     kv = aio.connect(server.url, timeout=4)
@@ -294,7 +294,7 @@ class TestUnreadableReplies:
             with pytest.raises(cairnkv.PeerError):
                 kv.count()
 
-    async def test_the_same_with_asyncio(self, script: Any) -> None:
+    async def test_asyncio_write_is_of_unknown_outcome_and_read_a_peer_error(self, script: Any) -> None:
         with scripted(script) as server:
             async with aio.connect(server.url, timeout=PATIENCE) as kv:
                 with pytest.raises(cairnkv.OutcomeUnknown, match="INCR"):
@@ -302,7 +302,7 @@ class TestUnreadableReplies:
                 with pytest.raises(cairnkv.PeerError):
                     await kv.count()
 
-    def test_the_same_in_a_pipeline(self, script: Any) -> None:
+    def test_pipelined_write_is_of_unknown_outcome_and_read_a_peer_error(self, script: Any) -> None:
         with scripted(script) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
             pipeline = kv.pipeline()
             write, read = pipeline.incr("n"), pipeline.count()

@@ -1,4 +1,4 @@
-"""`local()`: reads that the node which is asked may answer by itself; here, what is sent, and by whom."""
+"""`local()`: reads that the asked node may answer alone; here, what is sent and to which node."""
 
 import asyncio
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def server(asked: Asked) -> Iterator[Scripted]:
         yield server
 
 
-def test_reads_say_so_and_writes_and_plain_reads_do_not(server: Scripted, asked: Asked) -> None:
+def test_only_local_reads_carry_the_flag(server: Scripted, asked: Asked) -> None:
     with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
         local = kv.local()
         assert local.get("k") == local["k"] == "v"
@@ -56,7 +56,7 @@ def test_a_read_that_also_writes_is_a_write(server: Scripted, asked: Asked) -> N
     assert asked == [("GET_WITH", 0)]
 
 
-def test_it_goes_with_durable_either_way_round(server: Scripted, asked: Asked) -> None:
+def test_local_and_durability_combine_in_any_order(server: Scripted, asked: Asked) -> None:
     with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
         for both in (kv.local().durability("memory"), kv.durability("memory").local()):
             both.set("k", "v")
@@ -69,7 +69,7 @@ def test_it_goes_with_durable_either_way_round(server: Scripted, asked: Asked) -
     assert asked == 2 * [("SET", MEMORY), ("GET", LOCAL), ("SET", 0), ("GET", LOCAL)]
 
 
-async def test_the_same_with_asyncio(server: Scripted, asked: Asked) -> None:
+async def test_asyncio_local_reads_carry_the_flag(server: Scripted, asked: Asked) -> None:
     async with aio.connect(server.url, timeout=PATIENCE) as kv:
         local = kv.local()
         assert await asyncio.gather(local.get("k"), kv.get("k"), local.set("k", "v")) == ["v", "v", True]
@@ -83,7 +83,7 @@ async def test_the_same_with_asyncio(server: Scripted, asked: Asked) -> None:
         await local.get("k")
 
 
-def test_a_pipeline_may_have_both(server: Scripted, asked: Asked) -> None:
+def test_pipeline_mixes_local_and_linearizable_reads(server: Scripted, asked: Asked) -> None:
     with cairnkv.connect(server.url, timeout=PATIENCE) as kv:
         with kv.pipeline() as pipeline:
             local = pipeline.local()
@@ -100,7 +100,7 @@ def test_a_pipeline_may_have_both(server: Scripted, asked: Asked) -> None:
     assert asked == [("GET", LOCAL), ("GET", 0), ("SET", MEMORY), ("GET", LOCAL), ("SET", 0), ("GET", LOCAL)]
 
 
-def test_it_changes_nothing_where_there_is_one_machine() -> None:
+def test_local_reads_change_nothing_on_a_single_server() -> None:
     storage = LateStorage()
     with running_server(storage=storage) as server, cairnkv.connect(server.url, timeout=PATIENCE) as kv:
         kv.durability("memory").set("k", "1")
@@ -111,14 +111,14 @@ def test_it_changes_nothing_where_there_is_one_machine() -> None:
         assert list(kv.local()) == ["k"]
 
 
-async def test_a_store_in_this_process_is_its_own_view() -> None:
+async def test_local_of_an_embedded_store_is_the_store_itself() -> None:
     with cairnkv.open() as kv:
         assert kv.local() is kv.local().local() is kv
     async with aio.open() as store:
         assert store.local() is store
 
 
-def test_it_shows_what_it_is_and_is_made_once() -> None:
+def test_repr_names_the_view_and_the_view_is_cached() -> None:
     kv = cairnkv.connect("cairn://nowhere")
     assert repr(kv.local()) == "<cairnkv.Client nowhere:6555>.local()"
     assert repr(aio.connect("cairn://nowhere").local()) == "<cairnkv.aio.Client nowhere:6555>.local()"

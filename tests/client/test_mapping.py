@@ -61,7 +61,7 @@ def test_views_are_those_of_a_dict(kv: cairnkv.KeyValue[str, str]) -> None:
     assert isinstance(kv.items(), collections.abc.ItemsView)
 
 
-def test_pop_takes_a_key_out(kv: cairnkv.KeyValue[str, str]) -> None:
+def test_pop_deletes_a_key(kv: cairnkv.KeyValue[str, str]) -> None:
     kv["a"] = "1"
     assert kv.pop("a") == "1"
     assert "a" not in kv
@@ -84,14 +84,14 @@ def test_setdefault_keeps_an_existing_value(kv: cairnkv.KeyValue[str, str]) -> N
     assert kv["a"] == "1"
 
 
-def test_setdefault_takes_none_for_a_value() -> None:
+def test_setdefault_accepts_none_as_a_value() -> None:
     with cairnkv.open(codec="json") as kv:
         kv["a"] = None
         assert kv.setdefault("a", 1) is None
         assert kv["a"] is None
 
 
-def test_update_takes_what_a_dict_takes(kv: cairnkv.KeyValue[str, str]) -> None:
+def test_update_accepts_the_arguments_of_a_dict(kv: cairnkv.KeyValue[str, str]) -> None:
     kv.update({"a": "1"}, b="2")
     kv.update([("c", "3"), ("d", "4")])
     kv.update(e="5")
@@ -106,14 +106,14 @@ def test_update_takes_what_a_dict_takes(kv: cairnkv.KeyValue[str, str]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [5, "ab", [5], ["ab"], [("a", "b", "c")]])
-def test_update_says_what_it_takes(wrong: Any) -> None:
+def test_update_error_names_accepted_types(wrong: Any) -> None:
     with cairnkv.open() as kv:
         with pytest.raises(cairnkv.CallerError, match="pairs of a key and a value"):
             kv.update(wrong)
         assert len(kv) == 0
 
 
-def test_update_takes_more_than_one_command_may_have() -> None:
+def test_update_accepts_more_keys_than_one_command() -> None:
     with running_server() as server, cairnkv.connect(server.url, codec="bytes") as kv:
         kv.update((b"%d" % n, b"x") for n in range(70_000))
         assert len(kv) == 70_000
@@ -189,7 +189,7 @@ async def test_asyncio_store_has_the_awaitable_methods_of_a_mapping(connect: Any
             await kv.popitem()
 
 
-async def test_asyncio_store_refuses_what_cannot_be_awaited(connect: Any) -> None:
+async def test_asyncio_store_refuses_methods_that_cannot_be_awaited(connect: Any) -> None:
     async with connect() as kv:
         with pytest.raises(TypeError):
             kv["a"]
@@ -202,7 +202,7 @@ async def test_asyncio_store_refuses_what_cannot_be_awaited(connect: Any) -> Non
 # -- pipelines ---------------------------------------------------------------------------------------------------------
 
 
-def test_pipeline_of_any_store_carries_out_in_order(kv: Any) -> None:
+def test_pipeline_of_any_store_executes_in_order(kv: Any) -> None:
     with kv.pipeline() as pipeline:
         stored = [pipeline.set(f"k{n}", str(n)) for n in range(MANY)]
         total = [pipeline.incr("hits") for _ in range(3)]
@@ -227,7 +227,7 @@ def test_pipeline_of_any_store_raises_its_first_error_and_keeps_the_rest(kv: Any
     assert kv["k"] == "v"
 
 
-def test_pipeline_of_a_closed_store_says_so() -> None:
+def test_pipeline_of_a_closed_store_raises() -> None:
     kv = cairnkv.open()
     pipeline = kv.pipeline()
     pipeline.set("k", "v")
@@ -236,7 +236,7 @@ def test_pipeline_of_a_closed_store_says_so() -> None:
         pipeline.execute()
 
 
-def test_pipeline_on_disk_is_there_after_opening_anew(tmp_path: Path) -> None:
+def test_pipeline_on_disk_survives_a_restart(tmp_path: Path) -> None:
     with cairnkv.open(tmp_path / "data") as kv, kv.pipeline() as pipeline:
         for n in range(3_000):
             pipeline.set(f"k{n}", str(n))
@@ -259,7 +259,7 @@ def test_pipeline_reads_values_that_left_memory(tmp_path: Path) -> None:
         assert (cleared.result(), after.result()) == (20, None)
 
 
-async def test_asyncio_pipeline_carries_out_in_order(connect: Any) -> None:
+async def test_asyncio_pipeline_executes_in_order(connect: Any) -> None:
     async with connect() as kv:
         async with kv.pipeline() as pipeline:
             stored = [pipeline.set(f"k{n}", str(n)) for n in range(12_000)]
@@ -299,7 +299,7 @@ async def test_asyncio_pipeline_without_a_server_fails_each_command(unused_tcp_p
 # -- backups -----------------------------------------------------------------------------------------------------------
 
 
-def test_client_has_the_server_make_a_backup(tmp_path: Path) -> None:
+def test_client_requests_a_backup_of_the_server(tmp_path: Path) -> None:
     with (
         running_server(data=tmp_path / "data", backup_dir=tmp_path / "kept") as server,
         cairnkv.connect(server.url) as kv,
@@ -312,7 +312,7 @@ def test_client_has_the_server_make_a_backup(tmp_path: Path) -> None:
             kv.backup(tmp_path)  # type: ignore[arg-type]
 
 
-async def test_asyncio_client_has_the_server_make_a_backup(tmp_path: Path) -> None:
+async def test_asyncio_client_requests_a_backup_of_the_server(tmp_path: Path) -> None:
     with running_server(data=tmp_path / "data", backup_dir=tmp_path / "kept") as server:
         async with cairnkv.aio.connect(server.url) as kv:
             await kv.set("k", "v")
@@ -320,7 +320,7 @@ async def test_asyncio_client_has_the_server_make_a_backup(tmp_path: Path) -> No
             assert (tmp_path / "kept" / made.path).exists()
 
 
-def test_client_says_that_a_server_in_memory_makes_no_backups() -> None:
+def test_backup_of_an_in_memory_server_raises() -> None:
     refused = pytest.raises(cairnkv.CairnError, match="NOBACKUP")
     with running_server() as server, cairnkv.connect(server.url) as kv, refused:
         kv.backup("daily")

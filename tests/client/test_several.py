@@ -1,8 +1,4 @@
-"""Clients with several addresses: when they go elsewhere, what is repeated there, and what is said when none works.
-
-The servers here are stores of their own, or scripts: what nodes of a cluster agree on is their own affair. In most
-tests `order=given` makes the first of them the one that is asked first.
-"""
+"""Clients with several addresses: failover, repetition of commands, and the error if no address works."""
 
 import asyncio
 import contextlib
@@ -34,7 +30,7 @@ def url_of(*ports: int, **options: object) -> str:
 
 
 class Node:
-    """A script that greets, then answers everything with a failure, or with nothing, or well; it knows what it got."""
+    """A scripted server that greets, then answers everything with a failure, nothing, or success; it notes commands."""
 
     def __init__(self, answer: object = None) -> None:
         self.answer = answer
@@ -87,7 +83,7 @@ def mute() -> Iterator[int]:
 
 
 class Connect:
-    """Makes clients of one kind, with the methods of the sync one."""
+    """Creates clients of one kind, with the methods of the sync client."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self._loop = loop
@@ -115,7 +111,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
 # -- servers that come and go ------------------------------------------------------------------------------------
 
 
-def test_a_client_goes_on_when_its_server_ends_and_when_all_have_ended_once(connect: Connect) -> None:
+def test_client_continues_after_each_server_has_restarted(connect: Connect) -> None:
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
         one, other = first.enter_context(running_server()), second.enter_context(running_server())
         assert one.address is not None
@@ -131,7 +127,7 @@ def test_a_client_goes_on_when_its_server_ends_and_when_all_have_ended_once(conn
                 assert kv.get("k") is None
 
 
-def test_addresses_that_are_dead_or_mute_are_passed_by_and_remembered(connect: Connect) -> None:
+def test_dead_and_mute_addresses_are_skipped_and_remembered(connect: Connect) -> None:
     node = Node()
     with dead() as nobody, mute() as silent, nodes(node) as [server]:
         url = url_of(nobody, silent, server.port, timeout=9)
@@ -148,14 +144,14 @@ def test_addresses_that_are_dead_or_mute_are_passed_by_and_remembered(connect: C
     assert node.got == ["SET", "GET"]
 
 
-def test_a_write_that_never_left_is_carried_out_elsewhere_once(connect: Connect) -> None:
+def test_unsent_write_is_executed_once_by_another_node(connect: Connect) -> None:
     node = Node()
     with mute() as silent, nodes(node) as [server], connect(url_of(silent, server.port, timeout=6)) as kv:
         assert kv.set("k", "v") is True
     assert node.got == ["SET"]
 
 
-def test_when_none_works_each_is_named_with_its_reason(connect: Connect) -> None:
+def test_error_names_every_address_with_its_reason(connect: Connect) -> None:
     def busy_at_once(conversation: Conversation) -> None:
         conversation.command()
         conversation.fail(Failure(failures.BUSY, "too many clients"))
@@ -171,7 +167,7 @@ def test_when_none_works_each_is_named_with_its_reason(connect: Connect) -> None
     assert f"127.0.0.1:{busy.port}: BUSY too many clients" in text
 
 
-def test_what_is_no_server_of_ours_is_passed_by(connect: Connect) -> None:
+def test_address_of_another_kind_of_server_is_skipped(connect: Connect) -> None:
     def http(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -197,7 +193,7 @@ def test_one_address_is_not_greeted(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("code", ELSEWHERE, ids=lambda code: code.name)
-def test_what_a_node_cannot_do_is_done_by_the_next(connect: Connect, code: Code) -> None:
+def test_command_refused_by_a_node_is_executed_by_the_next(connect: Connect, code: Code) -> None:
     here, there = refusing(code), Node()
     with nodes(here, there) as [one, other], connect(url_of(one.port, other.port, timeout=60)) as kv:
         began = time.monotonic()
@@ -208,7 +204,7 @@ def test_what_a_node_cannot_do_is_done_by_the_next(connect: Connect, code: Code)
 
 
 @pytest.mark.parametrize("code", [failures.NOQUORUM, failures.LOADING], ids=lambda code: code.name)
-def test_what_passes_is_tried_everywhere_a_bounded_number_of_times(connect: Connect, code: Code) -> None:
+def test_temporary_failure_is_repeated_at_all_nodes_within_bounds(connect: Connect, code: Code) -> None:
     three = [refusing(code) for _ in range(3)]
     with nodes(*three) as servers:
         ports = [server.port for server in servers]
@@ -222,7 +218,7 @@ def test_what_passes_is_tried_everywhere_a_bounded_number_of_times(connect: Conn
 
 
 @pytest.mark.parametrize("code", [failures.STOPPED, failures.READONLY, failures.DISKFULL], ids=lambda code: code.name)
-def test_what_does_not_pass_by_itself_is_tried_once_everywhere(connect: Connect, code: Code) -> None:
+def test_lasting_failure_is_tried_once_at_every_node(connect: Connect, code: Code) -> None:
     three = [refusing(code) for _ in range(3)]
     with nodes(*three) as servers:
         url = url_of(*(server.port for server in servers))
@@ -232,7 +228,7 @@ def test_what_does_not_pass_by_itself_is_tried_once_everywhere(connect: Connect,
 
 
 @pytest.mark.parametrize("code", [failures.FULL, failures.LOGFULL, failures.UNDONE, failures.BADARGS, failures.UNKNOWN])
-def test_what_is_no_better_elsewhere_stays(connect: Connect, code: Code) -> None:
+def test_failure_common_to_all_nodes_is_not_repeated_elsewhere(connect: Connect, code: Code) -> None:
     here, there = refusing(code), Node()
     with nodes(here, there) as [one, other]:
         url = url_of(one.port, other.port, attempts=1)
@@ -243,7 +239,7 @@ def test_what_is_no_better_elsewhere_stays(connect: Connect, code: Code) -> None
 
 
 @pytest.mark.parametrize("code", [failures.LOADING, failures.RECOVERING, failures.NOQUORUM], ids=lambda code: code.name)
-def test_with_one_address_it_is_asked_again_on_the_same_connection(connect: Connect, code: Code) -> None:
+def test_single_address_is_asked_again_on_the_same_connection(connect: Connect, code: Code) -> None:
     here = refusing(code)
     with nodes(here) as [server], connect(url_of(server.port, attempts=3)) as kv:
         with pytest.raises(cairnkv.Refused, match=rf"^{code.name} not here$"):
@@ -256,7 +252,7 @@ def test_with_one_address_it_is_asked_again_on_the_same_connection(connect: Conn
 
 
 @pytest.mark.parametrize("kind", ["hang up", "nothing"])
-def test_a_read_goes_elsewhere_and_a_write_is_of_unknown_outcome(connect: Connect, kind: str) -> None:
+def test_lost_read_moves_to_another_node_and_lost_write_is_unknown(connect: Connect, kind: str) -> None:
     here, there = Node(kind), Node()
     with nodes(here, there) as [one, other]:
         with connect(url_of(one.port, other.port, timeout=1)) as kv, pytest.raises(cairnkv.OutcomeUnknown):
@@ -268,7 +264,7 @@ def test_a_read_goes_elsewhere_and_a_write_is_of_unknown_outcome(connect: Connec
     assert (here.got, there.got) == (["SET", "GET"], ["GET", "SET"])
 
 
-def test_a_write_of_unknown_outcome_is_not_followed_by_others_there(connect: Connect) -> None:
+def test_node_with_an_unknown_outcome_gets_no_further_writes(connect: Connect) -> None:
     here, there = Node("hang up"), Node()
     with nodes(here, there) as [one, other], connect(url_of(one.port, other.port)) as kv:
         with pytest.raises(cairnkv.OutcomeUnknown):
@@ -277,7 +273,7 @@ def test_a_write_of_unknown_outcome_is_not_followed_by_others_there(connect: Con
     assert (here.got, there.got) == (["SET"], ["SET"])
 
 
-def test_a_write_has_all_of_the_time_since_it_cannot_be_had_elsewhere(connect: Connect) -> None:
+def test_write_waits_for_the_whole_timeout(connect: Connect) -> None:
     def slow(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
             if not isinstance(request.command, Ping):
@@ -290,7 +286,7 @@ def test_a_write_has_all_of_the_time_since_it_cannot_be_had_elsewhere(connect: C
     assert there.got == []
 
 
-def test_where_the_others_are_no_better_a_read_has_all_of_the_time(connect: Connect) -> None:
+def test_read_waits_for_the_whole_timeout_without_better_nodes(connect: Connect) -> None:
     def slow(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
             if isinstance(request.command, Get):
@@ -305,7 +301,7 @@ def test_where_the_others_are_no_better_a_read_has_all_of_the_time(connect: Conn
 # -- threads -----------------------------------------------------------------------------------------------------
 
 
-def test_threads_go_elsewhere_together() -> None:
+def test_threads_change_nodes_together() -> None:
     here, there = refusing(failures.NOQUORUM), Node()
     wrong: list[BaseException] = []
 
@@ -331,7 +327,7 @@ def test_threads_go_elsewhere_together() -> None:
 # -- asyncio -----------------------------------------------------------------------------------------------------
 
 
-async def test_tasks_go_elsewhere_together() -> None:
+async def test_tasks_change_nodes_together() -> None:
     here, there = refusing(failures.NOQUORUM), Node()
     with nodes(here, there) as [one, other]:
         async with aio.connect(url_of(one.port, other.port)) as kv:
@@ -340,8 +336,8 @@ async def test_tasks_go_elsewhere_together() -> None:
     assert (len(here.got), len(there.got)) == (100, 100)
 
 
-async def test_what_others_await_of_a_node_that_is_left_still_comes() -> None:
-    """A write whose node is silent waits there for its reply while reads, and then all others, go elsewhere."""
+async def test_pending_replies_of_a_left_node_still_arrive() -> None:
+    """A write at a silent node waits there for its reply while reads, and then all calls, use another node."""
     go_on = threading.Event()
 
     def late(conversation: Conversation) -> None:
@@ -367,7 +363,7 @@ async def test_what_others_await_of_a_node_that_is_left_still_comes() -> None:
     assert there.got == ["GET", "SET"]
 
 
-async def test_closing_a_client_ends_what_is_awaited_of_a_node_that_was_left() -> None:
+async def test_close_ends_calls_that_await_a_left_node() -> None:
     here, there = Node().silent(), Node()
     with nodes(here, there) as [one, other]:
         kv = aio.connect(url_of(one.port, other.port, timeout=20, connect_timeout=0.5))
@@ -379,7 +375,7 @@ async def test_closing_a_client_ends_what_is_awaited_of_a_node_that_was_left() -
             await writing
 
 
-async def test_connections_that_were_left_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_to_left_nodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aio_client, "LEFT_MAX", 0)
     here, there = Node().silent(), Node()
     with nodes(here, there) as [one, other]:
@@ -391,8 +387,8 @@ async def test_connections_that_were_left_are_bounded(monkeypatch: pytest.Monkey
                 await writing
 
 
-async def test_a_server_that_falls_silent_is_dead_though_an_older_call_was_in_its_way() -> None:
-    """The first slot was asked before the last sign of life, so its time says nothing; a later one's does."""
+async def test_silent_server_is_detected_behind_an_older_call() -> None:
+    """The oldest slot is from before the last sign of life and shows nothing; a later one does."""
 
     def once(conversation: Conversation) -> None:
         conversation.command()
@@ -417,7 +413,7 @@ async def test_a_server_that_falls_silent_is_dead_though_an_older_call_was_in_it
 # -- pipelines ---------------------------------------------------------------------------------------------------
 
 
-def test_a_pipeline_that_a_node_refuses_as_a_whole_is_carried_out_by_the_next() -> None:
+def test_pipeline_refused_as_a_whole_is_executed_by_the_next_node() -> None:
     here, there = refusing(failures.NOQUORUM), Node()
     with nodes(here, there) as [one, other], cairnkv.connect(url_of(one.port, other.port)) as kv:
         with kv.pipeline() as pipeline:
@@ -426,7 +422,7 @@ def test_a_pipeline_that_a_node_refuses_as_a_whole_is_carried_out_by_the_next() 
     assert (here.got, there.got) == (["SET", "GET"], ["SET", "GET"])
 
 
-def test_one_that_was_carried_out_in_part_is_not_but_the_next_one_goes_elsewhere() -> None:
+def test_partly_executed_pipeline_is_not_repeated() -> None:
     def reads_only(conversation: Conversation) -> None:
         while (request := conversation.command()) is not None:
             writes = request.command.spec.writes
@@ -444,7 +440,7 @@ def test_one_that_was_carried_out_in_part_is_not_but_the_next_one_goes_elsewhere
     assert there.got == ["SET"]
 
 
-def test_one_whose_writes_may_have_left_is_not_repeated_and_one_of_reads_is() -> None:
+def test_lost_pipeline_is_repeated_only_if_it_has_no_writes() -> None:
     for here, outcome in ((Node("hang up"), "unknown"), (Node("hang up"), "read")):
         there = Node()
         with nodes(here, there) as [one, other], cairnkv.connect(url_of(one.port, other.port)) as kv:
@@ -458,7 +454,7 @@ def test_one_whose_writes_may_have_left_is_not_repeated_and_one_of_reads_is() ->
                 assert read.result() == "k"
 
 
-def test_a_pipeline_to_nobody_names_them_all_once() -> None:
+def test_pipeline_without_a_working_node_names_each_once() -> None:
     with dead() as one, dead() as other, cairnkv.connect(url_of(one, other)) as kv:
         pipeline = kv.pipeline()
         pipeline.set("k", "v")
@@ -466,8 +462,8 @@ def test_a_pipeline_to_nobody_names_them_all_once() -> None:
             pipeline.execute()
 
 
-def test_a_long_pipeline_goes_on_elsewhere_in_its_middle() -> None:
-    """Two thousand commands leave in several parts: what the first node executed stays there, the rest is done once."""
+def test_long_pipeline_continues_at_another_node() -> None:
+    """Two thousand commands leave in several parts: the first node executed some of them, the next one the rest."""
     answered: list[str] = []
 
     def loses_its_quorum(conversation: Conversation) -> None:
@@ -491,7 +487,7 @@ def test_a_long_pipeline_goes_on_elsewhere_in_its_middle() -> None:
 # -- views -------------------------------------------------------------------------------------------------------
 
 
-def test_local_reads_go_elsewhere_too(connect: Connect) -> None:
+def test_local_reads_move_to_another_node_too(connect: Connect) -> None:
     here, there = refusing(failures.LOADING), Node()
     with nodes(here, there) as [one, other], connect(url_of(one.port, other.port)) as kv:
         assert kv.local().get("k") == "k"

@@ -1,4 +1,4 @@
-"""The sync client when things go wrong: whose reply is whose, what is repeated, and what is said of the rest."""
+"""The sync client under faults: replies reach their calls, reads are repeated, and outcomes are reported truly."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def say_nothing(conversation: Conversation) -> None:
 # -- timeouts ----------------------------------------------------------------------------------------------------
 
 
-def test_a_read_without_a_reply_times_out_and_may_be_repeated() -> None:
+def test_read_without_a_reply_times_out_and_may_be_repeated() -> None:
     with scripted(say_nothing) as server, cairnkv.connect(server.url, timeout=0.2) as kv:
         began = time.monotonic()
         with pytest.raises(cairnkv.TimedOut) as caught:
@@ -47,7 +47,7 @@ def test_a_read_without_a_reply_times_out_and_may_be_repeated() -> None:
         assert time.monotonic() - began < AT_ONCE
 
 
-def test_a_write_without_a_reply_is_of_unknown_outcome() -> None:
+def test_write_without_a_reply_is_of_unknown_outcome() -> None:
     with scripted(say_nothing) as server, cairnkv.connect(server.url, timeout=0.2) as kv:
         with pytest.raises(cairnkv.OutcomeUnknown, match=r"SET .* it was executed, or it was not") as caught:
             kv.set("k", "v")
@@ -55,7 +55,7 @@ def test_a_write_without_a_reply_is_of_unknown_outcome() -> None:
     assert len(server.conversations) == 1
 
 
-def test_a_late_reply_is_not_taken_for_the_next_calls() -> None:
+def test_late_reply_is_not_read_as_that_of_the_next_call() -> None:
     asked_again = threading.Event()
 
     def late(conversation: Conversation) -> None:
@@ -70,7 +70,7 @@ def test_a_late_reply_is_not_taken_for_the_next_calls() -> None:
         assert kv.get("second") == "second"
 
 
-def test_a_reply_that_trickles_in_is_bounded_by_the_timeout() -> None:
+def test_trickling_reply_is_bounded_by_the_timeout() -> None:
     def trickle(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(bytes.fromhex("00 30 00 10 00 00"))
@@ -135,7 +135,7 @@ def test_repetitions_are_bounded() -> None:
         assert len(server.conversations) == 3
 
 
-def test_what_failed_as_not_executed_is_repeated() -> None:
+def test_call_that_failed_as_not_executed_is_repeated() -> None:
     def undone_once(conversation: Conversation) -> None:
         conversation.command()
         conversation.say(Failure(failures.UNDONE, "the log was busy"))
@@ -145,7 +145,7 @@ def test_what_failed_as_not_executed_is_repeated() -> None:
         assert kv.set("k", "v") is True
 
 
-def test_what_the_server_has_no_room_for_is_not_repeated() -> None:
+def test_write_refused_by_a_full_server_is_not_repeated() -> None:
     asked = []
 
     def full(conversation: Conversation) -> None:
@@ -161,7 +161,7 @@ def test_what_the_server_has_no_room_for_is_not_repeated() -> None:
     assert len(asked) == 1
 
 
-def test_a_busy_server_is_tried_again_on_a_new_connection() -> None:
+def test_call_to_a_busy_server_is_repeated_on_a_new_connection() -> None:
     def busy(conversation: Conversation) -> None:
         conversation.command()
         conversation.fail(Failure(failures.BUSY, "too many clients"))
@@ -171,7 +171,7 @@ def test_a_busy_server_is_tried_again_on_a_new_connection() -> None:
     assert len(server.conversations) == 2
 
 
-def test_a_server_that_says_unknown_is_believed() -> None:
+def test_unknown_from_the_server_is_an_unknown_outcome() -> None:
     def unknown(conversation: Conversation) -> None:
         conversation.command()
         conversation.say(Failure(failures.UNKNOWN, "the disk failed"))
@@ -181,7 +181,7 @@ def test_a_server_that_says_unknown_is_believed() -> None:
     assert len(server.conversations) == 1
 
 
-def test_a_server_that_ended_a_quiet_connection_is_noticed_before_a_write_leaves() -> None:
+def test_closed_idle_connection_is_detected_before_a_write() -> None:
     ended = threading.Event()
 
     def end_when_quiet(conversation: Conversation) -> None:
@@ -201,7 +201,7 @@ def test_a_server_that_ended_a_quiet_connection_is_noticed_before_a_write_leaves
 # -- addresses ---------------------------------------------------------------------------------------------------
 
 
-def test_several_addresses_are_tried_in_turn() -> None:
+def test_several_addresses_are_tried_in_order() -> None:
     with scripted(answer_everything) as gone:
         dead = gone.port
     with (
@@ -211,7 +211,7 @@ def test_several_addresses_are_tried_in_turn() -> None:
         assert kv.set("k", "v") is True
 
 
-def test_nobody_listens() -> None:
+def test_refused_connection_is_an_error() -> None:
     with scripted(answer_everything) as gone:
         url = gone.url
     with cairnkv.connect(url, attempts=2) as kv, pytest.raises(cairnkv.Unavailable, match="cannot connect to 127") as e:
@@ -219,14 +219,14 @@ def test_nobody_listens() -> None:
     assert e.value.retry is True
 
 
-def test_a_unix_socket(tmp_path: Path) -> None:
+def test_client_uses_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "cairn.sock"
     with running_server(unix=str(path)), cairnkv.connect(f"cairn+unix://{path}") as kv:
         kv["k"] = "v"
         assert kv["k"] == "v"
 
 
-def test_a_closed_client_says_so() -> None:
+def test_closed_client_raises() -> None:
     with running_server() as server:
         kv = cairnkv.connect(server.url)
         kv.ping()
@@ -243,7 +243,7 @@ def test_a_closed_client_says_so() -> None:
     [b"\xff" * 20, bytes.fromhex("00 32 00 00 00 00")],
     ids=["another protocol", "another status"],
 )
-def test_what_is_no_reply_is_an_error_of_the_peer(garbage: bytes) -> None:
+def test_malformed_reply_is_a_peer_error(garbage: bytes) -> None:
     def babble(conversation: Conversation) -> None:
         conversation.command()
         conversation.raw(garbage)
@@ -254,7 +254,7 @@ def test_what_is_no_reply_is_an_error_of_the_peer(garbage: bytes) -> None:
         assert kv.get("k") == "k"
 
 
-def test_both_dialects_are_understood() -> None:
+def test_both_status_bytes_are_decoded() -> None:
     with running_server(status_byte="binary") as server, cairnkv.connect(server.url) as kv:
         kv["k"] = "v"
         assert kv["k"] == "v"
@@ -263,7 +263,7 @@ def test_both_dialects_are_understood() -> None:
             kv.incr("k")
 
 
-def test_a_value_that_is_too_big_for_the_server_says_so() -> None:
+def test_value_over_the_limit_of_the_server_raises() -> None:
     with running_server(max_value="1MiB", max_frame="2MiB") as server, cairnkv.connect(server.url) as kv:
         with pytest.raises(cairnkv.BadCommand, match="TOOBIG") as caught:
             kv.set("k", "x" * (1024 * 1024 + 1))
@@ -271,7 +271,7 @@ def test_a_value_that_is_too_big_for_the_server_says_so() -> None:
         assert kv.set("k", "x" * 1024 * 1024) is True
 
 
-def test_long_values_both_ways() -> None:
+def test_long_values_in_both_directions() -> None:
     value = os.urandom(1024) * 20_000
     with running_server() as server, cairnkv.connect(server.url, codec="bytes") as kv:
         kv.set("k", value)
@@ -322,7 +322,7 @@ print("both were right")
 """
 
 
-def test_a_forked_process_makes_a_connection_of_its_own() -> None:
+def test_forked_process_opens_its_own_connection() -> None:
     with running_server() as server:
         ran = subprocess.run(
             [sys.executable, "-c", FORK, server.url], capture_output=True, text=True, timeout=60, check=False
@@ -333,7 +333,7 @@ def test_a_forked_process_makes_a_connection_of_its_own() -> None:
 # -- pipelines ---------------------------------------------------------------------------------------------------
 
 
-def test_a_pipeline_gives_each_its_own_result() -> None:
+def test_pipeline_returns_each_result() -> None:
     with running_server() as server, cairnkv.connect(server.url) as kv:
         with kv.pipeline() as pipeline:
             stored = [pipeline.set(f"key {n}", "x" * n) for n in range(2_000)]
@@ -344,7 +344,7 @@ def test_a_pipeline_gives_each_its_own_result() -> None:
         assert missing.result() == "default"
 
 
-def test_a_pipeline_whose_replies_are_larger_than_every_buffer() -> None:
+def test_pipeline_with_replies_larger_than_every_buffer() -> None:
     with running_server() as server, cairnkv.connect(server.url, codec="bytes", timeout=30) as kv:
         kv.set("k", bytes(1_000_000))
         with kv.pipeline() as pipeline:
@@ -369,7 +369,7 @@ def test_a_pipeline_raises_its_first_error_and_keeps_the_rest() -> None:
             bad.result()
 
 
-def test_a_pipeline_that_is_cut_off_says_what_is_known_of_each() -> None:
+def test_cut_off_pipeline_reports_the_outcome_of_each_command() -> None:
     def two_then_gone(conversation: Conversation) -> None:
         for _ in range(2):
             conversation.command()
@@ -429,7 +429,7 @@ def test_unexecuted_pipeline_has_no_results() -> None:
 # -- what a fresh pair of eyes found ----------------------------------------------------------------------------
 
 
-def test_what_stands_behind_a_failure_that_closes_was_not_executed() -> None:
+def test_commands_after_a_failure_that_closes_are_not_executed() -> None:
     with running_server(max_value="1KiB", max_frame="1MiB") as server, cairnkv.connect(server.url) as kv:
         pipeline = kv.pipeline()
         before, big, behind = pipeline.set("a", "1"), pipeline.set("b", "x" * 1_025), pipeline.set("c", "3")
@@ -445,7 +445,7 @@ THREADS = 40
 """Enough that the timeouts of all of them, one after the other, take longer than what counts as at once."""
 
 
-def test_threads_that_wait_for_their_turn_wait_no_longer_than_the_timeout() -> None:
+def test_threads_wait_for_the_connection_up_to_the_timeout() -> None:
     took: list[float] = []
     errors: list[type[BaseException]] = []
 
@@ -471,7 +471,7 @@ def test_threads_that_wait_for_their_turn_wait_no_longer_than_the_timeout() -> N
     assert cairnkv.TimedOut in errors
 
 
-def test_a_long_value_to_a_server_that_reads_slowly_is_bounded_by_the_timeout() -> None:
+def test_sending_to_a_slow_server_is_bounded_by_the_timeout() -> None:
     def read_slowly(conversation: Conversation) -> None:
         for _ in range(5_000):
             if not conversation.socket.recv(20_000):
@@ -486,7 +486,7 @@ def test_a_long_value_to_a_server_that_reads_slowly_is_bounded_by_the_timeout() 
 
 
 @pytest.mark.parametrize("keys", ["ab", b"ab"])
-def test_one_key_is_not_several(keys: str | bytes) -> None:
+def test_single_key_is_refused_where_several_are_expected(keys: str | bytes) -> None:
     with cairnkv.open() as kv:
         kv.set_many({"a": "1", "b": "2"})
         for call in (kv.get_many, kv.clear_many):
@@ -495,7 +495,7 @@ def test_one_key_is_not_several(keys: str | bytes) -> None:
         assert kv.count() == 2
 
 
-def test_no_keys_are_no_question() -> None:
+def test_empty_list_of_keys_sends_nothing() -> None:
     with running_server() as server, cairnkv.connect(server.url) as kv:
         assert kv.get_many([]) == {}
         assert kv.clear_many([]) == 0
@@ -513,14 +513,14 @@ def test_incr_takes_integers(n: object) -> None:
         assert kv.count() == 0
 
 
-def test_half_a_surrogate_pair_is_no_text() -> None:
+def test_lone_surrogate_is_refused() -> None:
     with cairnkv.open() as kv:
         for call in (lambda: kv.get("\ud800"), lambda: kv.set("k", "\ud800"), lambda: kv.ping("\ud800")):
             with pytest.raises(cairnkv.CodecError, match="surrogates"):
                 call()
 
 
-def test_open_says_what_it_cannot_do() -> None:
+def test_open_refuses_unsupported_addresses() -> None:
     for wrong in ({"memory_limit": "1GiB"}, {"memory_limit": 0}, {"when_full": "x"}):
         with pytest.raises(cairnkv.OptionError):
             cairnkv.open(**wrong)  # type: ignore[call-overload]
@@ -536,7 +536,7 @@ def test_an_embedded_store_has_the_servers_limits() -> None:
 
 
 @pytest.mark.parametrize("first", ["get", "set", "pipeline of get", "local get"])
-def test_client_copes_with_a_server_of_four_byte_numbers(first: str) -> None:
+def test_client_works_with_a_server_of_four_byte_numbers(first: str) -> None:
     """Such a server misreads a GET as the first frame, and no other command."""
     with running_server(command_width="4") as server, cairnkv.connect(server.url) as kv:
         match first:

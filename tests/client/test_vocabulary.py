@@ -24,7 +24,7 @@ def parameters(signature: inspect.Signature) -> list[tuple[str, object, object]]
     return [(name, parameter.kind, parameter.default) for name, parameter in signature.parameters.items()]
 
 
-def test_what_there_is() -> None:
+def test_methods_are_those_of_the_list() -> None:
     one_key = {"set", "get", "swap", "clear", "clear_if_equals", "exists", "incr", "ttl", "expire", "persist"}
     several = {"get_many", "set_many", "clear_many"}
     whole_store = {"scan", "count", "clear_all", "clear_prefix", "ping", "info", "close"}
@@ -41,7 +41,7 @@ def test_embedded_and_sync_client_have_the_same_methods() -> None:
     assert set(methods(aio.Embedded)) == set(methods(aio.Client)) == set(sync)
 
 
-def test_async_has_the_same_methods() -> None:
+def test_asyncio_client_has_the_same_methods() -> None:
     sync, asynchronous = methods(cairnkv.KeyValue), methods(aio.AsyncKeyValue)
     assert set(sync) == set(asynchronous)
     for name in sync:
@@ -57,13 +57,13 @@ def test_pipelines_have_the_same_methods() -> None:
             assert parameters(sync[name]) == parameters(pipeline[name]), name
 
 
-def test_every_method_says_what_it_does() -> None:
+def test_every_method_has_a_docstring() -> None:
     for kind in (cairnkv.KeyValue, aio.AsyncKeyValue):
         for name in methods(kind):
             assert (getattr(kind, name).__doc__ or "").strip(), f"{kind.__name__}.{name}"
 
 
-def test_a_client_imports_nothing_of_stores_in_this_process_and_little_else() -> None:
+def test_client_does_not_import_embedded_stores() -> None:
     """`connect` is what most programs import, and many of them are short."""
     code = "import sys, cairnkv; cairnkv.connect; print([m for m in sys.modules if m.startswith(%r)])"
     others = ("cairnkv.store", "cairnkv.engine", "cairnkv.storage", "json", "random", "importlib.metadata", "logging")
@@ -73,7 +73,7 @@ def test_a_client_imports_nothing_of_stores_in_this_process_and_little_else() ->
     assert ran.stdout == "[]\n"
 
 
-def test_importing_the_package_imports_no_event_loop_and_nothing_for_terminals() -> None:
+def test_package_imports_no_event_loop_and_no_terminal_modules() -> None:
     code = "import sys, cairnkv; cairnkv.connect; cairnkv.open; print([m for m in sys.modules if m in %r])"
     heavy = {"asyncio", "uvloop", "rich", "prompt_toolkit", "pytest", "argparse", "tomllib", "msgpack", "ssl"}
     ran = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True, timeout=60)

@@ -115,13 +115,13 @@ WAITING = {
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-def test_server_that_answers_otherwise_is_named_with_its_address(ask: Ask, kind: str) -> None:
+def test_server_with_other_answers_is_named_with_its_address(ask: Ask, kind: str) -> None:
     with stranger(answer=ANSWERS[kind]) as port, refused(ask, port, kind):
         ask(f"cairn://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("kind", BANNERS)
-def test_server_that_begins_the_conversation_is_named(ask: Ask, kind: str) -> None:
+def test_server_that_sends_first_is_named(ask: Ask, kind: str) -> None:
     with stranger(banner=BANNERS[kind]) as port, refused(ask, port, kind):
         ask(f"cairn://127.0.0.1:{port}")
 
@@ -157,7 +157,7 @@ def tls_server() -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def test_tls_server_that_closes_without_a_word_is_named(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_server_that_closes_silently_is_named(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stranger_module, "PROBE_SHARE", 0.5)
     monkeypatch.setattr(stranger_module, "PROBE_SECONDS", 10.0)
     monkeypatch.setattr(sync_module, "PROBE_SECONDS", 10.0)
@@ -196,7 +196,7 @@ def test_command_line_names_the_wrong_server(url: str) -> None:
 
 
 @pytest.mark.usefixtures("early_probe")
-def test_slow_server_of_ours_is_probed_and_waited_for() -> None:
+def test_slow_cairnkv_server_is_probed_and_awaited() -> None:
     """cairnkv answers the probe as a Redis protocol server, but identifies itself."""
     probed = threading.Event()
 
@@ -227,12 +227,12 @@ def test_slow_server_of_ours_is_probed_and_waited_for() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 20, b"what?", b"\0\x7f", b""])
-def test_garbage_is_no_known_protocol(data: bytes) -> None:
+def test_random_bytes_are_no_known_protocol(data: bytes) -> None:
     assert wrong_server(data, "db1") is None
 
 
 @pytest.mark.parametrize("header", [0x00, 0x01, 0x02, 0x04, 0x08])
 @pytest.mark.parametrize("status", [0x00, 0x01, 0x30, 0x31])
-def test_no_reply_of_ours_is_taken_for_another_servers(header: int, status: int) -> None:
+def test_own_replies_are_not_mistaken_for_another_server(header: int, status: int) -> None:
     for length in (*range(70_000), 2**24, 2**24 + 4 * 2**16, 2**26):
         assert wrong_server(bytes((header, status)) + length.to_bytes(4, "big") + b"payload", "db1") is None

@@ -1,5 +1,4 @@
-"""What one client may have pending is bounded: commands in a turn, replies that wait for the log, bytes of
-replies it does not take. Each at N and N + 1; and at no bound does a reply get lost or stuck."""
+"""Bounds of one session: commands of a turn, pending replies, unsent bytes and buffered input."""
 
 import pytest
 
@@ -16,7 +15,7 @@ RESPONSE_HEAD = 6
 
 
 class TestTurns:
-    def test_a_turn_ends_after_its_number_of_commands(self) -> None:
+    def test_end_after_a_number_of_commands(self) -> None:
         talk = Talk()
         talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 1)])
         assert len(talk.take()) == COMMANDS_PER_TURN
@@ -25,7 +24,7 @@ class TestTurns:
         assert [response.payload for response in talk.take()] == [b"%d" % COMMANDS_PER_TURN]
         assert not talk.session.runnable
 
-    def test_what_is_malformed_counts_too(self) -> None:
+    def test_count_malformed_commands_too(self) -> None:
         talk = Talk()
         talk.send(*[Ping(b"first")], *[Get(b"")] * (2 * COMMANDS_PER_TURN))
         assert len(talk.take()) == COMMANDS_PER_TURN
@@ -35,8 +34,8 @@ class TestTurns:
         [Append(b"k", b"x"), SetRange(b"k", 0, b"x"), SetBit(b"k", 9, 1), Copy(b"k", b"l", replace=True), Get(b"k")],
         ids=lambda command: type(command).__name__,
     )
-    def test_bytes_that_commands_copy_count_in_a_turn(self, command: Command) -> None:
-        """As on the Redis protocol: a few bytes could keep all others waiting otherwise."""
+    def test_count_copied_bytes(self, command: Command) -> None:
+        """As on the Redis protocol: a few bytes could block all other clients otherwise."""
         talk = Talk()
         talk.send(SetRange(b"k", 10 * BYTES_PER_COST, b"x"))
         talk.hear()
@@ -45,19 +44,19 @@ class TestTurns:
         assert said <= -(-COMMANDS_PER_TURN // 10)
         assert len(talk.hear()) == 100 - said
 
-    def test_keys_of_a_command_count_in_a_turn(self) -> None:
+    def test_count_keys(self) -> None:
         talk = Talk()
         keys = WORDS_PER_COST * COMMANDS_PER_TURN // 2
         talk.send(Ping(b"first"), *[GetMany((b"none",) * keys)] * 10)
         assert len(talk.take()) == 3
 
-    def test_bytes_that_come_between_turns_wait_behind_those_that_came(self) -> None:
+    def test_keep_bytes_that_arrive_between_them_in_order(self) -> None:
         talk = Talk()
         talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 5)])
         talk.session.receive(b"\0\0\3\0\0\0\4last")
         assert talk.payloads() == [b"%d" % number for number in range(COMMANDS_PER_TURN + 5)] + [b"last"]
 
-    def test_pieces_that_come_between_turns_count_as_buffered_and_are_answered(self) -> None:
+    def test_count_pieces_that_arrive_between_them_as_buffered(self) -> None:
         commands = [Ping(b"%d" % number) for number in range(3 * COMMANDS_PER_TURN)]
         sent = b"".join(map(write_command, commands))
         talk = Talk()
@@ -74,7 +73,7 @@ class TestTurns:
 
 
 class TestReplies:
-    def test_a_session_executes_until_its_unsent_replies_reach_the_bound(self) -> None:
+    def test_unsent_replies_are_bounded(self) -> None:
         value = b"v" * (UNSENT_PAUSE // 4 - RESPONSE_HEAD)
         talk = Talk()
         talk.send(Set(b"k", value))
@@ -95,7 +94,7 @@ class TestReplies:
             talk.send(Ping(b"p" * length))
             assert talk.session.blocked == blocked
 
-    def test_a_client_that_never_takes_anything_gets_nothing_executed(self) -> None:
+    def test_session_executes_nothing_while_replies_are_not_taken(self) -> None:
         talk = Talk()
         talk.session.paused = True
         talk.send(Set(b"k", b"v"), Ping(b""))
@@ -119,7 +118,7 @@ class TestReplies:
 
 
 class TestPendingReplies:
-    def test_a_session_executes_until_so_many_replies_wait(self) -> None:
+    def test_number_is_bounded(self) -> None:
         talk = Talk(late=True)
         for number in range(0, PENDING_REPLIES_MAX - 1, 91):
             talk.send_all(*[Set(b"k", b"%d" % n) for n in range(number, number + 91)])
@@ -135,7 +134,7 @@ class TestPendingReplies:
         talk.storage.commit()
         assert talk.payloads() == [b"OK"] * PENDING_REPLIES_MAX + [b"PONG"]
 
-    def test_replies_that_wait_behind_another_count_as_well(self) -> None:
+    def test_count_also_behind_another(self) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"))
         talk.send_all(*[Ping(b"")] * (2 * PENDING_REPLIES_MAX))
@@ -144,8 +143,8 @@ class TestPendingReplies:
         assert talk.payloads() == [b"OK"] + [b"PONG"] * (2 * PENDING_REPLIES_MAX)
 
     @pytest.mark.parametrize("size", [UNSENT_PAUSE // 3, UNSENT_PAUSE, 2 * UNSENT_PAUSE])
-    def test_replies_that_are_released_at_once_leave_one_after_the_other(self, size: int) -> None:
-        """No more than the bound at a time, and each of them without another word of the client."""
+    def test_released_together_leave_in_bounded_steps(self, size: int) -> None:
+        """No more than the bound at a time, without further input."""
         talk = Talk(late=True)
         value = b"v" * size
         talk.send(Set(b"k", value), *[Get(b"k")] * 9)
@@ -158,7 +157,7 @@ class TestPendingReplies:
         assert rest[-1] == value
         assert not talk.session.waiting
 
-    def test_a_full_queue_whose_replies_are_all_ready_empties(self) -> None:
+    def test_full_queue_of_ready_replies_empties(self) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v" * 1_000))
         for _ in range(20):
@@ -167,7 +166,7 @@ class TestPendingReplies:
         talk.storage.commit()
         assert len(talk.hear()) == 6_001
 
-    def test_nothing_is_released_while_the_client_takes_nothing(self) -> None:
+    def test_are_kept_while_the_client_takes_nothing(self) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"))
         talk.session.paused = True
@@ -177,7 +176,7 @@ class TestPendingReplies:
         talk.session.paused = False
         assert talk.payloads() == [b"OK"]
 
-    def test_a_client_that_has_gone_leaves_nothing_waiting_in_the_store(self) -> None:
+    def test_of_a_closed_session_leave_the_store(self) -> None:
         """Nobody takes its replies; commits go on for the others."""
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"))
@@ -188,7 +187,7 @@ class TestPendingReplies:
         assert other.payloads() == [b"v"]
 
 
-def test_what_is_buffered_is_what_was_not_executed() -> None:
+def test_buffered_bytes_are_those_not_executed() -> None:
     talk = Talk()
     talk.send(Ping(b"") and b"\0\0\3\0\0\0\5part")
     assert talk.session.buffered == 11
@@ -202,7 +201,7 @@ def test_what_is_buffered_is_what_was_not_executed() -> None:
     assert talk.session.state is State.OPEN
 
 
-def test_bytes_of_replies_that_wait_for_the_log_are_bounded() -> None:
+def test_bytes_of_pending_replies_are_bounded() -> None:
     """Long values that are overwritten while they wait are kept by nothing but their replies."""
     storage = LateStorage()
     session = Session(LocalStore(storage=storage), wake=lambda: None)

@@ -60,13 +60,13 @@ def happen(talk: Talk, event: str) -> None:
             raise AssertionError(f"unknown event {event}")
 
 
-def test_there_are_conversations() -> None:
+def test_script_files_exist() -> None:
     assert len(FILES) >= 6
 
 
 @pytest.mark.parametrize("by_bytes", [False, True], ids=["whole", "by bytes"])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_conversation(file: Path, by_bytes: bool) -> None:
+def test_script_gives_the_recorded_replies(file: Path, by_bytes: bool) -> None:
     talk = set_up(file)
     session = talk.session
     came = b""  # and was not expected yet

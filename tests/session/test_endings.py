@@ -1,5 +1,4 @@
-"""How a conversation ends: by the client, by the server, by a failure. Whatever is due is said first, in order;
-behind the end nothing is executed and nothing is said."""
+"""The end of a session: by the client, by the server, by a failure. Pending replies leave first, in order."""
 
 import itertools
 
@@ -15,7 +14,7 @@ from tests.support.clock import HandClock
 BAD_FRAME = b"\0\0\x0f"
 
 
-class TestTheTable:
+class TestStateTable:
     def test_leads_from_every_state_to_done(self) -> None:
         for state in State:
             reached = {state}
@@ -33,11 +32,11 @@ class TestTheTable:
         order = [State.OPEN, State.HALF_CLOSED, State.DRAINING, State.FAILED, State.DONE]
         assert all(order.index(begin) < order.index(to) for (begin, _), to in TRANSITIONS.items())
 
-    def test_says_done_only_when_all_is_said(self) -> None:
+    def test_reaches_done_only_after_all_replies(self) -> None:
         assert {event for (_, event), to in TRANSITIONS.items() if to is State.DONE} == {Event.ALL_SAID}
 
     @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
-    def test_is_what_a_session_does(self, state: State, event: Event) -> None:
+    def test_equals_the_behaviour_of_a_session(self, state: State, event: Event) -> None:
         """A session brought to each state, with a reply that waits so that it stays there, takes each event."""
         talk = _in_state(state)
         session = talk.session
@@ -73,7 +72,7 @@ def _in_state(state: State) -> Talk:
 
 
 class TestEndOfInput:
-    def test_every_command_that_came_is_still_answered(self) -> None:
+    def test_every_received_command_is_answered(self) -> None:
         talk = Talk(late=True)
         talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 10)], Set(b"k", b"v"))
         talk.session.end_of_input()
@@ -83,7 +82,7 @@ class TestEndOfInput:
         assert talk.payloads() == [b"OK"]
         assert talk.session.state is State.DONE
 
-    def test_replies_that_the_client_is_slow_to_take_are_waited_for(self) -> None:
+    def test_untaken_replies_are_awaited(self) -> None:
         talk = Talk()
         talk.send(Set(b"k", b"v" * UNSENT_PAUSE))
         talk.take()
@@ -102,7 +101,7 @@ class TestEndOfInput:
         assert talk.session.state is State.DONE
         assert talk.store.database.count() == 0
 
-    def test_of_a_silent_client_is_the_end(self) -> None:
+    def test_of_an_idle_client_ends_the_session(self) -> None:
         talk = Talk()
         talk.session.end_of_input()
         assert talk.hear() == []
@@ -110,7 +109,7 @@ class TestEndOfInput:
 
 
 class TestDraining:
-    def test_what_was_read_is_answered_and_nothing_else(self) -> None:
+    def test_answers_received_commands_only(self) -> None:
         talk = Talk()
         talk.session.receive(b"\0\0\3\0\0\0\1a")
         talk.session.drain()
@@ -118,7 +117,7 @@ class TestDraining:
         assert talk.payloads() == [b"a"]
         assert talk.session.state is State.DONE
 
-    def test_replies_that_wait_are_waited_for(self) -> None:
+    def test_awaits_pending_replies(self) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"))
         talk.session.drain()
@@ -128,7 +127,7 @@ class TestDraining:
         assert talk.payloads() == [b"OK"]
         assert talk.session.state is State.DONE
 
-    def test_twice_is_once(self) -> None:
+    def test_twice_equals_once(self) -> None:
         talk = Talk()
         talk.session.drain()
         talk.session.drain()
@@ -138,7 +137,7 @@ class TestDraining:
 
 
 class TestFailures:
-    def test_that_close_are_the_last_that_is_said_and_done(self) -> None:
+    def test_that_close_are_the_last_reply(self) -> None:
         talk = Talk()
         talk.send(Ping(b"1"), BAD_FRAME, Set(b"k", b"v"))
         talk.send(Set(b"k", b"v"))
@@ -150,7 +149,7 @@ class TestFailures:
         assert talk.store.database.count() == 0
         assert talk.session.buffered == 0
 
-    def test_that_close_wait_for_the_replies_before_them(self) -> None:
+    def test_that_close_wait_for_earlier_replies(self) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"), BAD_FRAME)
         assert talk.hear() == []
@@ -171,7 +170,7 @@ class TestFailures:
         assert talk.session.state is State.OPEN
 
     @pytest.mark.parametrize("begun", [b"", b"\0\0\1\0\0"])
-    def test_of_the_connection_are_said_behind_what_is_due(self, begun: bytes) -> None:
+    def test_of_the_connection_follow_pending_replies(self, begun: bytes) -> None:
         talk = Talk(late=True)
         talk.send(Set(b"k", b"v"), begun)
         talk.session.fail(Failure(failures.TIMEOUT, "too slow"))
@@ -181,7 +180,7 @@ class TestFailures:
         assert talk.session.state is State.DONE
         assert talk.session.buffered == 0
 
-    def test_of_the_connection_are_said_once(self) -> None:
+    def test_of_the_connection_are_sent_once(self) -> None:
         talk = Talk()
         for _ in range(3):
             talk.session.fail(Failure(failures.BUSY, "no room"))
@@ -195,7 +194,7 @@ class TestFailures:
         talk.session.fail(Failure(failures.BUSY, "no room"))
         assert talk.payloads() == [b"BUSY no room"]
 
-    def test_of_ours_end_the_conversation_and_no_other(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_of_the_server_end_their_session_only(self, caplog: pytest.LogCaptureFixture) -> None:
         class Broken(LocalStore):
             def execute(self, command: Command) -> Reply | PendingReply:
                 if isinstance(command, Count):
@@ -216,7 +215,7 @@ class TestFailures:
         assert other.payloads() == [b"3"]
 
 
-def test_what_comes_after_done_is_of_no_effect() -> None:
+def test_events_after_done_have_no_effect() -> None:
     talk = _in_state(State.DONE)
     talk.take()
     session: Session = talk.session

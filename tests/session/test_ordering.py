@@ -1,4 +1,4 @@
-"""Promise 3: replies leave in the order of their commands, whatever was pipelined and whatever each waits for."""
+"""Promise 3: replies leave in the order of their commands, also while some wait for commits."""
 
 import itertools
 
@@ -16,13 +16,13 @@ from tests.support.late_storage import LateStorage
 from tests.support.strategies import cuttings
 
 
-def test_pipelined_commands_are_answered_in_their_order() -> None:
+def test_pipelined_commands_are_answered_in_order() -> None:
     talk = Talk()
     talk.send(Ping(b"1"), Set(b"k", b"v"), Get(b"k"), Get(b"none"), Ping(b"2"))
     assert talk.payloads() == [b"1", b"OK", b"v", b"Key not found", b"2"]
 
 
-def test_a_reply_that_need_not_wait_waits_behind_one_that_does() -> None:
+def test_ready_reply_waits_behind_a_pending_one() -> None:
     talk = Talk(late=True)
     talk.send(Ping(b"1"), Set(b"k", b"v"), Ping(b"2"), Get(b"other"), Ping(b"3"))
     assert talk.payloads() == [b"1"]
@@ -32,7 +32,7 @@ def test_a_reply_that_need_not_wait_waits_behind_one_that_does() -> None:
     assert not talk.session.waiting
 
 
-def test_a_command_behind_one_that_waits_is_executed_meanwhile() -> None:
+def test_command_behind_a_pending_reply_is_executed() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"k", b"1"), Incr(b"k", 1), Incr(b"k", 1))
     assert len(talk.storage.pending) == 3
@@ -42,7 +42,7 @@ def test_a_command_behind_one_that_waits_is_executed_meanwhile() -> None:
     assert talk.payloads() == [b"2", b"3"]
 
 
-def test_a_session_waits_for_its_own_first_reply_though_later_ones_are_ready() -> None:
+def test_ready_replies_wait_for_the_first_reply_of_their_session() -> None:
     """Another session's commits free its later reply first."""
     storage = LateStorage()
     store = LocalStore(storage=storage, clock=HandClock())
@@ -56,7 +56,7 @@ def test_a_session_waits_for_its_own_first_reply_though_later_ones_are_ready() -
     assert (one.payloads(), other.payloads()) == ([b"OK"], [b"2"])
 
 
-def test_failed_commits_are_answered_in_order_too() -> None:
+def test_failures_of_commits_keep_their_order() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"a", b"1"), Ping(b"between"), Get(b"a"))
     talk.storage.fail("the disk is gone")
@@ -72,14 +72,14 @@ def test_failed_commits_are_answered_in_order_too() -> None:
     assert talk.payloads() == [b"Key not found"]
 
 
-def test_an_unknown_outcome_is_said_as_such_of_writes_only() -> None:
+def test_only_writes_fail_as_unknown() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"a", b"1"), Get(b"a"))
     talk.storage.fail("the disk is gone", unknown=True)
     assert [(response.payload[:7], response.header) for response in talk.hear()] == [(b"UNKNOWN", 4), (b"UNDONE ", 2)]
 
 
-def test_a_write_to_which_memory_is_enough_waits_for_its_turn_only() -> None:
+def test_write_with_durability_memory_waits_for_earlier_replies_only() -> None:
     storage = LateStorage()
     store = LocalStore(storage=storage, clock=HandClock())
     one, other = Talk(store=store), Talk(store=store)
@@ -96,7 +96,7 @@ def test_a_write_to_which_memory_is_enough_waits_for_its_turn_only() -> None:
     assert one.payloads() == [b"2"], "that of the first, which was committed"
 
 
-def test_a_read_waits_though_its_client_finds_memory_safe_enough() -> None:
+def test_read_waits_for_commits_also_with_durability_memory() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"k", b"1"), write_command(Get(b"k"), flags=CommandFlag.MEMORY_IS_ENOUGH))
     assert talk.hear() == []
@@ -104,7 +104,7 @@ def test_a_read_waits_though_its_client_finds_memory_safe_enough() -> None:
     assert [(response.payload, response.header) for response in talk.hear()] == [(b"OK", 0), (b"1", 0)]
 
 
-def test_who_waits_is_woken() -> None:
+def test_session_is_woken_when_a_reply_is_ready() -> None:
     talk = Talk(late=True)
     talk.send(Set(b"k", b"v"))
     assert talk.woken == 0
@@ -132,13 +132,10 @@ SAID = st.one_of(
     enough=st.lists(st.booleans(), max_size=15),
     data=st.data(),
 )
-def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
+def test_clients_get_one_reply_to_each_command_in_order(
     said: list[tuple[int, Command]], outcomes: list[str], enough: list[bool], data: st.DataObject
 ) -> None:
-    """Three clients, one log. Behind each command goes a PING that tells one reply from another.
-
-    enough: for which commands memory is safe enough.
-    """
+    """Three clients, one storage. A PING after each command tells the replies apart."""
     storage = LateStorage()
     store = LocalStore(storage=storage, clock=HandClock())
     talks = [Talk(store=store) for _ in range(3)]

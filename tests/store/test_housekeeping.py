@@ -27,7 +27,7 @@ def info(store: LocalStore, name: str) -> int:
     return value
 
 
-def test_a_slice_removes_a_bounded_number_of_expired_keys() -> None:
+def test_slice_removes_a_bounded_number_of_expired_keys() -> None:
     store, clock = store_with(5 * EXPIRED_PER_SLICE, ttl=1_000)
     clock.advance(10_000)
     assert store.execute(Count()) == 0, "they are invisible before they are removed"
@@ -40,8 +40,8 @@ def test_a_slice_removes_a_bounded_number_of_expired_keys() -> None:
     store.database.check()
 
 
-def test_it_says_that_there_is_more_to_do_as_long_as_there_is() -> None:
-    """However the deadlines are spread: here one key a second."""
+def test_slice_reports_remaining_work() -> None:
+    """For any distribution of expiry times: here one key a second."""
     store, clock = store_with(100, ttl=1_000, every=1_000)
     clock.advance(1_000_000)
     rounds = 0
@@ -52,7 +52,7 @@ def test_it_says_that_there_is_more_to_do_as_long_as_there_is() -> None:
     assert info(store, "expired_keys") == 100
 
 
-def test_it_removes_nothing_that_is_visible() -> None:
+def test_housekeeping_removes_no_visible_key() -> None:
     store, clock = store_with(50, ttl=1_000, every=100)
     store.execute(Set(b"stays", b"v"))
     for _ in range(80):
@@ -64,7 +64,7 @@ def test_it_removes_nothing_that_is_visible() -> None:
     assert store.execute(Get(b"stays")) == b"v"
 
 
-def test_it_is_not_logged() -> None:
+def test_housekeeping_is_not_recorded() -> None:
     storage, clock = LateStorage(), HandClock()
     store = LocalStore(storage=storage, clock=clock)
     store.execute(SetWith(b"k", b"v", ttl=10))
@@ -75,7 +75,7 @@ def test_it_is_not_logged() -> None:
     assert storage.pending == []
 
 
-def test_a_slice_frees_a_bounded_part_of_what_was_cleared() -> None:
+def test_slice_frees_a_bounded_part_of_a_cleared_table() -> None:
     store = LocalStore(clock=HandClock())
     for begin in range(0, 60_000, 10_000):
         store.execute(SetMany(0, tuple((b"%d" % n, b"") for n in range(begin, begin + 10_000))))
@@ -88,7 +88,7 @@ def test_a_slice_frees_a_bounded_part_of_what_was_cleared() -> None:
     assert max(before - after for before, after in itertools.pairwise(garbage)) < garbage[0] / 2
 
 
-def test_a_slice_is_bounded_though_all_that_was_cleared_expires_at_once() -> None:
+def test_slice_is_bounded_if_a_cleared_table_expires_at_once() -> None:
     store = LocalStore(clock=HandClock())
     for begin in range(0, 60_000, 10_000):
         store.execute(SetMany(100_000, tuple((b"%d" % n, b"") for n in range(begin, begin + 10_000))))
@@ -101,7 +101,7 @@ def test_a_slice_is_bounded_though_all_that_was_cleared_expires_at_once() -> Non
 
 
 @pytest.mark.parametrize("back", [1, 1_000, 999_999])
-def test_a_clock_that_goes_back_brings_nothing_back(back: int) -> None:
+def test_clock_that_goes_back_restores_no_expired_key(back: int) -> None:
     store, clock = store_with(1, ttl=1_000)
     clock.advance(1_000)
     assert store.execute(Get(b"key:0")) is MISSING
@@ -116,7 +116,7 @@ def test_a_clock_that_goes_back_brings_nothing_back(back: int) -> None:
     assert store.execute(Get(b"new")) is MISSING
 
 
-def test_a_clock_that_went_back_does_not_reach_the_log() -> None:
+def test_clock_that_goes_back_does_not_change_log_time() -> None:
     storage, clock = LateStorage(), HandClock()
     store = LocalStore(storage=storage, clock=clock)
     for step in (0, 10, -500, 20, 1_000):
@@ -126,7 +126,7 @@ def test_a_clock_that_went_back_does_not_reach_the_log() -> None:
     assert times == sorted(times)
 
 
-def test_log_time_goes_on_though_nobody_says_anything() -> None:
+def test_log_time_advances_on_an_idle_store() -> None:
     store, clock = store_with(1, ttl=1_000)
     clock.advance(5_000)
     store.housekeep()

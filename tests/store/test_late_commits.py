@@ -119,13 +119,13 @@ WRITES: list[tuple[Command, Reply]] = [
 """Each writing command, on a key that is there with a value of 5 and a deadline, and what it answers."""
 
 
-def test_every_command_that_writes_is_among_them() -> None:
+def test_every_writing_command_is_tested() -> None:
     assert {type(command) for command, _ in WRITES} == {command for command in COMMANDS if command.spec.writes}
 
 
 @pytest.mark.parametrize(("command", "reply"), WRITES, ids=lambda it: getattr(it, "spec", it) and None)
 class TestEveryWrite:
-    def test_is_answered_when_it_is_committed_and_not_before(
+    def test_is_answered_after_its_commit_and_not_before(
         self, store: LateStore, command: Command, reply: Reply
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
@@ -151,7 +151,7 @@ class TestEveryWrite:
         assert store.at_once(Count()) == 1
         assert store.database.used_bytes == used_bytes
 
-    def test_is_not_carried_out_when_the_log_refuses_it(self, store: LateStore, command: Command, reply: Reply) -> None:
+    def test_is_not_executed_if_storage_refuses_it(self, store: LateStore, command: Command, reply: Reply) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
         store.storage.refusal = "90 % full"
         assert store.at_once(command) == Failure(failures.UNDONE, "90 % full")
@@ -161,7 +161,7 @@ class TestEveryWrite:
         store.storage.refusal = None
         assert store.held(Set(b"k", b"later")).reply is None
 
-    def test_wakes_who_waits_once_when_its_reply_is_there(
+    def test_wakes_its_waiter_once_when_its_reply_is_ready(
         self, store: LateStore, command: Command, reply: Reply
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
@@ -172,7 +172,7 @@ class TestEveryWrite:
         store.safely(Set(b"other", b"v"))
         assert seen == [reply]
 
-    def test_is_answered_at_once_where_memory_is_enough_and_nobody_else_sees_it_before(
+    def test_with_durability_memory_is_answered_at_once_and_stays_hidden(
         self, store: LateStore, command: Command, reply: Reply
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
@@ -185,7 +185,7 @@ class TestEveryWrite:
         assert count.reply is not None
         assert write.from_memory() == reply, "now it is as safe as any"
 
-    def test_is_undone_with_its_commit_though_it_was_answered_from_memory(
+    def test_with_durability_memory_is_undone_if_its_commit_fails(
         self, store: LateStore, command: Command, reply: Reply
     ) -> None:
         store.safely(SetWith(b"k", b"5", ttl=5_000))
@@ -200,8 +200,8 @@ class TestEveryWrite:
         assert write.from_memory() == Failure(failures.UNDONE, "the disk is gone")
 
 
-def test_a_failure_from_memory_is_a_failure_like_any_other(store: LateStore) -> None:
-    """It changed nothing, so there is nothing to make safe."""
+def test_failed_write_with_durability_memory_is_answered_at_once(store: LateStore) -> None:
+    """It changed nothing, so nothing needs a commit."""
     store.held(Set(b"k", b"no number"))
     reply = store.held(Incr(b"k", 1)).from_memory()
     assert isinstance(reply, Failure)
@@ -273,7 +273,7 @@ class TestReads:
         assert held.reply == reply
 
     @pytest.mark.parametrize("way", WAYS_TO_SET)
-    def test_wait_however_it_was_set(self, store: LateStore, way: Command) -> None:
+    def test_wait_for_a_value_set_by_any_command(self, store: LateStore, way: Command) -> None:
         store.held(way)
         held = store.held(Get(b"k"))
         store.storage.commit()
@@ -292,10 +292,10 @@ class TestReads:
 
     @pytest.mark.parametrize(("read", "reply"), READS)
     @pytest.mark.parametrize("unknown", [False, True])
-    def test_fail_as_undone_with_what_they_would_have_shown(
+    def test_fail_as_undone_with_the_write_that_they_showed(
         self, store: LateStore, read: Command, reply: Reply, unknown: bool
     ) -> None:
-        """A read has no outcome to be unknown: whether it shows in the end or not, nothing was done."""
+        """A read has no unknown outcome: it changed nothing."""
         store.held(Set(b"k", b"5"))
         held = store.held(read)
         store.storage.fail("the disk is gone", unknown=unknown)
@@ -333,7 +333,7 @@ class TestReads:
         store.storage.commit(1)
         assert (late.reply, later.reply) == (b"2", b"2")
 
-    def test_of_the_whole_table_wait_for_the_newest_of_all(self, store: LateStore) -> None:
+    def test_of_the_whole_database_wait_for_the_newest_commit(self, store: LateStore) -> None:
         store.held(Set(b"a", b"1"))
         store.held(Set(b"b", b"2"))
         held = [store.held(Count()), store.held(Scan(0, 10, b"a")), store.held(ClearPrefix(b"nothing", 0))]
@@ -351,7 +351,7 @@ class TestReads:
         assert held.reply is not None
         store.at_once(read)
 
-    def test_of_a_key_set_after_clear_all_wait_for_that(self, store: LateStore) -> None:
+    def test_of_a_key_set_after_clear_all_wait_for_its_set(self, store: LateStore) -> None:
         store.held(ClearAll())
         store.held(Set(b"k", b"v"))
         key, other = store.held(Get(b"k")), store.held(Get(b"other"))
@@ -365,7 +365,7 @@ class TestReads:
         assert store.at_once(Get(b"k")) == b"w"
         assert store.at_once(Count()) == 1
 
-    def test_of_a_key_whose_time_is_over_wait_for_the_time_to_live_they_show(self, store: LateStore) -> None:
+    def test_of_an_expired_key_wait_for_its_pending_ttl(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"v"))
         store.held(Expire(b"k", 10))
         store.clock.advance(10)
@@ -375,14 +375,14 @@ class TestReads:
         assert store.at_once(Get(b"k")) == b"v"
 
 
-class TestWhatTouchesNothing:
+class TestCommandsWithoutKeys:
     def test_never_waits(self, store: LateStore) -> None:
         store.held(Set(b"k", b"v"))
         store.held(ClearAll())
         assert store.at_once(Ping(b"")) == b"PONG"
         assert isinstance(store.at_once(Info()), Items)
 
-    def test_is_answered_while_the_log_refuses(self, store: LateStore) -> None:
+    def test_is_answered_while_storage_refuses(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"v"))
         store.storage.refusal = "90 % full"
         assert store.at_once(Ping(b"hi")) == b"hi"
@@ -391,9 +391,9 @@ class TestWhatTouchesNothing:
 
 
 class TestFailures:
-    """Failures of a command itself are replies like any other: they show what was there."""
+    """Failures of a command are replies like any other: they show existing values."""
 
-    def test_of_a_command_wait_for_what_they_show(self, store: LateStore) -> None:
+    def test_of_a_command_wait_for_the_commits_that_they_show(self, store: LateStore) -> None:
         store.held(Set(b"k", b"no number"))
         held = store.held(Incr(b"k", 1))
         assert len(store.storage.pending) == 1
@@ -401,7 +401,7 @@ class TestFailures:
         assert isinstance(held.reply, Failure)
         assert held.reply.code is failures.NOTINT
 
-    def test_take_back_everything_newest_first(self, store: LateStore) -> None:
+    def test_undo_all_pending_writes_newest_first(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"0"), Set(b"other", b"0"))
         for n in range(1, 4):
             store.held(Set(b"k", b"%d" % n))
@@ -413,7 +413,7 @@ class TestFailures:
         assert store.at_once(GetMany((b"k", b"other", b"new"))) == Items((b"1", b"0", None))
         assert store.at_once(Count()) == 2
 
-    def test_leave_alone_what_was_committed(self, store: LateStore) -> None:
+    def test_keep_committed_writes(self, store: LateStore) -> None:
         first, second = store.held(Set(b"a", b"1")), store.held(Set(b"b", b"2"))
         store.storage.commit(1)
         store.storage.fail()
@@ -421,8 +421,8 @@ class TestFailures:
         assert second.reply == Failure(failures.UNDONE, "the disk is gone")
         assert store.at_once(GetMany((b"a", b"b"))) == Items((b"1", None))
 
-    def test_are_all_said_before_anybody_is_woken(self, store: LateStore) -> None:
-        """Who is woken may run another command at once, which must see nothing of what was undone."""
+    def test_are_all_set_before_any_waiter_is_woken(self, store: LateStore) -> None:
+        """A woken session may execute another command at once, which must not see an undone write."""
         store.safely(Set(b"k", b"safe"))
         held = [store.held(Set(b"k", b"1")), store.held(Get(b"k")), store.held(Set(b"m", b"2")), store.held(Count())]
         seen: list[tuple[bool, Reply | PendingReply]] = []
@@ -431,7 +431,7 @@ class TestFailures:
         store.storage.fail()
         assert seen == [(True, b"safe")] * 4
 
-    def test_do_not_stop_what_comes_after(self, store: LateStore) -> None:
+    def test_do_not_stop_later_writes(self, store: LateStore) -> None:
         store.held(Set(b"k", b"1"))
         store.storage.fail()
         held = store.held(Set(b"k", b"2"))
@@ -440,12 +440,12 @@ class TestFailures:
         assert (held.reply, read.reply) == (OK, b"2")
         assert store.at_once(Get(b"k")) == b"2"
 
-    def test_of_nothing_pending_are_of_no_effect(self, store: LateStore) -> None:
+    def test_without_pending_writes_have_no_effect(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"1"))
         store.storage.fail()
         assert store.at_once(Get(b"k")) == b"1"
 
-    def test_undo_what_expired_meanwhile_without_bringing_it_back(self, store: LateStore) -> None:
+    def test_undo_of_an_expired_key_does_not_restore_it(self, store: LateStore) -> None:
         store.safely(SetWith(b"k", b"v", ttl=100), Set(b"stays", b"v"))
         store.held(Persist(b"k"))
         store.clock.advance(5_000)
@@ -455,7 +455,7 @@ class TestFailures:
         assert store.at_once(Get(b"k")) is MISSING
         assert store.at_once(Count()) == 1
 
-    def test_undo_what_housekeeping_removed_in_between(self, store: LateStore) -> None:
+    def test_undo_keys_that_housekeeping_removed(self, store: LateStore) -> None:
         store.safely(Set(b"k", b"stays"))
         store.held(SetWith(b"k", b"short", ttl=100))
         store.clock.advance(5_000)
@@ -466,8 +466,8 @@ class TestFailures:
         assert store.at_once(Count()) == 1
 
 
-def test_a_log_that_breaks_leaves_nothing_of_the_command_behind(store: LateStore) -> None:
-    """Not by the contract, but a fault of ours must not show a write that no log has."""
+def test_storage_that_raises_leaves_nothing_of_the_command(store: LateStore) -> None:
+    """Outside the contract, but a fault of ours must not show a write without a record."""
 
     def broken(*_: object) -> int:
         raise RuntimeError("a fault of ours")
@@ -490,14 +490,14 @@ def test_batches_release_their_replies_in_order(store: LateStore) -> None:
     assert order == [0, 1, 2, 3, 4, 5]
 
 
-def test_closing_lets_the_log_finish(store: LateStore) -> None:
+def test_close_lets_storage_finish(store: LateStore) -> None:
     held = store.held(Set(b"k", b"v"))
     store.close()
     assert held.reply is OK
     assert store.storage.closed
 
 
-def test_what_a_committed_clear_all_left_is_freed_and_what_an_undone_one_left_too(store: LateStore) -> None:
+def test_tables_of_committed_and_undone_clear_alls_are_freed(store: LateStore) -> None:
     for outcome in (store.storage.commit, store.storage.fail):
         store.safely(SetMany(0, tuple((b"%d" % n, b"v") for n in range(500))))
         store.held(ClearAll())
@@ -509,7 +509,7 @@ def test_what_a_committed_clear_all_left_is_freed_and_what_an_undone_one_left_to
     assert store.at_once(Count()) == 501
 
 
-def test_what_a_committed_clear_all_left_is_freed_in_slices(store: LateStore) -> None:
+def test_table_of_a_committed_clear_all_is_freed_in_slices(store: LateStore) -> None:
     store.safely(SetMany(0, tuple((b"%d" % n, b"v") for n in range(500))))
     used_bytes = store.database.used_bytes
     store.held(ClearAll())
@@ -518,7 +518,7 @@ def test_what_a_committed_clear_all_left_is_freed_in_slices(store: LateStore) ->
     assert store.database.garbage_bytes == used_bytes
 
 
-def test_a_log_that_commits_at_once_holds_nothing() -> None:
+def test_storage_that_commits_at_once_leaves_no_pending_reply() -> None:
     store = LocalStore(clock=HandClock())
     for command, _ in WRITES + READS:
         assert not isinstance(store.execute(command), PendingReply)

@@ -1,9 +1,4 @@
-"""Any interleaving of commands, partial commits, refusals and failures, against two plain models: one of what
-is committed, one of what is not.
-
-Each reply is right at the moment its command runs; it leaves when, and only when, what it shows is safe; and
-after a failure there is nothing left of what was undone.
-"""
+"""Any interleaving of commands, partial commits, refusals and failures, compared with two plain models."""
 
 import dataclasses
 
@@ -62,12 +57,7 @@ ONLY_SLICE = Items((b"0",))
 
 @dataclasses.dataclass
 class Waiting:
-    """A reply that is held, and what may become of it.
-
-    must: it shows what this sequence changed, so it may not leave before that is committed.
-    may: it concerns what this sequence names, so it may wait for that; at its commit it leaves at the latest.
-    Nearly always the two are the same. They differ where a write named a key and left it as it was.
-    """
+    """A pending reply, and its possible results."""
 
     command: Command
     held: PendingReply
@@ -90,7 +80,7 @@ class Pending:
 
 
 class LateStoreMachine(RuleBasedStateMachine):
-    """A store whose log commits when the machine says."""
+    """A store with a storage that commits when the machine says."""
 
     def __init__(self) -> None:
         super().__init__()

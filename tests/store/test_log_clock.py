@@ -86,7 +86,7 @@ GIVE_A_TTL: dict[str, Callable[[Place, int], object]] = {
 
 @pytest.mark.parametrize("how", GIVE_A_TTL)
 @pytest.mark.parametrize("ttl", [1_000, HOUR, 5 * HOUR])
-def test_a_key_lives_as_long_as_it_was_given(place: Place, how: str, ttl: int) -> None:
+def test_key_lives_for_its_ttl(place: Place, how: str, ttl: int) -> None:
     place.was_wrong()
     GIVE_A_TTL[how](place, ttl)
     assert place(Ttl(b"k")) == ttl
@@ -114,7 +114,7 @@ def test_restart_keeps_log_time_ahead_of_the_clock(tmp_path: Path) -> None:
     place.store.close()
 
 
-def test_what_has_expired_by_the_wrong_clock_does_not_come_back(place: Place) -> None:
+def test_key_expired_by_the_wrong_clock_does_not_return(place: Place) -> None:
     place(SetWith(b"k", b"v", ttl=HOUR // 2))
     place.was_wrong()
     for step in (0, 1_000, HOUR, 2 * HOUR):
@@ -136,8 +136,8 @@ def test_log_time_meets_the_clock_after_twice_as_long_as_it_was_ahead(place: Pla
 
 
 @given(st.lists(st.integers(-10_000, 10_000) | st.just(0), max_size=30), st.integers(5, 20_000))
-def test_log_time_never_goes_back_nor_stops(steps: list[int], ttl: int) -> None:
-    """After any steps of the clock, a key is set, and the clock is correct from then on."""
+def test_log_time_never_goes_back_or_stops(steps: list[int], ttl: int) -> None:
+    """After any steps of the clock a key is set, and the clock is correct from then on."""
     clock = HandClock(BEGIN)
     store = LocalStore(clock=clock)
     times = [store.database.now]
@@ -153,7 +153,7 @@ def test_log_time_never_goes_back_nor_stops(steps: list[int], ttl: int) -> None:
     assert store.execute(Get(b"k")) is MISSING
 
 
-def test_a_server_expires_keys_that_the_native_path_has_set() -> None:
+def test_server_expires_keys_set_on_the_native_path() -> None:
     clock = ManualClock()
     with running_server(clock=clock) as running:
         assert running.address is not None
@@ -174,7 +174,7 @@ def test_a_server_expires_keys_that_the_native_path_has_set() -> None:
             say("GET lock", b"$-1")
 
 
-def test_an_embedded_store_expires_keys_that_direct_calls_read() -> None:
+def test_embedded_store_expires_keys_read_by_direct_calls() -> None:
     clock = HandClock(BEGIN)
     with cairnkv.open(clock=clock) as kv:
         kv.set("a", "1", ttl=60)
@@ -202,7 +202,7 @@ class TestInACluster:
         cluster.settle()
         return getattr(held, "reply", held)
 
-    def test_all_nodes_agree_and_keys_live_as_long_as_they_were_given(self, cluster: Cluster) -> None:
+    def test_nodes_agree_and_keys_live_for_their_ttl(self, cluster: Cluster) -> None:
         clock = cluster.clock
         assert isinstance(clock, HandClock)
         self._said(cluster, 0, Set(b"seen", b"v"))
@@ -219,8 +219,8 @@ class TestInACluster:
         assert len({node.running.databases[0].now for node in cluster.nodes}) == 1
         assert len({node.running.digest for node in cluster.nodes}) == 1
 
-    def test_they_do_so_where_commands_come_all_the_time(self, cluster: Cluster) -> None:
-        """Entries follow each other closely: what elapses on their way counts too."""
+    def test_nodes_agree_under_continuous_load(self, cluster: Cluster) -> None:
+        """Entries follow each other closely, and the time in flight counts too."""
         clock = cluster.clock
         assert isinstance(clock, HandClock)
         self._said(cluster, 0, Set(b"seen", b"v"))
@@ -235,9 +235,9 @@ class TestInACluster:
         assert self._said(cluster, 0, Get(b"k")) is MISSING
 
 
-class TestTheSystemsClock:
+class TestSystemClock:
     @pytest.fixture
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> "TestTheSystemsClock.System":
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> "TestSystemClock.System":
         system = self.System()
         monkeypatch.setattr(clocks, "wall_clock", lambda: system.wall)
         monkeypatch.setattr(clocks.time, "monotonic_ns", lambda: system.elapsed * 1_000_000)
@@ -258,7 +258,7 @@ class TestTheSystemsClock:
             return self.log_clock()
 
     def test_a_forward_jump_of_hours_is_a_warning(
-        self, clock: "TestTheSystemsClock.System", caplog: pytest.LogCaptureFixture
+        self, clock: "TestSystemClock.System", caplog: pytest.LogCaptureFixture
     ) -> None:
         clock.log_clock()
         clock.go_on(10 * HOUR)
@@ -269,8 +269,8 @@ class TestTheSystemsClock:
         assert record.levelno == logging.WARNING
         assert "forward by 2 h 0 min 0 s" in record.message
 
-    def test_elapsed_time_is_not_that_of_the_clock(
-        self, clock: "TestTheSystemsClock.System", caplog: pytest.LogCaptureFixture
+    def test_elapsed_time_is_independent_of_the_clock(
+        self, clock: "TestSystemClock.System", caplog: pytest.LogCaptureFixture
     ) -> None:
         before = clock.log_clock()
         assert clock.go_on(2_000, jump=-HOUR) == before + 1_000, "half of what has elapsed, idle or not"
@@ -280,7 +280,7 @@ class TestTheSystemsClock:
         assert len(caplog.records) == 1
 
 
-def test_a_jump_expires_keys_in_bounded_slices() -> None:
+def test_clock_jump_expires_keys_in_bounded_slices() -> None:
     clock = HandClock(BEGIN)
     store = LocalStore(clock=clock)
     for first in range(0, 3_000, 1_000):

@@ -1,8 +1,4 @@
-"""Memory admission: what happens to writes at the memory limit, which reads and CLEAR never feel.
-
-Either they are refused, or the least recently used keys make room, as a CLEAR in the log. What entries take is
-an estimate; the tests measure it on a store without a limit rather than know it.
-"""
+"""The memory limit: refused or evicting writes; reads and CLEAR always work."""
 
 import pytest
 from hypothesis import given
@@ -88,7 +84,7 @@ class TestRefusing:
         ],
         ids=lambda write: write.spec.name,
     )
-    def test_a_write_that_just_fits_is_accepted_and_one_byte_less_room_refuses_it(self, write: Command) -> None:
+    def test_write_that_just_fits_is_accepted_and_one_byte_more_refused(self, write: Command) -> None:
         before = numbered(3)
         room = bytes_of(*before, write)
         slack = len(b"IFABSENT") if isinstance(write, SetWith) else 1 if isinstance(write, SetMany) else 0
@@ -99,7 +95,7 @@ class TestRefusing:
             assert full(store.execute(write)) == refused
             assert store.database.used_bytes == bytes_of(*before, *([] if refused else [write]))
 
-    def test_a_value_that_replaces_another_needs_room_for_the_difference(self) -> None:
+    def test_replacing_value_needs_memory_for_the_difference(self) -> None:
         store = LocalStore(clock=HandClock(), memory_limit=bytes_of(Set(b"k", b"v" * 100)))
         assert store.execute(Set(b"k", b"v" * 100)) is OK
         assert store.execute(Set(b"k", b"w" * 100)) is OK
@@ -114,7 +110,7 @@ class TestRefusing:
         assert full(store.execute(SetMany(0, pairs)))
         assert store.execute(Count()) == 0
 
-    def test_reads_and_clear_go_on(self) -> None:
+    def test_reads_and_clear_continue(self) -> None:
         store = LocalStore(clock=HandClock(), memory_limit=EACH)
         assert store.execute(*numbered(1)) is OK
         key = b"key:%06d" % 0
@@ -127,7 +123,7 @@ class TestRefusing:
             assert not isinstance(store.execute(command), Failure)
         assert store.execute(*numbered(1)) is OK, "and what was cleared makes room"
 
-    def test_what_expires_makes_room(self) -> None:
+    def test_expired_keys_free_memory(self) -> None:
         clock = HandClock()
         several = [SetWith(b"key:%d" % number, b"v" * 100, ttl=1_000 + 2_000 * number) for number in range(20)]
         store = LocalStore(clock=clock, memory_limit=bytes_of(*several) + 20)
@@ -137,8 +133,8 @@ class TestRefusing:
         clock.advance(100_000)
         assert store.execute(Set(b"another", b"v" * 1_000)) is OK
 
-    def test_what_clear_all_left_makes_room(self) -> None:
-        """It is freed in slices; writes that need the room free some, rather than exceed the limit for long."""
+    def test_cleared_table_frees_memory(self) -> None:
+        """It is freed in slices; writes that need memory free some, and do not exceed the limit for long."""
         store = LocalStore(clock=HandClock(), memory_limit=1_000 * EACH)
         for _ in range(3):
             for command in numbered(1_000):
@@ -152,7 +148,7 @@ class TestRefusing:
             assert store.database.used_bytes + store.database.garbage_bytes <= 1_000 * EACH
         assert store.database.garbage_bytes == 0
 
-    def test_a_refused_write_never_gets_to_the_log(self) -> None:
+    def test_refused_write_never_reaches_storage(self) -> None:
         storage = LateStorage()
         store = LocalStore(storage=storage, clock=HandClock(), memory_limit=EACH)
         store.execute(*numbered(1))
@@ -190,7 +186,7 @@ GROWING = commands(
     limit=st.integers(0, 1_500),
     when_full=st.sampled_from(WhenFull),
 )
-def test_no_write_ever_exceeds_the_limit(said: list[tuple[Command, int]], limit: int, when_full: WhenFull) -> None:
+def test_writes_never_exceed_the_limit(said: list[tuple[Command, int]], limit: int, when_full: WhenFull) -> None:
     clock = HandClock()
     store = LocalStore(clock=clock, memory_limit=limit, when_full=when_full)
     for command, step in said:
@@ -249,7 +245,7 @@ class TestEvicting:
     @pytest.mark.parametrize(
         "use", [Get, lambda key: Exists((key,)), lambda key: GetMany((key,)), Ttl], ids=["GET", "EXISTS", "MANY", "TTL"]
     )
-    def test_any_use_counts(self, use: type[Get]) -> None:
+    def test_every_use_counts(self, use: type[Get]) -> None:
         store = self._store(10 * IN_USE)
         for command in numbered(10):
             store.execute(command)
@@ -258,8 +254,8 @@ class TestEvicting:
             store.execute(command)
         assert store.execute(Get(b"key:000000")) == b"v" * 100
 
-    def test_a_commands_own_keys_are_never_its_victims(self) -> None:
-        """Though they be the oldest: others go, and the command is carried out."""
+    def test_own_keys_of_a_command_are_never_evicted_for_it(self) -> None:
+        """Even if they are the least recently used."""
         store = self._store(10 * IN_USE)
         for command in numbered(10):
             store.execute(command)
@@ -272,21 +268,21 @@ class TestEvicting:
         for key, value in own:
             assert store.execute(Get(key)) == value
 
-    def test_a_condition_is_judged_on_what_is_there_when_the_command_comes(self) -> None:
+    def test_condition_is_checked_before_the_eviction(self) -> None:
         store = self._store(5 * IN_USE)
         for command in numbered(5):
             store.execute(command)
         assert store.execute(SetWith(b"key:000000", b"v" * 120, if_present=True)) == 1
         assert store.execute(Get(b"key:000000")) == b"v" * 120
 
-    def test_what_could_never_fit_is_refused_and_nobody_evicted_for_it(self) -> None:
+    def test_value_that_can_never_fit_is_refused_without_eviction(self) -> None:
         store = self._store(5 * IN_USE)
         for command in numbered(5):
             store.execute(command)
         assert full(store.execute(Set(b"huge", b"v" * 6 * IN_USE)))
         assert store.execute(Count()) == 5
 
-    def test_a_value_as_large_as_the_limit_takes_the_place_of_all_others(self) -> None:
+    def test_value_as_large_as_the_limit_evicts_all_others(self) -> None:
         room = 5 * IN_USE
         store = self._store(room)
         for command in numbered(5):
@@ -295,7 +291,7 @@ class TestEvicting:
         assert store.execute(huge) is OK
         assert store.execute(Count()) == 1
 
-    def test_an_eviction_is_a_clear_in_the_log_before_the_write_it_makes_room_for(self) -> None:
+    def test_eviction_is_recorded_as_a_delete_before_its_write(self) -> None:
         storage = LateStorage()
         store = self._store(2 * IN_USE, storage)
         first, second, third = numbered(3)
@@ -306,7 +302,7 @@ class TestEvicting:
         assert isinstance(commands_logged[2], Clear)
         assert commands_logged[3] == third
 
-    def test_what_was_evicted_and_not_committed_comes_back(self) -> None:
+    def test_uncommitted_eviction_is_undone(self) -> None:
         storage = LateStorage()
         store = self._store(2 * IN_USE, storage)
         for command in numbered(2):
@@ -319,7 +315,7 @@ class TestEvicting:
         assert store.used_bytes == 2 * IN_USE
         store.database.check()
 
-    def test_what_came_back_can_be_evicted_again(self) -> None:
+    def test_key_of_an_undone_eviction_can_be_evicted_again(self) -> None:
         storage = LateStorage()
         store = self._store(3 * IN_USE, storage)
         for command in numbered(3):
@@ -333,8 +329,8 @@ class TestEvicting:
         assert store.execute(Get(b"large")) == b"v" * 400
         assert store.used_bytes <= 3 * IN_USE
 
-    def test_what_came_back_from_a_clear_all_can_be_evicted(self) -> None:
-        """Of these keys it is not known when they were used; room is made all the same."""
+    def test_keys_of_an_undone_clear_all_can_be_evicted(self) -> None:
+        """Their last use is not known."""
         storage = LateStorage()
         store = self._store(100 * IN_USE, storage)
         for command in numbered(100):
@@ -349,7 +345,7 @@ class TestEvicting:
         assert dict(store.info())["evicted_keys"] == 100
         assert store.execute(Scan(0, 1_000, b"key:")) == Items((b"0",)), "and goes before what has been used since"
 
-    def test_keys_from_before_the_limit_go_before_what_has_been_used_since(self) -> None:
+    def test_keys_from_before_the_limit_are_evicted_first(self) -> None:
         store = LocalStore(clock=HandClock())
         for command in numbered(300):
             store.execute(command)
@@ -365,7 +361,7 @@ class TestEvicting:
         assert not any(there[50:])
         assert store.execute(Count(), 7) == 0
 
-    def test_a_log_that_refuses_evicts_nobody(self) -> None:
+    def test_refusing_storage_evicts_no_key(self) -> None:
         storage = LateStorage()
         store = self._store(3 * IN_USE, storage)
         for command in numbered(3):
@@ -386,8 +382,8 @@ class TestEvicting:
             pytest.param([Clear(b"key:%06d" % number) for number in range(3_000)], id="CLEAR"),
         ],
     )
-    def test_keys_that_are_gone_make_no_room_and_are_not_counted(self, emptied: list[Command]) -> None:
-        """What is evicted must be there: else a write would be refused for want of victims that help."""
+    def test_deleted_keys_are_not_counted_as_victims(self, emptied: list[Command]) -> None:
+        """Otherwise a write would be refused for want of useful victims."""
         store = self._store(3_000 * IN_USE)
         for command in numbered(3_000):
             store.execute(command)
@@ -402,7 +398,7 @@ class TestEvicting:
         assert store.execute(Count()) == 3_000
         assert dict(store.info())["evicted_keys"] == 100
 
-    def test_expired_keys_go_before_any_that_are_used(self) -> None:
+    def test_expired_keys_are_evicted_first(self) -> None:
         clock = HandClock()
         store = LocalStore(clock=clock, memory_limit=20 * IN_USE, when_full=WhenFull.EVICT)
         for command in numbered(5):
@@ -415,7 +411,7 @@ class TestEvicting:
         assert all(self._there(store, 5))
         assert dict(store.info())["evicted_keys"] == 0
 
-    def test_a_key_that_was_evicted_is_missing(self) -> None:
+    def test_evicted_key_is_missing(self) -> None:
         store = self._store(IN_USE)
         store.execute(Set(b"key:000000", b"v" * 100))
         store.execute(Set(b"key:000001", b"v" * 100))

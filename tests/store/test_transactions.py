@@ -1,8 +1,4 @@
-"""Transactions: several commands as one entry of the log, all of it or nothing; and keys that are watched for them.
-
-Beside it what belongs to that: several keyspaces behind one log, and a log whose entries, replayed from the beginning,
-give the same keyspaces.
-"""
+"""Transactions: several commands as one storage entry, all or nothing; and watched keys."""
 
 from collections.abc import Callable
 
@@ -95,7 +91,7 @@ def store() -> LateStore:
 # -- one entry -------------------------------------------------------------------------------------------------------
 
 
-def test_a_transaction_is_one_entry_and_its_reply_waits_for_it(store: LateStore) -> None:
+def test_transaction_is_one_entry_and_its_reply_waits_for_it(store: LateStore) -> None:
     held = store.all_of(Set(b"a", b"1"), Get(b"a"), Incr(b"a", 2), Count())
     (entry,) = store.storage.pending
     assert entry.steps == (Step(0, Set(b"a", b"1")), Step(0, Incr(b"a", 2)))
@@ -106,7 +102,7 @@ def test_a_transaction_is_one_entry_and_its_reply_waits_for_it(store: LateStore)
     assert store.execute(Get(b"a")) == b"3"
 
 
-def test_what_a_command_changed_in_no_way_is_not_in_the_entry(store: LateStore) -> None:
+def test_entry_omits_commands_without_effects(store: LateStore) -> None:
     store.safely(Set(b"a", b"x"))
     store.all_of(Set(b"b", b"1"), Incr(b"a", 1), SetWith(b"a", b"y", if_absent=True), Clear(b"nothing"))
     (entry,) = store.storage.pending
@@ -114,7 +110,7 @@ def test_what_a_command_changed_in_no_way_is_not_in_the_entry(store: LateStore) 
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-def test_a_transaction_whose_commit_fails_is_undone_as_a_whole(store: LateStore, unknown: bool) -> None:
+def test_transaction_with_a_failed_commit_is_undone_as_a_whole(store: LateStore, unknown: bool) -> None:
     store.safely(Set(b"a", b"1"), SetWith(b"b", b"2", ttl=5_000))
     store.safely(Set(b"c", b"3"), db=7)
     before, used_bytes = store.contents(), store.used_bytes
@@ -136,7 +132,7 @@ def test_a_transaction_whose_commit_fails_is_undone_as_a_whole(store: LateStore,
     store.check()
 
 
-def test_a_transaction_that_the_log_refuses_is_undone_and_says_so_at_once(store: LateStore) -> None:
+def test_transaction_refused_by_storage_is_undone_and_fails_at_once(store: LateStore) -> None:
     store.safely(Set(b"a", b"1"))
     store.execute(Set(b"b", b"2"))
     before = store.contents()
@@ -169,7 +165,7 @@ def test_one_command_may_fail_and_the_others_not(store: LateStore) -> None:
     assert other.code is failures.NOTINT
 
 
-def test_what_only_reads_waits_for_what_it_shows_and_for_nothing_else(store: LateStore) -> None:
+def test_reading_transaction_waits_for_the_commits_that_it_shows(store: LateStore) -> None:
     store.safely(Set(b"a", b"1"))
     assert store.execute_all([Step(0, Get(b"a")), Step(0, Count())]) == Replies((b"1", 1))
     assert store.execute_all([]) == Replies(())
@@ -229,9 +225,7 @@ def watched_set(store: LateStore, change: Callable[[LateStore], object]) -> obje
 
 
 @pytest.mark.parametrize(("name", "change"), CHANGES)
-def test_a_key_that_changed_since_it_was_watched(
-    store: LateStore, name: str, change: Callable[[LateStore], object]
-) -> None:
+def test_changed_watched_key_aborts(store: LateStore, name: str, change: Callable[[LateStore], object]) -> None:
     store.safely(SetWith(b"k", b"1", ttl=5_000))
     store.safely(Set(b"other", b"1"), db=3)
     assert watched_set(store, change) is MISSING
@@ -248,12 +242,12 @@ def test_a_key_that_changed_since_it_was_watched(
     ],
     ids=["came", "came and went", "came and went with all", "came and was undone"],
 )
-def test_a_key_that_was_not_there_and_came(store: LateStore, change: Callable[[LateStore], object]) -> None:
+def test_created_watched_key_aborts(store: LateStore, change: Callable[[LateStore], object]) -> None:
     assert watched_set(store, change) is MISSING
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["stays", "goes again"])
-def test_a_key_that_came_back_when_a_clear_all_was_undone(store: LateStore, again: bool) -> None:
+def test_watched_key_restored_by_an_undone_clear_all(store: LateStore, again: bool) -> None:
     store.safely(Set(b"k", b"1"))
     store.execute(ClearAll())
 
@@ -279,7 +273,7 @@ def test_a_key_that_came_back_when_a_clear_all_was_undone(store: LateStore, agai
     ids=["nothing", "cleared", "all cleared", "removed", "cleared and undone", "in another keyspace", "time"],
 )
 @pytest.mark.parametrize("expired", [False, True])
-def test_a_key_that_is_not_there_and_did_not_come(
+def test_absent_watched_key_does_not_abort(
     store: LateStore, expired: bool, change: Callable[[LateStore], object]
 ) -> None:
     if expired:
@@ -300,12 +294,12 @@ def test_a_key_that_is_not_there_and_did_not_come(
     ],
     ids=["read", "not stored", "in another keyspace", "another keyspace cleared", "copied from", "time"],
 )
-def test_a_key_that_is_there_and_did_not_change(store: LateStore, change: Callable[[LateStore], object]) -> None:
+def test_unchanged_watched_key_does_not_abort(store: LateStore, change: Callable[[LateStore], object]) -> None:
     store.safely(SetWith(b"k", b"1", ttl=5_000))
     assert watched_set(store, change) == Replies((OK,))
 
 
-def test_that_a_watched_key_changed_is_told_when_that_is_committed(store: LateStore) -> None:
+def test_abort_by_a_watched_change_waits_for_its_commit(store: LateStore) -> None:
     watched = [watch(store, b"k")]
     store.execute(Set(b"other", b"1"))
     store.execute(Set(b"k", b"1"))
@@ -317,8 +311,8 @@ def test_that_a_watched_key_changed_is_told_when_that_is_committed(store: LateSt
     assert held.reply is MISSING
 
 
-def test_a_transaction_shows_that_a_watched_key_did_not_change(store: LateStore) -> None:
-    """So it waits for that, though it touches another one."""
+def test_transaction_waits_for_earlier_commits_of_its_watched_keys(store: LateStore) -> None:
+    """Its success shows that the key did not change, although it uses another one."""
     store.execute(Set(b"k", b"1"))
     watched = [watch(store, b"k")]
     held = store.execute_all([Step(0, Get(b"another"))], watched)
@@ -330,7 +324,7 @@ def test_a_transaction_shows_that_a_watched_key_did_not_change(store: LateStore)
 # -- several keyspaces -----------------------------------------------------------------------------------------------
 
 
-def test_keyspaces_do_not_see_each_other(store: LateStore) -> None:
+def test_databases_are_separate(store: LateStore) -> None:
     for db in range(DATABASES):
         store.safely(Set(b"k", b"%d" % db), Set(b"only:%d" % db, b""), db=db)
     for db in range(DATABASES):
@@ -343,7 +337,7 @@ def test_keyspaces_do_not_see_each_other(store: LateStore) -> None:
     assert dict(store.info())["keys"] == 2 * (DATABASES - 1)
 
 
-def test_copy_leads_to_another_keyspace_with_the_time_to_live(store: LateStore) -> None:
+def test_copy_into_another_database_keeps_the_ttl(store: LateStore) -> None:
     store.safely(SetWith(b"k", b"v", ttl=5_000), db=2)
     store.safely(Copy(b"k", b"l", db=9), db=2)
     assert store.execute(Get(b"l"), 9) == b"v"
@@ -353,7 +347,7 @@ def test_copy_leads_to_another_keyspace_with_the_time_to_live(store: LateStore) 
     assert store.execute(Copy(b"l", b"k", db=2), 9) == 0
 
 
-def test_pending_commits_are_those_of_one_keyspace(store: LateStore) -> None:
+def test_pending_commits_belong_to_one_database(store: LateStore) -> None:
     store.safely(Set(b"k", b"1"), db=0)
     store.safely(Set(b"k", b"1"), db=1)
     store.execute(Set(b"k", b"2"), 1)
@@ -387,7 +381,7 @@ def test_pending_commits_are_those_of_one_keyspace(store: LateStore) -> None:
     ],
     ids=["APPEND", "SET_RANGE", "SET_RANGE of a new key", "SET_BIT"],
 )
-def test_a_value_becomes_as_long_as_it_may_and_no_longer(store: LateStore, fits: Command, too_long: Command) -> None:
+def test_length_of_a_growing_value_is_bounded(store: LateStore, fits: Command, too_long: Command) -> None:
     store.safely(Set(b"k", b"v" * 10))
     before = store.contents()
     refused = store.execute(too_long)
@@ -403,7 +397,7 @@ def test_a_value_becomes_as_long_as_it_may_and_no_longer(store: LateStore, fits:
     assert max(len(entry[0]) for entry in content(store.database).values()) == 1_000
 
 
-def test_that_a_value_would_become_too_long_waits_for_what_it_shows(store: LateStore) -> None:
+def test_too_long_error_waits_for_the_commit_that_it_shows(store: LateStore) -> None:
     store.execute(Set(b"k", b"v" * 10))
     held = store.execute(Append(b"k", b"v" * 991))
     assert isinstance(held, PendingReply)
@@ -429,14 +423,14 @@ def test_a_random_key_is_any_visible_one(store: LateStore) -> None:
     assert store.execute(RandomKey(), 1) == b"elsewhere"
 
 
-def test_where_no_key_is_visible_none_is_found(store: LateStore) -> None:
+def test_random_key_of_an_empty_database_is_none(store: LateStore) -> None:
     assert store.execute(RandomKey()) is MISSING
     store.safely(SetMany(10, ((b"a", b""), (b"b", b""))))
     store.clock.advance(10)
     assert store.execute(RandomKey()) is MISSING
 
 
-def test_a_random_key_waits_for_what_is_pending_in_its_keyspace(store: LateStore) -> None:
+def test_random_key_waits_for_pending_commits_of_its_database(store: LateStore) -> None:
     store.execute(Set(b"k", b""))
     assert store.execute(RandomKey(), 1) is MISSING
     held = store.execute(RandomKey())
@@ -455,7 +449,7 @@ def sized(keys: int, length: int) -> int:
     return plain.used_bytes + keys * USE_BYTES
 
 
-def test_evictions_of_a_transaction_are_in_its_entry_before_what_they_make_room_for() -> None:
+def test_evictions_of_a_transaction_precede_their_writes() -> None:
     store = LateStore(memory_limit=sized(3, 100))
     for number in range(3):
         store.safely(Set(b"%03d" % number, b"v" * 100))
@@ -476,7 +470,7 @@ def test_evictions_of_a_transaction_are_in_its_entry_before_what_they_make_room_
     assert store.execute(Count()) == 3, "what came back can be evicted again"
 
 
-def test_keys_stored_after_a_clear_all_in_a_transaction_are_the_last_used() -> None:
+def test_keys_stored_after_clear_all_are_the_most_recently_used() -> None:
     store = LateStore(memory_limit=sized(4, 100))
     store.all_of(Set(b"old", b"v" * 100), ClearAll(), Set(b"000", b"v" * 100), Set(b"001", b"v" * 100))
     store.storage.commit()
@@ -490,7 +484,7 @@ def test_keys_stored_after_a_clear_all_in_a_transaction_are_the_last_used() -> N
     assert store.execute(Get(b"000")) == b"v" * 100
 
 
-def test_what_expired_makes_room_in_a_transaction_without_a_word_to_the_log() -> None:
+def test_expired_keys_free_memory_in_a_transaction_unrecorded() -> None:
     store = LateStore(memory_limit=sized(3, 100) + 1_000)
     store.safely(*(SetWith(b"%03d" % number, b"v" * 100, ttl=10) for number in range(3)))
     store.clock.advance(10)  # so lately that housekeeping has not come to it
@@ -502,8 +496,8 @@ def test_what_expired_makes_room_in_a_transaction_without_a_word_to_the_log() ->
     store.check()
 
 
-def test_a_transaction_that_was_refused_after_all_is_no_entry() -> None:
-    """Though what had expired was freed for it: of the keys that are left it needs each one itself."""
+def test_transaction_refused_for_memory_is_no_entry() -> None:
+    """Although expired keys were freed for it: it needs each remaining key itself."""
     store = LateStore(memory_limit=sized(3, 100) + 500, value_max=5_000)
     store.safely(Set(b"own", b"v" * 500))
     store.safely(SetWith(b"short", b"v" * 100, ttl=10))
@@ -547,9 +541,7 @@ def database_entries(database: Database) -> dict[bytes, object]:
 
 
 @given(actions=ACTIONS, limit=st.none() | st.integers(300, 1_500))
-def test_the_log_replayed_from_the_beginning_gives_the_same_keyspaces(
-    actions: list[tuple[object, int]], limit: int | None
-) -> None:
+def test_replay_of_all_entries_gives_equal_databases(actions: list[tuple[object, int]], limit: int | None) -> None:
     store = LateStore(memory_limit=limit)
     for action, step in actions:
         store.clock.advance(step)

@@ -1,4 +1,4 @@
-"""The words on the server: what they tell of commands and of the store, and what they refuse."""
+"""Redis commands about the server: descriptions of commands, INFO, and refusals."""
 
 import pytest
 
@@ -14,14 +14,14 @@ SYNTAX = Error("ERR syntax error")
 # -- COMMAND -----------------------------------------------------------------------------------------------
 
 
-def test_command_tells_of_every_word(chat: Chat) -> None:
+def test_command_describes_every_command(chat: Chat) -> None:
     told = {one[0].decode(): one for one in chat("COMMAND")}
     assert told.keys() == {name.decode().lower() for name in RESP_COMMANDS}
     assert chat("COMMAND COUNT") == len(told)
     assert chat("COMMAND INFO") == list(told.values())
 
 
-def test_no_word_is_told_of_that_is_not_served(chat: Chat) -> None:
+def test_every_described_command_is_served(chat: Chat) -> None:
     for name in chat("COMMAND LIST"):
         other = Chat()
         other.send(*name.split(b"|"), *[b"x"] * 20)
@@ -30,7 +30,7 @@ def test_no_word_is_told_of_that_is_not_served(chat: Chat) -> None:
         assert chat(f"{name} x y").text.startswith("ERR unknown"), name
 
 
-def test_what_clients_of_clusters_read(chat: Chat) -> None:
+def test_key_positions_for_cluster_clients(chat: Chat) -> None:
     chat("HELLO 3")
     get, mset, rename, ping, missing = chat("COMMAND INFO get MSET rename ping nonesuch")
     assert get[:6] == [b"get", 2, SetOf((Simple("readonly"), Simple("fast"))), 1, 1, 1]
@@ -44,7 +44,7 @@ def test_what_clients_of_clusters_read(chat: Chat) -> None:
     assert spec[b"find_keys"] == {b"type": b"range", b"spec": {b"lastkey": -1, b"keystep": 2, b"limit": 0}}
 
 
-def test_second_words_are_told_with_the_first(chat: Chat) -> None:
+def test_subcommands_are_described_with_their_command(chat: Chat) -> None:
     (client,) = chat("COMMAND INFO client")
     assert b"client|id" in [behind[0] for behind in client[9]]
     (number,) = chat("COMMAND INFO client|id")
@@ -79,7 +79,7 @@ def test_getkeys(chat: Chat, text: str, keys: list[bytes]) -> None:
         ("COMMAND COUNT x", "ERR wrong number of arguments for 'command|count' command"),
     ],
 )
-def test_what_command_refuses(chat: Chat, text: str, error: str) -> None:
+def test_wrong_arguments_of_command_are_refused(chat: Chat, text: str, error: str) -> None:
     assert chat(text) == Error(error)
 
 
@@ -92,7 +92,7 @@ def test_command_list(chat: Chat) -> None:
     assert chat("COMMAND LIST FILTERBY MODULE json") == []
 
 
-def test_docs(chat: Chat) -> None:
+def test_command_docs(chat: Chat) -> None:
     chat("HELLO 3")
     docs = chat("COMMAND DOCS")
     assert docs.keys() == {name.lower() for name in RESP_COMMANDS}
@@ -130,7 +130,7 @@ def shape(syntax: str) -> list[object]:
         ("[TYPE <NORMAL | PUBSUB>]", [("TYPE choice?", ["NORMAL", "PUBSUB"])]),
     ],
 )
-def test_a_syntax_is_taken_apart(syntax: str, arguments: list[object]) -> None:
+def test_syntax_is_parsed(syntax: str, arguments: list[object]) -> None:
     assert shape(syntax) == arguments
 
 
@@ -153,7 +153,7 @@ def test_in_version_3_info_is_verbatim(chat: Chat) -> None:
     assert told == Verbatim(b"# Cluster\r\ncluster_enabled:0\r\n", "txt")
 
 
-def test_info_counts_keys_by_keyspace(chat: Chat) -> None:
+def test_info_counts_keys_by_database(chat: Chat) -> None:
     for text in ("SET a 1", "SET b 2 EX 10", "SELECT 7", "SET c 3"):
         chat(text)
     assert chat("INFO keyspace").split() == [
@@ -166,7 +166,7 @@ def test_info_counts_keys_by_keyspace(chat: Chat) -> None:
     assert b"db0:keys=1,expires=0" in chat("INFO keyspace")
 
 
-def test_info_tells_of_conversations(chat: Chat) -> None:
+def test_info_counts_clients_and_commands(chat: Chat) -> None:
     other = Chat(chat)
     other("WATCH k")
     other("SUBSCRIBE a")
@@ -176,7 +176,7 @@ def test_info_tells_of_conversations(chat: Chat) -> None:
     assert b"pubsub_channels:1" in told
 
 
-def test_time_is_that_of_the_store(chat: Chat) -> None:
+def test_time_is_the_stores_clock(chat: Chat) -> None:
     chat.clock.now = 1_700_000_000_123
     assert chat("TIME") == [b"1700000000", b"123000"]
 
@@ -200,14 +200,14 @@ def test_memory_usage(chat: Chat) -> None:
 # -- WAIT, SHUTDOWN, CONFIG where there is no server -------------------------------------------------------
 
 
-def test_wait_waits_for_nobody(chat: Chat) -> None:
+def test_wait_returns_zero_at_once(chat: Chat) -> None:
     assert chat("WAIT 0 0") == chat("WAIT 3 60000") == 0
     assert chat("WAIT x 0") == Error("ERR value is not an integer or out of range")
     assert chat("WAIT 0 x") == Error("ERR timeout is not an integer or out of range")
     assert chat("WAIT 0 -1") == Error("ERR timeout is negative")
 
 
-def test_without_a_server_there_is_nothing_to_stop_and_nothing_to_set(chat: Chat) -> None:
+def test_shutdown_and_config_need_a_server(chat: Chat) -> None:
     assert isinstance(chat("SHUTDOWN"), Error)
     assert chat("CONFIG GET *") == []
     assert chat("CONFIG SET maxmemory 1") == Error(
@@ -217,7 +217,7 @@ def test_without_a_server_there_is_nothing_to_stop_and_nothing_to_set(chat: Chat
     assert chat("CONFIG RESETSTAT") == OK
 
 
-def test_shutdown_is_no_part_of_a_transaction(chat: Chat) -> None:
+def test_shutdown_is_refused_in_a_transaction(chat: Chat) -> None:
     chat("MULTI")
     assert chat("SHUTDOWN") == Error("ERR Command not allowed inside a transaction")
     assert chat("EXEC").code == "EXECABORT"
@@ -233,7 +233,7 @@ def test_shutdown_is_no_part_of_a_transaction(chat: Chat) -> None:
     ],
     ids=["a zero byte", "in the name", "bytes are counted", "no more than fits"],
 )
-def test_what_an_error_repeats_of_an_unknown_command(words: tuple[bytes, ...], repeated: str) -> None:
+def test_error_of_an_unknown_command_quotes_a_bounded_part(words: tuple[bytes, ...], repeated: str) -> None:
     assert Chat().say(*words) == Error(f"ERR unknown command {repeated}")
 
 

@@ -1,7 +1,4 @@
-"""No client on this wire gets more than its share: of the loop, of memory, of what others wait for.
-
-Each bound at N and at N + 1. Where a bound is large, the test sets a smaller one.
-"""
+"""Bounds on the Redis protocol: loop time, memory and waiting that one client can cause."""
 
 import time
 
@@ -57,8 +54,8 @@ def too_long(reply: object) -> bool:
 
 
 class TestReplies:
-    def test_no_reply_is_longer_than_a_frame(self, narrow: Chat) -> None:
-        """Nor are its bytes made: of a long value asked for a thousand times there would be gigabytes."""
+    def test_are_no_longer_than_a_frame(self, narrow: Chat) -> None:
+        """Their bytes are not even made: a long value requested a thousand times would be gigabytes."""
         assert narrow.say(b"SET", b"k", b"v" * 9_950) == OK
         assert narrow("MGET k k") == [b"v" * 9_950] * 2
         assert too_long(narrow("MGET k k k"))
@@ -66,20 +63,20 @@ class TestReplies:
         assert narrow("GET k") == b"v" * 9_950
 
     @pytest.mark.parametrize("text", ["COMMAND", "COMMAND DOCS", "COMMAND INFO", "CLIENT LIST"])
-    def test_whatever_it_is_made_of(self, text: str) -> None:
+    def test_of_any_kind_are_bounded(self, text: str) -> None:
         chat = Chat(limits=Limits(value=10, frame=100))
         assert too_long(chat(text))
         assert chat("PING") == Simple("PONG")
 
-    def test_keys_that_do_not_fit(self, narrow: Chat) -> None:
+    def test_of_keys_that_do_not_fit_are_an_error(self, narrow: Chat) -> None:
         for n in range(500):
             narrow.say(b"SET", b"k" * 40 + b"%d" % n, b"v")
         assert len(narrow("KEYS *1*")) == 176
         assert isinstance(narrow("KEYS *"), Error)
         assert narrow("PING") == Simple("PONG")
 
-    def test_of_a_transaction_what_fits_is_said(self, narrow: Chat) -> None:
-        """All was carried out, so who wrote has to hear of it."""
+    def test_of_a_transaction_are_returned_as_far_as_they_fit(self, narrow: Chat) -> None:
+        """All commands were executed, so the client must get their replies."""
         narrow.say(b"SET", b"k", b"v" * 9_000)
         for text in ("MULTI", "GET k", "INCR n", "GET k", "GET k", "INCR n"):
             narrow(text)
@@ -88,8 +85,8 @@ class TestReplies:
         assert (one, two) == (1, 2)
         assert too_long(third)
 
-    def test_replies_that_wait_behind_others_count_with_their_bytes(self) -> None:
-        """Also those that are not of the store: a client that asks for the manual while a commit is late."""
+    def test_pending_count_with_their_bytes(self) -> None:
+        """Also replies without store access: COMMAND DOCS during a late commit."""
         chat = Chat(late=True)
         chat.send(b"SET", b"k", b"v")
         chat.session.receive(request(b"COMMAND", b"DOCS") * 200)
@@ -101,8 +98,8 @@ class TestReplies:
         assert len(chat.hear()) == 201
 
     @pytest.mark.parametrize("words", [["MGET", *["none"] * 1_000], ["EXEC"]])
-    def test_replies_of_many_parts_that_wait_count_with_what_they_take(self, words: list[str]) -> None:
-        """Though each part is nothing, or a number."""
+    def test_pending_count_with_the_memory_of_their_parts(self, words: list[str]) -> None:
+        """Also if each part is empty or a number."""
         chat = Chat(late=True)
         chat.send(b"SET", b"none", b"")
         if words == ["EXEC"]:
@@ -115,7 +112,7 @@ class TestReplies:
         assert chat.session.blocked
         assert chat.session.buffered > 100 * len(said)
 
-    def test_a_fault_in_one_word_of_a_transaction_is_no_fault_of_the_others(self, chat: Chat) -> None:
+    def test_fault_of_one_command_in_a_transaction_spares_the_others(self, chat: Chat) -> None:
         for text in ("MULTI", "CLIENT REPLY SKIP", "SET k v"):
             assert chat(text) in (OK, QUEUED)
         assert chat("EXEC") == [None, OK]
@@ -125,33 +122,33 @@ class TestReplies:
 
 
 class TestTurns:
-    def test_commands_of_many_words_end_a_turn_sooner(self, chat: Chat) -> None:
+    def test_end_sooner_after_commands_of_many_arguments(self, chat: Chat) -> None:
         many = request(b"EXISTS", *[b"k"] * (KEYS_PER_COST * COMMANDS_PER_TURN // 2))
         assert replies_of_a_turn(chat, many * 10) < 3
 
-    def test_scan_takes_a_turn_for_itself(self, chat: Chat) -> None:
+    def test_end_after_a_scan(self, chat: Chat) -> None:
         scan = request(b"SCAN", b"0")
         assert replies_of_a_turn(chat, scan * 10) == replies_of_a_turn(Chat(), scan)
 
-    def test_commands_on_long_values_end_a_turn_sooner(self, chat: Chat) -> None:
+    def test_end_sooner_after_commands_on_long_values(self, chat: Chat) -> None:
         chat.say(b"SETRANGE", b"k", b"%d" % (COMMANDS_PER_TURN // 5 * BYTES_PER_COST), b"x")
         for said in (request(b"BITCOUNT", b"k"), request(b"APPEND", b"k", b"x"), request(b"SETBIT", b"k", b"9", b"1")):
             assert replies_of_a_turn(chat, said * 100) < 6
             chat.hear()
 
     @pytest.mark.parametrize("name", ["COPY k l REPLACE", "SETRANGE k 0 x"])
-    def test_bytes_that_are_copied_end_a_turn_sooner(self, chat: Chat, name: str) -> None:
+    def test_end_sooner_after_copied_bytes(self, chat: Chat, name: str) -> None:
         chat.say(b"SETRANGE", b"k", b"%d" % (COMMANDS_PER_TURN // 5 * BYTES_PER_COST), b"x")
         assert replies_of_a_turn(chat, request(*name.encode().split()) * 100) < 6
 
     @pytest.mark.parametrize("text", ["COMMAND", "COMMAND INFO", "COMMAND DOCS", "COMMAND LIST"])
-    def test_long_server_replies_end_a_turn_sooner(self, chat: Chat, text: str) -> None:
+    def test_end_sooner_after_long_replies_of_the_server(self, chat: Chat, text: str) -> None:
         said = request(*text.encode().split())
         chat.session.receive(said * 600)
         chat.session.advance()
         assert chat.session.consumed <= 64 * len(said)
 
-    def test_watched_keys_and_queued_bytes_end_a_turn_sooner(self, chat: Chat) -> None:
+    def test_end_sooner_after_watched_keys_and_queued_bytes(self, chat: Chat) -> None:
         watch = request(b"WATCH", *[b"%d" % n for n in range(4_000)])
         once = watch + request(b"MULTI") + request(b"EXEC")
         assert replies_of_a_turn(chat, once * 10) == 1, "WATCH takes a turn for itself"
@@ -161,7 +158,7 @@ class TestTurns:
         assert replies_of_a_turn(chat, once * 10) == 8, "one transaction"
 
     @pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"*0\r\n", b"*-1\r\n", b"   \r\n"])
-    def test_requests_of_nothing_take_turns_too(self, chat: Chat, empty: bytes) -> None:
+    def test_end_after_many_empty_requests(self, chat: Chat, empty: bytes) -> None:
         chat.send(b"PING")
         turns = 0
         chat.session.receive(empty * 100_000 + request(b"PING"))
@@ -173,7 +170,7 @@ class TestTurns:
         assert chat.hear() == [Simple("PONG")] * 2
 
     def test_longest_command_takes_seconds_at_most(self, chat: Chat) -> None:
-        """About two where it was measured; here ten times as much would be noticed. Its client's next turn waits."""
+        """About two where it was measured; the bound here is ten times that."""
         words = [b"k%d" % n for n in range(REDIS_ARGUMENTS_MAX - 1)]
         for name in (b"MSET", b"MGET", b"EXISTS", b"DEL"):
             data = request(name, *(words if name != b"MSET" else words[:-1]))
@@ -193,7 +190,7 @@ class TestTurns:
     @pytest.mark.parametrize(
         "command", [b"SUBSCRIBE", b"COMMAND INFO", b"PUBSUB NUMSUB", b"CLIENT LIST ID", b"CONFIG GET"]
     )
-    def test_keyless_commands_have_fewer_words(self, chat: Chat, command: bytes) -> None:
+    def test_keyless_commands_have_fewer_arguments(self, chat: Chat, command: bytes) -> None:
         begin = command.split()
         chat.send(*begin, *[b"1"] * (REDIS_KEYLESS_ARGUMENTS_MAX + 1 - len(begin)))
         (error,) = chat.hear()
@@ -215,7 +212,7 @@ class TestTransactions:
         ("text", "cost"),
         [("GET k", 1), ("SCAN 0", SCAN_COST), ("KEYS *", SCAN_COST), ("DBSIZE", 64), ("COMMAND DOCS", 256)],
     )
-    def test_so_much_work_may_be_queued_and_no_more(self, chat: Chat, text: str, cost: int) -> None:
+    def test_queued_work_is_bounded(self, chat: Chat, text: str, cost: int) -> None:
         chat("MULTI")
         for _ in range(1_000 // cost):
             assert chat(text) == QUEUED
@@ -226,8 +223,8 @@ class TestTransactions:
         assert chat("GET k") is None
 
     @pytest.mark.usefixtures("_little_work")
-    def test_work_that_nobody_could_foresee_ends_within_the_transaction(self, chat: Chat) -> None:
-        """How many will hear a message is not known before."""
+    def test_unforeseeable_work_ends_within_the_transaction(self, chat: Chat) -> None:
+        """The number of subscribers of a message is not known before."""
         listeners = [Chat(chat) for _ in range(300)]
         for listener in listeners:
             listener("SUBSCRIBE c")
@@ -241,10 +238,8 @@ class TestTransactions:
         assert done == OK
         assert len(listeners[0].hear()) == 4
 
-    def test_a_transaction_that_works_on_too_many_bytes_is_not_carried_out(
-        self, chat: Chat, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Short to say, long to do, such as a byte behind a long value, a thousand times."""
+    def test_transaction_on_too_many_bytes_is_not_executed(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A short command may do much work, such as appending a byte to a long value, a thousand times."""
         monkeypatch.setattr(transactions, "TRANSACTION_BYTES_MAX", 10 * MIB)
         chat("SET before 1")
         chat.say(b"SETRANGE", b"k", b"%d" % MIB, b"x")
@@ -308,7 +303,7 @@ class TestTransactions:
             other("STRLEN k")
             assert other("EXEC") == [MIB]
 
-    def test_what_is_queued_is_counted_with_unfinished_frames(self, chat: Chat) -> None:
+    def test_queued_commands_count_with_unfinished_frames(self, chat: Chat) -> None:
         assert chat.session.buffered == 0
         chat("MULTI")
         chat.say(b"SET", b"k", b"v" * 50_000)
@@ -322,7 +317,7 @@ class TestTransactions:
         assert chat.session.buffered == 0
 
     def test_watched_keys_at_the_bound_and_one_more(self, chat: Chat) -> None:
-        """One by one, which must not take longer the more there are."""
+        """One by one, at a cost that does not grow with their number."""
         assert chat.say(b"WATCH", *[b"k%d" % n for n in range(WATCHED_MAX - 1)]) == OK
         assert chat("WATCH last") == OK
         assert chat("WATCH last k1") == OK, "these are watched already"
@@ -339,7 +334,7 @@ class TestTransactions:
 
 
 class TestChannels:
-    def test_subscriptions_are_counted_while_they_are_there(self, chat: Chat) -> None:
+    def test_subscriptions_are_counted_while_they_exist(self, chat: Chat) -> None:
         chat("SUBSCRIBE a")
         one = chat.session.buffered
         assert one > 100
@@ -353,7 +348,7 @@ class TestChannels:
         chat("RESET")
         assert chat.session.buffered == 0
 
-    def test_a_message_to_a_crowd_is_made_into_bytes_once(self, chat: Chat) -> None:
+    def test_message_to_many_subscribers_is_encoded_once(self, chat: Chat) -> None:
         listeners = [Chat(chat) for _ in range(3)]
         listeners[2]("HELLO 3")
         for listener in listeners:
@@ -366,8 +361,8 @@ class TestChannels:
         assert all(one is other for one, other in zip(first, second, strict=True))
         assert b"".join(third)[:1] == b">"
 
-    def test_messages_beyond_what_is_sent_at_once_wait_and_are_bounded(self, chat: Chat) -> None:
-        """Before the listener's connection has had a turn to send anything."""
+    def test_unsent_messages_wait_and_are_bounded(self, chat: Chat) -> None:
+        """Before the subscriber's connection has sent anything."""
         listener = Chat(chat)
         listener("SUBSCRIBE c")
         for _ in range(100):
@@ -375,9 +370,7 @@ class TestChannels:
         assert listener.session.overrun
         assert sum(map(len, listener.session.output())) < 2 * UNSENT_PAUSE + KIB
 
-    def test_searches_for_patterns_are_bounded_over_all_clients(
-        self, chat: Chat, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_pattern_matching_is_bounded_over_all_clients(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pubsub, "SEARCHED_BYTES_MAX", 10)
         other = Chat(chat)
         assert chat("PSUBSCRIBE *a*b*")[2] == 1
@@ -389,7 +382,7 @@ class TestChannels:
         chat("RESET")
         assert other("PSUBSCRIBE *a*b*c")[2] == 1
 
-    def test_patterns_that_take_long_to_make_ready(self, chat: Chat) -> None:
+    def test_patterns_that_are_slow_to_compile(self, chat: Chat) -> None:
         patterns = [b"%d" % n + b"[^a]" * 250 for n in range(17)]
         assert all(len(pattern) <= PATTERN_MAX for pattern in patterns)
         assert isinstance(chat.say(b"PSUBSCRIBE", *patterns), Error)
@@ -397,18 +390,18 @@ class TestChannels:
         chat.send(b"PSUBSCRIBE", *patterns[:16])
         assert len(chat.hear()) == 16
 
-    def test_the_length_of_names(self, chat: Chat) -> None:
+    def test_length_of_names_is_bounded(self, chat: Chat) -> None:
         assert chat.say(b"SUBSCRIBE", b"c" * CHANNEL_MAX)[2] == 1
         assert isinstance(chat.say(b"SUBSCRIBE", b"c" * (CHANNEL_MAX + 1)), Error)
 
-    def test_names_at_once(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_names_of_one_command_are_bounded(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(words, "NAMES_MAX", 2)
         for name in ("SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"):
             chat.send(*f"{name} a b".encode().split())
             assert len(chat.hear()) == 2
             assert isinstance(chat(f"{name} a b c"), Error)
 
-    def test_channels_are_matched_some_at_a_time(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_channels_are_matched_in_bounded_steps(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(words, "MATCHED_TOGETHER", 10)
         listener = Chat(chat)
         listener.send(b"SUBSCRIBE", *[b"channel %d" % n for n in range(100)])
@@ -430,7 +423,7 @@ class TestPatterns:
         chat.send(*text.encode().split(), *patterns[:16])
         assert not any(isinstance(reply, Error) for reply in chat.hear())
 
-    def test_that_take_long_to_be_searched_for_are_held_against_few_keys(self, chat: Chat) -> None:
+    def test_that_are_slow_to_match_are_matched_with_few_keys(self, chat: Chat) -> None:
         """The longest keys, and a pattern made for them: a slice of ten thousand would take minutes."""
         slow = b"*" + b"[ab]" * 200 + b"c*"
         for n in range(300):
@@ -448,12 +441,12 @@ class TestPatterns:
 
 class TestClients:
     @pytest.mark.parametrize("text", ["CLIENT SETNAME", "HELLO 2 SETNAME", "CLIENT SETINFO lib-ver"])
-    def test_the_length_of_names(self, chat: Chat, text: str) -> None:
+    def test_length_of_names_is_bounded(self, chat: Chat, text: str) -> None:
         words = text.encode().split()
         assert not isinstance(chat.say(*words, b"n" * CLIENT_NAME_MAX), Error)
         assert isinstance(chat.say(*words, b"n" * (CLIENT_NAME_MAX + 1)), Error)
 
-    def test_many_are_listed_some_at_a_time(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_many_are_listed_in_bounded_steps(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(clients, "LISTED_TOGETHER", 3)
         crowd = [Chat(chat) for _ in range(1_000)]
         for one in crowd:

@@ -1,4 +1,4 @@
-"""The words on the connection and on clients: protocol, password, names, replies that are not wanted."""
+"""Redis commands about connections: protocol version, password, client names, and disabled replies."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_ping_and_echo(chat: Chat) -> None:
     assert chat("ECHO hello") == b"hello"
 
 
-def test_each_keyspace_has_its_own_keys(chat: Chat) -> None:
+def test_each_database_has_its_own_keys(chat: Chat) -> None:
     chat("SET k 0")
     assert chat("SELECT 15") == OK
     assert chat("GET k") is None
@@ -40,19 +40,19 @@ def test_each_keyspace_has_its_own_keys(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("index", ["16", "-1"])
-def test_there_are_sixteen_keyspaces(chat: Chat, index: str) -> None:
+def test_sixteen_databases_exist(chat: Chat, index: str) -> None:
     assert chat(f"SELECT {index}") == Error("ERR DB index is out of range")
     assert chat("SELECT zero") == Error("ERR value is not an integer or out of range")
 
 
-def test_nothing_is_carried_out_behind_quit(chat: Chat) -> None:
+def test_commands_after_quit_are_not_executed(chat: Chat) -> None:
     chat.send(b"QUIT")
     chat.send(b"SET", b"k", b"v")
     assert chat.hear() == [OK]
     assert Chat(chat)("EXISTS k") == 0
 
 
-def test_reset_is_a_new_beginning(chat: Chat) -> None:
+def test_reset_restores_the_initial_state(chat: Chat) -> None:
     for text in ("SELECT 3", "CLIENT SETNAME me", "SUBSCRIBE news", "HELLO 3", "MULTI"):
         chat(text)
     assert chat("RESET") == Simple("RESET")
@@ -66,7 +66,7 @@ def test_reset_is_a_new_beginning(chat: Chat) -> None:
 # -- the protocol's version --------------------------------------------------------------------------------
 
 
-def test_hello_tells_who_the_server_is(chat: Chat) -> None:
+def test_hello_describes_the_server(chat: Chat) -> None:
     told = chat("HELLO 3")
     assert told[b"server"] == b"redis"
     assert told[b"version"] == b"7.2.0"
@@ -75,7 +75,7 @@ def test_hello_tells_who_the_server_is(chat: Chat) -> None:
     assert told[b"id"] == chat("CLIENT ID")
 
 
-def test_without_a_version_hello_changes_none(chat: Chat) -> None:
+def test_hello_without_a_version_keeps_it(chat: Chat) -> None:
     assert isinstance(chat("HELLO"), list)
     assert isinstance(chat("HELLO 3"), dict)
     assert isinstance(chat("HELLO"), dict)
@@ -95,7 +95,7 @@ def test_without_a_version_hello_changes_none(chat: Chat) -> None:
         ("HELLO 3 AUTH somebody secret", WRONG_PASSWORD.text),
     ],
 )
-def test_a_hello_that_is_refused_changes_nothing(chat: Chat, text: str, error: str) -> None:
+def test_refused_hello_changes_nothing(chat: Chat, text: str, error: str) -> None:
     assert chat.say(*text.encode().split(b" ")) == Error(error)
     assert isinstance(chat("HELLO"), list)
     assert chat("CLIENT GETNAME") is None
@@ -104,7 +104,7 @@ def test_a_hello_that_is_refused_changes_nothing(chat: Chat, text: str, error: s
 # -- a password --------------------------------------------------------------------------------------------
 
 
-def test_a_stranger_can_only_say_the_password_or_leave(stranger: Chat) -> None:
+def test_unauthenticated_client_may_only_authenticate_or_quit(stranger: Chat) -> None:
     for text in ("GET k", "PING", "SUBSCRIBE c", "MULTI", "CLIENT ID", "COMMAND"):
         assert stranger(text) == NO_PASSWORD_SAID
     assert stranger("EXEC") == Error("EXECABORT Transaction discarded because of: NOAUTH Authentication required.")
@@ -115,32 +115,32 @@ def test_a_stranger_can_only_say_the_password_or_leave(stranger: Chat) -> None:
 
 
 @pytest.mark.parametrize("text", ["AUTH secret", "AUTH default secret", "HELLO 2 AUTH default secret"])
-def test_the_password_lets_in(stranger: Chat, text: str) -> None:
+def test_right_password_authenticates(stranger: Chat, text: str) -> None:
     assert not isinstance(stranger(text), Error)
     assert stranger("PING") == PONG
 
 
 @pytest.mark.parametrize("text", ["AUTH Secret", "AUTH secre", "AUTH somebody secret", "HELLO 2 AUTH default x"])
-def test_a_wrong_password_does_not(stranger: Chat, text: str) -> None:
+def test_wrong_password_does_not_authenticate(stranger: Chat, text: str) -> None:
     assert stranger(text) == WRONG_PASSWORD
     assert stranger("PING") == NO_PASSWORD_SAID
 
 
-def test_reset_forgets_that_the_password_was_said(stranger: Chat) -> None:
+def test_reset_ends_the_authentication(stranger: Chat) -> None:
     stranger("AUTH secret")
     stranger("RESET")
     assert stranger("PING") == NO_PASSWORD_SAID
 
 
-def test_who_is_in_stays_in_when_a_password_comes_to_be_wanted(chat: Chat) -> None:
+def test_connected_client_stays_authenticated_when_a_password_is_set(chat: Chat) -> None:
     chat("PING")
     chat.context.want_password("new")
     assert chat("PING") == PONG
     assert Chat(chat)("PING") == NO_PASSWORD_SAID
 
 
-def test_a_stranger_sends_nothing_long(stranger: Chat) -> None:
-    """Redis has these limits, so that memory is not taken by somebody who may not come in."""
+def test_unauthenticated_client_has_small_limits(stranger: Chat) -> None:
+    """As in Redis, so that unauthenticated clients cannot fill memory."""
     stranger.session.receive(b"*11\r\n")
     assert stranger.hear() == [Error("ERR Protocol error: unauthenticated multibulk length")]
     other = Chat(stranger)
@@ -148,25 +148,25 @@ def test_a_stranger_sends_nothing_long(stranger: Chat) -> None:
     assert other.hear() == [Error("ERR Protocol error: unauthenticated bulk length")]
 
 
-def test_a_friend_does(stranger: Chat) -> None:
+def test_authenticated_client_has_the_general_limits(stranger: Chat) -> None:
     stranger("AUTH secret")
     assert stranger.say(b"SET", b"k", bytes(20_000)) == OK
 
 
-def test_where_no_password_is_wanted(chat: Chat) -> None:
+def test_auth_without_a_password_is_an_error(chat: Chat) -> None:
     assert chat("AUTH x").text.startswith("ERR AUTH <password> called without any password configured")
     assert chat("AUTH default x") == OK
     assert chat("AUTH somebody x") == WRONG_PASSWORD
     assert chat("AUTH a b c") == SYNTAX
 
 
-def test_any_bytes_are_compared_as_they_are() -> None:
+def test_password_may_be_any_bytes() -> None:
     context = ServerContext(LocalStore(), password="\udcff\u00fc")
     assert context.accepts(b"default", b"\xff\xc3\xbc")
     assert not context.accepts(b"default", b"")
 
 
-def test_an_exec_that_is_refused_ends_the_transaction(chat: Chat) -> None:
+def test_refused_exec_ends_the_transaction(chat: Chat) -> None:
     chat("MULTI")
     reason = "wrong number of arguments for 'exec' command"
     assert chat("EXEC now") == Error(f"EXECABORT Transaction discarded because of: {reason}")
@@ -176,14 +176,14 @@ def test_an_exec_that_is_refused_ends_the_transaction(chat: Chat) -> None:
 # -- what a client says of itself --------------------------------------------------------------------------
 
 
-def test_ids_are_given_once(chat: Chat) -> None:
+def test_client_ids_are_unique(chat: Chat) -> None:
     first, other = chat("CLIENT ID"), Chat(chat)
     second = other("CLIENT ID")
     other.session.lost()
     assert first < second < Chat(chat)("CLIENT ID")
 
 
-def test_names(chat: Chat) -> None:
+def test_client_names(chat: Chat) -> None:
     assert chat("CLIENT SETNAME mine") == OK
     assert chat("CLIENT GETNAME") == b"mine"
     error = Error("ERR Client names cannot contain spaces, newlines or special characters.")
@@ -193,7 +193,7 @@ def test_names(chat: Chat) -> None:
     assert chat("CLIENT GETNAME") is None
 
 
-def test_the_library(chat: Chat) -> None:
+def test_library_name_and_version(chat: Chat) -> None:
     assert chat("CLIENT SETINFO LIB-NAME redis-py") == OK
     assert chat("CLIENT SETINFO lib-ver 8.1.0") == OK
     assert chat("CLIENT SETINFO FOO x") == Error("ERR Unrecognized option 'FOO'")
@@ -228,7 +228,7 @@ def test_client_info(chat: Chat) -> None:
     assert (told["resp"], told["flags"], told["user"], told["cmd"]) == ("3", "N", "default", "client|info")
 
 
-def test_client_list_shows_everybody_on_this_wire(chat: Chat) -> None:
+def test_client_list_shows_all_redis_clients(chat: Chat) -> None:
     chat("PING")
     other = Chat(chat)
     other("SUBSCRIBE a")
@@ -241,7 +241,7 @@ def test_client_list_shows_everybody_on_this_wire(chat: Chat) -> None:
     assert chat("CLIENT LIST FOO") == SYNTAX
 
 
-def test_who_is_killed_is_gone(chat: Chat) -> None:
+def test_killed_client_is_closed(chat: Chat) -> None:
     other = Chat(chat)
     other("SUBSCRIBE a")
     (told,) = fields(chat, "CLIENT LIST TYPE pubsub")
@@ -250,7 +250,7 @@ def test_who_is_killed_is_gone(chat: Chat) -> None:
     assert len(fields(chat, "CLIENT LIST")) == 1
 
 
-def test_kill_spares_the_one_who_says_it_unless_told_otherwise(chat: Chat) -> None:
+def test_client_kill_spares_the_caller_by_default(chat: Chat) -> None:
     for _ in range(3):
         Chat(chat)
         Chat(chat)("PING")
@@ -277,7 +277,7 @@ def test_kill_spares_the_one_who_says_it_unless_told_otherwise(chat: Chat) -> No
         ("CLIENT REPLY perhaps", "ERR syntax error"),
     ],
 )
-def test_what_does_not_fit(chat: Chat, text: str, error: str) -> None:
+def test_wrong_arguments_are_refused(chat: Chat, text: str, error: str) -> None:
     assert chat(text) == Error(error)
 
 
@@ -299,7 +299,7 @@ def test_reply_skip_is_for_one_command(chat: Chat) -> None:
     assert chat.hear() == [b"v"]
 
 
-def test_reset_is_skipped_too_and_wants_replies_again(chat: Chat) -> None:
+def test_reset_is_skipped_too_and_enables_replies(chat: Chat) -> None:
     chat.send(b"CLIENT", b"REPLY", b"SKIP")
     chat.send(b"RESET")
     chat.send(b"CLIENT", b"REPLY", b"OFF")
@@ -307,12 +307,12 @@ def test_reset_is_skipped_too_and_wants_replies_again(chat: Chat) -> None:
     assert chat.hear() == [Simple("RESET")]
 
 
-def test_reply_on_is_said_even_behind_skip(chat: Chat) -> None:
+def test_reply_on_is_answered_even_after_skip(chat: Chat) -> None:
     chat.send(b"CLIENT", b"REPLY", b"SKIP")
     assert chat("CLIENT REPLY ON") == OK
 
 
-def test_replies_that_wait_for_the_log_are_skipped_too() -> None:
+def test_pending_replies_are_skipped_too() -> None:
     chat = Chat(late=True)
     chat.send(b"CLIENT", b"REPLY", b"SKIP")
     chat.send(b"SET", b"k", b"v")
@@ -321,7 +321,7 @@ def test_replies_that_wait_for_the_log_are_skipped_too() -> None:
     assert chat.hear() == [PONG]
 
 
-def test_who_wants_no_replies_still_hears_what_it_listens_to(chat: Chat) -> None:
+def test_subscriber_without_replies_still_gets_messages(chat: Chat) -> None:
     chat("HELLO 3")
     chat.send(b"CLIENT", b"REPLY", b"OFF")
     assert chat("SUBSCRIBE a") == Push((b"subscribe", b"a", 1))
@@ -329,7 +329,7 @@ def test_who_wants_no_replies_still_hears_what_it_listens_to(chat: Chat) -> None
     assert chat.hear() == [Push((b"message", b"a", b"x"))]
 
 
-def test_help(chat: Chat) -> None:
+def test_client_help(chat: Chat) -> None:
     lines = [line.text for line in chat("CLIENT HELP")]
     assert "SETNAME connection-name" in lines
     assert lines[0].startswith("CLIENT <subcommand>")

@@ -1,4 +1,4 @@
-"""Redis' glob patterns: what they match, and that none of them takes for ever."""
+"""Redis' glob patterns: their matches, and the bound on their cost."""
 
 import itertools
 
@@ -102,7 +102,7 @@ def _members(pattern: bytes, byte: int) -> tuple[bool, bytes]:
         (rb"(a|b)+$", [b"(a|b)+$"], [b"a"]),
     ],
 )
-def test_what_a_pattern_matches(pattern: bytes, matched: list[bytes], others: list[bytes]) -> None:
+def test_pattern_matches(pattern: bytes, matched: list[bytes], others: list[bytes]) -> None:
     matches = matcher(pattern)
     for string in matched:
         assert matches(string), string
@@ -120,12 +120,12 @@ STRINGS = st.lists(st.sampled_from([b"a", b"b", b"c", b"]", b"-", b"\\", b"\n", 
 @given(pattern=PATTERNS, string=STRINGS | st.binary(max_size=6))
 @example(pattern=b"*ab*ab", string=b"ab")
 @example(pattern=b"a*ba", string=b"aba")
-def test_the_meaning_is_that_of_the_reference(pattern: bytes, string: bytes) -> None:
+def test_matches_equal_those_of_the_reference(pattern: bytes, string: bytes) -> None:
     assert matcher(pattern)(string) == reference(pattern, string)
 
 
 @given(pattern=PATTERNS, string=STRINGS, data=st.data())
-def test_whatever_matches_begins_with_the_literal_prefix(pattern: bytes, string: bytes, data: st.DataObject) -> None:
+def test_all_matches_start_with_the_literal_prefix(pattern: bytes, string: bytes, data: st.DataObject) -> None:
     prefix = literal_prefix(pattern)
     behind = data.draw(st.sampled_from([prefix + string, string]))
     if matcher(pattern)(behind):
@@ -133,7 +133,7 @@ def test_whatever_matches_begins_with_the_literal_prefix(pattern: bytes, string:
 
 
 @given(string=st.binary(max_size=20))
-def test_an_escaped_string_is_its_own_prefix_and_all_that_matches(string: bytes) -> None:
+def test_escaped_string_matches_only_itself(string: bytes) -> None:
     escaped = b"".join(b"\\" + bytes((byte,)) for byte in string)
     assert literal_prefix(escaped) == string
     assert literal_prefix(escaped + b"*x") == string
@@ -161,7 +161,7 @@ def test_the_literal_prefix(pattern: bytes, prefix: bytes) -> None:
 # -- bounds --------------------------------------------------------------------------------------------------
 
 
-def test_a_pattern_at_its_limit_and_beyond() -> None:
+def test_pattern_at_the_limit_and_one_more() -> None:
     longest = b"a" * PATTERN_MAX
     assert matcher(longest)(longest)
     assert literal_prefix(longest) == longest
@@ -170,7 +170,7 @@ def test_a_pattern_at_its_limit_and_beyond() -> None:
             function(longest + b"a")
 
 
-def test_patterns_that_are_kept_are_bounded() -> None:
+def test_cached_patterns_are_bounded() -> None:
     for number in range(1_000):
         matcher(b"kept:%d" % number)
     kept = matcher.cache_info()
@@ -180,10 +180,8 @@ def test_patterns_that_are_kept_are_bounded() -> None:
 
 @pytest.mark.parametrize("segment", [b"a", b"?", b"[ab]", b"a?a"])
 @pytest.mark.parametrize("tail", [b"b", b"*b*", b"b*b"])
-def test_stars_without_number_against_the_longest_key_are_searched_once_each(
-    segment: bytes, tail: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each segment is looked for at most once, from where the one before was found: no search is ever taken back."""
+def test_each_star_segment_is_searched_once(segment: bytes, tail: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the end of the segment before; no search is repeated."""
     searched: list[tuple[int, int]] = []
 
     def counted(of: list[frozenset[int]]) -> object:
@@ -208,8 +206,8 @@ def test_stars_without_number_against_the_longest_key_are_searched_once_each(
     assert len(searched) <= stars + 2
 
 
-def test_the_slowest_pattern_ends() -> None:
-    """The most work there is: a class for each byte, the last of which fails, at each place of the longest key."""
+def test_slowest_pattern_ends() -> None:
+    """The most work: a class for each byte, the last of which fails, at each place of the longest key."""
     worst = b"*" + b"?" * (PATTERN_MAX - 3) + b"b" + b"*"
     assert not matcher(worst)(b"a" * KEY_MAX)
     assert matcher(worst)(b"a" * (KEY_MAX - 1) + b"b")

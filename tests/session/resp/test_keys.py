@@ -1,4 +1,4 @@
-"""The words on keys: whether they are there, how they go, what they are called, when they expire, which there are."""
+"""Redis commands on keys: existence, deletion, names, expiry and iteration."""
 
 import pytest
 
@@ -17,7 +17,7 @@ QUEUED = Simple("QUEUED")
 # -- whether they are there, and how they go -----------------------------------------------------------------
 
 
-def test_keys_that_are_there_are_counted_as_often_as_they_are_named(chat: Chat) -> None:
+def test_exists_counts_repeated_keys(chat: Chat) -> None:
     chat("MSET a 1 b 2")
     assert chat("EXISTS a b a nope") == 3
     assert chat("TOUCH a b a nope") == 3
@@ -30,14 +30,14 @@ def test_a_value_is_a_string_or_none(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("name", ["DEL", "UNLINK"])
-def test_keys_are_taken_out(chat: Chat, name: str) -> None:
+def test_del_and_unlink_delete_keys(chat: Chat, name: str) -> None:
     chat("MSET a 1 b 2")
     assert chat(f"{name} a a b nope") == 2
     assert chat("DBSIZE") == 0
 
 
 @pytest.mark.parametrize("mode", ["", "ASYNC", "sync"])
-def test_one_keyspace_is_emptied_or_all(chat: Chat, mode: str) -> None:
+def test_flushdb_empties_one_database_and_flushall_all(chat: Chat, mode: str) -> None:
     for db in (0, 1, DATABASES - 1):
         chat(f"SELECT {db}")
         chat("SET k v")
@@ -52,13 +52,13 @@ def test_one_keyspace_is_emptied_or_all(chat: Chat, mode: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["FLUSHDB SOON", "FLUSHALL SOON", "FLUSHALL SYNC SYNC", "FLUSHDB ASYNC SYNC"])
-def test_nothing_is_emptied_in_a_way_that_there_is_not(chat: Chat, command: str) -> None:
+def test_unknown_flush_options_are_refused(chat: Chat, command: str) -> None:
     chat("SET k v")
     assert chat(command) == SYNTAX
     assert chat("DBSIZE") == 1
 
 
-def test_everything_is_emptied_at_once_or_not_at_all() -> None:
+def test_flushall_is_atomic() -> None:
     chat = Chat(late=True)
     for db in (0, 1):
         chat.send(b"SELECT", b"%d" % db)
@@ -77,7 +77,7 @@ def test_everything_is_emptied_at_once_or_not_at_all() -> None:
     assert len(entry.steps) > 1
 
 
-def test_flushall_within_a_transaction_takes_what_the_transaction_has_stored(chat: Chat) -> None:
+def test_flushall_in_a_transaction_deletes_its_earlier_writes(chat: Chat) -> None:
     chat("SET k v")
     for queued in ("MULTI", "SELECT 3", "SET p 1", "FLUSHALL", "DBSIZE", "SET q 1", "DBSIZE", "SELECT 0", "DBSIZE"):
         assert chat(queued) in (OK, QUEUED)
@@ -87,7 +87,7 @@ def test_flushall_within_a_transaction_takes_what_the_transaction_has_stored(cha
 # -- what they are called ------------------------------------------------------------------------------------
 
 
-def test_a_key_is_renamed_with_its_time_to_live(chat: Chat) -> None:
+def test_rename_keeps_the_ttl(chat: Chat) -> None:
     chat("SET a 1 EX 10")
     chat("SET b 2 EX 100")
     assert chat("RENAME a b") == OK
@@ -97,11 +97,11 @@ def test_a_key_is_renamed_with_its_time_to_live(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("command", ["RENAME nope b", "RENAME nope nope", "RENAMENX nope b", "RENAMENX nope nope"])
-def test_what_is_not_there_has_no_name(chat: Chat, command: str) -> None:
+def test_rename_of_a_missing_key_is_an_error(chat: Chat, command: str) -> None:
     assert chat(command) == Error("ERR no such key")
 
 
-def test_renamenx_takes_no_name_from_another(chat: Chat) -> None:
+def test_renamenx_keeps_an_existing_key(chat: Chat) -> None:
     chat("MSET a 1 b 2")
     assert chat("RENAMENX a b") == 0
     assert chat("RENAMENX a a") == 0
@@ -110,7 +110,7 @@ def test_renamenx_takes_no_name_from_another(chat: Chat) -> None:
     assert chat("MGET a b c") == [None, b"2", b"1"]
 
 
-def test_a_value_is_copied_with_its_time_to_live(chat: Chat) -> None:
+def test_copy_keeps_the_ttl(chat: Chat) -> None:
     chat("SET a 1 EX 10")
     assert chat("COPY a b") == 1
     assert chat("TTL b") == 10
@@ -122,7 +122,7 @@ def test_a_value_is_copied_with_its_time_to_live(chat: Chat) -> None:
     assert chat("COPY nope b REPLACE") == 0
 
 
-def test_a_value_is_copied_into_another_keyspace(chat: Chat) -> None:
+def test_copy_into_another_database(chat: Chat) -> None:
     chat("SET a 1")
     assert chat("COPY a a DB 5") == 1
     assert chat("COPY a a DB 5") == 0
@@ -149,7 +149,7 @@ def test_a_value_is_copied_into_another_keyspace(chat: Chat) -> None:
         ),
     ],
 )
-def test_a_copy_goes_somewhere_else(chat: Chat, arguments: str, refusal: Error) -> None:
+def test_copy_to_the_same_key_is_an_error(chat: Chat, arguments: str, refusal: Error) -> None:
     chat("SET a 1")
     assert chat(f"COPY {arguments}") == refusal
     assert chat("DBSIZE") == 1
@@ -170,20 +170,20 @@ def test_a_copy_goes_somewhere_else(chat: Chat, arguments: str, refusal: Error) 
         (b"x" * 45, b"raw"),
     ],
 )
-def test_an_encoding_is_what_redis_would_call_it(chat: Chat, value: bytes, encoding: bytes) -> None:
+def test_object_encoding_is_that_of_redis(chat: Chat, value: bytes, encoding: bytes) -> None:
     chat.say(b"SET", b"k", value)
     assert chat("OBJECT ENCODING k") == encoding
     assert chat("object encoding nope") is None
 
 
-def test_object_has_no_other_words(chat: Chat) -> None:
+def test_unknown_object_subcommands_are_refused(chat: Chat) -> None:
     assert chat("OBJECT FREQ k") == Error("ERR unknown subcommand 'FREQ'. Try OBJECT HELP.")
     assert chat("OBJECT ENCODING") == Error("ERR wrong number of arguments for 'object|encoding' command")
     help_text = chat("OBJECT HELP")
     assert Simple("ENCODING key") in help_text
 
 
-def test_looking_at_a_key_does_not_keep_it_from_being_evicted_but_touch_does() -> None:
+def test_touch_counts_as_a_use_and_object_and_ttl_do_not() -> None:
     def victim(command: str, *, no_touch: bool = False) -> bytes:
         chat = Chat()
         chat.store = LocalStore(clock=chat.clock, memory_limit=2_900, when_full=WhenFull.EVICT)
@@ -213,7 +213,7 @@ def test_looking_at_a_key_does_not_keep_it_from_being_evicted_but_touch_does() -
     ("command", "milliseconds"),
     [("EXPIRE k 7", 7_000), ("PEXPIRE k 7", 7), ("EXPIREAT k 1007", 7_000), ("PEXPIREAT k 1000007", 7)],
 )
-def test_a_time_to_live_is_given_in_four_ways(chat: Chat, command: str, milliseconds: int) -> None:
+def test_expire_commands_set_the_ttl(chat: Chat, command: str, milliseconds: int) -> None:
     assert chat(command) == 0
     chat("SET k v")
     assert chat(command) == 1
@@ -237,7 +237,7 @@ def test_seconds_are_rounded_to_the_nearest(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("name", ["TTL", "PTTL", "EXPIRETIME", "PEXPIRETIME"])
-def test_what_does_not_expire_and_what_is_not_there(chat: Chat, name: str) -> None:
+def test_ttl_of_persistent_and_missing_keys(chat: Chat, name: str) -> None:
     chat("SET k v")
     assert chat(f"{name} k") == -1
     assert chat(f"{name} nope") == -2
@@ -246,13 +246,13 @@ def test_what_does_not_expire_and_what_is_not_there(chat: Chat, name: str) -> No
 @pytest.mark.parametrize(
     "command", ["EXPIRE k 0", "EXPIRE k -1", "EXPIREAT k 1", "PEXPIREAT k 0", f"PEXPIRE k {-(2**63)}", "EXPIRE k -1 LT"]
 )
-def test_a_time_that_is_over_takes_out(chat: Chat, command: str) -> None:
+def test_expiry_time_in_the_past_deletes(chat: Chat, command: str) -> None:
     chat("SET k v")
     assert chat(command) == 1
     assert chat("EXISTS k") == 0
 
 
-def test_persist_takes_the_time_to_live_away(chat: Chat) -> None:
+def test_persist_removes_the_ttl(chat: Chat) -> None:
     assert chat("PERSIST k") == 0
     chat("SET k v EX 10")
     assert chat("PERSIST k") == 1
@@ -272,7 +272,7 @@ def test_persist_takes_the_time_to_live_away(chat: Chat) -> None:
         ("GT GT", 0, 1, 0),
     ],
 )
-def test_a_time_to_live_under_conditions(chat: Chat, condition: str, without: int, later: int, sooner: int) -> None:
+def test_expire_with_conditions(chat: Chat, condition: str, without: int, later: int, sooner: int) -> None:
     """without: one before; later, sooner: than the one before."""
     chat("SET k v")
     assert chat(f"EXPIRE k 50 {condition}") == without
@@ -293,7 +293,7 @@ def test_a_time_to_live_under_conditions(chat: Chat, condition: str, without: in
         ("NX a\0b", "Unsupported option a"),
     ],
 )
-def test_conditions_that_do_not_go_together(chat: Chat, options: str, text: str) -> None:
+def test_exclusive_expire_conditions_are_refused(chat: Chat, options: str, text: str) -> None:
     chat("SET k v")
     assert chat(f"EXPIRE k 10 {options}") == Error(f"ERR {text}")
     assert chat(f"EXPIRE k ten {options}") == Error(f"ERR {text}")
@@ -301,7 +301,7 @@ def test_conditions_that_do_not_go_together(chat: Chat, options: str, text: str)
 
 
 @pytest.mark.parametrize("name", ["expire", "expireat", "pexpire", "pexpireat"])
-def test_a_time_to_live_is_no_longer_than_the_longest(chat: Chat, name: str) -> None:
+def test_ttl_is_bounded(chat: Chat, name: str) -> None:
     unit = 1 if name.startswith("p") else 1_000
     wrong = Error(f"ERR invalid expire time in '{name}' command")
     for time in (TTL_MAX // unit + 1, 2**63 - 1):
@@ -313,7 +313,7 @@ def test_a_time_to_live_is_no_longer_than_the_longest(chat: Chat, name: str) -> 
     assert chat("EXISTS k") == 1
 
 
-def test_seconds_long_ago_have_to_be_some_number_of_milliseconds(chat: Chat) -> None:
+def test_seconds_must_fit_into_milliseconds(chat: Chat) -> None:
     least = -(2**63 // 1000)
     assert chat(f"EXPIRE nope {least}") == 0
     assert chat(f"EXPIRE nope {least - 1}") == Error("ERR invalid expire time in 'expire' command")
@@ -339,7 +339,7 @@ def scanned(chat: Chat, *options: bytes) -> list[bytes]:
             return found
 
 
-def test_keys_are_counted_and_one_is_picked(chat: Chat) -> None:
+def test_dbsize_and_randomkey(chat: Chat) -> None:
     assert chat("RANDOMKEY") is None
     keys = fill(chat, 100)
     assert chat("DBSIZE") == 100
@@ -352,14 +352,14 @@ def test_a_scan_finds_every_key_once(chat: Chat, options: list[bytes]) -> None:
     assert sorted(scanned(chat, *options)) == sorted(keys)
 
 
-def test_a_slice_has_a_bound_whatever_is_asked_for(chat: Chat) -> None:
+def test_scan_slice_is_bounded_for_any_count(chat: Chat) -> None:
     fill(chat, SCAN_COUNT_MAX + 100)
     cursor, keys = chat.say(b"SCAN", b"0", b"COUNT", b"%d" % (2**62))
     assert cursor != b"0"
     assert len(keys) <= SCAN_COUNT_MAX
 
 
-def test_a_slice_is_smaller_where_a_long_pattern_takes_time(chat: Chat) -> None:
+def test_scan_slice_is_smaller_with_a_slow_pattern(chat: Chat) -> None:
     keys = fill(chat, 1_000)
     cursor, found = chat.say(b"SCAN", b"0", b"COUNT", b"10000", b"MATCH", b"*" * PATTERN_MAX)
     assert cursor != b"0"
@@ -368,7 +368,7 @@ def test_a_slice_is_smaller_where_a_long_pattern_takes_time(chat: Chat) -> None:
     assert sorted(chat.say(b"KEYS", b"*" * PATTERN_MAX)) == sorted(keys)
 
 
-def test_a_scan_finds_what_matches(chat: Chat) -> None:
+def test_scan_returns_matching_keys(chat: Chat) -> None:
     fill(chat, 100)
     assert sorted(scanned(chat, b"MATCH", b"k:1?")) == [b"k:%d" % number for number in range(10, 20)]
     assert scanned(chat, b"MATCH", b"*:55") == [b"k:55"]
@@ -380,7 +380,7 @@ def test_a_scan_finds_what_matches(chat: Chat) -> None:
 @pytest.mark.parametrize(
     "options", ["MATCH", "COUNT", "TYPE", "COUNT 0", "COUNT -1", "LIMIT 3", "MATCH x COUNT 5 TYPE", "x"]
 )
-def test_a_scan_refuses_options_it_does_not_have(chat: Chat, options: str) -> None:
+def test_scan_refuses_unknown_options(chat: Chat, options: str) -> None:
     assert chat(f"SCAN 0 {options}") == SYNTAX
 
 
@@ -394,14 +394,14 @@ def test_a_cursor_is_a_number_of_64_bits(chat: Chat, cursor: str) -> None:
 
 
 @pytest.mark.parametrize("cursor", [1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, -1, "+7"])
-def test_a_cursor_that_nobody_gave_is_no_harm(chat: Chat, cursor: int | str) -> None:
+def test_unknown_cursor_is_harmless(chat: Chat, cursor: int | str) -> None:
     fill(chat, 100)
     following, keys = chat(f"SCAN {cursor} COUNT 1000")
     assert following == b"0"
     assert len(keys) <= 100
 
 
-def test_no_cursor_is_the_first_one(chat: Chat) -> None:
+def test_cursor_zero_is_returned_only_at_the_end(chat: Chat) -> None:
     chat("SET k v")
     assert chat.say(b"SCAN", b"") == [b"0", [b"k"]]
 
@@ -432,7 +432,7 @@ def test_keys_goes_through_the_table_in_several_turns(chat: Chat) -> None:
     assert pong == Simple("PONG")
 
 
-def test_keys_finds_what_matches_in_the_keyspace_that_is_selected(chat: Chat) -> None:
+def test_keys_returns_matches_of_the_selected_database(chat: Chat) -> None:
     fill(chat, 100)
     assert sorted(chat("KEYS k:1?")) == [b"k:%d" % number for number in range(10, 20)]
     assert chat("KEYS k:7") == [b"k:7"]
@@ -450,7 +450,7 @@ def test_keys_that_are_too_many_for_a_reply_are_an_error() -> None:
 
 
 @pytest.mark.usefixtures("small_slices")
-def test_keys_waits_for_what_it_shows() -> None:
+def test_keys_waits_for_pending_commits_of_its_matches() -> None:
     chat = Chat(late=True)
     fill(chat, 300)
     other = Chat(beside=chat)
@@ -463,7 +463,7 @@ def test_keys_waits_for_what_it_shows() -> None:
 
 
 @pytest.mark.usefixtures("small_slices")
-def test_keys_shows_nothing_that_was_taken_back() -> None:
+def test_keys_shows_no_undone_write() -> None:
     chat = Chat(late=True)
     fill(chat, 300)
     other = Chat(beside=chat)
@@ -477,7 +477,7 @@ def test_keys_shows_nothing_that_was_taken_back() -> None:
     assert b"new" not in chat("KEYS *")
 
 
-def test_keys_in_a_transaction_sees_what_the_transaction_did(chat: Chat) -> None:
+def test_keys_in_a_transaction_sees_its_writes(chat: Chat) -> None:
     chat("SET before 1")
     for queued in ("MULTI", "SET b 1", "KEYS b*", "DEL b before", "KEYS b*"):
         assert chat(queued) in (OK, QUEUED)
@@ -503,7 +503,7 @@ def test_keys_in_a_transaction_has_a_bound(chat: Chat, monkeypatch: pytest.Monke
     assert "SCAN" in refusal.text
 
 
-def test_faults_within_a_transaction_are_answers_of_it(chat: Chat) -> None:
+def test_faults_within_a_transaction_are_replies_of_exec(chat: Chat) -> None:
     for queued in ("MULTI", "SET k 1", "INCRBYFLOAT k inf", "EXPIRE k 10 SOON", "COPY k k", "INCR k"):
         assert chat(queued) in (OK, QUEUED)
     assert chat("EXEC") == [

@@ -16,7 +16,7 @@ from tests.support.resp import request
 QUEUED = Simple("QUEUED")
 
 
-def test_a_transaction_whose_commit_fails_is_undone_and_says_so_once() -> None:
+def test_transaction_with_a_failed_commit_is_undone_and_fails_once() -> None:
     chat = Chat(late=True)
     chat.send(b"SET", b"k", b"1")
     chat.storage.commit()
@@ -33,7 +33,7 @@ def test_a_transaction_whose_commit_fails_is_undone_and_says_so_once() -> None:
     assert chat("GET other") is None
 
 
-def test_a_watched_key_whose_change_was_undone() -> None:
+def test_watched_key_with_an_undone_change() -> None:
     """It may be taken for changed, but what EXEC does is still what it says."""
     chat = Chat(late=True)
     other = Chat(chat)
@@ -50,7 +50,7 @@ def test_a_watched_key_whose_change_was_undone() -> None:
     assert chat("GET k") == (b"ours" if reply == [OK] else None)
 
 
-def test_a_transaction_given_up_waits_for_the_change_that_it_was_given_up_for() -> None:
+def test_aborted_transaction_waits_for_the_commit_of_the_change() -> None:
     chat = Chat(late=True)
     other = Chat(chat)
     chat("WATCH k")
@@ -98,7 +98,7 @@ def test_exec_fails_on_a_change_while_other_writes_are_pending() -> None:
     assert chat.hear() == [OK, OK, OK, QUEUED, QUEUED, NULL_ARRAY, b"theirs"]
 
 
-def test_keys_looked_for_while_others_write_are_said_once_those_are_safe() -> None:
+def test_keys_reply_waits_for_commits_of_other_clients() -> None:
     chat = Chat(late=True)
     other = Chat(chat)
     other.send(b"SET", b"k", b"v")
@@ -112,7 +112,7 @@ def test_keys_looked_for_while_others_write_are_said_once_those_are_safe() -> No
     assert chat("KEYS *") == []
 
 
-def test_a_client_that_goes_in_the_middle_of_a_long_command() -> None:
+def test_client_closes_during_a_long_command() -> None:
     chat = Chat()
     for n in range(40_000):
         chat.store.database.put(b"%d" % n, b"", None)
@@ -126,7 +126,7 @@ def test_a_client_that_goes_in_the_middle_of_a_long_command() -> None:
     assert Chat(chat)("DBSIZE") == 40_000
 
 
-def test_messages_do_not_come_between_the_replies_of_a_command() -> None:
+def test_messages_do_not_split_the_replies_of_a_command() -> None:
     chat = Chat(late=True)
     listener = Chat(chat)
     listener("HELLO 3")
@@ -172,13 +172,10 @@ SAID = st.one_of(
     ),
     paused=st.integers(0, 3),
 )
-def test_every_client_gets_one_reply_to_each_of_its_commands_in_order(
+def test_clients_get_one_reply_to_each_command_in_order(
     said: list[tuple[int, list[tuple[bytes, ...]], str]], paused: int
 ) -> None:
-    """Three clients, one log; one of them may take nothing until the end. ECHO behind each command tells the places.
-
-    In version 3, so that a subscriber may say anything; pushes are put aside, but for what answers a subscription.
-    """
+    """Three clients, one storage; one of them may take nothing until the end. An ECHO tells the replies apart."""
     first = Chat(late=True)
     chats = [first, Chat(first), Chat(first)]
     sent: list[list[bytes]] = [[], [], []]

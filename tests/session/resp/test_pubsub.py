@@ -1,4 +1,4 @@
-"""Channels: who hears what, in which form, and the bounds of it."""
+"""Channels: delivery, the form of messages, and bounds."""
 
 import pytest
 
@@ -38,13 +38,13 @@ def test_each_channel_is_confirmed_with_the_number_so_far(listener: Chat) -> Non
     assert said(listener, "PUNSUBSCRIBE") == [[b"punsubscribe", None, 0]]
 
 
-def test_in_version_3_they_are_pushes(listener: Chat) -> None:
+def test_confirmations_are_pushes_in_version_3(listener: Chat) -> None:
     listener("HELLO 3")
     assert said(listener, "SUBSCRIBE a") == [Push((b"subscribe", b"a", 1))]
     assert said(listener, "UNSUBSCRIBE a") == [Push((b"unsubscribe", b"a", 0))]
 
 
-def test_in_version_2_a_subscriber_says_little_else(listener: Chat) -> None:
+def test_subscriber_in_version_2_may_use_few_commands(listener: Chat) -> None:
     listener("SUBSCRIBE a")
     assert listener("GET k") == Error(
         "ERR Can't execute 'get': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed "
@@ -56,7 +56,7 @@ def test_in_version_2_a_subscriber_says_little_else(listener: Chat) -> None:
     assert listener("PING") == Simple("PONG")
 
 
-def test_in_version_3_a_subscriber_says_what_it_likes(listener: Chat) -> None:
+def test_subscriber_in_version_3_may_use_all_commands(listener: Chat) -> None:
     listener("HELLO 3")
     listener("SUBSCRIBE a")
     assert listener("PING") == Simple("PONG")
@@ -66,7 +66,7 @@ def test_in_version_3_a_subscriber_says_what_it_likes(listener: Chat) -> None:
 # -- hearing -----------------------------------------------------------------------------------------------
 
 
-def test_a_message_reaches_those_who_listen(chat: Chat, listener: Chat) -> None:
+def test_message_reaches_its_subscribers(chat: Chat, listener: Chat) -> None:
     listener("SUBSCRIBE news")
     listener("PSUBSCRIBE n?ws")
     assert chat("PUBLISH news hello") == 2
@@ -74,19 +74,19 @@ def test_a_message_reaches_those_who_listen(chat: Chat, listener: Chat) -> None:
     assert listener.hear() == [[b"message", b"news", b"hello"], [b"pmessage", b"n?ws", b"news", b"hello"]]
 
 
-def test_channels_are_the_same_in_every_keyspace(chat: Chat, listener: Chat) -> None:
+def test_channels_are_shared_by_all_databases(chat: Chat, listener: Chat) -> None:
     listener("SUBSCRIBE news")
     chat("SELECT 5")
     assert chat("PUBLISH news hello") == 1
 
 
-def test_any_bytes(chat: Chat, listener: Chat) -> None:
+def test_messages_and_names_may_be_any_bytes(chat: Chat, listener: Chat) -> None:
     listener.say(b"SUBSCRIBE", b"\xff\r\n")
     chat.say(b"PUBLISH", b"\xff\r\n", bytes(10_000))
     assert listener.hear() == [[b"message", b"\xff\r\n", bytes(10_000)]]
 
 
-def test_who_speaks_to_itself_hears_the_reply_first(listener: Chat) -> None:
+def test_publisher_gets_the_reply_before_its_own_message(listener: Chat) -> None:
     listener("HELLO 3")
     listener("SUBSCRIBE a")
     assert said(listener, "PUBLISH a x") == [1, Push((b"message", b"a", b"x"))]
@@ -95,7 +95,7 @@ def test_who_speaks_to_itself_hears_the_reply_first(listener: Chat) -> None:
     assert said(listener, "EXEC") == [[1, 1], Push((b"message", b"a", b"y")), Push((b"message", b"a", b"z"))]
 
 
-def test_messages_stay_behind_replies_that_wait_for_the_log() -> None:
+def test_messages_stay_behind_pending_replies() -> None:
     listener = Chat(late=True)
     listener("HELLO 3")
     listener("SUBSCRIBE a")
@@ -106,7 +106,7 @@ def test_messages_stay_behind_replies_that_wait_for_the_log() -> None:
     assert listener.hear() == [Simple("OK"), Push((b"message", b"a", b"x"))]
 
 
-def test_a_transaction_speaks_when_it_is_carried_out(chat: Chat, listener: Chat) -> None:
+def test_transaction_publishes_when_it_is_executed(chat: Chat, listener: Chat) -> None:
     listener("SUBSCRIBE a")
     chat("MULTI")
     chat("PUBLISH a x")
@@ -115,7 +115,7 @@ def test_a_transaction_speaks_when_it_is_carried_out(chat: Chat, listener: Chat)
     assert listener.hear() == [[b"message", b"a", b"x"]]
 
 
-def test_who_has_gone_leaves_nothing(chat: Chat, listener: Chat) -> None:
+def test_closed_subscriber_leaves_nothing(chat: Chat, listener: Chat) -> None:
     listener("SUBSCRIBE a")
     listener("PSUBSCRIBE b*")
     listener.session.lost()
@@ -127,7 +127,7 @@ def test_who_has_gone_leaves_nothing(chat: Chat, listener: Chat) -> None:
 # -- what is known of channels -----------------------------------------------------------------------------
 
 
-def test_pubsub_words(chat: Chat, listener: Chat) -> None:
+def test_pubsub_subcommands(chat: Chat, listener: Chat) -> None:
     said(listener, "SUBSCRIBE news weather")
     other = Chat(chat)
     other("SUBSCRIBE news")
@@ -143,7 +143,7 @@ def test_pubsub_words(chat: Chat, listener: Chat) -> None:
 # -- bounds ------------------------------------------------------------------------------------------------
 
 
-def test_a_subscriber_that_takes_nothing_is_overrun(chat: Chat, listener: Chat) -> None:
+def test_subscriber_that_takes_nothing_is_closed(chat: Chat, listener: Chat) -> None:
     listener("SUBSCRIBE a")
     listener.session.paused = True  # as its connection does when its system takes no more
     message = bytes(1024 * 1024)
@@ -155,8 +155,8 @@ def test_a_subscriber_that_takes_nothing_is_overrun(chat: Chat, listener: Chat) 
     assert listener.session.overrun
 
 
-def test_messages_to_many_are_much_work(chat: Chat) -> None:
-    """A turn ends sooner, so that whoever speaks to a crowd does not hold up everybody else."""
+def test_messages_to_many_subscribers_end_a_turn_sooner(chat: Chat) -> None:
+    """So that the publisher does not block all other clients."""
     for _ in range(COMMANDS_PER_TURN):
         Chat(chat)("SUBSCRIBE a")
     chat.session.receive(request(b"PUBLISH", b"a", b"x") * 3)
@@ -165,20 +165,20 @@ def test_messages_to_many_are_much_work(chat: Chat) -> None:
     assert chat.session.runnable
 
 
-def test_so_many_subscriptions_and_no_more(listener: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_subscriptions_is_bounded(listener: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "SUBSCRIPTIONS_MAX", 3)
     assert len(said(listener, "SUBSCRIBE a b")) == 2
     assert said(listener, "PSUBSCRIBE c d") == [Error("ERR more than 3 subscriptions")]
     assert said(listener, "PSUBSCRIBE c") == [[b"psubscribe", b"c", 3]]
 
 
-def test_so_many_bytes_of_names_and_no_more(listener: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_of_names_are_bounded(listener: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "SUBSCRIBED_BYTES_MAX", 2 * (pubsub.SUBSCRIPTION_BYTES + 5))
     assert len(said(listener, "SUBSCRIBE 12345 67890")) == 2
     assert isinstance(said(listener, "SUBSCRIBE x")[0], Error)
 
 
-def test_names_and_patterns_are_short(chat: Chat, listener: Chat) -> None:
+def test_length_of_names_and_patterns_is_bounded(chat: Chat, listener: Chat) -> None:
     assert listener.say(b"SUBSCRIBE", b"c" * (CHANNEL_MAX + 1)).code == "ERR"
     assert chat.say(b"PUBLISH", b"c" * (CHANNEL_MAX + 1), b"x") == 0
     assert listener.say(b"PSUBSCRIBE", b"*" * (PATTERN_MAX + 1)).code == "ERR"

@@ -1,4 +1,4 @@
-"""The words on values: what they store, what they answer, and Redis' own texts where something does not fit."""
+"""Redis commands on strings: effects, replies, and Redis' own error texts."""
 
 import pytest
 
@@ -21,19 +21,19 @@ def test_a_value_is_stored_and_read(chat: Chat) -> None:
     assert chat("GET other") is None
 
 
-def test_set_takes_a_time_to_live_away(chat: Chat) -> None:
+def test_set_removes_the_ttl(chat: Chat) -> None:
     chat("SET k v EX 10")
     chat("SET k w")
     assert chat("TTL k") == -1
 
 
-def test_set_nx_stores_where_nothing_is(chat: Chat) -> None:
+def test_set_nx_stores_if_absent(chat: Chat) -> None:
     assert chat("SET k 1 NX") == OK
     assert chat("SET k 2 nx") is None
     assert chat("GET k") == b"1"
 
 
-def test_set_xx_stores_where_something_is(chat: Chat) -> None:
+def test_set_xx_stores_if_present(chat: Chat) -> None:
     assert chat("SET k 1 XX") is None
     assert chat("EXISTS k") == 0
     chat("SET k 1")
@@ -41,7 +41,7 @@ def test_set_xx_stores_where_something_is(chat: Chat) -> None:
     assert chat("GET k") == b"2"
 
 
-def test_set_ifeq_stores_over_the_value_that_is_expected(chat: Chat) -> None:
+def test_set_ifeq_stores_if_equal(chat: Chat) -> None:
     assert chat("SET k 1 IFEQ 0") is None
     chat("SET k 1")
     assert chat("SET k 2 IFEQ 0") is None
@@ -53,7 +53,7 @@ def test_set_ifeq_stores_over_the_value_that_is_expected(chat: Chat) -> None:
     assert chat("EXISTS nope") == 0
 
 
-def test_set_get_answers_what_was_there_whether_or_not_it_stores(chat: Chat) -> None:
+def test_set_get_returns_the_old_value_whether_or_not_it_stores(chat: Chat) -> None:
     assert chat("SET k 1 GET") is None
     assert chat("SET k 2 GET") == b"1"
     assert chat("SET k 3 NX GET") == b"2"
@@ -65,7 +65,7 @@ def test_set_get_answers_what_was_there_whether_or_not_it_stores(chat: Chat) -> 
 @pytest.mark.parametrize(
     ("option", "milliseconds"), [("EX 7", 7_000), ("PX 7", 7), ("EXAT 1007", 7_000), ("PXAT 1000007", 7)]
 )
-def test_set_takes_a_time_in_four_ways(chat: Chat, option: str, milliseconds: int) -> None:
+def test_set_accepts_four_forms_of_expiry(chat: Chat, option: str, milliseconds: int) -> None:
     assert chat.clock.now == 1_000_000
     assert chat(f"SET k v {option}") == OK
     assert chat("PTTL k") == milliseconds
@@ -73,13 +73,13 @@ def test_set_takes_a_time_in_four_ways(chat: Chat, option: str, milliseconds: in
     assert chat("GET k") is None
 
 
-def test_set_until_a_time_that_is_over_leaves_nothing(chat: Chat) -> None:
+def test_set_with_an_expiry_time_in_the_past_deletes(chat: Chat) -> None:
     chat("SET k v")
     assert chat("SET k w EXAT 1") == OK
     assert chat("EXISTS k") == 0
 
 
-def test_set_keepttl_keeps_it(chat: Chat) -> None:
+def test_set_keepttl_keeps_the_ttl(chat: Chat) -> None:
     chat("SET k v EX 10")
     assert chat("SET k w KEEPTTL") == OK
     assert chat("TTL k") == 10
@@ -102,12 +102,12 @@ def test_set_keepttl_keeps_it(chat: Chat) -> None:
         "GET IT",
     ],
 )
-def test_set_refuses_options_that_do_not_go_together(chat: Chat, options: str) -> None:
+def test_set_refuses_exclusive_options(chat: Chat, options: str) -> None:
     assert chat(f"SET k v {options}") == SYNTAX
     assert chat("EXISTS k") == 0
 
 
-def test_set_takes_an_option_twice_and_the_last_one_counts(chat: Chat) -> None:
+def test_repeated_option_of_set_counts_once_or_last(chat: Chat) -> None:
     assert chat("SET k v NX NX EX 10 EX 20") == OK
     assert chat("TTL k") == 20
 
@@ -133,7 +133,7 @@ def test_milliseconds_likewise(chat: Chat, command: str) -> None:
     assert chat(command.format(TTL_MAX)) == OK
 
 
-def test_setex_and_psetex_store_for_a_time(chat: Chat) -> None:
+def test_setex_and_psetex_set_the_ttl(chat: Chat) -> None:
     assert chat("SETEX k 10 v") == OK
     assert chat("PTTL k") == 10_000
     assert chat("PSETEX k 10 w") == OK
@@ -141,13 +141,13 @@ def test_setex_and_psetex_store_for_a_time(chat: Chat) -> None:
     assert chat("GET k") == b"w"
 
 
-def test_setnx_answers_whether_it_stored(chat: Chat) -> None:
+def test_setnx_returns_whether_it_stored(chat: Chat) -> None:
     assert chat("SETNX k 1") == 1
     assert chat("SETNX k 2") == 0
     assert chat("GET k") == b"1"
 
 
-def test_getset_answers_what_was_there(chat: Chat) -> None:
+def test_getset_returns_the_old_value(chat: Chat) -> None:
     assert chat("GETSET k 1") is None
     chat("EXPIRE k 10")
     assert chat("GETSET k 2") == b"1"
@@ -155,14 +155,14 @@ def test_getset_answers_what_was_there(chat: Chat) -> None:
     assert chat("TTL k") == -1
 
 
-def test_getdel_takes_out(chat: Chat) -> None:
+def test_getdel_returns_and_deletes(chat: Chat) -> None:
     chat("SET k v")
     assert chat("GETDEL k") == b"v"
     assert chat("GETDEL k") is None
     assert chat("EXISTS k") == 0
 
 
-def test_delifeq_takes_out_what_is_expected(chat: Chat) -> None:
+def test_delifeq_deletes_an_equal_value(chat: Chat) -> None:
     chat("SET k v")
     assert chat("DELIFEQ k w") == 0
     assert chat("DELIFEQ k v") == 1
@@ -183,24 +183,24 @@ def test_getex_alone_only_reads(chat: Chat) -> None:
     ("option", "milliseconds"),
     [("EX 7", 7_000), ("PX 7", 7), ("EXAT 1007", 7_000), ("PXAT 1000007", 7), ("PERSIST", -1)],
 )
-def test_getex_gives_another_time(chat: Chat, option: str, milliseconds: int) -> None:
+def test_getex_sets_the_ttl(chat: Chat, option: str, milliseconds: int) -> None:
     chat("SET k v EX 100")
     assert chat(f"GETEX k {option}") == b"v"
     assert chat("PTTL k") == milliseconds
 
 
-def test_getex_until_a_time_that_is_over_takes_out(chat: Chat) -> None:
+def test_getex_with_an_expiry_time_in_the_past_deletes(chat: Chat) -> None:
     chat("SET k v")
     assert chat("GETEX k PXAT 5") == b"v"
     assert chat("EXISTS k") == 0
 
 
 @pytest.mark.parametrize("options", ["EX 1 PX 1", "PERSIST EX 1", "EX 1 PERSIST", "KEEPTTL", "NX", "GET", "EX"])
-def test_getex_refuses_options_it_does_not_have(chat: Chat, options: str) -> None:
+def test_getex_refuses_unknown_options(chat: Chat, options: str) -> None:
     assert chat(f"GETEX nope {options}") == SYNTAX
 
 
-def test_getex_looks_at_the_time_only_where_there_is_a_key(chat: Chat) -> None:
+def test_getex_checks_the_time_only_for_an_existing_key(chat: Chat) -> None:
     assert chat("GETEX k EX 0") is None
     assert chat("GETEX k EX ten") is None
     chat("SET k v EX 10")
@@ -229,7 +229,7 @@ def test_a_key_without_a_value_is_refused(chat: Chat, name: str) -> None:
     assert chat("EXISTS a") == 0
 
 
-def test_keys_have_one_byte_at_least_and_no_more_than_the_longest(chat: Chat) -> None:
+def test_key_lengths_are_bounded(chat: Chat) -> None:
     assert chat.say(b"SET", b"x" * KEY_MAX, b"v") == OK
     for key in (b"", b"x" * (KEY_MAX + 1)):
         refusal = Error(f"ERR a key has 1 to {KEY_MAX} bytes here, this one {len(key)}")
@@ -242,7 +242,7 @@ def test_keys_have_one_byte_at_least_and_no_more_than_the_longest(chat: Chat) ->
 # -- parts of a value ----------------------------------------------------------------------------------------
 
 
-def test_append_answers_the_length_and_keeps_the_time_to_live(chat: Chat) -> None:
+def test_append_returns_the_length_and_keeps_the_ttl(chat: Chat) -> None:
     assert chat("APPEND k ab") == 2
     chat("EXPIRE k 10")
     assert chat("APPEND k cd") == 4
@@ -257,7 +257,7 @@ def test_strlen_counts_bytes(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("name", ["GETRANGE", "SUBSTR"])
-def test_a_part_of_a_value(chat: Chat, name: str) -> None:
+def test_getrange_returns_a_part(chat: Chat, name: str) -> None:
     chat("SET k abcdef")
     assert chat(f"{name} k 0 2") == b"abc"
     assert chat(f"{name} k -3 -1") == b"def"
@@ -268,7 +268,7 @@ def test_a_part_of_a_value(chat: Chat, name: str) -> None:
     assert chat(f"{name} k 0 end") == NOT_AN_INTEGER
 
 
-def test_places_below_zero_count_from_the_end() -> None:
+def test_negative_offsets_count_from_the_end() -> None:
     letters = b"abcde"
     for start in range(-7, 8):
         for end in range(-7, 8):
@@ -279,7 +279,7 @@ def test_places_below_zero_count_from_the_end() -> None:
             assert not places_of(start, end, 0)
 
 
-def test_setrange_fills_up_with_zero_bytes_and_keeps_the_time_to_live(chat: Chat) -> None:
+def test_setrange_pads_with_zero_bytes_and_keeps_the_ttl(chat: Chat) -> None:
     assert chat("SETRANGE k 3 xy") == 5
     assert chat("GET k") == b"\0\0\0xy"
     chat("EXPIRE k 10")
@@ -288,20 +288,20 @@ def test_setrange_fills_up_with_zero_bytes_and_keeps_the_time_to_live(chat: Chat
     assert chat("TTL k") == 10
 
 
-def test_setrange_of_nothing_changes_nothing_wherever(chat: Chat) -> None:
+def test_setrange_of_an_empty_value_changes_nothing(chat: Chat) -> None:
     assert chat.say(b"SETRANGE", b"k", b"%d" % (2**63 - 1), b"") == 0
     assert chat("EXISTS k") == 0
     chat("SET k abc")
     assert chat.say(b"SETRANGE", b"k", b"10", b"") == 3
 
 
-def test_setrange_has_offsets_of_its_own_kind(chat: Chat) -> None:
+def test_setrange_checks_its_offset(chat: Chat) -> None:
     assert chat("SETRANGE k -1 x") == Error("ERR offset is out of range")
     assert chat("SETRANGE k one x") == NOT_AN_INTEGER
     assert chat(f"SETRANGE k {STRING_MAX} x") == TOO_LONG
 
 
-def test_no_value_becomes_longer_than_values_may_be() -> None:
+def test_values_cannot_grow_over_the_limit() -> None:
     chat = Chat(value_max=8)
     assert chat("SETRANGE k 7 x") == 8
     assert chat("SETRANGE k 8 x") == TOO_LONG
@@ -314,7 +314,7 @@ def test_no_value_becomes_longer_than_values_may_be() -> None:
 # -- numbers -------------------------------------------------------------------------------------------------
 
 
-def test_counting_up_and_down(chat: Chat) -> None:
+def test_incr_and_decr(chat: Chat) -> None:
     assert chat("INCR n") == 1
     assert chat("INCRBY n 10") == 11
     assert chat("DECR n") == 10
@@ -323,7 +323,7 @@ def test_counting_up_and_down(chat: Chat) -> None:
     assert chat("GET n") == b"10"
 
 
-def test_counting_keeps_the_time_to_live(chat: Chat) -> None:
+def test_incr_keeps_the_ttl(chat: Chat) -> None:
     chat("SET n 1 EX 10")
     chat("INCR n")
     chat("INCRBYFLOAT n 0.5")
@@ -331,7 +331,7 @@ def test_counting_keeps_the_time_to_live(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b" 1", b"1 ", b"01", b"-0", b"1.0", b"9223372036854775808"])
-def test_what_is_no_number_does_not_count(chat: Chat, value: bytes) -> None:
+def test_incr_of_a_value_that_is_no_number_is_an_error(chat: Chat, value: bytes) -> None:
     chat.say(b"SET", b"k", value)
     assert chat("INCR k") == NOT_AN_INTEGER
     assert chat.say(b"INCRBY", b"n", value) == NOT_AN_INTEGER
@@ -349,7 +349,7 @@ def test_numbers_have_64_bits(chat: Chat) -> None:
     assert chat("INCRBY n 9223372036854775807") == -1
 
 
-def test_numbers_with_a_fraction(chat: Chat) -> None:
+def test_incrbyfloat_adds(chat: Chat) -> None:
     assert chat("INCRBYFLOAT f 10.5") == b"10.5"
     assert chat("INCRBYFLOAT f 0.1") == b"10.6"
     assert chat("INCRBYFLOAT f 5.0e3") == b"5010.60000000000000009"  # as on a PC, everywhere
@@ -360,12 +360,12 @@ def test_numbers_with_a_fraction(chat: Chat) -> None:
 
 
 @pytest.mark.parametrize("amount", [b"", b"x", b" 1", b"nan"])
-def test_what_is_no_fraction_is_refused(chat: Chat, amount: bytes) -> None:
+def test_incrbyfloat_refuses_other_values(chat: Chat, amount: bytes) -> None:
     assert chat.say(b"INCRBYFLOAT", b"f", amount) == Error("ERR value is not a valid float")
     assert chat("EXISTS f") == 0
 
 
-def test_no_sum_is_infinite(chat: Chat) -> None:
+def test_infinite_sums_are_refused(chat: Chat) -> None:
     infinite = Error("ERR increment would produce NaN or Infinity")
     assert chat("INCRBYFLOAT f inf") == infinite
     assert chat("EXISTS f") == 0
@@ -376,7 +376,7 @@ def test_no_sum_is_infinite(chat: Chat) -> None:
 # -- bits ----------------------------------------------------------------------------------------------------
 
 
-def test_bits_are_set_and_read_from_the_highest_on(chat: Chat) -> None:
+def test_bit_zero_is_the_highest_bit(chat: Chat) -> None:
     assert chat("SETBIT k 7 1") == 0
     assert chat("GET k") == b"\x01"
     assert chat("SETBIT k 7 0") == 1
@@ -419,7 +419,7 @@ def test_bits_are_counted_in_bytes_and_in_bits(chat: Chat) -> None:
     ("arguments", "refusal"),
     [("0", SYNTAX), ("0 1 WORD", SYNTAX), ("0 1 BIT more", SYNTAX), ("a 1", NOT_AN_INTEGER), ("1 b", NOT_AN_INTEGER)],
 )
-def test_bitcount_looks_at_its_arguments_only_where_there_is_a_key(chat: Chat, arguments: str, refusal: Error) -> None:
+def test_bitcount_checks_its_arguments_only_for_an_existing_key(chat: Chat, arguments: str, refusal: Error) -> None:
     assert chat(f"BITCOUNT k {arguments}") == 0
     chat("SET k v")
     assert chat(f"BITCOUNT k {arguments}") == refusal
