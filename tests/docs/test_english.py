@@ -1,0 +1,157 @@
+"""Documents, help texts, summaries of commands and docstrings use the glossary's terms and name their subjects."""
+
+import ast
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cairnkv.cli import cluster
+from cairnkv.cli.main import SUBCOMMANDS, main
+from cairnkv.session.resp import command_docs
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "cairnkv"
+DOCUMENTS = [
+    *(Path(f"{name}.md") for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/*.md")),
+]
+
+RETIRED = (
+    *("accelerat(?:or|ors|ed)", "hot paths?", "(?:readable|compiled) (?:one|part|path|way)", "swift(?:ly)?"),
+    *("the article's", "dialects?", "wires?", "keyspaces?", "strangers?", "patience", "(?:process|disk|quorum) size"),
+    *("hurts?", "hears?", "heard", "odd one", "good order", "for good", "for ever", "by and by", "without a word"),
+    *("(?:is|are|was|were|be|been) (?:told|said)", "tells? of", "under way", "put off", "held back", "made undone"),
+    *("takes? out", "taken out", "take[sn]? back", "took back", "in (?:its|their) turn"),
+    *("carr(?:y|ies|ied|ying)(?: \\w+)? out", "nobody", "somebody", "whoever"),
+    *("what always holds", "what (?:it|they) comes? to"),
+)
+"""Regular expressions of retired words. The glossary has their replacements."""
+
+RETIRED_WORDS = re.compile(rf"(?<![\w-])(?:{'|'.join(RETIRED)})(?![\w-])", re.IGNORECASE)
+
+NO_SUBJECT = re.compile(
+    r"(?:^|[.!?:;|]\s+|\n\s*(?:[-*]|\d+\.)\s+|\n\n)\**(?:What|Who|Whoever|Nobody|Somebody)\b(?!.*\?)"
+)
+"""The beginning of a sentence without a named subject. A question is allowed."""
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "docs/protocol.md": ("the article's",),  # the one page that names the origin of the protocol
+    # until the texts in src are clean:
+    "docs/architecture.md": ("is told", "is said"),
+    "docs/consistency.md": ("nobody",),
+    "docs/options.md": ("for ever",),
+    "serve": ("for ever",),
+    "shell": ("carry out",),
+    "check consistency": ("were told", "is told"),
+}
+"""Retired words that a document or a help text may still have."""
+
+COUNTS: dict[str, int] = {
+    "__init__": 1,
+    "cli": 21,
+    "client": 63,
+    "commands": 1,
+    "installation": 1,
+    "lab": 94,
+    "limits": 20,
+    "protocol": 37,
+    "records": 2,
+    "replication": 273,
+    "server": 66,
+    "session": 172,
+    "storage": 146,
+    "store": 56,
+    "testing": 6,
+    "version": 1,
+}
+"""Packages and modules of src that are not clean yet, with the maximum number of findings. Only lower them."""
+
+
+def findings(text: str, allowed: tuple[str, ...] = ()) -> list[str]:
+    """Return the retired words in a text, and the beginnings of its sentences without a subject."""
+    words = [found for found in RETIRED_WORDS.findall(" ".join(text.split())) if found.lower() not in allowed]
+    return words + [match[0].strip() for match in NO_SUBJECT.finditer(text)]
+
+
+def prose(markdown: str) -> str:
+    """Return a document without code, link targets and recorded output."""
+    text = re.sub(r"<!-- table: runs -->.*?<!-- end -->", "", markdown, flags=re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^    .*", "", text, flags=re.MULTILINE)
+    text = re.sub(r"``?[^`]*``?", "CODE", text)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def help_text(arguments: list[str]) -> str:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        assert main([*arguments, "--help"]) == 0
+    return output.getvalue()
+
+
+def commands() -> Iterator[list[str]]:
+    """Yield the command line of each command that has a help text."""
+    yield []
+    for name in SUBCOMMANDS:
+        yield [name]
+    for action in cluster._ACTIONS:
+        yield ["cluster", action]
+    yield ["check", "consistency"]
+
+
+def docstrings(path: Path) -> Iterator[str]:
+    """Yield the docstrings of a module, its classes, functions and attributes."""
+    if path.suffix != ".py":
+        yield from re.findall(r'"""(.*?)"""', path.read_text(), re.DOTALL)
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+def in_docstrings(package: str) -> list[str]:
+    """Return the findings in the docstrings of a package or module of src, with their files."""
+    path = PACKAGE / package
+    files = sorted(path.rglob("*.*")) if path.is_dir() else [path.with_suffix(".py")]
+    files = [file for file in files if file.suffix in (".py", ".pyx", ".pxd")]
+    return [
+        f"{file.relative_to(PACKAGE)}: {found}"
+        for file in files
+        for text in docstrings(file)
+        for found in findings(text)
+    ]
+
+
+PACKAGES = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_documents_use_the_terms_of_the_glossary(document: Path) -> None:
+    assert findings(prose((ROOT / document).read_text()), ALLOWED.get(str(document), ())) == []
+
+
+@pytest.mark.parametrize("command", list(commands()), ids=" ".join)
+def test_help_texts_use_the_terms_of_the_glossary(command: list[str]) -> None:
+    assert findings(help_text(command), ALLOWED.get(" ".join(command), ())) == []
+
+
+def test_summaries_of_commands_use_the_terms_of_the_glossary() -> None:
+    found = {spec.name: findings(spec.summary) for spec in command_docs.every()}
+    assert {name: words for name, words in found.items() if words} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_use_the_terms_of_the_glossary(package: str) -> None:
+    found = in_docstrings(package)
+    assert len(found) <= COUNTS.get(package, 0), "\n".join(found)
+
+
+def test_retired_words_and_missing_subjects_are_found() -> None:
+    assert findings("The accelerator takes a run. What it leaves is read.") == ["accelerator", ". What"]
+    assert findings("It was told by nobody; keyspaces.") == ["was told", "nobody", "keyspaces"]
+    assert findings("- Who reads?\n- What is it for?") == []
+    assert findings("Return what the client sent.") == []
