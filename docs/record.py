@@ -48,7 +48,7 @@ def record(command: list[str], path: Path) -> int:
     summary = SUMMARY.search(last_line)
     made = {
         "command": shlex.join(command),
-        "said": summary[1] if summary else last_line,
+        "result": summary[1] if summary else last_line,
         "minutes": round((time.monotonic() - began) / 60, 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit(),

@@ -323,7 +323,7 @@ def runs() -> str:
     if not RUNS.exists():
         return "no recorded run"
     rows = [
-        (f"`{it['command']}`", it["said"], f"{it['minutes']:g} min", it["date"], f"`{it['commit']}`", it["machine"])
+        (f"`{it['command']}`", it["result"], f"{it['minutes']:g} min", it["date"], f"`{it['commit']}`", it["machine"])
         for it in json.loads(RUNS.read_text())
     ]
     return table(("command", "last line of its output", "duration", "date", "commit", "computer"), *rows)

@@ -34,7 +34,7 @@ PATIENCE = 60.0
 
 
 def files() -> dict[str, str]:
-    """What stands in the page's blocks, by the file name in their first line."""
+    """Return the configuration files on the page, by the file name in their first line."""
     found = {}
     for kind, block in re.findall(r"```(nats|ini|toml|yaml)\n(.*?)```", PAGE, re.DOTALL):
         first = block.splitlines()[0]
@@ -46,12 +46,12 @@ def files() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the page's configurations have in /etc/cairnkv, for the addresses on it."""
+    """Make certificates for the addresses on the page, in the place of /etc/cairnkv."""
     return made(tmp_path_factory.mktemp("certificates"), ("10.0.0.1", "10.0.0.2", "10.0.0.3", "127.0.0.1"))
 
 
 def checked(config: str, certificates: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    """What nats-server says of a configuration."""
+    """Check a configuration with nats-server."""
     path = tmp_path / "nats.conf"
     path.write_text(config.replace("/etc/cairnkv", str(certificates)).replace("/var/lib/nats", str(tmp_path)))
     return subprocess.run(
@@ -155,7 +155,7 @@ def test_systemd_accepts_the_units(unit: str, tmp_path: Path) -> None:
     assert len(runs) == 1
     other = "cairn-nats.service" if unit == "cairnkv.service" else "cairnkv.service"
     for name, content in ((unit, text), (other, files()[other])):
-        # Only whether the program is there is not asked.
+        # The program of the page need not be installed.
         (tmp_path / name).write_text(
             re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", content, flags=re.M)
         )
@@ -169,8 +169,8 @@ def test_systemd_accepts_the_units(unit: str, tmp_path: Path) -> None:
             timeout=PATIENCE,
             check=False,
         )
-        said = [line for line in (ran.stdout + ran.stderr).splitlines() if unit in line]
-        assert bool(said) == bool(broken), said
+        messages = [line for line in (ran.stdout + ran.stderr).splitlines() if unit in line]
+        assert bool(messages) == bool(broken), messages
 
 
 def compose() -> Any:
@@ -197,11 +197,11 @@ def test_compose_file_has_two_services() -> None:
 
 def test_info_has_the_documented_fields() -> None:
     source = inspect.getsource(Node._info) + inspect.getsource(NodeSnapshots.info)
-    told = set(re.findall(r'yield "(\w+)"', source))
+    sent = set(re.findall(r'yield "(\w+)"', source))
     (table,) = re.findall(r"\| INFO \| \|\n\| --- \| --- \|\n((?:\|.*\n)+)", PAGE)
     named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert len(named) > 8
-    assert named <= told
+    assert named <= sent
 
 
 def test_documented_failure_codes_exist() -> None:

@@ -1,4 +1,4 @@
-"""The documents say what is so: their tables, names, files, conversations and examples are checked or run."""
+"""The documents are correct: tests check their tables, names, files and conversations, and run their examples."""
 
 import ast
 import importlib
@@ -22,7 +22,7 @@ from tests.support.readme import transcript, typed
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
-ROOMS = ROOT / "src" / "cairnkv"
+PACKAGE = ROOT / "src" / "cairnkv"
 
 
 def tables() -> Any:
@@ -30,7 +30,7 @@ def tables() -> Any:
 
 
 def script(name: str) -> Any:
-    """A program that stands with the documents."""
+    """Import a program in docs/."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -46,16 +46,16 @@ def test_tables_are_those_of_the_code(document: Path) -> None:
 
 
 def test_info_names_on_the_protocol_page_are_those_of_servers(tmp_path: Path) -> None:
-    told = tables().INFO
+    documented = tables().INFO
     with running_server() as server, cairnkv.connect(server.url) as kv:
-        assert kv.info().keys() == {**told["every store"], **told["every server"]}.keys()
+        assert kv.info().keys() == {**documented["every store"], **documented["every server"]}.keys()
     with cairnkv.open() as store:
-        assert store.info().keys() == told["every store"].keys()
+        assert store.info().keys() == documented["every store"].keys()
     with (
         running_server(data=tmp_path / "data", backup_dir=tmp_path / "kept") as server,
         cairnkv.connect(server.url) as kv,
     ):
-        assert kv.info().keys() == {name for names in told.values() for name in names}
+        assert kv.info().keys() == {name for names in documented.values() for name in names}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
@@ -70,10 +70,10 @@ def test_links_have_a_target(document: Path) -> None:
 
 
 def named_by_module() -> dict[str, object]:
-    """Everything that a module of the package defines, by its name; and by Class.name what a class has."""
+    """Return the objects of all modules of the package by name, and the attributes of classes by Class.name."""
     found: dict[str, object] = {}
-    for path in ROOMS.rglob("*.py"):
-        parts = path.relative_to(ROOMS.parent).with_suffix("").parts
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         if parts[-1] == "__main__":
             continue
         module = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
@@ -82,7 +82,7 @@ def named_by_module() -> dict[str, object]:
             if isinstance(thing, type):
                 for inner in vars(thing):
                     found.setdefault(f"{name}.{inner}", getattr(thing, inner))
-    for path in ROOMS.rglob("*.pyx"):  # compiled or not
+    for path in PACKAGE.rglob("*.pyx"):  # compiled or not
         for name in re.findall(r"^(?:cdef )?class (\w+)", path.read_text(), re.MULTILINE):
             found.setdefault(name, path)
     return found
@@ -97,10 +97,10 @@ def test_names_on_the_architecture_page_exist() -> None:
             module, _, name = span.rpartition(".")
             assert hasattr(importlib.import_module(module), name), span
         elif re.fullmatch(r"[\w/]+/(?:[\w.]+\.(?:py|md))?", span):
-            assert (ROOMS / span).exists() or (ROOT / span).exists(), span
+            assert (PACKAGE / span).exists() or (ROOT / span).exists(), span
         elif re.fullmatch(r"[A-Z]\w+(\.\w+)?|apply|reply_parts", span):
             if span.isupper() and "." not in span:
-                continue  # a state, an event or a reply, all of which come from the tables
+                continue  # a state, an event or a reply
             assert span in known, span
         else:
             continue
@@ -114,22 +114,22 @@ def test_names_on_the_architecture_page_are_in_the_named_files() -> None:
     assert len(pairs) > 40
     for name, file in pairs:
         owner, _, member = name.rpartition(".")
-        source = (ROOT / file if file.startswith("tests/") else ROOMS / file).read_text()
+        source = (ROOT / file if file.startswith("tests/") else PACKAGE / file).read_text()
         for part in filter(None, (owner, member)):
             assert re.search(rf"(?:class|def) {part}\b|^{part}\b.*=", source, re.MULTILINE), f"{file} has no {name}"
 
 
 def test_every_package_is_on_the_architecture_page() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    rooms = {path.name for path in ROOMS.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert {room for room in rooms if f"| `{room}/` |" in text} == rooms
+    packages = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {name for name in packages if f"| `{name}/` |" in text} == packages
 
 
 # -- the page on guarantees ------------------------------------------------------------------------------------------
 
 
 def defined_in(path: Path) -> set[str]:
-    """The names of a test file's functions and classes."""
+    """Return the names of the functions and classes in a test file."""
     tree = ast.parse(path.read_text())
     return {
         node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
@@ -154,11 +154,11 @@ def test_only_successful_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.M
     assert record([sys.executable, "-c", "print('1 failed in 0.10s'); raise SystemExit(1)"], path) == 1
     assert not path.exists()
     for seconds in (1, 2):
-        said = f"===== 3 passed, 1 skipped in {seconds}.25s (0:00:01) ====="
-        monkeypatch.setenv("SAID", said)
-        assert record([sys.executable, "-c", "import os; print(os.environ['SAID'])"], path) == 0
+        line = f"===== 3 passed, 1 skipped in {seconds}.25s (0:00:01) ====="
+        monkeypatch.setenv("LINE", line)
+        assert record([sys.executable, "-c", "import os; print(os.environ['LINE'])"], path) == 0
     (made,) = json.loads(path.read_text())
-    assert made["said"] == "3 passed, 1 skipped in 2.25s"
+    assert made["result"] == "3 passed, 1 skipped in 2.25s"
     monkeypatch.setattr(documents := tables(), "RUNS", path)
     assert "| 3 passed, 1 skipped in 2.25s |" in documents.runs()
     path.unlink()
@@ -171,23 +171,23 @@ def test_only_successful_runs_are_recorded(tmp_path: Path, monkeypatch: pytest.M
 def conversation() -> list[tuple[bytes, bytes]]:
     text = (ROOT / "docs" / "protocol.md").read_text()
     (block,) = re.findall(r"```conversation\n(.*?)```", text, re.DOTALL)
-    turns: list[list[bytes]] = []
+    exchanges: list[list[bytes]] = []
     for line in block.splitlines():
         if line.startswith(">"):
-            turns.append([bytes.fromhex(line[1:]), b""])
+            exchanges.append([bytes.fromhex(line[1:]), b""])
         elif line.startswith("<"):
-            turns[-1][1] += bytes.fromhex(line[1:])
-    return [(said, answered) for said, answered in turns]
+            exchanges[-1][1] += bytes.fromhex(line[1:])
+    return [(sent, expected) for sent, expected in exchanges]
 
 
 def test_dialogue_on_the_protocol_page_is_true() -> None:
-    turns = conversation()
-    assert len(turns) >= 8
+    exchanges = conversation()
+    assert len(exchanges) >= 8
     session = Session(LocalStore(), wake=lambda: None)
-    for said, answered in turns:
-        session.receive(said)
+    for sent, expected in exchanges:
+        session.receive(sent)
         session.advance()
-        assert b"".join(session.output()).hex(" ") == answered.hex(" ")
+        assert b"".join(session.output()).hex(" ") == expected.hex(" ")
     assert session.state is State.DONE
 
 
@@ -214,7 +214,7 @@ def test_commands_on_the_redis_page_are_served_or_listed_as_absent() -> None:
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """The blocks of a language on a page, except those that are tests for pytest."""
+    """Return the blocks of a language on a page, without tests for pytest."""
     found = re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     return [block for block in found if not re.search(r"^def test_", block, re.MULTILINE)]
 
@@ -239,7 +239,7 @@ def test_python_examples_print_what_the_page_shows(document: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "document",
-    # Numbers on the page on backups differ from run to run: tests/cli has a test of its own.
+    # The page on backups shows sizes and times, which vary: tests/cli tests it.
     [path for path in DOCUMENTS if blocks(path, "console") and path != Path("docs/backup.md")],
     ids=str,
 )

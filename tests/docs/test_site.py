@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, its pages are arranged, and the API page has the docstrings."""
+"""The documentation site builds without a warning, its navigation has all pages, the API page has the docstrings."""
 
 import os
 import re

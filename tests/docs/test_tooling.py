@@ -22,7 +22,7 @@ SECONDS = 120.0
 
 
 def wanted(extra: str) -> Iterator[str]:
-    """The requirements of an extra and of the extras that it names."""
+    """Yield the requirements of an extra and of the extras that it names."""
     for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]:
         if named := re.fullmatch(r"cairnkv\[(.*)\]", line):
             for other in named[1].split(","):
@@ -32,7 +32,7 @@ def wanted(extra: str) -> Iterator[str]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The top-level names of all modules that a file imports."""
+    """Yield the top-level names of all modules that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
