@@ -241,7 +241,7 @@ def test_local_read_is_answered_by_the_asked_node(cairn_here: Call, monkeypatch:
             assert cairn_here("get", "k", *arguments) == Said(0, b"old\n", "")
         for more in (["--clear"], ["--ttl", "1s"], ["--persist"]):
             said = cairn_here("get", "k", "--local", *more)
-            assert (said.code, "--local is for what only reads" in said.err) == (2, True)
+            assert (said.code, "--local reads only" in said.err) == (2, True)
     assert flags == [CommandFlag.LOCAL_READ, CommandFlag.LOCAL_READ, 0]
 
 

@@ -25,6 +25,12 @@ def test_help_lists_every_command(cairn_here: Call, arguments: list[str]):
     assert all(f"  {name} " in said.out.decode() for name in SUBCOMMANDS)
 
 
+def test_help_lists_the_commands_of_the_registry(cairn_here: Call):
+    assert "  append              append a string to the value of a key\n" in cairn_here("--help").out.decode()
+    assert cairn_here("help", "append") == cairn_here("append", "--help")
+    assert "did you mean 'append'?" in cairn_here("apend").err
+
+
 @pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_every_command_has_a_help_text(cairn_here: Call, name: str):
     said = cairn_here(name, "--help")

@@ -1,10 +1,15 @@
 """The shell: scripts through a pipe, and dialogues on a terminal."""
 
+import contextlib
+import io
 import os
+import re
 import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyPress
@@ -12,8 +17,48 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import DummyOutput
 
 import cairnkv
-from cairnkv.cli import shell_syntax
-from cairnkv.cli.shell import TYPED_AT_ONCE, _pasted, _session, completions
+from cairnkv.cli.main import SUBCOMMANDS
+from cairnkv.cli.shell import (
+    TYPED_AT_ONCE,
+    _pasted,
+    _session,
+    completions,
+    help_text,
+    run_line,
+    split,
+    subcommand,
+    subcommands,
+    summaries,
+)
+from cairnkv.client.calls import Call as ClientCall
+from cairnkv.client.calls import T
+from cairnkv.client.codec import Bytes
+from cairnkv.client.embedded import Embedded
+from cairnkv.commands import (
+    Append,
+    Clear,
+    ClearIfEquals,
+    ClearMany,
+    ClearPrefix,
+    Command,
+    Count,
+    Exists,
+    Expire,
+    Get,
+    GetMany,
+    GetWith,
+    Incr,
+    Info,
+    Persist,
+    Ping,
+    Scan,
+    Set,
+    SetWith,
+    Ttl,
+)
+from cairnkv.errors import CairnError, CallerError
+from cairnkv.limits import SCAN_COUNT
+from cairnkv.store import LocalStore
 from tests.cli.conftest import Call, cairn_process
 from tests.cli.terminal import Terminal
 
@@ -49,21 +94,19 @@ def test_values_pass_through_a_pipe_unchanged(cairn_here: Call, kv: Store):
     assert kv.get(b"\xff") == b"\xfe"
 
 
-def test_scan_and_clear_prefix_run_to_the_end(cairn_here: Call, kv: Store):
+def test_scan_and_clear_by_prefix_run_to_the_end(cairn_here: Call, kv: Store):
     names = {f"a:{number}".encode() for number in range(3_000)}
     kv.set_many(dict.fromkeys(names, b""))
     kv.set("b", b"")
-    assert set(cairn_here("shell", stdin=b"scan a: count=100").out.splitlines()) == names
-    first, *slice_of_keys = cairn_here("shell", stdin=b"scan a: count=100 cursor=0").out.splitlines()
-    assert int(first) > 0
-    assert set(slice_of_keys) < names
-    assert cairn_here("shell", stdin=b"clear_prefix a:").out == b"3000\n"
+    assert set(cairn_here("shell", stdin=b"scan a:").out.splitlines()) == names
+    assert cairn_here("shell", stdin=b"clear --prefix a:").out == b"3000\n"
     assert list(kv.scan()) == [b"b"]
 
 
 def test_help_lists_commands(cairn_here: Call, url: str):
-    assert cairn_here("shell", stdin=b"help").out.decode() == shell_syntax.overview() + "\n"
-    assert cairn_here("shell", stdin=b"help set").out.startswith(b"set key value [ttl=TIME]")
+    assert cairn_here("shell", stdin=b"help").out.decode() == help_text(None) + "\n"
+    assert cairn_here("shell", stdin=b"help set").out.startswith(b"usage: set [-h] [--json] [--ttl TIME | --keep-ttl]")
+    assert cairn_here("shell", stdin=b"set --help\nhelp SET").out == cairn_here("shell", stdin=b"help set").out * 2
     assert cairn_here("shell", stdin=b"help frob").code == 2
 
 
@@ -76,11 +119,11 @@ def test_every_line_fails_without_a_server(cairn_here: Call, unused_url: str):
 @pytest.mark.parametrize(
     ("before", "some"),
     [
-        ([], {"get", "set", "set_many", "help", "exit"}),
-        (["help"], {"get", "clear_prefix"}),
-        (["set"], {"ttl=", "ifabsent", "ifequals=", "keepttl"}),
-        (["scan"], {"cursor=", "count="}),
-        (["get", "clear"], {"ttl=", "persist"}),
+        ([], {"get", "set", "set-many", "help", "exit"}),
+        (["help"], {"get", "append"}),
+        (["set"], {"--ttl", "--if-absent", "--if-equals", "--keep-ttl"}),
+        (["swap"], {"--ttl", "--if-absent", "--if-equals", "--keep-ttl", "--at"}),
+        (["get", "--clear"], {"--ttl", "--persist"}),
         (["frob"], set()),
     ],
 )
@@ -88,7 +131,7 @@ def test_completions_come_from_the_registry(before: list[str], some: set[str]):
     found = {text for text, _ in completions(before)}
     assert some <= found
     assert bool(some) == bool(found)
-    assert "set_with" not in found
+    assert not found & {*before, "--help", "--url"}
 
 
 def test_dialogue_on_a_terminal(url: str, tmp_path: Path):
@@ -104,8 +147,10 @@ def test_dialogue_on_a_terminal(url: str, tmp_path: Path):
         terminal.expect("no closing quotation.*cairn>")
         terminal.type("forget this\x03")  # Ctrl-C gives up the line
         terminal.expect("cairn>")
-        terminal.type("exi\t a greeting\r")  # completed to exists
-        terminal.expect("1.*cairn>")
+        terminal.type("exis\t")
+        terminal.expect("exis.*ts")
+        terminal.type(" greeting\r")
+        terminal.expect("yes.*cairn>")
         terminal.type("\x04")  # Ctrl-D
         assert terminal.wait() == 0
     history = tmp_path / "cairnkv" / "history"
@@ -124,9 +169,9 @@ def test_dialogue_on_a_terminal(url: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "question"),
     [
-        ("clear_all", "Clear every key of 2 keys"),
-        ("clear_prefix a", "begin with 'a'"),
-        ("clear_prefix ''", "every key"),
+        ("clear --all", "Clear every key of 2 keys"),
+        ("clear --prefix a", "begin with 'a'"),
+        ("clear --prefix ''", "every key"),
     ],
 )
 def test_clear_of_many_keys_asks_for_confirmation_on_a_terminal(kv: Store, tmp_path: Path, line: str, question: str):
@@ -148,18 +193,171 @@ def test_clear_of_many_keys_asks_for_confirmation_on_a_terminal(kv: Store, tmp_p
     assert "+y\n" not in (tmp_path / "cairnkv" / "history").read_text()
 
 
-@pytest.mark.parametrize("line", [b"clear_all", b"clear_prefix ''"])
+@pytest.mark.parametrize("line", [b"clear --all --yes", b"clear --prefix '' --yes"])
 def test_script_clears_many_keys_without_confirmation(cairn_here: Call, kv: Store, line: bytes):
     kv.set_many({"a": b"1", "b": b"2"})
     assert cairn_here("shell", stdin=line).code == 0
     assert kv.count() == 0
 
 
-def test_help_documents_times_in_seconds(cairn_here: Call, kv: Store):
-    said = cairn_here("shell", stdin=b"help set\nset k v ttl=1500\nttl k").out.decode()
-    assert "ttl: TIME until the key expires" in said
+@pytest.mark.parametrize("line", [b"clear --all", b"clear --prefix ''"])
+def test_script_that_clears_all_keys_needs_yes(cairn_here: Call, kv: Store, line: bytes):
+    kv.set("a", b"1")
+    said = cairn_here("shell", stdin=line)
+    assert (said.code, "--yes is missing" in said.err, kv.count()) == (2, True, 1)
+
+
+def test_times_are_in_seconds(cairn_here: Call, kv: Store):
+    said = cairn_here("shell", stdin=b"help swap\nset k v --ttl 1500\nttl k").out.decode()
+    assert "ttl: TIME until the key expires" in cairn_here("shell", stdin=b"help set_with").out.decode()
     assert "a number alone is in seconds" in said
     assert said.splitlines()[-1] == "1500.000"
+
+
+def test_negative_answers_are_lines(cairn_here: Call, kv: Store):
+    script = b"set a 1 --if-present\nexists a\nttl a\nexpire a 1m\npersist a\nswap a 2\nclear b --if-equals 1"
+    said = cairn_here("shell", stdin=script)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.decode().splitlines() == [
+        "(not stored)",
+        "(no)",
+        "(not found)",
+        "(not found)",
+        "(had no TTL, or does not exist)",
+        "(not found)",
+        "(not cleared)",
+    ]
+
+
+def test_a_dash_is_a_value(cairn_here: Call, kv: Store):
+    assert cairn_here("shell", stdin=b"set k -\nget k").out == b"OK\n-\n"
+
+
+def test_json(cairn_here: Call, kv: Store):
+    assert cairn_here("shell", stdin=b"get k --json").out == b'{"key": "k", "found": false}\n'
+
+
+# -- lines ---------------------------------------------------------------------------------------------------
+
+
+class Recorded(Embedded[bytes, bytes]):
+    """A store that records the commands that it executes."""
+
+    def __init__(self) -> None:
+        super().__init__(LocalStore(), Bytes(), Bytes())
+        self.commands: list[Command] = []
+
+    def _do(self, call: ClientCall[T]) -> T:
+        self.commands.append(call.command)
+        return super()._do(call)
+
+
+@pytest.mark.parametrize(
+    ("line", "commands"),
+    [
+        ("get greeting", [Get(b"greeting")]),
+        ("GET greeting", [Get(b"greeting")]),
+        ("  get 'two words'  ", [Get(b"two words")]),
+        ("get clé", [Get("clé".encode())]),
+        ("get clear", [Get(b"clear")]),
+        ("get k --clear", [GetWith(b"k", clear=True)]),
+        ("get k --ttl 1m", [GetWith(b"k", ttl=60_000)]),
+        ("set a b", [Set(b"a", b"b")]),
+        ("set a ''", [Set(b"a", b"")]),
+        ("set a ttl=5s", [Set(b"a", b"ttl=5s")]),
+        ("set a -- --ttl", [Set(b"a", b"--ttl")]),
+        ("set a b --ttl 500ms", [SetWith(b"a", b"b", ttl=500)]),
+        ("set a b --ttl=1.5 --if-absent", [SetWith(b"a", b"b", ttl=1_500, if_absent=True)]),
+        ("set a b --if-equals ''", [SetWith(b"a", b"b", if_equals=b"")]),
+        ("set a b '--if-equals=x = y' --keep-ttl", [SetWith(b"a", b"b", if_equals=b"x = y", keep_ttl=True)]),
+        ("clear a", [Clear(b"a")]),
+        ("clear a b", [ClearMany((b"a", b"b"))]),
+        ("clear a --if-equals 1", [ClearIfEquals(b"a", b"1")]),
+        ("clear --prefix a", [ClearPrefix(b"a", 0)]),
+        ("exists a", [Exists((b"a",))]),
+        ("get-many a b", [GetMany((b"a", b"b"))]),
+        ("Get_Many a b", [GetMany((b"a", b"b"))]),
+        ("incr n", [Incr(b"n", 1)]),
+        ("incr n -5", [Incr(b"n", -5)]),
+        ("expire a 30s", [Expire(b"a", 30_000)]),
+        ("persist a", [Persist(b"a")]),
+        ("append a b", [Append(b"a", b"b")]),
+        ("ttl a", [Ttl(b"a")]),
+        ("ping", [Ping(b""), Ping(b"")]),
+        ("ping hello", [Ping(b""), Ping(b"hello")]),
+        ("count", [Count()]),
+        ("scan", [Scan(0, SCAN_COUNT, b"")]),
+        ("scan count=5", [Scan(0, SCAN_COUNT, b"count=5")]),
+        ("info", [Info()]),
+    ],
+)
+def test_lines_execute_commands(line: str, commands: list[Command]):
+    kv = Recorded()
+    assert run_line(kv, line)
+    assert kv.commands == commands
+
+
+@pytest.mark.parametrize("line", ["", "   ", "# set a b", "  #"])
+def test_empty_lines_and_comments_are_ignored(line: str):
+    assert split(line) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("gte a", "did you mean 'get'?"),
+        ("frobnicate", "`help` lists the commands"),
+        ("get", "the following arguments are required: key"),
+        ("get a b", "'b' is one argument too many"),
+        ("get 'a", "no closing quotation"),
+        ("get ''", "a key has 1 to 65,535 bytes"),
+        ("set a b --ttl soon", "argument --ttl: it takes a time such as 30s"),
+        ("set a b --ttl 0", "a ttl is above 0 seconds"),
+        ("set a b --ttl", "expected one argument"),
+        ("set a b --tll 5", "did you mean '--ttl'?"),
+        ("set a b --if-absnt", "did you mean '--if-absent'?"),
+        ("set a b --ttl 1 --keep-ttl", "not allowed with argument --ttl"),
+        ("set a b --url cairn://other", "there is no option '--url'"),
+        ("exists", "are required"),
+        ("expire a", "are required: time"),
+        ("incr a x", "argument n: invalid int value: 'x'"),
+        ("clear", "name keys, or --prefix PREFIX, or --all"),
+        ("count all", "one argument too many"),
+        ("serve", "there is no command 'serve'"),
+    ],
+)
+def test_wrong_lines_give_the_reason_and_execute_nothing(line: str, why: str):
+    kv = Recorded()
+    with pytest.raises(CallerError) as refused:
+        run_line(kv, line)
+    assert why in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert kv.commands == []
+
+
+@given(line=st.text(max_size=60) | st.lists(st.sampled_from([*subcommands(), "--ttl", "a", "'"])).map(" ".join))
+def test_no_line_crashes_the_shell(line: str):
+    kv = Recorded()
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())), contextlib.suppress(CairnError):
+        run_line(kv, line)
+
+
+def test_help_lists_the_subcommands_and_explains_each():
+    for name, summary in summaries().items():
+        assert f"  {name} " in help_text(None)
+        assert summary in help_text(None)
+        assert help_text(name).startswith(f"usage: {name} ")
+    assert summaries().keys() == subcommands().keys()
+
+
+@pytest.mark.parametrize("name", sorted(subcommands().keys() & SUBCOMMANDS.keys()))
+def test_command_line_and_shell_have_the_same_options(cairn_here: Call, name: str):
+    on_command_line = cairn_here(name, "--help").out.decode()
+    options = [option for option, _ in subcommand(name)[1].options()]
+    assert set(re.findall(r"^  (--[a-z-]+)", on_command_line, re.M)) == {*options, "--url", "--timeout"}
+
+
+# -- terminals -------------------------------------------------------------------------------------------------
 
 
 def test_shell_runs_if_the_history_cannot_be_stored(url: str, tmp_path: Path):

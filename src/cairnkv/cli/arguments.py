@@ -1,13 +1,18 @@
-"""What the subcommands' parsers have in common: errors in one line, the server's address, kinds of arguments.
+"""The parsers of subcommands: errors in one line, the server's address, types of arguments.
 
-Not for the options of a server (`cairnkv.server.settings`). Imports only argparse, since every `get` does.
+A subcommand that uses a store is a `StoreCommand`: on the command line it makes a client, in `cairn shell` it uses the
+shell's client. Both use the same parser.
+
+Invariants: this module imports only argparse, because every `get` imports it.
+
+Out of scope: the options of a server (`cairnkv.server.settings`).
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from cairnkv.cli.main import SUBCOMMANDS, complain, suggestion
 
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
     import cairnkv
+
+    Store = cairnkv.KeyValue[bytes, bytes]
 
 
 class _TwoDashes(str):
@@ -28,17 +35,21 @@ class _TwoDashes(str):
 
 
 class Parser(argparse.ArgumentParser):
-    """A subcommand's parser: what is wrong is said in one line, and --help ends with an example."""
+    """The parser of a subcommand. An error is one line, and --help ends with examples.
 
-    def __init__(self, name: str, *, description: str, example: str = "") -> None:
+    in_shell: parse lines of `cairn shell`. Then an error raises `CallerError`.
+    """
+
+    def __init__(self, name: str, *, description: str, example: str = "", in_shell: bool = False) -> None:
         super().__init__(
-            prog=f"cairn {name}",
+            prog=name if in_shell else f"cairn {name}",
             description=description,
             epilog=f"examples:\n{_indented(example)}" if example else None,
             formatter_class=_formatter,
             allow_abbrev=False,
         )
         self._name = name
+        self._in_shell = in_shell
         self._given: list[str] = []
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
@@ -50,6 +61,12 @@ class Parser(argparse.ArgumentParser):
         if left:
             self.error(self._hint() or f"{left[0]!r} is one argument too many")
         return options
+
+    def options(self) -> Iterator[tuple[str, str]]:
+        """Yield the options, each with its help."""
+        for option, action in self._option_string_actions.items():
+            if option not in ("-h", "--help"):
+                yield option, action.help or ""
 
     def _end_of_options(self) -> int:
         return self._given.index("--") if "--" in self._given else len(self._given)
@@ -82,12 +99,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if (hint := self._hint()) and hint != message:
             message = f"{message}; {hint}"
+        if self._in_shell:
+            from cairnkv.errors import CallerError
+
+            raise CallerError(f"{self._name}: {message}; `help {self._name}` explains it")
         raise SystemExit(complain(f"{self._name}: {message}; `cairn {self._name} --help` explains it"))
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    """A formatter as wide as the terminal. argparse makes one for every argument, and left to itself imports
-    shutil to learn the width, which alone costs a tenth of a `get`."""
+    """Return a formatter as wide as the terminal.
+
+    argparse makes a formatter for every argument. By default it imports shutil for the width, which takes a tenth of
+    the time of a `get`.
+    """
     try:
         width = os.get_terminal_size().columns - 2
     except OSError:
@@ -95,56 +119,91 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, width=max(width, 40))
 
 
-def client_parser(name: str, *, example: str, description: str = "", json: bool = True) -> Parser:
-    """The parser of a subcommand that talks to a server.
+class StoreCommand(NamedTuple):
+    """A subcommand that uses a store.
 
-    description: None takes the summary of the table of subcommands.
-    json: whether the subcommand has output that JSON could say.
+    add_arguments: adds its arguments to a parser.
+    execute: executes it with a store and the parsed options, prints the result, and returns the exit code. The parser
+    reports wrong options.
+    """
+
+    description: str
+    example: str
+    add_arguments: Callable[[Parser], None]
+    execute: Callable[["Store", argparse.Namespace, Parser], int]
+
+
+def run_store_command(name: str, arguments: Sequence[str], command: StoreCommand) -> int:
+    """Run a subcommand with a client of its own."""
+    parser = store_parser(name, command)
+    options = parser.parse_args(arguments)
+    with client(options) as kv:
+        return execute(command, kv, options, parser)
+
+
+def execute(command: StoreCommand, kv: "Store", options: argparse.Namespace, parser: Parser) -> int:
+    """Execute a subcommand with a store, and with the durability that the options have."""
+    return command.execute(kv.durability(options.durability), options, parser)
+
+
+def store_parser(name: str, command: StoreCommand, *, in_shell: bool = False) -> Parser:
+    """Return the parser of a subcommand that uses a store. A parser for the shell has no address."""
+    parser = Parser(
+        name, description=command.description, example="" if in_shell else command.example, in_shell=in_shell
+    )
+    if not in_shell:
+        _add_address(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(in_shell=in_shell, durability="committed")
+    command.add_arguments(parser)
+    return parser
+
+
+def client_parser(name: str, *, example: str, description: str = "", json: bool = True) -> Parser:
+    """Return the parser of another subcommand that connects to a server.
+
+    description: by default the summary in the table of subcommands. json: whether there is an option --json.
     """
     summary = SUBCOMMANDS[name][1]
     parser = Parser(name, description=description or f"{summary[0].upper()}{summary[1:]}.", example=example)
-    parser.add_argument(
-        "--url",
-        help="the server's address, or several of a cluster's nodes, cairn://HOST,HOST "
-        "(default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)",
-    )
-    parser.add_argument(
-        "--timeout", type=duration, metavar="TIME", help="how long to wait for the server, e.g. 500ms or 5s"
-    )
+    _add_address(parser)
     if json:
         parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
+def _add_address(parser: Parser) -> None:
+    parser.add_argument(
+        "--url",
+        help="address of the server, or of several nodes of a cluster: cairn://HOST,HOST "
+        "(default: $CAIRNKV_URL, else cairn://127.0.0.1:6555)",
+    )
+    parser.add_argument("--timeout", type=duration, metavar="TIME", help="maximum time of a call, e.g. 500ms or 5s")
+
+
 def durability_option(parser: Parser) -> None:
-    """Let a subcommand that writes say how safe that has to be; `store` heeds it."""
+    """Add the option for the durability of writes."""
     parser.add_argument(
         "--durability",
         choices=("committed", "memory"),
-        default="committed",
         help="what the reply waits for: the commit (default), or only the execution in memory, which a crash may undo",
     )
 
 
 def client(options: argparse.Namespace) -> "cairnkv.Client[bytes, bytes]":
-    """The client that --url and --timeout ask for. Keys and values are bytes."""
+    """Return a client with the address and timeout of the options. Keys and values are bytes."""
     import cairnkv
 
     return cairnkv.connect(options.url, codec="bytes", timeout=options.timeout)
 
 
-def store(options: argparse.Namespace) -> "cairnkv.KeyValue[bytes, bytes]":
-    """The same, with --durability heeded."""
-    return client(options).durability(options.durability)
-
-
 def octets(text: str) -> bytes:
-    """The bytes of an argument, whatever they are."""
+    """Return the bytes of an argument."""
     return os.fsencode(text)
 
 
 def path(text: str) -> str:
-    """A path, which may not be empty; `~` is expanded."""
+    """Return a path that is not empty, with `~` expanded."""
     from cairnkv.errors import OptionError
     from cairnkv.paths import path_text
 
@@ -155,7 +214,7 @@ def path(text: str) -> str:
 
 
 def duration(text: str) -> float:
-    """Seconds, from text such as `30s`, `500ms` or `30`."""
+    """Return the seconds of text such as `30s`, `500ms` or `30`."""
     from cairnkv.units import seconds
 
     try:

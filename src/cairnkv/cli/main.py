@@ -50,9 +50,10 @@ EARLY_OPTIONS: Final = {"--url": True, "--timeout": True, "--json": False}
 
 
 def usage() -> str:
-    """Return the overall help, from the table of subcommands."""
-    width = max(map(len, SUBCOMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in SUBCOMMANDS.items()]
+    """Return the overall help, from the table of subcommands and the registry of commands."""
+    summaries = {name: summary for name, (_, summary) in SUBCOMMANDS.items()} | _registered_commands()
+    width = max(map(len, summaries))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
     return "\n".join(
         (
             "usage: cairn COMMAND [ARGUMENTS]",
@@ -66,6 +67,12 @@ def usage() -> str:
             "Exit codes: 0 success or found, 1 not found, 2 error.",
         )
     )
+
+
+def _registered_commands() -> dict[str, str]:
+    """Return the subcommands that the registry of commands adds, and their summaries. Slow: only help needs it."""
+    summaries: dict[str, str] = importlib.import_module("cairnkv.cli.registered").summaries()
+    return summaries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,12 +136,10 @@ def _dispatch(arguments: list[str]) -> int:
         return _dispatch_after_options(arguments)
     name, *rest = arguments
     if name == "help":
-        if rest and rest[0] not in SUBCOMMANDS:
-            return complain(_unknown(rest[0]))
         return _dispatch([rest[0], "--help"] if rest else ["--help"])
-    if name not in SUBCOMMANDS:
+    if name not in SUBCOMMANDS and name not in _registered_commands():
         return complain(_unknown(name))
-    module = importlib.import_module(f"cairnkv.cli.{SUBCOMMANDS[name][0]}")
+    module = importlib.import_module(f"cairnkv.cli.{SUBCOMMANDS[name][0] if name in SUBCOMMANDS else 'registered'}")
     try:
         code: int = module.run(name, rest)
     except SystemExit as leaving:  # argparse, after --help or wrong arguments
@@ -166,7 +171,8 @@ def _dispatch_after_options(arguments: list[str]) -> int:
 
 
 def _unknown(name: str) -> str:
-    return f"there is no command {name!r}{suggestion(name, SUBCOMMANDS)}; use one of {', '.join(SUBCOMMANDS)}"
+    known = [*SUBCOMMANDS, *_registered_commands()]
+    return f"there is no command {name!r}{suggestion(name, known)}; use one of {', '.join(known)}"
 
 
 def suggestion(typed: str, known: Iterable[str]) -> str:

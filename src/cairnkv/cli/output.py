@@ -62,6 +62,14 @@ def note(text: str) -> None:
         print(styled(text, DIM, sys.stderr), file=sys.stderr)
 
 
+def negative(text: str, *, in_shell: bool) -> None:
+    """Print a negative answer such as "not found": in the shell as a line of its output, else as a note."""
+    if in_shell:
+        print(styled(f"({text})", CYAN))
+    else:
+        note(text)
+
+
 def named(name: str, data: bytes) -> dict[str, str]:
     """Return a member of a JSON object for bytes.
 

@@ -1,25 +1,30 @@
-"""`cairn shell`: a conversation with a store, command by command; or a script of commands from a pipe.
+"""`cairn shell`: runs subcommands on one connection, from a terminal or from a script.
 
-What always holds: an error is said and does not end it; the end of input does. Not for what the lines mean
-(`shell_syntax`).
+A line is a subcommand with its arguments, as after `cairn`; the same parsers read it:
+
+    set greeting 'hello world' --ttl 30s --if-absent
+    get greeting
+
+Quotes and backslashes are those of a Unix shell. A line that begins with # is a comment.
+
+Invariants: an error does not end the shell; the end of input does.
 """
 
+import codecs
+import functools
 import itertools
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cairnkv.cli import shell_syntax
-from cairnkv.cli.arguments import client, client_parser
-from cairnkv.cli.main import FOUND, complain
-from cairnkv.cli.output import CYAN, RED, on_terminal, put_bytes, styled
-from cairnkv.client.calls import Call
-from cairnkv.commands import ClearAll, ClearPrefix, Command, Items, Reply
+from cairnkv.cli import get, keys, registered, store
+from cairnkv.cli.arguments import Parser, StoreCommand, client, client_parser, execute, store_parser
+from cairnkv.cli.main import FOUND, SUBCOMMANDS, complain, suggestion
+from cairnkv.cli.output import RED, on_terminal, styled
 from cairnkv.errors import CairnError, CallerError
-from cairnkv.escapes import escaped
-from cairnkv.records import replace
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -27,12 +32,12 @@ if TYPE_CHECKING:
     from prompt_toolkit.input import Input
     from prompt_toolkit.key_binding import KeyPress
 
-    import cairnkv
+    from cairnkv.cli.arguments import Store
 
 PROMPT: Final = "cairn> "
 
 TYPED_AT_ONCE: Final = 16
-"""Characters that come together and are still handled key by key, as a person types them. More are a paste:
+"""Maximum number of characters that arrive together and are handled key by key. More characters are a paste:
 prompt_toolkit takes about half a millisecond for a key, so a line of 100 kB would take a minute."""
 
 KEYS_PER_READ: Final = 100_000
@@ -43,98 +48,108 @@ HELP: Final = "help"
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Talk until the end of input."""
+    """Run the lines of the terminal or of standard input."""
     parser = client_parser(
         name,
-        description="Talk to a store command by command, with history and completion; or, where standard input is no\n"
-        "terminal, carry out the commands that it holds, one on a line. An error does not end it, but makes\n"
-        "the exit code of a script 2. `help` lists the commands.",
+        description="Run subcommands on one connection. On a terminal this is a dialogue with history and completion;\n"
+        "otherwise the shell runs each line of standard input. An error does not end the shell, but makes the\n"
+        "exit code of a script 2. `help` lists the subcommands.",
         example="cairn shell\nprintf 'set a 1\\nincr a\\n' | cairn shell",
         json=False,
     )
     options = parser.parse_args(arguments)
     with client(options) as kv:
         if on_terminal(sys.stdin) and on_terminal(sys.stdout):
-            _converse(Shell(kv, _confirmed), options.url)
+            _converse(kv, options.url)
             return FOUND
-        return _carry_out(Shell(kv))
+        return _run_script(kv)
 
 
-class Shell:
-    """What is done with a line, wherever it comes from."""
+# -- lines -------------------------------------------------------------------------------------------------
 
-    def __init__(self, kv: "cairnkv.Client[bytes, bytes]", confirmed: Callable[[str], bool] | None = None) -> None:
-        """confirmed: asks the user before a command deletes all keys, or all with a prefix; None: do not ask."""
-        self._kv = kv
-        self._confirmed = confirmed
 
-    def do(self, line: str) -> bool:
-        """Carry a line out and print its reply; False when it says to leave. Raises `CairnError`."""
-        words = shell_syntax.split(line)
-        if not words:
-            return True
-        match words[0].lower():
-            case word if word in LEAVE:
-                return False
-            case word if word == HELP:
-                print(
-                    shell_syntax.explain(shell_syntax.spec_of(words[1])) if len(words) > 1 else shell_syntax.overview()
-                )
-            case _:
-                self._execute(shell_syntax.statement(words))
-        sys.stdout.flush()
+def run_line(kv: "Store", line: str) -> bool:
+    """Run a line. Returns False if the line ends the shell. Raises `CairnError`."""
+    words = split(line)
+    if not words:
         return True
-
-    def _execute(self, statement: shell_syntax.Statement) -> None:
-        if self._confirmed is not None and isinstance(statement.command, ClearAll | ClearPrefix):
-            prefix = statement.command.prefix if isinstance(statement.command, ClearPrefix) else b""
-            what = f"the keys that begin with {escaped(prefix)!r}" if prefix else "every key"
-            if not self._confirmed(f"Clear {what} of {self._kv.count():,} keys in the store? [y/N] "):
-                raise CallerError("nothing was cleared")
-        for reply in self._replies(statement):
-            for line in shell_syntax.lines(statement.command, reply):
-                if isinstance(line, bytes):
-                    put_bytes(line)
-                else:
-                    print(styled(line, CYAN))
-
-    def _replies(self, statement: shell_syntax.Statement) -> Iterator[Reply]:
-        """The reply; or those to all slices of a command that goes through the table."""
-        if not statement.slices:
-            yield self._ask(statement.command)
-            return
-        cursor, total = 0, 0
-        command = statement.command
-        while True:
-            reply = self._ask(replace(command, cursor=cursor))
-            assert isinstance(reply, Items)
-            cursor = int(reply.values[0] or 0)
-            if command.spec.writes:  # how many it has changed, rather than which keys it has found
-                total += int(reply.values[1] or 0)
-            else:
-                yield Items(reply.values[1:])
-            if cursor == 0:
-                break
-        if command.spec.writes:
-            yield total
-
-    def _ask(self, command: Command) -> Reply:
-        return self._kv._do(Call(command, _as_it_is))
+    name, *arguments = words
+    name = _normal(name)
+    if name in LEAVE:
+        return False
+    if name == HELP:
+        print(help_text(_normal(arguments[0]) if arguments else None))
+    else:
+        command, parser = subcommand(name)
+        try:
+            options = parser.parse_args(arguments)
+        except SystemExit:  # --help
+            return True
+        execute(command, kv, options, parser)
+    sys.stdout.flush()
+    return True
 
 
-def _as_it_is(reply: Reply) -> Reply:
-    return reply
+def split(line: str) -> list[str]:
+    """Return the words of a line: none for a blank line or a comment."""
+    if line.lstrip().startswith("#"):
+        return []
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise CallerError(f"{str(error).lower()}: quotes and backslashes are those of a Unix shell") from None
 
 
-# -- from a pipe -------------------------------------------------------------------------------------------
+def _normal(name: str) -> str:
+    """Return the name of a subcommand that a user wrote in capitals, or with underscores."""
+    return name.lower().replace("_", "-")
 
 
-def _carry_out(shell: Shell) -> int:
+@functools.cache
+def subcommands() -> Mapping[str, StoreCommand]:
+    """Return the subcommands that use a store."""
+    return {**get.COMMANDS, **keys.COMMANDS, **store.COMMANDS, **registered.commands()}
+
+
+@functools.cache
+def subcommand(name: str) -> tuple[StoreCommand, Parser]:
+    """Return a subcommand and its parser."""
+    if (command := subcommands().get(name)) is None:
+        hint = suggestion(name, subcommands()) or "; `help` lists the commands"
+        raise CallerError(f"there is no command {name!r}{hint}")
+    return command, store_parser(name, command, in_shell=True)
+
+
+def help_text(name: str | None) -> str:
+    """Return the help about a subcommand, or the list of all subcommands."""
+    if name is not None:
+        return subcommand(name)[1].format_help().rstrip()
+    width = max(map(len, subcommands()))
+    return "\n".join(
+        (
+            *(f"  {name:<{width}}  {summary}" for name, summary in summaries().items()),
+            "",
+            "`help NAME` explains a command. `exit` or Ctrl-D ends the shell.",
+            "Quotes and backslashes are those of a Unix shell: 'hello world'. A line that begins with # is a comment.",
+        )
+    )
+
+
+def summaries() -> dict[str, str]:
+    """Return the names of the subcommands, each with a summary."""
+    more = registered.summaries()
+    return {name: SUBCOMMANDS[name][1] if name in SUBCOMMANDS else more[name] for name in subcommands()}
+
+
+# -- from a script -------------------------------------------------------------------------------------------
+
+
+def _run_script(kv: "Store") -> int:
     code = FOUND
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            text = line.decode("utf-8", "surrogateescape")
-            if not shell.do(text.removeprefix("\ufeff") if number == 1 else text):  # a byte order mark
+            text = os.fsdecode(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+            if not run_line(kv, text):
                 break
         except CairnError as error:
             code = complain(f"line {number:,}: {error}")
@@ -144,12 +159,12 @@ def _carry_out(shell: Shell) -> int:
 # -- from a terminal ---------------------------------------------------------------------------------------
 
 
-def _converse(shell: Shell, url: str | None) -> None:
+def _converse(kv: "Store", url: str | None) -> None:
     session = _session(_bulk_input())
     print(f"cairn shell, {url or os.environ.get('CAIRNKV_URL') or 'cairn://127.0.0.1:6555'}; `help` lists the commands")
     while True:
         try:
-            if not shell.do(session.prompt(PROMPT)):
+            if not run_line(kv, session.prompt(PROMPT)):
                 return
         except EOFError:
             return
@@ -158,13 +173,6 @@ def _converse(shell: Shell, url: str | None) -> None:
         except CairnError as error:
             sys.stdout.flush()
             print(styled(f"{error}", RED, sys.stderr), file=sys.stderr)
-
-
-def _confirmed(question: str) -> bool:
-    """Ask a question and return whether the answer is yes. The answer does not enter the history."""
-    from prompt_toolkit import prompt
-
-    return prompt(question).strip().lower() in ("y", "yes")
 
 
 def _session(keys: "Input | None" = None) -> "PromptSession[str]":
@@ -235,7 +243,7 @@ def _pasted(keys: "list[KeyPress]") -> "list[KeyPress]":
 
 
 def _history_file() -> str:
-    """Where lines are kept: in the user's state (XDG base directories), for the user only, since values stand there."""
+    """Return the history file, in the user's state directory (XDG). Only the user can read it: lines contain values."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if not Path(state).is_absolute():  # the XDG specification ignores relative paths
         state = str(Path.home() / ".local" / "state")
@@ -251,8 +259,8 @@ def _completer() -> "Completer":
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
-    class FromVocabulary(Completer):
-        """Command names at the beginning of a line, then the options of that command."""
+    class SubcommandCompleter(Completer):
+        """Completes names of subcommands at the beginning of a line, then their options."""
 
         def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
             before = document.text_before_cursor.lstrip()
@@ -262,26 +270,25 @@ def _completer() -> "Completer":
                 if text.startswith(begun.lower()):
                     yield Completion(text, -len(begun), display_meta=meaning)
 
-    return FromVocabulary()
+    return SubcommandCompleter()
 
 
 def completions(before: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What may come behind whole words, and what it means.
+    """Yield the words that may follow these words, each with its meaning.
 
-    >>> [text for text, _ in completions(["get"])]
-    ['clear', 'ttl=', 'persist', 'at=']
+    >>> [text for text, _ in completions(["get", "--raw"])]
+    ['--json', '--local', '--clear', '--ttl', '--persist']
     """
     if not before or before[0].lower() == HELP:
-        for name in shell_syntax.names():
-            yield name, shell_syntax.spec_of(name).summary
+        yield from summaries().items()
         if not before:
-            yield HELP, "Explain the commands, or one of them."
-            yield "exit", "Leave the shell."
+            yield HELP, "explain the commands, or one of them"
+            yield "exit", "end the shell"
         return
     try:
-        word = shell_syntax.spec_of(before[0])
+        _, parser = subcommand(_normal(before[0]))
     except CairnError:
         return
-    for option in shell_syntax.options(word):
+    for option, meaning in parser.options():
         if option not in before:
-            yield option, shell_syntax.usage(word)
+            yield option, meaning
