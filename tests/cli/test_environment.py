@@ -17,7 +17,7 @@ from cairnkv.cli.main import main
 from cairnkv.cli.progress import terminated_like_interrupted
 from cairnkv.installation import python_command, python_environment
 from cairnkv.server.settings import Settings
-from cairnkv.storage.progress import Progress
+from cairnkv.storage.base import StartProgress
 from tests.cli.conftest import SECONDS, Call
 from tests.support.raw import ServerProcess, eventually
 
@@ -136,7 +136,7 @@ def test_server_continues_when_its_terminal_disappears(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
         yield
 
-    def serves(settings: Settings, *, ready: Callable[[str], None], progress: Progress) -> None:
+    def serves(settings: Settings, *, ready: Callable[[str], None], progress: StartProgress) -> None:
         progress("reading", 1, 2, "records")
         progress("reading", 2, 2, "records")
         ready("it is ready")

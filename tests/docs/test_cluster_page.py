@@ -24,7 +24,7 @@ from cairnkv.server.cluster import node_from
 from cairnkv.server.settings import Settings, load
 from cairnkv.session.resp import command_docs
 from cairnkv.session.resp.command_spec import error_of
-from cairnkv.storage.progress import Logged
+from cairnkv.storage.base import LoggedProgress
 from cairnkv.store import wall_clock
 from tests.support.certificates import certificates as made
 
@@ -115,7 +115,7 @@ async def test_node_and_nats_run_with_the_files(
     path.write_text(here(files()["node.toml"], **{"/var/lib/cairnkv": str(tmp_path / "node")}))
     settings = load({}, environment={}, file=path)
     servers = [server(number) for number in range(3)]
-    node = node_from(settings, clock=wall_clock, progress=Logged())
+    node = node_from(settings, clock=wall_clock, progress=LoggedProgress())
     try:
         for one in servers:
             one.start()

@@ -8,7 +8,7 @@ from cairnkv.commands import Get, Reply
 from cairnkv.engine import Database, apply
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import NODE_DB
-from cairnkv.storage.sync import Sync
+from cairnkv.storage.writer import Sync
 
 POSITION = b"position"
 

@@ -75,7 +75,7 @@ def test_start_errors_are_one_line(
     assert re.search(rf"no NATS server of 127\.0\.0\.1:{ports[0]}, 127\.0\.0\.1:{ports[1]} answers", said)
     assert "number 2 is none" in refused(capsys, node, cluster=f"{nats.urls[0]},http://cairn:a-store@127.0.0.1")
     with node("a"):
-        assert "is open already" in refused(capsys, node)
+        assert "is already open" in refused(capsys, node)
 
 
 def test_errors_of_malformed_option_files_show_no_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +155,7 @@ def test_progress_of_joining_and_of_snapshots_is_reported(
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_ENTRIES", 20)
     monkeypatch.setattr(node_snapshots, "SNAPSHOT_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(node_module, "APPLY_SECONDS", 0.0)
-    monkeypatch.setattr("cairnkv.storage.progress.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("cairnkv.storage.base.PROGRESS_SECONDS", 0.0)
     caplog.set_level(logging.INFO, "cairnkv")
     with node("a") as first, client(first) as one:
 

@@ -12,7 +12,7 @@ from cairnkv.commands import MISSING
 from cairnkv.errors import OptionError
 from cairnkv.replication.snapshot_files import install, node_record, staged
 from cairnkv.storage import backup
-from cairnkv.storage.check import look_at
+from cairnkv.storage.check import check_directory
 from cairnkv.storage.record_format import NODE_DB, record_key
 from cairnkv.storage.repair import repair
 from cairnkv.storage.rocksdb import open_rocksdb
@@ -108,14 +108,14 @@ def test_files_are_installed_into_an_empty_directory_only(data: Path, tmp_path: 
         install(tmp_path / "fetched", tmp_path / "new")
     (tmp_path / "new" / "thing").unlink()
     install(tmp_path / "fetched", tmp_path / "new")
-    assert look_at(tmp_path / "new").problems == []
+    assert check_directory(tmp_path / "new").problems == []
 
 
 # -- those who find one elsewhere ----------------------------------------------------------------------------------
 
 
 def test_durable_server_refuses_the_directory_of_a_node(data: Path) -> None:
-    with pytest.raises(OptionError, match=r"is the table of a node of a cluster: serve it with --cluster") as refused:
+    with pytest.raises(OptionError, match=r"is the store of a cluster node: serve it with --cluster") as refused:
         cairnkv.open(data)
     assert "damaged" not in str(refused.value)
     assert node_record(data, POSITION) == b"8", "and has changed nothing"
@@ -138,7 +138,7 @@ def test_repair_turns_a_node_directory_into_a_durable_store(data: Path, tmp_path
     repaired = repair(data, tmp_path / "new")
     assert (repaired.found.entries, repaired.found.node, repaired.found.loose) == (501, 0, 0)
     (left_out,) = repaired.left_out
-    assert left_out.startswith("what a node of a cluster keeps for itself, 2 records: ")
+    assert left_out.startswith("2 records of a cluster node: ")
     with cairnkv.open(tmp_path / "new", codec="bytes") as kv:
         assert kv["large"] == LARGE
 
@@ -149,4 +149,4 @@ def test_damage_in_records_of_a_node_is_reported(data: Path) -> None:
     batch.put(record_key(NODE_DB, b"row"), b"\x09")
     engine.write(batch)
     engine.close()
-    assert look_at(data).problems == ["'row' of the node's own: a record that is no entry"]
+    assert check_directory(data).problems == ["'row' of the cluster node: an invalid record of an entry"]

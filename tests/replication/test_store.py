@@ -46,7 +46,7 @@ from cairnkv.replication.node_records import NODE_DB, POSITION_KEY
 from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.storage.sync import Sync
+from cairnkv.storage.writer import Sync
 from cairnkv.store import PendingReply
 from tests.support.simulated import EPOCH_MS, IDENTITY, Cluster, Disk, Node, TableStorage, fingerprint
 

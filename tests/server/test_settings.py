@@ -24,7 +24,7 @@ from cairnkv.server.settings import (
     is_loopback,
     load,
 )
-from cairnkv.storage.sync import Sync
+from cairnkv.storage.writer import Sync
 from cairnkv.store import WhenFull
 from tests.support.raw import ServerProcess, serve
 

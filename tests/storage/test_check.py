@@ -10,7 +10,7 @@ import pytest
 
 import cairnkv
 from cairnkv.errors import OptionError
-from cairnkv.storage.check import Findings, look_at
+from cairnkv.storage.check import Findings, check_directory
 from cairnkv.storage.record_format import END_KEY, FORMAT_KEY, STATE_KEY, part_key, record_key
 from cairnkv.storage.repair import repair
 from cairnkv.storage.rocksdb import open_rocksdb
@@ -52,7 +52,7 @@ def flip(path: Path, place: int) -> None:
 
 def test_undamaged_store_passes(data: Path) -> None:
     before = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in data.iterdir()}
-    found = look_at(data)
+    found = check_directory(data)
     assert (found.problems, found.entries, found.keys, found.in_parts) == ([], KEYS + 1, {0: KEYS + 1}, 1)
     assert (found.sequence, found.expired, found.loose) == (3, 0, 0)
     after = {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in data.iterdir()}
@@ -61,7 +61,7 @@ def test_undamaged_store_passes(data: Path) -> None:
 
 def test_progress_counts_every_record(data: Path) -> None:
     told: list[int] = []
-    look_at(data, told.append)
+    check_directory(data, told.append)
     assert sum(told) >= KEYS
 
 
@@ -69,7 +69,7 @@ def test_progress_counts_every_record(data: Path) -> None:
 def test_one_damaged_block_costs_its_records_only(data: Path, tmp_path: Path, share: float) -> None:
     table = tables(data)[-1]
     flip(table, int(table.stat().st_size * share))
-    found = look_at(data)
+    found = check_directory(data)
     assert any(f"{table.name} offset" in problem for problem in found.problems), found.problems
     with pytest.raises(OptionError, match=r"cairn check .*cairn restore.*cairn repair"):
         cairnkv.open(data)
@@ -110,8 +110,8 @@ def test_store_that_rocksdb_cannot_open_is_reported_and_repaired(
     data: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     damage(data)
-    found = look_at(data)
-    assert any("RocksDB cannot open it" in problem for problem in found.problems)
+    found = check_directory(data)
+    assert any("RocksDB cannot open the store" in problem for problem in found.problems)
     assert "/cairnkv-view-" not in found.problems[0]
     repaired = repair(data, tmp_path / "repaired")
     assert repaired.left_out
@@ -127,20 +127,20 @@ def test_damaged_write_ahead_log_is_reported_and_repaired(tmp_path: Path) -> Non
         for number in range(300):
             kv[f"key {number:03}"] = "v" * 200
         shutil.copytree(tmp_path / "data", image)  # as a crash leaves it: all in the log
-    assert look_at(image).problems == []
+    assert check_directory(image).problems == []
     (log,) = [path for path in image.glob("*.log") if path.stat().st_size]
     whole = log.read_bytes()
     log.write_bytes(whole[:-20])  # torn, as a crash may leave it
-    assert (look_at(image).problems, look_at(image).entries) == ([], 299)
+    assert (check_directory(image).problems, check_directory(image).entries) == ([], 299)
     log.write_bytes(whole)
     flip(log, len(whole) // 2)
-    assert look_at(image).problems
+    assert check_directory(image).problems
     repaired = repair(image, tmp_path / "repaired")
     assert repaired.found.problems == []
     assert 100 < repaired.found.entries < 300
     log.write_bytes(whole)
     flip(log, len(whole) - 250)
-    assert look_at(image).problems
+    assert check_directory(image).problems
 
 
 def _operate(directory: Path, *operations: tuple[bytes, bytes | None]) -> None:
@@ -159,23 +159,23 @@ def _operate(directory: Path, *operations: tuple[bytes, bytes | None]) -> None:
 @pytest.mark.parametrize(
     ("operation", "problem", "left"),
     [
-        ((END_KEY, None), "mark of the end", KEYS + 1),
+        ((END_KEY, None), "record of the end", KEYS + 1),
         ((part_key(1, 1), None), "has no part 1", KEYS),
         ((part_key(1, 2), None), "524,288 of 700,000 bytes", KEYS),
         ((part_key(1, 2), b"short"), "524,293 of 700,000 bytes", KEYS),
-        ((record_key(0, b"bad"), b"\x09what"), "no entry", KEYS + 1),
-        ((record_key(0, b"bad"), b""), "no entry", KEYS + 1),
-        ((b"\x05", b"else"), "this format does not have", KEYS + 1),
-        ((STATE_KEY, b"short"), "this format does not have", KEYS + 1),
-        ((b"\x01\x00", b"\0empty key"), "this format does not have", KEYS + 1),
-        ((b"\x01\xff\x00", b"\0keyspace 255"), "this format does not have", KEYS + 1),
+        ((record_key(0, b"bad"), b"\x09what"), "an invalid record of an entry", KEYS + 1),
+        ((record_key(0, b"bad"), b""), "an invalid record of an entry", KEYS + 1),
+        ((b"\x05", b"else"), "unknown key", KEYS + 1),
+        ((STATE_KEY, b"short"), "unknown key", KEYS + 1),
+        ((b"\x01\x00", b"\0empty key"), "unknown key", KEYS + 1),
+        ((b"\x01\xff\x00", b"\0keyspace 255"), "unknown key", KEYS + 1),
     ],
 )
 def test_malformed_records_are_reported_and_omitted(
     data: Path, tmp_path: Path, operation: tuple[bytes, bytes | None], problem: str, left: int
 ) -> None:
     _operate(data, operation)
-    found = look_at(data)
+    found = check_directory(data)
     assert found.problem_count == 1
     assert problem in found.problems[0]
     repaired = repair(data, tmp_path / "repaired")
@@ -187,7 +187,7 @@ def test_malformed_records_are_reported_and_omitted(
 
 def test_parts_left_by_a_crash_are_no_damage(data: Path) -> None:
     _operate(data, (part_key(77, 0), b"left"))
-    found = look_at(data)
+    found = check_directory(data)
     assert (found.problems, found.loose) == ([], 1)
 
 
@@ -196,7 +196,7 @@ def test_expired_keys_stay_expired_if_log_time_is_lost(tmp_path: Path) -> None:
         kv.set("gone", "1", ttl=0.01)
         kv.set("stays", "1")
     _operate(tmp_path / "data", (STATE_KEY, None))
-    assert look_at(tmp_path / "data").problems == ["the record of sequence and log time is missing"]
+    assert check_directory(tmp_path / "data").problems == ["the record of the sequence number and log time is missing"]
     repaired = repair(tmp_path / "data", tmp_path / "repaired")
     assert any("log time" in line for line in repaired.left_out)
     with cairnkv.open(tmp_path / "repaired") as kv:
@@ -205,7 +205,7 @@ def test_expired_keys_stay_expired_if_log_time_is_lost(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(data: Path, tmp_path: Path) -> None:
     _operate(data, (FORMAT_KEY, b"2"))
-    assert "its format is b'2'" in look_at(data).problems[0]
+    assert "its format is b'2'" in check_directory(data).problems[0]
     with pytest.raises(OptionError, match="format"):
         repair(data, tmp_path / "repaired")
     assert not (tmp_path / "repaired").exists()
@@ -215,7 +215,7 @@ def test_another_format_is_refused(data: Path, tmp_path: Path) -> None:
 def test_repair_without_readable_records_makes_no_store(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "000001.sst").write_bytes(struct.pack(">Q", 1) * 100)
-    with pytest.raises(OptionError, match="nothing of it can be read"):
+    with pytest.raises(OptionError, match="cannot read anything of it"):
         repair(tmp_path / "data", tmp_path / "repaired")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

@@ -16,8 +16,7 @@ from cairnkv.errors import OptionError
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.record_format import FORMAT_KEY, PART, PART_BYTES, part_key
 from cairnkv.storage.rocksdb import Batch, RocksEngine, open_rocksdb
-from cairnkv.storage.sync import Sync
-from cairnkv.storage.writer import COMMIT_BYTES
+from cairnkv.storage.writer import COMMIT_BYTES, Sync
 from cairnkv.store import LocalStore, PendingReply
 from cairnkv.testing import ManualClock, running_server
 

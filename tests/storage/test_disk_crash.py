@@ -48,7 +48,7 @@ def test_acknowledged_writes_survive_sigkill(tmp_path: Path, sync: str, memory: 
                 assert time.monotonic() < until
                 time.sleep(0.01)
             time.sleep(dice.uniform(0.1, 0.6))
-            with pytest.raises(OptionError, match="open already"), store_in(tmp_path / "data"):
+            with pytest.raises(OptionError, match="already open"), store_in(tmp_path / "data"):
                 pass  # whoever is refused has mended nothing there
             served.kill()
         for writer in writers:

@@ -270,7 +270,7 @@ def test_second_failure_before_the_first_is_reported_stays_unresolved(
         disk.reply(disk.store.execute(Set(b"a", b"old")))
         fail(disk, "before", Set(b"a", b"new"))
         looks = 0
-        look = Space.look
+        look = Space.measure
 
         def fails_again(db: Space) -> None:
             nonlocal looks
@@ -280,7 +280,7 @@ def test_second_failure_before_the_first_is_reported_stays_unresolved(
                 raise OSError("it failed anew")
             look(db)
 
-        monkeypatch.setattr(Space, "look", fails_again)
+        monkeypatch.setattr(Space, "measure", fails_again)
         disk.unopenable = None
         eventually(lambda: dict(disk.store.info())["disk_failures"] == 2)
         while disk._functions:  # all that there is to say, the settling of the first failure included

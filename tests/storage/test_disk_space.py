@@ -42,13 +42,13 @@ def test_writes_stop_at_90_percent_and_resume_below_88(tmp_path: Path, monkeypat
     for free, full in ((50, False), (11, False), (10, True), (11, True), (13, False)):
         # Of what is used, 3 are the reserve's, once it is there.
         monkeypatch.setattr(os, "statvfs", lambda _, free=free: Sized(free))
-        room.look()
+        room.measure()
         assert (room.full is not None) == full, free
         assert reserve.exists()
     assert reserve.stat().st_blocks * 512 >= 3 * 1024 * 1024, "it is really allocated"
     assert room.release()
     monkeypatch.setattr(os, "statvfs", lambda _: Sized(13))
-    room.look()
+    room.measure()
     assert room.full is not None, "the reserve counts, whether it is there or not"
     assert not reserve.exists()
 
@@ -56,13 +56,13 @@ def test_writes_stop_at_90_percent_and_resume_below_88(tmp_path: Path, monkeypat
 def test_free_space_is_checked_after_written_bytes_or_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: Sized(50))
     room = Space(tmp_path, None)
-    room.look()
+    room.measure()
     assert not room.due
     room.wrote(1024 * 1024)
     assert not room.due
     room.wrote(10 * 1024 * 1024)
     assert room.due
-    room.look()
+    room.measure()
     room.wrote(1)
     assert not room.due
     later = time.monotonic() + 2
@@ -255,4 +255,4 @@ def test_failed_flush_at_close_is_still_logged(tmp_path: Path, caplog: pytest.Lo
     assert isinstance(engine, RocksEngine)
     engine._database.cancel_all_background(True)  # without the flush of `stop_compacting`
     engine.close()
-    assert "RocksDB did not close in good order: Shutdown in progress" in caplog.text
+    assert "RocksDB did not close cleanly: Shutdown in progress" in caplog.text

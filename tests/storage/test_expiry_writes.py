@@ -9,7 +9,7 @@ import pytest
 import cairnkv
 from cairnkv.client.embedded import Embedded
 from cairnkv.limits import KIB, MIB
-from cairnkv.storage.check import look_at
+from cairnkv.storage.check import check_directory
 from cairnkv.storage.record_format import INLINE_BYTES
 from cairnkv.testing import ManualClock
 
@@ -63,7 +63,7 @@ def test_value_and_expiry_survive_a_restart(tmp_path: Path, clock: ManualClock, 
         kv.persist("persists")
         kv.set("replaced", value[::-1])
         del kv["cleared"]
-    assert look_at(directory).problems == []
+    assert check_directory(directory).problems == []
     with cairnkv.open(directory, codec="bytes", clock=clock) as kv:
         assert kv.get("expires") == kv.get("persists") == value
         assert kv.get("replaced") == value[::-1]
@@ -74,7 +74,7 @@ def test_value_and_expiry_survive_a_restart(tmp_path: Path, clock: ManualClock, 
         assert size <= INLINE_BYTES or written() - before < 64 * KIB, "nor behind a restart"
         clock.advance(21)
         assert "expires" not in kv
-    found = look_at(directory)
+    found = check_directory(directory)
     assert (found.problems, found.loose) == ([], 0)
 
 

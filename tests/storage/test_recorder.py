@@ -51,7 +51,7 @@ def test_native_recorder_equals_the_pure_one(entries: list[tuple[list[Effect], i
     for fast in (None, fill):
         noted = Noted()
         recorder = Recorder(noted, {}, 1)  # type: ignore[arg-type]
-        recorder._fill_fast = fast
+        recorder._native_fill = fast
         for effects, size in entries:
             recorder.fill(noted, effects, size)
         said.append(noted.said)

@@ -130,7 +130,7 @@ def _is_a_refusal(ended: "subprocess.CompletedProcess[str]", path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("none", "has no store: there is no such directory"),
+        ("none", "has no store: the directory does not exist"),
         ("file", "file: Not a directory"),
         ("empty", "has no store"),
     ],
@@ -165,20 +165,20 @@ def test_error_of_an_open_store_names_its_process_and_a_remedy(how: str, tmp_pat
         )
         said = ended.stderr.splitlines()[-1]
         assert ended.returncode != 0
-        assert f"is open already in process {pid}" in said
+        assert f"is already open in process {pid}" in said
         assert f"cairn serve --data {data}" in said
         with cairnkv.connect(f"cairn://127.0.0.1:{server.address[1]}") as kv:  # and it has kept its lock
             kv["a"] = "1"
         again = subprocess.run(
             python_command(*commands["open"]), capture_output=True, text=True, env=python_environment(), check=False
         )
-        assert "is open already" in again.stderr
+        assert "is already open" in again.stderr
 
 
 def test_error_of_a_store_open_in_this_process_says_so(tmp_path: Path) -> None:
     with (
         cairnkv.open(tmp_path / "data"),
-        pytest.raises(OptionError, match="is open already in this process: use the open store"),
+        pytest.raises(OptionError, match="is already open in this process: use the open store"),
     ):
         cairnkv.open(tmp_path / "data")
 

@@ -100,7 +100,7 @@ def test_lost_sectors_of_synced_writes_are_damage(copy: Copy, behind: int) -> No
     end = (at // wal.SECTOR + 1) * wal.SECTOR
     data[at:end] = bytes(end - at)
     copy.write(data)
-    with pytest.raises(OptionError, match="which had been on the disk"):
+    with pytest.raises(OptionError, match="which had been fsynced"):
         copy.count()
     assert copy.log.read_bytes() == data, "nothing was changed"
 

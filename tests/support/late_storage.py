@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Command, Step
 from cairnkv.engine import Database
-from cairnkv.storage import BackUp, CommitListener, Deliver, Effect, StorageRefused
+from cairnkv.storage import CommitListener, Deliver, Effect, MakeBackup, StorageRefused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LateStorage:
 
     mode = "late"
     commits_at_once = False
-    back_up: BackUp | None = None
+    back_up: MakeBackup | None = None
 
     def __init__(self, *, reuse_sequences: bool = False, keeps_effects: bool = False) -> None:
         self.keeps_effects = keeps_effects
@@ -76,7 +76,7 @@ class LateStorage:
         return ()
 
     @property
-    def takes(self) -> bool:
+    def accepts_writes(self) -> bool:
         """Whether it refuses at present."""
         return self.refusal is None
 

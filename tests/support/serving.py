@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.storage.sync import Sync
+from cairnkv.storage.writer import Sync
 from cairnkv.store import LocalStore
 
 PATIENCE = 30.0

@@ -16,7 +16,7 @@ from cairnkv.engine import Database
 from cairnkv.limits import VALUE_MAX
 from cairnkv.replication.entries import HEADER_BYTES_MAX
 from cairnkv.replication.store import ReplicatedStore
-from cairnkv.storage import BackUp, CommitListener, Deliver, Effect, StorageRefused
+from cairnkv.storage import CommitListener, Deliver, Effect, MakeBackup, StorageRefused
 from cairnkv.storage.base import size_of_effects
 from cairnkv.store import PendingReply
 
@@ -49,8 +49,8 @@ class TableStorage:
     mode = "durable"
     commits_at_once = False
     keeps_effects = True
-    back_up: BackUp | None = None
-    takes = True
+    back_up: MakeBackup | None = None
+    accepts_writes = True
     is_behind = False
     memory_bytes = 0
 

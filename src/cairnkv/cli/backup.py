@@ -236,14 +236,14 @@ def _verify(name: str, arguments: Sequence[str]) -> int:
     parser.add_argument("backup", type=path, metavar="BACKUP", help=_BACKUP_HELP)
     options = parser.parse_args(arguments)
     from cairnkv.storage import backup as backups
-    from cairnkv.storage.check import look_at
+    from cairnkv.storage.check import check_directory
 
     with _file_errors():
         backup = backups.read(Path(options.backup))
         with progress("verifying files", backup.size, "bytes") as bar:
             wrong = backups.damaged_files(backup, bar.add)
         with progress("verifying records", None, "records") as bar:
-            found = look_at(backup.path, bar.add)
+            found = check_directory(backup.path, bar.add)
     found.problems[:0] = wrong
     found.problem_count += len(wrong)
     advice = "Make another backup. Keep this one: `cairn repair` copies its readable records"
@@ -267,11 +267,11 @@ def _check(name: str, arguments: Sequence[str]) -> int:
     )
     parser.add_argument("directory", type=path, metavar="DIR", help="the store's directory")
     options = parser.parse_args(arguments)
-    from cairnkv.storage.check import look_at, not_open
+    from cairnkv.storage.check import check_directory, not_open
 
     directory = Path(options.directory)
     with _file_errors(), not_open(directory), progress("checking", None, "records") as bar:
-        found = look_at(directory, bar.add)
+        found = check_directory(directory, bar.add)
     advice = (
         "Keep this directory, and restore a backup (cairn restore BACKUP NEW) or copy the readable records "
         f"(cairn repair {options.directory} NEW)"

@@ -11,7 +11,7 @@ from cairnkv.errors import OutcomeUnknown, Refused
 from cairnkv.limits import BACKUP_STALL_TIMEOUT
 
 if TYPE_CHECKING:
-    from cairnkv.storage import Made
+    from cairnkv.storage import BackupResult
 
 POLL_SECONDS: Final = 0.1
 """Seconds between two INFO commands."""
@@ -25,7 +25,7 @@ class Watch:
         self._done = -1
         self._progress = now
 
-    def made(self, facts: Mapping[str, str | int] | None, now: float) -> "Made | None":
+    def made(self, facts: Mapping[str, str | int] | None, now: float) -> "BackupResult | None":
         """Return the backup if INFO shows it as complete; None while it runs, or if INFO had no reply.
 
         Raises `Refused` if the backup failed, `OutcomeUnknown` if INFO no longer shows its progress.
@@ -41,10 +41,10 @@ class Watch:
             raise OutcomeUnknown("the server restarted, or began another backup; list the backup directory")
         if facts["backup_state"] != "done":
             raise Refused(f"the backup has failed: {facts['backup_error']}")
-        from cairnkv.storage import Made
+        from cairnkv.storage import BackupResult
 
         ended = int(facts["backup_last_ms"])
-        return Made(
+        return BackupResult(
             path=Path(str(facts["backup_made"])),
             size=int(facts["backup_bytes"]),
             new=int(facts["backup_bytes_new"]),

@@ -31,7 +31,7 @@ from cairnkv.errors import CallerError, OptionError, PeerError, Refused
 from cairnkv.limits import VALUE_MAX
 from cairnkv.own_threads import OwnThread, is_own
 from cairnkv.paths import user_path
-from cairnkv.storage import Made, StorageRefused
+from cairnkv.storage import BackupResult, StorageRefused
 from cairnkv.store import LocalStore, PendingReply
 
 logger: Final = logging.getLogger("cairnkv.embedded")
@@ -59,7 +59,7 @@ class Shared(abc.ABC):
     def close(self) -> None:
         """Close the store."""
 
-    def back_up(self, directory: Path, keep: int | None) -> Made:
+    def back_up(self, directory: Path, keep: int | None) -> BackupResult:
         """Make a backup. Other calls may run at the same time: a backup uses only the threads and files of storage."""
         make = self._store.back_up
         if make is None:
@@ -347,7 +347,7 @@ class Embedded(KeyValue[K, V]):
         """Let the store go. Using it afterwards is an error."""
         self._shared.close()
 
-    def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> Made:
+    def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> BackupResult:
         """Make a backup of a store on disk among those in a directory, which is made if it is not there.
 
         It has every write that has returned before; other threads go on meanwhile. `cairn restore` makes a store of it.

@@ -93,7 +93,7 @@ def _store_on_disk(
         )
     from cairnkv.storage.disk import DiskStorage
     from cairnkv.storage.space import LIMIT_LEAST as DISK_LIMIT_LEAST
-    from cairnkv.storage.sync import Sync
+    from cairnkv.storage.writer import Sync
 
     if when_full != "refuse":
         raise OptionError(

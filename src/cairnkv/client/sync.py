@@ -50,7 +50,7 @@ from cairnkv.errors import CairnError, CallerError, PeerError, TimedOut, Unavail
 from cairnkv.records import replace
 
 if TYPE_CHECKING:
-    from cairnkv.storage import Made
+    from cairnkv.storage import BackupResult
 
 LAST_WORDS_BYTES: Final = 64 * 1024
 """Bytes that are still read of a connection that can no longer be written to."""
@@ -113,7 +113,7 @@ class Client(KeyValue[K, V]):
         """
         return Pipeline(self._calls, self._carry_out)
 
-    def backup(self, name: str, *, keep: int | None = None) -> "Made":
+    def backup(self, name: str, *, keep: int | None = None) -> "BackupResult":
         """Make a backup below the server's --backup-dir, and wait until it is complete.
 
         name: the name of the series of backups. keep: how many backups of that name to keep, with this one; None: all.

@@ -31,8 +31,8 @@ from cairnkv.replication.node_directory import NodeDirectory
 from cairnkv.replication.node_records import POSITION, POSITION_KEY
 from cairnkv.storage import StorageRefused
 from cairnkv.storage.backup import make_of_closed
-from cairnkv.storage.base import nobody
-from cairnkv.storage.check import look_at, not_open
+from cairnkv.storage.base import no_progress
+from cairnkv.storage.check import check_directory, not_open
 from cairnkv.storage.files import Progress
 
 GAP: Final = 1_000_000
@@ -149,13 +149,13 @@ class Repair:
 
     # -- looking --------------------------------------------------------------------------------------------------
 
-    def own(self, progress: Progress = nobody) -> Table:
+    def own(self, progress: Progress = no_progress) -> Table:
         """What the table has, all of which is read. Raises `OptionError` where the node is not stopped."""
         path = self._directory.table
         if not path.exists() or not any(path.iterdir()):
             return Table(self._number, there=False)
         with not_open(path):
-            found = look_at(path, progress)
+            found = check_directory(path, progress)
             wrong = found.problems
             told = None
             if not wrong:
@@ -196,7 +196,7 @@ class Repair:
             return self._directory.set_aside("before")
 
     async def begin_from(
-        self, own: Table, *, expect: Callable[[int], None] = nobody, progress: Progress = nobody
+        self, own: Table, *, expect: Callable[[int], None] = no_progress, progress: Progress = no_progress
     ) -> int:
         """Have the stream go on from this table; at which position.
 

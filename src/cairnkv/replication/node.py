@@ -37,9 +37,9 @@ from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.replication.proposals import PendingProposal
 from cairnkv.replication.proposer import UNSEEN_SECONDS
 from cairnkv.replication.store import DIGEST_ENTRIES, ReplicatedStore
+from cairnkv.storage.base import StartProgress
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.storage.progress import Progress
-from cairnkv.storage.sync import Sync
+from cairnkv.storage.writer import Sync
 from cairnkv.store import Clock
 
 logger: Final = logging.getLogger("cairnkv.cluster")
@@ -96,7 +96,7 @@ class Node:
         *,
         store: ReplicatedStore,
         new_table: Callable[[], DiskStorage],
-        progress: Progress,
+        progress: StartProgress,
     ) -> None:
         """directory: the node's. store: whose log is what `new_table` gives, at first.
 
@@ -534,7 +534,7 @@ def new_node(
     data: Path,
     *,
     clock: Clock,
-    progress: Progress,
+    progress: StartProgress,
     disk_limit: int | None,
     memory_limit: int | None,
     value_max: int,

@@ -22,8 +22,8 @@ from cairnkv.replication.node_directory import NodeDirectory
 from cairnkv.replication.node_records import POSITION, POSITION_KEY
 from cairnkv.replication.store import ReplicatedStore
 from cairnkv.storage import StorageRefused
+from cairnkv.storage.base import StartProgress
 from cairnkv.storage.disk import DiskStorage
-from cairnkv.storage.progress import Progress
 
 logger: Final = logging.getLogger("cairnkv.cluster")
 
@@ -58,7 +58,7 @@ class NodeSnapshots:
         directory: NodeDirectory,
         *,
         new_table: Callable[[], DiskStorage],
-        progress: Progress,
+        progress: StartProgress,
     ) -> None:
         """snapshots: the cluster's, closed with this. directory, new_table, progress: see `Node`."""
         self._snapshots = snapshots

@@ -14,7 +14,7 @@ from typing import Final
 
 from cairnkv.errors import OptionError
 from cairnkv.storage.backup import MANIFEST, damaged_files, read
-from cairnkv.storage.base import nobody
+from cairnkv.storage.base import no_progress
 from cairnkv.storage.check import opened
 from cairnkv.storage.disk import DiskStorage
 from cairnkv.storage.files import Progress, sync
@@ -26,7 +26,7 @@ STAGED: Final = ".snapshot"
 
 
 @contextlib.contextmanager
-def staged(storage: DiskStorage, progress: Progress = nobody) -> Iterator[Path]:
+def staged(storage: DiskStorage, progress: Progress = no_progress) -> Iterator[Path]:
     """The files of a table that is in use, as of now, for as long as the block lasts. They share the disk with it.
 
     progress: told how many bytes more were looked at. Raises `StorageRefused`, `OptionError`, `OSError`.
@@ -40,7 +40,7 @@ def staged(storage: DiskStorage, progress: Progress = nobody) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def install(fetched: Path, table: Path, progress: Progress = nobody) -> None:
+def install(fetched: Path, table: Path, progress: Progress = no_progress) -> None:
     """Make a node's table of fetched files, which are taken for it, in a directory that is empty or not there.
 
     progress: told how many bytes more were compared. Raises `OptionError`, and nothing was done then.

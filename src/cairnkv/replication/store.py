@@ -64,7 +64,7 @@ from cairnkv.replication.entry_codec import (
 from cairnkv.replication.epochs import EpochTable, Judged
 from cairnkv.replication.proposals import BlockingProposal, Changes, ExecutableProposal, PendingProposal
 from cairnkv.replication.proposer import Proposal, Proposer
-from cairnkv.storage import BackUp, Deliver, Effect, Storage, StorageRefused
+from cairnkv.storage import Deliver, Effect, MakeBackup, Storage, StorageRefused
 from cairnkv.storage.record_format import NODE_DB
 from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
@@ -750,7 +750,7 @@ class ReplicatedStore:
     @property
     def takes_entries(self) -> bool:
         """Whether the node's table has room for another entry now."""
-        return self._pay() and self._storage.takes
+        return self._pay() and self._storage.accepts_writes
 
     def committed(self, sequence: int) -> None:
         """The node's table has it. Nobody waits for that: a majority's disks have the entry."""
@@ -813,7 +813,7 @@ class ReplicatedStore:
         )
 
     @property
-    def back_up(self) -> BackUp | None:
+    def back_up(self) -> MakeBackup | None:
         """Makes a backup of the node's table, in any thread."""
         return self._storage.back_up
 

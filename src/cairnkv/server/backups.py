@@ -18,7 +18,7 @@ from typing import Final
 from cairnkv.commands import Backup, Failure, Reply, failures
 from cairnkv.errors import OptionError
 from cairnkv.paths import in_words
-from cairnkv.storage import BackUp, Made
+from cairnkv.storage import BackupResult, MakeBackup
 
 logger: Final = logging.getLogger("cairnkv.backup")
 
@@ -40,7 +40,7 @@ class _Job:
         self.seconds: float | None = None  # that it took; None: it is under way
         self.size = 0
         self.done = 0
-        self.made: Made | None = None
+        self.made: BackupResult | None = None
         self.error = ""
 
     @property
@@ -68,7 +68,7 @@ def _newest_ms(directory: Path | None) -> int:
 class Backups:
     """What BACKUP begins, and what INFO tells of it."""
 
-    def __init__(self, back_up: BackUp | None, directory: str | None) -> None:
+    def __init__(self, back_up: MakeBackup | None, directory: str | None) -> None:
         """back_up: the log's; None: nothing is kept. directory: where backups may be made; None: nowhere."""
         self._back_up = back_up
         self._directory = None if directory is None else Path(directory)
@@ -103,7 +103,7 @@ class Backups:
         self._job, self._thread = job, thread
         return self._job.number
 
-    def _make(self, job: _Job, back_up: BackUp, directory: Path, keep: int | None) -> None:
+    def _make(self, job: _Job, back_up: MakeBackup, directory: Path, keep: int | None) -> None:
         """In the thread."""
 
         def expect(size: int) -> None:

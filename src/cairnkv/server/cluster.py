@@ -6,7 +6,7 @@ from pathlib import Path
 from cairnkv.replication.nats.options import ClusterOptions
 from cairnkv.replication.node import Node, new_node
 from cairnkv.server.settings import Settings, broken_on_purpose
-from cairnkv.storage.progress import Progress
+from cairnkv.storage.base import StartProgress
 from cairnkv.store import Clock
 
 
@@ -26,7 +26,7 @@ def cluster_options(settings: Settings) -> ClusterOptions:
     )
 
 
-def node_from(settings: Settings, *, clock: Clock, progress: Progress) -> Node:
+def node_from(settings: Settings, *, clock: Clock, progress: StartProgress) -> Node:
     """Return the node of a server with these settings. progress: see `Node`. Raises `OptionError`."""
     assert settings.data is not None
     return new_node(

@@ -21,7 +21,7 @@ from cairnkv.server.loop import new_event_loop
 from cairnkv.server.rate_limited_handler import RateLimitedHandler
 from cairnkv.server.server import Server
 from cairnkv.server.settings import BREAK_VARIABLE, Settings, ignored_variables
-from cairnkv.storage.progress import Progress
+from cairnkv.storage.base import StartProgress
 from cairnkv.version import VERSION
 
 logger: Final = logging.getLogger("cairnkv.server")
@@ -31,7 +31,7 @@ REPEATED_SIGNAL_SECONDS: Final = 1.0
 one. A signal that comes later means that whoever sends it will not wait for the drain."""
 
 
-def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress | None = None) -> None:
+def run(settings: Settings, *, ready: Callable[[str], None], progress: StartProgress | None = None) -> None:
     """Serve until SIGINT, SIGTERM, SIGHUP or the command SHUTDOWN, then drain and return.
 
     ready: told the readiness line once commands are executed. progress: of loading and joining, see `Server`.
@@ -57,7 +57,7 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: Progress 
         runner.run(_serve(settings, ready, progress))
 
 
-async def _serve(settings: Settings, ready: Callable[[str], None], progress: Progress | None) -> None:
+async def _serve(settings: Settings, ready: Callable[[str], None], progress: StartProgress | None) -> None:
     loop = asyncio.get_running_loop()
     server = Server(settings, progress=progress)
     first_signal: list[float] = []

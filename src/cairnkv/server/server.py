@@ -40,7 +40,7 @@ from cairnkv.server.turns import Turns
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.storage import LoadingStopped, Storage
-from cairnkv.storage.progress import Logged, Progress
+from cairnkv.storage.base import LoggedProgress, StartProgress
 from cairnkv.store import Clock, LocalStore, Store, wall_clock
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Server:
         store: Store | None = None,
         *,
         clock: Clock = wall_clock,
-        progress: Progress | None = None,
+        progress: StartProgress | None = None,
     ) -> None:
         """store: the store to serve, which may have yet to be loaded; None makes one as the settings say.
 
@@ -91,7 +91,7 @@ class Server:
                 from cairnkv.server.cluster import node_from
             except ImportError as error:
                 raise missing_package(error, "a node of a cluster (--cluster)", "cluster") from None
-            self.node = node_from(settings, clock=clock, progress=progress or Logged())
+            self.node = node_from(settings, clock=clock, progress=progress or LoggedProgress())
             store = self.node.store
         elif store is None:
             store = new_store(settings, clock=clock, progress=progress)
@@ -485,7 +485,11 @@ class Server:
 
 
 def new_store(
-    settings: Settings, *, storage: Storage | None = None, clock: Clock = wall_clock, progress: Progress | None = None
+    settings: Settings,
+    *,
+    storage: Storage | None = None,
+    clock: Clock = wall_clock,
+    progress: StartProgress | None = None,
 ) -> LocalStore:
     """The store that settings ask for; one on disk has yet to be loaded.
 
@@ -499,7 +503,7 @@ def new_store(
             settings.data,
             sync=settings.sync,
             apart=True,
-            progress=functools.partial(_told_of_records, progress or Logged(), f"reading {settings.data}"),
+            progress=functools.partial(_told_of_records, progress or LoggedProgress(), f"reading {settings.data}"),
             limit=settings.disk_limit,
             memory_limit=settings.memory_limit,
         )
@@ -513,7 +517,7 @@ def new_store(
     )
 
 
-def _told_of_records(progress: Progress, what: str, read: int, records: int) -> None:
+def _told_of_records(progress: StartProgress, what: str, read: int, records: int) -> None:
     progress(what, read, records, "records")
 
 

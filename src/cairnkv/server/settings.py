@@ -31,7 +31,7 @@ from cairnkv.replication.nats.options import (
     parsed_urls,
 )
 from cairnkv.storage.space import LIMIT_LEAST as DISK_LIMIT_LEAST
-from cairnkv.storage.sync import Sync
+from cairnkv.storage.writer import Sync
 from cairnkv.store import WhenFull
 from cairnkv.units import seconds, size, switch
 

@@ -1,20 +1,30 @@
-"""Logs: where a write becomes safe before its reply leaves.
+"""Storage: the data that survives a restart of this node.
 
-`process` is nowhere but this process; `disk` is RocksDB, which is imported where a store is opened on it. A majority
-of machines (NATS JetStream) comes with its size, behind the same contract.
+`in_memory` keeps nothing; `disk` uses RocksDB, which is imported only when a store is opened on it.
+
+Out of scope: the order of writes between nodes (`replication`).
 """
 
-from cairnkv.storage.base import BackUp, CommitListener, Deliver, Effect, LoadingStopped, Made, Storage, StorageRefused
+from cairnkv.storage.base import (
+    BackupResult,
+    CommitListener,
+    Deliver,
+    Effect,
+    LoadingStopped,
+    MakeBackup,
+    Storage,
+    StorageRefused,
+)
 from cairnkv.storage.in_memory import InMemoryStorage
 
 __all__ = [
-    "BackUp",
+    "BackupResult",
     "CommitListener",
     "Deliver",
     "Effect",
     "InMemoryStorage",
     "LoadingStopped",
-    "Made",
+    "MakeBackup",
     "Storage",
     "StorageRefused",
 ]

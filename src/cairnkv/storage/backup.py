@@ -1,12 +1,13 @@
-"""Backups: directories that hold all files of a store as of one moment, each with its SHA-256.
+"""Backups: directories with all files of a store as of one moment, and the SHA-256 of each file.
 
-What always holds:
-- A backup under its own name is whole: its manifest was written last, and everything was fsynced before it got it.
-- Nothing changes a backup once it is there. Files that an earlier one has as well are the same files, under a second
-  name, so removing any backup harms no other.
-- A store's directory is never written to by restoring or verifying, nor is a backup.
+Invariants:
+- A backup with its final name is complete: its manifest was written last, and all files were fsynced before the
+  renaming.
+- A backup never changes. A file that an earlier backup also has is a hard link to it, so deleting a backup affects no
+  other one.
+- Restoring and verifying write neither to a store's directory nor to a backup.
 
-Not for getting the files of a store that is in use (`checkpoint`), and not for what is in them (`check`).
+Out of scope: the files of an open store (`checkpoint`), and their contents (`check`).
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from cairnkv.errors import OptionError
 from cairnkv.paths import in_words
-from cairnkv.storage.base import Made, nobody
+from cairnkv.storage.base import BackupResult, no_progress
 from cairnkv.storage.checkpoint import checkpoint, clear
 from cairnkv.storage.files import UNFINISHED, Progress, becoming, copied, linked, refuse_within, remove, sha256, sync
 from cairnkv.storage.record_format import FORMAT, STATE, STATE_KEY
@@ -32,16 +33,16 @@ from cairnkv.storage.rocksdb import RocksDB, open_rocksdb
 from cairnkv.version import VERSION
 
 MANIFEST: Final = "backup.json"
-"""The file that says what a backup has, written last."""
+"""The file that lists the files of a backup. Written last."""
 
 MANIFEST_FORMAT: Final = 1
-"""The version of that."""
+"""The version of the manifest's format."""
 
 MANIFEST_BYTES_MAX: Final = 64 * 1024 * 1024
-"""A longer one is none; this one would name half a million files."""
+"""Maximum bytes of a manifest: enough for half a million files."""
 
 LOCK: Final = ".lock"
-"""The file that one backup at a time has locked."""
+"""The file that a running backup locks."""
 
 
 class File(NamedTuple):
@@ -53,10 +54,10 @@ class File(NamedTuple):
 
 
 class Backup(NamedTuple):
-    """A backup that is there.
+    """A complete backup.
 
-    began_ms, ended_ms: in milliseconds since 1970.
-    sequence, log_time_ms: of the newest commit when it began; it may have newer ones as well.
+    began_ms, ended_ms: milliseconds since 1970.
+    sequence, log_time_ms: of the newest commit when the backup began; it may have newer ones too.
     """
 
     path: Path
@@ -70,14 +71,14 @@ class Backup(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of all its files, whoever shares them."""
+        """Bytes of all its files, shared ones included."""
         return sum(file.size for file in self.files)
 
 
 # -- manifests ---------------------------------------------------------------------------------------------------
 
 
-def _told(backup: Backup) -> dict[str, Any]:
+def _manifest(backup: Backup) -> dict[str, Any]:
     return {
         "backup_format": MANIFEST_FORMAT,
         "cairnkv": backup.version,
@@ -90,14 +91,14 @@ def _told(backup: Backup) -> dict[str, Any]:
     }
 
 
-def _rendered(told: dict[str, Any]) -> bytes:
-    """The text of a manifest, its own SHA-256 included; there is one text for what is told."""
-    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-    return json.dumps({**told, "sha256": digest}, indent=1).encode() + b"\n"
+def _rendered(manifest: dict[str, Any]) -> bytes:
+    """Return the only text of a manifest, with its own SHA-256."""
+    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": digest}, indent=1).encode() + b"\n"
 
 
 def read(path: Path) -> Backup:
-    """What a backup says of itself. Raises `OptionError` if it is none, or its manifest is not as it was written."""
+    """Read the manifest of a backup. Raises `OptionError` if the directory is no backup, or the manifest is damaged."""
     try:
         with (path / MANIFEST).open("rb") as file:
             text = file.read(MANIFEST_BYTES_MAX + 1)
@@ -105,38 +106,38 @@ def read(path: Path) -> Backup:
         raise OptionError(f"cannot read a backup: {in_words(error)}") from None
     except OSError as error:
         inner = [entry.path.name for entry in listed(path)] if path.is_dir() else []
-        hint = f": it holds backups; name one of them, such as {path / inner[-1]}" if inner else ""
-        raise OptionError(f"{path} is no whole backup ({MANIFEST}: {error.strerror}){hint}") from None
-    told: dict[str, Any] = {}  # if it is what `make` has written, all of it is there
+        hint = f". It contains backups; use one of them, such as {path / inner[-1]}" if inner else ""
+        raise OptionError(f"{path} is not a complete backup ({MANIFEST}: {error.strerror}){hint}") from None
+    manifest: dict[str, Any] = {}  # if `make` has written it, all fields exist
     with contextlib.suppress(ValueError):
         if isinstance(parsed := json.loads(text), dict):
-            told = parsed
-            told.pop("sha256", None)
-    if _rendered(told) != text:
-        raise OptionError(f"{path} is damaged: {MANIFEST} is not as it was written. Take another backup")
-    if told["backup_format"] != MANIFEST_FORMAT or told["store_format"] != FORMAT:
+            manifest = parsed
+            manifest.pop("sha256", None)
+    if _rendered(manifest) != text:
+        raise OptionError(f"{path} is damaged: {MANIFEST} has changed. Use another backup")
+    if manifest["backup_format"] != MANIFEST_FORMAT or manifest["store_format"] != FORMAT:
         raise OptionError(
-            f"{path} was made by cairnkv {told['cairnkv']} in a format that {VERSION} does not know: use that version"
+            f"{path} has a format of cairnkv {manifest['cairnkv']} that {VERSION} does not support: use that version"
         )
-    if any("/" in file["name"] for file in told["files"]):
-        raise OptionError(f"{path} names files that are not in it: cairnkv has not made it")
+    if any("/" in file["name"] for file in manifest["files"]):
+        raise OptionError(f"{path} is not a backup of cairnkv: its manifest lists files outside of it")
     return Backup(
         path,
-        told["began_ms"],
-        told["ended_ms"],
-        told["cairnkv"],
-        told["store_format"],
-        told["position"],
-        told["log_time_ms"],
-        tuple(File(file["name"], file["bytes"], file["sha256"]) for file in told["files"]),
+        manifest["began_ms"],
+        manifest["ended_ms"],
+        manifest["cairnkv"],
+        manifest["store_format"],
+        manifest["position"],
+        manifest["log_time_ms"],
+        tuple(File(file["name"], file["bytes"], file["sha256"]) for file in manifest["files"]),
     )
 
 
 def listed(directory: Path, wrong: list[str] | None = None) -> list[Backup]:
-    """The whole backups in a directory, the oldest first.
+    """Return the complete backups in a directory, the oldest first, without those with a damaged manifest.
 
-    wrong: is given what is wrong with those whose manifest is damaged; they are left out.
-    Raises `OptionError` when the directory cannot be read.
+    wrong: receives the errors of these.
+    Raises `OptionError` if the directory cannot be read.
     """
     found = []
     try:
@@ -153,7 +154,7 @@ def listed(directory: Path, wrong: list[str] | None = None) -> list[Backup]:
     return sorted(found, key=lambda backup: (backup.began_ms, backup.path.name))
 
 
-# -- making one --------------------------------------------------------------------------------------------------
+# -- making ------------------------------------------------------------------------------------------------------
 
 
 def make(
@@ -163,21 +164,21 @@ def make(
     *,
     state: tuple[int, int],
     keep: int | None = None,
-    expect: Callable[[int], None] = nobody,
-    progress: Progress = nobody,
-) -> Made:
-    """Make a backup of an open store among those in a directory, which is made if it is not there. Any thread may.
+    expect: Callable[[int], None] = no_progress,
+    progress: Progress = no_progress,
+) -> BackupResult:
+    """Make a backup of an open store in a directory of backups, which is created if missing. Any thread may call this.
 
-    state: sequence and log time of a commit that is in it for certain.
-    keep: so many of the newest backups are kept, this one included; None: all.
-    expect: told how many bytes it will have; progress: how many more were looked at.
-    Raises `OptionError` when a backup is made there already or the directory is in the store's, and `OSError`.
+    state: sequence number and log time of a commit that the backup certainly has.
+    keep: number of newest backups to keep, this one included; None: all.
+    expect: called with the size of the backup in bytes. progress: called with the bytes read since the last call.
+    Raises `OptionError` if a backup is already being made there or the directory is in the store's, and `OSError`.
     """
     refuse_within(directory, store)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(directory):
-        for left in directory.glob(f".*{UNFINISHED}"):
-            shutil.rmtree(left, ignore_errors=True)
+        for interrupted in directory.glob(f".*{UNFINISHED}"):
+            shutil.rmtree(interrupted, ignore_errors=True)
         before = listed(directory)
         began = max(time.time_ns() // 1_000_000, before[-1].began_ms + 1 if before else 0)
         at = datetime.datetime.fromtimestamp(began / 1000, datetime.UTC)
@@ -192,12 +193,12 @@ def make(
                     sync(file)
                 ended = max(began, time.time_ns() // 1_000_000)
                 backup = Backup(path, began, ended, VERSION, FORMAT, *state, files)
-                (part / MANIFEST).write_bytes(_rendered(_told(backup)))
+                (part / MANIFEST).write_bytes(_rendered(_manifest(backup)))
         finally:
             clear(store)
         for old in before[: max(len(before) + 1 - keep, 0)] if keep is not None else ():
             remove(old.path)
-    return Made(path, backup.size, known.new, began, ended)
+    return BackupResult(path, backup.size, known.new, began, ended)
 
 
 def make_of_closed(
@@ -205,13 +206,13 @@ def make_of_closed(
     directory: Path,
     *,
     keep: int | None = None,
-    expect: Callable[[int], None] = nobody,
-    progress: Progress = nobody,
-) -> Made:
-    """Make a backup of a store that nobody has open; see `make`. Raises `OptionError` when it cannot be opened."""
+    expect: Callable[[int], None] = no_progress,
+    progress: Progress = no_progress,
+) -> BackupResult:
+    """Make a backup of a closed store; see `make`. Raises `OptionError` if the store cannot be opened."""
     engine = open_rocksdb(store)
     try:
-        records = dict(itertools.islice(engine.items(), 2))  # that of the format, and that of the state
+        records = dict(itertools.islice(engine.items(), 2))  # format and state
         sequence, time_ms = STATE.unpack(records.get(STATE_KEY, bytes(STATE.size)))
         return make(engine, store, directory, state=(sequence, time_ms), keep=keep, expect=expect, progress=progress)
     finally:
@@ -220,24 +221,24 @@ def make_of_closed(
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """While nobody else makes a backup there. A process that is killed lets go of it."""
+    """Lock a directory against other backups. A killed process loses the lock."""
     with (directory / LOCK).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OptionError(f"a backup to {directory} is under way already: wait for its end") from None
+            raise OptionError(f"another backup to {directory} is running: wait for its end") from None
         yield
 
 
 class _Known:
-    """The files that earlier backups have.
+    """The files of earlier backups.
 
-    new: bytes of files that none of them had.
+    new: bytes of placed files that no earlier backup has.
     """
 
     def __init__(self, backups: list[Backup]) -> None:
         self.new = 0
-        self._by_identity: dict[tuple[int, int, int], str] = {}  # what a file that is the same one holds
+        self._by_identity: dict[tuple[int, int, int], str] = {}  # SHA-256 of the file with this identity
         self._by_content: dict[tuple[int, str], Path] = {}
         for backup in backups:
             for name, size, digest in backup.files:
@@ -249,7 +250,8 @@ class _Known:
                         self._by_content[size, digest] = path
 
     def place(self, source: Path, target: Path, progress: Progress) -> File:
-        """Have a file there: the same one that an earlier backup has, if it holds the same."""
+        """Link a file of an earlier backup with the same contents to the target, or else the source, or copy the
+        source."""
         status = source.stat()
         size = status.st_size
         digest = self._by_identity.get((status.st_dev, status.st_ino, size))
@@ -258,27 +260,27 @@ class _Known:
             return File(source.name, size, digest)
         digest = sha256(source, progress)
         earlier = self._by_content.get((size, digest))
-        if earlier is not None and sha256(earlier, nobody) == digest and linked(earlier, target):
+        if earlier is not None and sha256(earlier, no_progress) == digest and linked(earlier, target):
             return File(source.name, size, digest)
         self.new += size
         if not linked(source, target) and copied(source, target) != digest:
-            raise OSError(f"{source} was not the same when it was read again")
+            raise OSError(f"{source} changed while it was copied")
         return File(source.name, size, digest)
 
 
-# -- using one ---------------------------------------------------------------------------------------------------
+# -- using -------------------------------------------------------------------------------------------------------
 
 
-def damaged_files(backup: Backup, progress: Progress = nobody) -> list[str]:
-    """What is wrong with the files of a backup: one line for each that is not as it was."""
+def damaged_files(backup: Backup, progress: Progress = no_progress) -> list[str]:
+    """Return one line for each damaged file of a backup."""
     wrong = []
     for name, size, digest in backup.files:
         path = backup.path / name
         try:
             if path.stat().st_size != size:
-                wrong.append(f"{name} has {path.stat().st_size:,} bytes, and had {size:,}")
+                wrong.append(f"{name} has {path.stat().st_size:,} bytes instead of {size:,}")
             elif sha256(path, progress) != digest:
-                wrong.append(f"{name} is damaged: its SHA-256 is another one")
+                wrong.append(f"{name} is damaged: its SHA-256 differs")
         except PermissionError as error:
             raise OptionError(f"cannot read a backup: {in_words(error)}") from None
         except OSError as error:
@@ -286,26 +288,26 @@ def damaged_files(backup: Backup, progress: Progress = nobody) -> list[str]:
     return wrong
 
 
-def restore(backup: Backup, directory: Path, progress: Progress = nobody) -> None:
-    """Make a store of a backup, in a directory that is empty or not there. Progress is told twice its bytes.
+def restore(backup: Backup, directory: Path, progress: Progress = no_progress) -> None:
+    """Restore a backup to an empty or new directory. progress: called for each byte twice.
 
-    Raises `OptionError` when the backup is damaged, before anything was made, or the directory is not empty or is in
+    Raises `OptionError` if the backup is damaged, before anything is created, or if the directory is not empty or is in
     the backup.
     """
     refuse_within(directory, backup.path)
     if wrong := damaged_files(backup, progress):
-        raise OptionError(f"{backup.path} is damaged, and nothing was restored: {'; '.join(wrong[:3])}")
+        raise OptionError(f"{backup.path} is damaged; nothing was restored: {'; '.join(wrong[:3])}")
     room = shutil.disk_usage(_existing(directory)).free
     if room < backup.size:
-        raise OptionError(f"{directory}: the file system has {room:,} bytes free, and {backup.size:,} are needed")
+        raise OptionError(f"{directory}: the file system has {room:,} bytes free, but {backup.size:,} are needed")
     with becoming(directory) as part:
         for name, _, digest in backup.files:
             if copied(backup.path / name, part / name, progress) != digest:
-                raise OptionError(f"{backup.path / name} has changed while it was restored; nothing was restored")
+                raise OptionError(f"{backup.path / name} changed while it was restored; nothing was restored")
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the first directory above it that is there."""
+    """Return the path, or its closest existing parent."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

@@ -1,13 +1,15 @@
-"""The log's contract: where a write becomes safe before it is acknowledged.
+"""The contract of storage: it commits writes before their replies leave, and keeps the data of a store.
 
-What always holds: sequences count up from 1 without gaps, but those of entries that failed may be given again.
-Commits are in order, so that sequence n committed means all before n are. An appended entry either commits or
-fails, and with it all appended behind it.
+Invariants: entries have sequence numbers from 1 without gaps; the numbers of failed entries may be used again. Commits
+are in order: if entry n is committed, all entries before n are. An appended entry either commits or fails, and all
+entries appended after it fail with it.
 
-Not for the state: a log puts what it kept into the keyspaces once, as the store begins, and does not look at them
-afterwards; the store knows nothing of how a log keeps its word.
+Out of scope: the state. Storage loads its records into the databases once, when the store begins, and does not read the
+databases afterwards.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -16,14 +18,16 @@ from cairnkv.commands import Step, failures
 from cairnkv.commands.failures import Code
 from cairnkv.engine import Database
 
+logger: Final = logging.getLogger("cairnkv.server")
+
 Deliver: TypeAlias = Callable[[Callable[[], None]], object]
-"""Has a function called in the thread that uses the store, soon; any thread may ask for that. One that raises
-`RuntimeError` has no such thread any more."""
+"""Schedules a function call in the thread that uses the store. Thread-safe. Raises `RuntimeError` if that thread's loop
+is closed."""
 
 
 Effect: TypeAlias = tuple[int, bytes | None, bytes | None, int | None]
-"""What stands in a keyspace after an entry: keyspace, key, value and deadline. No value: the key is not there. No key:
-nothing is there. A plain tuple, since the hot path makes one for each write."""
+"""The state of a key after a change: database, key, value and expiry. No value: the key is deleted. No key: the
+database is cleared. A plain tuple, since the native path creates one for each write."""
 
 
 LARGE_VALUE_BYTES: Final = 64 * 1024
@@ -46,15 +50,36 @@ def size_of_effects(effects: Sequence[Effect]) -> int:
     )
 
 
-def nobody(_: int) -> None:
-    """Progress that nobody looks at."""
+def no_progress(_: int) -> None:
+    """Ignore progress."""
 
 
-class Made(NamedTuple):
-    """A backup that was made.
+StartProgress: TypeAlias = Callable[[str, int, int, str], None]
+"""Called while a store loads or a node joins its cluster, with the step, the amount done, the approximate total and the
+unit. Called in any thread, one at a time."""
 
-    size: bytes of its files; new: of those that no earlier backup beside it has.
-    began_ms, ended_ms: when, in milliseconds since 1970.
+PROGRESS_SECONDS: Final = 1.0
+"""Interval of progress messages of `LoggedProgress`."""
+
+
+class LoggedProgress:
+    """A `StartProgress` that logs."""
+
+    def __init__(self) -> None:
+        self._due = time.monotonic() + PROGRESS_SECONDS
+
+    def __call__(self, step: str, done: int, total: int, unit: str) -> None:
+        """Log the progress, if the interval has passed."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + PROGRESS_SECONDS
+            logger.info("%s: %s of about %s %s", step, f"{done:,}", f"{max(done, total):,}", unit)
+
+
+class BackupResult(NamedTuple):
+    """A completed backup.
+
+    size: bytes of its files. new: bytes of the files that no earlier backup in the directory has.
+    began_ms, ended_ms: milliseconds since 1970.
     """
 
     path: Path
@@ -64,7 +89,7 @@ class Made(NamedTuple):
     ended_ms: int
 
 
-class BackUp(Protocol):
+class MakeBackup(Protocol):
     """Makes a backup; see `Storage.back_up`."""
 
     def __call__(
@@ -72,113 +97,113 @@ class BackUp(Protocol):
         directory: Path,
         *,
         keep: int | None = None,
-        expect: Callable[[int], None] = nobody,
-        progress: Callable[[int], None] = nobody,
-    ) -> Made:
-        """Make one."""
+        expect: Callable[[int], None] = no_progress,
+        progress: Callable[[int], None] = no_progress,
+    ) -> BackupResult:
+        """Make a backup."""
 
 
 class CommitListener(Protocol):
-    """What a log tells its store. Called in the thread that uses the store."""
+    """The methods of a store that storage calls, in the thread that uses the store."""
 
     def committed(self, sequence: int) -> None:
-        """Everything up to this sequence is safe."""
+        """All entries up to this sequence number are committed."""
 
     def failed(self, reason: str, *, unknown: bool, unresolved: Sequence[Effect] = ()) -> None:
-        """Everything appended and not committed is off.
+        """All appended, uncommitted entries have failed.
 
-        unknown: False when none of it can appear later, True when nobody can tell.
-        unresolved: what may appear later after all; `resolved` will say. Nothing is taken before that.
+        unknown: False if none of them can appear later, True if that is unknown.
+        unresolved: effects that may appear later; `resolved` tells. Storage accepts no writes before that.
         """
 
     def resolved(self, happened: Sequence[Effect]) -> None:
-        """Of what was unresolved this is there, in this order, and nothing else."""
+        """Of the unresolved effects, exactly these are stored, in this order."""
 
 
 class Storage(Protocol):
-    """Where writes go before they are acknowledged."""
+    """Commits the writes of a store."""
 
     mode: str
     """The mode of a store with this storage: in-memory, durable or replicated."""
     commits_at_once: bool
-    """Whether an entry is committed when `append` returns; such a log never calls its listener."""
+    """Whether an entry is committed when `append` returns. If so, the listener is never called."""
     keeps_effects: bool
-    """Whether it keeps what entries change, not their commands: only then is `append` told, and `restore` of use."""
+    """Whether storage keeps the effects of entries, not their commands. If so, `append` needs effects."""
 
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
-        """Put what was kept into the keyspaces, log time included, and return the sequence of its newest entry.
+        """Load all records into the databases, set log time, and return the newest sequence number.
 
-        memory_limit: bytes that entries may take, by the table's estimate; values beyond it are left cold.
-        Called once, before anything but `deliver_by`, `about` and `close`, and maybe in a thread of its own, while the
-        store's goes on to ask for these two. Raises `LoadingStopped` where `close` comes before the end.
+        memory_limit: maximum bytes of entries, as the table estimates them; values beyond it stay cold.
+        Called once, before all methods except `deliver_by`, `about` and `close`. May run in its own thread, while the
+        store's thread calls these three. Raises `LoadingStopped` after `close`.
         """
 
     def deliver_by(self, deliver: Deliver) -> None:
-        """How to reach the thread that uses the store. Until it is told, the log tells its listener nothing."""
+        """Set how to reach the thread that uses the store. Storage does not call its listener before."""
 
     def listen(self, listener: CommitListener) -> None:
-        """Tell this listener from now on. Called once, before the first append."""
+        """Set the listener. Called once, before the first `append`."""
 
     @property
-    def takes(self) -> bool:
-        """Whether it takes an entry now, however large."""
+    def accepts_writes(self) -> bool:
+        """Whether storage accepts an entry of any size now."""
 
     @property
     def is_behind(self) -> bool:
-        """Whether half of what may wait for it does."""
+        """Whether the queue of uncommitted entries is at least half full."""
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the memory limit that the log uses itself."""
+        """Bytes of the memory limit that storage itself uses."""
 
     @property
     def sequence(self) -> int:
-        """That of the newest entry."""
+        """The newest entry's sequence number."""
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
-        """Take an entry, writes that are applied together at log time `now` (ms), and return its sequence.
+        """Append an entry, the writes applied together at log time `now` (ms). Returns its sequence number.
 
-        effects: what that comes to, in order, for a log that keeps effects; such a log needs no steps. size: bytes of
-        their keys and values, if they are known.
-        An entry without steps says that log time was shown up to `now`.
-        Raises `StorageRefused` when it takes none at present; nothing has happened then.
+        effects: the effects of the writes, in order, for storage that keeps effects; it needs no steps. size: bytes of
+        the keys and values, if known.
+        An entry without steps records that replies have shown log time up to `now`.
+        Raises `StorageRefused` if storage accepts no entry now; then nothing has changed.
         """
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
-        """The time of these keys was over at log time `now`, and nobody waits for what the log makes of that."""
+        """Delete the records of keys that have expired at log time `now`, at some time. No reply waits for this."""
 
-    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
-        """Begin to read the value of an entry that is committed, of so many bytes. Only of a log that keeps effects.
+    def fetch(self, db: int, key: bytes, length: int, on_value: Callable[[bytes | Exception], None]) -> None:
+        """Begin to read the value of a committed entry. length: of the value, in bytes.
 
-        told: called in the thread that uses the store, with the value, or with what was wrong; later, or at once when
-        it cannot be asked for. The entry may have changed meanwhile, and then either may be told.
+        on_value: called in the thread that uses the store, with the value or an error, later or before `fetch` returns.
+        If the entry changes meanwhile, the value may be the old or the new one.
         """
 
     def close(self, now: int) -> None:
-        """Commit or fail what is under way, and take no more.
+        """Commit or fail all uncommitted entries, and accept no more.
 
-        now: log time as it was shown; an entry without steps may have spoken of later.
+        now: log time as replies have shown it; an entry without steps may have recorded a later one.
         """
 
     def about(self) -> Iterable[tuple[str, str | int]]:
-        """What INFO tells of the log besides its size."""
+        """Yield the fields of INFO about storage, except the mode."""
 
     @property
-    def back_up(self) -> BackUp | None:
-        """Makes a backup of what is kept, among those in a directory; None: nothing is kept.
+    def back_up(self) -> MakeBackup | None:
+        """Make a backup in a directory of backups; None: this storage keeps no data.
 
-        Everything appended before it is called is in the backup, and what comes later up to some commit. It takes as
-        long as the disk does, so it is called in a thread of its own, while the store goes on.
-        keep: so many of the newest backups are kept, this one included; None: all. expect: told how many bytes it will
-        have; progress: how many more are done. What that raises ends the backup, of which nothing is left then.
-        Raises `OptionError` where one is made already, `StorageRefused` when the log is broken, `OSError`.
+        A backup has all entries appended before the call, and later ones up to some commit. The call waits for the
+        disk, so call it in its own thread; the store keeps working. keep: number of newest backups to keep, this one
+        included; None: all. expect: called with the size of the backup in bytes; progress: called with the bytes done
+        since the last call. An exception from these ends the backup without a trace. Raises `OptionError` if a backup
+        is already being made there, `StorageRefused` if storage has failed, `OSError`.
         """
 
 
 class StorageRefused(Exception):
-    """The log takes no entries at present; the text says why.
+    """Storage accepts no entries at present; the text has the reason.
 
-    code: of the failure that the command ends with, which was not executed.
+    code: the failure of the command, which was not executed.
     """
 
     def __init__(self, text: str, code: Code = failures.UNDONE) -> None:
@@ -187,4 +212,4 @@ class StorageRefused(Exception):
 
 
 class LoadingStopped(Exception):
-    """The log was closed while it was read."""
+    """Storage was closed while it loaded."""

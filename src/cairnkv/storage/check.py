@@ -1,9 +1,9 @@
-"""What is in a store's directory or a backup, and what of it can still be read.
+"""Check the records of a store's directory or of a backup, and read the undamaged ones.
 
-What always holds: nothing that is looked at is written to. RocksDB is given a directory of its own, with copies of the
-logs and symbolic links to the tables, and opens that for reading only. Memory holds nothing of the values.
+Invariants: the directory is never written to. RocksDB opens, read-only, another directory with copies of the logs and
+symbolic links to the tables. No value is kept in memory.
 
-Not for what a running store does with damage (`rocksdb`, `load`): it refuses to open.
+Out of scope: opening a damaged store, which is refused (`rocksdb`, `load`).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from cairnkv.errors import OptionError
 from cairnkv.paths import in_words as in_system_words
 from cairnkv.storage import lock, wal
-from cairnkv.storage.base import nobody
+from cairnkv.storage.base import no_progress
 from cairnkv.storage.checkpoint import CONFIG, CURRENT
 from cairnkv.storage.files import Progress
 from cairnkv.storage.record_format import (
@@ -30,6 +30,7 @@ from cairnkv.storage.record_format import (
     STATE,
     STATE_KEY,
     SYNCED_KEY,
+    PartedValue,
     Parts,
     parsed_part_key,
     parsed_value,
@@ -40,26 +41,24 @@ if TYPE_CHECKING:
     from rocksdict import Rdict, RdictIter
 
 REPORTED_RECORDS: Final = 10_000
-"""Records between two words of progress."""
+"""Progress callback interval, in records."""
 
 VIEW: Final = "cairnkv-view-"
-"""What the names of those directories begin with."""
+"""The prefix of the names of those directories."""
 
 PROBLEMS_MAX: Final = 100
-"""Problems that are named; more are counted."""
+"""Maximum number of problems to list; others are only counted."""
 
-STEPS_BEHIND: Final = 8
-"""Bytes by which a key is made longer where the next one that can be read is looked for."""
+EXTRA_BYTES: Final = 8
+"""Bytes appended to a key for the search of the next readable key."""
 
 PROBED_KEY_MAX: Final = 256
-"""Bytes of a key that are looked at for that: a damaged block between longer keys may take more with it."""
+"""Bytes of a key that this search compares: between longer keys, the gap at a damaged block may be larger."""
 
 
 class Gap(NamedTuple):
-    """Records that cannot be read: those between two that can be, or one and the beginning or the end.
-
-    why: in RocksDB's words.
-    """
+    """A range of unreadable records. after, before: the keys of the readable neighbours, or empty. why: RocksDB's
+    error."""
 
     after: bytes
     before: bytes
@@ -71,12 +70,12 @@ class Gap(NamedTuple):
 
 
 class Findings:
-    """What was found.
+    """The result of a check.
 
-    keys: entries by their keyspace's number. expired: those of them whose time is over. in_parts: values in parts.
-    node: records that a node of a cluster keeps for itself.
-    loose: parts of values that no entry has, as a crash leaves them; the next start removes them.
-    problems: what is wrong, at most `PROBLEMS_MAX` of them; problem_count: how many there are.
+    keys: number of entries by database. expired: number of expired entries. in_parts: number of values in parts.
+    node: number of records of a cluster node.
+    loose: number of parts without an entry, as a crash leaves them; the next start deletes them.
+    problems: descriptions, at most `PROBLEMS_MAX`. problem_count: number of problems.
     """
 
     def __init__(self) -> None:
@@ -92,11 +91,11 @@ class Findings:
 
     @property
     def entries(self) -> int:
-        """Entries of all keyspaces, the expired ones included, but for the node's own."""
+        """The number of entries of all databases, expired ones included, without the records of a node."""
         return sum(self.keys.values())
 
     def wrong(self, problem: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problem_count += 1
         if len(self.problems) < PROBLEMS_MAX:
             self.problems.append(problem)
@@ -107,24 +106,24 @@ class Findings:
 
 @contextlib.contextmanager
 def not_open(directory: Path) -> Iterator[None]:
-    """While nobody has the store in this directory open, and nobody can open it. Raises `OptionError` if one has."""
+    """Lock a closed store, so that no process can open it. Raises `OptionError` if it is open."""
     try:
         names = [entry.name for entry in directory.iterdir()]
     except FileNotFoundError:
-        raise OptionError(f"{directory} has no store: there is no such directory") from None
+        raise OptionError(f"{directory} has no store: the directory does not exist") from None
     except OSError as error:
         raise OptionError(f"cannot read a store: {in_system_words(error)}") from None
     if not any(name.endswith((".sst", ".log")) for name in names):
-        raise OptionError(f"{directory} has no store: there is neither a table nor a log in it")
+        raise OptionError(f"{directory} has no store: it contains neither a table nor a log")
     with contextlib.ExitStack() as stack:
-        stack.callback(lock.let_go, lock.claim(directory))
-        if (directory / "LOCK").exists():  # it is, once RocksDB has opened it
+        stack.callback(lock.release, lock.claim(directory))
+        if (directory / "LOCK").exists():  # RocksDB creates it
             stack.enter_context(lock.locked(directory))
         yield
 
 
 def files_of_rocksdb(directory: Path) -> list[Path]:
-    """What RocksDB needs to open a store."""
+    """Return the files that RocksDB needs to open a store."""
     return [
         file
         for file in directory.iterdir()
@@ -134,10 +133,10 @@ def files_of_rocksdb(directory: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def opened(directory: Path, *, lenient: bool = False) -> Iterator["Rdict"]:
-    """The store in a directory, for reading only.
+    """Open the store in a directory read-only.
 
-    lenient: with what can be read of a damaged write-ahead log.
-    Raises `wal.Damaged`, and what RocksDB raises.
+    lenient: skip damaged records of the write-ahead log.
+    Raises `wal.Damaged`, and exceptions of RocksDB.
     """
     with tempfile.TemporaryDirectory(prefix=VIEW) as name:
         view = Path(name)
@@ -147,15 +146,15 @@ def opened(directory: Path, *, lenient: bool = False) -> Iterator["Rdict"]:
                 (view / file.name).symlink_to(file)
             else:
                 shutil.copyfile(file, view / file.name)
-        database = _read_as_a_start_would(view, lenient=lenient)
+        database = _open_repaired(view, lenient=lenient)
         try:
             yield database
         finally:
             database.close()
 
 
-def _read_as_a_start_would(view: Path, *, lenient: bool) -> "Rdict":
-    """Open a copy, without what a power failure has left at the end of its logs."""
+def _open_repaired(view: Path, *, lenient: bool) -> "Rdict":
+    """Open a copy, after its logs were repaired as at a start."""
     try:
         mend_logs(view)
     except wal.Damaged:
@@ -172,8 +171,8 @@ def _read_as_a_start_would(view: Path, *, lenient: bool) -> "Rdict":
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def readable(database: "Rdict", gaps: list[Gap], progress: Progress = nobody) -> Iterator[tuple[bytes, bytes]]:
-    """All records that can be read, in the order of their keys; what lies between them is added to the gaps."""
+def readable(database: "Rdict", gaps: list[Gap], progress: Progress = no_progress) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all readable records in key order. gaps: receives the ranges of unreadable records."""
     place: RdictIter | None = database.iter()
     assert place is not None
     place.seek_to_first()
@@ -190,42 +189,42 @@ def readable(database: "Rdict", gaps: list[Gap], progress: Progress = nobody) ->
         why = _failure(place)
         if why is None:
             break
-        place = _behind(database, last)
+        place = _next_readable(database, last)
         gaps.append(Gap(last, place.key() if place is not None else b"", why))
     progress(count % REPORTED_RECORDS)
 
 
 def of_rocksdb(error: Exception) -> bool:
-    """Whether rocksdict has raised this: it has no class of its own."""
+    """Return whether an error is from rocksdict, which raises plain `Exception`."""
     return type(error) is Exception
 
 
 def _failure(place: "RdictIter") -> str | None:
-    """Why it is at its end; None: because there are no more records."""
+    """Return the error that ended an iterator; None: there are no more records."""
     try:
         place.status()
-    except Exception as error:  # that is all that rocksdict says of its class
+    except Exception as error:  # rocksdict raises plain `Exception`
         return in_words(error)
     return None
 
 
 def in_words(error: Exception) -> str:
-    """What RocksDB says, on one line, with names of files as they are in the directory that is looked at."""
+    """Return an error of RocksDB on one line, with file names relative to the checked directory."""
     return re.sub(rf"\S*/{VIEW}\w+/", "", " ".join(str(error).split()))
 
 
-def _behind(database: "Rdict", key: bytes) -> "RdictIter | None":
-    """The first record behind this one that can be read, near enough.
+def _next_readable(database: "Rdict", key: bytes) -> "RdictIter | None":
+    """Return an iterator at a readable record after this key: close to the first one.
 
-    Keys are taken for numbers. The distance is doubled until a record can be read, then halved: so what is passed over
-    is at most as long, in keys, as what is damaged.
+    Keys are treated as numbers. The distance doubles until a record can be read, then a binary search follows. So at
+    most as many keys are skipped as are damaged.
     """
-    width = min(len(key), PROBED_KEY_MAX) + STEPS_BEHIND
+    width = min(len(key), PROBED_KEY_MAX) + EXTRA_BYTES
     low = int.from_bytes(key[:width].ljust(width, b"\0"), "big")
     end = int.from_bytes(END_KEY.ljust(width, b"\0"), "big")
 
     def reads(at: int) -> "RdictIter | None":
-        place = database.iter()  # a new one: after a failure it is not always the same where a used one gets to
+        place = database.iter()  # a new one, since an iterator is unreliable after an error
         place.seek(END_KEY if at >= end else at.to_bytes(width, "big"))
         return place if place.valid() and place.key() > key else None
 
@@ -244,20 +243,10 @@ def _behind(database: "Rdict", key: bytes) -> "RdictIter | None":
     return found
 
 
-class _Parted:
-    """A value whose parts are yet to come."""
-
-    def __init__(self, key: bytes, parts: Parts) -> None:
-        self.key = key
-        self.parts = parts
-        self.pieces = 0
-        self.length = 0
-
-
 def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
-    """Whether records are what this format has, all of them. Gaps are whoever reads them to report."""
+    """Check records in key order. The caller reports gaps."""
     found = Findings()
-    parted: dict[int, _Parted] = {}
+    parted: dict[int, PartedValue] = {}
     has_format = has_state = has_end = False
     for key, value in records:
         has_end = key == END_KEY
@@ -272,52 +261,49 @@ def examine(records: Iterator[tuple[bytes, bytes]]) -> Findings:
                 found.expired += expiry is not None and expiry <= found.log_time_ms
                 if isinstance(entry, Parts):
                     found.in_parts += 1
-                    parted[entry.number] = _Parted(key, entry)
+                    parted[entry.number] = PartedValue(key, entry)
             elif key[:1] == bytes((PART,)):
                 number, index = parsed_part_key(key)
                 if (owner := parted.get(number)) is None:
                     found.loose += 1
-                elif index != owner.pieces:
+                elif not owner.add(index, value):
                     del parted[number]
                     found.wrong(f"the value of {shown(owner.key)} has no part {owner.pieces}")
-                else:
-                    owner.pieces += 1
-                    owner.length += len(value)
             elif key == STATE_KEY and len(value) == STATE.size:
                 found.sequence, found.log_time_ms = STATE.unpack(value)
             elif key == FORMAT_KEY:
                 has_format = True
                 if value != b"%d" % FORMAT:
-                    found.wrong(f"its format is {value[:20]!r}, and this version knows {FORMAT}")
+                    found.wrong(f"its format is {value[:20]!r}, and this version supports {FORMAT}")
             elif key not in (SYNCED_KEY, END_KEY):
-                found.wrong(f"a record that this format does not have: {key[:16]!r}")
+                found.wrong(f"a record with an unknown key: {key[:16]!r}")
         except ValueError as error:
             found.wrong(f"{shown(key)}: {error}")
     for owner in parted.values():
-        if owner.length != owner.parts.length:
+        if not owner.is_whole:
             found.wrong(f"the value of {shown(owner.key)} has {owner.length:,} of {owner.parts.length:,} bytes")
     if not has_format:
         found.wrong("the record of the format is missing")
     if not has_state and (found.entries or found.node):  # the first commit writes it
-        found.wrong("the record of sequence and log time is missing")
+        found.wrong("the record of the sequence number and log time is missing")
     if not has_end:
-        found.wrong("the mark of the end is missing: nobody can tell how many records are")
+        found.wrong("the record of the end is missing: an unknown number of records is missing")
     return found
 
 
 def shown(record_key: bytes) -> str:
-    """An entry's key, as people are told it."""
+    """Return a description of a record key."""
     if record_key[:2] == bytes((ENTRY, NODE_DB)):
-        return repr(record_key[2:66])[1:] + " of the node's own"
+        return repr(record_key[2:66])[1:] + " of the cluster node"
     if record_key[0] == ENTRY:
-        return repr(record_key[2:66])[1:] + (f" of keyspace {record_key[1]}" if record_key[1:2] != b"\0" else "")
-    return "a part of a value" if record_key[0] == PART else "a record of the store's own"
+        return repr(record_key[2:66])[1:] + (f" of database {record_key[1]}" if record_key[1:2] != b"\0" else "")
+    return "a part of a value" if record_key[0] == PART else "an internal record"
 
 
-def look_at(directory: Path, progress: Progress = nobody) -> Findings:
-    """Read all that is in a directory, to the mark of the end.
+def check_directory(directory: Path, progress: Progress = no_progress) -> Findings:
+    """Check all records in a directory.
 
-    Raises `OptionError` where rocksdict is missing; all else that is wrong is a problem of the findings.
+    Raises `OptionError` if rocksdict is missing; all other errors are problems in the result.
     """
     problems: list[str] = []
     gaps: list[Gap] = []
@@ -333,8 +319,8 @@ def look_at(directory: Path, progress: Progress = nobody) -> Findings:
         if not of_rocksdb(error):
             raise
         found = Findings()
-        problems.append(f"RocksDB cannot open it: {in_words(error)}")
-    problems += [f"not to be read: {gap}" for gap in gaps]
+        problems.append(f"RocksDB cannot open the store: {in_words(error)}")
+    problems += [f"unreadable: {gap}" for gap in gaps]
     found.problems = [*problems, *found.problems][:PROBLEMS_MAX]
     found.problem_count += len(problems)
     return found

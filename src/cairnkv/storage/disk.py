@@ -1,9 +1,9 @@
-"""The disk log: entries' effects in RocksDB, many in one commit, and the word when they are safe.
+"""Storage of the durable mode: the effects of entries in RocksDB, many entries per commit.
 
-What always holds: the thread that uses the store waits for nothing but `close`, and the writer's thread never touches
-the store: it leaves word, and has that told by whoever `deliver_by` names.
+Invariants: the thread that uses the store never blocks, except in `close`. The writer's thread never calls the store:
+it queues its results, and the function given to `deliver_by` schedules their delivery.
 
-Not for commits (`writer`), RocksDB's set-up (`engine`) or the format (`records`).
+Out of scope: commits (`writer`), the options of RocksDB (`rocksdb`), and the format (`record_format`).
 """
 
 import collections
@@ -20,37 +20,40 @@ from cairnkv.commands import Step, failures
 from cairnkv.engine import Database
 from cairnkv.errors import OptionError
 from cairnkv.storage import backup, checkpoint
-from cairnkv.storage.base import CommitListener, Deliver, Effect, LoadingStopped, Made, StorageRefused, nobody
-from cairnkv.storage.load import OfNode, restore
+from cairnkv.storage.base import (
+    BackupResult,
+    CommitListener,
+    Deliver,
+    Effect,
+    LoadingStopped,
+    StorageRefused,
+    no_progress,
+)
+from cairnkv.storage.load import NodeRecords, restore
 from cairnkv.storage.reader import Answer, Reader, Request
 from cairnkv.storage.replay import replay
 from cairnkv.storage.rocksdb import RocksDB, cannot_keep, damaged, memory_bytes, open_rocksdb
 from cairnkv.storage.space import Space
-from cairnkv.storage.sync import Sync
-from cairnkv.storage.writer import Entry, Failed, Resolved, State, Writer, queued_bytes_max
+from cairnkv.storage.writer import Entry, Failed, Resolved, State, Sync, Writer, queued_bytes_max
 
 logger: Final = logging.getLogger("cairnkv.disk")
 
 WRITTEN_SECONDS_MAX: Final = 60.0
-"""How long a backup waits until what was executed before it has been written."""
+"""Maximum time for which a backup waits until earlier entries are written."""
 
 PAUSE_SECONDS_MAX: Final = 0.01
-"""How long a backup pauses behind a piece of a file: as long as that took, so that it has half a processor, or so much.
-Others wait less for one then."""
+"""Maximum pause of a backup after each chunk of a file. A pause is as long as the chunk took, so that the backup uses
+at most half a processor."""
 
 WRITTEN_PAUSE_SECONDS: Final = 0.005
-"""How long it waits before it looks again."""
+"""Interval of checks whether they are written."""
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Told how many records were read, and how many there are, by estimate. In the thread that reads."""
-
-
-def _nobody(read: int, records: int) -> None:
-    pass
+"""Called with the number of records read, and the estimated total, in the thread that reads."""
 
 
 class DiskStorage:
-    """A log in a directory."""
+    """Storage in a directory. See `Storage`."""
 
     mode = "durable"
     commits_at_once = False
@@ -62,19 +65,18 @@ class DiskStorage:
         *,
         sync: Sync = Sync(),  # noqa: B008  # a record: never changed
         apart: bool = False,
-        progress: Progress = _nobody,
+        progress: Progress = lambda read, records: None,
         memory_limit: int | None = None,
         limit: int | None = None,
         gather: float = 0.0,
         new_engine: Callable[[Path], RocksDB] | None = None,
     ) -> None:
-        """apart: whether nothing may hold the interpreter for long, so that what does is left to another process.
+        """Opens nothing; `restore` does, and raises `OptionError` if that fails.
 
-        memory_limit: the store's limit in bytes, of which this log uses `memory_bytes`; with a limit, the store may
-        read single values later (`fetch`). None: no limit.
-        limit: bytes that the directory is to have at most; None: as many as its file system.
-        gather: seconds for which an entry waits for others to be written with, where nobody waits for it.
-        new_engine: for tests. Nothing is opened before `restore`, which raises `OptionError` when that cannot be.
+        apart: use another process for work that holds the GIL for long. memory_limit: the store's limit in bytes, of
+        which storage uses `memory_bytes`; with a limit, the store may `fetch` values. None: no limit. limit: maximum
+        bytes of the directory; None: the size of its file system. gather: seconds for which an entry waits for more
+        entries of the same commit. new_engine: for tests.
         """
         self.directory: Final = Path(directory)
         self._sync = sync
@@ -83,7 +85,7 @@ class DiskStorage:
         self._limit = limit
         self._gather = gather
         self.memory_bytes = 0 if memory_limit is None else memory_bytes(memory_limit)
-        """Bytes of the memory limit that count for RocksDB."""
+        """Bytes of the memory limit that RocksDB uses."""
         self._queued_bytes_max = queued_bytes_max(memory_limit)
         self._new_engine = new_engine or functools.partial(open_rocksdb, limit=limit, memory_limit=memory_limit)
         self._space = Space(self.directory, limit)
@@ -93,17 +95,17 @@ class DiskStorage:
         self._listener: CommitListener | None = None
         self._deliver: Deliver | None = None
         self.sequence = 0
-        self._beginning = threading.Lock()  # for what follows, while one thread restores and another may close
+        self._beginning = threading.Lock()  # guards the following, if one thread restores and another closes
         self._closed = False
-        self._writer: Writer | None = None  # once everything is restored
-        # Only appended to by the writer's thread, and taken from by the store's:
-        self._outcomes: collections.deque[int | Failed | Resolved] = collections.deque()  # sequences committed, or else
-        self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # by the readers' threads
-        self._reader: Reader | None = None  # likewise
+        self._writer: Writer | None = None  # after `restore`
+        # The writer's thread appends, the store's thread removes:
+        self._outcomes: collections.deque[int | Failed | Resolved] = collections.deque()  # committed, or a failure
+        self._answers: collections.deque[tuple[Request, Answer]] = collections.deque()  # from the readers' threads
+        self._reader: Reader | None = None  # after `restore`
         self._backing_up = threading.Lock()
 
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
-        """Put every entry into its keyspace, but for those whose time was over. Raises `OptionError` for damage."""
+        """Load all entries into their databases, except expired ones. Raises `OptionError` for damage."""
         try:
             self._engine = self._open_first()
             checkpoint.clear(self.directory)
@@ -134,10 +136,10 @@ class DiskStorage:
                 self._engine.close()
             if isinstance(error, OptionError | LoadingStopped) or not isinstance(error, Exception):
                 raise
-            if isinstance(error, OfNode):
+            if isinstance(error, NodeRecords):
                 raise OptionError(
-                    f"{self.directory} is the table of a node of a cluster: serve it with --cluster, or have a store "
-                    f"without a cluster made of it (cairn repair {self.directory} NEW)"
+                    f"{self.directory} is the store of a cluster node: serve it with --cluster, or make a store "
+                    f"without a cluster from it (cairn repair {self.directory} NEW)"
                 ) from None
             if isinstance(error, OSError):
                 raise cannot_keep(self.directory, error) from None
@@ -151,13 +153,13 @@ class DiskStorage:
         return self._new_engine(self.directory)
 
     def _open_first(self) -> RocksDB:
-        """The same at the start, which a full disk may leave no room for: then with that of the reserve."""
+        """Open the engine at the start, with the space of the reserve if the disk is full."""
         try:
             return self._open()
         except OptionError as error:
             if "No space left" not in str(error) or not self._space.release():
                 raise
-        logger.warning("%s: the reserve is given up to open it", self.directory)
+        logger.warning("%s: the reserve is freed to open it", self.directory)
         return self._open()
 
     def _restored_so_far(self, records: int) -> None:
@@ -167,36 +169,36 @@ class DiskStorage:
         self._progress(records, self._records)
 
     def listen(self, listener: CommitListener) -> None:
-        """Tell this listener, and begin to write."""
+        """Set the listener, and start the writer."""
         assert self._writer is not None
         self._listener = listener
         self._writer.start()
 
     def deliver_by(self, deliver: Deliver) -> None:
-        """How to reach the thread that uses the store."""
+        """See `Storage`."""
         self._deliver = deliver
         if self._outcomes or self._answers:
-            deliver(self._tell)
+            deliver(self._notify)
 
     @property
-    def takes(self) -> bool:
-        """Whether there is room in the writer's queue, and the disk is well."""
-        return self._writer is not None and self._writer.takes
+    def accepts_writes(self) -> bool:
+        """See `Storage`."""
+        return self._writer is not None and self._writer.accepts_writes
 
     @property
     def is_behind(self) -> bool:
-        """Whether the writer's queue is at least half full."""
+        """See `Storage`."""
         return self._writer is not None and self._writer.queued_bytes >= self._queued_bytes_max // 2
 
     @property
     def full(self) -> str | None:
-        """Why nothing is taken that needs more room on the disk; None: there is room."""
+        """The reason why writes that need disk space are refused, or None."""
         return self._space.full
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Queue an entry for the writer."""
         assert self._writer is not None
-        self.sequence += 1  # first: whatever interrupts this, no other entry gets this sequence
+        self.sequence += 1  # first, so that no other entry gets this number after an interruption
         try:
             self._writer.put(Entry(self.sequence, now, effects, size))
         except StorageRefused:
@@ -205,21 +207,21 @@ class DiskStorage:
         return self.sequence
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
-        """Have their records dropped by the next commit. Where there is no room for that, the next start drops them."""
+        """Delete their records with the next commit. If the queue is half full, the next start deletes them."""
         assert self._writer is not None
         self._writer.hint(Entry(0, now, [(db, key, None, None) for key in keys]))
 
-    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
-        """Have a value read by another thread."""
+    def fetch(self, db: int, key: bytes, length: int, on_value: Callable[[bytes | Exception], None]) -> None:
+        """Read a value in another thread."""
         assert self._reader is not None
         try:
-            self._reader.ask(Request(db, key, length, told))
+            self._reader.ask(Request(db, key, length, on_value))
         except OSError as error:
-            told(error)
+            on_value(error)
 
     def close(self, now: int) -> None:
-        """Commit what is under way, note log time, and let the directory go."""
-        if self._pid != os.getpid():  # a thread of the parent may have had the lock at the fork
+        """Commit the queue, write log time, and release the directory."""
+        if self._pid != os.getpid():  # forked: a thread of the parent may have held the lock
             if not self._closed and self._writer is not None:
                 self._writer.abandon()
             self._closed = True
@@ -229,36 +231,36 @@ class DiskStorage:
                 return
             self._closed = True
             if self._writer is None:
-                return  # `restore` will let it go, if it is under way
-        if self._listener is None:  # nothing was said or shown since it was read
+                return  # a running `restore` releases the directory
+        if self._listener is None:  # no command was executed
             assert self._engine is not None
             self._engine.close()
             return
         with self._backing_up:
-            pass  # a backup under way has ended, since this is closed
+            pass  # wait for the end of a backup, which `_closed` stops
         self._writer.end(now)
-        self._tell()
+        self._notify()
 
     def back_up(
         self,
         directory: Path,
         *,
         keep: int | None = None,
-        expect: Callable[[int], None] = nobody,
-        progress: Callable[[int], None] = nobody,
-    ) -> Made:
-        """Make a backup among those in a directory; see the contract."""
+        expect: Callable[[int], None] = no_progress,
+        progress: Callable[[int], None] = no_progress,
+    ) -> BackupResult:
+        """See `Storage`."""
 
         worked_since = time.monotonic()
 
-        def go_on(size: int) -> None:
+        def checked_progress(size: int) -> None:
             nonlocal worked_since
-            self._refuse_if_over()
+            self._check_open()
             progress(size)
             time.sleep(min(time.monotonic() - worked_since, PAUSE_SECONDS_MAX))
             worked_since = time.monotonic()
 
-        self._refuse_if_over()  # in a forked process, the lock may be held by a thread that is not there
+        self._check_open()  # before the lock: in a forked process it may be locked forever
         with self._backing_up:
             assert self._writer is not None
             self._wait_until_written(self._writer, self.sequence)
@@ -269,32 +271,34 @@ class DiskStorage:
                 state=self._writer.written,
                 keep=keep,
                 expect=expect,
-                progress=go_on,
+                progress=checked_progress,
             )
 
     def _wait_until_written(self, writer: Writer, sequence: int) -> None:
-        """Have everything up to this sequence with the engine: clients may have a reply already, or not."""
+        """Wait until all entries up to this sequence number are written, since clients may have their replies."""
         end = time.monotonic() + WRITTEN_SECONDS_MAX
         while True:
-            self._refuse_if_over()
+            self._check_open()
             if writer.written[0] >= sequence:
                 return
             if time.monotonic() > end:
-                raise OSError(f"{self.directory}: the disk is behind; what was said has not been written yet")
+                raise OSError(
+                    f"{self.directory}: the disk is too slow: earlier writes took more than {WRITTEN_SECONDS_MAX:g} s"
+                )
             time.sleep(WRITTEN_PAUSE_SECONDS)
 
-    def _refuse_if_over(self) -> None:
-        """Raise `StorageRefused` if there is nothing to back up any more."""
+    def _check_open(self) -> None:
+        """Raise `StorageRefused` unless storage is loaded, open and in order."""
         if self._closed or self._pid != os.getpid():
             raise StorageRefused(f"{self.directory} is closed", failures.READONLY)
         if self._writer is None:
-            raise StorageRefused("what is on disk is being read; try again when all of it is there", failures.LOADING)
+            raise StorageRefused("the store is loading; try again later", failures.LOADING)
         if self._writer.state is not State.OK:
             code = failures.READONLY if self._writer.state is State.BROKEN else failures.RECOVERING
-            raise StorageRefused(f"{self._writer.why}; nobody can tell what a backup would have", code)
+            raise StorageRefused(f"{self._writer.why}; the contents of a backup would be unknown", code)
 
     def about(self) -> Iterable[tuple[str, str | int]]:
-        """What INFO tells."""
+        """See `Storage`."""
         common = ("data", str(self.directory)), ("sync", str(self._sync))
         if self._writer is None:
             return (
@@ -316,8 +320,8 @@ class DiskStorage:
     def _state(self, writer: Writer) -> str:
         return "full" if writer.state is State.OK and self._space.full is not None else writer.state.value
 
-    def _tell(self) -> None:
-        """Tell the listener what the writer has found out, and then whoever waits for a value."""
+    def _notify(self) -> None:
+        """Deliver results of the writer to the listener, then values."""
         assert self._listener is not None
         assert self._writer is not None
         while self._outcomes:
@@ -335,21 +339,19 @@ class DiskStorage:
                 self._listener.committed(outcome)
         while self._answers:
             request, answer = self._answers.popleft()
-            request.told(answer)
+            request.on_value(answer)
 
-    def _found(self, outcome: int | Failed | Resolved) -> None:
-        """Called in the writer's thread."""
+    def _found(self, outcome: int | Failed | Resolved) -> None:  # in the writer's thread
         self._outcomes.append(outcome)
-        self._have_told()
+        self._schedule()
 
-    def _read(self, answers: Sequence[tuple[Request, Answer]]) -> None:
-        """Called in a reader's thread."""
+    def _read(self, answers: Sequence[tuple[Request, Answer]]) -> None:  # in a reader's thread
         self._answers.extend(answers)
-        self._have_told()
+        self._schedule()
 
-    def _have_told(self) -> None:
+    def _schedule(self) -> None:
         if self._deliver is not None:
             try:
-                self._deliver(self._tell)
-            except RuntimeError:  # its loop has ended: `close` tells what there is to tell
-                logger.debug("%s: nobody to tell", self.directory)
+                self._deliver(self._notify)
+            except RuntimeError:  # the loop is closed: `close` delivers the results
+                logger.debug("%s: the event loop is closed", self.directory)

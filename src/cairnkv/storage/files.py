@@ -1,7 +1,7 @@
-"""Directories and files that appear whole or not at all, and files that are told apart by what they hold.
+"""Atomic creation of directories and files, and comparison of files by their contents.
 
-What always holds: whoever finds a directory under its own name finds all of it, and so does the disk: everything was
-fsynced before it got that name.
+Invariants: a directory with its final name is complete, also after a power failure: its files were fsynced before the
+renaming.
 """
 
 import contextlib
@@ -15,49 +15,51 @@ from typing import Final, TypeAlias
 
 from cairnkv.errors import OptionError
 from cairnkv.paths import is_within
-from cairnkv.storage.base import nobody
+from cairnkv.storage.base import no_progress
 
 CHUNK: Final = 1024 * 1024
-"""Bytes that are read at a time. Reading, hashing and writing them lets the interpreter go."""
+"""Bytes of one read. Reading, hashing and writing them releases the GIL."""
 
 UNFINISHED: Final = ".part"
-"""What the name of a directory ends with that is not whole yet, or is being removed; it begins with a dot."""
+"""The suffix of the name of an incomplete directory. The name begins with a dot."""
 
 Progress: TypeAlias = Callable[[int], None]
-"""Told how many bytes, or records, more were done. What it raises ends the work."""
+"""Called with the bytes, or records, done since the last call. An exception ends the work."""
 
 
 def refuse_within(directory: Path, source: Path) -> None:
-    """Raise `OptionError` if a directory to write to is the source, or is in it."""
+    """Raise `OptionError` if a directory to write to is the source or is in it."""
     if is_within(directory, source):
-        raise OptionError(f"cannot write to {directory}: it is within {source}; name a directory outside of that")
+        raise OptionError(f"cannot write to {directory}: it is in {source}; use a directory outside of that")
 
 
 def unfinished(directory: Path) -> Path:
-    """Where a directory is while it is made or removed."""
+    """Return the path of a directory while it is being created or deleted."""
     directory = directory.absolute()
     return directory.with_name(f".{directory.name}{UNFINISHED}")
 
 
 @contextlib.contextmanager
 def becoming(directory: Path) -> Iterator[Path]:
-    """A directory to fill, which has this name when the block is done. The name may be that of an empty one.
+    """Create a directory: yield a temporary one to fill, and rename it after the block.
 
-    Raises `OptionError` where there is something already.
+    Raises `OptionError` if the directory exists and is not empty.
     """
     part = unfinished(directory)
     try:
         for path in (directory, directory.parent):
             if os.path.lexists(path) and not path.is_dir():
-                raise OptionError(f"{path} is no directory: name a directory that is empty or not there yet")
+                raise OptionError(f"{path} is not a directory: use an empty or a new directory")
         if directory.exists() and any(directory.iterdir()):
-            raise OptionError(f"{directory} is there and is not empty: name a directory that is empty or not there yet")
+            raise OptionError(f"{directory} is not empty: use an empty or a new directory")
         directory.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir(mode=0o700)
     except FileExistsError:
-        raise OptionError(f"{part} is there: this is being done already, or was interrupted; remove it then") from None
+        raise OptionError(
+            f"{part} exists: another process is doing this, or was interrupted; in that case delete it"
+        ) from None
     except OSError as error:
-        raise OptionError(f"cannot make {directory}: {error.strerror or error}") from None
+        raise OptionError(f"cannot create {directory}: {error.strerror or error}") from None
     try:
         yield part
         for path in part.iterdir():
@@ -71,7 +73,7 @@ def becoming(directory: Path) -> Iterator[Path]:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory; half removed, it does not have its name any more."""
+    """Delete a directory. It is renamed first, so that a partly deleted one does not have its name."""
     part = unfinished(directory)
     directory.rename(part)
     sync(directory.parent)
@@ -79,7 +81,7 @@ def remove(directory: Path) -> None:
 
 
 def rewrite(file: Path, text: str) -> None:
-    """Let a file, its owner's, have this text, or what it had before. Raises `OSError`."""
+    """Replace the text of a file atomically. Only its owner can read it. Raises `OSError`."""
     new = draft_of(file)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as written:
@@ -91,15 +93,15 @@ def rewrite(file: Path, text: str) -> None:
 
 
 def draft_of(file: Path) -> Path:
-    """What `rewrite` leaves beside a file where it was interrupted."""
+    """Return the path of the temporary file of `rewrite`, which remains after an interruption."""
     return file.with_name(f".{file.name}.new")
 
 
 def sync(path: Path) -> None:
-    """Sync a file or a directory. Many network file systems cannot sync a directory; then this does nothing."""
+    """Fsync a file or a directory. Many network file systems cannot fsync a directory; then this does nothing."""
     with contextlib.ExitStack() as stack:
         if path.is_dir():
-            stack.enter_context(_unless_it_cannot())
+            stack.enter_context(_ignore_unsupported())
         descriptor = os.open(path, os.O_RDONLY)
         stack.callback(os.close, descriptor)
         os.fsync(descriptor)
@@ -110,7 +112,7 @@ _CANNOT: Final = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.
 
 
 @contextlib.contextmanager
-def _unless_it_cannot() -> Iterator[None]:
+def _ignore_unsupported() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -118,8 +120,8 @@ def _unless_it_cannot() -> Iterator[None]:
             raise
 
 
-def sha256(path: Path, progress: Progress = nobody) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+def sha256(path: Path, progress: Progress = no_progress) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -128,11 +130,11 @@ def sha256(path: Path, progress: Progress = nobody) -> str:
     return digest.hexdigest()
 
 
-def copied(source: Path, target: Path, progress: Progress = nobody) -> str:
-    """Copy a file, which may not be there yet; the SHA-256 of what was copied."""
+def copied(source: Path, target: Path, progress: Progress = no_progress) -> str:
+    """Copy a file to a new file. Returns the SHA-256 of the data."""
     digest = hashlib.sha256()
     with source.open("rb") as file, target.open("xb") as copy:
-        with _unless_it_cannot():
+        with _ignore_unsupported():
             os.fchmod(copy.fileno(), 0o600)
         while chunk := file.read(CHUNK):
             digest.update(chunk)
@@ -142,11 +144,11 @@ def copied(source: Path, target: Path, progress: Progress = nobody) -> str:
 
 
 def linked(source: Path, target: Path) -> bool:
-    """Give a file a second name, if the file system can: False if not."""
+    """Create a hard link. Returns False if that is not possible."""
     try:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one that has no such thing, or as many of them as it can have
+    except OSError:  # another file system, no support for links, or too many links
         return False
     return True

@@ -1,47 +1,35 @@
-"""The log of the process size: a write is as safe as this process is, so it is safe at once."""
+"""Storage of the in-memory mode: it keeps nothing, so every entry is committed at once."""
 
 from collections.abc import Callable, Iterable, Sequence
 
 from cairnkv.commands import Step
 from cairnkv.engine import Database
-from cairnkv.storage.base import BackUp, CommitListener, Deliver, Effect
+from cairnkv.storage.base import CommitListener, Deliver, Effect, MakeBackup
 
 
 class InMemoryStorage:
-    """Commits each entry as it is appended, and keeps none."""
+    """Counts entries. See `Storage`."""
 
     mode = "in-memory"
     commits_at_once = True
     keeps_effects = False
-    back_up: BackUp | None = None
+    accepts_writes = True
+    is_behind = False
+    memory_bytes = 0
+    back_up: MakeBackup | None = None
 
     def __init__(self) -> None:
         self.sequence = 0
 
     def listen(self, listener: CommitListener) -> None:
-        """Nothing is ever told: entries are committed when `append` returns."""
+        """Do nothing: entries are committed when `append` returns."""
 
     def restore(self, databases: Sequence[Database], memory_limit: int | None = None) -> int:
-        """There is nothing to restore."""
+        """Load nothing."""
         return self.sequence
 
     def deliver_by(self, deliver: Deliver) -> None:
-        """Nothing is ever told."""
-
-    @property
-    def takes(self) -> bool:
-        """It always does."""
-        return True
-
-    @property
-    def is_behind(self) -> bool:
-        """Return False: no write waits."""
-        return False
-
-    @property
-    def memory_bytes(self) -> int:
-        """None."""
-        return 0
+        """Do nothing."""
 
     def append(self, steps: Sequence[Step], now: int, effects: Sequence[Effect] = (), size: int | None = None) -> int:
         """Count the entry."""
@@ -49,15 +37,15 @@ class InMemoryStorage:
         return self.sequence
 
     def expired(self, db: int, keys: Sequence[bytes], now: int) -> None:
-        """Nothing is kept of them."""
+        """Do nothing."""
 
-    def fetch(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None:
-        """No value is anywhere else."""
+    def fetch(self, db: int, key: bytes, length: int, on_value: Callable[[bytes | Exception], None]) -> None:
+        """Raise NotImplementedError: there are no cold values."""
         raise NotImplementedError
 
     def close(self, now: int) -> None:
-        """There is nothing under way."""
+        """Do nothing."""
 
     def about(self) -> Iterable[tuple[str, str | int]]:
-        """There is nothing to tell."""
+        """Yield nothing."""
         return ()

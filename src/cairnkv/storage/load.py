@@ -1,9 +1,9 @@
-"""What a store's directory held when it was closed or crashed, back in the keyspaces.
+"""Load the records of a store into the databases, at the start.
 
-What always holds: all records are read, to the mark of the end, or it fails. What was over in log time is not
-brought back, and its record is dropped, as are parts of values that no entry has any more.
+Invariants: all records up to `END_KEY` are read, or loading fails. Expired entries are not loaded, and their records
+are deleted, like parts of values without an entry.
 
-Not for what the records look like (`records`).
+Out of scope: the format of records (`record_format`).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from cairnkv.storage.record_format import (
     STATE,
     STATE_KEY,
     SYNCED_KEY,
+    PartedValue,
     Parts,
     parsed_part_key,
     parsed_value,
@@ -27,20 +28,20 @@ from cairnkv.storage.record_format import (
 from cairnkv.storage.rocksdb import RocksDB
 
 PROGRESS_RECORDS: Final = 50_000
-"""Records between two words of progress."""
+"""Progress callback interval, in records."""
 
-DROPPED_TOGETHER: Final = 10_000
-"""Records that one write drops."""
+DELETES_MAX: Final = 10_000
+"""Maximum number of records that one write deletes."""
 
 
-class OfNode(Exception):
-    """It is the table of a node of a cluster, and there is no node to give it to."""
+class NodeRecords(Exception):
+    """The store has records of a cluster node, and is not opened by a node."""
 
 
 class Restored(NamedTuple):
-    """What the log has to know besides.
+    """The result of loading, besides the databases.
 
-    sequence, time: of the newest entry. parted: the values that stand in parts. number: the first that no parts have.
+    sequence, time: of the newest entry. parted: values in parts. number: the first unused number of parts.
     """
 
     sequence: int
@@ -49,46 +50,43 @@ class Restored(NamedTuple):
     number: int
 
 
-class _Parted:
-    """A value whose parts are yet to come."""
+class _Parted(PartedValue):
+    """An entry whose parts are being read. cold: whether its value stays on disk."""
 
-    def __init__(self, db: int, key: bytes, expiry: int | None, parts: Parts, *, hot: bool) -> None:
-        """hot: whether the value is to be in memory."""
+    def __init__(self, db: int, key: bytes, expiry: int | None, parts: Parts, *, cold: bool) -> None:
+        super().__init__(key, parts)
         self.db = db
-        self.key = key
         self.expiry = expiry
-        self.parts = parts
-        self._hot = hot
-        self._pieces: list[bytes] = []
-        self._length = 0
-        self.come = 0  # parts
+        self._cold = cold
+        self._parts: list[bytes] = []
 
-    def comes(self, piece: bytes) -> None:
-        """The next part is there."""
-        self.come += 1
-        self._length += len(piece)
-        if self._hot:
-            self._pieces.append(piece)
+    def add(self, index: int, part: bytes) -> bool:
+        """Add a part. Raises `ValueError` if it is not the next one."""
+        if not super().add(index, part):
+            raise ValueError(f"part {self.pieces} of the value of {self.key[:64]!r} is missing")
+        if not self._cold:
+            self._parts.append(part)
+        return True
 
     def load(self, database: Database) -> None:
-        """All have come: let the entry stand in its keyspace. Raises `ValueError` if parts are missing."""
-        if self._length != self.parts.length:
-            raise ValueError(f"the value of {self.key[:64]!r} has {self._length:,} of {self.parts.length:,} bytes")
-        database.load(self.key, b"".join(self._pieces) if self._hot else self._length, self.expiry)
+        """Load the entry into its database. Raises `ValueError` if parts are missing."""
+        if not self.is_whole:
+            raise ValueError(f"the value of {self.key[:64]!r} has {self.length:,} of {self.parts.length:,} bytes")
+        database.load(self.key, self.length if self._cold else b"".join(self._parts), self.expiry)
 
 
 class _Room:
-    """What of the memory limit is left for values."""
+    """The part of the memory limit that is left for values."""
 
     def __init__(self, limit: int | None) -> None:
         self._left = limit
 
     def take(self, key: bytes, length: int) -> bool:
-        """Whether there is room for a value of so many bytes, under this key; then it is taken."""
+        """Reserve memory for a value of `length` bytes. Returns whether it fits."""
         if self._left is None:
             return True
         self._left -= ENTRY_BYTES + len(key)
-        length += USE_BYTES  # which only values in memory take
+        length += USE_BYTES  # only values in memory use this
         if self._left < length:
             return False
         self._left -= length
@@ -98,60 +96,57 @@ class _Room:
 def restore(
     engine: RocksDB, databases: Sequence[Database], progress: Callable[[int], None], memory_limit: int | None = None
 ) -> Restored:
-    """Put every entry into its keyspace, and log time.
+    """Load all entries into their databases, and set log time.
 
-    memory_limit: bytes that entries may take; values beyond it are left cold. None: no limit.
-    progress: told how many records were read, every now and then.
-    Raises `ValueError` for records that are not as this format has them, `OfNode` where there are records of a node's
-    own and no keyspace for them, and what the engine raises.
+    memory_limit: maximum bytes of entries; values beyond it stay cold. None: no limit. progress: called with the number
+    of records read, at intervals. Raises `ValueError` for invalid records, `NodeRecords` for a node's own records if
+    there is no database for them, and exceptions of the engine.
     """
     records = sequence = time = 0
     parted: dict[int, _Parted] = {}
     numbers: set[int] = set()
-    dropped: list[bytes] = []
+    useless: list[bytes] = []
     room = _Room(memory_limit)
     key = b""
     for key, value in engine.items():
         kind = key[0] if key else None
-        if kind == ENTRY and len(key) > 2 and key[1] < len(databases):  # the state comes before these
+        if kind == ENTRY and len(key) > 2 and key[1] < len(databases):  # after the state
             entry, expiry = parsed_value(value)
             if expiry is not None and expiry <= time:
-                dropped.append(key)
+                useless.append(key)
             elif isinstance(entry, Parts):
-                hot = room.take(key, entry.length)
-                parted[entry.number] = _Parted(key[1], key[2:], expiry, entry, hot=hot)
+                cold = not room.take(key, entry.length)
+                parted[entry.number] = _Parted(key[1], key[2:], expiry, entry, cold=cold)
             else:
                 databases[key[1]].load(key[2:], entry if room.take(key, len(entry)) else len(entry), expiry)
-        elif kind == PART:  # all entries come before these
+        elif kind == PART:  # after all entries
             number, index = parsed_part_key(key)
             numbers.add(number)
             if (owner := parted.get(number)) is None:
-                dropped.append(key)
-            elif index != owner.come:
-                raise ValueError(f"part {owner.come} of the value of {owner.key[:64]!r} is missing")
+                useless.append(key)
             else:
-                owner.comes(value)
+                owner.add(index, value)
         elif key == STATE_KEY and len(value) == STATE.size:
             sequence, time = STATE.unpack(value)
             databases[0].advance(time)
         elif kind == ENTRY and key[1:2] == bytes((NODE_DB,)):
-            raise OfNode
+            raise NodeRecords
         elif key not in (FORMAT_KEY, SYNCED_KEY, END_KEY):
-            raise ValueError(f"a record that this format does not have: {key[:16]!r}")
+            raise ValueError(f"a record with an unknown key: {key[:16]!r}")
         records += 1
         if records % PROGRESS_RECORDS == 0:
             progress(records)
     if key != END_KEY:
-        raise ValueError(f"it cannot be read to its end, only to record {records:,}")
+        raise ValueError(f"the records after record {records:,} cannot be read")
     for owner in parted.values():
         owner.load(databases[owner.db])
-    _drop(engine, dropped)
-    left = {(owner.db, owner.key): owner.parts for owner in parted.values()}
-    return Restored(sequence, time, left, max(numbers, default=0) + 1)
+    _delete(engine, useless)
+    in_parts = {(owner.db, owner.key): owner.parts for owner in parted.values()}
+    return Restored(sequence, time, in_parts, max(numbers, default=0) + 1)
 
 
 def newest(engine: RocksDB) -> tuple[int, int]:
-    """Sequence and log time of the newest entry; zeros before the first."""
+    """Return the sequence number and log time of the newest entry; zeros before the first."""
     for key, value in engine.items():
         if key == STATE_KEY and len(value) == STATE.size:
             sequence, time = STATE.unpack(value)
@@ -161,9 +156,9 @@ def newest(engine: RocksDB) -> tuple[int, int]:
     return 0, 0
 
 
-def _drop(engine: RocksDB, keys: Sequence[bytes]) -> None:
-    for first in range(0, len(keys), DROPPED_TOGETHER):
+def _delete(engine: RocksDB, keys: Sequence[bytes]) -> None:
+    for first in range(0, len(keys), DELETES_MAX):
         batch = engine.batch()
-        for key in keys[first : first + DROPPED_TOGETHER]:
+        for key in keys[first : first + DELETES_MAX]:
             batch.delete(key)
         engine.write(batch)

@@ -1,10 +1,10 @@
-"""Whose a store's directory is, before RocksDB says so: nothing may be looked at or mended there that another one uses.
+"""Locks on a store's directory before RocksDB opens it, so that no other process uses it during checks and repairs.
 
-What always holds: a directory is open once in this process; while `locked` lasts no other process has it open, and
-none opens it. It is RocksDB's own lock, of the system's kind that a process loses by closing the file once more: so
-that is never done to a directory which RocksDB has open here.
+Invariants: this process opens a directory at most once. During `locked`, no other process has the directory open. The
+lock is RocksDB's own, a POSIX lock, which a process loses when it closes any descriptor of the file; so a directory
+that RocksDB has open in this process is never locked again.
 
-Not for the time while it is open: RocksDB holds the lock then.
+Out of scope: the time while the directory is open. RocksDB holds the lock then.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from typing import Final, TypeAlias
 from cairnkv.errors import OptionError
 
 Place: TypeAlias = tuple[int, int]
-"""A directory, whatever its name: device and inode."""
+"""The identity of a directory: device and inode."""
 
 _lock: Final = threading.Lock()
-_here: Final[set[Place]] = set()  # what this process has open, or is opening
+_here: Final[set[Place]] = set()  # directories that this process has open, or opens
 
 
 def claim(directory: Path) -> Place:
-    """Have it be this caller's, among those in this process. Raises `OptionError` when it is another one's."""
+    """Claim a directory within this process. Raises `OptionError` if it is claimed already."""
     status = directory.stat()
     place = status.st_dev, status.st_ino
     with _lock:
@@ -38,8 +38,8 @@ def claim(directory: Path) -> Place:
     return place
 
 
-def let_go(place: Place) -> None:
-    """Have it be nobody's."""
+def release(place: Place) -> None:
+    """End the claim of a directory."""
     with _lock:
         _here.discard(place)
 
@@ -63,7 +63,7 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         try:
             fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # either, by the system
+        except (BlockingIOError, PermissionError):  # which one depends on the system
             raise taken(directory, _holder(descriptor)) from None
         try:
             yield
@@ -76,16 +76,16 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 _FLOCK: Final = struct.Struct("@hhqqi")
-"""Linux' `struct flock`: kind, whence, start, length, process."""
+"""`struct flock` of Linux: type, whence, start, length, process."""
 
 
 def _holder(descriptor: int) -> int | None:
     """Return the process that has the lock of an open file, or None if unknown."""
     if sys.platform != "linux":
         return None
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     with contextlib.suppress(OSError):
-        pid: int = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[4]
+        pid: int = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, lock))[4]
         return pid if pid > 0 else None  # 0 or below: in another container
     return None
 
@@ -104,9 +104,9 @@ def holder(directory: Path) -> int | None:
 def taken(directory: Path, pid: int | None) -> OptionError:
     """Return the error for a directory that a process has open. pid: that process; None: unknown."""
     if pid == os.getpid():
-        return OptionError(f"{directory} is open already in this process: use the open store, or close it first")
+        return OptionError(f"{directory} is already open in this process: use the open store, or close it first")
     where = "another process" if pid is None else f"process {pid}"
     return OptionError(
-        f"{directory} is open already in {where}, and only one process can use a store: stop that process, or serve "
+        f"{directory} is already open in {where}, and only one process can use a store: stop that process, or serve "
         f"the store (cairn serve --data {directory}) and connect from all processes, also for backups"
     )

@@ -1,10 +1,10 @@
-"""The reader: threads that read single values back from the engine, for a store whose memory is a cache of it.
+"""The reader: threads that read cold values from RocksDB.
 
-What always holds: what is asked for together is read together, up to a bound, in calls that let the interpreter go and
-give back no more than `READ_BYTES` each, so that none holds it for long. Each request is answered once, with the value
-or with what was wrong; also those that are left when the reader ends. While the directory is opened anew they wait.
+Invariants: requests that were made together are read together, in calls that release the GIL and return at most
+`READ_BYTES` each, so no call holds the GIL for long. Each request is answered once, with the value or an error, also
+when the reader ends. Requests wait while the directory is being reopened.
 
-Not for whether the value is still wanted, or still what the entry has: whoever asked sees to that.
+Out of scope: changes of the entry after the request (the value cache).
 """
 
 import collections
@@ -17,58 +17,58 @@ from cairnkv.storage.record_format import PART_BYTES, Parts, parsed_value, part_
 from cairnkv.storage.rocksdb import RocksDB
 
 READERS: Final = 2
-"""Threads: while one makes objects of what it has read, the other waits for the disk."""
+"""Number of threads: while one creates objects, the other waits for the disk."""
 
 READ_BYTES: Final = 1024 * 1024
-"""Bytes of values that one call of the engine gives back, about: to make objects of them takes some tenths of a
-millisecond, in which the interpreter is held."""
+"""Approximate bytes of values that one call of the engine returns. Creating their objects holds the GIL for some tenths
+of a millisecond."""
 
 READ_KEYS: Final = 256
-"""Records that one call asks for."""
+"""Maximum records that one call reads."""
 
 Answer: TypeAlias = bytes | Exception
 
 
 class Request(NamedTuple):
-    """A value that is wanted: where it is, how long it is in bytes, and who is told."""
+    """A value to read. length: in bytes. on_value: called with the value or an error."""
 
     db: int
     key: bytes
     length: int
-    told: Callable[[Answer], None]
+    on_value: Callable[[Answer], None]
 
 
 class Reader:
-    """A queue, and the threads that empty it. Whoever asks keeps it bounded (`cairnkv.store.value_cache`)."""
+    """A queue of requests, and the threads that answer them. The value cache bounds the queue."""
 
     def __init__(self, engine: RocksDB, found: Callable[[Sequence[tuple[Request, Answer]]], None]) -> None:
-        """found: called in one of the threads with what has become of some requests."""
+        """found: called in one of the threads with answers."""
         self._engine: RocksDB | None = engine
-        self._reading = 0  # how many threads ask it
+        self._reading = 0  # number of threads in a call of the engine
         self._found = found
         self._condition = threading.Condition()
         self._queue: collections.deque[Request] = collections.deque()
         self._ending = False
-        self._useless: str | None = None  # why what the engine has is of no use
+        self._useless: str | None = None  # the reason, if the data on disk is useless
         self._threads: list[threading.Thread] = []
         self.calls = 0
-        """How often the engine was asked."""
+        """Number of calls of the engine."""
 
     def ask(self, request: Request) -> None:
-        """Have a value read. Raises `OSError` when the reader has ended."""
+        """Queue a request. Raises `OSError` after `end`."""
         with self._condition:
             if self._ending:
                 raise OSError("the store is closed")
             self._queue.append(request)
-            if len(self._queue) == 1:  # they wait only where there was none
+            if len(self._queue) == 1:  # threads wait only if the queue was empty
                 self._condition.notify()
-        if not self._threads:  # they are there once something is asked for
+        if not self._threads:  # started by the first request
             self._threads = [OwnThread(self._read_all, f"cairnkv reader {number}") for number in range(READERS)]
             for thread in self._threads:
                 thread.start()
 
     def end(self) -> None:
-        """Read what was asked for, and end. Waits for that."""
+        """Answer all requests, and end the threads. Blocks."""
         with self._condition:
             self._ending = True
             self._condition.notify_all()
@@ -80,17 +80,17 @@ class Reader:
             self._found(left)
 
     def pause(self) -> None:
-        """Read nothing until there is another engine: this one is closed next. Waits for what is being read."""
+        """Stop reading until `go_on`, since the engine is closed next. Blocks until current reads have ended."""
         with self._condition:
             self._engine = None
             self._condition.wait_for(lambda: not self._reading)
 
     def give_up(self, why: str) -> None:
-        """From now on the disk has other values than those that were here: answer nothing with them."""
+        """Answer all requests with an error from now on, since data on disk is missing."""
         self._useless = why
 
     def go_on(self, engine: RocksDB) -> None:
-        """Read from this one."""
+        """Continue with a new engine."""
         with self._condition:
             self._engine = engine
             self._condition.notify_all()
@@ -107,7 +107,7 @@ class Reader:
             self._found(list(zip(requests, answers, strict=True)))
 
     def _next(self) -> tuple[RocksDB, list[Request]] | None:
-        """What is read together next, and from where; None: there will be no more."""
+        """Return the engine and the requests of the next call; None at the end."""
         with self._condition:
             while (not self._queue or self._engine is None) and not self._ending:
                 self._condition.wait()
@@ -117,7 +117,7 @@ class Reader:
             size = 0
             while self._queue and size < READ_BYTES and len(requests) < READ_KEYS:
                 requests.append(self._queue.popleft())
-                size += min(requests[-1].length, PART_BYTES)  # what is longer has only a few bytes in its record
+                size += min(requests[-1].length, PART_BYTES)  # the record of a longer value is short
             if self._queue:
                 self._condition.notify()
             self._reading += 1
@@ -144,7 +144,7 @@ class Reader:
             if len(value) != request.length:
                 raise ValueError(f"its record has {len(value):,} of {request.length:,} bytes")
             return value
-        except Exception as error:  # RocksDB's are of no other class
+        except Exception as error:  # RocksDB raises plain `Exception`
             return error
 
     def _joined(self, engine: RocksDB, parts: Parts) -> bytes:
@@ -154,9 +154,9 @@ class Reader:
             keys = [part_key(parts.number, index) for index in range(first, min(first + together, parts.pieces))]
             for piece in self._read(engine, keys):
                 if piece is None:
-                    raise ValueError(f"part {len(pieces)} of it is missing")
+                    raise ValueError(f"part {len(pieces)} is missing")
                 pieces.append(piece)
-        return b"".join(pieces)  # lets the interpreter go where it is long
+        return b"".join(pieces)  # releases the GIL for a long result
 
     def _read(self, engine: RocksDB, keys: Sequence[bytes]) -> list[bytes | None]:
         self.calls += 1

@@ -1,7 +1,7 @@
-"""The format on disk: which records RocksDB holds, and what stands in them. docs/disk.md describes it.
+"""The format of records in RocksDB. docs/disk.md describes it.
 
-What always holds: `FORMAT` changes with any change here. `END` is the last record in the order of keys and there from
-the first day, so that whoever reads all records and does not come to it knows that some are missing.
+Invariants: `FORMAT` changes with any change here. The record with `END_KEY` is the last one in key order and always
+exists, so a reader that does not find it knows that records are missing.
 """
 
 import struct
@@ -11,7 +11,7 @@ from cairnkv.limits import DATABASES
 from cairnkv.storage.base import LARGE_VALUE_BYTES
 
 FORMAT: Final = 1
-"""The version of what is written. Others are refused."""
+"""The version of the format. Other versions are refused."""
 
 FORMAT_KEY: Final = b"\x00format"
 STATE_KEY: Final = b"\x00state"
@@ -19,13 +19,14 @@ SYNCED_KEY: Final = b"\x00synced"
 END_KEY: Final = b"\xff"
 
 ENTRY: Final = 1
-"""First byte of an entry's record key; the keyspace's number and the key follow."""
+"""First byte of an entry's record key; the database's number and the key follow."""
 
 NODE_DB: Final = DATABASES
-"""The keyspace, behind those that commands can name, in which a node of a cluster keeps what it needs to go on."""
+"""A database that commands cannot name. A cluster node keeps its own records there."""
 
 PART: Final = 2
-"""First byte of the record key of a part of a value; the number that the value's parts share and their index follow."""
+"""First byte of the record key of a part of a value; the number shared by the value's parts and the part's index
+follow."""
 
 PART_BYTES: Final = 256 * 1024
 """The length of each part of a value except the last."""
@@ -34,11 +35,11 @@ INLINE_BYTES: Final = LARGE_VALUE_BYTES
 """The longest value that storage keeps in its entry's record. EXPIRE and PERSIST of a longer value rewrite the record,
 but not the parts."""
 
-# What an entry's record begins with, by its first byte.
+# The first byte of an entry's record.
 PLAIN: Final = 0
 """The value follows."""
 EXPIRES: Final = 1
-"""A deadline in milliseconds of log time and the value follow."""
+"""The expiry in milliseconds of log time and the value follow."""
 PARTED: Final = 2
 """The number of the value's parts and its length follow."""
 EXPIRES_PARTED: Final = 3
@@ -50,16 +51,16 @@ _EXPIRES_PARTED: Final = struct.Struct(">BQQQ")
 _PART_KEY: Final = struct.Struct(">BQI")
 
 STATE: Final = struct.Struct(">QQ")
-"""Sequence of the newest entry, and log time in milliseconds."""
+"""The newest entry's sequence number, and log time in milliseconds."""
 
 SYNCED: Final = struct.Struct(">QQ")
-"""RocksDB's newest sequence number before the write that this stands in, and that up to which all was on the disk."""
+"""RocksDB's newest sequence number before this write, and the sequence number up to which all data was fsynced."""
 
 
 class Parts(NamedTuple):
-    """A value that stands in records of its own.
+    """A value that is stored in parts.
 
-    number: what their keys have in common. length: of the whole value, in bytes.
+    number: shared by the record keys of its parts. length: of the whole value, in bytes.
     """
 
     number: int
@@ -67,47 +68,73 @@ class Parts(NamedTuple):
 
     @property
     def pieces(self) -> int:
-        """How many parts there are."""
+        """The number of parts."""
         return -(-self.length // PART_BYTES)
 
     @property
     def range(self) -> tuple[bytes, bytes]:
-        """The first of their keys, and the first key behind them."""
+        """The record key of the first part, and the first key after all parts."""
         return part_key(self.number, 0), part_key(self.number + 1, 0)
 
 
+class PartedValue:
+    """A value whose parts are being read.
+
+    pieces, length: the number of parts read, and their total length.
+    """
+
+    def __init__(self, key: bytes, parts: Parts) -> None:
+        self.key = key
+        self.parts = parts
+        self.pieces = 0
+        self.length = 0
+
+    def add(self, index: int, part: bytes) -> bool:
+        """Add a part. Returns False if it is not the next one."""
+        if index != self.pieces:
+            return False
+        self.pieces += 1
+        self.length += len(part)
+        return True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all parts were read."""
+        return self.length == self.parts.length
+
+
 def record_key(db: int, key: bytes) -> bytes:
-    """Where an entry stands."""
+    """Return the record key of an entry."""
     return b"\x01%c%b" % (db, key)
 
 
 def db_range(db: int) -> tuple[bytes, bytes]:
-    """The first record key that an entry of a keyspace may have, and the first behind all of them."""
+    """Return the first record key of a database, and the first key after all its entries."""
     return bytes((ENTRY, db)), bytes((ENTRY, db + 1))
 
 
 def part_key(number: int, index: int) -> bytes:
-    """Where a part of a value stands."""
+    """Return the record key of a part of a value."""
     return _PART_KEY.pack(PART, number, index)
 
 
 def parsed_part_key(key: bytes) -> tuple[int, int]:
-    """The parts' number, and the part's index. Raises `ValueError` if it is no such key."""
+    """Return the number of the parts, and the index of the part. Raises `ValueError` for another key."""
     if len(key) != _PART_KEY.size:
-        raise ValueError("a part of a value whose key is no such key")
+        raise ValueError("a part of a value with an invalid key")
     _, number, index = _PART_KEY.unpack(key)
     return number, index
 
 
 def record_value(value: bytes | Parts, expiry: int | None) -> bytes:
-    """What stands in an entry's record."""
+    """Return the record of an entry."""
     if isinstance(value, Parts):
         return _PARTED.pack(PARTED, *value) if expiry is None else _EXPIRES_PARTED.pack(EXPIRES_PARTED, expiry, *value)
     return b"\0" + value if expiry is None else _EXPIRES.pack(EXPIRES, expiry) + value
 
 
 def parsed_value(record: bytes) -> tuple[bytes | Parts, int | None]:
-    """The value, or where it stands, and the deadline. Raises `ValueError` if it is no entry's record."""
+    """Return the value or its parts, and the expiry. Raises `ValueError` if this is no entry's record."""
     kind = record[0] if record else None
     if kind == PLAIN:
         return record[1:], None
@@ -118,4 +145,4 @@ def parsed_value(record: bytes) -> tuple[bytes | Parts, int | None]:
     if kind == EXPIRES_PARTED and len(record) == _EXPIRES_PARTED.size:
         _, expiry, *parts = _EXPIRES_PARTED.unpack(record)
         return Parts(*parts), expiry
-    raise ValueError("a record that is no entry")
+    raise ValueError("an invalid record of an entry")

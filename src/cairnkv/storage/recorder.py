@@ -1,11 +1,10 @@
-"""What entries come to, as records: the batch of a commit is filled here.
+"""Convert the effects of entries to records, in the batch of a commit.
 
-What always holds: a value that is too long for its entry's record is written in parts, before the batch that has the
-entry, each part in a write of its own, so that none holds the interpreter for long. The parts of a value that is
-replaced go in the batch that replaces it; where only the expiry is another, they stay. The next start removes parts
-that a crash has left without an entry.
+Invariants: a value that is too long for its entry's record is written in parts, before the batch with the entry. Each
+part has its own write, so that no write holds the GIL for long. The batch that replaces a value deletes its parts,
+except if only the expiry changes. The next start deletes parts that a crash has left without an entry.
 
-Not for when a batch is written, and whether that was safe (`writer`).
+Out of scope: writing batches (`writer`).
 """
 
 import time
@@ -28,17 +27,17 @@ from cairnkv.storage.record_format import (
 from cairnkv.storage.rocksdb import Batch, RocksDB
 
 LARGE_ENTRY_BYTES: Final = 1024 * 1024
-"""An entry with more than this has all values in parts that are not small: its batch is one write."""
+"""Bytes of an entry above which all values longer than `SMALL_BYTES` are in parts, since its batch is one write."""
 
 SMALL_BYTES: Final = 4 * 1024
-"""What is small there."""
+"""See `LARGE_ENTRY_BYTES`."""
 
 
-FillFast: TypeAlias = Callable[[Callable[[bytes, bytes], None], Callable[[bytes], None], Sequence[Effect], int], int]
+NativeFill: TypeAlias = Callable[[Callable[[bytes, bytes], None], Callable[[bytes], None], Sequence[Effect], int], int]
 
 
-def _fill_fast() -> FillFast | None:
-    """The compiled twin of `Recorder.fill`, where there is one."""
+def _native_fill() -> NativeFill | None:
+    """Return the native twin of `Recorder.fill`, or None."""
     if not native_path_in_use():
         return None
     from cairnkv.storage.recorder_native import fill
@@ -47,30 +46,30 @@ def _fill_fast() -> FillFast | None:
 
 
 class Recorder:
-    """Fills batches. It knows which values stand in parts."""
+    """Fills batches. Knows the values that are in parts."""
 
     def __init__(self, engine: RocksDB, parted: dict[tuple[int, bytes], Parts], number: int) -> None:
-        """parted: where the values stand that are in parts. number: the first that no parts have."""
+        """parted: the values in parts. number: the first unused number of parts."""
         self._engine = engine
         self._parted = parted
         self._number = number
-        self._fill_fast = _fill_fast()
-        self._before: list[tuple[tuple[int, bytes], Parts | None]] = []  # where values stood before this batch
-        self._first = number  # of the parts that this batch has
+        self._native_fill = _native_fill()
+        self._before: list[tuple[tuple[int, bytes], Parts | None]] = []  # parts before this batch
+        self._first = number  # number of the first parts of this batch
         self.cleared: set[int] = set()
-        """Keyspaces that this batch clears."""
+        """Databases that this batch clears."""
 
     def begin(self) -> Batch:
-        """A batch to fill; the one before is there."""
+        """Return a new batch. The previous one is written."""
         self._before.clear()
         self._first = self._number
         self.cleared.clear()
         return self._engine.batch()
 
     def go_on(self, engine: RocksDB, *, happened: bool) -> None:
-        """The engine was opened anew. happened: whether the batch that was begun last is there.
+        """Continue with a reopened engine. happened: whether the last batch is stored.
 
-        Removes what parts it has left if it is not. Raises what the engine raises.
+        If not, deletes its parts. Raises exceptions of the engine.
         """
         self._engine = engine
         if happened:
@@ -87,11 +86,11 @@ class Recorder:
             engine.write(batch)
 
     def fill(self, batch: Batch, effects: Sequence[Effect], size: int) -> None:
-        """Add what an entry comes to. size: its bytes, near enough."""
+        """Add the effects of an entry. size: its approximate bytes."""
         put = batch.put
         longest = INLINE_BYTES if size <= LARGE_ENTRY_BYTES else SMALL_BYTES
-        if self._fill_fast is not None and not self._parted:
-            done = self._fill_fast(put, batch.delete, effects, longest)
+        if self._native_fill is not None and not self._parted:
+            done = self._native_fill(put, batch.delete, effects, longest)
             if done == len(effects):
                 return
             effects = effects[done:]
@@ -116,7 +115,7 @@ class Recorder:
                 put(record_key(db, key), record_value(self._parted[db, key], expiry))
 
     def note(self, batch: Batch, sequence: int, now: int) -> None:
-        """Add the sequence and log time that the batch brings the store to."""
+        """Add the sequence number and log time of the store after the batch."""
         batch.put(STATE_KEY, STATE.pack(sequence, now))
 
     def _clear(self, batch: Batch, db: int) -> None:
@@ -134,5 +133,5 @@ class Recorder:
             batch = self._engine.batch()
             batch.put(part_key(parts.number, index), value[index * PART_BYTES : (index + 1) * PART_BYTES])
             self._engine.write(batch)
-            time.sleep(0)  # lets other threads have the interpreter
+            time.sleep(0)  # releases the GIL
         return parts

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The compiled twin of `Recorder.fill`, for effects that come to one record each. A test holds the two equal."""
+"""The native twin of `Recorder.fill`, for effects with one record each. A test compares the two."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
@@ -13,16 +13,16 @@ cdef char PLAIN = _PLAIN
 
 
 def fill(put, delete, effects, Py_ssize_t longest):
-    """Put and delete the records of effects, up to the first that is more than that; how many were done.
+    """Put and delete the records of effects, up to the first effect that needs the pure path. Returns their number.
 
-    longest: bytes of a value that stands in its entry's record.
+    longest: maximum bytes of a value in its entry's record.
     """
     cdef Py_ssize_t done = 0
     cdef tuple effect
     cdef bytes key, value, record
     cdef object expiry
     for item in effects:
-        if type(item) is not tuple:  # a `Redated`, whose value stays
+        if type(item) is not tuple:  # a `Redated`
             break
         effect = <tuple>item
         key, value, expiry = effect[1], effect[2], effect[3]

@@ -1,13 +1,13 @@
-"""What can still be read of a damaged store, as a new store beside it.
+"""Repair: copy the readable data of a damaged store to a new store.
 
-What always holds: the damaged store stays as it is, so that it can be tried again, by other means too. The new one has
-every record that can be read and is well formed, and no value without all its parts; it has the mark of the end and the
-record of the format, so it opens. Nobody can tell what else there was.
+Invariants: the damaged store does not change, so other attempts remain possible. The new store has every readable,
+valid record, and no value with missing parts. It has the records of the format and of the end, so it can be opened.
+Lost keys that no readable record mentions cannot be listed.
 
-Of a node's table it makes a store without a cluster: were entries missing from it, the node would go on as if they had
-never been, unlike all others.
+The repaired store of a cluster node is a store without a cluster. If the node used it and entries were missing, its
+state would differ from the other nodes'.
 
-RocksDB's own repair leaves out a whole table for one damaged block, so it is only asked where MANIFEST is of no use.
+RocksDB's own repair drops a whole table for one damaged block, so it is used only if MANIFEST cannot be used.
 """
 
 import tempfile
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cairnkv.errors import OptionError
-from cairnkv.storage.base import nobody
+from cairnkv.storage.base import no_progress
 from cairnkv.storage.check import (
     Findings,
     Gap,
+    check_directory,
     files_of_rocksdb,
     in_words,
-    look_at,
     of_rocksdb,
     opened,
     readable,
@@ -40,31 +40,33 @@ from cairnkv.storage.record_format import (
     STATE,
     STATE_KEY,
     SYNCED_KEY,
+    PartedValue,
     Parts,
     parsed_part_key,
     parsed_value,
 )
 from cairnkv.storage.rocksdb import RocksDB, open_rocksdb, rebuild, wait_while_behind
 
-TOGETHER_BYTES: Final = 1024 * 1024
-"""Bytes that one write has."""
+BATCH_BYTES: Final = 1024 * 1024
+"""Bytes of one write."""
 
 
 class Repaired(NamedTuple):
-    """What a repair has come to.
+    """The result of a repair.
 
-    left_out: what is not in the new store, as far as anybody can tell. found: what is in it.
+    left_out: data that is known to be missing in the new store. found: the contents of the new store.
     """
 
     left_out: list[str]
     found: Findings
 
 
-def repair(directory: Path, into: Path, progress: Progress = nobody) -> Repaired:
-    """Make a new store of what can be read of a damaged one, in a directory that is empty or not there.
+def repair(directory: Path, into: Path, progress: Progress = no_progress) -> Repaired:
+    """Copy the readable data of a damaged store to a new store in an empty or new directory.
 
-    progress: told how many records more were read. Nobody may have the damaged one open (`check.not_open`).
-    Raises `OptionError` when nothing can be read, or the new directory is not empty or is in the damaged store.
+    progress: called with the number of records read since the last call. The damaged store must be closed
+    (`check.not_open`).
+    Raises `OptionError` if nothing can be read, or if the new directory is not empty or is in the damaged store.
     """
     refuse_within(into, directory)
     left_out: list[str] = []
@@ -79,11 +81,13 @@ def repair(directory: Path, into: Path, progress: Progress = nobody) -> Repaired
         except Exception as error:
             if not of_rocksdb(error):
                 raise
-            left_out.append(f"what RocksDB set aside when it was rebuilt, since it cannot open it: {in_words(error)}")
+            left_out.append(
+                f"data that RocksDB dropped in its own repair, since it cannot open the store: {in_words(error)}"
+            )
             try:
                 rebuild(work)
             except Exception as again:
-                raise OptionError(f"nothing of {directory} can be read: {in_words(again)}") from None
+                raise OptionError(f"cannot read anything of {directory}: {in_words(again)}") from None
         engine = open_rocksdb(part)
         try:
             gaps: list[Gap] = []
@@ -93,28 +97,17 @@ def repair(directory: Path, into: Path, progress: Progress = nobody) -> Repaired
         except Exception as error:
             if not of_rocksdb(error):
                 raise
-            raise OptionError(f"nothing of {directory} can be read: {in_words(error)}") from None
+            raise OptionError(f"cannot read anything of {directory}: {in_words(error)}") from None
         finally:
             engine.close()
         left_out += map(str, gaps)
-        found = look_at(part)
+        found = check_directory(part)
     return Repaired(left_out, found)
 
 
-class _Parted:
-    """A value whose parts are yet to come."""
-
-    def __init__(self, key: bytes, record: bytes, parts: Parts) -> None:
-        self.key = key
-        self.record = record
-        self.parts = parts
-        self.pieces = 0
-        self.length = 0
-
-
 def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: list[str]) -> None:
-    """Write what is well formed."""
-    parted: dict[int, _Parted] = {}
+    """Write the valid records. left_out: receives descriptions of the others."""
+    parted: dict[int, tuple[PartedValue, bytes]] = {}  # with the entry's record
     state: bytes | None = None
     node = 0
     batch, size = engine.batch(), 0
@@ -126,26 +119,23 @@ def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: li
                 if key[1] == NODE_DB:
                     node += 1
                     continue
-                if isinstance(entry, Parts):  # to be written once its parts are there
-                    parted[entry.number] = _Parted(key, value, entry)
+                if isinstance(entry, Parts):  # written after its parts
+                    parted[entry.number] = PartedValue(key, entry), value
                     continue
             elif key[:1] == bytes((PART,)):
                 number, index = parsed_part_key(key)
-                owner = parted.get(number)
-                if owner is None or index != owner.pieces:
+                if number not in parted or not parted[number][0].add(index, value):
                     continue
-                owner.pieces += 1
-                owner.length += len(value)
             elif key == STATE_KEY and len(value) == STATE.size:
                 state = value
             elif key == FORMAT_KEY:
                 if value != b"%d" % FORMAT:
-                    raise OptionError(f"it has format {value[:20]!r}, and this version of cairnkv knows {FORMAT}")
+                    raise OptionError(f"it has format {value[:20]!r}, and this version of cairnkv supports {FORMAT}")
                 continue
             elif key in (SYNCED_KEY, END_KEY):
                 continue
             else:
-                raise ValueError("a record that this format does not have")
+                raise ValueError("a record with an unknown key")
         except OptionError:
             raise
         except ValueError as error:
@@ -153,27 +143,29 @@ def _write(engine: RocksDB, records: Iterator[tuple[bytes, bytes]], left_out: li
             continue
         batch.put(key, value)
         size += len(key) + len(value)
-        if size >= TOGETHER_BYTES:
+        if size >= BATCH_BYTES:
             _put(engine, batch)
             batch, size = engine.batch(), 0
     if node:
         left_out.append(
-            f"what a node of a cluster keeps for itself, {node:,} records: the new store is one without a cluster. "
-            "The node itself fetches its table from the cluster where its directory is removed"
+            f"{node:,} records of a cluster node: the new store is one without a cluster. "
+            "To repair the node, delete its directory; then it fetches its data from the cluster"
         )
     if not key:
-        raise OptionError("nothing of it can be read: " + "; ".join(left_out))
-    for owner in parted.values():
-        if owner.length == owner.parts.length:
-            batch.put(owner.key, owner.record)
+        raise OptionError("cannot read anything of it: " + "; ".join(left_out))
+    for owner, record in parted.values():
+        if owner.is_whole:
+            batch.put(owner.key, record)
         else:
             batch.delete_range(*owner.parts.range)
             left_out.append(
-                f"the value of {shown(owner.key)}, of which {owner.length:,} of {owner.parts.length:,} bytes are there"
+                f"the value of {shown(owner.key)}: {owner.length:,} of {owner.parts.length:,} bytes are readable"
             )
     if state is None:
         batch.put(STATE_KEY, STATE.pack(0, time.time_ns() // 1_000_000))
-        left_out.append("sequence and log time: log time is that of the repair now, so what had expired stays so")
+        left_out.append(
+            "sequence number and log time: log time is now the time of the repair, so expired keys stay expired"
+        )
     _put(engine, batch)
 
 

@@ -1,10 +1,10 @@
-"""A long write-ahead log, as a crash leaves it, is read by another process before this one opens the directory.
+"""Read a long write-ahead log, as a crash leaves it, in another process before this one opens the directory.
 
-RocksDB reads it as it opens, some seconds for 256 MiB, and `rocksdict` holds the interpreter all the time: a server
-would answer nobody. Whoever has opened and closed the directory has turned that log into tables, and opening it again
+RocksDB reads the log while it opens, some seconds for 256 MiB, and `rocksdict` holds the GIL all the time, which would
+block a server. The other process opens and closes the directory, which turns the log into tables; after that, opening
 takes milliseconds.
 
-Not for what is wrong with a directory: opening it here afterwards says that.
+Out of scope: errors. Opening the directory afterwards reports them.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from cairnkv.storage.rocksdb import open_rocksdb
 logger: Final = logging.getLogger("cairnkv.disk")
 
 SHORT_BYTES: Final = 1024 * 1024
-"""A log of so many bytes is read in some 20 ms, which is less than another process takes to begin."""
+"""Bytes of a log that is read in about 20 ms. Starting a process takes longer."""
 
-ASK_SECONDS: Final = 0.1
-"""How often it is asked whether to give up."""
+POLL_SECONDS: Final = 0.1
+"""Interval of calls of `stopped`."""
 
 
 def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> None:
-    """Have the write-ahead log read, if it is long.
+    """Read the write-ahead log in another process, if it is long.
 
-    limit: as for `open_rocksdb`. stopped: asked every now and then whether to give up.
-    Raises `OptionError` when it cannot be.
+    limit: as for `open_rocksdb`. stopped: returns whether to give up; called at intervals.
+    Raises `OptionError` if that fails.
     """
     size = sum(log.stat().st_size for log in directory.glob("*.log"))
     if size <= SHORT_BYTES:
         return
-    logger.info("%s: reading a write-ahead log of %s bytes, as a crash leaves it", directory, f"{size:,}")
+    logger.info("%s: reading a write-ahead log of %s bytes, left by a crash", directory, f"{size:,}")
     code = f"from {__name__} import read; read()"
     process = subprocess.Popen(
         python_command("-c", code, str(directory), "" if limit is None else str(limit)),
@@ -48,15 +48,15 @@ def replay(directory: Path, limit: int | None, stopped: Callable[[], bool]) -> N
     with process:
         while not stopped():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                said, _ = process.communicate(timeout=ASK_SECONDS)
-                if said:
-                    raise OptionError(said.decode("utf-8", "surrogateescape"))
-                return  # where it has ended in any other way, opening the directory here will tell why
-        process.kill()  # which is one crash more
+                message, _ = process.communicate(timeout=POLL_SECONDS)
+                if message:
+                    raise OptionError(message.decode("utf-8", "surrogateescape"))
+                return  # after another failure, opening the directory reports it
+        process.kill()  # as one more crash
 
 
 def read() -> None:
-    """In the other process: open, close, and say what was wrong."""
+    """Open and close the directory, in the other process, and print an error."""
     try:
         open_rocksdb(Path(sys.argv[1]), int(sys.argv[2]) if sys.argv[2] else None).close()
     except OptionError as error:

@@ -1,10 +1,10 @@
-"""RocksDB, set up for a log that loses nothing: what the disk log needs of it, and how it is opened.
+"""RocksDB: its options, its opening, and the interface that storage uses.
 
-What always holds: one column family; checksums are verified on every read and in every compaction; after a crash the
-write-ahead log may end in a torn record, and any other damage is reported. Whatever RocksDB raises is an `Exception`
-without a class of its own, so here its text decides.
+Invariants: there is one column family. RocksDB verifies checksums on every read and in every compaction. After a crash,
+the write-ahead log may end in a torn record; any other damage is reported. rocksdict raises plain `Exception`, so this
+module tells errors apart by their text.
 
-Not for what the records mean (`records`), and not for when what is written (`log`).
+Out of scope: the meaning of records (`record_format`), and the order of writes (`writer`).
 """
 
 import contextlib
@@ -32,79 +32,74 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("cairnkv.disk")
 
 CACHE_BYTES: Final = 8 * 1024 * 1024
-"""RocksDB's cache of blocks: small, since memory is the store's, which keeps values and not blocks."""
+"""RocksDB's block cache. It is small, since the store caches values itself."""
 
 FILTER_BITS: Final = 10
-"""Bits for each key that tell which files certainly do not have it: one in a hundred is searched in vain."""
+"""Bits per key of bloom filters: 1 % false positives."""
 
 CACHE_BYTES_LEAST: Final = 512 * 1024
 CACHE_PART: Final = 32
-"""The cache's part of a memory limit, if that is more than the minimum."""
+"""The cache may use this part of a memory limit, if that is more than the minimum."""
 
 MEMTABLE_BYTES: Final = 32 * 1024 * 1024
-"""Writes that are gathered before they become a file of their own, and a new log begins."""
+"""Bytes of writes after which they are flushed to a table and a new write-ahead log begins."""
 
 MEMTABLE_PART: Final = 64
 """The maximum part of a memory limit for a memtable."""
 
 MEMTABLES_COUNTED: Final = 4
-"""Memtables that count towards a memory limit: the active one and one that RocksDB flushes, each doubled for its
-index."""
+"""Memtables that count towards a memory limit: the active one and one being flushed, each doubled for its index."""
 
 UNCOUNTED_BYTES: Final = 16 * 1024 * 1024
 """Memory limit up to which RocksDB's memory does not count. Only tests have such small limits."""
 
 MEMTABLE_FACTOR: Final = 4
-"""How many times that RocksDB may take in memory before it makes a file by itself, which it never comes to."""
+"""RocksDB's own limit for a memtable, in multiples of `MEMTABLE_BYTES`. It is never reached."""
 
 PLENTY: Final = 2**62
-"""Bytes of room, where nobody has looked how many there are."""
+"""Bytes of disk space, if their number is unknown."""
 
 TABLE_BYTES: Final = 64 * 1024 * 1024
-"""A table, once it was merged with others; RocksDB's own default."""
+"""Bytes of a table after a compaction; RocksDB's default."""
 
 MEMTABLE_BYTES_LEAST: Final = 256 * 1024
-"""The same where there is little room."""
+"""The minimum of `MEMTABLE_BYTES`, used if there is little disk space or memory."""
 
 MANIFEST_STEP_BYTES: Final = 64 * 1024
-"""By how much the list of RocksDB's files grows at a time; by itself it would take 4 MiB at once."""
+"""Bytes by which the MANIFEST file grows. RocksDB's default is 4 MiB."""
 
 LOG_BYTES_MAX: Final = 256 * 1024 * 1024
-"""The write-ahead log, which is read again at a start after a crash."""
+"""Maximum bytes of the write-ahead log, which is read at a start after a crash."""
 
 OWN_LOG_BYTES: Final = 1024 * 1024
-"""What RocksDB may say about itself in a file, of which two are kept."""
+"""Maximum bytes of each of two files for RocksDB's messages."""
 
 HARMLESS: Final = ("LOG", "LOCK", "IDENTITY", "MANIFEST", "OPTIONS", "rocksdict-config.json")
-"""What RocksDB has made in a directory before anything was written there: names begin with these."""
-
+"""Prefixes of the names of files that RocksDB creates in a directory before the first write."""
 
 BEHIND_MEMTABLES: Final = 3
-"""Memtables that wait to become files from which on the disk is behind: no more is written until there are fewer."""
+"""RocksDB is behind if this many memtables wait for a flush. Nothing is written until there are fewer."""
 
 BEHIND_FILES: Final = 40
-"""Files that wait to be merged from which on it is."""
+"""RocksDB is behind if this many tables wait for a compaction."""
 
 MEMTABLES_MAX: Final = 2 * BEHIND_MEMTABLES
-"""Memtables at which RocksDB itself would stop writes, and with them this whole process (see `RocksEngine`)."""
-
+"""Memtables at which RocksDB itself would block writes, and with them this process (see `RocksEngine`)."""
 
 BEHIND_SECONDS_MAX: Final = 60.0
-"""How long it may be behind before that counts as a failed write."""
+"""Maximum time for which RocksDB may be behind; after that, a write fails."""
 
 BEHIND_PAUSE_SECONDS: Final = 0.01
-"""How long whoever writes waits before it looks again."""
+"""Interval of checks whether RocksDB is still behind."""
 
 FLUSH_SECONDS_MAX: Final = 120.0
-"""How long RocksDB may take to make tables of what was written."""
+"""Maximum time for a flush."""
 
 FLUSH_PAUSE_SECONDS: Final = 0.01
-"""How long is waited between two looks at whether it has."""
-
+"""Interval of checks whether the flush has ended."""
 
 COMPACTION_BEGINS_SECONDS: Final = 0.05
-"""How long RocksDB may take to look what was written in a range that it is to compact."""
-
+"""Time in which RocksDB checks the memtables at the beginning of a compaction."""
 
 OPEN_TABLES_MAX: Final = 1_000
 """Maximum number of tables that RocksDB keeps open: 64 GB at their usual size. It reopens others to read them."""
@@ -122,77 +117,77 @@ def open_tables(allowed: int) -> int:
 
 
 STOPPED: Final = "Shutdown in progress"
-"""RocksDB's error for a flush after its work in the background was cancelled."""
+"""RocksDB's error for a flush after its background work was cancelled."""
 
 
 class Batch(Protocol):
-    """What one write does, in order."""
+    """The operations of one write, in order."""
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Have a record there."""
+        """Put a record."""
 
     def delete(self, key: bytes) -> None:
-        """Have none there."""
+        """Delete a record."""
 
     def delete_range(self, begin: bytes, end: bytes) -> None:
-        """Have none there whose key is not below `begin` and below `end`."""
+        """Delete the records with begin <= key < end."""
 
 
 class RocksDB(Protocol):
-    """What the log needs of RocksDB; tests put their own in its place."""
+    """The interface of RocksDB that storage uses. Tests replace it."""
 
     def batch(self) -> Batch:
-        """A new batch, to be filled and written once."""
+        """Return a new batch, to be written once."""
 
     def write(self, batch: Any) -> None:
-        """Write all of a batch of this engine, or nothing. A crash of the system may still take it back."""
+        """Write a batch atomically. A crash of the system may lose it before `sync`."""
 
     def sync(self) -> None:
-        """Return when everything that was written is on the disk."""
+        """Fsync all written data."""
 
     def flush(self) -> None:
-        """Return when everything that was written is in tables. Any thread may ask for that."""
+        """Write all data to tables. Any thread may call this."""
 
     @property
     def behind(self) -> bool:
-        """Whether nothing should be written for now: what was is not brought into its order as fast."""
+        """Whether flushes and compactions are too slow, so that nothing should be written now."""
 
     @property
     def records(self) -> int:
-        """How many records there are, by estimate."""
+        """The estimated number of records."""
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The records under these keys as they were written last; None: there is none. Any thread may ask."""
+        """Return the newest records of these keys; None: absent. Any thread may call this."""
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All records in the order of their keys. May end early where something is damaged: look for `END_KEY`."""
+        """Yield all records in key order. May end early at damage: check for `END_KEY`."""
 
     @property
     def table_bytes(self) -> int:
-        """How much the tables take on the disk."""
+        """Bytes of all tables on disk."""
 
     @property
     def gave_up(self) -> bool:
-        """Whether work in the background has failed, and is not tried again before the directory is opened anew."""
+        """Whether background work has failed, and is not retried before the directory is reopened."""
 
     def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
-        """Give back the room of what was deleted among these keys. Takes as long as it takes, in any thread.
+        """Free the disk space of deleted records in a range. May take long; any thread may call this.
 
-        alone: whether nothing else is to be merged meanwhile.
+        alone: whether other compactions wait.
         """
 
     def stop_compacting(self) -> None:
-        """Have that end soon; the engine is closed next."""
+        """Stop compactions soon, since the engine is closed next."""
 
     def close(self) -> None:
-        """Let the directory go, also where this raises."""
+        """Release the directory, even if this raises."""
 
     def abandon(self) -> None:
-        """Never touch it again, not at this process' end either: it was opened by the one that this was forked from."""
+        """Never touch the directory again, also at exit: the parent of this forked process has opened it."""
 
 
 def wait_while_behind(engine: RocksDB) -> None:
-    """Return when there is something to be written again. Raises `OSError` when that takes too long."""
+    """Wait until the engine is no longer behind. Raises `OSError` after too long a time."""
     end = time.monotonic() + BEHIND_SECONDS_MAX
     while engine.behind:
         if time.monotonic() > end:
@@ -203,36 +198,36 @@ def wait_while_behind(engine: RocksDB) -> None:
 class RocksEngine:
     """RocksDB in a directory.
 
-    `write` holds the interpreter, `sync` lets it go: so a commit is one of each. It also holds it while RocksDB has
-    writes wait, so that must never happen: whoever writes looks at `behind` before.
+    `write` holds the GIL, `sync` releases it; so a commit is one of each. `write` would also hold the GIL while RocksDB
+    blocks writes, which must never happen: check `behind` before.
 
-    RocksDB never begins a new log by itself, but only in `_begin_log`, when all before is on the disk: else a power
-    failure could take the end of one log and leave the beginning of the next. And each batch says what was on the disk
-    (see `wal`).
+    RocksDB never begins a new write-ahead log by itself. `_begin_log` does, after all earlier data was fsynced; else a
+    power failure could lose the end of one log and keep the beginning of the next. Each batch records the data that was
+    fsynced (see `wal`).
 
-    One thread writes; `flush` may be called by another one.
+    One thread writes; another one may call `flush`.
     """
 
     def __init__(self, database: "Rdict", place: lock.Place, memtable_bytes: int) -> None:
-        """place: what was claimed for it. memtable_bytes: written before a new log begins."""
+        """place: the claimed directory. memtable_bytes: bytes of a log."""
         from rocksdict import WriteBatch
 
-        self._let_go = weakref.finalize(self, lock.let_go, place)
+        self._release = weakref.finalize(self, lock.release, place)
         self._new_batch = WriteBatch
         self._database = database
         self._memtable_bytes = memtable_bytes
         self._logged = 0  # bytes in the newest log
-        self._synced = database.latest_sequence_number()  # what was there at the start is in tables
-        self._writing = threading.Lock()  # nothing is written while a new log begins
-        self._flushing = threading.Lock()  # rocksdict cannot close what another thread is within
-        self._stopped = False  # whether everything is in tables, and RocksDB refuses to flush again
+        self._synced = database.latest_sequence_number()  # at the start, all data is in tables
+        self._writing = threading.Lock()  # no writes while a new log begins
+        self._flushing = threading.Lock()  # rocksdict cannot close during a call of another thread
+        self._stopped = False  # whether all data is in tables, and RocksDB refuses to flush
 
     def batch(self) -> Batch:
-        """A new batch."""
+        """See `RocksDB`."""
         return self._new_batch(raw_mode=True)
 
     def write(self, batch: Any) -> None:
-        """Write all of it or nothing."""
+        """See `RocksDB`."""
         with self._writing:
             if self._logged >= self._memtable_bytes:
                 self._begin_log(wait=False)
@@ -241,21 +236,21 @@ class RocksEngine:
             self._database.write(batch)
 
     def _begin_log(self, *, wait: bool) -> None:
-        """Have RocksDB make tables of what was written, and begin a new log. wait: until it has."""
+        """Flush, and begin a new log. wait: whether to wait for the flush."""
         self.sync()
         self._database.flush(wait=wait)
         self._logged = 0
 
     def sync(self) -> None:
-        """Return when everything that was written is on the disk."""
+        """See `RocksDB`."""
         written = self._database.latest_sequence_number()
         self._database.flush_wal(sync=True)
         self._synced = written
 
     def flush(self) -> None:
-        """Return when everything that was written is in tables, while others go on writing.
+        """See `RocksDB`. Writes may continue meanwhile.
 
-        Raises `OSError` when RocksDB cannot, or takes too long.
+        Raises `OSError` if RocksDB fails or takes too long.
         """
         with self._flushing:
             with self._writing:
@@ -263,47 +258,46 @@ class RocksEngine:
             end = time.monotonic() + FLUSH_SECONDS_MAX
             while self._database.property_int_value("rocksdb.num-immutable-mem-table"):
                 if self.gave_up:
-                    raise OSError("RocksDB could not write its tables")
+                    raise OSError("RocksDB cannot write its tables")
                 if time.monotonic() > end:
-                    raise OSError(f"RocksDB has not written its tables in {FLUSH_SECONDS_MAX:g} seconds")
+                    raise OSError(f"RocksDB did not write its tables in {FLUSH_SECONDS_MAX:g} seconds")
                 time.sleep(FLUSH_PAUSE_SECONDS)
 
     @property
     def behind(self) -> bool:
-        """Whether there are too many memtables or files that wait."""
+        """Whether too many memtables or tables wait."""
         memtables = self._database.property_int_value("rocksdb.num-immutable-mem-table") or 0
         files = int(self._database.property_value("rocksdb.num-files-at-level0") or 0)
         return memtables >= BEHIND_MEMTABLES or files >= BEHIND_FILES
 
     @property
     def records(self) -> int:
-        """How many records there are, by estimate."""
+        """See `RocksDB`."""
         return self._database.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The records under these keys. Lets the interpreter go, as reading a single one would not."""
+        """See `RocksDB`. Releases the GIL; a read of a single key would not."""
         return self._database.get(list(keys))  # type: ignore[return-value]  # in raw mode they are bytes
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All records."""
+        """See `RocksDB`."""
         return iter(self._database.items())  # type: ignore[arg-type]  # in raw mode they are bytes
 
     @property
     def table_bytes(self) -> int:
-        """How much the tables take."""
+        """See `RocksDB`."""
         return self._database.property_int_value("rocksdb.live-sst-files-size") or 0
 
     @property
     def gave_up(self) -> bool:
-        """Whether work in the background has failed; of a disk that was full RocksDB wants more room than there may be
-        before it tries again."""
+        """See `RocksDB`. After a full disk, RocksDB retries only with more free space than there may be."""
         return bool(self._database.property_int_value("rocksdb.background-errors"))
 
     def compact(self, begin: bytes, end: bytes, *, alone: bool) -> None:
-        """Give back the room of what was deleted.
+        """See `RocksDB`.
 
-        It begins with making a table of what was written there and is not in one, and then a log would begin. So there
-        is nothing: it is flushed before, and nothing is written until RocksDB has looked.
+        A compaction flushes memtables with keys of the range, and would then begin a new log. So all memtables are
+        flushed before, and nothing is written until RocksDB has checked them.
         """
         from rocksdict import CompactOptions
 
@@ -326,9 +320,9 @@ class RocksEngine:
         self._database.compact_range(begin, end, options)
 
     def stop_compacting(self) -> None:
-        """Have that end soon."""
+        """See `RocksDB`."""
         with contextlib.suppress(Exception):
-            self.flush()  # as `close` does, which cannot any more then
+            self.flush()  # `close` cannot flush after this
             self._stopped = True
         self._database.cancel_all_background(True)
 
@@ -342,16 +336,16 @@ class RocksEngine:
                 raise
 
     def close(self) -> None:
-        """Let the directory go."""
+        """See `RocksDB`."""
         try:
             with self._flushing, self._unless_stopped():
                 self._database.close()
-        except Exception as error:  # it flushes: what it could not write is in its log, or was said to have failed
-            logger.error("RocksDB did not close in good order: %s", error)
-        self._let_go()
+        except Exception as error:  # failed flush: the data is in the log, or was reported as failed
+            logger.error("RocksDB did not close cleanly: %s", error)
+        self._release()
 
     def abandon(self) -> None:
-        """Never touch it again: a reference too many keeps its destructor from running."""
+        """See `RocksDB`. An extra reference prevents the destructor."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._database))
 
 
@@ -364,16 +358,15 @@ def memory_bytes(memory_limit: int) -> int:
 
 
 def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int | None = None) -> RocksDB:
-    """RocksDB in this directory, which is made if it is not there, for its owner only.
+    """Open RocksDB in a directory. A missing directory is created, with access for its owner only.
 
-    limit: bytes that it is to have at most; None: as many as its file system.
-    memory_limit: maximum bytes of memory of the store; with a limit, the store reads single records later, so memtables
-    must be sorted. None: no limit.
-    Raises `OptionError` when that cannot be: rocksdict is missing, another process has it, it is damaged, of another
-    format, or something else's.
+    limit: maximum bytes of the directory; None: the size of its file system. memory_limit: maximum bytes of memory of
+    the store; with a limit, the store reads single records, so memtables must be sorted. None: no limit. Raises
+    `OptionError` if rocksdict is missing, if another process has the directory open, or if the directory is damaged,
+    has another format or belongs to another program.
     """
     rocksdict = _rocksdict()
-    directory = directory.absolute()  # under which it is told from others, wherever this process goes
+    directory = directory.absolute()  # so that a change of the working directory does not matter
     _not_in_a_fork()
     try:
         str(directory).encode()
@@ -392,10 +385,10 @@ def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int
         database = _opened(directory, lambda: rocksdict.Rdict(str(directory), _options(room, memory_limit)))
         engine = RocksEngine(database, place, _memtable_bytes(room, memory_limit))
     except OSError as error:
-        lock.let_go(place)
+        lock.release(place)
         raise cannot_keep(directory, error) from None
     except BaseException:
-        lock.let_go(place)
+        lock.release(place)
         raise
     try:
         _check_format(directory, engine, database)
@@ -406,14 +399,14 @@ def open_rocksdb(directory: Path, limit: int | None = None, *, memory_limit: int
 
 
 def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
-    """RocksDB, once its logs have been looked at."""
+    """Open RocksDB, after its logs were repaired."""
     try:
         with lock.locked(directory):
-            _look_at(directory)
+            _check_files(directory)
             cut = mend_logs(directory)
         try:
             return new()
-        except Exception as error:  # that is all that rocksdict says of its class
+        except Exception as error:  # rocksdict raises plain `Exception`
             if "Corruption" not in str(error):
                 raise
             with lock.locked(directory):
@@ -422,7 +415,7 @@ def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
                 raise
         finally:
             if cut:
-                logger.warning("%s: what was left of unfinished writes is cut off, %s bytes", directory, f"{cut:,}")
+                logger.warning("%s: %s bytes of unfinished writes were cut off", directory, f"{cut:,}")
         return new()
     except OptionError:
         raise
@@ -435,9 +428,9 @@ def _opened(directory: Path, new: Callable[[], "Rdict"]) -> "Rdict":
 
 
 def open_to_read(directory: Path, *, lenient: bool = False) -> "Rdict":
-    """RocksDB in this directory, for reading only. RocksDB itself writes nothing there; rocksdict a file of its own.
+    """Open RocksDB read-only. RocksDB writes nothing to the directory; rocksdict writes one file.
 
-    lenient: leave out what is damaged in the write-ahead log. Raises what RocksDB raises.
+    lenient: skip damaged records of the write-ahead log. Raises exceptions of RocksDB.
     """
     rocksdict = _rocksdict()
     _not_in_a_fork()
@@ -450,9 +443,9 @@ def open_to_read(directory: Path, *, lenient: bool = False) -> "Rdict":
 
 
 def rebuild(directory: Path) -> None:
-    """Have RocksDB make a new MANIFEST from whatever tables and logs it can read. What it cannot read it sets aside.
+    """Create a new MANIFEST from all tables and logs that RocksDB can read. It moves unreadable files away.
 
-    Raises what RocksDB raises.
+    Raises exceptions of RocksDB.
     """
     _rocksdict().Rdict.repair(str(directory), _options())
 
@@ -466,27 +459,27 @@ def _rocksdict() -> Any:
 
 
 _opened_by: int | None = None
-"""The process in which RocksDB was opened first. Its threads are there, and in no process forked from it."""
+"""The process that first opened RocksDB. Processes forked from it do not have RocksDB's threads."""
 
 
 def _not_in_a_fork() -> None:
-    """Refuse to open RocksDB in a child of a process that had it; see that such children end in good order."""
+    """Refuse to open RocksDB in a forked process whose parent has opened it. Make such processes exit cleanly."""
     global _opened_by
     if _opened_by is None:
         _opened_by = os.getpid()
-        os.register_at_fork(after_in_child=_end_without_destructors)
+        os.register_at_fork(after_in_child=_exit_without_destructors)
     elif _opened_by != os.getpid():
         raise OptionError(
-            "a store on disk was open in the process that this one was forked from, and RocksDB's threads did not come "
-            "along: open it in a new process instead, as multiprocessing does with the start method spawn"
+            "cannot open a store on disk: the parent of this forked process has had one open, and a fork does not copy "
+            "RocksDB's threads. Use a new process, as multiprocessing does with the start method spawn"
         )
 
 
-def _end_without_destructors() -> None:
-    """Have this forked process end, once Python is done, without what RocksDB does at a process' end.
+def _exit_without_destructors() -> None:
+    """Make this forked process exit without RocksDB's destructors.
 
-    It would wait for threads that are not there, and has been seen to crash. `on_exit` is glibc's; elsewhere such a
-    child has to end by `os._exit`, as those of multiprocessing do.
+    They would wait for missing threads, or crash. `on_exit` is a function of glibc; elsewhere such a process must exit
+    by `os._exit`, as children of multiprocessing do.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "on_exit"):
@@ -494,7 +487,7 @@ def _end_without_destructors() -> None:
 
 
 def _memtable_bytes(room: int, memory_limit: int | None) -> int:
-    """Less than usual where there is little room or memory: a log is as long as that, and so is a table."""
+    """Return the bytes of a memtable, a log and a new table. Fewer if there is little disk space or memory."""
     return max(MEMTABLE_BYTES_LEAST, min(MEMTABLE_BYTES, room // 128, (memory_limit or PLENTY) // MEMTABLE_PART))
 
 
@@ -503,10 +496,10 @@ def _cache_bytes(memory_limit: int | None) -> int:
 
 
 def _options(room: int = PLENTY, memory_limit: int | None = None) -> "Options":
-    """memory_limit: see `open_rocksdb`.
+    """Return the options of RocksDB. memory_limit: see `open_rocksdb`.
 
-    room: bytes that the store may use. With little room, compactions are smaller: their output has to fit beside their
-    input in the room that is left when writes stop.
+    room: bytes of disk space for the store. With little space, compactions are smaller: when writes stop, their output
+    must fit beside their input.
     """
     from rocksdict import BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, MemtableFactory, Options
 
@@ -523,10 +516,10 @@ def _options(room: int = PLENTY, memory_limit: int | None = None) -> "Options":
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(MEMTABLE_FACTOR * _memtable_bytes(room, memory_limit))
     if not reads:
-        # Nothing is read before the next start, so writes are only noted, and sorted when they become a file.
+        # Nothing is read before the next start, so memtables are sorted only by a flush.
         options.set_memtable_factory(MemtableFactory.vector())
         options.set_allow_concurrent_memtable_write(False)
-    # Writes never wait within RocksDB: see `RocksEngine`.
+    # RocksDB never blocks writes: see `RocksEngine`.
     options.set_max_write_buffer_number(MEMTABLES_MAX)
     options.set_level_zero_slowdown_writes_trigger(10 * BEHIND_FILES)
     options.set_level_zero_stop_writes_trigger(10 * BEHIND_FILES)
@@ -549,8 +542,8 @@ def _allowed_files() -> int:
     return 4 * OPEN_TABLES_MAX if soft == resource.RLIM_INFINITY else soft
 
 
-def _look_at(directory: Path) -> None:
-    """Refuse a directory that something else lives in, or that has lost what RocksDB begins with."""
+def _check_files(directory: Path) -> None:
+    """Refuse a directory that has other files, or has lost the file with which RocksDB begins."""
     names = sorted(path.name for path in directory.iterdir())
     if "CURRENT" not in names:
         strange = [
@@ -562,15 +555,15 @@ def _look_at(directory: Path) -> None:
         ]
         if strange:
             raise OptionError(
-                f"{directory} has files and is no store of cairnkv, or a damaged one: {', '.join(strange[:3])}. "
-                "Name a directory that is empty or not there yet"
+                f"{directory} is not a store of cairnkv, or a damaged one: it has other files "
+                f"({', '.join(strange[:3])}). Use an empty or a new directory"
             )
 
 
 def mend_logs(directory: Path, *, thorough: bool = False) -> int:
-    """Cut off what a power failure has left of writes that were not on the disk yet; how many bytes that was.
+    """Cut off the remains of writes that were not fsynced before a power failure. Returns the number of bytes.
 
-    Then have the disk know all that is left, since RocksDB begins another log. Raises `wal.Damaged`.
+    Fsyncs the logs afterwards, since RocksDB begins another one. Raises `wal.Damaged`.
     """
     cut = 0
     logs = sorted(directory.glob("*.log"), key=lambda path: (len(path.name), path.name))  # by number
@@ -583,22 +576,22 @@ def mend_logs(directory: Path, *, thorough: bool = False) -> int:
 
 
 def _manifest(directory: Path) -> list[Path]:
-    """The list of files that counts, if there is one."""
+    """Return the current MANIFEST, if there is one."""
     try:
         name = (directory / "CURRENT").read_bytes().strip().decode(errors="replace")
     except FileNotFoundError:
         return []
     manifest = directory / name
-    return [manifest] if name.startswith(wal.MANIFEST) and manifest.is_file() else []  # if not, RocksDB says so
+    return [manifest] if name.startswith(wal.MANIFEST) and manifest.is_file() else []  # if not, RocksDB reports it
 
 
 def _check_format(directory: Path, engine: RocksDB, database: Any) -> None:
-    """Refuse a format that this version does not know; write ours where there is nothing yet."""
+    """Refuse unknown formats. Write the format to an empty store."""
     try:
         stored = database.get(FORMAT_KEY)
         if stored is None:
             if next(engine.items(), None) is not None:
-                raise OptionError(f"{directory} is a RocksDB of something else: it says no format of cairnkv")
+                raise OptionError(f"{directory} is a RocksDB of another program: it has no format record of cairnkv")
             batch = engine.batch()
             batch.put(FORMAT_KEY, b"%d" % FORMAT)
             batch.put(END_KEY, b"")
@@ -612,14 +605,14 @@ def _check_format(directory: Path, engine: RocksDB, database: Any) -> None:
         raise OptionError(_why(directory, str(error))) from None
     if stored != b"%d" % FORMAT:
         raise OptionError(
-            f"{directory} has format {stored.decode(errors='replace')} and this version of cairnkv knows {FORMAT}: "
+            f"{directory} has format {stored.decode(errors='replace')}, and this version of cairnkv supports {FORMAT}: "
             "open it with the version that wrote it, or a newer one"
         )
 
 
 def _sync_directory(directory: Path) -> None:
-    """Have the disk know that the new directory is there."""
-    with contextlib.suppress(OSError):  # not every file system can
+    """Fsync the directory."""
+    with contextlib.suppress(OSError):  # not supported by every file system
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -633,7 +626,7 @@ def cannot_keep(directory: Path, error: OSError) -> OptionError:
 
 
 _OF_THE_SYSTEM: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
-"""Errors of permissions or of the system, which do not prove damage to the files."""
+"""Error codes that do not prove damage to the files."""
 
 
 def _why(directory: Path, text: str) -> str:
@@ -647,20 +640,20 @@ def _why(directory: Path, text: str) -> str:
         return _damaged(directory, text)
     if (directory / "CURRENT").exists():
         return (
-            f"{directory} cannot be opened, and nothing was changed: {text}. "
-            "If files are missing there or were changed, restore a copy from before"
+            f"cannot open {directory}; nothing was changed: {text}. "
+            "If files are missing or were changed, restore a backup"
         )
     return f"cannot keep a store in {directory}: {text}"
 
 
 def _damaged(directory: Path, text: str) -> str:
     return (
-        f"{directory} is damaged, and nothing was changed: {text}. "
-        f"`cairn check {directory}` says how far it goes; restore a backup into another directory (cairn restore), or "
-        f"save what can be read (cairn repair {directory} NEW)"
+        f"{directory} is damaged; nothing was changed: {text}. "
+        f"Find the damage with `cairn check {directory}`; restore a backup into another directory (cairn restore), or "
+        f"copy all readable data to a new store (cairn repair {directory} NEW)"
     )
 
 
 def damaged(directory: Path, text: str) -> OptionError:
-    """What to raise for records that are not as they were written."""
+    """Return the error for damaged records."""
     return OptionError(_damaged(directory, text))

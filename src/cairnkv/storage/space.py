@@ -1,10 +1,10 @@
-"""How much room there is for a store, and the reserve: a file that keeps some for what makes room.
+"""The disk space of a store, and the reserve: a file that keeps space for work that frees more.
 
-What always holds: writes stop while there is room left, since RocksDB needs some to write the log anew as tables, and
-to give room back. The reserve counts as used whether it is there or not, so that giving it up looks like no room won.
-Only the writer's thread calls what asks the system; `full` may be read by any.
+Invariants: writes stop before the disk is full, since RocksDB needs space to flush and to compact. The reserve always
+counts as used, so freeing it does not let writes continue. Only the writer's thread calls methods that ask the system;
+any thread may read `full`.
 
-Not for what happens when there is no room (`writer`), nor for memory (the store).
+Out of scope: the refusal of writes (`writer`), and memory (the store).
 """
 
 import contextlib
@@ -20,78 +20,78 @@ from cairnkv.limits import KIB, MIB
 logger: Final = logging.getLogger("cairnkv.disk")
 
 FULL_AT: Final = 0.90
-"""Which part of the disk, or of the limit, is used when writes stop."""
+"""Writes stop if this part of the disk, or of the limit, is used."""
 
-ROOM_AGAIN_AT: Final = 0.88
-"""Which part is used when they go on, so that they do not stop and go with every few bytes."""
+CONTINUE_AT: Final = 0.88
+"""Writes continue below this part. The distance prevents frequent changes."""
 
 RESERVE_BYTES: Final = 32 * MIB
-"""The reserve: as much as a memtable that becomes a table."""
+"""Bytes of the reserve: a memtable that is flushed to a table."""
 
 RESERVE_SHARE: Final = 1 / 32
-"""The part of a small disk, or of a small limit, that it is at most."""
+"""Maximum part of the disk, or of the limit, for the reserve."""
 
 LIMIT_LEAST: Final = 8 * MIB
-"""What a store's directory has to have at least, to be of use: RocksDB writes what it has anew to give room back."""
+"""Minimum limit of a store's directory. Compactions need space for new tables before they delete old ones."""
 
 RESERVE_NAME: Final = "reserve"
 
-LOOK_SECONDS: Final = 1.0
-"""How long something that was written may be unaccounted for; also how often a disk is looked at that is full."""
+MEASURE_SECONDS: Final = 1.0
+"""Maximum time from a write to the next measurement; also the interval of measurements if the disk is full."""
 
-LOOK_SHARE: Final = 0.25
-"""Which part of what was left at the last look may be written before the next one."""
+MEASURE_SHARE: Final = 0.25
+"""Maximum part of the remaining bytes that is written before the next measurement."""
 
 BLOCK: Final = 512
-"""What the system counts a file's blocks in, whatever the file system's own are."""
+"""Bytes of a block in `st_blocks`, on every file system."""
 
 
 def total_room(directory: Path, limit: int | None) -> int:
-    """How much there is for a store, whatever uses it now, in bytes. Raises `OSError`."""
+    """Return the bytes of disk space for a store, used or not. Raises `OSError`."""
     status = os.statvfs(directory)
     total = (status.f_blocks - status.f_bfree + status.f_bavail) * status.f_frsize
     return total if limit is None else min(limit, total)
 
 
 class Space:
-    """The room of one directory.
+    """The disk space of one directory.
 
-    full: why nothing is written that needs more; None where there is room.
+    full: the reason why writes that need more space are refused, or None.
     """
 
     def __init__(self, directory: Path, limit: int | None) -> None:
-        """limit: bytes that the directory may have; None: as many as its file system."""
+        """limit: maximum bytes of the directory; None: the size of its file system."""
         self._directory = directory
         self._limit = limit
         self._reserve = directory / RESERVE_NAME
-        self._reserve_bytes = 0  # what it is to have
-        self._left = 0  # bytes until writes stop, at the last look
-        self._written = 0  # bytes since then
-        self._look_at = 0.0
+        self._reserve_bytes = 0  # wanted size
+        self._left = 0  # bytes until writes stop, at the last measurement
+        self._written = 0  # bytes written since then
+        self._measure_at = 0.0
         self.full: str | None = None
         self.free = 0
-        """Bytes that the file system has left, at the last look."""
+        """Free bytes of the file system, at the last measurement."""
 
     def wrote(self, size: int) -> None:
-        """So many bytes were written."""
+        """Count written bytes."""
         self._written += size
 
     @property
     def due(self) -> bool:
-        """Whether it is time for another look."""
-        if self._written > self._left * LOOK_SHARE:
+        """Whether a measurement is due."""
+        if self._written > self._left * MEASURE_SHARE:
             return True
-        return (self._written > 0 or self.full is not None) and time.monotonic() >= self._look_at
+        return (self._written > 0 or self.full is not None) and time.monotonic() >= self._measure_at
 
     @property
-    def look_at(self) -> float | None:
-        """When to look again though nothing was written, by the monotonic clock; None: not at all."""
-        return self._look_at if self.full is not None else None
+    def measure_at(self) -> float | None:
+        """The monotonic time of the next measurement if nothing is written; None: none."""
+        return self._measure_at if self.full is not None else None
 
-    def look(self) -> None:
-        """See how much is used, keep the reserve if there is room for it, and set `full`."""
+    def measure(self) -> None:
+        """Measure the used space, create the reserve if there is space for it, and set `full`."""
         self._written = 0
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        self._measure_at = time.monotonic() + MEASURE_SECONDS
         status = os.statvfs(self._directory)
         free = status.f_bavail * status.f_frsize
         self.free = free
@@ -108,23 +108,25 @@ class Space:
             self._keep_reserve()
 
     def _judge(self, what: str, share: float) -> None:
-        if share >= FULL_AT or (self.full is not None and share >= ROOM_AGAIN_AT):
+        if share >= FULL_AT or (self.full is not None and share >= CONTINUE_AT):
             if self.full is None:
                 logger.warning(
-                    "%s: %s %.1f %% used: what needs more room is refused until it is below %.0f %%",
-                    *(self._directory, what, 100 * share, 100 * ROOM_AGAIN_AT),
+                    "%s: %s %.1f %% used: writes that need more space are refused until it is below %.0f %%",
+                    *(self._directory, what, 100 * share, 100 * CONTINUE_AT),
                 )
-            self.full = f"{what} {100 * share:.0f} % used, and writes that need more stop at {100 * FULL_AT:.0f} %"
+            self.full = (
+                f"{what} {100 * share:.0f} % used, and writes that need more space stop at {100 * FULL_AT:.0f} %"
+            )
         elif self.full is not None:
-            logger.warning("%s: %s %.1f %% used: writes go on", self._directory, what, 100 * share)
+            logger.warning("%s: %s %.1f %% used: writes continue", self._directory, what, 100 * share)
             self.full = None
 
     def _size(self) -> int:
-        """Bytes that the directory's files have."""
+        """Return the bytes of the files in the directory."""
         size = 0
         with os.scandir(self._directory) as files:
             for file in files:
-                with contextlib.suppress(FileNotFoundError):  # RocksDB has just removed it
+                with contextlib.suppress(FileNotFoundError):  # RocksDB has just deleted it
                     size += file.stat(follow_symlinks=False).st_blocks * BLOCK
         return size
 
@@ -145,17 +147,17 @@ class Space:
                 os.close(descriptor)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                logger.warning("%s: no reserve could be made: %s", self._directory, error.strerror)
+                logger.warning("%s: cannot create the reserve: %s", self._directory, error.strerror)
             self.release()
 
-    def make_way(self) -> None:
-        """Give it up if there is less room than it takes: something is about to make room, and may need some."""
+    def release_if_short(self) -> None:
+        """Free the reserve if there is less free space than its size, before a compaction, which may need it."""
         status = os.statvfs(self._directory)
         if status.f_bavail * status.f_frsize < self._reserve_bytes and self.release():
-            logger.warning("%s: the reserve is given up to make room", self._directory)
+            logger.warning("%s: the reserve is freed for a compaction", self._directory)
 
     def release(self) -> bool:
-        """Give the reserve up for what makes room; whether there was one."""
+        """Free the reserve. Returns whether it existed."""
         with contextlib.suppress(OSError):
             self._reserve.unlink()
             return True
@@ -163,7 +165,7 @@ class Space:
 
 
 def _allocate(descriptor: int, size: int) -> None:
-    """Give a file this many bytes of the disk."""
+    """Allocate disk space for a file."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:  # macOS

@@ -1,19 +1,19 @@
-"""The ends of RocksDB's logs: what a power failure has left of the last writes is cut off, and damage is reported.
+"""Repair the ends of RocksDB's logs after a power failure, and detect damage.
 
-RocksDB tells by checksums. But it refuses a log of which a sector has not reached the disk, though nobody was told that
-it would; skips a block that begins to be empty, and goes on behind it; and takes a damaged length at the end for a
-record that was cut off, and drops it, acknowledged or not. So the ends are looked at before, and told apart here:
+RocksDB detects both by checksums, with three faults: it refuses a log if a sector that was never fsynced is missing; it
+skips a block that begins with zeros, and continues after it; and it treats a damaged length at the end as an incomplete
+record, and drops it, acknowledged or not. So this module checks the ends before, by these rules:
 
-- What was written and never fsynced is the end of the newest log (`engine` sees to that). Of a record there a power
-  failure leaves nothing but zeros from some place on to the end of a sector, or of the file.
-- If flipping one bit makes a record whole, the record was damaged, even if it holds sectors of zeros.
-- Every batch of ours says up to which sequence number all was on the disk before it was written. So where a whole one
-  stands behind, it may say that what is gone was on the disk already.
+- Data that was written and not fsynced is at the end of the newest log (`rocksdb` ensures that). There, a power failure
+  leaves a record with zeros from some byte to the end of a sector, or of the file.
+- If flipping one bit makes a record valid, the record was damaged, even if it contains sectors of zeros.
+- Each batch of cairnkv has the sequence number up to which all data was fsynced before it. So a valid later batch may
+  prove that a missing record was fsynced.
 
-What always holds: a log is only ever made shorter, from the beginning of a record that is not whole. What looks like a
-power failure, and had been on the disk as far as can be known, is damage.
+Invariants: a log only gets shorter, from the beginning of an invalid record. A record that looks like the remains of a
+power failure, but is known to be fsynced, is damage.
 
-Not for reading the log: RocksDB does that.
+Out of scope: reading the log. RocksDB does that.
 """
 
 import mmap
@@ -25,45 +25,45 @@ from typing import Final, NamedTuple, TypeAlias
 from cairnkv.storage.record_format import SYNCED, SYNCED_KEY
 
 BLOCK: Final = 32 * 1024
-"""Bytes of a block; records are cut at its end, and each block begins with one."""
+"""Bytes of a block. Records are split at its end, and each block begins with a record or a part of one."""
 
 SECTOR: Final = 512
-"""Bytes that a disk writes as a whole. Those that write more at a time also write these as a whole."""
+"""Bytes that a disk writes atomically. Disks with larger sectors also write these atomically."""
 
 HEADER: Final = struct.Struct("<IHB")
-"""A record's header: checksum, length, type. The checksum is of the type and of what follows the header."""
+"""A record's header: checksum, length, type. The checksum covers the type and the data after the header."""
 
 MASK: Final = 0xA282EAD8
 """The number that RocksDB adds to a rotated CRC-32C."""
 
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 TYPES: Final = range(WHOLE, LAST + 1)
-"""A record, or which part of one: what a log that is not recycled has."""
+"""Types of records, or parts of records, in a log that is not recycled."""
 
 BATCH: Final = struct.Struct("<QI")
-"""What a batch begins with: the sequence number of its first operation, and how many operations there are."""
+"""The beginning of a batch: the sequence number of its first operation, and the number of operations."""
 
 MARK: Final = bytes((1, len(SYNCED_KEY))) + SYNCED_KEY + bytes((SYNCED.size,))
-"""What the last operation of each batch begins with: it puts `SYNCED` there."""
+"""The beginning of the last operation of each batch, which puts `SYNCED`."""
 
 MANIFEST: Final = "MANIFEST-"
-"""What the name of RocksDB's list of files begins with."""
+"""The prefix of the name of RocksDB's MANIFEST file."""
 
 MANIFEST_UNSYNCED_BYTES: Final = 4 * 1024
-"""What RocksDB writes there between two fsyncs, at most: it says of no record what was on the disk before."""
+"""Maximum bytes that RocksDB writes to MANIFEST between two fsyncs. Its records do not tell which data was fsynced."""
 
 _Data: TypeAlias = "mmap.mmap | bytes"
 
 
 class Damaged(Exception):
-    """Something else than a power failure was at work; the text says where."""
+    """Damage that no power failure explains. The text has its place."""
 
 
 class _Bad(NamedTuple):
-    """Where a log cannot be read on.
+    """The first invalid record, or part of one.
 
-    at: a record's header that is wrong, or that of a wrong record. begin: where the record begins that this is part of.
-    sequence: the sequence number that it should begin with, if that is known.
+    at: offset of its header. begin: offset of the record that it is part of.
+    sequence: the sequence number with which that record should begin, if known.
     """
 
     at: int
@@ -72,12 +72,12 @@ class _Bad(NamedTuple):
 
 
 def mend(log: Path, *, newest: bool = True, thorough: bool = False) -> int:
-    """Cut off what a power failure has left of a log's last writes. Returns how many bytes that was.
+    """Cut off the remains of writes that a power failure interrupted. Returns the number of bytes.
 
-    newest: whether nothing was written behind this log; no other can have such an end.
+    newest: whether this is the newest log; only that one can have such an end.
     thorough: check all checksums, which takes seconds: for a log that RocksDB has refused.
-    The manifest is a log as well, though not of batches.
-    Raises `Damaged` when no power failure explains what is there, and `OSError`.
+    MANIFEST is a log too, but not of batches.
+    Raises `Damaged` if no power failure explains the data, and `OSError`.
     """
     with log.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
@@ -98,10 +98,10 @@ def mend(log: Path, *, newest: bool = True, thorough: bool = False) -> int:
 
 
 def _first_bad(data: _Data, *, checksums: bool) -> _Bad | None:
-    """The first place that cannot be read; without a look at checksums, unless it is told to."""
+    """Return the first invalid record, or None. checksums: whether to check them."""
     size, at, begin = len(data), 0, None
-    sequence: int | None = None  # that the next record should have
-    own: int | None = None  # that the record has which is not yet read whole
+    sequence: int | None = None  # expected in the next record
+    own: int | None = None  # of the current, incomplete record
     while at < size:
         room = BLOCK - at % BLOCK
         if room < HEADER.size:
@@ -130,23 +130,23 @@ def _first_bad(data: _Data, *, checksums: bool) -> _Bad | None:
 
 
 def _judge(data: _Data, bad: _Bad, name: str) -> None:
-    """Raise `Damaged` unless a power failure explains it."""
+    """Raise `Damaged` unless a power failure explains the invalid record."""
     size, at = len(data), bad.at
     where = f"{name} has a damaged record at byte {at:,}"
     if size - bad.begin > MANIFEST_UNSYNCED_BYTES if name.startswith(MANIFEST) else _was_synced(data, bad):
-        raise Damaged(f"{where}, which had been on the disk")
+        raise Damaged(f"{where}, which had been fsynced")
     if size - at < HEADER.size:
         return  # the file ends within a header, or between two parts of a record
     _, length, kind = HEADER.unpack_from(data, at)
     end = at + HEADER.size + length
     block_end = min((at // BLOCK + 1) * BLOCK, size)
     if _has_one_flipped_bit(data[at:block_end]):
-        raise Damaged(where)  # its own content may have sectors of zeros
+        raise Damaged(where)  # its data may contain sectors of zeros
     for sector in range(at // SECTOR * SECTOR, min(end, block_end), SECTOR):
         if not any(data[max(at, sector) : min(sector + SECTOR, size)]):
-            return  # it has not reached the disk
+            return  # the sector was not written
     if kind in TYPES and end > size and end <= (at // BLOCK + 1) * BLOCK:
-        # The file ends within it. Then nothing stands behind, and it is not whole with another length.
+        # The file ends in the record. Then no record follows, and it is invalid with every other length.
         block = data[at:block_end]
         if not _is_whole(block, 0, len(block)) and not any(
             _is_whole(block, behind, behind + HEADER.size + HEADER.unpack_from(block, behind)[1])
@@ -157,7 +157,7 @@ def _judge(data: _Data, bad: _Bad, name: str) -> None:
 
 
 def _was_synced(data: _Data, bad: _Bad) -> bool:
-    """Whether a whole batch behind says that what should stand here was on the disk when it was written."""
+    """Return whether a valid later batch proves that the invalid record was fsynced."""
     sequence = bad.sequence
     hit = data.find(MARK, bad.at)
     while hit >= 0:
@@ -166,7 +166,7 @@ def _was_synced(data: _Data, bad: _Bad) -> bool:
             written, synced = SYNCED.unpack_from(data, value_at)
             if (sequence is None or synced >= sequence) and (kind := _ending(data, value_at + SYNCED.size)):
                 if sequence is None:
-                    # The bad record has that at most; or this is its own end, and all behind has more.
+                    # The maximum of the invalid record; or this is its own end, and all later records have more.
                     sequence = written if kind == WHOLE else written + 1
                 if synced >= sequence:
                     return True
@@ -186,7 +186,7 @@ def _ending(data: _Data, end: int) -> int:
 
 
 def _is_whole(block: bytes, at: int, end: int) -> bool:
-    """Whether a record stands here that ends there."""
+    """Return whether a valid record begins at `at` and ends at `end`."""
     checksum, _, kind = HEADER.unpack_from(block, at)
     if kind not in TYPES or end > len(block):
         return False
@@ -194,9 +194,9 @@ def _is_whole(block: bytes, at: int, end: int) -> bool:
 
 
 def _has_one_flipped_bit(block: bytes) -> bool:
-    """Return whether flipping one bit makes the record at the beginning of `block` whole.
+    """Return whether flipping one bit makes the record at the beginning of `block` valid.
 
-    That is true by chance for at most one in 16,000 of the records that lack a sector.
+    By chance, that is true for at most one in 16,000 records with a missing sector.
     """
     checksum, length, _ = HEADER.unpack_from(block)
     if any(_is_whole(block, 0, HEADER.size + (length ^ 1 << bit)) for bit in range(16)):
@@ -207,8 +207,8 @@ def _has_one_flipped_bit(block: bytes) -> bool:
     actual = _checksum(covered)
     if (checksum ^ actual).bit_count() == 1:
         return True
-    # CRCs are linear: what one flipped bit adds to the register depends only on how many bytes follow it. So step the
-    # difference back, byte by byte, until it is what a single bit of that byte adds.
+    # CRCs are linear: the change by one flipped bit depends only on the number of bytes after it. So step the
+    # difference back, byte by byte, until it equals the change by a single bit of that byte.
     difference = _unmasked(checksum) ^ _unmasked(actual)
     for _ in covered:
         index = _INDEX_OF_TOP[difference >> 24]
@@ -219,7 +219,7 @@ def _has_one_flipped_bit(block: bytes) -> bool:
 
 
 def _checksum(data: bytes) -> int:
-    """CRC-32C, which Python does not have, masked as RocksDB stores it. Slow."""
+    """Return the CRC-32C of data, masked as RocksDB stores it. Slow, in pure Python."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
@@ -228,7 +228,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _unmasked(checksum: int) -> int:
-    """The CRC-32C that RocksDB stores as `checksum`."""
+    """Return the CRC-32C of a masked checksum."""
     crc = (checksum - MASK) & 0xFFFFFFFF
     return (crc << 15 | crc >> 17) & 0xFFFFFFFF
 
@@ -245,4 +245,4 @@ def _table() -> list[int]:
 _TABLE: Final = _table()
 
 _INDEX_OF_TOP: Final = {entry >> 24: index for index, entry in enumerate(_TABLE)}
-"""The index of the one entry of `_TABLE` with this topmost byte."""
+"""The index of the entry of `_TABLE` with this topmost byte."""

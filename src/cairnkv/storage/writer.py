@@ -1,14 +1,14 @@
-"""The writer: a thread that makes commits of what is queued, says when they are safe, and gets over a disk that fails.
+"""The writer: a thread that commits queued entries, reports commits, and recovers from disk failures.
 
-What always holds:
-- Entries are written in the order of their sequences; those that one commit has, it has whole or not at all.
-- Everything that was queued while a commit was under way goes into the next one, up to its bounds.
-- Sequence and log time stand in the same write as what they describe. So the sequence that a directory says, opened
-  anew, tells which commits are there: all up to it, and none behind it.
-- After a write or an fsync has failed nothing is written before the directory was opened anew, it is known what became
-  of the commit that was under way, and the store has been told.
+Invariants:
+- Entries are written in the order of their sequence numbers. A commit is atomic.
+- All entries that were queued during a commit go into the next one, up to its limits.
+- Sequence number and log time are in the same write as the effects. So after a reopening, the stored sequence number
+  tells which commits are stored: all up to it, and no later ones.
+- After a failed write or fsync, the writer writes nothing before it has reopened the directory, has found out whether
+  the current commit is stored, and has reported that to the store.
 
-Not for who is told, in which thread (`log`).
+Out of scope: the thread in which the store is called (`disk`).
 """
 
 import collections
@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 
 from cairnkv.commands import failures
 from cairnkv.own_threads import OwnThread
+from cairnkv.records import record
 from cairnkv.storage.base import Effect, StorageRefused, size_of_effects
 from cairnkv.storage.load import Restored, newest
 from cairnkv.storage.reader import Reader
@@ -31,7 +32,7 @@ from cairnkv.storage.record_format import ENTRY, PART, db_range
 from cairnkv.storage.recorder import Recorder
 from cairnkv.storage.rocksdb import RocksDB, wait_while_behind
 from cairnkv.storage.space import Space
-from cairnkv.storage.sync import Sync
+from cairnkv.units import seconds
 
 logger: Final = logging.getLogger("cairnkv.disk")
 
@@ -40,62 +41,99 @@ QUEUED_BYTES_MAX: Final = 64 * 1024 * 1024
 
 QUEUED_BYTES_LEAST: Final = 16 * 1024 * 1024
 QUEUED_PART: Final = 8
-"""The queue's part of a memory limit, if that is more than the minimum."""
+"""The queue may use this part of a memory limit, if that is more than the minimum."""
 
 QUEUED_ENTRIES_MAX: Final = 100_000
-"""Entries that may wait for the disk."""
+"""Maximum entries in the queue for the disk."""
 
 COMMIT_BYTES: Final = 256 * 1024
-"""Bytes of entries after which a commit takes no more; the last one may be larger than that by itself. Making and
-writing its batch holds the interpreter for a millisecond."""
+"""Bytes of entries after which a commit is full; the last entry may be larger. Creating and writing the batch of a
+commit holds the GIL for a millisecond."""
 
 EFFECT_BYTES: Final = 32
-"""What an effect takes besides its key and its value, near enough."""
+"""Estimated bytes of memory of an effect besides its key and its value."""
 
 UNCHECKED_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that are written between two looks at whether RocksDB is behind."""
+"""Bytes between two checks whether RocksDB is behind."""
 
 REOPEN_FIRST_SECONDS: Final = 0.1
-"""How long a writer waits after an attempt to open the directory anew that failed; doubled each time."""
+"""Time before the first attempt to reopen the directory; doubled after each failed attempt."""
 
 REOPEN_LONGEST_SECONDS: Final = 5.0
-"""How long it waits at most. It never gives up: the disk may come back."""
+"""Maximum time between attempts. The writer never gives up, since the disk may recover."""
 
-REOPEN_SAID_SECONDS: Final = 60.0
-"""How often the log says that it still fails for the same reason."""
+REOPEN_LOGGED_SECONDS: Final = 60.0
+"""Interval of log messages if attempts keep failing for the same reason."""
 
 COMPACTION_PAUSE_SECONDS: Final = 2.0
-"""How long a writer waits from one compaction for room to the next."""
+"""Time between two compactions that free disk space."""
 
-COMPACTION_LOOK_SECONDS: Final = 0.2
-"""How often it is looked whether one has ended."""
+COMPACTION_POLL_SECONDS: Final = 0.2
+"""Interval of checks whether a compaction has ended."""
 
 COMPACTIONS_FAILED_MAX: Final = 3
-"""How often a compaction is tried again that had no room; before each time the directory is opened anew."""
+"""Retries of a compaction that had too little disk space. The directory is reopened before each one."""
 
 EVERYTHING: Final = bytes((ENTRY,)), bytes((PART + 1,))
-"""The range of all keys that entries and their parts have."""
+"""The range of the record keys of all entries and parts."""
+
+
+@record
+class Sync:
+    """When fsync is called.
+
+    every: an interval in seconds; 0: before each commit is reported; None: never.
+
+        always  a commit survives a crash of the process and the system, and a power failure 1s      a commit survives a
+        crash of the process; a crash of the system or a power failure may lose the commits of
+                the last second (or another interval)
+        none    a commit survives a crash of the process; the system decides when data reaches the disk
+    """
+
+    every: float | None = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Sync":
+        """Parse `always`, `none` or an interval.
+
+        >>> Sync.parse("always"), Sync.parse("500ms"), str(Sync.parse("1s"))
+        (Sync(every=0.0), Sync(every=0.5), '1s')
+        """
+        if text in ("always", "none"):
+            return cls(0.0 if text == "always" else None)
+        try:
+            every = seconds(text)
+        except ValueError:
+            every = 0.0
+        if every <= 0:
+            raise ValueError(f"always, none, or a time such as 1s or 500ms, not {text!r}")
+        return cls(every)
+
+    def __str__(self) -> str:
+        if self.every is None:
+            return "none"
+        return f"{self.every:g}s" if self.every else "always"
 
 
 class State(enum.Enum):
-    """What a writer can do at present."""
+    """The state of a writer."""
 
     OK = "ok"
     RECOVERING = "recovering"
-    """Nothing: a write has failed, and the directory is being opened anew."""
+    """A write has failed, and the writer reopens the directory. It accepts no entries."""
     BROKEN = "broken"
-    """Nothing, for good."""
+    """The writer accepts no entries any more."""
 
 
 class Failed(NamedTuple):
-    """A write or an fsync has failed: why, and the effects of which nobody can tell whether they are there."""
+    """A write or an fsync has failed. unresolved: effects that may be stored or not."""
 
     reason: str
     unresolved: list[Effect]
 
 
 class Resolved(NamedTuple):
-    """The directory is open anew, behind that failure: its sequence, and which of these effects are there."""
+    """The directory was reopened after a failure. failure: number of the failure. happened: effects that are stored."""
 
     failure: int
     sequence: int
@@ -103,12 +141,12 @@ class Resolved(NamedTuple):
 
 
 class Entry:
-    """What waits for the disk. sequence: 0 of a hint that nobody waits for."""
+    """An entry in the queue. sequence: 0 for a hint, whose commit no reply waits for."""
 
     __slots__ = ("effects", "now", "sequence", "size")
 
     def __init__(self, sequence: int, now: int, effects: Sequence[Effect], size: int | None = None) -> None:
-        """size: bytes of the keys and values, if they are known."""
+        """size: bytes of the keys and values, if known."""
         self.sequence = sequence
         self.now = now
         self.effects = effects
@@ -125,7 +163,7 @@ def queued_bytes_max(memory_limit: int | None) -> int:
 
 
 class Writer:
-    """A queue, and the thread that empties it into an engine."""
+    """A queue of entries, and the thread that writes them to RocksDB."""
 
     def __init__(
         self,
@@ -141,10 +179,10 @@ class Writer:
         gather: float = 0.0,
         queued_bytes_max: int = QUEUED_BYTES_MAX,
     ) -> None:
-        """found: called in the writer's thread with the newest sequence that is safe, or what else was found out.
+        """found: called in the writer's thread with the newest committed sequence number, or a failure, or its end.
 
-        reopen: opens the directory anew. reader: has the same engine. `resume` is to be called for each `Resolved`.
-        gather: seconds for which an entry waits for others, unless there are enough for a commit.
+        reopen: reopens the directory. reader: uses the same engine. Call `resume` after each `Resolved`.
+        gather: seconds to wait for more entries, unless there are enough for a commit.
         queued_bytes_max: maximum bytes of entries in the queue.
         """
         self._directory = directory
@@ -153,50 +191,50 @@ class Writer:
         self._space = space
         self._reopen = reopen
         self._reader = reader
-        self._flight: Sequence[Entry] = ()  # what the commit under way has
+        self._flight: Sequence[Entry] = ()  # the entries of the current commit
         self._compaction: threading.Thread | None = None
         self._compact_at = 0.0
         self._compacting: set[tuple[bytes, bytes]] = set()
-        self._compactions_failed = 0  # one after the other
+        self._compactions_failed = 0  # in a row
         self._to_compact: set[tuple[bytes, bytes]] = set()
-        self._changed = True  # whether anything was changed since everything was compacted
+        self._changed = True  # since everything was compacted
         self._sync = sync
         self._gather = gather
         self._queued_bytes_max = queued_bytes_max
         self._recorder = Recorder(engine, restored.parted, restored.number)
         self._found = found
         self._sequence = restored.sequence
-        self._time = restored.time  # log time that was given to the engine
-        self.written = (restored.sequence, restored.time)  # of the newest commit that the engine has for certain
-        self._unchecked = 0  # bytes written since the last look at whether RocksDB is behind
-        # What both threads use, under the condition's lock:
+        self._time = restored.time  # log time in the engine
+        self.written = (restored.sequence, restored.time)  # of the newest commit in the engine
+        self._unchecked = 0  # bytes written since the last check whether RocksDB is behind
+        # Used by both threads, under the condition's lock:
         self._condition = threading.Condition()
         self._queue: collections.deque[Entry] = collections.deque()
         self._ending = False
         self.queued_bytes = 0
         self.state = State.OK
-        self.why = ""  # it is not ok
+        self.why = ""  # the reason, if the state is not OK
         self.commits = 0
         self.failures = 0
         self._thread = OwnThread(self._run, "cairnkv disk")
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def engine(self) -> RocksDB:
-        """What is written to."""
+        """The current engine."""
         return self._engine
 
     @property
     def queued(self) -> int:
-        """How many entries wait."""
+        """The number of entries in the queue."""
         return len(self._queue)
 
     @property
-    def takes(self) -> bool:
-        """Whether `put` would take an entry now, however large."""
+    def accepts_writes(self) -> bool:
+        """Whether `put` accepts an entry of any size now."""
         return (
             self.state is State.OK
             and not self._ending
@@ -206,7 +244,7 @@ class Writer:
         )
 
     def put(self, entry: Entry) -> None:
-        """Queue an entry. Raises `StorageRefused` when none is taken."""
+        """Queue an entry. Raises `StorageRefused` if it is not accepted."""
         with self._condition:
             if self.state is not State.OK:
                 lasting = self.state is State.BROKEN
@@ -219,12 +257,12 @@ class Writer:
             behind = self.queued_bytes >= self._queued_bytes_max // 2
             if waiting >= QUEUED_ENTRIES_MAX or (behind and self.queued_bytes + entry.size > self._queued_bytes_max):
                 raise StorageRefused(
-                    f"the disk is behind: {waiting:,} writes of {self.queued_bytes:,} bytes wait for it already"
+                    f"the disk is too slow: {waiting:,} writes of {self.queued_bytes:,} bytes wait for it"
                 )
             self._put(entry)
 
     def hint(self, entry: Entry) -> None:
-        """Queue an entry that nobody waits for, if there is room to spare."""
+        """Queue an entry that no reply waits for, if the queue is less than half full."""
         with self._condition:
             if self.state is State.OK and not self._ending and len(self._queue) < QUEUED_ENTRIES_MAX // 2:
                 self._put(entry)
@@ -232,12 +270,12 @@ class Writer:
     def _put(self, entry: Entry) -> None:
         self._queue.append(entry)
         had, self.queued_bytes = self.queued_bytes, self.queued_bytes + entry.size
-        # The writer waits only where there was none, or not enough.
+        # The writer waits only if the queue was empty, or had too few entries for a commit.
         if len(self._queue) == 1 or had < COMMIT_BYTES <= self.queued_bytes:
             self._condition.notify()
 
     def end(self, now: int) -> None:
-        """Write what is queued and log time as it was shown, and end. Waits for that."""
+        """Write the queue and log time, and end the thread. Blocks."""
         with self._condition:
             self._ending = True
             self._condition.notify()
@@ -251,21 +289,21 @@ class Writer:
                 if self._sync.every is not None:
                     self._engine.sync()
             except Exception as error:
-                logger.error("%s: log time was not noted at the end: %s", self._directory, error)
+                logger.error("%s: cannot write log time: %s", self._directory, error)
         self._reader.end()
         self._space.release()
         self._close()
 
     def resume(self, failure: int) -> None:
-        """Take entries again, unless it has failed anew: the store has been told what was resolved."""
+        """Accept entries again, after the store was told about a failure. Does nothing after another failure."""
         with self._condition:
             if self.state is not State.RECOVERING or failure != self.failures:
                 return
             self.state, self.why = State.OK, ""
-        logger.warning("%s: writes go on", self._directory)
+        logger.warning("%s: writes continue", self._directory)
 
     def abandon(self) -> None:
-        """Never touch the directory again, in a process that was forked from the writer's."""
+        """Never touch the directory again, in a forked process."""
         self._engine.abandon()
 
     # -- in the thread ------------------------------------------------------------------------------------------
@@ -275,17 +313,17 @@ class Writer:
             try:
                 self._write_all()
                 return
-            except Exception as error:  # whatever it is, nobody can tell what the disk has
+            except Exception as error:  # after any exception, the data on the disk is unknown
                 reason = f"a write to the disk has failed: {error}"
-            # Not within the clause: what was raised holds on to what has to go before the directory can be opened.
+            # Not in the except clause: the exception refers to objects that must be freed before reopening.
             if not self._recover(reason):
                 return
 
     def _write_all(self) -> None:
-        self._space.look()
-        sync_at: float | None = None  # when fsync is to be called next, if it is called every now and then
+        self._space.measure()
+        sync_at: float | None = None  # time of the next fsync, if there is an interval
         every = self._sync.every
-        while (entries := self._next_entries(self._duty_at(sync_at))) is not None:
+        while (entries := self._next_entries(self._next_work_at(sync_at))) is not None:
             if entries:
                 self._commit(entries)
                 if every and sync_at is None:
@@ -294,18 +332,18 @@ class Writer:
                 self._engine.sync()
                 sync_at = None
             if self._space.due:
-                self._space.look()
-            self._make_room()
+                self._space.measure()
+            self._free_space()
         if sync_at is not None:
             self._engine.sync()
 
-    def _next_entries(self, duty_at: float | None) -> list[Entry] | None:
-        """What the next commit has; nothing when there is something else to do, None when there will be no more."""
+    def _next_entries(self, work_at: float | None) -> list[Entry] | None:
+        """Return the entries of the next commit; [] if other work is due, None at the end."""
         with self._condition:
             while not self._queue:
                 if self._ending:
                     return None
-                left = None if duty_at is None else duty_at - time.monotonic()
+                left = None if work_at is None else work_at - time.monotonic()
                 if left is not None and left <= 0:
                     return []
                 self._condition.wait(left)
@@ -322,7 +360,7 @@ class Writer:
         return entries
 
     def _commit(self, entries: Sequence[Entry]) -> None:
-        """Write these as one, make them as safe as they are to be, and say so."""
+        """Write entries as one commit, sync as configured, and report the commit."""
         if self._unchecked >= UNCHECKED_BYTES:
             self._wait_while_behind()
         batch = self._recorder.begin()
@@ -349,21 +387,21 @@ class Writer:
     def _wait_while_behind(self) -> None:
         self._unchecked = 0
         if self._sync.every is not None and self._engine.behind:
-            self._engine.sync()  # nothing is written meanwhile, and what was is not to wait for that
+            self._engine.sync()  # before waiting, so that the data written so far is synced
         wait_while_behind(self._engine)
 
-    # -- when the disk has failed -------------------------------------------------------------------------------
+    # -- recovery ----------------------------------------------------------------------------------------------
 
     def _recover(self, reason: str) -> bool:
-        """Have everything fail that is not committed, open the directory anew, and find out what is there.
+        """Fail all uncommitted entries, reopen the directory, and find out which effects are stored.
 
-        Whether that was possible; if not, the writer ends.
+        Returns False if the writer must end.
         """
         unresolved = [effect for entry in self._flight for effect in entry.effects]
         last = max((entry.sequence for entry in self._flight), default=0) or self._sequence
         flight, self._flight = self._flight, ()
-        self._set(State.RECOVERING, f"{reason}; {self._directory} is being opened anew, and takes no writes before")
-        logger.error("%s: %s. It is opened anew; until then it takes no writes", self._directory, reason)
+        self._set(State.RECOVERING, f"{reason}; {self._directory} is being reopened, and accepts no writes before")
+        logger.error("%s: %s. It is being reopened, and accepts no writes before", self._directory, reason)
         self._found(Failed(reason, unresolved))
         while self._open_again():
             try:
@@ -372,28 +410,28 @@ class Writer:
                     self._give_up(sequence)
                     return False
                 happened = any(entry.sequence for entry in flight) and sequence >= last
-                self._space.look()
+                self._space.measure()
                 self._recorder.go_on(self._engine, happened=happened)
             except Exception as error:
-                logger.error("%s: it failed again: %s", self._directory, error)
+                logger.error("%s: recovery failed: %s", self._directory, error)
                 continue
             self._sequence, self._time = sequence, max(self._time, log_time)
             self.written = (self._sequence, self._time)
             logger.warning(
-                "%s: opened anew; what was being written is %s", self._directory, "there" if happened else "not there"
+                "%s: reopened; the interrupted commit is %s", self._directory, "stored" if happened else "not stored"
             )
             self._found(Resolved(self.failures, sequence, unresolved if happened else []))
-            self._reader.go_on(self._engine)  # behind that, so that nothing is answered before it is resolved
+            self._reader.go_on(self._engine)  # after that, so that no read is answered before
             return True
         return False
 
     def _give_up(self, sequence: int) -> None:
-        """The disk has less than it had confirmed; memory has it still."""
+        """Stop, since fsynced data is missing. Memory still has it."""
         lost = self._sequence - sequence
         self._set(
             State.BROKEN,
-            f"the disk has failed, and {lost:,} writes that it had taken are not in {self._directory}: what is in "
-            "memory can be read, and exported; a restart goes on from what is on the disk",
+            f"the disk has failed, and {lost:,} committed writes are missing in {self._directory}: the data in "
+            "memory can be read and exported; a restart continues with the data on the disk",
         )
         self._reader.give_up(self.why)
         self._reader.go_on(self._engine)
@@ -408,9 +446,9 @@ class Writer:
             self.queued_bytes = 0
 
     def _open_again(self) -> bool:
-        """Open the directory anew, however long it takes; False when the writer is to end."""
+        """Reopen the directory, with any number of attempts. Returns False if the writer must end."""
         pause = REOPEN_FIRST_SECONDS
-        said, said_at = "", 0.0
+        logged, logged_at = "", 0.0
         while True:
             self._close()
             with self._condition:
@@ -424,10 +462,10 @@ class Writer:
             except Exception as error:
                 text = str(error)
             if "No space left" in text and self._space.release():
-                logger.warning("%s: the reserve is given up to open it", self._directory)
-            if text != said or time.monotonic() >= said_at + REOPEN_SAID_SECONDS:
-                said, said_at = text, time.monotonic()
-                logger.error("%s: it cannot be opened anew yet: %s", self._directory, text)
+                logger.warning("%s: the reserve is freed to open it", self._directory)
+            if text != logged or time.monotonic() >= logged_at + REOPEN_LOGGED_SECONDS:
+                logged, logged_at = text, time.monotonic()
+                logger.error("%s: cannot be reopened yet: %s", self._directory, text)
 
     def _close(self) -> None:
         if self._compaction is not None and self._compaction.is_alive():
@@ -438,16 +476,18 @@ class Writer:
         if self._is_open:
             self._is_open = False
             self._reader.pause()
-            # It complains where it cannot bring everything into tables; the write-ahead log has it then.
+            # It raises if it cannot flush everything to tables; then the write-ahead log has the rest.
             with contextlib.suppress(Exception):
                 self._engine.close()
 
-    # -- room ---------------------------------------------------------------------------------------------------
+    # -- disk space ---------------------------------------------------------------------------------------------
 
-    def _make_room(self) -> None:
-        """Have RocksDB give back the room of what was deleted: after a keyspace was cleared, and while it is short.
+    def _free_space(self) -> None:
+        """Compact ranges in RocksDB, to free the space of deleted records: after a database was cleared, and if space
+        is low.
 
-        All is only compacted where there is room for all: what is kept is written anew before what was there goes.
+        A compaction writes new tables before it deletes the old ones, so everything is compacted only if there is
+        enough space for that.
         """
         if self._compaction is not None:
             if self._compaction.is_alive():
@@ -461,14 +501,14 @@ class Writer:
         if time.monotonic() < self._compact_at:
             return
         if self._space.full is not None and (self._changed or self._to_compact):
-            self._space.make_way()
+            self._space.release_if_short()
             if self._changed and self._engine.table_bytes < self._space.free:
                 self._to_compact = {EVERYTHING}
             self._changed = False
         if self._to_compact:
             self._compact_at = time.monotonic() + COMPACTION_PAUSE_SECONDS
             if self._engine.gave_up:
-                raise OSError("RocksDB has stopped bringing its tables in order")
+                raise OSError("RocksDB has stopped compacting")
             self._compacting, self._to_compact = self._to_compact, set()
             ranges = sorted(self._compacting)
             self._compaction = OwnThread(
@@ -482,11 +522,11 @@ class Writer:
             for begin, end in ranges:
                 engine.compact(begin, end, alone=alone)
         except Exception as error:
-            logger.warning("%s: no room was given back: %s", self._directory, error)
+            logger.warning("%s: compaction failed: %s", self._directory, error)
 
-    def _duty_at(self, sync_at: float | None) -> float | None:
-        """When there is something to do though nothing is queued."""
+    def _next_work_at(self, sync_at: float | None) -> float | None:
+        """Return the time of the next work besides entries, or None."""
         compact_at = None
         if self._to_compact or self._compaction is not None:
-            compact_at = max(self._compact_at, time.monotonic() + COMPACTION_LOOK_SECONDS)
-        return min((at for at in (sync_at, self._space.look_at, compact_at) if at is not None), default=None)
+            compact_at = max(self._compact_at, time.monotonic() + COMPACTION_POLL_SECONDS)
+        return min((at for at in (sync_at, self._space.measure_at, compact_at) if at is not None), default=None)

@@ -16,7 +16,7 @@ from cairnkv.commands import Command, Reply, Step
 from cairnkv.commands.vocabulary import Backup
 from cairnkv.engine import Database, Watched
 from cairnkv.protocol.native import Prefix
-from cairnkv.storage import BackUp, Deliver
+from cairnkv.storage import Deliver, MakeBackup
 from cairnkv.store.clock import Clock
 from cairnkv.store.lru import Place
 from cairnkv.store.pending import PendingReply
@@ -103,7 +103,7 @@ class Store(Protocol):
         """The estimated memory of deleted tables that `housekeep` has not freed yet."""
 
     @property
-    def back_up(self) -> BackUp | None:
+    def back_up(self) -> MakeBackup | None:
         """Makes a backup, in any thread; None if the store keeps nothing on disk."""
 
     def load(self) -> Loaded:

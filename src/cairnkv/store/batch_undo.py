@@ -79,7 +79,7 @@ class BatchUndo:
         """
         self._refused = None
         shared, cache = self._database.shared, self._memory.cache
-        if not self._storage.takes or (shared.expiring and max(now, shared.now) > self._gate.recorded_time):
+        if not self._storage.accepts_writes or (shared.expiring and max(now, shared.now) > self._gate.recorded_time):
             return None
         if cache is not None and cache.wants_a_look():
             return None

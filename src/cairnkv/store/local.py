@@ -16,7 +16,7 @@ from cairnkv.commands.vocabulary import Backup, Info, RandomKey
 from cairnkv.engine import Database, Journal, Shared, Watched, apply, discard, undo
 from cairnkv.errors import OptionError
 from cairnkv.limits import DATABASES, VALUE_MAX
-from cairnkv.storage import BackUp, Deliver, Effect, InMemoryStorage, Storage, StorageRefused
+from cairnkv.storage import Deliver, Effect, InMemoryStorage, MakeBackup, Storage, StorageRefused
 from cairnkv.store.admission import bytes_made
 from cairnkv.store.base import DirectExecutor, ExecutorFactory, ExecutorT, InfoSource, Loaded, WhenFull
 from cairnkv.store.batch_undo import BatchUndo
@@ -526,7 +526,7 @@ class LocalStore:
         )
 
     @property
-    def back_up(self) -> BackUp | None:
+    def back_up(self) -> MakeBackup | None:
         """Makes a backup, in any thread; None if the store keeps nothing on disk."""
         return self._storage.back_up
 

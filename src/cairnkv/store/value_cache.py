@@ -125,7 +125,7 @@ class PendingRead(PendingCommand):
 class Fetch(Protocol):
     """`Storage.fetch`."""
 
-    def __call__(self, db: int, key: bytes, length: int, told: Callable[[bytes | Exception], None]) -> None: ...
+    def __call__(self, db: int, key: bytes, length: int, on_value: Callable[[bytes | Exception], None]) -> None: ...
 
 
 class _Load:

@@ -26,7 +26,7 @@ from cairnkv.errors import CairnError, CallerError, Unavailable
 from cairnkv.records import replace
 
 if TYPE_CHECKING:
-    from cairnkv.storage import Made
+    from cairnkv.storage import BackupResult
 
 LEFT_MAX: Final = 16
 """Connections to nodes that were left and still owe replies. Beyond it the oldest is closed, whoever waits for it."""
@@ -70,7 +70,7 @@ class Client(AsyncKeyValue[K, V]):
                 if connection is not None:
                     connection.close("this client was closed")
 
-    async def backup(self, name: str, *, keep: int | None = None) -> "Made":
+    async def backup(self, name: str, *, keep: int | None = None) -> "BackupResult":
         """Make a backup at the server, and wait until it is complete. See `cairnkv.Client.backup`."""
         begin = self._calls.backup(name, keep)
         clock = asyncio.get_running_loop().time

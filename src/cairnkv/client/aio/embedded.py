@@ -16,7 +16,7 @@ from cairnkv.client.pending import AnyPending
 from cairnkv.commands import Reply, Scope
 from cairnkv.limits import VALUE_MAX
 from cairnkv.paths import user_path
-from cairnkv.storage import Made
+from cairnkv.storage import BackupResult
 from cairnkv.store import LocalStore, PendingReply
 
 
@@ -38,7 +38,7 @@ class Embedded(AsyncKeyValue[K, V]):
         """Return this store, whose reads are local."""
         return self
 
-    async def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> Made:
+    async def backup(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> BackupResult:
         """Make a backup of a store on disk; see `cairnkv.Embedded.backup`. Other tasks go on meanwhile."""
         return await asyncio.to_thread(self._shared.back_up, user_path(directory, "the directory for backups"), keep)
 

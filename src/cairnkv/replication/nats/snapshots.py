@@ -45,7 +45,7 @@ from cairnkv.replication.nats.stream import HEADERS_MAX
 from cairnkv.replication.nats.stream_config import Identity
 from cairnkv.replication.side_thread import SideThread
 from cairnkv.replication.tar_stream import BadArchive, Unpacking, packed
-from cairnkv.storage.base import nobody
+from cairnkv.storage.base import no_progress
 from cairnkv.storage.files import Progress, becoming, unfinished
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Snapshots:
 
     # -- putting one there ---------------------------------------------------------------------------------------
 
-    async def put(self, directory: Path, position: int, progress: Progress = nobody) -> Snapshot:
+    async def put(self, directory: Path, position: int, progress: Progress = no_progress) -> Snapshot:
         """Make a snapshot of the files in a directory, which does not change meanwhile. Within `turn` only.
 
         progress: told how many bytes more were sent or read back, so about twice the files'.
@@ -353,7 +353,7 @@ class Snapshots:
 
     # -- using one -----------------------------------------------------------------------------------------------
 
-    async def fetch(self, snapshot: Snapshot, directory: Path, progress: Progress = nobody) -> None:
+    async def fetch(self, snapshot: Snapshot, directory: Path, progress: Progress = no_progress) -> None:
         """Have a snapshot's files in a directory, which is empty or not there, whole or not at all.
 
         progress: told how many bytes more have come. Pin it before.
