@@ -1,20 +1,20 @@
-# Two commands matter: `make serve` runs the store, `make test` runs everything that proves it.
-# Nothing here needs root; whatever a system lacks is named, with the Debian package that has it.
+# `make serve` runs a server, `make test` runs all tests. No target needs root. If the system lacks a program, an error
+# names the Debian package.
 
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 6555
 TESTS ?= tests
-# A good half of the suite's time is waiting: SPREAD="--numprocesses auto --dist loadfile" spreads it over the processors,
-# where nothing else keeps them busy; some tests look at how long things take.
+# The suite waits for half of its time. On an idle computer, SPREAD="--numprocesses auto --dist loadfile" distributes it
+# over the processors. Some tests measure durations.
 SPREAD ?=
 SECONDS ?= 300
 PROTOCOL ?= both
 EXAMPLES ?= 5000
 
 python := $(VENV)/bin/python
-# Stamps: a virtual environment without its stamp is half made, or its interpreter is gone; it is made anew.
+# Stamps: make creates a virtual environment again if its stamp or its interpreter is missing.
 made := $(VENV)/.made
 runtime := $(VENV)/.runtime
 dev := $(VENV)/.dev
@@ -22,7 +22,7 @@ clients := $(VENV)/.clients
 bench := $(VENV)/.bench
 $(shell test -e $(made) && ! $(python) -c pass 2>/dev/null && rm -f $(made))
 
-# An installation also succeeds without a compiler, so print which path is in use.
+# An installation also succeeds without a compiler, so print the path in use.
 say_features := $(python) -c 'import cairnkv; print("make: the path in use is", cairnkv.features()["path"])' >&2
 sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.pyx" -o -name "*.pxd" -o -name "*.h")
 
@@ -30,7 +30,7 @@ sources := tools/install.py pyproject.toml setup.py $(shell find src -name "*.py
 .PHONY: help serve test test-crash test-cluster test-clients test-differential test-redis-suite check format docs fuzz \
 	simulate demo bench clean
 
-help:  ## show what can be made
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 
 serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
@@ -39,24 +39,24 @@ serve: $(runtime)  ## run a server in the foreground (HOST=127.0.0.1 PORT=6555)
 test: $(dev)  ## run the whole test suite (TESTS=tests/protocol for a part)
 	@$(python) -m pytest $(SPREAD) $(TESTS)
 
-test-crash: $(dev)  ## servers on disk: killed, without power, their calls failing, their files damaged (CRASHES=50, SEED=)
+test-crash: $(dev)  ## kill durable stores, cut their power, let their system calls fail, damage their files (CRASHES=50, SEED=)
 	@CRASHES=$(or $(CRASHES),50) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s \
 		tests/storage/test_disk_crash.py tests/storage/test_disk_damage.py tests/power
 
-test-cluster: $(dev)  ## a cluster hurt while clients use it, each kind of harm for SECONDS, and judged (SECONDS=300 SEED=)
+test-cluster: $(dev)  ## check the consistency of a cluster during each kind of fault (SECONDS=300 for each kind, SEED=)
 	@CLUSTER_SECONDS=$(SECONDS) $(if $(SEED),SEED=$(SEED)) $(python) -m pytest -s tests/lab/consistency/test_cluster.py
 
-test-clients: $(clients)  ## Redis' clients, redis-cli and redis-benchmark, each speaking with us (TARGET=redis: with redis-server)
+test-clients: $(clients)  ## test Redis clients, redis-cli and redis-benchmark with cairnkv (TARGET=redis: with redis-server)
 	@$(python) -m pytest tests/clients
 
-test-differential: $(dev)  ## the same random commands to redis-server and to us (EXAMPLES=5000)
+test-differential: $(dev)  ## send the same random commands to redis-server and cairnkv, compare replies (EXAMPLES=5000)
 	@EXAMPLES=$(EXAMPLES) $(python) -m pytest tests/redis/test_differential.py
 
-test-redis-suite: $(dev)  ## the test suite of Redis or Valkey against us, from a checkout (SUITE=DIR)
+test-redis-suite: $(dev)  ## run the test suite of a checkout of Redis or Valkey with cairnkv (SUITE=DIR)
 	@test -n "$(SUITE)" || { echo "make: name a checkout of Redis or Valkey: make test-redis-suite SUITE=DIR" >&2; exit 1; }
 	@$(python) -m tests.redis.suite "$(SUITE)" $(SUITE_FLAGS)
 
-check: $(dev)  ## lint, layout, types, workflows
+check: $(dev)  ## check style, format, types and workflows
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
 	@$(python) -m mypy
@@ -64,7 +64,7 @@ check: $(dev)  ## lint, layout, types, workflows
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
 
-format: $(dev)  ## settle the layout, and mend what the linter can
+format: $(dev)  ## format the code, and fix what the linter can fix
 	@$(python) -m ruff check --fix
 	@$(python) -m ruff format
 
@@ -73,10 +73,10 @@ docs: $(dev)  ## build the documentation site in build/site, and check its links
 	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 	@echo "make: open build/site/index.html, or run: $(python) -m http.server --directory build/site" >&2
 
-demo: $(runtime)  ## a server, a real data set, both clients, compared
+demo: $(runtime)  ## send a real data set through a server and both clients, and compare
 	@$(python) demo/demo.py
 
-bench: $(bench)  ## cairnkv beside its peers, below twenty minutes (BENCH=full for the largest sizes)
+bench: $(bench)  ## measure cairnkv and its peers in twenty minutes (BENCH=full for the largest sizes)
 	@BENCH=$(BENCH) $(python) benchmarks/bench.py
 
 fuzz: $(dev)  ## compare the native path with the pure Python path, with sanitizers (SECONDS=300 PROTOCOL=native|resp|both)
@@ -86,7 +86,7 @@ simulate: $(dev)  ## simulate many clients on one server, each with its own mode
 	@$(python) -m tests.simulation $(if $(COMMANDS),--commands $(COMMANDS),--seconds $(SECONDS)) \
 		$(if $(SEED),--seed $(SEED)) --mode $(or $(MODE),all) --processes $(or $(PROCESSES),1)
 
-clean:  ## remove what was made
+clean:  ## remove all generated files
 	rm -rf $(VENV) tests/clients/node/node_modules build dist src/cairnkv/*/*.so src/cairnkv/*/*/*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 
@@ -97,9 +97,9 @@ $(made):
 		{ echo "make: cairnkv needs Python 3.11 or newer; this is $$($(PYTHON) --version)." \
 		"Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install" \
+		{ echo "make: $(PYTHON) cannot create virtual environments; on Debian: apt-get install" \
 		"python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" >&2; exit 1; }
-	@echo "make: making $(VENV)" >&2
+	@echo "make: creating $(VENV)" >&2
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
@@ -111,18 +111,18 @@ $(runtime): $(made) $(sources)
 	@touch $@
 
 $(dev): $(made) $(sources)
-	@echo "make: installing cairnkv and what its tests and checks need, and compiling its hot path" >&2
+	@echo "make: installing cairnkv, the dependencies of tests and checks, and compiling the native path" >&2
 	@$(python) tools/install.py '.[dev,docs,all]'
 	@$(say_features)
 	@touch $(runtime) $@
 
 $(clients): $(dev) tests/clients/install.py tests/clients/node/package.json
-	@echo "make: installing the clients of Redis that are tested with" >&2
+	@echo "make: installing the Redis clients for the tests" >&2
 	@$(python) tests/clients/install.py
 	@touch $@
 
 $(bench): $(made) $(sources)
-	@echo "make: installing cairnkv and the clients it is compared with" >&2
+	@echo "make: installing cairnkv and the clients of its peers" >&2
 	@$(python) tools/install.py '.[bench,all]'
 	@$(say_features)
 	@touch $(runtime) $@
