@@ -1,15 +1,14 @@
-"""`cairn check consistency`: use a store with many clients at once, and judge what they were told.
+"""`cairn check consistency`: runs concurrent clients on a store, and checks their replies.
 
-What always holds: the verdict is one paragraph on standard output. Exit codes: 0 consistent; 1 not, and the operations
-that show it are told; 2 it could not be done, or not be decided.
+Invariants: the verdict is one paragraph on standard output. Exit codes: 0 consistent; 1 not consistent, with the
+operations that prove it; 2 an error, or undecided.
 
-Not for how it is judged (`cairnkv.lab.consistency`), nor for `cairn check DIR`, which reads a store's files (`backup`).
-"""
+Out of scope: the checks (`cairnkv.lab.consistency`), and `cairn check DIR`, which reads the files of a store
+(`backup`)."""
 
 import argparse
 import asyncio
 import contextlib
-import re
 import secrets
 import shutil
 import signal
@@ -27,49 +26,49 @@ from cairnkv.cli.progress import progress
 if TYPE_CHECKING:
     from cairnkv.lab.consistency.checks import Report
     from cairnkv.lab.consistency.history import History
-    from cairnkv.lab.consistency.nemesis import Harm, Nemesis
+    from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis
     from cairnkv.lab.consistency.workload import Run
 
 _STYLES: Final = {True: GREEN, False: RED, None: YELLOW}
 
 PIPE_COLUMNS: Final = 100
-"""Column at which the verdict wraps in a pipe or a file."""
+"""Width of the verdict in a pipe or a file."""
 
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a run early with a verdict."""
 
 VIOLATED: Final = 1
-"""The exit code when the store is not consistent."""
+"""The exit code for a store that is not consistent."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Drive a run or replay one, judge it, and say so."""
+    """Run a check, or check a saved history, and print the verdict."""
     parser = _parser()
     options = parser.parse_args(arguments)
     sources = [options.addresses, options.cluster, options.replay]
     if sum(source is not None for source in sources) != 1:
-        parser.error("one of ADDRESS, --cluster and --replay says what is checked")
+        parser.error("name one of ADDRESS, --cluster and --replay")
     if options.nemesis and options.cluster is None:
-        parser.error("--nemesis hurts a cluster on this machine: name its directory with --cluster")
+        parser.error("--nemesis needs a local cluster; name its directory with --cluster")
     if options.replay is not None and options.save is not None:
-        parser.error("--replay judges what was saved, so there is nothing to --save")
+        parser.error("--replay reads a saved history; remove --save")
     problems: list[str] = []
     if options.replay is not None:
         from cairnkv.lab.consistency.history import load
 
         history = load(Path(options.replay))
     else:
-        history = _driven(options, problems)
-    return _judged(history, problems, options)
+        history = _run_history(options, problems)
+    return _check(history, problems, options)
 
 
 def _parser() -> Parser:
     parser = Parser(
         "check consistency",
-        description="Use a store with many clients at once, on a few keys of its own, and judge what they were told:\n"
-        "is every key linearizable, was anything lost that was acknowledged, done twice, or read stale?\n"
-        "With --cluster and --nemesis, while machines of a cluster on this one are killed, paused and cut off.\n\n"
-        "(A store's directory of the name `consistency` is checked by `cairn check ./consistency`.)",
+        description="Run concurrent clients on a few new keys of a store, and check their replies: every key must be\n"
+        "linearizable, so that no acknowledged write is lost or applied twice, and no read is stale.\n"
+        "With --cluster and --nemesis, cairn also injects faults into a local cluster.\n\n"
+        "To check a store in a directory named `consistency`, use `cairn check ./consistency`.",
         example="cairn check consistency 127.0.0.1:6555\n"
         "cairn check consistency db1:6555,db2:6555,db3:6555 --seconds 5m --save history.jsonl\n"
         "cairn check consistency --cluster DIR --nemesis kill,pause\n"
@@ -78,31 +77,29 @@ def _parser() -> Parser:
     parser.add_argument(
         "addresses", metavar="ADDRESS[,ADDRESS...]", nargs="?", help="the store's nodes, e.g. cairn://db1:6555,db2:6555"
     )
-    parser.add_argument(
-        "--cluster", metavar="DIR", help="instead: the nodes of the cluster that `cairn cluster up` runs"
-    )
+    parser.add_argument("--cluster", metavar="DIR", help="instead: directory of a cluster that `cairn cluster up` runs")
     parser.add_argument(
         "--nemesis",
-        type=_harms,
+        type=_faults,
         default=(),
         metavar="KINDS",
-        help="what is done to that cluster: some of kill, pause, cut, wipe, majority, with commas (default: none)",
+        help="faults to inject, separated by commas: kill, pause, cut, wipe, majority (default: none)",
     )
-    parser.add_argument("--seconds", type=duration, default=30.0, metavar="TIME", help="how long (default: 30s)")
-    parser.add_argument("--clients", type=_count, default=10, metavar="N", help="clients at once (default: 10)")
-    parser.add_argument("--keys", type=_count, default=8, metavar="N", help="keys that they share (default: 8)")
+    parser.add_argument("--seconds", type=duration, default=30.0, metavar="TIME", help="duration (default: 30s)")
+    parser.add_argument("--clients", type=_count, default=10, metavar="N", help="concurrent clients (default: 10)")
+    parser.add_argument("--keys", type=_count, default=8, metavar="N", help="keys that all clients use (default: 8)")
     parser.add_argument(
         "--rate",
         type=_rate,
         default=1_000.0,
         metavar="N",
-        help="operations per second of all together, or max (default: 1000)",
+        help="operations per second of all clients together, or max (default: 1000)",
     )
     parser.add_argument(
-        "--timeout", type=duration, default=3.0, metavar="TIME", help="how long an operation may take (default: 3s)"
+        "--timeout", type=duration, default=3.0, metavar="TIME", help="timeout of an operation (default: 3s)"
     )
     parser.add_argument(
-        "--seed", type=_seed, metavar="N", help="of all that is chosen; default: a new one, which is told"
+        "--seed", type=_seed, metavar="N", help="seed of the random operations and faults (default: a new one)"
     )
     parser.add_argument("--save", type=path, metavar="FILE", help="write the history to this file during the run")
     parser.add_argument("--replay", type=path, metavar="FILE", help="check a saved history")
@@ -113,11 +110,11 @@ def _parser() -> Parser:
     return parser
 
 
-def _harms(text: str) -> "tuple[Harm, ...]":
-    from cairnkv.lab.consistency.nemesis import parsed_harms
+def _faults(text: str) -> "tuple[FaultKind, ...]":
+    from cairnkv.lab.consistency.nemesis import parsed_faults
 
     try:
-        return parsed_harms(text)
+        return parsed_faults(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"it takes {error}") from None
 
@@ -143,7 +140,7 @@ def _rate(text: str) -> float | None:
 
 
 def _addresses(text: str) -> tuple[str, ...]:
-    """Every address of a list as one of its own. Raises `AddressError`."""
+    """Return each address of a list as a URL. Raises `AddressError`."""
     from cairnkv.client.address import parse, shown
 
     text = text if "://" in text else f"cairn://{text}"
@@ -152,8 +149,8 @@ def _addresses(text: str) -> tuple[str, ...]:
     )
 
 
-def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
-    """The history of a run, which is driven here. problems: gets what went wrong with the cluster."""
+def _run_history(options: argparse.Namespace, problems: list[str]) -> "History":
+    """Run the clients and the nemesis, and return the history. problems: gets the errors of the cluster."""
     from cairnkv.lab.consistency import workload
     from cairnkv.lab.consistency.history import Saver
 
@@ -162,12 +159,12 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
         nemesis: Nemesis | None = None
         if options.cluster is not None:
             from cairnkv.lab.cluster import LocalCluster
-            from cairnkv.lab.consistency.nemesis import Nemesis as Hurting
+            from cairnkv.lab.consistency.nemesis import Nemesis as NemesisClass
 
             cluster = stack.enter_context(LocalCluster.at(options.cluster))
             addresses = cluster.addresses
             if options.nemesis:
-                nemesis = Hurting(cluster, options.nemesis, seconds=options.seconds, seed=seed)
+                nemesis = NemesisClass(cluster, options.nemesis, seconds=options.seconds, seed=seed)
         else:
             addresses = _addresses(options.addresses)
         wanted = workload.Options(
@@ -178,24 +175,24 @@ def _driven(options: argparse.Namespace, problems: list[str]) -> "History":
             options.rate,
             seed,
             options.timeout,
-            tuple(harm.value for harm in options.nemesis or ()),
+            tuple(fault.value for fault in options.nemesis or ()),
         )
         note(f"seed {seed}, {', '.join(addresses)}")
         saver = None
         if options.save is not None:
             saver = stack.enter_context(Saver(Path(options.save), workload.about(wanted)))
-        bar = stack.enter_context(progress("using the store", None, "operations"))
-        driven = workload.Run(wanted, saver=saver)
-        history = asyncio.run(_until_stopped(driven, nemesis, bar.at))
-        if driven.left_behind is not None:
-            complain(f"nobody cleared the keys of this run, which begin with {driven.left_behind}")
+        bar = stack.enter_context(progress("running", None, "operations"))
+        this_run = workload.Run(wanted, saver=saver)
+        history = asyncio.run(_until_stopped(this_run, nemesis, bar.at))
+        if this_run.left_behind is not None:
+            complain(f"failed to delete the keys of this run, which begin with {this_run.left_behind}")
         if nemesis is not None:
             problems += nemesis.problems
         return history
 
 
-async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callable[[int], None]) -> "History":
-    """Drive a run. A signal of `STOPPING` ends it early with a verdict; a second SIGINT or SIGTERM at once without."""
+async def _until_stopped(this_run: "Run", nemesis: "Nemesis | None", show: Callable[[int], None]) -> "History":
+    """Execute a run. A signal of `STOPPING` ends it early with a verdict, a second SIGINT or SIGTERM without one."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
@@ -203,17 +200,17 @@ async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callabl
 
     def stop(number: signal.Signals) -> None:
         nonlocal interrupted
-        if driven.stopped:
-            if number is not signal.SIGHUP:  # a closed terminal may send it twice: the system and the shell do
+        if this_run.stopped:
+            if number is not signal.SIGHUP:  # when a terminal closes, the system and the shell may both send it
                 interrupted = True
                 task.cancel()
             return
-        driven.stop()
-        seconds, wanted = driven.now() / 1e9, driven.options.seconds
+        this_run.stop()
+        seconds, wanted = this_run.now() / 1e9, this_run.options.seconds
         with contextlib.suppress(OSError):  # a closed terminal sends SIGHUP
             note(f"stopping after {seconds:.1f} s of {wanted:g} s for a verdict; Ctrl-C again ends without a verdict")
 
-    # These handlers run between the steps of tasks. Python's would raise KeyboardInterrupt in the middle of one.
+    # The event loop calls these handlers between the steps of tasks. Python's would raise KeyboardInterrupt in a step.
     before = {number: signal.getsignal(number) for number in STOPPING}
     handled = []
     try:
@@ -222,7 +219,7 @@ async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callabl
                 if before[number] is not signal.SIG_IGN:  # nohup ignores SIGHUP
                     loop.add_signal_handler(number, stop, number)
                     handled.append(number)
-        return await driven.run(nemesis, show)
+        return await this_run.run(nemesis, show)
     except asyncio.CancelledError:
         if interrupted:
             raise KeyboardInterrupt from None
@@ -233,46 +230,45 @@ async def _until_stopped(driven: "Run", nemesis: "Nemesis | None", show: Callabl
             signal.signal(number, before[number])
 
 
-def _judged(history: "History", problems: list[str], options: argparse.Namespace) -> int:
-    """Judge a history and say what was found."""
+def _check(history: "History", problems: list[str], options: argparse.Namespace) -> int:
+    """Check a history and print the verdict."""
     from cairnkv.lab.consistency import checks
     from cairnkv.lab.consistency.verdict import details, verdict
 
-    with progress("judging", len(history.operations), "operations") as bar:
+    with progress("checking", len(history.operations), "operations") as bar:
         report = checks.check(history, progress=bar.at)
     text = verdict(history, report)
     if options.timeline is not None:
-        from cairnkv.lab.consistency.timeline import drawn
+        from cairnkv.lab.consistency.timeline import draw
 
-        Path(options.timeline).write_text(drawn(history, report, text), encoding="utf-8")
-        note(f"drawn in {options.timeline}")
+        Path(options.timeline).write_text(draw(history, report, text), encoding="utf-8")
+        note(f"timeline: {options.timeline}")
     if options.json:
         put_json(_as_json(history, report, problems))
     else:
         columns = shutil.get_terminal_size().columns - 1 if on_terminal(sys.stdout) else PIPE_COLUMNS
         text = textwrap.fill(text, columns)
-        finding, mark, rest = re.split("([,:])", text, maxsplit=1)
-        print(f"{styled(finding, _STYLES[report.consistent])}{mark}{rest}")
-        for told in details(report):
-            what, *operations = told.splitlines()
+        finding, _, rest = text.partition(":")
+        print(f"{styled(finding, _STYLES[report.consistent])}:{rest}")
+        for violation in details(report):
+            what, *operations = violation.splitlines()
             print("\n".join([styled(what, BOLD) if operations else what, *operations]))
     if report.violations:
-        seed = history.about.get("seed")
-        return _hinted(options, seed)
+        _print_hint(options, history.about.get("seed"))
+        return VIOLATED
     for problem in problems:
         complain(f"the cluster: {problem}")
     return FOUND if report.consistent and not problems else ERROR
 
 
-def _hinted(options: argparse.Namespace, seed: object) -> int:
-    """After a violation: say how to look at it more closely."""
+def _print_hint(options: argparse.Namespace, seed: object) -> None:
+    """Print how to examine a violation, unless the user has a drawing."""
     if options.timeline is not None:
-        return VIOLATED  # it has been drawn
+        return
     if options.save is not None:
-        note(f"`cairn check consistency --replay {options.save} --timeline FILE.html` draws it")
+        note(f"`cairn check consistency --replay {options.save} --timeline FILE.html` draws the violations")
     elif options.replay is None:
-        note(f"--seed {seed} chooses the same again; --save keeps a history, --timeline draws what is wrong")
-    return VIOLATED
+        note(f"--seed {seed} repeats the operations; --save keeps the history, and --timeline draws the violations")
 
 
 def _as_json(history: "History", report: "Report", problems: list[str]) -> dict[str, object]:
@@ -283,12 +279,12 @@ def _as_json(history: "History", report: "Report", problems: list[str]) -> dict[
         **{outcome.name.lower(): count for outcome, count in report.outcomes.items()},
         "configurations": report.configurations,
         "actions": len(history.actions),
-        "harms_not_done": list(history.not_done),
-        "longest_without_answer_ms": report.gap // 1_000_000,
+        "faults_not_injected": list(history.not_injected),
+        "longest_without_reply_ms": report.gap // 1_000_000,
         "longest_recovery_ms": report.recovery // 1_000_000,
         "wrong_keys": list(report.wrong_keys),
         "undecided_keys": list(report.undecided),
-        "silent": list(report.silent),
+        "unread_addresses": list(report.unread),
         "problems": problems,
         "seed": history.about.get("seed"),
         "violations": [

@@ -9,7 +9,7 @@ from hypothesis import given, strategies
 from cairnkv.lab.consistency import checks, linearizability
 from cairnkv.lab.consistency.checks import Kind, Report
 from cairnkv.lab.consistency.history import Action, History, Operation, Outcome, Verb
-from cairnkv.lab.consistency.nemesis import Harm
+from cairnkv.lab.consistency.nemesis import FaultKind
 from cairnkv.records import replace
 from tests.lab.consistency.simulated import register, spoilt
 
@@ -235,8 +235,8 @@ def test_consistency_page_lists_every_kind_of_violation() -> None:
     page = (Path(__file__).parents[3] / "docs" / "consistency.md").read_text()
     for kind in Kind:
         assert f"| {kind.value} |" in page
-    for harm in Harm:
-        assert f"| `{harm.value}` |" in page
+    for fault in FaultKind:
+        assert f"| `{fault.value}` |" in page
 
 
 def test_missing_additions_are_named() -> None:

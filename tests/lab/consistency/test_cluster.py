@@ -14,20 +14,20 @@ from cairnkv.lab.cluster.network import missing_requirement as missing_for_netwo
 from cairnkv.lab.consistency import checks, verdict
 from cairnkv.lab.consistency.checks import Kind, Report
 from cairnkv.lab.consistency.history import Outcome, save
-from cairnkv.lab.consistency.nemesis import Harm, Nemesis
+from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis
 from cairnkv.lab.consistency.workload import Options, Run
 from tests.lab.consistency import power
 
 GIVEN = float(os.environ.get("CLUSTER_SECONDS") or 0)
 LONG = GIVEN > 0
 SECONDS = GIVEN or 3.0
-"""How long each kind of harm is done."""
+"""How long each kind of fault is done."""
 
 SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))
 
-ALONE = [(harm,) for harm in Harm]
-MIXED = (Harm.KILL, Harm.PAUSE, Harm.CUT, Harm.WIPE)
-HARMS = [*ALONE, MIXED, tuple(Harm)] if LONG else [(Harm.KILL, Harm.PAUSE, Harm.WIPE)]
+ALONE = [(fault,) for fault in FaultKind]
+MIXED = (FaultKind.KILL, FaultKind.PAUSE, FaultKind.CUT, FaultKind.WIPE)
+FAULTS = [*ALONE, MIXED, tuple(FaultKind)] if LONG else [(FaultKind.KILL, FaultKind.PAUSE, FaultKind.WIPE)]
 
 FAILOVER_SECONDS = 12.0
 """Within which a cluster whose majority is there answers again, whatever was done to the rest."""
@@ -66,11 +66,13 @@ def judged(
     return report
 
 
-@pytest.mark.parametrize("harms", HARMS, ids=lambda harms: "-".join(harm.value for harm in harms))
-def test_cluster_is_consistent_under_faults(cluster: LocalCluster, harms: tuple[Harm, ...], tmp_path: Path) -> None:
-    if Harm.CUT in harms and not cluster.can_cut:
+@pytest.mark.parametrize("faults", FAULTS, ids=lambda faults: "-".join(fault.value for fault in faults))
+def test_cluster_is_consistent_under_faults(
+    cluster: LocalCluster, faults: tuple[FaultKind, ...], tmp_path: Path
+) -> None:
+    if FaultKind.CUT in faults and not cluster.can_cut:
         pytest.skip(f"NOT TESTED HERE: {missing_for_network()}")
-    nemesis = Nemesis(cluster, harms, seconds=SECONDS, seed=SEED)
+    nemesis = Nemesis(cluster, faults, seconds=SECONDS, seed=SEED)
     report = judged(cluster, tmp_path, nemesis)
     assert report.consistent is True, report
     assert not nemesis.problems

@@ -12,7 +12,7 @@ from cairnkv.errors import OptionError
 from cairnkv.lab.cluster import ClusterError, Host, Process, Role, State
 from cairnkv.lab.consistency import nemesis
 from cairnkv.lab.consistency.history import Action
-from cairnkv.lab.consistency.nemesis import Harm, Nemesis, parsed_harms
+from cairnkv.lab.consistency.nemesis import FaultKind, Nemesis, parsed_faults
 from cairnkv.lab.consistency.workload import Options, Run, key_names
 from tests.lab.consistency.servers import Right, serving
 
@@ -81,12 +81,12 @@ class Told:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nemesis, "CALM", (0.001, 0.003))
-    monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(Harm, (0.001, 0.003)))
+    monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(FaultKind, (0.001, 0.003)))
 
 
-async def hurt(told: Told, harms: Sequence[Harm], *, seconds: float = 0.3, seed: int = 1) -> tuple[Run, Nemesis]:
+async def hurt(told: Told, faults: Sequence[FaultKind], *, seconds: float = 0.3, seed: int = 1) -> tuple[Run, Nemesis]:
     run = Run(Options(()))
-    one = Nemesis(told, harms, seconds=seconds, seed=seed)
+    one = Nemesis(told, faults, seconds=seconds, seed=seed)
     await one(run)
     return run, one
 
@@ -98,11 +98,11 @@ PATIENCE = 60.0
 
 
 async def hurt_until(
-    told: Told, harms: Sequence[Harm], enough: Callable[[Run], bool], *, seed: int = 1
+    told: Told, faults: Sequence[FaultKind], enough: Callable[[Run], bool], *, seed: int = 1
 ) -> tuple[Run, Nemesis]:
     """Let the nemesis act on a cluster until `enough`, then stop the run."""
     run = Run(Options(()))
-    one = Nemesis(told, harms, seconds=HOUR, seed=seed)
+    one = Nemesis(told, faults, seconds=HOUR, seed=seed)
     task = asyncio.create_task(one(run))
     async with asyncio.timeout(PATIENCE):
         while not enough(run):  # noqa: ASYNC110 - it may be anything
@@ -119,13 +119,13 @@ def kinds_done(run: Run) -> set[str]:
 
 async def test_all_kinds_of_faults_are_injected_and_healed() -> None:
     told = Told()
-    harms = [harm for harm in Harm if harm is not Harm.MAJORITY]
+    faults = [fault for fault in FaultKind if fault is not FaultKind.MAJORITY]
 
     def enough(run: Run) -> bool:
         targets = {action.target.rstrip("123") for action in run.history.actions}
-        return len(kinds_done(run)) == len(harms) and len(targets) == 3
+        return len(kinds_done(run)) == len(faults) and len(targets) == 3
 
-    run, one = await hurt_until(told, harms, enough)
+    run, one = await hurt_until(told, faults, enough)
     assert not told.hurt
     assert not one.problems
     assert told.most_hurt == 1
@@ -140,7 +140,7 @@ async def test_all_kinds_of_faults_are_injected_and_healed() -> None:
 async def test_majority_is_stopped_only_if_requested(count: int, most: int) -> None:
     told = Told(count=count)
     run, _ = await hurt_until(
-        told, [Harm.MAJORITY], lambda run: len({action.target.split()[0] for action in run.history.actions}) == 3
+        told, [FaultKind.MAJORITY], lambda run: len({action.target.split()[0] for action in run.history.actions}) == 3
     )
     assert told.most_hurt == most
     assert not told.hurt
@@ -151,20 +151,20 @@ async def test_majority_is_stopped_only_if_requested(count: int, most: int) -> N
 async def test_seed_determines_the_faults() -> None:
     first, second, other = Told(), Told(), Told()
     for told, seed in ((first, 5), (second, 5), (other, 6)):
-        await hurt_until(told, list(Harm), lambda run: len(run.history.actions) > 12, seed=seed)
+        await hurt_until(told, list(FaultKind), lambda run: len(run.history.actions) > 12, seed=seed)
     # What is undone together is undone in any order.
-    harms = [
+    faults = [
         [said for said in told.said if said.split()[0] in ("kill", "pause", "cut", "wipe")] for told in (first, second)
     ]
-    shorter = min(map(len, harms)) - 3  # the last may be cut short by the clock
-    assert harms[0][:shorter] == harms[1][:shorter]
+    shorter = min(map(len, faults)) - 3  # the last may be cut short by the clock
+    assert faults[0][:shorter] == faults[1][:shorter]
     assert first.said[:20] != other.said[:20]
     assert shorter > 6
 
 
 async def test_cancelled_run_is_healed() -> None:
     told = Told()
-    task = asyncio.create_task(hurt(told, [Harm.KILL], seconds=60))
+    task = asyncio.create_task(hurt(told, [FaultKind.KILL], seconds=60))
     await asyncio.wait_for(asyncio.to_thread(told.was_hurt.wait, 10), 20)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -177,7 +177,7 @@ async def test_cancelled_run_is_healed() -> None:
 async def test_refused_fault_is_reported_as_a_problem(fails: str, says: str) -> None:
     told = Told()
     told.fails = fails
-    run, one = await hurt_until(told, [Harm.KILL], lambda run: len(told.said) > 3)
+    run, one = await hurt_until(told, [FaultKind.KILL], lambda run: len(told.said) > 3)
     assert one.problems[0] == says
     assert bool(run.history.actions) is (fails == "start")
 
@@ -185,7 +185,7 @@ async def test_refused_fault_is_reported_as_a_problem(fails: str, says: str) -> 
 async def test_nemesis_acts_until_the_run_is_stopped() -> None:
     async with serving(Right(), 1) as addresses, asyncio.timeout(PATIENCE):
         run = Run(Options(addresses, seconds=HOUR, clients=2, keys=2))
-        running = asyncio.create_task(run.run(told := Nemesis(Told(), [Harm.PAUSE], seconds=HOUR, seed=1)))
+        running = asyncio.create_task(run.run(told := Nemesis(Told(), [FaultKind.PAUSE], seconds=HOUR, seed=1)))
         while len(run.history.actions) < 3 or len(run.history.operations) < 10:  # noqa: ASYNC110 - a list has no event
             await asyncio.sleep(0.002)
         first = run.history.actions[0]
@@ -207,9 +207,9 @@ class Noting(Run):
 
 
 async def test_fault_that_a_stop_ends_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(Harm, (HOUR, HOUR)))
+    monkeypatch.setattr(nemesis, "_SECONDS", dict.fromkeys(FaultKind, (HOUR, HOUR)))
     told, run = Told(), Noting(Options(()))
-    task = asyncio.create_task(Nemesis(told, [Harm.KILL], seconds=HOUR, seed=1)(run))
+    task = asyncio.create_task(Nemesis(told, [FaultKind.KILL], seconds=HOUR, seed=1)(run))
     async with asyncio.timeout(PATIENCE):
         while not run.asked:  # noqa: ASYNC110 - an attribute has no event
             await asyncio.sleep(0.002)
@@ -222,14 +222,14 @@ async def test_fault_that_a_stop_ends_is_recorded(monkeypatch: pytest.MonkeyPatc
 
 def test_meaningless_options_are_refused() -> None:
     with pytest.raises(OptionError, match="namespaces"):
-        Nemesis(Told(can_cut=False), [Harm.CUT], seconds=1, seed=1)
+        Nemesis(Told(can_cut=False), [FaultKind.CUT], seconds=1, seed=1)
     with pytest.raises(OptionError, match="at least one"):
         Nemesis(Told(), [], seconds=1, seed=1)
 
 
 def test_names_of_faults_are_parsed() -> None:
-    assert parsed_harms("kill, majority,kill") == (Harm.KILL, Harm.MAJORITY)
-    assert parsed_harms("none") == ()
+    assert parsed_faults("kill, majority,kill") == (FaultKind.KILL, FaultKind.MAJORITY)
+    assert parsed_faults("none") == ()
     for text in ("", "kill,", "kil", "none,kill"):
         with pytest.raises(ValueError, match="kill, pause"):
-            parsed_harms(text)
+            parsed_faults(text)

@@ -21,7 +21,7 @@ STALE = [put(1, 0, 10, "a"), put(1, 20, 30, "b"), put(2, 22, 90, "<c>", Outcome.
 
 
 def page(history: History) -> str:
-    return timeline.drawn(history, checks.check(history), "the verdict & more")
+    return timeline.draw(history, checks.check(history), "the verdict & more")
 
 
 def charts(html: str) -> list[ElementTree.Element]:
@@ -56,7 +56,7 @@ def test_violation_is_drawn() -> None:
     assert texts(chart)[:3] == ["client 3", "client 1", "client 2"]  # what is wrong, and why, stands first
     assert [one[2].text for one in bars] == ["3: set 'a'", "2: set 'b'", "set '<c>' → ?", "1: get → 'a'"]
     assert texts(chart, "bandname") == ["kill node-1"]  # the pause was elsewhere in time
-    assert texts(chart, "why") == ["2 was over before 1 began"]
+    assert texts(chart, "why") == ["2 ended before 1 began"]
     places = [x(one) for one in bars]
     assert places == sorted(places)
     first, last = bars[1], bars[2]  # one above the other where they were under way at the same time
@@ -78,7 +78,7 @@ def test_labels_fit_into_their_bars_and_rows() -> None:
 
 def test_stale_value_is_shown_before_its_overwrite() -> None:
     (chart,) = charts(page(History([get(1, 0, 5, "a"), put(2, 10, 20, "a")])))
-    assert texts(chart, "why") == ["1 was over before 2 began"]
+    assert texts(chart, "why") == ["1 ended before 2 began"]
 
 
 def test_drawing_is_self_contained_and_escapes_text() -> None:
@@ -156,7 +156,7 @@ def test_consistent_run_is_drawn_with_faults_and_gaps() -> None:
     )
     assert len(of_class(drawing, "unknown")) == 1
     assert texts(drawing, "bandname") == ["kill node-1", "pause 2"]
-    assert texts(drawing, "gapname") == ["no answer for 5.10 s"]
+    assert texts(drawing, "gapname") == ["no reply for 5.10 s"]
     (gap,) = of_class(drawing, "gap")
     kill = of_class(drawing, "band")[0]
     assert float(gap.get("x", "")) <= float(kill.get("x", ""))

@@ -13,7 +13,7 @@ from cairnkv.errors import AddressError
 from cairnkv.lab.consistency import checks
 from cairnkv.lab.consistency.checks import Kind, Report
 from cairnkv.lab.consistency.history import History, Outcome, Saver, Verb, load
-from cairnkv.lab.consistency.workload import NoAnswer, Options, Run, key_names
+from cairnkv.lab.consistency.workload import NoReply, Options, Run, key_names
 from cairnkv.testing import running_server
 from tests.lab.consistency import servers
 from tests.lab.consistency.servers import Right, serving
@@ -42,7 +42,7 @@ async def test_server_is_consistent(data: bool, tmp_path: Path) -> None:
             assert kv.count() == 0  # it has cleaned up behind itself
     assert report.consistent is True, report.violations
     assert report.keys == 4
-    assert not report.silent
+    assert not report.unread
     operations = ran.history.operations
     assert {one.verb for one in operations} == set(Verb)
     assert 100 < len(operations) < 1_200 * SECONDS  # the rate bounds them; how many there are is up to the machine
@@ -104,7 +104,7 @@ async def test_run_is_saved_while_it_runs(tmp_path: Path) -> None:
 
 
 async def test_run_without_replies_has_no_verdict(unused_address: str) -> None:
-    with pytest.raises(NoAnswer, match="nothing was answered at cairn://127"):
+    with pytest.raises(NoReply, match="no operation succeeded at cairn://127"):
         await Run(Options((unused_address,), seconds=0.3, clients=2, timeout=0.2)).run()
 
 
@@ -112,7 +112,7 @@ async def test_silent_address_is_named(unused_address: str, monkeypatch: pytest.
     monkeypatch.setattr("cairnkv.lab.consistency.workload.FINAL_SECONDS", 0.2)
     async with serving(Right(), 1) as addresses:
         ran, report = await run_at(*addresses, unused_address, seconds=0.5)
-    assert (report.consistent, report.silent, report.violations) == (None, (unused_address,), ())
+    assert (report.consistent, report.unread, report.violations) == (None, (unused_address,), ())
     assert (
         len({one.client for one in ran.history.operations if one.outcome is Outcome.OK}) == 9
     )  # all went on to the other

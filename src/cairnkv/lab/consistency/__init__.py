@@ -1,10 +1,10 @@
-"""Whether a store keeps what it promises when many use it and parts of it fail: `cairn check consistency`.
+"""The consistency checker of `cairn check consistency`: concurrent clients use a store while parts of it fail.
 
-    workload ─ drives clients ──┐
-    nemesis ─ kills and cuts ───┴→ history → checks (linearizability among them) → verdict, timeline
+    workload ─ runs the clients ────┐
+    nemesis ─ injects faults ───────┴→ history → checks (linearizability among them) → verdict, timeline
 
-What always holds: a violation that is reported is one, whatever the outcomes left open may have been; what could not
-be decided is said to be undecided.
+Invariants: a reported violation is a violation for all possible outcomes of the unknown operations. A key that the
+checker cannot decide is reported as undecided.
 
-Not for a store's files (`cairnkv.storage.check`). Nothing here is needed to serve.
+Out of scope: the files of a store (`cairnkv.storage.check`). A server does not import this package.
 """

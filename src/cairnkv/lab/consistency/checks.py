@@ -1,11 +1,11 @@
-"""What is wrong with a history, in words: lost, doubled, stale, invented; and what no order of operations explains.
+"""The checks: find and name the violations in a history.
 
-Every key is first held against rules that name what they find: each follows from linearizability, needs the values to
-be told apart only where it says so, and takes time in proportion to the history. A key that they find nothing in is
-searched (`cairnkv.lab.consistency.linearizability`), which misses nothing, but can only say up to where it went well.
+Rules come first. Each rule follows from linearizability, names its violation, and takes linear time. Then a search
+(`cairnkv.lab.consistency.linearizability`) checks each key for which the rules found nothing. The search misses no
+violation, but only finds the first operation after which no order explains the history.
 
-What always holds: what is reported is a violation whatever the unknown outcomes were; a key whose search gave up is
-reported as undecided, and then the history is not called consistent.
+Invariants: a reported violation is a violation for all possible outcomes of the unknown operations. A key whose search
+reached its limit is reported as undecided, and the history is then not reported as consistent.
 """
 
 import collections
@@ -22,35 +22,35 @@ from cairnkv.lab.consistency.linearizability import CONFIGURATIONS_MAX, State
 from cairnkv.records import record
 
 MAJORITY: Final = "majority"
-"""What the action is called that leaves no majority."""
+"""The action of the nemesis that leaves no majority."""
 
 VIOLATIONS_PER_KEY_MAX: Final = 5
-"""Violations that are told of one key; one cause tends to show in many reads."""
+"""Maximum violations that are reported for a key. One cause often shows in many reads."""
 
 SUMS_MAX: Final = 1_000_000
-"""The greatest sum of unknown additions for which it is worked out which sums they can come to; above, only bounds."""
+"""The range of unknown additions up to which the check computes all possible sums; above, it uses only the bounds."""
 
 
 class Kind(enum.Enum):
-    """What a violation is called."""
+    """The kinds of violations."""
 
     LOST = "an acknowledged write was lost"
     DOUBLED = "a write was applied twice"
     STALE = "a stale read"
     OWN_WRITE = "a client did not read its own write"
     BACKWARDS = "a client's reads went back in time"
-    INVENTED = "a value that nobody wrote"
-    REFUSED = "a write took effect that was answered as not executed"
-    MINORITY = "something was answered although no majority was there"
+    INVENTED = "a value that no client wrote"
+    REFUSED = "a write took effect after the reply that it was not executed"
+    MINORITY = "a command succeeded without a majority"
     FUTURE = "a value was read before it was written"
-    ORDER = "no order of the operations explains the answers"
+    ORDER = "no order of the operations explains the replies"
 
 
 @record
 class Violation:
-    """Something that a linearizable store does not do.
+    """A violation of linearizability.
 
-    text: one sentence. operations: those that show it; the first is the one whose answer cannot be.
+    text: one sentence. operations: the evidence; the first one has the impossible reply.
     """
 
     kind: Kind
@@ -65,19 +65,19 @@ class Violation:
 
 @record
 class Report:
-    """What the checks found.
+    """The result of the checks.
 
-    violations: in the order of time, at most `VIOLATIONS_PER_KEY_MAX` of a key. wrong_keys: all that have one.
-    undecided: the keys whose search gave up. silent: the addresses at which the end was not read, of those of the run.
-    keys, outcomes: how many there are. configurations: searched, in all. gap: the longest time, in nanoseconds, in
-    which nothing was answered. recovery: the longest of these in which the nemesis neither began nor ended anything,
-    which is what a failover takes: what is hurt again at once cannot be well in between.
+    violations: ordered by time, at most `VIOLATIONS_PER_KEY_MAX` for a key. wrong_keys: all keys with violations.
+    undecided: the keys whose search reached its limit. unread: the addresses of the run whose final reads failed.
+    keys, outcomes: their numbers. configurations: searched in all. gap: the longest time without a reply, in
+    nanoseconds. recovery: the longest time without a reply between two changes of faults, which is the time of a
+    failover.
     """
 
     violations: tuple[Violation, ...]
     wrong_keys: tuple[str, ...]
     undecided: tuple[str, ...]
-    silent: tuple[str, ...]
+    unread: tuple[str, ...]
     keys: int
     outcomes: dict[Outcome, int]
     configurations: int
@@ -86,16 +86,16 @@ class Report:
 
     @property
     def consistent(self) -> bool | None:
-        """Whether all is well; None when nobody can tell."""
+        """Whether the history is consistent; None: undecided."""
         if self.violations:
             return False
-        return None if self.undecided or self.silent else True
+        return None if self.undecided or self.unread else True
 
 
 def check(
     history: History, *, limit: int = CONFIGURATIONS_MAX, progress: Callable[[int], None] = lambda done: None
 ) -> Report:
-    """Judge a history. limit: configurations per key. progress: is told how many operations were judged."""
+    """Check a history. limit: configurations per key. progress: called with the number of checked operations."""
     violations: list[Violation] = []
     wrong: list[str] = []
     undecided: list[str] = []
@@ -112,7 +112,7 @@ def check(
                 found = [_unexplained(operations, limit)]
         if found:
             wrong.append(key)
-            violations += _most_telling(found)
+            violations += _selected(found)
         done += len(operations)
         progress(done)
     violations += _without_majority(history)
@@ -120,22 +120,22 @@ def check(
     outcomes = collections.Counter(one.outcome for one in history.operations)
     answered = sorted(one.completed for one in history.operations if one.outcome is Outcome.OK)
     last = answered[-1] if answered else 0
-    hurt = [at for action in history.actions for at in (action.began, action.ended) if at < last]
+    changes = [at for action in history.actions for at in (action.began, action.ended) if at < last]
     return Report(
         tuple(violations),
         tuple(wrong),
         tuple(undecided),
-        _silent(history, len(by_key)),
+        _unread(history, len(by_key)),
         len(by_key),
         {outcome: outcomes[outcome] for outcome in Outcome},
         configurations,
         _longest(answered),
-        _longest(sorted([*answered, *hurt])),
+        _longest(sorted([*answered, *changes])),
     )
 
 
-def _most_telling(found: list[Violation]) -> list[Violation]:
-    """Those that are told of a key: the first of each kind, and then the first of all."""
+def _selected(found: list[Violation]) -> list[Violation]:
+    """Return the violations to report for a key: the first of each kind, then the first of all."""
     found.sort(key=lambda one: one.operations[0].completed)
     first: dict[Kind, Violation] = {}
     for one in found:
@@ -145,12 +145,12 @@ def _most_telling(found: list[Violation]) -> list[Violation]:
 
 
 def _longest(moments: Sequence[int]) -> int:
-    """The longest time from one of these to the next, the run's beginning being the first. moments: in order."""
+    """Return the longest time between two moments, from the beginning of the run. moments: sorted."""
     return max((after - before for before, after in pairwise([0, *moments])), default=0)
 
 
-def _silent(history: History, keys: int) -> tuple[str, ...]:
-    """The addresses of the run at which not every key was read at the end."""
+def _unread(history: History, keys: int) -> tuple[str, ...]:
+    """Return the addresses of the run at which some final reads failed."""
     read: dict[str, set[str]] = {}
     for one in history.operations:
         if one.final and one.outcome is Outcome.OK:
@@ -159,7 +159,7 @@ def _silent(history: History, keys: int) -> tuple[str, ...]:
 
 
 def _by_rules(operations: Sequence[Operation]) -> Iterator[Violation]:
-    """The violations of one key that have a name. operations: in the order of their invocations."""
+    """Yield the violations of the rules for one key. operations: in the order of their invocations."""
     effective = [one for one in operations if one.outcome is not Outcome.NOT_EXECUTED]
     writes = [one for one in effective if one.verb.writes]
     if not any(one.verb is Verb.INCR for one in operations):
@@ -169,7 +169,7 @@ def _by_rules(operations: Sequence[Operation]) -> Iterator[Violation]:
 
 
 def _without_majority(history: History) -> Iterator[Violation]:
-    """What was answered while the nemesis had left no majority: it is on too few disks, or may be old."""
+    """Yield the operations that succeeded without a majority: their result is on too few disks, or may be outdated."""
     for action in history.actions:
         if action.what != MAJORITY:
             continue
@@ -179,13 +179,13 @@ def _without_majority(history: History) -> Iterator[Violation]:
             if one.outcome is Outcome.OK and action.began < one.invoked and one.completed < action.ended
         ]
         for one in within[:VIOLATIONS_PER_KEY_MAX]:
-            yield Violation(Kind.MINORITY, one.key, f"it was answered during {action}", (one,))
+            yield Violation(Kind.MINORITY, one.key, f"it succeeded during {action}", (one,))
 
 
 def _unexplained(operations: Sequence[Operation], limit: int) -> Violation:
-    """What to say of a key that only the search found wrong."""
+    """Return the violation for a key that only the search found wrong."""
     offending = linearizability.find_offending(operations, limit=limit)
-    assert offending is not None  # nothing completed: nothing to explain
+    assert offending is not None  # the history has a completed operation
     beside = [
         one
         for one in operations
@@ -197,18 +197,18 @@ def _unexplained(operations: Sequence[Operation], limit: int) -> Violation:
     before = [one for one in operations if one.completed < offending.invoked and one.outcome is Outcome.OK]
     last = max((one for one in before if one.verb.writes), key=lambda one: one.completed, default=None)
     text = (
-        f"{offending.called} of client {offending.client} answered {offending.answer}, and no order of it, the "
-        f"{len(before):,} operations before it and the {len(beside):,} beside it leads to that answer"
+        f"{offending.call} of client {offending.client} returned {offending.reply}, but no order of it, the "
+        f"{len(before):,} operations before and the {len(beside):,} concurrent ones leads to this reply"
     )
     return Violation(Kind.ORDER, offending.key, text, (offending, *([last] if last else []), *beside[-8:]))
 
 
-# -- keys that are set, cleared and compared ---------------------------------------------------------------------------
+# -- registers ---------------------------------------------------------------------------------------------------------
 
 
 @record
 class _Write:
-    """A write that certainly took effect, no later than `end`."""
+    """A write that certainly took effect, before `end`."""
 
     one: Operation
     end: float
@@ -217,13 +217,13 @@ class _Write:
 class _Register:
     """The rules for a key without INCR.
 
-    Where one operation only can have made a state, whoever saw that state knows when it was made.
+    If only one operation can have made a state, an operation that saw the state limits the time of the write.
     """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._writers: dict[State, list[Operation]] = {}
         self._refused: dict[State, Operation] = {}
-        self._seen: list[tuple[Operation, State]] = []  # who saw which state
+        self._seen: list[tuple[Operation, State]] = []  # operations, and the states that they saw
         for one in operations:
             if one.outcome is Outcome.OK:
                 makes, state = linearizability.made(one)
@@ -240,7 +240,7 @@ class _Register:
         for one, state in self._seen:
             first_seen[state] = min(first_seen.get(state, one.completed), one.completed)
         sure: list[_Write] = []
-        self._end: dict[State, float] = {}  # by when a state with one writer was made
+        self._end: dict[State, float] = {}  # the latest time of the only write of a state
         for state, writers in self._writers.items():
             if state is not None and len(writers) == 1:
                 (one,) = writers
@@ -257,14 +257,14 @@ class _Register:
             self._by_client.setdefault(write.one.client, []).append(write)
 
     def violations(self) -> Iterator[Violation]:
-        """What is found, in the order of invocations."""
+        """Yield the violations, in the order of invocations."""
         missing = _Missing(self._writers.get(None, []), self._stores)
         last_seen: dict[int, tuple[Operation, State]] = {}
         for one, state in self._seen:
             if state is not None:
                 yield from self._of_value(one, state, last_seen.get(one.client))
             elif by := missing.overwritten(one):
-                yield self._called(one, by.one.invoked - 1, by, last_seen.get(one.client), "the key was missing", ())
+                yield self._stale(one, by.one.invoked - 1, by, last_seen.get(one.client), "the key was missing", ())
             last_seen[one.client] = one, state
 
     def _of_value(self, one: Operation, state: str, seen_before: tuple[Operation, State] | None) -> Iterator[Violation]:
@@ -282,9 +282,9 @@ class _Register:
             end = self._end[state]
             by = self._sure.first_after(end)
             if by is not None and by.end < one.invoked:
-                yield self._called(one, end, by, seen_before, f"{state!r} was seen", (writers[0],))
+                yield self._stale(one, end, by, seen_before, f"{state!r} was seen", (writers[0],))
 
-    def _called(
+    def _stale(
         self,
         one: Operation,
         end: float,
@@ -293,10 +293,10 @@ class _Register:
         what: str,
         also: tuple[Operation, ...],
     ) -> Violation:
-        """What to call it that an operation saw a state that was over.
+        """Return the violation for an operation that saw a replaced state.
 
-        end: whatever was invoked later came behind that state. by: the first such write that was done; it was before
-        this operation began. what: it saw. also: the operation that made the state.
+        end: the latest time of the write of the state. by: of the writes that were invoked after `end`, the first that
+        ended, which was before this operation began. what: the state, as text. also: the operation that made the state.
         """
         if one.final:
             return Violation(Kind.LOST, one.key, _although(what, by.one), (one, by.one, *also))
@@ -308,22 +308,21 @@ class _Register:
             earlier, state = seen_before
             writers = self._writers.get(state, [])
             if len(writers) == 1 and state is not None and writers[0].invoked > end:
-                said = f"{_although(what, by.one)}, and this client had seen {state!r} since"
-                return Violation(Kind.BACKWARDS, one.key, said, (one, earlier, writers[0], *also))
+                text = f"{_although(what, by.one)}, and this client had seen {state!r} since"
+                return Violation(Kind.BACKWARDS, one.key, text, (one, earlier, writers[0], *also))
         return Violation(Kind.STALE, one.key, _although(what, by.one), (one, by.one, *also))
 
 
 def _although(what: str, write: Operation) -> str:
-    return f"{what}, although {_short(write)} was over before"
+    return f"{what}, although {_short(write)} had ended before"
 
 
 def _stores(one: Operation) -> bool:
-    """Whether a write, if it took effect, leaves a value."""
     return one.value is not None
 
 
 class _Later:
-    """Writes, to be asked which of those that were invoked after a moment was done first."""
+    """An index of writes: of those invoked after a moment, the first that ended."""
 
     def __init__(self, writes: Iterable[_Write]) -> None:
         ordered = sorted(writes, key=lambda write: write.one.invoked)
@@ -336,22 +335,22 @@ class _Later:
 
 
 class _Missing:
-    """Whether a key can have been missing: it was at first, and after each of its clears until it was stored."""
+    """The times at which a key can have been missing: at first, and after each delete until the next store."""
 
     def __init__(self, clears: Sequence[Operation], stores: _Later) -> None:
-        """clears: those that took effect or may have."""
+        """clears: the deletes that took effect or may have done so."""
         ends: list[tuple[float, _Write | None]] = [(-math.inf, stores.first_after(-math.inf))]
         for one in sorted(clears, key=lambda one: one.invoked):
             known = one.completed if one.outcome is Outcome.OK else math.inf
             ends.append((one.invoked, stores.first_after(known)))
         self._invoked = [invoked for invoked, _ in ends]
-        # Of the clears up to each: the store after it that was done first, where that is latest.
-        self._latest = list(accumulate((over for _, over in ends), _later_of))
+        # For each delete: the latest, over all deletes up to it, of the first store that ended after the delete.
+        self._latest = list(accumulate((store for _, store in ends), _later_of))
 
     def overwritten(self, one: Operation) -> _Write | None:
-        """The store that was over before a read of "missing", and behind every clear that could explain it."""
-        over = self._latest[bisect_right(self._invoked, one.completed) - 1]
-        return over if over is not None and over.end < one.invoked else None
+        """Return the store that ended before a read of "missing" and after every delete that could explain the read."""
+        store = self._latest[bisect_right(self._invoked, one.completed) - 1]
+        return store if store is not None and store.end < one.invoked else None
 
 
 def _earlier_of(one: _Write, other: _Write) -> _Write:
@@ -365,14 +364,14 @@ def _later_of(one: _Write | None, other: _Write | None) -> _Write | None:
 
 
 def _short(one: Operation) -> str:
-    return f"{one.called} of client {one.client}"
+    return f"{one.call} of client {one.client}"
 
 
 # -- counters ----------------------------------------------------------------------------------------------------------
 
 
 class _Sums:
-    """Amounts by a time, to be asked what those up to a moment come to."""
+    """An index of amounts by time: the sum up to a moment."""
 
     def __init__(self, amounts: Iterable[tuple[int, int]]) -> None:
         """amounts: (time, amount)."""
@@ -388,11 +387,11 @@ class _Sums:
 
 
 def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
-    """The violations of a key that is only ever added to."""
+    """Yield the violations for a key that only has additions."""
     adds = [one for one in operations if one.verb is Verb.INCR and one.outcome is not Outcome.NOT_EXECUTED]
     acknowledged = [one for one in adds if one.outcome is Outcome.OK]
     begun = {sign: _Sums((one.invoked, one.amount) for one in adds if one.amount * sign > 0) for sign in (1, -1)}
-    over = {
+    ended = {
         sign: _Sums((one.completed, one.amount) for one in acknowledged if one.amount * sign > 0) for sign in (1, -1)
     }
     by_sum: dict[int, Operation] = {}
@@ -404,7 +403,7 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
             assert isinstance(one.result, int)
             if rising and one.result in by_sum:
                 other = by_sum[one.result]
-                text = f"two additions came to the same sum, {one.result:,}: one of them was lost"
+                text = f"two additions returned the same sum, {one.result:,}: one of them was lost"
                 yield Violation(Kind.LOST, one.key, text, (one, other))
                 continue
             by_sum[one.result] = one
@@ -414,20 +413,20 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
             try:
                 found, own = int(one.result or "0"), 0
             except ValueError:
-                yield Violation(Kind.INVENTED, one.key, f"{one.result!r} is no sum of anything", (one,))
+                yield Violation(Kind.INVENTED, one.key, f"{one.result!r} is not a sum", (one,))
                 continue
         else:
             continue
-        must = {sign: over[sign].before(one.invoked) for sign in (1, -1)}
+        must = {sign: ended[sign].before(one.invoked) for sign in (1, -1)}
         may = {sign: begun[sign].until(one.completed) - (own if own * sign > 0 else 0) for sign in (1, -1)}
         least, most = must[1] + may[-1], may[1] + must[-1]
         if found > most:
-            text = f"it was {found:,}, and all additions that can have happened by then make {most:,} at most"
+            text = f"it was {found:,}, but all additions that can have been executed by then make at most {most:,}"
             yield Violation(Kind.DOUBLED, one.key, text, (one, *_last(adds, one)))
         elif found < least:
-            text = f"it was {found:,}, and the additions acknowledged before come to {least:,} at least"
+            text = f"it was {found:,}, but the additions acknowledged before make at least {least:,}"
             before = [other for other in acknowledged if other.completed < one.invoked]
-            # Where nothing is taken away sums only rise: what had come to more was not seen.
+            # If all amounts are positive, this operation did not see the additions with a higher sum.
             unseen = [other for other in before if rising and isinstance(other.result, int) and other.result > found]
             own_unseen = [other for other in unseen if other.client == one.client]
             kind = Kind.LOST if one.final else Kind.OWN_WRITE if own_unseen else Kind.STALE
@@ -442,26 +441,26 @@ def _counter(operations: Sequence[Operation]) -> Iterator[Violation]:
             ]
             if found not in _Possible(sum(must.values()), still_open):
                 text = (
-                    f"it is {found:,} at the end, and the additions acknowledged come to {sum(must.values()):,}; "
-                    f"no choice among the {len(still_open):,} unknown ones makes up the difference"
+                    f"it is {found:,} at the end, but the acknowledged additions make {sum(must.values()):,}, and no "
+                    f"selection of the {len(still_open):,} unknown ones makes the difference"
                 )
                 yield Violation(Kind.DOUBLED, one.key, text, (one, *still_open[-8:]))
 
 
 def _last(adds: Sequence[Operation], one: Operation) -> list[Operation]:
-    """Some of the additions that were begun before an operation was over."""
+    """Return some of the additions that were invoked before an operation ended."""
     return [other for other in adds if other is not one and other.invoked <= one.completed][-4:]
 
 
 class _Possible:
-    """The sums that a known sum, and some of the unknown additions, can come to."""
+    """The possible sums of a known sum and any of the unknown additions."""
 
     def __init__(self, known: int, unknown: Sequence[Operation]) -> None:
         self._least = known + sum(min(one.amount, 0) for one in unknown)
         self._most = known + sum(max(one.amount, 0) for one in unknown)
         self._bits: int | None = None
         if self._most - self._least <= SUMS_MAX:
-            self._bits = 1  # bit n: least + n can be
+            self._bits = 1  # bit n: least + n is possible
             for one in unknown:
                 self._bits |= self._bits << abs(one.amount)
 

@@ -1,13 +1,13 @@
-"""Histories: what clients asked of a store, when, and what they were told; and what was done to the store meanwhile.
+"""Histories: the operations of clients with their replies and times, and the actions of the nemesis.
 
-A history is what the checks judge; it knows nothing of how it came about, so it can be saved, sent to somebody and
-judged again. Saved it is JSON lines: a header, then one line for each operation and each of the nemesis' actions.
+The checks need only the history, so it can be saved and checked again later. A saved history is JSON lines: a header,
+then one line for each operation and each action.
 
-What always holds: times are nanoseconds of one monotonic clock, counted from the beginning of the run; every key was
-missing at the beginning; an operation was invoked no later than it was completed. For an unknown outcome "completed"
-is when the client gave up: the operation may take effect at any time after it was invoked, or never.
+Invariants: times are nanoseconds of one monotonic clock since the beginning of the run; no key existed at the
+beginning; no operation was completed before it was invoked. For an unknown outcome, "completed" is the time when the
+client gave up: the operation may take effect at any time after its invocation, or never.
 
-Not for what a history means (`cairnkv.lab.consistency.checks`).
+Out of scope: the evaluation of a history (`cairnkv.lab.consistency.checks`).
 """
 
 import enum
@@ -22,18 +22,18 @@ from cairnkv.records import record
 from cairnkv.version import VERSION
 
 FORMAT: Final = 1
-"""The number of the format; what is of another one is refused."""
+"""The version of the format. `load` refuses other versions."""
 
 LINE_MAX: Final = 1024 * 1024
-"""Characters in a line. Values are small; what is longer was not written here."""
+"""Maximum characters of a line. A `Saver` writes shorter ones."""
 
 
 class BadHistory(CallerError):
-    """A file that is no history, or one of a format that this version does not know."""
+    """A file that is not a history of this version's format."""
 
 
 class Verb(enum.Enum):
-    """What an operation does. Those from SET on write."""
+    """The kind of an operation."""
 
     GET = "get"
     EXISTS = "exists"
@@ -41,38 +41,38 @@ class Verb(enum.Enum):
     CLEAR = "clear"
     INCR = "incr"
     SWAP = "swap"
-    """Set, and tell what was there before."""
+    """Set, and return the value before."""
     SET_IF = "set_if"
     """Set if the key has the value `expected`."""
     CLEAR_IF = "clear_if"
-    """Clear if the key has the value `expected`."""
+    """Delete the key if it has the value `expected`."""
 
     @property
     def writes(self) -> bool:
-        """Whether it may change the store."""
+        """Whether the operation may change the store."""
         return self is not Verb.GET and self is not Verb.EXISTS
 
 
 class Outcome(enum.Enum):
-    """What is known of an operation."""
+    """The outcome of an operation, as far as its client knows."""
 
     OK = "ok"
     NOT_EXECUTED = "not executed"
-    """It never took effect and never will."""
+    """The operation never takes effect."""
     UNKNOWN = "unknown"
-    """It took effect, or will, or never will."""
+    """The operation has taken effect, or will do so, or never does."""
 
 
 @record
 class Operation:
     """One operation of one client.
 
-    client: its number; one client has one operation under way at a time.
+    client: its number; a client has one operation at a time.
     value: what SET, SWAP and SET_IF store. expected: what SET_IF and CLEAR_IF compare with. amount: what INCR adds.
-    result: of an operation that is OK. GET and SWAP: the value or None where the key was missing; EXISTS, SET_IF and
-    CLEAR_IF: whether; INCR: the sum; None for others.
-    invoked, completed: nanoseconds since the run began. node: the address that it was sent to. note: the error's text.
-    final: whether it is a read of the end, when all was healed and nobody wrote any more.
+    result: of an OK operation. GET and SWAP: the value, or None for an absent key; EXISTS, SET_IF and CLEAR_IF: a bool;
+    INCR: the sum; others: None.
+    invoked, completed: nanoseconds since the beginning of the run. node: its address. note: the text of the error.
+    final: whether it is one of the reads at the end, after all writes and faults.
     """
 
     client: int
@@ -90,16 +90,16 @@ class Operation:
     final: bool = False
 
     def __str__(self) -> str:
-        """In words, as verdicts say it.
+        """Return the operation as text.
 
         >>> str(Operation(3, Verb.GET, "r1", 1_500_000, 2_750_000, result="c2-7", node="n1"))
         "client 3 get r1 → 'c2-7' (1.500–2.750 ms, at n1)"
         """
-        return f"client {self.client} {self.called} → {self.answer} ({_span(self)}{self.node and f', at {self.node}'})"
+        return f"client {self.client} {self.call} → {self.reply} ({_span(self)}{self.node and f', at {self.node}'})"
 
     @property
-    def called(self) -> str:
-        """What was asked."""
+    def call(self) -> str:
+        """The command and its arguments, as text."""
         verb, key = self.verb, self.key
         if verb is Verb.SET_IF:
             return f"set {key} {self.value!r} if it is {self.expected!r}"
@@ -112,8 +112,8 @@ class Operation:
         return f"{verb.value} {key}"
 
     @property
-    def answer(self) -> str:
-        """What came back."""
+    def reply(self) -> str:
+        """The reply, as text."""
         if self.outcome is not Outcome.OK:
             return str(self.outcome.value)
         if self.verb in (Verb.SET, Verb.CLEAR):
@@ -131,10 +131,10 @@ def _span(one: Operation) -> str:
 
 @record
 class Action:
-    """Something that the nemesis did to a part of the cluster.
+    """A fault that the nemesis injected.
 
-    what: `kill`, `pause`, ... target: the part's name. began, ended: nanoseconds since the run began; it lasted from
-    the one to the other, and was healed then.
+    what: the kind, such as `kill`. target: the name of the host or process. began, ended: nanoseconds since the
+    beginning of the run; at the end, the nemesis began to heal the cluster.
     """
 
     what: str
@@ -149,7 +149,7 @@ class Action:
 class History:
     """A history in memory.
 
-    about: what the header says: the addresses, the seed, the options of the run. operations, actions: in no order.
+    about: the header: the addresses, the seed, the options of the run. operations, actions: in no order.
     """
 
     def __init__(
@@ -160,20 +160,20 @@ class History:
         self.about: dict[str, Any] = about or {}
 
     @property
-    def not_done(self) -> tuple[str, ...]:
-        """Kinds of harm that a nemesis was asked for, and did not do: the time was too short, or chance had it so."""
+    def not_injected(self) -> tuple[str, ...]:
+        """The requested kinds of fault that the nemesis did not inject, for lack of time or by chance."""
         done = {action.what for action in self.actions}
-        return tuple(str(harm) for harm in self.about.get("nemesis", ()) if harm not in done)
+        return tuple(str(fault) for fault in self.about.get("nemesis", ()) if fault not in done)
 
     def by_key(self) -> dict[str, list[Operation]]:
-        """The operations of each key, in the order of their invocations."""
+        """Return the operations of each key, in the order of their invocations."""
         found: dict[str, list[Operation]] = {}
         for one in sorted(self.operations, key=lambda one: (one.invoked, one.completed)):
             found.setdefault(one.key, []).append(one)
         return found
 
 
-# -- saved ---------------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------------------------
 
 _DEFAULTS: Final = {
     "outcome": "ok",
@@ -185,7 +185,7 @@ _DEFAULTS: Final = {
     "note": "",
     "final": False,
 }
-"""Fields of an operation that are left out of a line where they say this."""
+"""Values of fields that a line omits."""
 
 _KINDS: Final[dict[str, tuple[type, ...]]] = {
     "client": (int,),
@@ -205,7 +205,7 @@ _KINDS: Final[dict[str, tuple[type, ...]]] = {
 
 
 class Saver:
-    """Writes a history to a file as it comes. Use as a context manager, which closes the file."""
+    """Writes a history to a file during the run. The context manager closes the file."""
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self._file: TextIO = path.open("w", encoding="utf-8")
@@ -215,7 +215,7 @@ class Saver:
         """Write an operation."""
         fields = {name: getattr(one, name) for name in Operation.__match_args__}
         fields |= {"verb": one.verb.value, "outcome": one.outcome.value}
-        # `is` and the type: False, 0 and None are different results.
+        # With the type, because False and 0 are different results.
         self._put(
             {
                 name: value
@@ -250,11 +250,11 @@ def save(history: History, path: Path) -> None:
 
 
 def load(path: Path) -> History:
-    """The history in a file. Raises `BadHistory`, which names the line, and `OSError`."""
+    """Read a history from a file. Raises `BadHistory`, which names the line, and `OSError`."""
     lines = _lines(path)
     about = next(lines, (0, {}))[1]
     if about.pop("cairnkv history", None) != FORMAT:
-        raise BadHistory(f"{path} does not begin as a history of format {FORMAT} does")
+        raise BadHistory(f"{path} is not a history of format {FORMAT}")
     history = History(about=about)
     for number, line in lines:
         try:
@@ -263,7 +263,7 @@ def load(path: Path) -> History:
             else:
                 history.operations.append(_operation(line))
         except KeyError as error:
-            raise BadHistory(f"{path}, line {number}: it has no {error}") from None
+            raise BadHistory(f"{path}, line {number}: {error} is missing") from None
         except (ValueError, TypeError) as error:
             raise BadHistory(f"{path}, line {number}: {error}") from None
     return history
@@ -280,9 +280,9 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 number += 1
                 line = json.loads(text)
             except ValueError as error:
-                raise BadHistory(f"{path}, line {number}: no JSON: {error}") from None
+                raise BadHistory(f"{path}, line {number}: not JSON: {error}") from None
             if not isinstance(line, dict):
-                raise BadHistory(f"{path}, line {number}: no JSON object")
+                raise BadHistory(f"{path}, line {number}: not a JSON object")
             yield number, line
 
 
@@ -293,18 +293,17 @@ def _operation(line: dict[str, Any]) -> Operation:
     fields = line | {"verb": Verb(line["verb"]), "outcome": Outcome(line.get("outcome", "ok"))}
     one = Operation(**fields)
     if one.completed < one.invoked:
-        raise ValueError("it was completed before it was invoked")
+        raise ValueError("the operation was completed before it was invoked")
     if one.verb in (Verb.SET, Verb.SWAP, Verb.SET_IF) and one.value is None:
-        raise ValueError(f"{one.verb.value} takes a value")
+        raise ValueError(f"{one.verb.value} needs a value")
     if one.verb in (Verb.SET_IF, Verb.CLEAR_IF) and one.expected is None:
-        raise ValueError(f"{one.verb.value} compares with something")
-    if one.outcome is Outcome.OK and not _answers(one.verb, one.result):
-        raise ValueError(f"{one.verb.value} does not answer {one.result!r:.40}")
+        raise ValueError(f"{one.verb.value} needs an expected value")
+    if one.outcome is Outcome.OK and not _may_return(one.verb, one.result):
+        raise ValueError(f"{one.verb.value} cannot return {one.result!r:.40}")
     return one
 
 
-def _answers(verb: Verb, result: str | int | bool | None) -> bool:
-    """Whether a result is of the kind that a verb answers with."""
+def _may_return(verb: Verb, result: str | int | bool | None) -> bool:
     if verb in (Verb.GET, Verb.SWAP):
         return result is None or isinstance(result, str)
     if verb is Verb.INCR:
@@ -317,5 +316,5 @@ def _answers(verb: Verb, result: str | int | bool | None) -> bool:
 def _action(line: dict[str, Any]) -> Action:
     what, target, began, ended = (line[name] for name in ("nemesis", "target", "began", "ended"))
     if not (isinstance(what, str) and isinstance(target, str) and type(began) is int and type(ended) is int):
-        raise ValueError("its fields are of other kinds")
+        raise ValueError("a field has a wrong type")
     return Action(what, target, began, ended)

@@ -1,24 +1,25 @@
-"""Whether a history is linearizable: whether one order of its operations explains every answer and respects time.
+"""Decides whether a history is linearizable: whether an order of its operations explains all replies and respects time.
 
 The search is that of Wing and Gong ("Testing and Verifying Concurrent Objects", J. Parallel and Distributed
 Computing 17, 1993) with Lowe's memory of configurations ("Testing for linearizability", Concurrency and Computation
-29(4), 2017). Keys are judged one by one, since linearizability is local (Herlihy and Wing, "Linearizability: A
+29(4), 2017). Each key is checked alone, because linearizability is local (Herlihy and Wing, "Linearizability: A
 Correctness Condition for Concurrent Objects", ACM TOPLAS 12(3), 1990); Horn and Kroening ("Faster Linearizability
-Checking via P-compositionality", FORTE 2015) show what that is worth.
+Checking via P-compositionality", FORTE 2015) measure the gain.
 
-A configuration is the set of operations that have been put in order, and the state they lead to. Beyond the papers,
-five things keep it small; each leaves the answer as it is:
-- What may come next, fits the state and never changes one, comes next: nothing is lost by that.
-- A state that operations still to come must see, and that nothing still to come makes again, is not left before.
-- An unknown write whose value is seen, and which nobody else wrote, took effect before the first who saw it was done.
-- Other unknown writes are put in only where the next operation looks at what they made. Of several that do the same,
-  the one that was invoked first comes first; a configuration that used more of them than an earlier one is left out.
-- What was not executed, and reads without an answer, are no part of it.
+A configuration is the set of operations that are in order so far, and the state they lead to. Beyond the papers, five
+rules reduce the number of configurations without an effect on the result: - An operation that may come next, fits the
+state and never changes a state comes next. - The search does not leave a state that a remaining operation must see and
+no remaining operation makes. - If only one write can have made a value that was seen, an unknown write took effect
+before the first operation that saw
+  the value ended.
+- Other unknown writes come only before an operation that depends on the state they make. Of several equal ones, the
+first
+  invoked comes first; the search skips a configuration that used more of them than an earlier one.
+- Operations that were not executed, and reads without a reply, take no part.
 
-What always holds: no recursion; at most CONFIGURATIONS_MAX configurations per key, after which the verdict is None,
-"gave up", never a guess.
+Invariants: no recursion; at most CONFIGURATIONS_MAX configurations for each key, after which the verdict is None.
 
-Not for what a violation is called: see `cairnkv.lab.consistency.checks`.
+Out of scope: names of violations (`cairnkv.lab.consistency.checks`).
 """
 
 import collections
@@ -31,38 +32,35 @@ from cairnkv.lab.consistency.history import Operation, Outcome, Verb
 from cairnkv.records import record, replace
 
 CONFIGURATIONS_MAX: Final = 1_000_000
-"""Configurations per key before the search gives up: some seconds, and some 300 MiB."""
+"""The limit of configurations for a key: a few seconds and about 300 MiB."""
 
 State: TypeAlias = str | None
-"""The value of a key, or None where it is missing."""
+"""The value of a key, or None if it is missing."""
 
 
 @record
 class Verdict:
-    """What became of the search for one key.
+    """The result of the search for one key.
 
-    linearizable: None when it gave up. configurations: how many it looked at.
-    offending: the operation up to whose completion no order explains the history, where one was asked for and found.
+    linearizable: None if the search reached its limit. configurations: the number of visited ones.
     """
 
     linearizable: bool | None
     configurations: int
-    offending: Operation | None = None
 
 
 def check(operations: Sequence[Operation], *, limit: int = CONFIGURATIONS_MAX) -> Verdict:
-    """Judge the operations of one key, which was missing before. limit: configurations."""
+    """Check the operations of one key, which is missing at first. limit: configurations."""
     return _Search(operations, limit).run()
 
 
 def find_offending(operations: Sequence[Operation], *, limit: int = CONFIGURATIONS_MAX) -> Operation | None:
-    """Of a history that is not linearizable: the operation with whose completion it ceased to be.
+    """Return the operation at whose completion a history stops being linearizable.
 
-    Every beginning of a linearizable history is linearizable, so the first that is not can be found by halving.
-    None if the search gives up at once.
+    Every prefix of a linearizable history is linearizable, so a binary search finds the first prefix that is not.
     """
     ends = sorted((one for one in operations if one.outcome is Outcome.OK), key=lambda one: one.completed)
-    low, high = 0, len(ends)  # the first `low` completions are fine; with the first `high` they are not
+    low, high = 0, len(ends)  # linearizable up to the completion number `low`, and not up to number `high`
     while high - low > 1:
         middle = (low + high) // 2
         if check(_beginning(operations, ends[middle - 1].completed), limit=limit).linearizable is False:
@@ -73,7 +71,7 @@ def find_offending(operations: Sequence[Operation], *, limit: int = CONFIGURATIO
 
 
 def _beginning(operations: Sequence[Operation], moment: int) -> list[Operation]:
-    """What was known at a moment: what was not completed then is unknown."""
+    """Return the history up to a moment: operations that were not completed by then are unknown."""
     return [
         one if one.completed <= moment or one.outcome is not Outcome.OK else replace(one, outcome=Outcome.UNKNOWN)
         for one in operations
@@ -81,19 +79,19 @@ def _beginning(operations: Sequence[Operation], moment: int) -> list[Operation]:
     ]
 
 
-# -- one operation, as the search sees it --------------------------------------------------------------------------
+# -- steps of the search -------------------------------------------------------------------------------------------
 
 
 class _Sees(enum.IntEnum):
-    """What an operation's answer says of the state before it."""
+    """The condition on the state before an operation that its reply implies."""
 
     ANYTHING = 0
     EQUAL = 1
-    """It is `seen`."""
+    """The state is `seen`."""
     DIFFERENT = 2
-    """It is not `seen`."""
+    """The state is not `seen`."""
     ZERO = 3
-    """It is missing, or the number 0: INCR does not tell which."""
+    """The key is missing or has the number 0. INCR does not distinguish them."""
 
 
 class _Same(enum.Enum):
@@ -101,12 +99,12 @@ class _Same(enum.Enum):
 
 
 _SAME: Final = _Same.SAME
-"""The effect of what leaves the state as it is."""
+"""The effect of an operation that does not change the state."""
 
 
 @record
 class _Step:
-    """An operation that took effect: what it saw, and the state it made."""
+    """An operation that took effect: the state it saw, and the state it made."""
 
     invoked: int
     completed: float
@@ -116,19 +114,19 @@ class _Step:
 
 
 def observed(one: Operation) -> tuple[bool, State]:
-    """Whether an operation's answer names the very state before it; and which."""
+    """Return whether the reply of an operation determines the state before it, and the state."""
     step = _step(one) if one.outcome is Outcome.OK else None
     return (True, step.seen) if step is not None and step.sees is _Sees.EQUAL else (False, None)
 
 
 def made(one: Operation) -> tuple[bool, State]:
-    """Whether an operation that is OK left a state of its own making; and which."""
+    """Return whether an OK operation made a state, and the state."""
     makes = _step(one).makes
     return (False, None) if isinstance(makes, _Same) else (True, makes)
 
 
 def _step(one: Operation, *, completed: float | None = None) -> _Step:
-    """What an operation that took effect comes to. Where its answer is unknown, it saw anything that allows that."""
+    """Return the step for an operation that took effect. An operation without a reply may have seen any state."""
     sees, seen, makes = _Sees.ANYTHING, None, _SAME  # type: _Sees, State, State | _Same
     known, result = one.outcome is Outcome.OK, one.result
     match one.verb:
@@ -163,7 +161,7 @@ def _step(one: Operation, *, completed: float | None = None) -> _Step:
 
 
 def _effect(verb: Verb, value: State, expected: State, amount: int, state: State) -> State:
-    """The state after an unknown write, if it takes effect at this state."""
+    """Return the state after an unknown write that takes effect in a state."""
     match verb:
         case Verb.SET | Verb.SWAP:
             return value
@@ -178,7 +176,7 @@ def _effect(verb: Verb, value: State, expected: State, amount: int, state: State
 
 
 def _is_number(state: State) -> bool:
-    """Whether INCR would take it."""
+    """Return whether INCR accepts a state."""
     if state is None:
         return False
     digits = state.removeprefix("-")
@@ -186,11 +184,11 @@ def _is_number(state: State) -> bool:
 
 
 class _Maybe:
-    """Unknown writes that do the same, by their invocations; their bits in `used` are set in that order."""
+    """Equal unknown writes, ordered by their invocations. Their bits in `used` are set in this order."""
 
     def __init__(self, one: Operation, first_bit: int) -> None:
         self.what = (one.verb, one.value, one.expected, one.amount)
-        self.looks = one.verb in (Verb.SET_IF, Verb.CLEAR_IF, Verb.INCR)
+        self.depends_on_state = one.verb in (Verb.SET_IF, Verb.CLEAR_IF, Verb.INCR)
         self.first_bit = first_bit
         self.invoked: list[int] = []
 
@@ -199,7 +197,7 @@ class _Maybe:
 
 
 class _Frame:
-    """A configuration on the way to the present one, and what has not been tried from there."""
+    """A configuration on the path to the current one, and its untried choices."""
 
     __slots__ = ("choices", "done", "low", "mask", "state", "used")
 
@@ -213,15 +211,15 @@ class _Frame:
         choices: list[tuple[int, int, State]],
     ) -> None:
         self.low, self.mask, self.used, self.state = low, mask, used, state
-        self.done = done  # steps that were taken to get here from the frame before
-        self.choices = choices  # (step, or -1; used; state), the best last
+        self.done = done  # the steps from the previous frame to this one
+        self.choices = choices  # (step, or -1; used; state), the most promising last
 
 
 class _Search:
-    """The search for one key. Steps are known by their place in the order of invocations.
+    """The search for one key. The place of a step is its position in the order of invocations.
 
-    `low` and `mask` say which steps are done: all before low, and low + i where bit i of the mask is set. The steps
-    that are not form a list, in which each knows its neighbours, as in Wing and Gong.
+    `low` and `mask` are the set of done steps: all before low, and low + i if bit i of the mask is set. The other steps
+    form a doubly linked list, as in Wing and Gong.
     """
 
     def __init__(self, operations: Sequence[Operation], limit: int) -> None:
@@ -230,10 +228,10 @@ class _Search:
         self._steps = steps
         end = len(steps)
         self._end = end
-        self._next = [*range(1, end + 1), 0]  # the place `end` is before the first and behind the last
+        self._next = [*range(1, end + 1), 0]  # the place `end` is before the first step and after the last
         self._before = [end, *range(end)]
         self._maybes = self._grouped(unknown)
-        # What is still to be seen, and still to be made, of each state.
+        # For each state, the number of remaining steps that must see it, and that make it.
         self._needed: collections.Counter[State] = collections.Counter()
         self._coming: collections.Counter[State] = collections.Counter()
         for step in steps:
@@ -244,7 +242,7 @@ class _Search:
         for maybe in self._maybes:
             verb, value, _, _ = maybe.what
             if verb is Verb.INCR:
-                self._needed.clear()  # it may make any number: nothing can be said
+                self._needed.clear()  # it may make any number
                 break
             self._coming[value] += 1
         self._foresees = bool(self._needed)
@@ -263,14 +261,14 @@ class _Search:
         return list(groups.values())
 
     def run(self) -> Verdict:
-        """Search."""
+        """Execute the search."""
         seen: dict[tuple[int, int, State, bool], list[int]] = {}
         looked_at = 1
         frames: list[_Frame] = []
         low, mask, used, state, tentative = 0, 0, 0, None, False  # type: int, int, int, State, bool
         done: list[int] = []
         while True:
-            # At a new configuration: first all that leaves the state as it is.
+            # A new configuration: take all steps that do not change the state.
             candidates, bound = self._candidates()
             while idle := self._idle(candidates, state):
                 tentative = False
@@ -285,7 +283,7 @@ class _Search:
             if _is_new(seen.setdefault((low, mask, state, tentative), []), used):
                 choices = self._choices(candidates, bound, used, state, tentative)
             frames.append(_Frame(low, mask, used, state, done, choices))
-            # On to the best choice of the last configuration that has one.
+            # Take the most promising choice of the last configuration that has one.
             while not frames[-1].choices:
                 for place in reversed(frames.pop().done):
                     self._put_back(place)
@@ -304,9 +302,9 @@ class _Search:
                 done = [place]
 
     def _candidates(self) -> tuple[list[int], float]:
-        """The steps that may come next: none that is not done was completed before they were invoked.
+        """Return the steps that may come next: no remaining step was completed before their invocation.
 
-        Also the time by which unknown writes must have been invoked to come next.
+        Also return the latest invocation of an unknown write that may come next.
         """
         steps, following, end = self._steps, self._next, self._end
         found: list[int] = []
@@ -323,7 +321,7 @@ class _Search:
         return found, bound
 
     def _idle(self, candidates: list[int], state: State) -> list[int]:
-        """Those candidates that fit the state and leave any state as it is."""
+        """Return the candidates that fit the state and change no state."""
         steps = self._steps
         found = []
         for place in candidates:
@@ -335,16 +333,17 @@ class _Search:
     def _choices(
         self, candidates: list[int], bound: float, used: int, state: State, tentative: bool
     ) -> list[tuple[int, int, State]]:
-        """What may come next, and may change the state; the best last. Unknown writes are the last resort.
+        """Return the steps that may come next and may change the state, the most promising last, unknown writes first.
 
-        tentative: an unknown write came last, and is of use only if what comes next looks at what it made.
+        tentative: the last step was an unknown write, so that the next step must depend on the state that it made.
         """
         choices: list[tuple[int, int, State]] = []
-        held = self._foresees and self._needed[state] > 0 and self._coming[state] == 0
-        if not held:
+        must_be_seen = self._foresees and self._needed[state] > 0 and self._coming[state] == 0
+        if not must_be_seen:
             for maybe in self._maybes:
                 count = (used >> maybe.first_bit & ((1 << len(maybe.invoked)) - 1)).bit_count()
-                if count < len(maybe.invoked) and maybe.invoked[count] <= bound and (maybe.looks or not tentative):
+                useful = maybe.depends_on_state or not tentative
+                if useful and count < len(maybe.invoked) and maybe.invoked[count] <= bound:
                     after = _effect(*maybe.what, state)
                     if after != state:
                         choices.append((-1, used | 1 << (maybe.first_bit + count), after))
@@ -355,10 +354,10 @@ class _Search:
             makes = step.makes
             if isinstance(makes, _Same) or not _fits(step, state) or (tentative and step.sees is _Sees.ANYTHING):
                 continue
-            if held and not (step.sees is _Sees.EQUAL and self._needed[state] == 1):
-                continue  # others have to see this state first
+            if must_be_seen and not (step.sees is _Sees.EQUAL and self._needed[state] == 1):
+                continue  # other steps must see this state first
             definite.append((-step.completed, place, makes))
-        definite.sort(key=lambda choice: choice[0])  # what was completed first is the best guess
+        definite.sort(key=lambda choice: choice[0])  # the first completed step is the most promising
         choices += [(place, used, makes) for _, place, makes in definite]
         return choices
 
@@ -392,14 +391,14 @@ def _fits(step: _Step, state: State) -> bool:
 
 
 def _with(low: int, mask: int, place: int) -> tuple[int, int]:
-    """`low` and `mask` with one more step done."""
+    """Return `low` and `mask` after one more step."""
     mask |= 1 << (place - low)
     ones = (mask ^ (mask + 1)).bit_length() - 1
     return low + ones, mask >> ones
 
 
 def _is_new(earlier: list[int], used: int) -> bool:
-    """Whether no earlier visit had at least as many unknown writes left; this one is then remembered."""
+    """Return whether no earlier visit had used only a part of these unknown writes. If so, record this visit."""
     if any(known & ~used == 0 for known in earlier):
         return False
     earlier.append(used)
@@ -407,9 +406,9 @@ def _is_new(earlier: list[int], used: int) -> bool:
 
 
 def _split(operations: Sequence[Operation]) -> tuple[list[_Step], list[Operation]]:
-    """The steps that certainly took effect, and the writes of which nobody knows; both by their invocations.
+    """Return the steps that certainly took effect, and the unknown writes; both ordered by their invocations.
 
-    A value that one operation only can have written, and that somebody saw, was there before that one was done.
+    If only one operation can have written a value, it took effect before the first operation that saw the value ended.
     """
     counts = any(one.verb is Verb.INCR for one in operations)
     writers: collections.Counter[State] = collections.Counter(

@@ -1,14 +1,13 @@
-"""The nemesis: it hurts one part of a cluster on this host after the other, while clients use it.
+"""The nemesis: injects one fault after another into a local cluster while clients use it.
 
-It kills, pauses, cuts off and wipes, in an order that a seed decides, and each time lets the cluster get well before it
-goes on. What it does is written into the history.
+It kills, pauses, cuts off and wipes hosts and processes, in an order that a seed determines, lets the cluster recover
+after each fault, and records its actions in the history.
 
-What always holds: one host is hurt at a time, and only when all others have all of the log, so that a majority is
-left, but for `majority`, which is meant to leave none; whatever happens, all is healed at the end. An action lasts from
-when the harm was done to when it begins to be undone, so that what was answered within the time was answered in spite
-of it.
+Invariants: a fault affects one host, and only when all other hosts have the whole log, so that a majority works; only
+`majority` leaves none. At the end, the nemesis heals the cluster, also after an error. An action lasts from the end of
+the injection to the beginning of the repair, so that the fault is in effect for its whole time.
 
-Not for the means (`cairnkv.lab.cluster`), nor for what must hold meanwhile (`cairnkv.lab.consistency.checks`).
+Out of scope: the faults themselves (`cairnkv.lab.cluster`), and the checks (`cairnkv.lab.consistency.checks`).
 """
 
 import asyncio
@@ -26,189 +25,186 @@ from cairnkv.lab.consistency.history import Action
 from cairnkv.lab.consistency.workload import Run
 
 CALM: Final = (0.5, 2.5)
-"""Seconds between two actions, at least and at most."""
+"""Minimum and maximum seconds between two actions."""
 
 READY_SECONDS: Final = 90.0
-"""How long the cluster may take to get well after an action: an election takes about six, and a NATS server that led
-alone may be behind for a minute."""
+"""Seconds that the cluster may take to recover from an action. An election takes about six; a NATS server that led
+without a majority may need a minute."""
 
 
-class Harm(enum.Enum):
-    """The kinds of actions."""
+class FaultKind(enum.Enum):
+    """The kinds of faults."""
 
     KILL = "kill"
-    """SIGKILL, to a host, its NATS server or its node; then it is started again."""
+    """Kill a host, its NATS server or its node with SIGKILL, and start it later."""
     PAUSE = "pause"
-    """SIGSTOP, to one of the same; then it goes on as if nothing had been."""
+    """Stop one of these with SIGSTOP, and continue it later."""
     CUT = "cut"
-    """A host loses its network, packet by packet."""
+    """Drop all packets to and from a host."""
     WIPE = "wipe"
-    """A host is killed, and its node's table removed, before it is started again."""
+    """Kill a host, remove the data of its node, and start it later."""
     MAJORITY = checks.MAJORITY
-    """More than half of the hosts are killed, paused or cut off at once. Nothing may be answered until they are
-    back, and then all goes on by itself."""
+    """Kill, pause or cut off more than half of the hosts at once. No command may succeed until they return."""
 
 
 _SECONDS: Final = {
-    Harm.KILL: (0.5, 4.0),
-    Harm.PAUSE: (0.5, 10.0),
-    Harm.CUT: (1.0, 10.0),
-    Harm.WIPE: (0.2, 2.0),
-    Harm.MAJORITY: (3.0, 8.0),
+    FaultKind.KILL: (0.5, 4.0),
+    FaultKind.PAUSE: (0.5, 10.0),
+    FaultKind.CUT: (1.0, 10.0),
+    FaultKind.WIPE: (0.2, 2.0),
+    FaultKind.MAJORITY: (3.0, 8.0),
 }
-"""How long the harm lasts, at least and at most. Longer than NATS takes to elect, and shorter."""
+"""Minimum and maximum seconds of a fault: some are shorter than an election of NATS, and some longer."""
 
 
 class Cluster(Protocol):
-    """What the nemesis needs of a cluster: a part of `LocalCluster`."""
+    """The part of `LocalCluster` that the nemesis uses."""
 
     @property
     def can_cut(self) -> bool: ...
     @property
     def hosts(self) -> tuple[Host, ...]: ...
-    def kill(self, what: int | str) -> None: ...
-    def start(self, what: int | str, *, wait: float) -> None: ...
-    def pause(self, what: int | str) -> None: ...
-    def resume(self, what: int | str) -> None: ...
-    def cut(self, what: int | str) -> None: ...
-    def heal(self, what: int | str) -> None: ...
-    def wipe(self, what: int | str) -> None: ...
+    def kill(self, target: int | str) -> None: ...
+    def start(self, target: int | str, *, wait: float) -> None: ...
+    def pause(self, target: int | str) -> None: ...
+    def resume(self, target: int | str) -> None: ...
+    def cut(self, target: int | str) -> None: ...
+    def heal(self, target: int | str) -> None: ...
+    def wipe(self, target: int | str) -> None: ...
     def wait_ready(self, seconds: float) -> None: ...
 
 
-def parsed_harms(text: str) -> tuple[Harm, ...]:
-    """The kinds in a list with commas; `none` for none. Raises `ValueError`.
+def parsed_faults(text: str) -> tuple[FaultKind, ...]:
+    """Return the kinds in a list with commas; `none` is an empty list. Raises `ValueError`.
 
-    >>> parsed_harms("kill,cut")
-    (<Harm.KILL: 'kill'>, <Harm.CUT: 'cut'>)
+    >>> parsed_faults("kill,cut")
+    (<FaultKind.KILL: 'kill'>, <FaultKind.CUT: 'cut'>)
     """
     if text == "none":
         return ()
     names = [part.strip() for part in text.split(",")]
-    known = [harm.value for harm in Harm]
+    known = [fault.value for fault in FaultKind]
     if not all(name in known for name in names):
         raise ValueError(f"some of {', '.join(known)} with commas between, or none; not {text!r}")
-    return tuple(dict.fromkeys(Harm(name) for name in names))
+    return tuple(dict.fromkeys(FaultKind(name) for name in names))
 
 
 class Nemesis:
-    """Hurts a cluster. Given to `Run.run`, which it is called with.
+    """Injects faults into a cluster. `Run.run` calls it.
 
-    problems: where the cluster did not do what it was told, or did not get well in time.
+    problems: failed requests to the cluster, and timeouts of its recovery.
     """
 
-    def __init__(self, cluster: Cluster, harms: Sequence[Harm], *, seconds: float, seed: int) -> None:
-        """harms: those to choose from. seconds: how long to go on. Raises `OptionError` if it cannot be cut."""
-        if not harms:
-            raise OptionError("a nemesis takes at least one kind of harm")
-        if Harm.CUT in harms and not cluster.can_cut:
+    def __init__(self, cluster: Cluster, faults: Sequence[FaultKind], *, seconds: float, seed: int) -> None:
+        """faults: the kinds to choose from. Raises `OptionError` if the cluster cannot cut off hosts."""
+        if not faults:
+            raise OptionError("a nemesis needs at least one kind of fault")
+        if FaultKind.CUT in faults and not cluster.can_cut:
             raise OptionError(
-                "a host can only be cut off in a cluster with network namespaces: cairn cluster up --namespaces, "
-                "as root"
+                "cut needs a cluster whose hosts have network namespaces: cairn cluster up --namespaces, as root"
             )
         self.problems: list[str] = []
         self._cluster = cluster
-        self._harms = tuple(harms)
+        self._faults = tuple(faults)
         self._seconds = seconds
-        self._dice = random.Random(f"nemesis {seed}")
-        self._undo: list[Callable[[], None]] = []  # how to heal what is hurt now
-        self._doing: asyncio.Future[None] | None = None  # the harm that is being done in a thread
+        self._random = random.Random(f"nemesis {seed}")
+        self._undo: list[Callable[[], None]] = []  # heal the current fault
+        self._injection: asyncio.Future[None] | None = None  # a call in a thread
 
     async def __call__(self, run: Run) -> None:
-        """Hurt it until the time is up, then leave it healed."""
-        deadline = time.monotonic() + self._seconds
+        """Inject faults until the time is up, then heal the cluster."""
+        end = time.monotonic() + self._seconds
         try:
-            well = await self._is_well()
-            while await self._rest(deadline, *CALM):
-                if not well:
-                    well = await self._is_well()
+            ready = await self._is_ready()
+            while await self._rest(end, *CALM):
+                if not ready:
+                    ready = await self._is_ready()
                     continue
-                harm = self._dice.choice(self._harms)
-                target = await self._hurt(harm)
+                fault = self._random.choice(self._faults)
+                target = await self._choose_and_inject(fault)
                 if target is not None:
                     began = run.now()
                     try:
-                        await self._rest(deadline, *_SECONDS[harm])
+                        await self._rest(end, *_SECONDS[fault])
                     finally:  # also if Ctrl-C stops the run
-                        run.action(Action(harm.value, target, began, run.now()))
-                well = await self._heal()
+                        run.action(Action(fault.value, target, began, run.now()))
+                ready = await self._heal()
         finally:
             await asyncio.shield(asyncio.ensure_future(self._heal()))
 
-    async def _rest(self, deadline: float, least: float, most: float) -> bool:
-        """Let some time pass, no longer than to the end; whether there is more."""
+    async def _rest(self, end: float, least: float, most: float) -> bool:
+        """Sleep for a random time, at most until the end. Return whether time is left."""
         now = time.monotonic()
-        seconds = self._dice.uniform(least, most)
-        await asyncio.sleep(max(min(seconds, deadline - now), 0.0))
-        return now + seconds < deadline
+        seconds = self._random.uniform(least, most)
+        await asyncio.sleep(max(min(seconds, end - now), 0.0))
+        return now + seconds < end
 
-    async def _hurt(self, harm: Harm) -> str | None:
-        """Do harm to something; gives its name, or None if that could not be done."""
+    async def _choose_and_inject(self, fault: FaultKind) -> str | None:
+        """Inject a fault into a random target. Return the name of the target, or None after an error."""
         hosts = self._cluster.hosts
-        dice = self._dice
-        number = dice.choice(hosts).number
+        number = self._random.choice(hosts).number
         try:
-            match harm:
-                case Harm.KILL | Harm.PAUSE:
-                    what: int | str = dice.choice((number, f"nats-{number}", f"node-{number}"))
-                    await self._done(harm, [what])
-                    return str(what)
-                case Harm.CUT | Harm.WIPE:
-                    await self._done(harm, [number])
+            match fault:
+                case FaultKind.KILL | FaultKind.PAUSE:
+                    target: int | str = self._random.choice((number, f"nats-{number}", f"node-{number}"))
+                    await self._inject(fault, [target])
+                    return str(target)
+                case FaultKind.CUT | FaultKind.WIPE:
+                    await self._inject(fault, [number])
                     return str(number)
-                case Harm.MAJORITY:
+                case FaultKind.MAJORITY:
                     count = len(hosts) // 2 + 1
-                    chosen = sorted(dice.sample([host.number for host in hosts], count))
-                    means = [Harm.KILL, Harm.PAUSE, *([Harm.CUT] if self._cluster.can_cut else [])]
-                    by = dice.choice(means)
-                    await self._done(by, chosen)
-                    return f"{by.value} {' and '.join(map(str, chosen))}"
+                    chosen = sorted(self._random.sample([host.number for host in hosts], count))
+                    kinds = [FaultKind.KILL, FaultKind.PAUSE, *([FaultKind.CUT] if self._cluster.can_cut else [])]
+                    kind = self._random.choice(kinds)
+                    await self._inject(kind, chosen)
+                    return f"{kind.value} {' and '.join(map(str, chosen))}"
         except ClusterError as error:
-            self.problems.append(f"{harm.value}: {error}")
+            self.problems.append(f"{fault.value}: {error}")
             return None
 
-    async def _done(self, harm: Harm, targets: Sequence[int | str]) -> None:
-        """Do harm to these. Who is cancelled meanwhile leaves it going on, and `_heal` waits for it."""
-        self._doing = asyncio.ensure_future(asyncio.to_thread(self._do, harm, targets))
-        await asyncio.shield(self._doing)
+    async def _inject(self, fault: FaultKind, targets: Sequence[int | str]) -> None:
+        """Inject a fault. After a cancellation the injection continues, and `_heal` waits for it."""
+        self._injection = asyncio.ensure_future(asyncio.to_thread(self._inject_now, fault, targets))
+        await asyncio.shield(self._injection)
 
-    def _do(self, harm: Harm, targets: Sequence[int | str]) -> None:
-        """Do harm to these, in a thread, and remember how to undo it."""
+    def _inject_now(self, fault: FaultKind, targets: Sequence[int | str]) -> None:
+        """Inject a fault, in a thread, and record how to heal it."""
         cluster = self._cluster
-        for what in targets:
-            match harm:
-                case Harm.PAUSE:
-                    self._undo.append(functools.partial(cluster.resume, what))
-                    cluster.pause(what)
-                case Harm.CUT:
-                    self._undo.append(functools.partial(cluster.heal, what))
-                    cluster.cut(what)
+        for target in targets:
+            match fault:
+                case FaultKind.PAUSE:
+                    self._undo.append(functools.partial(cluster.resume, target))
+                    cluster.pause(target)
+                case FaultKind.CUT:
+                    self._undo.append(functools.partial(cluster.heal, target))
+                    cluster.cut(target)
                 case _:
-                    self._undo.append(functools.partial(cluster.start, what, wait=0))
-                    cluster.kill(what)
-                    if harm is Harm.WIPE:
-                        cluster.wipe(f"node-{what}")
+                    self._undo.append(functools.partial(cluster.start, target, wait=0))
+                    cluster.kill(target)
+                    if fault is FaultKind.WIPE:
+                        cluster.wipe(f"node-{target}")
 
     async def _heal(self) -> bool:
-        """Undo what was done, and wait until the cluster is well; whether it is."""
-        if self._doing is not None:
-            await asyncio.wait([self._doing])
+        """Heal the current fault and wait for the recovery. Return whether the cluster is ready."""
+        if self._injection is not None:
+            await asyncio.wait([self._injection])
         if not self._undo:
             return True
         undo, self._undo = self._undo, []
-        # Together: of a majority none gets ready before the others are back.
+        # All at once: without a majority, no host becomes ready before the others.
         for done in await asyncio.gather(*(asyncio.to_thread(one) for one in undo), return_exceptions=True):
             if isinstance(done, ClusterError):
                 self.problems.append(f"not healed: {done}")
             elif isinstance(done, BaseException):
                 raise done
-        return await self._is_well()
+        return await self._is_ready()
 
-    async def _is_well(self) -> bool:
-        """Wait for that, and whether it came to it."""
+    async def _is_ready(self) -> bool:
+        """Wait for the recovery of the cluster. Return whether it is ready."""
         try:
             await asyncio.to_thread(self._cluster.wait_ready, READY_SECONDS)
         except ClusterError as error:
-            self.problems.append(f"not well: {error}")
+            self.problems.append(f"not ready: {error}")
             return False
         return True

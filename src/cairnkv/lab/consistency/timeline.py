@@ -2,14 +2,13 @@
 
 The first drawing shows the whole run over time: the operations that ended in each part, the actions of the nemesis, and
 the longest times without a reply. Then follows a drawing of each violation: a lane for each client, a bar for each
-operation from its invocation to its completion, and the actions of the nemesis in the background.
-From left to right is the order of the ends of bars, not the clock: two bars are one above the other exactly where the
-operations were under way at the same time, which is what linearizability is about, and a microsecond is as wide as what
-is written in the bar. The clock stands below. The lane of what cannot be is the first, and those of its causes follow.
+operation from its invocation to its completion, and the actions of the nemesis in the background. The horizontal axis
+is the order of the ends of bars, not the time: two bars overlap exactly if the operations were concurrent, and each bar
+is as wide as its label. The times are below. The first lane is of the client with the impossible reply; the lanes of
+the other operations of the violation follow.
 
-What always holds: at most `VIOLATIONS_MAX` violations with `OPERATIONS_MAX` operations each are drawn, whatever the
-history's size, and it is said how many are left out where; whatever keys, values and errors contain, it is shown as
-text. A label is never cut off by its bar.
+Invariants: the page draws at most `VIOLATIONS_MAX` violations with `OPERATIONS_MAX` operations each, and shows the
+number of omitted operations in each place. Keys, values and errors appear as text. A label fits into its bar.
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,20 +21,19 @@ from cairnkv.lab.consistency.checks import Kind, Report, Violation
 from cairnkv.lab.consistency.history import Action, History, Operation, Outcome
 
 VIOLATIONS_MAX: Final = 10
-"""Violations in one file."""
+"""Maximum violations in a file."""
 
 OPERATIONS_MAX: Final = 16
-"""Operations drawn of one violation: those it names, and those on the same key that are nearest. What more shows makes
-no violation clearer."""
+"""Maximum operations in the drawing of a violation: those of the violation, and the nearest ones on the same key."""
 
 LABEL_MAX: Final = 40
-"""Characters in a bar."""
+"""Maximum characters in a bar."""
 
 _STEP: Final = 22
-"""Pixels between one end of a bar and the next, at least."""
+"""Minimum pixels between two ends of bars."""
 
 _CHARACTER: Final = 6.7
-"""Pixels that a character in a bar takes; all are as wide."""
+"""Width in pixels of a character in a bar, in a monospaced font."""
 
 _LANE: Final = 34
 _BAR: Final = 24
@@ -43,7 +41,7 @@ _ROW: Final = 18
 """Heights, in pixels: of a lane, its bars, and a line of text above or below."""
 
 _EDGE: Final = 40
-"""Pixels left and right of the bars, where it is said how many operations are left out."""
+"""Pixels to the left and right of the bars, for the number of omitted operations."""
 
 _LANES_WIDTH: Final = 76
 _TICKS_APART: Final = 84
@@ -65,19 +63,19 @@ _RUN_HEIGHT: Final = 120
 """Width in pixels of all bars of the whole run together."""
 
 _RULES: Final = {
-    Kind.LOST: "A write that was acknowledged stays until another takes its place",
-    Kind.DOUBLED: "A write takes effect once, however often it was tried",
-    Kind.STALE: "A read has to see the newest write that was over before it began, or one that came later",
-    Kind.OWN_WRITE: "A client has to see what it has written itself, or something newer",
-    Kind.BACKWARDS: "What a client has seen, its later reads have to see too, or something newer",
-    Kind.INVENTED: "A value that is read has been written by somebody",
-    Kind.REFUSED: "What was answered as not executed never takes effect",
-    Kind.MINORITY: "Without a majority of machines nothing is answered: the others may have gone on by themselves",
-    Kind.FUTURE: "A value cannot be read before somebody begins to write it",
-    Kind.ORDER: "There has to be an order of all operations in which each answer follows from what comes before it, "
-    "and an operation that was over before another began comes first",
+    Kind.LOST: "An acknowledged write stays until another write replaces it",
+    Kind.DOUBLED: "A write takes effect only once, also after several attempts",
+    Kind.STALE: "A read must see the newest write that ended before the read began, or a later write",
+    Kind.OWN_WRITE: "A client must see its own write, or a newer one",
+    Kind.BACKWARDS: "A client must see the value that it saw before, or a newer one",
+    Kind.INVENTED: "A client must have written the value of a read",
+    Kind.REFUSED: "A write that was not executed has no effect",
+    Kind.MINORITY: "Without a majority of hosts no command succeeds, because the other hosts may have a newer state",
+    Kind.FUTURE: "A read cannot see a value before its write begins",
+    Kind.ORDER: "An order of all operations must exist in which each reply follows from the operations before, and in "
+    "which an operation that ended before another began comes first",
 }
-"""What each kind of violation breaks."""
+"""The rule that each kind of violation breaks."""
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --dim: #5d6670; --line: #d8dee4; --write: #a9cdf5;
@@ -95,7 +93,7 @@ ol { font: 13px/1.6 ui-monospace, monospace; padding-left: 2rem; } li.wrong { co
 .keys .wrong { border: 3px solid var(--wrong); } .keys .part { border: 2px solid var(--part); }
 .chart { display: flex; border: 1px solid var(--line); border-radius: 6px; overflow: hidden; }
 .scroll { overflow-x: auto; flex: 1; border-left: 1px solid var(--line); } svg { display: block; flex: none; }
-/* What cannot be stands on the right, and a narrow page shows that end first. */
+/* The impossible reply is on the right; a narrow page shows that end first. */
 .scroll { direction: rtl; } .scroll svg { direction: ltr; margin-right: auto; min-width: 100%; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg .lane { stroke: var(--line); }
 svg .tick, svg .more { fill: var(--dim); font-size: 11px; } svg .more { text-anchor: middle; }
@@ -117,26 +115,26 @@ svg .bandname { fill: var(--band); } p.dim { color: var(--dim); }
 """
 
 _LEGEND: Final = (
-    ("write", "a write, or one with a condition"),
+    ("write", "a write, perhaps conditional"),
     ("read", "a read"),
     ("unknown", "outcome unknown: it may take effect later, or never"),
     ("refused", "not executed"),
-    ("wrong", "its answer cannot be"),
-    ("part", "shows why"),
-    ("band", "the nemesis at work"),
+    ("wrong", "impossible reply"),
+    ("part", "evidence"),
+    ("band", "a fault"),
 )
 
 
 _RUN_LEGEND: Final = (
-    ("answered", "answered"),
+    ("answered", "succeeded"),
     ("unknown", "outcome unknown"),
     ("refused", "not executed"),
-    ("gap", "no answer for long"),
-    ("band", "the nemesis at work"),
+    ("gap", "no reply for long"),
+    ("band", "a fault"),
 )
 
 
-def drawn(history: History, report: Report, verdict: str) -> str:
+def draw(history: History, report: Report, verdict: str) -> str:
     """Return the page: the verdict, the whole run, and a drawing of each of the first violations."""
     by_key = history.by_key()
     parts = [
@@ -149,10 +147,10 @@ def drawn(history: History, report: Report, verdict: str) -> str:
         parts.append(_whole_run(history, report))
     if report.violations:
         parts.append(
-            "<p>A row is a client, and a bar one operation: from when it was sent to when its answer came, which "
-            "stands behind \u2192; where none does it was acknowledged. Operations whose bars overlap were under way "
-            "at the same time, and may have taken effect in either order. One that ends left of where another begins "
-            "has to come first. From left to right is the order of these ends, not the clock, which is below.</p>"
+            "<p>Each row is a client, and each bar an operation, from the request to the reply. The reply follows the "
+            "\u2192; without one, the operation was acknowledged. Operations whose bars overlap were concurrent, and "
+            "may have taken effect in either order. An operation that ends to the left of another one's beginning "
+            "comes first. The horizontal axis is the order of beginnings and ends, not the time, which is below.</p>"
             "<p class='keys'>"
             + "".join(
                 f"<span><i class='{name}'></i>{meaning}</span>"
@@ -244,7 +242,7 @@ def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int)
     taken = 0.0
     for begin, end in sorted(gap for gap in gaps if (gap[1] - gap[0]) * BINS > 2 * clock.span):
         left, right = clock.place(begin), clock.place(end)
-        text = f"no answer for {(end - begin) / 1e9:,.2f} s"
+        text = f"no reply for {(end - begin) / 1e9:,.2f} s"
         x = max(_fitted(left, text, _RUN_WIDTH), taken)
         yield (
             f"<rect class='gap' x='{left:.1f}' y='{top}' width='{right - left:.1f}' height='{bottom - top}'>"
@@ -258,20 +256,26 @@ def _gaps(clock: _Clock, operations: Sequence[Operation], top: int, bottom: int)
 def _faults(clock: _Clock, actions: Sequence[Action]) -> tuple[list[str], int]:
     """Draw the nemesis' actions and return the number of rows of their names; {top}, {height}, {y} are placeholders."""
     rows: list[float] = []
-    drawn_ones = []
+    faults = []
     chosen = sorted(actions, key=lambda action: action.began)
     for action in chosen[:FAULTS_MAX]:
         left, right = clock.place(action.began), clock.place(action.ended)
         name = f"{action.what} {action.target}"
         x = _fitted(left, name, _RUN_WIDTH)
-        row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
-        rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
-        drawn_ones.append(
+        row = _free_row(rows, x, name)
+        faults.append(
             f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.1f}' y='{{top}}' "
             f"width='{max(right - left, 2):.1f}' height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{{y}}' "
             f"dy='{_ROW * row}'>{_braced(name)}</text></g>"
         )
-    return drawn_ones, len(rows)
+    return faults, len(rows)
+
+
+def _free_row(rows: list[float], x: float, name: str) -> int:
+    """Return the first row with room for a name at x, and record it in the right ends of the rows."""
+    row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
+    rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
+    return row
 
 
 def _fitted(x: float, text: str, width: float) -> float:
@@ -285,17 +289,18 @@ def _section(violation: Violation, of_key: Sequence[Operation], actions: Sequenc
     named = f"<li class='wrong'>{_text(str(wrong))}</li>" + "".join(f"<li>{_text(str(one))}</li>" for one in others)
     aside = ""
     if len(shown) < len(of_key):
-        aside = f", {len(shown):,} of the {len(of_key):,} on this key; +3 stands where three are left out"
+        aside = f", {len(shown):,} of the {len(of_key):,} on this key; +3 marks three omitted operations"
     found = violation.text[0].upper() + violation.text[1:]
     return (
         f"<h2>{_text(violation.kind.value)}, key {_text(violation.key)}</h2><p>{_text(found)}. "
         f"{_RULES[violation.kind]}.</p><ol>{named}</ol>{_chart(violation, shown, of_key, actions)}"
-        f"<p class='dim'>Drawn are these, with their numbers, and the operations nearest to the first{aside}.</p>"
+        f"<p class='dim'>The drawing has these operations, with their numbers, and those nearest to the first{aside}."
+        "</p>"
     )
 
 
 def _neighbourhood(violation: Violation, of_key: Sequence[Operation]) -> list[Operation]:
-    """The operations of the violation, and those that are nearest to what is wrong; sooner those before it."""
+    """Return the operations of a violation, and those nearest to its first, preferably before it."""
     wrong = violation.operations[0]
     named = {id(one) for one in violation.operations}
 
@@ -307,21 +312,20 @@ def _neighbourhood(violation: Violation, of_key: Sequence[Operation]) -> list[Op
 
 
 class _Axis:
-    """Where a time is, in pixels: each end of a bar has a place of its own, as far from the bar's other end as its
-    label is wide, and what is between is in proportion."""
+    """Maps times to pixels: each end of a bar has its own place, so that labels fit. Other times are interpolated."""
 
     def __init__(self, shown: Sequence[Operation], labels: Sequence[str]) -> None:
-        # Of ends at the same time beginnings come first: those operations were under way together.
+        # Beginnings before ends at the same time: such operations were concurrent.
         ends = sorted(
             [(one.invoked, 0, at) for at, one in enumerate(shown)]
             + [(one.completed, 1, at) for at, one in enumerate(shown)]
         )
         self.begins = [0.0] * len(shown)
         self.ends = [0.0] * len(shown)
-        """Of each bar, its left and right end."""
+        """The left and right ends of each bar."""
         self.times: list[int] = []
         self.places: list[float] = []
-        """All ends, from left to right."""
+        """All beginnings and ends, from left to right."""
         place = float(_EDGE - _STEP)
         for time, is_end, at in ends:
             place += _STEP
@@ -333,7 +337,7 @@ class _Axis:
         self.width = round(place) + _EDGE
 
     def __call__(self, time: int) -> float:
-        """Of a time that is not before the first end, nor after the last."""
+        """Return the place of a time between the first beginning and the last end."""
         at = bisect_left(self.times, time)
         if self.times[at] == time:
             return self.places[at]
@@ -350,7 +354,7 @@ def _chart(
     axis.width = max(axis.width, round(_LETTER * max((len(name) for name in _around(violation, actions)), default=0)))
     bands, names = _bands(axis, actions)
     top = _ROW * (names + 1) + 8
-    # Those of the violation first.
+    # The clients of the violation first.
     clients = dict.fromkeys([one.client for one in violation.operations] + sorted({one.client for one in shown}))
     lanes = {client: top + _LANE * at for at, client in enumerate(clients)}
     bottom = top + _LANE * len(lanes)
@@ -377,11 +381,11 @@ def _chart(
 def _around(violation: Violation, actions: Sequence[Action]) -> Iterator[str]:
     """Yield the texts around the bars, each of which must fit into the width of the drawing."""
     yield from (f"{action.what} {action.target}" for action in actions)
-    yield f"{len(violation.operations)} was over before {len(violation.operations)} began"
+    yield f"{len(violation.operations)} ended before {len(violation.operations)} began"
 
 
 def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
-    """The nemesis' actions, and how many rows their names need; `{height}` stands for the height."""
+    """Draw the nemesis' actions and return the number of rows of their names; {height} is a placeholder."""
     first, last = axis.times[0], axis.times[-1]
     rows: list[float] = []
     bands = []
@@ -392,8 +396,7 @@ def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
         width = max(axis(min(action.ended, last)) - left, 2)
         name = f"{action.what} {action.target}"
         x = _fitted(left + 4, name, axis.width)
-        row = next((at for at, taken in enumerate(rows) if taken <= x), len(rows))
-        rows[row:] = [x + _LETTER * len(name) + 8, *rows[row + 1 :]]
+        row = _free_row(rows, x, name)
         bands.append(
             f"<g><title>{_braced(str(action))}</title><rect class='band' x='{left:.0f}' y='0' width='{width:.0f}' "
             f"height='{{height}}'/><text class='bandname' x='{x:.0f}' y='{_ROW * row + 14}'>"
@@ -403,14 +406,14 @@ def _bands(axis: _Axis, actions: Sequence[Action]) -> tuple[list[str], int]:
 
 
 def _braced(text: str) -> str:
-    """Text for `str.format`."""
+    """Return text for `str.format`."""
     return _text(text).replace("{", "{{").replace("}", "}}")
 
 
 def _order(
     violation: Violation, shown: Sequence[Operation], axis: _Axis, lanes: dict[int, int], top: int
 ) -> Iterator[str]:
-    """What was over before what began, as an arrow above the lanes: of the first operation and another of the list."""
+    """Draw an arrow from the end of one operation of the violation to the beginning of another."""
     wrong, *others = violation.operations
     before = [one for one in others if one.completed < wrong.invoked]
     if before:
@@ -427,7 +430,7 @@ def _order(
         yield f"<line class='order' x1='{x:.1f}' x2='{x:.1f}' y1='{y}' y2='{lanes[one.client] + 5}'/>"
     yield f"<line class='order' x1='{left:.1f}' x2='{right:.1f}' y1='{y}' y2='{y}'/>"
     yield f"<path class='arrow' d='M{right:.1f},{y} l-8,-4 v8 z'/>"
-    text = f"{numbers[0]} was over before {numbers[1]} began"
+    text = f"{numbers[0]} ended before {numbers[1]} began"
     x = _fitted(right + 6, text, axis.width)
     if x < right + 6 and left - 6 >= _LETTER * len(text):
         x = left - 6 - _LETTER * len(text)
@@ -435,7 +438,7 @@ def _order(
 
 
 def _left_out(axis: _Axis, shown: Sequence[Operation], of_key: Sequence[Operation], y: int) -> Iterator[str]:
-    """How many operations begin where none of them is drawn."""
+    """Draw the numbers of omitted operations, each at the place of their beginnings."""
     drawn_ones = {id(one) for one in shown}
     counts: dict[int, int] = {}
     for one in of_key:
@@ -462,12 +465,12 @@ def _ticks(axis: _Axis, y: int) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Text as HTML shows it; what cannot be shown, which XML does not even allow, is replaced."""
+    """Return text for HTML. Replaces characters that XML does not allow."""
     return escape("".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text))
 
 
 def _bar(one: Operation, lane: int, left: float, width: float, label: str, number: int) -> str:
-    """A bar. number: in the violation's list, from 1; 0 if it is not there."""
+    """Draw a bar. number: in the list of the violation, from 1; 0: not in the list."""
     marked = " wrong" if number == 1 else " part" if number else ""
     note = f"\n{one.note}" if one.note else ""
     return (
@@ -484,12 +487,9 @@ def _class(one: Operation) -> str:
 
 
 def _label(one: Operation, number: int) -> str:
-    """An operation in few characters, its number first. What is acknowledged and says no more needs no answer."""
-    called = one.called.replace(f" {one.key}", "", 1)
-    label = called if one.outcome is Outcome.OK and one.answer == "ok" else f"{called} → {_short_answer(one)}"
+    """Return a short text for an operation: its number, command and reply, without the reply "ok"."""
+    label = one.call.replace(f" {one.key}", "", 1)
+    if one.outcome is not Outcome.OK or one.reply != "ok":
+        label += f" → {'?' if one.outcome is Outcome.UNKNOWN else one.reply}"
     label = label if len(label) <= LABEL_MAX else f"{label[: LABEL_MAX - 1]}…"
     return f"{number}: {label}" if number else label
-
-
-def _short_answer(one: Operation) -> str:
-    return "?" if one.outcome is Outcome.UNKNOWN else one.answer

@@ -1,14 +1,13 @@
-"""Clients that use a store at once, on a few keys, and write down what they asked and what they were told.
+"""The workload: concurrent clients execute operations on a few keys and record them in a history.
 
-Each client stays with one address until it fails, then goes on to the next. Registers are written with values that no
-one else writes, so that whoever reads one knows who wrote it; counters are only ever added to. At the end, when all
-is healed, every key is read at every address.
+Each client uses one address until it fails, then the next. A write to a register has a unique value, so that a read
+identifies the write. Clients only add to counters. At the end, without faults, every key is read at every address.
 
-What always holds: a client has one operation under way at a time; an operation is tried once, so that the history has
-every try; a time limit leaves a write's outcome unknown; keys have a prefix of this run's own, and are cleared behind
-it; the number of operations is bounded.
+Invariants: a client has one operation at a time. It tries an operation once, so that the history has every attempt. A
+write without a reply in time has an unknown outcome. Keys have a prefix of the run, and the run deletes them at its
+end. The number of operations is limited.
 
-Not for judging (`cairnkv.lab.consistency.checks`), and not for load: one process, paced.
+Out of scope: the checks (`cairnkv.lab.consistency.checks`), and load tests: this is one process with a limited rate.
 """
 
 import asyncio
@@ -26,19 +25,19 @@ from cairnkv.lab.consistency.history import Action, History, Operation, Outcome,
 from cairnkv.records import record
 
 OPERATIONS_MAX: Final = 2_000_000
-"""Operations in one run: some gigabytes of history. Who reaches it stops."""
+"""Maximum operations in a run: a few gigabytes of history."""
 
-PAUSE: Final = 0.05
-"""Seconds that a client waits before it goes on to the next address, so that a store that is down is not hammered."""
+RETRY_PAUSE: Final = 0.05
+"""Seconds that a client waits before it uses the next address, so that it does not overload a failed store."""
 
 FINAL_SECONDS: Final = 60.0
-"""How long the final reads may take at each address, tried again and again: a failover may still be going on."""
+"""Seconds for all attempts of the final reads at an address, which may be in a failover."""
 
 BACKSTOP: Final = 1.5
-"""Times the operation's timeout after which it is given up even if the client library has not."""
+"""Multiple of an operation's timeout after which the client gives up, even if the client library does not."""
 
 PREFIX: Final = "cairn-check:"
-"""What the keys of every run begin with. A token of the run's own follows."""
+"""The beginning of all keys of every run. A random token of the run follows."""
 
 _REGISTER: Final = {
     Verb.GET: 45,
@@ -50,16 +49,16 @@ _REGISTER: Final = {
     Verb.CLEAR_IF: 5,
 }
 _COUNTER: Final = {Verb.INCR: 60, Verb.GET: 40}
-"""How often each operation is chosen, of a register and of a counter."""
+"""The weights of the operations on registers and on counters."""
 
 
 @record
 class Options:
-    """What a run is like.
+    """The options of a run.
 
-    addresses: of the store's nodes. seconds: how long it lasts, final reads aside. clients, keys: how many.
-    rate: operations per second of all clients together; None: as many as there can be. seed: of what is chosen.
-    timeout: seconds that one operation may take. harms: kinds that a nemesis is asked for meanwhile.
+    addresses: of the store's nodes. seconds: the duration without the final reads. clients, keys: their numbers.
+    rate: operations per second of all clients together; None: no limit. seed: of all random choices.
+    timeout: seconds of one operation. faults: the kinds that the nemesis injects.
     """
 
     addresses: tuple[str, ...]
@@ -69,17 +68,17 @@ class Options:
     rate: float | None = 1_000.0
     seed: int = 0
     timeout: float = 3.0
-    harms: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
-class NoAnswer(Unavailable):
-    """Nothing was answered at any address, so there is nothing to judge."""
+class NoReply(Unavailable):
+    """No operation succeeded at any address, so that there is nothing to check."""
 
 
 class Run:
     """One run.
 
-    history: grows while it runs. left_behind: the prefix of its keys, if they could not be cleared at the end.
+    history: grows during the run. left_behind: the prefix of the keys, if the run failed to delete them at the end.
     """
 
     def __init__(self, options: Options, *, saver: Saver | None = None) -> None:
@@ -94,7 +93,7 @@ class Run:
         self._nemesis: asyncio.Task[None] | None = None
 
     def now(self) -> int:
-        """Nanoseconds since the run began."""
+        """Return the nanoseconds since the beginning of the run."""
         return time.monotonic_ns() - self._began
 
     @property
@@ -103,7 +102,7 @@ class Run:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """Stop the run early: operations end, the nemesis heals the cluster, and clients read every key."""
+        """Stop the run early: clients finish their operations, the nemesis heals the cluster, the final reads begin."""
         self._stop.set()
         if self._nemesis is not None:
             self._nemesis.cancel()
@@ -115,7 +114,7 @@ class Run:
                 await self._stop.wait()
 
     def action(self, one: Action) -> None:
-        """Write down what the nemesis did."""
+        """Record an action of the nemesis."""
         self.history.actions.append(one)
         if self._saver is not None:
             self._saver.action(one)
@@ -125,53 +124,52 @@ class Run:
         nemesis: "Callable[[Run], Awaitable[None]] | None" = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> History:
-        """Drive the clients, and the nemesis beside them, which leaves all healed; then read every key everywhere.
+        """Run the clients and the nemesis, then read every key at every address.
 
-        progress: is told how many operations there were. Raises `NoAnswer`, and what the nemesis does.
+        progress: called with the number of operations. Raises `NoReply`, and the errors of the nemesis.
         """
         try:
             await self._use(nemesis, progress)
             await self._read_all(progress)
         finally:
-            if self._any_answer():
+            if self._any_reply():
                 self.left_behind = None if await self._clean_up() else self._prefix
         return self.history
 
     async def _use(self, nemesis: "Callable[[Run], Awaitable[None]] | None", progress: Callable[[int], None]) -> None:
-        """Drive all clients until the time is up."""
+        """Run all clients until the time is up."""
         options = self.options
-        deadline = time.monotonic() + options.seconds
+        end = time.monotonic() + options.seconds
         clients = [_Client(self, number, self._prefix, progress) for number in range(options.clients)]
         try:
             async with asyncio.TaskGroup() as tasks:
                 if nemesis is not None:
                     self._nemesis = tasks.create_task(_awaited(nemesis(self)))
                 for client in clients:
-                    tasks.create_task(client.use(self._keys, deadline))
+                    tasks.create_task(client.use(self._keys, end))
         except ExceptionGroup as group:
-            raise group.exceptions[0] from None  # who fails at all fails for the reason of all others
-        if not self._any_answer():
+            raise group.exceptions[0] from None  # all clients fail for the same reason
+        if not self._any_reply():
             notes = {one.note for one in self.history.operations if one.note}
-            raise NoAnswer(f"nothing was answered at {', '.join(options.addresses)}: {'; '.join(sorted(notes)[:3])}")
+            raise NoReply(f"no operation succeeded at {', '.join(options.addresses)}: {'; '.join(sorted(notes)[:3])}")
 
-    def _any_answer(self) -> bool:
+    def _any_reply(self) -> bool:
         return any(one.outcome is Outcome.OK for one in self.history.operations)
 
     def done(self, one: Operation) -> None:
-        """Write an operation down."""
+        """Record an operation."""
         self.history.operations.append(one)
         if self._saver is not None:
             self._saver.operation(one)
 
     async def _read_all(self, progress: Callable[[int], None]) -> None:
-        """Read all keys at each address, one after the other; each tried until it answers, for a while."""
+        """Read all keys at each address, with several attempts."""
         for number, address in enumerate(self.options.addresses, self.options.clients):
             reader = _Client(self, number, self._prefix, progress, addresses=(address,))
-            deadline = time.monotonic() + FINAL_SECONDS
-            await reader.read_finally(self._keys, deadline)
+            await reader.read_finally(self._keys, time.monotonic() + FINAL_SECONDS)
 
     async def _clean_up(self) -> bool:
-        """Take the run's keys out again, where anybody lets us; whether somebody did."""
+        """Delete the keys of the run at the first address that allows it. Return whether they are deleted."""
         for address in self.options.addresses:
             with contextlib.suppress(CairnError):
                 async with cairnkv.aio.connect(address, timeout=self.options.timeout) as kv:
@@ -185,7 +183,7 @@ async def _awaited(work: Awaitable[None]) -> None:
 
 
 def key_names(count: int) -> list[str]:
-    """The names of so many keys: registers r1, r2, ..., and one counter c1, ... for every three of them.
+    """Return the names of keys: registers r1, r2, ..., and for every three registers a counter c1, ...
 
     >>> key_names(4)
     ['r1', 'r2', 'r3', 'c1']
@@ -195,7 +193,7 @@ def key_names(count: int) -> list[str]:
 
 
 def about(options: Options) -> dict[str, Any]:
-    """What the header of a run's history says."""
+    """Return the header of a run's history."""
     return {
         "addresses": list(options.addresses),
         "seconds": options.seconds,
@@ -204,13 +202,13 @@ def about(options: Options) -> dict[str, Any]:
         "rate": options.rate,
         "seed": options.seed,
         "timeout": options.timeout,
-        "nemesis": list(options.harms),
+        "nemesis": list(options.faults),
         "wall_clock_ms": time.time_ns() // 1_000_000,
     }
 
 
 class _Client:
-    """One client, and the addresses that it goes to in turn."""
+    """One client, which uses its addresses in turn."""
 
     def __init__(
         self,
@@ -224,51 +222,51 @@ class _Client:
         self._number = number
         self._prefix = prefix
         self._progress = progress
-        self._dice = random.Random(f"{run.options.seed} {number}")
+        self._random = random.Random(f"{run.options.seed} {number}")
         self._addresses = addresses or run.options.addresses
         self._at = number % len(self._addresses)
         self._kv: cairnkv.aio.Client[bytes, bytes] | None = None
         self._values = itertools.count(1)
-        self._seen: dict[str, str] = {}  # the value of each key that was seen or written last
+        self._seen: dict[str, str] = {}  # the last value of each key that this client has read or written
 
-    async def use(self, keys: Sequence[str], deadline: float) -> None:
-        """Use these keys until the time comes."""
+    async def use(self, keys: Sequence[str], end: float) -> None:
+        """Execute operations on the keys until the end."""
         options = self._run.options
         gap = options.clients / options.rate if options.rate else 0.0
-        following = time.monotonic() + self._dice.uniform(0, gap)
+        following = time.monotonic() + self._random.uniform(0, gap)
         operations = self._run.history.operations
         try:
-            while (now := time.monotonic()) < deadline and len(operations) < OPERATIONS_MAX and not self._run.stopped:
+            while (now := time.monotonic()) < end and len(operations) < OPERATIONS_MAX and not self._run.stopped:
                 if following > now:
-                    await self._run.rest(min(following, deadline) - now)
-                    if time.monotonic() >= deadline or self._run.stopped:
+                    await self._run.rest(min(following, end) - now)
+                    if time.monotonic() >= end or self._run.stopped:
                         return
-                following = max(following, now - gap) + gap * self._dice.uniform(0.5, 1.5)
-                one = await self._one(self._chosen(self._dice.choice(keys)))
+                following = max(following, now - gap) + gap * self._random.uniform(0.5, 1.5)
+                one = await self._one(self._chosen(self._random.choice(keys)))
                 self._progress(len(operations))
                 if one.outcome is not Outcome.OK:
                     await self._move_on()
         finally:
             await self._leave()
 
-    async def read_finally(self, keys: Sequence[str], deadline: float) -> None:
-        """Read all of these keys, each until it is answered or the time is up."""
+    async def read_finally(self, keys: Sequence[str], end: float) -> None:
+        """Read the keys, each until a read succeeds or the time is up."""
         try:
             for key in keys:
                 while True:
                     one = await self._one(Operation(self._number, Verb.GET, key, 0, 0, final=True))
                     if one.outcome is Outcome.OK:
                         break
-                    if time.monotonic() > deadline:
+                    if time.monotonic() > end:
                         return
                     await self._move_on()
         finally:
             await self._leave()
 
     def _chosen(self, key: str) -> Operation:
-        """What to do next with a key."""
+        """Return a random operation on a key."""
         weights = _COUNTER if key.startswith("c") else _REGISTER
-        (verb,) = self._dice.choices(list(weights), list(weights.values()))
+        (verb,) = self._random.choices(list(weights), list(weights.values()))
         return Operation(
             self._number,
             verb,
@@ -277,11 +275,11 @@ class _Client:
             0,
             value=f"{self._number}-{next(self._values)}" if verb in (Verb.SET, Verb.SWAP, Verb.SET_IF) else None,
             expected=self._seen.get(key, "none") if verb in (Verb.SET_IF, Verb.CLEAR_IF) else None,
-            amount=self._dice.randint(1, 5) if verb is Verb.INCR else 0,
+            amount=self._random.randint(1, 5) if verb is Verb.INCR else 0,
         )
 
     async def _one(self, plan: Operation) -> Operation:
-        """Carry an operation out, and write down what became of it."""
+        """Execute an operation, record it and return it with its outcome."""
         run = self._run
         address = self._addresses[self._at]
         result: str | int | bool | None = None
@@ -291,17 +289,18 @@ class _Client:
         invoked = run.now()
         try:
             async with asyncio.timeout(run.options.timeout * BACKSTOP):
-                result = await self._said(self._kv, plan)
+                result = await self._call(self._kv, plan)
         except TimeoutError as error:
-            sure = isinstance(error, Unavailable) or not plan.verb.writes  # the library's own says that nothing left
-            outcome = Outcome.NOT_EXECUTED if sure else Outcome.UNKNOWN
-            note = _in_one_line(error) or f"no answer in {run.options.timeout * BACKSTOP:g} s"
+            # The library raises its own `TimedOut` only if the server has not executed the command.
+            certain = isinstance(error, Unavailable) or not plan.verb.writes
+            outcome = Outcome.NOT_EXECUTED if certain else Outcome.UNKNOWN
+            note = _in_one_line(error) or f"no reply in {run.options.timeout * BACKSTOP:g} s"
         except (OutcomeUnknown, InternalError, PeerError) as error:
             outcome = Outcome.UNKNOWN if plan.verb.writes else Outcome.NOT_EXECUTED
             note = _in_one_line(error)
         except CairnError as error:
             if isinstance(error, CallerError) and error.code is None:
-                raise  # an address that is none, or the like: no client can get anywhere
+                raise  # such as an invalid address, with which every operation fails
             outcome, note = Outcome.NOT_EXECUTED, _in_one_line(error)
         one = Operation(
             plan.client,
@@ -325,8 +324,8 @@ class _Client:
                 self._seen[plan.key] = last
         return one
 
-    async def _said(self, kv: "cairnkv.aio.Client[bytes, bytes]", plan: Operation) -> str | int | bool | None:
-        """The answer to an operation."""
+    async def _call(self, kv: "cairnkv.aio.Client[bytes, bytes]", plan: Operation) -> str | int | bool | None:
+        """Send an operation and return its result."""
         key = self._prefix + plan.key
         value, expected = (plan.value or "").encode(), (plan.expected or "").encode()
         match plan.verb:
@@ -349,10 +348,10 @@ class _Client:
         return None
 
     async def _move_on(self) -> None:
-        """Leave this address for the next one."""
+        """Close the connection, and use the next address."""
         await self._leave()
         self._at = (self._at + 1) % len(self._addresses)
-        await asyncio.sleep(PAUSE * self._dice.uniform(0.5, 1.5))
+        await asyncio.sleep(RETRY_PAUSE * self._random.uniform(0.5, 1.5))
 
     async def _leave(self) -> None:
         if self._kv is not None:
