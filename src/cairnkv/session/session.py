@@ -19,8 +19,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import OK, Failure, Reply
-from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MAX, PUSHES_MAX, UNSENT_PAUSE
-from cairnkv.protocol.native import CARRIED_BYTES, DEFAULT_LIMITS, Limits, StatusByte, Width
+from cairnkv.limits import (
+    BYTES_PER_COST,
+    COMMANDS_PER_TURN,
+    NATIVE_COMMANDS_PER_COST,
+    PENDING_REPLIES_MAX,
+    PUSHES_MAX,
+    UNSENT_PAUSE,
+)
+from cairnkv.protocol.native import DEFAULT_LIMITS, Limits, StatusByte, Width
 from cairnkv.protocol.resp.requests import speaks_redis
 from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Conversation, NativePathSettings, QueuedReply, Unfinished
@@ -298,7 +305,7 @@ class Session:
 
     @property
     def missing(self) -> int:
-        """Bytes that have to come before anything can be done; with more than these, it is not this frame's."""
+        """Bytes that a long string lacks; 0 if no long string is partial."""
         return self._conversation.missing if self._conversation is not None and not self._ahead else 0
 
     @property
@@ -318,10 +325,9 @@ class Session:
             if (frame_executor := self._conversation.carry_out()) is not None:
                 replies = frame_executor.output()
                 carried = self._conversation.consumed - before
-                left -= COMMANDS_PER_TURN * carried // CARRIED_BYTES + len(replies) // BYTES_PER_COST
+                left -= frame_executor.executed // NATIVE_COMMANDS_PER_COST + (carried + len(replies)) // BYTES_PER_COST
                 self._say_all(replies, frame_executor.pending())
-                if self.blocked or left <= 0:
-                    break
+                continue  # it may have stopped between two frames only because it has executed enough bytes
             queued = self._conversation.next()
             left -= 1
             if queued is None:
