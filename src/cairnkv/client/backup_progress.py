@@ -4,7 +4,6 @@ Sans-IO: times are arguments. Out of scope: starting the backup and sending INFO
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.errors import OutcomeUnknown, Refused
@@ -41,6 +40,8 @@ class Watch:
             raise OutcomeUnknown("the server restarted, or began another backup; list the backup directory")
         if facts["backup_state"] != "done":
             raise Refused(f"the backup has failed: {facts['backup_error']}")
+        from pathlib import Path  # here: every client imports this module
+
         from cairnkv.storage import BackupResult
 
         ended = int(facts["backup_last_ms"])

@@ -6,7 +6,6 @@ the pipeline and the embedded store have the same methods because all of them ta
 Not for how a command gets anywhere, or how often it is tried.
 """
 
-import dataclasses
 import enum
 import functools
 import itertools
@@ -98,16 +97,18 @@ class Leeway(enum.Enum):
     LOCAL = "a read may be answered from the table of the node that is asked, which may be behind the others"
 
 
-@dataclasses.dataclass(slots=True)  # not frozen, which costs more than all the rest of making one
 class Call(Generic[T]):
     """A command, and what to make of the reply to it. Nobody changes one.
 
     leeway: None where all that the store promises is wanted.
     """
 
-    leeway: ClassVar[Leeway | None] = None  # no field: plain calls pay nothing for it
-    command: Command
-    decode: Callable[[Reply], T]
+    __slots__ = ("command", "decode")
+    leeway: ClassVar[Leeway | None] = None
+
+    def __init__(self, command: Command, decode: Callable[[Reply], T]) -> None:
+        self.command = command
+        self.decode = decode
 
     def result(self, reply: Reply) -> T:
         """The Python value of a reply; raises what stands for a failure."""
