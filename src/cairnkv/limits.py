@@ -118,7 +118,7 @@ BYTES_PER_COST: Final = 64 * KIB
 """Bytes of a value that are as much work as a command of one key, if a command reads, makes or copies them: BITCOUNT
 runs at some gigabytes per second, and copies are faster."""
 
-COMMANDS_PER_TURN: Final = 16
+COMMANDS_PER_SLICE: Final = 16
 """Commands of one connection that the pure Python path executes before other connections get their turn: about half a
 millisecond. `python benchmarks/neighbours.py` measures how this delays other clients."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cairnkv.commands import ClearAll, Get, GetMany, Info, Ping, Scan, Set
-from cairnkv.limits import COMMANDS_PER_TURN, DISCARD_BYTES, DISCARD_TIMEOUT, MIB, UNSENT_PAUSE
+from cairnkv.limits import COMMANDS_PER_SLICE, DISCARD_BYTES, DISCARD_TIMEOUT, MIB, UNSENT_PAUSE
 from cairnkv.protocol.native import Response, unpack_strings, write_command
 from cairnkv.server import connection
 from cairnkv.testing import RunningServer
@@ -415,7 +415,7 @@ def test_disk_pipeline_sent_before_any_read_gets_all_replies(start: Start, proto
 
 
 def test_pipeline_longer_than_many_turns(start_on_both: Start) -> None:
-    count = 20 * COMMANDS_PER_TURN + 1
+    count = 20 * COMMANDS_PER_SLICE + 1
     texts = [b"%d" % n for n in range(count)]
     with RawClient(start_on_both().address) as client:
         sender = threading.Thread(target=client.send_commands, args=([Ping(text) for text in texts],))
@@ -481,7 +481,7 @@ def test_scans_of_a_large_table_do_not_starve_another_client(start: Start) -> No
         for _ in range(20):
             assert modest.ask(Ping(b"")) == PONG
         # Turns of nothing but scans would take each ping some seconds here, and all of them half a minute.
-        assert time.monotonic() - begun < max(10, 20 * COMMANDS_PER_TURN / 5 * one_scan)
+        assert time.monotonic() - begun < max(10, 20 * COMMANDS_PER_SLICE / 5 * one_scan)
         greedy.reset()
 
 

@@ -117,7 +117,7 @@ def test_http_request_is_closed(start_on_both: Start, said: bytes, caplog: pytes
     with RedisClient(server.address) as redis:
         redis.socket.sendall(said)
         assert all(isinstance(reply, Error) for reply in redis.rest())
-    assert "speaks HTTP" in caplog.text
+    assert "it sends HTTP" in caplog.text
     with RedisClient(server.address) as redis:
         assert redis("EXISTS k") == 0
 

@@ -3,10 +3,10 @@
 import pytest
 
 from cairnkv.commands import Append, Command, Copy, Get, GetMany, Ping, Set, SetBit, SetRange
-from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_TURN, PENDING_REPLIES_MAX, UNSENT_PAUSE
+from cairnkv.limits import BYTES_PER_COST, COMMANDS_PER_SLICE, PENDING_REPLIES_MAX, UNSENT_PAUSE
 from cairnkv.protocol import Response, write_command, write_response
 from cairnkv.session import Session, State
-from cairnkv.session.conversation import WORDS_PER_COST
+from cairnkv.session.conversation import ARGUMENTS_PER_COST
 from cairnkv.store import LocalStore
 from tests.session.talk import Talk
 from tests.support.late_storage import LateStorage
@@ -17,17 +17,17 @@ RESPONSE_HEAD = 6
 class TestTurns:
     def test_end_after_a_number_of_commands(self) -> None:
         talk = Talk()
-        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 1)])
-        assert len(talk.take()) == COMMANDS_PER_TURN
+        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_SLICE + 1)])
+        assert len(talk.take()) == COMMANDS_PER_SLICE
         assert talk.session.runnable
         talk.session.advance()
-        assert [response.payload for response in talk.take()] == [b"%d" % COMMANDS_PER_TURN]
+        assert [response.payload for response in talk.take()] == [b"%d" % COMMANDS_PER_SLICE]
         assert not talk.session.runnable
 
     def test_count_malformed_commands_too(self) -> None:
         talk = Talk()
-        talk.send(*[Ping(b"first")], *[Get(b"")] * (2 * COMMANDS_PER_TURN))
-        assert len(talk.take()) == COMMANDS_PER_TURN
+        talk.send(*[Ping(b"first")], *[Get(b"")] * (2 * COMMANDS_PER_SLICE))
+        assert len(talk.take()) == COMMANDS_PER_SLICE
 
     @pytest.mark.parametrize(
         "command",
@@ -41,23 +41,23 @@ class TestTurns:
         talk.hear()
         talk.send(*[command] * 100)
         said = len(talk.take())
-        assert said <= -(-COMMANDS_PER_TURN // 10)
+        assert said <= -(-COMMANDS_PER_SLICE // 10)
         assert len(talk.hear()) == 100 - said
 
     def test_count_keys(self) -> None:
         talk = Talk()
-        keys = WORDS_PER_COST * COMMANDS_PER_TURN // 2
+        keys = ARGUMENTS_PER_COST * COMMANDS_PER_SLICE // 2
         talk.send(Ping(b"first"), *[GetMany((b"none",) * keys)] * 10)
         assert len(talk.take()) == 3
 
     def test_keep_bytes_that_arrive_between_them_in_order(self) -> None:
         talk = Talk()
-        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 5)])
+        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_SLICE + 5)])
         talk.session.receive(b"\0\0\3\0\0\0\4last")
-        assert talk.payloads() == [b"%d" % number for number in range(COMMANDS_PER_TURN + 5)] + [b"last"]
+        assert talk.payloads() == [b"%d" % number for number in range(COMMANDS_PER_SLICE + 5)] + [b"last"]
 
     def test_count_pieces_that_arrive_between_them_as_buffered(self) -> None:
-        commands = [Ping(b"%d" % number) for number in range(3 * COMMANDS_PER_TURN)]
+        commands = [Ping(b"%d" % number) for number in range(3 * COMMANDS_PER_SLICE)]
         sent = b"".join(map(write_command, commands))
         talk = Talk()
         talk.session.paused = True

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from cairnkv.commands import Command, Count, Failure, Get, Ping, Reply, Set, failures
-from cairnkv.limits import COMMANDS_PER_TURN, UNSENT_PAUSE
+from cairnkv.limits import COMMANDS_PER_SLICE, UNSENT_PAUSE
 from cairnkv.session import TRANSITIONS, Event, Session, State
 from cairnkv.store import LocalStore, PendingReply
 from tests.session.talk import Talk
@@ -33,7 +33,7 @@ class TestStateTable:
         assert all(order.index(begin) < order.index(to) for (begin, _), to in TRANSITIONS.items())
 
     def test_reaches_done_only_after_all_replies(self) -> None:
-        assert {event for (_, event), to in TRANSITIONS.items() if to is State.DONE} == {Event.ALL_SAID}
+        assert {event for (_, event), to in TRANSITIONS.items() if to is State.DONE} == {Event.ALL_SENT}
 
     @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
     def test_equals_the_behaviour_of_a_session(self, state: State, event: Event) -> None:
@@ -48,7 +48,7 @@ class TestStateTable:
                 session.drain()
             case Event.FAILURE:
                 session.fail(Failure(failures.TIMEOUT, "too slow"))
-            case Event.ALL_SAID:
+            case Event.ALL_SENT:
                 talk.storage.commit()
                 session.advance()
         assert session.state is TRANSITIONS.get((state, event), state)
@@ -74,9 +74,9 @@ def _in_state(state: State) -> Talk:
 class TestEndOfInput:
     def test_every_received_command_is_answered(self) -> None:
         talk = Talk(late=True)
-        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_TURN + 10)], Set(b"k", b"v"))
+        talk.send(*[Ping(b"%d" % number) for number in range(COMMANDS_PER_SLICE + 10)], Set(b"k", b"v"))
         talk.session.end_of_input()
-        assert len(talk.hear()) == COMMANDS_PER_TURN + 10
+        assert len(talk.hear()) == COMMANDS_PER_SLICE + 10
         assert talk.session.state is State.HALF_CLOSED, "one reply waits for the log"
         talk.storage.commit()
         assert talk.payloads() == [b"OK"]

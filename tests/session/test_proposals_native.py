@@ -363,7 +363,7 @@ class TestFailures:
     def test_a_client_that_has_gone(self) -> None:
         clients = Clients(1, native_path_in_use=True)
         clients.say(0, frames(Set(b"k", b"1"), Get(b"k")))
-        clients.sessions[0].lost()
+        clients.sessions[0].disconnected()
         clients.deliver()
         assert clients.node.running.databases[0].get(b"k") == b"1"
 

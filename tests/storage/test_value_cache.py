@@ -648,7 +648,7 @@ def test_closed_client_has_no_subscription_after_its_exec(disk: Cooled) -> None:
     talking.say("MULTI", "GET cold", "SUBSCRIBE news")
     talking.session.receive(request(b"EXEC"))
     talking.session.advance()
-    talking.session.lost()
+    talking.session.disconnected()
     disk.engine.read_gate.set()
     assert Listening(disk, context).say("GET cold") == [b"1"]
     assert context.pubsub.channels() == []

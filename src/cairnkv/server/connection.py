@@ -165,10 +165,10 @@ class Connection(asyncio.Protocol):
         self._turn()
         return True  # keep sending: replies may be due
 
-    def take_over(self, runs: "list[PendingBatch]") -> None:
-        """The transport brings replies that it holds, since something comes behind them that it cannot do."""
-        self.session.take_over(runs)
-        self._set_native_path()  # not any more, for now: what comes next stands behind these
+    def add_batches(self, batches: "list[PendingBatch]") -> None:
+        """Take the batches of the transport, which cannot execute the commands behind them."""
+        self.session.add_batches(batches)
+        self._set_native_path()  # off for now: the next commands stand behind these
 
     def resume_pending(self) -> None:
         """The transport has brought replies of which some may leave now."""
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
         self._turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.session.lost()
+        self.session.disconnected()
         self._server.disconnected(self)
         if exc is not None:
             logger.debug("%s: %s", self.name, exc)
@@ -225,7 +225,7 @@ class Connection(asyncio.Protocol):
 
     def dismiss(self) -> None:
         """Close a refused client's connection to free its place. Send the reason first if it was not sent yet."""
-        self.session.tell_refusal()
+        self.session.send_refusal()
         self._turn()
         self._transport.close()
 
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
         self._unsent_before, self._taken_before = unsent, taken
         quiet = now - self._heard
         if quiet >= REFUSAL_SECONDS and self.session.refused:
-            self.session.tell_refusal()
+            self.session.send_refusal()
             self._turn()
         if unsent:
             self._close_by = now + DISCARD_TIMEOUT
@@ -276,12 +276,12 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         elif self._frame_since is not None and now - self._frame_since[1] >= settings.frame_timeout:
             self._time_out(f"a frame was not finished in {settings.frame_timeout:g} s")
-        elif settings.idle_timeout and quiet >= settings.idle_timeout and not self._silence_is_fine:
+        elif settings.idle_timeout and quiet >= settings.idle_timeout and not self._may_idle:
             self._time_out(f"nothing was said for {settings.idle_timeout:g} s")
 
     @property
-    def _silence_is_fine(self) -> bool:
-        return self.session.silence_is_fine or (self._polled is not None and self._polled.holds)
+    def _may_idle(self) -> bool:
+        return self.session.may_idle or (self._polled is not None and self._polled.holds)
 
     def _time_out(self, text: str) -> None:
         logger.info("%s: %s", self.name, text)

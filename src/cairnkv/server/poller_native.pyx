@@ -484,7 +484,7 @@ cdef class Transport:
         """Let the protocol have the replies that are held here: it has something to say behind them."""
         if self._pending:
             pending, self._pending, self._pending_size = self._pending, [], 0
-            self._protocol.take_over(pending)
+            self._protocol.add_batches(pending)
 
     cdef inline Waiting _what_waits(self) noexcept:
         """What of the client's commands has yet to have its turn, as far as its replies are held here."""

@@ -261,7 +261,7 @@ class Server:
         self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
         logger.info("CONFIG SET has changed: %s", ", ".join(changed) or "nothing")
-        self._context.want_password(settings.password)
+        self._context.authenticator.set_password(settings.password)
         for connection in self._connections:
             connection.reconsider()
 
@@ -348,7 +348,7 @@ class Server:
             self._admitted.discard(stranger)
             stranger.refuse(failure)
         self._admitted.add(connection)
-        if self._context.wants_password:
+        if self._context.authenticator.required:
             self._strangers[connection] = None
         return None
 

@@ -1,15 +1,15 @@
-"""What the Redis conversations of one server share, and what they may ask of the server around them.
+"""The state that the conversations of one server share, and their interface to the server.
 
-What always holds: everything here is found or made by the server; without one, as in tests, there is nobody else and
-nothing to configure. Who is registered here is taken out by `Conversation.end`.
+Invariants: the server makes everything here. Without a server, as in tests, there are no other clients and no options.
+`Conversation.end` removes a registered conversation.
 
-Not for what one conversation knows of itself.
+Out of scope: the state of one conversation.
 """
 
-import hmac
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
+from cairnkv.session.auth import Authenticator
 from cairnkv.session.native_path import resp_frame_executor
 from cairnkv.session.resp.pubsub import PubSub
 from cairnkv.store import Store
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Registered(Protocol):
-    """A conversation that is registered here."""
+    """A conversation that can be registered here."""
 
     @property
     def id(self) -> int:
@@ -28,36 +28,34 @@ class Registered(Protocol):
 
 C = TypeVar("C", bound=Registered)
 
-DEFAULT_USER: Final = b"default"
-
 
 class Peer:
-    """Who is at the other end of a conversation. Times in seconds; addresses as HOST:PORT, or a path and `:0`."""
+    """The client of a conversation. Times in seconds; addresses as HOST:PORT, or a path and `:0`."""
 
     address: str = "?:0"
     local_address: str = "?:0"
     descriptor: int = -1
     is_local: bool = False
-    """Whether it came through a Unix socket."""
+    """Whether it has connected through a Unix socket."""
 
     def age(self) -> float:
-        """Since when it is connected."""
+        """Return the time since it connected."""
         return 0.0
 
     def idle(self) -> float:
-        """Since when it has said nothing."""
+        """Return the time since it last sent or received bytes."""
         return 0.0
 
     def unsent(self) -> int:
-        """Bytes of replies that it has not taken."""
+        """Return the bytes of replies that it has not received."""
         return 0
 
     def close(self, reason: str) -> None:
-        """Close the connection at once; what was not taken is lost."""
+        """Close the connection at once. Unsent replies are lost."""
 
 
 class OptionRefused(Exception):
-    """An option cannot have a value: which, and why, in Redis' words where it has some."""
+    """An option cannot have a value. The reason is the text of Redis where it has one."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(reason)
@@ -66,35 +64,35 @@ class OptionRefused(Exception):
 
 
 class Options(Protocol):
-    """What CONFIG reads and changes: names and values as Redis has them, and as this server's own options have them."""
+    """The options of CONFIG: names and values of Redis, and those of this server."""
 
     def all(self) -> Mapping[str, str]:
-        """Every option there is, and its value now."""
+        """Return every option with its value."""
 
     def get(self, name: str) -> str | None:
         """Return the value of an option, or None for an unknown option."""
 
     def set(self, values: Mapping[str, str]) -> None:
-        """Change these, which all exist; all or none. Raises `OptionRefused`."""
+        """Change existing options: all of these, or none. Raises `OptionRefused`."""
 
 
 class NoOptions:
-    """There is nothing to configure."""
+    """The options without a server: none."""
 
     def all(self) -> Mapping[str, str]:
-        """None."""
+        """Return nothing."""
         return {}
 
     def get(self, name: str) -> str | None:
-        """None."""
+        """Return None."""
         return None
 
     def set(self, values: Mapping[str, str]) -> None:
-        """Nobody has one to set."""
+        """Change nothing: there is no option."""
 
 
 class ServerContext(Generic[C]):
-    """What conversations share.
+    """The shared state of conversations.
 
     clients: every Redis conversation by its id, the oldest first.
     """
@@ -107,11 +105,12 @@ class ServerContext(Generic[C]):
         options: Options | None = None,
         shut_down: Callable[[], None] | None = None,
     ) -> None:
-        """password: what clients have to say before anything else; None: nothing.
+        """password: clients must send it before other commands; None: they need none.
 
-        shut_down: stops the server; None: there is none to stop.
+        shut_down: stops the server; None: there is no server.
         """
         self.store: Final = store
+        self.authenticator: Final = Authenticator(password)
         self.pubsub: Final = PubSub()
         self.clients: Final[dict[int, C]] = {}
         self.options: Final[Options] = options or NoOptions()
@@ -119,42 +118,23 @@ class ServerContext(Generic[C]):
         self.commands_executed = 0
         """Commands that acted on a conversation and never reached the store."""
         self.counted_before: dict[str, int] = {}
-        """What counters of `Store.info` stood at, and of this, when CONFIG RESETSTAT was last said."""
-        self._password: bytes | None = None
-        self.want_password(password)
+        """The counters of `Store.info`, and this one, at the last CONFIG RESETSTAT."""
         self._last_id = 0
-        self._frame_executors: dict[int, FrameExecutor | None] = {}  # by keyspace
-
-    @property
-    def wants_password(self) -> bool:
-        """Whether clients have to authenticate."""
-        return self._password is not None
-
-    def want_password(self, password: str | None) -> None:
-        """Want this password from clients that come from now on; None: none."""
-        self._password = password.encode("utf-8", "surrogateescape") if password else None
-
-    def accepts(self, user: bytes, password: bytes) -> bool:
-        """Whether this is the password, if one is wanted. Takes as long whatever is wrong with it.
-
-        There is one user, `default`.
-        """
-        right = hmac.compare_digest(password, self._password or b"") or self._password is None
-        return right and user == DEFAULT_USER
+        self._frame_executors: dict[int, FrameExecutor | None] = {}  # by database
 
     def frame_executor(self, db: int) -> "FrameExecutor | None":
-        """The compiled hot path of a keyspace, where there is one."""
+        """Return the native path's executor of a database; None if there is none, or it is off."""
         if db not in self._frame_executors:
             self._frame_executors[db] = resp_frame_executor(self.store, db)
         frame_executor = self._frame_executors[db]
         return None if frame_executor is None or frame_executor.off else frame_executor
 
     def enter(self, conversation: C) -> int:
-        """A new conversation; the id that nobody else ever has."""
+        """Register a new conversation; return its id, which no other conversation ever has."""
         self._last_id += 1
         self.clients[self._last_id] = conversation
         return self._last_id
 
     def leave(self, conversation: C) -> None:
-        """A conversation is over."""
+        """Remove a conversation that has ended."""
         self.clients.pop(conversation.id, None)

@@ -1,9 +1,9 @@
-"""What a session asks of a wire: bytes in, and what is due for each command.
+"""The protocol-specific part of a session: bytes in, queued replies out.
 
-One implementation for each wire: `native.conversation` and `resp.conversation`. Which one a client speaks is told by
-its first byte, since no command of one can begin with a byte that a command of the other begins with.
+`native.conversation` and `resp.conversation` implement it. The first byte of a client selects one of them, since no
+command of one protocol begins with a byte that begins a command of the other.
 
-Not for the order of replies, nor for bounds: those are the session's, and the same for all wires.
+Out of scope: the order of replies and the limits, which are the same for both protocols (`session`).
 """
 
 import dataclasses
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
     from cairnkv.store.pending_native import PendingBatch
 
 WHOLE_TABLE_COST: Final = 64
-"""Commands of one key that a command about the whole table counts as, in a turn. A slice of a scan is some
-milliseconds of work in a frame of 40 bytes: a turn of nothing else would hold the loop for seconds."""
+"""Work of a command about a whole database, in commands of one key. A slice of a scan takes milliseconds for a frame of
+40 bytes: many of them in one slice of a client would hold the loop for seconds."""
 
 KEYS_PER_COST: Final = 20
-"""Keys that a slice of a scan looks at which are as much work as a command of one key."""
+"""Keys that a slice of a scan passes, as work of one command of one key."""
 
-WORDS_PER_COST: Final = 8
-"""Words of a command, such as keys, that are about as much work as a command of one key."""
+ARGUMENTS_PER_COST: Final = 8
+"""Arguments of a command, such as keys, as work of one command of one key."""
 
-TOLD_PER_COST: Final = 256
-"""Bytes of a reply of many small parts (replies about the server) that are as much work as a command of one key."""
+REPORT_BYTES_PER_COST: Final = 256
+"""Bytes of a reply with many small parts (reports about the server), as work of one command of one key."""
 
 AHEAD_COMMANDS: Final = 64
-"""Commands that are looked at behind one that waits for the disk, to have read what they need as well."""
+"""Commands behind one that waits for the disk, whose values are read ahead."""
 
 AHEAD_BYTES: Final = 16_384
-"""Bytes of input that are looked at for that."""
+"""Bytes of input that are decoded for that."""
 
 Encode: TypeAlias = Callable[[Reply], Sequence[bytes]]
-"""Turns a reply into the bytes to send, in pieces; there may be none."""
+"""Returns the bytes of a reply in pieces. There may be none."""
 
 NativePathSettings: TypeAlias = tuple["FrameExecutor", int, tuple[int, int], int, int, bool]
-"""An accelerator; the width of command numbers, or the version of Redis' protocol; the statuses, the longest string and
-the longest frame of a conversation; and whether all its reads may show what was true a moment ago."""
+"""The executor; the width of command numbers, or the version of the Redis protocol; the status bytes; the maximum bytes
+of a value and of a frame; whether all reads may return a value that is not the newest."""
 
 
 def cost_of(command: Command, outcome: Reply | PendingReply, made: int) -> int:
@@ -64,10 +64,10 @@ def bytes_of_outcome(outcome: Reply | PendingReply) -> int:
 
 @dataclasses.dataclass(slots=True)
 class QueuedReply:
-    """What is due for one command: its outcome, and how that is said.
+    """The reply to one command, and its encoding.
 
-    cost: how many commands of one key this was as much work as. closes: whether the conversation ends behind it.
-    size: bytes that it keeps in memory until it is said, besides those of its outcome.
+    cost: the command's work, in commands of one key. closes: whether the conversation ends after this reply.
+    size: bytes that it keeps in memory until it is encoded, besides those of its outcome.
     """
 
     outcome: Reply | PendingReply
@@ -79,40 +79,40 @@ class QueuedReply:
 
 @dataclasses.dataclass(slots=True, frozen=True)
 class Unfinished:
-    """In the place of what is due: a command takes several turns, and has had one.
+    """In the place of a queued reply: one slice of a command that takes several.
 
-    until: it gets no other before this was carried out; None: when it is its turn.
+    until: the next slice waits for the execution of this; None: it waits for the client's next slice only.
     """
 
     until: PendingReply | None = None
 
 
 UNFINISHED: Final = Unfinished()
-"""One that waits for nothing but its turn."""
+"""A slice that waits for no execution."""
 
 
 class OwnWrites:
-    """Whether all that a client has written is there to be read, so that a local read cannot miss it."""
+    """The writes of a client that are not executed yet. A local read must not miss them."""
 
     def __init__(self) -> None:
-        # In their order; not only the newest: it may have failed while one before it is on its way.
+        # Oldest first. The newest is not enough: it may have failed while an earlier one is pending.
         self._waiting: deque[PendingReply | PendingBatch] = deque()
 
     def note(self, outcome: Reply | PendingReply) -> None:
-        """The client has written something, with this outcome."""
+        """Note the outcome of a write."""
         if isinstance(outcome, PendingReply):
             self._forget_executed()
             self._waiting.append(outcome)
 
-    def note_batch(self, run: "PendingBatch") -> None:
-        """The client has said several commands."""
-        if run.writes:
+    def note_batch(self, batch: "PendingBatch") -> None:
+        """Note a batch of commands."""
+        if batch.writes:
             self._forget_executed()
-            self._waiting.append(run)
+            self._waiting.append(batch)
 
     @property
-    def are_there(self) -> bool:
-        """Whether they are; an outcome that nobody knows will not be waited for."""
+    def are_executed(self) -> bool:
+        """Whether all are executed. A write with an unknown outcome counts as executed."""
         self._forget_executed()
         return not self._waiting
 
@@ -122,29 +122,29 @@ class OwnWrites:
 
 
 class Conversation(Protocol):
-    """One wire's part of a session."""
+    """The part of a session that depends on the protocol."""
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes of the client."""
+        """Add bytes of the client."""
 
     def next(self) -> QueuedReply | Unfinished | None:
-        """Carry out the next command that is there whole, or a part of it; None when more bytes are needed."""
+        """Execute the next complete command, or a slice of it. Returns None if more bytes are needed."""
 
     def upcoming(self) -> tuple[list[Step], int]:
-        """Some of the commands that come next, as far as is known without carrying them out, and in how many bytes."""
+        """Return some of the commands that come next, as far as they can be decoded now, and their bytes."""
 
     def failure(self, failure: Failure) -> QueuedReply:
-        """How a failure is said that no command has asked for."""
+        """Return the reply for a failure of the connection."""
 
-    def said(self, run: "PendingBatch") -> None:
-        """An accelerator holds the replies to commands of the client, which may not have been carried out yet."""
+    def note_batch(self, batch: "PendingBatch") -> None:
+        """Note commands of the client that the native path holds, and that may not be executed yet."""
 
-    def carry_out(self) -> "FrameExecutor | None":
-        """Let an accelerator carry out what it can of the bytes that were fed; it, with the replies, if it could."""
+    def execute_natively(self) -> "FrameExecutor | None":
+        """Let the native path execute the first commands. Returns its executor, which has the replies, or None."""
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:
-        """What a transport may let an accelerator do with the bytes that come next; None: nothing."""
+        """The settings with which a transport may use the native path for the next bytes; None: it may not."""
 
     @property
     def authenticated(self) -> bool:
@@ -152,19 +152,19 @@ class Conversation(Protocol):
 
     @property
     def pending(self) -> int:
-        """Bytes that were fed and belong to no command that was carried out."""
+        """The bytes of commands that are incomplete or not executed."""
 
     @property
     def kept(self) -> int:
-        """Bytes that the client makes the server keep besides: what it queued, watches and listens to, near enough."""
+        """Estimated bytes that the server keeps for the client besides: queued commands, watched keys, channels."""
 
     @property
     def missing(self) -> int:
-        """Bytes that a long string lacks; 0 if no long string is partial."""
+        """The bytes that a long string lacks; 0 if no long string is partial."""
 
     @property
     def consumed(self) -> int:
-        """Bytes of all commands that came whole."""
+        """The bytes of all complete commands."""
 
     def end(self) -> None:
-        """The client has gone, or nothing more will be read of it. May be told more than once."""
+        """Free what the conversation keeps. May be called again."""

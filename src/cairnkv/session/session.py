@@ -1,15 +1,13 @@
 """A session: one client's conversation. Bytes in, bytes out. Sans-IO.
 
-Which wire the client speaks is told by its first byte; the `Conversation` of that wire turns bytes into what is due.
+The client's first byte selects the protocol. The `Conversation` of that protocol makes queued replies from bytes.
 
-What always holds: replies leave in the order of their commands, whatever each of them waits for. While a command was
-not carried out yet, because what it needs is being read from the disk, none behind it is. What a
-client may have pending is bounded, in replies that wait and in bytes of replies; at a bound the session
-executes no further until `advance` finds room. Behind a failure that ends the conversation nothing is executed
-and nothing more is said.
+Invariants: replies leave in the order of their commands. While a command waits for values from the disk, no command
+behind it executes. Limits bound a client's pending replies and their bytes: at a limit the session executes nothing
+until `advance` finds room. After a failure that ends the conversation the session executes and sends nothing.
 
-Not for sockets, clocks or the event loop: a connection owns a session, brings it bytes, and is told through
-`wake` that there is something to send or to go on with.
+Out of scope: sockets, clocks and the event loop. A connection owns a session, gives it bytes, and learns from `wake`
+that the session has output or can go on.
 """
 
 import enum
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from cairnkv.commands import OK, Failure, Reply
 from cairnkv.limits import (
     BYTES_PER_COST,
-    COMMANDS_PER_TURN,
+    COMMANDS_PER_SLICE,
     NATIVE_COMMANDS_PER_COST,
     PENDING_REPLIES_MAX,
     PUSHES_MAX,
@@ -29,38 +27,39 @@ from cairnkv.limits import (
 )
 from cairnkv.protocol.native import DEFAULT_LIMITS, Limits, StatusByte, Width
 from cairnkv.protocol.resp.requests import speaks_redis
+from cairnkv.session.auth import Authentication
 from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import WHOLE_TABLE_COST, Conversation, NativePathSettings, QueuedReply, Unfinished
 from cairnkv.session.native.conversation import NativeConversation
-from cairnkv.session.resp import commands as _words  # noqa: F401  (declares what conversations understand)
+from cairnkv.session.resp import commands as _commands  # noqa: F401  (registers them)
 from cairnkv.session.resp.conversation import RespConversation
-from cairnkv.store import PendingCommand, PendingReply, Store, size_of
+from cairnkv.store import PendingRead, PendingReply, Store, size_of
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
     from cairnkv.store.pending_native import PendingBatch
 
 TLS_HELLO: Final = b"\x16\x03"
-"""How a client begins that expects TLS: a handshake record, and the first byte of its version (RFC 8446, 5.1)."""
+"""The first bytes of a client that expects TLS: a handshake record and its version (RFC 8446, 5.1)."""
 
 
 class State(enum.Enum):
-    """Where a conversation is. `TRANSITIONS` says how it gets from one to another."""
+    """The state of a session. `TRANSITIONS` has all transitions."""
 
-    OPEN = "commands are read and answered"
-    HALF_CLOSED = "the client will say no more; it still gets its replies"
-    FAILED = "a failure that ends the conversation is said; the client's bytes are thrown away"
-    DRAINING = "the server is stopping: what was read is answered, the rest is thrown away"
-    DONE = "everything is said"
+    OPEN = "the session executes commands"
+    HALF_CLOSED = "the client sends no more; it still gets its replies"
+    FAILED = "a failure ends the session, which discards the client's bytes"
+    DRAINING = "the server stops: the session executes the commands that it has, and discards further bytes"
+    DONE = "the session has returned all output"
 
 
 class Event(enum.Enum):
-    """What moves a conversation on."""
+    """An event that changes the state."""
 
     END_OF_INPUT = "the client closed its sending side"
-    FAILURE = "a failure whose code closes"
-    DRAIN = "the server is told to stop"
-    ALL_SAID = "no reply is due any more"
+    FAILURE = "a failure that ends the session"
+    DRAIN = "the server stops"
+    ALL_SENT = "no reply is queued"
 
 
 TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
@@ -68,12 +67,12 @@ TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.OPEN, Event.FAILURE): State.FAILED,
     (State.OPEN, Event.DRAIN): State.DRAINING,
     (State.HALF_CLOSED, Event.FAILURE): State.FAILED,
-    (State.HALF_CLOSED, Event.ALL_SAID): State.DONE,
+    (State.HALF_CLOSED, Event.ALL_SENT): State.DONE,
     (State.DRAINING, Event.FAILURE): State.FAILED,
-    (State.DRAINING, Event.ALL_SAID): State.DONE,
-    (State.FAILED, Event.ALL_SAID): State.DONE,
+    (State.DRAINING, Event.ALL_SENT): State.DONE,
+    (State.FAILED, Event.ALL_SENT): State.DONE,
 }
-"""Every transition there is; an event that is not here leaves the state as it is."""
+"""All transitions. Any other event leaves the state as it is."""
 
 
 class Session:
@@ -91,51 +90,53 @@ class Session:
         context: ServerContext[RespConversation] | None = None,
         peer: Peer | None = None,
     ) -> None:
-        """wake: called when replies that were held may leave; call `advance` then, or soon.
+        """wake: called when pending replies may leave. Call `advance` then, or soon.
 
-        frame_executor: of this store; None: everything goes the readable way.
-        context: what the conversations of a server share; None: this one is alone.
-        peer: who is at the other end.
+        frame_executor: the native path of the store for the native protocol; None: the pure path executes all frames.
+        context: the shared state of the server's conversations; None: a new one.
+        peer: the client.
         """
         self._store = store
         self._wake = wake
         self._limits = limits
         self._context = context or ServerContext(store)
         self._peer = peer or Peer()
-        self._new_article = partial(
+        self._auth = Authentication(self._context.authenticator)
+        self._new_native = partial(
             NativeConversation,
             store,
             status_byte=status_byte,
             width=width,
             limits=limits,
             frame_executor=frame_executor,
-            context=self._context,
+            auth=self._auth,
         )
-        self._conversation: Conversation | None = None  # before the first byte has come
-        self._begin = b""  # a first byte that does not tell enough
-        self._refusal: Failure | None = None  # to be said on whatever wire the client turns out to speak
-        self._queued: deque[tuple[QueuedReply, int]] = deque()  # what is due, in order, with its size
+        self._conversation: Conversation | None = None  # None before the first byte
+        self._begin = b""  # a first byte that may begin a TLS handshake
+        self._refusal: Failure | None = None  # to be sent in the protocol that the first byte selects
+        self._queued: deque[tuple[QueuedReply, int]] = deque()  # each with its size
         self._queued_size = 0
         self._output: list[bytes] = []
         self._output_size = 0
-        self._more = False  # whole commands may be waiting
-        # What was read while `_more`, in pieces: to move or extend one buffer of `READ_AHEAD_MAX` takes milliseconds.
+        self._more = False  # whether the conversation may have complete commands
+        # Bytes that arrived while `_more`, in pieces: to move or extend one buffer of `READ_AHEAD_MAX` takes
+        # milliseconds.
         self._ahead: deque[bytes] = deque()
         self._ahead_size = 0
-        self._awaited: PendingReply | None = None  # what has to be carried out before anything else is
-        self._looked_at = 0  # up to where input was looked at for what else has to be read
+        self._awaited: PendingReply | None = None  # a command that must execute before any other
+        self._looked_at = 0  # the end of the input whose commands were decoded for `read_ahead`
         self.state = State.OPEN
         self.paused = False
-        """Set by the connection while its client does not take what was sent."""
+        """Set by the connection while the client does not read its replies."""
         self.expects_tls = False
-        """Whether the client began as one does that expects TLS."""
+        """Whether the client has begun a TLS handshake."""
         self.overrun = False
-        """Whether more was pushed to the client than it may leave untaken: the connection is to be closed."""
+        """Whether the client has left more messages unread than it may: the connection must close."""
 
-    # -- what the connection brings -------------------------------------------------------------------------
+    # -- input ----------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Take bytes from the client. Call `advance` behind it."""
+        """Add bytes from the client. Call `advance` after this."""
         if self.state is not State.OPEN:
             return
         if self._conversation is None:
@@ -143,10 +144,10 @@ class Session:
             if not data or data == TLS_HELLO[:1]:
                 self._begin = data
                 return
-            self._listen(data)
-        self._take(data)
+            self._select_protocol(data)
+        self._feed(data)
 
-    def _take(self, data: bytes | memoryview) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
         if self._conversation is None or self.state is not State.OPEN:
             return
         if self._more:
@@ -156,8 +157,8 @@ class Session:
             self._conversation.feed(data)
             self._more = True
 
-    def _take_next(self) -> None:
-        """Give the conversation, which needs more bytes, the next ones that were read ahead."""
+    def _feed_next(self) -> None:
+        """Give the conversation, which needs more bytes, the next piece."""
         assert self._conversation is not None
         if self._ahead:
             data = self._ahead.popleft()
@@ -166,41 +167,41 @@ class Session:
         else:
             self._more = False
 
-    def _listen(self, begin: bytes) -> None:
-        """Tell the wire by how the client begins."""
+    def _select_protocol(self, begin: bytes) -> None:
+        """Make the conversation of the protocol that these first bytes belong to."""
         self._begin = b""
         if begin.startswith(TLS_HELLO):
             self.expects_tls = True
-            self._conversation = self._new_article()
+            self._conversation = self._new_native()
             self._stop_reading()
         elif speaks_redis(begin[0]):
             self._conversation = RespConversation(
-                self._store, self._context, self._peer, push=self._push, limits=self._limits
+                self._store, self._context, self._peer, auth=self._auth, push=self._push, limits=self._limits
             )
         else:
-            self._conversation = self._new_article()
+            self._conversation = self._new_native()
         if self._refusal is not None:
             self.fail(self._refusal)
 
     def end_of_input(self) -> None:
-        """The client closed its sending side; whatever it said is still answered."""
+        """The client closed its sending side. Its commands still get their replies."""
         if self._conversation is None and self._begin:
-            self._decide()
+            self._any_conversation()
         self._on(Event.END_OF_INPUT)
 
     def drain(self) -> None:
-        """The server is told to stop: answer what was read, and take no more."""
+        """The server stops: execute the commands that were read, and take no more bytes."""
         self._on(Event.DRAIN)
 
     def fail(self, failure: Failure) -> None:
-        """End the conversation with a failure, behind the replies that are due."""
+        """End the session with a failure, behind the queued replies."""
         if self.state in (State.OPEN, State.HALF_CLOSED, State.DRAINING):
-            self._say(self._decide().failure(failure))
+            self._queue(self._any_conversation().failure(failure))
             if not failure.code.closes:
                 self._stop_reading()
 
     def refuse(self, failure: Failure) -> None:
-        """End the conversation with a failure, but on the wire that the client speaks, once that is known."""
+        """End the session with a failure, in the protocol that the client's first byte selects."""
         if self._conversation is None:
             self._refusal = failure
         else:
@@ -208,53 +209,53 @@ class Session:
 
     @property
     def refused(self) -> bool:
-        """Whether there is a refusal that waits for the client's first byte."""
+        """Whether a refusal waits for the client's first byte."""
         return self._conversation is None and self._refusal is not None
 
-    def tell_refusal(self) -> None:
-        """Wait no longer for the client's first byte: it may wait for ours."""
+    def send_refusal(self) -> None:
+        """Send the refusal without the client's first byte: the client may wait for the server."""
         if self._refusal is not None:
             self.fail(self._refusal)
 
-    def lost(self) -> None:
-        """The client has gone."""
-        self.paused = True  # nobody is there to take anything
+    def disconnected(self) -> None:
+        """The client has disconnected."""
+        self.paused = True
         if self._conversation is not None:
             self._conversation.end()
 
-    def _decide(self) -> Conversation:
-        """The conversation; on the article's wire, if the client has not told another."""
+    def _any_conversation(self) -> Conversation:
+        """Return the conversation; one in the native protocol if the client has sent no byte."""
         if self._conversation is None:
-            self._conversation = self._new_article()
+            self._conversation = self._new_native()
             if self._begin:
                 self._conversation.feed(self._begin)
                 self._begin = b""
                 self._more = True
         return self._conversation
 
-    # -- what the connection takes --------------------------------------------------------------------------
+    # -- output and state -----------------------------------------------------------------------------------
 
     def output(self) -> list[bytes]:
-        """The bytes to send, in pieces; each is given once."""
+        """Return the bytes to send, in pieces. Each is returned once."""
         output, self._output = self._output, []
         self._output_size = 0
         return output
 
     @property
     def blocked(self) -> bool:
-        """Whether the session executes nothing before replies are taken or released: read no more for it."""
+        """Whether the session executes nothing until replies are sent or released. Read no more bytes for it."""
         queued = self._output_size + self._queued_size
-        if self.paused or queued >= UNSENT_PAUSE or len(self._queued) >= PENDING_REPLIES_MAX or self._is_put_off:
+        if self.paused or queued >= UNSENT_PAUSE or len(self._queued) >= PENDING_REPLIES_MAX or self._awaits:
             return True
         return bool(self._queued) and self._store.is_behind
 
     @property
-    def _is_put_off(self) -> bool:
+    def _awaits(self) -> bool:
         return self._awaited is not None and not self._awaited.executed
 
     @property
     def runnable(self) -> bool:
-        """Whether `advance` could go on now: with a command that has been read, or a reply that was held."""
+        """Whether `advance` can go on now: with a complete command, or a released reply."""
         return self._can_execute or self._can_release
 
     @property
@@ -271,83 +272,83 @@ class Session:
     def authenticated(self) -> bool:
         """Whether the client may execute commands: it has sent the password, or the server has none."""
         if self._conversation is None:
-            return not self._context.wants_password
+            return not self._context.authenticator.required
         return self._conversation.authenticated
 
     @property
     def waiting(self) -> bool:
-        """Whether replies wait for the log."""
+        """Whether replies are queued."""
         return bool(self._queued)
 
     @property
-    def silence_is_fine(self) -> bool:
-        """Whether the client may well be silent because it waits: for the log, or for what others say."""
+    def may_idle(self) -> bool:
+        """Whether the client may be idle because it waits for a reply or for messages."""
         return self.waiting or (isinstance(self._conversation, RespConversation) and self._conversation.is_subscribed)
 
     @property
     def buffered(self) -> int:
-        """Bytes that were read and not yet executed, and those that are kept for what comes later."""
+        """The bytes of commands that are not executed, and of other state that the session keeps for the client."""
         if self._conversation is None:
             return len(self._begin)
         return self._conversation.pending + self._conversation.kept + self._ahead_size
 
     @property
     def unsent(self) -> int:
-        """Bytes of what would have left if the client took it: replies that wait for the log are not among them."""
+        """The bytes that the client could read now. Replies that wait for a commit are not among them."""
         return (self._queued_size if self.paused else 0) + self._output_size
 
     @property
     def unfinished(self) -> bool:
-        """Whether a frame was begun and is not finished, or not even begun as the first, through no delay of ours."""
+        """Whether the server waits for the rest of a frame, or for the first byte."""
         if self._conversation is None:
             return self._refusal is None
         return not self._more and self._conversation.pending > 0
 
     @property
     def missing(self) -> int:
-        """Bytes that a long string lacks; 0 if no long string is partial."""
+        """The bytes that a long string lacks; 0 if no long string is partial."""
         return self._conversation.missing if self._conversation is not None and not self._ahead else 0
 
     @property
     def consumed(self) -> int:
-        """Bytes of all frames that were finished: tells whether an unfinished frame is still the same one."""
+        """The bytes of all complete frames. While it is the same, an incomplete frame is the same one."""
         return self._conversation.consumed if self._conversation is not None else 0
 
-    # -- what happens in between ----------------------------------------------------------------------------
+    # -- execution ------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Execute what was read, up to a turn's number of commands or until the session is blocked."""
+        """Execute commands, up to the work of one slice or until the session is blocked."""
         self._release()
-        left = COMMANDS_PER_TURN
+        left = COMMANDS_PER_SLICE
         while left > 0 and self._can_execute:
             assert self._conversation is not None
             before = self._conversation.consumed
-            if (frame_executor := self._conversation.carry_out()) is not None:
+            if (frame_executor := self._conversation.execute_natively()) is not None:
                 replies = frame_executor.output()
                 carried = self._conversation.consumed - before
                 left -= frame_executor.executed // NATIVE_COMMANDS_PER_COST + (carried + len(replies)) // BYTES_PER_COST
-                self._say_all(replies, frame_executor.pending())
+                self._queue_native(replies, frame_executor.pending())
                 continue  # it may have stopped between two frames only because it has executed enough bytes
             queued = self._conversation.next()
             left -= 1
             if queued is None:
-                self._take_next()
+                self._feed_next()
             elif isinstance(queued, Unfinished):
                 left -= WHOLE_TABLE_COST - 1
                 if queued.until is not None:
                     self._wait_for(queued.until)
             else:
-                self._say(queued)
+                self._queue(queued)
                 left -= queued.cost - 1
-        if self._is_put_off:
+        if self._awaits:
             self._look_ahead()
         if not self._more and not self._queued:
-            self._on(Event.ALL_SAID)
+            self._on(Event.ALL_SENT)
         if self.state is State.DONE and self._conversation is not None:
-            self._conversation.end()  # nobody will finish the frame that was begun, if one was
+            self._conversation.end()  # frees an incomplete frame
 
     def _look_ahead(self) -> None:
-        """Have read what the commands need that stand behind the one that was put off."""
+        """Begin to read the values of commands behind the one that waits for the disk."""
         assert self._conversation is not None
         begin = self._conversation.consumed
         if begin < self._looked_at:
@@ -371,16 +372,16 @@ class Session:
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:
-        """What the connection's transport may let the accelerator do before this session sees anything.
+        """The settings with which the transport may use the native path without this session.
 
-        None while something is under way that only the session knows of.
+        None while the session has state that the native path does not know.
         """
         if self._conversation is None or self.state is not State.OPEN or self._queued or self._ahead or self.blocked:
             return None
         return self._conversation.native_path_settings
 
-    def _say(self, queued: QueuedReply) -> None:
-        """Put what is due behind what was due before."""
+    def _queue(self, queued: QueuedReply) -> None:
+        """Write a reply, or queue it behind those that wait."""
         if isinstance(queued.outcome, PendingReply):
             queued.outcome.on_ready = self._wake
             if queued.outcome.blocks:
@@ -394,54 +395,54 @@ class Session:
             self._stop_reading()
 
     def _wait_for(self, pending: PendingReply) -> None:
-        """Execute nothing more before this was carried out."""
+        """Execute no other command before this one is executed."""
         self._awaited = pending
-        if isinstance(pending, PendingCommand):
+        if isinstance(pending, PendingRead):
             pending.on_executed = self._wake
         else:
             pending.on_ready = self._wake
 
-    def _say_all(self, replies: bytes, behind: "PendingBatch | None") -> None:
-        """Say what an accelerator has made: replies, and behind them some that wait."""
+    def _queue_native(self, replies: bytes, behind: "PendingBatch | None") -> None:
+        """Queue replies of the native path, and behind them a batch of replies that wait."""
         if self._queued and replies:
             self._hold(QueuedReply(replies, lambda _: (replies,)), len(replies))
         else:
             self._write([replies])
         if behind is not None:
-            self.take_over([behind])
+            self.add_batches([behind])
 
-    def take_over(self, runs: "Iterable[PendingBatch]") -> None:
-        """Say what a transport's accelerator has made and could not send yet, before anything else is said."""
-        for run in runs:
-            if not run.executed:
-                self._decide().said(run)
+    def add_batches(self, batches: "Iterable[PendingBatch]") -> None:
+        """Queue batches that the transport's native path has executed and whose replies it could not send yet."""
+        for batch in batches:
+            if not batch.executed:
+                self._any_conversation().note_batch(batch)
             pending = PendingReply(OK)
-            if run.reply is not None:
+            if batch.reply is not None:
                 pending.release()
-            run.on_ready = partial(self._released, pending)
-            self._hold(QueuedReply(pending, partial(self._parts, run)), run.size)
+            batch.on_ready = partial(self._released, pending)
+            self._hold(QueuedReply(pending, partial(self._encode_batch, batch)), batch.size)
 
     def _released(self, pending: PendingReply) -> None:
         pending.release()
         self._wake()
 
-    def _parts(self, run: "PendingBatch", _: Reply) -> Sequence[bytes]:
-        """What is said for commands that an accelerator has brought to a log; what is due one by one is due next."""
+    def _encode_batch(self, batch: "PendingBatch", _: Reply) -> Sequence[bytes]:
+        """Encode the first replies of a batch, and queue those behind them that are not encoded yet."""
         pieces: list[bytes] = []
-        for at, part in enumerate(run.parts):
+        for at, part in enumerate(batch.parts):
             if isinstance(part, QueuedReply):
-                rest = [(queued, size_of(queued.outcome)) for queued in run.parts[at:]]
+                rest = [(queued, size_of(queued.outcome)) for queued in batch.parts[at:]]
                 self._queued.extendleft(reversed(rest))
                 self._queued_size += sum(size for _, size in rest)
                 break
             if isinstance(part, Failure):
-                pieces += self._decide().failure(part).encode(part)
+                pieces += self._any_conversation().failure(part).encode(part)
             else:
                 pieces.append(part)
         return pieces
 
     def _push(self, queued: QueuedReply, size: int) -> None:
-        """Say something that the client did not ask for just now."""
+        """Send a message that answers no command."""
         if self.state is not State.OPEN or self.overrun:
             return
         if self.paused or self._queued or self._output_size >= UNSENT_PAUSE:
@@ -449,7 +450,7 @@ class Session:
             if self._queued_size > PUSHES_MAX:
                 self.overrun = True
         else:
-            self._say(queued)
+            self._queue(queued)
         self._wake()
 
     def _hold(self, queued: QueuedReply, size: int) -> None:
@@ -465,7 +466,7 @@ class Session:
         self._on(Event.FAILURE)
 
     def _release(self) -> None:
-        """Write the replies that are ready, up to the first that is not, as far as there is room."""
+        """Write replies up to the first one that still waits, as far as there is room."""
         while self._can_release:
             queued, size = self._queued.popleft()
             self._queued_size -= size

@@ -3,13 +3,12 @@
 from cairnkv.store.base import Store, WhenFull
 from cairnkv.store.clock import Clock, checked_clock, wall_clock
 from cairnkv.store.local import LocalStore
-from cairnkv.store.pending import PendingCommand, PendingReply, size_of
+from cairnkv.store.pending import PendingReply, size_of
 from cairnkv.store.value_cache import PendingRead
 
 __all__ = [
     "Clock",
     "LocalStore",
-    "PendingCommand",
     "PendingRead",
     "PendingReply",
     "Store",

@@ -1,6 +1,6 @@
-"""Replies that may not leave yet: what a session gets in their place, and what becomes of them.
+"""Pending replies: they may not leave yet.
 
-Not for when that is (the store). Replies that the compiled hot path has made are held by `pending_native.PendingBatch`.
+Out of scope: when they may leave (the store), and replies of the native path (`pending_native.PendingBatch`).
 """
 
 from collections.abc import Callable
@@ -9,24 +9,20 @@ from typing import ClassVar, Final
 from cairnkv.commands import Failure, InMemory, Items, Replies, Reply
 
 ITEM_BYTES: Final = 32
-"""Bytes of memory that one of several values takes besides its own."""
+"""Overhead in bytes of one of several values."""
 
 
-def _nobody_waits() -> None:
-    pass
-
-
-def _nobody_asks(_outcome: Reply) -> None:
+def do_nothing() -> None:
     pass
 
 
 class PendingReply:
     """A reply that may not leave yet.
 
-    reply: None until it may leave; then what to send, which is a failure if its commit failed.
-    on_ready: called once, when it may.
-    executed: whether the command was carried out, or never will be.
-    blocks: whether its client's next commands wait until it was.
+    reply: None until it may leave; then the reply to send, which is a failure if its commit failed.
+    on_ready: called once, when it may leave.
+    executed: whether the command is executed, or never will be.
+    blocks: whether the client's next commands wait until then.
     """
 
     __slots__ = ("_outcome", "on_ready", "reply")
@@ -37,23 +33,22 @@ class PendingReply:
     def __init__(self, outcome: Reply) -> None:
         self._outcome = outcome
         self.reply: Reply | None = None
-        self.on_ready: Callable[[], None] = _nobody_waits
+        self.on_ready: Callable[[], None] = do_nothing
 
     @property
     def outcome(self) -> Reply:
-        """What the reply will be unless the commit fails: to go on from, as with a cursor, not to be shown."""
+        """The reply unless the commit fails. The server may use it, such as a cursor, but must not send it."""
         return self._outcome
 
     @property
     def size(self) -> int:
-        """Bytes that the reply keeps in memory, near enough."""
+        """Estimated bytes that the reply keeps in memory."""
         return size_of(self._outcome)
 
     def from_memory(self) -> "Reply | PendingReply":
-        """The reply to a write whose client finds memory safe enough, which need not wait for the log.
+        """Return the reply for durability `memory`, which does not wait for the commit.
 
-        It says that it has not waited. All that was executed stays as it is: others wait for the commit, and are undone
-        with it.
+        It is an `InMemory`. The write itself stays uncommitted: other replies wait for its commit.
         """
         if self.reply is not None:
             return self.reply
@@ -61,39 +56,16 @@ class PendingReply:
         return outcome if isinstance(outcome, Failure) else InMemory(outcome)
 
     def release(self) -> None:
-        """The commit that it waited for is safe."""
+        """The commit has succeeded."""
         self.reply = self._outcome
 
     def fail(self, failure: Failure) -> None:
-        """The commit that it waited for has failed."""
+        """The commit has failed."""
         self.reply = failure
 
 
-class PendingCommand(PendingReply):
-    """A reply to a command that was not carried out yet; it may have to wait for longer than that, as any.
-
-    on_executed: called once, after the execution, or when the command can no longer execute. on_outcome: called before
-    that with the outcome: the reply, unless the commit fails.
-    """
-
-    __slots__ = ("_executed", "on_executed", "on_outcome")
-
-    blocks = True
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self._executed = False
-        self.on_executed: Callable[[], None] = _nobody_waits
-        self.on_outcome: Callable[[Reply], None] = _nobody_asks
-
-    @property
-    def executed(self) -> bool:  # type: ignore[override]  # of others it is known beforehand
-        """Whether it was carried out, or never will be."""
-        return self._executed
-
-
 def size_of(reply: Reply) -> int:
-    """Bytes that a reply keeps in memory, near enough."""
+    """Return the estimated bytes that a reply keeps in memory."""
     if isinstance(reply, bytes):
         return len(reply)
     if isinstance(reply, Items):

@@ -25,7 +25,7 @@ from cairnkv.engine.table import USE_BYTES
 from cairnkv.limits import MIB, READ_TOGETHER_MAX
 from cairnkv.storage import Effect
 from cairnkv.store.lru import Lru, Place
-from cairnkv.store.pending import PendingCommand, PendingReply
+from cairnkv.store.pending import PendingReply, do_nothing
 
 logger: Final = logging.getLogger("cairnkv.store")
 
@@ -58,48 +58,65 @@ read often is noted often enough to stay."""
 Run: TypeAlias = Callable[[], Reply | PendingReply]
 
 
-class PendingRead(PendingCommand):
-    """A command that was not carried out yet, because a value that it needs is being read."""
+class PendingRead(PendingReply):
+    """The reply to a command that is not executed yet, because storage still reads a value that it needs.
+
+    on_executed: called once, after the execution, or when the command can no longer execute.
+    on_outcome: called before that with the outcome: the reply, unless the commit fails.
+    """
 
     __slots__ = (
+        "_executed",
         "_inner",
         "_length",
         "_memory_is_enough",
         "attempts",
         "left",
+        "on_executed",
+        "on_outcome",
         "places",
         "run",
     )
 
+    blocks = True
+
     def __init__(self, run: Run, places: Sequence[Place], length: int) -> None:
-        """run: carries it out. places: what it needs, some of it there already. length: of all that, in bytes."""
-        super().__init__()
+        """run: executes the command. places: the keys whose values it needs. length: bytes of all these values."""
+        super().__init__(0)
         self.run = run
         self.places = places
-        self.left = 0  # values that it still waits for
+        self.left = 0  # values that are still being read
         self.attempts = 0
+        self.on_executed: Callable[[], None] = do_nothing
+        self.on_outcome: Callable[[Reply], None] = lambda _: None
+        self._executed = False
         self._length = length
         self._inner: PendingReply | None = None
         self._memory_is_enough = False
 
     @property
+    def executed(self) -> bool:  # type: ignore[override]  # True for any other `PendingReply`
+        """Whether the command is executed, or never will be."""
+        return self._executed
+
+    @property
     def outcome(self) -> Reply:
-        """What the reply will be unless the commit fails. Only once it was carried out."""
-        assert self.executed, "nobody knows yet"
+        """The reply unless the commit fails. Only after the execution."""
+        assert self._executed, "the command is not executed"
         return self._outcome if self._inner is None else self._inner.outcome
 
     @property
     def size(self) -> int:
-        """Bytes that the reply will keep in memory, near enough."""
+        """Estimated bytes that the reply will keep in memory."""
         return self._length
 
     def from_memory(self) -> Reply | PendingReply:
-        """The reply, as soon as the command was carried out. Another thread may be at that."""
+        """Return the reply for durability `memory`, which waits for the execution. Another thread may execute."""
         self._memory_is_enough = True
-        return self._inner.from_memory() if self.executed and self._inner is not None else self
+        return self._inner.from_memory() if self._executed and self._inner is not None else self
 
     def complete(self, outcome: Reply | PendingReply) -> None:
-        """It was carried out, with this outcome, or has failed."""
+        """Set the outcome of the execution."""
         self._inner = outcome if isinstance(outcome, PendingReply) else None
         self._executed = True
         if self._inner is not None and self._memory_is_enough:

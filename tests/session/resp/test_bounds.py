@@ -8,7 +8,7 @@ from cairnkv.limits import (
     BYTES_PER_COST,
     CHANNEL_MAX,
     CLIENT_NAME_MAX,
-    COMMANDS_PER_TURN,
+    COMMANDS_PER_SLICE,
     KIB,
     MIB,
     PATTERN_MAX,
@@ -23,7 +23,7 @@ from cairnkv.protocol.resp import OK, Error, Simple
 from cairnkv.protocol.resp.requests import EMPTY_PER_LOOK
 from cairnkv.session import State
 from cairnkv.session.conversation import KEYS_PER_COST
-from cairnkv.session.resp import conversation, pubsub
+from cairnkv.session.resp import pubsub, transaction
 from cairnkv.session.resp.commands import clients, transactions
 from cairnkv.session.resp.commands import pubsub as words
 from tests.session.resp.chat import Chat
@@ -123,7 +123,7 @@ class TestReplies:
 
 class TestTurns:
     def test_end_sooner_after_commands_of_many_arguments(self, chat: Chat) -> None:
-        many = request(b"EXISTS", *[b"k"] * (KEYS_PER_COST * COMMANDS_PER_TURN // 2))
+        many = request(b"EXISTS", *[b"k"] * (KEYS_PER_COST * COMMANDS_PER_SLICE // 2))
         assert replies_of_a_turn(chat, many * 10) < 3
 
     def test_end_after_a_scan(self, chat: Chat) -> None:
@@ -131,14 +131,14 @@ class TestTurns:
         assert replies_of_a_turn(chat, scan * 10) == replies_of_a_turn(Chat(), scan)
 
     def test_end_sooner_after_commands_on_long_values(self, chat: Chat) -> None:
-        chat.say(b"SETRANGE", b"k", b"%d" % (COMMANDS_PER_TURN // 5 * BYTES_PER_COST), b"x")
+        chat.say(b"SETRANGE", b"k", b"%d" % (COMMANDS_PER_SLICE // 5 * BYTES_PER_COST), b"x")
         for said in (request(b"BITCOUNT", b"k"), request(b"APPEND", b"k", b"x"), request(b"SETBIT", b"k", b"9", b"1")):
             assert replies_of_a_turn(chat, said * 100) < 6
             chat.hear()
 
     @pytest.mark.parametrize("name", ["COPY k l REPLACE", "SETRANGE k 0 x"])
     def test_end_sooner_after_copied_bytes(self, chat: Chat, name: str) -> None:
-        chat.say(b"SETRANGE", b"k", b"%d" % (COMMANDS_PER_TURN // 5 * BYTES_PER_COST), b"x")
+        chat.say(b"SETRANGE", b"k", b"%d" % (COMMANDS_PER_SLICE // 5 * BYTES_PER_COST), b"x")
         assert replies_of_a_turn(chat, request(*name.encode().split()) * 100) < 6
 
     @pytest.mark.parametrize("text", ["COMMAND", "COMMAND INFO", "COMMAND DOCS", "COMMAND LIST"])
@@ -204,7 +204,7 @@ class TestTurns:
 class TestTransactions:
     @pytest.fixture
     def _little_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in (conversation, transactions):
+        for module in (transaction, transactions):
             monkeypatch.setattr(module, "TRANSACTION_COST_MAX", 1_000)
 
     @pytest.mark.usefixtures("_little_work")
@@ -326,7 +326,7 @@ class TestTransactions:
         assert chat("UNWATCH") == OK
         assert chat.session.buffered == 0
         assert chat("WATCH one-more") == OK
-        chat.session.lost()
+        chat.session.disconnected()
         assert chat.session.buffered == 0
 
 
@@ -454,7 +454,7 @@ class TestClients:
         chat.send(*b"CLIENT LIST TYPE normal".split())
         assert chat.session.runnable
         gone = crowd.pop()
-        gone.session.lost()
+        gone.session.disconnected()
         (listed,) = chat.hear()
         assert listed.count(b"\n") == 1_000
         assert chat("MULTI") == OK

@@ -16,7 +16,7 @@ NO_PASSWORD_SAID = Error("NOAUTH Authentication required.")
 @pytest.fixture
 def stranger(chat: Chat) -> Chat:
     """A client that has not said the password, which is `secret`."""
-    chat.context.want_password("secret")
+    chat.context.authenticator.set_password("secret")
     return Chat(chat)
 
 
@@ -134,7 +134,7 @@ def test_reset_ends_the_authentication(stranger: Chat) -> None:
 
 def test_connected_client_stays_authenticated_when_a_password_is_set(chat: Chat) -> None:
     chat("PING")
-    chat.context.want_password("new")
+    chat.context.authenticator.set_password("new")
     assert chat("PING") == PONG
     assert Chat(chat)("PING") == NO_PASSWORD_SAID
 
@@ -162,8 +162,8 @@ def test_auth_without_a_password_is_an_error(chat: Chat) -> None:
 
 def test_password_may_be_any_bytes() -> None:
     context = ServerContext(LocalStore(), password="\udcff\u00fc")
-    assert context.accepts(b"default", b"\xff\xc3\xbc")
-    assert not context.accepts(b"default", b"")
+    assert context.authenticator.accepts(b"default", b"\xff\xc3\xbc")
+    assert not context.authenticator.accepts(b"default", b"")
 
 
 def test_refused_exec_ends_the_transaction(chat: Chat) -> None:
@@ -179,7 +179,7 @@ def test_refused_exec_ends_the_transaction(chat: Chat) -> None:
 def test_client_ids_are_unique(chat: Chat) -> None:
     first, other = chat("CLIENT ID"), Chat(chat)
     second = other("CLIENT ID")
-    other.session.lost()
+    other.session.disconnected()
     assert first < second < Chat(chat)("CLIENT ID")
 
 

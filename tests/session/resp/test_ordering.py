@@ -120,7 +120,7 @@ def test_client_closes_during_a_long_command() -> None:
     chat.session.advance()
     assert chat.session.runnable
     assert not chat.session.output()
-    chat.session.lost()
+    chat.session.disconnected()
     chat.session.advance()
     assert chat.session.buffered == 0
     assert Chat(chat)("DBSIZE") == 40_000

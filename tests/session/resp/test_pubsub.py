@@ -2,7 +2,7 @@
 
 import pytest
 
-from cairnkv.limits import CHANNEL_MAX, COMMANDS_PER_TURN, PATTERN_MAX, PUSHES_MAX
+from cairnkv.limits import CHANNEL_MAX, COMMANDS_PER_SLICE, PATTERN_MAX, PUSHES_MAX
 from cairnkv.protocol.resp import Error, Push, Simple
 from cairnkv.session.resp import pubsub
 from cairnkv.session.resp.commands import pubsub as words
@@ -118,7 +118,7 @@ def test_transaction_publishes_when_it_is_executed(chat: Chat, listener: Chat) -
 def test_closed_subscriber_leaves_nothing(chat: Chat, listener: Chat) -> None:
     listener("SUBSCRIBE a")
     listener("PSUBSCRIBE b*")
-    listener.session.lost()
+    listener.session.disconnected()
     assert chat("PUBSUB CHANNELS") == []
     assert chat("PUBSUB NUMPAT") == 0
     assert chat("PUBLISH a x") == 0
@@ -157,11 +157,11 @@ def test_subscriber_that_takes_nothing_is_closed(chat: Chat, listener: Chat) -> 
 
 def test_messages_to_many_subscribers_end_a_turn_sooner(chat: Chat) -> None:
     """So that the publisher does not block all other clients."""
-    for _ in range(COMMANDS_PER_TURN):
+    for _ in range(COMMANDS_PER_SLICE):
         Chat(chat)("SUBSCRIBE a")
     chat.session.receive(request(b"PUBLISH", b"a", b"x") * 3)
     chat.session.advance()
-    assert chat.session.output() == [b":%d\r\n" % COMMANDS_PER_TURN]
+    assert chat.session.output() == [b":%d\r\n" % COMMANDS_PER_SLICE]
     assert chat.session.runnable
 
 

@@ -1,19 +1,19 @@
-"""A conversation on the article's wire.
+"""The conversation of one client in the native protocol.
 
-Not for frames (`cairnkv.protocol.native`), and not for what a command does (the store).
+Out of scope: frames (`cairnkv.protocol.native`), and the effects of commands (the store).
 """
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
 from cairnkv.protocol.native import CommandDecoder, CommandFlag, Limits, Request, StatusByte, Width, reply_parts
-from cairnkv.session.context import ServerContext
+from cairnkv.session.auth import Authentication
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
-    WORDS_PER_COST,
+    ARGUMENTS_PER_COST,
     NativePathSettings,
     OwnWrites,
     QueuedReply,
@@ -32,7 +32,7 @@ _MEMORY_IS_ENOUGH: Final = int(CommandFlag.MEMORY_IS_ENOUGH)
 
 
 class NativeConversation:
-    """Frames of the article: each is a command, and gets one reply."""
+    """The conversation of one client. Each frame is a command and gets one reply."""
 
     def __init__(
         self,
@@ -42,24 +42,24 @@ class NativeConversation:
         width: Width | None,
         limits: Limits,
         frame_executor: "FrameExecutor | None",
-        context: ServerContext[Any],
+        auth: Authentication,
     ) -> None:
-        """context: while they want a password nothing is executed here, where none can be said."""
+        """auth: if the server has a password, no command executes here: the protocol has no command to send one."""
         self._store = store
         self._status_byte = status_byte
         self._limits = limits
         self._decoder = CommandDecoder(width=width, limits=limits)
         self._frame_executor = frame_executor
-        self._context = context
+        self._auth = auth
         self._own_writes = OwnWrites()
-        self._native_path_settings: NativePathSettings | None = None  # once the width is settled
+        self._native_path_settings: NativePathSettings | None = None  # once the width is known
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes of the client."""
+        """Add bytes of the client."""
         self._decoder.feed(data)
 
     def next(self) -> QueuedReply | None:
-        """Carry out the next command."""
+        """Execute the next command."""
         request = self._decoder.next()
         if request is None:
             return None
@@ -70,11 +70,11 @@ class NativeConversation:
         outcome = self._execute(request)
         if isinstance(outcome, Failure):
             return self.failure(outcome)
-        cost = cost_of(command, outcome, made) + len(command.named_keys()) // WORDS_PER_COST
+        cost = cost_of(command, outcome, made) + len(command.named_keys()) // ARGUMENTS_PER_COST
         return QueuedReply(outcome, self._encode, cost)
 
     def upcoming(self) -> tuple[list[Step], int]:
-        """Some of the commands that come next."""
+        """Return some of the commands that come next, and their bytes."""
         ahead = self._decoder.copy(AHEAD_BYTES)
         steps: list[Step] = []
         while len(steps) < AHEAD_COMMANDS and isinstance(request := ahead.next(), Request):
@@ -82,15 +82,15 @@ class NativeConversation:
         return steps, ahead.consumed
 
     def failure(self, failure: Failure) -> QueuedReply:
-        """A failure, which may be one that ends the conversation."""
+        """Return the reply for a failure, which may end the conversation."""
         return QueuedReply(failure, self._encode, closes=failure.code.closes)
 
     def _execute(self, request: Request) -> Reply | PendingReply:
-        if self._context.wants_password:
-            return Failure(failures.NOAUTH, "this server wants a password, which only the Redis wire can say so far")
+        if not self.authenticated:
+            return Failure(failures.NOAUTH, "this server requires a password, and only the Redis protocol can send one")
         try:
             if request.flags & _LOCAL_READ and not request.command.spec.writes:
-                return self._store.execute(request.command, local=self._own_writes.are_there)
+                return self._store.execute(request.command, local=self._own_writes.are_executed)
             outcome = self._store.execute(request.command)
             if request.command.spec.writes:
                 self._own_writes.note(outcome)
@@ -107,29 +107,28 @@ class NativeConversation:
         head, payload = reply_parts(reply, self._status_byte, frame_limit=self._limits.frame)
         return (head, payload) if payload else (head,)
 
-    def said(self, run: "PendingBatch") -> None:
-        """Commands of the client are on their way past this."""
-        self._own_writes.note_batch(run)
+    def note_batch(self, batch: "PendingBatch") -> None:
+        """Note commands of the client that the native path has proposed."""
+        self._own_writes.note_batch(batch)
 
-    def carry_out(self) -> "FrameExecutor | None":
-        """Let the compiled hot path have the first look; what it leaves is for `next`."""
+    def execute_natively(self) -> "FrameExecutor | None":
+        """Let the native path execute the first frames. Returns its executor, which has the replies, or None."""
         frame_executor = self._usable_frame_executor
         if frame_executor is None:
             return None
-        there = self._own_writes.are_there
+        there = self._own_writes.are_executed
         carried = self._decoder.carry_out(frame_executor, self._status_byte, own_writes_there=there)
         return frame_executor if carried else None
 
     @property
     def _usable_frame_executor(self) -> "FrameExecutor | None":
-        """The accelerator, where nothing has to be asked before a command is executed."""
-        if self._frame_executor is None or self._frame_executor.off or self._context.wants_password:
+        if self._frame_executor is None or self._frame_executor.off or not self.authenticated:
             return None
         return self._frame_executor
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:
-        """What the accelerator has to know, once the width is settled and between two frames."""
+        """The settings for the native path, between two frames, once the width is known."""
         frame_executor = self._usable_frame_executor
         if frame_executor is None or not self._decoder.at_frame or self._decoder.pending:
             return None
@@ -148,29 +147,29 @@ class NativeConversation:
 
     @property
     def authenticated(self) -> bool:
-        """Whether the native protocol executes commands: the server has no password."""
-        return not self._context.wants_password
+        """Whether the client may execute commands: the server has no password."""
+        return not self._auth.authenticator.required
 
     @property
     def pending(self) -> int:
-        """Bytes of frames that are not whole, or not carried out."""
+        """The bytes of frames that are incomplete or not executed."""
         return self._decoder.pending
 
     @property
     def kept(self) -> int:
-        """Nothing is queued on this wire."""
+        """Return 0: this protocol queues no commands."""
         return 0
 
     @property
     def missing(self) -> int:
-        """Bytes that a long string lacks; 0 if no long string is partial."""
+        """The bytes that a long string lacks; 0 if no long string is partial."""
         return self._decoder.missing
 
     @property
     def consumed(self) -> int:
-        """Bytes of frames that came whole."""
+        """The bytes of all complete frames."""
         return self._decoder.consumed
 
     def end(self) -> None:
-        """Free what was read; nothing else depends on this conversation."""
+        """Free the buffered bytes."""
         self._decoder = CommandDecoder(limits=self._limits)

@@ -45,7 +45,7 @@ from cairnkv.commands import (
 from cairnkv.limits import ARGUMENTS_MAX as _ARGUMENTS_MAX
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
-from cairnkv.session.native.logged import execute_logged
+from cairnkv.session.logged import execute_native_frame
 from cairnkv.protocol.native import CommandFlag
 
 cdef Py_ssize_t ARGUMENTS_MAX = _ARGUMENTS_MAX
@@ -102,7 +102,7 @@ cdef class NativeFrameExecutor(FrameExecutor):
 
     cdef object left(self, object store, object changes, bytes frame):
         """Execute a scanned frame on the pure path, at its place in the log. Return its `QueuedReply`."""
-        return execute_logged(
+        return execute_native_frame(
             store,
             changes,
             frame,

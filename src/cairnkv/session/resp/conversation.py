@@ -1,16 +1,14 @@
-"""A conversation on Redis' wire: who the client is, what it has chosen, and the way of its commands.
+"""The conversation of one client in the Redis protocol: its settings, and the execution of its commands.
 
-A command is a list of words. It is found in `RESP_COMMANDS`, held against its declaration, queued if a transaction is
-open, and carried out: a word on keys becomes a command of the vocabulary for the store, any other acts on this object.
+A request is a list: the name of a command and its arguments. `RESP_COMMANDS` has the declaration of the command. Within
+MULTI the conversation queues the command. Otherwise it executes it: a command on keys becomes a command of the store,
+any other command acts on the conversation.
 
-What always holds: a command that is refused has changed nothing; within MULTI nothing is carried out before EXEC, and
-then all of it in one step of the store.
+Invariants: a refused command has changed nothing. Within MULTI no command executes before EXEC.
 
-Not for what single words mean (`commands`).
+Out of scope: single commands (`commands`).
 """
 
-import abc
-import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,19 +16,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cairnkv.commands import NO_MEMORY, Failure, Reply, Step, failures
-from cairnkv.engine import Watched
-from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX, SCAN_COUNT_MAX, TRANSACTION_COST_MAX
+from cairnkv.limits import BYTES_PER_COST, REDIS_KEYLESS_ARGUMENTS_MAX
 from cairnkv.protocol.native import Limits
 from cairnkv.protocol.resp import Error, ProtocolFault, RequestDecoder, Resp, Simple
+from cairnkv.session.auth import Authentication
 from cairnkv.session.context import Peer, ServerContext
 from cairnkv.session.conversation import (
     AHEAD_BYTES,
     AHEAD_COMMANDS,
-    KEYS_PER_COST,
-    TOLD_PER_COST,
+    ARGUMENTS_PER_COST,
+    REPORT_BYTES_PER_COST,
     UNFINISHED,
     WHOLE_TABLE_COST,
-    WORDS_PER_COST,
     Encode,
     NativePathSettings,
     OwnWrites,
@@ -46,7 +43,6 @@ from cairnkv.session.resp.command_spec import (
     Arguments,
     Call,
     Calls,
-    Errors,
     Refusal,
     RespCommandSpec,
     Value,
@@ -54,8 +50,9 @@ from cairnkv.session.resp.command_spec import (
     repeated,
     wrong_number,
 )
-from cairnkv.session.resp.encoding import Said, Several, bytes_of, shown
-from cairnkv.store import PendingReply, Store
+from cairnkv.session.resp.transaction import Transaction
+from cairnkv.session.resp.values import NOTHING, Job, Later, PushEncoder, Several, bytes_of, shown
+from cairnkv.store import Store
 
 if TYPE_CHECKING:
     from cairnkv.session.executor_native import FrameExecutor
@@ -65,59 +62,12 @@ logger: Final = logging.getLogger("cairnkv.session")
 
 QUEUED: Final = Simple("QUEUED")
 
-BROWSER_WORDS: Final = frozenset({b"POST", b"HOST:"})
-"""How a line begins that a web browser sends, which a page of somebody else's can make it send to any port."""
-
-
-class Nothing:
-    """The type of `NOTHING`."""
-
-
-NOTHING: Final = Nothing()
-"""In the place of a value: no reply at all."""
-
-
-@dataclasses.dataclass(slots=True)
-class Later:
-    """In the place of a value: what is due when the store is done, and how the reply is shown."""
-
-    outcome: Reply | PendingReply
-    show: Callable[[Reply], Value]
-    cost: int = 1  # how many commands of one key it was as much work as
-    errors: Errors | None = None
-    size: int = 0  # bytes that are kept to show it, besides the outcome
-    acts: bool = False  # whether to show it does something, also for a client that wants no replies
-
-
-class Job(abc.ABC):
-    """A command that takes several turns; `step` does one slice.
-
-    kept: bytes that it keeps in memory between two of them, near enough.
-    """
-
-    kept = 0
-
-    @abc.abstractmethod
-    def step(self) -> Value:
-        """One slice; the value of the command once it is done, and `UNFINISHED` before."""
-
-    def finish(self) -> Value:
-        """The value, without a pause: within a transaction, where nothing may come in between."""
-        while (value := self.step()) is UNFINISHED:
-            pass
-        return value
-
-
-@dataclasses.dataclass(slots=True)
-class Queued:
-    """A command that waits for EXEC."""
-
-    spec: RespCommandSpec
-    words: list[bytes]
+BROWSER_COMMANDS: Final = frozenset({b"POST", b"HOST:"})
+"""The first words of lines that a web browser sends. A page of an attacker can make a browser send them to any port."""
 
 
 class RespConversation:
-    """One client on Redis' wire."""
+    """The conversation of one client."""
 
     def __init__(
         self,
@@ -125,97 +75,102 @@ class RespConversation:
         context: "ServerContext[RespConversation]",
         peer: Peer,
         *,
+        auth: Authentication,
         push: Callable[[QueuedReply, int], None],
         limits: Limits,
     ) -> None:
-        """push: says something unasked; told what, and how many bytes that is, near enough."""
+        """push: sends a message that answers no command; its arguments are the message and its estimated bytes."""
         self.store: Final = store
         self.context: Final = context
         self.peer: Final = peer
         self.limits: Final = limits
+        self._auth = auth
         self._push = push
         self._decoder = RequestDecoder(limits)
         self.own_writes: Final = OwnWrites()
         self._native_path_settings: NativePathSettings | None = None
-        self._settings_for = (0, 0, False)  # the keyspace, the protocol and the kind of reads that it is for
+        self._settings_for = (0, 0, False)  # database, protocol and `reads_locally` of these settings
         self._job: Job | None = None
         self._ended = False
         self.last_command = ""
-        self._is_carrying_out = False
-        self.cost = 0  # of the command at hand, besides that of one key
-        self.skipped = False  # whether the command at hand came behind CLIENT REPLY SKIP
-        # What a command has said to its own client, unasked; bounded by the work that one command may be.
-        self._own_pushes: deque[tuple[Said, int]] = deque()
-        self.library = b"", b""  # what the client says it is, and its version
+        self._is_executing = False
+        self.cost = 0  # work of the current command, besides that of one key
+        self.skipped = False  # whether the current command follows CLIENT REPLY SKIP
+        # Messages of a command to its own client. The work that one command may be bounds them.
+        self._own_pushes: deque[tuple[PushEncoder, int]] = deque()
+        self.library = b"", b""  # name and version of the client library
         self.channels: Final[dict[bytes, None]] = {}
         self.patterns: Final[dict[bytes, None]] = {}
-        self.subscribed_bytes = 0  # that all these keep in memory, as the registry counts them
+        self.subscribed_bytes = 0  # estimated bytes of these subscriptions
         self.id: Final = context.enter(self)
         self.reset()
 
     def reset(self) -> None:
-        """Be as a conversation is that has just begun."""
+        """Set everything that the client can set to its default."""
         self.protocol: Resp = 2
         self.db = 0
         self.name = b""
-        self.authenticated = not self.context.wants_password
-        self._decoder.trusted = self.authenticated
-        self.queue: list[Queued] | None = None  # None: no transaction is open
-        self.queued_bytes = self.queued_cost = 0
-        self.spoilt = False  # whether a command could not be queued, so that EXEC will refuse
-        self.watched: dict[tuple[int, bytes], Watched] = {}  # by keyspace and key
-        self.watched_bytes = 0
+        self._auth.reset()
+        self._decoder.trusted = self._auth.authenticated
+        self.end_transaction()
         self.context.pubsub.leave(self)
         self.muted = False  # CLIENT REPLY OFF
         self.skip_next = False  # CLIENT REPLY SKIP
         self.reads_locally = False
-        """Whether reads may show what was true a moment ago: READONLY."""
+        """Whether reads may return a value that is not the newest: READONLY."""
         self.no_touch = False
         self.no_evict = False
-        self.closing = False  # whether the conversation ends behind the reply to this command
+        self.closing = False  # whether the conversation ends after the reply to this command
 
-    def let_in(self) -> None:
-        """The client has said the password."""
-        self.authenticated = self._decoder.trusted = True
+    @property
+    def authenticated(self) -> bool:
+        """Whether the client may execute commands."""
+        return self._auth.authenticated
+
+    def authenticate(self, user: bytes, password: bytes) -> bool:
+        """Check a password that the client has sent; return whether it is right."""
+        accepted = self._auth.authenticate(user, password)
+        self._decoder.trusted = self._auth.authenticated
+        return accepted
 
     def costs(self, commands: int) -> None:
-        """The command at hand is as much more work as so many commands of one key: others get their turn the sooner."""
+        """Add work to the current command, in commands of one key. Then other clients are served sooner."""
         self.cost += commands
 
-    # -- what the session asks of every wire ----------------------------------------------------------------
+    # -- as for each protocol (`Conversation`) ----------------------------------------------------------------
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes of the client."""
+        """Add bytes of the client."""
         self._decoder.feed(data)
 
     def next(self) -> QueuedReply | Unfinished | None:
-        """Carry out the next command, or go on with the one at hand."""
+        """Execute the next command, or the next slice of the current one."""
         if self._job is not None:
             return self._go_on(self._job)
         while self._own_pushes:
             self.push(*self._own_pushes.popleft())
-        words = self._decoder.next()
-        if words is None:
+        request = self._decoder.next()
+        if request is None:
             return None
-        if words == []:
+        if request == []:
             return UNFINISHED
-        if isinstance(words, ProtocolFault):
-            logger.info("%s: %s", self.peer.address, words.text)
-            return QueuedReply(0, partial(self._say, Error(words.text), self.protocol), closes=True)
-        return self._queued_reply(words)
+        if isinstance(request, ProtocolFault):
+            logger.info("%s: %s", self.peer.address, request.text)
+            return QueuedReply(0, partial(self._encode, Error(request.text), self.protocol), closes=True)
+        return self._queued_reply(request)
 
     def upcoming(self) -> tuple[list[Step], int]:
-        """Some of the commands that come next, up to the first that is not on keys."""
+        """Return the commands that come next, up to the first that is not on keys, and their bytes."""
         steps: list[Step] = []
-        if self.queue is not None or self._job is not None:
+        if self.transaction.queue is not None or self._job is not None:
             return steps, 0
         ahead = self._decoder.copy(AHEAD_BYTES)
-        while len(steps) < AHEAD_COMMANDS and isinstance(words := ahead.next(), list) and words:
-            spec = RESP_COMMANDS.get(words[0].upper())
-            if spec is None or spec.on_keys is None or spec.subcommands or not spec.fits(len(words)):
+        while len(steps) < AHEAD_COMMANDS and isinstance(request := ahead.next(), list) and request:
+            spec = RESP_COMMANDS.get(request[0].upper())
+            if spec is None or spec.on_keys is None or spec.subcommands or not spec.fits(len(request)):
                 break
             try:
-                call = spec.on_keys(self.arguments(spec, words))
+                call = spec.on_keys(self.arguments(spec, request))
             except Refusal:
                 break
             if isinstance(call, Calls):
@@ -224,18 +179,21 @@ class RespConversation:
         return steps, ahead.consumed
 
     def failure(self, failure: Failure) -> QueuedReply:
-        """A failure that no command has asked for."""
+        """Return the reply for a failure of the connection."""
         error = error_of(failure)
         if failure.code is failures.BUSY:
             error = Error(f"ERR max number of clients reached; {failure.text}")
-        return QueuedReply(failure, partial(self._say, error, self.protocol), closes=failure.code.closes)
+        return QueuedReply(failure, partial(self._encode, error, self.protocol), closes=failure.code.closes)
 
-    def said(self, run: "PendingBatch") -> None:
-        """Commands of the client are on their way past this."""
-        self.own_writes.note_batch(run)
+    def note_batch(self, batch: "PendingBatch") -> None:
+        """Note commands of the client that the native path has proposed."""
+        self.own_writes.note_batch(batch)
 
-    def carry_out(self) -> "FrameExecutor | None":
-        """Let the compiled hot path have the first look, unless something is under way that only this knows of."""
+    def execute_natively(self) -> "FrameExecutor | None":
+        """Let the native path execute the first commands, unless the conversation is in a state that it does not know.
+
+        Returns its executor, which has the replies; None if it has executed no command.
+        """
         frame_executor = self._usable_frame_executor
         if frame_executor is None:
             return None
@@ -243,13 +201,13 @@ class RespConversation:
             frame_executor,
             self.protocol,
             reads_locally=self.reads_locally,
-            own_writes_there=self.own_writes.are_there,
+            own_writes_there=self.own_writes.are_executed,
         )
         return frame_executor if carried else None
 
     @property
     def native_path_settings(self) -> NativePathSettings | None:
-        """What the accelerator has to know, between two commands."""
+        """The settings for the native path, between two commands."""
         frame_executor = self._usable_frame_executor
         if frame_executor is None or self._decoder.pending:
             return None
@@ -269,42 +227,40 @@ class RespConversation:
 
     @property
     def _usable_frame_executor(self) -> "FrameExecutor | None":
-        """That of the selected keyspace, where a command has no other meaning than it has by itself."""
-        plain = self.authenticated and self.queue is None and not self.muted and not self.skip_next
+        plain = self._auth.authenticated and self.transaction.queue is None and not self.muted and not self.skip_next
         if not plain or self._job is not None or self._own_pushes or (self.is_subscribed and self.protocol == 2):
             return None
         return self.context.frame_executor(self.db)
 
     @property
     def missing(self) -> int:
-        """Bytes that a long string lacks; 0 if no long string is partial."""
+        """The bytes that a long string lacks; 0 if no long string is partial."""
         return self._decoder.missing
 
     @property
     def pending(self) -> int:
-        """Bytes of commands that are not whole, or not carried out."""
+        """The bytes of commands that are incomplete or not executed."""
         return self._decoder.pending
 
     @property
     def kept(self) -> int:
-        """Bytes of an open transaction, of keys that are watched, of subscriptions, and of a job under way."""
-        queued = self.queued_bytes if self.queue is not None else 0
+        """Estimated bytes of the transaction, of subscriptions, and of the current job."""
         found = self._job.kept if self._job is not None else 0
-        return queued + self.watched_bytes + self.subscribed_bytes + found
+        return self.transaction.kept + self.subscribed_bytes + found
 
     @property
     def consumed(self) -> int:
-        """Bytes of commands that came whole."""
+        """The bytes of all complete commands."""
         return self._decoder.consumed
 
     def end(self) -> None:
-        """Be nobody's: take no messages, wait for nothing, hold nothing."""
+        """Unsubscribe, and free what the conversation keeps. May be called again."""
         if not self._ended:
             self._ended = True
             self.context.pubsub.leave(self)
             self.context.leave(self)
             self._job = None
-            self.forget_transaction()
+            self.end_transaction()
             self._decoder = RequestDecoder(self.limits)
 
     @property
@@ -312,37 +268,31 @@ class RespConversation:
         """Whether the client disconnected, or the server reads nothing more from it."""
         return self._ended
 
-    def forget_transaction(self) -> None:
-        """Let no transaction be open, and watch nothing."""
-        self.queue = None
-        self.forget_watched()
+    def end_transaction(self) -> None:
+        """Discard queued commands and watch no keys."""
+        self.transaction = Transaction(self.limits.frame)
 
-    def forget_watched(self) -> None:
-        """Watch nothing."""
-        self.watched = {}
-        self.watched_bytes = 0
+    # -- execution --------------------------------------------------------------------------------------------
 
-    # -- the way of a command -------------------------------------------------------------------------------
-
-    def _queued_reply(self, words: list[bytes]) -> QueuedReply | Unfinished:
-        """Carry out a command, and say what is due for it."""
+    def _queued_reply(self, request: list[bytes]) -> QueuedReply | Unfinished:
         self.skipped, self.skip_next = self.skip_next, False
-        self.cost = len(words) // WORDS_PER_COST
+        self.cost = len(request) // ARGUMENTS_PER_COST
         value: Value
-        self._is_carrying_out = True
+        self._is_executing = True
         try:
-            spec = self._found(words)
+            spec = self._found(request)
             self.last_command = spec.name
-            if self.queue is not None and "in-multi" not in spec.flags:
-                value = self._enqueue(spec, words)
+            if self.transaction.queue is not None and "in-multi" not in spec.flags:
+                self.transaction.add(spec, request)
+                value = QUEUED
             else:
-                value = self.carry(spec, words)
+                value = self.execute(spec, request)
         except Refusal as refusal:
             value = Error(str(refusal))
         except Exception as error:
             value = failed(error, self.last_command)
         finally:
-            self._is_carrying_out = False
+            self._is_executing = False
         if isinstance(value, Job):
             self._job = value
             return self._go_on(value)
@@ -362,61 +312,59 @@ class RespConversation:
 
     def _queued_reply_for(self, value: Value) -> QueuedReply:
         closes, self.closing = self.closing, False
-        # What is said of subscriptions is said even so, as what is said on channels is.
+        # CLIENT REPLY suppresses neither messages nor the replies about subscriptions.
         silent = (self.muted or self.skipped) and not isinstance(value, Several)
         if isinstance(value, Later):
-            encode: Encode = partial(self._say_later, value, self.protocol)
+            encode: Encode = partial(self._encode_later, value, self.protocol)
             if silent:
-                encode = partial(_act, value) if value.acts else _silence
+                encode = partial(_act, value) if value.acts else _encode_nothing
             return QueuedReply(value.outcome, encode, value.cost + self.cost, closes, value.size)
         if silent or value is NOTHING:
-            return QueuedReply(0, _silence, 1 + self.cost, closes)
-        # It is made into bytes at once, so that it is known how many are kept if others have to leave before.
-        pieces = self._said(value, self.protocol)
+            return QueuedReply(0, _encode_nothing, 1 + self.cost, closes)
+        # Encode it now: the size of a reply that waits behind others must be known.
+        pieces = bytes_of(value, self.protocol, self.limits.frame)
         size = sum(map(len, pieces))
-        return QueuedReply(0, lambda _: pieces, 1 + self.cost + size // TOLD_PER_COST, closes, size=size)
+        return QueuedReply(0, lambda _: pieces, 1 + self.cost + size // REPORT_BYTES_PER_COST, closes, size=size)
 
-    def _found(self, words: list[bytes]) -> RespCommandSpec:
-        """The word that a command begins with, if it may be said now and fits; within MULTI, any fault spoils it.
+    def _found(self, request: list[bytes]) -> RespCommandSpec:
+        """Return the declaration of a command that may execute now. Raises `Refusal`, which spoils a transaction.
 
-        An EXEC that does not fit ends the transaction all the same, as in Redis.
+        A refused EXEC ends the transaction, as in Redis.
         """
         try:
-            return self._find(words)
+            return self._find(request)
         except Refusal as refusal:
-            if self.queue is not None:
-                self.spoilt = True
-            if words[0].upper() != b"EXEC":
+            if self.transaction.queue is not None:
+                self.transaction.is_spoilt = True
+            if request[0].upper() != b"EXEC":
                 raise
-            self.forget_transaction()
+            self.end_transaction()
             reason = str(refusal).removeprefix("ERR ")
             raise Refusal(f"EXECABORT Transaction discarded because of: {reason}") from None
 
-    def _find(self, words: list[bytes]) -> RespCommandSpec:
-        name = words[0].upper()
+    def _find(self, request: list[bytes]) -> RespCommandSpec:
+        name = request[0].upper()
         spec = RESP_COMMANDS.get(name)
         if spec is None:
-            if name in BROWSER_WORDS:
-                logger.warning(
-                    "%s: speaks HTTP, as a browser does that a web page has sent here; closed", self.peer.address
-                )
+            if name in BROWSER_COMMANDS:
+                logger.warning("%s: closed, because it sends HTTP, like a browser on a hostile page", self.peer.address)
                 self.closing = True
-                self.skipped = True  # nor is a browser told anything
+                self.skipped = True  # a browser gets no reply
                 raise Refusal("ERR this is not a web server")
-            raise Refusal(_unknown(words))
-        if spec.subcommands and len(words) > 1:
-            second = spec.subcommands.get(words[1].upper())
+            raise Refusal(_unknown(request))
+        if spec.subcommands and len(request) > 1:
+            second = spec.subcommands.get(request[1].upper())
             if second is None and spec.on_keys is None and spec.in_conversation is None:
-                shown = repeated(words[1], REPEATED_MAX)
+                shown = repeated(request[1], REPEATED_MAX)
                 raise Refusal(f"ERR unknown subcommand '{shown}'. Try {spec.name.upper()} HELP.")
             spec = second or spec
-        if not spec.fits(len(words)):
+        if not spec.fits(len(request)):
             raise Refusal(wrong_number(spec.name))
-        if len(words) > REDIS_KEYLESS_ARGUMENTS_MAX and spec.on_keys is None:
+        if len(request) > REDIS_KEYLESS_ARGUMENTS_MAX and spec.on_keys is None:
             raise Refusal(
                 f"ERR too many arguments for '{spec.name}' command, the limit is {REDIS_KEYLESS_ARGUMENTS_MAX:,}"
             )
-        if not self.authenticated and "no-auth" not in spec.flags:
+        if not self._auth.authenticated and "no-auth" not in spec.flags:
             raise Refusal("NOAUTH Authentication required.")
         if self.store.loading and "loading" not in spec.flags:
             raise Refusal(LOADING)
@@ -427,37 +375,20 @@ class RespConversation:
             )
         return spec
 
-    def _enqueue(self, spec: RespCommandSpec, words: list[bytes]) -> Value:
-        assert self.queue is not None
-        if "no-multi" in spec.flags:
-            self.spoilt = True
-            raise Refusal("ERR Command not allowed inside a transaction")
-        self.queued_bytes += sum(map(len, words)) + WORD_BYTES * len(words)
-        self.queued_cost += _cost_in_transaction(spec, len(words))
-        if self.queued_bytes > self.limits.frame:
-            self.spoilt = True
-            raise Refusal(f"ERR a transaction of more than {self.limits.frame} bytes")
-        if self.queued_cost > TRANSACTION_COST_MAX:
-            self.spoilt = True
-            raise Refusal(f"ERR a transaction that is more work than {TRANSACTION_COST_MAX} commands of one key")
-        self.queue.append(Queued(spec, words))
-        return QUEUED
-
-    def carry(self, spec: RespCommandSpec, words: Sequence[bytes]) -> Value:
-        """Carry a word out now."""
-        arguments = self.arguments(spec, words)
+    def execute(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Value:
+        """Execute a command now."""
+        arguments = self.arguments(spec, request)
         if spec.in_conversation is None:
             assert spec.on_keys is not None
-            return self._ask(spec.on_keys(arguments))
+            return self._execute_on_keys(spec.on_keys(arguments))
         self.context.commands_executed += 1
         return spec.in_conversation(self, arguments)
 
-    def arguments(self, spec: RespCommandSpec, words: Sequence[bytes]) -> Arguments:
-        """Those of a command that begins with this word."""
-        return Arguments(spec.name, words[2 if "|" in spec.name else 1 :], self.db)
+    def arguments(self, spec: RespCommandSpec, request: Sequence[bytes]) -> Arguments:
+        """Return the arguments of a request for this command."""
+        return Arguments(spec.name, request[2 if "|" in spec.name else 1 :], self.db)
 
-    def _ask(self, call: Call | Calls) -> Later:
-        """Let the store carry out what a word on keys stands for."""
+    def _execute_on_keys(self, call: Call | Calls) -> Later:
         if isinstance(call, Calls):
             made = sum(self.store.bytes_made(step.command, step.db) for step in call.steps)
             several = self.store.execute_all(call.steps)
@@ -466,61 +397,39 @@ class RespConversation:
         touch = call.touch if call.touch is not None else not self.no_touch
         made = self.store.bytes_made(call.command, self.db)
         writes = call.command.spec.writes
-        local = self.reads_locally and not writes and self.own_writes.are_there
+        local = self.reads_locally and not writes and self.own_writes.are_executed
         outcome = self.store.execute(call.command, self.db, touch=touch, local=local)
         if writes:
             self.own_writes.note(outcome)
         return Later(outcome, call.show, cost_of(call.command, outcome, made), call.errors)
 
-    # -- what is said ---------------------------------------------------------------------------------------
+    # -- output -----------------------------------------------------------------------------------------------
 
-    def push(self, said: Said, size: int) -> None:
-        """Say something unasked; behind the reply, if this client's own command says it.
+    def push(self, encoder: PushEncoder, size: int) -> None:
+        """Send a message that answers no command. A message of the client's own command follows the reply to it.
 
-        size: in bytes, near enough.
+        size: its estimated bytes.
         """
-        if self._is_carrying_out:
-            self._own_pushes.append((said, size))
+        if self._is_executing:
+            self._own_pushes.append((encoder, size))
             return
         protocol = self.protocol
-        self._push(QueuedReply(0, lambda _: said(protocol)), size)
+        self._push(QueuedReply(0, lambda _: encoder(protocol)), size)
 
     @property
     def is_subscribed(self) -> bool:
-        """Whether the client listens to channels."""
+        """Whether the client subscribes to channels or patterns."""
         return bool(self.channels or self.patterns)
 
-    def _say(self, value: Value, protocol: Resp, _reply: Reply) -> Sequence[bytes]:
-        return self._said(value, protocol)
-
-    def _say_later(self, later: Later, protocol: Resp, reply: Reply) -> Sequence[bytes]:
-        return self._said(shown(later.show, reply, later.errors), protocol)
-
-    def _said(self, value: Value, protocol: Resp) -> list[bytes]:
+    def _encode(self, value: Value, protocol: Resp, _reply: Reply) -> Sequence[bytes]:
         return bytes_of(value, protocol, self.limits.frame)
 
-
-WORD_BYTES: Final = 64
-"""Bytes that a queued word takes besides its own."""
-
-
-TELLING_COST: Final = 256
-"""What a word counts as in a transaction that tells of the server, such as COMMAND DOCS, which takes milliseconds."""
-
-
-def _cost_in_transaction(spec: RespCommandSpec, words: int) -> int:
-    """How much work a queued command will be, as far as that can be told of it before."""
-    if "scans" in spec.flags:
-        cost = SCAN_COUNT_MAX // KEYS_PER_COST
-    elif spec.on_keys is not None:
-        cost = 1 if spec.keys[0] else WHOLE_TABLE_COST
-    else:
-        cost = 1 if "fast" in spec.flags else TELLING_COST
-    return cost + words // WORDS_PER_COST
+    def _encode_later(self, later: Later, protocol: Resp, reply: Reply) -> Sequence[bytes]:
+        return bytes_of(shown(later.show, reply, later.errors), protocol, self.limits.frame)
 
 
 def failed(error: Exception, name: str) -> Error:
-    """The reply to a command that raised an exception which is no refusal."""
+    """Return the reply to a command that raised an exception other than `Refusal`."""
     if isinstance(error, MemoryError):
         return error_of(NO_MEMORY)
     logger.error("%s failed", name, exc_info=error)
@@ -532,18 +441,18 @@ def _act(later: Later, reply: Reply) -> Sequence[bytes]:
     return ()
 
 
-def _silence(_reply: Reply) -> Sequence[bytes]:
+def _encode_nothing(_reply: Reply) -> Sequence[bytes]:
     return ()
 
 
-def _unknown(words: Sequence[bytes]) -> str:
-    """What is said of a command that nobody knows, with as much of it as helps."""
-    name = repeated(words[0], REPEATED_MAX)
+def _unknown(request: Sequence[bytes]) -> str:
+    """Return the refusal of an unknown command, with the beginning of its arguments."""
+    name = repeated(request[0], REPEATED_MAX)
     arguments, room = "", REPEATED_MAX
-    for spec in words[1:]:
+    for argument in request[1:]:
         if room <= 0:
             break
-        quoted = f"'{repeated(spec, room)}' "
+        quoted = f"'{repeated(argument, room)}' "
         arguments += quoted
         room -= len(quoted.encode("utf-8", "surrogateescape"))
     return f"ERR unknown command '{name}', with args beginning with: {arguments}"

@@ -34,7 +34,7 @@ from cairnkv.commands import ClearMany, Incr, Set, SetMany, SetWith
 from cairnkv.limits import KEY_MAX as _KEY_MAX
 from cairnkv.limits import TTL_MAX as _TTL_MAX
 from cairnkv.session.resp.command_spec import RESP_COMMANDS
-from cairnkv.session.resp.logged import execute_logged
+from cairnkv.session.logged import execute_resp_request
 
 cdef Py_ssize_t KEY_MAX = _KEY_MAX
 cdef int64_t TTL_MAX = _TTL_MAX
@@ -202,7 +202,7 @@ cdef class RespFrameExecutor(FrameExecutor):
 
     cdef object left(self, object store, object changes, bytes frame):
         """Execute a scanned command on the pure path, at its place in the log. Return its `QueuedReply`."""
-        return execute_logged(
+        return execute_resp_request(
             store,
             changes,
             frame,

@@ -7,7 +7,8 @@ from typing import Final
 
 from cairnkv.replication.nats.options import REPLICAS
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, in_conversation
-from cairnkv.session.resp.conversation import NOTHING, RespConversation
+from cairnkv.session.resp.conversation import RespConversation
+from cairnkv.session.resp.values import NOTHING
 
 _WAYS: Final = frozenset({b"NOSAVE", b"SAVE", b"NOW", b"FORCE", b"ABORT"})
 

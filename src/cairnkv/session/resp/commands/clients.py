@@ -9,7 +9,7 @@ from typing import Final
 
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Verbatim
-from cairnkv.session.context import DEFAULT_USER
+from cairnkv.session.auth import DEFAULT_USER
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.resp.command_spec import (
     SYNTAX,
@@ -23,7 +23,8 @@ from cairnkv.session.resp.command_spec import (
 )
 from cairnkv.session.resp.commands.connection import NAME, client_name
 from cairnkv.session.resp.commands.help import help_of
-from cairnkv.session.resp.conversation import NOTHING, Job, RespConversation
+from cairnkv.session.resp.conversation import RespConversation
+from cairnkv.session.resp.values import NOTHING, Job
 
 LISTED_TOGETHER: Final = 500
 """Clients in one slice of CLIENT LIST: some milliseconds of work."""
@@ -161,7 +162,7 @@ def _type(text: bytes) -> str:
 
 
 def _flags(client: RespConversation) -> str:
-    flags = "P" * client.is_subscribed + "x" * (client.queue is not None) + "c" * client.closing
+    flags = "P" * client.is_subscribed + "x" * (client.transaction.queue is not None) + "c" * client.closing
     flags += "U" * client.peer.is_local + "e" * client.no_evict + "T" * client.no_touch
     return flags or "N"
 
@@ -173,14 +174,14 @@ def _line(client: RespConversation) -> bytes:
     """
     peer = client.peer
     name, version = client.library
-    queued = client.queued_bytes if client.queue is not None else 0
+    queued = client.transaction.queued_bytes
     pending, unsent = client.pending, peer.unsent()
     # One expression, because it is fast.
     line = (
         f"id={client.id} addr={peer.address} laddr={peer.local_address} fd={peer.descriptor} "
         f"name={client.name.decode()} age={int(peer.age())} idle={int(peer.idle())} flags={_flags(client)} "
         f"db={client.db} sub={len(client.channels)} psub={len(client.patterns)} ssub=0 "
-        f"multi={-1 if client.queue is None else len(client.queue)} "
+        f"multi={-1 if client.transaction.queue is None else len(client.transaction.queue)} "
         f"qbuf={pending - queued} qbuf-free=0 argv-mem=0 multi-mem={queued} rbs=0 rbp=0 obl=0 oll=0 omem={unsent} "
         f"tot-mem={pending + unsent} events=r cmd={client.last_command or 'NULL'} user={_USER} redir=-1 "
         f"resp={client.protocol} lib-name={name.decode()} lib-ver={version.decode()}\n"

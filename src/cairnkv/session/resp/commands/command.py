@@ -19,7 +19,7 @@ from cairnkv.session.resp.command_spec import (
 )
 from cairnkv.session.resp.commands.help import help_of, matchers
 from cairnkv.session.resp.conversation import RespConversation
-from cairnkv.session.resp.encoding import Prepared
+from cairnkv.session.resp.values import Prepared
 
 NAMES_MAX: Final = 512
 """Maximum number of commands in one request: some tens of milliseconds of work, and more than there are commands."""

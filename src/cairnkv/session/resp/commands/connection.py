@@ -8,7 +8,7 @@ from typing import Final
 
 from cairnkv.limits import CLIENT_NAME_MAX
 from cairnkv.protocol.resp import OK, Resp, Simple
-from cairnkv.session.context import DEFAULT_USER
+from cairnkv.session.auth import DEFAULT_USER
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Refusal, Value, in_conversation, repeated, wrong_number
 from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.version import REDIS_VERSION, VERSION
@@ -105,15 +105,14 @@ def select(conversation: RespConversation, arguments: Arguments) -> Value:
 def auth(conversation: RespConversation, arguments: Arguments) -> Value:
     if len(arguments) > 2:
         raise Refusal(SYNTAX)
-    if len(arguments) == 1 and not conversation.context.wants_password:
+    if len(arguments) == 1 and not conversation.context.authenticator.required:
         raise Refusal(
             "ERR AUTH <password> called without any password configured for the default user. "
             "Are you sure your configuration is correct?"
         )
     user = arguments.take() if len(arguments) == 2 else DEFAULT_USER
-    if not conversation.context.accepts(user, arguments.take()):
+    if not conversation.authenticate(user, arguments.take()):
         raise Refusal(WRONG_PASSWORD)
-    conversation.let_in()
     return OK
 
 
@@ -144,10 +143,8 @@ def hello(conversation: RespConversation, arguments: Arguments) -> Value:
             name = client_name(arguments.take())
         else:
             raise Refusal(f"ERR Syntax error in HELLO option '{repeated(option)}'")
-    if said is not None:
-        if not conversation.context.accepts(*said):
-            raise Refusal(WRONG_PASSWORD)
-        conversation.let_in()
+    if said is not None and not conversation.authenticate(*said):
+        raise Refusal(WRONG_PASSWORD)
     if not conversation.authenticated:
         raise Refusal(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH "

@@ -91,7 +91,7 @@ def _server(conversation: RespConversation, facts: Facts) -> Lines:
         yield "uptime_in_seconds", facts["uptime_seconds"]
         yield "uptime_in_days", int(facts["uptime_seconds"]) // 86_400
     yield from _renamed(facts, {"path": "path", "mode": "mode", "addresses": "addresses"})
-    yield "password_wanted", int(conversation.context.wants_password)
+    yield "password_wanted", int(conversation.context.authenticator.required)
 
 
 def _clients(conversation: RespConversation, facts: Facts) -> Lines:
@@ -103,8 +103,8 @@ def _clients(conversation: RespConversation, facts: Facts) -> Lines:
     yield "blocked_clients", 0
     yield "tracking_clients", 0
     yield "pubsub_clients", sum(client.is_subscribed for client in clients)
-    yield "watching_clients", sum(bool(client.watched) for client in clients)
-    yield "total_watched_keys", sum(len(client.watched) for client in clients)
+    yield "watching_clients", sum(bool(client.transaction.watched) for client in clients)
+    yield "total_watched_keys", sum(len(client.transaction.watched) for client in clients)
 
 
 def _memory(conversation: RespConversation, facts: Facts) -> Lines:

@@ -13,10 +13,10 @@ from cairnkv.protocol.resp import Push
 from cairnkv.session.conversation import UNFINISHED
 from cairnkv.session.resp.command_spec import Arguments, Refusal, Value, container, in_conversation
 from cairnkv.session.resp.commands.help import help_of, matchers
-from cairnkv.session.resp.conversation import Job, RespConversation
-from cairnkv.session.resp.encoding import Several
+from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.session.resp.glob import Matcher
 from cairnkv.session.resp.pubsub import kept_for_channel, kept_for_pattern
+from cairnkv.session.resp.values import Job, Several
 
 MATCHED_TOGETHER: Final = 30_000
 """Channels that PUBSUB CHANNELS matches in one slice for a pattern of one byte: some tens of milliseconds."""
@@ -187,8 +187,8 @@ def pubsub_channels(conversation: RespConversation, arguments: Arguments) -> Val
     summary="Return the number of subscribers of each of these channels, without pattern subscribers.",
 )
 def pubsub_numsub(conversation: RespConversation, arguments: Arguments) -> Value:
-    listeners = conversation.context.pubsub.listeners
-    return [one for channel in arguments.rest() for one in (channel, listeners(channel))]
+    subscribers = conversation.context.pubsub.subscribers
+    return [one for channel in arguments.rest() for one in (channel, subscribers(channel))]
 
 
 @in_conversation(

@@ -14,9 +14,9 @@ from cairnkv.protocol.resp import Error, array_head, bulk_strings
 from cairnkv.session.conversation import UNFINISHED, Unfinished
 from cairnkv.session.resp.command_spec import SYNTAX, Arguments, Call, Refusal, Value, error_of, on_keys
 from cairnkv.session.resp.commands.replies import number, value_or_null
-from cairnkv.session.resp.conversation import Job, Later, RespConversation
-from cairnkv.session.resp.encoding import Prepared
+from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.session.resp.glob import Matcher, literal_prefix, matcher, searched
+from cairnkv.session.resp.values import Job, Later, Prepared
 from cairnkv.store import PendingReply
 
 KEYS_IN_TRANSACTION_MAX: Final = SCAN_COUNT_MAX

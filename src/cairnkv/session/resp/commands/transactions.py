@@ -7,19 +7,16 @@ changed, no command of the transaction is executed.
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final
 
 from cairnkv.commands import MISSING, Replies, Reply, Step
-from cairnkv.limits import BYTES_PER_COST, TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX, WATCHED_MAX
+from cairnkv.limits import BYTES_PER_COST, TRANSACTION_BYTES_MAX, TRANSACTION_COST_MAX
 from cairnkv.protocol.resp import NULL_ARRAY, OK, Error
-from cairnkv.session.conversation import WORDS_PER_COST, bytes_of_outcome
+from cairnkv.session.conversation import ARGUMENTS_PER_COST, bytes_of_outcome
 from cairnkv.session.resp.command_spec import Arguments, Calls, Errors, Refusal, Value, in_conversation
-from cairnkv.session.resp.conversation import NOTHING, Job, Later, Queued, RespConversation, failed
-from cairnkv.session.resp.encoding import Several, Together, shown
-from cairnkv.store import PendingCommand, PendingReply
-
-WATCHED_BYTES: Final = 256
-"""Approximate overhead of a watched key in bytes."""
+from cairnkv.session.resp.conversation import RespConversation, failed
+from cairnkv.session.resp.transaction import QueuedCommand
+from cairnkv.session.resp.values import NOTHING, Job, Later, Several, Together, shown
+from cairnkv.store import PendingRead, PendingReply
 
 
 @in_conversation(
@@ -30,11 +27,9 @@ WATCHED_BYTES: Final = 256
     summary="Begin a transaction. The server queues the commands that follow.",
 )
 def multi(conversation: RespConversation, arguments: Arguments) -> Value:
-    if conversation.queue is not None:
+    if conversation.transaction.queue is not None:
         raise Refusal("ERR MULTI calls can not be nested")
-    conversation.queue = []
-    conversation.queued_bytes = conversation.queued_cost = 0
-    conversation.spoilt = False
+    conversation.transaction.queue = []
     return OK
 
 
@@ -46,9 +41,9 @@ def multi(conversation: RespConversation, arguments: Arguments) -> Value:
     summary="Discard the open transaction.",
 )
 def discard(conversation: RespConversation, arguments: Arguments) -> Value:
-    if conversation.queue is None:
+    if conversation.transaction.queue is None:
         raise Refusal("ERR DISCARD without MULTI")
-    conversation.forget_transaction()
+    conversation.end_transaction()
     return OK
 
 
@@ -60,19 +55,16 @@ def discard(conversation: RespConversation, arguments: Arguments) -> Value:
     summary="Watch keys. If one of them changes before EXEC, the transaction is not executed.",
 )
 def watch(conversation: RespConversation, arguments: Arguments) -> Value:
-    if conversation.queue is not None:
+    transaction = conversation.transaction
+    if transaction.queue is not None:
         raise Refusal("ERR WATCH inside MULTI is not allowed")
-    keys = dict.fromkeys(arguments.keys())
-    places = [(conversation.db, key) for key in keys if (conversation.db, key) not in conversation.watched]
-    if len(conversation.watched) + len(places) > WATCHED_MAX:
-        raise Refusal(f"ERR more than {WATCHED_MAX} keys are watched")
-    conversation.watched_bytes += sum(len(key) + WATCHED_BYTES for _, key in places)
-    return Later(conversation.store.watch(places, conversation.watched), lambda _: OK)
+    places = transaction.watch(conversation.db, arguments.keys())
+    return Later(conversation.store.watch(places, transaction.watched), lambda _: OK)
 
 
 @in_conversation("UNWATCH", "loading fast", group="transactions", since="2.2.0", summary="Stop watching all keys.")
 def unwatch(conversation: RespConversation, arguments: Arguments) -> Value:
-    conversation.forget_watched()
+    conversation.transaction.unwatch()
     return OK
 
 
@@ -87,13 +79,13 @@ class _Planned:
     value: Value = None
     errors: Errors | None = None
     several: int = 0
-    queued: Queued | None = None
+    queued: QueuedCommand | None = None
 
     def act(self, conversation: RespConversation) -> None:
         """Execute a command for the conversation, once."""
         queued, self.queued = self.queued, None
         if queued is not None:
-            self.value = _carried(conversation, queued)
+            self.value = _executed(conversation, queued)
 
     def value_from(self, replies: Iterator[Reply]) -> Value:
         """Take the command's replies from those to all steps, and return its value."""
@@ -111,12 +103,13 @@ class _Planned:
     summary="Execute the queued commands atomically.",
 )
 def execute(conversation: RespConversation, arguments: Arguments) -> Value:
-    if conversation.queue is None:
+    transaction = conversation.transaction
+    queue = transaction.queue
+    if queue is None:
         raise Refusal("ERR EXEC without MULTI")
-    queue = conversation.queue
-    watched = [(db, before) for (db, _), before in conversation.watched.items()]
-    conversation.forget_transaction()
-    if conversation.spoilt:
+    watched = [(db, before) for (db, _), before in transaction.watched.items()]
+    conversation.end_transaction()
+    if transaction.is_spoilt:
         raise Refusal("EXECABORT Transaction discarded because of previous errors.")
     steps: list[Step] = []
     planned = _planned(conversation, queue, steps)
@@ -138,17 +131,17 @@ def execute(conversation: RespConversation, arguments: Arguments) -> Value:
     outcome = conversation.store.execute_all(steps, watched, bytes_max=TRANSACTION_BYTES_MAX, blocks=acts)
     if not isinstance(outcome, PendingReply):
         act(outcome)
-    elif isinstance(outcome, PendingCommand):  # the client's next commands do not wait for its reply
+    elif isinstance(outcome, PendingRead):  # the client's next commands do not wait for its reply
         outcome.on_outcome = act
     elif outcome.executed:
         act(outcome.outcome)
     conversation.own_writes.note(outcome)
     worked = min(made, TRANSACTION_BYTES_MAX) + bytes_of_outcome(outcome)
-    cost = conversation.queued_cost + len(watched) // WORDS_PER_COST + worked // BYTES_PER_COST
-    return Later(outcome, show, cost=cost, size=conversation.queued_bytes, acts=acts)
+    cost = transaction.queued_cost + len(watched) // ARGUMENTS_PER_COST + worked // BYTES_PER_COST
+    return Later(outcome, show, cost=cost, size=transaction.queued_bytes, acts=acts)
 
 
-def _planned(conversation: RespConversation, queue: Sequence[Queued], steps: list[Step]) -> list[_Planned]:
+def _planned(conversation: RespConversation, queue: Sequence[QueuedCommand], steps: list[Step]) -> list[_Planned]:
     """Append the commands on keys to the steps for the store. The other commands execute after its reply.
 
     SELECT applies to the steps behind it; the conversation selects the database when EXEC executes.
@@ -160,14 +153,14 @@ def _planned(conversation: RespConversation, queue: Sequence[Queued], steps: lis
         conversation.db = db
 
 
-def _plan(conversation: RespConversation, queued: Queued, steps: list[Step]) -> _Planned:
+def _plan(conversation: RespConversation, queued: QueuedCommand, steps: list[Step]) -> _Planned:
     spec = queued.spec
     try:
         if spec.on_keys is None:
             if spec.name == "select":
-                conversation.db = conversation.arguments(spec, queued.words).db_number()
+                conversation.db = conversation.arguments(spec, queued.request).db_number()
             return _Planned(queued=queued)
-        call = spec.on_keys(conversation.arguments(spec, queued.words))
+        call = spec.on_keys(conversation.arguments(spec, queued.request))
     except Refusal as refusal:
         return _Planned(value=Error(str(refusal)))
     if isinstance(call, Calls):
@@ -177,13 +170,13 @@ def _plan(conversation: RespConversation, queued: Queued, steps: list[Step]) -> 
     return _Planned(call.show, errors=call.errors)
 
 
-def _carried(conversation: RespConversation, queued: Queued) -> Value:
+def _executed(conversation: RespConversation, queued: QueuedCommand) -> Value:
     try:
         if conversation.ended and "noscript" in queued.spec.flags:  # its connection is closed
             return None
         if conversation.cost > TRANSACTION_COST_MAX:
             raise Refusal("ERR not executed: the transaction has exceeded its limit of work")
-        value = conversation.carry(queued.spec, queued.words)
+        value = conversation.execute(queued.spec, queued.request)
         if isinstance(value, Job):
             value = value.finish()
     except Refusal as refusal:

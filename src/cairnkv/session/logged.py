@@ -1,0 +1,58 @@
+"""Execution of commands that the native path has left, at their place in the log."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cairnkv.commands import Step
+from cairnkv.protocol.native import CommandDecoder, Limits, Request, StatusByte, Width, reply_parts
+from cairnkv.protocol.resp import RequestDecoder, Resp
+from cairnkv.session.conversation import QueuedReply
+from cairnkv.session.resp.command_spec import RESP_COMMANDS, Arguments, Call
+from cairnkv.session.resp.values import bytes_of, shown
+
+if TYPE_CHECKING:
+    from cairnkv.replication.proposals import Changes
+    from cairnkv.replication.store import ReplicatedStore
+
+
+def execute_native_frame(
+    store: "ReplicatedStore",
+    changes: "Changes",
+    frame: bytes,
+    *,
+    width: Width,
+    statuses: tuple[int, int],
+    string_max: int,
+    frame_max: int,
+) -> QueuedReply:
+    """Execute a frame of the native protocol. Return its queued reply."""
+    decoder = CommandDecoder(width=width, limits=Limits(value=string_max, frame=frame_max))
+    decoder.feed(frame)
+    request = decoder.next()
+    assert isinstance(request, Request), "the native path has scanned it"
+    reply = store.execute_logged(Step(0, request.command), changes)
+    return QueuedReply(reply, partial(reply_parts, status_byte=StatusByte(statuses), frame_limit=frame_max))
+
+
+def execute_resp_request(
+    store: "ReplicatedStore",
+    changes: "Changes",
+    command: bytes,
+    *,
+    db: int,
+    protocol: Resp,
+    string_max: int,
+    frame_max: int,
+) -> QueuedReply:
+    """Execute a request of the Redis protocol. Return its queued reply."""
+    decoder = RequestDecoder(Limits(value=string_max, frame=frame_max))
+    decoder.trusted = True
+    decoder.feed(command)
+    request = decoder.next()
+    assert isinstance(request, list), "the native path has scanned it"
+    spec = RESP_COMMANDS[request[0].upper()]
+    assert spec.on_keys is not None
+    call = spec.on_keys(Arguments(spec.name, request[1:], db))
+    assert isinstance(call, Call)
+    reply = store.execute_logged(Step(db, call.command), changes)
+    return QueuedReply(reply, lambda reply: bytes_of(shown(call.show, reply, call.errors), protocol, frame_max))
