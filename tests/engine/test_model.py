@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cairnkv.commands import COMMANDS, Command, SetMany
+from cairnkv.commands import Command, SetMany
 from cairnkv.commands.vocabulary import (
     AMOUNT,
     BIT_OFFSET,
@@ -31,7 +31,7 @@ from cairnkv.commands.vocabulary import (
 from cairnkv.engine import Database, Journal, apply, can_apply, discard, undo
 from cairnkv.limits import INTEGER_MAX, INTEGER_MIN
 from tests.support.crc import key_at, keys_at
-from tests.support.model import Model, same
+from tests.support.model import MODELLED, Model, same
 from tests.support.strategies import Kinds, commands
 
 _FORGED = [key for key, _ in zip(keys_at(0xFFFF_FFFF), range(3), strict=False)]
@@ -60,7 +60,7 @@ EASILY_MET = Kinds(
 )
 """Few keys, few values, short times: so that commands meet each other's traces."""
 
-APPLIED = [command for command in COMMANDS if can_apply(command)]
+APPLIED = [command for command in MODELLED if can_apply(command)]
 STEPS = st.integers(0, 50) | st.integers(900, 2_100) | st.just(2_000_000)
 """Milliseconds that go by between two commands."""
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cairnkv.commands import COMMANDS, ClearAll, ClearPrefix, Command, Failure, Items, Reply, Scope, failures
+from cairnkv.commands import ClearAll, ClearPrefix, Command, Failure, Items, Reply, Scope, failures
 from cairnkv.commands.vocabulary import (
     AMOUNT,
     BIT_OFFSET,
@@ -27,7 +27,7 @@ from cairnkv.engine import can_apply
 from cairnkv.store import LocalStore, PendingReply
 from tests.support.clock import HandClock
 from tests.support.late_storage import LateStorage
-from tests.support.model import Model, same
+from tests.support.model import MODELLED, Model, same
 from tests.support.strategies import Kinds, commands
 
 KEYS = [b"a", b"b", b"c", b"ab"]
@@ -50,7 +50,7 @@ KINDS = Kinds(
         DECIMAL: st.sampled_from([b"0.5", b"-1", b"x"]),
     }
 )
-APPLIED = [command for command in COMMANDS if can_apply(command)]
+APPLIED = [command for command in MODELLED if can_apply(command)]
 ONLY_SLICE = Items((b"0",))
 """Where slices end here: at the end of a table with so few keys."""
 

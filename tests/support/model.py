@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from cairnkv.commands import (
+    COMMANDS,
     MISSING,
     OK,
     Append,
@@ -295,3 +296,7 @@ def same(command: Command, one: Reply, other: Reply) -> bool:
             map(bytes, other.values[1:])
         )
     return one == other and type(one) is type(other)
+
+
+MODELLED = [command for command in COMMANDS if command.__name__ in Model.apply.__code__.co_names]
+"""The commands that the model knows. `tests/commands/cases.py` tests the others."""
