@@ -1,4 +1,4 @@
-"""Generates the sync methods and the methods of pipelines from the asyncio ones.
+"""Generates the methods of stores and pipelines, and sync code from asyncio code.
 
     python tools/generate_clients.py            write the generated files
     python tools/generate_clients.py --check    name the files that differ from a new generation, and fail
@@ -32,23 +32,31 @@ TO_SYNC: Final = (
 )
 """Regular expressions that turn asyncio code with its docstrings into sync code, and their replacements."""
 
-NOT_IN_PIPELINES: Final = ("setdefault",)
-"""Methods of one call that pipelines do not have."""
+METHODS: Final = '''"""The methods of stores that are one call each."""
 
-PENDING_DOCSTRING: Final = """        The result is in the returned `Pending`.
-        """
+import abc
+from typing import Generic
 
-PIPELINE_METHODS: Final = '''"""The methods of pipelines: the methods of a store that are a single call."""
 
-{imports}
-from typing import Any
+class AsyncMethods(abc.ABC, Generic[K, V]):
+    """The methods of stores that are one call each."""
+
+    _calls: StoreCalls[K, V]
+
+    @abc.abstractmethod
+    async def _do(self, call: Call[T]) -> T:
+        """Execute a call and return its result."""
+
+'''
+
+PIPELINE_METHODS: Final = '''"""The methods of pipelines: the methods of stores that are one call each."""
+
 from cairnkv.client.pending import Pending, PendingCalls
 
 
 class PipelineMethods(PendingCalls[K, V]):
-    """The methods of pipelines. Each adds a command, and returns a `Pending` for its result."""
+    """The methods of pipelines. Each adds a call, and returns a `Pending` for its result."""
 
-{methods}
 '''
 
 
@@ -59,45 +67,62 @@ def sync(source: str) -> str:
     return source
 
 
+def async_methods(source: str) -> str:
+    """Return the methods of asyncio stores, from the module of `Calls`."""
+    return methods(source, METHODS, "{}", "await self._do({})").replace("    def ", "    async def ")
+
+
 def pipeline_methods(source: str) -> str:
-    """Return the module with the methods of pipelines, from the module of `AsyncKeyValue`."""
-    body = ast.parse(sync(source)).body
-    imports = [
-        ast.unparse(node)
-        for node in body
-        if isinstance(node, ast.ImportFrom) and not str(node.module).endswith((".mapping", ".pipeline"))
-    ]
-    store = next(node for node in body if isinstance(node, ast.ClassDef))
-    methods = [node for node in store.body if isinstance(node, ast.FunctionDef)]
-    overloaded = {method.name for method in methods if is_overload(method)}
-    calls = {method.name: call for method in methods if (call := single_call(method))}
-    for method in methods:
-        if is_overload(method):
-            method.returns = pending(method.returns)
-        elif (call := calls.get(method.name)) is not None:
-            docstring = f"{str(ast.get_docstring(method, clean=False)).rstrip()}\n\n{PENDING_DOCSTRING}"
-            method.returns = pending(ast.Name("Any") if method.name in overloaded else method.returns)
-            method.body = [ast.Expr(ast.Constant(docstring)), *ast.parse(f"return self._add({ast.unparse(call)})").body]
-    return PIPELINE_METHODS.format(
-        imports="\n".join(imports),
-        methods="\n\n".join(
-            "\n".join(f"    {line}" if line else "" for line in ast.unparse(method).splitlines())
-            for method in methods
-            if method.name in calls
-        ),
-    )
+    """Return the methods of pipelines, from the module of `Calls`."""
+    return methods(source, PIPELINE_METHODS, "Pending[{}]", "self._add({})")
 
 
-def single_call(method: ast.FunctionDef) -> ast.expr | None:
-    """Return the argument of `_do` if a public method is nothing but `self._do(...)` of it."""
-    if method.name.startswith("_") or method.name in NOT_IN_PIPELINES:
-        return None
-    match method.body[1:]:
-        case [ast.Return(ast.Call(ast.Attribute(attr="_do"), [call]))]:
-            return call
-        case [ast.Expr(ast.Call(ast.Attribute(attr="_do"), [call]))]:
-            return call
-    return None
+def methods(source: str, header: str, returns: str, does: str) -> str:
+    """Return a module: a header, and a method for each method of `Calls` that returns a call.
+
+    returns: the annotation of a method, from the result of the call. does: the expression of its value, from the call.
+    """
+    body = ast.parse(source).body
+    calls = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == "Calls")
+    imports = [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports.append(f"from cairnkv.client.calls import {', '.join(public_names(body))}")
+    made = [method(node, returns, does) for node in calls.body if isinstance(node, ast.FunctionDef)]
+    docstring, rest = header.split("\n\n", 1)
+    return "\n".join([docstring, *imports, rest, *(f"{indented(ast.unparse(node))}\n" for node in made)])
+
+
+def method(call: ast.FunctionDef, returns: str, does: str) -> ast.FunctionDef:
+    """Return the method of a store or pipeline for a method of `Calls`."""
+    if not isinstance(call.returns, ast.Subscript):
+        raise ValueError(f"Calls.{call.name} is annotated with {call.returns}, not with Call[...]")
+    call.returns = expression(returns.format(ast.unparse(call.returns.slice)))
+    docstring = ast.get_docstring(call, clean=False)
+    if docstring is not None:
+        positional = [argument.arg for argument in call.args.args[1:]]
+        named = [f"{argument.arg}={argument.arg}" for argument in call.args.kwonlyargs]
+        value = does.format(f"self._calls.{call.name}({', '.join([*positional, *named])})")
+        call.body = [call.body[0], ast.Return(expression(value))]
+    return call
+
+
+def expression(code: str) -> ast.expr:
+    """Return an expression from its code."""
+    return ast.parse(code, mode="eval").body
+
+
+def indented(code: str) -> str:
+    """Return code with the indentation of a class."""
+    return "\n".join(f"    {line}" if line else "" for line in code.splitlines())
+
+
+def public_names(body: list[ast.stmt]) -> list[str]:
+    """Return the public names that a module defines."""
+    names: list[str] = []
+    for node in body:
+        match node:
+            case ast.ClassDef(name) | ast.Assign([ast.Name(name)]) | ast.AnnAssign(ast.Name(name)):
+                names.append(name)
+    return [name for name in names if not name.startswith("_")]
 
 
 def function(source: str, name: str, docstring: str) -> str:
@@ -108,26 +133,19 @@ def function(source: str, name: str, docstring: str) -> str:
     return "\n".join([f'"""{docstring}"""', *map(ast.unparse, [*imports, *definitions])])
 
 
-def is_overload(method: ast.FunctionDef) -> bool:
-    """Return whether a method is an overload."""
-    return any(isinstance(decorator, ast.Name) and decorator.id == "overload" for decorator in method.decorator_list)
-
-
-def pending(result: ast.expr | None) -> ast.expr:
-    """Return the annotation of a pending result."""
-    assert result is not None
-    return ast.Subscript(ast.Name("Pending"), result)
-
+CLIENT: Final = "src/cairnkv/client"
 
 GENERATED: Final[dict[str, tuple[str, Callable[[str], str]]]] = {
-    "src/cairnkv/client/keyvalue.py": ("src/cairnkv/client/aio/keyvalue.py", sync),
-    "src/cairnkv/client/pipeline_methods.py": ("src/cairnkv/client/aio/keyvalue.py", pipeline_methods),
-    "src/cairnkv/client/pipeline.py": ("src/cairnkv/client/aio/pipeline.py", sync),
-    "src/cairnkv/client/entry.py": (
+    f"{CLIENT}/aio/methods.py": (f"{CLIENT}/calls.py", async_methods),
+    f"{CLIENT}/methods.py": (f"{CLIENT}/calls.py", lambda source: sync(async_methods(source))),
+    f"{CLIENT}/pipeline_methods.py": (f"{CLIENT}/calls.py", pipeline_methods),
+    f"{CLIENT}/keyvalue.py": (f"{CLIENT}/aio/keyvalue.py", sync),
+    f"{CLIENT}/pipeline.py": (f"{CLIENT}/aio/pipeline.py", sync),
+    f"{CLIENT}/entry.py": (
         "src/cairnkv/aio.py",
         partial(function, name="connect", docstring="`cairnkv.connect`: makes a client of the store at an address."),
     ),
-    "src/cairnkv/client/opening.py": (
+    f"{CLIENT}/opening.py": (
         "src/cairnkv/aio.py",
         partial(function, name="open", docstring="`cairnkv.open`: makes a store in this process."),
     ),
@@ -152,16 +170,20 @@ def formatted(code: str, file: str) -> str:
 
 def main() -> int:
     """Write or check the generated files."""
-    parser = argparse.ArgumentParser(description="Generate the sync methods and the methods of pipelines.")
+    parser = argparse.ArgumentParser(description="Generate the methods of stores and pipelines, and sync code.")
     parser.add_argument("--check", action="store_true", help="fail if a file differs from a new generation")
     options = parser.parse_args()
-    stale = [file for file in GENERATED if not (ROOT / file).exists() or (ROOT / file).read_text() != generated(file)]
+    stale = {
+        file: text
+        for file in GENERATED
+        if (text := generated(file)) != ((ROOT / file).read_text() if (ROOT / file).exists() else None)
+    }
     if options.check:
         for file in stale:
             print(f"{file} is stale; run: python tools/generate_clients.py", file=sys.stderr)
         return 1 if stale else 0
-    for file in stale:
-        (ROOT / file).write_text(generated(file))
+    for file, text in stale.items():
+        (ROOT / file).write_text(text)
         print(f"wrote {file}")
     return 0
 

@@ -1,9 +1,9 @@
-"""Calls: what a Python method says to a store, and what it makes of the reply.
+# Source of the methods of stores and pipelines: run tools/generate_clients.py after a change.
+"""Calls: the commands that the methods of stores send, and the Python values of the replies.
 
-The one place where keywords become commands and replies become Python values. The sync and the async client,
-the pipeline and the embedded store have the same methods because all of them take their calls from here.
+Each method of `Calls` becomes a method of sync stores, asyncio stores and pipelines.
 
-Not for how a command gets anywhere, or how often it is tried.
+Out of scope: the execution of a call, and its repetition.
 """
 
 import enum
@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, NoReturn, TypeAlias, TypeVar, overload
 
 from cairnkv.client.address import Seconds as Seconds
 from cairnkv.client.codec import Codec, KeyCodec, key_bytes, utf8
@@ -56,7 +56,7 @@ from cairnkv.units import duration
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)  # the result of a call: a Call[int] is a Call[int | None]
 
 Key: TypeAlias = str | bytes
 Durability: TypeAlias = Literal["committed", "memory"]
@@ -91,16 +91,16 @@ class NotCopied:
 
 
 class Leeway(enum.Enum):
-    """How much less than its promises a store may do for a call: each is a flag of the command's header."""
+    """What a call accepts instead of the store's guarantees. Each is a flag in the header of a command."""
 
-    MEMORY = "the reply to a write need not wait until it is as safe as the store's size promises"
-    LOCAL = "a read may be answered from the table of the node that is asked, which may be behind the others"
+    MEMORY = "the reply to a write need not wait for the commit"
+    LOCAL = "a read may show the state of one node, which may be older than that of others"
 
 
 class Call(Generic[T]):
-    """A command, and what to make of the reply to it. Nobody changes one.
+    """A command, and the function that decodes its reply. Immutable by convention.
 
-    leeway: None where all that the store promises is wanted.
+    leeway: None if the call accepts nothing less than the store's guarantees.
     """
 
     __slots__ = ("command", "decode")
@@ -111,7 +111,7 @@ class Call(Generic[T]):
         self.decode = decode
 
     def result(self, reply: Reply) -> T:
-        """The Python value of a reply; raises what stands for a failure."""
+        """Return the Python value of a reply. Raises the error of a failure."""
         if isinstance(reply, Failure):
             raise error_of(reply, writes=self.command.spec.writes)
         try:
@@ -123,7 +123,7 @@ class Call(Generic[T]):
 
 
 class _FromMemory(Call[T]):
-    """A call of a write whose reply may come from memory."""
+    """A write whose reply need not wait for the commit."""
 
     __slots__ = ()
     leeway = Leeway.MEMORY
@@ -156,178 +156,14 @@ def memory_is_enough(how: Durability) -> bool:
     return how == "memory"
 
 
-class Calls(Generic[K, V]):
-    """The calls of a store whose keys come back as K and whose values are V."""
+class _Codecs(Generic[K, V]):
+    """Encodes values, and decodes replies."""
 
     def __init__(self, keys: KeyCodec[K], values: Codec[V], *, value_max: int | None = None) -> None:
-        """value_max: bytes that a value may have; None leaves that to the server."""
+        """value_max: maximum bytes of a value; None: the server checks it."""
         self._keys = keys
         self._values = values
         self._value_max = value_max
-
-    # -- one key --------------------------------------------------------------------------------------------
-
-    def get(
-        self, key: Key, default: D, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
-    ) -> Call[V | D]:
-        name = _key(key)
-        if clear or ttl is not None or persist:
-            _flags(clear=clear, persist=persist)
-            milliseconds = _milliseconds(ttl)
-            return Call(_valid(GetWith(name, clear, milliseconds, persist)), self._value_or(default))
-        return Call(Get(name), self._value_or(default))
-
-    def set(
-        self,
-        key: Key,
-        value: V,
-        *,
-        ttl: Seconds | None = None,
-        keep_ttl: bool = False,
-        if_absent: bool = False,
-        if_present: bool = False,
-        if_equals: V | Unset = UNSET,
-    ) -> Call[bool]:
-        name, data = _key(key), self._encode(value)
-        if ttl is None and not (keep_ttl or if_absent or if_present) and if_equals is UNSET:
-            return Call(Set(name, data), _yes)
-        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
-        return Call(
-            _valid(SetWith(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
-            _bool,
-        )
-
-    def swap(
-        self,
-        key: Key,
-        value: V,
-        *,
-        ttl: Seconds | None = None,
-        keep_ttl: bool = False,
-        if_absent: bool = False,
-        if_present: bool = False,
-        if_equals: V | Unset = UNSET,
-    ) -> Call[V | None]:
-        name, data = _key(key), self._encode(value)
-        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
-        return Call(
-            _valid(Swap(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
-            self._value_or(None),
-        )
-
-    def clear(self, key: Key) -> Call[None]:
-        return Call(Clear(_key(key)), _nothing)
-
-    def clear_if_equals(self, key: Key, value: V) -> Call[bool]:
-        return Call(ClearIfEquals(_key(key), self._encode(value)), _bool)
-
-    def exists(self, key: Key) -> Call[bool]:
-        return Call(Exists((_key(key),)), _bool)
-
-    def incr(self, key: Key, n: int = 1) -> Call[int]:
-        return Call(_valid(Incr(_key(key), n)), _number)
-
-    def ttl(self, key: Key) -> Call[float | None]:
-        return Call(Ttl(_key(key)), _seconds)
-
-    def expire(self, key: Key, ttl: Seconds) -> Call[bool]:
-        return Call(Expire(_key(key), _some_milliseconds(ttl)), _bool)
-
-    def persist(self, key: Key) -> Call[bool]:
-        return Call(Persist(_key(key)), _bool)
-
-    # -- several keys ---------------------------------------------------------------------------------------
-
-    def get_many(self, keys: Iterable[Key]) -> Call[dict[K, V]]:
-        names = _keys(keys)
-        if not names:
-            return _nothing_to_ask({})
-
-        def decode(reply: Reply) -> dict[K, V]:
-            values = _items(reply, len(names))
-            return {
-                self._keys.decode(name): self._values.decode(value)
-                for name, value in zip(names, values, strict=True)
-                if value is not None
-            }
-
-        return Call(_valid(GetMany(names)), decode)
-
-    def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Call[None]:
-        if not callable(getattr(values, "items", None)):
-            raise OptionError(f"set_many takes a mapping such as {{'key': 'value'}}, not {values!r:.40}")
-        pairs = tuple((_key(key), self._encode(value)) for key, value in values.items())
-        if not pairs:
-            return _nothing_to_ask(None)
-        return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
-
-    def setdefault(self, key: Key, default: V) -> Call[V]:
-        swap = Swap(_key(key), self._encode(default), if_absent=True)
-        return Call(swap, self._value_or(default))
-
-    def set_slices(self, pairs: Iterable[Any]) -> Iterator[Call[None]]:
-        """Yield calls that together store all pairs; each call stores a bounded number."""
-        part: list[tuple[bytes, bytes]] = []
-        size = 0
-        for pair in pairs:
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise OptionError(f"update takes a mapping, or pairs of a key and a value, not {pair!r:.40}")
-            name, data = _key(pair[0]), self._encode(pair[1])
-            if part and (len(part) == UPDATE_KEYS or size + len(data) > UPDATE_BYTES):
-                yield Call(SetMany(NO_TTL, tuple(part)), _nothing)
-                part, size = [], 0
-            part.append((name, data))
-            size += len(data)
-        if part:
-            yield Call(SetMany(NO_TTL, tuple(part)), _nothing)
-
-    def clear_many(self, keys: Iterable[Key]) -> Call[int]:
-        names = _keys(keys)
-        return Call(_valid(ClearMany(names)), _number) if names else _nothing_to_ask(0)
-
-    # -- the whole store ------------------------------------------------------------------------------------
-
-    def scan_slice(self, cursor: int, prefix: Key, count: int) -> Call[tuple[int, list[K]]]:
-        def decode(reply: Reply) -> tuple[int, list[K]]:
-            following, *keys = _items(reply)
-            return _integer(following), [self._keys.decode(key) for key in keys if key is not None]
-
-        return Call(_valid(Scan(cursor, count, _prefix(prefix))), decode)
-
-    def clear_prefix_slice(self, cursor: int, prefix: Key) -> Call[tuple[int, int]]:
-        def decode(reply: Reply) -> tuple[int, int]:
-            following, cleared = _items(reply, 2)
-            return _integer(following), _integer(cleared)
-
-        return Call(ClearPrefix(_prefix(prefix), cursor), decode)
-
-    def count(self) -> Call[int]:
-        return Call(Count(), _number)
-
-    def clear_all(self) -> Call[None]:
-        return Call(ClearAll(), _nothing)
-
-    def ping(self, text: str = "") -> Call[str]:
-        if not isinstance(text, str):
-            raise CodecError(f"ping takes text, not {text!r:.40}")
-        return Call(Ping(utf8(text)), _text)
-
-    def info(self) -> Call[dict[str, str | int]]:
-        def decode(reply: Reply) -> dict[str, str | int]:
-            texts = [(item or b"").decode("utf-8", "replace") for item in _items(reply)]
-            return {
-                name: int(text) if text.isascii() and text.isdecimal() else text
-                for name, text in zip(texts[::2], texts[1::2], strict=False)
-            }
-
-        return Call(Info(), decode)
-
-    def backup(self, name: str, keep: int | None) -> Call[int]:
-        if not isinstance(name, str):
-            raise OptionError(f"a backup at a server has a name, as text, below its --backup-dir; not {name!r:.80}")
-        return Call(_valid(Backup(utf8(name), keep)), _number)
-
-    # -- values -----------------------------------------------------------------------------------------------
 
     def _value_or(self, default: D) -> Callable[[Reply], V | D]:
         return functools.partial(self._value, default)
@@ -351,6 +187,216 @@ class Calls(Generic[K, V]):
 
     def _equals(self, value: V | Unset) -> bytes | None:
         return None if isinstance(value, Unset) else self._encode(value)
+
+
+class Calls(_Codecs[K, V]):
+    """The calls that are methods of stores and of pipelines."""
+
+    # -- one key --------------------------------------------------------------------------------------------
+
+    @overload
+    def get(
+        self, key: Key, default: None = None, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> Call[V | None]: ...
+    @overload
+    def get(
+        self, key: Key, default: D, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
+    ) -> Call[V | D]: ...
+    def get(
+        self,
+        key: Key,
+        default: D | None = None,
+        *,
+        clear: bool = False,
+        ttl: Seconds | None = None,
+        persist: bool = False,
+    ) -> Call[V | D | None]:
+        """Return the value of a key, or the default if the key is absent.
+
+        clear: also delete the key. ttl: also set its TTL. persist: also remove its TTL.
+        """
+        name = _key(key)
+        if clear or ttl is not None or persist:
+            _flags(clear=clear, persist=persist)
+            milliseconds = _milliseconds(ttl)
+            return Call(_valid(GetWith(name, clear, milliseconds, persist)), self._value_or(default))
+        return Call(Get(name), self._value_or(default))
+
+    def set(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> Call[bool]:
+        """Store a value. Returns whether it was stored; only one of the conditions can prevent it.
+
+        ttl: the time until the key expires: seconds, a timedelta, or text such as "5s" or "1h".
+        keep_ttl: keep the key's TTL. Without `ttl` and `keep_ttl` the key does not expire.
+        if_absent, if_present, if_equals: store only if the key is absent, if it exists, if it has this value.
+        """
+        name, data = _key(key), self._encode(value)
+        if ttl is None and not (keep_ttl or if_absent or if_present) and if_equals is UNSET:
+            return Call(Set(name, data), _yes)
+        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
+        return Call(
+            _valid(SetWith(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
+            _bool,
+        )
+
+    def swap(
+        self,
+        key: Key,
+        value: V,
+        *,
+        ttl: Seconds | None = None,
+        keep_ttl: bool = False,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_equals: V | Unset = UNSET,
+    ) -> Call[V | None]:
+        """Store a value as `set` does. Returns the value before, or None, whether or not the new value was stored."""
+        name, data = _key(key), self._encode(value)
+        _flags(keep_ttl=keep_ttl, if_absent=if_absent, if_present=if_present)
+        return Call(
+            _valid(Swap(name, data, _milliseconds(ttl), keep_ttl, if_absent, if_present, self._equals(if_equals))),
+            self._value_or(None),
+        )
+
+    def clear(self, key: Key) -> Call[None]:
+        """Delete a key, if it exists."""
+        return Call(Clear(_key(key)), _nothing)
+
+    def clear_if_equals(self, key: Key, value: V) -> Call[bool]:
+        """Delete a key if it has this value. Returns whether it had."""
+        return Call(ClearIfEquals(_key(key), self._encode(value)), _bool)
+
+    def exists(self, key: Key) -> Call[bool]:
+        """Return whether a key exists."""
+        return Call(Exists((_key(key),)), _bool)
+
+    def incr(self, key: Key, n: int = 1) -> Call[int]:
+        """Add n to a number that is stored as decimal text, and return the sum. An absent key counts as 0."""
+        return Call(_valid(Incr(_key(key), n)), _number)
+
+    def ttl(self, key: Key) -> Call[float | None]:
+        """Return the seconds until a key expires: `math.inf` if it does not expire, None if it is absent."""
+        return Call(Ttl(_key(key)), _seconds)
+
+    def expire(self, key: Key, ttl: Seconds) -> Call[bool]:
+        """Set the TTL of a key: seconds, a timedelta, or text such as "5s". Returns whether the key exists."""
+        return Call(Expire(_key(key), _some_milliseconds(ttl)), _bool)
+
+    def persist(self, key: Key) -> Call[bool]:
+        """Remove the TTL of a key. Returns whether the key had one."""
+        return Call(Persist(_key(key)), _bool)
+
+    # -- several keys ---------------------------------------------------------------------------------------
+
+    def get_many(self, keys: Iterable[Key]) -> Call[dict[K, V]]:
+        """Return the values of those keys that exist. Atomic."""
+        names = _keys(keys)
+        if not names:
+            return _nothing_to_ask({})
+
+        def decode(reply: Reply) -> dict[K, V]:
+            values = _items(reply, len(names))
+            return {
+                self._keys.decode(name): self._values.decode(value)
+                for name, value in zip(names, values, strict=True)
+                if value is not None
+            }
+
+        return Call(_valid(GetMany(names)), decode)
+
+    def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> Call[None]:
+        """Store several values. Atomic."""
+        if not callable(getattr(values, "items", None)):
+            raise OptionError(f"set_many takes a mapping such as {{'key': 'value'}}, not {values!r:.40}")
+        pairs = tuple((_key(key), self._encode(value)) for key, value in values.items())
+        if not pairs:
+            return _nothing_to_ask(None)
+        return Call(_valid(SetMany(_milliseconds(ttl) or NO_TTL, pairs)), _nothing)
+
+    def clear_many(self, keys: Iterable[Key]) -> Call[int]:
+        """Delete several keys. Returns the number of keys that existed. Atomic."""
+        names = _keys(keys)
+        return Call(_valid(ClearMany(names)), _number) if names else _nothing_to_ask(0)
+
+    # -- the whole store ------------------------------------------------------------------------------------
+
+    def count(self) -> Call[int]:
+        """Return the exact number of keys."""
+        return Call(Count(), _number)
+
+    def clear_all(self) -> Call[None]:
+        """Delete all keys. Atomic."""
+        return Call(ClearAll(), _nothing)
+
+    def ping(self, text: str = "") -> Call[str]:
+        """Return the text, or "PONG" without a text, from the server."""
+        if not isinstance(text, str):
+            raise CodecError(f"ping takes text, not {text!r:.40}")
+        return Call(Ping(utf8(text)), _text)
+
+    def info(self) -> Call[dict[str, str | int]]:
+        """Return facts about the store and its server, as the command INFO has them."""
+
+        def decode(reply: Reply) -> dict[str, str | int]:
+            texts = [(item or b"").decode("utf-8", "replace") for item in _items(reply)]
+            return {
+                name: int(text) if text.isascii() and text.isdecimal() else text
+                for name, text in zip(texts[::2], texts[1::2], strict=False)
+            }
+
+        return Call(Info(), decode)
+
+
+class StoreCalls(Calls[K, V]):
+    """The calls of a store: with those that its other methods are made of."""
+
+    def setdefault(self, key: Key, default: V) -> Call[V]:
+        swap = Swap(_key(key), self._encode(default), if_absent=True)
+        return Call(swap, self._value_or(default))
+
+    def set_slices(self, pairs: Iterable[Any]) -> Iterator[Call[None]]:
+        """Yield calls that together store all pairs; each call stores a bounded number."""
+        part: list[tuple[bytes, bytes]] = []
+        size = 0
+        for pair in pairs:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise OptionError(f"update takes a mapping, or pairs of a key and a value, not {pair!r:.40}")
+            name, data = _key(pair[0]), self._encode(pair[1])
+            if part and (len(part) == UPDATE_KEYS or size + len(data) > UPDATE_BYTES):
+                yield Call(SetMany(NO_TTL, tuple(part)), _nothing)
+                part, size = [], 0
+            part.append((name, data))
+            size += len(data)
+        if part:
+            yield Call(SetMany(NO_TTL, tuple(part)), _nothing)
+
+    def scan_slice(self, cursor: int, prefix: Key, count: int) -> Call[tuple[int, list[K]]]:
+        def decode(reply: Reply) -> tuple[int, list[K]]:
+            following, *keys = _items(reply)
+            return _integer(following), [self._keys.decode(key) for key in keys if key is not None]
+
+        return Call(_valid(Scan(cursor, count, _prefix(prefix))), decode)
+
+    def clear_prefix_slice(self, cursor: int, prefix: Key) -> Call[tuple[int, int]]:
+        def decode(reply: Reply) -> tuple[int, int]:
+            following, cleared = _items(reply, 2)
+            return _integer(following), _integer(cleared)
+
+        return Call(ClearPrefix(_prefix(prefix), cursor), decode)
+
+    def backup(self, name: str, keep: int | None) -> Call[int]:
+        if not isinstance(name, str):
+            raise OptionError(f"a backup at a server has a name, as text, below its --backup-dir; not {name!r:.80}")
+        return Call(_valid(Backup(utf8(name), keep)), _number)
 
 
 def _key(key: Key) -> bytes:
@@ -381,7 +427,7 @@ def _bad(code: Code, text: str) -> BadCommand:
     return BadCommand(Failure(code, text).message, code=code)
 
 
-def _nothing_to_ask(result: T) -> Call[T]:
+def _nothing_to_ask(result: D) -> Call[D]:
     """The call for no keys at all. It has its place among the others like any call, and asks for a sign of life."""
     return Call(Ping(b""), lambda _: result)
 

@@ -7,23 +7,13 @@ import abc
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from typing import Any, Generic, Self
 
-from cairnkv.client.calls import UNSET, Call, Calls, K, Key, T, Unset, V, Values
+from cairnkv.client.calls import UNSET, K, Key, Unset, V, Values
+from cairnkv.client.methods import Methods
 from cairnkv.limits import SCAN_COUNT
 
 
-class MappingSyntax(abc.ABC, Generic[K, V]):
+class MappingSyntax(Methods[K, V]):
     """The interface of a dict except `copy`, and `clear`, which deletes one key here."""
-
-    _calls: Calls[K, V]
-
-    @abc.abstractmethod
-    def _do(self, call: Call[T]) -> T: ...
-
-    @abc.abstractmethod
-    def exists(self, key: Key) -> bool: ...
-
-    @abc.abstractmethod
-    def count(self) -> int: ...
 
     @abc.abstractmethod
     def scan(self, prefix: Key = "", *, count: int = SCAN_COUNT) -> Iterator[K]: ...

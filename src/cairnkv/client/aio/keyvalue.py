@@ -1,26 +1,26 @@
-# Source of client/keyvalue.py and client/pipeline_methods.py: run tools/generate_clients.py after a change.
-"""The methods of stores: the same for clients and embedded stores.
+# Source of client/keyvalue.py: run tools/generate_clients.py after a change.
+"""Stores: the methods that are several calls, or none.
 
-Out of scope: the execution of a call, which is `_do` of each kind of store, and the syntax of a dict (`mapping`).
+Out of scope: the methods that are one call (`methods`), the syntax of a dict (`mapping`), and the execution of a call,
+which is `_do` of each kind of store.
 """
 
 import abc
 from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
-from typing import Generic, Self, cast, overload
+from typing import Self, cast, overload
 
 from cairnkv.client.aio.mapping import AsyncMappingSyntax
 from cairnkv.client.aio.pipeline import AsyncPipeline
 from cairnkv.client.calls import (
     UNSET,
     Call,
-    Calls,
     D,
     Durability,
     K,
     Key,
     NotCopied,
-    Seconds,
+    StoreCalls,
     T,
     Unset,
     V,
@@ -35,142 +35,18 @@ from cairnkv.errors import BadCommand
 from cairnkv.limits import SCAN_COUNT
 
 
-class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied, abc.ABC, Generic[K, V]):
+class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied):
     """A store: the methods of clients and embedded stores.
 
     Keys are text or bytes; methods return them as K. Values are V, as the codec decodes them.
     """
 
     def __init__(self, keys: KeyCodec[K], values: Codec[V], *, value_max: int | None = None) -> None:
-        self._calls = Calls(keys, values, value_max=value_max)
-
-    @abc.abstractmethod
-    async def _do(self, call: Call[T]) -> T:
-        """Execute a call and return its result."""
+        self._calls = StoreCalls(keys, values, value_max=value_max)
 
     @abc.abstractmethod
     async def close(self) -> None:
         """Close the store. Using it afterwards is an error."""
-
-    # -- one key --------------------------------------------------------------------------------------------
-
-    @overload
-    async def get(
-        self, key: Key, default: None = None, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
-    ) -> V | None: ...
-    @overload
-    async def get(
-        self, key: Key, default: D, *, clear: bool = False, ttl: Seconds | None = None, persist: bool = False
-    ) -> V | D: ...
-    async def get(
-        self,
-        key: Key,
-        default: D | None = None,
-        *,
-        clear: bool = False,
-        ttl: Seconds | None = None,
-        persist: bool = False,
-    ) -> V | D | None:
-        """Return the value of a key, or the default if the key is absent.
-
-        clear: also delete the key. ttl: also set its TTL. persist: also remove its TTL.
-        """
-        return await self._do(self._calls.get(key, default, clear=clear, ttl=ttl, persist=persist))
-
-    async def set(
-        self,
-        key: Key,
-        value: V,
-        *,
-        ttl: Seconds | None = None,
-        keep_ttl: bool = False,
-        if_absent: bool = False,
-        if_present: bool = False,
-        if_equals: V | Unset = UNSET,
-    ) -> bool:
-        """Store a value. Returns whether it was stored; only one of the conditions can prevent it.
-
-        ttl: the time until the key expires: seconds, a timedelta, or text such as "5s" or "1h".
-        keep_ttl: keep the key's TTL. Without `ttl` and `keep_ttl` the key does not expire.
-        if_absent, if_present, if_equals: store only if the key is absent, if it exists, if it has this value.
-        """
-        return await self._do(
-            self._calls.set(
-                key,
-                value,
-                ttl=ttl,
-                keep_ttl=keep_ttl,
-                if_absent=if_absent,
-                if_present=if_present,
-                if_equals=if_equals,
-            )
-        )
-
-    async def swap(
-        self,
-        key: Key,
-        value: V,
-        *,
-        ttl: Seconds | None = None,
-        keep_ttl: bool = False,
-        if_absent: bool = False,
-        if_present: bool = False,
-        if_equals: V | Unset = UNSET,
-    ) -> V | None:
-        """Store a value as `set` does. Returns the value before, or None, whether or not the new value was stored."""
-        return await self._do(
-            self._calls.swap(
-                key,
-                value,
-                ttl=ttl,
-                keep_ttl=keep_ttl,
-                if_absent=if_absent,
-                if_present=if_present,
-                if_equals=if_equals,
-            )
-        )
-
-    async def clear(self, key: Key) -> None:
-        """Delete a key, if it exists."""
-        await self._do(self._calls.clear(key))
-
-    async def clear_if_equals(self, key: Key, value: V) -> bool:
-        """Delete a key if it has this value. Returns whether it had."""
-        return await self._do(self._calls.clear_if_equals(key, value))
-
-    async def exists(self, key: Key) -> bool:
-        """Return whether a key exists."""
-        return await self._do(self._calls.exists(key))
-
-    async def incr(self, key: Key, n: int = 1) -> int:
-        """Add n to a number that is stored as decimal text, and return the sum. An absent key counts as 0."""
-        return await self._do(self._calls.incr(key, n))
-
-    async def ttl(self, key: Key) -> float | None:
-        """Return the seconds until a key expires: `math.inf` if it does not expire, None if it is absent."""
-        return await self._do(self._calls.ttl(key))
-
-    async def expire(self, key: Key, ttl: Seconds) -> bool:
-        """Set the TTL of a key: seconds, a timedelta, or text such as "5s". Returns whether the key exists."""
-        return await self._do(self._calls.expire(key, ttl))
-
-    async def persist(self, key: Key) -> bool:
-        """Remove the TTL of a key. Returns whether the key had one."""
-        return await self._do(self._calls.persist(key))
-
-    # -- several keys ---------------------------------------------------------------------------------------
-
-    async def get_many(self, keys: Iterable[Key]) -> dict[K, V]:
-        """Return the values of those keys that exist. Atomic."""
-        return await self._do(self._calls.get_many(keys))
-
-    async def set_many(self, values: Values[V], *, ttl: Seconds | None = None) -> None:
-        """Store several values. Atomic."""
-        await self._do(self._calls.set_many(values, ttl=ttl))
-
-    async def clear_many(self, keys: Iterable[Key]) -> int:
-        """Delete several keys. Returns the number of keys that existed. Atomic."""
-        return await self._do(self._calls.clear_many(keys))
 
     # -- the whole store ------------------------------------------------------------------------------------
 
@@ -211,14 +87,6 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied, abc.ABC, Generic[K, V])
             for pair in found.items():
                 yield pair
 
-    async def count(self) -> int:
-        """Return the exact number of keys."""
-        return await self._do(self._calls.count())
-
-    async def clear_all(self) -> None:
-        """Delete all keys. Atomic."""
-        await self._do(self._calls.clear_all())
-
     async def clear_prefix(self, prefix: Key) -> int:
         """Delete the keys that begin with a prefix, slice by slice. Returns the number of deleted keys."""
         cursor, total = 0, 0
@@ -227,14 +95,6 @@ class AsyncKeyValue(AsyncMappingSyntax[K, V], NotCopied, abc.ABC, Generic[K, V])
             total += cleared
             if cursor == 0:
                 return total
-
-    async def ping(self, text: str = "") -> str:
-        """Return the text, or "PONG" without a text, from the server."""
-        return await self._do(self._calls.ping(text))
-
-    async def info(self) -> dict[str, str | int]:
-        """Return facts about the store and its server, as the command INFO has them."""
-        return await self._do(self._calls.info())
 
     @abc.abstractmethod
     def pipeline(self) -> AsyncPipeline[K, V]:

@@ -5,13 +5,13 @@
 
 import abc
 from collections.abc import AsyncIterator
-from typing import Generic
 
+from cairnkv.client.aio.methods import AsyncMethods
 from cairnkv.client.calls import K, Key, V
 from cairnkv.limits import SCAN_COUNT
 
 
-class AsyncMappingSyntax(abc.ABC, Generic[K, V]):
+class AsyncMappingSyntax(AsyncMethods[K, V]):
     """`async for key in kv`, and `keys`, `values` and `items`."""
 
     @abc.abstractmethod
