@@ -1,8 +1,8 @@
-"""Builds the compiled hot path, if this machine can: everything else stands in pyproject.toml.
+"""Build the native path, if this computer has a compiler. pyproject.toml has everything else.
 
-Without a compiler or Python's headers, or when compiling fails, the package is
-installed all the same and runs in plain Python. `cairnkv.features()` says which it is, and so do `make` and
-`cairn serve`, since pip shows nothing of a build that succeeds.
+Without a compiler or Python's headers, or if the compilation fails, the installation succeeds with the pure Python
+path. `cairnkv.features()`, `make` and `cairn serve` show which path is in use, because pip prints nothing about a
+successful build.
 """
 
 import sys
@@ -14,14 +14,14 @@ from setuptools.errors import BaseError, CCompilerError
 
 
 class BuildWhatCanBeBuilt(build_ext):
-    """Translates the extensions to C and compiles them; leaves out what cannot be compiled, with a line that says why.
+    """Translate the extensions to C and compile them. Omit those that fail, and print the reason.
 
-    The `optional` of an extension would do for a wheel; an editable installation does not heed it. Only this command
-    needs Cython and the sources of the extensions: a source distribution is made without either.
+    An extension's `optional` works for a wheel, but not for an editable installation. Only this command needs Cython
+    and the sources of the extensions: a source distribution needs neither.
     """
 
     def build_extensions(self) -> None:
-        """Build the extensions one by one, and go on with those that could be."""
+        """Build the extensions one by one, and keep the successful ones."""
         from Cython.Build import cythonize
 
         translated = cythonize(self.extensions, include_path=["src"], build_dir="build/cython")
@@ -37,7 +37,7 @@ class BuildWhatCanBeBuilt(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """The compiled modules; none where they are of no use."""
+    """Return the native modules; none on systems without epoll or CPython."""
     if sys.platform != "linux" or sys.implementation.name != "cpython":
         return []
     modules = {
@@ -61,7 +61,7 @@ def extensions() -> list[Extension]:
             name,
             [source],
             include_dirs=["src/cairnkv/engine"],
-            depends=shared,  # all: objects of one module are laid out by the declarations of another
+            depends=shared,  # all of them, because modules use the declarations of others
             extra_compile_args=["-O3"],
         )
         for name, source in modules.items()

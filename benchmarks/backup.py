@@ -1,8 +1,8 @@
-"""A backup while serving: how long the loop's longest step is, with writers at work, with and without a backup.
+"""The longest step of the server's loop under writes, with and without a backup.
 
-`python benchmarks/backup.py [MEGABYTES] [ROUNDS]`; 1,000 and 4 by default. A client in a process of its own asks for a
-sign of life all the time; the longest it waited in a round is the longest step that the loop took, and whatever the
-system did besides. So rounds without a backup stand between those with one: compare the two.
+`python benchmarks/backup.py [MEGABYTES] [ROUNDS]`: 1,000 and 4 by default. A client in a separate process sends PING
+all the time. Its longest wait in a round is the longest step of the loop, including other activity of the system.
+Rounds with and without a backup alternate: compare both.
 """
 
 import multiprocessing
@@ -23,22 +23,22 @@ import servers
 
 VALUE_BYTES = 1_000
 SETS_TOGETHER = 50
-"""Writes that the writer has in one pipeline."""
+"""Writes in one pipeline of the writer."""
 
 PING_PAUSE = 0.000_3
-"""Seconds between two signs of life."""
+"""Seconds between two PINGs."""
 
 BACKUP_SECONDS_MAX = 120.0
 
 HELPERS_SECONDS_MAX = 60.0
-"""How long the processes that ask and write may take until they do."""
+"""Timeout for the start of the client processes."""
 
 HEAD_SECONDS = 1.0
-"""How long they are at work before a round begins."""
+"""Seconds of load before a round begins."""
 
 
 class Round(NamedTuple):
-    """What a round came to; times in milliseconds."""
+    """The result of a round. Times are in milliseconds."""
 
     with_backup: bool
     longest: float
@@ -54,7 +54,7 @@ def _ping(
     stop: "multiprocessing.synchronize.Event",
     answer: "multiprocessing.Queue[list[float]]",
 ) -> None:
-    """In a process of its own: ask until told to stop."""
+    """Send PING until the stop event is set. Runs in a separate process."""
     waits = []
     with cairnkv.connect(url) as kv:
         kv.ping()
@@ -74,7 +74,7 @@ def _write(
     stop: "multiprocessing.synchronize.Event",
     count: "multiprocessing.Queue[int]",
 ) -> None:
-    """In a process of its own: overwrite keys until told to stop."""
+    """Overwrite keys until the stop event is set. Runs in a separate process."""
     written = 0
     noise = os.urandom(1 << 20)
     with cairnkv.connect(url, codec="bytes") as kv:
@@ -102,7 +102,7 @@ def _fill(url: str, keys: int) -> None:
 
 
 def _back_up(url: str) -> float:
-    """Have the server make one that shares nothing with another, and wait for it; the seconds that took."""
+    """Make a backup that shares no files with another. Return its duration in seconds."""
     from cairnkv.client.calls import Call
     from cairnkv.commands import Backup
 
@@ -120,7 +120,7 @@ def _back_up(url: str) -> float:
 
 
 def _round(url: str, keys: int, seconds: float | None) -> Round:
-    """One round: with a backup, or for so many seconds without."""
+    """Run one round: with a backup, or without one for some seconds."""
     spawn = multiprocessing.get_context("spawn")
     at_work, stop, waits, count = spawn.Barrier(3), spawn.Event(), spawn.Queue(), spawn.Queue()
     helpers = [
@@ -144,7 +144,7 @@ def _round(url: str, keys: int, seconds: float | None) -> Round:
 
 
 def measure(megabytes: int = 1_000, rounds: int = 4, *, sync: str = "always", where: str | None = None) -> list[Round]:
-    """Rounds with a backup of so much data, each followed by one as long without. where: the directory for it."""
+    """Run rounds with a backup, each followed by one as long without. where: the directory for the data."""
     keys = megabytes * 1_000_000 // VALUE_BYTES
     directory = Path(tempfile.mkdtemp(prefix="cairnkv-backup-", dir=where))
     try:
@@ -162,7 +162,7 @@ def measure(megabytes: int = 1_000, rounds: int = 4, *, sync: str = "always", wh
 
 
 def main(megabytes: int = 1_000, rounds: int = 4) -> None:
-    """Measure and print."""
+    """Measure, and print the results."""
     found = measure(megabytes, rounds)
     for one in found:
         print(

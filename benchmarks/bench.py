@@ -1,12 +1,12 @@
-"""`make bench`: cairnkv beside its peers, on one machine, in one run; `BENCH=full` for the largest sizes as well.
+"""`make bench`: measure cairnkv and its peers on one computer, in one run. `BENCH=full` adds the largest sizes.
 
-Whoever is compared takes turns, round by round (A B C A B C ...). A figure is the median of its rounds, a ratio the
-median of the ratios within each round, and its spread the least and the most of these. All rounds, the machine and
-the versions go to benchmarks/results/latest.json, a chart beside it, and the tables of the documents are renewed
-from that. docs/performance.md says what is measured how.
+The run alternates between the peers, round by round (A B C A B C ...). A figure is the median of its rounds. A ratio is
+the median of the ratios within each round, and its spread is the lowest and the highest of these. All rounds, the
+computer and the versions go to benchmarks/results/latest.json, with a chart. The tables of the documents come from this
+file. docs/performance.md describes the measurements.
 
-What always holds: a peer that is not installed costs a line, not the run; every process that is started is waited
-for within a bound, and gone at the end, also after Ctrl-C.
+Invariants: if a peer is not installed, the run prints a line and omits its rows. The run waits for every process with a
+timeout, and ends every process, also after Ctrl-C.
 """
 
 import argparse
@@ -53,13 +53,13 @@ from cairnkv.version import VERSION
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PATIENCE = 300.0
-"""Seconds that any process beyond its own measured time may take."""
+"""Timeout of a process in seconds, without its measured time."""
 
 MANY, DEEP = 16, 64
 """Commands in a pipeline."""
 
 THREADS = 8
-"""Of a process that shares a store."""
+"""Threads of a process that shares a store."""
 
 Sample = dict[str, float]
 Samples = dict[str, list[Sample]]
@@ -67,7 +67,7 @@ Samples = dict[str, list[Sample]]
 
 @dataclass(frozen=True)
 class Profile:
-    """How large and how long a run is. values: bytes in a value, and how many keys have such values."""
+    """Sizes and durations of a run. values: bytes of a value, and the number of keys with such values."""
 
     name: str
     rounds: int = 5
@@ -79,19 +79,19 @@ class Profile:
     connection_counts: tuple[int, ...] = (1, 50, 1_000)
     step_keys: int = 1_000_000
     tasks: int = 100
-    starts: int = 5  # of a process, in a round
+    starts: int = 5  # of a process in a round
     benchmark_commands: int = 600_000  # that redis-benchmark sends in a round, in a pipeline
     disk_keys: int = 1_000_000  # of the store that is opened
     backup_megabytes: int = 1_000  # of the store that is backed up
     cluster_rounds: int = 3
-    cluster_warmup: float = 0.4  # seconds that do not count: a thousand connections take their time to get going
+    cluster_warmup: float = 0.4  # seconds that do not count: a thousand connections start slowly
     cluster_seconds: float = 0.8
     cluster_connections: tuple[int, int, int] = (1, 50, 1_000)
-    failover_seconds: float = 6.0  # from the kill on, at least
+    failover_seconds: float = 6.0  # after the kill, at least
 
     @property
     def keys(self) -> int:
-        """Keys of the workloads that do not say otherwise."""
+        """The default number of keys."""
         return self.values[0][1]
 
 
@@ -129,7 +129,7 @@ PROFILES = {
 
 @dataclass
 class Run:
-    """A run so far: rows for the table, the rounds behind them, and what was left out."""
+    """A run: rows of the table, their rounds, and notes about omitted rows."""
 
     profile: Profile
     generator: Path | None
@@ -139,33 +139,33 @@ class Run:
     began: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
-        """Tell how far it is."""
+        """Print the progress."""
         spent = int(time.monotonic() - self.began)
         print(f"bench {spent // 60:2}:{spent % 60:02}  {text}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Tell, and keep with the results, what is left out and why."""
+        """Print and record which rows are omitted, and why."""
         if text not in self.notes:
             self.notes.append(text)
             self.say(text)
 
     def generate(self, server: Server, work: str, **options: float | str) -> Sample:
-        """Let the generator work on a server."""
+        """Run the generator on a server."""
         return run_json(self.generating(server, work, **options))
 
     def generating(self, server: Server, work: str, **options: float | str) -> list[str]:
-        """The command that does so."""
+        """Return the command of the generator."""
         given = {"connections": self.profile.connections, "keys": self.profile.keys, "seconds": self.profile.seconds}
         given |= {"wire": server.wire, "work": work, "port": server.port, "pid": server.pid, **options}
         return [str(self.generator), *(f"{name}={value}" for name, value in given.items())]
 
     def client(self, name: str, port: int = 0, directory: Path | None = None) -> Sample:
-        """Let a client library work in a process of its own. directory: where stores on disk are made."""
+        """Run a client library in a separate process. directory: for stores on disk."""
         given = [name, self.profile.seconds, self.profile.keys, port, *([directory] if directory else [])]
         return run_json([sys.executable, str(HERE / "clients.py"), *map(str, given)])
 
     def contest(self, what: str, contestants: dict[str, Callable[[], Sample]], rounds: int | None = None) -> Samples:
-        """Let the contestants take turns. rounds: None: as many as usual."""
+        """Alternate between the contestants. rounds: None: the default."""
         samples: Samples = {name: [] for name in contestants}
         for _ in range(rounds or self.profile.rounds):
             for name, measure in contestants.items():
@@ -183,7 +183,7 @@ class Run:
         theirs: Sequence[float] | None = None,
         target: str | None = None,
     ) -> None:
-        """Add a row from what both had in each round. target: of the ratio, or of ours when there is no theirs."""
+        """Add a row from the rounds of cairnkv and a peer. target: of the ratio; without a peer, of the figure."""
         judged = ours if theirs is None else [a / b for a, b in zip(ours, theirs, strict=True)]
         middle = statistics.median(judged)
         row = {
@@ -207,7 +207,7 @@ class Run:
 
 
 def verdict(figure: float, target: str | None) -> str:
-    """What came of a target, which is `≥ NUMBER` or `≤ NUMBER` and perhaps a unit."""
+    """Return the verdict for a target: `≥ NUMBER` or `≤ NUMBER`, with or without a unit."""
     if target is None:
         return "report"
     limit = float(target.split()[1])
@@ -216,7 +216,7 @@ def verdict(figure: float, target: str | None) -> str:
 
 
 def run_json(command: Sequence[str]) -> Sample:
-    """What a program prints, which is a line of JSON."""
+    """Run a program and return the JSON that it prints."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["nothing"]
@@ -226,7 +226,7 @@ def run_json(command: Sequence[str]) -> Sample:
 
 
 def installed(run: Run, stack: contextlib.ExitStack, *starters: Callable[[], Any]) -> list[Any]:
-    """Start these servers, or clusters; those that are not installed are noted and left out."""
+    """Start servers or clusters. Omit and note those that are not installed."""
     servers = []
     for start in starters:
         try:
@@ -237,12 +237,12 @@ def installed(run: Run, stack: contextlib.ExitStack, *starters: Callable[[], Any
 
 
 def rates(samples: Sequence[Sample]) -> list[float]:
-    """Commands a second, in each round."""
+    """Return the commands per second of each round."""
     return [sample["commands"] / sample["seconds"] for sample in samples]
 
 
 def costs(samples: Sequence[Sample]) -> list[float]:
-    """The server's CPU time per command in microseconds, in each round."""
+    """Return the server's CPU time per command of each round, in microseconds."""
     return [sample["cpu_seconds"] / sample["commands"] * 1e6 for sample in samples]
 
 
@@ -252,7 +252,7 @@ STARTERS = {"cairn": cairn, "redis-server": redis, "memcached": memcached}
 
 
 def commands(run: Run) -> None:
-    """GET and SET of several sizes, alone and in pipelines; latency at a rate that is far from the limit."""
+    """Measure GET and SET of several sizes, alone and in pipelines, and latency at half of the top rate."""
     for value, keys in run.profile.values:
         common = value == run.profile.values[0][0]
         with contextlib.ExitStack() as stack:
@@ -264,7 +264,7 @@ def commands(run: Run) -> None:
                 for work in ("get", "set"):
                     what = f"{work.upper()}, {depth if depth > 1 else 'not'} in a pipeline, {value:,} B"
                     measure = partial(run.generate, work=work, depth=depth, keys=keys, value=value)
-                    # memcached takes part for its top rate, which its latency is measured at half of.
+                    # The latency of memcached is measured at half of its top rate.
                     some = [s for s in servers if s.name != "memcached" or (work, depth) == ("get", 1)]
                     samples = run.contest(what, {server.name: partial(measure, server) for server in some})
                     command_rows(run, what, depth, common, samples)
@@ -275,9 +275,9 @@ def commands(run: Run) -> None:
 
 
 def command_rows(run: Run, what: str, depth: int, common: bool, samples: Samples, where: str = "") -> None:
-    """The rows of one work: its rate and the server's CPU time, the one that has a target first.
+    """Add the rows of one workload: rate and CPU time of the server; first the one with a target.
 
-    where: what the names of their groups begin with.
+    where: prefix of the names of their groups.
     """
     ours = samples["cairn"]
     for peer, theirs in samples.items():
@@ -312,7 +312,7 @@ def redis_wire(run: Run) -> None:
         return
 
     def measure(server: Server, work: str, depth: int, keys: int, value: int, count: int) -> Sample:
-        clock = ~server.pid << 3 | 2  # of all threads of that process: clock_getcpuclockid(3)
+        clock = ~server.pid << 3 | 2  # CPU clock of the process, all threads: clock_getcpuclockid(3)
         before = time.clock_gettime(clock)
         words = {"-p": server.port, "-c": run.profile.connections, "-P": depth, "-n": count, "-r": keys, "-d": value}
         command = [generator, "--csv", "-t", work, *(str(part) for pair in words.items() for part in pair)]
@@ -341,7 +341,7 @@ def redis_wire(run: Run) -> None:
 
 
 def latency(run: Run, servers: Sequence[Server], tops: dict[str, float]) -> None:
-    """The 99th percentile of the time from when a GET was due, at half of each peer's top rate."""
+    """Measure the 99th percentile of the latency of GET since its scheduled time, at half of each peer's top rate."""
     ours = servers[0]
     for peer in servers[1:]:
         rate = tops[peer.name] / 2
@@ -355,7 +355,7 @@ def latency(run: Run, servers: Sequence[Server], tops: dict[str, float]) -> None
 
 
 def memory(run: Run) -> None:
-    """How much a process grows by keys of 16 bytes with values of 100."""
+    """Measure the memory of a key of 16 bytes with a value of 100 bytes."""
     keys = run.profile.memory_keys
 
     def grown(start: Callable[[], Any]) -> Sample:
@@ -373,7 +373,7 @@ def memory(run: Run) -> None:
 
 
 def growth(run: Run) -> None:
-    """What a GET costs with more keys, and with more connections; what it costs redis-server stands beside that."""
+    """Measure the cost of GET with more keys and with more connections, also for redis-server."""
     profile = run.profile
     present = [name for name in ("cairn", "redis-server") if name == "cairn" or shutil.which(name)]
     with contextlib.ExitStack() as stack:
@@ -401,7 +401,7 @@ def growth(run: Run) -> None:
 
 
 def growth_row(run: Run, what: str, name: str, of: str, sizes: Sequence[int], samples: Samples, target: str) -> None:
-    """The costliest size against the smallest. The target is for cairnkv."""
+    """Add a row that compares the most expensive size with the smallest. The target applies to cairnkv."""
     by_size = [costs(samples[f"{name} {size}"]) for size in sizes]
     most = [max(of_one_round) for of_one_round in zip(*by_size, strict=True)]
     what = f"{what}: {sizes[0]:,} to {sizes[-1]:,} {of}"
@@ -413,7 +413,7 @@ def growth_row(run: Run, what: str, name: str, of: str, sizes: Sequence[int], sa
 
 
 def steps(run: Run) -> None:
-    """The longest that a server's loop is busy in one go while it is loaded, DEEP commands at a time."""
+    """Measure the longest step of a server's loop while it loads keys, DEEP commands at a time."""
     keys = run.profile.step_keys
 
     def longest(start: Callable[[], Any]) -> Sample:
@@ -436,13 +436,13 @@ def steps(run: Run) -> None:
 # -- on disk ----------------------------------------------------------------------------------------------------------
 
 BACKUPS = 3
-"""Rounds of backups: each takes some ten seconds."""
+"""Rounds of backups. Each takes about ten seconds."""
 
 READS_A_SECOND = 2_000
-"""GETs whose latency is looked at while others write: far from what a server can do."""
+"""GETs per second for the latency during writes: far below the limit of a server."""
 
 HEAD_START = 0.3
-"""Seconds that writers have before these GETs begin, and that they go on behind them."""
+"""Seconds of writes before and after these GETs."""
 
 OPENING = """
 import json, sys, time
@@ -454,7 +454,7 @@ with cairnkv.open(sys.argv[1]) as kv:
 
 
 def disk(run: Run) -> None:
-    """Writes that are on the disk before their replies, reads among them, and opening what was written."""
+    """Measure writes with fsync, reads during such writes, and the opening of a store."""
     if not has(run, "rocksdict"):
         return
     try:
@@ -472,7 +472,7 @@ def disk(run: Run) -> None:
 
 
 def synced_writes(run: Run, servers: Sequence[Server]) -> None:
-    """SET with an fsync before each reply; with us on both wires."""
+    """Measure SET with an fsync before each reply, over both protocols."""
     ours, *peers = servers
     for depth in (1, MANY):
         what = f"SET with fsync, {depth if depth > 1 else 'not'} in a pipeline, {run.profile.values[0][0]:,} B"
@@ -490,7 +490,7 @@ def synced_writes(run: Run, servers: Sequence[Server]) -> None:
 
 
 def reads_among_writes(run: Run, server: Server) -> None:
-    """The 99th percentile of GETs, while nobody writes and while others write all they can."""
+    """Measure the 99th percentile of the latency of GET with and without concurrent writes."""
     reading = partial(run.generate, server, "get", rate=READS_A_SECOND, connections=10, poll=0)
 
     def among_writes(depth: int) -> Sample:
@@ -528,7 +528,7 @@ def reads_among_writes(run: Run, server: Server) -> None:
 
 
 def opening(run: Run) -> None:
-    """How long a store takes to be opened, whose files the system has in memory."""
+    """Measure the time to open a store whose files are in the page cache."""
     keys = run.profile.disk_keys
     with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory:
         data = str(Path(directory) / "data")
@@ -542,7 +542,7 @@ def opening(run: Run) -> None:
 
 
 def backing_up(run: Run) -> None:
-    """How long the server keeps a client waiting at most, while others write and a backup is made."""
+    """Measure the longest wait of a client during writes and a backup."""
     megabytes = run.profile.backup_megabytes
     run.say(f"a backup of {megabytes:,} MB while serving")
     found = backup.measure(megabytes, min(run.profile.rounds, BACKUPS), where=disk_directory())
@@ -554,7 +554,7 @@ def backing_up(run: Run) -> None:
 
 
 def embedded_disk(run: Run) -> None:
-    """A store in this process and on disk, set and get in a loop; the peers are set up as safe as they can be."""
+    """Measure set and get of an embedded store on disk. The peers have their safest configuration."""
     names = [name for name in ("cairnkv", "diskcache", "sqlitedict") if name == "cairnkv" or has(run, name)]
     if not has(run, "rocksdict"):
         return
@@ -575,16 +575,16 @@ def embedded_disk(run: Run) -> None:
 # -- a cluster --------------------------------------------------------------------------------------------------------
 
 STREAMS = 50
-"""Calls that etcd's clients have under way on each connection, where they share connections."""
+"""Concurrent calls on each connection of etcd's clients, if they share connections."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of clusters at once.
+    """A load of a cluster.
 
-    depth: commands in a pipeline. theirs: etcd's connections, and calls under way on each, by what the row says of it.
-    everywhere: over all members, so many connections of etcd's to each; else all to one. aimed: whether targets are
-    for this load.
+    depth: commands in a pipeline. theirs: connections of etcd and concurrent calls on each, by their text in the row.
+    everywhere: the load goes to all members, with this number of connections of etcd to each; otherwise to one member.
+    aimed: whether the targets apply to this load.
     """
 
     what: str
@@ -596,7 +596,7 @@ class Load:
 
 
 def cluster_loads(profile: Profile) -> dict[str, list[Load]]:
-    """The loads of each work. etcd's calls share connections wherever that is to its advantage."""
+    """The loads of each workload. etcd's calls share connections if this is faster."""
     one, some, many = profile.cluster_connections
     shared = -(-many // STREAMS)
     each = -(-shared // clusters.MEMBERS)
@@ -621,11 +621,11 @@ CLUSTER_WORKS = {
     "get": ("cluster: linearizable GET", "etcd", "linearizable reads/s of a cluster at 1,000 concurrent", "≥ 10"),
     "local": ("cluster: local GET", "etcd, serializable", "beside the targets", None),
 }
-"""What a work is called, its peer, and group and target of its rows at the load that targets are for."""
+"""The name of a workload, its peer, and the group and target of its rows."""
 
 
 def cluster(run: Run) -> None:
-    """Three nodes on this machine, each write on the disks of two before its reply; then the leader is killed."""
+    """Measure three nodes on this computer, and the time until writes continue after a kill of the leader."""
     if not has(run, "rocksdict"):
         return
     with contextlib.ExitStack() as stack:
@@ -653,7 +653,7 @@ def cluster(run: Run) -> None:
 
 
 def cluster_rates(run: Run, ours: clusters.CairnCluster, peer: clusters.EtcdCluster, work: str, load: Load) -> None:
-    """The rows of one work under one load."""
+    """Add the rows of one workload under one load."""
     profile = run.profile
     begin, against, group, target = CLUSTER_WORKS[work]
     what = f"{begin}, {clusters.VALUE_BYTES} B, {load.what}"
@@ -695,7 +695,7 @@ def cluster_rates(run: Run, ours: clusters.CairnCluster, peer: clusters.EtcdClus
 
 
 def numbers(several: Sequence[int]) -> str:
-    """A list, as the generator reads it."""
+    """Return a list in the form that the generator reads."""
     return ",".join(map(str, several))
 
 
@@ -703,7 +703,7 @@ def numbers(several: Sequence[int]) -> str:
 
 
 def clients(run: Run) -> None:
-    """GET in a loop: the sync clients, then the asyncio clients with many tasks and with one."""
+    """Measure GET in a loop: sync clients, and asyncio clients with many tasks and with one."""
     with contextlib.ExitStack() as stack:
         servers = installed(run, stack, cairn, redis, memcached)
         for server in servers:
@@ -750,7 +750,7 @@ def clients(run: Run) -> None:
 
 
 def embedded(run: Run) -> None:
-    """A store in this process, get and set in a loop."""
+    """Measure get and set of an embedded store in a loop."""
     names = ["cairnkv", *(["diskcache"] if has(run, "diskcache") else []), "dict"]
     for work in ("get", "set"):
         what = f"embedded {work}: calls/s"
@@ -762,7 +762,7 @@ def embedded(run: Run) -> None:
 
 
 def call_rates(samples: Samples) -> dict[str, list[float]]:
-    """Calls a second, in each round."""
+    """Return the calls per second of each round."""
     return {name: [sample["calls"] / sample["seconds"] for sample in rounds] for name, rounds in samples.items()}
 
 
@@ -774,11 +774,11 @@ DISTRIBUTIONS = {
     "sqlitedict": ("sqlitedict",),
     "rocksdict": ("rocksdict",),
 }
-"""The packages of the client libraries that are compared."""
+"""The packages of the client libraries."""
 
 
 def has(run: Run, name: str) -> bool:
-    """Whether a client library is installed; noted when it is not."""
+    """Return whether a client library is installed. Add a note if it is not."""
     for distribution in DISTRIBUTIONS[name]:
         if package_version(distribution) is None:
             run.note(f"skipped: {distribution} is not installed; pip install '.[bench]'")
@@ -787,7 +787,7 @@ def has(run: Run, name: str) -> bool:
 
 
 def package_version(distribution: str) -> str | None:
-    """The version of an installed package."""
+    """Return the version of an installed package, or None."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(distribution)
     return None
@@ -797,7 +797,7 @@ def package_version(distribution: str) -> str | None:
 
 
 def imports(run: Run) -> None:
-    """What importing costs a program."""
+    """Measure the time of imports."""
 
     def spent(statement: str) -> Sample:
         program = f"import time; began = time.perf_counter(); {statement}; print((time.perf_counter() - began) * 1e3)"
@@ -815,7 +815,7 @@ def imports(run: Run) -> None:
 
 
 def processes(run: Run) -> None:
-    """What a whole `cairn get` costs a script."""
+    """Measure the time of a whole `cairn get` process."""
 
     def spent(command: Sequence[str], environment: dict[str, str]) -> Sample:
         times = []
@@ -851,7 +851,7 @@ PARTS = {part.__name__: part for part in WITH_GENERATOR + WITHOUT}
 
 @contextlib.contextmanager
 def compiled_generator() -> Iterator[Path]:
-    """The load generator, built in a temporary directory. Raises `Missing` without a compiler."""
+    """Build the load generator in a temporary directory. Raises `Missing` without a compiler."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise Missing(f"the load generator needs a C compiler; on Debian: apt-get install {PACKAGES['cc']}")
@@ -869,7 +869,7 @@ def compiled_generator() -> Iterator[Path]:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Everything that was measured, and where and with what."""
+    """Return all results, with the computer and the versions."""
     processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory_total = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     packages = [name for names in DISTRIBUTIONS.values() for name in names]
@@ -902,7 +902,7 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this clone, and whether something was changed since; None where there is no git."""
+    """Return the commit of this clone, with `-dirty` if files have changed since; None without git."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         said = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
@@ -917,7 +917,7 @@ def commit() -> str | None:
 
 
 def write(found: dict[str, Any], directory: Path) -> None:
-    """Write the results and their chart; with the repository's own, renew the tables of the documents."""
+    """Write the results and their chart. In the repository's directory, also rewrite the tables of the documents."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "latest.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     (directory / "latest.svg").write_text(chart.svg(found))
@@ -926,7 +926,7 @@ def write(found: dict[str, Any], directory: Path) -> None:
 
 
 def make_tables(*arguments: str) -> None:
-    """Write the tables of the documents from the results; with --check, only prove that they can be made."""
+    """Write the tables of the documents from the results. With --check, only prove that this is possible."""
     command = [sys.executable, str(HERE.parent / "docs" / "tables.py"), *arguments]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
     if done.returncode != 0:
@@ -935,7 +935,7 @@ def make_tables(*arguments: str) -> None:
 
 
 def check_output(directory: Path) -> None:
-    """Raise Missing if the end of a run could not write its results, so that no run fails after its last figure."""
+    """Raise Missing if the end of a run could not write its results, so that no run fails after its measurements."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in (directory, *(directory / name for name in ("latest.json", "latest.svg"))):
         if path.exists() and not os.access(path, os.W_OK):
@@ -945,10 +945,12 @@ def check_output(directory: Path) -> None:
 
 
 def main() -> int:
-    """Run it all; exit code 1 when that was not possible, a target missed is none of its business."""
-    parser = argparse.ArgumentParser(description="cairnkv beside its peers, on this machine, in this run")
-    parser.add_argument("--smoke", action="store_true", help="seconds long and of no meaning: does it all still work?")
-    parser.add_argument("--only", help="the parts to run, with commas between them: " + ", ".join(PARTS))
+    """Run all measurements. Return 1 after an error. A missed target is not an error."""
+    parser = argparse.ArgumentParser(description="measure cairnkv and its peers on this computer")
+    parser.add_argument(
+        "--smoke", action="store_true", help="test that all measurements work, in seconds; the figures have no meaning"
+    )
+    parser.add_argument("--only", help="the parts to run, separated by commas: " + ", ".join(PARTS))
     parser.add_argument("--output", type=Path, default=RESULTS, help="where latest.json and latest.svg go")
     options = parser.parse_args()
     if (wanted := os.environ.get("BENCH", "")) not in ("", "full"):
@@ -958,7 +960,7 @@ def main() -> int:
     chosen = options.only.split(",") if options.only else list(PARTS)
     if unknown := [name for name in chosen if name not in PARTS]:
         parser.error(f"there is no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all started processes end
     run = Run(PROFILES["smoke" if options.smoke else wanted or "default"], None)
     try:
         with contextlib.ExitStack() as stack:

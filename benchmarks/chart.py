@@ -1,6 +1,6 @@
-"""The results as a picture: a bar for each ratio that has a target, on a logarithmic axis around 1; plain SVG.
+"""The chart of the results as SVG: a bar for each ratio with a target, on a logarithmic axis around 1.
 
-Not for the table: `docs/tables.py` makes that from the same JSON.
+Out of scope: the tables, which `docs/tables.py` makes from the same JSON.
 """
 
 import math
@@ -8,14 +8,14 @@ from html import escape
 from typing import Any
 
 LABELS, BARS, ROW, TOP = 500, 500, 22, 64
-"""Pixels: the width of the labels and of the bars, the height of a row and of what stands above the first."""
+"""Pixels: width of the labels and of the bars, height of a row and of the title."""
 
 COLOURS = {"met": "#3a7d44", "missed": "#c1553b"}
 TICKS = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def svg(results: dict[str, Any]) -> str:
-    """The chart of the rows that have a ratio and a target."""
+    """Return the chart of the rows with a ratio and a target."""
     rows = [row for row in results["rows"] if row["ratio"] is not None and row["target"] is not None]
     shown = [number for row in rows for number in (*row["spread"], _limit(row))] or [1]
     low, high = min(*shown, 0.5) / 1.2, max(*shown, 2) * 1.2

@@ -1,11 +1,12 @@
 """One client library in one process, in a loop, for some seconds: `clients.py CLIENT SECONDS KEYS [PORT [DIRECTORY]]`.
 
-It prints a line of JSON: how many calls, in how many seconds. Keys and values are bytes everywhere, keys are drawn
-from all KEYS in a random order that is the same for all, clients have their defaults, and the event loop is asyncio's
-own. Servers have been loaded before (`key:` and twelve digits); stores in this process load themselves, and those that
-are on disk are made in DIRECTORY and gone at the end.
+The program prints a line of JSON: the number of calls and the seconds. Keys and values are bytes. All clients use the
+same random order of the KEYS keys, their defaults, and asyncio's event loop. Servers are loaded before (`key:` and
+twelve digits). Embedded stores load the keys themselves; those on disk are in DIRECTORY until the end.
 
-Run by benchmarks/bench.py. Not for servers' rates: here the client is what takes the time.
+benchmarks/bench.py runs this program.
+
+Out of scope: rates of servers. Here the client takes most of the time.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 VALUE = b"x" * 32
 PAIRS_AT_ONCE = 1_000
 CALLS_PER_LOOK = 500
-"""Calls between two looks at the clock."""
+"""Calls between two readings of the clock."""
 
 Get = Callable[[bytes], object]
 Put = Callable[[bytes, bytes], object]
@@ -52,7 +53,7 @@ def sync_pymemcache(port: int) -> Get:
 
 
 def repeat(call: Callable[..., object], arguments: Sequence[tuple[object, ...]], seconds: float) -> Timed:
-    """Call with one after the other of these arguments until the time is up."""
+    """Call with one argument after the other until the time is over."""
     rounds = itertools.cycle([arguments[at : at + CALLS_PER_LOOK] for at in range(0, len(arguments), CALLS_PER_LOOK)])
     calls, began = 0, time.perf_counter()
     while (spent := time.perf_counter() - began) < seconds:
@@ -94,7 +95,7 @@ async def async_glide(port: int):
 
 
 async def repeat_in_tasks(connect, port: int, keys: Sequence[bytes], tasks: int, seconds: float) -> Timed:
-    """Get one after the other of the keys in each task until the time is up."""
+    """Get one key after the other in each task until the time is over."""
     calls, over = 0, False
 
     async def work(get: AsyncGet, own: Iterator[bytes]) -> None:
@@ -148,7 +149,7 @@ def embedded_diskcache() -> Iterator[tuple[Get, Put, contextlib.AbstractContextM
 
 
 KEYS_ON_DISK = 10_000
-"""Fewer, since the slowest takes its time for each to be loaded."""
+"""Fewer keys, because the slowest peer loads them slowly."""
 
 
 @contextlib.contextmanager
@@ -176,18 +177,18 @@ def disk_diskcache(directory: str, loaded: Sequence[bytes]) -> Iterator[tuple[Ge
 def disk_sqlitedict(directory: str, loaded: Sequence[bytes]) -> Iterator[tuple[Get, Put]]:
     import sqlitedict
 
-    # Without `outer_stack` it is quicker, and its errors say less.
+    # Without `outer_stack` it is faster, with less information in errors.
     with sqlitedict.SqliteDict(f"{directory}/data.sqlite", autocommit=True, outer_stack=False) as table:
         for key in loaded:
             table[key] = VALUE
-        table.conn.select_one("PRAGMA synchronous=FULL")  # it turns that off itself, and has no option for it
+        table.conn.select_one("PRAGMA synchronous=FULL")  # sqlitedict disables it and has no option
         if table.conn.select_one("PRAGMA synchronous") != (2,):
             raise ValueError("sqlitedict does not wait for the disk")
         yield table.__getitem__, table.__setitem__
 
 
 def repeat_on_disk(name: str, work: str, threads: int, keys: Sequence[bytes], seconds: float, directory: str) -> Timed:
-    """Get or set one after the other of the keys in each thread until the time is up."""
+    """Get or set one key after the other in each thread until the time is over."""
     with (
         tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=directory) as own,
         ON_DISK[name](own, keys if work == "get" else ()) as (get, put),
@@ -231,7 +232,7 @@ ON_DISK = {"cairnkv": disk_cairnkv, "diskcache": disk_diskcache, "sqlitedict": d
 
 
 def measure(client: str, seconds: float, count: int, port: int, directory: str) -> Timed:
-    """Let a client work; `client` is KIND-NAME: sync-redis, async100-glide, get-dict, set8_on_disk-diskcache."""
+    """Run a client; `client` is KIND-NAME: sync-redis, async100-glide, get-dict, set8_on_disk-diskcache."""
     kind, _, name = client.partition("-")
     if kind.endswith("_on_disk"):
         count = min(count, KEYS_ON_DISK)
@@ -258,7 +259,7 @@ def measure(client: str, seconds: float, count: int, port: int, directory: str) 
 
 
 def main(client: str, seconds: str, count: str, port: str = "0", directory: str = "") -> None:
-    """Measure one client and print what came of it."""
+    """Measure one client and print the result."""
     calls, spent = measure(client, float(seconds), int(count), int(port), directory)
     print(json.dumps({"calls": calls, "seconds": spent}))
 

@@ -1,10 +1,9 @@
-"""The clusters that are compared: three members of each, as processes of this machine that keep their data on its disk.
+"""The clusters of the benchmarks: three members of each, as processes of this computer with their data on its disk.
 
-What always holds: every wait is bounded; a cluster is gone when its `with` block is left, in whatever way, and what it
-kept with it. What counts as done by etcd was executed: its own counter of calls that ended well says so, and for
-writes its revision.
+Invariants: every wait has a timeout. The end of a `with` block ends the cluster and deletes its data. A call of etcd
+counts only if etcd's counter of successful calls, and for writes its revision, agree.
 
-Not for what is asked of them in which order (`bench`), nor for single servers (`servers`).
+Out of scope: the workloads (`bench`), and single servers (`servers`).
 """
 
 import asyncio
@@ -35,33 +34,33 @@ from cairnkv.lab.cluster.nats import find_program, free_ports
 MEMBERS = 3
 
 READY_SECONDS = 60.0
-"""How long a cluster, or a member that is started again, may take until it can be used."""
+"""Timeout for the start of a cluster, or for the restart of a member."""
 
 CALL_SECONDS = 0.25
-"""How long a client of etcd waits for a reply before it asks the next member: one that its leader has left would keep
-it waiting for seven seconds."""
+"""Timeout of a client of etcd before it tries the next member. A member without its leader would take seven
+seconds."""
 
 ASK_SECONDS = 10.0
-"""How long an answer to a question about the cluster may take."""
+"""Timeout for a reply about the state of a cluster."""
 
 LOAD_SECONDS = 60.0
-"""How long h2load may take beyond the time that it measures."""
+"""Timeout of h2load, without its measured time."""
 
 ATTEMPTS = 3
-"""How often etcd is measured until it has failed no call: an election is not what is measured."""
+"""Maximum number of measurements of etcd until no call fails. An election makes calls fail."""
 
 STARTS = 3
-"""How often members that end are started."""
+"""Maximum number of starts of a member."""
 
 HEAD_SECONDS = 1.0
-"""Seconds that a client writes before its machine is killed."""
+"""Seconds of writes before the kill."""
 
 QUIET_SECONDS = 1.0
 SETTLED_SECONDS = 2.0
-"""A gap this long is one of the failover; it is watched for so long behind it whether another one follows."""
+"""The shortest gap that belongs to the failover, and the time after it in which another one may follow."""
 
 FAILOVER_SECONDS = 90.0
-"""How long no write may be acknowledged until it is given up."""
+"""Timeout without an acknowledged write."""
 
 KEY = b"key:000000000000"
 VALUE_BYTES = 100
@@ -69,40 +68,40 @@ VALUE = b"x" * VALUE_BYTES
 
 
 class PeerFailed(Exception):
-    """A peer could not be measured."""
+    """A measurement of a peer failed."""
 
 
 # -- cairnkv ----------------------------------------------------------------------------------------------------------
 
 
 class CairnCluster:
-    """`cairn cluster up` in this process: nodes and NATS servers are processes of their own."""
+    """A cluster of `cairn cluster up`. Its nodes and NATS servers are separate processes."""
 
     name = "cairn"
 
     def __init__(self, cluster: LocalCluster) -> None:
-        """cluster: which runs."""
+        """cluster: a running cluster."""
         self._cluster = cluster
 
     @property
     def ports(self) -> list[int]:
-        """Of the nodes, in the order of the machines."""
+        """The ports of the nodes, in the order of the hosts."""
         return [int(address.rpartition(":")[2]) for address in self._cluster.addresses]
 
     @property
     def pids(self) -> list[int]:
-        """Of all its processes, the NATS servers included."""
+        """The process ids of all nodes and NATS servers."""
         found = (process.pid for host in self._cluster.hosts for process in host.processes)
         return [pid for pid in found if pid is not None]
 
     def node(self) -> Server:
-        """The first node, as a server by itself."""
+        """Return the first node as a server."""
         pid = self._cluster.hosts[0].node.pid
         assert pid is not None
-        return Server("cairn", "article", self.ports[0], pid)
+        return Server("cairn", "native", self.ports[0], pid)
 
     def leader(self) -> int:
-        """The number of the machine whose NATS server leads the stream."""
+        """Return the number of the host whose NATS server leads the stream."""
         import nats
 
         async def asked() -> str:
@@ -121,7 +120,7 @@ class CairnCluster:
         return int(found[1])
 
     def failover(self, watched: float) -> dict[str, float]:
-        """Kill the machine that leads the stream while a client that has connected to it writes."""
+        """Kill the host that leads the stream while a client of this host writes."""
         leader = self.leader()
         hosts = [address.removeprefix("cairn://") for address in self._cluster.addresses]
         hosts.insert(0, hosts.pop(leader - 1))
@@ -133,7 +132,7 @@ class CairnCluster:
 
 @contextlib.contextmanager
 def cairn() -> Iterator[CairnCluster]:
-    """Three machines as `cairn cluster up` makes them: NATS syncs each write before it acknowledges it."""
+    """Start three hosts as `cairn cluster up` does: NATS fsyncs each write before it acknowledges it."""
     for package in ("nats", "rocksdict"):
         if importlib.util.find_spec(package) is None:
             raise Missing(f"{package} is not installed, which a cluster needs; pip install '.[cluster]'")
@@ -150,7 +149,7 @@ def cairn() -> Iterator[CairnCluster]:
 
 
 def nats_version() -> str | None:
-    """What the `nats-server` says of its version that a cluster runs on; None: there is none."""
+    """Return the version of the installed `nats-server`, or None."""
     with contextlib.suppress(OptionError):
         return version(str(find_program()))
     return None
@@ -160,12 +159,12 @@ def nats_version() -> str | None:
 
 
 def grpc_message(body: bytes) -> bytes:
-    """A message as gRPC frames it: not compressed, its length, itself."""
+    """Return a gRPC message: not compressed, its length, its bytes."""
     return b"\0" + struct.pack(">I", len(body)) + body
 
 
 def _field(number: int, text: bytes) -> bytes:
-    """A field of bytes in protobuf's encoding; fewer than 128 of them."""
+    """Return a protobuf field of fewer than 128 bytes."""
     return bytes([number << 3 | 2, len(text)]) + text
 
 
@@ -174,19 +173,19 @@ CALLS = {
     "get": ("Range", grpc_message(_field(1, KEY))),
     "local": ("Range", grpc_message(_field(1, KEY) + bytes([7 << 3, 1]))),  # serializable
 }
-"""What a work is for etcd: the method, and the message that is sent each time."""
+"""The method of etcd and the message of each workload."""
 
 LEFT = ("Canceled", "Unknown")
-"""What etcd says of calls whose connection was closed: those that are under way when h2load ends."""
+"""etcd's status of calls whose connection closed: the calls that h2load cancels at its end."""
 
 
 class EtcdCluster:
-    """Three members with etcd's defaults. Calls go to the leader, which spares them a way, unless they go to all."""
+    """Three members with etcd's defaults. Calls go to the leader, which need not forward them, or to all members."""
 
     name = "etcd"
 
     def __init__(self, directory: Path) -> None:
-        """directory: of all their data; on a disk. Nothing runs yet."""
+        """directory: for all data, on a disk. No member runs yet."""
         ports = free_ports(2 * MEMBERS)
         self.ports, peers = ports[:MEMBERS], ports[MEMBERS:]
         cluster = ",".join(f"member-{n}=http://127.0.0.1:{port}" for n, port in enumerate(peers))
@@ -213,13 +212,13 @@ class EtcdCluster:
 
     @property
     def pids(self) -> list[int]:
-        """Of the members."""
+        """The process ids of the members."""
         return [member.pid for member in self._members if member.pid is not None]
 
     def start(self) -> None:
-        """Start what does not run, and wait until all know their leader.
+        """Start the members that do not run, and wait until all know their leader.
 
-        A member that ends at once is started again: somebody's connection may have had its port for a moment.
+        A member that ends at once is started again: a connection of another process may have used its port.
         """
         until, starts = time.monotonic() + READY_SECONDS, 0
         while True:
@@ -231,7 +230,7 @@ class EtcdCluster:
             with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
                 if len({self._status(port)["leader"] for port in self.ports}) == 1:
                     return
-            # What has no leader does not say one: KeyError.
+            # A member without a leader reports none: KeyError.
             ended = [member for member in self._members if not member.running]
             if (ended and starts == STARTS) or time.monotonic() > until:
                 said = "".join(member.log_tail() for member in ended or self._members).strip().splitlines()
@@ -252,9 +251,9 @@ class EtcdCluster:
     def generate(
         self, work: str, *, connections: int, streams: int, seconds: float, warmup: float, everywhere: bool = False
     ) -> dict[str, float]:
-        """Have h2load call all it can, and give how much was done in how much time.
+        """Run h2load at its top rate. Return the number of calls and the time.
 
-        streams: calls under way in each connection. connections: everywhere: to each member, else to the leader.
+        streams: concurrent calls on each connection. connections: to each member with `everywhere`, else to the leader.
         """
         for _ in range(ATTEMPTS):
             with contextlib.suppress(OSError, http.client.HTTPException):  # no leader at this moment
@@ -267,7 +266,7 @@ class EtcdCluster:
     def _generate(
         self, work: str, connections: int, streams: int, seconds: float, warmup: float, everywhere: bool
     ) -> dict[str, float] | None:
-        """None: calls have failed."""
+        """Run h2load once. Returns None if calls failed."""
         method, message = CALLS[work]
         body = self._directory / work
         body.write_bytes(message)
@@ -297,11 +296,11 @@ class EtcdCluster:
             return None
         if done > well or (work == "set" and self._revision() - revision < done):
             raise RuntimeError(f"h2load counts {done} calls of {method}, etcd {well} that ended well")
-        # What nobody waited for any more was worked on as well.
+        # etcd also executes calls that h2load cancelled.
         return {"commands": done, "seconds": seconds, "cpu_seconds": busy * done / (well + left)}
 
     def failover(self, watched: float) -> dict[str, float]:
-        """Kill the leader while a client that has connected to it writes."""
+        """Kill the leader while a client of the leader writes."""
         leader = self.ports.index(self.leader_port())
         ports = [*self.ports[leader:], *self.ports[:leader]]
         with contextlib.closing(EtcdClient(ports)) as client:
@@ -310,7 +309,7 @@ class EtcdCluster:
         return found
 
     def leader_port(self) -> int:
-        """Where the leader is."""
+        """Return the number of the leader."""
         until = time.monotonic() + READY_SECONDS
         while time.monotonic() < until:
             for port in self.ports:
@@ -324,14 +323,14 @@ class EtcdCluster:
         return ask(port, "/v3/maintenance/status", {})
 
     def _revision(self) -> int:
-        """How many writes there were."""
+        """Return the number of writes so far."""
         found = ask(self.ports[0], "/v3/kv/range", {"key": base64_text(KEY)})
         if found.get("count") != "1":
             raise RuntimeError("etcd does not have the key that is read")
         return int(found["header"]["revision"])
 
     def _handled(self, method: str) -> dict[str, int]:
-        """How many calls of a method ended with which gRPC status, at all members."""
+        """Return the number of calls of a method by gRPC status, of all members."""
         counts: dict[str, int] = {}
         for port in self.ports:
             for line in request(port, "GET", "/metrics").decode().splitlines():
@@ -343,7 +342,7 @@ class EtcdCluster:
 
 @contextlib.contextmanager
 def etcd() -> Iterator[EtcdCluster]:
-    """Three members of etcd, with their defaults: they sync each write before they acknowledge it."""
+    """Start three members of etcd with their defaults: they fsync each write before they acknowledge it."""
     installed_program("h2load")
     with (
         tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=disk_directory()) as directory,
@@ -362,12 +361,12 @@ class EtcdClient:
     """A connection to one member at a time, and to the next when a call fails."""
 
     def __init__(self, ports: Sequence[int]) -> None:
-        """ports: of the members, in the order in which they are tried."""
+        """ports: of the members, in the order of attempts."""
         self._ports = list(ports)
         self._connection: http.client.HTTPConnection | None = None
 
     def put(self) -> None:
-        """Store a value. Raises `OSError`, `http.client.HTTPException` when that is not acknowledged."""
+        """Store a value. Raises `OSError` or `http.client.HTTPException` if it is not acknowledged."""
         if self._connection is None:
             self._connection = http.client.HTTPConnection("127.0.0.1", self._ports[0], timeout=CALL_SECONDS)
         try:
@@ -382,14 +381,14 @@ class EtcdClient:
             raise
 
     def close(self) -> None:
-        """Have no connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
 
 def base64_text(plain: bytes) -> str:
-    """As etcd's JSON has bytes."""
+    """Return bytes in the form of etcd's JSON."""
     return base64.b64encode(plain).decode()
 
 
@@ -397,7 +396,7 @@ PUT = json.dumps({"key": base64_text(KEY), "value": base64_text(VALUE)})
 
 
 def request(port: int, verb: str, path: str, body: str | None = None) -> bytes:
-    """What a member answers by HTTP. Raises `OSError`, `http.client.HTTPException`."""
+    """Return a member's HTTP reply. Raises `OSError` or `http.client.HTTPException`."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_SECONDS)) as connection:
         connection.request(verb, path, body)
         answer = connection.getresponse()
@@ -408,7 +407,7 @@ def request(port: int, verb: str, path: str, body: str | None = None) -> bytes:
 
 
 def ask(port: int, path: str, question: dict[str, str]) -> dict[str, Any]:
-    """The same in JSON."""
+    """Return a member's HTTP reply as JSON."""
     found: dict[str, Any] = json.loads(request(port, "POST", path, json.dumps(question)))
     return found
 
@@ -418,7 +417,7 @@ def ask(port: int, path: str, question: dict[str, str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def errors_end_the_run() -> Iterator[None]:
-    """What a cluster cannot do is an error of the run."""
+    """Convert errors of a cluster to errors of the run."""
     try:
         yield
     except (CairnError, OSError, http.client.HTTPException) as error:
@@ -426,10 +425,11 @@ def errors_end_the_run() -> Iterator[None]:
 
 
 def longest_gap(write: Callable[[], object], kill: Callable[[], None], watched: float) -> dict[str, float]:
-    """The longest time between two acknowledged writes, one after the other, while a machine is killed.
+    """Return the longest time between two acknowledged sequential writes while a host is killed.
 
-    A write that fails, or of which nobody knows, is followed by the next. watched: seconds from the kill on, and until
-    it has been well for `SETTLED_SECONDS`. Raises RuntimeError when no write is acknowledged for `FAILOVER_SECONDS`.
+    After a write that fails or has an unknown outcome, the next one follows. watched: seconds after the kill; the watch
+    goes on until there was no gap for `SETTLED_SECONDS`. Raises RuntimeError if no write is acknowledged for
+    `FAILOVER_SECONDS`.
     """
     longest, writes, failed = 0.0, 0, 0
     killing: concurrent.futures.Future[None] | None = None
@@ -439,7 +439,7 @@ def longest_gap(write: Callable[[], object], kill: Callable[[], None], watched: 
     with concurrent.futures.ThreadPoolExecutor(1) as other:
         while last < until:
             if killing is None and last >= kill_at:
-                killing = other.submit(kill)  # in the midst of a write
+                killing = other.submit(kill)  # during a write
             try:
                 write()
             except (CairnError, OSError, http.client.HTTPException) as error:
@@ -461,7 +461,7 @@ def longest_gap(write: Callable[[], object], kill: Callable[[], None], watched: 
 
 
 def run_all(commands: Sequence[Sequence[str]]) -> list[str]:
-    """What programs that run at the same time print. Raises `subprocess.SubprocessError`."""
+    """Run programs concurrently and return their output. Raises `subprocess.SubprocessError`."""
     with contextlib.ExitStack() as stack:
         running = []
         for command in commands:
@@ -476,5 +476,5 @@ def run_all(commands: Sequence[Sequence[str]]) -> list[str]:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """CPU time of processes so far, all threads, in user mode and in the kernel."""
+    """Return the CPU time of processes so far: all threads, user mode and kernel."""
     return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # clock_getcpuclockid(3)

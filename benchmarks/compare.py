@@ -1,12 +1,13 @@
-"""Two checkouts of cairnkv beside redis-server: a few works of the server, in turns, in seconds.
+"""Compare two checkouts of cairnkv and redis-server in some workloads of the server, in seconds.
 
     python benchmarks/compare.py [--other PATH/.venv/bin/cairn] [--works get/1,set/1,get/16,...] [--rounds 5]
 
-A work is COMMAND/DEPTH, or COMMAND/DEPTH/VALUE bytes, or COMMAND@PART: latency at that part of redis-server's top rate.
-For each it prints the rate, the server's and the generator's CPU time per command and the 99th percentile of
-latency, as medians of the rounds, and in parentheses the median of the ratios to redis-server within each round.
+A workload is COMMAND/DEPTH, or COMMAND/DEPTH/VALUE bytes, or COMMAND@PART: latency at that part of redis-server's top
+rate. The program prints rate, CPU time of server and generator per command, and the 99th percentile of the latency: the
+medians of the rounds, and in parentheses the median of the ratios to redis-server within each round. Use it for changes
+of the native path.
 
-For whoever changes the hot path. Not for the documents' tables, which `bench.py` makes.
+Out of scope: the tables of the documents, which `bench.py` makes.
 """
 
 import argparse
@@ -30,7 +31,7 @@ FIGURES = {
 
 
 def main() -> None:
-    """Start the servers, and let them take turns."""
+    """Start the servers, and alternate between them."""
     parser = argparse.ArgumentParser(description="two checkouts of cairnkv beside redis-server")
     parser.add_argument("--other", type=Path, help="the `cairn` of another checkout")
     parser.add_argument("--works", default=WORKS, help=f"default: {WORKS}")

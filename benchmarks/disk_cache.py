@@ -1,11 +1,11 @@
-"""Memory as a cache of the disk: what the limit costs where all is in memory, and what it does where most is not.
+"""Memory as a cache of the disk: the cost of the limit if all values are in memory, and if most are not.
 
-`python benchmarks/disk_cache.py [--keys N] [--value BYTES] [--part TIMES]` serves the same data set twice: without a
-limit, and with one that has room for a part of it. Rates are of commands in pipelines of 16 over some connections, in
-turns with each other; the server's CPU time for each command stands beside them, which other work on the machine moves
-less. Memory is what the server's process has resident.
+`python benchmarks/disk_cache.py [--keys N] [--value BYTES] [--part TIMES]` serves the same data twice: without a limit,
+and with a limit for a part of it. The program sends commands in pipelines of 16 over some connections, and alternates
+between the servers. It also prints the server's CPU time per command, which depends less on other load. Memory is the
+resident memory of the server's process.
 
-Not for comparing with other servers (`bench.py`).
+Out of scope: comparisons with other servers (`bench.py`).
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROUNDS = 5
 
 
 class Served:
-    """A server on a directory, and connections to it."""
+    """A server with a directory, and connections to it."""
 
     def __init__(self, directory: str, *more: str) -> None:
         command = [
@@ -59,7 +59,7 @@ class Served:
         self._process.wait()
 
     def say(self, batches: list[list[tuple[bytes, ...]]], length: int) -> None:
-        """Say the commands of each batch on a connection of its own, and take the replies, all as long as this."""
+        """Send the commands of each batch on its own connection, and read the replies, all of this length."""
         for one, commands in zip(self._sockets, batches, strict=False):
             one.sendall(b"".join(_request(words) for words in commands))
         for one, commands in zip(self._sockets, batches, strict=False):
@@ -99,7 +99,7 @@ def key(number: int) -> bytes:
 
 
 def measured(server: Served, keys: list[bytes], length: int) -> tuple[float, float]:
-    """GETs a second, and microseconds of the server's CPU time for each."""
+    """Return the GETs per second, and the server's CPU time for each in microseconds."""
     together = CONNECTIONS * PIPELINE
     began, used = time.monotonic(), server.cpu_seconds()
     for first in range(0, len(keys), together):
@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--value", type=int, default=1_000, help="bytes")
-    parser.add_argument("--part", type=float, default=5, help="how many times the limit the data set is")
+    parser.add_argument("--part", type=float, default=5, help="size of the data divided by the limit")
     given = parser.parse_args()
     dice = random.Random(1)
     size = given.keys * (given.value + 16 + 134)
@@ -139,7 +139,7 @@ def main() -> None:
             rate = given.keys / (time.monotonic() - began)
             print(f"filled with the limit at {rate:,.0f} a second; {server.resident() / 1e6:,.0f} MB resident")
         with served(directory, "--memory-limit", str(2 * size)) as roomy:
-            # A directory belongs to one process, so the other one serves a copy.
+            # A directory belongs to one process, so the other server uses a copy.
             with tempfile.TemporaryDirectory() as copy:
                 subprocess.run(["cp", "-r", f"{directory}/.", copy], check=True)
                 (Path(copy) / "LOCK").unlink()

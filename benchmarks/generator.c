@@ -1,23 +1,22 @@
-/* A load generator in a process of its own: prepared frames over many connections, one epoll loop, one line of JSON.
+/* A load generator: prepared frames over many connections, one epoll loop, one line of JSON.
 
-   generator port=6555 [name=value ...]; the names are those of `struct options`, with their defaults. Three kinds of
-   work: `get` and `set` random keys of `keys` until `seconds` are over, `load` each of them once. Three wires: the
-   article's, RESP and memcached's text, so that whoever is compared meets the same generator.
+   generator port=6555 [name=value ...]; the names are those of `struct options`, with their defaults. There are three
+   workloads: `get` and `set` of random keys out of `keys` for `seconds`, and `load`, which sets each key once. There are
+   three protocols: native, RESP and memcached's text protocol, so all peers are measured with the same generator.
 
-   With `rate=0` each connection sends its next `depth` commands when the replies to the last have come. With a rate
-   (commands a second, all connections together) each is due at a moment set beforehand, and its latency counts from
-   then: a server that falls behind is not spared the wait. It then polls without sleeping, so that it is never late
-   itself; with `poll=0` it sleeps until the next is due, which is late by what the system takes to wake it, where others
-   need the processor.
+   With `rate=0`, each connection sends its next `depth` commands after the replies to the last ones. With a rate
+   (commands per second of all connections), each command has a scheduled time, and its latency counts from this time, so
+   a stall of the server counts. The generator then polls without sleeping, so that it is never late itself. With
+   `poll=0` it sleeps until the next scheduled time, and may wake up late, if others need the processor.
 
-   What comes back in the first `warmup` seconds does not count. With several ports, which are nodes of one cluster,
-   connections take turns in using them.
+   Replies in the first `warmup` seconds do not count. With several ports, of the nodes of one cluster, the connections
+   are distributed over them.
 
-   What always holds: it talks to 127.0.0.1 only. A reply that is not the one expected (a miss, an error, a wrong
-   length) ends the run with exit code 1. What was sent is answered before the clock stops, so rates and the server's
-   CPU time (`pid`; the kernel's clocks of these processes) are about the same commands.
+   Invariants: the generator connects to 127.0.0.1 only. An unexpected reply (a miss, an error, a wrong length) ends the
+   run with exit code 1. The clock stops after the reply to the last command, so rates and the server's CPU time (`pid`;
+   the kernel's clocks of these processes) cover the same commands.
 
-   Built and run by benchmarks/bench.py. */
+   benchmarks/bench.py builds and runs this program. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -39,11 +38,11 @@
 #include <unistd.h>
 
 #define KEY_BYTES 16
-#define POOL_BYTES (64 << 20)   /* prepared frames, in all; less when that is enough for every key */
-#define RECEIVE_BYTES (1 << 20) /* asked of a socket at once */
+#define POOL_BYTES (64 << 20)   /* prepared frames of all keys, at most */
+#define RECEIVE_BYTES (1 << 20) /* per receive */
 #define EVENTS_MAX 256
 #define LIST_MAX 16 /* ports, processes */
-#define PATIENCE_NS 30000000000 /* without any reply: give up */
+#define PATIENCE_NS 30000000000 /* timeout without a reply */
 
 struct list {
     int count;
@@ -51,20 +50,20 @@ struct list {
 };
 
 static struct options {
-    const char *wire; /* article, resp or memcached */
+    const char *wire; /* native, resp or memcached */
     const char *work; /* get, set or load */
     struct list port;
     int connections;
     int depth; /* commands in a pipeline */
     long keys;
     long value; /* bytes */
-    double warmup;  /* seconds before those that count */
+    double warmup;  /* seconds that do not count */
     double seconds;
-    double rate;     /* commands a second; 0: as many as are answered */
+    double rate;     /* commands per second; 0: as many as possible */
     int poll;        /* with a rate: without sleeping */
-    int local;       /* GETs may be answered by what one node has: the flag of the article's header */
-    struct list pid; /* of the server; none: its CPU time is of no interest */
-} options = {"article", "get", {0}, 50, 1, 100000, 32, 0.0, 1.0, 0.0, 1, 0, {0}};
+    int local;       /* local reads: flag 0x01 of the header */
+    struct list pid; /* of the server; none: do not measure its CPU time */
+} options = {"native", "get", {0}, 50, 1, 100000, 32, 0.0, 1.0, 0.0, 1, 0, {0}};
 
 static void die(const char *format, ...)
 {
@@ -77,7 +76,7 @@ static void die(const char *format, ...)
     exit(1);
 }
 
-/* Whole numbers with commas between them. */
+/* Parse integers separated by commas. */
 static struct list read_list(const char *text)
 {
     struct list list = {0};
@@ -118,8 +117,8 @@ static void read_options(int count, char **words)
         die("port, connections, depth, keys and value are at least 1");
     if (options.rate > 0 && options.depth != 1)
         die("a rate is for single commands: depth=1");
-    if (options.local && strcmp(options.wire, "article") != 0)
-        die("local reads are asked for on the article's wire");
+    if (options.local && strcmp(options.wire, "native") != 0)
+        die("local reads need the native protocol");
 }
 
 /* -- time ------------------------------------------------------------------------------------------------------- */
@@ -137,7 +136,7 @@ static int64_t now_ns(void)
     return read_clock(CLOCK_MONOTONIC);
 }
 
-/* The CPU time of the server's processes, user and system, all threads. */
+/* Return the CPU time of the server's processes: user and system, all threads. */
 static int64_t server_cpu_ns(void)
 {
     static clockid_t clocks[LIST_MAX];
@@ -150,7 +149,7 @@ static int64_t server_cpu_ns(void)
     return sum;
 }
 
-/* A histogram of nanoseconds: 128 steps to each doubling, so that a percentile is right within 1 %. */
+/* A histogram of nanoseconds with 128 steps per doubling: percentiles are exact within 1 %. */
 #define STEP_BITS 7
 static long histogram[64 << STEP_BITS], recorded;
 
@@ -162,7 +161,7 @@ static void record(int64_t ns)
     recorded++;
 }
 
-/* The latency in microseconds that this part of the commands did not exceed. */
+/* Return a percentile of the latency in microseconds. */
 static double percentile(double part)
 {
     long left = (long)(recorded * part);
@@ -177,7 +176,7 @@ static double percentile(double part)
 /* -- frames ----------------------------------------------------------------------------------------------------- */
 
 static bool writes; /* SET, not GET */
-static char head[64]; /* what each reply begins with */
+static char head[64]; /* the beginning of each reply */
 static size_t head_bytes, reply_bytes;
 
 static size_t be32(char *at, uint32_t number)
@@ -187,13 +186,13 @@ static size_t be32(char *at, uint32_t number)
     return 4;
 }
 
-/* Write one command; how many bytes it has. */
+/* Write one command; return its length. */
 static size_t put_command(char *at, long number)
 {
     char key[KEY_BYTES + 1], *begin = at;
     snprintf(key, sizeof key, "key:%012ld", number);
     switch (options.wire[0]) {
-    case 'a':
+    case 'n':
         at = mempcpy(at, writes ? "\0\0\1" : options.local ? "\1\0\0" : "\0\0\0", 3); /* header, two-byte number */
         at += be32(at, KEY_BYTES);
         at = mempcpy(at, key, KEY_BYTES);
@@ -215,7 +214,7 @@ static size_t put_command(char *at, long number)
     if (writes) {
         memset(at, 'x', options.value);
         at += options.value;
-        if (options.wire[0] != 'a')
+        if (options.wire[0] != 'n')
             at = mempcpy(at, "\r\n", 2);
     }
     return at - begin;
@@ -229,7 +228,7 @@ static size_t command_bytes_max(void)
 static void prepare_reply(void)
 {
     writes = strcmp(options.work, "get") != 0;
-    if (!strcmp(options.wire, "article")) {
+    if (!strcmp(options.wire, "native")) {
         memcpy(head, "\0" "0", 2);
         be32(head + 2, writes ? 2 : options.value);
         head_bytes = 6;
@@ -243,11 +242,11 @@ static void prepare_reply(void)
         head_bytes = writes ? sprintf(head, "STORED\r\n") : sprintf(head, "VALUE key:");
         reply_bytes = writes ? head_bytes : line_bytes + options.value + 2 + 5;
     } else {
-        die("unknown wire: %s", options.wire);
+        die("unknown protocol: %s", options.wire);
     }
 }
 
-/* Batches of `depth` commands with random keys. */
+/* Prepare batches of `depth` commands with random keys. */
 static char *pool;
 static size_t *batch_begins;
 static long batches, batch_next;
@@ -283,13 +282,13 @@ struct connection {
     int fd;
     const char *out;
     size_t out_left;
-    bool blocked;     /* the system has not taken all of it */
-    size_t reply_at;  /* bytes of replies that have come */
-    size_t reply_end; /* bytes of replies to what was sent; 0: nothing is under way */
+    bool blocked;     /* a part is not sent yet */
+    size_t reply_at;  /* received bytes of replies */
+    size_t reply_end; /* expected bytes of replies; 0: no command is pending */
     int commands;
-    int64_t due;  /* when it was sent, or with a rate: when it should have been */
-    long turns;   /* batches begun */
-    char *buffer; /* for `load`, which prepares its batches as it goes */
+    int64_t due;  /* time of sending; with a rate: scheduled time */
+    long turns;   /* started batches */
+    char *buffer; /* for `load`, which prepares each batch before it sends it */
 };
 
 static struct connection *connections;
@@ -368,7 +367,7 @@ static void begin(struct connection *self, int64_t due)
     push(self);
 }
 
-/* When a connection's next command is due: they take turns. */
+/* Return the scheduled time of a connection's next command; the connections alternate. */
 static int64_t next_due(struct connection *self, int64_t start)
 {
     return start + (int64_t)((self->turns * options.connections + (self - connections)) * (1e9 / options.rate));
@@ -417,7 +416,7 @@ static void receive(struct connection *self, int64_t start)
         finish(self, start);
 }
 
-/* Connections that something came on, or that can take more; with a rate, none when the next command is due. */
+/* Wait for connections that can be read or written; with a rate, until the next scheduled time. */
 static int ready(struct epoll_event *events, int64_t due)
 {
     int64_t left = options.rate > 0 && !options.poll ? due - now_ns() : 0;
@@ -429,7 +428,7 @@ static int ready(struct epoll_event *events, int64_t due)
     return epoll_wait(epoll, events, EVENTS_MAX, options.rate > 0 ? 0 : 1000);
 }
 
-/* What counts, counts from here. */
+/* Start the measurement. */
 static struct {
     int64_t wall, cpu, own_cpu;
 } began;
@@ -448,7 +447,7 @@ static void run(int64_t start)
     int64_t warm = start + (int64_t)(options.warmup * 1e9), end = warm + (int64_t)(options.seconds * 1e9), last = start;
     struct epoll_event events[EVENTS_MAX];
     bool loading = !strcmp(options.work, "load");
-    long turn = 0; /* with a rate: the next command of all connections */
+    long turn = 0; /* with a rate: number of the next command of all connections */
     if (options.rate == 0)
         for (int i = 0; i < options.connections; i++)
             begin(connections + i, now_ns());
@@ -490,13 +489,13 @@ int main(int count, char **words)
     if (strcmp(options.work, "load") != 0)
         prepare_batches();
     connect_all();
-    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: woken when it asked to be */
-    usleep(20000); /* the server may still be accepting */
+    prctl(PR_SET_TIMERSLACK, 1); /* nanosecond: wake up at the requested time */
+    usleep(20000); /* the server may still accept connections */
     begin_measuring();
     run(began.wall);
     seconds = (now_ns() - began.wall) / 1e9;
     own_cpu = read_clock(CLOCK_PROCESS_CPUTIME_ID) - began.own_cpu;
-    usleep(2000); /* what it does behind the last reply is part of the work */
+    usleep(2000); /* the server's work after the last reply counts */
     cpu = server_cpu_ns() - began.cpu;
     printf("{\"commands\": %ld, \"seconds\": %.6f, \"cpu_seconds\": %.6f, \"own_cpu_seconds\": %.6f, "
            "\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "

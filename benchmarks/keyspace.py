@@ -1,7 +1,7 @@
-"""The keyspace by itself: rates, the longest single step while it grows, and the memory that a key takes.
+"""A database without a server: rates, the longest single step while it grows, and the memory of a key.
 
-`python benchmarks/database.py [KEYS]`; a million keys of 16 bytes with values of 100 bytes by default. Rates and
-times are this machine's in this run: compare them with each other, not with another day's.
+`python benchmarks/keyspace.py [KEYS]`: by default a million keys of 16 bytes with values of 100 bytes. Compare figures
+of one run with each other, not with another run.
 """
 
 import resource
@@ -13,12 +13,12 @@ from cairnkv.engine import Database, apply
 
 
 def resident_bytes() -> int:
-    """The most memory that this process has had."""
+    """Return the maximum memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(count: int) -> None:
-    """Fill a keyspace, read it, scan it, clear it; print what that took."""
+    """Fill a database, read it, scan it and clear it. Print the times."""
     database = Database()
     before = resident_bytes()
     longest = 0.0

@@ -1,13 +1,13 @@
-"""Three ways in which clients reach the compiled hot path, beside each other, in turns, in a minute.
+"""Compare three event loops for the native path, in a minute.
 
     python benchmarks/loops.py [--rounds 5]
 
-`selector`: our own selector under asyncio's loop, which serves clients while it waits; what `cairn serve` takes.
-`uvloop`, `asyncio`: the transports of those, which bring bytes to the readable connection; the accelerator behind it
-is the same. For each work it prints the rate and the server's CPU time per command, as medians of the rounds, and in
-parentheses the median of the ratios to `selector` within each round.
+`selector`: cairnkv's selector under asyncio's loop, which serves clients while it waits; `cairn serve` uses it.
+`uvloop`, `asyncio`: the transports of these loops, which pass bytes to the connection in Python; the frame executor is
+the same. For each workload the program prints the rate and the server's CPU time per command: the medians of the
+rounds, and in parentheses the median of the ratios to `selector` within each round.
 
-Not for the documents' tables, which `bench.py` makes.
+Out of scope: the other tables of the documents, which `bench.py` makes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from cairnkv.server.settings import Settings
 
 
 def uvloop_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's."""
+    """Return a new loop of uvloop."""
     import uvloop
 
     return uvloop.new_event_loop()
@@ -41,8 +41,8 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def main() -> None:
-    """Start a server on each loop, and let them take turns; or be one of the servers."""
-    parser = argparse.ArgumentParser(description="ways in which clients reach the compiled hot path")
+    """Start a server on each loop, and alternate between them; with --serve, run one of the servers."""
+    parser = argparse.ArgumentParser(description="compare event loops for the native path")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.6)
     parser.add_argument("--serve", choices=LOOPS, help=argparse.SUPPRESS)
@@ -52,7 +52,7 @@ def main() -> None:
         cairnkv.server.run.run(Settings(port=0), ready=lambda line: print(line, flush=True))
         return
     if not native_path_in_use():
-        sys.exit("loops: nothing is compiled here, so there is only one way")
+        sys.exit("loops: this installation has no native path")
     with contextlib.ExitStack() as stack:
         run = Run(PROFILES["default"], stack.enter_context(compiled_generator()))
         servers: dict[str, Server] = {}

@@ -43,7 +43,7 @@ FLOODS: Final = {
 
 
 def flood(port: int, command: bytes) -> None:
-    """Send a command for ever, read nothing, and connect anew whenever the server closes the connection."""
+    """Send a command repeatedly, read nothing, and connect again when the server closes the connection."""
     many = command * (256 * 1024 // len(command))
     while True:
         try:

@@ -1,16 +1,15 @@
-"""How a keyspace would spread over many logs: a simulation of placements, from 3 to 1,000 machines. Nothing of it is
-in the server yet.
+"""A simulation of placements: how keys would spread over many logs, on 3 to 1,000 machines. The server has no part of
+it yet.
 
-`python benchmarks/partition.py [--nodes 3,10,...] [--write]` prints a table; with --write it goes to
-benchmarks/results/partition.json and the table of docs/cluster.md is made from that. The same seed gives the same
-figures on any machine, in less than a minute.
+`python benchmarks/partition.py [--nodes 3,10,...] [--write]` prints a table. With --write, the program writes
+benchmarks/results/partition.json, from which the table of docs/cluster.md comes. The same seed gives the same figures
+on any computer, in less than a minute.
 
-The model: a key has a slot, slots are placed on logs. Each machine is home to one log; a log's three replicas are on
-its home and on the next two machines around the ring of their numbers. A machine that comes brings its log along, and
-the log of one that leaves goes with it. A placement says which log has a slot, as a list with the number of the log's
-machine for each slot.
+The model: each key has a slot, and each slot is placed on a log. Each machine is the home of one log. The three
+replicas of a log are on its home and on the next two machines of a ring of their numbers. A new machine adds its log; a
+leaving machine removes its log. A placement is a list with the number of the log's machine for each slot.
 
-Not for latency or throughput (`bench.py`), and not for what happens while a slot moves (docs/cluster.md).
+Out of scope: latency and throughput (`bench.py`), and the move of a slot (docs/cluster.md).
 """
 
 import argparse
@@ -32,38 +31,38 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "partition.json"
 
 SLOTS = 1 << 16
-"""Slots of a keyspace: 65 for each of 1,000 machines. Of the 16,384 that Redis Cluster has it would be 16."""
+"""The number of slots: 65 for each of 1,000 machines. With the 16,384 slots of Redis Cluster, it would be 16."""
 
 REPLICAS = 3
-"""Machines that have a log."""
+"""The number of machines of each log."""
 
 NODES = (3, 10, 30, 100, 300, 1_000)
-"""Machines of each simulated cluster."""
+"""The numbers of machines of the simulated clusters."""
 
 KEYS = 1_000_000
 SEED = 20_261_122
 ZIPF = 0.99
-"""How uneven the load on keys is: the key of rank r gets 1 / r**0.99 of what the first gets, as YCSB has it."""
+"""The exponent of the load: the key of rank r has 1 / r**0.99 of the load of the first key, as in YCSB."""
 
 SHORT = 8
-"""How many machines are in a short list, on average."""
+"""The average number of machines in a short list."""
 
 SLACK = 1.05
-"""What `bounded` lets a log have, in times its share."""
+"""The maximum load of a log with `bounded`, divided by its share."""
 
 Placement = list[int]
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine. number: its own for ever, never used again. weight: its size beside the others'."""
+    """A machine. number: unique, and never used again. weight: its relative size."""
 
     number: int
     weight: float = 1.0
 
 
 def slot_of(key: bytes, slots: int = SLOTS) -> int:
-    """A key's slot: the last bits of its CRC-32, whose first bits are its bucket in the table."""
+    """Return a key's slot: the last bits of its CRC-32. The first bits select its bucket in the table."""
     return zlib.crc32(key) % slots
 
 
@@ -71,18 +70,18 @@ def slot_of(key: bytes, slots: int = SLOTS) -> int:
 
 
 def modulo(nodes: Sequence[Node], before: Placement | None, slots: int) -> Placement:
-    """The slot's number modulo how many machines there are: what one would do first. It knows no weights."""
+    """Place a slot by its number modulo the number of machines, without weights."""
     return [nodes[slot % len(nodes)].number for slot in range(slots)]
 
 
 def rendezvous(nodes: Sequence[Node], before: Placement | None, slots: int) -> Placement:
-    """Each slot is where its score is highest. Nobody has to remember anything."""
+    """Place each slot on the machine with the highest score. No table is needed."""
     contest = Contest(nodes, slots)
     return [contest.winner(slot) for slot in range(slots)]
 
 
 def bounded(nodes: Sequence[Node], before: Placement | None, slots: int) -> Placement:
-    """Likewise, but no log gets more than 1.05 times its share: what does not fit goes to the next best."""
+    """Like `rendezvous`, but a log gets at most 1.05 times its share. The rest goes to the next best machine."""
     contest = Contest(nodes, slots)
     room = {node.number: math.ceil(share * SLACK) for node, share in zip(nodes, _shares(nodes, slots), strict=True)}
     placed = []
@@ -95,7 +94,7 @@ def bounded(nodes: Sequence[Node], before: Placement | None, slots: int) -> Plac
 
 
 def table(nodes: Sequence[Node], before: Placement | None, slots: int) -> Placement:
-    """A table that is kept, and changed as little as evenness allows: only what is over a log's share moves."""
+    """Change a stored table minimally: only the slots above a log's share move."""
     room = dict(zip((node.number for node in nodes), _whole(_shares(nodes, slots), slots), strict=True))
     stay = []
     for home in before or []:
@@ -117,30 +116,30 @@ PLACEMENTS: dict[str, Callable[[Sequence[Node], Placement | None, int], Placemen
 
 
 class Contest:
-    """Who wins which slot. weights: of those that take part; with twice the weight one wins twice as often."""
+    """The scores of machines for slots. weights: with twice the weight a machine wins twice as many slots."""
 
     def __init__(self, nodes: Sequence[Node], slots: int) -> None:
         self.weights = {node.number: node.weight for node in nodes}
-        # A cluster and the same one with a machine more are to have the same short lists.
+        # A cluster and the same cluster with one more machine need the same short lists.
         self._numbers = -(-(max(self.weights) + 1) // 16) * 16
         least, self._short_lists = _short_lists(self._numbers, slots)
         self._least = least * max(self.weights.values())
 
     def winner(self, slot: int) -> int:
-        """The number of the machine that has the slot."""
+        """Return the number of the machine of a slot."""
         weights = self.weights
         ranked = [(weights[number] * score, number) for score, number in self._short_lists[slot] if number in weights]
         if ranked and max(ranked)[0] > self._least:
             return max(ranked)[1]
-        scores = _scores(slot, self._numbers)  # somebody who is not in the short list may be better
+        scores = _scores(slot, self._numbers)  # a machine outside the short list may be better
         return max((weight * _merit(scores[number]), number) for number, weight in weights.items())[1]
 
 
 @functools.lru_cache(maxsize=1)
 def _short_lists(numbers: int, slots: int) -> tuple[float, list[list[tuple[float, int]]]]:
-    """For each slot the few machines, of so many numbers, whose scores are best; and a score that all others are below.
+    """Return, for each slot, the machines with the best scores, and a score that all others are below.
 
-    A short list is looked through a hundred times faster than all the scores of 1,000 machines.
+    A search in a short list is a hundred times faster than one in the scores of 1,000 machines.
     """
     lowest = max(0, int(2**64 * (1 - SHORT / numbers)))
     lists = [
@@ -151,23 +150,23 @@ def _short_lists(numbers: int, slots: int) -> tuple[float, list[list[tuple[float
 
 
 def _scores(slot: int, numbers: int) -> Sequence[int]:
-    """A slot's score of 64 bits for every machine, by its number. It does not depend on who else is there."""
+    """Return a slot's score of 64 bits for each machine number. It does not depend on the other machines."""
     return array("Q", hashlib.shake_128(slot.to_bytes(4, "big")).digest(8 * numbers))
 
 
 def _merit(score: int) -> float:
-    """A score as what can be multiplied by a weight."""
+    """Return a score in a form that a weight can multiply."""
     return -1 / math.log((score + 1) / (2**64 + 1))
 
 
 def _shares(nodes: Sequence[Node], slots: int) -> list[float]:
-    """What each machine would have if slots could be cut."""
+    """Return the exact share of each machine, in fractions of slots."""
     total = math.fsum(node.weight for node in nodes)
     return [slots * node.weight / total for node in nodes]
 
 
 def _whole(shares: list[float], slots: int) -> list[int]:
-    """Shares as whole numbers with the right sum: those that lose most by rounding down get one more."""
+    """Return the shares as integers with the same sum: the shares with the largest remainders are rounded up."""
     whole = [math.floor(share) for share in shares]
     for at in sorted(range(len(shares)), key=lambda at: whole[at] - shares[at])[: slots - sum(whole)]:
         whole[at] += 1
@@ -178,7 +177,7 @@ def _whole(shares: list[float], slots: int) -> list[int]:
 
 
 def replicas(nodes: Sequence[Node]) -> dict[int, tuple[int, ...]]:
-    """For each log, by its home's number, the machines that have it: its home and those that come next."""
+    """Return the machines of each log, by the number of its home: the home and the next ones."""
     if len(nodes) < REPLICAS:
         raise ValueError(f"a log has replicas on {REPLICAS} machines, and there are {len(nodes)}")
     ring = sorted(node.number for node in nodes)
@@ -190,14 +189,14 @@ def replicas(nodes: Sequence[Node]) -> dict[int, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Load:
-    """What slots have. keys: of each slot; heat: the part of all commands that each slot gets, if load is uneven."""
+    """The load of slots. keys: of each slot. heat: the part of all commands for each slot, with uneven load."""
 
     keys: list[int]
     heat: list[float]
 
 
 def key_names(count: int) -> Iterator[bytes]:
-    """Names as programs make them: counters, ids in hex, paths, dates, addresses."""
+    """Return typical keys of programs: counters, hexadecimal ids, paths, dates, addresses."""
     dice = random.Random(SEED)
     for number in range(count):
         kind = number % 5
@@ -214,7 +213,7 @@ def key_names(count: int) -> Iterator[bytes]:
 
 
 def load(count: int, slots: int = SLOTS) -> Load:
-    """So many keys, and commands on them: their ranks by heat are shuffled, so that no kind of name is hot as such."""
+    """Return keys with their load. The ranks are shuffled, so that no kind of key has more load than others."""
     ranks = list(range(1, count + 1))
     random.Random(SEED).shuffle(ranks)
     keys, heat, total = [0] * slots, [0.0] * slots, 0.0
@@ -227,7 +226,7 @@ def load(count: int, slots: int = SLOTS) -> Load:
 
 
 def per_node(placed: Placement, each: Sequence[float]) -> dict[int, float]:
-    """What the machines have of something that each slot has."""
+    """Return the sum of a quantity of slots for each machine."""
     found: dict[int, float] = dict.fromkeys(placed, 0)
     for number, amount in zip(placed, each, strict=True):
         found[number] += amount
@@ -235,18 +234,18 @@ def per_node(placed: Placement, each: Sequence[float]) -> dict[int, float]:
 
 
 def unevenness(found: dict[int, float], nodes: Sequence[Node]) -> float:
-    """What the fullest machine has, in times its share."""
+    """Return the load of the fullest machine divided by its share."""
     total, weights = math.fsum(found.values()), math.fsum(node.weight for node in nodes)
     return max(found.get(node.number, 0) * weights / (total * node.weight) for node in nodes)
 
 
 def moved(before: Placement, after: Placement) -> int:
-    """Slots that get another log."""
+    """Return the number of slots that move to another log."""
     return sum(one != other for one, other in zip(before, after, strict=True))
 
 
 def copied(before: Placement, after: Placement, nodes: Sequence[Node], later: Sequence[Node]) -> int:
-    """Copies of slots that have to be made on a machine that had none."""
+    """Return the number of copies of slots that a machine without one needs."""
     had, has = replicas(nodes), replicas(later)
     new: dict[tuple[int, int], int] = {}
     count = 0
@@ -258,7 +257,7 @@ def copied(before: Placement, after: Placement, nodes: Sequence[Node], later: Se
 
 
 def measured(name: str, count: int, slots: int, loaded: Load) -> dict[str, Any]:
-    """One row: a placement on so many machines; what it costs when one comes, and when the one in the middle goes."""
+    """Return the row of a placement and a number of machines, with the cost when a machine joins or leaves."""
     place = PLACEMENTS[name]
     nodes = [Node(number) for number in range(count)]
     joined, gone = [*nodes, Node(count)], [node for node in nodes if node.number != count // 2]
@@ -287,7 +286,7 @@ def _rounded(figure: float) -> float:
 
 
 def simulated(counts: Sequence[int], keys: int = KEYS, slots: int = SLOTS) -> dict[str, Any]:
-    """Every placement on every number of machines, and what it was made with."""
+    """Return the rows of all placements and numbers of machines, with the parameters."""
     loaded = load(keys, slots)
     return {
         "made": {"slots": slots, "keys": keys, "zipf": ZIPF, "seed": SEED, "hottest": _rounded(max(loaded.heat))},
@@ -307,11 +306,11 @@ COLUMNS = {
     "join_copies": "join, copies",
     "leave": "leave",
 }
-"""What is printed of a row, and its heading."""
+"""The printed columns and their headings."""
 
 
 def main() -> int:
-    """Print the table; write it down if asked to."""
+    """Print the table. With --write, also store it."""
     parser = argparse.ArgumentParser(description="how a keyspace spreads over many logs, simulated")
     parser.add_argument("--nodes", default=",".join(map(str, NODES)), help="machines, with commas between")
     parser.add_argument("--write", action="store_true", help="keep the results, and renew the documents")

@@ -1,10 +1,10 @@
-"""Where the server's CPU time goes: `python benchmarks/profile_server.py` prints the tables of docs/performance.md.
+"""Profile the server's CPU time: `python benchmarks/profile_server.py` prints the tables of docs/performance.md.
 
-Runs `cairn serve` under the load generator, with GETs alone and in pipelines, and asks Linux' `perf` (as root, or with
-kernel.perf_event_paranoid at 1 or below) what the server's process was at, by the clock of its CPU time. A share is of
-all samples; what has less than SHARE_MIN of them is summed up in one line.
+The program runs `cairn serve` under the load generator, with GETs alone and in pipelines. Linux' `perf` (as root, or
+with kernel.perf_event_paranoid at 1 or below) samples the functions of the server's process by its CPU clock. A share
+is a part of all samples. One line sums up all functions with less than SHARE_MIN.
 
-Not for comparing (`bench.py`, `compare.py`): sampling costs time itself.
+Out of scope: comparisons (`bench.py`, `compare.py`), because sampling costs time.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from bench import DEEP, MANY, PATIENCE, PROFILES, Run, compiled_generator
 from servers import Missing, Server, cairn, cairn_on_disk
 
 SHARE_MIN = 0.02
-"""The least share of the samples that gets a symbol a line of its own."""
+"""The smallest share of a symbol with its own line."""
 
 SAMPLES_A_SECOND = 4_999
-"""Not a round number, so that it keeps no step with what runs at round intervals."""
+"""Not a round number, so that the samples do not coincide with periodic work."""
 
 KERNEL_CALLS = {
     r"__(x64_)?sys_(recvfrom|read)$": "kernel: receiving",
@@ -40,8 +40,8 @@ KERNEL_CALLS = {
 
 
 def main() -> int:
-    """Profile each depth; exit code 1 where that cannot be done."""
-    parser = argparse.ArgumentParser(description="where the server's CPU time goes")
+    """Profile each depth. Return 1 after an error."""
+    parser = argparse.ArgumentParser(description="profile the server's CPU time")
     parser.add_argument("--work", default="get", choices=["get", "set"])
     parser.add_argument("--depths", default=f"1,{MANY},{DEEP}", help="commands in a pipeline (default: %(default)s)")
     parser.add_argument("--keys", type=int, default=PROFILES["default"].keys)
@@ -77,13 +77,13 @@ def main() -> int:
 
 @contextlib.contextmanager
 def cluster_node() -> Iterator[Server]:
-    """The first node of a cluster on this machine; the NATS servers are other processes, and not in its samples."""
+    """Start a cluster on this computer and return its first node. The samples do not include the NATS servers."""
     with clusters.cairn() as cluster:
         yield cluster.node()
 
 
 def sampled(run: Run, server: Server, given: argparse.Namespace, depth: int) -> Counter[str]:
-    """How many samples each part has while the generator works."""
+    """Return the number of samples of each part while the generator runs."""
     with tempfile.TemporaryDirectory(prefix="cairn-profile-") as directory:
         data = Path(directory) / "perf.data"
         record = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", str(SAMPLES_A_SECOND), "-g"]
@@ -124,7 +124,7 @@ FRAME = re.compile(r"\s*[0-9a-f]+ (\S+).* \((.*)\)$")
 
 
 def part(calls: list[tuple[str, str]]) -> str:
-    """What a sample belongs to. calls: function and file, the innermost first."""
+    """Return the part that a sample belongs to. calls: function and file, the innermost first."""
     symbol, file = calls[0]
     if file.startswith("["):
         for name, _ in calls:
@@ -136,7 +136,7 @@ def part(calls: list[tuple[str, str]]) -> str:
 
 
 def plain(symbol: str) -> str:
-    """A function's name as its source has it: Cython puts the modules in front, each behind its length.
+    """Return a function's name without the modules that Cython puts in front, each after its length.
 
     >>> plain("__pyx_f_7cairnkv_6engine_12table_native_11NativeTable_fetch")
     'NativeTable.fetch'

@@ -1,9 +1,8 @@
-"""The servers that are compared: each a process of its own on a free port, ended by whoever started it.
+"""The servers of the benchmarks. Each is a separate process on a free port.
 
-What always holds: every wait is bounded; a server is gone when its `with` block is left, in whatever way, and what it
-kept with it.
+Invariants: every wait has a timeout. The end of a `with` block ends the server and deletes its data.
 
-Not for what is asked of them (`bench`, `generator.c`, `clients`).
+Out of scope: the workloads (`bench`, `generator.c`, `clients`).
 """
 
 import contextlib
@@ -21,13 +20,13 @@ from pathlib import Path
 from typing import TypeVar
 
 READY_SECONDS = 20.0
-"""How long a server may take until it accepts connections."""
+"""Timeout for the start of a server."""
 
 STOP_SECONDS = 10.0
-"""How long a server that was told to stop may take before it is killed."""
+"""Timeout for the end of a server, before SIGKILL."""
 
 CAIRN = Path(sys.executable).with_name("cairn")
-"""The command of the package that is measured: the one beside this interpreter."""
+"""The measured command: the one beside this interpreter."""
 
 PACKAGES = {
     "redis-server": "redis-server",
@@ -36,11 +35,11 @@ PACKAGES = {
     "etcd": "etcd-server",
     "h2load": "nghttp2-client",
 }
-"""Programs that are needed, and Debian's packages that have them."""
+"""The required programs, and their Debian packages."""
 
 
 IN_MEMORY = ("tmpfs", "ramfs")
-"""File systems that are no disk: fsync costs nothing there."""
+"""File systems in memory, where fsync costs nothing."""
 
 T = TypeVar("T")
 
@@ -51,7 +50,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs. wire: what the generator speaks with it."""
+    """A running server. wire: the protocol of the generator."""
 
     name: str
     wire: str
@@ -59,7 +58,7 @@ class Server:
     pid: int
 
     def resident_bytes(self) -> int:
-        """The memory that its process has now."""
+        """The resident memory of the process."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024
 
@@ -68,7 +67,7 @@ class Server:
 def cairn(*flags: str, program: Path = CAIRN, within: Path | None = None) -> Iterator[Server]:
     """`cairn serve` with its defaults, on a free port.
 
-    program: that of another checkout, to compare the two. within: where its own directory is made.
+    program: the `cairn` of another checkout. within: the parent of its directory.
     """
     with served("cairn", [str(program), "serve", "--port", "0", *flags], within) as server:
         yield server
@@ -76,29 +75,29 @@ def cairn(*flags: str, program: Path = CAIRN, within: Path | None = None) -> Ite
 
 @contextlib.contextmanager
 def served(name: str, command: Sequence[str], within: Path | None = None) -> Iterator[Server]:
-    """A server of cairnkv that a command starts, once it has said where it can be reached."""
+    """Start a server of cairnkv with a command, and wait for its ready line."""
     with _process(command, within) as (process, log):
         ready = _until(process, log, lambda: re.search(r"ready on cairn://[\d.]+:(\d+)", log.read_text()))
-        yield Server(name, "article", int(ready[1]), process.pid)
+        yield Server(name, "native", int(ready[1]), process.pid)
 
 
 @contextlib.contextmanager
 def redis() -> Iterator[Server]:
-    """redis-server as redis-benchmark's users run it for comparison: nothing is saved."""
+    """Start redis-server without persistence."""
     with _redis("--appendonly", "no") as server:
         yield server
 
 
 @contextlib.contextmanager
 def cairn_on_disk() -> Iterator[Server]:
-    """`cairn serve --data`, which has every write on the disk before its reply."""
+    """Start `cairn serve --data`: every write is fsynced before its reply."""
     with cairn("--data", "data", within=disk_directory()) as server:
         yield server
 
 
 @contextlib.contextmanager
 def redis_on_disk() -> Iterator[Server]:
-    """redis-server that has every write on the disk before its reply; it rewrites its log at no time."""
+    """Start redis-server with an fsync before each reply, and without log rewriting."""
     flags = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
     with _redis(*flags, within=disk_directory()) as server:
         yield server
@@ -114,9 +113,9 @@ def _redis(*flags: str, within: Path | None = None) -> Iterator[Server]:
 
 
 def disk_directory() -> Path:
-    """Where all that are compared keep what they keep: a directory for temporary files that is on a disk.
+    """Return a directory for temporary files on a disk, for the data of all servers.
 
-    Raises `Missing` where there is none.
+    Raises `Missing` if there is none.
     """
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     for path in map(Path, (tempfile.gettempdir(), "/var/tmp", Path.home())):
@@ -128,7 +127,7 @@ def disk_directory() -> Path:
 
 @contextlib.contextmanager
 def memcached() -> Iterator[Server]:
-    """memcached with its defaults, and memory enough that it throws nothing away."""
+    """Start memcached with its defaults, and with enough memory to evict nothing."""
     port = _free_port()
     command = [installed_program("memcached"), "-U", "0", "-l", "127.0.0.1", "-p", str(port), "-m", "4096"]
     with _process([*command, *(["-u", "root"] if os.geteuid() == 0 else [])]) as (process, log):
@@ -137,7 +136,7 @@ def memcached() -> Iterator[Server]:
 
 
 def version(program: str) -> str | None:
-    """What an installed program says of its version, None when it is not installed."""
+    """Return the version of an installed program, or None."""
     path = shutil.which(program)
     if path is None:
         return None
@@ -147,7 +146,7 @@ def version(program: str) -> str | None:
 
 
 def installed_program(name: str) -> str:
-    """The path of a program. Raises `Missing`."""
+    """Return the path of a program. Raises `Missing` if it is not installed."""
     path = shutil.which(name)
     if path is None:
         raise Missing(f"{name} is not installed; on Debian: apt-get install {PACKAGES[name]}")
@@ -156,7 +155,7 @@ def installed_program(name: str) -> str:
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], within: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process in a directory of its own, and the file that its output goes to. within: where that is made."""
+    """Start a process in a new directory, with its output in a file. within: the parent of the directory."""
     settings = {name: text for name, text in os.environ.items() if not re.match("CAIRNKV_(?!_PURE)", name)}
     with tempfile.TemporaryDirectory(prefix="cairn-bench-", dir=within) as directory:
         log = Path(directory) / "log"
@@ -168,7 +167,7 @@ def _process(command: Sequence[str], within: Path | None = None) -> Iterator[tup
                 stderr=output,
                 cwd=directory,
                 env=settings,
-                start_new_session=True,  # Ctrl-C is for this program, which ends what it started
+                start_new_session=True,  # Ctrl-C reaches this program only, which ends its processes
             )
         try:
             yield process, log
@@ -182,7 +181,7 @@ def _process(command: Sequence[str], within: Path | None = None) -> Iterator[tup
 
 
 def _until(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], T]) -> T:
-    """What `ready` gives once it gives something. Raises RuntimeError when the server ends, or takes too long."""
+    """Return the first result of `ready` that is not None. Raises RuntimeError if the server ends, or times out."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         if found := ready():

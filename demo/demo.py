@@ -1,11 +1,11 @@
-"""The demo: a real data set through a real server, in by the command line, out through both clients, compared.
+"""The demo: import a real data set into a server with the command line, read it with both clients, and compare.
 
-It starts a server on a free port, imports the packages installed on this machine (name to version and
-description; without dpkg-query the modules of Python's library and what they say of themselves), reads every key
-back through the sync and the asyncio client, exports, clears, imports the export, and reads everything again.
-Exit code 0 only if nothing differed. Run it with `make demo`.
+The program starts a server on a free port. It imports the packages of this computer (name to version and description;
+without dpkg-query, the modules of Python's library and their docstrings), and reads every key with the sync and the
+asyncio client. Then it exports and deletes all keys, imports the export, and reads all keys again. The exit code is 0
+only if nothing differs. `make demo` runs it.
 
-Not a benchmark: server, clients and this share the machine, and each step runs once.
+Out of scope: benchmarks. All processes share the computer, and each step runs once.
 """
 
 import argparse
@@ -32,25 +32,25 @@ import cairnkv
 from cairnkv.cli.formats import JSONL, Bad, Row
 
 BATCH = 1_000
-"""Keys that are asked for together."""
+"""Keys of one request."""
 
 STEP_SECONDS = 60.0
-"""How long any process that the demo starts may take."""
+"""Timeout of each process that the demo starts."""
 
 Data = dict[str, str]
 T = TypeVar("T")
 
 
 class Differs(Exception):
-    """Something came back that is not what went in."""
+    """The data that was read differs from the data that was stored."""
 
 
 # -- the data ----------------------------------------------------------------------------------------------
 
 
 def packages() -> Data:
-    """The installed packages: name to version and description, as JSON."""
-    # Of a description all lines but the first begin with a blank, so a record can begin with anything else.
+    """Return the installed packages as JSON: name to version and description."""
+    # All lines of a description except the first begin with a blank, so a record can begin with another character.
     form = "=${binary:Package}\\t${Version}\\t${Description}\\n"
     listed = subprocess.run(["dpkg-query", "-W", "-f", form], capture_output=True, check=True, timeout=STEP_SECONDS)
     data = {}
@@ -61,7 +61,7 @@ def packages() -> Data:
 
 
 def modules() -> Data:
-    """The modules of Python's library: name to what they say of themselves, as JSON."""
+    """Return the modules of Python's library as JSON: name to docstring."""
     data = {}
     for name in sorted(sys.stdlib_module_names):
         spec = importlib.util.find_spec(name) if not name.startswith("_") else None
@@ -78,7 +78,7 @@ SOURCES: dict[str, Callable[[], Data]] = {"packages": packages, "modules": modul
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """A server in a process of its own; gives its URL, and ends it in good order."""
+    """Run a server in a separate process, and yield its URL."""
     command = [sys.executable, "-m", "cairnkv", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -97,7 +97,7 @@ def server() -> Iterator[str]:
 
 
 def cairn(url: str, *arguments: str) -> str:
-    """What a subcommand prints; its remarks go where ours go."""
+    """Run a subcommand and return its standard output."""
     done = subprocess.run(
         [sys.executable, "-m", "cairnkv", *arguments, "--url", url],
         stdout=subprocess.PIPE,
@@ -114,13 +114,13 @@ def cairn(url: str, *arguments: str) -> str:
 
 
 def batches(keys: list[str]) -> Iterator[list[str]]:
-    """Keys in parts of a bounded size."""
+    """Yield keys in batches."""
     for start in range(0, len(keys), BATCH):
         yield keys[start : start + BATCH]
 
 
 def read_sync(url: str, keys: list[str]) -> Data:
-    """Every key, through the sync client, in pipelines."""
+    """Read every key with the sync client, in pipelines."""
     found: Data = {}
     with cairnkv.connect(url) as kv:
         for batch in batches(keys):
@@ -131,7 +131,7 @@ def read_sync(url: str, keys: list[str]) -> Data:
 
 
 def read_aio(url: str, keys: list[str]) -> Data:
-    """Every key, through the asyncio client, by as many tasks as there are keys in a batch."""
+    """Read every key with the asyncio client, with one task per key of a batch."""
 
     async def read() -> Data:
         found: Data = {}
@@ -145,7 +145,7 @@ def read_aio(url: str, keys: list[str]) -> Data:
 
 
 def read_file(file: Path) -> Data:
-    """Every key of an export."""
+    """Return the keys and values of an export."""
     found: Data = {}
     with file.open("rb") as lines:
         for line in JSONL.read(lines):
@@ -167,7 +167,7 @@ def same(found: Data, data: Data, where: str) -> None:
 
 
 class Steps:
-    """What was done, and how long it took."""
+    """The steps so far, with their durations."""
 
     def __init__(self) -> None:
         self.table = Table("step", "keys", "seconds", "keys/s")
@@ -175,7 +175,7 @@ class Steps:
             column.justify = "right"
 
     def do(self, name: str, keys: int, step: Callable[[], T]) -> T:
-        """Carry out a step, and write it down."""
+        """Execute a step, and record it."""
         began = time.perf_counter()
         result = step()
         took = time.perf_counter() - began
@@ -184,7 +184,7 @@ class Steps:
 
 
 def demonstrate(data: Data, directory: Path) -> Table:
-    """All of it. Raises `Differs` when something comes back changed."""
+    """Run all steps. Raises `Differs` if the data differs."""
     steps, keys, number = Steps(), list(data), len(data)
     first, exported = directory / "data.jsonl", directory / "export.jsonl"
     first.write_bytes(b"".join(JSONL.write(Row(key.encode(), value.encode()) for key, value in data.items())))
@@ -209,14 +209,14 @@ def demonstrate(data: Data, directory: Path) -> Table:
 
 
 def main() -> int:
-    """Run the demo; 0 if nothing differed."""
+    """Run the demo. Return 0 if nothing differs."""
     parser = argparse.ArgumentParser(description="A real data set through a real server, compared at every step.")
     default = "packages" if shutil.which("dpkg-query") else "modules"
     parser.add_argument("--data", choices=SOURCES, default=default, help="default on this machine: %(default)s")
     options = parser.parse_args()
     data = SOURCES[options.data]()
     if not data:
-        data = modules()  # a system without a single package
+        data = modules()  # a system without packages
     size = sum(len(key.encode()) + len(value.encode()) for key, value in data.items())
     print(f"{len(data):,} {options.data}, {size:,} bytes of keys and values")
     try:

@@ -136,7 +136,7 @@ def test_all_paths_are_measured() -> None:
         timeout=SECONDS,
     )
     if "CAIRNKV__PURE" in os.environ or importlib.util.find_spec("cairnkv.server.poller_native") is None:
-        assert "loops: nothing is compiled here" in done.stderr
+        assert "loops: this installation has no native path" in done.stderr
         return
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| uvloop |") == 6
