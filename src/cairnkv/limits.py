@@ -89,11 +89,11 @@ longest key at some tenths of a second."""
 UNFINISHED_MAX: Final = 256 * MIB
 """Bytes of unfinished frames that all connections together may hold, by default; open transactions, watched keys and
 subscriptions count as well. Four of the largest values can be on their way at once; beyond that a client is failed
-(`cairnkv.server.sharing`)."""
+(`cairnkv.server.fair_share`)."""
 
 UNSENT_MAX: Final = 256 * MIB
 """Bytes of replies not yet taken by their clients that all connections together may hold, by default;
-beyond it a client is closed (`cairnkv.server.sharing`)."""
+beyond it a client is closed (`cairnkv.server.fair_share`)."""
 
 UNSENT_PAUSE: Final = MIB
 """Bytes of unsent replies at which a session stops executing its client's commands until the client has
@@ -119,14 +119,14 @@ BYTES_PER_COST: Final = 64 * KIB
 runs at some gigabytes per second, and copies are faster."""
 
 COMMANDS_PER_SLICE: Final = 16
-"""Commands of one connection that the pure Python path executes before other connections get their turn: about half a
+"""Commands of one connection that the pure Python path executes before it serves other connections: about half a
 millisecond. `python benchmarks/neighbours.py` measures how this delays other clients."""
 
 NATIVE_COMMANDS_PER_COST: Final = 100
 """Short commands that the native path executes in the time that the pure Python path takes for one."""
 
-TURNS_SECONDS: Final = 0.001
-"""Seconds after which the server reads from its sockets again, between turns of connections that have more to do."""
+SLICES_SECONDS: Final = 0.001
+"""Seconds after which the server reads from its sockets again, between slices of connections that have more to do."""
 
 CONNECTIONS_MAX: Final = 10_000
 """Clients connected at once, by default; the next one is told so and closed."""

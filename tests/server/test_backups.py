@@ -88,7 +88,7 @@ def test_one_backup_runs_at_a_time_while_clients_are_served(
 
     monkeypatch.setattr(backups, "sha256", slow)
     begin(kv, b"first")
-    with pytest.raises(Refused, match="UNDERWAY a backup to first"):
+    with pytest.raises(Refused, match="UNDERWAY the backup first"):
         begin(kv, b"second")
     kv["a"] = "1"
     assert kv["a"] == "1"

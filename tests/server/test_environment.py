@@ -205,9 +205,9 @@ def test_every_child_python_is_started_by_python_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--port", "0"], "set --allow-broken"),
-        (["--port", "0", "--data", "{}/d"], "set --allow-broken"),
-        (["--port", "0", "--cluster", "nats://127.0.0.1:1", "--data", "{}/d"], "set --allow-broken"),
+        (["--port", "0"], "use --allow-broken"),
+        (["--port", "0", "--data", "{}/d"], "use --allow-broken"),
+        (["--port", "0", "--cluster", "nats://127.0.0.1:1", "--data", "{}/d"], "use --allow-broken"),
         (["--port", "0", "--allow-broken"], "for nodes of a cluster"),
     ],
 )
@@ -229,7 +229,7 @@ def test_breaking_a_node_needs_consent_and_a_known_fault() -> None:
     with pytest.raises(OptionError, match="--allow-broken"):
         broken_on_purpose(both, allowed=False)
     for allowed in (True, False):
-        with pytest.raises(OptionError, match="CAIRNKV__BREAK: there is no 'stale'"):
+        with pytest.raises(OptionError, match="CAIRNKV__BREAK: unknown fault 'stale'"):
             broken_on_purpose({"CAIRNKV__BREAK": "stale"}, allowed=allowed)
     assert not load({}, environment={}).allow_broken
 

@@ -70,7 +70,7 @@ def test_port_in_use_is_an_error() -> None:
         result = serve("--port", str(other.getsockname()[1]))
     assert result.returncode == 2
     assert result.stdout == ""
-    assert re.fullmatch(r"cairn: cannot listen on 127\.0\.0\.1:\d+: something else does already; .*\n", result.stderr)
+    assert re.fullmatch(r"cairn: cannot listen on 127\.0\.0\.1:\d+: another process does already; .*\n", result.stderr)
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), OSError(99, "Cannot assign")])
@@ -279,7 +279,7 @@ def test_stalled_client_delays_the_drain_up_to_its_timeout(log: Path) -> None:
     with ServerProcess("--port", "0", "--drain-timeout", "500ms", log=log) as server, stall(server):
         server.signal(signal.SIGTERM)
         assert server.exit_code(10) == 0
-        assert "did not take its last replies in time" in server.log()
+        assert "did not read its last replies in time" in server.log()
         assert "Traceback" not in server.log()
 
 
@@ -334,7 +334,7 @@ def test_server_runs_without_epoll(durable: bool, log: Path, tmp_path: Path) -> 
         ServerProcess("--port", "0", *data, log=log, prelude=LIKE_MACOS, environment=pure) as server,
         RawClient(server.address) as client,
     ):
-        assert "plain Python on asyncio" in server.readiness
+        assert "pure Python on asyncio" in server.readiness
         assert client.ask(Ping(b"")) == PONG
         server.signal(signal.SIGTERM)
         assert client.rest() == []

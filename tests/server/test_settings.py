@@ -149,7 +149,7 @@ def test_option_file_may_have_numbers_and_booleans(tmp_path: Path) -> None:
         ("command_width", "3", "auto, 2 or 4, not '3'"),
         ("when_full", "panic", "refuse or evict, not 'panic'"),
         ("log_level", "trace", "debug or info or warning or error, not 'trace'"),
-        ("max_frame", "1k", "it has to be at least"),
+        ("max_frame", "1k", "it must be at least"),
         ("max_frame", "4g", "below 4 GiB"),
         ("max_unfinished", "1m", "a single frame may have"),
         ("no_tcp", "yes", "needs a Unix socket"),
@@ -172,15 +172,13 @@ def test_error_of_a_bad_value_names_accepted_values(option: str, bad: str, right
 def test_unknown_option_is_an_error_with_a_suggestion(tmp_path: Path) -> None:
     file = tmp_path / "cairn.toml"
     file.write_text("max-vlaue = 3")
-    with pytest.raises(OptionError, match=r"cairn\.toml: max-vlaue: there is no such option; did you mean max-value\?"):
+    with pytest.raises(OptionError, match=r"cairn\.toml: max-vlaue: unknown option; did you mean max-value\?"):
         load({}, environment={}, file=file)
-    with pytest.raises(OptionError, match=r"CAIRNKV__MAX_VLAUE: there is no such option; did you mean max-value\?"):
+    with pytest.raises(OptionError, match=r"CAIRNKV__MAX_VLAUE: unknown option; did you mean max-value\?"):
         load({}, environment={"CAIRNKV__MAX_VLAUE": "3"})
-    with pytest.raises(
-        OptionError, match=r"CAIRNKV__URL: there is .* the variable of clients is CAIRNKV_URL, with one"
-    ):
+    with pytest.raises(OptionError, match="CAIRNKV__URL: unknown option; the variable of clients is CAIRNKV_URL"):
         load({}, environment={"CAIRNKV__URL": "cairn://a"})
-    with pytest.raises(OptionError, match=r"--max-vlaue: there is no such option; did you mean max-value\?"):
+    with pytest.raises(OptionError, match=r"--max-vlaue: unknown option; did you mean max-value\?"):
         load({"max_vlaue": "3"}, environment={})
 
 
@@ -263,7 +261,7 @@ def test_non_loopback_address_needs_insecure(host: str) -> None:
 def test_loopback_host_is_accepted_as_in_a_url(given: str, host: str) -> None:
     assert load({"host": given}, environment={}).host == host
     assert load({}, environment={"CAIRNKV__HOST": given}).host == host
-    with pytest.raises(OptionError, match=r"^:: is beyond this machine"):
+    with pytest.raises(OptionError, match=r"^:: is not a loopback address"):
         load({"host": "[::]"}, environment={})
 
 
@@ -287,7 +285,7 @@ def test_loopback_address_needs_no_password(host: str) -> None:
         (["--port"], {}, "--port"),
         (["--port", "x"], {}, "a number from 0 to 65,535"),
         (["surplus"], {}, "surplus"),
-        ([], {"CAIRNKV__PROT": "1"}, "CAIRNKV__PROT: there is no such option; did you mean port?"),
+        ([], {"CAIRNKV__PROT": "1"}, "CAIRNKV__PROT: unknown option; did you mean port?"),
         ([], {"CAIRNKV__PORT": "tcp://10.0.0.1:1"}, "the variable CAIRNKV__PORT has to be a number from 0 to 65,535"),
         ([], {"CAIRNKV__MAX_VALUE": ""}, "the variable CAIRNKV__MAX_VALUE has to be a size"),
         ([], {"CAIRNKV__CONFIG": "/no/such/file"}, "the variable CAIRNKV__CONFIG: cannot read"),

@@ -152,7 +152,7 @@ class Node:
         self.life += 1
         self.table = TableStorage(self.disk)
         self.store = self.cluster.new_store(self, self.table)
-        self.store.something_proposed = self._want_pump
+        self.store.on_proposal = self._want_pump
         self._load()
 
     def _load(self) -> None:

@@ -2,11 +2,11 @@
 
     store ── proposals ──→ publish ─→ NATS ─→ entries ──→ store.apply_entry
 
-What always holds: entries are applied in the order of the stream, each once, in the loop that serves clients, a bounded
-number between two turns of it. A node does not take commands before it has applied what was logged when it came, and an
-entry of its own has come back. What it cannot get over it says, and goes on to answer INFO and local reads.
+Invariants: the node applies entries in the order of the stream, each once, in the loop that serves clients, and a
+bounded number in each iteration. It takes no commands before it has applied the log up to its start, and an own entry
+has come back. It reports a fault that it cannot recover from, and still answers INFO and local reads.
 
-Not for NATS (`replication`), not for snapshots (`node_snapshots`) nor what entries do (`replication.store`), nor for
+Out of scope: NATS (`replication.nats`), snapshots (`node_snapshots`), the effects of entries (`replication.store`), and
 clients.
 """
 
@@ -22,10 +22,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from cairnkv.commands import Failure, failures
 from cairnkv.errors import OptionError, Unavailable
 from cairnkv.replication import node_snapshots
-from cairnkv.replication.clocks import CLOCK_OFF_MS, Clocks
 from cairnkv.replication.entries import HEADER_BYTES_MAX, SEMANTICS, Entry, Kind
 from cairnkv.replication.nats import connection
 from cairnkv.replication.nats.connection import note
@@ -33,9 +31,9 @@ from cairnkv.replication.nats.options import ClusterOptions
 from cairnkv.replication.nats.snapshots import Snapshots
 from cairnkv.replication.nats.stream import PastEnd, Purged, Replaced, Stream
 from cairnkv.replication.node_directory import NodeDirectory
+from cairnkv.replication.node_health import NodeHealth
 from cairnkv.replication.node_snapshots import NodeSnapshots
 from cairnkv.replication.proposals import PendingProposal
-from cairnkv.replication.proposer import UNSEEN_SECONDS
 from cairnkv.replication.store import DIGEST_ENTRIES, ReplicatedStore
 from cairnkv.storage.base import StartProgress
 from cairnkv.storage.disk import DiskStorage
@@ -45,44 +43,40 @@ from cairnkv.store import Clock
 logger: Final = logging.getLogger("cairnkv.cluster")
 
 APPLY_SECONDS: Final = 0.005
-"""How long entries are applied before clients have the loop again."""
+"""Seconds for which entries are applied before the loop serves clients again."""
 
 TICK_SECONDS: Final = 0.1
-"""How often it is looked at what takes too long."""
+"""Period of the checks of this node."""
 
 HEARTBEAT_SECONDS: Final = 1.0
-"""A node that has proposed nothing for so long proposes nothing at all: so it knows that it is not cut off, how far its
-table may be behind, and others what its clock says."""
+"""Seconds without a proposal after which a node publishes an empty entry. By it the node knows that it is not cut off
+and how far its table may be behind, and other nodes know its clock."""
 
-LEAVE_SECONDS: Final = 10.0
-"""A node that has caught up, and waits for an own entry without a quorum for so long by way of one NATS server, tries
-another: one may say that all is well and have nothing logged. Elections come to an end sooner."""
-
-HEAR_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
-"""How long a node that joins waits for another's; after that it is alone."""
+OTHER_NODE_TIMEOUT: Final = 1.5 * HEARTBEAT_SECONDS
+"""Seconds that a joining node waits for an entry of another node."""
 
 TABLE_GATHER: Final = 0.02
-"""Seconds for which what entries change waits to be written to the node's table together. A reply waits for none of it,
-and what a crash takes of it the log still has."""
+"""Seconds for which effects wait to be written to the node's table together. No reply waits for them, and after a crash
+the log still has them."""
 
 TABLE_PAUSE: Final = 0.002
-"""Seconds between two looks at whether the node's table takes another entry."""
+"""Seconds between two checks whether the node's table takes another entry."""
 
-TABLE_PATIENCE: Final = 1.0
-"""Seconds for which it may take nothing until that is said."""
+TABLE_TIMEOUT: Final = 1.0
+"""Seconds for which it may take none before the node logs that."""
 
 QUIET_SECONDS: Final = 0.2
 AWAY_SECONDS: Final = 2.0
-"""A node that is stopped refuses what clients go on to say until nobody has said anything for so long, and so long at
-most; then it closes their connections."""
+"""A node that stops refuses commands until no client has sent any for `QUIET_SECONDS`, and for `AWAY_SECONDS` at most.
+Then it closes the connections."""
 
 SUPPORTS: Final = SEMANTICS
-"""The newest semantics that nodes of this process know."""
+"""The newest semantics of nodes of this process."""
 
 _CHANNEL: Final = struct.Struct(">H")
 
 
-def _nobody_listens(channel: bytes, message: bytes) -> None:
+def _ignore(channel: bytes, message: bytes) -> None:
     pass
 
 
@@ -98,9 +92,9 @@ class Node:
         new_table: Callable[[], DiskStorage],
         progress: StartProgress,
     ) -> None:
-        """directory: the node's. store: whose log is what `new_table` gives, at first.
+        """store: its storage is a table of `new_table`.
 
-        progress: told how far joining is: what goes on, how much is done, of how much, in which unit.
+        progress: called while the node joins, with the activity, the amount that is done, the total, and their unit.
         """
         self.store: Final = store
         self.stream = Stream(options)
@@ -108,40 +102,35 @@ class Node:
         self._directory = directory
         self._new_table = new_table
         self._progress = progress
-        self._has_quorum = True  # as was said last
-        self._clocks = Clocks()
-        self._ending = contextlib.AsyncExitStack()  # what is to be closed as this node leaves
+        self._health = NodeHealth(store, self.stream)
+        self._ending = contextlib.AsyncExitStack()  # closed when this node leaves
         self._opened: NodeSnapshots | None = None  # once the stream is open
         self._tasks: list[asyncio.Task[None]] = []
         self._pump_wanted = False
         self._quorum = asyncio.Event()
         self._caught_up = asyncio.Event()
         self._joined = False  # whether it has taken commands
-        self._other_heard = asyncio.Event()
-        self._own_sent = 0.0  # when one was published last
-        self._came_sent = self._round_trip = 0.0  # of the newest own entry that has come: when it was sent, how long
-        self._from = 0  # where catching up began
-        self._told_digest = 0
-        self._lost_since = math.inf  # since when no own entry comes back, as far as that counts
-        self._lost_by = 0  # which connection that is
-        self._clock_off = 0
-        store.something_proposed = self._want_pump
-        store.heard = self._heard
-        self.stream.on_broadcast(self._heard_on_channel)
+        self._other_clock_seen = asyncio.Event()
+        self._own_sent = 0.0  # when an entry was published last
+        self._from = 0  # position at which the node began to catch up
+        self._digest_proposed = 0
+        store.on_proposal = self._want_pump
+        store.on_entry = self._note_entry
+        self.stream.on_broadcast(self._receive_message)
         self.stream.failed = self._failed
-        self.said_on_channel: Callable[[bytes, bytes], object] = _nobody_listens
-        """Told what is said on channels at other nodes."""
+        self.on_message: Callable[[bytes, bytes], object] = _ignore
+        """Called with the channel and the message that a client of another node has published."""
         store.add_info(self._info)
 
     # -- joining and leaving ----------------------------------------------------------------------------------
 
     async def join(self) -> None:
-        """Take part: read the table, catch up with the log, and have an own entry come back.
+        """Join the cluster: read the table, catch up with the log, and wait for an own entry.
 
-        Raises `OptionError` where that cannot be, with what can be done.
+        Raises `OptionError`, with a text that says what to do.
         """
         await self.stream.open()
-        # Over a connection of their own: large messages to a server that is paused hold up what comes behind them.
+        # A connection for snapshots: large messages to a slow server delay the messages behind them.
         beside = await connection.connect(self._options, f"cairnkv {self._options.name} snapshots")
         self._ending.push_async_callback(connection.close, beside)
         self._opened = NodeSnapshots(
@@ -158,26 +147,26 @@ class Node:
         await self._find_place()
         loop = asyncio.get_running_loop()
         self._own_sent = loop.time()
-        self._begin(self._follow())
+        self._start(self._follow())
         await self._or_fail(self._caught_up.wait())
         self.store.proposer.begin(self.store.table)
-        self._begin(self._look())
-        self._begin(self._snapshots.keep())
+        self._start(self._check())
+        self._start(self._snapshots.keep())
         await self._or_fail(self._quorum.wait())
-        await self._hear_others()
+        await self._await_other_clocks()
         self._joined = True
         self.store.join()
 
-    async def _hear_others(self) -> None:
-        """Know what others' clocks say before log time follows this one, for it never goes back."""
+    async def _await_other_clocks(self) -> None:
+        """Wait for other nodes' clocks before log time follows this node's clock, because log time never goes back."""
         if len(self.store.table.rows) > 1:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEAR_SECONDS):
-                    await self._or_fail(self._other_heard.wait())
-        self._look_at_limits(asyncio.get_running_loop().time())
+                async with asyncio.timeout(OTHER_NODE_TIMEOUT):
+                    await self._or_fail(self._other_clock_seen.wait())
+        self._health.check_limits(asyncio.get_running_loop().time())
 
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        """Have something go on as long as this node takes part."""
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        """Start a task that runs as long as this node takes part."""
         task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(self._ended)
         self._tasks.append(task)
@@ -191,7 +180,7 @@ class Node:
         self.store.leave(f"a fault of cairnkv itself: {error!r}")
 
     async def _or_fail(self, waited: Coroutine[None, None, bool]) -> None:
-        """Wait, but no longer than what is under way goes on."""
+        """Wait, but fail if one of the tasks ends or the node stops."""
         task = asyncio.create_task(waited)
         try:
             await asyncio.wait([task, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -204,14 +193,14 @@ class Node:
         finally:
             task.cancel()
 
-    async def send_clients_away(self) -> None:
-        """Refuse what comes from now on, which clients ask another node for then, and finish what has come before.
+    async def refuse_clients(self) -> None:
+        """Refuse new commands, so that clients ask another node, and finish the commands that have come before.
 
-        A connection that is closed leaves a client in doubt about what it said just then: so they stay for a while.
+        A closed connection leaves its client in doubt about its last commands, so connections stay open for a while.
         """
         loop = asyncio.get_running_loop()
         store = self.store
-        store.stopping = "this node is being stopped: ask another one"
+        store.stopping = "this node stops: use another node"
         end, quiet_since, commands = loop.time() + AWAY_SECONDS, loop.time(), store.commands
         while loop.time() < end and loop.time() - quiet_since < QUIET_SECONDS:
             await asyncio.sleep(QUIET_SECONDS / 10)
@@ -219,39 +208,39 @@ class Node:
                 quiet_since, commands = loop.time(), store.commands
 
     def halt(self) -> None:
-        """Apply nothing more, and propose nothing: `leave` comes next."""
+        """Apply and propose nothing more. Call `leave` after this."""
         for task in self._tasks:
             task.cancel()
 
     async def leave(self) -> None:
-        """Take no part any more; the store is closed by whoever has it."""
+        """Leave the cluster. The caller closes the store."""
         self.halt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._ending.aclose()
         await self.stream.close()
 
     async def _load(self) -> None:
-        """Read the node's table. One that is damaged counts as wiped."""
+        """Read the node's table. If it is damaged, begin with an empty one."""
         try:
             loaded = await asyncio.to_thread(self.store.load)
         except (OptionError, ValueError) as error:
             if not self._directory.table.exists() or "damage" not in str(error):
                 raise
             aside = self._directory.set_aside()
-            logger.error("%s; it is now %s, and this node begins anew", error, aside)
+            logger.error("%s; it is now %s, and this node begins with an empty table", error, aside)
             self.store.reopen(self._new_table())
             loaded = await asyncio.to_thread(self.store.load)
         self.store.begin(loaded)
 
     async def _find_place(self) -> None:
-        """See that the table is one of this stream, and not behind what it still has."""
+        """Check that the table belongs to this stream. Use a snapshot if the stream no longer has the next entry."""
         store, stream = self.store, self.stream
         if store.identity == 0:
             store.adopt(stream.identity.created)
         elif store.identity != stream.identity.created:
             raise OptionError(
                 f"{self._directory.path} belongs to another stream than {stream.identity.stream}, which was made "
-                "anew since; see `cairn cluster repair`"
+                "later; see `cairn cluster repair`"
             )
         self._directory.keep_cluster(self._options.name)
         if store.position + 1 < stream.first:
@@ -265,7 +254,7 @@ class Node:
     # -- following the log ------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Apply what is logged, for ever."""
+        """Apply the entries of the log as they come."""
         store = self.store
         target = self.stream.last
         self._from = store.position
@@ -281,7 +270,7 @@ class Node:
                     if not self._caught_up.is_set() and store.position >= target:
                         self._caught_up.set()
                         await self._snapshots.unpin()
-                        if self._joined:  # it fell behind, and began from a snapshot
+                        if self._joined:  # it fell behind, and continued from a snapshot
                             store.join()
             except Purged:
                 self._caught_up.clear()
@@ -305,7 +294,7 @@ class Node:
                 store.leave(f"the stream is another one now: {replaced}; see `cairn cluster repair`")
 
     async def _apply(self, batch: list[tuple[int, bytes]]) -> bool:
-        """Apply what has come together; False where this node does not go on."""
+        """Apply a batch of entries. Returns False if this node stops."""
         store = self.store
         began = time.monotonic()
         for position, data in batch:
@@ -322,22 +311,22 @@ class Node:
                 began = time.monotonic()
         if store.proposer.quorum:
             self._quorum.set()
-        self._want_pump()  # not at once: those who have their replies by now say more, which shares the next entry
+        self._want_pump()  # later: clients that have their replies send more commands, which share the next entry
         return store.takes_part
 
     async def _room_in_table(self) -> None:
-        """Wait while the node's table takes nothing: a disk that is slower than the log holds back this node only."""
+        """Wait while the node's table takes no entry. A disk that is slower than the log delays this node only."""
         began = time.monotonic()
         proposer = self.store.proposer
         while not self.store.takes_entries and self.store.takes_part:
-            if proposer.obstacle is None and time.monotonic() - began > TABLE_PATIENCE:
+            if proposer.obstacle is None and time.monotonic() - began > TABLE_TIMEOUT:
                 storage = self.store.own_table
                 full = storage.full if isinstance(storage, DiskStorage) else None
                 proposer.obstacle = (
                     f"the disk of this node's own table is {'full' if full else 'behind, or has failed'}"
                 )
                 logger.error(
-                    "%s: %s. This node stands still until that is over; its local reads go on, and the others",
+                    "%s: %s. Until it takes entries, this node only executes local reads; the other nodes go on",
                     *(proposer.obstacle, full or self._directory.table),
                 )
             await asyncio.sleep(TABLE_PAUSE)
@@ -345,48 +334,30 @@ class Node:
             proposer.obstacle = None
             logger.info("this node's own table takes entries again")
 
-    def _heard(self, entry: Entry) -> None:
-        now, proposer = asyncio.get_running_loop().time(), self.store.proposer
-        if entry.node == proposer.node:
-            if proposer.came_sent != self._came_sent:
-                self._came_sent = proposer.came_sent
-                self._round_trip = now - proposer.came_sent
+    def _note_entry(self, entry: Entry) -> None:
+        now = asyncio.get_running_loop().time()
+        if entry.node == self.store.proposer.node:
+            self._health.note_own_entry(now)
+        elif not entry.time:
             return
-        if not entry.time:
-            return
-        if entry.kind is Kind.EPOCH and not self.store.loading:
-            # It may be the other one that is off; so it is told our time before it says its own again.
-            self._own_sent = -math.inf
-            return
-        late = 1000 * self._late(now)
-        self._clocks.note(entry.node, entry.clock, late, now)
-        if late < CLOCK_OFF_MS or entry.clock > self.store.clock():
-            self._other_heard.set()
-
-    def _late(self, now: float) -> float:
-        """For how many seconds entries that come now may have been held up on their way to here, or in here.
-
-        An own entry came by the same way. What came behind it is in the log since that was sent, or later. Where none
-        is under way, as much as that one took: the next, a second later, shows if it has become more.
-        """
-        proposer = self.store.proposer
-        if not proposer.came_sent:
-            return math.inf  # what is replayed may be of any age
-        return now - proposer.came_sent if proposer.under_way else self._round_trip
+        elif entry.kind is Kind.EPOCH and not self.store.loading:
+            self._own_sent = -math.inf  # send it this node's clock: the wrong clock may be the other node's
+        elif self._health.note_clock(entry, now):
+            self._other_clock_seen.set()
 
     # -- proposing --------------------------------------------------------------------------------------------
 
     def _want_pump(self) -> None:
-        """Have published what waits, behind all that clients have said by now."""
+        """Publish proposals after all commands that clients have sent by now."""
         if not self._pump_wanted:
             self._pump_wanted = True
-            asyncio.get_running_loop().call_soon(self._pump_in_its_turn)
+            asyncio.get_running_loop().call_soon(self._pump_or_fail)
 
-    def _pump_in_its_turn(self) -> None:
+    def _pump_or_fail(self) -> None:
         self._pump_wanted = False
         try:
             self._pump()
-        except Exception as error:  # there is no task that would end by it
+        except Exception as error:  # no task reports it
             self._failed(error)
 
     def _pump(self) -> None:
@@ -395,11 +366,10 @@ class Node:
         now = asyncio.get_running_loop().time()
         self.store.proposer.room = self.stream.payload_max - HEADER_BYTES_MAX
         refused = functools.partial(self._refused, self.store.proposer.epoch)
-        # Before there is a quorum it is an epoch that says the time, which log time does not follow.
+        # Before there is a quorum, an epoch entry has the time, and log time does not follow it.
         joining = self.store.loading and self.store.proposer.quorum
         time, lead = self.store.proposed_time()
-        off = abs(self._clocks.off(time - lead, now)) > CLOCK_OFF_MS
-        if off or joining:
+        if joining or self._health.is_clock_off(time - lead, now):
             time = lead = 0
         for data in self.store.proposer.entries(now, time, lead):
             self._own_sent = now
@@ -407,110 +377,67 @@ class Node:
 
     @property
     def _is_in_vain(self) -> bool:
-        """Whether who leads the stream has no majority: it is left alone then until that has changed.
+        """Whether the leader of the stream has no majority. Until that changes, this node publishes nothing.
 
-        What it takes into its log has to come off again, and until then it would be of no use when the next one fails
-        (`replication.nats.leadership`).
+        The leader would have to remove such entries from its log again, and until then it could not replace another
+        leader (`Stream.led_alone`).
         """
         return self._joined and not self.store.proposer.quorum and self.stream.led_alone
 
     def _refused(self, epoch: int, reason: str) -> None:
-        """An entry of that epoch will not come; maybe it is over by now."""
-        note(f"the log has refused an entry: {reason}")
-        self._look_at_limits(asyncio.get_running_loop().time())
+        """The log has refused an entry of an epoch, which may be over by now."""
+        note(f"the log refused an entry: {reason}")
+        self._health.check_limits(asyncio.get_running_loop().time())
         if self.store.refuses_growth is not None:
             self.store.proposer.no_room(self.store.refuses_growth, self.store.table, epoch)
         else:
             self.store.proposer.lost(self.store.table, epoch)
         self._want_pump()
 
-    async def _look(self) -> None:
-        """See to what takes too long, as long as this node takes part."""
+    async def _check(self) -> None:
+        """Check this node periodically, and propose heartbeats and digests."""
         loop = asyncio.get_running_loop()
         store = self.store
         while store.takes_part:
             now = loop.time()
             store.proposer.tick(now, store.table)
-            self._tell_of_quorum()
-            await self._look_at_server(now)
-            self._look_at_limits(now)
+            self._health.log_quorum()
+            await self._health.check_server(now, has_caught_up=self._caught_up.is_set())
+            self._health.check_limits(now)
             if store.proposer.quorum and now - self._own_sent >= HEARTBEAT_SECONDS:
                 store.proposer.propose(PendingProposal((), lambda _: 0))
             newest = store.position - store.position % DIGEST_ENTRIES
-            if newest > self._told_digest and store.proposer.quorum:
-                self._told_digest = newest
+            if newest > self._digest_proposed and store.proposer.quorum:
+                self._digest_proposed = newest
                 store.propose_digest()
                 store.propose_newer_semantics()
             self._pump()
             await asyncio.sleep(TICK_SECONDS)
 
-    def _tell_of_quorum(self) -> None:
-        """Log it once when the majority is lost, and once when it is back."""
-        has = self.store.proposer.quorum
-        if has == self._has_quorum or self.store.loading:
-            return
-        self._has_quorum = has
-        if has:
-            logger.info("the majority is back: entries of this node come back from the log")
-        else:
-            logger.warning(
-                "no majority: no entry of this node came back for %g s. Commands are refused, but for local reads; "
-                "JetStream says: %s",
-                UNSEEN_SECONDS,
-                self.stream.trouble or ("nothing" if self.stream.connected else "no connection to NATS"),
-            )
-
-    async def _look_at_server(self, now: float) -> None:
-        """Leave one by way of which nothing comes back for long."""
-        store, stream = self.store, self.stream
-        waits = store.proposer.under_way and not store.proposer.quorum
-        # What holds it up is known: this node's own disk, a log without room, or a backlog.
-        explained = store.proposer.obstacle is not None or store.refuses_growth is not None
-        if not waits or explained or not self._caught_up.is_set() or stream.connections != self._lost_by:
-            self._lost_since, self._lost_by = math.inf, stream.connections
-        elif stream.connected:
-            self._lost_since = min(self._lost_since, now)
-            if now - self._lost_since >= LEAVE_SECONDS:
-                self._lost_since = math.inf
-                await stream.try_another_server("no entry of this node comes back by way of it")
-
-    def _look_at_limits(self, now: float) -> None:
-        off = self._clocks.off(self.store.clock(), now)
-        self._clock_off = off if abs(off) > CLOCK_OFF_MS else 0
-        self.store.refuses_writes = None
-        if self._clock_off:
-            side = "ahead of" if self._clock_off > 0 else "behind"
-            text = f"this node's clock is {abs(self._clock_off):,} ms {side} the other nodes' clocks"
-            self.store.refuses_writes = Failure(failures.CLOCK, text)
-        self.store.refuses_growth = None
-        if self.stream.fill >= node_snapshots.FILL_MAX:
-            text = f"the log has {self.stream.fill:.0%} of the room that it may have"
-            self.store.refuses_growth = Failure(failures.LOGFULL, text)
-
     # -- channels ---------------------------------------------------------------------------------------------
 
-    def say_on_channel(self, channel: bytes, message: bytes) -> None:
-        """Have others who listen told as well, at most once: nobody keeps it for those who are not there."""
+    def publish_message(self, channel: bytes, message: bytes) -> None:
+        """Send a message to the subscribers of other nodes, at most once."""
         self.stream.broadcast(_CHANNEL.pack(len(channel)) + channel + message)
 
-    def _heard_on_channel(self, data: bytes) -> None:
+    def _receive_message(self, data: bytes) -> None:
         if len(data) >= _CHANNEL.size:
             (length,) = _CHANNEL.unpack_from(data)
             begin = _CHANNEL.size + length
-            self.said_on_channel(data[_CHANNEL.size : begin], data[begin:])
+            self.on_message(data[_CHANNEL.size : begin], data[begin:])
 
-    # -- about itself -----------------------------------------------------------------------------------------
+    # -- INFO -------------------------------------------------------------------------------------------------
 
     @property
     def behind_ms(self) -> int:
-        """By how much local reads may be behind: the age of this node's newest entry that has come back."""
+        """The maximum age of local reads: the age of this node's newest entry that has come back."""
         return int((asyncio.get_running_loop().time() - self.store.proposer.came_sent) * 1000)
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
         store, stream = self.store, self.stream
         yield "cluster", self._options.name
         yield "node", f"{store.proposer.node:016x}"
-        if self._opened is None:  # NATS has not been found yet
+        if self._opened is None:  # not connected to NATS yet
             return
         yield "nats_connected", int(stream.connected)
         yield "nats_sync", stream.sync
@@ -523,7 +450,7 @@ class Node:
         yield from self._opened.info()
         yield "proposals_waiting", store.proposer.waiting
         yield "local_reads_behind_ms", self.behind_ms
-        yield "clock_off_ms", self._clock_off
+        yield from self._health.info()
         yield "semantics", store.semantics
         yield "state_digest", f"{store.digest:08x}"
         yield "nodes", " ".join(f"{node:016x}" for node in sorted(store.table.rows))

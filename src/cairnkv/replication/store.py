@@ -135,10 +135,10 @@ class ReplicatedStore:
         self.refuses_writes: Failure | None = None
         """Why this node proposes no writes at present: what grows, or all."""
         self.refuses_growth: Failure | None = None
-        self.something_proposed: Callable[[], None] = _nobody
-        """Told when something waits to be published."""
-        self.heard: Callable[[Entry], None] = _ignored
-        """Told each entry that counts, of any node."""
+        self.on_proposal: Callable[[], None] = _nobody
+        """Called when a proposal waits to be published."""
+        self.on_entry: Callable[[Entry], None] = _ignored
+        """Called with each valid entry of any node."""
         self._supports = supports
         self._tracked: set[int] = set()  # slots whose versions are a part of the state
         self._digests: collections.OrderedDict[int, dict[int, int]] = collections.OrderedDict()  # position → node → it
@@ -296,7 +296,7 @@ class ReplicatedStore:
         if self._breaks_writes and proposed.items:
             proposed.complete(OK)
             proposed.given_up = True
-        self.something_proposed()
+        self.on_proposal()
         return proposed
 
     def _length_of(self, step: Step) -> int:
@@ -346,7 +346,7 @@ class ReplicatedStore:
 
         part.on_ready = fail
         self.proposer.propose(part)
-        self.something_proposed()
+        self.on_proposal()
 
     def execute_all(
         self,
@@ -446,7 +446,7 @@ class ReplicatedStore:
             self._shared.advance(entry.time)
             lead = self._shared.now - entry.clock
             self._shared.lead = lead if entry.time and lead > LEAD_LEAST_MS else 0
-        self.heard(entry)
+        self.on_entry(entry)
         for proposal in cast("Sequence[ExecutableProposal]", own):  # nobody proposes anything else
             if judged.batch is None:  # too many parts: it is none for anybody
                 proposal.fail(Failure(failures.UNDONE, "more than the log takes in one piece"))
@@ -502,7 +502,7 @@ class ReplicatedStore:
     def propose_batch(self, run: ExecutableProposal) -> None:
         """Have commands carried out in their turn, all in one."""
         self.proposer.propose(run)
-        self.something_proposed()
+        self.on_proposal()
 
     def execute_logged(self, step: Step, changes: Changes) -> Reply:
         """Carry out one command of a run, whose turn it is."""
@@ -670,7 +670,7 @@ class ReplicatedStore:
             return OK
 
         self.proposer.propose(PendingProposal((item,), work))
-        self.something_proposed()
+        self.on_proposal()
 
     def propose_digest(self) -> None:
         """Tell the others what this node's state came to, if it has not."""

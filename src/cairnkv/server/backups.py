@@ -1,9 +1,9 @@
-"""A server's backups: one at a time, in a thread of its own, among those in the directory that its owner has named.
+"""Backups of a server: one at a time, in a thread, below the directory of --backup-dir.
 
-What always holds: a client chooses a name, never a place: nothing is written outside of that directory. Who asks is
-answered at once; INFO tells the rest.
+Invariants: a client chooses a name, and the server writes nothing outside that directory. BACKUP replies at once; INFO
+reports the progress.
 
-Not for what a backup is (`cairnkv.storage`).
+Out of scope: the files of a backup (`cairnkv.storage`).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from cairnkv.storage import BackupResult, MakeBackup
 logger: Final = logging.getLogger("cairnkv.backup")
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What backups may be called: no path, and nothing that a file system or a shell understands otherwise."""
+"""Names of backups: no paths, and no characters that are special to a file system or a shell."""
 
 
 class _Stopped(Exception):
@@ -31,13 +31,13 @@ class _Stopped(Exception):
 
 
 class _Job:
-    """A backup under way, or as it has ended. One thread writes here, and the server's reads."""
+    """A running or finished backup. Its thread writes here; the server's thread reads."""
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
         self.name = name
         self.began = time.monotonic()
-        self.seconds: float | None = None  # that it took; None: it is under way
+        self.seconds: float | None = None  # its duration; None: it is running
         self.size = 0
         self.done = 0
         self.made: BackupResult | None = None
@@ -66,32 +66,32 @@ def _newest_ms(directory: Path | None) -> int:
 
 
 class Backups:
-    """What BACKUP begins, and what INFO tells of it."""
+    """The backups of one server."""
 
     def __init__(self, back_up: MakeBackup | None, directory: str | None) -> None:
-        """back_up: the log's; None: nothing is kept. directory: where backups may be made; None: nowhere."""
+        """back_up: the store's; None: it keeps nothing on disk. directory: None: the server makes no backups."""
         self._back_up = back_up
         self._directory = None if directory is None else Path(directory)
         self._job = _Job(0, "")
         self._job.seconds = 0.0
-        self._last_ms = _newest_ms(self._directory)  # when the newest whole one ended
+        self._last_ms = _newest_ms(self._directory)  # when the newest complete backup ended
         self._thread: threading.Thread | None = None
         self._stopping = False
 
     def begin(self, command: Backup) -> Reply:
-        """Begin a backup; its number."""
+        """Begin a backup; return its number."""
         if self._back_up is None:
-            return Failure(failures.NOBACKUP, "this store is in memory only; one on disk (--data) has backups")
+            return Failure(failures.NOBACKUP, "this store is in memory only; a store on disk (--data) has backups")
         if self._directory is None:
             return Failure(
-                failures.NOBACKUP, "this server was given no directory for backups: start it with --backup-dir DIR"
+                failures.NOBACKUP, "this server has no directory for backups; start it with --backup-dir DIR"
             )
         name = command.name.decode("utf-8", "replace")
         if not NAME.fullmatch(name):
             text = f"1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit, not {name[:80]!r}"
-            return Failure(failures.BADARGS, f"backups go by a name among those of this server: {text}")
+            return Failure(failures.BADARGS, f"the name of a backup is {text}")
         if self._job.state == "running" or self._stopping:
-            return Failure(failures.UNDERWAY, f"a backup to {self._job.name} is under way; one is made at a time")
+            return Failure(failures.UNDERWAY, f"the backup {self._job.name} is running; the server makes one at a time")
         job = _Job(self._job.number + 1, name)
         thread = threading.Thread(
             target=self._make,
@@ -104,8 +104,6 @@ class Backups:
         return self._job.number
 
     def _make(self, job: _Job, back_up: MakeBackup, directory: Path, keep: int | None) -> None:
-        """In the thread."""
-
         def expect(size: int) -> None:
             job.size = size
 
@@ -118,20 +116,20 @@ class Backups:
             job.made = back_up(directory, keep=keep, expect=expect, progress=progress)
             self._last_ms = job.made.ended_ms
             logger.info("%s: %s bytes, %s of them new", job.made.path, f"{job.made.size:,}", f"{job.made.new:,}")
-        except Exception as error:  # whatever it is, whoever asks INFO is told
+        except Exception as error:  # INFO reports it
             job.error = " ".join(str(error).split()) or type(error).__name__
-            logger.error("the backup to %s has failed: %s", directory, job.error)
+            logger.error("the backup to %s failed: %s", directory, job.error)
         finally:
             job.seconds = time.monotonic() - job.began
 
     def stop(self) -> None:
-        """Give up what is under way, and begin no more. Waits for at most one piece of a file, or a flush."""
+        """Stop a running backup, and begin no more. Waits for at most one piece of a file, or a flush."""
         self._stopping = True
         if self._thread is not None:
             self._thread.join()
 
     def info(self) -> Iterable[tuple[str, str | int]]:
-        """What INFO tells."""
+        """Yield names and values for INFO."""
         if self._back_up is None or self._directory is None:
             return ()
         job = self._job

@@ -1,4 +1,4 @@
-"""The node of a server that is part of a cluster, made from the server's settings."""
+"""The node of a server in a cluster, from the server's settings. A module of its own: it needs the extra `cluster`."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from cairnkv.store import Clock
 
 
 def cluster_options(settings: Settings) -> ClusterOptions:
-    """How a node finds its NATS, as its settings say."""
+    """Return a node's options for NATS."""
     assert settings.cluster is not None
     return ClusterOptions(
         urls=settings.cluster,

@@ -1,10 +1,10 @@
 """A connection: a socket and its session.
 
-What always holds: reading stops while the session is blocked; one write for each batch of replies; a failure
-that ends the connection is sent before its sending side is closed, and what the client still sends is thrown
-away for a bounded time, so that the failure arrives.
+Invariants: reading stops while the session is blocked. A batch of replies is one write. A failure that ends the
+connection is sent before its sending side closes, and the client's further bytes are discarded for a bounded time, so
+that the failure arrives.
 
-Not for what the bytes mean (the session), and not for what concerns all connections together (the server).
+Out of scope: the meaning of bytes (the session), and limits on all connections together (the server).
 """
 
 import asyncio
@@ -22,10 +22,9 @@ from cairnkv.limits import (
     READ_AHEAD_MAX,
     UNSENT_PAUSE,
 )
+from cairnkv.server.fair_share import UNIX, Scheduler, network_of
 from cairnkv.server.loop import PolledLoop
 from cairnkv.server.settings import Settings
-from cairnkv.server.sharing import UNIX, network_of
-from cairnkv.server.turns import Turns
 from cairnkv.session import NativePathSettings, Peer, Session, State
 from cairnkv.sockets import set_tcp_options
 
@@ -36,57 +35,56 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("cairnkv.server")
 
 REFUSAL_SECONDS: Final = 1.0
-"""How long a client that is refused may take to tell its wire, before it is told so on the article's."""
+"""Seconds that the server waits for the first byte of a refused client, before it refuses in the native protocol."""
 
 JOIN_BYTES: Final = 64 * 1024
-"""Batches of replies up to this size are joined and sent by one call; longer ones are handed over in pieces,
-since copying them would cost more than the calls."""
+"""Bytes of replies up to which they are joined and sent by one call. To copy more would cost more than the calls."""
 
 SHORT_PIECE: Final = 4 * 1024
 """Average bytes per piece below which the connection joins pieces up to `JOIN_BYTES`: many short writes cost more."""
 
 
 class Host(Protocol):
-    """What a connection asks of, and tells, whoever looks after all connections together."""
+    """The interface of the server for its connections."""
 
     settings: Settings
 
     @property
-    def turns(self) -> Turns:
-        """The turns of all connections."""
+    def scheduler(self) -> Scheduler:
+        """The scheduler of all connections."""
 
     def new_session(self, wake: Callable[[], None], peer: Peer) -> Session:
-        """A session for a client."""
+        """Return a session for a client."""
 
     def connected(self, connection: "Connection") -> Failure | None:
-        """A client has come; a failure when there is no room for it."""
+        """Add a client. Returns a failure if there is no room for it."""
 
     def disconnected(self, connection: "Connection") -> None:
-        """A client has gone."""
+        """Remove a client."""
 
     def buffered(self, connection: "Connection", size: int) -> None:
-        """So many bytes of the client were read and not executed."""
+        """Record the bytes that the client's session buffers."""
 
     def unsent(self, connection: "Connection", size: int) -> None:
-        """So many bytes for the client were not taken by it."""
+        """Record the bytes that the client has not received."""
 
 
 class ConnectedPeer(Peer):
-    """A client, as the conversations of others see it."""
+    """A client, for the conversations of other clients."""
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
 
     def age(self) -> float:
-        """Since when it is connected."""
+        """Return the time since it connected."""
         return self._connection.now - self._connection.connected_at
 
     def idle(self) -> float:
-        """Since when it has said nothing."""
+        """Return the time since it last sent or received bytes."""
         return self._connection.now - self._connection.heard
 
     def unsent(self) -> int:
-        """Bytes of replies that it has not taken."""
+        """Return the bytes of replies that it has not received."""
         return self._connection.unsent
 
     def close(self, reason: str) -> None:
@@ -101,21 +99,21 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._turn_is_due = False  # whether another turn is scheduled
-        self._polled: PolledTransport | None = None  # the transport, if it is the compiled one
-        self._native_path_set: NativePathSettings | None = None  # what it was told last
+        self._slice_is_due = False  # whether a slice is scheduled
+        self._polled: PolledTransport | None = None  # the transport, if it is the native path's
+        self._native_path_set: NativePathSettings | None = None  # the settings that it got last
         self._reading = True
         self._writing_paused = False  # whether the client does not read its replies
         self._input_ended = False  # whether the client closed its sending side
-        self._discarded: int | None = None  # bytes thrown away since everything was said
-        self._close_by = 0.0  # when to close, once everything was said
+        self._discarded: int | None = None  # bytes that were discarded since the session is done
+        self._close_by = 0.0  # when to close after that
         self._aborted = False
-        self._heard = self._loop.time()  # when the client last sent or took something
-        self._unsent_before = 0  # at the last check of times
-        self._given = 0  # bytes that the transport was given to send
-        self._taken_before = 0  # how many of these the system had taken at the last check
-        self._took = self._heard  # when the client last took something, or had nothing to take
-        self._frame_since: tuple[int, float] | None = None  # an unfinished frame: which, and since when
+        self._heard = self._loop.time()  # when the client last sent or received bytes
+        self._unsent_before = 0  # at the last `check_times`
+        self._given = 0  # bytes that the transport got to send
+        self._taken_before = 0  # the part of these that the system had taken at the last check
+        self._took = self._heard  # when the client last received bytes, or there were none to receive
+        self._frame_since: tuple[int, float] | None = None  # an incomplete frame: its begin, and since when
         self.connected_at = self._heard
         self.name = "?"
         self.network = UNIX
@@ -123,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._peer = ConnectedPeer(self)
         self.session = server.new_session(self._wake, self._peer)
 
-    # -- what the loop says -----------------------------------------------------------------------------------
+    # -- events of the transport ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's only look like one
@@ -140,7 +138,7 @@ class Connection(asyncio.Protocol):
             limited = self._server.settings.stall_timeout < KEEPALIVE_TIMEOUT
             set_tcp_options(connected, acknowledged_in=KEEPALIVE_TIMEOUT if limited else None)
         self._peer.descriptor = connected.fileno()
-        # The client of a Unix socket has no name: it goes by that of the socket, as in Redis.
+        # A client of a Unix socket has no address, so it gets that of the socket, as in Redis.
         self._peer.address = _name(address) or self._peer.local_address
         self.name = self._peer.address
         self._transport.set_write_buffer_limits(high=UNSENT_PAUSE, low=UNSENT_PAUSE // 4)
@@ -155,15 +153,15 @@ class Connection(asyncio.Protocol):
             self._discard(len(data))
             return
         self.session.receive(data)
-        self._server.turns.run(self._turn, self._turn_later)
+        self._server.scheduler.run(self._run_slice, self._defer_slice)
 
     def eof_received(self) -> bool:
         self._input_ended = True
         if self._discarded is not None:
-            return False  # the client has seen the end, or gone: the transport closes
+            return False  # the client has received all, or disconnected: the transport closes
         self.session.end_of_input()
-        self._turn()
-        return True  # keep sending: replies may be due
+        self._run_slice()
+        return True  # keep sending: replies may be pending
 
     def add_batches(self, batches: "list[PendingBatch]") -> None:
         """Take the batches of the transport, which cannot execute the commands behind them."""
@@ -171,7 +169,7 @@ class Connection(asyncio.Protocol):
         self._set_native_path()  # off for now: the next commands stand behind these
 
     def resume_pending(self) -> None:
-        """The transport has brought replies of which some may leave now."""
+        """The transport has added batches of which some may leave now."""
         self._wake()
 
     def pause_writing(self) -> None:
@@ -181,7 +179,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writing_paused = False
         self._heard = self._took = self._loop.time()
-        self._turn()
+        self._run_slice()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.session.disconnected()
@@ -189,7 +187,7 @@ class Connection(asyncio.Protocol):
         if exc is not None:
             logger.debug("%s: %s", self.name, exc)
 
-    # -- what the server says ---------------------------------------------------------------------------------
+    # -- interface for the server -----------------------------------------------------------------------------
 
     @property
     def now(self) -> float:
@@ -198,7 +196,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def heard(self) -> float:
-        """When the client last sent or took something."""
+        """When the client last sent or received bytes."""
         return self._heard if self._polled is None else max(self._heard, self._polled.heard)
 
     @property
@@ -208,69 +206,69 @@ class Connection(asyncio.Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes of replies and messages that the client's system has not taken."""
+        """The bytes of replies and messages that the client's system has not received."""
         return 0 if self._aborted else self._transport.get_write_buffer_size() + self.session.unsent
 
     def fail(self, failure: Failure) -> None:
-        """Send a failure that ends the connection, behind the replies that are due."""
-        self._take_back()
+        """Send a failure that ends the connection, behind the queued replies."""
+        self._take_batches()
         self.session.fail(failure)
-        self._turn()
+        self._run_slice()
 
     def refuse(self, failure: Failure) -> None:
         """Send a failure that ends the connection, in the protocol that the first byte selects."""
-        self._take_back()
+        self._take_batches()
         self.session.refuse(failure)
-        self._turn()
+        self._run_slice()
 
     def dismiss(self) -> None:
         """Close a refused client's connection to free its place. Send the reason first if it was not sent yet."""
         self.session.send_refusal()
-        self._turn()
+        self._run_slice()
         self._transport.close()
 
     def drain(self) -> None:
-        """Answer what was read, then close."""
-        self._take_back()
+        """Execute the commands that were read, then close."""
+        self._take_batches()
         self.session.drain()
-        self._turn()
+        self._run_slice()
 
-    def _take_back(self) -> None:
-        """Let the transport hold no replies: the session is to say something behind them."""
+    def _take_batches(self) -> None:
+        """Move the batches of the transport to the session, which queues a reply behind them."""
         if self._polled is not None:
             self._polled.hand_over()
 
-    def reconsider(self) -> None:
-        """The server's settings have changed: what the transport may do ahead of the session may have, too."""
+    def update_native_path(self) -> None:
+        """Set again whether the transport may use the native path. Settings of the server have changed."""
         self._set_native_path()
 
     def abort(self, reason: str, *, level: int = logging.WARNING) -> None:
-        """Close at once, with a logged reason; replies that were not taken are lost."""
+        """Close at once, and log the reason. Unsent replies are lost."""
         logger.log(level, "%s: closed: %s", self.name, reason)
         self._aborted = True
         self._server.unsent(self, 0)
         self._transport.abort()
 
     def check_times(self, now: float) -> None:
-        """Close what has been silent, unfinished or stalled for too long. Called every now and then."""
+        """Close the connection if it has been idle, incomplete or stalled for too long. Called at intervals."""
         settings = self._server.settings
         self._heard = self.heard
         unsent = self._transport.get_write_buffer_size()
         if unsent < self._unsent_before:
-            self._heard = now  # the client takes its replies, however slowly
+            self._heard = now  # the client reads its replies, if slowly
             self._server.unsent(self, self.unsent)
         taken = self._given - unsent
         if not unsent or not self._unsent_before or taken > self._taken_before:
-            self._took = now  # sending commands is no sign that it takes replies
+            self._took = now  # a client that sends commands may still read no replies
         self._unsent_before, self._taken_before = unsent, taken
         quiet = now - self._heard
         if quiet >= REFUSAL_SECONDS and self.session.refused:
             self.session.send_refusal()
-            self._turn()
+            self._run_slice()
         if unsent:
             self._close_by = now + DISCARD_TIMEOUT
             if now - self._took >= settings.stall_timeout:
-                self.abort(f"took none of its {unsent:,} bytes of replies in {settings.stall_timeout:g} s")
+                self.abort(f"the client read none of its {unsent:,} bytes of replies in {settings.stall_timeout:g} s")
         elif self._discarded is not None:
             if now >= self._close_by:
                 self._transport.close()
@@ -287,42 +285,42 @@ class Connection(asyncio.Protocol):
         logger.info("%s: %s", self.name, text)
         self.fail(Failure(failures.TIMEOUT, text))
 
-    # -- turns ------------------------------------------------------------------------------------------------
+    # -- slices of work ---------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        """Replies that were held may leave. Many can be woken at once, so the turn comes later."""
-        if not self._turn_is_due:
-            self._turn_is_due = True
-            self._server.turns.add(self._next_turn)
+        """Schedule a slice: pending replies may leave. One commit may wake many connections."""
+        if not self._slice_is_due:
+            self._slice_is_due = True
+            self._server.scheduler.add(self._next_slice)
 
-    def _turn_later(self) -> None:
-        """Take a turn later. Until then the transport reads nothing, so it executes nothing before that turn."""
+    def _defer_slice(self) -> None:
+        """Schedule a slice. Until then the transport reads nothing, so the native path executes nothing before it."""
         self._wake()
         self._read_on(False)
         self._server.buffered(self, self.session.buffered)
 
-    def _next_turn(self) -> None:
-        self._turn_is_due = False
+    def _next_slice(self) -> None:
+        self._slice_is_due = False
         if self._transport.is_closing():
             return
         if self._reading and self.session.only_sends and not self._writing_paused:
             self._send(self.session.output())
             self._server.unsent(self, self.unsent)
         else:
-            self._turn()
+            self._run_slice()
 
-    def _turn(self) -> None:
-        """Execute some commands, send their replies in one write, and decide how to go on."""
+    def _run_slice(self) -> None:
+        """Execute some commands, send their replies in one write, and schedule the rest."""
         session = self.session
         session.paused = self._writing_paused and not self._has_to_answer
         session.advance()
         self._send(session.output())
         session.paused = self._writing_paused
         if session.overrun:
-            self.abort("it did not take the messages that it has subscribed to")
+            self.abort("the client does not read the messages that it has subscribed to")
             return
         if session.expects_tls:
-            self.abort("it expects TLS, which is not spoken on this port", level=logging.INFO)
+            self.abort("the client expects TLS, which this port does not have", level=logging.INFO)
             return
         if session.runnable or self._has_to_answer:
             self._wake()
@@ -347,7 +345,7 @@ class Connection(asyncio.Protocol):
         return self._writing_paused and self._read_ahead_is_full and self.unsent < CLIENT_UNSENT_MAX
 
     def _set_native_path(self) -> None:
-        """Let the transport of the compiled event path go ahead of the session, while nothing speaks against it."""
+        """Let the transport use the native path without the session, while the session allows it."""
         native_path_settings = self.session.native_path_settings if self._reading else None
         if self._polled is not None and native_path_settings is not self._native_path_set:
             self._native_path_set = native_path_settings
@@ -372,7 +370,7 @@ class Connection(asyncio.Protocol):
         elif self._polled is not None:
             self._polled.writelines(pieces)
         else:
-            for piece in pieces:  # asyncio's own writelines pauses nobody in some versions (CVE-2024-12254)
+            for piece in pieces:  # asyncio's own writelines never pauses in some versions (CVE-2024-12254)
                 self._transport.write(piece)
 
     def _read_on(self, wanted: bool) -> None:
@@ -384,7 +382,7 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def _watch_frame(self) -> None:
-        """Remember since when the frame that is unfinished now has been so."""
+        """Record since when the current frame is incomplete."""
         if not self.session.unfinished:
             self._frame_since = None
         elif self._frame_since is None or self._frame_since[0] != self.session.consumed:
@@ -393,23 +391,25 @@ class Connection(asyncio.Protocol):
     # -- the end ----------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """Everything is said: close, or only the sending side while input may come that has to be thrown away."""
+        """Close the connection; only its sending side while input may arrive, which is discarded."""
         self._discarded = 0
         self._frame_since = None
         self._close_by = self._loop.time() + DISCARD_TIMEOUT
         if self._transport.is_closing():
             return
         if self._input_ended:
-            self._transport.close()  # once the client has taken the rest
+            self._transport.close()  # once the client has received the rest
             return
         self._read_on(True)
         try:
             self._transport.write_eof()
-        except OSError as error:  # asyncio's own transports raise when the client has gone and they do not know yet
+        except (
+            OSError
+        ) as error:  # asyncio's transports raise if the client has disconnected and they have not noticed yet
             self.abort(str(error), level=logging.DEBUG)
 
     def _discard(self, size: int) -> None:
-        """Throw away what came behind the end."""
+        """Count discarded bytes, and close if they are too many."""
         if self._discarded is not None:
             self._discarded += size
             if self._discarded > DISCARD_BYTES:
@@ -417,7 +417,7 @@ class Connection(asyncio.Protocol):
 
 
 def _name(address: object) -> str:
-    """An address as people, and Redis, write it; empty for the nameless client of a Unix socket."""
+    """Return an address as Redis writes it; empty for a client of a Unix socket."""
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,10 +1,9 @@
-"""The event loop of a server, and how clients come to it.
+"""The event loop of a server, and its listening sockets.
 
-Where the compiled event path is in use, the loop is asyncio's with a selector of our own, which serves clients
-while it waits (`poller_native.pyx`); elsewhere it is uvloop's, or asyncio's as it is. A `Listener` is the same for
-both.
+On the native path, the loop is asyncio's with a selector that serves clients while it waits (`poller_native.pyx`).
+Otherwise it is uvloop's or asyncio's. `listen` accepts clients in any of them.
 
-Not for what is done with a client (the connection).
+Out of scope: single clients (the connection).
 """
 
 import asyncio
@@ -31,17 +30,17 @@ ACCEPTED_TOGETHER: Final = 8
 """Connections that the server accepts before it closes the refused ones of them and frees their descriptors."""
 
 SHORT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""What a system may be short of when a client comes."""
+"""Error codes for a resource that the system has too little of to accept a client."""
 
 ABSENT: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 """Error codes for an address, or an address family, that the computer does not have."""
 
 SHORT_PAUSE: Final = 1.0
-"""Seconds before a system that was short of something is asked again."""
+"""Seconds before the server accepts clients again after such an error."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The best loop for a server here."""
+    """Return the fastest available event loop."""
     if native_path_in_use():
         return PolledLoop()
     if uvloop_is_there():
@@ -52,7 +51,7 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 class ClientSelector(EpollSelector):
-    """asyncio's selector, that serves clients while it waits."""
+    """asyncio's selector. It serves clients while it waits."""
 
     def __init__(self) -> None:
         from cairnkv.server.poller_native import Poller
@@ -61,7 +60,7 @@ class ClientSelector(EpollSelector):
         self.poller: Final[Poller] = Poller(self.fileno())
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for asyncio's descriptors; `timeout` is in seconds, None for ever, 0 or below not at all."""
+        """Wait for asyncio's descriptors. timeout: in seconds; None: no timeout; 0 or less: do not wait."""
         keys = self.get_map()
         ready = []
         for descriptor, happened in self.poller.poll(-1.0 if timeout is None else max(timeout, 0.0)):
@@ -89,14 +88,14 @@ class PolledLoop(asyncio.SelectorEventLoop):
 
 
 class ListeningServer(Protocol):
-    """What `listen` gives."""
+    """A listening socket of a server."""
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more clients."""
 
 
 async def listen(listening: socket.socket, new_protocol: Callable[[], asyncio.Protocol]) -> ListeningServer:
-    """Accept clients on a socket that is bound."""
+    """Accept clients on a bound socket."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, PolledLoop):
         return Listener(loop, listening, new_protocol)
@@ -124,7 +123,7 @@ class Listener:
         loop.add_reader(listening, self._accept)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more clients."""
         if self._again is not None:
             self._again.cancel()
         self._loop.remove_reader(self._socket)
@@ -141,7 +140,7 @@ class Listener:
             except OSError as error:
                 if error.errno not in SHORT_OF:
                     raise
-                logger.error("cannot accept clients for the moment: %s", error.strerror)
+                logger.error("cannot accept clients now: %s", error.strerror)
                 self._loop.remove_reader(self._socket)
                 self._again = self._loop.call_later(SHORT_PAUSE, self._loop.add_reader, self._socket, self._accept)
                 return

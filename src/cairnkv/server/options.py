@@ -1,9 +1,9 @@
-"""What CONFIG reads and changes: the server's settings, under Redis' names and their own.
+"""The options of CONFIG: the server's settings under the names of Redis and under their own names.
 
-What always holds: a name is here only if it says something true of this server; what CONFIG SET has changed is in
-force when it is answered. What cannot be changed while the server runs takes no other value than it has.
+Invariants: an option is here only if its value is true of this server. A change by CONFIG SET is in force before its
+reply. An option that cannot change while the server runs accepts only its current value.
 
-Not for the word itself (`cairnkv.session.resp.commands.config`), and not for where settings come from.
+Out of scope: the command (`cairnkv.session.resp.commands.config`), and the sources of settings (`settings`).
 """
 
 import dataclasses
@@ -32,30 +32,30 @@ CHANGEABLE: Final = (
     "stall_timeout",
     "drain_timeout",
 )
-"""Settings that are asked for whenever they matter, so that they can be changed while the server runs."""
+"""Settings that can change while the server runs."""
 
 IMMUTABLE: Final = "can't set immutable config"
 
 
 class Configured(Protocol):
-    """A server, as far as its options are concerned."""
+    """The interface of a server for its options."""
 
     settings: Settings
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on; 0: none."""
+        """The TCP port; 0: none."""
 
     def change(self, settings: Settings) -> None:
-        """Go on with these settings. Raises `OptionError` for what the system does not allow."""
+        """Use other settings. Raises `OptionError` if the system does not allow them."""
 
 
-# -- Redis' names ------------------------------------------------------------------------------------------
+# -- names of Redis ----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Named:
-    """An option under Redis' name: how its value is shown, and which setting it changes, from what text."""
+    """An option: a function that shows its value, the setting that it changes, and the parser of its text."""
 
     show: Callable[[Configured], str]
     setting: str = ""
@@ -67,7 +67,7 @@ _MEMORY_UNITS: Final = {"": 1, "b": 1, "k": 10**3, "kb": 2**10, "m": 10**6, "mb"
 
 
 def _memory(text: str) -> int | None:
-    """Bytes as Redis reads them: k is 1,000 and kb is 1,024; 0 is no limit."""
+    """Parse bytes as Redis does: k is 1,000 and kb is 1,024; 0 is no limit."""
     match = _MEMORY.fullmatch(text)
     if match is None:
         raise ValueError("argument must be a memory value")
@@ -122,17 +122,17 @@ NAMES: Final[dict[str, _Named]] = {
     "notify-keyspace-events": _constant(""),
     "cluster-enabled": _constant("no"),
 }
-"""Redis' options that say something here. Those without a setting cannot be changed while the server runs."""
+"""The options of Redis that this server has. Those without a setting cannot change while the server runs."""
 
 
-# -- our own -----------------------------------------------------------------------------------------------
+# -- own names ---------------------------------------------------------------------------------------------
 
 
 NO_VALUE: Final = "none"
 
 
 def _text(value: object) -> str:
-    """A setting's value as its option would be written."""
+    """Return the text of a setting's value, as for its option."""
     if value is None:
         return NO_VALUE
     if isinstance(value, bool):
@@ -145,7 +145,7 @@ def _text(value: object) -> str:
 
 
 def _system_user(who: str | None) -> str:
-    """Without a password, if it is no file of credentials."""
+    """Return a user without the password, or the path of a credentials file."""
     if who is None or ":" not in who or Path(who).is_file():
         return who or NO_VALUE
     return f"{who.partition(':')[0]}:(hidden)"
@@ -155,7 +155,7 @@ _HIDING: Final[dict[str, Callable[[Any], str]]] = {
     "cluster": lambda urls: ",".join(map(without_user, urls)) if urls else NO_VALUE,
     "nats_system": _system_user,
 }
-"""Settings that have passwords in them, and how they are shown without."""
+"""Functions that show settings without their passwords."""
 
 
 def _own(setting: str) -> _Named:
@@ -168,7 +168,7 @@ def _own(setting: str) -> _Named:
 
 
 def _as_shown(option: Option) -> Callable[[str], Any]:
-    """Reads what `_text` writes, so that a client can put back what it was told."""
+    """Return a parser for the text of `_text`, so that a client can set a value that it has read."""
     return lambda text: None if text == option.shown == NO_VALUE else option.parse(text)
 
 
@@ -183,7 +183,7 @@ class ServerOptions:
         self._named = {**NAMES, **_OURS}
 
     def all(self) -> Mapping[str, str]:
-        """Every option and its value."""
+        """Return every option with its value."""
         return {name: option.show(self._server) for name, option in self._named.items()}
 
     def get(self, name: str) -> str | None:
@@ -192,7 +192,7 @@ class ServerOptions:
         return None if option is None else option.show(self._server)
 
     def set(self, values: Mapping[str, str]) -> None:
-        """Change these, all or none. Raises `OptionRefused`."""
+        """Change all of these options, or none. Raises `OptionRefused`."""
         changes: dict[str, Any] = {}
         name = ""
         for name, text in values.items():

@@ -1,10 +1,8 @@
-"""What is logged on standard error, where the same trouble again and again is one line, and a count every some seconds.
+"""A logging handler that limits the rate of repeated warnings.
 
-What always holds: the first of a kind is written at once, as is everything but warnings; of those that follow within
-`EVERY` the newest is written at its end, with how many there were. Two are of a kind if they differ in what was filled
-in only.
-
-Not for who logs: they say each trouble as if it were the only one.
+Invariants: the first warning of a kind is written at once, and so is any other record. Of the warnings that follow
+within `EVERY`, the newest is written at its end, with their number. Two warnings are of a kind if their loggers and
+format strings are equal.
 """
 
 import copy
@@ -13,10 +11,10 @@ import threading
 from typing import IO, Final
 
 EVERY: Final = 5.0
-"""Seconds for which a kind of warning is written once."""
+"""Seconds within which a kind of warning is written once."""
 
 KINDS_MAX: Final = 256
-"""Kinds that are watched at once; further ones are written. The source has fewer."""
+"""Maximum number of kinds at once; warnings of further kinds are all written. The source has fewer."""
 
 
 class RateLimitedHandler(logging.StreamHandler[IO[str]]):
@@ -25,11 +23,11 @@ class RateLimitedHandler(logging.StreamHandler[IO[str]]):
     def __init__(self, stream: IO[str], *, every: float = EVERY) -> None:
         super().__init__(stream)
         self._every = every
-        # By kind: the newest record that was not written, and how many were not. Under the handler's lock.
+        # By kind: the newest record that was not written, and their number. Under the handler's lock.
         self._held: dict[tuple[str, str], tuple[logging.LogRecord | None, int]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, or count it."""
+        """Write a record, or count it."""
         if record.levelno != logging.WARNING or record.exc_info:
             super().emit(record)
             return
@@ -48,7 +46,7 @@ class RateLimitedHandler(logging.StreamHandler[IO[str]]):
         timer.start()
 
     def _end(self, kind: tuple[str, str]) -> None:
-        """The time is over: say what there was. If there was something, the next time begins."""
+        """Write the newest warning of a kind with their number, and wait again if there was one."""
         with self.lock or threading.RLock():
             record, count = self._held.pop(kind, (None, 0))
             if record is None:
@@ -62,7 +60,7 @@ class RateLimitedHandler(logging.StreamHandler[IO[str]]):
             self._begin(kind)
 
     def close(self) -> None:
-        """Write what was counted."""
+        """Write the newest warning of each kind."""
         with self.lock or threading.RLock():
             held, self._held = self._held, {}
             for record, _ in held.values():

@@ -1,6 +1,6 @@
-"""A server as a process: the event loop, signals, the readiness line, the end.
+"""A server as a process: the event loop, signals and the readiness line.
 
-Not for what a server does while it runs (`server`).
+Out of scope: the running server (`server`).
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from cairnkv.version import VERSION
 logger: Final = logging.getLogger("cairnkv.server")
 
 REPEATED_SIGNAL_SECONDS: Final = 1.0
-"""A terminal's Ctrl-C and a supervisor's SIGTERM may both come, and more than once: within this time they are
-one. A signal that comes later means that whoever sends it will not wait for the drain."""
+"""Seconds within which several signals count as one: a terminal and a supervisor may both send signals. A later signal
+ends the drain."""
 
 
 def run(settings: Settings, *, ready: Callable[[str], None], progress: StartProgress | None = None) -> None:
     """Serve until SIGINT, SIGTERM, SIGHUP or the command SHUTDOWN, then drain and return.
 
-    ready: told the readiness line once commands are executed. progress: of loading and joining, see `Server`.
-    Raises `OptionError` when it cannot listen, or not open its store.
+    ready: called with the readiness line when the server executes commands. progress: see `Server`.
+    Raises `OptionError` if the server cannot listen, or cannot open its store.
     """
     logging.basicConfig(
         level=settings.log_level.value,
@@ -52,7 +52,7 @@ def run(settings: Settings, *, ready: Callable[[str], None], progress: StartProg
             f"{wanted:,}",
             f"{settings.max_connections:,}",
         )
-    os.umask(0o077)  # what a server makes, RocksDB's files among it, is its owner's
+    os.umask(0o077)  # the files of the server, including RocksDB's, are private
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, ready, progress))
 
@@ -83,8 +83,7 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Sta
         server.store.close()
         raise
     if serves:
-        # What has been loaded by now stays for good. Taken out of the garbage collector's sight, it does not prolong
-        # the collections that a growing table brings about, in which every client waits.
+        # Loaded objects stay for good. Without `freeze`, each garbage collection would visit them while clients wait.
         gc.collect()
         gc.freeze()
         ready(readiness(server))
@@ -94,13 +93,13 @@ async def _serve(settings: Settings, ready: Callable[[str], None], progress: Sta
         await stopping
     logger.info("stopped")
     for number in numbers:
-        # The loop gives both their defaults back as it ends; one that comes then would end this process as if by it.
+        # At its end the loop restores the default handlers; a signal after that would kill this process.
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
 
 
 def readiness(server: Server) -> str:
-    """One line: where, who, which mode, what it runs on, and a command to try."""
+    """Return one line: addresses, process, mode, platform, and a command to try."""
     addresses = server.addresses
     mode = "in-memory"
     if server.node is not None:
@@ -111,14 +110,14 @@ def readiness(server: Server) -> str:
     elsewhere = "" if addresses[0] == DEFAULT_URL else f" --url {addresses[0]}"
     attempt = f"try: {called()} set greeting hello{elsewhere}"
     if server.settings.password is not None:
-        attempt = "clients have to say a password, which they can on the Redis wire only"
+        attempt = "clients must send a password, which only the Redis protocol can do"
     if server.broken:
         attempt = f"BROKEN ON PURPOSE, by {BREAK_VARIABLE}: {', '.join(server.broken)}"
     return f"cairnkv {VERSION} ready on {' and '.join(addresses)}, pid {os.getpid()}, mode {mode}, {runs_on}; {attempt}"
 
 
 def called() -> str:
-    """How to call `cairn` from another terminal: by its name where that would find this one."""
+    """Return the command for `cairn` in another terminal: its name, if the shell finds this installation by it."""
     here = Path(sys.executable).parent
     if str(here) in os.environ.get("PATH", "").split(os.pathsep):
         return "cairn"

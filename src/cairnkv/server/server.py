@@ -1,9 +1,9 @@
-"""The server: listens, looks after its connections together, keeps house, and stops in good order.
+"""The server: listens, applies limits to all connections together, does housekeeping, and stops in order.
 
-What always holds: connections, unfinished frames and untaken replies are bounded over all clients together;
-what runs in the background runs in bounded slices; a server that is told to stop answers what it has read.
+Invariants: connections, incomplete frames and unsent replies are bounded over all clients together. Background work
+runs in bounded slices. A server that stops executes the commands that it has read.
 
-Not for one client's affairs (the connection and its session), nor for signals and processes (`run`).
+Out of scope: single clients (the connection and its session), signals and processes (`run`).
 """
 
 import asyncio
@@ -32,11 +32,10 @@ from cairnkv.protocol.native import Limits
 from cairnkv.server.backups import Backups
 from cairnkv.server.connection import Connection
 from cairnkv.server.descriptors import connections_that_fit, refused_at_once
+from cairnkv.server.fair_share import Scheduler, first_to_pay
 from cairnkv.server.loop import ListeningServer, bind, listen
 from cairnkv.server.options import ServerOptions
 from cairnkv.server.settings import BREAK_VARIABLE, OPTIONS, Settings, broken_on_purpose
-from cairnkv.server.sharing import first_to_pay
-from cairnkv.server.turns import Turns
 from cairnkv.session import Peer, ServerContext, Session, native_frame_executor
 from cairnkv.session.resp.conversation import RespConversation
 from cairnkv.storage import LoadingStopped, Storage
@@ -49,24 +48,21 @@ if TYPE_CHECKING:
 logger: Final = logging.getLogger("cairnkv.server")
 
 SWEEP_SECONDS: Final = 0.5
-"""How often times are checked, at most; a timeout may come this much later than it is set to. Short timeouts
-make it more often: four times within the shortest."""
+"""Maximum period of `check_times`; a timeout may be this much late. The period is a quarter of the shortest timeout, if
+that is less."""
 
 SWEPT_TOGETHER: Final = 500
-"""Connections whose times are checked in one go: some milliseconds. The period is shared out among the slices."""
+"""Connections whose times one slice checks: some milliseconds. The slices of a period are spread over it."""
 
 HOUSEKEEPING_SECONDS: Final = 0.1
-"""How often the store's housekeeping is asked for when it had nothing to do."""
+"""Period of the store's housekeeping while it has nothing to do."""
 
 HOUSEKEEPING_PAUSE: Final = 0.002
-"""How long clients have the loop between two slices of housekeeping, in seconds."""
+"""Seconds for clients between two slices of housekeeping."""
 
 
 class Server:
-    """A store behind sockets. Use within one event loop.
-
-    `start`, then `stop`; in between `addresses` says where it can be reached.
-    """
+    """A store behind sockets. Use within one event loop: `start`, then `stop`."""
 
     def __init__(
         self,
@@ -76,16 +72,16 @@ class Server:
         clock: Clock = wall_clock,
         progress: StartProgress | None = None,
     ) -> None:
-        """store: the store to serve, which may have yet to be loaded; None makes one as the settings say.
+        """store: the store to serve, which may not be loaded yet; None: one with these settings.
 
-        clock: of a store that is made. progress: told how far loading or joining is; None: the log is told.
+        clock: of a new store. progress: called while the store loads or joins its cluster; None: log it.
         """
         self.settings = settings
         broken = broken_on_purpose(os.environ, allowed=settings.allow_broken)
         if broken and settings.cluster is None:
-            raise OptionError(f"the variable {BREAK_VARIABLE} is for nodes of a cluster (--cluster): unset it")
+            raise OptionError(f"the variable {BREAK_VARIABLE} is for nodes of a cluster (--cluster); unset it")
         self.node: Node | None = None
-        """What a server that is a node of a cluster has its part in it by."""
+        """The node of a server with `--cluster`."""
         if settings.cluster is not None:
             try:
                 from cairnkv.server.cluster import node_from
@@ -100,23 +96,23 @@ class Server:
             logger.warning("BROKEN ON PURPOSE, by the variable %s: %s", BREAK_VARIABLE, ", ".join(broken))
             self.store.add_info(lambda: (("broken_on_purpose", ",".join(broken)),))
         self.broken: Final = broken
-        """The names of the faults of this server, by CAIRNKV__BREAK."""
+        """The faults that CAIRNKV__BREAK injects into this server."""
         self.store.add_info(self._info)
         self._backups = Backups(store.back_up, settings.backup_dir)
         self.store.begin_backups_by(self._backups.begin)
         self.store.add_info(self._backups.info)
         self._limits = Limits(value=settings.max_value, frame=settings.max_frame)
-        self.turns: Final = Turns()
+        self.scheduler: Final = Scheduler()
         self._connections: set[Connection] = set()
         self._admitted: set[Connection] = set()  # connections within the limit
         self._refused: dict[Connection, None] = {}  # refused connections that stay to read the reason, oldest first
         self._refused_max = refused_at_once()
-        self._strangers: dict[Connection, None] = {}  # unauthenticated at connect, oldest first
-        self._buffered: dict[Connection, int] = {}  # those that hold some
+        self._unauthenticated: dict[Connection, None] = {}  # unauthenticated at connect, oldest first
+        self._buffered: dict[Connection, int] = {}  # bytes that a session buffers
         self._buffered_total = 0
-        self._unsent: dict[Connection, int] = {}  # those for whom something waits, as they have said last
+        self._unsent: dict[Connection, int] = {}  # unsent bytes at the last report
         self._unsent_total = 0
-        self._unswept: list[Connection] = []  # whose times are still to be checked in this round
+        self._unswept: list[Connection] = []  # whose times this period has not checked yet
         self._sweep_due = 0.0
         self._sweep_was_late = False
         self._frame_executor = native_frame_executor(self.store)
@@ -124,8 +120,8 @@ class Server:
             self.store, password=settings.password, options=ServerOptions(self), shut_down=self._shut_down
         )
         if self.node is not None:
-            self._context.pubsub.relay = self.node.say_on_channel
-            self.node.said_on_channel = self._context.pubsub.publish_here
+            self._context.pubsub.relay = self.node.publish_message
+            self.node.on_message = self._context.pubsub.publish_here
         self._run_id = secrets.token_hex(20)
         self._stop_wanted = asyncio.Event()
         self._sockets: list[socket.socket] = []
@@ -137,17 +133,17 @@ class Server:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._started = time.monotonic()
         self._accepted = 0
-        self._turned_away = 0
+        self._refusals = 0
         self._stopping = False
         self._all_gone = asyncio.Event()
 
     # -- starting and stopping --------------------------------------------------------------------------------
 
     async def start(self) -> bool:
-        """Listen, and load the store. False: it was told to stop before the store was loaded.
+        """Listen, and load the store. Returns False if the server is stopped before the store is loaded.
 
-        Clients are answered from the beginning, that the store is being loaded where it has to do with it.
-        Raises `OptionError` when an address cannot be listened on, or the store not be opened; then it listens on none.
+        While the store loads, clients get `LOADING` for commands on the store.
+        Raises `OptionError` if the server cannot listen on an address, or open the store; then it listens on none.
         """
         self.store.deliver_by(asyncio.get_running_loop().call_soon_threadsafe)
         try:
@@ -169,11 +165,11 @@ class Server:
             if self.node is not None:
                 await self.node.leave()
             raise
-        self._keep_house()
+        self._housekeep()
         return True
 
     async def _load(self) -> bool:
-        """Load the store in another thread; False where the server is told to stop before the end of that."""
+        """Load the store in another thread. Returns False if the server is stopped meanwhile."""
         if self.node is not None:
             return await self._join(self.node)
         loading = asyncio.create_task(asyncio.to_thread(self.store.load))
@@ -183,7 +179,7 @@ class Server:
         finally:
             told.cancel()
             if not loading.done():
-                self.store.close()  # upon which loading ends as well
+                self.store.close()  # this ends loading
         try:
             loaded = await loading
         except LoadingStopped:
@@ -193,11 +189,11 @@ class Server:
             return False
         self.store.begin(loaded)
         for connection in self._connections:
-            connection.reconsider()
+            connection.update_native_path()
         return True
 
     async def _join(self, node: "Node") -> bool:
-        """Take part in the cluster; False where the server is told to stop before it does."""
+        """Join the cluster. Returns False if the server is stopped meanwhile."""
         joining = asyncio.create_task(node.join())
         told = asyncio.create_task(self.told_to_stop())
         try:
@@ -205,10 +201,10 @@ class Server:
             if told.done():
                 joining.cancel()
                 node.halt()
-                self.store.close()  # upon which a table that is being read is read no further
+                self.store.close()  # this ends loading
                 await asyncio.gather(joining, return_exceptions=True)
                 return False
-        except BaseException:  # cancelled: nobody would end it
+        except BaseException:  # cancelled: end the task too
             joining.cancel()
             await asyncio.gather(joining, return_exceptions=True)
             raise
@@ -216,7 +212,7 @@ class Server:
             told.cancel()
         await joining
         for connection in self._connections:
-            connection.reconsider()
+            connection.update_native_path()
         return True
 
     async def _listen(self) -> None:
@@ -239,18 +235,18 @@ class Server:
 
     @property
     def addresses(self) -> list[str]:
-        """Where the server can be reached, as clients write it: `cairn://HOST:PORT`, `cairn+unix:///PATH`."""
+        """The addresses as clients write them: `cairn://HOST:PORT`, `cairn+unix:///PATH`."""
         return [] if self._stopping else self._addresses
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on; 0: none."""
+        """The TCP port; 0: none."""
         return self._port
 
     def change(self, settings: Settings) -> None:
-        """Go on with other settings, which differ in what can be changed while the server runs.
+        """Use other settings, which differ only in options that can change while the server runs.
 
-        Raises `OptionError` when the system does not allow so many clients, or the store no memory limit.
+        Raises `OptionError` if the system does not allow so many clients, or the store does not allow the memory limit.
         """
         before = self.settings
         if settings.max_connections > before.max_connections:
@@ -260,17 +256,17 @@ class Server:
         self.store.limit_memory(settings.memory_limit, settings.when_full)
         self.settings = settings
         changed = [name for name in OPTIONS if getattr(settings, name) != getattr(before, name)]
-        logger.info("CONFIG SET has changed: %s", ", ".join(changed) or "nothing")
+        logger.info("CONFIG SET changed: %s", ", ".join(changed) or "nothing")
         self._context.authenticator.set_password(settings.password)
         for connection in self._connections:
-            connection.reconsider()
+            connection.update_native_path()
 
     def tell_to_stop(self) -> None:
-        """Let whoever runs this server stop it."""
+        """Ask the caller of `told_to_stop` to stop this server."""
         self._stop_wanted.set()
 
     async def told_to_stop(self) -> None:
-        """Wait for that."""
+        """Wait for `tell_to_stop`."""
         await self._stop_wanted.wait()
 
     def _shut_down(self) -> None:
@@ -278,23 +274,23 @@ class Server:
         self.tell_to_stop()
 
     async def stop(self) -> None:
-        """Stop accepting, answer what was read, close; bounded by the drain timeout."""
+        """Stop accepting clients, execute the commands that were read, and close. Takes the drain timeout at most."""
         self._stopping = True
         for listener in self._listeners:
             listener.close()
         self._remove_unix_socket()
         try:
             if self.node is not None and not self.store.loading:
-                await self.node.send_clients_away()
+                await self.node.refuse_clients()
             for connection in list(self._connections):
                 connection.drain()
             if self._connections:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self.settings.drain_timeout):
                         await self._all_gone.wait()
-        finally:  # also when whoever waits for this will wait no longer
+        finally:  # also if the caller is cancelled
             for connection in list(self._connections):
-                connection.abort("it did not take its last replies in time")
+                connection.abort("the client did not read its last replies in time")
             for timer in self._timers.values():
                 timer.cancel()
             try:
@@ -305,19 +301,19 @@ class Server:
                 self.store.close()
 
     def _remove_unix_socket(self) -> None:
-        """Remove the file, unless another server's socket has taken its place."""
+        """Remove the file, unless it is another server's socket now."""
         if self._unix_path is not None:
             with contextlib.suppress(OSError):
                 if _identity(self._unix_path) == self._unix_identity:
                     self._unix_path.unlink()
 
-    # -- what connections say (`Host`) ------------------------------------------------------------------------
+    # -- interface for connections (`Host`) -------------------------------------------------------------------
 
     def _new_connection(self) -> Connection:
         return Connection(self)
 
     def new_session(self, wake: Callable[[], None], peer: Peer) -> Session:
-        """A session for a client."""
+        """Return a session for a client."""
         width = self.settings.command_width
         return Session(
             self.store,
@@ -331,7 +327,7 @@ class Server:
         )
 
     def connected(self, connection: Connection) -> Failure | None:
-        """A client has come; a failure when there is no room for it."""
+        """Add a client. Returns a failure if there is no room for it."""
         self._connections.add(connection)
         self._accepted += 1
         if self._stopping:
@@ -341,29 +337,29 @@ class Server:
         if len(self._admitted) >= self.settings.max_connections:
             text = f"{self.settings.max_connections:,} clients are connected; that is the limit"
             failure = Failure(failures.BUSY, text)
-            stranger = self._oldest_stranger()
-            self._turn_away(stranger or connection, text)
-            if stranger is None:
+            oldest = self._oldest_unauthenticated()
+            self._note_refusal(oldest or connection, text)
+            if oldest is None:
                 return failure
-            self._admitted.discard(stranger)
-            stranger.refuse(failure)
+            self._admitted.discard(oldest)
+            oldest.refuse(failure)
         self._admitted.add(connection)
         if self._context.authenticator.required:
-            self._strangers[connection] = None
+            self._unauthenticated[connection] = None
         return None
 
-    def _oldest_stranger(self) -> Connection | None:
+    def _oldest_unauthenticated(self) -> Connection | None:
         """Return the unauthenticated client that has been connected the longest, or None."""
-        while self._strangers:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
+        while self._unauthenticated:
+            oldest = next(iter(self._unauthenticated))
+            del self._unauthenticated[oldest]
             if not oldest.authenticated:
                 return oldest
         return None
 
-    def _turn_away(self, connection: Connection, text: str) -> None:
-        """Record a refused client, and dismiss the oldest refused client if too many are connected."""
-        self._turned_away += 1
+    def _note_refusal(self, connection: Connection, text: str) -> None:
+        """Record a refused client. If too many refused clients are connected, dismiss the oldest."""
+        self._refusals += 1
         # Clients that reconnect again and again must not flood the logger: one warning while any refused client stays.
         level = logging.WARNING if not self._refused else logging.DEBUG
         logger.log(level, "%s: refused: %s", connection.name, text)
@@ -374,11 +370,11 @@ class Server:
         self._refused[connection] = None
 
     def disconnected(self, connection: Connection) -> None:
-        """A client has gone."""
+        """Remove a client."""
         self._connections.discard(connection)
         self._admitted.discard(connection)
         self._refused.pop(connection, None)
-        self._strangers.pop(connection, None)
+        self._unauthenticated.pop(connection, None)
         self.buffered(connection, 0)
         self.unsent(connection, 0)
         if self._stopping and not self._connections:
@@ -430,10 +426,10 @@ class Server:
                 f"the limit (--max-unsent) is {self.settings.max_unsent:,}"
             )
 
-    # -- in the background --------------------------------------------------------------------------------------
+    # -- background work ----------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        """Check the times of a slice of the connections; of all of them some times a second."""
+        """Check the times of some connections; of all of them in each period."""
         settings = self.settings
         timeouts = (settings.idle_timeout, settings.frame_timeout, settings.stall_timeout, DISCARD_TIMEOUT)
         period = min(SWEEP_SECONDS, *(timeout / 4 for timeout in timeouts if timeout))
@@ -455,19 +451,19 @@ class Server:
                 connection.check_times(now)
         del self._unswept[-SWEPT_TOGETHER:]
 
-    def _keep_house(self) -> None:
-        """Give the store a slice of its housekeeping, soon again if it has more to do."""
+    def _housekeep(self) -> None:
+        """Do a slice of the store's housekeeping, and schedule the next one."""
         more = False
         try:
             more = self.store.housekeep()
         finally:
-            self._later("house", HOUSEKEEPING_PAUSE if more else HOUSEKEEPING_SECONDS, self._keep_house)
+            self._later("housekeeping", HOUSEKEEPING_PAUSE if more else HOUSEKEEPING_SECONDS, self._housekeep)
 
-    def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
+    def _later(self, name: str, delay: float, work: Callable[[], None]) -> None:
         if not (self._stopping and not self._connections):
-            self._timers[name] = asyncio.get_running_loop().call_later(delay, what)
+            self._timers[name] = asyncio.get_running_loop().call_later(delay, work)
 
-    # -- about itself -------------------------------------------------------------------------------------------
+    # -- INFO ---------------------------------------------------------------------------------------------------
 
     def _info(self) -> Iterable[tuple[str, str | int]]:
         return (
@@ -477,9 +473,9 @@ class Server:
             ("addresses", " ".join(self.addresses)),
             ("connections", len(self._connections)),
             ("connections_accepted", self._accepted),
-            ("connections_refused", self._turned_away),
+            ("connections_refused", self._refusals),
             ("unfinished_bytes", self._buffered_total),
-            *_about_the_process(),
+            *_process_info(),
             ("run_id", self._run_id),
         )
 
@@ -491,19 +487,20 @@ def new_store(
     clock: Clock = wall_clock,
     progress: StartProgress | None = None,
 ) -> LocalStore:
-    """The store that settings ask for; one on disk has yet to be loaded.
+    """Return a store with these settings. A store on disk is not loaded yet.
 
-    storage: None: the one of the settings' size. progress: of loading; None: the log is told.
+    storage: None: that of the settings. progress: called while the store loads; None: log it.
     """
     loads_later = storage is None and settings.data is not None
     if storage is None and settings.data is not None:
         from cairnkv.storage.disk import DiskStorage
 
+        tell = progress or LoggedProgress()
         storage = DiskStorage(
             settings.data,
             sync=settings.sync,
             apart=True,
-            progress=functools.partial(_told_of_records, progress or LoggedProgress(), f"reading {settings.data}"),
+            progress=lambda read, records: tell(f"reading {settings.data}", read, records, "records"),
             limit=settings.disk_limit,
             memory_limit=settings.memory_limit,
         )
@@ -517,17 +514,13 @@ def new_store(
     )
 
 
-def _told_of_records(progress: StartProgress, what: str, read: int, records: int) -> None:
-    progress(what, read, records, "records")
-
-
 @functools.cache
 def _system() -> str:
     return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
-def _about_the_process() -> Iterator[tuple[str, str | int]]:
-    """What the system knows of this process."""
+def _process_info() -> Iterator[tuple[str, str | int]]:
+    """Yield what the system reports about this process."""
     yield "system", _system()
     yield "bits", struct.calcsize("P") * 8
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -538,7 +531,7 @@ def _about_the_process() -> Iterator[tuple[str, str | int]]:
 
 
 def _address(listening: socket.socket) -> str:
-    """Where a socket can be reached, as clients write it."""
+    """Return the address of a socket as clients write it."""
     if listening.family == socket.AF_UNIX:
         return f"cairn+unix://{quote(os.fsencode(Path(listening.getsockname()).absolute()))}"
     host, port = listening.getsockname()[:2]
@@ -548,8 +541,8 @@ def _address(listening: socket.socket) -> str:
 def _cannot_listen(settings: Settings, error: OSError) -> str:
     where = f"{settings.host}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
-        return f"cannot listen on {where}: something else does already; stop it, or take another --port (0: a free one)"
-    if isinstance(error, socket.gaierror):  # its numbers are not those of the system's errors
+        return f"cannot listen on {where}: another process does already; stop it, or use another --port (0: a free one)"
+    if isinstance(error, socket.gaierror):  # its numbers are not errno
         return f"cannot listen on {where}: {error.strerror}"
     return f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
 
@@ -560,14 +553,14 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """A Unix socket bound to a path, for its owner only; in the place of one that nobody listens on any more."""
+    """Return a Unix socket bound to a path, for its owner only. Replaces a socket without a server."""
     if (length := len(os.fsencode(path))) > UNIX_PATH_MAX:
         raise OptionError(
             f"cannot listen on {path}: the system takes paths of at most {UNIX_PATH_MAX} bytes, and this has {length:,}"
         )
     if path.exists() or path.is_symlink():
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OptionError(f"cannot listen on {path}: it is there and is no socket")
+            raise OptionError(f"cannot listen on {path}: it exists and is no socket")
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
             with contextlib.suppress(ConnectionRefusedError):

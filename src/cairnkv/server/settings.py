@@ -1,10 +1,10 @@
-"""The server's options: one list, from which the command line, the environment and the file draw.
+"""The options of the server: one list for the command line, the environment and the file.
 
-What wins: a flag, then the environment, then the file, then the default. An option `max_value` is the flag
-`--max-value`, the variable `CAIRNKV__MAX_VALUE` and the key `max-value` of the TOML file. An option that does
-not exist is an error in all three. Variables with one underscore after CAIRNKV belong to other programs.
+A flag overrides the environment, the environment overrides the file, and the file overrides the default. An option
+`max_value` is the flag `--max-value`, the variable `CAIRNKV__MAX_VALUE` and the key `max-value` of the TOML file. An
+unknown option is an error in all three. Variables with one underscore after CAIRNKV belong to other programs.
 
-Not for clients: their options stand in their address (`cairnkv.client.address`).
+Out of scope: the options of clients, which are in their address (`cairnkv.client.address`).
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ IGNORED_SHOWN: Final = 5
 
 
 def number(lowest: int, highest: int) -> Callable[[str], int]:
-    """A parser of integers in a range."""
+    """Return a parser of integers in a range."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,12}", text.strip()) or not lowest <= int(text) <= highest:
@@ -63,7 +63,7 @@ def number(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def host_name(text: str) -> str:
-    """A name or an IP address. Brackets around an IPv6 address, as in a URL, are removed."""
+    """Parse a name or an IP address. Brackets around an IPv6 address, as in a URL, are removed."""
     host = text.strip()
     if not host:
         raise ValueError(f"an address or a name of this computer, not {text!r}; for all addresses: 0.0.0.0 or ::")
@@ -87,7 +87,7 @@ def _is_ip(text: str) -> bool:
 
 
 def choice(kinds: type[enum.Enum]) -> Callable[[str], Any]:
-    """A parser of an enum's names in small letters."""
+    """Return a parser of an enum's names in lower case."""
     names = {str(member.name).lower(): member for member in kinds}
 
     def parse(text: str) -> Any:
@@ -99,7 +99,7 @@ def choice(kinds: type[enum.Enum]) -> Callable[[str], Any]:
 
 
 def command_width(text: str) -> int | None:
-    """`auto`, 2 or 4."""
+    """Parse `auto`, 2 or 4."""
     widths = {"auto": None, "2": 2, "4": 4}
     if text not in widths:
         raise ValueError(f"auto, 2 or 4, not {text!r}")
@@ -107,19 +107,19 @@ def command_width(text: str) -> int | None:
 
 
 def password(text: str) -> str:
-    """What has to be said; an empty one would keep nobody out."""
+    """Parse a password, which is not empty."""
     if not text:
         raise ValueError("a password of at least one character")
     return text
 
 
 def nats_user(text: str) -> str:
-    """USER:PASSWORD, or the path of a file."""
+    """Parse USER:PASSWORD, or the path of a file."""
     return text if ":" in text else path_text(text)
 
 
 class LogLevel(enum.Enum):
-    """How much the server says about itself."""
+    """The lowest level of log messages that the server writes."""
 
     DEBUG = 10
     INFO = 20
@@ -132,7 +132,7 @@ class LogLevel(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Option:
-    """What is known of an option besides its name, its type and its default."""
+    """The properties of an option besides its name, its type and its default."""
 
     parse: Callable[[str], Any]
     help: str
@@ -160,11 +160,11 @@ def _seconds(default: float, help: str) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What a server is told. The fields, in this order, are the options."""
+    """The settings of a server. The fields, in this order, are the options."""
 
     host: str = _option(host_name, "127.0.0.1", "address to listen on", shown="127.0.0.1", metavar="HOST")
     port: int = _option(
-        number(0, 65_535), limits.PORT, "port to listen on; 0 takes a free one", shown=str(limits.PORT), metavar="PORT"
+        number(0, 65_535), limits.PORT, "port to listen on; 0: a free port", shown=str(limits.PORT), metavar="PORT"
     )
     unix: str | None = _option(
         path_text, None, "listen on this Unix socket as well, for its owner only", shown="none", metavar="PATH"
@@ -239,36 +239,36 @@ class Settings:
     data: str | None = _option(
         path_text,
         None,
-        "directory in which every write is kept; none: in memory only",
+        "directory of the store on disk; without it, the store is in memory only",
         shown="none",
         metavar="DIR",
     )
     sync: Sync = _option(
         Sync.parse,
         Sync(),
-        "with --data, when a write is on the disk: always (before its reply), a time (fsync so often), or none",
+        "with --data, when writes are fsynced: always (before the reply), an interval such as 1s, or none",
         shown="always",
         metavar="WHEN",
     )
     disk_limit: int | None = _option(
         size,
         None,
-        "with --data, what its directory may have; writes stop at 90 % of that, or of the file system",
+        "with --data, maximum size of the directory; writes fail from 90 % of it, or of the file system",
         shown="none",
         metavar="SIZE",
     )
     backup_dir: str | None = _option(
         path_text,
         None,
-        "with --data, directory that backups are made in where clients ask for one (`cairn backup`, BGSAVE)",
+        "with --data, directory for backups that clients request (`cairn backup`, BGSAVE)",
         shown="none",
         metavar="DIR",
     )
     cluster: tuple[str, ...] | None = _option(
         parsed_urls,
         None,
-        "be a node of a cluster whose log is in this NATS JetStream: addresses like nats://HOST:4222, with commas "
-        "between; its table is in --data",
+        "run as a node of a cluster whose log is in this NATS JetStream: addresses like nats://HOST:4222, separated by "
+        "commas; the node's files are in --data",
         shown="none",
         metavar="URLS",
         secret=True,
@@ -276,21 +276,21 @@ class Settings:
     name: str = _option(
         parsed_name,
         "cairn",
-        "with --cluster, the cluster's name; several may share a NATS",
+        "with --cluster, the cluster's name; several clusters may share a NATS",
         shown="cairn",
         metavar="NAME",
     )
     log_limit: int = _option(
         size,
         LOG_LIMIT,
-        "with --cluster, what its log may have in NATS; writes stop at 90 % of that",
+        "with --cluster, maximum size of the log in NATS; writes fail from 90 % of it",
         shown=f"{LOG_LIMIT // limits.MIB}MiB",
         metavar="SIZE",
     )
     nats_creds: str | None = _option(
         path_text,
         None,
-        "with --cluster, file with the credentials of a user of NATS: JWT and seed, or an nkey's seed",
+        "with --cluster, file with the credentials of a NATS user: JWT and seed, or the seed of an nkey",
         shown="none",
         metavar="FILE",
     )
@@ -310,8 +310,8 @@ class Settings:
     nats_system: str | None = _option(
         nats_user,
         None,
-        "with --cluster, USER:PASSWORD or a file with credentials of a user of NATS' system account: proves that NATS "
-        "syncs every write",
+        "with --cluster, USER:PASSWORD or a credentials file for the NATS system account, with which the node checks "
+        "that NATS syncs every write",
         shown="none",
         metavar="WHO",
         secret=True,
@@ -319,7 +319,7 @@ class Settings:
     trust_nats_sync: bool = _option(
         switch,
         False,
-        "with --cluster, serve without proof that NATS syncs every write",
+        "with --cluster, serve without the check that NATS syncs every write",
         shown="no",
         metavar="",
     )
@@ -330,10 +330,12 @@ class Settings:
         shown="no",
         metavar="",
     )
-    idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time a client may say nothing; 0 is for ever")
+    idle_timeout: float = _seconds(limits.IDLE_TIMEOUT, "time that a client may be idle; 0: no limit")
     frame_timeout: float = _seconds(limits.FRAME_TIMEOUT, "time from a frame's first byte to its last")
-    stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time a client may take none of its replies")
-    drain_timeout: float = _seconds(limits.DRAIN_TIMEOUT, "time for clients to take their last replies at the end")
+    stall_timeout: float = _seconds(limits.STALL_TIMEOUT, "time that a client may read none of its replies")
+    drain_timeout: float = _seconds(
+        limits.DRAIN_TIMEOUT, "time for clients to read their last replies when the server stops"
+    )
     log_level: LogLevel = _option(
         choice(LogLevel),
         LogLevel.INFO,
@@ -347,62 +349,61 @@ class Settings:
         if self.max_frame < self.max_value + room:
             raise OptionError(
                 f"max-frame is {self.max_frame:,}: too small for a value of max-value ({self.max_value:,}) and "
-                f"its key; it has to be at least {self.max_value + room:,}"
+                f"its key; it must be at least {self.max_value + room:,}"
             )
         if self.max_frame >= 2**32 - 1:
-            raise OptionError("max-frame has to be below 4 GiB, which is all that a frame's length can say")
+            raise OptionError("max-frame must be below 4 GiB, the maximum length of a frame")
         if self.max_unfinished < self.max_frame:
             raise OptionError(
                 f"max-unfinished is {self.max_unfinished:,}: a single frame may have {self.max_frame:,} bytes"
             )
         for name in ("frame_timeout", "stall_timeout"):
             if getattr(self, name) <= 0:
-                raise OptionError(f"{name.replace('_', '-')} has to be more than 0: nothing can be done in no time")
+                raise OptionError(f"{name.replace('_', '-')} must be more than 0")
         if self.data is not None and self.when_full is not WhenFull.REFUSE:
             raise OptionError(
-                "when-full is not for a store on disk: with a memory limit values leave memory, and nothing is evicted"
+                "when-full is not for a store on disk: with a memory limit, values leave memory and no key is evicted"
             )
         if self.disk_limit is not None and self.disk_limit < DISK_LIMIT_LEAST:
             raise OptionError(
-                f"disk-limit is {self.disk_limit:,}: too small for what RocksDB itself needs; "
-                f"it has to be at least {DISK_LIMIT_LEAST:,}"
+                f"disk-limit is {self.disk_limit:,}, too small for RocksDB; it must be at least {DISK_LIMIT_LEAST:,}"
             )
         if self.backup_dir is not None and self.data is not None and is_within(self.backup_dir, self.data):
-            raise OptionError("backup-dir is within data, which belongs to the store: name another directory")
+            raise OptionError("backup-dir is within data, the directory of the store; use another directory")
         if self.cluster is not None:
             self._check_cluster()
         if self.no_tcp and self.unix is None:
-            raise OptionError("no-tcp needs a Unix socket to listen on instead: unix = PATH")
+            raise OptionError("no-tcp needs a Unix socket to listen on: set unix to a path")
         open_to_all = not self.insecure and self.password is None
         if open_to_all and not self.no_tcp and not is_loopback(self.host):
             raise OptionError(
-                f"{self.host} is beyond this machine, and nobody has to authenticate: whoever reaches the port "
-                "can read and clear everything. Listen on 127.0.0.1, want a password, or say --insecure if you mean it"
+                f"{self.host} is not a loopback address, and the server has no password: any client that reaches the "
+                "port can read and delete all data. Use --host 127.0.0.1, --password, or --insecure to allow it"
             )
 
     def _check_cluster(self) -> None:
         if self.data is None:
             raise cluster_wants_data()
         if self.when_full is not WhenFull.REFUSE:
-            raise OptionError("when-full: a node of a cluster evicts nothing; without room it refuses writes")
+            raise OptionError("when-full: a node of a cluster evicts no keys; without room it refuses writes")
         if self.backup_dir is not None:
             raise OptionError("backup-dir is not for a node of a cluster, whose snapshots are in NATS")
         if self.log_limit < LOG_LIMIT_LEAST:
-            raise OptionError(f"log-limit is {self.log_limit:,}; it has to be at least {LOG_LIMIT_LEAST:,}")
+            raise OptionError(f"log-limit is {self.log_limit:,}; it must be at least {LOG_LIMIT_LEAST:,}")
         if (self.nats_cert is None) != (self.nats_key is None):
-            raise OptionError("nats-cert and nats-key go together: a certificate and its key")
+            raise OptionError("nats-cert and nats-key need each other: a certificate and its key")
 
 
 OPTIONS: Final[dict[str, Option]] = {field.name: field.metadata[_OPTION] for field in dataclasses.fields(Settings)}
-"""Every option by its name."""
+"""All options by name."""
 
 
 SECRETS: Final = frozenset(field.name for field in dataclasses.fields(Settings) if not field.repr)
-"""Options that may have passwords in them, and are shown nowhere as they are."""
+"""Options whose values may contain passwords. They are shown nowhere."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can only be reached from this machine."""
+    """Whether only this computer can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -411,15 +412,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-# -- where they come from --------------------------------------------------------------------------------
+# -- sources ------------------------------------------------------------------------------------------
 
 
 def load(flags: Mapping[str, str], *, environment: Mapping[str, str], file: str | Path | None = None) -> Settings:
-    """The settings that flags, environment and file make together.
+    """Return the settings of flags, environment and file together.
 
-    flags: option names to text, of those that were given.
+    flags: the values of the given options, by name.
     file: a TOML file; None: the file that CAIRNKV__CONFIG names, if any.
-    Raises `OptionError` for an unknown option, a value that it cannot have, or a file that cannot be read.
+    Raises `OptionError` for an unknown option, an invalid value, or an unreadable file.
     """
     where = "--config"
     if file is None and (file := environment.get(CONFIG_VARIABLE)) is not None:
@@ -460,10 +461,10 @@ def broken_on_purpose(environment: Mapping[str, str], *, allowed: bool) -> list[
     names = [name for name in text.split(",") if name]
     for name in names:
         if name not in BREAKS:
-            raise OptionError(f"the variable {BREAK_VARIABLE}: there is no {name!r}; use {' or '.join(BREAKS)}")
+            raise OptionError(f"the variable {BREAK_VARIABLE}: unknown fault {name!r}; use {' or '.join(BREAKS)}")
     if names and not allowed:
         raise OptionError(
-            f"the variable {BREAK_VARIABLE} makes a node answer wrongly: unset it, or set --allow-broken for a test"
+            f"the variable {BREAK_VARIABLE} makes a node return wrong replies; unset it, or use --allow-broken"
         )
     return names
 
@@ -512,7 +513,7 @@ def _parsed(option: str, text: str, where: str) -> Any:
         hint = f"; did you mean {close[0].replace('_', '-')}?" if close else ""
         if option == "url":
             hint = "; the variable of clients is CAIRNKV_URL, with one underscore"
-        raise OptionError(f"{where}: there is no such option{hint}")
+        raise OptionError(f"{where}: unknown option{hint}")
     try:
         return OPTIONS[option].parse(text)
     except ValueError as error:

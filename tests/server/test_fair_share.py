@@ -1,14 +1,20 @@
-"""Limits on all clients together apply to unauthenticated clients first, then to the address that uses most."""
+"""Fair shares: slices of clients run in order, and the server reads from its sockets between long ones.
 
+Limits on all clients together apply to unauthenticated clients first, then to the address that uses most.
+"""
+
+import asyncio
 import dataclasses
 import logging
 import random
 import socket
+import time
+from collections.abc import Callable
 
 import pytest
 
-from cairnkv.limits import KIB, MIB
-from cairnkv.server.sharing import UNIX, first_to_pay, network_of
+from cairnkv.limits import KIB, MIB, SLICES_SECONDS
+from cairnkv.server.fair_share import UNIX, Scheduler, first_to_pay, network_of
 from cairnkv.testing import RunningServer
 from tests.server.conftest import Start
 from tests.support.raw import SECONDS, RawClient, all_of, eventually
@@ -159,3 +165,63 @@ def test_unauthenticated_client_is_closed_for_the_next_client(
                 with RawClient(server.address) as refused:
                     refused.send(b"PING\r\n")
                     assert b"max number of clients" in refused.socket.recv(KIB)
+
+
+# -- the scheduler ---------------------------------------------------------------------------------------------
+
+
+def slow(order: list[str], name: str) -> Callable[[], None]:
+    def work() -> None:
+        order.append(name)
+        time.sleep(2 * SLICES_SECONDS)
+
+    return work
+
+
+async def iterations(order: list[str], count: int) -> list[str]:
+    """Note each iteration of the loop, and return the notes."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+        order.append("loop")
+    return order
+
+
+async def test_loop_goes_on_between_long_slices() -> None:
+    scheduler, order = Scheduler(), list[str]()
+    for name in "abc":
+        scheduler.add(slow(order, name))
+    assert await iterations(order, 3) == ["a", "loop", "b", "loop", "c", "loop"]
+
+
+async def test_slice_that_a_slice_adds_comes_after_an_iteration() -> None:
+    scheduler, order = Scheduler(), list[str]()
+
+    def again() -> None:
+        order.append("again")
+        if order.count("again") < 3:
+            scheduler.add(again)
+
+    scheduler.add(again)
+    assert await iterations(order, 3) == ["again", "loop", "again", "loop", "again", "loop"]
+
+
+async def test_slice_waits_behind_a_long_one_of_the_same_iteration() -> None:
+    scheduler, order = Scheduler(), list[str]()
+    scheduler.run(slow(order, "long"), lambda: order.append("never"))
+    scheduler.run(lambda: order.append("never"), lambda: scheduler.add(lambda: order.append("later")))
+    assert await iterations(order, 1) == ["long", "later", "loop"]
+    scheduler.run(lambda: order.append("at once"), lambda: order.append("never"))
+    assert order[-1] == "at once"
+
+
+async def test_failed_slice_does_not_affect_other_slices() -> None:
+    scheduler, order, failures = Scheduler(), list[str](), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+
+    def fail() -> None:
+        raise ValueError("a fault")
+
+    scheduler.add(fail)
+    scheduler.add(lambda: order.append("next"))
+    assert await iterations(order, 2) == ["loop", "next", "loop"]
+    assert [str(failure) for failure in failures] == ["a fault"]
