@@ -158,7 +158,7 @@ KNOWN_DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "`SETBIT`, `SETRANGE` and `APPEND` copy the whole value; Redis changes it in place. `COPY` and `RENAME` of a "
-        "store on disk write the value. The server counts these bytes in the client's turn, so it serves other "
+        "store on disk write the value. The server counts these bytes in the client's slice, so it serves other "
         "clients between two such commands. The time of each command is proportional to the value's length.",
         "A value must not change while the server sends or writes its bytes.",
     ),
