@@ -353,29 +353,26 @@ cdef inline bint _reply_number(FrameExecutor self, int64_t number) noexcept:
     memcpy(payload, text, length)
     return True
 
+
+cdef inline bint _reply_value(FrameExecutor self, PyObject *value) noexcept:
+    """Write a value, or the reply about a missing key if it is NULL. Return False if there is no room."""
+    cdef Py_ssize_t size = 13 if value is NULL else PyBytes_GET_SIZE(<object>value)
+    cdef char *payload = _reply(self, value is not NULL, value is NULL, size)
+    if payload is NULL:
+        return False
+    memcpy(payload, <const char *>b"Key not found" if value is NULL else PyBytes_AS_STRING(<object>value), size)
+    return True
+
 # -- commands: each returns the length of a frame without its head, or 0 if it has done nothing --------
 
 
 cdef Py_ssize_t _get(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
     cdef Py_ssize_t size = _string(frame, length, KEY_MAX)
     cdef Place place
-    cdef PyObject *value
-    cdef char *payload
     if size < 1:
         return 0
     place_of(self._table, &place, frame + 4, size)
-    value = visible(self._table, &place)
-    if value is NULL:
-        payload = _reply(self, False, 1, 13)
-        if payload is NULL:
-            return 0
-        memcpy(payload, b"Key not found", 13)
-    else:
-        payload = _reply(self, True, 0, PyBytes_GET_SIZE(<object>value))
-        if payload is NULL:
-            return 0
-        memcpy(payload, PyBytes_AS_STRING(<object>value), PyBytes_GET_SIZE(<object>value))
-    return 4 + size
+    return 4 + size if _reply_value(self, visible(self._table, &place)) else 0
 
 
 cdef Py_ssize_t _set(FrameExecutor self, const unsigned char *frame, Py_ssize_t length) except -1:
